@@ -1,0 +1,300 @@
+"""The words of the house as types: points, qualities, gap reasons, limits, errors. Pure values, no I/O.
+
+Codes that reach the ring are small integers (a quality is below 128, a gap reason is 128 or more),
+so that the kernels and the packs agree on one byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """Root of the tree. Callers branch on type or ``retry``, never on text."""
+
+    retry: ClassVar[bool] = False  # can the same call succeed later, unchanged?
+    exit_code: ClassVar[int] = 1  # what the CLI returns when this reaches the top
+
+    def __init__(self, what: str, *, where: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.hint = what, where, hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f". {self.hint}" if self.hint else "")
+
+
+class UsageError(GatewayError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class ConfigError(GatewayError):
+    """agent.toml or a file it names is wrong. ``complaints`` holds all of them, in file order."""
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, where: str, hint: str = "", complaints: tuple[ConfigError, ...] = ()) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.complaints = complaints or (self,)
+
+
+class ProfileError(GatewayError):
+    """A profile is wrong or missing."""
+
+    exit_code = 3
+
+
+class LineError(GatewayError):
+    """The line or the device failed; the next poll may work."""
+
+    retry = True
+    exit_code = 4
+    reason: ClassVar[Reason]
+
+
+class BrokerError(GatewayError):
+    """The broker cannot be reached or refuses."""
+
+    retry = True
+    exit_code = 5
+
+
+class VerifyError(GatewayError):
+    """A signature, a chain or completeness does not hold, or the origin is unproven."""
+
+    exit_code = 6
+
+
+class Kind(StrEnum):
+    """What a point's values mean over time."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    STATE = "state"
+    TEXT = "text"
+
+
+KIND_CODES: Mapping[Kind, int] = {Kind.GAUGE: 0, Kind.COUNTER: 1, Kind.STATE: 2, Kind.TEXT: 3}
+
+
+class Quality(IntEnum):
+    """How far a reading can be trusted; good is left out of packs."""
+
+    GOOD = 0
+    SUSPECT = 1
+    RANGE = 2
+    FROZEN = 3
+    CLOCK = 4
+    ESTIMATED = 5
+    SUBSTITUTED = 6
+
+
+class Reason(IntEnum):
+    """Why a due reading does not exist."""
+
+    TIMEOUT = 128
+    EXCEPTION = 129
+    CRC = 130
+    MISMATCH = 131
+    ABSENT = 132
+    SENTINEL = 133
+    ASLEEP = 134
+    OVERLOAD = 135
+    LENT = 136
+    STALE_SOURCE = 137
+    RING = 138
+    DISK = 139
+    STOPPED = 140
+    CLOCK = 141
+
+
+class LineTimeout(LineError):
+    """No answer within the time that the profile allows."""
+
+    reason = Reason.TIMEOUT
+
+
+class LineDown(LineError):
+    """The port or the connection cannot be opened or was lost."""
+
+    reason = Reason.ABSENT
+
+
+class FrameError(LineError):
+    """Bytes came, but no frame that passes its check."""
+
+    reason = Reason.CRC
+
+
+class MismatchError(LineError):
+    """A sound frame that answers another question: other address, function or length."""
+
+    reason = Reason.MISMATCH
+
+
+class DeviceException(LineError):
+    """The device answered that it will not: ``code`` is the protocol's own (Modbus 1 to 11)."""
+
+    reason = Reason.EXCEPTION
+
+    def __init__(self, what: str, *, where: str, hint: str = "", code: int) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.code = code
+
+
+class LineLent(LineError):
+    """The line is lent to a technician's tool at the moment."""
+
+    reason = Reason.LENT
+
+
+PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")  # the index is the pace's number everywhere
+DEFAULT_PERIODS_MS: Mapping[str, int] = {
+    "fast": 1_000,
+    "normal": 5_000,
+    "slow": 60_000,
+    "cells": 300_000,
+    "once": 86_400_000,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One register group of a value that is spread over several (an MWh and a kWh register make one counter)."""
+
+    address: int
+    type: str
+    scale: Decimal
+    order: str = ""
+    function: int | None = None  # None: as the point's
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One named quantity of a device, and where and how its bytes lie.
+
+    ``address`` counts registers from 0 as on the wire. ``value = (raw + offset) * scale``.
+    Protocols without registers (DL/T 645 and so on) keep their identifier in ``key``.
+    """
+
+    name: str
+    kind: Kind
+    unit: str = ""  # "" for states, texts and pure numbers
+    pace: str = "normal"
+    function: int = 3
+    address: int = 0
+    count: int = 1  # registers
+    type: str = "u16"
+    order: str = ""  # "" where one register makes it meaningless
+    bit: int | None = None
+    mask: int | None = None  # applied to the raw integer before a shift to its lowest bit
+    scale: Decimal = Decimal(1)
+    offset: Decimal = Decimal(0)  # added to the raw integer before scale
+    sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
+    low: Decimal | None = None
+    high: Decimal | None = None
+    bits: int | None = None  # width of a counter
+    digits: int | None = None  # a counter that rolls over at 10**digits counts
+    labels: Mapping[int, str] = field(default_factory=dict)
+    bit_labels: Mapping[int, str] = field(default_factory=dict)
+    states: Mapping[int, str] = field(default_factory=dict)  # raw device.state -> off, standby, ... unknown
+    parts: tuple[Part, ...] = ()
+    together: str = ""  # points of one group never straddle two requests
+    barrier: bool = False  # no request may cover the register before this one together with it
+    ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device did it; "": not concerned
+    sleeps: bool = False
+    optional: bool = False  # illegal address means: this firmware has it not; stop asking, quietly
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a device or line bears. Device beats line beats profile; None means "not said here"."""
+
+    max_words: int | None = None  # registers a read, at most
+    max_gap: int | None = None  # registers read and thrown away rather than asking twice
+    holes: bool | None = None  # may a read cover registers that no point wants?
+    quiet_s: float | None = None  # silence between an answer and the next request
+    timeout_s: float | None = None
+    connect_delay_s: float | None = None
+    min_every_s: float | None = None
+    turnaround_s: float | None = None  # a typical time from request to answer, for the plan
+    late_s: float | None = None  # raw TCP: how long a late answer may still come
+    retries: int | None = None
+
+    def over(self, other: Limits) -> Limits:
+        """These limits where they say something, else the other's."""
+        return Limits(*(a if (a := getattr(self, n)) is not None else getattr(other, n) for n in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """All that a driver needs to know about one configured device. The point's index here is its number in the ring."""
+
+    name: str
+    stream: str  # "park7/gw01/inv1"
+    address: str
+    protocol: str
+    profile: str
+    points: tuple[Point, ...]
+    periods_ms: tuple[int, ...]  # by pace number; 0: never
+    limits: Limits = Limits()
+    label: str = ""
+    phase_ms: int = 0
+    reversed: frozenset[str] = frozenset()  # prefixes of points whose CT is the wrong way round; "" means all
+    ratio_ct: Decimal = Decimal(1)
+    ratio_pt: Decimal = Decimal(1)
+    probe: str = ""  # point that is asked to see whether the device lives
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A half-open stretch ``[from_ms, to_ms)`` of due ticks without readings. ``points`` None means all."""
+
+    from_ms: int
+    to_ms: int
+    points: tuple[str, ...] | None
+    reason: Reason
+
+
+@dataclass(slots=True)
+class PollResult:
+    """What one visit to a device did. The ring holds the readings and gaps; here are their positions."""
+
+    positions: list[int] = field(default_factory=list)  # ring positions written, in order
+    asked: int = 0  # requests sent
+    answered: int = 0  # of those, answered by the device itself (an exception counts; 0A and 0B do not)
+    error: LineError | None = None  # the last failure
+
+
+def clean_text(text: str, limit: int = 80) -> str:
+    """Text from a device made safe to show: control characters out, cut to ``limit``."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text.replace("\x00", ""))
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value read for a person or an identity check; the hot road never makes these."""
+
+    name: str
+    value: Decimal | int | str | None  # None: not available; ``quality`` says why
+    unit: str = ""
+    quality: int = Quality.GOOD  # a Quality or, for None, a Reason
+    raw: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """What one visit to a device costs: for ``check --plan``."""
+
+    requests: int
+    registers: int
+    points: int
+    line_time_s: float
