@@ -1,0 +1,48 @@
+# Two commands do all: `make demo` and `make test`. PYTHON=... picks the interpreter, VENV=... the environment's folder.
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
+export PYTHON
+
+.PHONY: demo test test-slow test-bounds lint bench clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
+	@echo "make test                             all fast tests (installs what they need)"
+	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
+	@echo "make lint                             format, lint, types, import contract"
+	@echo "make bench                            measures; results go to bench/RESULTS.md by hand"
+
+$(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
+	@tools/prepare $(VENV) demo
+	@touch $@
+
+$(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
+	@tools/prepare $(VENV) demo,test,lint mosquitto socat
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	@$(BIN)/meterhouse demo $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow --timeout 1200 $(ARGS)
+
+test-bounds: $(VENV)/.test
+	$(BIN)/python tests/ext/build_checked.py
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info ext/*.so ext/*.c ext/*.cpp ext/*.html
