@@ -1,0 +1,471 @@
+"""Sealing: what the ring holds of one stream becomes signed packs, without a hole and without an overlap.
+
+The canonical bytes are written directly: the readings by ``ext.canon``, the few header fields here.
+Keys and clock come in as arguments; nothing here touches a file, a socket or the database.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from drivers.model import KIND_CODES, PACES, Kind, Reason
+from ext.canon import Slice, Table, dumps, seal
+from ext.ring import Ring
+
+HEADER_BYTES = 1024  # room that a pack's own fields take beside its readings
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a stream stands: what the next pack must follow. Times in UTC ms, hash of the last payload."""
+
+    boot: str
+    seq: int
+    hash: str  # base64url without padding
+    to_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPack:
+    """A pack as it will be stored and published. ``data`` is the published object, signature included."""
+
+    stream: str
+    boot: str
+    seq: int
+    from_ms: int
+    to_ms: int
+    hash: bytes
+    is_birth: bool
+    data: bytes
+    ring_id: int
+    ring_pos: int  # every record of the stream before this position of the ring is sealed
+    records: int
+    gap_readings: int
+
+
+@dataclass(slots=True)
+class _State:
+    """All of a packer that a failed commit must put back."""
+
+    seq: int
+    prev: str | None
+    prev_boot: str | None
+    first: bool  # no pack of this boot yet: the next one carries prev_boot
+    birth: str | None  # hash of the birth in force; None: the next pack is a birth
+    from_ms: int
+    hour: int
+    quiet: bool
+
+
+def seconds(ms: int) -> int | float:
+    """UTC ms as the seconds that packs carry: a whole number where it is one, else at most three decimals."""
+    return ms // 1000 if ms % 1000 == 0 else ms / 1000
+
+
+def base64url(raw: bytes) -> str:
+    """RFC 4648 section 5 without padding, as JOSE writes it."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+class StreamTable:
+    """A point table in the form of a birth, and what sealing needs of it.
+
+    ``document`` is the birth's ``table`` object; ``points`` in it are in ring order.
+    """
+
+    def __init__(self, stream: str, document: Mapping[str, Any]) -> None:
+        self.stream = stream
+        self.document = document
+        points = document["points"]
+        periods = [0] * len(PACES)
+        phase_ms = 0
+        for point in points:
+            if point.get("period") is not None:
+                periods[PACES.index(point["pace"])] = round(point["period"] * 1000)
+                phase_ms = round(point.get("phase", 0) * 1000)
+        self.phase_ms = phase_ms
+        self.periods_ms = periods
+        self.due = [  # (name, period) of the points that the grid of a Slice has rows for, in order
+            (p["n"], periods[PACES.index(p["pace"])]) for p in points if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
+        ]
+        self.due_points = [n for n, p in enumerate(points) if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)]
+        self.canon = Table(
+            stream + "/",
+            [
+                (
+                    p["n"],
+                    "u" if p.get("u") else "du" if p.get("du") else "",
+                    p.get("u") or p.get("du") or "",
+                    KIND_CODES[Kind(p["kind"])],
+                    PACES.index(p["pace"]),
+                )
+                for p in points
+            ],
+            periods,
+            phase_ms,
+        )
+
+    def next_tick(self, after_ms: int) -> int | None:
+        """The first due tick of any pace later than ``after_ms``; None for a table that is never due."""
+        periods = {period for _, period in self.due if period}
+        return min(((after_ms - self.phase_ms) // p * p + p + self.phase_ms for p in periods), default=None)
+
+    def due_readings(self, from_ms: int, to_ms: int) -> int:
+        """How many readings are due in ``[from_ms, to_ms)``."""
+        return sum(len(ticks(from_ms, to_ms, period, self.phase_ms)) for _, period in self.due if period)
+
+
+def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> range:
+    """The due ticks of one period in ``[from_ms, to_ms)``."""
+    first = -((phase_ms - from_ms) // period_ms) * period_ms + phase_ms
+    return range(first, to_ms, period_ms)
+
+
+def gaps_of(
+    piece: Slice, table: StreamTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """The gaps of a slice, as few as say all: whole-device stretches as ``*``, the rest by point.
+
+    Args:
+        unknown: the reason of ticks that nobody recorded anything about.
+        points: the part of the table that the slice was limited to; then nothing is ``*``.
+    """
+    to_ms, grid = piece.reached_ms, piece.grid
+    rows: list[tuple[str, range, bytes]] = []
+    at = 0
+    for number, (name, period) in zip(table.due_points, table.due, strict=True):
+        if points is not None and not points[0] <= number < points[1]:
+            continue
+        if not period:
+            continue
+        due = ticks(from_ms, to_ms, period, table.phase_ms)
+        rows.append((name, due, grid[at : at + len(due)]))
+        at += len(due)
+    whole: list[tuple[int, int, int]] = []  # (from, to, reason) of stretches without any reading
+    if points is None:
+        whole = _whole_stretches(rows, to_ms, unknown)
+    found: dict[tuple[int, int, int], list[str]] = {}
+    starts = [w[0] for w in whole]
+    for name, due, row in rows:
+        period = due.step
+        run: tuple[int, int] | None = None  # (first tick, reason) of the gap under way
+        for tick, cell in zip(due, row, strict=True):
+            reason = 0 if cell == 1 else cell or unknown
+            if reason and starts and (at := bisect_right(starts, tick)) and tick < whole[at - 1][1]:
+                reason = 0
+            if run and run[1] != reason:
+                found.setdefault((run[0], min(tick, to_ms), run[1]), []).append(name)
+                run = None
+            if reason and not run:
+                run = (tick, reason)
+        if run:
+            found.setdefault((run[0], min(due[-1] + period, to_ms), run[1]), []).append(name)
+    result: list[tuple[int, int, Any, int]] = [(f, t, "*", r) for f, t, r in whole]
+    result += [(f, t, names, r) for (f, t, r), names in found.items()]
+    result.sort(key=lambda gap: (gap[0], gap[1], gap[2] != "*", gap[2]))
+    return [
+        {"from": seconds(f), "points": names, "reason": Reason(r).name.lower(), "to": seconds(t)}
+        for f, t, names, r in result
+    ]
+
+
+def _whole_stretches(
+    rows: Sequence[tuple[str, range, bytes]], to_ms: int, unknown: Reason
+) -> list[tuple[int, int, int]]:
+    """Stretches in which every due reading of every point is missing for one and the same reason."""
+    at_tick: dict[int, int] = {}  # tick -> the one reason, or 0 where a reading exists or reasons differ
+    for _, due, row in rows:
+        for tick, cell in zip(due, row, strict=True):
+            reason = 0 if cell == 1 else cell or int(unknown)
+            if at_tick.setdefault(tick, reason) != reason:
+                at_tick[tick] = 0
+    whole: list[tuple[int, int, int]] = []
+    run: tuple[int, int] | None = None
+    for tick in sorted(at_tick):
+        reason = at_tick[tick]
+        if run and run[1] != reason:
+            whole.append((run[0], tick, run[1]))
+            run = None
+        if reason and not run:
+            run = (tick, reason)
+    if run:
+        whole.append((run[0], to_ms, run[1]))
+    return whole
+
+
+def _blame(piece: Slice, unknown: Reason) -> Reason:
+    """Why nothing is known of a tick: overwritten in the ring, unless something worse kept us from sealing."""
+    return Reason.RING if piece.lost and unknown is Reason.STOPPED else unknown
+
+
+class Packer:
+    """Seals one stream. Its state moves with every pack; ``mark`` and ``restore`` undo what was not committed.
+
+    Args:
+        head: where the stream stood at the last commit, None when nothing is known.
+        sign: payload to detached JWS of type ``mh-pack``.
+        from_ms: where this boot begins if there is no head.
+        max_bytes: a pack's size at most, births and single points excepted.
+    """
+
+    def __init__(
+        self, stream: str, boot: str, head: Head | None, sign: Callable[[bytes], str], from_ms: int, max_bytes: int
+    ) -> None:
+        self.stream = stream
+        self._boot, self._sign, self._max = boot, sign, max(max_bytes, 4 * HEADER_BYTES)
+        self._table: StreamTable | None = None
+        self._at = _State(
+            seq=head.seq if head else 0,
+            prev=head.hash if head else None,
+            prev_boot=head.boot if head else None,
+            first=True,
+            birth=None,
+            from_ms=head.to_ms if head else from_ms,
+            hour=0,
+            quiet=False,
+        )
+
+    @property
+    def from_ms(self) -> int:
+        """Where the next pack begins."""
+        return self._at.from_ms
+
+    @property
+    def quiet(self) -> bool:
+        """The last pack held no reading: a silent device may wait for the long interval."""
+        return self._at.quiet
+
+    @property
+    def table(self) -> StreamTable | None:
+        """The table in force."""
+        return self._table
+
+    def mark(self) -> tuple[_State, StreamTable | None]:
+        """What ``restore`` needs if what is sealed from here on is not committed."""
+        return replace(self._at), self._table
+
+    def restore(self, mark: tuple[_State, StreamTable | None]) -> None:
+        """Back to ``mark``: the packs sealed since were never published and do not exist."""
+        self._at, self._table = mark
+        if self._table:
+            self._table.canon.reset()
+
+    def use(self, table: StreamTable) -> None:
+        """Take another table from here on: the next pack is a birth."""
+        self._table = table
+        self._at.birth = None
+        table.canon.reset()
+
+    def step(self, new_ms: int) -> dict[str, Any]:
+        """The clock jumped: the next pack begins at ``new_ms``. Returns the event for that pack."""
+        event = {"event": "clock_step", "new": seconds(new_ms), "old": seconds(self._at.from_ms), "t": seconds(new_ms)}
+        self._at.from_ms = new_ms
+        return event
+
+    def seal(
+        self,
+        ring: Ring,
+        positions: array[int],
+        to_ms: int,
+        clock: Mapping[str, Any],
+        events: Sequence[Mapping[str, Any]] = (),
+        unknown: Reason = Reason.STOPPED,
+    ) -> list[SealedPack]:
+        """Packs that cover ``[from_ms, to_ms)``, a birth first where one is due.
+
+        Args:
+            positions: ring positions of this table's records, in time order; those sealed are removed.
+            clock: the pack's ``clock`` object.
+            events: go into the first pack.
+            unknown: reason of due ticks that nothing was recorded about.
+        """
+        table, at = self._table, self._at
+        if table is None:
+            raise ValueError(f"{self.stream} has no point table yet")
+        out: list[SealedPack] = []
+        end = positions[-1] + 1 if positions else 0
+        if at.birth is None:
+            out.append(self._pack(ring, end, at.from_ms, clock, table=table, events=events))
+            events = ()
+        while at.from_ms < to_ms or events:
+            self._refresh_states(table)
+            target = max(to_ms, at.from_ms)
+            piece = seal(ring, positions, table.canon, at.from_ms, target, self._max - HEADER_BYTES)
+            if piece.reached_ms == at.from_ms < target:
+                out += self._parts(ring, positions, table, clock, events, target, unknown)
+            else:
+                gaps = [] if piece.complete else gaps_of(piece, table, at.from_ms, _blame(piece, unknown))
+                out.append(self._take(ring, positions, piece, piece.reached_ms, clock, gaps, events))
+            events = ()
+        return out
+
+    def absent(
+        self, ring: Ring, to_ms: int, reason: Reason, clock: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
+    ) -> list[SealedPack]:
+        """One pack that says: nothing up to ``to_ms``, for this reason. Its size does not depend on the length."""
+        table, at = self._table, self._at
+        if table is None:
+            raise ValueError(f"{self.stream} has no point table yet")
+        out: list[SealedPack] = []
+        if at.birth is None:
+            out.append(self._pack(ring, 0, at.from_ms, clock, table=table, events=events))
+            events = ()
+        if at.from_ms >= to_ms and not events:
+            return out
+        due = table.due_readings(at.from_ms, to_ms)
+        gaps = (
+            [{"from": seconds(at.from_ms), "points": "*", "reason": reason.name.lower(), "to": seconds(to_ms)}]
+            if due
+            else []
+        )
+        out.append(
+            self._pack(ring, 0, max(to_ms, at.from_ms), clock, gaps=gaps, events=events, gap_readings=due)
+        )
+        return out
+
+    def _refresh_states(self, table: StreamTable) -> None:
+        hour = self._at.from_ms // HOUR_MS
+        if hour != self._at.hour:
+            self._at.hour = hour
+            table.canon.reset()
+
+    def _parts(
+        self,
+        ring: Ring,
+        positions: array[int],
+        table: StreamTable,
+        clock: Mapping[str, Any],
+        events: Sequence[Mapping[str, Any]],
+        to_ms: int,
+        unknown: Reason,
+    ) -> list[SealedPack]:
+        """One tick that is too large for a pack, split by points into parts of equal ``[from, to)``."""
+        from_ms = self._at.from_ms
+        total = len(table.document["points"])
+        end_ms = min(table.next_tick(from_ms) or to_ms, to_ms)
+        count = 2
+        while True:
+            cuts = [(total * k // count, total * (k + 1) // count) for k in range(count)]
+            limit = self._max - HEADER_BYTES if count < total else 0  # a single point is never split
+            pieces = [seal(ring, positions, table.canon, from_ms, end_ms, limit, cut) for cut in cuts]
+            if all(piece.reached_ms == end_ms for piece in pieces):
+                break
+            table.canon.reset()
+            count = min(count * 2, total)
+        out = []
+        for k, (cut, piece) in enumerate(zip(cuts, pieces, strict=True), 1):
+            gaps = [] if piece.complete else gaps_of(piece, table, from_ms, _blame(piece, unknown), cut)
+            last = k == count
+            self._at.from_ms = from_ms
+            out.append(
+                self._take(
+                    ring, positions, piece, end_ms, clock, gaps, events if k == 1 else (), [k, count], consume=last
+                )
+            )
+        return out
+
+    def _take(
+        self,
+        ring: Ring,
+        positions: array[int],
+        piece: Slice,
+        to_ms: int,
+        clock: Mapping[str, Any],
+        gaps: list[dict[str, Any]],
+        events: Sequence[Mapping[str, Any]],
+        part: list[int] | None = None,
+        consume: bool = True,
+    ) -> SealedPack:
+        """Make the pack of a slice and remove its positions."""
+        end = 0
+        if piece.used:
+            end = positions[piece.used] if piece.used < len(positions) else positions[piece.used - 1] + 1
+            if consume:
+                del positions[: piece.used]
+        elif positions:
+            end = positions[0]
+        return self._pack(
+            ring,
+            end,
+            to_ms,
+            clock,
+            e=piece.e,
+            gaps=gaps,
+            events=events,
+            part=part,
+            records=piece.records,
+            gap_readings=0 if piece.complete else piece.due - piece.grid.count(1),
+        )
+
+    def _pack(
+        self,
+        ring: Ring,
+        ring_pos: int,
+        to_ms: int,
+        clock: Mapping[str, Any],
+        *,
+        table: StreamTable | None = None,
+        e: bytes = b"[]",
+        gaps: Sequence[Mapping[str, Any]] = (),
+        events: Sequence[Mapping[str, Any]] = (),
+        part: list[int] | None = None,
+        records: int = 0,
+        gap_readings: int = 0,
+    ) -> SealedPack:
+        """Write, hash and sign one pack; the state moves on."""
+        at = self._at
+        at.seq += 1
+        front: list[bytes] = []
+        if table is None and at.birth is not None:
+            front.append(b'"birth":"' + at.birth.encode() + b'"')
+        front.append(b'"boot":"' + self._boot.encode() + b'"')
+        front.append(b'"clock":' + dumps(clock))
+        if e != b"[]":
+            front.append(b'"e":' + e)
+        if events:
+            front.append(b'"events":' + dumps(list(events)))
+        front.append(b'"from":' + dumps(seconds(at.from_ms)))
+        if gaps:
+            front.append(b'"gaps":' + dumps(list(gaps)))
+        if part:
+            front.append(b'"part":' + dumps(part))
+        front.append(b'"prev":' + dumps(at.prev))
+        if at.first:
+            front.append(b'"prev_boot":' + dumps(at.prev_boot))
+        front.append(b'"seq":%d' % at.seq)
+        back = b',"stream":' + dumps(self.stream)
+        if table is not None:
+            back += b',"table":' + dumps(table.document)
+        back += b',"to":' + dumps(seconds(to_ms)) + b',"v":1}'
+        head = b"{" + b",".join(front)
+        payload = head + back
+        digest = hashlib.sha256(payload).digest()
+        data = head + b',"sig":"' + self._sign(payload).encode() + b'"' + back
+        pack = SealedPack(
+            stream=self.stream,
+            boot=self._boot,
+            seq=at.seq,
+            from_ms=at.from_ms,
+            to_ms=to_ms,
+            hash=digest,
+            is_birth=table is not None,
+            data=data,
+            ring_id=ring.ring_id,
+            ring_pos=ring_pos,
+            records=records,
+            gap_readings=gap_readings,
+        )
+        at.prev = base64url(digest)
+        if table is not None:
+            at.birth = at.prev
+        at.first = False
+        at.quiet = not records and table is None
+        at.from_ms = to_ms
+        return pack

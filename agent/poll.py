@@ -1,0 +1,256 @@
+"""When to ask whom: ticks of the UTC grid, earliest deadline first, and what a dead device may cost.
+
+One ``LinePoller`` serves one line. It owns no transport and knows no protocol: it calls ``poll`` and ``probe``
+of the drivers it was given and hands on the ring positions of what they wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from drivers.model import PACES, DeviceSpec, LineDown, LineError, LineLent, PollResult, Reason
+from ext.ring import Ring
+
+ONCE = PACES.index("once")
+DEAD_AFTER_FAILURES = 3  # visits in a row without any answer ...
+DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round is no death
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
+STEP_MS = 500  # a wall clock further than this from the monotonic one has been set
+
+
+class Driver(Protocol):
+    """What the poller needs of a device's driver."""
+
+    spec: DeviceSpec
+    table: int
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        """Ask what is due; readings and gaps go into the ring."""
+
+    async def probe(self) -> None:
+        """One cheap request. Raises LineError where the device is silent."""
+
+
+class Grid:
+    """UTC held on the monotonic clock between looks at the wall clock."""
+
+    def __init__(
+        self, utc_ns: Callable[[], int] = time.time_ns, mono_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._utc, self._mono = utc_ns, mono_ns
+        self._offset_ns = utc_ns() - mono_ns()
+
+    def now_ms(self) -> int:
+        """UTC ms as the monotonic clock has carried it on since the last look."""
+        return (self._mono() + self._offset_ns) // 1_000_000
+
+    def look(self) -> tuple[int, int] | None:
+        """Compare with the wall clock: drift is followed; a step is returned as (old ms, new ms) and not yet taken."""
+        wall, mono = self._utc(), self._mono()
+        off = wall - mono - self._offset_ns
+        if abs(off) > STEP_MS * 1_000_000:
+            return (mono + self._offset_ns) // 1_000_000, wall // 1_000_000
+        # forward drift at once; backward only by slowing down, so that now_ms never goes back
+        self._offset_ns += off if off > 0 else max(off, -50_000_000)
+        return None
+
+    def take_step(self) -> None:
+        """Believe the wall clock from now on."""
+        self._offset_ns = self._utc() - self._mono()
+
+
+class Life(Enum):
+    """What is known of a device."""
+
+    UNKNOWN = "unknown"  # not met yet, or the line was down: identity is read before its data counts
+    ALIVE = "alive"
+    DEAD = "dead"
+
+
+class DevicePoll:
+    """One device's place in its line's round: what is due, what is pending, whether it lives."""
+
+    def __init__(self, driver: Driver, ring: Ring, start_ms: int) -> None:
+        self.ring = ring
+        self.life = Life.UNKNOWN
+        self.failures = 0
+        self.failing_since = 0.0
+        self.probe_at = 0.0  # loop time before which a device that is not alive is not asked
+        self.pause_s = FIRST_PAUSE_S
+        self.last_answer_ms = 0
+        self.last_error = ""
+        self.overloads = 0
+        self.working: int = 0  # tick of the visit under way, 0: none
+        self.driver = driver
+        self.align(start_ms)
+
+    def align(self, start_ms: int) -> None:
+        """Start on the grid at ``start_ms``: nothing is pending, ``once`` is due at the first tick."""
+        spec = self.driver.spec
+        used = {PACES.index(point.pace) for point in spec.points}
+        self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
+        self.pending = [0] * len(PACES)
+        self.next = [
+            -((spec.phase_ms - start_ms) // period) * period + spec.phase_ms if period else 0 for period in self.periods
+        ]
+        if self.periods[ONCE]:
+            others = [n for n, p in zip(self.next, self.periods, strict=True) if p and p < self.periods[ONCE]]
+            self.next[ONCE] = min(others, default=start_ms)
+        self._points: dict[int, array[int]] = {}
+
+    @property
+    def next_ms(self) -> int:
+        """The first tick that is not pending yet; 0 if the device is never due."""
+        return min((n for n in self.next if n), default=0)
+
+    @property
+    def settled_ms(self) -> int:
+        """Every due tick before this is answered or a gap in the ring."""
+        held = [tick for tick in self.pending if tick]
+        if self.working:
+            held.append(self.working)
+        return min(held, default=self.next_ms or 1 << 62)
+
+    def advance(self, now_ms: int) -> list[int]:
+        """Turn the ticks up to now into pending ones. What was still pending then is overload; returns its positions."""
+        late: list[int] = []
+        for pace, period in enumerate(self.periods):
+            while period and self.next[pace] <= now_ms:
+                if self.pending[pace]:
+                    self.overloads += 1
+                    late.append(self.gap(self.pending[pace], 1 << pace, Reason.OVERLOAD))
+                self.pending[pace] = self.next[pace]
+                step = period if pace != ONCE else period - self.next[pace] % period
+                self.next[pace] += step
+        return late
+
+    def deadline(self) -> tuple[int, int, int]:
+        """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending."""
+        best = tick = 0
+        for pace, pending in enumerate(self.pending):
+            if pending and (not best or pending + self.periods[pace] < best):
+                best, tick = pending + self.periods[pace], pending
+        paces = 0
+        for pace, pending in enumerate(self.pending):
+            if pending == tick:
+                paces |= 1 << pace
+        return best, tick, paces
+
+    def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
+        """Write that ``paces`` have no reading at a tick. Returns the ring position."""
+        points = self._points.get(paces)
+        if points is None:
+            points = array("H", (n for n, p in enumerate(self.driver.spec.points) if paces >> PACES.index(p.pace) & 1))
+            self._points[paces] = points
+        return self.ring.append_gap(
+            self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
+        )
+
+    def failed(self, now: float, error: LineError | None) -> None:
+        """A visit without any answer."""
+        self.last_error = str(error) if error else "no answer"
+        if isinstance(error, LineDown):  # the line's fault: cheap to find out again, and no word about the device
+            self.life = Life.UNKNOWN
+            return
+        if not self.failures:
+            self.failing_since = now
+        self.failures += 1
+        if self.life is not Life.ALIVE or (
+            self.failures >= DEAD_AFTER_FAILURES and now - self.failing_since >= DEAD_AFTER_S
+        ):
+            if self.life is Life.ALIVE:
+                self.pause_s = FIRST_PAUSE_S
+            self.life = Life.DEAD
+            self.probe_at = now + self.pause_s
+            self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
+
+    def lives(self, now_ms: int) -> None:
+        """It answered."""
+        self.life = Life.ALIVE
+        self.failures = 0
+        self.pause_s = FIRST_PAUSE_S
+        self.last_answer_ms = now_ms
+        self.last_error = ""
+
+
+class LinePoller:
+    """Serves the devices of one line, the most urgent first.
+
+    Args:
+        contact: called before a device's data counts: reads its identity, may exchange ``driver``; raises LineError
+            where the device is silent.
+        collect: takes (device, positions, answered) of what a visit wrote.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[DevicePoll],
+        grid: Grid,
+        contact: Callable[[DevicePoll, int], Awaitable[None]],
+        collect: Callable[[DevicePoll, list[int], bool], None],
+    ) -> None:
+        self._devices = tuple(devices)
+        self._grid, self._contact, self._collect = grid, contact, collect
+        self._dead_until = 0.0  # loop time before which no dead device may be asked
+        self._wake_ms = 0
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        clock = asyncio.get_running_loop().time
+        devices = self._devices
+        while True:
+            now_ms = self._grid.now_ms()
+            if now_ms >= self._wake_ms:
+                for device in devices:
+                    if 0 < device.next_ms <= now_ms and (late := device.advance(now_ms)):
+                        self._collect(device, late, False)
+                self._wake_ms = min((d.next_ms for d in devices if d.next_ms), default=0)
+            chosen, best, tick, paces = None, 0, 0, 0
+            for device in devices:
+                at, t, p = device.deadline()
+                if at and (not best or at < best):
+                    chosen, best, tick, paces = device, at, t, p
+            if chosen is None:
+                wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
+                await asyncio.sleep(max(wait_ms, 1) / 1000)
+                continue
+            for pace in range(len(PACES)):
+                if paces >> pace & 1:
+                    chosen.pending[pace] = 0
+            chosen.working = tick
+            try:
+                await self._visit(chosen, tick, paces, clock)
+            finally:
+                chosen.working = 0
+
+    async def _visit(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
+        if device.life is not Life.ALIVE:
+            began = clock()
+            if began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until):
+                self._collect(device, [device.gap(tick, paces, Reason.ABSENT)], False)
+                return
+            try:
+                await self._contact(device, tick)
+            except LineError as error:
+                now = clock()
+                self._collect(device, [device.gap(tick, paces, error.reason)], False)
+                if not isinstance(error, LineLent):
+                    device.failed(now, error)
+                    self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
+                return
+            device.lives(self._grid.now_ms())
+            if device.periods[ONCE]:
+                paces |= 1 << ONCE  # after an absence, what is read once is read again
+        result = await device.driver.poll(tick, paces)
+        self._collect(device, result.positions, result.answered > 0)
+        if result.answered:
+            device.lives(self._grid.now_ms())
+        elif result.error is not None and not isinstance(result.error, LineLent):
+            device.failed(clock(), result.error)

@@ -1,0 +1,239 @@
+"""The one thread that seals, owns the database and tells the destinations what is durable.
+
+Everything reaches it through a queue; what it has done goes back to the loop by ``call_soon_threadsafe``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from agent.pack import SealedPack
+from agent.service.streams import SealJob
+from agent.store import Store
+from agent.uplink import OutboxItem, Uplink
+from drivers.model import GatewayError
+from ext.ring import Ring
+
+T = TypeVar("T")
+FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
+
+
+@dataclass(slots=True)
+class Sealed:
+    """What became of one job."""
+
+    job: SealJob
+    readings: int
+    gap_readings: int
+    packs: int
+    quiet: bool
+
+
+class Writer:
+    """Seals jobs, commits them in one transaction and offers them to the uplinks. The uplinks' ``Outbox``.
+
+    Args:
+        open_store: called in the thread; its error is raised by ``start``.
+        clock: the ``clock`` object of a pack, at the moment of the call.
+        trouble: called in the loop with a text when the store cannot commit, with None when it can again.
+    """
+
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        clock: Callable[[], Mapping[str, Any]],
+        trouble: Callable[[str | None], None],
+    ) -> None:
+        self._open_store, self._clock, self._trouble = open_store, clock, trouble
+        self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._uplinks: tuple[Uplink, ...] = ()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        # touched by the writer thread only:
+        self._confirmed: dict[str, list[int]] = {}
+        self._confirmed_at = 0.0
+
+    # --- the loop's side
+
+    async def start(self) -> None:
+        """Open the database. Raises what ``open_store`` raises."""
+        self._thread.start()
+        await self._ready
+
+    def serve(self, uplinks: Sequence[Uplink]) -> None:
+        """Offer to these destinations from now on."""
+        self._uplinks = tuple(uplinks)
+
+    async def call(self, function: Callable[[Store], T]) -> T:
+        """Run ``function`` with the store in the writer thread; its exception is raised here."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def run(store: Store) -> None:
+            try:
+                result = function(store)
+            except BaseException as error:
+                self._back(_fail, future, error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                self._back(_settle, future, result)
+
+        self._queue.put(run)
+        return await future
+
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed] | None:
+        """Seal and commit all jobs in one transaction; None if the store could not: nothing happened then."""
+        return await self.call(lambda store: self._seal(store, ring, jobs))
+
+    async def stop(self) -> None:
+        """Commit what is confirmed, close the database, end the thread."""
+        self._queue.put(None)
+        await self._stopped
+        self._thread.join()
+
+    # --- the uplinks' side (any thread): the Outbox protocol
+
+    def fetch(
+        self,
+        dest: str,
+        after_id: int,
+        limit: int,
+        max_bytes: int,
+        callback: Callable[[Sequence[OutboxItem]], None],
+    ) -> None:
+        """Read from an outbox, oldest first; ``callback`` runs in the writer thread."""
+        self._queue.put(lambda store: callback(store.pending(dest, after_id, limit, max_bytes)))
+
+    def confirm(self, dest: str, ids: Sequence[int]) -> None:
+        """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
+
+        def run(store: Store) -> None:
+            if not self._confirmed:
+                self._confirmed_at = time.monotonic()
+            self._confirmed.setdefault(dest, []).extend(ids)
+            self._flush(store, FLUSH_S)
+
+        self._queue.put(run)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        try:
+            store = self._open_store()
+        except BaseException as error:
+            self._back(_fail, self._ready, error)
+            self._back(_settle, self._stopped, None)
+            return
+        self._back(_settle, self._ready, None)
+        try:
+            while (job := self._next()) is not None:
+                job(store)
+                self._flush(store, FLUSH_S)
+            self._flush(store, 0)
+        finally:
+            store.close()
+            self._back(_settle, self._stopped, None)
+
+    def _next(self) -> Callable[[Store], None] | None:
+        try:
+            return self._queue.get(timeout=FLUSH_S if self._confirmed else None)
+        except queue.Empty:
+            return _nothing
+
+    def _flush(self, store: Store, age_s: float) -> None:
+        if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
+            try:
+                store.commit((), self._confirmed)
+            except GatewayError as error:  # they stay and go with a later commit: at worst a pack is sent twice
+                self._confirmed_at = time.monotonic()
+                self._back(self._trouble, str(error))
+                return
+            self._confirmed = {}
+
+    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed] | None:
+        clock = self._clock()
+        marks = [(job.stream.packer, job.stream.packer.mark()) for job in jobs]
+        sealed: list[SealedPack] = []
+        outcome: list[Sealed] = []
+        for job in jobs:
+            packs = seal_job(ring, job, clock)
+            sealed += packs
+            outcome.append(
+                Sealed(
+                    job,
+                    sum(p.records for p in packs),
+                    sum(p.gap_readings for p in packs),
+                    len(packs),
+                    job.stream.packer.quiet,
+                )
+            )
+        try:
+            ids = store.commit(sealed, self._confirmed)
+        except GatewayError as error:
+            for packer, mark in reversed(marks):
+                packer.restore(mark)
+            self._back(self._trouble, str(error))
+            return None
+        self._confirmed = {}
+        self._back(self._trouble, None)
+        items = [
+            OutboxItem(id=number, stream=pack.stream, data=pack.data, is_birth=pack.is_birth, to_ms=pack.to_ms)
+            for number, pack in zip(ids, sealed, strict=True)
+        ]
+        for uplink in self._uplinks:
+            uplink.offer(items)
+        return outcome
+
+    def _back(self, function: Callable[..., None], *args: object) -> None:
+        """Run in the loop, if there still is one."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed: a second signal ended us at once
+            return
+
+
+def seal_job(ring: Ring, job: SealJob, clock: Mapping[str, Any]) -> list[SealedPack]:
+    """Carry out one job on its stream's packer: tables in turn, the downtime first where there was one."""
+    packer = job.stream.packer
+    packs: list[SealedPack] = []
+    events = [event for _, event in job.events]
+    for segment in job.segments:
+        if packer.table is None or packer.table.document != segment.table.document:
+            packer.use(segment.table)
+        if job.start_ms is not None:
+            if packer.from_ms > job.start_ms:  # the clock was set back while we were away
+                events.insert(0, packer.step(job.start_ms))
+            elif packer.from_ms < job.start_ms:
+                packs += packer.absent(ring, job.start_ms, job.unknown, clock, events)
+                events = []
+            job.start_ms = None
+        before = len(segment.positions)
+        packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, job.unknown)
+        segment.taken = before - len(segment.positions)
+        events = []
+    if job.step_ms is not None:
+        event = packer.step(job.step_ms)
+        packs += packer.seal(ring, job.segments[-1].positions, job.step_ms, clock, [event])
+    return packs
+
+
+def _settle(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _nothing(store: Store) -> None:
+    """Woken only to let confirmations out."""
