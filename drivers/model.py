@@ -288,6 +288,12 @@ class Reading:
     unit: str = ""
     quality: int = Quality.GOOD  # a Quality or, for None, a Reason
     raw: bytes = b""
+    storage: int = 0  # 0 now, 1 and up: the n-th last settlement, freeze or M-Bus storage number
+    tariff: int = 0  # 0 total
+    subunit: int = 0  # M-Bus: the part of the device
+    function: str = ""  # M-Bus: "" now, else maximum, minimum, error
+    time: str = ""  # the device's own time of the value (demand, freeze), ISO 8601 without zone
+    label: str = ""  # what the standard or the device calls it
 
 
 @dataclass(frozen=True, slots=True)
