@@ -1,0 +1,82 @@
+"""What all simulated lines share: devices by unit id, silence for the rest, counts and a frame trace."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from drivers.model import UsageError
+from drivers.sim.device import Answer, SimDevice
+from drivers.sim.framing import Framing, Request
+
+BITS_A_CHARACTER = 11
+
+
+class Traced(NamedTuple):
+    """One frame as the bus saw it; ``mono_ns`` when it was complete (request) or began (answer)."""
+
+    mono_ns: int
+    sent: bool  # by a device
+    frame: bytes
+
+
+class Bus:
+    """Devices that share one line. A unit nobody has is silent, or answers ``absent`` as a TCP gateway does."""
+
+    def __init__(self, devices: Iterable[SimDevice] = (), *, name: str = "", absent: int | None = None) -> None:
+        self.name = name
+        self.devices: dict[int, SimDevice] = {}
+        self.absent = absent
+        self.strangers = 0  # requests to units that do not exist
+        self.trace: deque[Traced] = deque(maxlen=2000)
+        for device in devices:
+            self.add(device)
+
+    def add(self, device: SimDevice) -> None:
+        """Put a device on the line; UsageError if its unit id is taken."""
+        if device.unit in self.devices:
+            raise UsageError(f"unit {device.unit} is there already", where=f"simulated line {self.name}")
+        self.devices[device.unit] = device
+
+    def remove(self, unit: int) -> SimDevice:
+        """Take a device off the line."""
+        return self.devices.pop(unit)
+
+    def answer(self, request: Request, framing: Framing) -> Answer | None:
+        """What the line hears after a request."""
+        self.trace.append(Traced(time.monotonic_ns(), False, request.frame))
+        device = self.devices.get(request.unit)
+        if device is not None and request.pdu:
+            return device.answer(request, framing)
+        self.strangers += 1
+        if self.absent is None or not request.pdu or request.unit == 0:
+            return None
+        return Answer(framing.wrap(request.unit, bytes((request.pdu[0] | 0x80, self.absent)), request.tag))
+
+    def sent(self, frame: bytes) -> None:
+        """Note in the trace that an answer begins."""
+        self.trace.append(Traced(time.monotonic_ns(), True, frame))
+
+
+class SimLine(Protocol):
+    """A simulated line of any transport."""
+
+    bus: Bus
+
+    @property
+    def url(self) -> str:
+        """As the agent's configuration wants it."""
+
+    async def start(self) -> None:
+        """Open; returns when it can be used."""
+
+    async def stop(self) -> None:
+        """Close everything; nothing is left running."""
+
+    async def unplug(self) -> None:
+        """The port disappears, or nobody listens any more; connections break."""
+
+    async def plug(self) -> None:
+        """It is back under the same name."""

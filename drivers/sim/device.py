@@ -1,0 +1,159 @@
+"""One simulated Modbus device: its image, its faults, and the answer that goes out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from drivers.sim.faults import Fault, FaultBox
+from drivers.sim.framing import Framing, Request
+from drivers.sim.image import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE, Image
+
+READ_FUNCTIONS = (1, 2, 3, 4)
+WRITE_FUNCTIONS = (5, 6, 15, 16, 21, 22, 23)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a line does with one request: bytes, when, and how."""
+
+    frame: bytes = b""
+    delay_s: float = 0.0  # from the request's last byte to the answer's first
+    echo: bytes = b""  # at once, before the delay
+    bytewise_s: float | None = None  # pause between bytes; None: in one piece
+    end: str = ""  # "reset" or "close": the connection ends instead
+
+
+@dataclass(slots=True)
+class SimDevice:
+    """A device with a unit id.
+
+    ``before`` is called before each read (a park refreshes its values there); ``objects`` are the texts of
+    function 43/14 by object id. Requests are counted by function code, writes are refused with exception 1.
+    """
+
+    unit: int
+    image: Image
+    name: str = ""
+    turnaround_s: float = 0.0
+    max_words: int = 125  # more in one read answers exception 2 or what ``over_code`` says
+    over_code: int = ILLEGAL_ADDRESS
+    objects: Mapping[int, bytes] = field(default_factory=dict)
+    before: Callable[[], None] | None = None
+    restart: Callable[[], None] | None = None  # counters to zero
+    faults: FaultBox = field(default_factory=FaultBox)
+    requests: Counter[int] = field(default_factory=Counter)
+    answered: int = 0
+    _silent_until: float = 0.0
+    _last_pdu: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.faults.on_reboot = self.reboot
+
+    @property
+    def writes(self) -> int:
+        """Requests to write that were refused. An agent that keeps its promise leaves this at 0."""
+        return sum(self.requests[function] for function in WRITE_FUNCTIONS)
+
+    def reboot(self, silent_s: float = 0.0) -> None:
+        """Power cycle: silent for a while, counters from zero."""
+        self._silent_until = time.monotonic() + silent_s
+        if self.restart is not None:
+            self.restart()
+
+    def pdu(self, request: bytes) -> bytes:
+        """The honest answer to a request PDU."""
+        function = request[0]
+        if function in READ_FUNCTIONS:
+            if len(request) != 5:
+                return bytes((function | 0x80, ILLEGAL_VALUE))
+            if self.before is not None:
+                self.before()
+            count = request[3] << 8 | request[4]
+            payload = self.image.read(function, request[1] << 8 | request[2], count)
+            if not isinstance(payload, int) and function in (3, 4) and count > self.max_words:
+                payload = self.over_code
+            if isinstance(payload, int):
+                return bytes((function | 0x80, payload))
+            return bytes((function, len(payload))) + payload
+        if function == 43 and len(request) == 4 and request[1] == 14 and self.objects:
+            return self._identification(request)
+        return bytes((function | 0x80, ILLEGAL_FUNCTION))
+
+    def _identification(self, request: bytes) -> bytes:
+        """Function 43/14, Modbus Application Protocol 1.1b3, 6.21: everything that fits, with "more follows"."""
+        code, first = request[2], request[3]
+        if code == 4:
+            ids = [first] if first in self.objects else []
+        else:
+            last = {1: 0x02, 2: 0x7F, 3: 0xFF}.get(code, -1)
+            ids = [n for n in sorted(self.objects) if first <= n <= last]
+        if not ids:
+            return bytes((43 | 0x80, ILLEGAL_VALUE if code not in (1, 2, 3, 4) else ILLEGAL_ADDRESS))
+        listed, count, more, following = b"", 0, 0, 0
+        for n in ids:
+            text = self.objects[n]
+            if len(listed) + 2 + len(text) > 240:
+                more, following = 0xFF, n
+                break
+            listed += bytes((n, len(text))) + text
+            count += 1
+        return bytes((43, 14, code, 0x83, more, following, count)) + listed
+
+    def answer(self, request: Request, framing: Framing) -> Answer | None:
+        """What the line hears, faults applied; None is silence."""
+        self.requests[request.pdu[0]] += 1
+        if self._silent_until and time.monotonic() < self._silent_until:
+            return None
+        if not self.faults:
+            pdu = self._last_pdu = self.pdu(request.pdu)
+            self.answered += 1
+            return Answer(framing.wrap(request.unit, pdu, request.tag), self.turnaround_s)
+        return self._faulty(request, framing, self.faults.take())
+
+    def _faulty(self, request: Request, framing: Framing, hit: dict[str, Fault]) -> Answer | None:
+        for end in ("reset", "close"):
+            if end in hit:
+                return Answer(end=end)
+        echo = request.frame if "echo" in hit else b""
+        if "silence" in hit:
+            return Answer(echo=echo) if echo else None
+        pdu = _wrong_pdu(request.pdu, self.pdu(request.pdu), hit)
+        before, self._last_pdu = self._last_pdu, pdu
+        if "stale" in hit and before:
+            pdu = self._last_pdu = before
+        unit = request.unit
+        if "unit" in hit:
+            unit = hit["unit"].number if hit["unit"].number >= 0 else (unit + 1) & 0xFF
+        tag = (request.tag + hit["tag"].number) & 0xFFFF if "tag" in hit else request.tag
+        frame = framing.wrap(unit, pdu, tag)
+        if "crc" in hit:
+            frame = framing.damage(frame)
+        if "cut" in hit:
+            frame = frame[: hit["cut"].number]
+        if "stray" in hit:
+            frame = hit["stray"].stray + frame
+        self.answered += 1
+        return Answer(
+            frame,
+            self.turnaround_s + (hit["late"].seconds if "late" in hit else 0.0),
+            echo,
+            hit["bytewise"].seconds if "bytewise" in hit else None,
+        )
+
+
+def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, Fault]) -> bytes:
+    """The PDU after the faults that change what it says."""
+    for kind in ("exception", "gateway", "busy"):
+        if kind in hit:
+            return bytes((asked[0] | 0x80, hit[kind].number))
+    if honest[0] & 0x80:
+        return honest
+    if "blank" in hit:
+        honest = honest[:2] + b"\xff" * (len(honest) - 2)
+    if "short" in hit and honest[0] in (3, 4):
+        kept = honest[2 : 2 + 2 * hit["short"].number]
+        honest = bytes((honest[0], len(kept))) + kept
+    return honest

@@ -1,0 +1,159 @@
+"""Values to register words: the exact inverse of what a decode plan does, for the device side.
+
+Slow and plain on purpose: it is also the reference against which the decode kernel is tested.
+"""
+
+from __future__ import annotations
+
+import struct
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, localcontext
+
+from drivers.model import GatewayError, Part, Point
+
+Value = Decimal | int | float | str
+
+INTEGER_TYPES: dict[str, tuple[int, bool]] = {  # type -> bytes, signed
+    "u8h": (1, False),
+    "u8l": (1, False),
+    "i8h": (1, True),
+    "i8l": (1, True),
+    "u16": (2, False),
+    "i16": (2, True),
+    "u32": (4, False),
+    "i32": (4, True),
+    "u64": (8, False),
+    "i64": (8, True),
+}
+FLOAT_TYPES: dict[str, tuple[int, str]] = {"f16": (2, ">e"), "f32": (4, ">f"), "f64": (8, ">d")}
+BCD_TYPES: dict[str, int] = {"bcd16": 2, "bcd32": 4}
+NATURAL_ORDER: dict[int, str] = {2: "AB", 4: "ABCD", 8: "ABCDEFGH"}
+LONG_ORDER: dict[str, str] = {"ABCD": "ABCDEFGH", "CDAB": "GHEFCDAB", "BADC": "BADCFEHG", "DCBA": "HGFEDCBA"}
+_NAN_PATTERNS: dict[str, int] = {"f16": 0x7E00, "f32": 0x7FC00000, "f64": 0x7FF8000000000000}
+
+
+class EncodeError(GatewayError):
+    """A value cannot be written into the registers of its point."""
+
+    exit_code = 2
+
+
+def size_of(type_name: str, count: int) -> int:
+    """Bytes that a value of this type takes on the wire; ``count`` registers decide where the type does not."""
+    if type_name in INTEGER_TYPES:
+        return INTEGER_TYPES[type_name][0]
+    if type_name in FLOAT_TYPES:
+        return FLOAT_TYPES[type_name][0]
+    return BCD_TYPES.get(type_name, 2 * count)
+
+
+def raw_number(value: Value, scale: Decimal, offset: Decimal) -> Decimal:
+    """The number in the device for ``value = (raw + offset) * scale``; not yet rounded."""
+    with localcontext() as context:
+        context.prec = 60
+        exact = (
+            value
+            if isinstance(value, Decimal)
+            else Decimal(repr(value))
+            if isinstance(value, float)
+            else Decimal(value)
+        )
+        return exact / scale - offset
+
+
+def pack_raw(type_name: str, raw: Decimal | int, size: int, *, where: str) -> int:
+    """The unsigned bit pattern, most significant byte first, of a raw number of ``type_name``.
+
+    Raises EncodeError when the number does not fit; integers are rounded half to even.
+    """
+    if type_name in FLOAT_TYPES:
+        fmt = FLOAT_TYPES[type_name][1]
+        try:
+            return int.from_bytes(struct.pack(fmt, float(raw)), "big")
+        except OverflowError:
+            raise EncodeError(f"{raw} is too large for {type_name}", where=where) from None
+    whole = int(Decimal(raw).to_integral_value(ROUND_HALF_EVEN))
+    if type_name in INTEGER_TYPES:
+        signed = INTEGER_TYPES[type_name][1]
+        low, high = (-(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1) if signed else (0, (1 << (8 * size)) - 1)
+        pattern = whole & ((1 << (8 * size)) - 1)
+    elif type_name in BCD_TYPES:
+        low, high = 0, 10 ** (2 * size) - 1
+        pattern = int(str(max(whole, 0)), 16)
+    elif type_name == "mod10k":
+        low, high = 0, 10_000 ** (size // 2) - 1
+        rest, pattern = max(whole, 0), 0
+        for shift in range(0, 8 * size, 16):
+            rest, digit = divmod(rest, 10_000)
+            pattern |= digit << shift
+    elif type_name == "bits":
+        low, high, pattern = 0, (1 << (8 * size)) - 1, whole
+    else:
+        raise EncodeError(f"unknown type {type_name!r}", where=where)
+    if not low <= whole <= high:
+        raise EncodeError(f"raw value {whole} does not fit {type_name} ({low} to {high})", where=where)
+    return pattern
+
+
+def to_wire(pattern: int, size: int, order: str, *, where: str) -> bytes:
+    """The bytes of a bit pattern in the order that the letters name (A is the most significant)."""
+    big = pattern.to_bytes(size, "big")
+    if not order:
+        return big
+    letters = LONG_ORDER.get(order, order) if size == 8 else order
+    if sorted(letters) != [chr(ord("A") + n) for n in range(size)]:
+        raise EncodeError(f"order {order} does not fit a value of {size} bytes", where=where)
+    return bytes(big[ord(letter) - ord("A")] for letter in letters)
+
+
+def from_wire(wire: bytes, order: str, *, where: str) -> int:
+    """The bit pattern behind wire bytes; inverse of ``to_wire``."""
+    size = len(wire)
+    letters = LONG_ORDER.get(order, order) if size == 8 else order
+    if not letters:
+        return int.from_bytes(wire, "big")
+    if len(letters) != size:
+        raise EncodeError(f"order {order} does not fit a value of {size} bytes", where=where)
+    return int.from_bytes(bytes(wire[letters.index(chr(ord("A") + n))] for n in range(size)), "big")
+
+
+def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None) -> int | None:
+    """The bit pattern that means "no reading", or None where the type has none."""
+    if sentinels:
+        return sentinels[0]
+    if type_name in _NAN_PATTERNS:  # NaN is never a value
+        return _NAN_PATTERNS[type_name]
+    if type_name in BCD_TYPES:  # nor is a digit above 9
+        return (1 << (8 * size)) - 1
+    if sentinels is not None or size == 1 or type_name not in INTEGER_TYPES:
+        return None
+    return 1 << (8 * size - 1) if INTEGER_TYPES[type_name][1] else (1 << (8 * size)) - 1
+
+
+def encode_text(text: str, count: int, order: str, *, where: str) -> bytes:
+    """``count`` registers of text, padded with NUL; order BA swaps the two characters of each register."""
+    raw = text.encode("utf-8")
+    if len(raw) > 2 * count:
+        raise EncodeError(f"{text!r} needs {len(raw)} bytes, {count} registers hold {2 * count}", where=where)
+    raw = raw.ljust(2 * count, b"\x00")
+    if order == "BA":
+        swapped = bytearray(raw)
+        swapped[0::2], swapped[1::2] = raw[1::2], raw[0::2]
+        return bytes(swapped)
+    return raw
+
+
+def split_parts(value: Value, parts: tuple[Part, ...]) -> list[int]:
+    """Raw numbers of the parts of a counter, the coarse ones filled first and the finest one rounded."""
+    rest = raw_number(value, Decimal(1), Decimal(0))
+    raws = [0] * len(parts)
+    by_scale = sorted(range(len(parts)), key=lambda n: -parts[n].scale)
+    for n in by_scale:
+        rounding = ROUND_HALF_EVEN if n == by_scale[-1] else ROUND_FLOOR
+        raws[n] = int((rest / parts[n].scale).to_integral_value(rounding))
+        rest -= raws[n] * parts[n].scale
+    return raws
+
+
+def where_of(point: Point) -> str:
+    """How errors name a point."""
+    return f"point {point.name} at {point.address:#06x}"

@@ -1,0 +1,149 @@
+"""Faults on demand: what a simulated device does wrong, for how many requests, and how people write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from drivers.model import UsageError
+
+KINDS: dict[str, str] = {  # kind -> what it does, with its value
+    "silence": "no answer",
+    "late": "answer VALUE seconds later (default 1)",
+    "crc": "wrong CRC (Modbus TCP: wrong protocol identifier)",
+    "exception": "exception code VALUE (default 4)",
+    "busy": "exception 6",
+    "gateway": "exception 0A or 0B of a gateway (default 0B)",
+    "echo": "the request comes back before the answer",
+    "bytewise": "one byte at a time, VALUE seconds apart (default 0.005)",
+    "short": "fewer registers than asked for, VALUE of them (default 1); sound otherwise",
+    "cut": "only the first VALUE bytes of the frame (default 3)",
+    "unit": "the answer carries unit VALUE (default: the next one)",
+    "tag": "Modbus TCP transaction id off by VALUE (default 1)",
+    "stray": "bytes VALUE in hex before the answer (default 00)",
+    "stale": "the answer before once more",
+    "blank": "all registers FFFF",
+    "reset": "the connection is reset instead of an answer",
+    "close": "the connection is closed instead of an answer",
+    "reboot": "silent for VALUE seconds (default 0), then counters start from zero",
+}
+_SECONDS = {"late": 1.0, "bytewise": 0.005, "reboot": 0.0}
+_NUMBERS = {"exception": 4, "busy": 6, "gateway": 0x0B, "short": 1, "cut": 3, "unit": -1, "tag": 1}
+_CODES = ("exception", "gateway", "busy")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. ``times`` requests are hit (None: until cleared), every ``every``-th one, after the first ``skip``."""
+
+    kind: str
+    seconds: float = 0.0
+    number: int = 0
+    stray: bytes = b""
+    times: int | None = None
+    every: int = 1
+    skip: int = 0
+
+    def __str__(self) -> str:
+        if self.kind in _SECONDS:
+            value = f"={self.seconds:g}"
+        elif self.kind in _CODES:
+            value = f"={self.number:02X}"
+        elif self.kind in _NUMBERS:
+            value = "" if self.number < 0 else f"={self.number}"
+        else:
+            value = f"={self.stray.hex().upper()}" if self.kind == "stray" else ""
+        times = "" if self.times is None else f"*{self.times}"
+        return (
+            f"{self.kind}{value}{times}"
+            + (f"/{self.every}" if self.every > 1 else "")
+            + (f"+{self.skip}" if self.skip else "")
+        )
+
+
+def parse_fault(text: str) -> Fault:
+    """A fault from ``KIND[=VALUE][*TIMES][/EVERY][+SKIP]``, e.g. ``late=0.5*3``, ``stray=00FF``, ``exception=02/10``.
+
+    Exception codes are hexadecimal. Raises UsageError that names the nearest kind.
+    """
+    head, counters = text.strip(), {"*": 0, "/": 1, "+": 0}
+    for mark in ("+", "/", "*"):
+        head, found, number = head.partition(mark)
+        if found:
+            if not number.isdigit() or int(number) < 1:
+                raise UsageError(f"{number!r} after {mark} is not a number above 0", where=f"fault {text!r}")
+            counters[mark] = int(number)
+    kind, _, value = head.partition("=")
+    if kind not in KINDS:
+        near = get_close_matches(kind, KINDS, 1)
+        hint = f"Did you mean {near[0]}?" if near else "Known: " + ", ".join(KINDS)
+        raise UsageError(f"unknown fault {kind!r}", where=f"fault {text!r}", hint=hint)
+    fault = Fault(kind, times=counters["*"] or None, every=counters["/"], skip=counters["+"])
+    try:
+        if kind in _SECONDS:
+            fault = replace(fault, seconds=float(value) if value else _SECONDS[kind])
+        elif kind in _NUMBERS:
+            fault = replace(fault, number=int(value, 16 if kind in _CODES else 10) if value else _NUMBERS[kind])
+        elif kind == "stray":
+            fault = replace(fault, stray=bytes.fromhex(value) if value else b"\x00")
+        elif value:
+            raise ValueError(value)
+    except ValueError:
+        raise UsageError(f"{value!r} does not fit: {KINDS[kind]}", where=f"fault {text!r}") from None
+    if fault.seconds < 0 or fault.number > 0xFF or (kind in _CODES and not 1 <= fault.number <= 0x7F):
+        raise UsageError(f"{value!r} is out of range: {KINDS[kind]}", where=f"fault {text!r}")
+    return fault
+
+
+class FaultBox:
+    """The faults that are on at one device. Several may be on at once, one of each kind."""
+
+    __slots__ = ("_active", "_seen", "hits", "on_reboot")
+
+    def __init__(self) -> None:
+        self._active: dict[str, Fault] = {}
+        self._seen: dict[str, int] = {}
+        self.hits: dict[str, int] = {}  # kind -> requests that it hit
+        self.on_reboot: Callable[[float], None] | None = None  # called with the seconds of silence
+
+    def set(self, fault: Fault | str) -> Fault:
+        """Switch a fault on (a text is parsed); ``reboot`` happens now."""
+        if isinstance(fault, str):
+            fault = parse_fault(fault)
+        if fault.kind == "reboot":
+            self.hits["reboot"] = self.hits.get("reboot", 0) + 1
+            if self.on_reboot is not None:
+                self.on_reboot(fault.seconds)
+            return fault
+        self._seen[fault.kind] = 0
+        self._active[fault.kind] = fault
+        return fault
+
+    def clear(self, kind: str | None = None) -> None:
+        """Switch one kind off, or all."""
+        if kind is None:
+            self._active.clear()
+        else:
+            self._active.pop(kind, None)
+
+    @property
+    def active(self) -> tuple[Fault, ...]:
+        """What is on now."""
+        return tuple(self._active.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._active)
+
+    def take(self) -> dict[str, Fault]:
+        """The faults that hit the next request, by kind; counts it."""
+        hit = {}
+        for kind, fault in list(self._active.items()):
+            seen = self._seen[kind] = self._seen[kind] + 1
+            if seen <= fault.skip or (seen - fault.skip) % fault.every:
+                continue
+            hit[kind] = fault
+            self.hits[kind] = self.hits.get(kind, 0) + 1
+            if fault.times is not None and (seen - fault.skip) // fault.every >= fault.times:
+                self._active.pop(kind, None)
+        return hit

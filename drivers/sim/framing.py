@@ -1,0 +1,135 @@
+"""Modbus frames from the device's side: find requests in a stream of bytes, wrap answers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+RTU_MAX = 256
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
+        table.append(crc)
+    return tuple(table)
+
+
+_CRC = _crc_table()
+
+
+def crc16(frame: bytes) -> bytes:
+    """The two check bytes of an RTU frame, in wire order (low byte first)."""
+    crc = 0xFFFF
+    for byte in frame:
+        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
+    return crc.to_bytes(2, "little")
+
+
+class Request(NamedTuple):
+    """One request as it came."""
+
+    unit: int
+    pdu: bytes
+    tag: int  # MBAP transaction id; 0 on RTU
+    frame: bytes
+
+
+class Framing(Protocol):
+    """What differs between MBAP and RTU. One object a connection: it keeps the bytes of an unfinished request."""
+
+    def feed(self, chunk: bytes) -> list[Request]:
+        """Requests that are complete now, in order."""
+
+    def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
+        """The frame of an answer."""
+
+    def damage(self, frame: bytes) -> bytes:
+        """The frame with a broken check: CRC, or for MBAP the protocol identifier."""
+
+
+class MbapFraming:
+    """Modbus TCP: transaction, protocol 0, length, unit."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> list[Request]:
+        held = self._held + chunk if self._held else chunk
+        found = []
+        while len(held) >= 8:
+            length = int.from_bytes(held[4:6], "big")
+            if held[2:4] != b"\x00\x00" or not 2 <= length <= 254:
+                held = b""  # no way to find the next header: a real stack closes or forgets
+                break
+            if len(held) < 6 + length:
+                break
+            found.append(Request(held[6], held[7 : 6 + length], int.from_bytes(held[:2], "big"), held[: 6 + length]))
+            held = held[6 + length :]
+        self._held = held
+        return found
+
+    def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
+        return tag.to_bytes(2, "big") + b"\x00\x00" + (len(pdu) + 1).to_bytes(2, "big") + bytes([unit]) + pdu
+
+    def damage(self, frame: bytes) -> bytes:
+        return frame[:2] + b"\x5a\x5a" + frame[4:]
+
+
+def rtu_request_size(head: bytes) -> int | None:
+    """Bytes of the RTU request that begins with ``head``; None: more is needed to tell; 0: unknown function."""
+    if len(head) < 2:
+        return None
+    function = head[1]
+    if function in (1, 2, 3, 4, 5, 6, 8):
+        return 8
+    if function in (7, 11, 12, 17):
+        return 4
+    if function in (15, 16):
+        return None if len(head) < 7 else 9 + head[6]
+    if function in (20, 21):
+        return None if len(head) < 3 else 5 + head[2]
+    return {22: 10, 24: 6, 43: 7}.get(function, 0)
+
+
+class RtuFraming:
+    """RTU requests by expected length and CRC; a byte that begins no frame is skipped and counted."""
+
+    def __init__(self) -> None:
+        self._held = b""
+        self.skipped = 0
+
+    def feed(self, chunk: bytes) -> list[Request]:
+        held = self._held + chunk
+        found = []
+        while held:
+            size = rtu_request_size(held)
+            if size is None or len(held) < size:
+                if len(held) >= RTU_MAX:
+                    size = -1
+                else:
+                    break
+            if size == 0:  # unknown function: it is a frame if it ends where the burst ends
+                size = len(held) if len(held) >= 4 and crc16(held[:-2]) == held[-2:] else -1
+            if size > 0 and crc16(held[: size - 2]) == held[size - 2 : size]:
+                found.append(Request(held[0], held[1 : size - 2], 0, held[:size]))
+                held = held[size:]
+            else:
+                self.skipped += 1
+                held = held[1:]
+        self._held = held
+        return found
+
+    def silence(self) -> None:
+        """The line has been quiet: what is held can never become a frame."""
+        self.skipped += len(self._held)
+        self._held = b""
+
+    def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
+        body = bytes([unit]) + pdu
+        return body + crc16(body)
+
+    def damage(self, frame: bytes) -> bytes:
+        return frame[:-2] + bytes([frame[-2] ^ 0xFF, frame[-1] ^ 0xA5])

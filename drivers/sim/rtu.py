@@ -1,0 +1,241 @@
+"""Modbus RTU on a pseudo-terminal with the byte times of a real line.
+
+A thread of its own does the timing: byte k of a burst is heard at ``last + 11 / baud``, and a byte is written
+when it would be complete. It sleeps until shortly before and spins the rest, because epoll rounds up to a
+millisecond (a byte at 9600 baud takes 1.146).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import os
+import select
+import termios
+import threading
+import time
+import tty
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from drivers.model import LineDown
+from drivers.sim.bus import BITS_A_CHARACTER, Bus
+from drivers.sim.device import Answer
+from drivers.sim.framing import RtuFraming
+
+SPIN_S = 0.0003
+BROKEN_S = 0.02  # a pause within a request after which a device forgets it (well above what a busy host makes)
+_BAUDS = {getattr(termios, f"B{n}"): n for n in (1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)}
+
+
+def quiet_s(baud: int) -> float:
+    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. Source: Modbus over Serial Line 1.02, 2.5.1.1."""
+    return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
+
+
+class SerialLine:
+    """A pty under a stable link name; ``devices`` answer as on a two-wire bus.
+
+    A device begins to answer ``max(t3.5, turnaround)`` after the last byte of the request. A request that runs
+    into an answer is lost and counted in ``collisions``. A master at another baud rate is not understood.
+    """
+
+    def __init__(self, bus: Bus, link: Path | str, *, baud: int = 9600, link_mode: str = "8N1") -> None:
+        self.bus, self.link, self.baud, self.mode = bus, Path(link), baud, link_mode
+        self.byte_s = BITS_A_CHARACTER / baud
+        self.collisions = 0
+        self.wrong_baud = 0
+        self.quiet_min_s = float("inf")  # shortest silence between an answer and the next request
+        self._master = self._slave = -1
+        self._wake_read = self._wake_write = -1
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """``serial:`` and the link."""
+        return f"serial:{self.link}"
+
+    @property
+    def serial(self) -> str:
+        """The setting that a master needs, as in agent.toml."""
+        return f"{self.baud} {self.mode}"
+
+    def exchange_s(self, asked: int, answered: int, turnaround_s: float = 0.0) -> float:
+        """What one exchange must take on this line: both frames, the device's turnaround, the quiet time after it."""
+        return (asked + answered) * self.byte_s + max(turnaround_s, quiet_s(self.baud)) + quiet_s(self.baud)
+
+    async def start(self) -> None:
+        """Make the pty and its link. Raises LineDown if the link's place is taken by something else."""
+        self.open()
+
+    def open(self) -> None:
+        """As ``start``, for callers without a loop."""
+        if self._thread is not None:
+            return
+        if self.link.exists() and not self.link.is_symlink():
+            raise LineDown("is there already and no link", where=str(self.link), hint="Name another place for --pty")
+        try:
+            self._master, self._slave = os.openpty()
+        except OSError as error:
+            raise LineDown(f"no pseudo-terminal: {error.strerror}", where=str(self.link)) from error
+        tty.setraw(self._slave)  # the slave stays open here: else the master reads EIO whenever no client is there
+        speed = getattr(termios, f"B{self.baud}", None)
+        if speed is not None:
+            mode = termios.tcgetattr(self._slave)
+            mode[4] = mode[5] = speed
+            termios.tcsetattr(self._slave, termios.TCSANOW, mode)
+        os.set_blocking(self._master, False)
+        self._wake_read, self._wake_write = os.pipe()
+        fresh = self.link.with_name(f".{self.link.name}.new")
+        try:
+            self.link.parent.mkdir(parents=True, exist_ok=True)
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(os.ttyname(self._slave))
+            fresh.replace(self.link)
+        except OSError as error:
+            self._close_files()
+            raise LineDown(f"no link: {error.strerror}", where=str(self.link)) from error
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"sim {self.link.name}", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Close the pty, remove the link, end the thread."""
+        thread = self._thread
+        if thread is not None:
+            self._ask_to_stop()
+            await asyncio.to_thread(thread.join)
+            self._closed()
+
+    def close(self) -> None:
+        """As ``stop``, for callers without a loop."""
+        if self._thread is not None:
+            self._ask_to_stop()
+            self._thread.join()
+            self._closed()
+
+    async def unplug(self) -> None:
+        """The adapter is pulled: the pty hangs up and the link is gone."""
+        await self.stop()
+
+    async def plug(self) -> None:
+        """The adapter is back, another pty under the same link name."""
+        await self.start()
+
+    def _ask_to_stop(self) -> None:
+        self._stopping = True
+        os.write(self._wake_write, b"x")
+
+    def _closed(self) -> None:
+        self._thread = None
+        ours = os.ttyname(self._slave)
+        with contextlib.suppress(OSError):
+            if os.readlink(self.link) == ours:
+                self.link.unlink()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        for fd in (self._master, self._slave, self._wake_read, self._wake_write):
+            if fd >= 0:
+                os.close(fd)
+        self._master = self._slave = self._wake_read = self._wake_write = -1
+
+    # what follows runs in the line's thread
+
+    def _run(self) -> None:
+        _Turns(self, self._master, self._wake_read).run(lambda: self._stopping)
+
+    def heard_baud(self) -> int:
+        """The baud rate that the master has set; 0 if the pty cannot tell."""
+        try:
+            return _BAUDS.get(termios.tcgetattr(self._master)[5], 0)
+        except termios.error:
+            return 0
+
+
+class _Turns:
+    """The loop of a line's thread: bytes in, answers due, bytes out, each at its time."""
+
+    def __init__(self, line: SerialLine, master: int, wake: int) -> None:
+        self._line, self._master, self._wake = line, master, wake
+        self._framing = RtuFraming()
+        self._due: list[tuple[float, int, Answer]] = []  # answers not yet begun
+        self._out: deque[tuple[float, bytes]] = deque()  # bytes with the time at which each is complete
+        self._count = 0
+        self._heard_end = 0.0  # when the last byte of the master is complete
+        self._sent_end = 0.0  # when our last byte is
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Until ``stopping()``."""
+        while not stopping():
+            now = time.monotonic()
+            self._begin(now)
+            wait = self._send(now)
+            if self._due:
+                wait = min(wait, self._due[0][0] - time.monotonic())
+            if wait <= SPIN_S:
+                continue
+            ready, _, _ = select.select([self._master, self._wake], [], [], min(wait - SPIN_S, 60.0))
+            if self._wake in ready:
+                return
+            if self._master in ready:
+                try:
+                    chunk = os.read(self._master, 4096)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return
+                self._hear(chunk, time.monotonic())
+
+    def _hear(self, chunk: bytes, now: float) -> None:
+        line = self._line
+        if now > self._heard_end + BROKEN_S:
+            self._framing.silence()
+        if self._out or now < self._sent_end:
+            line.collisions += 1
+            self._framing.silence()
+            return
+        if self._sent_end:
+            line.quiet_min_s = min(line.quiet_min_s, now - self._sent_end)
+        self._heard_end = max(now, self._heard_end) + len(chunk) * line.byte_s
+        if line.heard_baud() not in (line.baud, 0):
+            line.wrong_baud += 1
+            return
+        for request in self._framing.feed(chunk):
+            answer = line.bus.answer(request, self._framing)
+            if answer is None or answer.end:
+                continue  # a reset or a close has no meaning on a serial line
+            if answer.echo:
+                self._write(answer.echo)  # an echo is heard while the master talks
+            if answer.frame:
+                start = self._heard_end + max(answer.delay_s, quiet_s(line.baud))
+                self._count += 1
+                heapq.heappush(self._due, (start, self._count, answer))
+
+    def _begin(self, now: float) -> None:
+        """Turn answers whose time has come into bytes with their times."""
+        while self._due and self._due[0][0] <= now:
+            start, _, answer = heapq.heappop(self._due)
+            at = max(start, self._sent_end)
+            self._line.bus.sent(answer.frame)
+            for n in range(len(answer.frame)):
+                at += self._line.byte_s + (answer.bytewise_s or 0.0)
+                self._out.append((at, answer.frame[n : n + 1]))
+            self._sent_end = at
+
+    def _send(self, now: float) -> float:
+        """Write what is due; seconds until the next byte."""
+        while self._out and self._out[0][0] <= now:
+            chunk = self._out.popleft()[1]
+            while self._out and self._out[0][0] <= now:  # fast lines and late wake-ups: several at once
+                chunk += self._out.popleft()[1]
+            self._write(chunk)
+            now = time.monotonic()
+        return self._out[0][0] - now if self._out else 60.0
+
+    def _write(self, chunk: bytes) -> None:
+        with contextlib.suppress(BlockingIOError):  # nobody reads: a wire does not wait either
+            os.write(self._master, chunk)

@@ -1,0 +1,165 @@
+"""Modbus TCP, and RTU bytes over raw TCP: one port, any number of unit ids and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Literal, cast
+
+from drivers.model import LineDown
+from drivers.sim.bus import BITS_A_CHARACTER, Bus
+from drivers.sim.device import Answer
+from drivers.sim.framing import Framing, MbapFraming, RtuFraming
+
+SCHEMES = {"mbap": "modbus-tcp", "rtu": "tcp"}
+
+
+class _Connection(asyncio.Protocol):
+    """One client. Answers with a delay are scheduled, so a late one does not hold up the rest."""
+
+    def __init__(self, line: TcpLine) -> None:
+        self._line = line
+        self._framing: Framing = MbapFraming() if line.framing == "mbap" else RtuFraming()
+        self._transport: asyncio.Transport | None = None
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        line = self._line
+        if line.max_clients is not None and len(line.clients) >= line.max_clients:
+            line.refused += 1
+            self._transport.abort()
+            return
+        line.accepted += 1
+        line.clients.add(self)
+        line.idle.clear()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._line.clients.discard(self)
+        if not self._line.clients:
+            self._line.idle.set()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        for request in self._framing.feed(data):
+            answer = self._line.bus.answer(request, self._framing)
+            if answer is not None and self._transport is not None:
+                self._deliver(answer, len(request.frame))
+
+    def _deliver(self, answer: Answer, asked: int) -> None:
+        if answer.end:
+            self.end(reset=answer.end == "reset")
+            return
+        if answer.echo:
+            self._write(answer.echo)
+        delay = self._line.reserve(answer.delay_s, asked, len(answer.frame))
+        if answer.bytewise_s is not None:
+            for n in range(len(answer.frame)):
+                self._after(delay + n * answer.bytewise_s, answer.frame[n : n + 1])
+        elif delay > 0:
+            self._after(delay, answer.frame)
+        else:
+            self._write(answer.frame)
+
+    def _after(self, delay_s: float, chunk: bytes) -> None:
+        def fire() -> None:
+            self._timers.discard(timer)
+            self._write(chunk)
+
+        timer = asyncio.get_running_loop().call_later(delay_s, fire)
+        self._timers.add(timer)
+
+    def _write(self, chunk: bytes) -> None:
+        if chunk and self._transport is not None:
+            self._line.bus.sent(chunk)
+            self._transport.write(chunk)
+
+    def end(self, *, reset: bool) -> None:
+        """Close, or reset (the peer sees ECONNRESET)."""
+        if self._transport is None:
+            return
+        if reset:
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+
+class TcpLine:
+    """A listening port. ``framing`` "mbap" is Modbus TCP, "rtu" raw bytes as a serial server passes them.
+
+    ``baud`` makes it a gateway to a bus: each exchange takes its byte times and they follow one another.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        framing: Literal["mbap", "rtu"] = "mbap",
+        baud: int | None = None,
+        max_clients: int | None = None,
+    ) -> None:
+        self.bus, self.host, self.port, self.framing, self.baud = bus, host, port, framing, baud
+        self.max_clients = max_clients
+        self.clients: set[_Connection] = set()
+        self.idle = asyncio.Event()  # no client is connected
+        self.accepted = 0
+        self.refused = 0
+        self._server: asyncio.Server | None = None
+        self._bus_free = 0.0
+
+    @property
+    def url(self) -> str:
+        """``modbus-tcp://host:port`` or ``tcp://host:port``; the port is known once started."""
+        return f"{SCHEMES[self.framing]}://{self.host}:{self.port}"
+
+    def reserve(self, delay_s: float, asked: int, answered: int) -> float:
+        """Seconds from now until the answer is whole, the bus behind a gateway counted."""
+        if self.baud is None:
+            return delay_s
+        now = asyncio.get_running_loop().time()
+        start = max(now, self._bus_free)
+        self._bus_free = start + (asked + answered) * BITS_A_CHARACTER / self.baud + delay_s
+        return self._bus_free - now
+
+    async def start(self) -> None:
+        """Listen. Raises LineDown if the port is taken."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=512)
+        except OSError as error:
+            raise LineDown(
+                error.strerror or str(error), where=f"{self.host}:{self.port}", hint="Port 0 takes any free one"
+            ) from error
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Close the port and all connections."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        for client in list(self.clients):
+            client.end(reset=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                if self.clients:
+                    await self.idle.wait()
+                await server.wait_closed()
+
+    async def unplug(self) -> None:
+        """Nobody listens, connections are reset; the port number is kept."""
+        await self.stop()
+
+    async def plug(self) -> None:
+        """Listen again on the same port."""
+        if self._server is None:
+            await self.start()
