@@ -1,0 +1,233 @@
+"""The poller: the grid, overload, the dead-device rule. Time is made up, so that minutes cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.poll import DEAD_SHARE, LONGEST_PAUSE_S, DevicePoll, Grid, Life, LinePoller
+from drivers.model import PACES, DeviceSpec, Kind, LineDown, LineTimeout, Point, PollResult, Reason
+from ext.ring import GAP, Ring
+
+EPOCH_MS = 1_795_500_000_000
+NEVER = (0, 0, 0, 0, 0)
+
+
+def spec(name: str, fast_ms: int = 1000, slow_ms: int = 0, once: bool = False, phase_ms: int = 0) -> DeviceSpec:
+    points = [Point("ac.power.active", Kind.GAUGE, "W", "fast"), Point("ac.frequency", Kind.GAUGE, "Hz", "slow")]
+    if once:
+        points.append(Point("device.firmware", Kind.TEXT, "", "once"))
+    return DeviceSpec(
+        name, f"p/g/{name}", "1", "test", "test/test", tuple(points),
+        (fast_ms, 0, slow_ms, 0, 86_400_000 if once else 0), phase_ms=phase_ms,
+    )  # fmt: skip
+
+
+class FakeDriver:
+    """Answers after ``cost_s`` of line time, or is silent for ``timeout_s``."""
+
+    def __init__(self, spec: DeviceSpec, table: int, cost_s: float = 0.01, timeout_s: float = 0.4) -> None:
+        self.spec, self.table = spec, table
+        self.cost_s, self.timeout_s = cost_s, timeout_s
+        self.silent = False
+        self.down = False
+        self.polls: list[tuple[int, int]] = []
+        self.probes: list[float] = []
+        self.spent = 0.0
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        self.polls.append((tick_ms, paces))
+        if self.down:
+            return PollResult([], 0, 0, LineDown("no port", where="fake"))
+        await asyncio.sleep(self.timeout_s if self.silent else self.cost_s)
+        if self.silent:
+            self.spent += self.timeout_s
+            return PollResult([], 1, 0, LineTimeout("no answer", where="fake"))
+        return PollResult([tick_ms], 1, 1)
+
+    async def probe(self) -> None:
+        self.probes.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self.timeout_s if self.silent else self.cost_s)
+        if self.silent:
+            self.spent += self.timeout_s
+            raise LineTimeout("no answer", where="fake")
+
+
+class Bench:
+    """A line of fake devices with a poller on made-up time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Ring, *drivers: FakeDriver) -> None:
+        self.loop, self.ring, self.drivers = loop, ring, drivers
+        mono: Callable[[], int] = loop.mono_ns  # type: ignore[attr-defined]
+        start = mono()
+        self.grid = Grid(lambda: EPOCH_MS * 1_000_000 + mono() - start, mono)
+        self.devices = [DevicePoll(d, ring, EPOCH_MS) for d in drivers]
+        self.got: list[tuple[str, list[int], bool]] = []
+
+    async def contact(self, device: DevicePoll, tick_ms: int) -> None:
+        await device.driver.probe()
+
+    def collect(self, device: DevicePoll, positions: list[int], answered: bool) -> None:
+        self.got.append((device.driver.spec.name, positions, answered))
+
+    def run(self, seconds: float) -> None:
+        async def go() -> None:
+            task = asyncio.ensure_future(LinePoller(self.devices, self.grid, self.contact, self.collect).run())
+            await asyncio.sleep(seconds)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        self.loop.run_until_complete(go())
+
+    def gaps(self, table: int) -> list[tuple[int, int]]:
+        """(seconds after the start, reason) of the gap records of a table."""
+        return [
+            ((r.tick_ms - EPOCH_MS) // 1000, r.aux)
+            for r in self.ring.scan(0, self.ring.head)
+            if r.kind == GAP and r.table == table
+        ]
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Ring:
+    ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 1, 2, bytes(32))
+    yield ring
+    ring.close()
+
+
+def test_ticks_fall_on_the_utc_grid_and_paces_due_together_are_asked_together(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a", 1000, 5000), 1)
+    Bench(made_up_time, ring, driver).run(10.5)
+    ticks = [(t - EPOCH_MS) // 1000 for t, _ in driver.polls]
+    assert ticks == list(range(0, 11))
+    fast, slow = 1 << PACES.index("fast"), 1 << PACES.index("slow")
+    assert [p for _, p in driver.polls] == [fast | slow if t % 5 == 0 else fast for t in range(0, 11)]
+
+
+def test_a_phase_moves_a_device_off_its_neighbours(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a", 1000, phase_ms=250), 1)
+    Bench(made_up_time, ring, driver).run(3)
+    assert [t - EPOCH_MS for t, _ in driver.polls] == [250, 1250, 2250]
+
+
+def test_once_is_read_at_the_start_and_after_an_absence(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a", once=True), 1)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(3.5)
+    once = 1 << PACES.index("once")
+    assert [bool(p & once) for _, p in driver.polls] == [True, False, False, False]
+    bench.devices[0].life = Life.UNKNOWN
+    driver.polls.clear()
+    bench.run(2)
+    assert [bool(p & once) for _, p in driver.polls][:2] == [True, False]
+
+
+def test_one_dead_device_of_five_leaves_the_others_their_period(made_up_time, ring) -> None:
+    # field pain 1, field pain 4, field pain 5, field pain 6
+    drivers = [FakeDriver(spec(n), k, cost_s=0.05, timeout_s=0.5) for k, n in enumerate("abcde")]
+    bench = Bench(made_up_time, ring, *drivers)
+    drivers[2].silent = True
+    bench.run(600)
+    for healthy in (0, 1, 3, 4):
+        assert len(drivers[healthy].polls) >= 0.99 * 600, "the neighbours keep their period"
+    assert drivers[2].spent <= DEAD_SHARE * 600, "a dead device costs at most its share"
+    assert {reason for _, reason in bench.gaps(2)} <= {Reason.TIMEOUT, Reason.ABSENT}
+    pauses = [b - a for a, b in zip(drivers[2].probes, drivers[2].probes[1:], strict=False)]
+    assert max(pauses) >= LONGEST_PAUSE_S - 2, "the pause grows to a minute"
+    assert len(bench.gaps(2)) >= 595, "each tick without it is stated"
+
+
+def test_many_dead_devices_together_get_at_most_a_tenth(made_up_time, ring) -> None:
+    # field pain 4: bounded share of bus time for dead slaves
+    drivers = [FakeDriver(spec(str(n)), n, cost_s=0.02, timeout_s=1.0) for n in range(10)]
+    for driver in drivers[1:]:
+        driver.silent = True
+    bench = Bench(made_up_time, ring, *drivers)
+    bench.run(3600)
+    assert sum(d.spent for d in drivers) <= DEAD_SHARE * 3600 + 10
+    assert len(drivers[0].polls) >= 0.85 * 3600
+
+
+def test_a_device_that_returns_is_met_again_before_its_data_counts(made_up_time, ring) -> None:
+    # field pain 5, field pain 9
+    driver = FakeDriver(spec("a"), 1)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(5)
+    driver.silent = True
+    bench.run(30)
+    assert bench.devices[0].life is Life.DEAD
+    driver.silent = False
+    before, probes = len(driver.polls), len(driver.probes)
+    bench.run(90)
+    assert bench.devices[0].life is Life.ALIVE
+    assert len(driver.probes) == probes + 1 and len(driver.polls) > before + 25
+
+
+def test_one_lost_round_is_no_death(made_up_time, ring) -> None:
+    # field pain 9: hysteresis
+    driver = FakeDriver(spec("a"), 1)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(5)
+    driver.silent = True
+    bench.run(2)
+    driver.silent = False
+    bench.run(5)
+    assert bench.devices[0].life is Life.ALIVE and len(driver.probes) == 1
+
+
+def test_a_poll_that_has_not_begun_by_its_next_tick_is_overload(made_up_time, ring) -> None:
+    slow = FakeDriver(spec("a"), 1, cost_s=2.5)
+    bench = Bench(made_up_time, ring, slow)
+    bench.run(20)
+    polled = [(t - EPOCH_MS) // 1000 for t, _ in slow.polls]
+    lost = [t for t, reason in bench.gaps(1) if reason == Reason.OVERLOAD]
+    assert lost and not set(polled) & set(lost)
+    assert sorted(set(polled) | set(lost)) == list(range(0, max(polled) + 1)), "each tick is polled or stated"
+
+
+def test_a_slow_pace_is_not_starved_by_a_fast_one(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a", 1000, 10_000), 1, cost_s=1.4)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(60)
+    slow = 1 << PACES.index("slow")
+    assert sum(1 for _, p in driver.polls if p & slow) == 6
+
+
+def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a"), 1)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(2)
+    driver.down = True
+    bench.run(20)
+    assert bench.devices[0].life is Life.UNKNOWN and bench.devices[0].failures == 0
+
+
+def test_settled_means_that_nothing_before_it_is_open(made_up_time, ring) -> None:
+    driver = FakeDriver(spec("a", 1000, 5000), 1)
+    bench = Bench(made_up_time, ring, driver)
+    device = bench.devices[0]
+    assert device.settled_ms == EPOCH_MS
+    device.advance(EPOCH_MS + 100)
+    assert device.settled_ms == EPOCH_MS
+    bench.run(2.5)
+    assert device.settled_ms == EPOCH_MS + 3000
+
+
+def test_the_grid_follows_drift_and_reports_a_step() -> None:
+    # field pain 62: schedule on the monotonic clock, realign
+    wall, mono = [EPOCH_MS * 1_000_000], [0]
+    grid = Grid(lambda: wall[0], lambda: mono[0])
+    assert grid.now_ms() == EPOCH_MS
+    wall[0] += 1_000_000_000
+    mono[0] += 1_000_000_000 - 20_000_000
+    assert grid.look() is None
+    assert grid.now_ms() == EPOCH_MS + 1000, "drift forward is followed"
+    wall[0] += 3_600_000_000_000
+    assert grid.look() == (EPOCH_MS + 1000, EPOCH_MS + 3_601_000)
+    assert grid.now_ms() == EPOCH_MS + 1000, "a step is not taken before the packs are cut"
+    grid.take_step()
+    assert grid.now_ms() == EPOCH_MS + 3_601_000

@@ -1,0 +1,82 @@
+"""What every test gets: no stray threads or child processes, and a loop whose time can be made up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def children() -> set[int]:
+    """Process ids of our children, by the kernel's own list."""
+    found: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        try:
+            found |= {int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()}
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """A test ends what it started: threads and processes that outlive it by a second are its fault."""
+    threads, processes = set(threading.enumerate()), children()
+    yield
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        stray = [t for t in threading.enumerate() if t not in threads and not t.daemon]
+        left = children() - processes
+        if not stray and not left:
+            return
+        threading.Event().wait(0.02)
+    assert not stray, f"threads left running: {stray}"
+    assert not left, f"processes left running: {left}"
+
+
+class MadeUpTime(asyncio.SelectorEventLoop):
+    """An event loop that jumps to its next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 1_000_000.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None) -> object:
+            if timeout:
+                self._now += timeout
+            return select(0 if timeout is not None else 0.001)
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._now
+
+    def mono_ns(self) -> int:
+        """The loop's time as a monotonic clock."""
+        return int(self._now * 1e9)
+
+
+@pytest.fixture
+def made_up_time() -> Iterator[MadeUpTime]:
+    """A loop to run a coroutine in with ``run_until_complete``; hours pass in no time."""
+    loop = MadeUpTime()
+    yield loop
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0, what: str = "condition") -> None:
+    """Poll a condition until it holds; fails loudly at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
+        threading.Event().wait(0.01)
