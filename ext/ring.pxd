@@ -1,0 +1,92 @@
+# What decode and canon need of the ring: its layout, and the two ends of an append.
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    /* Stores and loads that another process orders itself by. */
+    static inline uint64_t mh_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline uint64_t mh_load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline void mh_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline void mh_store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+    static inline void mh_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+    static inline void mh_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+    """
+    uint64_t mh_load_acquire(const uint64_t *p) noexcept nogil
+    uint64_t mh_load_relaxed(const uint64_t *p) noexcept nogil
+    void mh_store_release(uint64_t *p, uint64_t v) noexcept nogil
+    void mh_store_relaxed(uint64_t *p, uint64_t v) noexcept nogil
+    void mh_fence_acquire() noexcept nogil
+    void mh_fence_release() noexcept nogil
+
+cdef enum:
+    KIND_ANSWER = 1
+    KIND_GAP = 2
+    KIND_TEXT = 3
+    KIND_EVENT = 4
+    HEAD_SLOTS = 2
+    FLAG_UNSIGNED = 1
+    FIRST_REASON = 128  # qualities are below, gap reasons from here on
+
+cdef struct Header:  # the first page; each word that moves has a cache line of its own
+    char magic[8]
+    uint32_t version
+    uint32_t slot_size
+    uint64_t slots
+    uint64_t ring_id
+    uint64_t boot
+    uint8_t table_hash[32]
+    uint32_t writer_pid
+    uint8_t pad0[52]
+    uint64_t reserve  # at 128
+    uint64_t pad1[7]
+    uint64_t head  # at 192
+    uint64_t pad2[7]
+    uint64_t tail  # at 256
+    uint64_t overwritten
+    uint64_t pad3[6]
+
+cdef struct Head:  # two slots
+    uint32_t count
+    uint16_t table
+    uint8_t kind
+    uint8_t aux
+    int64_t tick_ms
+    int64_t time_ns
+    int64_t mono_ns
+
+cdef struct Slot:
+    int64_t mantissa
+    uint16_t point
+    int16_t exponent
+    uint8_t quality
+    uint8_t flags
+    uint16_t zero
+
+cdef class Ring:
+    cdef Header *h
+    cdef Slot *slot
+    cdef uint64_t mask  # slots - 1
+    cdef size_t mapped  # bytes
+    cdef int fd  # held by the writer for its lock; -1 for readers
+    cdef bint writable
+    cdef bint closed
+    cdef int pins  # calls in progress that hold no GIL; the mapping stays until the last one ends
+    cdef object path
+    cdef object _damage(self, str what)
+    cdef int check_open(self) except -1
+    cdef int check_room(self, uint64_t body_slots) except -1
+    cdef void unpin(self) noexcept
+    cdef void unmap(self) noexcept
+    cdef uint64_t begin(self, uint64_t slots) noexcept nogil
+    cdef void put(self, uint64_t position, const void *source, size_t size) noexcept nogil
+    cdef void commit(self, uint64_t end) noexcept nogil
+    cdef void get(self, uint64_t position, void *target, size_t size) noexcept nogil
+    cdef bint intact(self, uint64_t position) noexcept nogil
+    cdef bint plausible(self, uint64_t position, const Head *head) noexcept nogil
+
+cdef inline uint64_t body_slots(const Head *head) noexcept nogil:
+    """Slots of a record behind its head. Text and event count bytes."""
+    if head.kind >= KIND_TEXT:
+        return (<uint64_t>head.count + 15) >> 4
+    return head.count

@@ -1,0 +1,487 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The ring: fixed slots in shared memory, one writer, many readers in other processes. The layout is in ring.pyi."""
+import fcntl
+import os
+from typing import NamedTuple
+
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+
+cdef char *MAGIC = b"MHRING\r\n"
+cdef uint32_t VERSION = 1
+cdef size_t PAGE = 4096
+cdef uint64_t MIN_SIZE = 64 * 1024
+cdef uint64_t MAX_SIZE = <uint64_t>1 << 40
+
+ANSWER = KIND_ANSWER
+GAP = KIND_GAP
+TEXT = KIND_TEXT
+EVENT = KIND_EVENT
+
+assert sizeof(Header) == 320 and sizeof(Head) == 32 and sizeof(Slot) == 16
+
+
+class Value(NamedTuple):
+    point: int
+    mantissa: int
+    exponent: int
+    quality: int
+
+
+class Record(NamedTuple):
+    position: int
+    next: int
+    kind: int
+    table: int
+    aux: int
+    tick_ms: int
+    time_ns: int
+    mono_ns: int
+    values: tuple
+    points: tuple | None
+    text: bytes
+
+
+cdef class Ring:
+    def __cinit__(self):
+        self.h = NULL
+        self.slot = NULL
+        self.fd = -1
+        self.closed = True
+
+    def __init__(self):
+        raise TypeError("use Ring.create or Ring.open")
+
+    def __dealloc__(self):
+        self.unmap()
+
+    # -- opening and closing
+
+    @staticmethod
+    def create(path, size_bytes, ring_id, boot, bytes table_hash, mode=0o640):
+        cdef Ring ring
+        cdef uint64_t slots
+        if not MIN_SIZE <= size_bytes <= MAX_SIZE:
+            raise ValueError(f"{path}: a ring has {MIN_SIZE} to {MAX_SIZE} bytes, got {size_bytes}")
+        if len(table_hash) != 32:
+            raise ValueError(f"{path}: table_hash has 32 bytes, got {len(table_hash)}")
+        slots = 1 << ((size_bytes // sizeof(Slot)).bit_length() - 1)
+        path = os.fspath(path)
+        draft = f"{path}.new{os.getpid()}"
+        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            os.fchmod(fd, mode)  # whatever the umask says: tools of the group read it
+            # every page now: a full tmpfs must be an error here, not a SIGBUS at some later store
+            os.posix_fallocate(fd, 0, PAGE + slots * sizeof(Slot))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ring = Ring.__new__(Ring)
+            ring.path = path
+            _map(ring, fd, PAGE + slots * sizeof(Slot), True)
+            memset(ring.h, 0, PAGE)
+            ring.h.version = VERSION
+            ring.h.slot_size = sizeof(Slot)
+            ring.h.slots = slots
+            ring.h.ring_id = ring_id
+            ring.h.boot = boot
+            ring.h.writer_pid = os.getpid()
+            ring.mask = slots - 1
+            memcpy(ring.h.table_hash, <const char *>table_hash, 32)
+            mh_fence_release()
+            memcpy(ring.h.magic, MAGIC, 8)
+            os.rename(draft, path)
+        except BaseException:
+            os.close(fd)
+            os.unlink(draft)
+            raise
+        ring.fd = fd
+        return ring
+
+    @staticmethod
+    def open(path, writable=False, boot=None):
+        cdef Ring ring = Ring.__new__(Ring)
+        cdef Header *h
+        path = os.fspath(path)
+        ring.path = path
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if size < PAGE:
+                raise ring._damage(f"has {size} bytes, shorter than its header of {PAGE}")
+            _map(ring, fd, size, writable)
+            h = ring.h
+            if memcmp(h.magic, MAGIC, 8) != 0:
+                raise ring._damage("does not begin with the magic of a ring")
+            if h.version != VERSION or h.slot_size != sizeof(Slot):
+                raise ring._damage(f"has layout {h.version} with {h.slot_size}-byte slots, want {VERSION} with {sizeof(Slot)}")
+            if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
+                raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
+            ring.mask = h.slots - 1
+            _check_marks(ring)
+            if writable:
+                _take_over(ring, fd, boot)
+                ring.fd = fd
+        except BaseException:
+            os.close(fd)
+            ring.unmap()
+            raise
+        if not writable:
+            os.close(fd)
+        return ring
+
+    def close(self):
+        """Unmap. Calls that run without the GIL in another thread finish first."""
+        self.closed = True
+        if self.pins == 0:
+            self.unmap()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    cdef void unpin(self) noexcept:
+        self.pins -= 1
+        if self.closed and self.pins == 0:
+            self.unmap()
+
+    cdef void unmap(self) noexcept:
+        cdef int fd = self.fd
+        if self.h != NULL:
+            munmap(self.h, self.mapped)
+        self.h = NULL
+        self.slot = NULL
+        self.fd = -1
+        self.closed = True
+        if fd >= 0:
+            os.close(fd)
+
+    cdef object _damage(self, str what):
+        return ValueError(f"{self.path}: ring file {what}")
+
+    cdef int check_open(self) except -1:
+        if self.closed:
+            raise ValueError(f"{self.path}: the ring is closed")
+        return 0
+
+    cdef int check_room(self, uint64_t body_slots) except -1:
+        """May a record with this body be appended?"""
+        self.check_open()
+        if not self.writable:
+            raise ValueError(f"{self.path}: the ring was opened for reading only")
+        # a quarter at most, so that a reader always has time for the record it is at
+        if body_slots + HEAD_SLOTS > (self.mask + 1) >> 2:
+            raise ValueError(f"{self.path}: a record of {body_slots} slots is too large for a ring of {self.mask + 1}")
+        return 0
+
+    # -- the two ends of an append, also for decode
+
+    cdef uint64_t begin(self, uint64_t slots) noexcept nogil:
+        """Announce that ``slots`` slots will be written; gives the position of the first."""
+        cdef Header *h = self.h
+        cdef uint64_t head = h.head
+        cdef uint64_t end = head + slots
+        cdef uint64_t tail = h.tail
+        cdef uint64_t lost = 0
+        cdef Slot *first
+        if end > self.mask + 1:
+            while tail < head and end - tail > self.mask + 1:
+                first = &self.slot[tail & self.mask]
+                tail += HEAD_SLOTS + body_slots(<Head *>first)  # count and kind lie in the first of its two slots
+                lost += 1
+            if tail > head:  # a damaged record
+                tail = head
+        if lost:
+            # tail first: killed after this line, the file only has fewer old records than it could have
+            mh_store_relaxed(&h.overwritten, h.overwritten + lost)
+            mh_store_release(&h.tail, tail)
+        if end > h.reserve:  # it may lie ahead: of a writer that was killed in the middle of a larger record
+            mh_store_relaxed(&h.reserve, end)
+        mh_fence_release()  # no slot changes before others can know
+        return head
+
+    cdef void put(self, uint64_t position, const void *source, size_t size) noexcept nogil:
+        """Copy bytes to a position; the ring's end may lie in between."""
+        cdef size_t offset = (position & self.mask) * sizeof(Slot)
+        cdef size_t room = (self.mask + 1) * sizeof(Slot) - offset
+        cdef char *base = <char *>self.slot
+        if size <= room:
+            memcpy(base + offset, source, size)
+        else:
+            memcpy(base + offset, source, room)
+            memcpy(base, <const char *>source + room, size - room)
+
+    cdef void commit(self, uint64_t end) noexcept nogil:
+        mh_store_release(&self.h.head, end)
+
+    # -- reading
+
+    cdef void get(self, uint64_t position, void *target, size_t size) noexcept nogil:
+        cdef size_t offset = (position & self.mask) * sizeof(Slot)
+        cdef size_t room = (self.mask + 1) * sizeof(Slot) - offset
+        cdef const char *base = <const char *>self.slot
+        if size <= room:
+            memcpy(target, base + offset, size)
+        else:
+            memcpy(target, base + offset, room)
+            memcpy(<char *>target + room, base, size - room)
+
+    cdef bint intact(self, uint64_t position) noexcept nogil:
+        """Was all that was copied since from ``position`` on still there? Ask after copying."""
+        mh_fence_acquire()
+        return mh_load_relaxed(&self.h.reserve) - position <= self.mask + 1 and position >= mh_load_relaxed(&self.h.tail)
+
+    cdef bint plausible(self, uint64_t position, const Head *head) noexcept nogil:
+        """Can this be the head of a committed record at ``position``?"""
+        cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
+        if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (self.mask + 1) >> 2:
+            return False
+        return position + slots <= mh_load_acquire(&self.h.head)
+
+    def record(self, position):
+        self.check_open()
+        if not 0 <= position < mh_load_acquire(&self.h.head):
+            return None
+        return _record(self, position)
+
+    def scan(self, start, end):
+        cdef uint64_t position, stop
+        self.check_open()
+        position = max(start, mh_load_acquire(&self.h.tail))
+        stop = min(end, mh_load_acquire(&self.h.head))
+        while position < stop:
+            self.check_open()
+            record = _record(self, position)
+            if record is None:
+                return
+            yield record
+            position = record.next
+
+    # -- writing
+
+    def append_gap(self, uint16_t table, uint8_t reason, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, points=None):
+        cdef const uint16_t[::1] view
+        cdef Head head = Head(0, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns)
+        cdef uint64_t position
+        cdef uint16_t last[8]
+        cdef Py_ssize_t n = 0, whole
+        if reason < FIRST_REASON:
+            raise ValueError(f"a gap reason is {FIRST_REASON} or more, got {reason}")
+        if points is not None:
+            view = points
+            n = view.shape[0]
+            if n == 0:
+                raise ValueError("a gap without points is none; all points of the table are None")
+        head.count = <uint32_t>min((n + 7) // 8, 0x7FFFFFFF)
+        self.check_room(head.count)
+        position = self.begin(HEAD_SLOTS + head.count)
+        self.put(position, &head, sizeof(Head))
+        if n:
+            whole = n & ~7
+            self.put(position + HEAD_SLOTS, &view[0], whole * 2)
+            if whole < n:
+                memset(last, 0xFF, sizeof(last))
+                memcpy(last, &view[whole], (n - whole) * 2)
+                self.put(position + HEAD_SLOTS + (whole >> 3), last, sizeof(last))
+        self.commit(position + HEAD_SLOTS + head.count)
+        return position
+
+    def append_text(
+        self, uint16_t table, uint16_t point, uint8_t quality, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, bytes text
+    ):
+        if quality >= FIRST_REASON:
+            raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; a missing text is a gap")
+        text.decode()  # what is in the ring can be sent
+        return _bytes(self, Head(0, table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), point.to_bytes(2, "little") + text)
+
+    def append_event(self, uint16_t table, int64_t time_ns, int64_t mono_ns, bytes text):
+        return _bytes(self, Head(0, table, KIND_EVENT, 0, time_ns // 1_000_000, time_ns, mono_ns), text)
+
+    def append_values(self, uint16_t table, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, list values):
+        cdef Head head = Head(0, table, KIND_ANSWER, 0, tick_ms, time_ns, mono_ns)
+        cdef Py_ssize_t i, n = len(values)
+        cdef uint64_t position
+        cdef Slot *slots
+        self.check_room(n)
+        head.count = <uint32_t>n
+        slots = <Slot *>malloc(max(n, 1) * sizeof(Slot))
+        if slots == NULL:
+            raise MemoryError
+        try:
+            for i in range(n):
+                _fill(&slots[i], values[i])
+            position = self.begin(HEAD_SLOTS + n)
+            self.put(position, &head, sizeof(Head))
+            self.put(position + HEAD_SLOTS, slots, n * sizeof(Slot))
+            self.commit(position + HEAD_SLOTS + n)
+        finally:
+            free(slots)
+        return position
+
+    # -- what the header says
+
+    @property
+    def ring_id(self):
+        self.check_open()
+        return self.h.ring_id
+
+    @property
+    def boot(self):
+        self.check_open()
+        return self.h.boot
+
+    @property
+    def slots(self):
+        self.check_open()
+        return self.h.slots
+
+    @property
+    def head(self):
+        self.check_open()
+        return mh_load_acquire(&self.h.head)
+
+    @property
+    def tail(self):
+        self.check_open()
+        return mh_load_acquire(&self.h.tail)
+
+    @property
+    def overwritten(self):
+        self.check_open()
+        return mh_load_relaxed(&self.h.overwritten)
+
+    @property
+    def table_hash(self):
+        self.check_open()
+        return <bytes>self.h.table_hash[:32]
+
+    @table_hash.setter
+    def table_hash(self, bytes value):
+        self.check_room(0)
+        if len(value) != 32:
+            raise ValueError(f"{self.path}: table_hash has 32 bytes, got {len(value)}")
+        memcpy(self.h.table_hash, <const char *>value, 32)
+
+
+cdef int _map(Ring ring, int fd, size_t size, bint writable) except -1:
+    cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
+    if base == MAP_FAILED:
+        raise OSError(f"{ring.path}: cannot map {size} bytes")
+    ring.h = <Header *>base
+    ring.slot = <Slot *>(<char *>base + PAGE)
+    ring.mapped = size
+    ring.writable = writable
+    ring.closed = False
+    return 0
+
+
+cdef int _check_marks(Ring ring) except -1:
+    """The header's positions against each other. Read in an order that a busy writer cannot make look wrong."""
+    cdef uint64_t tail = mh_load_acquire(&ring.h.tail)
+    cdef uint64_t head = mh_load_acquire(&ring.h.head)
+    cdef uint64_t reserve = mh_load_acquire(&ring.h.reserve)
+    if not tail <= head <= reserve:
+        raise ring._damage(f"has tail {tail}, head {head}, reserve {reserve}: out of order")
+    return 0
+
+
+cdef int _take_over(Ring ring, int fd, boot) except -1:
+    """Become the one writer, after whoever wrote before."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        # ours from before, not closed yet: that is no other writer
+        if ring.h.writer_pid != os.getpid():
+            raise BlockingIOError(f"{ring.path}: process {ring.h.writer_pid} writes this ring") from None
+    ring.h.writer_pid = os.getpid()
+    if boot is not None:
+        ring.h.boot = boot
+    # A killed writer left reserve ahead of head: it stays there, since what it half wrote has destroyed
+    # the oldest slots. The tail was moved first, so it is right.
+    if ring.h.reserve - ring.h.tail > ring.mask + 1:
+        raise ring._damage(f"has tail {ring.h.tail} too far behind reserve {ring.h.reserve}")
+    return 0
+
+
+cdef int _fill(Slot *slot, value) except -1:
+    point, mantissa, exponent, quality = value
+    slot.point = point
+    slot.quality = quality
+    slot.flags = 0
+    slot.zero = 0
+    slot.mantissa = 0
+    slot.exponent = 0
+    if slot.quality >= FIRST_REASON:
+        return 0
+    if mantissa and not -400 <= exponent + len(str(abs(mantissa))) <= 308:
+        raise OverflowError(f"point {point}: {mantissa}e{exponent} does not fit a double")
+    slot.exponent = exponent
+    if INT64_MIN <= mantissa <= INT64_MAX:
+        slot.mantissa = mantissa
+    elif 0 <= mantissa <= UINT64_MAX:
+        slot.mantissa = <int64_t><uint64_t>mantissa
+        slot.flags = FLAG_UNSIGNED
+    else:
+        raise OverflowError(f"point {point}: mantissa {mantissa} does not fit 64 bits")
+    return 0
+
+
+cdef object _bytes(Ring ring, Head head, bytes body):
+    cdef Py_ssize_t n = len(body)
+    cdef uint64_t slots = (<uint64_t>n + 15) >> 4, position
+    ring.check_room(slots)
+    head.count = <uint32_t>n
+    position = ring.begin(HEAD_SLOTS + slots)
+    ring.put(position, &head, sizeof(Head))
+    ring.put(position + HEAD_SLOTS, <const char *>body, n)
+    ring.commit(position + HEAD_SLOTS + slots)
+    return position
+
+
+cdef object _record(Ring ring, uint64_t position):
+    cdef Head head
+    cdef uint64_t i, slots
+    cdef Slot *body
+    cdef uint16_t *numbers
+    ring.get(position, &head, sizeof(Head))
+    if not ring.intact(position):
+        return None
+    if not ring.plausible(position, &head):
+        raise ring._damage(f"has no sound record at {position} (kind {head.kind}, count {head.count})")
+    slots = body_slots(&head)
+    body = <Slot *>malloc((slots + 1) * sizeof(Slot))
+    if body == NULL:
+        raise MemoryError
+    try:
+        ring.get(position + HEAD_SLOTS, body, slots * sizeof(Slot))
+        if not ring.intact(position):
+            return None
+        values, points, text = (), None, b""
+        numbers = <uint16_t *>body
+        if head.kind == KIND_ANSWER:
+            values = tuple([_value(&body[i]) for i in range(slots)])
+        elif head.kind == KIND_GAP and slots:
+            points = tuple([numbers[i] for i in range(slots * 8) if numbers[i] != 0xFFFF])
+        elif head.kind == KIND_TEXT:
+            if head.count < 2:
+                raise ring._damage(f"has a text of {head.count} bytes at {position}")
+            points = (numbers[0],)
+            text = (<const char *>body)[2 : head.count]
+        elif head.kind == KIND_EVENT:
+            text = (<const char *>body)[: head.count]
+    finally:
+        free(body)
+    return Record(
+        position, position + HEAD_SLOTS + slots, head.kind, head.table, head.aux,
+        head.tick_ms, head.time_ns, head.mono_ns, values, points, text,
+    )  # fmt: skip
+
+
+cdef object _value(const Slot *slot):
+    if slot.quality >= FIRST_REASON:
+        return Value(slot.point, 0, 0, slot.quality)
+    if slot.flags & FLAG_UNSIGNED:
+        return Value(slot.point, <uint64_t>slot.mantissa, slot.exponent, slot.quality)
+    return Value(slot.point, slot.mantissa, slot.exponent, slot.quality)
