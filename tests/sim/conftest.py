@@ -1,0 +1,42 @@
+"""Every test of the simulator closes its ports, pseudo-terminals and threads."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+
+def _files() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+    return found
+
+
+def _ours(files: set[str]) -> set[str]:
+    return {f for f in files if f.startswith("socket:") or "ptmx" in f or f.startswith("/dev/pts")}
+
+
+@pytest.fixture(autouse=True)
+def all_closed() -> Iterator[None]:
+    """No socket, pty or line thread outlives a test."""
+    before = _ours(_files())
+    yield
+    gc.collect()
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        left = _ours(_files()) - before
+        threads = [t.name for t in threading.enumerate() if t.name.startswith("sim ")]
+        if not left and not threads:
+            return
+        threading.Event().wait(0.01)
+    assert not left, f"files left open: {left}"
+    assert not threads, f"threads left: {threads}"
