@@ -44,9 +44,13 @@ class ConfigError(GatewayError):
 
 
 class ProfileError(GatewayError):
-    """A profile is wrong or missing."""
+    """A profile is wrong or missing. ``complaints`` holds all of them, in file order."""
 
     exit_code = 3
+
+    def __init__(self, what: str, *, where: str, hint: str = "", complaints: tuple[ProfileError, ...] = ()) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.complaints = complaints or (self,)
 
 
 class LineError(GatewayError):
@@ -210,6 +214,8 @@ class Point:
     sleeps: bool = False
     optional: bool = False  # illegal address means: this firmware has it not; stop asking, quietly
     key: str = ""
+    flips: bool = False  # the sign turns with a reversed CT
+    text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +297,7 @@ class Reading:
     storage: int = 0  # 0 now, 1 and up: the n-th last settlement, freeze or M-Bus storage number
     tariff: int = 0  # 0 total
     subunit: int = 0  # M-Bus: the part of the device
-    function: str = ""  # M-Bus: "" now, else maximum, minimum, error
+    function: str = ""  # M-Bus: instantaneous, maximum, minimum, error
     time: str = ""  # the device's own time of the value (demand, freeze), ISO 8601 without zone
     label: str = ""  # what the standard or the device calls it
 

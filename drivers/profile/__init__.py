@@ -1,0 +1,27 @@
+"""Profiles: one TOML file a device family becomes checked points. The grammar is in docs/profiles.md."""
+
+from drivers.profile.find import SITE_DIR, default_dirs, find_profile, list_profiles, shipped_dir
+from drivers.profile.loader import load_profile
+from drivers.profile.types import Fresh, Param, Profile, Resolved, Sample, Variant, concerned, select, swap_reversed
+from drivers.profile.vocabulary import Entry, Vocabulary, vocabulary
+
+__all__ = [
+    "SITE_DIR",
+    "Entry",
+    "Fresh",
+    "Param",
+    "Profile",
+    "Resolved",
+    "Sample",
+    "Variant",
+    "Vocabulary",
+    "concerned",
+    "default_dirs",
+    "find_profile",
+    "list_profiles",
+    "load_profile",
+    "select",
+    "shipped_dir",
+    "swap_reversed",
+    "vocabulary",
+]

@@ -1,0 +1,55 @@
+"""Where profiles live: the shipped folder and the site's own, which wins and survives upgrades."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from drivers.model import ProfileError
+
+SITE_DIR = Path("/etc/meterhouse/profiles")
+_ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*")
+
+
+def shipped_dir() -> Path:
+    """The folder of the profiles that came with this version."""
+    return Path(str(resources.files("firmware_profiles")))
+
+
+def default_dirs() -> tuple[Path, ...]:
+    """Site profiles first, then the shipped ones."""
+    return (SITE_DIR, shipped_dir())
+
+
+def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
+    """The file of the profile ``VENDOR/FAMILY``; the first folder that has it wins.
+
+    Raises:
+        ProfileError: the id is malformed, or no folder has it (the nearest known id is named).
+    """
+    if not _ID.fullmatch(id):
+        raise ProfileError(f"{id!r} is no profile id", where="profile", hint="Write VENDOR/FAMILY, as eastron/sdm630")
+    dirs = default_dirs() if search_dirs is None else search_dirs
+    for folder in dirs:
+        path = folder / f"{id}.toml"
+        if path.is_file():
+            return path
+    known = list(list_profiles(dirs))
+    near = difflib.get_close_matches(id, known, n=1, cutoff=0.5)
+    family = [k for k in known if k.rpartition("/")[2] == id.rpartition("/")[2]]
+    hint = f"Did you mean {(family or near)[0]!r}?" if family or near else "`meterhouse profiles list` shows all"
+    raise ProfileError(f"no profile {id!r} in {', '.join(str(d) for d in dirs)}", where="profile", hint=hint)
+
+
+def list_profiles(dirs: Sequence[Path] | None = None) -> dict[str, Path]:
+    """All profile ids and their files, by id; where two folders have one, the first folder's."""
+    result: dict[str, Path] = {}
+    for folder in default_dirs() if dirs is None else dirs:
+        for path in sorted(folder.glob("*/*.toml")):
+            id = f"{path.parent.name}/{path.stem}"
+            if _ID.fullmatch(id):
+                result.setdefault(id, path)
+    return dict(sorted(result.items()))

@@ -1,0 +1,160 @@
+"""What a profile says about the family as a whole: maker, limits, parameters, freshness."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from drivers.model import Limits
+from drivers.profile.complaints import Complaints, Table, did_you_mean
+from drivers.profile.points import MAX_WORDS
+from drivers.profile.types import Fresh, Param
+
+KINDS = ["meter", "inverter", "hybrid", "storage", "bms", "pcs", "heat", "cool", "water", "gas", "steam", "air", "plc", "sensor", "weather", "charger", "gateway", "logger", "bench"]
+PROTOCOLS = ("modbus", "sunspec", "dlt645", "mbus", "cjt188")
+EVIDENCE = ("derived", "dump", "field")
+HEAD_KEYS = ["schema", "vendor", "models", "kind", "protocol", "source", "evidence", "limits", "probe", "params", "extends", "remove", "defaults", "sentinels", "sleeps", "caching", "fresh", "serial", "identity", "notes", "point", "repeat", "variant", "sample"]
+LIMIT_KEYS: Mapping[str, str] = {
+    "quiet": "quiet_s",
+    "timeout": "timeout_s",
+    "connect_delay": "connect_delay_s",
+    "min_every": "min_every_s",
+    "turnaround": "turnaround_s",
+    "late": "late_s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The keys of a profile outside its points."""
+
+    vendor: str
+    models: tuple[str, ...]
+    kind: str
+    protocol: str
+    source: str
+    evidence: str
+    limits: Limits
+    probe: str
+    params: Mapping[str, Param]
+    sleeps: bool
+    caching: bool
+    fresh: Fresh | None
+    serial: str
+    identity: tuple[str, ...]
+    notes: Mapping[str, str]
+
+
+def read_head(document: Mapping[str, Any], complaints: Complaints, base: Head | None) -> Head:
+    """Read and judge the head; with ``base`` (extends) what is not said is the base's."""
+    table = Table(document, (), complaints)
+    table.unknown(HEAD_KEYS)
+    schema = table.get("schema", (int,), "1")
+    if schema != 1:
+        seen = "is missing" if "schema" not in document else f"is {schema}, which this version does not know"
+        table.add("schema", f"schema {seen}", "This version reads schema = 1")
+    need = base is None
+    models = table.texts("models")
+    if not models and need:
+        table.add("models", "the key 'models' is missing", 'Patterns of model names, as ["EX-630*"]')
+    return Head(
+        vendor=table.text("vendor", required=need) or (base.vendor if base else ""),
+        models=models or (base.models if base else ()),
+        kind=table.choice("kind", KINDS, base.kind if base else "", required=need),
+        protocol=_protocol(table, base),
+        source=table.text("source", required=True),
+        evidence=table.choice("evidence", EVIDENCE, required=True),
+        limits=read_limits(Table(table.table("limits"), ("limits",), complaints, "limits")).over(
+            base.limits if base else Limits()
+        ),
+        probe=_probe(table) or (base.probe if base else ""),
+        params={**(base.params if base else {}), **_params(table)},
+        sleeps=table.flag("sleeps", base.sleeps if base else False),
+        caching=table.flag("caching", base.caching if base else False),
+        fresh=_fresh(table) or (base.fresh if base else None),
+        serial=_serial(table) or (base.serial if base else ""),
+        identity=table.texts("identity") or (base.identity if base else ()),
+        notes={k: v for k, v in table.table("notes").items() if isinstance(v, str)},
+    )
+
+
+def _protocol(table: Table, base: Head | None) -> str:
+    protocol = table.text("protocol", base.protocol if base else "", required=base is None)
+    near = did_you_mean(protocol, PROTOCOLS)
+    if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
+        table.add("protocol", f"protocol is {protocol!r}, which is not known", near)
+    return protocol or "modbus"
+
+
+def _probe(table: Table) -> str:
+    probe = Table(table.table("probe"), ("probe",), table.complaints, "probe")
+    probe.unknown(("point",))
+    return probe.text("point", required="probe" in table.document)
+
+
+def _serial(table: Table) -> str:
+    serial = table.text("serial")
+    if serial and not re.fullmatch(r"[0-9]{3,7} [5-8][NEO][12]", serial):
+        table.add("serial", f"serial is {serial!r}, want baud, bits, parity, stop", 'As "9600 8N1"')
+        return ""
+    return serial
+
+
+def read_limits(table: Table) -> Limits:
+    """The limits in a table; durations are texts such as "20 ms"."""
+    table.unknown(["max_words", "max_gap", "holes", "retries", *LIMIT_KEYS])
+    words = table.get("max_words", (int,), f"an integer from 1 to {MAX_WORDS}")
+    if words is not None and not 1 <= words <= MAX_WORDS:  # field pain 28
+        table.add("max_words", f"max_words is {words}, Modbus allows 1 to {MAX_WORDS} registers a read")
+        words = None
+    gap = table.integer("max_gap", 0, MAX_WORDS)
+    holes = table.flag("holes") if "holes" in table.document else None
+    if gap and holes is False:
+        table.add("max_gap", "'max_gap' beside 'holes = false'", "Holes are either read over or not")
+    if gap and holes is None:
+        holes = True
+    seconds = {field: table.seconds(key) for key, field in LIMIT_KEYS.items()}
+    return Limits(max_words=words, max_gap=gap, holes=holes, retries=table.integer("retries", 0, 20), **seconds)
+
+
+def _params(table: Table) -> dict[str, Param]:
+    result: dict[str, Param] = {}
+    for name, said in table.table("params").items():
+        path = ("params", name)
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            table.complaints.add(path, f"{name!r} is no parameter name", "Small letters, digits and _")
+        if isinstance(said, (int, str)) and not isinstance(said, bool):
+            result[name] = Param(name, said, choices=(said,) if isinstance(said, str) else ())
+        elif isinstance(said, dict):
+            result[name] = _param(name, Table(said, path, table.complaints, f"parameter {name}"))
+        else:
+            table.complaints.add(path, f"parameter {name} is neither a number nor a table")
+    return result
+
+
+def _param(name: str, table: Table) -> Param:
+    table.unknown(("default", "min", "max", "choices", "en", "zh"))
+    choices = table.texts("choices")
+    low, high = table.integer("min", 0, 65535, 0) or 0, table.integer("max", 0, 65535, 65535)
+    default = table.get("default", (int, str), "a number or a text")
+    if choices and default is not None and default not in choices:
+        table.add("default", f"default {default!r} is none of its choices")
+    if not choices and isinstance(default, str):
+        table.add("default", f"default is {default!r}, a text without 'choices'")
+        default = None
+    return Param(name, default, low, 65535 if high is None else high, choices, table.text("en"), table.text("zh"))
+
+
+def _fresh(table: Table) -> Fresh | None:
+    if "fresh" not in table.document:
+        return None
+    fresh = Table(table.table("fresh"), ("fresh",), table.complaints, "fresh")
+    fresh.unknown(("point", "changes_within", "equals"))
+    within, equals = fresh.seconds("changes_within"), fresh.integer("equals", 0, 0xFFFFFFFF)
+    if (within is None) == (equals is None) and len(fresh.document) != 1:
+        fresh.add("point", "fresh wants 'changes_within' or 'equals', one of them")
+    elif within is None and equals is None:
+        fresh.add("point", "fresh does not say how the point proves it", 'changes_within = "60 s" or equals = 1')
+    return Fresh(fresh.text("point", required=True), within, equals)

@@ -1,0 +1,306 @@
+"""One TOML file a family becomes a Profile, or one error with all that is wrong with it."""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from drivers.model import Limits, Point, ProfileError
+from drivers.profile.complaints import Complaints, Table, did_you_mean
+from drivers.profile.find import find_profile
+from drivers.profile.head import Head, read_head
+from drivers.profile.points import MAX_WORDS, ORDERS, REGISTERS, Defaults, build_point
+from drivers.profile.repeat import described_points
+from drivers.profile.samples import read_samples
+from drivers.profile.types import Param, Profile, Sample, Variant
+from drivers.profile.variants import condition_error, holds, identity_holds
+from drivers.profile.vocabulary import vocabulary
+
+VARIANT_KEYS = ("name", "firmware", "identity", "point", "repeat", "remove", "limits")
+_SAME = re.compile(r"device\.(vendor|model|serial|firmware|hardware|protocol)(\..*)?")
+
+
+@dataclass(slots=True)
+class _Layer:
+    """One file of an ``extends`` chain, base first."""
+
+    document: Mapping[str, Any]
+    complaints: Complaints
+    head: Head
+    defaults: Defaults
+    cache: dict[tuple[tuple[str | int, ...], tuple[tuple[str, int | str], ...]], list[Point]] = field(
+        default_factory=dict
+    )
+
+    def points(
+        self, document: Mapping[str, Any], path: tuple[str | int, ...], params: Mapping[str, int | str]
+    ) -> list[Point]:
+        """The points described below ``path`` of this file."""
+        key = (path, tuple(sorted(params.items())))
+        if key not in self.cache:
+            self.cache[key] = self._build(document, path, params)
+        return self.cache[key]
+
+    def _build(
+        self, document: Mapping[str, Any], path: tuple[str | int, ...], params: Mapping[str, int | str]
+    ) -> list[Point]:
+        points: dict[str, Point] = {}
+        for said, here in described_points(document, path, params, self.complaints):
+            table = Table(said, here, self.complaints)
+            point = build_point(said, here, table, self.defaults, vocabulary())
+            if point is None:
+                continue
+            if point.name in points:
+                table.add("name", f"the point {point.name!r} is there twice")
+            points[point.name] = point
+        return list(points.values())
+
+
+def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profile:
+    """Read and check one profile.
+
+    Raises:
+        ProfileError: naming file, line, key, what was seen and what would be right; ``complaints`` holds all of them.
+    """
+    layers = _layers(path, search_dirs, ())
+    profile = _assemble(path, layers)
+    for layer in layers:
+        layer.complaints.check()
+    return profile
+
+
+def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> list[_Layer]:
+    text, document = _parse(path)
+    complaints = Complaints(_short(path), text)
+    layers: list[_Layer] = []
+    base = document.get("extends")
+    if isinstance(base, str):
+        if path in seen:
+            complaints.add(("extends",), f"extends goes in a circle: {' -> '.join(_short(p) for p in (*seen, path))}")
+        else:
+            try:
+                found = find_profile(base, dirs if dirs is not None else None)
+                if found.resolve() == path.resolve():  # a site profile that refines the shipped one of its own name
+                    found = find_profile(base, [d for d in _dirs(dirs) if d.resolve() != path.resolve().parents[1]])
+                layers = _layers(found, dirs, (*seen, path))
+                for layer in layers:
+                    layer.complaints.check()
+            except ProfileError as error:
+                complaints.add(("extends",), f"extends {base!r}: {error.what}", error.hint)
+    head = read_head(document, complaints, layers[-1].head if layers else None)
+    limits = head.limits
+    inherited = layers[-1].defaults if layers else Defaults()
+    defaults = _defaults(document, complaints, inherited, head, limits)
+    layers.append(_Layer(document, complaints, head, defaults))
+    return layers
+
+
+def _dirs(dirs: Sequence[Path] | None) -> Sequence[Path]:
+    from drivers.profile.find import default_dirs
+
+    return default_dirs() if dirs is None else dirs
+
+
+def _parse(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text("utf-8")
+        return text, tomllib.loads(text, parse_float=Decimal)
+    except OSError as error:
+        raise ProfileError(f"cannot be read: {error.strerror}", where=_short(path)) from error
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"is not UTF-8 at byte {error.start}", where=_short(path)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"is no TOML: {error}", where=_short(path)) from error
+
+
+def _short(path: Path) -> str:
+    """VENDOR/FAMILY.toml with the folder above it, as people know it."""
+    return "/".join(path.parts[-3:])
+
+
+def _defaults(
+    document: Mapping[str, Any], complaints: Complaints, inherited: Defaults, head: Head, limits: Limits
+) -> Defaults:
+    table = Table(document, (), complaints)
+    said = Table(table.table("defaults"), ("defaults",), complaints, "defaults")
+    said.unknown(("function", "type", "order", "pace", "ratio"))
+    said.integer("function", 1, 4)
+    said.choice("type", REGISTERS)
+    said.choice("order", {o for orders in ORDERS.values() for o in orders})
+    said.choice("pace", ("fast", "normal", "slow", "cells", "once"))
+    said.choice("ratio", ("apply", "done"))
+    sentinels = dict(inherited.sentinels)
+    own = Table(table.table("sentinels"), ("sentinels",), complaints, "sentinels")
+    own.unknown(REGISTERS)
+    for name in own.document:
+        value = own.get(name, (int, list, bool), "a raw value, a list of them, or false")
+        items = [] if value is False or value is None else value if isinstance(value, list) else [value]
+        if all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in items):
+            sentinels[name] = tuple(items)
+        else:
+            own.add(name, f"sentinels of {name} must be raw values", "Write the raw bits, as 0x7FFF")
+    return Defaults(
+        values={**inherited.values, **said.document},
+        sentinels=sentinels,
+        sleeps=head.sleeps,
+        max_words=limits.max_words or MAX_WORDS,
+        protocol=head.protocol,
+    )
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The variants of all layers in order, with the layer and table each comes from."""
+
+    variants: list[tuple[_Layer, Table, Variant]]
+
+
+def _assemble(path: Path, layers: list[_Layer]) -> Profile:
+    last = layers[-1]
+    head = last.head
+    variants = [item for layer in layers for item in _variants(layer)]
+
+    def expand(params: Mapping[str, int | str], chosen: frozenset[int]) -> tuple[tuple[Point, ...], Limits]:
+        points: dict[str, Point] = {}
+        limits = head.limits
+        for layer in layers:
+            _remove(points, Table(layer.document, (), layer.complaints))
+            points.update((p.name, p) for p in layer.points(layer.document, (), params))
+        for number, (layer, table, _) in enumerate(variants):
+            if number not in chosen:
+                continue
+            _remove(points, table)
+            points.update((p.name, p) for p in layer.points(table.document, table.path, params))
+            limits = _variant_limits(table).over(limits)
+        return tuple(points.values()), limits
+
+    def matches(firmware: str | None, identity: Mapping[str, str]) -> frozenset[int]:
+        found = {**({"device.firmware": firmware} if firmware is not None else {}), **identity}
+        return frozenset(
+            i
+            for i, (_, _, v) in enumerate(variants)
+            if (not v.firmware or (firmware is not None and all(holds(c, firmware) for c in v.firmware)))
+            and identity_holds(v.identity, found)
+        )
+
+    params = {n: _trial(p) for n, p in head.params.items()}
+    points, limits = expand(params, frozenset())
+    names = {p.name for p in points}
+    for number in range(len(variants)):  # every variant is checked, whether or not a device has been seen
+        more, _ = expand(params, frozenset({number}))
+        names.update(p.name for p in more)
+        _check_groups(variants[number][0], more, limits)
+    _check_groups(last, points, limits)
+    _check_names(last, points, names)
+    samples: tuple[Sample, ...] = read_samples(Table(last.document, (), last.complaints), names, head.protocol)
+    wanted = [n for _, _, v in variants for n in v.identity]
+    identity = [p.name for p in points if _SAME.fullmatch(p.name) or p.name in wanted or p.name in head.identity]
+    return Profile(
+        id=f"{path.parent.name}/{path.stem}",
+        path=path,
+        vendor=head.vendor,
+        models=head.models,
+        kind=head.kind,
+        protocol=head.protocol,
+        source=head.source,
+        evidence=head.evidence,
+        limits=head.limits,
+        probe=head.probe,
+        params=head.params,
+        sleeps=head.sleeps,
+        caching=head.caching,
+        fresh=head.fresh,
+        serial=head.serial,
+        variants=tuple(v for _, _, v in variants),
+        samples=samples,
+        identity_points=tuple(identity),
+        hash=_hash([layer.document for layer in layers]),
+        notes=head.notes,
+        _expand=expand,
+        _matches=matches,
+        document=last.document,
+    )
+
+
+def _trial(param: Param) -> int | str:
+    if param.default is not None:
+        return param.default
+    return param.choices[0] if param.choices else max(param.low, 1)
+
+
+def _variants(layer: _Layer) -> list[tuple[_Layer, Table, Variant]]:
+    result: list[tuple[_Layer, Table, Variant]] = []
+    for number, said in enumerate(Table(layer.document, (), layer.complaints).tables("variant")):
+        table = Table(said, ("variant", number), layer.complaints, f"variant {number + 1}")
+        table.unknown(VARIANT_KEYS)
+        conditions = tuple(c.strip() for text in table.texts("firmware") for c in text.split(","))
+        for condition in conditions:
+            if error := condition_error(condition):
+                table.add("firmware", f"firmware condition {condition!r}: {error}", "Write >=3, <V2.1, ==1.4 or V100*")
+        identity = table.table("identity")
+        if not all(isinstance(v, str) for v in identity.values()):
+            table.add("identity", "identity wants patterns as texts", 'as { "device.model" = "EX-*" }')
+            identity = {}
+        if not conditions and not identity:
+            layer.complaints.add(table.path, f"variant {number + 1} has no condition", "firmware or identity says when")
+        name = table.text("name") or ", ".join([*conditions, *(f"{k} {v}" for k, v in identity.items())])
+        _variant_limits(table)
+        result.append((layer, table, Variant(name, conditions, identity)))
+    return result
+
+
+def _variant_limits(table: Table) -> Limits:
+    from drivers.profile.head import read_limits
+
+    return read_limits(Table(table.table("limits"), (*table.path, "limits"), table.complaints, "limits"))
+
+
+def _remove(points: dict[str, Point], table: Table) -> None:
+    for glob in table.texts("remove"):
+        gone = [name for name in points if fnmatch.fnmatchcase(name, glob)]
+        if not gone:
+            table.add("remove", f"remove {glob!r} matches no point", did_you_mean(glob, points))
+        for name in gone:
+            del points[name]
+
+
+def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> None:
+    """A ``together`` group must fit into one request."""
+    longest = limits.max_words or MAX_WORDS
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        if point.together:
+            groups.setdefault(point.together, []).append(point)
+    for name, members in groups.items():
+        span = max(p.address + p.count for p in members) - min(p.address for p in members)
+        if len({p.function for p in members}) > 1:
+            layer.complaints.add((), f"together {name!r} mixes functions", "One request reads one function")
+        elif span > longest and members[0].type != "bits":
+            layer.complaints.add((), f"together {name!r} spans {span} registers, one read takes {longest}")
+
+
+def _check_names(layer: _Layer, points: Sequence[Point], names: set[str]) -> None:
+    head, complaints = layer.head, layer.complaints
+    if not names:
+        complaints.add((), "there is no point in it")
+    for path, name in ((("probe", "point"), head.probe), (("fresh", "point"), head.fresh.point if head.fresh else "")):
+        if name and name not in names:
+            complaints.add(path, f"{path[0]} names {name!r}, which is no point here", did_you_mean(name, names))
+    for name in head.identity:
+        if name not in names:
+            complaints.add(("identity",), f"identity names {name!r}, which is no point here", did_you_mean(name, names))
+
+
+def _hash(documents: list[Mapping[str, Any]]) -> str:
+    """SHA-256, base64url without padding, of the content: comments, spacing and order of keys do not count."""
+    text = json.dumps(documents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()

@@ -1,0 +1,136 @@
+"""Where in a TOML text each key stands: tomllib gives values without line numbers.
+
+The text has been accepted by tomllib before, so this reader need not judge, only walk.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+_KEY = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*""")
+_SPACE = re.compile(r"(?:\s|#[^\n]*)*")
+_SCALAR = re.compile(r"[^,\]}\n#]+")
+_STRINGS = (
+    re.compile(r'"""(?:[^\\]|\\.)*?"""', re.DOTALL),
+    re.compile(r"'''.*?'''", re.DOTALL),
+    re.compile(r'"(?:[^"\\\n]|\\.)*"'),
+    re.compile(r"'[^'\n]*'"),
+)
+
+
+def key_lines(text: str) -> dict[Path, int]:
+    """Line (from 1) of each key and each table, by its path: ``("point", 3, "scale")``."""
+    return _Walker(text).walk()
+
+
+def value_at(document: Any, path: Path) -> Any:
+    """What stands at ``path`` in a parsed document, None where nothing does."""
+    for step in path:
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return document
+
+
+class _Walker:
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+        self.lines: dict[Path, int] = {}
+        self.counts: dict[Path, int] = {}  # how many tables an array of tables has so far
+
+    def walk(self) -> dict[Path, int]:
+        table: Path = ()
+        while True:
+            self._skip()
+            if self.at >= len(self.text):
+                return self.lines
+            if self.text[self.at] == "[":
+                table = self._header()
+            else:
+                self._pair(table)
+
+    def _skip(self) -> None:
+        found = _SPACE.match(self.text, self.at)
+        assert found
+        self.at = found.end()
+
+    def _line(self) -> int:
+        return self.text.count("\n", 0, self.at) + 1
+
+    def _dotted(self) -> list[str]:
+        names: list[str] = []
+        while True:
+            found = _KEY.match(self.text, self.at)
+            if not found:
+                return names
+            names.append(next(g for g in found.groups() if g is not None))
+            self.at = found.end()
+            if self.text[self.at : self.at + 1] != ".":
+                return names
+            self.at += 1
+
+    def _header(self) -> Path:
+        line, double = self._line(), self.text.startswith("[[", self.at)
+        self.at += 2 if double else 1
+        names = self._dotted()
+        self.at += 2 if double else 1
+        path: Path = ()
+        for depth, name in enumerate(names):
+            path += (name,)
+            if depth == len(names) - 1 and double:
+                number = self.counts.get(path, 0)
+                self.counts[path] = number + 1
+                path += (number,)
+            elif path in self.counts:  # a table below the newest of an array
+                path += (self.counts[path] - 1,)
+        self.lines[path] = line
+        return path
+
+    def _pair(self, table: Path) -> None:
+        before, line = self.at, self._line()
+        path = table
+        for name in self._dotted():
+            path += (name,)
+            self.lines.setdefault(path, line)
+        self.at = self.text.find("=", self.at) + 1
+        if self.at <= before:
+            self.at = len(self.text)  # cannot happen in a text that tomllib accepted
+            return
+        self._skip()
+        self._value(path)
+
+    def _value(self, path: Path) -> None:
+        first = self.text[self.at : self.at + 1]
+        if first == "{":
+            self._inside(path, "}")
+        elif first == "[":
+            self._inside(path, "]")
+        elif first in {'"', "'"}:
+            found = next(m for pattern in _STRINGS if (m := pattern.match(self.text, self.at)))
+            self.at = found.end()
+        else:
+            scalar = _SCALAR.match(self.text, self.at)
+            self.at = scalar.end() if scalar else self.at + 1
+
+    def _inside(self, path: Path, close: str) -> None:
+        self.at += 1
+        number = 0
+        while True:
+            self._skip()
+            if self.at >= len(self.text):
+                return
+            if self.text[self.at] == close:
+                self.at += 1
+                return
+            if self.text[self.at] == ",":
+                self.at += 1
+            elif close == "}":
+                self._pair(path)
+            else:
+                self.lines[(*path, number)] = self._line()
+                self._value((*path, number))
+                number += 1

@@ -1,0 +1,104 @@
+"""[[repeat]] over a parameter: one description becomes many points."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from drivers.profile.complaints import Complaints, Table
+from drivers.profile.places import Path
+
+REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
+MAX_POINTS = 20_000  # far beyond any cabinet; a slip in a parameter must not eat the memory
+
+Described = tuple[Mapping[str, Any], Path]  # a point's table and where it stands
+
+
+def described_points(
+    document: Mapping[str, Any], path: Path, params: Mapping[str, int | str], complaints: Complaints
+) -> list[Described]:
+    """All point tables below ``document``, repeats written out, in file order (plain points first)."""
+    result: list[Described] = []
+    for item in _expanded(document, path, params, complaints, {}, 0):
+        result.append(item)
+        if len(result) > MAX_POINTS:
+            complaints.add(path, f"more than {MAX_POINTS} points", "Is a parameter too large?")
+            break
+    return result
+
+
+def _expanded(
+    document: Mapping[str, Any],
+    path: Path,
+    params: Mapping[str, int | str],
+    complaints: Complaints,
+    values: Mapping[str, str],
+    shift: int,
+) -> Iterator[Described]:
+    table = Table(document, path, complaints)
+    for number, point in enumerate(table.tables("point")):
+        yield _shifted(point, values, shift), (*path, "point", number)
+    for number, repeat in enumerate(table.tables("repeat")):
+        here = (*path, "repeat", number)
+        reader = Table(repeat, here, complaints, "repeat")
+        reader.unknown(REPEAT_KEYS)
+        over = reader.text("over", required=True)
+        if not re.fullmatch(r"[a-z]{1,8}", over):
+            if over:
+                reader.add("over", f"over is {over!r}, want a letter such as 'r'")
+            continue
+        if over in values:
+            reader.add("over", f"over {over!r} is already the letter of the repeat around it")
+        stride = reader.integer("stride", -0xFFFF, 0xFFFF, 0) or 0
+        for turn, word in enumerate(_words(reader, params)):
+            yield from _expanded(repeat, here, params, complaints, {**values, over: word}, shift + turn * stride)
+
+
+def _words(reader: Table, params: Mapping[str, int | str]) -> list[str]:
+    """What the variable stands for, turn by turn."""
+    if "values" in reader.document:
+        for key in ("count", "first"):
+            if key in reader.document:
+                reader.add(key, f"{key!r} beside 'values'")
+        words = reader.texts("values")
+        if not words:
+            reader.add("values", "values is empty")
+        return list(words)
+    count = reader.get("count", (int, str), "a number or the name of a parameter")
+    if isinstance(count, str):
+        if not isinstance(params.get(count), int):
+            known = ", ".join(params) or "none"
+            reader.add("count", f"count is {count!r}, which is no parameter with a number", f"It knows: {known}")
+            return []
+        count = params[count]
+    if count is None:
+        if "count" not in reader.document:
+            reader.add("count", "the key 'count' is missing (or 'values')")
+        return []
+    first = reader.integer("first", 0, 0xFFFF, 1)
+    return [str((1 if first is None else first) + i) for i in range(int(count))]
+
+
+def _shifted(point: Mapping[str, Any], values: Mapping[str, str], shift: int) -> Mapping[str, Any]:
+    if not values:
+        return point
+    result = dict(point)
+    for key in ("name", "together", "key"):
+        if isinstance(result.get(key), str):
+            result[key] = _filled(result[key], values)
+    if isinstance(result.get("address"), int):
+        result["address"] += shift
+    if isinstance(result.get("parts"), list):
+        result["parts"] = [
+            {**part, "address": part["address"] + shift} if isinstance(part.get("address"), int) else part
+            for part in result["parts"]
+            if isinstance(part, dict)
+        ]
+    return result
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    for name, word in values.items():
+        text = text.replace("{" + name + "}", word)
+    return text

@@ -1,0 +1,73 @@
+"""[[sample]]: registers with known results, replayed by the tests for every profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from drivers.profile.complaints import Table, did_you_mean
+from drivers.profile.types import Sample
+
+SPACES: Mapping[str, int] = {"coils": 1, "inputs": 2, "holding": 3, "input": 4}
+SAMPLE_KEYS = ("name", *SPACES, "frames", "expect", "missing", "params", "firmware", "identity")
+
+
+def read_samples(table: Table, names: set[str], protocol: str) -> tuple[Sample, ...]:
+    """All samples; a name in ``expect`` that no point has is a complaint."""
+    result: list[Sample] = []
+    for number, said in enumerate(table.tables("sample")):
+        sample = Table(said, ("sample", number), table.complaints, f"sample {number + 1}")
+        sample.unknown(SAMPLE_KEYS)
+        words = {function: _words(sample, key) for key, function in SPACES.items() if key in said}
+        if not words and "frames" not in said:
+            sample.add("name", "the sample has no registers", "holding, input, coils or inputs")
+        expect: dict[str, Decimal | int | str | None] = {}
+        for name, value in sample.table("expect").items():
+            if not isinstance(value, (int, Decimal, str)) or isinstance(value, bool):
+                sample.add("expect", f"expect of {name} is neither number nor text")
+                continue
+            expect[name] = value
+        expect.update(dict.fromkeys(sample.texts("missing")))
+        if not expect:
+            sample.add("expect", "the sample expects nothing")
+        for name in expect:
+            if name not in names:
+                sample.add("expect", f"expect names {name!r}, which is no point here", did_you_mean(name, names))
+        result.append(
+            Sample(
+                name=sample.text("name", required=True),
+                words=words,
+                expect=expect,
+                params=sample.table("params"),
+                firmware=sample.text("firmware") or None,
+                identity=sample.table("identity"),
+                frames=sample.table("frames"),
+            )
+        )
+    return tuple(result)
+
+
+def _words(sample: Table, key: str) -> dict[int, int]:
+    """Address -> word. A value is one word, a list of words from there on, or their hex text."""
+    highest = 1 if key in {"coils", "inputs"} else 0xFFFF
+    result: dict[int, int] = {}
+    for address, value in sample.keyed(key).items():
+        for offset, word in enumerate(_list_of_words(value)):
+            if not isinstance(word, int) or isinstance(word, bool) or not 0 <= word <= highest:
+                sample.add(key, f"{key} at {address + offset} is {word!r}, want 0 to {highest}")
+                return {}
+            result[address + offset] = word
+    return result
+
+
+def _list_of_words(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        return [value]
+    try:
+        raw = bytes.fromhex(value)
+    except ValueError:
+        return [value]
+    return [int.from_bytes(raw[i : i + 2]) for i in range(0, len(raw), 2)] if len(raw) % 2 == 0 else [value]

@@ -1,0 +1,185 @@
+"""What a loaded profile is: frozen objects, and how points are picked from them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from drivers.model import Limits, Point, ProfileError
+from drivers.profile.complaints import did_you_mean
+from drivers.profile.vocabulary import vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """Something the installer must or may say about one device, such as how many racks it has."""
+
+    name: str
+    default: int | str | None  # None: it must be said
+    low: int = 0
+    high: int = 65535
+    choices: tuple[str, ...] = ()
+    en: str = ""
+    zh: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """How one sees that a caching master still hears the device behind it."""
+
+    point: str
+    changes_within_s: float | None = None
+    equals: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Overrides for some firmware or model. All conditions must hold."""
+
+    name: str
+    firmware: tuple[str, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Registers with known results. Words lie by function (1 coils, 2 inputs, 3 holding, 4 input registers) and address."""
+
+    name: str
+    words: Mapping[int, Mapping[int, int]]
+    expect: Mapping[str, Decimal | int | str | None]
+    params: Mapping[str, int | str] = field(default_factory=dict)
+    firmware: str | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+    frames: Mapping[str, str] = field(default_factory=dict)  # other protocols: key -> hex of the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The points of one device of this family: parameters filled in, variants applied."""
+
+    points: tuple[Point, ...]
+    variant: str  # names of the variants that apply, joined by " + "; "" for the base
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One device family. ``resolve`` gives the points of one device of it."""
+
+    id: str
+    path: Path
+    vendor: str
+    models: tuple[str, ...]
+    kind: str
+    protocol: str
+    source: str
+    evidence: str
+    limits: Limits
+    probe: str  # the point to ask when only a sign of life is wanted; "" lets the driver choose
+    params: Mapping[str, Param]
+    sleeps: bool  # the device goes silent in the dark
+    caching: bool  # answers come from a master's memory and prove nothing about the device
+    fresh: Fresh | None
+    serial: str  # the factory setting of its port, as "9600 8N1"; "" where unknown
+    variants: tuple[Variant, ...]
+    samples: tuple[Sample, ...]
+    identity_points: tuple[str, ...]  # points that say which unit this is, to be read before its data count
+    hash: str  # SHA-256 of the canonical content, base64url without padding
+    notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
+    _expand: Callable[[Mapping[str, int | str], frozenset[int]], tuple[tuple[Point, ...], Limits]]
+    _matches: Callable[[str | None, Mapping[str, str]], frozenset[int]]
+    document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points of a device with default parameters and unknown firmware."""
+        return self.resolve().points
+
+    def resolve(
+        self,
+        params: Mapping[str, int | str] | None = None,
+        firmware: str | None = None,
+        identity: Mapping[str, str] | None = None,
+        reversed: frozenset[str] = frozenset(),
+    ) -> Resolved:
+        """The points of one device.
+
+        Args:
+            params: what the installer said; the profile's defaults fill the rest.
+            firmware: the device's firmware string, None while unknown (then no variant with a firmware condition applies).
+            identity: texts of identity points by name (``device.model`` and so on).
+            reversed: prefixes of points behind a CT that is the wrong way round ("" means all): their import and export
+                counters change names. The sign of power is turned by the plan (drivers/plan.py).
+
+        Raises:
+            ProfileError: a parameter is unknown, missing or out of its limits.
+        """
+        chosen = self._matches(firmware, identity or {})
+        points, limits = self._expand(self._filled(params or {}), chosen)
+        names = [v.name for i, v in enumerate(self.variants) if i in chosen]
+        return Resolved(swap_reversed(points, reversed), " + ".join(names), limits)
+
+    def _filled(self, given: Mapping[str, int | str]) -> dict[str, int | str]:
+        where = f"profile {self.id}"
+        for name in given:
+            if name not in self.params:
+                known = ", ".join(self.params) or "none"
+                raise ProfileError(
+                    f"unknown parameter {name!r}",
+                    where=where,
+                    hint=did_you_mean(name, self.params) or f"It knows: {known}",
+                )
+        result: dict[str, int | str] = {}
+        for name, param in self.params.items():
+            value = given.get(name, param.default)
+            if value is None:
+                raise ProfileError(f"the parameter {name!r} must be said", where=where, hint=param.en)
+            if param.choices:
+                if value not in param.choices:
+                    hint = f"Allowed: {', '.join(param.choices)}"
+                    raise ProfileError(f"parameter {name} is {value!r}", where=where, hint=hint)
+            elif not isinstance(value, int) or isinstance(value, bool) or not param.low <= value <= param.high:
+                hint = f"Want an integer from {param.low} to {param.high}"
+                raise ProfileError(f"parameter {name} is {value!r}", where=where, hint=hint)
+            result[name] = value
+        return result
+
+
+def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
+    """The points whose names match any of ``globs`` (``ac.*``), in their own order; all without globs.
+
+    Raises:
+        ProfileError: a glob that matches nothing, which is nearly always a slip.
+    """
+    if not globs:
+        return tuple(points)
+    for glob in globs:
+        if not any(fnmatch.fnmatchcase(p.name, glob) for p in points):
+            hint = did_you_mean(glob, [p.name for p in points])
+            raise ProfileError(f"no point matches {glob!r}", where="points", hint=hint or "`profiles show` lists them")
+    return tuple(p for p in points if any(fnmatch.fnmatchcase(p.name, glob) for glob in globs))
+
+
+def concerned(name: str, prefixes: frozenset[str]) -> bool:
+    """Whether a point lies behind one of the reversed CTs: "" means all, else a prefix in whole words."""
+    return any(not p or name == p or name.startswith(p.rstrip(".") + ".") for p in prefixes)
+
+
+def swap_reversed(points: tuple[Point, ...], prefixes: frozenset[str]) -> tuple[Point, ...]:
+    """A meter with a reversed CT counts import as export: the names change places, whether or not both exist."""
+    if not prefixes:
+        return points
+    return tuple(replace(p, name=_swapped(p.name)) if concerned(p.name, prefixes) else p for p in points)
+
+
+def _swapped(name: str) -> str:
+    entry = vocabulary().find(name)
+    if not entry or not entry.swap:
+        return name
+    own = "import" if entry.swap == "export" else "export"
+    return ".".join(entry.swap if word == own else word for word in name.split("."))

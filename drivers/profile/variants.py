@@ -1,0 +1,73 @@
+"""Conditions on firmware and identity that choose a variant."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from itertools import zip_longest
+
+_CONDITION = re.compile(r"\s*(>=|<=|==|!=|<|>)?\s*(\S.*?)\s*")
+_CHUNK = re.compile(r"\d+|[A-Za-z]+")
+
+
+def condition_error(condition: str) -> str:
+    """What is wrong with a firmware condition; "" if nothing is."""
+    found = _CONDITION.fullmatch(condition)
+    if not found:
+        return "it is empty"
+    operator, value = found.groups()
+    if operator and any(c in value for c in "*?["):
+        return f"{operator} does not go with a pattern"
+    if operator and not _CHUNK.search(value):
+        return "there is no version in it"
+    return ""
+
+
+def holds(condition: str, firmware: str) -> bool:
+    """Whether a firmware string fulfils ``>=3.1``, ``<V200R002``, ``==1.4``, ``!=1.4`` or a pattern such as ``V100*``.
+
+    Versions compare by their numbers and letters from left to right, missing numbers count as 0: 3 equals 3.0 and
+    V100R001C00SPC153 comes before V100R001C00SPC200. A condition that begins with a digit is held against the
+    first number of the firmware and what follows ("FW 1.23" fulfils >=1.2).
+    """
+    found = _CONDITION.fullmatch(condition)
+    if not found:
+        return False
+    operator, value = found.groups()
+    firmware = firmware.strip()
+    if not operator:
+        return fnmatch.fnmatchcase(firmware, value) or firmware == value
+    if value[0].isdigit():
+        firmware = re.sub(r"^\D+", "", firmware)
+    order = _compare(firmware, value)
+    return {
+        ">=": order >= 0,
+        "<=": order <= 0,
+        "==": order == 0,
+        "!=": order != 0,
+        "<": order < 0,
+        ">": order > 0,
+    }[operator]
+
+
+def _compare(left: str, right: str) -> int:
+    nothing = (1, 0, "")  # sorts as the number 0
+    for a, b in zip_longest(_chunks(left), _chunks(right), fillvalue=nothing):
+        if a != b:
+            return 1 if a > b else -1
+    return 0
+
+
+def _chunks(version: str) -> list[tuple[int, int, str]]:
+    """Letters sort before numbers, so that 1.0rc1 comes before 1.0.1 and, by padding, before 1.0."""
+    return [(1, int(c), "") if c.isdigit() else (0, 0, c.lower()) for c in _CHUNK.findall(version)]
+
+
+def identity_holds(wanted: Mapping[str, str], identity: Mapping[str, str]) -> bool:
+    """Whether every named identity text is known and matches its pattern (case matters not)."""
+    return all(name in identity and _alike(identity[name], pattern) for name, pattern in wanted.items())
+
+
+def _alike(text: str, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(text.strip().upper(), one.strip().upper()) for one in pattern.split("|"))

@@ -1,0 +1,192 @@
+"""The vocabulary of point names: what a name means, in which units it may come, how it behaves over time."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from drivers.model import Kind
+
+# a variable of a pattern -> the words it stands for; None: a number from 1 on
+VARIABLES: Mapping[str, tuple[str, ...] | None] = {
+    "{l}": ("l1", "l2", "l3"),
+    "{ll}": ("l12", "l23", "l31"),
+    **dict.fromkeys(("{n}", "{r}", "{p}", "{m}", "{c}", "{s}"), None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the vocabulary says of one name. ``en`` and ``zh`` are filled in for the name asked for."""
+
+    pattern: str
+    dimension: str
+    kind: Kind
+    units: tuple[str, ...]  # empty: no unit belongs here
+    en: str
+    zh: str
+    low: Decimal | None = None  # plausible range, in the first unit
+    high: Decimal | None = None
+    flips: bool = False
+    swap: str = ""
+
+
+@dataclass(slots=True)
+class _Node:
+    words: dict[str, _Node] = field(default_factory=dict)
+    variables: dict[str, _Node] = field(default_factory=dict)
+    entry: Entry | None = None
+    prefix: tuple[str, str] | None = None
+
+
+class Vocabulary:
+    """All names, units and states that profiles may use."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.senml: frozenset[str] = frozenset(document["units"]["senml"])
+        self.units: frozenset[str] = self.senml | frozenset(document["units"]["other"])
+        self.dimensions: Mapping[str, tuple[str, ...]] = {k: tuple(v) for k, v in document["dimensions"].items()}
+        self.states: Mapping[str, tuple[str, str]] = {k: (v[0], v[1]) for k, v in document["states"].items()}
+        self.patterns: tuple[str, ...] = ()
+        self._root = _Node()
+        for name, meaning in document["prefix"].items():
+            self._node(name).prefix = (meaning[0], meaning[1])
+        patterns: list[str] = []
+        for group in document["group"]:
+            for rest, said in group["points"].items():
+                for scope in group["at"]:
+                    pattern = f"{scope}.{rest}"
+                    self._node(pattern).entry = self._entry(pattern, said)
+                    patterns.append(pattern)
+        self.patterns = tuple(patterns)
+
+    def _entry(self, pattern: str, said: Any) -> Entry:
+        if isinstance(said, list):
+            said = dict(zip(("dim", "kind", "en", "zh"), said, strict=True))
+        low, high = said.get("range", (None, None))
+        return Entry(
+            pattern=pattern,
+            dimension=said["dim"],
+            kind=Kind(said["kind"]),
+            units=self.dimensions[said["dim"]],
+            en=said["en"],
+            zh=said["zh"],
+            low=None if low is None else Decimal(low),
+            high=None if high is None else Decimal(high),
+            flips=said.get("flips", False),
+            swap=said.get("swap", ""),
+        )
+
+    def _node(self, pattern: str) -> _Node:
+        node = self._root
+        for word in pattern.split("."):
+            branch = node.variables if word in VARIABLES else node.words
+            node = branch.setdefault(word, _Node())
+        return node
+
+    def find(self, name: str) -> Entry | None:
+        """The entry for a name of a point, with its meaning filled in; None if there is no such name."""
+        return self._find(tuple(name.split(".")), depth=0)
+
+    def _find(self, words: tuple[str, ...], depth: int) -> Entry | None:
+        for node, values in _reach(self._root, words):
+            if node.entry:
+                return _filled(node.entry, values)
+        if depth:  # one prefix is enough
+            return None
+        for cut in range(1, len(words)):
+            for node, values in _reach(self._root, words[:cut]):
+                if node.prefix and (rest := self._find(words[cut:], depth + 1)):
+                    en, zh = (_fill(text, values) for text in node.prefix)
+                    return _replace(rest, en + rest.en, zh + rest.zh)
+        return None
+
+    def nearest(self, name: str) -> str:
+        """The known name most like ``name``, with the caller's numbers in it; "" if nothing is like it."""
+        shape = ".".join(_shape(word) for word in name.split("."))
+        found = difflib.get_close_matches(shape, _shapes(self), n=1, cutoff=0.6)
+        if not found:
+            return ""
+        seen: dict[str, list[str]] = {}
+        for word in name.split("."):
+            if (key := _shape(word)) != word:
+                seen.setdefault(key, []).append(word)
+        return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
+
+    def unit_field(self, unit: str) -> str:
+        """The SenML label a unit belongs into: "u" (registered), "du" (the device's own), "" (no unit)."""
+        if not unit:
+            return ""
+        return "u" if unit in self.senml else "du"
+
+
+def _replace(entry: Entry, en: str, zh: str) -> Entry:
+    return Entry(
+        entry.pattern, entry.dimension, entry.kind, entry.units, en, zh, entry.low, entry.high, entry.flips, entry.swap
+    )
+
+
+def _reach(node: _Node, words: tuple[str, ...]) -> Iterator[tuple[_Node, dict[str, str]]]:
+    """Nodes that ``words`` lead to, words before variables, with the variables' values."""
+    if not words:
+        yield node, {}
+        return
+    word, rest = words[0], words[1:]
+    if word in node.words:
+        yield from _reach(node.words[word], rest)
+    for variable, below in node.variables.items():
+        if _fits(variable, word):
+            for end, values in _reach(below, rest):
+                yield end, {variable: word, **values}
+
+
+def _fits(variable: str, word: str) -> bool:
+    allowed = VARIABLES[variable]
+    if allowed is None:
+        return word.isascii() and word.isdigit() and not word.startswith("0")
+    return word in allowed
+
+
+def _filled(entry: Entry, values: Mapping[str, str]) -> Entry:
+    return _replace(entry, _fill(entry.en, values), _fill(entry.zh, values)) if values else entry
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    for variable, word in values.items():
+        text = text.replace(variable, word.upper() if word.startswith("l") else word)
+    return text
+
+
+def _shape(word: str) -> str:
+    if word in VARIABLES:
+        allowed = VARIABLES[word]
+        return "#" if allowed is None else word
+    if word.isdigit():
+        return "#"
+    for variable, allowed in VARIABLES.items():
+        if allowed and word in allowed:
+            return variable
+    return word
+
+
+def _example(word: str) -> str:
+    allowed = VARIABLES.get(word)
+    return allowed[0] if allowed else "1" if word == "#" else word
+
+
+@lru_cache(maxsize=4)
+def _shapes(vocabulary: Vocabulary) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(".".join(_shape(w) for w in p.split(".")) for p in vocabulary.patterns))
+
+
+@lru_cache(maxsize=1)
+def vocabulary() -> Vocabulary:
+    """The shipped vocabulary, read once."""
+    text = resources.files("firmware_profiles").joinpath("vocabulary.toml").read_text("utf-8")
+    return Vocabulary(tomllib.loads(text, parse_float=Decimal))
