@@ -257,6 +257,7 @@ class DeviceSpec:
     ratio_pt: Decimal = Decimal(1)
     probe: str = ""  # point that is asked to see whether the device lives
     variant: str = ""
+    serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,132 @@
+"""How one field of DL/T 645 turns into a value: packed BCD, sign bit, times, text, bit words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
+
+from drivers.model import Quality, Reading, Reason
+
+Value = Decimal | int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field as the standard's tables give it. ``kind`` names a reader below; ``decimals`` counts for BCD."""
+
+    name: str
+    label: str
+    size: int
+    decimals: int = 0
+    unit: str = ""
+    kind: str = "bcd"  # bcd, signed, digits, ascii, bits, date, time, datetime, stamp, monthstamp, hex
+
+
+def is_absent(raw: bytes) -> bool:
+    """All FF: the meter does not have this quantity."""
+    return bool(raw) and raw.count(0xFF) == len(raw)
+
+
+def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | None:
+    """Packed BCD, low byte first; None where a digit is none. Signed: the top bit of the top byte is minus."""
+    minus = False
+    if signed and raw and raw[-1] & 0x80:
+        minus = True
+        raw = raw[:-1] + bytes((raw[-1] & 0x7F,))
+    digits = raw[::-1].hex()
+    if not digits.isdecimal():
+        return None
+    value = Decimal(int(digits)).scaleb(-decimals)
+    return -value if minus and value else value
+
+
+def read_moment(raw: bytes) -> str:
+    """YYMMDDhhmm (5 bytes) or YYMMDDhhmmss (6), low byte first, as ISO 8601; "" where it is no date of the calendar."""
+    digits = raw[::-1].hex()
+    if not digits.isdecimal():
+        return ""
+    parts = [int(digits[i : i + 2]) for i in range(0, len(digits), 2)]
+    try:
+        day = date(2000 + parts[0], parts[1], parts[2])
+        clock = time(parts[3], parts[4], parts[5] if len(parts) > 5 else 0)
+    except ValueError:
+        return ""
+    shown = clock.isoformat("seconds" if len(parts) > 5 else "minutes")
+    return f"{day.isoformat()}T{shown}"
+
+
+def _date(raw: bytes) -> str:
+    return read_moment(b"\0\0" + raw[1:])[:10]  # YYMMDDWW without its weekday
+
+
+def _time(raw: bytes) -> str:
+    return read_moment(raw + b"\1\1\0")[11:]  # hhmmss on any day
+
+
+def _long_moment(raw: bytes) -> str:
+    return read_moment(raw[:3] + raw[4:])  # YYMMDDWWhhmmss
+
+
+def _month_moment(raw: bytes) -> str:
+    """MMDDhhmm of 1997: there is no year, so the ISO text has none either."""
+    digits = raw[::-1].hex()
+    if not digits.isdecimal():
+        return ""
+    month, day, hour, minute = (int(digits[i : i + 2]) for i in range(0, 8, 2))
+    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60):
+        return ""
+    return f"--{month:02d}-{day:02d}T{hour:02d}:{minute:02d}"
+
+
+def _text(raw: bytes) -> str | None:
+    text = raw[::-1].rstrip(b"\0").lstrip(b"\0").decode("ascii", "replace").strip()
+    return text if text and text.isprintable() else None
+
+
+def read_value(field: Field, raw: bytes) -> tuple[Value, int]:
+    """(value, quality); a value of None has a gap reason for quality."""
+    if is_absent(raw):
+        return None, Reason.SENTINEL
+    if len(raw) != field.size:
+        return None, Reason.MISMATCH
+    value: Value
+    match field.kind:
+        case "bcd" | "signed":
+            value = read_bcd(raw, field.decimals, signed=field.kind == "signed")
+        case "digits":
+            digits = raw[::-1].hex()
+            value = digits if digits.isdecimal() else None
+        case "bits":
+            value = int.from_bytes(raw, "little")
+        case "ascii":
+            value = _text(raw)
+        case "date":
+            value = _date(raw) or None
+        case "time":
+            value = _time(raw) or None
+        case "datetime":
+            value = _long_moment(raw) or None
+        case "stamp":
+            value = read_moment(raw) or None
+        case "monthstamp":
+            value = _month_moment(raw) or None
+        case _:
+            value = raw[::-1].hex()
+    return value, Quality.GOOD if value is not None else Reason.MISMATCH
+
+
+def reading(field: Field, raw: bytes, *, storage: int = 0, tariff: int = 0, moment: str = "") -> Reading:
+    """A field's bytes as a reading. ``moment`` is the device's own time of it."""
+    value, quality = read_value(field, raw)
+    return Reading(
+        name=field.name,
+        value=value,
+        unit=field.unit,
+        quality=quality,
+        raw=raw,
+        storage=storage,
+        tariff=tariff,
+        time=moment,
+        label=field.label,
+    )

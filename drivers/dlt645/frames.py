@@ -1,0 +1,257 @@
+"""The envelope of DL/T 645: ``FE* 68 A0..A5 68 C L data+33h CS 16``.
+
+Source: DL/T 645-2007 clause 5 (frame), 7.1 (data transmission), annex B (error word); DL/T 645-1997 clause 5.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drivers.hunting import REJECT, WAIT, Hunter
+from drivers.model import FrameError, UsageError
+
+START, STOP, WAKE = 0x68, 0x16, 0xFE
+REPLY, ERROR, MORE = 0x80, 0x40, 0x20  # bits of the control code
+
+READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
+READ_97, READ_NEXT_97, REREAD_97 = 0x01, 0x02, 0x03  # 1997
+ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # all that we ever send
+
+FUNCTIONS = {  # (2007, 1997): the low five bits of the control code
+    0x01: "read",
+    0x02: "read next",
+    0x03: "reread",
+    0x04: "write",
+    0x08: "broadcast time",
+    0x0A: "write address",
+    0x0C: "change speed",
+    0x0F: "change password",
+    0x10: "clear demand",
+    READ: "read",
+    READ_NEXT: "read next",
+    READ_ADDRESS: "read address",
+    0x14: "write",
+    0x15: "write address",
+    0x16: "freeze",
+    0x17: "change speed",
+    0x18: "change password",
+    0x19: "clear demand",
+    0x1A: "clear meter",
+    0x1B: "clear events",
+    0x1C: "trip, close or alarm",
+    0x1D: "multi-function terminal",
+}
+ERROR_BITS = (
+    "other error",
+    "no such data",
+    "password wrong or not authorised",
+    "speed cannot be changed",
+    "too many year zones",
+    "too many day slots",
+    "too many tariffs",
+)
+
+_MINUS_33 = bytes((i - 0x33) & 0xFF for i in range(256))
+_PLUS_33 = bytes((i + 0x33) & 0xFF for i in range(256))
+
+
+def error_text(code: int) -> str:
+    """What an error byte says; bits may be set together."""
+    words = [text for bit, text in enumerate(ERROR_BITS) if code >> bit & 1]
+    return ", ".join(words) or f"error {code:02X}h"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame. ``raw`` runs from the first 68h to 16h; ``offset`` is where it began in the stream."""
+
+    raw: bytes
+    offset: int = 0
+
+    @property
+    def address(self) -> str:
+        """12 digits as printed on the meter; A marks a wildcard or fill nibble."""
+        return self.raw[6:0:-1].hex().upper()
+
+    @property
+    def control(self) -> int:
+        return self.raw[8]
+
+    @property
+    def length(self) -> int:
+        return self.raw[9]
+
+    @property
+    def data(self) -> bytes:
+        """The data field with 33h taken off each byte."""
+        return self.raw[10:-2].translate(_MINUS_33)
+
+    @property
+    def checksum(self) -> int:
+        return self.raw[-2]
+
+    @property
+    def checksum_computed(self) -> int:
+        return sum(self.raw[:-2]) & 0xFF
+
+    @property
+    def function(self) -> int:
+        return self.raw[8] & 0x1F
+
+    @property
+    def is_reply(self) -> bool:
+        return self.raw[8] & REPLY != 0
+
+    @property
+    def is_error(self) -> bool:
+        return self.raw[8] & (REPLY | ERROR) == REPLY | ERROR
+
+    @property
+    def more(self) -> bool:
+        """The meter has more of this data: ask with ``read next``."""
+        return self.raw[8] & MORE != 0
+
+    @property
+    def version(self) -> str:
+        return "2007" if self.function >= READ else "1997"
+
+    @property
+    def error_code(self) -> int | None:
+        return self.data[0] if self.is_error and self.length else None
+
+    @property
+    def identifier(self) -> str:
+        """The data identifier as the standard prints it (``00010000`` or ``9010``), "" where there is none."""
+        size = {READ: 4, READ_NEXT: 4, 0x14: 4, READ_97: 2, READ_NEXT_97: 2, REREAD_97: 2, 0x04: 2}.get(self.function)
+        if size is None or self.is_error or self.length < size:
+            return ""
+        return self.data[size - 1 :: -1].hex().upper()
+
+    @property
+    def sequence(self) -> int | None:
+        """The number of a follow-on frame (2007 read next, its last data byte)."""
+        if self.function != READ_NEXT or self.is_error or self.length < 5:
+            return None
+        return self.data[-1]
+
+    @property
+    def payload(self) -> bytes:
+        """The data after the identifier, without the sequence number of a follow-on frame."""
+        data = self.data
+        body = data[len(self.identifier) // 2 :]
+        return body[:-1] if self.sequence is not None else body
+
+    @property
+    def reported_address(self) -> str:
+        """The answer to ``read address``, "" for any other frame."""
+        if self.function != READ_ADDRESS or not self.is_reply or self.is_error or self.length != 6:
+            return ""
+        return self.data[::-1].hex().upper()
+
+
+class Parser(Hunter[Frame]):
+    """Push parser for both versions: ``feed(bytes) -> frames``."""
+
+    starts = re.compile(rb"\x68")
+    longest = 12 + 255
+
+    def measure(self, buffer: bytearray, start: int, size: int) -> int:
+        if start + 7 >= size:
+            return WAIT
+        if buffer[start + 7] != START:
+            return REJECT
+        if start + 9 >= size:
+            return WAIT
+        end = start + 12 + buffer[start + 9]
+        if end > size:
+            return WAIT
+        if buffer[end - 1] != STOP or sum(buffer[start : end - 2]) & 0xFF != buffer[end - 2]:
+            return REJECT
+        return end
+
+    def build(self, raw: bytes, offset: int) -> Frame:
+        return Frame(raw, offset)
+
+
+def broken(stream: bytes) -> tuple[bytes, int, str]:
+    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
+    best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h, six address bytes, 68h not found")
+    for start in (m.start() for m in re.finditer(rb"\x68", stream)):
+        rest = stream[start:]
+        if len(rest) < 10:
+            if len(rest) <= 7 or rest[7] == START:
+                best = max(best, (1, rest, start, "cut short inside the header"), key=lambda b: b[0])
+            continue
+        if rest[7] != START:
+            continue
+        end = 12 + rest[9]
+        if len(rest) < end:
+            have = max(0, len(rest) - 10)
+            found = (2, rest, start, f"cut short: {rest[9]} data bytes announced, {min(have, rest[9])} present")
+        elif rest[end - 1] != STOP:
+            found = (3, rest[:end], start, f"stop byte is {rest[end - 1]:02X}h, not 16h")
+        else:
+            seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF
+            found = (4, rest[:end], start, f"checksum is {seen:02X}h, the bytes sum to {sums:02X}h")
+        best = max(best, found, key=lambda b: b[0])
+    return best[1:]
+
+
+def _address_bytes(address: str) -> bytes:
+    digits = address.upper()
+    if not 1 <= len(digits) <= 12 or not all(c in "0123456789A" for c in digits):
+        raise UsageError(
+            f"{address!r} is no meter address", where="DL/T 645", hint="Up to 12 digits; A stands for any digit"
+        )
+    return bytes.fromhex(digits.rjust(12, "0"))[::-1]
+
+
+def _build(address: str, control: int, data: bytes, wake: int) -> bytes:
+    if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
+        raise UsageError(f"control code {control:02X}h may write", where="DL/T 645")
+    body = bytes((START, *_address_bytes(address), START, control, len(data))) + data.translate(_PLUS_33)
+    return bytes((WAKE,)) * wake + body + bytes((sum(body) & 0xFF, STOP))
+
+
+def _identifier_bytes(identifier: str) -> bytes:
+    if len(identifier) not in (4, 8) or not re.fullmatch("[0-9A-Fa-f]+", identifier):
+        raise UsageError(
+            f"{identifier!r} is no data identifier", where="DL/T 645", hint="8 hex digits (2007) or 4 (1997)"
+        )
+    return bytes.fromhex(identifier)[::-1]
+
+
+def build_read(address: str, identifier: str, *, wake: int = 4) -> bytes:
+    """A read request; 8 hex digits of identifier speak 2007, 4 speak 1997."""
+    code = _identifier_bytes(identifier)
+    return _build(address, READ if len(code) == 4 else READ_97, code, wake)
+
+
+def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: int = 4) -> bytes:
+    """Ask for what a reply with ``more`` left out; ``sequence`` counts from 1 and exists in 2007 only."""
+    code = _identifier_bytes(identifier)
+    if len(code) == 2:
+        return _build(address, READ_NEXT_97, code, wake)
+    return _build(address, READ_NEXT, code + bytes((sequence & 0xFF,)), wake)
+
+
+def build_read_address(*, wake: int = 4) -> bytes:
+    """Ask the only meter on the line for its address (2007)."""
+    return _build("AAAAAAAAAAAA", READ_ADDRESS, b"", wake)
+
+
+def join(frames: Sequence[Frame]) -> bytes:
+    """The payload of a reply and its follow-on frames, in order.
+
+    Raises:
+        FrameError: the frames do not belong together or one is missing.
+    """
+    first = frames[0]
+    for number, frame in enumerate(frames[1:], 1):
+        if frame.identifier != first.identifier or frame.address != first.address:
+            raise FrameError("follow-on frame of another reading", where=f"DL/T 645 {first.address}")
+        if frame.sequence is not None and frame.sequence != number:
+            raise FrameError(f"follow-on frame {frame.sequence}, wanted {number}", where=f"DL/T 645 {first.address}")
+    return b"".join(frame.payload for frame in frames)

@@ -1,0 +1,41 @@
+"""Where the recorded cases lie, and how a test runs a command of ``meterhouse decode`` in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.decode_meters import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = Path(os.environ.get("MH_CASES", ROOT.parent / "shared" / "reference" / "cases"))
+BY_NAME = {command.name: command for command in COMMANDS}
+
+
+def recorded(topic: str, *kinds: str) -> list[Any]:
+    """The open cases of a topic as test parameters; one skipped parameter where the folder is absent."""
+    manifest = CASES / topic / "manifest.json"
+    if not manifest.exists():
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}"))]
+    cases = json.loads(manifest.read_text("utf-8"))["cases"]
+    return [pytest.param(case, id=case["id"]) for case in cases if not kinds or case["kind"] in kinds]
+
+
+def decode(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """(exit code, the printed object) of ``meterhouse decode COMMAND ... --json``."""
+    outcome = CliRunner().invoke(BY_NAME[command], [*arguments, "--json"])
+    if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
+        raise outcome.exception
+    found = json.loads(outcome.stdout)
+    assert found["ok"] is (outcome.exit_code == 0)
+    assert outcome.exit_code in (0, 4)
+    return outcome.exit_code, found
+
+
+def values(found: dict[str, Any]) -> list[Any]:
+    return [reading["value"] for reading in found["readings"]]
