@@ -1,0 +1,126 @@
+# Decimals as (mantissa, exponent) for decode and canon; C++17, little-endian hosts.
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <charconv>
+    #include <cstdint>
+    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "the ring and the decode plan are laid out for little-endian hosts"
+    #endif
+
+    /* Digits and exponent of the shortest decimal that identifies v >= 0, finite. No trailing zero among the digits. */
+    template <class F> static inline std::uint64_t mh_shortest(F v, int *exponent) noexcept {
+        char text[40];
+        const char *p = text;
+        *std::to_chars(text, text + 32, v, std::chars_format::scientific).ptr = 0;
+        std::uint64_t digits = (std::uint64_t)(*p++ - '0');
+        int shown = 0, e = 0;
+        if (*p == '.')
+            for (++p; *p != 'e'; ++p, ++shown)
+                digits = digits * 10 + (std::uint64_t)(*p - '0');
+        const bool below = p[1] == '-';
+        for (p += 2; *p; ++p)
+            e = e * 10 + (*p - '0');
+        *exponent = (below ? -e : e) - shown;
+        return digits;
+    }
+    /* The double nearest to a decimal text; +inf where it is too large, 0 where too small. */
+    static inline double mh_nearest(const char *text, const char *end) noexcept {
+        double v = 0;
+        auto r = std::from_chars(text, end, v);
+        if (r.ec == std::errc::result_out_of_range) {
+            const char *e = end;
+            while (e > text && *e != 'e') --e;
+            return e > text && e[1] != '-' ? __builtin_inf() : 0.0;
+        }
+        return r.ec == std::errc() ? v : __builtin_nan("");
+    }
+    typedef __int128 mh_i128;
+    typedef unsigned __int128 mh_u128;
+    """
+    ctypedef long long i128 "mh_i128"  # Cython must only know that it is an integer wider than it looks
+    ctypedef unsigned long long u128 "mh_u128"
+    uint64_t shortest32 "mh_shortest<float>" (float v, int *exponent) noexcept nogil
+    uint64_t shortest64 "mh_shortest<double>" (double v, int *exponent) noexcept nogil
+    double nearest "mh_nearest" (const char *text, const char *end) noexcept nogil
+    bint isfinite "__builtin_isfinite" (double v) noexcept nogil
+    bint multiply_overflows "__builtin_mul_overflow" (i128 a, i128 b, i128 *product) noexcept nogil
+    bint add_overflows "__builtin_add_overflow" (i128 a, i128 b, i128 *total) noexcept nogil
+
+cdef struct Decimal:
+    i128 m
+    int e
+    bint exact  # last digits may go only where they came from a float
+    bint missing
+
+cdef inline u128 magnitude(i128 v) noexcept nogil:
+    return <u128>0 - <u128>v if v < 0 else <u128>v
+
+cdef inline u128 power10(int n) noexcept nogil:
+    """10**n, n 0..38."""
+    cdef u128 p = 1, base = 10
+    while n > 0:
+        if n & 1:
+            p *= base
+        base *= base
+        n >>= 1
+    return p
+
+cdef inline int digits(uint64_t m) noexcept nogil:
+    cdef int n = 0
+    while m:
+        m //= 10
+        n += 1
+    return n
+
+cdef inline void shorten(Decimal *v) noexcept nogil:
+    """Fewest digits for the same value; of a float at most what 64 bits hold."""
+    cdef bint minus = v.m < 0
+    cdef u128 rest, unit = 1, m = magnitude(v.m)
+    cdef u128 limit = <u128>1 << 63 if minus else <u128>UINT64_MAX
+    while m and m % 10 == 0:
+        m //= 10
+        v.e += 1
+    if m > limit and not v.exact:
+        while m // unit >= limit:
+            unit *= 10
+            v.e += 1
+        rest = m % unit
+        m = m // unit
+        if rest > unit // 2 or (rest == unit // 2 and m & 1):  # to even
+            m += 1
+    v.m = -<i128>m if minus else <i128>m
+
+cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
+    """to += m * 10**e. What 128 bits cannot align leaves an exact value missing; a float keeps its leading digits."""
+    cdef i128 aligned = 0, total = 0
+    if to.m == 0 or m == 0:
+        if m != 0:
+            to.m = m
+            to.e = e
+        return
+    if e > to.e:  # bring the one with the larger exponent down
+        if e - to.e <= 38 and not multiply_overflows(m, <i128>power10(e - to.e), &aligned):
+            if not add_overflows(to.m, aligned, &total):
+                to.m = total
+                return
+    elif to.e - e <= 38 and not multiply_overflows(to.m, <i128>power10(to.e - e), &aligned):
+        if not add_overflows(aligned, m, &total):
+            to.m = total
+            to.e = e
+            return
+    if to.exact:
+        to.missing = True
+    elif e > to.e:  # both have 64 bits at most here, so the other is beyond the last digit
+        to.m = m
+        to.e = e
+
+cdef inline void multiply(Decimal *v, int64_t m) noexcept nogil:
+    cdef i128 product = 0
+    if multiply_overflows(v.m, m, &product):
+        shorten(v)
+        if multiply_overflows(v.m, m, &product):
+            v.missing = True
+            return
+    v.m = product

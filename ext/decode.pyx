@@ -1,0 +1,428 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# distutils: language = c++
+"""A compiled plan: the bytes of one answer become ring values in one call. Checks at the door, integers inside."""
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+
+from ext.decimal cimport Decimal, add, digits, i128, isfinite, magnitude, multiply, power10, shorten, shortest32, shortest64, u128
+from ext.ring cimport FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, Head, Ring, Slot
+from ext.wire cimport (
+    O_ABCD, O_BADC, O_CDAB, O_CDABGHEF, O_DCBA, as_f16, as_f32, as_f64, from_bcd,
+    load16, load32, load64, load_bits, load_mod10k,
+)  # fmt: skip
+
+cdef enum:
+    T_UNSIGNED, T_SIGNED, T_BITS, T_F16, T_F32, T_F64, T_BCD, T_MOD10K
+    F_NEGATE = 1
+    F_PART = 2
+    F_LOW = 4
+    F_HIGH = 8
+    F_PLAIN = 16  # scale is a bare power of ten and nothing is added
+    QUALITY_RANGE = 2
+    REASON_SENTINEL = 133
+
+cdef struct Field:
+    uint32_t offset
+    int32_t scale_offset  # -1: none
+    uint16_t point
+    uint8_t type
+    uint8_t size
+    uint8_t order
+    uint8_t width  # bits of the raw integer
+    uint8_t shift
+    uint8_t pick  # 0: the whole register, 1: its high byte, 2: its low byte
+    uint8_t flags
+    int16_t scale_e
+    int16_t add_e
+    int16_t low_e
+    int16_t high_e
+    uint32_t sentinel  # index of the first
+    uint32_t sentinels  # how many
+    uint64_t mask  # after the shift; all ones where the whole integer is the value
+    int64_t scale_m
+    int64_t add_m
+    int64_t low_m
+    int64_t high_m
+
+ORDERS = {
+    "AB": 2, "BA": 2,
+    "ABCD": 4, "CDAB": 4, "BADC": 4, "DCBA": 4,
+    "ABCDEFGH": 8, "GHEFCDAB": 8, "CDABGHEF": 8, "BADCFEHG": 8, "HGFEDCBA": 8,
+}  # fmt: skip
+_LAYOUTS = {
+    "": O_ABCD, "AB": O_ABCD, "ABCD": O_ABCD, "ABCDEFGH": O_ABCD,
+    "CDAB": O_CDAB, "GHEFCDAB": O_CDAB,
+    "BADC": O_BADC, "BADCFEHG": O_BADC,
+    "BA": O_DCBA, "DCBA": O_DCBA, "HGFEDCBA": O_DCBA,
+    "CDABGHEF": O_CDABGHEF,
+}  # fmt: skip
+# class, bytes, bits, default sentinel, which byte of the register (-1: all)
+_TYPES = {
+    "u16": (T_UNSIGNED, 2, 16, 0xFFFF), "i16": (T_SIGNED, 2, 16, 0x8000),
+    "u8h": (T_UNSIGNED, 2, 8, None), "u8l": (T_UNSIGNED, 2, 8, None),
+    "i8h": (T_SIGNED, 2, 8, None), "i8l": (T_SIGNED, 2, 8, None),
+    "u32": (T_UNSIGNED, 4, 32, 0xFFFFFFFF), "i32": (T_SIGNED, 4, 32, 0x80000000),
+    "u64": (T_UNSIGNED, 8, 64, 0xFFFFFFFFFFFFFFFF), "i64": (T_SIGNED, 8, 64, 0x8000000000000000),
+    "f16": (T_F16, 2, 16, None), "f32": (T_F32, 4, 32, None), "f64": (T_F64, 8, 64, None),
+    "bcd16": (T_BCD, 2, 16, None), "bcd32": (T_BCD, 4, 32, None),
+    "mod10k": (T_MOD10K, 0, 0, None), "bits": (T_BITS, 0, 0, None),
+}  # fmt: skip
+TYPES = tuple(_TYPES)
+
+
+cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
+    """Into 64 bits of mantissa, if they can hold it."""
+    if v.m > <i128>INT64_MAX or v.m < <i128>INT64_MIN:
+        shorten(v)
+        if v.m > <i128>UINT64_MAX or v.m < <i128>INT64_MIN:
+            return False
+    # the last value that a double holds is 1.797e308; SenML has no more
+    if v.e > 288 and v.m != 0 and digits(<uint64_t>magnitude(v.m)) + v.e > 308:
+        return False
+    slot.mantissa = <int64_t><uint64_t>v.m
+    slot.exponent = <int16_t>v.e if v.m != 0 else 0
+    slot.flags = FLAG_UNSIGNED if v.m > <i128>INT64_MAX else 0
+    return True
+
+
+cdef int _compare(const Slot *slot, int64_t m, int e) noexcept nogil:
+    """The value in the slot against m * 10**e: negative, 0, positive."""
+    cdef bint minus = slot.mantissa < 0 and not slot.flags & FLAG_UNSIGNED
+    cdef int way = -1 if minus else 1
+    cdef u128 a = magnitude(slot.mantissa) if minus else <u128><uint64_t>slot.mantissa
+    cdef u128 b = magnitude(m)
+    cdef int apart = slot.exponent - e
+    if a == 0:
+        return -1 if m > 0 else 1 if m < 0 else 0
+    if b == 0 or minus != (m < 0):
+        return way
+    if apart > 19 or apart < -19:  # neither has more than 20 digits: the larger exponent decides
+        return way if apart > 0 else -way
+    if apart > 0:
+        a *= power10(apart)
+    else:
+        b *= power10(-apart)
+    return 0 if a == b else way if a > b else -way
+
+
+cdef void _float(double x, Decimal *v) noexcept nogil:
+    cdef i128 m
+    if not isfinite(x):
+        v.missing = True
+        return
+    m = <i128>shortest64(-x if x < 0 else x, &v.e)
+    v.m = -m if x < 0 else m
+
+
+cdef void _float32(float x, Decimal *v) noexcept nogil:
+    cdef i128 m
+    if not isfinite(x):
+        v.missing = True
+        return
+    m = <i128>shortest32(-x if x < 0 else x, &v.e)
+    v.m = -m if x < 0 else m
+
+
+cdef void _value(const Field *f, const uint64_t *sentinels, const uint8_t *payload, Decimal *v) noexcept nogil:
+    """What one field says, scaled."""
+    cdef const uint8_t *p = payload + f.offset
+    cdef uint64_t raw = 0, number = 0
+    cdef uint32_t i
+    cdef int factor
+    v.m = 0
+    v.e = 0
+    v.exact = True
+    v.missing = False
+    if f.type == T_BITS:
+        raw = load_bits(p, f.size, f.order)
+    elif f.type == T_MOD10K:
+        if not load_mod10k(p, f.size, f.order, &raw):
+            v.missing = True
+            return
+    elif f.size == 4:
+        raw = load32(p, f.order)
+    elif f.size == 2:
+        raw = load16(p, f.order)
+        if f.pick:
+            raw = raw >> 8 if f.pick == 1 else raw & 0xFF
+    else:
+        raw = load64(p, f.order)
+    for i in range(f.sentinels):
+        if raw == sentinels[f.sentinel + i]:
+            v.missing = True
+            return
+    if f.type == T_F32:
+        v.exact = False
+        _float32(as_f32(<uint32_t>raw), v)
+    elif f.type == T_F64:
+        v.exact = False
+        _float(as_f64(raw), v)
+    elif f.type == T_F16:
+        v.exact = False
+        _float(as_f16(<uint32_t>raw), v)
+    elif f.type == T_BCD:
+        if not from_bcd(raw, f.size, &number):
+            v.missing = True
+        v.m = <i128>number
+    elif f.type == T_SIGNED and f.mask == UINT64_MAX:
+        v.m = <i128>(<int64_t>(raw << (64 - f.width)) >> (64 - f.width))
+    else:
+        v.m = <i128>(raw >> f.shift & f.mask)
+    if v.missing:
+        return
+    if not f.flags & F_PLAIN:
+        if f.add_m != 0:
+            add(v, f.add_m, f.add_e)
+            if not v.exact:
+                shorten(v)
+        multiply(v, f.scale_m)
+        if not v.exact:
+            shorten(v)
+    v.e += f.scale_e
+    if f.scale_offset >= 0:
+        factor = <int16_t>load16(payload + f.scale_offset, O_ABCD)
+        if factor < -10 or factor > 10:  # 8000h, and what no sunssf may be: then the value means nothing
+            v.missing = True
+        v.e += factor
+    if f.flags & F_NEGATE:
+        v.m = -v.m
+
+
+cdef int _run(
+    const Field *fields, int count, const uint64_t *sentinels, const uint8_t *payload,
+    Slot *base, uint64_t mask, uint64_t start, uint8_t quality,
+) noexcept nogil:  # fmt: skip
+    """Every field's value into the slots from ``start`` on; gives how many."""
+    cdef Decimal v, total
+    cdef bint open = False
+    cdef int i, n = 0
+    cdef const Field *f
+    cdef Slot *slot
+    for i in range(count):
+        f = &fields[i]
+        _value(f, sentinels, payload, &v)
+        if open:
+            v.exact = v.exact and total.exact
+            v.missing = v.missing or total.missing
+            add(&v, total.m, total.e)
+            open = False
+        if f.flags & F_PART:
+            if not v.exact:
+                shorten(&v)
+            total = v
+            open = True
+            continue
+        slot = &base[(start + <uint64_t>n) & mask]
+        n += 1
+        slot.point = f.point
+        slot.zero = 0
+        slot.quality = quality
+        if v.missing or not _fit(&v, slot):
+            slot.mantissa = 0
+            slot.exponent = 0
+            slot.flags = 0
+            slot.quality = REASON_SENTINEL
+        elif f.flags & (F_LOW | F_HIGH):
+            if f.flags & F_LOW and _compare(slot, f.low_m, f.low_e) < 0:
+                slot.quality = QUALITY_RANGE
+            elif f.flags & F_HIGH and _compare(slot, f.high_m, f.high_e) > 0:
+                slot.quality = QUALITY_RANGE
+    return n
+
+
+cdef class Plan:
+    cdef Field *fields
+    cdef int count
+    cdef int emitted
+    cdef uint64_t *sentinels
+    cdef uint32_t sentinel_count
+    cdef bint open  # the last field is a part
+    cdef readonly Py_ssize_t length
+
+    def __cinit__(self):
+        self.fields = NULL
+        self.sentinels = NULL
+
+    def __init__(self, length):
+        if not 0 < length <= 65536:
+            raise ValueError(f"an answer has 1 to 65536 bytes, got {length}")
+        self.length = length
+
+    def __dealloc__(self):
+        free(self.fields)
+        free(self.sentinels)
+
+    @property
+    def points(self):
+        return tuple([self.fields[i].point for i in range(self.count) if not self.fields[i].flags & F_PART])
+
+    def add(
+        self, point, offset, type, order="", *, size=0, bit=-1, mask=0, scale=(1, 0), add=(0, 0), sentinels=None,
+        low=None, high=None, scale_offset=-1, negate=False, part=False,
+    ):  # fmt: skip
+        cdef Field f
+        cdef void *grown
+        where = f"point {point}, {type} at byte {offset}"
+        if not 0 <= point <= 65534:
+            raise ValueError(f"{where}: a point's number is 0 to 65534")
+        if self.open and self.fields[self.count - 1].point != point:
+            raise ValueError(f"{where}: the field before is a part of point {self.fields[self.count - 1].point}")
+        if type not in _TYPES:
+            raise ValueError(f"{where}: unknown type; known are {' '.join(TYPES)}")
+        kind, natural, width, default = _TYPES[type]
+        memset(&f, 0, sizeof(f))
+        size, width = _check_size(where, type, natural, width, size)
+        layout = _check_order(where, type, order, size)
+        if not 0 <= offset <= self.length - size:
+            raise ValueError(f"{where}: {size} bytes lie beyond the payload of {self.length}")
+        if not (scale_offset == -1 or 0 <= scale_offset <= self.length - 2):
+            raise ValueError(f"{where}: scale factor at byte {scale_offset} lies beyond the payload of {self.length}")
+        shift, kept = _check_mask(where, type, kind, width, bit, mask)
+        scale_m, scale_e = _check_decimal(where, "scale", scale)
+        add_m, add_e = _check_decimal(where, "add", add)
+        if scale_m == 0:
+            raise ValueError(f"{where}: a scale of 0 makes every value 0")
+        raws = [default] if sentinels is None and default is not None else list(sentinels or ())
+        for raw in raws:
+            if not 0 <= raw < 1 << width:
+                raise ValueError(f"{where}: sentinel {raw:#x} is no pattern of {width} bits")
+        f.point, f.offset, f.scale_offset = point, offset, scale_offset
+        f.type, f.size, f.order, f.width, f.shift, f.mask = kind, size, layout, width, shift, kept
+        f.pick = 1 if type in ("u8h", "i8h") else 2 if type in ("u8l", "i8l") else 0
+        f.scale_m, f.scale_e, f.add_m, f.add_e = scale_m, scale_e, add_m, add_e
+        f.flags = (F_NEGATE if negate else 0) | (F_PART if part else 0) | (F_PLAIN if scale_m == 1 and add_m == 0 else 0)
+        if low is not None:
+            f.low_m, f.low_e = _check_decimal(where, "low", low)
+            f.flags |= F_LOW
+        if high is not None:
+            f.high_m, f.high_e = _check_decimal(where, "high", high)
+            f.flags |= F_HIGH
+        if part and f.flags & (F_LOW | F_HIGH):
+            raise ValueError(f"{where}: a part has no range; give it to the field that emits")
+        grown = realloc(self.fields, (self.count + 1) * sizeof(Field))
+        if grown == NULL:
+            raise MemoryError
+        self.fields = <Field *>grown
+        grown = realloc(self.sentinels, (self.sentinel_count + len(raws) + 1) * sizeof(uint64_t))
+        if grown == NULL:
+            raise MemoryError
+        self.sentinels = <uint64_t *>grown
+        f.sentinel = self.sentinel_count
+        f.sentinels = <uint32_t>len(raws)
+        for raw in raws:
+            self.sentinels[self.sentinel_count] = raw
+            self.sentinel_count += 1
+        self.fields[self.count] = f
+        self.count += 1
+        self.open = part
+        self.emitted += 0 if part else 1
+
+    cdef int _check(self, Py_ssize_t got) except -1:
+        if got != self.length:
+            raise ValueError(f"the plan is for an answer of {self.length} bytes, got {got}")
+        if self.open:
+            raise ValueError(f"the last part of point {self.fields[self.count - 1].point} has no field to add it to")
+        return 0
+
+    def decode_into(
+        self, Ring ring not None, payload, uint16_t table, int64_t tick_ms, int64_t time_ns, int64_t mono_ns,
+        uint8_t quality=0,
+    ):  # fmt: skip
+        cdef Py_buffer view
+        cdef Head head = Head(<uint32_t>self.emitted, table, KIND_ANSWER, quality, tick_ms, time_ns, mono_ns)
+        cdef uint64_t position
+        if quality >= FIRST_REASON:
+            raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; an answer that did not come is a gap")
+        ring.check_room(self.emitted)
+        # no typed view: it would cost more than the decoding of ten registers
+        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+        try:
+            self._check(view.len)
+            # With the GIL: a few microseconds, less than it would cost to get it back from a busy thread,
+            # and so all appends of this process are in a row.
+            position = ring.begin(HEAD_SLOTS + self.emitted)
+            ring.put(position, &head, sizeof(Head))
+            _run(
+                self.fields, self.count, self.sentinels, <const uint8_t *>view.buf,
+                ring.slot, ring.mask, position + HEAD_SLOTS, quality,
+            )  # fmt: skip
+            ring.commit(position + HEAD_SLOTS + self.emitted)
+        finally:
+            PyBuffer_Release(&view)
+        return position
+
+    def values(self, const uint8_t[::1] payload not None):
+        cdef Slot *slots
+        cdef int i
+        self._check(payload.shape[0])
+        slots = <Slot *>malloc((self.emitted + 1) * sizeof(Slot))
+        if slots == NULL:
+            raise MemoryError
+        try:
+            _run(self.fields, self.count, self.sentinels, &payload[0], slots, UINT64_MAX, 0, 0)
+            return [
+                (
+                    slots[i].point,
+                    <uint64_t>slots[i].mantissa if slots[i].flags & FLAG_UNSIGNED else slots[i].mantissa,
+                    slots[i].exponent,
+                    slots[i].quality,
+                )
+                for i in range(self.emitted)
+            ]
+        finally:
+            free(slots)
+
+
+def _check_size(where, type, natural, width, size):
+    """Bytes and bits of the raw integer."""
+    if natural:
+        if size not in (0, natural):
+            raise ValueError(f"{where}: {type} has {natural} bytes, not {size}")
+        return natural, width
+    if type == "mod10k" and size not in (2, 4, 6, 8):
+        raise ValueError(f"{where}: mod10k needs size 2, 4, 6 or 8, got {size}")
+    if not 1 <= size <= 8:
+        raise ValueError(f"{where}: bits needs size 1 to 8, got {size}")
+    return size, (64 if type == "mod10k" else size * 8)
+
+
+def _check_order(where, type, order, size):
+    if not order:
+        return O_ABCD
+    if order not in _LAYOUTS:
+        raise ValueError(f"{where}: unknown order {order!r}; known are {' '.join(ORDERS)}")
+    # ABCD and its like also name the same habit of 6 and 8 bytes
+    if size == ORDERS[order] or (size in (6, 8) and ORDERS[order] == 4):
+        return _LAYOUTS[order]
+    raise ValueError(f"{where}: order {order} is for {ORDERS[order]} bytes, {type} has {size} here")
+
+
+def _check_mask(where, type, kind, width, bit, mask):
+    """Shift and mask after it."""
+    if bit == -1 and not mask:
+        return 0, UINT64_MAX
+    if kind not in (T_UNSIGNED, T_SIGNED, T_BITS):
+        raise ValueError(f"{where}: {type} has no bits to take; bit and mask are for integers")
+    if bit != -1 and mask:
+        raise ValueError(f"{where}: bit and mask exclude each other")
+    if mask:
+        if not 0 < mask < 1 << width:
+            raise ValueError(f"{where}: mask {mask:#x} is wider than the {width} bits of {type}")
+        shift = (mask & -mask).bit_length() - 1
+        return shift, mask >> shift
+    if not 0 <= bit < width:
+        raise ValueError(f"{where}: {type} has bits 0 to {width - 1}, not {bit}")
+    return bit, 1
+
+
+def _check_decimal(where, name, pair):
+    m, e = pair
+    while m and m % 10 == 0:  # fewest digits: most steps stay within 64 bits
+        m, e = m // 10, e + 1
+    if m == 0:
+        e = 0
+    if not INT64_MIN <= m <= INT64_MAX or not -300 <= e <= 300:
+        raise ValueError(f"{where}: {name} {pair} is beyond 64 bits or 10**300")
+    return m, e
