@@ -1,0 +1,42 @@
+"""agent.toml and conf.d to one frozen object, with all complaints at once."""
+
+from agent.config.load import DEFAULT_PATH, RUNTIME_DIR, STATE_DIR, load_config
+from agent.config.profiles import ProfileSource, device_spec, device_specs, line_config, site_profiles
+from agent.config.tree import (
+    ROLES,
+    Complaint,
+    Config,
+    DeviceConfig,
+    IntervalConfig,
+    LineEntry,
+    Note,
+    PackConfig,
+    RingConfig,
+    Secret,
+    StoreConfig,
+    UplinkConfig,
+)
+
+__all__ = [
+    "DEFAULT_PATH",
+    "ROLES",
+    "RUNTIME_DIR",
+    "STATE_DIR",
+    "Complaint",
+    "Config",
+    "DeviceConfig",
+    "IntervalConfig",
+    "LineEntry",
+    "Note",
+    "PackConfig",
+    "ProfileSource",
+    "RingConfig",
+    "Secret",
+    "StoreConfig",
+    "UplinkConfig",
+    "device_spec",
+    "device_specs",
+    "line_config",
+    "load_config",
+    "site_profiles",
+]

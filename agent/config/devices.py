@@ -1,0 +1,181 @@
+"""[[device]]: what can be checked without its profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from agent.config import values as v
+from agent.config.lines import LineRead, is_first, place_of, read_limits
+from agent.config.reader import Table
+from agent.config.tree import ROLES, DeviceConfig, Note
+from drivers.model import DEFAULT_PERIODS_MS, PACES
+
+_PERIOD = v.duration_ms(50, 31 * 86_400_000, "5 s")
+_ELSEWHERE = {
+    "unit": 'Write address = "1"',
+    "slave": 'Write address = "1"',
+    "id": 'Write address = "1"',
+    "host": "It is part of the url of the line",
+    "port": "It is part of the url of the line",
+    "interval": 'Write every = "5 s"',
+    "period": 'Write every = "5 s"',
+    "role": 'Write roles = { "ac" = "grid" }',
+    "ct": "Write ratio = { ct = 80, pt = 1 }",
+    "pt": "Write ratio = { ct = 80, pt = 1 }",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRead:
+    """A device, the table it came from, and which periods were written there."""
+
+    entry: DeviceConfig
+    table: Table
+    said: frozenset[str]  # paces
+
+
+def address(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise v.Wrong(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
+    out = v.text(value)
+    if not out or not out.isascii() or not out.isprintable() or " " in out or len(out) > 64:
+        raise v.Wrong(f"{v.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
+    return out
+
+
+def role(value: object) -> str:
+    out = v.text(value)
+    if out in ROLES or (out.startswith("x.") and v.POINT_PATTERN.match(out) and "*" not in out and "?" not in out):
+        return out
+    raise v.Wrong(f"{v.show(value)} is not a role", v.did_you_mean(out, ROLES, 'A site\'s own begin with "x."; known'))
+
+
+def prefix(value: object) -> str:
+    """The front of point names: "ac", "circuit.3"; empty for the whole device."""
+    out = v.text(value)
+    if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
+        raise v.Wrong(f"{v.show(value)} is not the front of a point name", 'Such as "ac", "meter.ac" or "circuit.3"')
+    return out
+
+
+def param(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise v.Wrong(f"{v.show(value)} cannot be a parameter", "Write a whole number or a text")
+    return value
+
+
+def param_name(value: object) -> str:
+    out = v.text(value)
+    if not out.isascii() or not out.isprintable():
+        raise v.Wrong(f"{v.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
+    return out
+
+
+def read_devices(tables: list[Table], lines: Mapping[str, LineRead], notes: list[Note]) -> list[DeviceRead]:
+    """All devices with a name of their own, in the order of files."""
+    out: list[DeviceRead] = []
+    names: dict[str, Table] = {}
+    addresses: dict[tuple[str, str], Table] = {}
+    shared: dict[str, tuple[str, str, Table]] = {}
+    for table in tables:
+        device = _device(table, lines)
+        line = lines.get(device.entry.line)
+        if line:
+            _serial(device.entry, line, table, shared)
+            first = addresses.setdefault((device.entry.line, device.entry.address), table)
+            if first is not table and device.entry.address:
+                what = f"has the address of {first.name} on the same line"
+                notes.append(Note(place_of(table, "address"), what, "Right only if two profiles share one device"))
+        if is_first(names, table, device.entry.name):
+            out.append(device)
+    return out
+
+
+def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
+    def line_name(value: object) -> str:
+        out = v.text(value)
+        if out not in lines:
+            hint = v.did_you_mean(out, lines, "Lines here") if lines else "There is no [[line]] yet"
+            raise v.Wrong(f"there is no line {v.show(out)}", hint)
+        return out
+
+    name = table.need("name", v.device_name, "", 'Such as name = "inv1"')
+    line = table.need("line", line_name, "", 'Such as line = "roof", the name of a [[line]]')
+    periods, said = _periods(table)
+    ratio = table.table("ratio")
+    one = Decimal(1)
+    ct, pt = (ratio.take("ct", v.factor, one), ratio.take("pt", v.factor, one)) if ratio else (one, one)
+    if ratio:
+        ratio.done()
+    points = table.items("points", v.point_pattern)
+    if points == () and not table.layers[0].raw["points"]:
+        table.complain(None, "points", "asks for no point at all", 'Leave it out for all, or write such as ["ac.*"]')
+    phase_ms = lines[line].entry.phase_ms if line in lines else 0
+    entry = DeviceConfig(
+        name=name,
+        line=line,
+        address=table.need("address", address, "", 'Such as address = "1"'),
+        profile=table.need(
+            "profile", v.profile_id, "", 'Such as profile = "huawei/sun2000"; see `meterhouse profiles`'
+        ),
+        label=table.take("label", v.label, ""),
+        params=table.pairs("params", param_name, param),
+        periods_ms=periods,
+        phase_ms=table.take("phase", v.duration_ms(0, 86_400_000, "200 ms"), phase_ms),
+        points=points or ("*",),
+        roles=table.pairs("roles", prefix, role),
+        parent=table.pairs("parent", prefix, v.name),
+        ratio_ct=ct,
+        ratio_pt=pt,
+        reversed=_reversed(table),
+        serial=table.take("serial", v.serial, ""),
+        limits=read_limits(table),
+    )
+    table.done(_ELSEWHERE)
+    return DeviceRead(entry, table, said)
+
+
+def _periods(table: Table) -> tuple[tuple[int, ...], frozenset[str]]:
+    """Milliseconds by pace number, and which of them were written. One duration alone is the normal pace's."""
+    periods = dict(DEFAULT_PERIODS_MS)
+    found = table.find("every")
+    if found is None:
+        return tuple(periods.values()), frozenset()
+    if isinstance(found[1], dict):
+        inner = table.table("every")
+        assert inner is not None
+        for pace in PACES:
+            periods[pace] = inner.take(pace, _PERIOD, periods[pace])
+        inner.done()
+        return tuple(periods[pace] for pace in PACES), frozenset(found[1]) & frozenset(PACES)
+    periods["normal"] = table.take("every", _PERIOD, periods["normal"])
+    return tuple(periods[pace] for pace in PACES), frozenset({"normal"})
+
+
+def _reversed(table: Table) -> frozenset[str]:
+    """``reversed = true`` is the whole device; a list names parts of it."""
+    found = table.find("reversed")
+    if found is None:
+        return frozenset()
+    if isinstance(found[1], list):
+        return frozenset(table.items("reversed", prefix) or ())
+    return frozenset({""}) if table.take("reversed", v.boolean, False) else frozenset()
+
+
+def _serial(device: DeviceConfig, line: LineRead, table: Table, shared: dict[str, tuple[str, str, Table]]) -> None:
+    """A device's own serial setting needs a port that we set; behind a serial server all must speak one."""
+    if not table.has("serial"):
+        return
+    entry = line.entry
+    if entry.scheme == "modbus-tcp":
+        table.complain(
+            None, "serial", f"has no effect: line {entry.name} is modbus-tcp", "The gateway sets its bus itself"
+        )
+    elif entry.scheme in {"tcp", "udp"} and device.serial:
+        own = (entry.serial, f"line {entry.name}", line.table) if line.table.has("serial") else None
+        first = own or shared.setdefault(entry.name, (device.serial, f"device {device.name}", table))
+        if first[0] != device.serial:
+            what = f"{v.show(device.serial)}, but {first[1]} has {v.show(first[0])}: a serial server has one setting"
+            table.complain(None, "serial", what, "Put devices with another setting on a port of their own")

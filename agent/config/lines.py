@@ -1,0 +1,132 @@
+"""[[line]]: one port or connection each, and what may be said about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agent.config import values as v
+from agent.config.reader import Table
+from agent.config.tree import LineEntry, Note
+from drivers.model import Limits
+
+_NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
+_NOT_HERE = {"min_every": "Only a profile says how often its devices bear to be asked; set every of the device instead"}
+
+
+@dataclass(frozen=True, slots=True)
+class LineRead:
+    """A line and the table it came from, for complaints that need both."""
+
+    entry: LineEntry
+    table: Table
+
+
+def read_limits(table: Table) -> Limits:
+    """``limits = {...}`` of a line or device; ``min_every`` is the profile's alone."""
+    inner = table.table("limits")
+    if inner is None:
+        return Limits()
+    none_int: int | None = None
+    none_float: float | None = None
+    none_bool: bool | None = None
+    out = Limits(
+        max_words=inner.take("max_words", v.whole(1, 125), none_int),
+        max_gap=inner.take("max_gap", v.whole(0, 124), none_int),
+        holes=inner.take("holes", v.boolean, none_bool),
+        quiet_s=inner.take("quiet", v.duration_s(0, 10_000, "20 ms"), none_float),
+        timeout_s=inner.take("timeout", v.duration_s(10, 60_000, "1 s"), none_float),
+        connect_delay_s=inner.take("connect_delay", v.duration_s(0, 60_000, "1.5 s"), none_float),
+        turnaround_s=inner.take("turnaround", v.duration_s(0, 10_000, "20 ms"), none_float),
+        late_s=inner.take("late", v.duration_s(0, 60_000, "2 s"), none_float),
+        retries=inner.take("retries", v.whole(0, 5), none_int),
+    )
+    inner.done(_NOT_HERE)
+    return out
+
+
+def is_first(seen: dict[str, Table], table: Table, name: str, key: str = "name") -> bool:
+    """Is the name new? If not: a complaint that names both places."""
+    if not name:
+        return False
+    first = seen.setdefault(name, table)
+    if first is table:
+        return True
+    layer = first.layers[0]
+    place = f"{layer.source.name}:{layer.source.line((*layer.path, key))}"
+    table.complain(None, key, f'"{name}" is used in {place} already', "Names are unique over all files")
+    return False
+
+
+def read_lines(tables: list[Table], notes: list[Note]) -> dict[str, LineRead]:
+    """All lines by name, in the order of files. Complaints go where the tables keep them."""
+    lines: dict[str, LineRead] = {}
+    names: dict[str, Table] = {}
+    doors: dict[str, Table] = {}
+    for table in tables:
+        name = table.need("name", v.name, "", 'Such as name = "cabinet-2"')
+        url = table.need("url", v.line_url, "", f"Write {v.LINE_URLS}")
+        scheme = url.partition(":")[0]
+        entry = LineEntry(
+            name=name,
+            url=url,
+            label=table.take("label", v.label, ""),
+            serial=table.take("serial", v.serial, "9600 8N1"),
+            bus_baud=table.take("bus_baud", v.baud, None),
+            limits=read_limits(table),
+            echo=table.take("echo", v.boolean, False),
+            rs485=table.take("rs485", v.boolean, False),
+            phase_ms=table.take("phase", v.duration_ms(0, 86_400_000, "200 ms"), 0),
+        )
+        table.done(
+            {"baud": 'Write serial = "9600 8N1"', "port": "It is part of the url", "host": "It is part of the url"}
+        )
+        if scheme:
+            _meaningless(table, scheme)
+        if is_first(names, table, name):
+            lines[name] = LineRead(entry, table)
+        _one_door(doors, table, url, notes)
+        if _NUMBERED_PORT.match(url):
+            what = f"{url[7:]} may become another adapter after a restart or replug"
+            notes.append(Note(place_of(table, "url"), what, "Take the stable name from /dev/serial/by-id/"))
+    return lines
+
+
+def place_of(table: Table, key: str) -> str:
+    """``agent.toml:14: line.roof.url``."""
+    layer = table.layers[0]
+    return f"{layer.source.name}:{layer.source.line((*layer.path, key))}: {table.name}.{key}"
+
+
+def _meaningless(table: Table, scheme: str) -> None:
+    """An option that could have no effect is refused, so that nobody believes it has one."""
+    reasons: dict[str, tuple[str, str]] = {}
+    if scheme == "modbus-tcp":
+        hint = "The gateway knows its bus; bus_baud = 9600 tells the plan how fast it is"
+        reasons["serial"] = ("has no effect on modbus-tcp", hint)
+        reasons["echo"] = ("has no effect on modbus-tcp", "Only raw bytes can come back as an echo")
+    if scheme == "serial":
+        reasons["bus_baud"] = ("has no effect on a serial port", 'The speed is in serial = "9600 8N1"')
+    else:
+        reasons["rs485"] = ("has no effect without a serial port", "Only url = serial:/dev/... can switch to RS-485")
+    for key, (what, hint) in reasons.items():
+        if table.has(key):
+            table.complain(None, key, what, hint)
+
+
+def _one_door(doors: dict[str, Table], table: Table, url: str, notes: list[Note]) -> None:
+    """Two lines on one port would interleave their requests; two connections to one Modbus gateway may be wanted."""
+    if not url:
+        return
+    first = doors.setdefault(url, table)
+    if first is table:
+        return
+    layer = first.layers[0]
+    place = f"{first.name} ({layer.source.name}:{layer.source.line((*layer.path, 'url'))})"
+    if url.startswith("modbus-tcp:"):
+        hint = "Devices of one line take turns; many gateways accept one or two connections only"
+        notes.append(Note(place_of(table, "url"), f"opens a second connection beside {place}", hint))
+    else:
+        table.complain(
+            None, "url", f"is the port of {place} already", "One line owns a port; devices may differ in serial"
+        )

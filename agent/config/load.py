@@ -1,0 +1,246 @@
+"""agent.toml and conf.d/*.toml to one ``Config``, with all complaints at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.config import values as v
+from agent.config.devices import read_devices
+from agent.config.lines import read_lines
+from agent.config.profiles import ProfileSource, check_profiles, site_profiles
+from agent.config.reader import Complaints, Layer, Source, Table, read_source
+from agent.config.tree import (
+    Config,
+    IntervalConfig,
+    Note,
+    PackConfig,
+    RingConfig,
+    Secret,
+    StoreConfig,
+)
+from agent.config.uplinks import read_secret, read_uplinks
+from drivers.model import ConfigError, clean_text
+
+DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
+STATE_DIR = Path("/var/lib/meterhouse")
+RUNTIME_DIR = Path("/run/meterhouse")
+PROFILES_DIR = Path("/etc/meterhouse/profiles")
+TABLES = ("site", "key", "store", "pack", "ring", "interval", "paths", "uplink", "line", "device")
+LISTS = frozenset({"uplink", "line", "device"})
+DAY_MS = 86_400_000
+
+
+def load_config(
+    path: Path | str,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    profiles: ProfileSource | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """The checked configuration.
+
+    Args:
+        path: agent.toml; ``conf.d/*.toml`` beside it is added, in the order of names.
+        overrides: what the command line sets, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
+            Relative paths count from the working directory. These win over the files.
+        profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
+        environ: RUNTIME_DIRECTORY and STATE_DIRECTORY, as systemd gives them, are the default folders.
+
+    Raises:
+        ConfigError: with ``complaints``, one for each wrong place, in the order of files and lines.
+    """
+    complaints = Complaints()
+    layers = _read_files(Path(path), complaints)
+    if complaints.items:  # half a configuration would bring complaints that are not true
+        raise _verdict(complaints, layers)
+    over = _overrides(overrides or {}, complaints)
+    config = _build(layers, over, complaints, environ or {}, profiles)
+    if complaints.items:
+        raise _verdict(complaints, layers)
+    return config
+
+
+def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
+    source, raw = read_source(path, complaints, 0)
+    layers = [Layer(source, (), raw)]
+    folder = path.parent / "conf.d"
+    try:
+        more = sorted(p for p in folder.glob("*.toml") if not p.name.startswith(".") and p.is_file())
+    except OSError as error:
+        complaints.add(Source(str(folder), folder, ""), (), "", f"cannot be read: {error.strerror or error}")
+        more = []
+    for order, extra in enumerate(more, 1):
+        source, raw = read_source(extra, complaints, order)
+        layers.append(Layer(source, (), raw))
+    return layers
+
+
+def _overrides(overrides: Mapping[str, object], complaints: Complaints) -> dict[str, Layer]:
+    source = Source("command line", Path.cwd(), None)
+    tables: dict[str, Layer] = {}
+    for dotted, value in overrides.items():
+        table, _, key = dotted.partition(".")
+        if value is None:
+            continue
+        if table not in TABLES or table in LISTS or not key:
+            complaints.add(source, (), dotted, "cannot be set here", v.did_you_mean(table, set(TABLES) - LISTS))
+            continue
+        layer = tables.setdefault(table, Layer(source, (), {}))
+        layer.raw[key] = str(value) if isinstance(value, Path) else value
+    return tables
+
+
+def _verdict(complaints: Complaints, layers: list[Layer]) -> ConfigError:
+    orders = {layer.source.name: layer.source.order for layer in layers}
+    items = sorted(complaints.items, key=lambda c: (orders.get(c.file, -1), c.line or 0))
+    if len(items) == 1:
+        only = items[0]
+        return ConfigError(only.what, where=only.where, hint=only.hint, complaints=(only,))
+    where = layers[0].source.name
+    return ConfigError(f"{len(items)} things are wrong", where=where, complaints=tuple(items))
+
+
+def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> Table:
+    """``[name]``, made of all files."""
+    table = Table(name, [], complaints, over.get(name))
+    for layer in layers:
+        raw = layer.raw.get(name)
+        if isinstance(raw, dict):
+            table.layers.append(Layer(layer.source, (name,), raw))
+        elif raw is not None:
+            what = "is a list of tables" if isinstance(raw, list) else f"{v.show(raw)} is not a table"
+            complaints.add(layer.source, (name,), name, what, f"Write [{name}] with single brackets, once")
+    return table
+
+
+def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[Table]:
+    """``[[name]]`` of all files, each under the name it gives itself."""
+    tables: list[Table] = []
+    for layer in layers:
+        raw = layer.raw.get(name, [])
+        if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+            complaints.add(layer.source, (name,), name, "is not a list of tables", f"Write [[{name}]], two brackets")
+            continue
+        for n, item in enumerate(raw):
+            shown = item.get("name")
+            title = f"{name}.{clean_text(shown, 40)}" if isinstance(shown, str) and shown else f"{name}[{n + 1}]"
+            tables.append(Table(title, [Layer(layer.source, (name, n), item)], complaints))
+    return tables
+
+
+def _build(
+    layers: list[Layer],
+    over: dict[str, Layer],
+    complaints: Complaints,
+    environ: Mapping[str, str],
+    profiles: ProfileSource | None,
+) -> Config:
+    top = Table("", layers, complaints, known=set(TABLES))
+    top.done({f"{name}s": f"Write [[{name}]], without s" for name in LISTS})
+    notes: list[Note] = []
+
+    def single(name: str) -> Table:
+        return _single(layers, over, name, complaints)
+
+    site = single("site")
+    if not site.layers and not site.over:
+        complaints.add(layers[0].source, (), "", "the table [site] is missing", "It needs id, gateway and timezone")
+        names = ("", "", "UTC", "")
+    else:
+        site.layers = site.layers or [Layer(layers[0].source, (), {})]
+        names = (
+            site.need("id", v.site_name, "", 'Such as id = "park7"'),
+            site.need("gateway", v.site_name, "", 'Such as gateway = "gw01"'),
+            site.need(
+                "timezone", v.timezone, "UTC", 'Such as timezone = "Asia/Shanghai"; intervals are cut on local time'
+            ),
+            site.take("label", v.label, ""),
+        )
+    site.done()
+
+    paths = single("paths")
+
+    def folder(key: str, variable: str, default: Path) -> Path:
+        base = next(
+            (x.source.folder for x in ([paths.over] if paths.over else []) + paths.layers if key in x.raw), Path()
+        )
+        given = environ.get(variable, "").split(":")[0]
+        return paths.take(key, v.path_in(base), Path(given) if given else default)
+
+    state_dir = folder("state_dir", "STATE_DIRECTORY", STATE_DIR)
+    runtime_dir = folder("runtime_dir", "RUNTIME_DIRECTORY", RUNTIME_DIR)
+    profiles_dir = folder("profiles_dir", "", PROFILES_DIR)
+    paths.done()
+
+    key = single("key")
+    secret = read_secret(key, "credential", "file")
+    key.done()
+
+    lines = read_lines(_many(layers, "line", complaints), notes)
+    devices = read_devices(_many(layers, "device", complaints), lines, notes)
+    if profiles is None:
+        profiles = site_profiles(profiles_dir)
+    checked = check_profiles(devices, {name: line.entry for name, line in lines.items()}, profiles, notes)
+    return Config(
+        site=names[0],
+        gateway=names[1],
+        timezone=names[2],
+        site_label=names[3],
+        key=secret or Secret(file=state_dir / "signing.key"),
+        state_dir=state_dir,
+        runtime_dir=runtime_dir,
+        profiles_dir=profiles_dir,
+        files=tuple(Path(layer.source.name) for layer in layers),
+        store=_store(single("store")),
+        pack=_pack(single("pack")),
+        ring=_ring(single("ring")),
+        interval=_interval(single("interval")),
+        uplinks=read_uplinks(_many(layers, "uplink", complaints), notes),
+        lines=tuple(line.entry for line in lines.values()),
+        devices=checked,
+        notes=tuple(notes),
+    )
+
+
+def _store(table: Table) -> StoreConfig:
+    default = StoreConfig()
+    out = StoreConfig(
+        max_size_bytes=table.take("max_size", v.size_bytes(16 << 20, 1 << 44), default.max_size_bytes),
+        keep_delivered_s=_seconds(table, "keep_delivered", default.keep_delivered_s),
+        keep_intervals_s=_seconds(table, "keep_intervals", default.keep_intervals_s),
+    )
+    table.done({"buffer": "The store is always on disk and always durable", "path": "See [paths] state_dir"})
+    return out
+
+
+def _seconds(table: Table, key: str, default: int) -> int:
+    return table.take(key, v.duration_ms(0, 36500 * DAY_MS, "30 d"), default * 1000) // 1000
+
+
+def _pack(table: Table) -> PackConfig:
+    default = PackConfig()
+    out = PackConfig(
+        every_ms=table.take("every", v.duration_ms(1000, 900_000, "10 s"), default.every_ms),
+        max_size_bytes=table.take("max_size", v.size_bytes(4 << 10, 16 << 20, "64 KiB"), default.max_size_bytes),
+    )
+    table.done()
+    return out
+
+
+def _ring(table: Table) -> RingConfig:
+    out = RingConfig(table.take("size", v.size_bytes(64 << 10, 4 << 30, "16 MiB"), RingConfig().size_bytes))
+    table.done()
+    return out
+
+
+def _interval(table: Table) -> IntervalConfig:
+    def length(value: object) -> int:
+        ms = v.duration_ms(60_000, DAY_MS, "15 min")(value)
+        if DAY_MS % ms:
+            raise v.Wrong(f"{v.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h")
+        return ms
+
+    out = IntervalConfig(table.take("length", length, IntervalConfig().length_ms))
+    table.done()
+    return out

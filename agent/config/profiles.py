@@ -1,0 +1,219 @@
+"""Configured devices held against their profiles, and what drivers need made of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from agent.config import values as v
+from agent.config.devices import DeviceRead
+from agent.config.lines import place_of
+from agent.config.reader import Table
+from agent.config.tree import Config, DeviceConfig, LineEntry, Note
+from drivers.line.config import LineConfig
+from drivers.model import PACES, DeviceSpec, Limits, Point, ProfileError
+from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
+
+ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError
+
+# What an address looks like on the wire, by protocol; others check their own.
+_ADDRESSES: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "dlt645": (re.compile(r"[0-9]{1,12}\Z"), 'The digits on the meter\'s plate, such as "000000000161"'),
+    "mbus": (
+        re.compile(r"([0-9]{1,3}|[0-9A-Fa-f]{8}|[0-9A-Fa-f]{16})\Z"),
+        'A primary address "0" to "250", or the 8 digits of the meter\'s number',
+    ),
+    "cjt188": (re.compile(r"[0-9A-Fa-f]{1,14}\Z"), "The 14 digits on the meter's plate"),
+}
+_ANY_ADDRESS = frozenset("A")  # AA...A asks whoever is there
+
+
+def site_profiles(site_dir: Path) -> ProfileSource:
+    """Profiles by id from the site's folder, then from those that came with this version; each file is read once."""
+    dirs = (site_dir, shipped_dir())
+
+    @cache
+    def find(profile_id: str) -> Profile:
+        return load_profile(find_profile(profile_id, dirs), dirs)
+
+    return find
+
+
+def line_config(entry: LineEntry) -> LineConfig:
+    """The driver's own object of a line. Behind a raw serial server the configured serial speed is the bus's."""
+    bus_baud = entry.bus_baud
+    if bus_baud is None and entry.scheme in {"tcp", "udp"}:
+        bus_baud = int(entry.serial.split()[0])
+    return LineConfig(entry.name, entry.url, entry.serial, bus_baud, entry.limits, entry.echo, entry.rs485)
+
+
+def check_profiles(
+    devices: Sequence[DeviceRead], lines: Mapping[str, LineEntry], profiles: ProfileSource, notes: list[Note]
+) -> tuple[DeviceConfig, ...]:
+    """Every device with its profile's own periods filled in; what does not fit is a complaint in its table."""
+    found: dict[str, Profile | None] = {}
+    out: list[DeviceConfig] = []
+    for device in devices:
+        name = device.entry.profile
+        if name and name not in found:
+            found[name] = _find(device.table, name, profiles)
+        profile = found.get(name)
+        out.append(_check(device, lines.get(device.entry.line), profile, notes) if profile else device.entry)
+    return tuple(out)
+
+
+def _find(table: Table, name: str, profiles: ProfileSource) -> Profile | None:
+    try:
+        return profiles(name)
+    except ProfileError as error:
+        for one in error.complaints:
+            what = one.what if one.where == "profile" else f"{one.where}: {one.what}"
+            table.complain(None, "profile", what, one.hint)
+        return None
+
+
+def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: list[Note]) -> DeviceConfig:
+    entry, table = device.entry, device.table
+    _address(table, entry.address, profile, line)
+    try:
+        resolved = profile.resolve(entry.params, reversed=entry.reversed)
+    except ProfileError as error:
+        for one in error.complaints:
+            table.complain(None, "params", one.what, one.hint)
+        return entry
+    try:
+        points = select(resolved.points, _patterns(entry))
+    except ProfileError as error:
+        table.complain(None, "points", f"{error.what} in profile {profile.id}", error.hint)
+        points = resolved.points
+    _prefixes(table, entry, resolved)
+    if table.has("ratio") and not any(point.ratio == "apply" for point in resolved.points):
+        what = f"has no effect: profile {profile.id} says that the device multiplies by itself, or measures directly"
+        table.complain(None, "ratio", what, "Leave it out; `meterhouse read` shows whether the values are right")
+    _serial_note(table, entry, line, profile, notes)
+    return replace(entry, periods_ms=_periods(device, resolved.limits, points, profile, notes))
+
+
+def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
+    return () if entry.points == ("*",) else entry.points
+
+
+def _address(table: Table, address: str, profile: Profile, line: LineEntry | None) -> None:
+    if profile.protocol in {"modbus", "sunspec"}:
+        low = 0 if line and line.scheme == "modbus-tcp" else 1  # on a serial bus 0 is a broadcast, which nobody answers
+        high = 247 if line and line.scheme != "modbus-tcp" else 255
+        if address and not (address.isascii() and address.isdigit() and low <= int(address[:9]) <= high):
+            table.complain(None, "address", f"{v.show(address)} is not a Modbus address", f"{low} to {high}")
+    elif line and line.scheme == "modbus-tcp" and profile.protocol in _ADDRESSES:
+        what = f"speaks {profile.protocol}, which does not go over modbus-tcp"
+        table.complain(None, "line", what, "Use a line with tcp://HOST:PORT (raw bytes) or a serial port")
+    elif profile.protocol in _ADDRESSES:
+        pattern, hint = _ADDRESSES[profile.protocol]
+        if address and not pattern.match(address) and set(address) != _ANY_ADDRESS:
+            table.complain(None, "address", f"{v.show(address)} is not an address of {profile.protocol}", hint)
+
+
+def _prefixes(table: Table, entry: DeviceConfig, resolved: Resolved) -> None:
+    """Parts of the device that are spoken of must exist."""
+    names = [point.name for point in resolved.points]
+    fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
+    spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
+    spoken += [(f"roles.{part}", part) for part in entry.roles] + [(f"parent.{part}", part) for part in entry.parent]
+    for key, part in spoken:
+        if part and not any(concerned(name, frozenset({part})) for name in names):
+            where = key.partition(".")[0]
+            what = f"the profile {entry.profile} has no points below {v.show(part)}"
+            table.complain(None, where, what, v.did_you_mean(part, fronts, "It has"))
+
+
+def _periods(
+    device: DeviceRead, limits: Limits, points: Sequence[Point], profile: Profile, notes: list[Note]
+) -> tuple[int, ...]:
+    """A written period may not be faster than the profile allows; a default gives way to it."""
+    periods = list(device.entry.periods_ms)
+    floor_ms = round((limits.min_every_s or 0) * 1000)
+    used = {point.pace for point in points}
+    for number, pace in enumerate(PACES):
+        single = "every" if not isinstance(device.table.layers[0].raw.get("every"), dict) else f"every.{pace}"
+        if pace in device.said and pace not in used:
+            notes.append(Note(place_of(device.table, single), f"no point is read at the pace {pace}"))
+        if periods[number] >= floor_ms:
+            continue
+        if pace in device.said:
+            what = f"{v.show_ms(periods[number])} is faster than profile {profile.id} allows"
+            device.table.complain(None, single, what, f"At least {v.show_ms(floor_ms)}")
+        periods[number] = floor_ms
+    return tuple(periods)
+
+
+def _serial_note(
+    table: Table, entry: DeviceConfig, line: LineEntry | None, profile: Profile, notes: list[Note]
+) -> None:
+    if not line or line.scheme != "serial" or not profile.serial:
+        return
+    own = entry.serial or line.serial
+    if own != profile.serial:
+        what = f"{own} is not the factory setting of {profile.id} ({profile.serial})"
+        notes.append(
+            Note(place_of(table, "serial" if entry.serial else "line"), what, "Right only if it was set at the device")
+        )
+
+
+def device_specs(config: Config, profiles: ProfileSource | None = None) -> list[DeviceSpec]:
+    """What each driver needs to know, in the order of the configuration.
+
+    Made for unknown firmware: once it is known, ``device_spec`` with it gives the spec of the right variant.
+
+    Raises:
+        ProfileError: a profile is gone or changed since the configuration was checked.
+    """
+    source = profiles or site_profiles(config.profiles_dir)
+    return [device_spec(config, device, source(device.profile)) for device in config.devices]
+
+
+def device_spec(
+    config: Config,
+    device: DeviceConfig,
+    profile: Profile,
+    firmware: str | None = None,
+    identity: Mapping[str, str] | None = None,
+) -> DeviceSpec:
+    """One device and its profile joined, for a firmware and identity as far as they are known.
+
+    Limits: device beats line beats profile.
+    """
+    resolved = profile.resolve(device.params, firmware, identity, device.reversed)
+    try:
+        points = select(resolved.points, _patterns(device))
+    except ProfileError:  # a variant may lack what a pattern of the base names
+        patterns = [glob for glob in _patterns(device) if _matches(resolved.points, glob)]
+        points = select(resolved.points, patterns) if patterns else ()
+    line = config.line(device.line)
+    return DeviceSpec(
+        name=device.name,
+        stream=f"{config.base}/{device.name}",
+        address=device.address,
+        protocol=profile.protocol,
+        profile=profile.id,
+        points=points,
+        periods_ms=device.periods_ms,
+        limits=device.limits.over(line.limits).over(resolved.limits),
+        label=device.label,
+        phase_ms=device.phase_ms,
+        reversed=device.reversed,
+        ratio_ct=device.ratio_ct,
+        ratio_pt=device.ratio_pt,
+        probe=profile.probe,
+        variant=resolved.variant,
+        serial=device.serial,
+    )
+
+
+def _matches(points: Sequence[Point], glob: str) -> bool:
+    try:
+        return bool(select(points, [glob]))
+    except ProfileError:
+        return False

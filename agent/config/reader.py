@@ -1,0 +1,240 @@
+"""TOML files as tables that remember where each key stands, what was asked of them, and what was wrong."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.config.tree import Complaint
+from agent.config.values import Wrong, did_you_mean, show
+from drivers.model import clean_text
+from drivers.profile.places import key_lines
+
+T = TypeVar("T")
+KeyPath = tuple[str | int, ...]
+MAX_FILE_BYTES = 4 << 20
+_AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)\Z")
+# tomllib's words in a technician's
+_SYNTAX = {
+    "Invalid value": (
+        "this value is not understood",
+        'Text needs quotes, such as name = "inv1"; true and false have none',
+    ),
+    "Expected '=' after a key in a key/value pair": ("a key without its value", 'Write key = "value"'),
+    "Invalid statement": ("this line is not understood", 'Write key = "value", or a [table] header'),
+    "Cannot overwrite a value": ("this key stands twice in the same table", "Keep one of the two"),
+    "Unclosed array": ("a list is not closed", "Is a ] or a comma missing?"),
+    "Unclosed inline table": ("a table in { } is not closed", "Is a } or a comma missing?"),
+    "Unterminated string": ("a quote is not closed", 'Is a " missing?'),
+    "Illegal character '\\n'": ("a quote is not closed on this line", 'Is a " missing?'),
+    "Expected newline or end of document after a statement": ("something follows the value", "One key a line"),
+    "Unescaped '\\' in a string": ("a backslash in a quoted text", "Write it twice, or use single quotes: 'C:\\path'"),
+}
+
+
+class Complaints:
+    """All that is wrong, and all that was read, gathered over several files."""
+
+    def __init__(self) -> None:
+        self.items: list[Complaint] = []
+
+    def add(self, source: Source, path: KeyPath, key: str, what: str, hint: str = "") -> None:
+        self.items.append(Complaint(what, file=source.name, line=source.line(path), key=key, hint=hint))
+
+
+@dataclass(slots=True)
+class Source:
+    """One file, or the command line (text None)."""
+
+    name: str
+    folder: Path
+    text: str | None = None
+    order: int = 0
+    _places: dict[KeyPath, int] | None = None
+
+    def line(self, path: KeyPath) -> int | None:
+        """The line of a key, or of the nearest thing around it."""
+        if self.text is None:
+            return None
+        if self._places is None:
+            self._places = key_lines(self.text)
+        for end in range(len(path), 0, -1):
+            if (line := self._places.get(path[:end])) is not None:
+                return line
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One table of one file."""
+
+    source: Source
+    path: KeyPath
+    raw: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Table:
+    """A table under reading, made of the same table of several files; later layers may not repeat a key.
+
+    ``over`` holds what the command line sets; it wins without complaint.
+    """
+
+    name: str  # as people know it: "store", "device.inv1"
+    layers: list[Layer]
+    complaints: Complaints
+    over: Layer | None = None
+    known: set[str] = field(default_factory=set)
+
+    def find(self, key: str) -> tuple[Layer, Any] | None:
+        """The layer that sets ``key``, and its raw value; a key in two files is a complaint naming both."""
+        self.known.add(key)
+        if self.over and key in self.over.raw:
+            return self.over, self.over.raw[key]
+        found = [layer for layer in self.layers if key in layer.raw]
+        for again in found[1:]:
+            first, path = found[0].source, (*found[0].path, key)
+            what = f"is set in {first.name}:{first.line(path)} already"
+            self.complain(again, key, what, "Keep one of the two")
+        return (found[0], found[0].raw[key]) if found else None
+
+    def complain(self, layer: Layer | None, key: str, what: str, hint: str = "") -> None:
+        """Note that ``key`` of this table is wrong (an empty key: the table itself)."""
+        if layer is None:
+            found = [other for other in self.layers if key in other.raw] or self.layers
+            layer = found[0]
+        if layer.source.text is None and not layer.path:
+            path: KeyPath = ()
+        else:
+            path = (*layer.path, *(part for part in key.split(".") if part))
+        name = ".".join(part for part in (self.name, key) if part)
+        self.complaints.add(layer.source, path, name, what, hint)
+
+    def has(self, key: str) -> bool:
+        """Is the key there at all, right or wrong?"""
+        return self.find(key) is not None
+
+    def take(self, key: str, parse: Callable[[object], T], default: T) -> T:
+        """The value of ``key``; the default where it is absent or wrong (then with a complaint)."""
+        found = self.find(key)
+        if found is None:
+            return default
+        try:
+            return parse(found[1])
+        except Wrong as wrong:
+            self.complain(found[0], key, wrong.what, wrong.hint)
+            return default
+
+    def need(self, key: str, parse: Callable[[object], T], default: T, hint: str) -> T:
+        """As ``take``, and an absent key is a complaint with ``hint``."""
+        if not self.has(key):
+            self.complain(None, "", f'the key "{key}" is missing', hint)
+        return self.take(key, parse, default)
+
+    def table(self, key: str) -> Table | None:
+        """An inner table, or None where it is absent (or no table: a complaint)."""
+        found = self.find(key)
+        if found is None:
+            return None
+        if not isinstance(found[1], dict):
+            self.complain(found[0], key, f"{show(found[1])} is not a table", f"Write {key} = {{ name = value }}")
+            return None
+        layer = Layer(found[0].source, (*found[0].path, key), found[1])
+        return Table(f"{self.name}.{key}" if self.name else key, [layer], self.complaints)
+
+    def pairs(self, key: str, parse_key: Callable[[object], str], parse: Callable[[object], T]) -> dict[str, T]:
+        """An inner table with free keys."""
+        inner = self.table(key)
+        out: dict[str, T] = {}
+        for name in inner.layers[0].raw if inner else ():
+            assert inner is not None
+            try:
+                parse_key(name)
+                out[name] = parse(inner.layers[0].raw[name])
+            except Wrong as wrong:
+                layer = inner.layers[0]
+                shown = f"{inner.name}.{clean_text(name, 60)}"
+                self.complaints.add(layer.source, (*layer.path, name), shown, wrong.what, wrong.hint)
+        return out
+
+    def items(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...] | None:
+        """A list, item by item; None where it is absent or no list."""
+        found = self.find(key)
+        if found is None:
+            return None
+        layer, raw = found
+        if not isinstance(raw, list):
+            self.complain(layer, key, f"{show(raw)} is not a list", f"Write {key} = [{show(raw)}]")
+            return None
+        out: list[T] = []
+        for n, item in enumerate(raw):
+            try:
+                out.append(parse(item))
+            except Wrong as wrong:
+                self.complaints.add(layer.source, (*layer.path, key, n), f"{self.name}.{key}", wrong.what, wrong.hint)
+        return tuple(out)
+
+    def done(self, elsewhere: Mapping[str, str] | None = None) -> None:
+        """Complain about every key that nobody asked for; ``elsewhere`` tells where some of them belong."""
+        for layer in [*self.layers, *([self.over] if self.over else [])]:
+            for key in layer.raw:
+                if key not in self.known:
+                    hint = (elsewhere or {}).get(key) or did_you_mean(key, self.known)
+                    shown = clean_text(key, 60)
+                    name = f"{self.name}.{shown}" if self.name else shown
+                    self.complaints.add(layer.source, (*layer.path, key), name, "unknown key", hint)
+
+
+def read_source(path: Path, complaints: Complaints, order: int) -> tuple[Source, dict[str, Any]]:
+    """One TOML file. What cannot be read or parsed is a complaint, and an empty table."""
+    source = Source(str(path), path.parent, "", order)
+    try:
+        with path.open("rb") as stream:
+            blob = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        hint = "Name the file with -c FILE" if order == 0 else ""
+        complaints.add(source, (), "", f"cannot be read: {error.strerror or error}", hint)
+        return source, {}
+    except ValueError as error:  # a NUL in the name
+        complaints.add(source, (), "", f"cannot be read: {error}")
+        return source, {}
+    if len(blob) > MAX_FILE_BYTES:
+        complaints.add(source, (), "", "is larger than 4 MiB", "Is this the right file?")
+        return source, {}
+    try:
+        text = blob.decode("utf-8-sig")  # editors on Windows put a mark in front
+    except UnicodeDecodeError as error:
+        line = blob[: error.start].count(b"\n") + 1
+        hint = "Save the file as UTF-8 (it looks like GBK, UTF-16 or another encoding)"
+        what = f"byte {error.start + 1} is not UTF-8"
+        complaints.items.append(Complaint(what, file=source.name, line=line, key="", hint=hint))
+        return source, {}
+    source.text = text.replace("\r\n", "\n")
+    try:
+        raw = tomllib.loads(text, parse_float=Decimal)
+    except RecursionError:
+        complaints.add(source, (), "", "brackets are nested too deep")
+    except (ValueError, ArithmeticError) as error:  # TOMLDecodeError, a number of thousands of digits
+        complaints.items.append(_syntax(source, str(error)))
+    else:
+        return source, raw
+    return source, {}
+
+
+def _syntax(source: Source, message: str) -> Complaint:
+    """tomllib's message as a complaint with its line, never with the line's text: that may hold a secret."""
+    found = _AT_LINE.search(message)
+    line = source.text.count("\n") + 1 if source.text else 1
+    if found and found[1]:
+        line = int(found[1])
+    what = message[: found.start()] if found else message
+    for known, (said, hint) in _SYNTAX.items():
+        if what.startswith(known):
+            return Complaint(said, file=source.name, line=line, key="", hint=hint)
+    what = clean_text(what[:1].lower() + what[1:], 120)
+    return Complaint(what, file=source.name, line=line, key="", hint="This is not valid TOML")
