@@ -22,6 +22,7 @@ DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round is no death
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
+PATIENCE_ROUNDS = 4
 STEP_MS = 500  # a wall clock further than this from the monotonic one has been set
 
 
@@ -97,13 +98,28 @@ class DevicePoll:
         used = {PACES.index(point.pace) for point in spec.points}
         self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
         self.pending = [0] * len(PACES)
+        self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
         self.next = [
             -((spec.phase_ms - start_ms) // period) * period + spec.phase_ms if period else 0 for period in self.periods
         ]
         if self.periods[ONCE]:
             others = [n for n, p in zip(self.next, self.periods, strict=True) if p and p < self.periods[ONCE]]
             self.next[ONCE] = min(others, default=start_ms)
+        self.first_ms = self.next_ms
         self._points: dict[int, array[int]] = {}
+
+    def respecified(self) -> None:
+        """The driver was exchanged for one with other points; what is pending stays pending."""
+        spec = self.driver.spec
+        used = {PACES.index(point.pace) for point in spec.points}
+        now = max(self.working, self.first_ms)
+        for pace, period in enumerate(spec.periods_ms):
+            wanted = period if pace in used else 0
+            if wanted != self.periods[pace]:
+                self.periods[pace] = wanted
+                self.pending[pace] = 0
+                self.next[pace] = -((spec.phase_ms - now - 1) // wanted) * wanted + spec.phase_ms if wanted else 0
+        self._points = {}
 
     @property
     def next_ms(self) -> int:
@@ -132,11 +148,17 @@ class DevicePoll:
         return late
 
     def deadline(self) -> tuple[int, int, int]:
-        """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending."""
+        """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending.
+
+        A slow pace may wait for a few rounds of the fastest, not for its whole period: on a line that is asked for
+        more than it can do, pure deadlines would starve it.
+        """
         best = tick = 0
         for pace, pending in enumerate(self.pending):
-            if pending and (not best or pending + self.periods[pace] < best):
-                best, tick = pending + self.periods[pace], pending
+            if pending:
+                urgent = pending + min(self.periods[pace], self._patience_ms)
+                if not best or urgent < best:
+                    best, tick = urgent, pending
         paces = 0
         for pace, pending in enumerate(self.pending):
             if pending == tick:

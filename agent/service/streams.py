@@ -58,6 +58,7 @@ class Stream:
         self.events: list[tuple[int, Mapping[str, Any]]] = []
         self.sealed_ms = start_ms
         self.start_ms: int | None = start_ms
+        self.sealing = False  # a job is with the writer
         self.quiet = False  # the last pack held no reading ...
         self.news = False  # ... and something was read since
         self.readings = 0  # sealed since the start
@@ -71,7 +72,7 @@ class Stream:
 
     def become(self, number: int, table: StreamTable, start_ms: int) -> None:
         """Record in a new shape from the tick ``start_ms`` on."""
-        if self.shapes and self.start_ms is not None and not any(s.positions for s in self.shapes):
+        if self.shapes and self.start_ms is not None and not self.sealing and not any(s.positions for s in self.shapes):
             # nothing was recorded yet and no birth is out: the better known table serves from the start
             self.shapes.clear()
             start_ms = self.start_ms
@@ -93,6 +94,7 @@ class Stream:
 
     def job(self, to_ms: int, unknown: Reason = Reason.STOPPED) -> SealJob:
         """What to seal now. The positions are copies: the loop goes on appending to its own."""
+        self.sealing = True
         segments = []
         shapes = list(self.shapes)
         for n, shape in enumerate(shapes):
@@ -106,6 +108,7 @@ class Stream:
 
     def done(self, job: SealJob, readings: int, gap_readings: int, packs: int, quiet: bool) -> None:
         """The job is committed: forget what it sealed."""
+        self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
         self.start_ms = None
         self.quiet = quiet

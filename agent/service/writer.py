@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from agent.outbox import Ack, OutboxItem
 from agent.pack import SealedPack
 from agent.service.streams import SealJob
 from agent.store import Store
-from agent.uplink import OutboxItem, Uplink
+from agent.uplink import Uplink
 from drivers.model import GatewayError
 from ext.ring import Ring
 
@@ -122,6 +123,10 @@ class Writer:
             self._flush(store, FLUSH_S)
 
         self._queue.put(run)
+
+    def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
+        """A platform's word about a range of packs; ``callback`` runs in the writer thread."""
+        self._queue.put(lambda store: callback(store.acknowledge(dest, ack)))
 
     # --- the thread
 

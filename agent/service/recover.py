@@ -1,0 +1,144 @@
+"""What a run before this one left in its ring, sealed now: exactly once, with its own times and tables."""
+
+from __future__ import annotations
+
+import json
+import logging
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.pack import Packer, SealedPack, StreamTable
+from agent.store import Store
+from drivers.model import Reason
+from ext.ring import EVENT, Ring
+
+log = logging.getLogger("meterhouse.recover")
+RING_GLOB = "ring.*"
+
+
+@dataclass(slots=True)
+class Left:
+    """What one ring still holds of one stream, table by table in the order of recording."""
+
+    tables: list[tuple[StreamTable, array[int], int]] = field(default_factory=list)  # table, positions, last tick
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a recovery did, for the ``start`` event and the log."""
+
+    readings: int = 0
+    packs: int = 0
+    streams: int = 0
+    lost_rings: list[str] = field(default_factory=list)
+
+
+def recover(
+    store: Store,
+    runtime_dir: Path,
+    packer_of: Callable[[str], Packer],
+    clock: Mapping[str, Any],
+    now_ms: int,
+) -> Recovered:
+    """Seal and commit what older rings in ``runtime_dir`` hold beyond the stored heads, then remove them.
+
+    A ring whose tables the store does not know (another store, a damaged one) cannot be named and is set aside.
+    """
+    done = Recovered()
+    for path in sorted(runtime_dir.glob(RING_GLOB), key=lambda p: p.stat().st_mtime_ns):
+        if path.suffix == ".aside":
+            continue
+        try:
+            ring = Ring.open(str(path))
+        except (ValueError, OSError) as error:
+            log.warning("%s is no ring that can be recovered (%s); set aside", path, error)
+            _set_aside(path, done)
+            continue
+        try:
+            _recover_ring(store, ring, packer_of, clock, now_ms, done)
+        except ValueError as error:
+            log.warning("%s: %s; what follows in it is set aside", path, error)
+            _set_aside(path, done)
+            continue
+        finally:
+            ring.close()
+        path.unlink()
+    return done
+
+
+def _set_aside(path: Path, done: Recovered) -> None:
+    done.lost_rings.append(path.name)
+    path.rename(path.with_name(path.name + ".aside"))
+
+
+def _recover_ring(
+    store: Store,
+    ring: Ring,
+    packer_of: Callable[[str], Packer],
+    clock: Mapping[str, Any],
+    now_ms: int,
+    done: Recovered,
+) -> None:
+    known = {
+        number: StreamTable(stream, json.loads(document)) for number, (stream, document) in store.tables(ring.ring_id).items()
+    }
+    heads = store.heads()
+    left: dict[str, Left] = {}
+    for record in ring.scan(ring.tail, ring.head):
+        table = known.get(record.table)
+        if table is None:
+            continue
+        head = heads.get(table.stream)
+        if head is not None:
+            at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
+            if at_ms < head.to_ms or (head.ring_id == ring.ring_id and record.position < head.ring_pos):
+                continue
+        mine = left.setdefault(table.stream, Left())
+        if not mine.tables or mine.tables[-1][0] is not table:
+            mine.tables.append((table, array("Q"), 0))
+        if record.kind == EVENT:
+            mine.events.append(json.loads(record.text))
+            continue
+        found, positions, last = mine.tables[-1]
+        positions.append(record.position)
+        mine.tables[-1] = (found, positions, max(last, record.tick_ms))
+    packs: list[SealedPack] = []
+    for stream, mine in sorted(left.items()):
+        packer = packer_of(stream)
+        head = heads.get(stream)
+        if head is not None and head.ring_id == ring.ring_id and head.ring_pos < ring.tail:
+            # what stood between the last pack and the oldest record that is left was overwritten before it was sealed
+            first = ring.record(mine.tables[0][1][0]) if mine.tables[0][1] else None
+            if first is not None and first.tick_ms > packer.from_ms:
+                packer.use(mine.tables[0][0])
+                packs += packer.absent(ring, first.tick_ms, Reason.RING, clock)
+        sealed = _seal_left(ring, packer, mine, clock, now_ms)
+        packs += sealed
+        done.readings += sum(p.records for p in sealed)
+        done.streams += 1
+    if packs:
+        store.commit(packs, {})
+        done.packs += len(packs)
+
+
+def _seal_left(
+    ring: Ring, packer: Packer, mine: Left, clock: Mapping[str, Any], now_ms: int
+) -> list[SealedPack]:
+    packs: list[SealedPack] = []
+    events = mine.events
+    for n, (table, positions, last) in enumerate(mine.tables):
+        if packer.table is not table:
+            packer.use(table)
+        if n + 1 < len(mine.tables):
+            first_of_next = ring.record(mine.tables[n + 1][1][0])
+            end = first_of_next.tick_ms if first_of_next else last + 1
+        else:
+            end = table.next_tick(last) or last + 1
+        end = max(min(end, max(now_ms, last + 1)), packer.from_ms)
+        packs += packer.seal(ring, positions, end, clock, events, Reason.STOPPED)
+        events = []
+    return packs

@@ -1,0 +1,131 @@
+"""Point tables in the form of a birth: what a reading's source was, said once and signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from agent.config import Config, DeviceConfig
+from agent.pack import seconds
+from drivers.model import PACES, DeviceSpec, Point
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a birth says of the profile that a device was read with."""
+
+    profile: str
+    profile_hash: str
+    evidence: str
+
+
+def gateway_table(config: Config, version: str) -> dict[str, Any]:
+    """The table of the ``_gateway`` stream: no points, only who speaks."""
+    return {
+        "config": config.hash(),
+        "device": {
+            "address": None,
+            "evidence": None,
+            "firmware": version,
+            "identity": None,
+            "label": config.site_label,
+            "parent": {},
+            "profile": None,
+            "profile_hash": None,
+            "protocol": None,
+            "ratio": None,
+            "reversed": [],
+            "roles": {},
+            "variant": None,
+        },
+        "points": [],
+    }
+
+
+def device_table(
+    config: Config,
+    device: DeviceConfig,
+    spec: DeviceSpec,
+    source: Source,
+    identity: Mapping[str, str | None] | None,
+    senml_units: frozenset[str],
+) -> dict[str, Any]:
+    """The table of one device.
+
+    Args:
+        identity: what the device says it is (``device.serial`` and so on), None before it was met.
+        senml_units: units that SenML knows; others go out as ``du``.
+    """
+    said = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
+    firmware = said.pop("firmware", None)
+    return {
+        "config": config.hash(),
+        "device": {
+            "address": spec.address,
+            "evidence": source.evidence,
+            "firmware": firmware,
+            "identity": said or None,
+            "label": device.label,
+            "parent": dict(device.parent),
+            "profile": source.profile,
+            "profile_hash": source.profile_hash,
+            "protocol": spec.protocol,
+            "ratio": {"ct": _text(spec.ratio_ct), "pt": _text(spec.ratio_pt)},
+            "reversed": sorted(spec.reversed),
+            "roles": dict(device.roles),
+            "variant": spec.variant or None,
+        },
+        "points": [_point(point, spec, senml_units) for point in spec.points],
+    }
+
+
+def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
+    period = spec.periods_ms[PACES.index(point.pace)] if point.pace != "once" else 0
+    out: dict[str, Any] = {
+        "n": point.name,
+        "kind": point.kind.value,
+        "pace": point.pace,
+        "period": seconds(period) if period else None,
+        "phase": seconds(spec.phase_ms),
+    }
+    if point.unit:
+        out["u" if point.unit in senml_units else "du"] = point.unit
+    source: dict[str, Any] = {"type": point.type}
+    if point.key:
+        source["key"] = point.key
+    else:
+        source |= {"function": point.function, "address": point.address, "count": point.count}
+    if point.order:
+        source["order"] = point.order
+    if point.bit is not None:
+        source["bit"] = point.bit
+    if point.mask is not None:
+        source["mask"] = point.mask
+    if point.scale != 1:
+        source["scale"] = _text(point.scale)
+    if point.offset:
+        source["offset"] = _text(point.offset)
+    if point.parts:
+        source["parts"] = [
+            {"address": part.address, "type": part.type, "scale": _text(part.scale)} for part in point.parts
+        ]
+    out["source"] = source
+    if point.bits is not None:
+        out["bits"] = point.bits
+    if point.digits is not None:
+        out["digits"] = point.digits
+    if point.labels:
+        out["labels"] = {str(raw): label for raw, label in point.labels.items()}
+    if point.bit_labels:
+        out["bit_labels"] = {str(bit): label for bit, label in point.bit_labels.items()}
+    if point.states:
+        out["states"] = {str(raw): state for raw, state in point.states.items()}
+    return out
+
+
+def _text(value: Decimal) -> str:
+    """A decimal as people write it: no exponent, no trailing zeros."""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
