@@ -1,7 +1,7 @@
 """agent.toml and conf.d to one frozen object, with all complaints at once."""
 
 from agent.config.load import DEFAULT_PATH, RUNTIME_DIR, STATE_DIR, load_config
-from agent.config.profiles import ProfileSource, device_spec, device_specs, line_config, site_profiles
+from agent.config.profiles import ProfileSource, device_spec, device_specs, line_config, load_profiles, site_profiles
 from agent.config.tree import (
     ROLES,
     Complaint,
@@ -38,5 +38,6 @@ __all__ = [
     "device_specs",
     "line_config",
     "load_config",
+    "load_profiles",
     "site_profiles",
 ]

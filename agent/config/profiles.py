@@ -162,6 +162,12 @@ def _serial_note(
         )
 
 
+def load_profiles(config: Config) -> dict[str, Profile]:
+    """The profiles of all configured devices, by id. Raises ProfileError."""
+    source = site_profiles(config.profiles_dir)
+    return {device.profile: source(device.profile) for device in config.devices}
+
+
 def device_specs(config: Config, profiles: ProfileSource | None = None) -> list[DeviceSpec]:
     """What each driver needs to know, in the order of the configuration.
 
