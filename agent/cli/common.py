@@ -1,0 +1,160 @@
+"""What the commands share: options, complaints, the configuration, the snapshot of a running agent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from drivers.model import ConfigError, GatewayError, ProfileError, Reason, UsageError, clean_text
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_CONFIG = "/etc/meterhouse/agent.toml"
+
+
+def complain(error: GatewayError) -> None:
+    """Say on stderr what is wrong, each complaint on a line of its own."""
+    many: tuple[GatewayError, ...] = (error,)
+    if isinstance(error, (ConfigError, ProfileError)):
+        many = error.complaints
+    for one in many:
+        click.echo(f"error: {one}", err=True)
+    if len(many) > 1:
+        click.echo(f"{len(many)} things are wrong.", err=True)
+
+
+def config_options(function: F) -> F:
+    """``-c``, ``--state-dir`` and ``--runtime-dir``; they arrive as config_file, state_dir, runtime_dir."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    options = [
+        click.option(
+            "-c",
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            default=DEFAULT_CONFIG,
+            envvar="MH_CONFIG",
+            show_default=True,
+            help="The configuration; conf.d/*.toml beside it is added. Also MH_CONFIG.",
+        ),
+        click.option("--state-dir", type=folder, help="Where the database lies, over the configuration's."),
+        click.option("--runtime-dir", type=folder, help="Where ring and snapshot lie, over the configuration's."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def json_option(function: F) -> F:
+    """``--json``; it arrives as as_json."""
+    decorated: F = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")(function)
+    return decorated
+
+
+def read_config(config_file: Path, state_dir: Path | None, runtime_dir: Path | None) -> Config:
+    """The checked configuration with what the command line sets. Raises ConfigError."""
+    from agent.config import load_config
+
+    overrides = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
+    return load_config(config_file, overrides, environ=os.environ)
+
+
+def find_runtime_dir(config_file: Path, runtime_dir: Path | None) -> Path:
+    """Where a running agent's snapshot should lie, as far as it can be known without a sound configuration."""
+    if runtime_dir is not None:
+        return runtime_dir
+    if config_file.exists():
+        try:
+            return read_config(config_file, None, None).runtime_dir
+        except ConfigError as error:
+            hint = "Or name the folder of the running agent with --runtime-dir"
+            raise ConfigError(
+                error.what, where=error.where, hint=error.hint or hint, complaints=error.complaints
+            ) from error
+    return Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
+
+
+def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
+    """What the running agent says of itself.
+
+    Raises:
+        UsageError: no agent runs here, or its snapshot may not be read.
+    """
+    path = runtime_dir / "snapshot.json"
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
+        raise UsageError("no agent is running here", where=str(runtime_dir), hint=hint) from None
+    except OSError as error:
+        hint = "Members of the group meterhouse may read it"
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError("is not a snapshot of an agent", where=str(path), hint="Was it written by another program?")
+    return found
+
+
+def is_alive(pid: object) -> bool:
+    """Does a process with this number exist?"""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def show_quality(code: int) -> str:
+    """ "" for good, else the word for a quality or, from 128 on, for the reason of a gap."""
+    from drivers.model import Quality
+
+    if code >= min(Reason):
+        return Reason(code).name.lower() if code in set(Reason) else f"reason {code}"
+    if code == Quality.GOOD:
+        return ""
+    return Quality(code).name.lower() if code in set(Quality) else f"quality {code}"
+
+
+def show_age(seconds: float | None) -> str:
+    """An age as a person says it: 3 s, 4 min, 2 h, 5 d; a dash where it is not known."""
+    if seconds is None:
+        return "-"
+    seconds = max(seconds, 0.0)
+    for limit, size, unit in ((10, 1, "s"), (120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}" if limit == 10 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def parse_for(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """``--for 20s``: seconds, with the units of the configuration, or bare seconds."""
+    if value is None:
+        return None
+    from agent.config.values import Wrong, duration_ms
+
+    try:
+        return duration_ms(1, 366 * 86_400_000, "20 s")(value if value.strip()[-1:].isalpha() else f"{value} s") / 1000
+    except Wrong as wrong:
+        raise click.BadParameter(f"{wrong.what}. {wrong.hint}", ctx, param) from None
+
+
+def as_line(facts: Mapping[str, Any]) -> str:
+    """One JSON object on one line."""
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def tidy(text: str, limit: int = 80) -> str:
+    """Text that came from a device or a file, safe to show."""
+    return clean_text(text, limit)

@@ -1,0 +1,175 @@
+"""The command `meterhouse`: finds a command's module only when it is called, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple, NoReturn
+
+import click
+
+from agent.cli.common import complain
+from drivers.model import GatewayError, clean_text
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and its line in the help (so that the help imports nothing)."""
+
+    module: str
+    help: str
+    name: str = ""  # of the command in its module, where it differs from the command line's
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "run": Entry("agent.cli.run", "Read, seal, store and deliver until told to stop."),
+    "demo": Entry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
+    "check": Entry("agent.cli.check", "Is the configuration right? What will be asked, and does the line bear it?"),
+    "read": Entry("agent.cli.read", "Read one device once and print what it says."),
+    "watch": Entry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
+    "status": Entry("agent.cli.status", "What the running agent says of itself, its lines and devices."),
+    "profiles": Entry("agent.cli.profiles", "List, show and check profiles of device families."),
+    "decode": Entry("agent.cli.decode", "Explain bytes and registers without hardware."),
+    "keys": Entry("agent.cli.keys", "Create, show and publish the key that signs readings."),
+    "verify": Entry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
+    "simulate": Entry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
+    "bench": Entry("agent.cli.bench", "Measure this machine: kernels, agent, line."),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called. Modules that are not there are left out."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, entry in COMMANDS.items() if _exists(entry.module)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None or not _exists(entry.module):
+            return None
+        found = getattr(import_module(entry.module), entry.name or cmd_name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.list_commands(ctx):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
+            hint = f'Did you mean "{near[0]}"?' if near else "`meterhouse --help` lists all"
+            ctx.fail(f'there is no command "{clean_text(name, 40)}". {hint}')
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, COMMANDS[name].help) for name in self.list_commands(ctx)]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        click.echo(f"meterhouse {version('meterhouse')}")
+    except PackageNotFoundError:  # run from a source tree
+        click.echo("meterhouse (not installed)")
+    ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
+)
+def cli() -> None:
+    """Reads the meters, inverters, batteries and heat plants of a park, and hands on signed readings.
+
+    \b
+    First steps:
+      meterhouse demo                       see it work, without hardware
+      meterhouse check -c agent.toml        is my configuration right?
+      meterhouse read inv1                  one device, once
+      meterhouse watch                      live values of the running agent
+
+    \b
+    Exit codes: 0 good, 1 a fault of ours, 2 wrong usage, 3 bad configuration or profile,
+    4 device, line or frame, 5 broker, 6 verification failed or unproven.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and end the process with the exit code of what happened.
+
+    An error of ours becomes one line on stderr; with MH_DEBUG=1 it keeps its traceback.
+    """
+    sys.exit(outcome(args))
+
+
+def outcome(args: Sequence[str] | None = None) -> int:
+    """The exit code of a command line; everything that it has to say was said."""
+    try:
+        result = cli.main(None if args is None else list(args), "meterhouse", standalone_mode=False)
+        sys.stdout.flush()
+        code = result if isinstance(result, int) else 0
+    except SystemExit as left:
+        code = 0 if _pipe_closed(left) else left.code if isinstance(left.code, int) else int(left.code is not None)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = 130  # as a shell says of what Ctrl-C ended
+    except Exception as error:
+        if _pipe_closed(error):
+            code = 0
+        elif os.environ.get("MH_DEBUG", "") not in {"", "0"}:
+            raise
+        else:
+            code = _said(error)
+    return code
+
+
+def _said(error: Exception) -> int:
+    """Say what went wrong; its exit code."""
+    if isinstance(error, GatewayError):
+        complain(error)
+        return error.exit_code
+    if isinstance(error, click.UsageError):
+        if error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+            error.message += "" if error.message.endswith((".", "?")) else "."
+            hint = f" See `{error.ctx.command_path} --help`."
+        click.echo(f"error: {error.format_message()}{hint if error.ctx else ''}", err=True)
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        click.echo(f"error: {error.format_message()}", err=True)
+        return error.exit_code
+    click.echo(f"error: a fault of ours: {type(error).__name__}: {error}", err=True)
+    click.echo("Run it again with MH_DEBUG=1 and send us what it prints.", err=True)
+    return 1
+
+
+def _pipe_closed(error: BaseException) -> bool:
+    """Did whoever read our output go away (`| head`)? Then there is nothing to say, nor to flush at the end.
+
+    SIGPIPE itself stays ignored: it would end the agent when a broker closes a connection.
+    """
+    cause = error.__context__ if isinstance(error, SystemExit) else error  # click makes exit code 1 of it
+    if not isinstance(cause, BrokenPipeError):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+if __name__ == "__main__":
+    main()
