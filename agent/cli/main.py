@@ -144,12 +144,13 @@ def _said(error: Exception) -> int:
     if isinstance(error, GatewayError):
         complain(error)
         return error.exit_code
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # click 8.2 and up
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     if isinstance(error, click.UsageError):
+        click.echo(f"error: {error.format_message()}", err=True)
         if error.ctx is not None:
-            click.echo(error.ctx.get_usage(), err=True)
-            error.message += "" if error.message.endswith((".", "?")) else "."
-            hint = f" See `{error.ctx.command_path} --help`."
-        click.echo(f"error: {error.format_message()}{hint if error.ctx else ''}", err=True)
+            click.echo(f"{error.ctx.get_usage()}\nSee `{error.ctx.command_path} --help`.", err=True)
         return error.exit_code
     if isinstance(error, click.ClickException):
         click.echo(f"error: {error.format_message()}", err=True)
