@@ -62,8 +62,7 @@ def read_config(config_file: Path, state_dir: Path | None, runtime_dir: Path | N
     """The checked configuration with what the command line sets. Raises ConfigError."""
     from agent.config import load_config
 
-    overrides = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
-    return load_config(config_file, overrides, environ=os.environ)
+    return load_config(config_file, state_dir=state_dir, runtime_dir=runtime_dir)
 
 
 def find_runtime_dir(config_file: Path, runtime_dir: Path | None) -> Path:

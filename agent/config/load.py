@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def load_config(
     path: Path | str,
     overrides: Mapping[str, object] | None = None,
     *,
+    state_dir: Path | None = None,
+    runtime_dir: Path | None = None,
     profiles: ProfileSource | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
@@ -44,8 +47,9 @@ def load_config(
         path: agent.toml; ``conf.d/*.toml`` beside it is added, in the order of names.
         overrides: what the command line sets, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
             Relative paths count from the working directory. These win over the files.
+        state_dir, runtime_dir: the same for ``paths.state_dir`` and ``paths.runtime_dir``.
         profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
-        environ: RUNTIME_DIRECTORY and STATE_DIRECTORY, as systemd gives them, are the default folders.
+        environ: RUNTIME_DIRECTORY and STATE_DIRECTORY, as systemd gives them, are the default folders; by default the process's own.
 
     Raises:
         ConfigError: with ``complaints``, one for each wrong place, in the order of files and lines.
@@ -54,8 +58,10 @@ def load_config(
     layers = _read_files(Path(path), complaints)
     if complaints.items:  # half a configuration would bring complaints that are not true
         raise _verdict(complaints, layers)
-    over = _overrides(overrides or {}, complaints)
-    config = _build(layers, over, complaints, environ or {}, profiles)
+    folders = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
+    said = {**(overrides or {}), **{key: path for key, path in folders.items() if path is not None}}
+    over = _overrides(said, complaints)
+    config = _build(layers, over, complaints, os.environ if environ is None else environ, profiles)
     if complaints.items:
         raise _verdict(complaints, layers)
     return config
@@ -81,8 +87,6 @@ def _overrides(overrides: Mapping[str, object], complaints: Complaints) -> dict[
     tables: dict[str, Layer] = {}
     for dotted, value in overrides.items():
         table, _, key = dotted.partition(".")
-        if value is None:
-            continue
         if table not in TABLES or table in LISTS or not key:
             complaints.add(source, (), dotted, "cannot be set here", v.did_you_mean(table, set(TABLES) - LISTS))
             continue
