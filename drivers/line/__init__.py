@@ -1,0 +1,31 @@
+"""The only door to the field: one owner a line, one request at a time, a deadline on every wait."""
+
+from drivers.line.config import LineConfig, Manners, SerialSetting, manners, target, warnings
+from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
+from drivers.line.lease import Lease, LeaseDesk
+from drivers.line.owner import Line, open_line
+from drivers.line.stats import LineStats
+from drivers.line.trace import Frame, FrameTrace, frames_each, read_trace
+
+__all__ = [
+    "READ_FUNCTIONS",
+    "Answer",
+    "Frame",
+    "FrameTrace",
+    "Lease",
+    "LeaseDesk",
+    "Line",
+    "LineConfig",
+    "LineStats",
+    "Manners",
+    "ModbusRequest",
+    "Request",
+    "SerialSetting",
+    "crc16",
+    "frames_each",
+    "manners",
+    "open_line",
+    "read_trace",
+    "target",
+    "warnings",
+]

@@ -1,0 +1,222 @@
+"""Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, silence before each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from drivers.line.config import Manners
+from drivers.line.frames import Answer, Request
+from drivers.line.port import CHUNK, Port, down
+from drivers.line.stats import LineStats
+from drivers.line.trace import NOISE, RECEIVED, SENT, FrameTrace
+from drivers.model import FrameError, LineError, LineTimeout
+
+LONGEST_NOISE_S = 1.0  # a bus that is never silent for this long has another master
+_MOST_HEARD = 4096
+
+
+class ByteLink:
+    """An open port of bytes. ``run`` asks; the owner sees to it that only one ``run`` is under way."""
+
+    def __init__(
+        self,
+        port: Port,
+        clock: Callable[[], tuple[int, int]],
+        stats: LineStats,
+        trace: FrameTrace | None,
+        lost: Callable[[LineError], None],
+        *,
+        char_s: float = 0.0,
+        echo: bool = False,
+    ) -> None:
+        self.port = port
+        self.silent = 0  # timeouts in a row without a single byte: is anybody there?
+        self._clock, self._stats, self._trace, self._lost = clock, stats, trace, lost
+        self._char_s, self._echo = char_s, echo
+        self._loop = asyncio.get_running_loop()
+        self._heard = b""
+        self._echo_due = b""
+        self._request: Request | None = None  # the one that is out
+        self._done: asyncio.Future[Answer | LineError] | None = None
+        self._active_ns = time.monotonic_ns()  # when the line was last not silent
+        self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns up to which its old answer may come
+        self._suspects: set[str | int] = set()  # units whose next answer might be an old one
+        self._loop.add_reader(port.fd, self._received)
+
+    async def run(
+        self, requests: Sequence[Request], results: list[Answer | LineError], manners: Manners
+    ) -> LineError | None:
+        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first trouble ends it."""
+        while len(results) < len(requests):
+            answer = await self._ask(requests[len(results)], manners)
+            if isinstance(answer, LineError):
+                return answer
+            results.append(answer)
+        return None
+
+    def abandon(self) -> None:
+        """Whoever asked is gone; an answer that is under way belongs to nobody."""
+        if self._request is not None:
+            self._suspects.add(self._request.unit)
+            self._request = None
+
+    def close(self) -> None:
+        """Close the port."""
+        self._loop.remove_reader(self.port.fd)
+        self.port.close()
+        self._request = None
+
+    async def _ask(self, request: Request, manners: Manners) -> Answer | LineError:
+        char_s, quiet_s = self._char_s, manners.quiet_s
+        old, new = self.port.setting, manners.setting
+        if new is not None and old is not None:
+            if new != old:  # both sides of the switch must have been silent, at the slower speed
+                quiet_s = max(quiet_s, old.quiet_s)
+            char_s = new.char_s
+        trouble = await self._silence(request, quiet_s)
+        if trouble is not None:
+            return trouble
+        if new is not None and new != old:
+            try:
+                self.port.apply(new)
+            except OSError as error:
+                return self._break(down(self.port.where, error, f"cannot switch to {new}"))
+        self._heard = b""
+        self._request = request
+        self._echo_due = request.frame if self._echo else b""
+        self._done = done = self._loop.create_future()
+        if (broken := self._send(request)) is not None:
+            return broken
+        wire_s = (len(request.frame) + request.expect) * char_s
+        timer = self._loop.call_later(manners.timeout_s + wire_s, self._expire, done, request, manners)
+        try:
+            return await done
+        finally:
+            timer.cancel()
+            if not done.done() or done.cancelled():
+                self.abandon()
+
+    def _send(self, request: Request) -> LineError | None:
+        try:
+            sent = self.port.write(request.frame)
+        except OSError as error:
+            return self._break(down(self.port.where, error, "sending failed"))
+        if sent != len(request.frame):
+            return self._break(down(self.port.where, None, "the port takes no more bytes"))
+        self._stats.sent[request.function] = self._stats.sent.get(request.function, 0) + 1
+        if self._trace is not None:
+            self._trace.put(SENT, request.frame, self._clock()[0])
+        return None
+
+    async def _silence(self, request: Request, quiet_s: float) -> LineError | None:
+        """Wait until the line has been silent for ``quiet_s`` and no old answer of this unit can come any more."""
+        late_ns = self._late_until.pop(request.unit, 0)
+        quiet_ns = int(quiet_s * 1e9)
+        begin = now = time.monotonic_ns()
+        while True:
+            free_ns = max(self._active_ns + quiet_ns, late_ns)
+            if now >= free_ns:
+                return None
+            if now - max(begin, late_ns) > LONGEST_NOISE_S * 1e9 + quiet_ns:
+                return FrameError(
+                    f"the line has not been silent for {LONGEST_NOISE_S:g} s",
+                    where=request.where,
+                    hint="Is there another master on the bus?",
+                )
+            waiter = self._loop.create_future()
+            timer = self._loop.call_later((free_ns - now) / 1e9, _wake, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+            now = time.monotonic_ns()
+
+    def _received(self) -> None:
+        utc_ns, mono_ns = self._clock()
+        try:
+            data = self.port.read(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._break(down(self.port.where, error, "port lost"))
+            return
+        if not data:
+            self._break(down(self.port.where, None, "the other side is gone"))
+            return
+        self.silent = 0
+        self._active_ns = mono_ns
+        request = self._request
+        if request is None:
+            self._unasked(data, utc_ns)
+            return
+        if self._trace is not None:
+            self._trace.put(RECEIVED, data, utc_ns)
+        if self._echo_due:
+            data = self._without_echo(data)
+        self._heard = heard = (self._heard + data)[-_MOST_HEARD:]
+        verdict = request.find(heard, False)
+        if verdict is None:
+            return
+        self._request = None
+        if isinstance(verdict, LineError):
+            self._finish(verdict)
+            return
+        suspect = request.unit in self._suspects
+        if suspect:
+            self._suspects.discard(request.unit)
+        self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
+
+    def _without_echo(self, data: bytes) -> bytes:
+        """Take our own bytes off, by count; what differs from them is a collision and stays to be judged."""
+        due = self._echo_due
+        size = min(len(due), len(data))
+        if data[:size] != due[:size]:
+            self._stats.notes["echo"] = "own bytes came back changed, or not at all"
+            self._echo_due = b""
+            return data
+        self._echo_due = due[size:]
+        return data[size:]
+
+    def _unasked(self, data: bytes, utc_ns: int) -> None:
+        if self._suspects:
+            self._stats.stale += 1
+        else:
+            self._stats.foreign += 1
+        if self._trace is not None:
+            self._trace.put(NOISE, data, utc_ns)
+
+    def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, manners: Manners) -> None:
+        if done is not self._done or done.done():
+            return
+        self._request = None
+        verdict = request.find(self._heard, True)
+        if isinstance(verdict, bytes):  # an answer behind bytes that looked like the begin of one
+            utc_ns, mono_ns = self._clock()
+            done.set_result(Answer(verdict, utc_ns, mono_ns, True))
+            return
+        if not self._heard:
+            self.silent += 1
+        self._suspects.add(request.unit)
+        now_ns = time.monotonic_ns()
+        self._active_ns = max(self._active_ns, now_ns - 1)
+        if manners.late_s:
+            self._late_until[request.unit] = now_ns + int(manners.late_s * 1e9)
+        done.set_result(verdict or LineTimeout(f"no answer within {manners.timeout_s:g} s", where=request.where))
+
+    def _break(self, error: LineError) -> LineError:
+        self._request = None
+        self._lost(error)
+        self._finish(error)
+        return error
+
+    def _finish(self, answer: Answer | LineError) -> None:
+        done = self._done
+        if done is not None and not done.done():
+            done.set_result(answer)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,207 @@
+"""Modbus frames: what is asked, and how an answer is found among bytes. Pure, no I/O.
+
+Only reads can be expressed: the functions 1, 2, 3, 4 and 43/14 (read device identification).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
+
+READ_FUNCTIONS: Mapping[int, str] = {
+    1: "read coils",
+    2: "read discrete inputs",
+    3: "read holding registers",
+    4: "read input registers",
+    43: "read device identification (MEI type 14)",
+}
+EXCEPTIONS: Mapping[int, str] = {
+    1: "illegal function",
+    2: "illegal data address",
+    3: "illegal data value",
+    4: "device failure",
+    5: "acknowledge, still working",
+    6: "busy",
+    8: "memory parity error",
+    10: "gateway path unavailable",
+    11: "gateway target failed to respond",
+}
+BUSY = frozenset((5, 6))
+MAX_ADU = 260
+
+
+class Answer(NamedTuple):
+    """The payload of one answer, stamped when its last byte came in."""
+
+    payload: bytes
+    time_ns: int  # UTC
+    mono_ns: int
+    suspect: bool  # the first answer of this device after a timeout, on a line without transaction ids
+
+
+class Request(Protocol):
+    """One question, and the knowledge to tell its answer from all else that may be heard on a line."""
+
+    frame: bytes  # as sent on a line that carries bytes
+    function: int  # what is counted as sent
+    unit: str | int  # whose answer it is: what comes late is matched by it
+    where: str  # for messages
+    expect: int  # bytes of a full answer, for the deadline
+
+    def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
+        """The answer's payload, what is wrong, or None: not yet, or (``final``) nothing was heard at all."""
+
+
+def _table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
+        table.append(crc)
+    return tuple(table)
+
+
+_CRC = _table()
+
+
+def crc16(frame: bytes) -> int:
+    """CRC-16 of Modbus RTU (reflected polynomial A001, start FFFF); sent low byte first."""
+    crc = 0xFFFF
+    table = _CRC
+    for byte in frame:
+        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
+    return crc
+
+
+def is_sound(frame: bytes) -> bool:
+    """Whether the last two bytes are the CRC of the others."""
+    return crc16(frame) == 0  # a message followed by its own CRC has remainder zero
+
+
+class ModbusRequest:
+    """A read of one unit, with its frame for RTU and for MBAP prebuilt.
+
+    Args:
+        unit: 0 to 255 (over a bus 1 to 247; direct TCP devices also use 0 and 255).
+        pdu: function code and its parameters, as pymodbus encodes them.
+        payload_bytes: of the wanted answer, without its byte count; 0 where it varies (function 43).
+        where: for messages, such as "cabinet-2 unit 7".
+
+    Raises:
+        ValueError: any function that is not a read. There is no other door for frames of this protocol.
+    """
+
+    __slots__ = ("_head", "_sized", "expect", "frame", "function", "head", "pdu_bytes", "tail", "unit", "where")
+
+    def __init__(self, unit: int, pdu: bytes, payload_bytes: int, where: str) -> None:
+        if pdu[0] not in READ_FUNCTIONS or (pdu[0] == 43 and pdu[1:2] != b"\x0e"):
+            raise ValueError(f"{where}: function {pdu[0]} is not a read; only {sorted(READ_FUNCTIONS)} may be sent")
+        if not 0 <= unit <= 255 or not 0 <= payload_bytes <= 250:
+            raise ValueError(f"{where}: unit {unit} or answer of {payload_bytes} bytes cannot be")
+        self.unit, self.function, self.where = unit, pdu[0], where
+        body = bytes((unit,)) + pdu
+        self.frame = body + crc16(body).to_bytes(2, "little")
+        self.tail = b"\x00\x00" + len(body).to_bytes(2, "big") + body
+        self._sized = payload_bytes > 0
+        self.head = bytes((self.function, payload_bytes)) if self._sized else b"\x00"  # an answer's first two bytes
+        self.pdu_bytes = 2 + payload_bytes
+        self.expect = 5 + payload_bytes if self._sized else 64
+
+    def judge(self, pdu: bytes) -> bytes | LineError:
+        """Payload of a PDU that came for this request over MBAP, or what is wrong with it."""
+        function = pdu[0] if pdu else 0
+        if function == self.function | 0x80 and len(pdu) >= 2:
+            return self.refusal(pdu[1])
+        if function != self.function:
+            return self._mismatch(f"answer has function {function} where {self.function} was asked")
+        if not self._sized:
+            return pdu[1:] if self._identity_bytes(pdu, 0) == len(pdu) else self._mismatch("its objects are cut off")
+        if pdu[:2] != self.head or len(pdu) != self.pdu_bytes:
+            count = pdu[1] if len(pdu) > 1 else 0
+            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} came), {self.pdu_bytes - 2} were asked")
+        return pdu[2:]
+
+    def refusal(self, code: int) -> LineError:
+        """The error of an exception answer. A gateway that misses its device is that device's silence."""
+        what = EXCEPTIONS.get(code, "unknown exception")
+        if code in (10, 11):
+            return LineTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
+        return DeviceException(f"the device answers exception {code:02X}h, {what}", where=self.where, code=code)
+
+    def judge_from(self, unit: int, pdu: bytes) -> bytes | LineError:
+        """As ``judge``, with the unit that the answer claims to be from."""
+        if unit != self.unit:
+            return self._mismatch(f"answer is from unit {unit}, unit {self.unit} was asked")
+        return self.judge(pdu)
+
+    def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
+        """The answer among bytes of an RTU line; noise before and after it and frames of others are skipped.
+
+        While bytes may still come, a place that looks like the wanted answer but is not complete is waited for.
+        """
+        size, at, unit, function = len(heard), 0, self.unit, self.function
+        seen: LineError | None = None
+        while at + 1 < size:
+            if heard[at] != unit or heard[at + 1] & 0x7F != function:
+                at = self._past_foreign(heard, at)
+                continue
+            need = self._length(heard, at)
+            if at + need > size:
+                if not final and self._is_wanted(heard, at):
+                    return None
+                at += 1
+                continue
+            frame = heard[at : at + need]
+            if not is_sound(frame):
+                if self._is_wanted(heard, at):
+                    seen = seen or FrameError(f"answer of {need} bytes with a wrong CRC", where=self.where)
+                at += 1
+            elif frame[1] & 0x80:
+                return self.refusal(frame[2])
+            elif self._is_wanted(heard, at):
+                return frame[3:-2] if self._sized else frame[2:-2]
+            else:  # sound, but the answer to another question: late, or another master's
+                seen = self._mismatch(f"answer has {frame[2]} bytes, {self.pdu_bytes - 2} were asked")
+                at += need
+        if not final or not heard:
+            return None
+        return seen or FrameError(f"{size} bytes came, but no frame of this unit", where=self.where)
+
+    def _is_wanted(self, heard: bytes, at: int) -> bool:
+        if heard[at + 1] & 0x80 or not self._sized:
+            return True
+        return at + 2 >= len(heard) or heard[at + 2] == self.head[1]
+
+    def _length(self, heard: bytes, at: int) -> int:
+        if heard[at + 1] & 0x80:
+            return 5
+        if self._sized:
+            return 5 + heard[at + 2] if at + 2 < len(heard) else 5
+        return self._identity_bytes(heard, at + 1) + 3
+
+    @staticmethod
+    def _past_foreign(heard: bytes, at: int) -> int:
+        """Behind a complete sound answer of another unit that begins at ``at``, else one byte on."""
+        if heard[at] <= 247 and heard[at + 1] in (1, 2, 3, 4) and at + 2 < len(heard):
+            end = at + 5 + heard[at + 2]
+            if end <= len(heard) and is_sound(heard[at:end]):
+                return end
+        return at + 1
+
+    @staticmethod
+    def _identity_bytes(pdu: bytes, at: int) -> int:
+        """Bytes of the PDU of function 43/14 that begins at ``at``, as far as its counts tell; 999 if not yet."""
+        if len(pdu) < at + 7:
+            return 999
+        end = at + 7
+        for _ in range(pdu[at + 6]):
+            if len(pdu) < end + 2:
+                return 999
+            end += 2 + pdu[end + 1]
+        return end - at
+
+    def _mismatch(self, what: str) -> MismatchError:
+        return MismatchError(what, where=self.where, hint="Another master on the bus, or two devices of one address?")

@@ -1,0 +1,226 @@
+"""Modbus TCP: a burst of requests on one connection, one out at a time, with the fewest steps in Python.
+
+pymodbus's framer takes the answers apart. While all goes well no task wakes between the first request
+and the last answer: the next request leaves from within the call that brought the answer before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from pymodbus.framer import FramerSocket
+from pymodbus.pdu import DecodePDU
+
+from drivers.line.config import Manners
+from drivers.line.frames import MAX_ADU, Answer, ModbusRequest, Request
+from drivers.line.port import CHUNK, Port, down
+from drivers.line.stats import LineStats
+from drivers.line.trace import RECEIVED, SENT, FrameTrace
+from drivers.model import FrameError, LineError, LineTimeout
+
+_decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
+_REMEMBERED = 64  # transaction ids given up that may still be answered
+
+
+class MbapLink:
+    """An open Modbus TCP connection. ``run`` asks; the owner sees to it that only one ``run`` is under way."""
+
+    def __init__(
+        self,
+        port: Port,
+        clock: Callable[[], tuple[int, int]],
+        stats: LineStats,
+        trace: FrameTrace | None,
+        lost: Callable[[LineError], None],
+    ) -> None:
+        self.port = port
+        self.silent = 0  # timeouts in a row without a single byte: is anybody there?
+        self._clock, self._stats, self._lost = clock, stats, lost
+        self._trace = trace.put if trace else None
+        self._loop = asyncio.get_running_loop()
+        self._read, self._write = port.read, port.write
+        self._rest = b""
+        self._tid = 0
+        self._given_up: dict[int, None] = {}
+        self._request: ModbusRequest | None = None  # the one that is out
+        self._requests: Sequence[ModbusRequest] = ()
+        self._results: list[Answer | LineError] = []
+        self._done: asyncio.Future[LineError | None] | None = None
+        self._timeout_s = 1.0
+        self._quiet_s = 0.0
+        self._free_at = 0.0  # loop time before which nothing is sent
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop.add_reader(port.fd, self._received)
+
+    def run(
+        self, requests: Sequence[Request], results: list[Answer | LineError], manners: Manners
+    ) -> asyncio.Future[LineError | None]:
+        """Ask ``requests`` from number ``len(results)`` on and append their answers.
+
+        The future's result is None after the last one, or the first trouble; then nothing more was asked.
+        """
+        self._requests = cast(Sequence[ModbusRequest], requests)
+        self._results = results
+        self._timeout_s, self._quiet_s = manners.timeout_s, manners.quiet_s
+        self._done = done = self._loop.create_future()
+        if self._quiet_s:
+            self._send_in_time()
+        else:
+            self._send()
+        return done
+
+    def abandon(self) -> None:
+        """Whoever asked is gone; an answer that is under way will be stale."""
+        if self._request is not None:
+            self._give_up()
+        self._done = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._loop.remove_reader(self.port.fd)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.port.close()
+        self._request = None
+
+    def _send_in_time(self) -> None:
+        wait_s = self._free_at - self._loop.time()
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._send_later, self._done)
+        else:
+            self._send()
+
+    def _send_later(self, done: asyncio.Future[LineError | None] | None) -> None:
+        if done is not None and done is self._done and not done.done():
+            self._send()
+
+    def _send(self) -> None:
+        request = self._requests[len(self._results)]
+        self._tid = tid = self._tid % 0xFFFF + 1
+        frame = tid.to_bytes(2, "big") + request.tail
+        try:
+            sent = self._write(frame)
+        except OSError as error:
+            self._break(down(self.port.where, error, "sending failed"))
+            return
+        if sent != len(frame):
+            self._break(down(self.port.where, None, "the connection takes no more bytes"))
+            return
+        self._request = request
+        counts = self._stats.sent
+        counts[request.function] = counts.get(request.function, 0) + 1
+        if self._trace is not None:
+            self._trace(SENT, frame, self._clock()[0])
+        self._deadline = deadline = self._loop.time() + self._timeout_s
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+        elif deadline < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _received(self) -> None:
+        utc_ns, mono_ns = self._clock()
+        try:
+            data = self._read(CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._break(down(self.port.where, error, "connection lost"))
+            return
+        if not data:
+            self._break(down(self.port.where, None, "the other side closed the connection"))
+            return
+        self.silent = 0
+        self._take(self._rest + data if self._rest else data, utc_ns, mono_ns)
+
+    def _take(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
+        self._rest = b""
+        while True:
+            used, unit, tid, pdu = _decode(data)
+            if not used:
+                self._incomplete(data)
+                return
+            if self._trace is not None:
+                self._trace(RECEIVED, data[:used], utc_ns)
+            request = self._request
+            if request is None or tid != self._tid:
+                self._unasked(tid)
+            elif unit == request.unit and pdu[:2] == request.head and len(pdu) == request.pdu_bytes:
+                self._answered(Answer(pdu[2:], utc_ns, mono_ns, False))
+            else:
+                verdict = request.judge_from(unit, pdu)
+                if isinstance(verdict, LineError):
+                    self._request = None
+                    self._free_at = self._loop.time() + self._quiet_s
+                    self._finish(verdict)
+                else:
+                    self._answered(Answer(verdict, utc_ns, mono_ns, False))
+            if used == len(data):
+                return
+            data = data[used:]
+
+    def _answered(self, answer: Answer) -> None:
+        self._request = None
+        results = self._results
+        results.append(answer)
+        if self._quiet_s:
+            self._free_at = self._loop.time() + self._quiet_s
+        if len(results) == len(self._requests):
+            self._finish(None)
+        elif self._quiet_s:
+            self._send_in_time()
+        else:
+            self._send()
+
+    def _incomplete(self, data: bytes) -> None:
+        """Keep the begin of a frame, unless it can be none."""
+        if len(data) >= 6 and (data[2] or data[3] or not 2 <= int.from_bytes(data[4:6], "big") <= MAX_ADU - 6):
+            self._break(
+                FrameError(
+                    "bytes came that are not Modbus TCP",
+                    where=self.port.where,
+                    hint="A serial server that passes bytes through wants tcp:// for modbus-tcp://",
+                )
+            )
+        else:
+            self._rest = data
+
+    def _unasked(self, tid: int) -> None:
+        """A late answer is dropped; one to a question never asked here means that somebody else talks on this link."""
+        if tid in self._given_up:
+            del self._given_up[tid]
+            self._stats.stale += 1
+        else:
+            self._stats.foreign += 1
+
+    def _give_up(self) -> None:
+        self._request = None
+        self._given_up[self._tid] = None
+        if len(self._given_up) > _REMEMBERED:
+            del self._given_up[next(iter(self._given_up))]
+
+    def _expire(self) -> None:
+        self._timer = None
+        request = self._request
+        if request is None:
+            return
+        if self._loop.time() < self._deadline - 0.0005:
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+            return
+        self.silent += 1
+        self._give_up()
+        self._finish(LineTimeout(f"no answer within {self._timeout_s:g} s", where=request.where))
+
+    def _break(self, error: LineError) -> None:
+        self._request = None
+        self._lost(error)
+        self._finish(error)
+
+    def _finish(self, trouble: LineError | None) -> None:
+        done, self._done = self._done, None
+        if done is not None and not done.done():
+            done.set_result(trouble)

@@ -1,0 +1,263 @@
+"""The owner of a line: opens its port when first needed, lets one request at a time on it, reopens it after faults."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from drivers.line.bytelink import ByteLink
+from drivers.line.config import NO_LIMITS, LineConfig, Manners, SerialSetting, manners, target, warnings
+from drivers.line.frames import BUSY, Answer, Request
+from drivers.line.lease import LeaseDesk
+from drivers.line.mbap import MbapLink
+from drivers.line.port import down, open_port
+from drivers.line.stats import LineStats
+from drivers.line.trace import FrameTrace
+from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
+
+OPEN_TIMEOUT_S = 5.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+SILENT_BEFORE_REOPEN = 3  # timeouts without a single byte, over TCP: the other end may have been restarted
+BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+_log = logging.getLogger("meterhouse.line")
+
+
+class Line:
+    """One serial port or one connection, and the order of those who use it.
+
+    Nothing is opened before the first request. Turns are given first come, first served.
+    """
+
+    def __init__(
+        self,
+        config: LineConfig,
+        clock: Callable[[], tuple[int, int]],
+        desk: LeaseDesk | None = None,
+        trace: FrameTrace | None = None,
+    ) -> None:
+        self.config, self.name = config, config.name
+        self.target = target(config)
+        self.is_mbap = self.target.is_mbap
+        self.where = f"line {config.name}"
+        # requests of one burst: a TCP device answers all in one go; slower lines hand on each answer as it comes
+        self.burst_size = 16 if self.is_mbap else 1
+        self.stats = LineStats(since_ns=time.monotonic_ns())
+        self._clock, self._desk, self._trace = clock, desk, trace
+        self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
+        self._manners = manners(config)
+        self._turn = asyncio.Lock()
+        self._link: MbapLink | ByteLink | None = None
+        self._proven = False  # this connection has brought an answer
+        self._pause_s = FIRST_PAUSE_S
+        self._retry_at = 0.0
+        self._why_down: LineError | None = None
+        self._lent_to = ""
+        for text in warnings(config):
+            _log.warning(text)
+
+    @property
+    def lent(self) -> str:
+        """Who holds the line through a lease; "" if it is ours."""
+        return self._lent_to
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the port is open at the moment."""
+        return self._link is not None
+
+    def manners(self, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
+        """How a device with these limits and its own serial setting is asked here. Raises ConfigError."""
+        return manners(self.config, limits, serial)
+
+    async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
+        """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
+        (answer,) = await self.burst((request,), how or self._manners)
+        if isinstance(answer, LineError):
+            raise answer
+        return answer
+
+    async def burst(self, requests: Sequence[Request], how: Manners) -> list[Answer | LineError]:
+        """Ask one after the other and return what came, in the same order; a refusal or broken answer takes its place.
+
+        The list is shorter than ``requests`` if it ends with a LineTimeout, LineDown or LineLent: then the
+        rest was not asked. Never raises LineError.
+        """
+        results: list[Answer | LineError] = []
+        await self._turn.acquire()
+        begin_ns = time.monotonic_ns()
+        link = self._link
+        try:
+            if link is None or self._desk is not None:
+                link = await self._ready()
+            trouble = await link.run(requests, results, how)
+            if trouble is None:
+                self._proven = True
+                self.stats.answers += len(results)
+            else:
+                await self._struggle(trouble, requests, results, how)
+                self.stats.answers += sum(isinstance(result, Answer) for result in results)
+        except LineError as error:  # could not be opened, or is lent
+            results.append(error)
+        finally:
+            if self._link is not None:
+                self._link.abandon()
+            self.stats.busy_ns += time.monotonic_ns() - begin_ns
+            self._turn.release()
+        return results
+
+    async def close(self) -> None:
+        """Close the port and the trace. A later request opens the port again."""
+        self._drop()
+        if self._trace is not None:
+            self._trace.close()
+            self._trace = None
+
+    async def _struggle(
+        self, trouble: LineError, requests: Sequence[Request], results: list[Answer | LineError], how: Manners
+    ) -> None:
+        """What follows trouble: busy is waited for, a broken answer asked again, the rest noted or given up."""
+        at, tries = -1, 0
+        reopened = False
+        while True:
+            if len(results) != at:
+                at, tries = len(results), 0
+            tries += 1
+            self._count(trouble)
+            again = False
+            if isinstance(trouble, DeviceException):
+                self._proven = True
+                if trouble.code in BUSY and tries <= len(BUSY_PAUSES_S):
+                    await asyncio.sleep(BUSY_PAUSES_S[tries - 1])
+                    again = True
+            elif isinstance(trouble, FrameError | MismatchError):
+                again = self._link is not None and tries <= max(how.retries, 1)
+            elif isinstance(trouble, LineTimeout):
+                self._suspect_silence()
+                again = tries <= how.retries
+            elif isinstance(trouble, LineDown) and self._proven and not reopened:
+                # a connection that was idle may have been closed in the very moment of our request
+                again = reopened = True
+                self._proven = False
+            if not again:
+                results.append(trouble)
+                if isinstance(trouble, LineTimeout | LineDown | LineLent) or len(results) == len(requests):
+                    return
+            link = await self._ready()
+            next_trouble = await link.run(requests, results, how)
+            if next_trouble is None:
+                self._proven = True
+                return
+            trouble = next_trouble
+
+    def _count(self, trouble: LineError) -> None:
+        stats = self.stats
+        if isinstance(trouble, LineTimeout):
+            stats.timeouts += 1
+        elif isinstance(trouble, DeviceException):
+            stats.exceptions += 1
+        elif isinstance(trouble, MismatchError):
+            stats.mismatches += 1
+        elif isinstance(trouble, FrameError):
+            stats.broken += 1
+
+    def _suspect_silence(self) -> None:
+        """Over TCP, silence of everybody may mean that the other end was restarted without a word."""
+        if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
+            self._drop()
+
+    async def _ready(self) -> MbapLink | ByteLink:
+        """The open link. Raises LineLent or LineDown, at once while a pause runs."""
+        if self._desk is not None:
+            lent_to = self._desk.holder(self.name)
+            if lent_to != self._lent_to:
+                _log.info("%s: %s", self.where, f"lent to {lent_to}" if lent_to else "back from its lease")
+                self._lent_to = lent_to
+            if lent_to:
+                self._drop()
+                self._desk.grant(self.name)
+                raise LineLent(f"lent to {lent_to}", where=self.where)
+        if self._link is not None:
+            return self._link
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._retry_at and self._why_down is not None:
+            raise LineDown(self._why_down.what, where=self._why_down.where, hint=self._why_down.hint)
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                port = await open_port(self.config, self.target, self._setting)
+        except TimeoutError:
+            raise self._failed(down(self.where, None, f"no connection within {OPEN_TIMEOUT_S:g} s")) from None
+        except OSError as error:
+            raise self._failed(down(self.where, error, f"cannot open {self.config.url}")) from error
+        self.stats.opened += 1
+        self.stats.notes.update(port.notes)
+        self._proven = False
+        if self.is_mbap:
+            self._link = MbapLink(port, self._clock, self.stats, self._trace, self._lost)
+        else:
+            char_s = self._setting.char_s if self._setting else 11 / self.config.bus_baud if self.config.bus_baud else 0
+            self._link = ByteLink(
+                port, self._clock, self.stats, self._trace, self._lost, char_s=char_s, echo=self.config.echo
+            )
+        if self._why_down is not None:
+            _log.info("%s: open again", self.where)
+            self._why_down = None
+        if self.config.limits.connect_delay_s:
+            await asyncio.sleep(self.config.limits.connect_delay_s)
+            if self._link is None:
+                raise self._why_down or LineDown("closed while its delay ran", where=self.where)
+        return self._link
+
+    def _failed(self, error: LineDown) -> LineDown:
+        self.stats.open_failures += 1
+        self._rest(error)
+        return error
+
+    def _lost(self, error: LineError) -> None:
+        """Called by the link when its port broke."""
+        self.stats.lost += 1
+        if self._link is not None:
+            self._drop()
+        if self._proven:  # many devices close what is idle: open again at once, and say no word unless that fails
+            self._pause_s, self._retry_at, self._why_down = FIRST_PAUSE_S, 0.0, None
+        else:  # it opened, and broke before it was of any use: as good as not opened
+            self._rest(error)
+
+    def _rest(self, error: LineError) -> None:
+        """Leave the line alone for a growing while."""
+        if self._why_down is None:
+            _log.warning("%s", error)
+        self._why_down = error
+        self._retry_at = asyncio.get_running_loop().time() + self._pause_s
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
+def open_line(
+    config: LineConfig,
+    clock: Callable[[], tuple[int, int]] | None = None,
+    *,
+    desk: LeaseDesk | None = None,
+    trace: FrameTrace | None = None,
+) -> Line:
+    """The line of ``config``; nothing is opened yet.
+
+    Args:
+        clock: gives (UTC ns, monotonic ns); None: the kernel's.
+        desk: where tools ask for a lease; None: the line is never lent.
+        trace: where its frames are shown; closed with the line.
+
+    Raises:
+        ConfigError: an address or setting that cannot be.
+    """
+    if clock is None:
+        from ext.clock import now
+
+        clock = now
+    return Line(config, clock, desk, trace)

@@ -1,0 +1,173 @@
+"""The only module that opens serial ports and sockets of the field. Every port is one non-blocking descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import termios
+from collections.abc import Callable
+
+from drivers.line.config import LineConfig, SerialSetting, Target
+from drivers.model import LineDown
+
+CHUNK = 4096
+_HINTS = {
+    errno.ENOENT: "Is the adapter plugged in? Its name stands under /dev/serial/by-id/",
+    errno.ENODEV: "Is the adapter plugged in? Its name stands under /dev/serial/by-id/",
+    errno.EIO: "Was the adapter unplugged?",
+    errno.EACCES: "Is this user in the group of the port (often dialout)?",
+    errno.EBUSY: "Another program has the port open",
+    errno.EAGAIN: "Another program has the port open",
+    errno.ECONNREFUSED: "The host answers but nothing listens there: is the port number right?",
+    errno.EHOSTUNREACH: "No way to this address: are cable, address and netmask right?",
+    errno.ENETUNREACH: "No way to this address: are cable, address and netmask right?",
+    errno.ETIMEDOUT: "Nobody answers at this address: is the device on?",
+    errno.ECONNRESET: "The other side closed: does it allow one client only?",
+}
+
+
+def down(where: str, error: OSError | None, what: str = "") -> LineDown:
+    """The LineDown for an error of the system, in words that help."""
+    code = (error.errno or 0) if error else 0
+    text = os.strerror(code) if code else str(error or "")
+    return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
+
+
+class Port:
+    """An open port. ``write`` and ``read`` never block; both raise OSError as the system does.
+
+    ``read`` gives what is there; b"" means that the other side is gone.
+    """
+
+    def __init__(self, where: str, fd: int, read: Callable[[int], bytes], write: Callable[[bytes], int]) -> None:
+        self.where, self.fd, self.read, self.write = where, fd, read, write
+        self.setting: SerialSetting | None = None
+        self.notes: dict[str, str] = {}
+
+    def apply(self, setting: SerialSetting) -> None:
+        """Switch a serial port to another setting. Raises OSError."""
+
+    def close(self) -> None:
+        """Give the descriptor back; a dead one must not be kept, or its adapter comes back under another name."""
+        raise NotImplementedError
+
+
+class _SocketPort(Port):
+    def __init__(self, where: str, sock: socket.socket) -> None:
+        super().__init__(where, sock.fileno(), sock.recv, sock.send)
+        self._sock = sock
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class _SerialPort(Port):
+    """pyserial opens and configures; the bytes go by the descriptor."""
+
+    def __init__(self, where: str, path: str, setting: SerialSetting, rs485: bool) -> None:
+        import serial  # costs a megabyte that lines over TCP do not need
+
+        plain = SerialSetting(setting.baud, 8, "N", setting.stop)
+        # inter_byte_timeout 0 sets VMIN 1: "nothing there" is then EAGAIN, and an empty read only a hang-up
+        self._serial = serial.Serial(
+            path, plain.baud, stopbits=plain.stop, exclusive=True, timeout=0, inter_byte_timeout=0
+        )
+        fd: int = self._serial.fileno()
+        super().__init__(where, fd, self._read, self._write)
+        try:
+            os.set_blocking(fd, False)
+            fcntl.ioctl(fd, termios.TIOCEXCL)
+            if rs485:
+                self._switch_transmitter()
+            self.apply(setting)
+            termios.tcflush(fd, termios.TCIOFLUSH)
+        except OSError:
+            self.close()
+            raise
+
+    def _read(self, size: int) -> bytes:
+        return os.read(self.fd, size)
+
+    def _write(self, frame: bytes) -> int:
+        return os.write(self.fd, frame)
+
+    def apply(self, setting: SerialSetting) -> None:
+        port = self._serial
+        try:
+            port.baudrate, port.stopbits = setting.baud, setting.stop
+            port.bytesize, port.parity = setting.bits, setting.parity
+        except termios.error as error:
+            if error.args[0] != errno.EINVAL or not self._only_frame_differs(setting):
+                raise OSError(*error.args) from error
+            # pseudo-terminals keep neither parity nor 7 bits, and glibc takes that for a failure
+            self.notes["serial"] = f"the port does not take {setting.bits}{setting.parity}"
+        self.setting = setting
+
+    def _only_frame_differs(self, setting: SerialSetting) -> bool:
+        """Whether the port took speed and stop bits, and is no real UART."""
+        _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
+        stop = 2 if flags & termios.CSTOPB else 1
+        is_pty = os.major(os.fstat(self.fd).st_rdev) in range(136, 144)  # Unix98 slaves, Linux devices.txt
+        return is_pty and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
+
+    def _switch_transmitter(self) -> None:
+        """Ask the driver for RS-485 mode; some UARTs know only one level of RTS while sending."""
+        from serial.rs485 import RS485Settings
+
+        for level in (True, False):
+            try:
+                self._serial.rs485_mode = RS485Settings(rts_level_for_tx=level, rts_level_for_rx=not level)
+            except (ValueError, OSError) as error:
+                self.notes["rs485"] = f"refused: {error}"
+                self._serial._rs485_mode = None  # else each later change of speed would try again and fail
+            else:
+                self.notes["rs485"] = f"on, RTS {'high' if level else 'low'} while sending"
+                return
+
+    def close(self) -> None:
+        self._serial.close()
+
+
+async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
+    """Open a line's port.
+
+    Raises OSError (as the system says) or, for serial ports, its subclass of pyserial. No deadline of its own.
+    """
+    where = f"line {config.name} ({target.host}{f':{target.port}' if target.port else ''})"
+    if target.scheme == "serial":
+        return _SerialPort(where, target.host, setting or SerialSetting.parse(config.serial, where), config.rs485)
+    loop = asyncio.get_running_loop()
+    kind = socket.SOCK_DGRAM if target.scheme == "udp" else socket.SOCK_STREAM
+    family, address = _literal(target) or await _resolve(target, kind)
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+        await loop.sock_connect(sock, address)
+    except BaseException:  # a cancelled connect too must not leave its socket behind
+        sock.close()
+        raise
+    return _SocketPort(where, sock)
+
+
+def _literal(target: Target) -> tuple[socket.AddressFamily, tuple[str, int]] | None:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, target.host)
+        except OSError:
+            continue
+        return family, (target.host, target.port)
+    return None
+
+
+async def _resolve(target: Target, kind: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=kind)
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), target.port)

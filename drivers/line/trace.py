@@ -1,0 +1,93 @@
+"""The last frames of a line in shared memory, so that ``watch --frames`` sees them without touching the agent.
+
+File layout (little endian): a header page (magic, slots, count of frames ever written), then slots of
+``SLOT`` bytes: u64 number from 1, i64 UTC ns, u16 length, u8 direction, pad, then the frame, cut to 268 bytes.
+The writer fills slot ``n % slots`` and then stores the count; a reader believes a slot only if the count
+shows afterwards that the writer cannot have been at it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SENT, RECEIVED, NOISE = 0, 1, 2
+SLOT = 288
+FRAMES = 2000
+HEADER = 4096
+_MAGIC = b"mhframes"
+_HEAD = struct.Struct("<QqHBx")
+_COUNT = struct.Struct("<Q")
+_ROOM = SLOT - _HEAD.size
+
+
+class Frame(NamedTuple):
+    """One frame as it went over the line."""
+
+    number: int
+    time_ns: int  # UTC
+    direction: int  # SENT, RECEIVED, or NOISE: bytes that nobody asked for
+    data: bytes
+
+
+def frames_each(lines: int, budget_bytes: int = 8 << 20) -> int:
+    """Frames to keep per line so that all lines together stay within ``budget_bytes``; at most 2,000, at least 50."""
+    return max(50, min(FRAMES, budget_bytes // (max(lines, 1) * SLOT)))
+
+
+class FrameTrace:
+    """The writer: one a line, owned by it."""
+
+    def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640) -> None:
+        """A new, empty file at ``path`` (replaces an old one). Raises OSError."""
+        size = HEADER + frames * SLOT
+        fresh = path.with_name(path.name + ".new")
+        fresh.unlink(missing_ok=True)
+        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            os.ftruncate(fd, size)
+            self._map = mmap.mmap(fd, size)
+            fresh.rename(path)
+        finally:
+            os.close(fd)
+        self._map[: len(_MAGIC)] = _MAGIC
+        _COUNT.pack_into(self._map, 8, frames)
+        self._frames, self._count = frames, 0
+
+    def put(self, direction: int, data: bytes, time_ns: int) -> None:
+        """Keep a frame, cut to 268 bytes."""
+        count = self._count
+        at = HEADER + count % self._frames * SLOT
+        size = min(len(data), _ROOM)
+        view = self._map
+        view[at + _HEAD.size : at + _HEAD.size + size] = data[:size]
+        self._count = count = count + 1
+        _HEAD.pack_into(view, at, count, time_ns, size, direction)
+        _COUNT.pack_into(view, 16, count)
+
+    def close(self) -> None:
+        """Unmap; the file stays for whoever wants to look."""
+        self._map.close()
+
+
+def read_trace(path: Path, after: int = 0) -> Iterator[Frame]:
+    """Frames numbered above ``after``, oldest first.
+
+    Raises OSError if there is no such file, ValueError if it is no frame trace.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
+        if len(view) < HEADER or view[: len(_MAGIC)] != _MAGIC:
+            raise ValueError(f"{path}: not a frame trace")
+        (frames,) = _COUNT.unpack_from(view, 8)
+        (count,) = _COUNT.unpack_from(view, 16)
+        for number in range(max(after, count - frames + 1) + 1, count + 1):
+            at = HEADER + (number - 1) % frames * SLOT
+            seen, time_ns, size, direction = _HEAD.unpack_from(view, at)
+            data = bytes(view[at + _HEAD.size : at + _HEAD.size + size])
+            (now,) = _COUNT.unpack_from(view, 16)
+            if seen == number and number > now - frames + 1:
+                yield Frame(number, time_ns, direction, data)
