@@ -220,14 +220,20 @@ class LinePoller:
     ) -> None:
         self._devices = tuple(devices)
         self._grid, self._contact, self._collect = grid, contact, collect
+        self.stopping = False  # finish the visit under way, then end
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
 
+    @property
+    def busy(self) -> bool:
+        """A visit is under way."""
+        return any(device.working for device in self._devices)
+
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled, or until ``stopping`` is set and the visit under way is done."""
         clock = asyncio.get_running_loop().time
         devices = self._devices
-        while True:
+        while not self.stopping:
             now_ms = self._grid.now_ms()
             if now_ms >= self._wake_ms:
                 for device in devices:

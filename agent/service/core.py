@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import ext.clock
-from agent.config import Config, DeviceConfig, device_spec, line_config, load_profiles
+from agent.config import Config, DeviceConfig, device_spec, line_config, site_profiles
 from agent.keys import Signer, key_records, load_key
-from agent.pack import Head, Packer, StreamTable, seconds
+from agent.pack import Head, Packer, StreamTable, base64url, seconds
 from agent.poll import DevicePoll, Grid, LinePoller
 from agent.service.recover import Recovered, recover
 from agent.service.snapshot import Snapshot
@@ -27,7 +27,7 @@ from agent.service.tables import Source, device_table, gateway_table
 from agent.service.writer import Writer
 from agent.store import Store
 from agent.uplink import Uplink
-from drivers.line import Line, open_line
+from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
 from drivers.model import GatewayError, Kind, LineError, Quality, Reason, clean_text
 from drivers.profile import Profile, vocabulary
 from drivers.registry import driver_class
@@ -38,7 +38,8 @@ LOOK_EVERY_S = 1.0  # at the wall clock
 SNAPSHOT_EVERY_S = 2.0
 FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
 SEAL_OFFSET_MS = 250  # sealing waits until the tick's own burst is over
-STOP_S = 8.0  # for the last packs to leave
+LAST_VISIT_S = 2.0  # for visits under way when the agent stops
+STOP_S = 6.0  # for the last packs to leave
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class Service:
         self._streams: dict[str, Stream] = {}
         self._uplinks: list[Uplink] = []
         self._lines: dict[str, Line] = {}
-        self._pollers: list[asyncio.Task[None]] = []
+        self._pollers: dict[LinePoller, asyncio.Task[None]] = {}
         self._seal_lock = asyncio.Lock()
         self._grid = Grid()
         self.started_ms = 0
@@ -97,13 +98,17 @@ class Service:
     def _open_store(self) -> Store:
         store = self.config.store
         return Store.open(
-            self.config.store_path, max_size_bytes=store.max_size_bytes, keep_delivered_s=store.keep_delivered_s
+            self.config.store_path,
+            max_size_bytes=store.max_size_bytes,
+            keep_delivered_s=store.keep_delivered_s,
+            destinations=[uplink.name for uplink in self.config.uplinks],
+            now_ms=time.time_ns() // 1_000_000,
         )
 
     async def _start(self, signer: Signer) -> None:
         config = self.config
         self._heads = {
-            name: Head(boot=head.boot, seq=head.seq, hash=head.hash_text, to_ms=head.to_ms)
+            name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
             for name, head in (await self._writer.call(Store.heads)).items()
         }
         self.started_ms = self._grid.now_ms()
@@ -125,9 +130,13 @@ class Service:
             lambda store: recover(store, config.runtime_dir, packer_of, self._clock(), self.started_ms)
         )
         self.started_ms = self._grid.now_ms()
-        profiles = load_profiles(config)
+        find = site_profiles(config.profiles_dir)
+        profiles = {device.profile: find(device.profile) for device in config.devices}
+        desk = LeaseDesk(config.runtime_dir / "leases")
+        frames = frames_each(len(config.lines))
         for line in config.lines:
-            self._lines[line.name] = open_line(line_config(line), runtime_dir=config.runtime_dir)
+            trace = FrameTrace(config.runtime_dir / f"frames.{line.name}", frames)
+            self._lines[line.name] = open_line(line_config(line), desk=desk, trace=trace)
         # the ring is made last of all that its header speaks of
         shapes: list[tuple[DeviceConfig, Profile, Any]] = [
             (device, profiles[device.profile], device_spec(config, device, profiles[device.profile]))
@@ -196,7 +205,7 @@ class Service:
         sealed = False
         if self._streams and hasattr(self, "_ring"):
             self._note(self._gateway, {"event": "stop"})
-            sealed = await self._seal(self._grid.now_ms(), list(self._streams.values()), whole=True)
+            sealed = await self._seal(self._grid.now_ms(), list(self._streams.values()))
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, STOP_S) for uplink in self._uplinks))
         await self._writer.stop()
         if hasattr(self, "_ring"):
@@ -222,7 +231,7 @@ class Service:
     async def _register(self, tables: Sequence[tuple[int, StreamTable]]) -> None:
         """Make tables durable before the first record that names them."""
         ring_id = self._ring.ring_id
-        rows = [(number, table.stream, json.dumps(table.document).encode()) for number, table in tables]
+        rows = [(number, table.stream, table.document) for number, table in tables]
         await self._writer.call(lambda store: store.register_tables(ring_id, rows))
 
     # --- asking
@@ -233,21 +242,31 @@ class Service:
         self._unit_by_stream = {unit.stream.name: unit for unit in self._units}
         for unit in self._units:
             by_line.setdefault(unit.config.line, []).append(unit.poll)
-        self._pollers = [
-            asyncio.create_task(LinePoller(polls, self._grid, self._contact, self._collect).run(), name=f"line {line}")
-            for line, polls in by_line.items()
-        ]
+        pollers = {
+            line: LinePoller(polls, self._grid, self._contact, self._collect) for line, polls in by_line.items()
+        }
+        self._pollers = {
+            poller: asyncio.create_task(poller.run(), name=f"line {line}") for line, poller in pollers.items()
+        }
 
     async def _stop_pollers(self) -> None:
-        for task in self._pollers:
+        """Let visits end that end soon; what is asked for longer than that is given up and stays due."""
+        idle = [task for poller, task in self._pollers.items() if not poller.busy]
+        for poller in self._pollers:
+            poller.stopping = True
+        for task in idle:
             task.cancel()
-        await asyncio.gather(*self._pollers, return_exceptions=True)
-        self._pollers = []
+        if self._pollers:
+            await asyncio.wait(self._pollers.values(), timeout=LAST_VISIT_S)
+        for task in self._pollers.values():
+            task.cancel()
+        await asyncio.gather(*self._pollers.values(), return_exceptions=True)
+        self._pollers = {}
 
     async def _watch_pollers(self) -> None:
         """A poller only ends by a bug; the service must not go on without its line and nobody knowing."""
         while True:
-            for task in self._pollers:
+            for task in self._pollers.values():
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     raise error
             await asyncio.sleep(1)
@@ -350,13 +369,13 @@ class Service:
         unit = self._unit_by_stream.get(stream.name)
         return unit.poll.settled_ms if unit else 1 << 62
 
-    async def _seal(self, to_ms: int, streams: Sequence[Stream], whole: bool = False) -> bool:
-        """Seal and commit these streams up to ``to_ms`` (``whole``: also what is not settled). False if the store could not."""
+    async def _seal(self, to_ms: int, streams: Sequence[Stream]) -> bool:
+        """Seal and commit these streams, each up to where it is settled. False if the store could not."""
         async with self._seal_lock:
             unknown = Reason.DISK if self._trouble else Reason.STOPPED
             jobs = []
             for stream in streams:
-                end = to_ms if whole else min(to_ms, self._settled_ms(stream))
+                end = min(to_ms, self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
             return await self._carry_out(jobs)

@@ -84,7 +84,7 @@ def _recover_ring(
     done: Recovered,
 ) -> None:
     known = {
-        number: StreamTable(stream, json.loads(document)) for number, (stream, document) in store.tables(ring.ring_id).items()
+        number: StreamTable(stored.stream, stored.document) for number, stored in store.tables(ring.ring_id).items()
     }
     heads = store.heads()
     left: dict[str, Left] = {}

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agent.outbox import Ack, OutboxItem
-from agent.pack import SealedPack
+from agent.pack import SealedPack, base64url, seconds
 from agent.service.streams import SealJob
-from agent.store import Store
+from agent.store import LossNote, Store
 from agent.uplink import Uplink
 from drivers.model import GatewayError
 from ext.ring import Ring
@@ -61,6 +61,7 @@ class Writer:
         # touched by the writer thread only:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
+        self._losses: list[LossNote] = []
 
     # --- the loop's side
 
@@ -94,6 +95,15 @@ class Writer:
         """Seal and commit all jobs in one transaction; None if the store could not: nothing happened then."""
         return await self.call(lambda store: self._seal(store, ring, jobs))
 
+    async def prune(self, now_ms: int) -> set[str]:
+        """Keep the store within its bounds. Returns the streams whose next pack must state a loss."""
+
+        def run(store: Store) -> set[str]:
+            self._losses = store.prune(now_ms)
+            return {note.stream for note in self._losses}
+
+        return await self.call(run)
+
     async def stop(self) -> None:
         """Commit what is confirmed, close the database, end the thread."""
         self._queue.put(None)
@@ -126,13 +136,23 @@ class Writer:
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
         """A platform's word about a range of packs; ``callback`` runs in the writer thread."""
-        self._queue.put(lambda store: callback(store.acknowledge(dest, ack)))
+
+
+        def run(store: Store) -> None:
+            ids, wrong = store.covered(dest, ack)
+            if ids:
+                self._confirmed.setdefault(dest, []).extend(ids)
+                self._confirmed_at = time.monotonic()
+            callback(wrong)
+
+        self._queue.put(run)
 
     # --- the thread
 
     def _run(self) -> None:
         try:
             store = self._open_store()
+            self._losses = store.losses()
         except BaseException as error:
             self._back(_fail, self._ready, error)
             self._back(_settle, self._stopped, None)
@@ -168,8 +188,11 @@ class Writer:
         marks = [(job.stream.packer, job.stream.packer.mark()) for job in jobs]
         sealed: list[SealedPack] = []
         outcome: list[Sealed] = []
+        stated: list[int] = []
         for job in jobs:
-            packs = seal_job(ring, job, clock)
+            losses = [note for note in self._losses if note.stream == job.stream.name]
+            stated += [note.id for note in losses]
+            packs = seal_job(ring, job, clock, [loss_event(note) for note in losses])
             sealed += packs
             outcome.append(
                 Sealed(
@@ -181,13 +204,14 @@ class Writer:
                 )
             )
         try:
-            ids = store.commit(sealed, self._confirmed)
+            ids = store.commit(sealed, self._confirmed, stated)
         except GatewayError as error:
             for packer, mark in reversed(marks):
                 packer.restore(mark)
             self._back(self._trouble, str(error))
             return None
         self._confirmed = {}
+        self._losses = [note for note in self._losses if note.id not in stated]
         self._back(self._trouble, None)
         items = [
             OutboxItem(id=number, stream=pack.stream, data=pack.data, is_birth=pack.is_birth, to_ms=pack.to_ms)
@@ -205,11 +229,28 @@ class Writer:
             return
 
 
-def seal_job(ring: Ring, job: SealJob, clock: Mapping[str, Any]) -> list[SealedPack]:
+def loss_event(note: LossNote) -> dict[str, Any]:
+    """What a stream says of its own packs that had to be dropped."""
+    return {
+        "boot": note.boot,
+        "event": "loss",
+        "first": note.first,
+        "from": seconds(note.from_ms),
+        "hash": base64url(note.hash),
+        "last": note.last,
+        "reason": note.reason,
+        "t": seconds(time.time_ns() // 1_000_000),
+        "to": seconds(note.to_ms),
+    }
+
+
+def seal_job(
+    ring: Ring, job: SealJob, clock: Mapping[str, Any], losses: Sequence[Mapping[str, Any]] = ()
+) -> list[SealedPack]:
     """Carry out one job on its stream's packer: tables in turn, the downtime first where there was one."""
     packer = job.stream.packer
     packs: list[SealedPack] = []
-    events = [event for _, event in job.events]
+    events = [*losses, *(event for _, event in job.events)]
     for segment in job.segments:
         if packer.table is None or packer.table.document != segment.table.document:
             packer.use(segment.table)

@@ -1,0 +1,97 @@
+"""`meterhouse run`: the agent itself."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from agent.config import Config, load_config
+from agent.service import Service
+from agent.service.notify import notify
+
+JOURNAL_LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+class JournalFormat(logging.Formatter):
+    """One line a message; under systemd with the priority that journalctl filters by."""
+
+    def __init__(self, journal: bool) -> None:
+        super().__init__("%(name)s: %(message)s" if journal else "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record).replace("\n", " | ")
+        return f"<{JOURNAL_LEVELS.get(record.levelno, 6)}>{text}" if self._journal else text
+
+
+def set_up_logging(verbose: bool) -> None:
+    """All logs go to standard error; libraries speak only when something is wrong."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JournalFormat("JOURNAL_STREAM" in os.environ))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("meterhouse").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+async def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT; a second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)  # what is sealed is on the disk; what is not is in the ring
+        stop.set()
+        notify("STOPPING=1")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+    def ready() -> None:
+        gc.collect()
+        gc.freeze()  # what is alive now stays: the collector need not walk it again
+        notify("READY=1")
+
+    await Service(config, ready).run(stop)
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/meterhouse/agent.toml"),
+    show_default=True,
+    help="The configuration.",
+)
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where the database lies, instead of the configured place.")
+@click.option("--runtime-dir", type=click.Path(path_type=Path), help="Where the ring lies, instead of the configured place.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: bool) -> None:
+    """Run the agent until it is told to stop.
+
+    SIGTERM or Ctrl-C: no more polls, what is held is sealed and stored, sent for a few seconds, then exit 0.
+    A second signal ends it at once; the next start seals what the ring holds.
+
+    \b
+    Example:
+      meterhouse run -c /etc/meterhouse/agent.toml
+
+    \b
+    Exit codes: 0 stopped as told, 1 a fault of ours, 3 bad configuration or profile.
+    """
+    set_up_logging(verbose)
+    config = load_config(path, state_dir=state_dir, runtime_dir=runtime_dir)
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        new_event_loop = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve(config))
