@@ -1,7 +1,4 @@
-"""``meterhouse decode`` for the meter protocols: DL/T 645, CJ/T 188, M-Bus, SunSpec, and counter series.
-
-Bytes go in, one JSON object or a table comes out; no hardware, no store, no network.
-"""
+"""How ``meterhouse decode`` takes bytes in and shows what they mean: one JSON object or a table."""
 
 from __future__ import annotations
 
@@ -12,10 +9,8 @@ from typing import Any, NoReturn
 
 import click
 
-from drivers import dlt645
 from drivers.model import Quality, Reading, Reason, clean_text
 
-EXIT_CODES = "\b\nExit codes: 0 decoded, 2 wrong usage, 4 no sound frame or broken content."
 SHOWN_UNITS = {"Cel": "°C"}  # packs speak SenML, people do not
 Json = dict[str, Any]
 
@@ -118,95 +113,3 @@ def wake_bytes(stream: bytes, offset: int) -> int:
     """How many FE stand right before ``offset``."""
     head = stream[:offset]
     return len(head) - len(head.rstrip(b"\xfe"))
-
-
-# ------------------------------------------------------------------ DL/T 645
-
-
-def _dlt645_frame(frame: dlt645.Frame, stream: bytes) -> Json:
-    raw = frame.raw
-    shown: Json = {
-        "protocol": "dlt645",
-        "version": frame.version,
-        "preamble_fe": wake_bytes(stream, frame.offset),
-        "leading_bytes": frame.offset,
-        "offset": frame.offset,
-        "address": frame.address,
-        "control": frame.control,
-        "function": frame.function,
-        "function_name": dlt645.FUNCTIONS.get(frame.function, ""),
-        "direction": "reply" if frame.is_reply else "request",
-        "error": frame.is_error,
-        "more_frames": frame.is_reply and frame.more,
-        "length": frame.length,
-        "checksum_in_frame": frame.checksum,
-        "checksum_computed": frame.checksum_computed,
-        "checksum_ok": frame.checksum == frame.checksum_computed,
-        "stop_ok": raw[-1] == 0x16,
-        "data_minus33_hex": frame.data.hex(),
-    }
-    if frame.identifier:
-        shown["di"] = frame.identifier
-    if frame.sequence is not None:
-        shown["sequence"] = frame.sequence
-    if frame.is_error:
-        code = frame.error_code
-        shown |= {"error_code": code, "error_text": "" if code is None else dlt645.error_text(code)}
-    if frame.reported_address:
-        shown["reported_address"] = frame.reported_address
-        shown["address_matches_header"] = frame.reported_address == frame.address
-    if frame.version == "1997" and frame.is_reply and frame.identifier and frame.payload:
-        shown["value_digits"] = frame.payload[::-1].hex()
-    return shown
-
-
-def _dlt645_broken(stream: bytes) -> BrokenInput:
-    raw, offset, error = dlt645.broken(stream)
-    shown: Json = {}
-    if len(raw) >= 12 and len(raw) == 12 + raw[9]:
-        shown = _dlt645_frame(dlt645.Frame(raw, offset), stream)
-    elif len(raw) >= 10:
-        shown = {"protocol": "dlt645", "address": raw[6:0:-1].hex().upper(), "control": raw[8], "length": raw[9]}
-    return BrokenInput(error, {"frame": shown} if shown else None)
-
-
-def decode_dlt645(stream: bytes) -> Json:
-    """All frames of ``stream``, and what they say."""
-    frames = dlt645.Parser().feed(stream)
-    if not frames:
-        raise _dlt645_broken(stream)
-    end = frames[-1].offset + len(frames[-1].raw)
-    result = several([(_dlt645_frame(f, stream), dlt645.decode_frame(f)) for f in frames])
-    result["frame"]["trailing"] = len(stream) - end
-    if len(frames) > 1 and frames[0].more and (whole := _dlt645_joined(frames)) is not None:
-        result["readings"] = [reading_json(r) for r in whole]
-    return result
-
-
-def _dlt645_joined(frames: Sequence[dlt645.Frame]) -> tuple[Reading, ...] | None:
-    """The readings of one answer that came in several frames; None where the frames are of different answers."""
-    replies = [f for f in frames if f.is_reply and not f.is_error]
-    try:
-        return dlt645.decode(replies[0].identifier, dlt645.join(replies))
-    except dlt645.FrameError:
-        return None
-
-
-@click.command("dlt645")
-@click.argument("words", metavar="HEX", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def dlt645_command(words: tuple[str, ...], as_json: bool) -> None:
-    """Explain DL/T 645 bytes (2007 and 1997): any FE before, noise around, several frames.
-
-    \b
-    Example:
-      meterhouse decode dlt645 'FEFE 6861010000000068910833333433AB89674578 16'
-
-    \b
-    Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
-      4 no sound frame.
-    """
-    run(lambda: decode_dlt645(hex_bytes(words)), as_json)
-
-
-COMMANDS: list[click.Command] = [dlt645_command]

@@ -1,0 +1,83 @@
+"""``meterhouse decode cjt188``."""
+
+from __future__ import annotations
+
+import click
+
+from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, run, several, wake_bytes
+from drivers import cjt188
+
+
+def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
+    raw = frame.raw
+    shown: Json = {
+        "protocol": "cjt188",
+        "preamble_hex": stream[: frame.offset].hex(),
+        "preamble_fe": wake_bytes(stream, frame.offset),
+        "offset": frame.offset,
+        "frame_offset": frame.offset,
+        "frame_length": len(raw),
+        "meter_type": frame.meter_type,
+        "medium": cjt188.METER_TYPES.get(frame.meter_type, ""),
+        "address": frame.address,
+        "address_wire_hex": raw[2:9].hex(),
+        "control": frame.control,
+        "function": frame.function,
+        "function_name": cjt188.FUNCTIONS.get(frame.function, ""),
+        "direction": "reply" if frame.is_reply else "request",
+        "error": frame.is_error,
+        "length": frame.length,
+        "checksum_in_frame": frame.checksum,
+        "checksum_computed": frame.checksum_computed,
+        "checksum_ok": frame.checksum == frame.checksum_computed,
+        "stop_ok": raw[-1] == 0x16,
+        "ser": frame.serial,
+    }
+    if frame.identifier is not None:
+        wire = raw[11:13].hex().upper()
+        order = "low byte first" if frame.low_first else "high byte first"
+        shown |= {"di": f"{frame.identifier:04X}", "di_wire_hex": wire, "di_order": f"{wire[:2]} first ({order})"}
+    if frame.is_error:
+        shown["status_hex"] = frame.error_status.hex()
+    status = next((r.raw for r in cjt188.decode_frame(frame) if r.name == "device.status"), b"")
+    if status:
+        shown |= {"status_hex": status.hex(), **cjt188.status_words(status)}
+    return shown
+
+
+def _broken(stream: bytes) -> BrokenInput:
+    raw, offset, error = cjt188.broken(stream)
+    shown: Json = {}
+    if len(raw) >= 13 and len(raw) == 13 + raw[10]:
+        shown = _frame(cjt188.Frame(raw, offset), stream)
+    elif len(raw) >= 11:
+        shown = {"protocol": "cjt188", "meter_type": raw[1], "address": raw[8:1:-1].hex().upper()}
+        shown |= {"control": raw[9], "length": raw[10]}
+    return BrokenInput(error, {"frame": shown} if shown else None)
+
+
+def decode(stream: bytes) -> Json:
+    """All frames of ``stream``, and what they say."""
+    frames = cjt188.Parser().feed(stream)
+    if not frames:
+        raise _broken(stream)
+    result = several([(_frame(f, stream), cjt188.decode_frame(f)) for f in frames])
+    result["frame"]["trailing"] = len(stream) - frames[-1].offset - len(frames[-1].raw)
+    return result
+
+
+@click.command("cjt188")
+@click.argument("words", metavar="HEX", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def command(words: tuple[str, ...], as_json: bool) -> None:
+    """Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): any FE before, noise around, several frames.
+
+    \b
+    Example:
+      meterhouse decode cjt188 'FEFE 68 10 44332211003378 01 03 1F9000 80 16'
+
+    \b
+    Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
+      4 no sound frame.
+    """
+    run(lambda: decode(hex_bytes(words)), as_json)

@@ -1,0 +1,189 @@
+"""The envelope of CJ/T 188: frames, the push parser, requests.
+
+``FE* 68 T A0..A6 C L DI SER data CS 16``, nothing added to the data. Source: CJ/T 188-2004 clauses 5 and 6,
+CJ/T 188-2018; the byte order of DI is not reliable between makers, so both are read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from drivers.hunting import REJECT, WAIT, Hunter
+from drivers.model import UsageError
+
+START, STOP, WAKE, ANY = 0x68, 0x16, 0xFE, 0xAA
+READ, READ_ADDRESS = 0x01, 0x03
+ALLOWED_CONTROLS = frozenset({READ, READ_ADDRESS})  # all that we ever send
+CURRENT, CURRENT_BOTH, ADDRESS = 0x901F, 0x911F, 0x810A
+
+FUNCTIONS = {
+    READ: "read",
+    READ_ADDRESS: "read address",
+    0x04: "write",
+    0x09: "read key version",
+    0x15: "write address",
+    0x16: "write motor position",
+}
+METER_TYPES = {
+    0x10: "cold water",
+    0x11: "hot water",
+    0x12: "drinking water",
+    0x13: "reclaimed water",
+    0x20: "heat",
+    0x21: "cold",
+    0x22: "heat and cold",
+    0x30: "gas",
+    0x40: "other",
+    ANY: "any",
+}
+
+_HIGH_BYTES = frozenset((0x81, 0x90, 0x91, 0xA0, *range(0xD0, 0xD5)))  # of identifiers that exist
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame. ``raw`` runs from 68h to 16h; ``offset`` is where it began in the stream."""
+
+    raw: bytes
+    offset: int = 0
+
+    @property
+    def meter_type(self) -> int:
+        return self.raw[1]
+
+    @property
+    def address(self) -> str:
+        """14 digits as printed; the first two or four are often the maker's code."""
+        return self.raw[8:1:-1].hex().upper()
+
+    @property
+    def control(self) -> int:
+        return self.raw[9]
+
+    @property
+    def length(self) -> int:
+        return self.raw[10]
+
+    @property
+    def data(self) -> bytes:
+        return self.raw[11:-2]
+
+    @property
+    def checksum(self) -> int:
+        return self.raw[-2]
+
+    @property
+    def checksum_computed(self) -> int:
+        return sum(self.raw[:-2]) & 0xFF
+
+    @property
+    def function(self) -> int:
+        return self.raw[9] & 0x3F
+
+    @property
+    def is_reply(self) -> bool:
+        return self.raw[9] & 0x80 != 0
+
+    @property
+    def is_error(self) -> bool:
+        return self.raw[9] & 0xC0 == 0xC0
+
+    @property
+    def _has_identifier(self) -> bool:
+        return self.length >= 3 and not self.is_error
+
+    @property
+    def low_first(self) -> bool:
+        """The identifier came low byte first (1F 90 for 901F)."""
+        first, second = self.raw[11], self.raw[12]
+        return first not in _HIGH_BYTES and second in _HIGH_BYTES
+
+    @property
+    def identifier(self) -> int | None:
+        """DI as the standard prints it, whatever its order on the wire."""
+        if not self._has_identifier:
+            return None
+        pair = self.raw[11:13]
+        return int.from_bytes(pair, "little" if self.low_first else "big")
+
+    @property
+    def serial(self) -> int | None:
+        """SER, which an answer repeats. An error answer is SER and a status word."""
+        if self._has_identifier:
+            return self.raw[13]
+        return self.raw[11] if self.is_error and self.length else None
+
+    @property
+    def payload(self) -> bytes:
+        return self.raw[14:-2] if self._has_identifier else b""
+
+    @property
+    def error_status(self) -> bytes:
+        return self.data[1:3] if self.is_error else b""
+
+
+class Parser(Hunter[Frame]):
+    """Push parser: ``feed(bytes) -> frames``."""
+
+    starts = re.compile(rb"\x68[\x10-\x4f\xaa]|\x68\Z")
+    longest = 13 + 255
+
+    def measure(self, buffer: bytearray, start: int, size: int) -> int:
+        if start + 10 >= size:
+            return WAIT
+        end = start + 13 + buffer[start + 10]
+        if end > size:
+            return WAIT
+        if buffer[end - 1] != STOP or sum(buffer[start : end - 2]) & 0xFF != buffer[end - 2]:
+            return REJECT
+        return end
+
+    def build(self, raw: bytes, offset: int) -> Frame:
+        return Frame(raw, offset)
+
+
+def broken(stream: bytes) -> tuple[bytes, int, str]:
+    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
+    best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h and a meter type not found")
+    for start in (m.start() for m in re.finditer(rb"\x68[\x10-\x4f\xaa]", stream)):
+        rest = stream[start:]
+        end = 13 + rest[10] if len(rest) > 10 else 0
+        if not end:
+            found = (1, rest, start, "cut short inside the header")
+        elif len(rest) < end:
+            have = min(len(rest) - 11, rest[10])
+            found = (2, rest, start, f"cut short: {rest[10]} data bytes announced, {have} present")
+        elif rest[end - 1] != STOP:
+            found = (3, rest[:end], start, f"stop byte is {rest[end - 1]:02X}h, not 16h")
+        else:
+            seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF
+            found = (4, rest[:end], start, f"checksum is {seen:02X}h, the bytes sum to {sums:02X}h")
+        best = max(best, found, key=lambda b: b[0])
+    return best[1:]
+
+
+def _build(meter_type: int, address: str, control: int, data: bytes, wake: int) -> bytes:
+    if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
+        raise UsageError(f"control code {control:02X}h may write", where="CJ/T 188")
+    digits = address.upper()
+    if not 1 <= len(digits) <= 14 or not all(c in "0123456789A" for c in digits):
+        raise UsageError(
+            f"{address!r} is no meter address", where="CJ/T 188", hint="Up to 14 digits; A stands for any digit"
+        )
+    body = bytes((START, meter_type, *bytes.fromhex(digits.rjust(14, "0"))[::-1], control, len(data))) + data
+    return bytes((WAKE,)) * wake + body + bytes((sum(body) & 0xFF, STOP))
+
+
+def build_read(
+    meter_type: int, address: str, identifier: int = CURRENT, *, serial: int = 0, low_first: bool = False, wake: int = 3
+) -> bytes:
+    """A read request. ``low_first`` sends 1F 90 for 901F: remember per meter which order it answers to."""
+    code = identifier.to_bytes(2, "little" if low_first else "big")
+    return _build(meter_type, address, READ, code + bytes((serial & 0xFF,)), wake)
+
+
+def build_read_address(*, serial: int = 0, low_first: bool = False, wake: int = 3) -> bytes:
+    """Ask the only meter on the line for its type and address."""
+    code = ADDRESS.to_bytes(2, "little" if low_first else "big")
+    return _build(ANY, "A" * 14, READ_ADDRESS, code + bytes((serial & 0xFF,)), wake)
