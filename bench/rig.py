@@ -1,0 +1,137 @@
+"""A rig around the agent: simulated devices in C, a real broker, a verifying subscriber; measured from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def free_ports(count: int) -> int:
+    """The first of ``count`` neighbouring ports that were free a moment ago."""
+    for base in range(21000, 60000, 500):
+        with contextlib.ExitStack() as stack:
+            try:
+                for n in range(count):
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", base + n))
+            except OSError:
+                continue
+            return base
+    raise RuntimeError(f"no {count} neighbouring ports are free")
+
+
+def wait_port(port: int, seconds: float = 10.0) -> None:
+    """Until something accepts connections."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"nothing answers on port {port}")
+
+
+def build_simulator(folder: Path) -> Path:
+    """Compile the C simulator; it serves thousands of devices at 19 us a request."""
+    binary = folder / "modsim"
+    subprocess.run(["cc", "-O2", "-o", binary, HERE / "src" / "modsim.c", "-lm"], check=True)
+    return binary
+
+
+@contextlib.contextmanager
+def process(argv: list[str | Path], log: Path | None = None, **more: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A child that is ended with the block, politely first."""
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
+        child = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, **more)  # type: ignore[call-overload]
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+                try:
+                    child.wait(15)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+
+
+@contextlib.contextmanager
+def broker(folder: Path) -> Iterator[int]:
+    """mosquitto on a free port of loopback, without persistence."""
+    port = free_port()
+    config = folder / "mosquitto.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
+        "set_tcp_nodelay true\n"
+    )
+    binary = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+    with process([binary, "-c", config], folder / "mosquitto.log"):
+        wait_port(port)
+        yield port
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU seconds and resident memory of a process at one moment."""
+
+    cpu_s: float
+    rss_mb: float
+    peak_mb: float
+
+
+def cost_of(pid: int) -> Cost:
+    """From /proc; CPU in steps of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    status = Path(f"/proc/{pid}/status").read_text()
+
+    def kib(name: str) -> float:
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name)) / 1024
+
+    return Cost((int(fields[11]) + int(fields[12])) / TICKS, kib("VmRSS"), kib("VmHWM"))
+
+
+def agent_config(
+    folder: Path, base_port: int, devices: int, mqtt_port: int, pack_every: str, more: str = ""
+) -> Path:
+    """agent.toml for ``devices`` of 100 float32 points at 1 Hz, each on a connection of its own."""
+    parts = [
+        f'[site]\nid = "bench"\ngateway = "gw"\ntimezone = "UTC"\n',
+        f'[key]\nfile = "{folder}/signing.key"\n',
+        f'[paths]\nstate_dir = "{folder}/state"\nruntime_dir = "{folder}/run"\n',
+        f'[pack]\nevery = "{pack_every}"\n',
+        f'[[uplink]]\nname = "platform"\nurl = "mqtt://127.0.0.1:{mqtt_port}"\n',
+        more,
+    ]
+    for n in range(devices):
+        parts.append(
+            f'[[line]]\nname = "l{n}"\nurl = "modbus-tcp://127.0.0.1:{base_port + n}"\n'
+            f'[[device]]\nname = "d{n}"\nline = "l{n}"\naddress = "1"\nprofile = "generic/float100"\n'
+            'every = { fast = "1 s" }\n'
+        )
+    path = folder / "agent.toml"
+    path.write_text("\n".join(parts))
+    return path
+
+
+def meterhouse(*words: str | Path) -> list[str | Path]:
+    """The command line of one of our commands in this environment."""
+    return [sys.executable, "-m", "agent.cli.main", *words]
