@@ -130,7 +130,7 @@ class Table:
     def tables(self, key: str) -> list[Mapping[str, Any]]:
         """An array of tables; complaints name items that are something else."""
         value = self.get(key, (list,), "an array of tables", [])
-        good = [item for item in value if isinstance(item, dict)]
+        good: list[Mapping[str, Any]] = [item for item in value if isinstance(item, dict)]
         if len(good) != len(value):
             self.add(key, f"{key} must hold tables only")
         return good

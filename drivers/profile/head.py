@@ -12,10 +12,55 @@ from drivers.profile.complaints import Complaints, Table, did_you_mean
 from drivers.profile.points import MAX_WORDS
 from drivers.profile.types import Fresh, Param
 
-KINDS = ["meter", "inverter", "hybrid", "storage", "bms", "pcs", "heat", "cool", "water", "gas", "steam", "air", "plc", "sensor", "weather", "charger", "gateway", "logger", "bench"]
+KINDS = [
+    "meter",
+    "inverter",
+    "hybrid",
+    "storage",
+    "bms",
+    "pcs",
+    "heat",
+    "cool",
+    "water",
+    "gas",
+    "steam",
+    "air",
+    "plc",
+    "sensor",
+    "weather",
+    "charger",
+    "gateway",
+    "logger",
+    "bench",
+]
 PROTOCOLS = ("modbus", "sunspec", "dlt645", "mbus", "cjt188")
 EVIDENCE = ("derived", "dump", "field")
-HEAD_KEYS = ["schema", "vendor", "models", "kind", "protocol", "source", "evidence", "limits", "probe", "params", "extends", "remove", "defaults", "sentinels", "sleeps", "caching", "fresh", "serial", "identity", "notes", "point", "repeat", "variant", "sample"]
+HEAD_KEYS = [
+    "schema",
+    "vendor",
+    "models",
+    "kind",
+    "protocol",
+    "source",
+    "evidence",
+    "limits",
+    "probe",
+    "params",
+    "extends",
+    "remove",
+    "defaults",
+    "sentinels",
+    "sleeps",
+    "caching",
+    "fresh",
+    "serial",
+    "identity",
+    "notes",
+    "point",
+    "repeat",
+    "variant",
+    "sample",
+]
 LIMIT_KEYS: Mapping[str, str] = {
     "quiet": "quiet_s",
     "timeout": "timeout_s",

@@ -31,7 +31,27 @@ _HALF = frozenset({"u8h", "u8l", "i8h", "i8l"})
 _BITS: Mapping[str, int] = {"u16": 16, "u8h": 8, "u8l": 8, "u32": 32, "u64": 64, "i16": 16, "i32": 32, "i64": 64}
 
 COMMON_KEYS = tuple(
-    ["name", "unit", "kind", "pace", "scale", "decimals", "offset", "range", "width", "digits", "labels", "bit_labels", "states", "sentinel", "ratio", "sleeps", "optional", "bit", "mask"]
+    [
+        "name",
+        "unit",
+        "kind",
+        "pace",
+        "scale",
+        "decimals",
+        "offset",
+        "range",
+        "width",
+        "digits",
+        "labels",
+        "bit_labels",
+        "states",
+        "sentinel",
+        "ratio",
+        "sleeps",
+        "optional",
+        "bit",
+        "mask",
+    ]
 )
 MODBUS_KEYS = (*COMMON_KEYS, *["function", "address", "count", "type", "order", "parts", "together", "barrier", "text"])
 OTHER_KEYS = (*COMMON_KEYS, "key", "type", "count")

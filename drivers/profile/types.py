@@ -47,7 +47,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Registers with known results. Words lie by function (1 coils, 2 inputs, 3 holding, 4 input registers) and address."""
+    """Registers with known results: function (1 coils, 2 inputs, 3 holding, 4 input registers) -> address -> word."""
 
     name: str
     words: Mapping[int, Mapping[int, int]]
@@ -111,7 +111,7 @@ class Profile:
 
         Args:
             params: what the installer said; the profile's defaults fill the rest.
-            firmware: the device's firmware string, None while unknown (then no variant with a firmware condition applies).
+            firmware: the device's firmware text; None while unknown: no variant with a firmware condition applies.
             identity: texts of identity points by name (``device.model`` and so on).
             reversed: prefixes of points behind a CT that is the wrong way round ("" means all): their import and export
                 counters change names. The sign of power is turned by the plan (drivers/plan.py).

@@ -1,0 +1,24 @@
+"""Points become requests: the fewest by wire time, cut where the device taught us to, decoded by compiled plans."""
+
+from drivers.plan.blocks import MAX_COILS, MAX_WORDS, Block, plan_blocks, plan_summary
+from drivers.plan.compiled import TextSlot, compile_block, exact, ratio_of, text_of, text_slots
+from drivers.plan.holes import KnownHoles, holes_key
+from drivers.plan.timing import LineTiming, silence_ns
+
+__all__ = [
+    "MAX_COILS",
+    "MAX_WORDS",
+    "Block",
+    "KnownHoles",
+    "LineTiming",
+    "TextSlot",
+    "compile_block",
+    "exact",
+    "holes_key",
+    "plan_blocks",
+    "plan_summary",
+    "ratio_of",
+    "silence_ns",
+    "text_of",
+    "text_slots",
+]

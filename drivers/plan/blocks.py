@@ -1,0 +1,195 @@
+"""Points become the fewest requests by wire time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from drivers.model import Limits, PlanSummary, Point, ProfileError
+from drivers.plan.holes import KnownHoles
+from drivers.plan.timing import LineTiming
+
+MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3
+MAX_COILS = 2000  # the same, 6.1
+_NO_LIMITS = Limits()
+DEFAULT_TIMING = LineTiming.serial("9600 8N1")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One read. ``points`` are positions in the sequence that was planned, in order of address."""
+
+    function: int
+    address: int
+    count: int  # registers; coils for functions 1 and 2
+    points: tuple[int, ...]
+
+    @property
+    def payload(self) -> int:
+        """Bytes of registers or coils in the answer."""
+        return self.count * 2 if self.function >= 3 else (self.count + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A stretch [start, end) that one request must hold: a point, or points that belong together."""
+
+    start: int
+    end: int
+    points: tuple[int, ...]
+
+
+def plan_blocks(
+    points: Sequence[Point],
+    limits: Limits = _NO_LIMITS,
+    timing: LineTiming = DEFAULT_TIMING,
+    wanted: Iterable[int] | None = None,
+    holes: KnownHoles | None = None,
+) -> tuple[Block, ...]:
+    """The reads that cover the wanted points in the least time on the line.
+
+    Args:
+        points: all points of the device; addresses in registers, from 0 as on the wire.
+        limits: ``max_words`` a read; ``holes`` and ``max_gap`` say how many registers in a row that no point of the
+            device knows may be read over (registers of other points always may).
+        timing: what a request and a byte cost on this line.
+        wanted: positions of the points that are due, all if None.
+        holes: what the device taught us; points that it has not are left out.
+
+    Returns:
+        Blocks by function and address. Each wanted point lies wholly in exactly one of them, a ``together`` group too;
+        none crosses a ``barrier``.
+
+    Raises:
+        ProfileError: a single point, or a ``together`` group, is longer than a read may be.
+    """
+    numbers = range(len(points)) if wanted is None else sorted(set(wanted))
+    asked = [n for n in numbers if not (holes and holes.lacks(points[n]))]
+    blocks: list[Block] = []
+    for function in sorted({points[n].function for n in asked}):
+        mine = [n for n in asked if points[n].function == function]
+        longest = _longest(function, limits, holes)
+        pieces = _pieces(points, mine, function, longest)
+        cuts = {p.address for p in points if p.barrier and p.function == function}
+        if holes:
+            cuts.update(address for f, address in holes.cuts if f == function)
+        bridge = _Bridge(points, function, limits, sorted(cuts))
+        blocks += _cheapest(function, pieces, longest, timing, bridge)
+    return tuple(blocks)
+
+
+def plan_summary(blocks: Iterable[Block], timing: LineTiming) -> PlanSummary:
+    """What one visit costs: requests, registers (16 coils count as one), points, time on the line."""
+    blocks = tuple(blocks)
+    return PlanSummary(
+        requests=len(blocks),
+        registers=sum((b.payload + 1) // 2 for b in blocks),
+        points=sum(len(b.points) for b in blocks),
+        line_time_s=sum(timing.cost_ns(b.payload) for b in blocks) / 1e9,
+    )
+
+
+def _longest(function: int, limits: Limits, holes: KnownHoles | None) -> int:
+    words = min(limits.max_words or MAX_WORDS, MAX_WORDS)
+    if holes and holes.max_words:
+        words = min(words, holes.max_words)
+    return words if function >= 3 else min(words * 16, MAX_COILS)
+
+
+def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest: int) -> list[_Piece]:
+    """What must be read whole, by address; what lies inside another goes with it."""
+    groups: dict[str, list[int]] = {}
+    for n in numbers:
+        groups.setdefault(points[n].together or f"#{n}", []).append(n)
+    pieces: list[_Piece] = []
+    for name, members in groups.items():
+        start = min(points[n].address for n in members)
+        end = max(points[n].address + points[n].count for n in members)
+        if end - start > longest:
+            what = points[members[0]].name if name.startswith("#") else f"the group {name!r}"
+            unit = "registers" if function >= 3 else "coils"
+            raise ProfileError(
+                f"{what} takes {end - start} {unit}, one read takes {longest}",
+                where=f"function {function} address {start}",
+                hint="Raise max_words, or leave the point out",
+            )
+        pieces.append(_Piece(start, end, tuple(members)))
+    pieces.sort(key=lambda p: (p.start, -p.end))
+    kept: list[_Piece] = []
+    for piece in pieces:
+        if kept and piece.end <= kept[-1].end:  # inside the one before: rides along
+            kept[-1] = _Piece(kept[-1].start, kept[-1].end, kept[-1].points + piece.points)
+        else:
+            kept.append(piece)
+    return kept
+
+
+class _Bridge:
+    """Which stretches between two pieces may be read over."""
+
+    def __init__(self, points: Sequence[Point], function: int, limits: Limits, cuts: list[int]) -> None:
+        self._cuts = cuts
+        allowed = bool(limits.holes)
+        self._most = 0 if not allowed else MAX_COILS if limits.max_gap is None else limits.max_gap
+        known: list[tuple[int, int]] = []
+        spans = ((p.address, p.address + p.count) for p in points if p.function == function and not p.optional)
+        for start, end in sorted(spans):
+            if known and start <= known[-1][1]:
+                known[-1] = (known[-1][0], max(end, known[-1][1]))
+            else:
+                known.append((start, end))
+        self._known = known
+
+    def open(self, end: int, start: int) -> bool:
+        """Whether a read may go on from ``end`` (first register not read yet) to ``start``."""
+        at, unknown = end, 0
+        for low, high in self._known if start > end else ():
+            if high <= at:
+                continue
+            if low >= start:
+                break
+            unknown = max(unknown, low - at)
+            at = max(at, high)
+        return max(unknown, start - at) <= self._most
+
+    def cut(self, start: int, end: int) -> bool:
+        """Whether a barrier or a learned cut lies inside [start, end)."""
+        return any(start < c < end for c in self._cuts)
+
+
+def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTiming, bridge: _Bridge) -> list[Block]:
+    """Shortest way through the pieces: ``best[i]`` is the least time to read the first ``i`` of them.
+
+    Pieces have rising starts and ends, and a request's time only grows with its length; so some best plan reads
+    neighbours together, and it is enough to look at runs of neighbours.
+    """
+    best: list[tuple[int, int]] = [(0, 0)]  # time, requests
+    start_of: list[int] = [0]
+    for i in range(1, len(pieces) + 1):
+        end = pieces[i - 1].end
+        chosen: tuple[int, int, int] | None = None
+        for j in range(i - 1, -1, -1):  # the last request reads pieces j to i-1
+            if end - pieces[j].start > longest or (j < i - 1 and not bridge.open(pieces[j].end, pieces[j + 1].start)):
+                break
+            if j < i - 1 and bridge.cut(pieces[j].start, end):
+                break  # a cut inside a single piece is not obeyed: the value would be torn
+            cost = timing.cost_ns(_payload(function, end - pieces[j].start))
+            option = (best[j][0] + cost, best[j][1] + 1, j)
+            if chosen is None or option[:2] < chosen[:2]:
+                chosen = option
+        assert chosen is not None  # a piece alone always fits
+        best.append(chosen[:2])
+        start_of.append(chosen[2])
+    blocks: list[Block] = []
+    i = len(pieces)
+    while i:
+        j = start_of[i]
+        run = pieces[j:i]
+        members = sorted(n for piece in run for n in piece.points)
+        blocks.append(Block(function, run[0].start, run[-1].end - run[0].start, tuple(members)))
+        i = j
+    return blocks[::-1]
+
+
+def _payload(function: int, count: int) -> int:
+    return count * 2 if function >= 3 else (count + 7) // 8

@@ -1,0 +1,153 @@
+"""A block becomes a plan of the decode kernel; texts are sliced out of the answer beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from drivers.model import DeviceSpec, Kind, Part, Point, ProfileError, clean_text
+from drivers.plan.blocks import Block
+from drivers.profile import concerned
+from ext.decode import Plan
+
+# unit -> powers of the current and the voltage ratio that turn a meter's secondary value into a primary one
+_RATIO: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("V", "mV", "kV", "uV"), (0, 1)),
+    **dict.fromkeys(("A", "mA", "kA", "uA", "Ah", "kAh", "mAh"), (1, 0)),
+    **dict.fromkeys(("W", "kW", "MW", "GW", "var", "kvar", "Mvar", "VA", "kVA", "MVA"), (1, 1)),
+    **dict.fromkeys(("Wh", "kWh", "MWh", "GWh", "varh", "kvarh", "Mvarh", "VAh", "kVAh", "MVAh"), (1, 1)),
+}
+
+
+class TextSlot(NamedTuple):
+    """Where the bytes of a text point lie in a block's payload."""
+
+    point: int
+    offset: int
+    size: int
+
+
+def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
+    """The kernel plan of a block; point numbers are positions in ``points``. Texts are left out (``text_slots``).
+
+    Scale, ratio and sign become one exact decimal: voltages take the voltage ratio, currents the current ratio, power
+    and energy both, where the profile says ``ratio = "apply"``; points that flip are turned where the CT is reversed.
+
+    Raises:
+        ProfileError: the kernel refuses a point; the message names it.
+    """
+    plan = Plan(block.payload)
+    for number in block.points:
+        point = points[number]
+        if point.kind is Kind.TEXT:
+            continue
+        try:
+            _add(plan, number, point, block, spec)
+        except ValueError as error:
+            raise ProfileError(f"{point.name}: {error}", where=f"{spec.profile} on {spec.name}") from error
+    return plan
+
+
+def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
+    """The text points of a block and where their bytes lie."""
+    return tuple(
+        TextSlot(n, 2 * (points[n].address - block.address), 2 * points[n].count)
+        for n in block.points
+        if points[n].kind is Kind.TEXT
+    )
+
+
+def text_of(point: Point, raw: bytes) -> str | None:
+    """The text in a text point's bytes: up to the first NUL, blanks and control characters off; None where nothing is.
+
+    All FF or all 00 means that the device has nothing there. Integers become their digits, ``point.text`` a format
+    over the registers.
+    """
+    if not raw or raw.count(0xFF) == len(raw):
+        return None
+    if point.text:
+        return point.text.format(*(int.from_bytes(raw[i : i + 2]) for i in range(0, len(raw), 2)))
+    if point.type != "str":
+        return str(int.from_bytes(_in_order(raw, point.order)))
+    if point.order == "BA":
+        raw = bytes(raw[i ^ 1] for i in range(len(raw) // 2 * 2))
+    raw = raw.split(b"\0", 1)[0].replace(b"\xff", b"")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("gb18030", "replace")  # Chinese firmware writes GBK
+    return clean_text(text.strip(), 250) or None
+
+
+def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
+    """What the transformers of a device multiply this point by; 1 where the device did it or none acts."""
+    if point.ratio != "apply":
+        return Decimal(1)
+    ct, pt = _RATIO.get(point.unit, (0, 0))
+    return spec.ratio_ct**ct * spec.ratio_pt**pt
+
+
+def exact(value: Decimal) -> tuple[int, int]:
+    """(mantissa, exponent) without trailing zeros: the kernel multiplies integers."""
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)  # the loader lets no NaN in
+    mantissa = int("".join(map(str, digits)))
+    while mantissa and mantissa % 10 == 0:
+        mantissa, exponent = mantissa // 10, exponent + 1
+    return (-mantissa if sign else mantissa), (exponent if mantissa else 0)
+
+
+def _add(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) -> None:
+    ratio = ratio_of(point, spec)
+    negate = point.flips and concerned(point.name, spec.reversed)
+    low, high = (None if v is None else v * ratio for v in (point.low, point.high))
+    if negate:
+        low, high = (None if high is None else -high), (None if low is None else -low)
+    parts = point.parts or (Part(point.address, point.type, point.scale, point.order),)
+    for place, part in enumerate(parts):
+        last = place == len(parts) - 1
+        bits = part.type == "bits"
+        shift = part.address - block.address
+        size, bit, mask = _coils(point, shift) if bits else (0, _or(point.bit, -1), point.mask or 0)
+        plan.add(
+            number,
+            shift // 8 if bits else 2 * shift,
+            part.type,
+            part.order,
+            size=2 * point.count if part.type == "mod10k" else size,
+            bit=bit,
+            mask=mask,
+            scale=exact(part.scale * ratio),
+            add=exact(point.offset) if place == 0 else (0, 0),
+            sentinels=point.sentinels,
+            low=None if low is None or not last else exact(low),
+            high=None if high is None or not last else exact(high),
+            negate=negate,
+            part=not last,
+        )
+
+
+def _coils(point: Point, shift: int) -> tuple[int, int, int]:
+    """Size, bit and mask of coils that begin at coil ``shift`` of the block."""
+    first = shift % 8
+    size = (first + point.count + 7) // 8
+    if point.bit is not None:
+        return size, first + point.bit, 0
+    if point.count == 1:
+        return size, first, 0
+    kept = point.mask if point.mask else (1 << point.count) - 1
+    return size, -1, kept << first
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _in_order(raw: bytes, order: str) -> bytes:
+    """The bytes of an integer, most significant first."""
+    if not order or len(order) > len(raw):
+        return raw
+    if len(raw) == 8 and len(order) == 4:
+        order = {"ABCD": "ABCDEFGH", "CDAB": "GHEFCDAB", "BADC": "BADCFEHG", "DCBA": "HGFEDCBA"}[order]
+    return bytes(byte for _, byte in sorted(zip(order, raw, strict=True)))

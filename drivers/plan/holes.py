@@ -1,0 +1,167 @@
+"""What a device taught us about its map: where blocks must be cut, what it has not, how much it bears.
+
+A request over a register that is missing fails as a whole (field pains 24, 25, 30, 40). An illegal-address answer, seen
+twice, cuts the block: first at registers that no point wants, then in halves, until the missing point stands alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Protocol
+
+from drivers.model import Point
+
+ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
+STRIKES = 2  # one refusal may be a device that is starting
+EXPIRES_S = 7 * 86_400  # then everything is asked again: an update may have brought the register
+
+Place = tuple[int, int]  # function, address
+
+
+class Asked(Protocol):
+    """The part of a block that matters here."""
+
+    @property
+    def function(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def points(self) -> tuple[int, ...]: ...
+
+
+class KnownHoles:
+    """Learned cuts for one identity and firmware (``key``). Times are UTC seconds, given by the caller.
+
+    ``version`` counts changes: a driver plans anew when it differs from the one it planned with.
+    """
+
+    def __init__(self, key: str = "", expires_s: int = EXPIRES_S) -> None:
+        self.key, self.expires_s, self.version = key, expires_s, 0
+        self.cuts: set[Place] = set()  # no block may hold the register before this one together with it
+        self.absent: set[tuple[int, int, int]] = set()  # function, address, count that this device has not
+        self.max_words: int | None = None  # learned: longer reads are refused (field pain 27)
+        self._since: int | None = None
+        self._strikes: dict[tuple[int, int, int, int], int] = {}
+        self._healthy = False
+
+    def good(self, block: Asked) -> None:
+        """A block was answered: the device is sane, and strikes against this block were a passing trouble."""
+        self._healthy = True
+        if self._strikes:
+            for code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+                self._strikes.pop((block.function, block.address, block.count, code), None)
+
+    def refused(self, block: Asked, points: Sequence[Point], code: int, now_s: int) -> bool:
+        """Note a Modbus exception. True: something was learned, plan anew.
+
+        A register is called absent only after the device has answered something else, so that a device which refuses
+        everything while it starts does not lose its points.
+        """
+        if code not in {ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE}:
+            return False
+        key = (block.function, block.address, block.count, code)
+        self._strikes[key] = self._strikes.get(key, 0) + 1
+        if self._strikes[key] < STRIKES:
+            return False
+        pieces = _pieces(block, points)
+        longest = max(end - start for start, end in pieces)
+        words = block.count if block.function in {3, 4} else 0
+        if code == ILLEGAL_VALUE and words > max(1, longest) and words > 8:
+            self.max_words = max(longest, words // 2)
+        elif len(pieces) > 1:
+            self.cuts.update((block.function, address) for address in _cuts(block, pieces))
+        elif self._healthy:
+            self.absent.add((block.function, block.address, block.count))
+        else:
+            return False
+        del self._strikes[key]
+        self._since = now_s if self._since is None else self._since
+        self.version += 1
+        return True
+
+    def expire(self, now_s: int) -> bool:
+        """Forget what was learned too long ago (or in the future: the clock was wrong). True: plan anew."""
+        if self._since is None or 0 <= now_s - self._since < self.expires_s:
+            return False
+        self.cuts.clear()
+        self.absent.clear()
+        self.max_words, self._since = None, None
+        self.version += 1
+        return True
+
+    def lacks(self, point: Point) -> bool:
+        """Whether the device has been found not to have this point."""
+        return any(
+            f == point.function and a < point.address + point.count and point.address < a + n for f, a, n in self.absent
+        )
+
+    def summary(self) -> str:
+        """One line for a technician; "" if nothing was learned."""
+        said: list[str] = []
+        if self.cuts:
+            said.append(f"{len(self.cuts)} cuts at {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}")
+        if self.absent:
+            said.append(f"missing {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
+        if self.max_words:
+            said.append(f"at most {self.max_words} registers a read")
+        return "; ".join(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that ``from_json`` reads."""
+        return {
+            "absent": sorted(list(a) for a in self.absent),
+            "cuts": sorted(list(c) for c in self.cuts),
+            "key": self.key,
+            "max_words": self.max_words,
+            "since": self._since,
+        }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any], key: str, now_s: int, expires_s: int = EXPIRES_S) -> KnownHoles:
+        """What was learned for ``key``; empty if it is about another identity or firmware, too old, or damaged."""
+        holes = cls(key, expires_s)
+        try:
+            if said["key"] != key or said["since"] is None:
+                return holes
+            holes.cuts = {(int(f), int(a)) for f, a in said["cuts"]}
+            holes.absent = {(int(f), int(a), int(n)) for f, a, n in said["absent"]}
+            holes.max_words = None if said["max_words"] is None else int(said["max_words"])
+            holes._since = int(said["since"])
+        except (KeyError, TypeError, ValueError):
+            return cls(key, expires_s)
+        holes.expire(now_s)
+        return holes
+
+
+def holes_key(profile_hash: str, identity: Mapping[str, str] | None, firmware: str | None) -> str:
+    """The key under which holes are kept: another device, firmware or profile starts afresh."""
+    texts = ",".join(f"{k}={v}" for k, v in sorted((identity or {}).items()))
+    return f"{profile_hash}|{texts}|{firmware or ''}"
+
+
+def _pieces(block: Asked, points: Sequence[Point]) -> list[tuple[int, int]]:
+    """Stretches [start, end) of a block that cannot be cut: points that overlap or belong together."""
+    spans: dict[str, tuple[int, int]] = {}
+    for number in block.points:
+        point = points[number]
+        name = point.together or f"#{number}"
+        start, end = spans.get(name, (point.address, 0))
+        spans[name] = (min(start, point.address), max(end, point.address + point.count))
+    pieces: list[tuple[int, int]] = []
+    for start, end in sorted(spans.values()):
+        if pieces and start < pieces[-1][1]:
+            pieces[-1] = (pieces[-1][0], max(end, pieces[-1][1]))
+        else:
+            pieces.append((start, end))
+    return pieces or [(block.address, block.address + block.count)]
+
+
+def _cuts(block: Asked, pieces: list[tuple[int, int]]) -> list[int]:
+    """Where to cut: after every stretch that nobody wants, else in the middle."""
+    holes = [start for (_, end), (start, _) in pairwise(pieces) if start > end]
+    if holes:
+        return holes
+    return [min(pieces[1:], key=lambda p: abs(2 * p[0] - 2 * block.address - block.count))[0]]

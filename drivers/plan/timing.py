@@ -1,0 +1,68 @@
+"""What a request costs on a line, in nanoseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drivers.model import Limits
+
+MODBUS_REQUEST = 8  # bytes on a serial line: address, function, start, count, CRC
+MODBUS_ANSWER = 5  # address, function, byte count, CRC
+_MBAP = 7 + 1 + 4 + 7 + 2  # the same over MBAP, both ways, without the CRC
+_ETHERNET = 2 * 66  # headers of a TCP segment each way
+_NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
+_NO_LIMITS = Limits()
+
+
+def silence_ns(baud: int) -> int:
+    """t3.5: the silence between frames. Fixed above 19200 baud. Source: MODBUS over serial line 1.02, 2.5.1.1."""
+    return 1_750_000 if baud > 19_200 else round(3.5 * 11 * 1e9 / baud)
+
+
+@dataclass(frozen=True, slots=True)
+class LineTiming:
+    """The parts of a request's time: ``cost_ns`` is what the planner minimises.
+
+    Behind a TCP gateway both hold: the network's bytes and the bus's bytes.
+    """
+
+    byte_ns: int  # a byte on the serial bus; 0 where there is none
+    quiet_ns: int  # silence before a request: t3.5 or what the device wants
+    turnaround_ns: int  # from the end of a request to the begin of the answer
+    network: bool = False
+
+    @staticmethod
+    def serial(setting: str, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.005) -> LineTiming:
+        """A serial line by its setting, as "9600 8N1". Raises ValueError for another shape."""
+        baud, bits = _setting(setting)
+        turnaround = limits.turnaround_s if limits.turnaround_s is not None else turnaround_s
+        quiet = max(silence_ns(baud), round((limits.quiet_s or 0) * 1e9))
+        return LineTiming(round(bits * 1e9 / baud), quiet, round(turnaround * 1e9))
+
+    @staticmethod
+    def tcp(bus_baud: int | None = None, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.002) -> LineTiming:
+        """A network line; ``bus_baud`` is the speed of the serial bus behind a gateway, if there is one."""
+        turnaround = round((limits.turnaround_s if limits.turnaround_s is not None else turnaround_s) * 1e9)
+        quiet = round((limits.quiet_s or 0) * 1e9)
+        if not bus_baud:
+            return LineTiming(0, quiet, turnaround, network=True)
+        return LineTiming(round(10 * 1e9 / bus_baud), max(quiet, silence_ns(bus_baud)), turnaround, network=True)
+
+    def cost_ns(self, payload: int) -> int:
+        """Time of one request whose answer carries ``payload`` bytes of registers."""
+        total = self.quiet_ns + self.turnaround_ns + (MODBUS_REQUEST + MODBUS_ANSWER + payload) * self.byte_ns
+        if self.network:
+            total += (_MBAP + _ETHERNET + payload) * _NETWORK_NS_PER_BYTE
+        return total
+
+
+def _setting(setting: str) -> tuple[int, int]:
+    """Baud and bits a byte, start and stop bits counted."""
+    try:
+        baud, form = setting.split()
+        data, parity, stop = int(form[0]), form[1].upper(), int(form[2:])
+        if int(baud) <= 0 or parity not in "NEO":
+            raise ValueError
+    except (ValueError, IndexError):
+        raise ValueError(f"a serial setting is baud, bits, parity, stop, as 9600 8N1; got {setting!r}") from None
+    return int(baud), 1 + data + (parity != "N") + stop
