@@ -101,8 +101,8 @@ def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
             raise v.Wrong(f"there is no line {v.show(out)}", hint)
         return out
 
-    name = table.need("name", v.device_name, "", 'Such as name = "inv1"')
-    line = table.need("line", line_name, "", 'Such as line = "roof", the name of a [[line]]')
+    name = table.need("name", v.device_name, "", 'Add it, such as name = "inv1"')
+    line = table.need("line", line_name, "", 'Add it, such as line = "roof", the name of a [[line]]')
     periods, said = _periods(table)
     ratio = table.table("ratio")
     one = Decimal(1)
@@ -116,9 +116,9 @@ def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
     entry = DeviceConfig(
         name=name,
         line=line,
-        address=table.need("address", address, "", 'Such as address = "1"'),
+        address=table.need("address", address, "", 'Add it, such as address = "1"'),
         profile=table.need(
-            "profile", v.profile_id, "", 'Such as profile = "huawei/sun2000"; see `meterhouse profiles`'
+            "profile", v.profile_id, "", 'Add it, such as profile = "huawei/sun2000"; see `meterhouse profiles`'
         ),
         label=table.take("label", v.label, ""),
         params=table.pairs("params", param_name, param),

@@ -64,7 +64,7 @@ def read_lines(tables: list[Table], notes: list[Note]) -> dict[str, LineRead]:
     names: dict[str, Table] = {}
     doors: dict[str, Table] = {}
     for table in tables:
-        name = table.need("name", v.name, "", 'Such as name = "cabinet-2"')
+        name = table.need("name", v.name, "", 'Add it, such as name = "cabinet-2"')
         url = table.need("url", v.line_url, "", f"Write {v.LINE_URLS}")
         scheme = url.partition(":")[0]
         entry = LineEntry(

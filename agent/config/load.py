@@ -49,7 +49,8 @@ def load_config(
             Relative paths count from the working directory. These win over the files.
         state_dir, runtime_dir: the same for ``paths.state_dir`` and ``paths.runtime_dir``.
         profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
-        environ: RUNTIME_DIRECTORY and STATE_DIRECTORY, as systemd gives them, are the default folders; by default the process's own.
+        environ: its RUNTIME_DIRECTORY and STATE_DIRECTORY (systemd sets them) are the default folders; by
+            default the process's own.
 
     Raises:
         ConfigError: with ``complaints``, one for each wrong place, in the order of files and lines.
@@ -154,10 +155,13 @@ def _build(
     else:
         site.layers = site.layers or [Layer(layers[0].source, (), {})]
         names = (
-            site.need("id", v.site_name, "", 'Such as id = "park7"'),
-            site.need("gateway", v.site_name, "", 'Such as gateway = "gw01"'),
+            site.need("id", v.site_name, "", 'Add it, such as id = "park7"'),
+            site.need("gateway", v.site_name, "", 'Add it, such as gateway = "gw01"'),
             site.need(
-                "timezone", v.timezone, "UTC", 'Such as timezone = "Asia/Shanghai"; intervals are cut on local time'
+                "timezone",
+                v.timezone,
+                "UTC",
+                'Add it, such as timezone = "Asia/Shanghai"; intervals are cut on local time',
             ),
             site.take("label", v.label, ""),
         )

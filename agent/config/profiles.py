@@ -106,7 +106,7 @@ def _address(table: Table, address: str, profile: Profile, line: LineEntry | Non
         low = 0 if line and line.scheme == "modbus-tcp" else 1  # on a serial bus 0 is a broadcast, which nobody answers
         high = 247 if line and line.scheme != "modbus-tcp" else 255
         if address and not (address.isascii() and address.isdigit() and low <= int(address[:9]) <= high):
-            table.complain(None, "address", f"{v.show(address)} is not a Modbus address", f"{low} to {high}")
+            table.complain(None, "address", f"{v.show(address)} is not a Modbus address", f"Allowed: {low} to {high}")
     elif line and line.scheme == "modbus-tcp" and profile.protocol in _ADDRESSES:
         what = f"speaks {profile.protocol}, which does not go over modbus-tcp"
         table.complain(None, "line", what, "Use a line with tcp://HOST:PORT (raw bytes) or a serial port")

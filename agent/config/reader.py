@@ -59,13 +59,17 @@ class Source:
 
     def line(self, path: KeyPath) -> int | None:
         """The line of a key, or of the nearest thing around it."""
-        if self.text is None:
+        if self.text is None or not path:
             return None
         if self._places is None:
-            self._places = key_lines(self.text)
+            try:
+                self._places = key_lines(self.text)
+            except RecursionError:  # nested nearly too deep for tomllib, too
+                self._places = {}
         for end in range(len(path), 0, -1):
-            if (line := self._places.get(path[:end])) is not None:
-                return line
+            for place in (path[:end], (*path[:end], 0)):  # of [[tables]] only the items have a line
+                if (line := self._places.get(place)) is not None:
+                    return line
         return None
 
 
@@ -106,12 +110,9 @@ class Table:
     def complain(self, layer: Layer | None, key: str, what: str, hint: str = "") -> None:
         """Note that ``key`` of this table is wrong (an empty key: the table itself)."""
         if layer is None:
-            found = [other for other in self.layers if key in other.raw] or self.layers
-            layer = found[0]
-        if layer.source.text is None and not layer.path:
-            path: KeyPath = ()
-        else:
-            path = (*layer.path, *(part for part in key.split(".") if part))
+            places = [*self.layers, *([self.over] if self.over else [])]
+            layer = next((place for place in places if key in place.raw), places[0])
+        path = (*layer.path, *(part for part in key.split(".") if part))
         name = ".".join(part for part in (self.name, key) if part)
         self.complaints.add(layer.source, path, name, what, hint)
 
@@ -233,6 +234,12 @@ def _syntax(source: Source, message: str) -> Complaint:
     if found and found[1]:
         line = int(found[1])
     what = message[: found.start()] if found else message
+    if twice := re.match(r"Cannot declare \((.*?),?\) twice", what):
+        table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
+        hint = "Keep one of the two; [[line]], [[device]] and [[uplink]] have two brackets each time"
+        return Complaint(
+            f"the table [{clean_text(table)}] stands twice", file=source.name, line=line, key="", hint=hint
+        )
     for known, (said, hint) in _SYNTAX.items():
         if what.startswith(known):
             return Complaint(said, file=source.name, line=line, key="", hint=hint)

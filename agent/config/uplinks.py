@@ -66,7 +66,7 @@ def _uplink(table: Table) -> UplinkConfig:
     url = table.need("url", v.uplink_url, "", "Write mqtts://HOST:8883")
     parts = urlsplit(url)
     uplink = UplinkConfig(
-        name=table.need("name", v.name, "", 'Such as name = "platform"'),
+        name=table.need("name", v.name, "", 'Add it, such as name = "platform"'),
         url=url,
         host=parts.hostname or "",
         port=parts.port or 0,

@@ -260,20 +260,20 @@ def baud(value: object) -> int:
     return out
 
 
-def split_url(value: object) -> SplitResult:
-    """A url without user, password, path and query, and with a sound port. Never shows one that holds a password."""
+def split_url(value: object, example: str) -> SplitResult:
+    """A url without user, password and query, and with a sound port. Never shows one that holds a password."""
     out = text(value)
     try:
         parts = urlsplit(out)
         port = parts.port
     except ValueError:
-        raise Wrong("the port or host of the url cannot be read", "Such as tcp://192.0.2.10:4196") from None
+        raise Wrong("the host or port of the url cannot be read", f"Such as {example}; ports end at 65535") from None
     if "@" in out:
         raise Wrong("a url must not hold a user or password", "Use username and password_credential beside it")
     if not out.isascii() or not out.isprintable() or " " in out:
-        raise Wrong(f"{show(out)} holds characters that no url has", "Such as tcp://192.0.2.10:4196")
+        raise Wrong(f"{show(out)} holds characters that no url has", f"Such as {example}")
     if port == 0 or parts.query or parts.fragment:
-        raise Wrong(f"{show(out)} is not understood", "A host and a port, such as tcp://192.0.2.10:4196")
+        raise Wrong(f"{show(out)} is not understood", f"A host and a port, such as {example}")
     return parts
 
 
@@ -282,7 +282,7 @@ def line_url(value: object) -> str:
     out = text(value)
     if out.startswith("/dev/"):
         raise Wrong(f"{show(out)} is not a url", f'Write "serial:{clean_text(out, 80)}"')
-    parts = split_url(out)
+    parts = split_url(out, "tcp://192.0.2.10:4196")
     if parts.scheme not in LINE_SCHEMES:
         near = nearest(parts.scheme, (*LINE_SCHEMES, "mbtcp", "rtu"))
         near = {"mbtcp": "modbus-tcp", "rtu": "serial"}.get(near, near)
@@ -306,7 +306,9 @@ def line_url(value: object) -> str:
 
 def uplink_url(value: object) -> str:
     """The url of a broker, written back in full with its port."""
-    parts = split_url(value)
+    parts = split_url(value, "mqtts://broker.example:8883")
+    if "://" not in text(value):
+        raise Wrong(f"{show(value)} is not a url", "Write mqtts://HOST:8883 or mqtt://HOST:1883")
     if parts.scheme not in UPLINK_SCHEMES:
         near = {"ssl": "mqtts", "tls": "mqtts", "tcp": "mqtt"}.get(parts.scheme) or nearest(
             parts.scheme, UPLINK_SCHEMES
@@ -339,7 +341,9 @@ def timezone(value: object) -> str:
     try:
         zoneinfo.ZoneInfo(out)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        near = nearest(out, zoneinfo.available_timezones())
+        zones = zoneinfo.available_timezones()
+        near = next((zone for zone in sorted(zones) if zone.rpartition("/")[2].lower() == out.lower()), "")
+        near = near or (nearest(out, zones) if "/" in out else "")
         hint = f'Did you mean "{near}"?' if near else 'Write AREA/CITY, such as "Asia/Shanghai"'
         raise Wrong(f"{show(value)} is not a time zone", hint) from None
     return out

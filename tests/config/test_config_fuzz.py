@@ -1,0 +1,126 @@
+"""Whatever stands in the file: a configuration or complaints with places, never another exception."""
+
+from __future__ import annotations
+
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.config import Complaint, Config, load_config, site_profiles
+from agent.config import values as v
+from drivers.model import ConfigError
+
+HERE = Path(__file__).parent
+GOOD = (HERE / "good.toml").read_text()
+PROFILES = site_profiles(HERE / "profiles")
+QUIET = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def judge(folder: Path, blob: bytes) -> None:
+    (folder / "agent.toml").write_bytes(blob)
+    try:
+        config = load_config(folder / "agent.toml", environ={}, profiles=PROFILES)
+    except ConfigError as error:
+        assert error.complaints
+        for one in error.complaints:
+            assert isinstance(one, Complaint) and one.what
+            assert str(one).isprintable() and len(str(one)) < 900
+            assert one.line is None or 1 <= one.line <= blob.count(b"\n") + 1
+    else:
+        assert isinstance(config, Config)
+        assert len(config.hash()) == 43
+
+
+@QUIET
+@given(st.data())
+def test_any_bytes_changed(tmp_path: Path, data: st.DataObject) -> None:
+    blob = bytearray(GOOD.encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(blob) - 1))
+        cut = data.draw(st.integers(0, 12))
+        blob[at : at + cut] = data.draw(st.one_of(st.binary(max_size=6), st.sampled_from(SNIPPETS)))
+    judge(tmp_path, bytes(blob))
+
+
+SNIPPETS = [b'"', b"'", b"[", b"]]", b"{", b"}", b"=", b"\n", b"0x", b"nan", b"-inf", b"1e999", b'""', b"[[device]]\n"]
+SNIPPETS += [
+    b"true",
+    b"2026-11-25",
+    b"07:00:00",
+    b"'''",
+    b'"""',
+    b"\\",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"#",
+    b"a.b.c=1\n",
+    b",",
+]
+
+values = st.recursive(
+    st.one_of(
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.decimals(),
+        st.text(max_size=12),
+        st.dates(),
+        st.times(),
+        st.datetimes(),
+        st.sampled_from(
+            ["", "ac", "ac.*", "1 s", "0 s", "99999999999 d", "8 GiB", "0 B", "9600 8N1", "tcp://h:1", "x.y"]
+        ),
+        st.sampled_from(
+            ["serial:/dev/x", "serial:", "tcp://[::1]:5", "tcp://[", "mqtt://a:b@c", "UTC", "/", "..", "\0"]
+        ),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+def spots(tree: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    steps = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)) if isinstance(tree, list) else []
+    return [path, *(spot for key, item in steps for spot in spots(item, (*path, key)))]
+
+
+SPOTS = spots(tomllib.loads(GOOD))[1:]
+
+
+@QUIET
+@given(st.sampled_from(SPOTS), values, st.booleans())
+def test_any_value_in_any_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spot: Any, value: Any, drop: bool
+) -> None:
+    """Past the TOML parser: what tomllib could hand us, put where it does not belong."""
+    import agent.config.reader as reader
+
+    tree = tomllib.loads(GOOD, parse_float=Decimal)
+    at: Any = tree
+    for step in spot[:-1]:
+        at = at[step]
+    if drop:
+        del at[spot[-1]]
+    else:
+        at[spot[-1]] = value
+    with monkeypatch.context() as patch:
+        patch.setattr(reader.tomllib, "loads", lambda *_a, **_k: tree)
+        judge(tmp_path, GOOD.encode())
+
+
+@given(st.integers(0, 10**10))
+def test_a_duration_reads_back(ms: int) -> None:
+    assert v.duration_ms(0, 10**10)(v.show_ms(ms) if ms % 1000 == 0 or ms < 1000 else f"{ms} ms") == ms
+
+
+@given(st.text(max_size=20))
+def test_durations_and_sizes_refuse_or_give_numbers(text: str) -> None:
+    for parse in (v.duration_ms(0, 10**12), v.size_bytes(0, 2**50), v.serial, v.line_url, v.uplink_url, v.timezone):
+        try:
+            assert parse(text) is not None
+        except v.Wrong as wrong:
+            assert wrong.what

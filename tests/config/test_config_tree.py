@@ -1,0 +1,225 @@
+"""What a sound configuration becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import rfc8785
+
+from agent.config import Secret, device_spec, device_specs, line_config, load_config, load_profiles, site_profiles
+from drivers.line.config import LineConfig
+from drivers.model import ConfigError, Limits, ProfileError
+
+MINIMAL = """[site]
+id = "p"
+gateway = "g"
+timezone = "UTC"
+"""
+
+
+def test_every_key_arrives(site, good) -> None:
+    site.write(good)
+    config = site.load()
+    assert (config.site, config.gateway, config.timezone, config.base) == (
+        "park7",
+        "gw01",
+        "Asia/Shanghai",
+        "park7/gw01",
+    )
+    assert config.site_label == "一期园区"
+    assert (config.store.max_size_bytes, config.store.keep_delivered_s) == (8 << 30, 30 * 86400)
+    assert (config.pack.every_ms, config.pack.max_size_bytes) == (10_000, 65536)
+    assert (config.ring.size_bytes, config.interval.length_ms) == (16 << 20, 900_000)
+    (uplink,) = config.uplinks
+    assert (uplink.url, uplink.host, uplink.port, uplink.tls) == (
+        "mqtts://broker.example:8883",
+        "broker.example",
+        8883,
+        True,
+    )
+    assert (uplink.password, uplink.confirm, uplink.ca_file) == (
+        Secret("platform-password"),
+        "subscriber",
+        Path("ca.pem"),
+    )
+    roof, server = config.line("roof"), config.line("server")
+    assert (roof.url, roof.scheme) == ("modbus-tcp://192.0.2.10:502", "modbus-tcp")
+    assert roof.limits == Limits(connect_delay_s=1.5, timeout_s=10.0)
+    assert line_config(roof) == LineConfig("roof", roof.url, bus_baud=9600, limits=roof.limits)
+    assert line_config(server).bus_baud == 2400, "what is said of the bus behind a serial server serves the plan"
+    main, second = config.devices
+    assert main.periods_ms == (2_000, 5_000, 60_000, 300_000, 86_400_000)
+    assert second.periods_ms[:2] == (1_000, 10_000)
+    assert (main.ratio_ct, main.ratio_pt, main.reversed, dict(main.params)) == (
+        Decimal(80),
+        Decimal("1.5"),
+        frozenset({"ac"}),
+        {"feeders": 3},
+    )
+    assert (dict(main.roles), dict(main.parent)) == ({"ac": "grid"}, {"ac": "transformer-1"})
+
+
+def test_defaults_are_those_of_the_design(site) -> None:
+    site.write(MINIMAL)
+    config = site.load()
+    assert (config.state_dir, config.runtime_dir) == (Path("/var/lib/meterhouse"), Path("/run/meterhouse"))
+    assert config.profiles_dir == Path("/etc/meterhouse/profiles")
+    assert config.key == Secret(file=Path("/var/lib/meterhouse/signing.key"))
+    assert (
+        config.store.max_size_bytes == 8 << 30 and config.pack.every_ms == 10_000 and config.ring.size_bytes == 16 << 20
+    )
+    assert (config.uplinks, config.lines, config.devices) == ((), (), ())
+
+
+def test_folders_come_from_systemd_the_file_and_the_command_line_in_rising_order(site) -> None:
+    environ = {"RUNTIME_DIRECTORY": "/run/a:/run/b", "STATE_DIRECTORY": "/var/a"}
+    site.write(MINIMAL)
+    config = load_config("agent.toml", environ=environ)
+    assert (config.runtime_dir, config.state_dir) == (Path("/run/a"), Path("/var/a"))
+    site.write(MINIMAL + '[paths]\nstate_dir = "state"\nruntime_dir = "/run/c"\n')
+    config = load_config(site.folder / "agent.toml", environ=environ)
+    assert (config.runtime_dir, config.state_dir) == (Path("/run/c"), site.folder / "state")
+    config = load_config("agent.toml", {"pack.every": "2 s"}, state_dir=Path("here"), environ=environ)
+    assert (config.state_dir, config.pack.every_ms) == (Path.cwd() / "here", 2_000)
+
+
+def test_a_wrong_override_is_told_as_the_command_lines(site) -> None:
+    site.write(MINIMAL)
+    says = site.complaints(overrides={"pack.every": "2 sec", "device.x": 1, "store.size": "1 GiB"})
+    assert says == [
+        "command line: device.x: cannot be set here. Known: interval, key, pack, paths, ring, site, store",
+        'command line: store.size: unknown key. Did you mean "max_size"?',
+        'command line: pack.every: "sec" is not a unit of time. Write "2 s"; units are ms, s, min, h, d',
+    ]
+
+
+def test_conf_d_adds_tables_and_keys(site, good) -> None:
+    more = {
+        "20-more.toml": '[[device]]\nname = "third"\nline = "roof"\naddress = "3"\nprofile = "test/direct"\n',
+        "10-first.toml": '[[line]]\nname = "extra"\nurl = "udp://192.0.2.12:8899"\n[paths]\nstate_dir = "s"\n',
+        ".hidden.toml": "this is not read",
+        "notes.txt": "nor this",
+    }
+    site.write(good, more)
+    config = site.load()
+    assert [line.name for line in config.lines] == ["cabinet-2", "roof", "server", "extra"]
+    assert [device.name for device in config.devices] == ["main", "second", "third"]
+    assert config.state_dir == Path("conf.d/s"), "a relative path counts from the file that names it"
+    assert [path.name for path in config.files] == ["agent.toml", "10-first.toml", "20-more.toml"]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(site, good) -> None:
+    site.write(b"\xef\xbb\xbf" + good.replace("\n", "\r\n").encode())
+    assert site.complaints() == []
+    site.write(b"\xef\xbb\xbf" + good.replace('"8 GiB"', '"8 GB"').replace("\n", "\r\n").encode())
+    assert site.complaints()[0].startswith("agent.toml:12: ")
+
+
+def test_the_tree_is_frozen(site, good) -> None:
+    site.write(good)
+    config = site.load()
+    for thing in (config, config.store, config.lines[0], config.devices[0], config.uplinks[0]):
+        assert not hasattr(thing, "__dict__")
+        with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):  # slots make it a TypeError
+            thing.name = "x"  # type: ignore[misc,union-attr]
+
+
+def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
+    text = good.replace("serial:/dev/serial/by-id/usb-FTDI_FT232R_A1-if00-port0", "serial:/dev/ttyUSB3")
+    text = text.replace("tcp://192.0.2.11:4196", "modbus-tcp://192.0.2.10").replace('serial = "2400 8E1"\n', "")
+    text = text.replace('"9600 8E1"', '"9600 8N1"').replace("test/direct", "test/meter").replace('"2"', '"2"')
+    text += '[[device]]\nname = "third"\nline = "roof"\naddress = "1"\nprofile = "test/direct"\n'
+    text += '[[uplink]]\nname = "plain"\nurl = "mqtt://192.0.2.1"\n'
+    site.write(text)
+    notes = [str(note) for note in site.load().notes]
+    assert notes == [
+        # field pain 17
+        "agent.toml:39: line.cabinet-2.url: /dev/ttyUSB3 may become another adapter after a restart or replug. "
+        "Take the stable name from /dev/serial/by-id/",
+        "agent.toml:50: line.server.url: opens a second connection beside line.roof (agent.toml:44). "
+        "Devices of one line take turns; many gateways accept one or two connections only",
+        "agent.toml:77: device.third.address: has the address of device.main on the same line. "
+        "Right only if two profiles share one device",
+        "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
+        "Right only if it was set at the device",
+        "agent.toml:73: device.second.every: no point is read at the pace normal",
+        "agent.toml:81: uplink.plain.url: goes over the network unencrypted. mqtts:// protects password and readings",
+    ]
+
+
+def test_the_hash_is_of_what_shapes_readings(site, good) -> None:
+    site.write(good)
+    first = site.load()
+    assert first.hash() == site.load().hash() and len(first.hash()) == 43
+    assert site.load(state_dir=Path("/elsewhere")).hash() == first.hash()
+    site.write(good.replace('credential = "signing-key"', 'file = "x.key"').replace("platform-password", "other"))
+    assert site.load().hash() == first.hash(), "a moved secret is the same secret"
+    site.write("# a comment\n" + good.replace('"10 s"\nmax', '"10000 ms"\nmax'))
+    assert site.load().hash() == first.hash(), "other words for the same thing"
+    for old, new in [("ct = 80", "ct = 81"), ('"gw01"', '"gw02"'), ('"ac.*"', '"ac.power.*"'), ("fast = ", "cells = ")]:
+        site.write(good.replace(old, new, 1))
+        assert site.load().hash() != first.hash()
+
+
+def test_the_hash_is_taken_over_canonical_json(site, good) -> None:
+    import base64
+    import hashlib
+
+    site.write(good)
+    config = site.load()
+    digest = hashlib.sha256(rfc8785.dumps(config.effective())).digest()
+    assert config.hash() == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def test_a_default_period_gives_way_to_the_profile(site, changed) -> None:
+    site.write(changed('every = { fast = "2 s", slow = "60 s" }\n', ""))
+    assert site.load().devices[0].periods_ms == (2_000, 5_000, 60_000, 300_000, 86_400_000)
+
+
+def test_device_specs_join_configuration_and_profile(site, good) -> None:
+    site.write(good)
+    config = site.load()
+    main, second = device_specs(config)
+    assert (main.stream, main.protocol, main.profile) == ("park7/gw01/main", "modbus", "test/meter")
+    assert [p.name for p in main.points] == ["ac.power.active", "ac.energy.export"], (
+        "a reversed CT counts the other way"
+    )
+    assert main.limits.max_words == 1 and main.limits.timeout_s == 10.0, "device beats line beats profile"
+    assert (main.limits.connect_delay_s, main.limits.min_every_s) == (1.5, 2.0)
+    assert second.limits.max_words == 60 and second.serial == ""
+    profiles = load_profiles(config)
+    assert set(profiles) == {"test/meter", "test/direct"}
+    again = device_spec(config, config.devices[1], profiles["test/direct"], firmware="3.1", identity={})
+    assert again == second
+
+
+def test_profiles_come_through_the_argument(site, good) -> None:
+    site.write(good)
+    asked: list[str] = []
+    real = site_profiles(Path("profiles"))
+
+    def source(profile_id: str):  # type: ignore[no-untyped-def]
+        asked.append(profile_id)
+        if profile_id == "test/direct":
+            raise ProfileError("is being rewritten", where="here")
+        return real(profile_id)
+
+    assert site.complaints(profiles=source) == ["agent.toml:73: device.second.profile: here: is being rewritten"]
+    assert asked == ["test/meter", "test/direct"]
+
+
+def test_secrets_are_read_from_their_place_only(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_bytes(b"hush")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert Secret("pw").read(environ) == b"hush"
+    assert Secret(file=tmp_path / "pw").read({}) == b"hush"
+    with pytest.raises(ConfigError, match="systemd gave no such credential"):
+        Secret("pw").read({})
+    with pytest.raises(ConfigError, match="LoadCredential=other:"):
+        Secret("other").read(environ)
+    with pytest.raises(ConfigError, match="No such file"):
+        Secret(file=tmp_path / "gone").read({})
+    assert str(Secret("pw")) == "credential pw" and "hush" not in repr(Secret("pw"))
