@@ -28,7 +28,7 @@ from agent.service.writer import Writer
 from agent.store import Store
 from agent.uplink import Uplink
 from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
-from drivers.model import GatewayError, Kind, LineError, Quality, Reason, clean_text
+from drivers.model import DeviceSpec, GatewayError, Reason, clean_text
 from drivers.profile import Profile, vocabulary
 from drivers.registry import driver_class
 from ext.ring import Ring
@@ -36,6 +36,7 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse")
 LOOK_EVERY_S = 1.0  # at the wall clock
 SNAPSHOT_EVERY_S = 2.0
+PRUNE_EVERY_S = 60.0
 FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
 SEAL_OFFSET_MS = 250  # sealing waits until the tick's own burst is over
 LAST_VISIT_S = 2.0  # for visits under way when the agent stops
@@ -192,6 +193,7 @@ class Service:
                 group.create_task(self._watch_clock(), name="clock"),
                 group.create_task(self._snapshots(), name="snapshot"),
                 group.create_task(self._watch_pollers(), name="pollers"),
+                group.create_task(self._housekeeping(), name="housekeeping"),
             ]
             await stop.wait()
             for task in tasks:
@@ -217,7 +219,7 @@ class Service:
 
     # --- tables
 
-    def _table(self, device: DeviceConfig, spec: Any, profile: Profile, identity: Mapping[str, str | None] | None) -> dict[str, Any]:
+    def _table(self, device: DeviceConfig, spec: DeviceSpec, profile: Profile, identity: Mapping[str, str | None] | None) -> dict[str, Any]:
         source = Source(profile.id, profile.hash, profile.evidence)
         return device_table(self.config, device, spec, source, identity, vocabulary().senml)
 
@@ -416,6 +418,19 @@ class Service:
                 for unit in self._units:
                     unit.poll.align(self._grid.now_ms())
         self._start_pollers()
+
+    async def _housekeeping(self) -> None:
+        """Keep the store within its bounds; what had to be dropped is stated in the stream's next pack."""
+        while True:
+            trusted = ext.clock.state().synced is not False
+            try:
+                lost = await self._writer.prune(time.time_ns() // 1_000_000 if trusted else 0)
+            except GatewayError as error:
+                self._store_trouble(str(error))
+                lost = set()
+            for name in lost & self._streams.keys():
+                self._streams[name].news = True
+            await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self) -> None:
         while True:
