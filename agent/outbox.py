@@ -1,0 +1,55 @@
+"""What store and uplink say to each other, as plain values: neither imports the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxItem:
+    """A pack that one destination has not confirmed.
+
+    ``id`` grows with every commit and is never used twice; ``data`` are the bytes as published.
+    """
+
+    id: int
+    stream: str
+    data: bytes
+    is_birth: bool
+    to_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """A platform's word that it holds packs ``first`` to ``last`` of a boot; ``hash`` is that of ``last``."""
+
+    stream: str
+    boot: str
+    first: int
+    last: int
+    hash: bytes
+
+
+class Outbox(Protocol):
+    """The store as an uplink sees it. Every call returns at once; the work is done in the writer thread."""
+
+    def fetch(
+        self,
+        dest: str,
+        after_id: int,
+        limit: int,
+        max_bytes: int,
+        callback: Callable[[Sequence[OutboxItem]], None],
+    ) -> None:
+        """Unconfirmed packs with an id above ``after_id``, oldest first, to ``callback`` (in the writer thread).
+
+        At most ``limit`` packs and ``max_bytes`` (but one at least, if there is one). An empty answer means: no more.
+        """
+
+    def confirm(self, dest: str, ids: Sequence[int]) -> None:
+        """These packs have left the outbox of ``dest``."""
+
+    def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
+        """Confirm what ``ack`` covers. ``callback`` (in the writer thread) gets None, or why the ack is not ours."""

@@ -1,0 +1,24 @@
+"""The durable store: the only room that opens the database."""
+
+from agent.store.database import Quarantine, Salvaged, mount_warnings
+from agent.store.engine import Store
+from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
+from agent.store.values import LossNote, Sealed, StoredPack, StoredTable, StreamHead, Usage
+
+__all__ = [
+    "LossNote",
+    "Quarantine",
+    "Salvaged",
+    "Sealed",
+    "Store",
+    "StoreBusy",
+    "StoreDamaged",
+    "StoreError",
+    "StoreFull",
+    "StoreNewer",
+    "StoredPack",
+    "StoredTable",
+    "StreamHead",
+    "Usage",
+    "mount_warnings",
+]

@@ -1,0 +1,255 @@
+"""The database file: opened with the promises asserted, set aside when damaged, with room kept to clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent.store import schema
+from agent.store.errors import StoreError, StoreNewer, explain, is_damage
+
+PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
+CHECKPOINT_PAGES = 256
+WAL_LIMIT_BYTES = 4 * 1024 * 1024  # what the WAL file is cut back to after something large
+BUSY_MS = 2_000
+MODE = 0o640
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """A head read from a damaged database."""
+
+    stream: str
+    boot: int
+    seq: int
+    hash: bytes
+    to_ms: int
+    ring_id: int
+    ring_pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A damaged database was found at the start and set aside."""
+
+    path: str  # where it is now
+    reason: str
+    heads: tuple[Salvaged, ...]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open or make the database, every setting checked. Raises sqlite3.Error or a StoreError."""
+    fresh = not path.exists() or path.stat().st_size == 0
+    if fresh:  # made here, so that its mode does not depend on the umask of whoever starts us
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + "-wal").unlink()  # belongs to a file that is gone
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
+    conn = sqlite3.connect(path, isolation_level=None, cached_statements=64, check_same_thread=True)
+    try:
+        _configure(conn, path)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def _configure(conn: sqlite3.Connection, path: Path) -> None:
+    conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    # order matters: page size and auto_vacuum only take effect before the first table and before WAL
+    conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # one process; also no shared-memory file to lose
+    conn.execute("PRAGMA journal_mode = WAL")
+    conn.execute("PRAGMA synchronous = FULL")
+    conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+    conn.execute("PRAGMA cache_size = -2048")
+    conn.execute("PRAGMA temp_store = MEMORY")
+    conn.execute("PRAGMA trusted_schema = OFF")
+    conn.execute("PRAGMA cell_size_check = ON")
+    version = int(conn.execute("PRAGMA user_version").fetchone()[0])
+    if version > schema.VERSION:
+        raise StoreNewer(
+            f"the database has schema {version}, this version of meterhouse knows up to {schema.VERSION}",
+            where=str(path),
+            hint="Install the newer version again, or give this one another state directory",
+        )
+    if version == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        schema.create(conn)
+    elif version < schema.VERSION:
+        schema.upgrade(conn)
+    for pragma, wanted in (
+        ("journal_mode", "wal"),
+        ("synchronous", 2),
+        ("auto_vacuum", 2),
+        ("locking_mode", "exclusive"),
+    ):
+        found = conn.execute(f"PRAGMA {pragma}").fetchone()[0]
+        if found != wanted:
+            raise StoreError(
+                f"SQLite gives {pragma} = {found}, but {wanted} is needed to keep what is promised",
+                where=str(path),
+                hint="Is the state directory on a network or overlay file system? Put it on a local disk",
+            )
+    conn.execute("BEGIN IMMEDIATE")  # take the lock now: a second agent must fail here and not at its first commit
+    conn.execute("INSERT INTO meta VALUES ('opened', datetime()) ON CONFLICT DO UPDATE SET value = excluded.value")
+    conn.execute("COMMIT")
+
+
+def open_or_quarantine(path: Path) -> tuple[sqlite3.Connection, Quarantine | None]:
+    """Open the database; a damaged one is set aside under a dated name and a new one made with its heads.
+
+    Raises:
+        StoreError: it cannot be opened for another reason.
+    """
+    try:
+        conn = connect(path)
+        try:
+            _probe(conn)
+        except BaseException:
+            conn.close()
+            raise
+        return conn, None
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise explain(error, str(path)) from error
+        reason = str(error)
+    aside = _set_aside(path)
+    heads = tuple(_salvage(aside))
+    try:
+        return connect(path), Quarantine(str(aside), reason, heads)
+    except sqlite3.Error as error:
+        raise explain(error, str(path)) from error
+
+
+def _probe(conn: sqlite3.Connection) -> None:
+    """Touch what every start needs, so that damage there shows now. The whole file is checked on a schedule."""
+    conn.execute("SELECT count(*), sum(length(hash)) FROM streams").fetchone()
+    conn.execute("SELECT length(body) FROM packs ORDER BY id DESC LIMIT 1").fetchone()
+    conn.execute("SELECT pack FROM outbox LIMIT 1").fetchone()
+
+
+def _set_aside(path: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside, n = path.with_name(f"{path.name}.damaged-{stamp}"), 1
+    while aside.exists():
+        n += 1
+        aside = path.with_name(f"{path.name}.damaged-{stamp}-{n}")
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):  # the WAL goes with its file: it may hold the newest commits
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    sync_directory(path.parent)
+    return aside
+
+
+def _salvage(aside: Path) -> Iterator[Salvaged]:
+    """Heads that can still be read, row by row: one bad page must not cost the others."""
+    columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
+    with contextlib.suppress(sqlite3.Error):
+        conn = sqlite3.connect(f"file:{aside}?mode=ro", uri=True, isolation_level=None)
+        try:
+            rows = conn.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")
+            while (row := rows.fetchone()) is not None:
+                name, boot, seq, digest, to_ms, ring_id, ring_pos = row
+                if isinstance(name, str) and isinstance(digest, bytes) and len(digest) == 32 and seq > 0:
+                    yield Salvaged(name, boot, seq, digest, to_ms, ring_id, ring_pos)
+        finally:
+            conn.close()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Ballast:
+    """A file that holds disk space, to be let go when the disk is full: even DELETE needs room in the WAL."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path, self._size = path, size_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What the file takes at the moment."""
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def take(self, spare_bytes: int) -> bool:
+        """Hold the space again if that leaves ``spare_bytes`` free. Returns whether it is held."""
+        if self.held_bytes == self._size:
+            return True
+        if free_bytes(self._path.parent) < self._size + spare_bytes:
+            return False
+        try:
+            fd = os.open(self._path, os.O_CREAT | os.O_WRONLY, MODE)
+            try:
+                os.posix_fallocate(fd, 0, self._size)
+            finally:
+                os.close(fd)
+        except OSError:
+            self.drop()
+            return False
+        return True
+
+    def drop(self) -> None:
+        """Give the space back to the disk."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+def free_bytes(directory: Path) -> int:
+    """What a process without privileges may still write there."""
+    stat = os.statvfs(directory)
+    return stat.f_bavail * stat.f_frsize
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a file, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def mount_warnings(directory: Path, mountinfo: str | None = None) -> list[str]:
+    """Why the file system under ``directory`` may not keep what synchronous FULL promises; usually nothing.
+
+    Args:
+        mountinfo: text of /proc/self/mountinfo, for tests.
+    """
+    if mountinfo is None:
+        try:
+            mountinfo = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return []
+    target, best = str(directory.resolve()), ("", "", set[str]())
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(), right.split()
+        if len(fields) < 6 or len(tail) < 3:
+            continue
+        mount = fields[4].replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best[0]):
+            best = (mount, tail[0], set(fields[5].split(",")) | set(tail[2].split(",")))
+    mount, kind, options = best
+    found = []
+    if bad := sorted(options & {"data=writeback", "nobarrier", "barrier=0"}):
+        found.append(f"{mount} is mounted with {', '.join(bad)}: a power cut can damage the database")
+    if kind in {"tmpfs", "ramfs"}:
+        found.append(f"{mount} is a {kind}: everything is lost when the power goes")
+    if kind in {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}:
+        found.append(f"{mount} is a network file system ({kind}): locks and syncs cannot be relied on")
+    return found

@@ -1,0 +1,72 @@
+"""What can go wrong with the database, in words for whoever stands before the box."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from drivers.model import GatewayError
+
+
+class StoreError(GatewayError):
+    """The database cannot be used as asked. Nothing of the call was done."""
+
+
+class StoreBusy(StoreError):
+    """Another process holds the database, or the disk failed for a moment; later may work."""
+
+    retry = True
+
+
+class StoreFull(StoreError):
+    """No room on the disk. Raised before SQLite itself runs out, so that cleaning up still works."""
+
+    retry = True
+
+
+class StoreDamaged(StoreError):
+    """The file is not a sound database. The next ``Store.open`` sets it aside and starts a new one."""
+
+
+class StoreNewer(StoreError):
+    """The database was written by a newer version of meterhouse."""
+
+    exit_code = 3
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Does SQLite say that the file itself is broken?"""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
+
+
+def explain(error: sqlite3.Error, path: str) -> StoreError:
+    """The error of ours for one of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    primary = code & 0xFF
+    if primary in _DAMAGE:
+        return StoreDamaged(
+            f"the database is damaged ({error})",
+            where=path,
+            hint="Restart the agent: it sets the file aside and goes on with a new one",
+        )
+    if primary in _BUSY:
+        return StoreBusy(
+            "another process has the database open",
+            where=path,
+            hint="Is a second agent running? Only one may use a state directory",
+        )
+    if primary == sqlite3.SQLITE_FULL:
+        return StoreFull("no space left on the disk", where=path, hint="Free space there; the agent goes on by itself")
+    if primary == sqlite3.SQLITE_IOERR:
+        name = getattr(error, "sqlite_errorname", "SQLITE_IOERR")
+        return StoreBusy(f"the disk failed ({name})", where=path, hint="If this stays, the card or disk is worn out")
+    if primary in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+        return StoreError(
+            f"the database cannot be opened for writing ({error})",
+            where=path,
+            hint="Does the directory exist, and does it belong to the user that runs the agent?",
+        )
+    return StoreError(f"the database refuses: {error}", where=path)

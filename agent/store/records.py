@@ -1,0 +1,126 @@
+"""What the store keeps beside packs: point tables, key records, checkpoints, events, configurations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import zstandard
+
+from agent.store.values import StoredTable, signed
+
+KEEP_EVENTS = 20_000
+MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+
+
+class Records:
+    """Half of a store; the other half gives the connection and the transaction."""
+
+    _conn: sqlite3.Connection
+
+    def _transaction(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def register_table(self, ring_id: int, number: int, stream: str, document: Mapping[str, Any]) -> None:
+        """Keep what table ``number`` of a ring means. Durable on return: to be called before the first record."""
+        self.register_tables(ring_id, [(number, stream, document)])
+
+    def register_tables(self, ring_id: int, entries: Sequence[tuple[int, str, Mapping[str, Any]]]) -> None:
+        """Several (number, stream, document) in one commit. A number keeps its first meaning: a second is refused."""
+        with self._transaction():
+            for number, stream, document in entries:
+                text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+                digest = hashlib.sha256(text).digest()
+                self._conn.execute(
+                    "INSERT INTO documents VALUES (?, ?) ON CONFLICT DO NOTHING",
+                    (digest, zstandard.ZstdCompressor(level=9).compress(text)),
+                )
+                self._conn.execute(
+                    "INSERT INTO tables VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (signed(ring_id), number, stream, digest),
+                )
+                kept = self._conn.execute(
+                    "SELECT stream, document FROM tables WHERE ring_id = ? AND number = ?", (signed(ring_id), number)
+                ).fetchone()
+                if kept != (stream, digest):
+                    raise ValueError(f"table {number} of ring {ring_id:016x} is already {kept[0]} in another shape")
+
+    def tables(self, ring_id: int) -> dict[int, StoredTable]:
+        """All tables of a ring by number."""
+        rows = self._conn.execute(
+            "SELECT t.number, t.stream, d.body FROM tables t JOIN documents d ON d.hash = t.document"
+            " WHERE t.ring_id = ?",
+            (signed(ring_id),),
+        ).fetchall()
+        reader = zstandard.ZstdDecompressor()
+        return {
+            number: StoredTable(stream, json.loads(reader.decompress(body, max_output_size=MAX_DOCUMENT_BYTES)))
+            for number, stream, body in rows
+        }
+
+    def forget_rings(self, keep: Collection[int]) -> None:
+        """Drop the tables of all rings but these, once nothing of the others is left to seal."""
+        marks = ",".join("?" * len(keep))
+        with self._transaction():
+            self._conn.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
+            self._conn.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
+
+    def add_key_record(self, counter: int, body: bytes) -> None:
+        """Keep a signed key record object, as published."""
+        with self._transaction():
+            self._conn.execute("INSERT OR IGNORE INTO key_records VALUES (?, ?)", (counter, body))
+
+    def key_record(self) -> tuple[int, bytes] | None:
+        """(counter, object) of the newest one."""
+        row: tuple[int, bytes] | None = self._conn.execute(
+            "SELECT counter, body FROM key_records ORDER BY counter DESC LIMIT 1"
+        ).fetchone()
+        return row
+
+    def add_checkpoint(self, page: int, counter: int, time_ms: int, body: bytes) -> None:
+        """Keep a signed checkpoint page, as published."""
+        with self._transaction():
+            self._conn.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", (page, counter, time_ms, body))
+
+    def checkpoints(self, from_ms: int, to_ms: int) -> list[tuple[int, int, bytes]]:
+        """(page, counter, object) of those made in ``[from_ms, to_ms)``, oldest first."""
+        return self._conn.execute(
+            "SELECT page, counter, body FROM checkpoints WHERE time_ms >= ? AND time_ms < ? ORDER BY time_ms, page",
+            (from_ms, to_ms),
+        ).fetchall()
+
+    def newest_checkpoints(self) -> list[tuple[int, int, bytes]]:
+        """(page, counter, object) of the newest of each page."""
+        return self._conn.execute(
+            "SELECT page, max(counter), body FROM checkpoints GROUP BY page ORDER BY page"
+        ).fetchall()
+
+    def add_event(self, time_ms: int, kind: str, body: Mapping[str, Any], stream: str | None = None) -> None:
+        """Note something for the technician's history. The signed road for events is the pack."""
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        with self._transaction():
+            number = self._conn.execute(
+                "INSERT INTO events (time_ms, stream, kind, body) VALUES (?, ?, ?, ?)", (time_ms, stream, kind, text)
+            ).lastrowid
+            self._conn.execute("DELETE FROM events WHERE id <= ?", ((number or 0) - KEEP_EVENTS,))
+
+    def events(self, from_ms: int, to_ms: int, limit: int = 1000) -> list[tuple[int, str | None, str, dict[str, Any]]]:
+        """(time, stream, kind, body) of the newest ``limit`` in ``[from_ms, to_ms)``, newest first."""
+        rows = self._conn.execute(
+            "SELECT time_ms, stream, kind, body FROM events WHERE time_ms >= ? AND time_ms < ?"
+            " ORDER BY time_ms DESC, id DESC LIMIT ?",
+            (from_ms, to_ms, limit),
+        )
+        return [(time_ms, stream, kind, json.loads(body)) for time_ms, stream, kind, body in rows]
+
+    def add_config(self, digest: str, time_ms: int, text: bytes) -> None:
+        """Keep a configuration that was in force from ``time_ms`` on, once."""
+        with self._transaction():
+            self._conn.execute(
+                "INSERT INTO configs VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (digest, time_ms, zstandard.ZstdCompressor(level=9).compress(text)),
+            )

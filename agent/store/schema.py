@@ -1,0 +1,159 @@
+"""The tables, as migrations that only ever add. Importing this costs nothing: sqlite-utils comes in when it must.
+
+sqlite-utils takes 160 ms and 20 MB to import, which a gateway box notices at every start. So a database that is
+current is never shown to it, and a new one is made by executing the same steps directly, with the same records.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+SET = "meterhouse"
+
+# A u64 (ring ids, boots) is kept as the signed 64-bit integer of the same bits. Times are UTC milliseconds.
+_FIRST = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+CREATE TABLE boots (id INTEGER PRIMARY KEY, boot INTEGER NOT NULL UNIQUE);
+
+-- one row a stream: its head, and up to where its ring is sealed
+CREATE TABLE streams (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    boot INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    to_ms INTEGER NOT NULL,
+    birth BLOB,               -- hash of the birth in force
+    birth_pack INTEGER,       -- and its id: never pruned
+    ring_id INTEGER NOT NULL,
+    ring_pos INTEGER NOT NULL
+);
+
+-- ids grow by one in the order of commits and are never used twice
+CREATE TABLE packs (
+    id INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL,
+    boot INTEGER NOT NULL,    -- boots.id
+    seq INTEGER NOT NULL,
+    from_ms INTEGER NOT NULL,
+    span_ms INTEGER NOT NULL, -- to - from
+    is_birth INTEGER NOT NULL,
+    birth INTEGER NOT NULL,   -- births.pack, if the body leaves that hash out; else 0
+    dictionary INTEGER NOT NULL, -- 0: none
+    body BLOB NOT NULL        -- see body.py
+);
+-- the hash of a birth pack, which all packs after it carry
+CREATE TABLE births (pack INTEGER PRIMARY KEY, hash BLOB NOT NULL);
+CREATE INDEX packs_seq ON packs (stream, seq);
+CREATE INDEX packs_birth ON packs (stream, seq) WHERE is_birth;
+
+-- for zstd; made from packs of this very database
+CREATE TABLE dictionaries (id INTEGER PRIMARY KEY, first_pack INTEGER NOT NULL, body BLOB NOT NULL);
+
+CREATE TABLE destinations (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen_ms INTEGER NOT NULL);
+CREATE TABLE outbox (
+    destination INTEGER NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY (destination, pack)
+) WITHOUT ROWID;
+
+-- the point tables that ring records were written with
+CREATE TABLE documents (hash BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE tables (
+    ring_id INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    stream TEXT NOT NULL,
+    document BLOB NOT NULL,
+    PRIMARY KEY (ring_id, number)
+) WITHOUT ROWID;
+
+-- what the size cap dropped before it was confirmed; stated_in: the pack that says so, NULL if none does
+CREATE TABLE losses (
+    id INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL,
+    boot INTEGER NOT NULL,    -- boots.id
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    from_ms INTEGER NOT NULL,
+    to_ms INTEGER NOT NULL,
+    hash BLOB NOT NULL,       -- of last
+    reason TEXT NOT NULL,
+    stated_in INTEGER
+);
+CREATE INDEX losses_range ON losses (stream, boot, last);
+CREATE INDEX losses_stated ON losses (stated_in);
+
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, stream TEXT, kind TEXT NOT NULL, body TEXT NOT NULL
+);
+CREATE INDEX events_time ON events (time_ms);
+CREATE TABLE configs (hash TEXT PRIMARY KEY, time_ms INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
+
+-- signed objects, as published
+CREATE TABLE key_records (counter INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE checkpoints (
+    page INTEGER NOT NULL, counter INTEGER NOT NULL, time_ms INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (page, counter)
+) WITHOUT ROWID;
+"""
+
+STEPS: tuple[tuple[str, str], ...] = (("0001_first", _FIRST),)  # append only; never edit what was released
+VERSION = len(STEPS)  # PRAGMA user_version of a current database
+
+# as sqlite-utils 4 makes it, so that it recognises a database that we made without it
+_RECORDS = """
+CREATE TABLE "_sqlite_migrations" (
+   "id" INTEGER PRIMARY KEY,
+   "migration_set" TEXT,
+   "name" TEXT,
+   "applied_at" TEXT
+);
+CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name" ON "_sqlite_migrations" ("migration_set", "name");
+"""
+
+
+def create(conn: sqlite3.Connection) -> None:
+    """Make all tables in an empty database."""
+    conn.execute("BEGIN IMMEDIATE")
+    _run(conn, _RECORDS)
+    for name, sql in STEPS:
+        _run(conn, sql)
+        conn.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)",
+            (SET, name, str(datetime.now(UTC))),
+        )
+    conn.execute(f"PRAGMA user_version = {VERSION}")
+    conn.execute("COMMIT")
+
+
+def upgrade(conn: sqlite3.Connection) -> None:
+    """Bring a database of an older version up to date."""
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations(SET)
+    for name, sql in STEPS:
+        migrations(name=name)(_step(sql))
+    migrations.apply(Database(conn))
+    conn.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _step(sql: str) -> Callable[[Any], None]:
+    return lambda db: _run(db.conn, sql)
+
+
+def _run(conn: sqlite3.Connection, sql: str) -> None:
+    """Statement by statement: ``executescript`` would commit first."""
+    for statement in split(sql):
+        conn.execute(statement)
+
+
+def split(sql: str) -> list[str]:
+    """The single statements of a script."""
+    found, start = [], 0
+    for at, char in enumerate(sql):
+        if char == ";" and sqlite3.complete_statement(sql[start : at + 1]):
+            found.append(sql[start : at + 1].strip())
+            start = at + 1
+    return found

@@ -1,0 +1,142 @@
+"""The way out of the store: heads, outboxes, and packs as the identical bytes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from agent.outbox import Ack, OutboxItem
+from agent.store.body import Codec, payload_hash
+from agent.store.prune import Pruner
+from agent.store.records import Records
+from agent.store.values import Place, StoredPack, StreamHead, boot_hex, unsigned
+
+CHUNK = 32  # packs that an iteration holds at a time
+
+
+class Shelves(Records):
+    """The reading half of a store. Rows that are damaged are set aside and noted as lost, and never stop the rest."""
+
+    _codec: Codec
+    _pruner: Pruner
+    _destinations: dict[str, int]
+    _heads: dict[str, Place]
+    _boots: dict[str, int]
+    lost_packs: int
+
+    def _unpack(self, number: int, dictionary: int, body: bytes, birth: bytes | None) -> bytes | None:
+        """The bytes of a pack; a damaged one is dropped, noted as a loss of reason ``damaged``, and None."""
+        try:
+            return self._codec.unpack(dictionary, body, birth)
+        except ValueError:
+            with self._transaction():
+                self.lost_packs += self._pruner.lose([number], "damaged")
+            return None
+
+    def heads(self) -> dict[str, StreamHead]:
+        """All streams that ever sealed a pack here, by name."""
+        rows = self._conn.execute(
+            "SELECT s.name, b.boot, s.seq, s.hash, s.to_ms, s.birth, s.ring_id, s.ring_pos"
+            " FROM streams s JOIN boots b ON b.id = s.boot ORDER BY s.name"
+        )
+        return {
+            name: StreamHead(name, boot_hex(boot), seq, digest, to_ms, birth, unsigned(ring_id), unsigned(ring_pos))
+            for name, boot, seq, digest, to_ms, birth, ring_id, ring_pos in rows
+        }
+
+    def pending(
+        self, destination: str, after_id: int = 0, limit: int = 100, max_bytes: int = 1 << 20
+    ) -> list[OutboxItem]:
+        """What ``destination`` has not confirmed, oldest first, above ``after_id``; empty when there is no more."""
+        rows = self._conn.execute(
+            "SELECT p.id, s.name, p.is_birth, p.from_ms + p.span_ms, p.dictionary, p.body, b.hash FROM outbox o"
+            " JOIN packs p ON p.id = o.pack JOIN streams s ON s.id = p.stream LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
+            (self._destinations[destination], after_id, limit),
+        )
+        found: list[OutboxItem] = []
+        bad: list[tuple[int, int, bytes, bytes | None]] = []
+        size = 0
+        for number, stream, is_birth, to_ms, dictionary, body, birth in rows:
+            try:
+                data = self._codec.unpack(dictionary, body, birth)
+            except ValueError:
+                bad.append((number, dictionary, body, birth))
+                continue
+            size += len(data)
+            if found and size > max_bytes:
+                break
+            found.append(OutboxItem(number, stream, data, bool(is_birth), to_ms))
+        rows.close()
+        for row in bad:
+            self._unpack(*row)
+        return found if found or not bad else self.pending(destination, bad[-1][0], limit, max_bytes)
+
+    def births(self, after: str = "", limit: int = 100, max_bytes: int = 1 << 20) -> list[OutboxItem]:
+        """The newest birth of each stream whose name is above ``after``, by name; empty when there is no more."""
+        rows = self._conn.execute(
+            "SELECT p.id, s.name, p.from_ms + p.span_ms, p.dictionary, p.body, b.hash FROM streams s"
+            " JOIN packs p ON p.id = s.birth_pack LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE s.name > ? ORDER BY s.name LIMIT ?",
+            (after, limit),
+        ).fetchall()
+        found: list[OutboxItem] = []
+        size = 0
+        for number, stream, to_ms, *body in rows:
+            data = self._unpack(number, *body)
+            if data is None:
+                continue
+            size += len(data)
+            if found and size > max_bytes:
+                break
+            found.append(OutboxItem(number, stream, data, True, to_ms))
+        return found
+
+    def packs(self, stream: str, boot: str, first: int, last: int) -> Iterator[StoredPack]:
+        """Packs ``first`` to ``last`` of a boot that are still here, in order, as published."""
+        if stream not in self._heads or boot not in self._boots:
+            return
+        while first <= last:
+            rows = self._conn.execute(
+                "SELECT p.id, p.seq, p.from_ms, p.span_ms, p.is_birth, p.dictionary, p.body, b.hash FROM packs p"
+                " LEFT JOIN births b ON b.pack = p.birth"
+                " WHERE p.stream = ? AND p.seq BETWEEN ? AND ? AND p.boot = ? ORDER BY p.seq LIMIT ?",
+                (self._heads[stream].id, first, last, self._boots[boot], CHUNK),
+            ).fetchall()  # a chunk at a time: an open cursor would keep the WAL from being reset
+            for number, seq, from_ms, span_ms, is_birth, *body in rows:
+                data = self._unpack(number, *body)
+                if data is not None:
+                    yield StoredPack(number, stream, boot, seq, from_ms, from_ms + span_ms, bool(is_birth), data)
+            if len(rows) < CHUNK:
+                return
+            first = rows[-1][1] + 1
+
+    def covered(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
+        """Ids in the outbox of ``destination`` that an ack confirms, and why it does not if it is not ours."""
+        if ack.stream not in self._heads or ack.boot not in self._boots:
+            return [], "no such stream or boot"
+        stream, boot = self._heads[ack.stream].id, self._boots[ack.boot]
+        row = self._conn.execute(
+            "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE p.stream = ? AND p.seq = ? AND p.boot = ?",
+            (stream, ack.last, boot),
+        ).fetchone()
+        if row is None:
+            return [], "pack `last` is not here"
+        data = self._unpack(*row)
+        if data is None or payload_hash(data) != ack.hash:
+            return [], "the hash is not that of pack `last`"
+        rows = self._conn.execute(
+            "SELECT o.pack FROM packs p JOIN outbox o ON o.pack = p.id AND o.destination = ?"
+            " WHERE p.stream = ? AND p.seq BETWEEN ? AND ? AND p.boot = ? ORDER BY o.pack",
+            (self._destinations[destination], stream, ack.first, ack.last, boot),
+        )
+        return [row[0] for row in rows], None
+
+    def check(self) -> list[str]:
+        """What SQLite finds wrong in the whole file; empty if it is sound. Slow: for a schedule."""
+        try:
+            rows = self._conn.execute("PRAGMA quick_check(20)").fetchall()
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [text for (text,) in rows if text != "ok"]
