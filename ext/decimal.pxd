@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # Decimals as (mantissa, exponent) for decode and canon; C++17, little-endian hosts.
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 

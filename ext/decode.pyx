@@ -195,7 +195,8 @@ cdef int _run(
     Slot *base, uint64_t mask, uint64_t start, uint8_t quality,
 ) noexcept nogil:  # fmt: skip
     """Every field's value into the slots from ``start`` on; gives how many."""
-    cdef Decimal v, total
+    cdef Decimal v
+    cdef Decimal total = Decimal(0, 0, True, False)
     cdef bint open = False
     cdef int i, n = 0
     cdef const Field *f

@@ -1,0 +1,338 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# distutils: language = c++
+"""Ring slices to canonical SenML JSON, with an account of what was due. Slow road: any JSON value, canonically."""
+from typing import NamedTuple
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.math cimport INFINITY
+from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from ext.decimal cimport isfinite
+from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_double
+from ext.ring cimport Ring, Slot
+from ext.senml cimport (
+    COUNTER, LAST_KIND, MAX_PACES, Job, Pace, Place, Points, Row, above, forget, look, walk,
+)  # fmt: skip
+
+cdef size_t MAX_GRID = 64 << 20  # bytes: a whole day of 700 points at 1 s
+cdef uint64_t BIGGEST = (<uint64_t>1 << 53) - 1  # integers up to here are safe in every reader's doubles
+cdef int MAX_DEPTH = 64
+
+
+class Raw(bytes):
+    """Canonical JSON that is written already; ``dumps`` takes it as it is."""
+
+
+class Slice(NamedTuple):
+    e: bytes
+    records: int
+    reached_ms: int
+    complete: bool
+    due: int
+    grid: bytes
+    used: int
+    lost: int
+
+
+cdef class Table:
+    cdef Points points
+    cdef bytes base
+    cdef bytes texts
+    cdef bint busy
+
+    def __cinit__(self):
+        memset(&self.points, 0, sizeof(Points))
+
+    def __init__(self, str base_name, points, periods_ms, int64_t phase_ms=0):
+        cdef Points *table = &self.points
+        cdef Row *row
+        cdef list texts = []
+        cdef uint32_t at = 0
+        if table.rows != NULL:
+            raise RuntimeError("a table is made once")
+        if len(points) > 65535 or not 0 < len(periods_ms) <= MAX_PACES:
+            raise ValueError(f"a table has up to 65535 points and 1 to {MAX_PACES} paces")
+        table.paces = <int>len(periods_ms)
+        table.phase = phase_ms
+        for i, period in enumerate(periods_ms):
+            if period < 0:
+                raise ValueError(f"pace {i}: a period is 0 or more milliseconds, got {period}")
+            table.periods[i] = period
+        table.rows = <Row *>calloc(len(points) + 1, sizeof(Row))
+        table.touched = <int32_t *>malloc((len(points) + 1) * sizeof(int32_t))
+        if table.rows == NULL or table.touched == NULL:
+            raise MemoryError
+        for name, label, unit, kind, pace in points:
+            where = f"{base_name}{name}"
+            if label not in ("u", "du", ""):
+                raise ValueError(f"{where}: a unit goes under u, du or not at all, got {label!r}")
+            if not 0 <= kind <= LAST_KIND or not 0 <= pace < table.paces:
+                raise ValueError(f"{where}: want kind 0 to {LAST_KIND} and pace 0 to {table.paces - 1}, got {kind} and {pace}")
+            row = &table.rows[table.count]
+            start = (b'"du":' + quote(unit) + b"," if label == "du" else b"") + b'"n":' + quote(name)
+            middle = b',"u":' + quote(unit) if label == "u" else b""
+            row.kind, row.pace, row.text = kind, pace, at
+            row.name_size, row.value_size, row.string_size = len(start), len(middle) + 5, len(middle) + 6
+            texts += [start, middle, b',"v":', middle, b',"vs":']
+            at += row.name_size + row.value_size + row.string_size
+            table.count += 1
+        self.base = b'"bn":' + quote(base_name) + b","
+        self.texts = b"".join(texts)
+        table.base, table.base_size, table.texts = self.base, len(self.base), self.texts
+
+    def __dealloc__(self):
+        cdef int32_t i
+        for i in range(self.points.count):
+            forget(&self.points.rows[i].sent)
+            forget(&self.points.rows[i].now)
+        free(self.points.rows)
+        free(self.points.touched)
+
+    def reset(self):
+        """Send all states and texts again."""
+        cdef int32_t i
+        if self.busy:
+            raise RuntimeError("the table is being sealed")
+        for i in range(self.points.count):
+            forget(&self.points.rows[i].sent)
+            forget(&self.points.rows[i].now)
+
+
+cdef Place *_places(Ring ring, const uint64_t[::1] positions) except NULL:
+    """A copy, so that the caller may append to his while the GIL is free."""
+    cdef Py_ssize_t i, n = positions.shape[0]
+    cdef uint64_t head = ring.head
+    cdef Place *places = <Place *>calloc(n + 1, sizeof(Place))
+    if places == NULL:
+        raise MemoryError
+    for i in range(n):
+        places[i].position = positions[i]
+        if positions[i] >= head:
+            free(places)
+            raise ValueError(f"position {positions[i]} is not committed: the ring's head is {head}")
+    return places
+
+
+cdef int _prepare(Job *job, Points *table, Place *places, Py_ssize_t n) except -1:
+    """The grid, and memory for what is to come."""
+    cdef int k
+    cdef int32_t i
+    cdef Py_ssize_t p
+    cdef uint64_t slots = 0, most = 0
+    cdef Pace *pace
+    for k in range(table.paces):
+        pace = &job.pace[k]
+        pace.period = table.periods[k]
+        if pace.period:
+            pace.first = above(job.from_ms - table.phase, pace.period)
+            pace.count = above(job.to_ms - table.phase, pace.period) - pace.first
+    for i in range(table.count):
+        table.rows[i].last_tick = INT64_MIN
+        table.rows[i].grid = job.grid_size
+        if job.low <= i < job.high and table.rows[i].kind <= COUNTER:
+            job.grid_size += job.pace[table.rows[i].pace].count
+            if job.grid_size > MAX_GRID:
+                raise ValueError(f"too many due readings from {job.from_ms} to {job.to_ms} ms; seal shorter stretches")
+    for p in range(n):
+        slots += places[p].slots
+        most = max(most, places[p].slots)
+    job.grid = <uint8_t *>calloc(job.grid_size + 1, 1)
+    job.body = <Slot *>malloc((most + 1) * sizeof(Slot))
+    job.out.room = slots * 56 + 256
+    if job.max_bytes:
+        job.out.room = min(job.out.room, job.max_bytes + 4096)
+    job.out.text = <char *>malloc(job.out.room)
+    if job.grid == NULL or job.body == NULL or job.out.text == NULL:
+        raise MemoryError
+    return 0
+
+
+cdef object _account(Job *job, const Points *table, Place *places, Py_ssize_t n):
+    """The Slice of a walk that is done."""
+    cdef int64_t count[MAX_PACES]
+    cdef int64_t due = 0, got = 0, j
+    cdef int32_t i
+    cdef Py_ssize_t used = 0, lost = 0
+    cdef const Row *row
+    cdef const uint8_t *cells
+    cdef char *to
+    cdef bytes grid = b""
+    for k in range(table.paces):
+        count[k] = 0
+        if job.pace[k].period:
+            count[k] = above(job.reached - table.phase, job.pace[k].period) - job.pace[k].first
+    for i in range(job.low, job.high):
+        row = &table.rows[i]
+        if row.kind <= COUNTER:
+            due += count[row.pace]
+            cells = job.grid + row.grid
+            for j in range(count[row.pace]):
+                got += cells[j] == 1
+    if got != due:
+        grid = PyBytes_FromStringAndSize(NULL, due)
+        to = grid
+        for i in range(job.low, job.high):
+            row = &table.rows[i]
+            if row.kind <= COUNTER:
+                memcpy(to, job.grid + row.grid, count[row.pace])
+                to += count[row.pace]
+    while used < n and (places[used].lost or places[used].head.tick_ms < job.reached):
+        lost += places[used].lost
+        used += 1
+    e = PyBytes_FromStringAndSize(job.out.text, job.out.size)
+    return Slice(e, job.records, job.reached, got == due, due, grid, used, lost)
+
+
+def seal(
+    Ring ring not None, positions, Table table not None, int64_t from_ms, int64_t to_ms, Py_ssize_t max_bytes=0,
+    points=None,
+):  # fmt: skip
+    cdef Job job
+    cdef Place *places
+    cdef Py_ssize_t n
+    if to_ms < from_ms:
+        raise ValueError(f"a slice ends after it begins; got {from_ms} to {to_ms} ms")
+    if max_bytes < 0:
+        raise ValueError(f"max_bytes is 0 or more, got {max_bytes}")
+    ring.check_open()
+    if table.busy:
+        raise RuntimeError("the table is being sealed")
+    memset(&job, 0, sizeof(job))
+    job.from_ms, job.to_ms, job.reached, job.max_bytes = from_ms, to_ms, to_ms, max_bytes
+    low, high = (0, table.points.count) if points is None else points
+    if not 0 <= low <= high:
+        raise ValueError(f"points are from low to high, got {low} to {high}")
+    job.low, job.high = min(low, table.points.count), min(high, table.points.count)
+    places = _places(ring, positions)
+    n = len(positions)
+    table.busy = True
+    ring.pins += 1
+    try:
+        look(ring, &job, places, n)
+        _prepare(&job, &table.points, places, n)
+        if n > 4:  # below that, to ask for the GIL again costs more than to keep it
+            with nogil:
+                walk(ring, &job, &table.points, places, n)
+        else:
+            walk(ring, &job, &table.points, places, n)
+        if job.out.failed:
+            raise MemoryError
+        return _account(&job, &table.points, places, n)
+    finally:
+        table.busy = False
+        ring.unpin()
+        free(places)
+        free(job.grid)
+        free(job.body)
+        free(job.out.text)
+
+
+def due_ticks(int64_t from_ms, int64_t to_ms, int64_t period_ms, int64_t phase_ms=0):
+    if period_ms < 0:
+        raise ValueError(f"a period is 0 or more milliseconds, got {period_ms}")
+    if period_ms == 0 or to_ms <= from_ms:
+        return 0
+    return above(to_ms - phase_ms, period_ms) - above(from_ms - phase_ms, period_ms)
+
+
+def number(mantissa, exponent):
+    cdef char text[NUMBER_ROOM]
+    v = float(f"{mantissa}e{exponent}")
+    if v in (INFINITY, -INFINITY):
+        raise ValueError(f"{mantissa}e{exponent} is beyond every double")
+    return PyBytes_FromStringAndSize(text, write_double(text, v))
+
+
+def quote(str text):
+    cdef Out out
+    cdef bytes raw = _utf8(text)
+    memset(&out, 0, sizeof(out))
+    try:
+        put_string(&out, <const uint8_t *>(<const char *>raw), len(raw))
+        if out.failed:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(out.text, out.size)
+    finally:
+        free(out.text)
+
+
+def dumps(value):
+    cdef Out out
+    memset(&out, 0, sizeof(out))
+    try:
+        _dump(&out, value, 0)
+        if out.failed:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(out.text, out.size)
+    finally:
+        free(out.text)
+
+
+cdef bytes _utf8(str text):
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a lone surrogate at {error.start} of {text!a}") from None
+
+
+cdef int _dump(Out *out, value, int depth) except -1:
+    cdef bytes raw
+    if value is None:
+        put(out, b"null", 4)
+    elif value is True:
+        put(out, b"true", 4)
+    elif value is False:
+        put(out, b"false", 5)
+    elif isinstance(value, str):
+        raw = _utf8(str(value) if type(value) is str else str.__str__(value))
+        put_string(out, <const uint8_t *>(<const char *>raw), len(raw))
+    elif isinstance(value, int):
+        if not -BIGGEST <= value <= BIGGEST:
+            raise ValueError(f"integer {value} is beyond 2**53")
+        raw = int.__repr__(value).encode()
+        put(out, raw, len(raw))
+    elif isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError(f"{value} is no JSON number")
+        if reserve(out, NUMBER_ROOM):
+            out.size += write_double(out.text + out.size, value)
+    elif isinstance(value, Raw):
+        raw = bytes(value)
+        put(out, raw, len(raw))
+    elif depth >= MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    elif isinstance(value, dict):
+        put(out, b"{", 1)
+        for i, key in enumerate(_sorted(value)):
+            if i:
+                put(out, b",", 1)
+            _dump(out, key, depth)
+            put(out, b":", 1)
+            _dump(out, value[key], depth + 1)
+        put(out, b"}", 1)
+    elif isinstance(value, (list, tuple)):
+        put(out, b"[", 1)
+        for i, item in enumerate(value):
+            if i:
+                put(out, b",", 1)
+            _dump(out, item, depth + 1)
+        put(out, b"]", 1)
+    else:
+        raise ValueError(f"{type(value).__name__} is no JSON value")
+    return 0
+
+
+cdef list _sorted(dict value):
+    """Keys by UTF-16 code units: differs from code points only beyond the BMP."""
+    for key in value:
+        if not isinstance(key, str):
+            raise ValueError(f"a key must be a str, got {key!r}")
+    if all([key.isascii() for key in value]):
+        return sorted(value)
+    return sorted(value, key=_utf16)
+
+
+def _utf16(key):
+    return key.encode("utf-16-be", "surrogatepass")

@@ -1,0 +1,336 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# The walk of a slice: ring records to SenML in a buffer, and marks in the grid of what was due. Part of canon, which alone cimports it.
+from libc.stdint cimport INT64_MIN, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_decimal, write_number, write_seconds
+from ext.ring cimport (
+    FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, KIND_GAP, KIND_TEXT, Head, Ring, Slot, body_slots,
+)  # fmt: skip
+
+cdef extern from *:
+    """
+    static const char *const mh_qualities[] = {"", "suspect", "range", "frozen", "clock", "estimated", "substituted"};
+    static const unsigned char mh_quality_sizes[] = {0, 7, 5, 6, 5, 9, 11};
+    """
+    const char **QUALITY_TEXT "mh_qualities"
+    const uint8_t *QUALITY_SIZE "mh_quality_sizes"
+
+cdef enum:
+    COUNTER = 1  # kinds up to here are due on a grid, those above are sent where they changed
+    LAST_KIND = 3
+    LAST_QUALITY = 6
+    REASON_SENTINEL = 133
+    MAX_PACES = 16
+
+cdef struct Sent:  # what the platform knows of a state or text
+    bint known
+    uint8_t quality
+    uint8_t flags
+    int16_t exponent
+    int64_t mantissa
+    uint8_t *text  # NULL: a number
+    size_t size
+
+cdef struct Row:
+    uint32_t text  # in Points.texts: ["du":..,]"n":"..."  then  ,"u":"..","v":  then  ,"u":"..","vs":
+    uint32_t name_size
+    uint32_t value_size
+    uint32_t string_size
+    uint8_t kind
+    uint8_t pace
+    bint touched
+    size_t grid  # where its row of the grid begins, this time
+    int64_t last_tick  # that gave a record, this time; for what has no row
+    Sent sent  # up to the last boundary
+    Sent now
+
+cdef struct Points:  # a point table, and what was sent of its states and texts
+    Row *rows
+    int32_t count
+    int32_t *touched  # rows with news since the last boundary
+    int32_t touched_count
+    int64_t periods[MAX_PACES]
+    int paces
+    int64_t phase
+    const char *base  # "bn":"..",
+    size_t base_size
+    const char *texts  # of all rows
+
+cdef struct Pace:
+    int64_t period
+    int64_t first  # number of the first due tick
+    int64_t count  # due ticks
+    int64_t index  # of the tick at hand; -1: not due on it
+
+cdef struct Job:  # one call of seal
+    Out out
+    Slot *body  # a copy of the record at hand
+    size_t max_bytes
+    int64_t reached
+    int64_t from_ms
+    int64_t to_ms
+    int32_t low
+    int32_t high
+    uint8_t *grid
+    size_t grid_size
+    int64_t records
+    int64_t bt_ms
+    bint based  # the first record is out
+    Pace pace[MAX_PACES]
+
+cdef struct Place:  # one position
+    Head head
+    uint64_t position
+    int64_t least  # smallest tick from here on, within [from, to); to if there is none
+    uint64_t slots
+    bint lost
+
+cdef inline void forget(Sent *sent) noexcept nogil:
+    free(sent.text)
+    memset(sent, 0, sizeof(Sent))
+
+cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
+    """False: no memory."""
+    cdef uint8_t *text = NULL
+    if source.text != NULL:
+        text = <uint8_t *>malloc(source.size + 1)
+        if text == NULL:
+            return False
+        memcpy(text, source.text, source.size)
+    free(to.text)
+    to[0] = source[0]
+    to.text = text
+    return True
+
+cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept nogil:
+    """Does ``seen`` differ from what was sent last? It then is what was sent last, up to the next boundary."""
+    cdef Row *row = &table.rows[point]
+    cdef Sent *now = &row.now
+    if now.known and now.quality == seen.quality and now.mantissa == seen.mantissa and now.exponent == seen.exponent:
+        if now.flags == seen.flags and now.size == seen.size and (now.text == NULL) == (seen.text == NULL):
+            if now.text == NULL or memcmp(now.text, seen.text, seen.size) == 0:
+                return False
+    copy(now, seen)
+    if not row.touched:
+        row.touched = True
+        table.touched[table.touched_count] = point
+        table.touched_count += 1
+    return True
+
+cdef inline void settle(Points *table, bint keep) noexcept nogil:
+    """A boundary: what was sent since the last one is sent for good, or not at all."""
+    cdef Row *row
+    cdef int32_t i
+    for i in range(table.touched_count):
+        row = &table.rows[table.touched[i]]
+        row.touched = False
+        if keep:
+            copy(&row.sent, &row.now)
+        else:
+            copy(&row.now, &row.sent)
+    table.touched_count = 0
+
+cdef inline int64_t above(int64_t a, int64_t b) noexcept nogil:
+    """a / b, b > 0, up to the next whole number."""
+    return a // b + (1 if a % b > 0 else 0)
+
+cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
+    return -above(-ns, 1_000_000)
+
+cdef inline bint start(Job *job, const Points *table, const Row *row, int64_t ms, uint8_t quality, bint string) noexcept nogil:
+    """A record up to its value; the base name in the first, the base time where it is another. False: no memory."""
+    cdef Out *out = &job.out
+    cdef const char *text = table.texts + row.text
+    cdef size_t tail = row.string_size if string else row.value_size
+    cdef char *p
+    if not reserve(out, row.name_size + tail + table.base_size + 3 * NUMBER_ROOM):
+        return False
+    p = out.text + out.size
+    if job.based:
+        memcpy(p, b",{", 2)
+        p += 2
+    else:
+        p[0] = c"{"
+        memcpy(p + 1, table.base, table.base_size)
+        p += 1 + table.base_size
+    if ms != job.bt_ms or not job.based:
+        memcpy(p, b'"bt":', 5)
+        p += 5
+        p += write_seconds(p, ms)
+        p[0] = c","
+        p += 1
+        job.bt_ms = ms
+        job.based = True
+    if quality or string:
+        memcpy(p, text, row.name_size)
+        p += row.name_size
+        quality = quality if quality <= LAST_QUALITY else 1
+        if quality:
+            memcpy(p, b',"q":"', 6)
+            memcpy(p + 6, QUALITY_TEXT[quality], QUALITY_SIZE[quality])
+            p += 6 + QUALITY_SIZE[quality]
+            p[0] = c'"'
+            p += 1
+        memcpy(p, text + row.name_size + (row.value_size if string else 0), tail)
+        p += tail
+    else:
+        memcpy(p, text, row.name_size + tail)
+        p += row.name_size + tail
+    out.size = p - out.text
+    job.records += 1
+    return True
+
+cdef inline bint write(Job *job, const Points *table, const Row *row, const Slot *slot, int64_t ms) noexcept nogil:
+    """One record. False: its value is beyond every double (then nothing was written), or no memory."""
+    cdef Out *out = &job.out
+    cdef char number[NUMBER_ROOM]
+    cdef bint rounded = False
+    cdef bint minus = slot.mantissa < 0 and not slot.flags & FLAG_UNSIGNED
+    cdef uint64_t m = <uint64_t>0 - <uint64_t>slot.mantissa if minus else <uint64_t>slot.mantissa
+    cdef int n = write_number(number, minus, m, slot.exponent, &rounded)
+    cdef char *p
+    if n == 0 or not start(job, table, row, ms, slot.quality, False):
+        return False
+    p = out.text + out.size
+    memcpy(p, number, 32)
+    p += n
+    if rounded:
+        memcpy(p, b',"x":"', 6)
+        p += 6
+        p += write_decimal(p, minus, m, slot.exponent)
+        p[0] = c'"'
+        p += 1
+    p[0] = c"}"
+    out.size = p + 1 - out.text
+    return True
+
+cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *body) noexcept nogil:
+    cdef int64_t ms = milliseconds(head.time_ns)
+    cdef const Slot *slot
+    cdef Row *row
+    cdef Pace *pace
+    cdef uint8_t *cell
+    cdef Sent seen
+    cdef uint32_t i
+    for i in range(head.count):
+        slot = &body[i]
+        if not job.low <= slot.point < job.high:
+            continue
+        row = &table.rows[slot.point]
+        pace = &job.pace[row.pace]
+        if row.kind <= COUNTER and pace.period:
+            if pace.index < 0:  # not due: a record would be one too many for whoever counts
+                continue
+            cell = job.grid + row.grid + pace.index
+            if slot.quality >= FIRST_REASON:
+                if cell[0] == 0:
+                    cell[0] = slot.quality
+            elif cell[0] != 1:
+                cell[0] = 1 if write(job, table, row, slot, ms) else REASON_SENTINEL
+            continue
+        if slot.quality >= FIRST_REASON or row.last_tick == head.tick_ms:
+            continue
+        row.last_tick = head.tick_ms
+        if row.kind > COUNTER:
+            seen = Sent(True, slot.quality, slot.flags, slot.exponent, slot.mantissa, NULL, 0)
+            if not news(table, slot.point, &seen):
+                continue
+        write(job, table, row, slot, ms)
+
+cdef inline void gap(Job *job, Points *table, const Head *head, const uint16_t *points) noexcept nogil:
+    cdef Row *row
+    cdef uint8_t *cell
+    cdef int64_t i, n = <int64_t>head.count * 8 if head.count else table.count
+    cdef int32_t point
+    for i in range(n):
+        point = points[i] if head.count else <int32_t>i
+        if not job.low <= point < job.high:
+            continue
+        row = &table.rows[point]
+        if row.kind > COUNTER or job.pace[row.pace].index < 0:
+            continue
+        cell = job.grid + row.grid + job.pace[row.pace].index
+        if cell[0] == 0:
+            cell[0] = head.aux
+
+cdef inline void text(Job *job, Points *table, const Head *head, uint8_t *body) noexcept nogil:
+    cdef uint16_t point
+    cdef Row *row
+    cdef Sent seen
+    if head.count < 2:
+        return
+    memcpy(&point, body, 2)
+    if not job.low <= point < job.high:
+        return
+    row = &table.rows[point]
+    if row.last_tick == head.tick_ms:
+        return
+    row.last_tick = head.tick_ms
+    seen = Sent(True, head.aux, 0, 0, 0, body + 2, head.count - 2)
+    if news(table, point, &seen) and start(job, table, row, milliseconds(head.time_ns), head.aux, True):
+        put_string(&job.out, seen.text, seen.size)
+        put(&job.out, b"}", 1)
+
+cdef inline void look(Ring ring, Job *job, Place *places, Py_ssize_t n) noexcept nogil:
+    """Heads of all positions, and from each on the smallest tick to come."""
+    cdef Py_ssize_t i
+    cdef int64_t least = job.to_ms
+    cdef Place *place
+    for i in range(n - 1, -1, -1):
+        place = &places[i]
+        ring.get(place.position, &place.head, sizeof(Head))
+        place.lost = not (ring.intact(place.position) and ring.plausible(place.position, &place.head))
+        place.slots = 0
+        if not place.lost:
+            place.slots = body_slots(&place.head)
+            if job.from_ms <= place.head.tick_ms < least:
+                least = place.head.tick_ms
+        place.least = least
+
+cdef inline void record(Job *job, Points *table, const Head *head) noexcept nogil:
+    cdef int k
+    cdef int64_t past
+    for k in range(table.paces):
+        job.pace[k].index = -1
+        if job.pace[k].period:
+            past = head.tick_ms - table.phase - job.pace[k].first * job.pace[k].period
+            if past >= 0 and past % job.pace[k].period == 0:
+                job.pace[k].index = past // job.pace[k].period
+    if head.kind == KIND_ANSWER:
+        answer(job, table, head, job.body)
+    elif head.kind == KIND_GAP:
+        gap(job, table, head, <const uint16_t *>job.body)
+    elif head.kind == KIND_TEXT:
+        text(job, table, head, <uint8_t *>job.body)
+
+cdef inline void walk(Ring ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
+    """All records, in order, up to the last boundary that fits. A boundary lies where all ticks before are smaller than all after."""
+    cdef Py_ssize_t i
+    cdef Place *place
+    cdef Out *out = &job.out
+    cdef int64_t most = INT64_MIN
+    cdef size_t kept = 1  # bytes, records and end of the slice at the last boundary
+    cdef int64_t kept_records = 0
+    cdef int64_t kept_reached = job.to_ms
+    put(out, b"[", 1)
+    for i in range(n):
+        place = &places[i]
+        if job.max_bytes and most < place.least:
+            settle(table, True)
+            kept, kept_records, kept_reached = out.size, job.records, place.least
+        if place.lost or not job.from_ms <= place.head.tick_ms < job.to_ms:
+            continue
+        most = max(most, place.head.tick_ms)
+        ring.get(place.position + HEAD_SLOTS, job.body, place.slots * sizeof(Slot))
+        if not ring.intact(place.position):
+            place.lost = True
+            continue
+        record(job, table, &place.head)
+        if job.max_bytes and out.size + 1 > job.max_bytes:
+            settle(table, False)
+            out.size, job.records, job.reached = kept, kept_records, kept_reached
+            break
+    settle(table, not out.failed)
+    put(out, b"]", 1)
