@@ -1,0 +1,165 @@
+"""`meterhouse verify`: the verdict on what a broker delivers or what lies in exported files."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.common import as_line, json_option, parse_for, tidy
+from drivers.model import BrokerError, UsageError
+
+if TYPE_CHECKING:
+    from agent.verify import Report
+
+STDIN = Path("-")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--broker", metavar="URL", help="Subscribe there: mqtt://host:1883 or mqtts://host:8883.")
+@click.option("--site", default="+", show_default=True, help="Only this site's topics; + is all.")
+@click.option("--gateway", default="+", show_default=True, help="Only this gateway's topics; + is all.")
+@click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust this CA (mqtts).")
+@click.option("--username", help="For the broker.")
+@click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its first line.")
+@click.option("--trust", multiple=True, metavar="THUMBPRINT", help="First key of a gateway, got out of band.")
+@click.option(
+    "--for", "duration_s", callback=parse_for, metavar="TIME", help="Listen so long (20s, 5 min); else Ctrl-C."
+)
+@click.option("--expect-complete", is_flag=True, help="Gaps, stated losses and silent streams are failures too.")
+@json_option
+def verify(
+    paths: tuple[Path, ...],
+    broker: str | None,
+    site: str,
+    gateway: str,
+    ca_file: Path | None,
+    username: str | None,
+    password_file: Path | None,
+    trust: tuple[str, ...],
+    duration_s: float | None,
+    expect_complete: bool,
+    as_json: bool,
+) -> None:
+    """Check packs: signatures, order, and that every due reading is there or accounted for.
+
+    PATHs are exported files or folders (.json, .jsonl, also with .zst behind); - reads packs from stdin, one a line.
+    Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
+    gateway, not over the network.
+
+    \b
+    Example:
+      meterhouse verify --broker mqtt://127.0.0.1 --trust pVa0...Q3k --for 20s
+      meterhouse verify export/ --trust pVa0...Q3k --json
+
+    \b
+    Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
+    """
+    if bool(paths) == bool(broker):
+        raise UsageError("one of --broker and PATHs is wanted", where="verify", hint="`meterhouse verify --help`")
+    for pin in trust:
+        if len(pin) != 43:
+            hint = "An RFC 7638 thumbprint has 43 characters; `meterhouse keys show` prints it"
+            raise UsageError(f"{tidy(pin)!r} is no thumbprint", where="--trust", hint=hint)
+    if broker:
+        password = _first_line(password_file) if password_file else None
+        report = _live(broker, trust, site, gateway, ca_file, username, password, duration_s)
+    else:
+        report = _files(paths, trust)
+    short = report.shortfalls() if expect_complete else []
+    if as_json:
+        facts = report.as_dict()
+        if expect_complete:
+            facts["complete"], facts["shortfalls"] = not short, short
+        click.echo(as_line(facts))
+    else:
+        from agent.verify.text import as_text
+
+        for line in as_text(report).splitlines():
+            click.echo(tidy(line, 500))
+        for text in short:
+            click.echo(tidy(f"not complete: {text}", 500))
+    raise SystemExit(0 if report.ok and not short else 6)
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+
+
+def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
+    from agent.verify import Verifier
+    from agent.verify.files import read_lines, read_paths
+
+    verifier = Verifier(trust)
+    progress = _Progress()
+    try:
+        read_paths(verifier, [path for path in paths if path != STDIN], lambda n: progress.show(f"{n} objects read"))
+        if STDIN in paths:
+            for raw, where in read_lines(sys.stdin.buffer, "stdin"):
+                verifier.feed(raw, where=where)
+    except OSError as error:
+        hint = "Name the files or the folder that `meterhouse export` wrote"
+        raise UsageError(error.strerror or str(error), where=str(error.filename or "verify"), hint=hint) from error
+    progress.end()
+    return verifier.finish()
+
+
+def _live(
+    broker: str,
+    trust: tuple[str, ...],
+    site: str,
+    gateway: str,
+    ca_file: Path | None,
+    username: str | None,
+    password: str | None,
+    duration_s: float | None,
+) -> Report:
+    from agent.verify.live import Live, LiveError
+
+    try:
+        live = Live(broker, trust, site=site, gateway=gateway, ca_file=ca_file, username=username, password=password)
+        live.start()
+    except (LiveError, OSError) as error:  # OSError: a CA file that is none
+        raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    progress = _Progress()
+    end = time.monotonic() + duration_s if duration_s is not None else None
+    try:
+        while not stop.wait(1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))):
+            if end is not None and time.monotonic() >= end:
+                break
+            if progress.wanted:
+                packs, readings, failed = live.counts()
+                progress.show(f"{packs} packs, {readings} readings, {failed} failed")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        progress.end()
+        report = live.stop()
+    return report
+
+
+class _Progress:
+    """One line on stderr that is written over, if a person is there to see it."""
+
+    def __init__(self) -> None:
+        self.wanted = sys.stderr.isatty()
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        """Write over what was shown before."""
+        if self.wanted:
+            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
+            self._width = len(text)
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self._width:
+            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)

@@ -1,0 +1,101 @@
+"""Exported packs: folders, ``.jsonl`` with an object a line, ``.json`` with one, each also compressed; or a stream."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, Refused, inflate
+from agent.verify.verifier import Verifier
+
+SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
+MAX_WINDOW: Final = 1 << 27
+
+
+def _nothing(count: int) -> None:
+    """No progress is shown."""
+
+
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """The files to read: key records first, then checkpoints' and packs' files by name.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += (p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+        elif path.exists():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    return sorted(files, key=lambda p: (not p.name.startswith("keys"), str(p)))
+
+
+def read_objects(path: Path) -> Iterator[tuple[bytes, str]]:
+    """(bytes of an object, file and line) for each object in a file. Lines beyond the cap come cut, to be refused.
+
+    Raises:
+        Refused: a damaged or unreadable compressed file.
+        OSError: what the file system says.
+    """
+    if path.name.endswith((".json", ".json.zst")):
+        with path.open("rb") as file:
+            yield inflate(file.read(MAX_PACK_BYTES + 1)), str(path)
+        return
+    with path.open("rb") as file:
+        if file.read(4) != ZSTD_MAGIC:
+            file.seek(0)
+            yield from read_lines(file, str(path))
+            return
+        file.seek(0)
+        try:
+            import zstandard
+        except ImportError:
+            raise Refused(
+                "zstd", f"{path} is compressed with zstd, and the package zstandard is not installed"
+            ) from None
+        try:
+            with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(
+                file, read_across_frames=True
+            ) as inside:
+                yield from read_lines(io.BufferedReader(inside), str(path))
+        except zstandard.ZstdError as error:
+            raise Refused("zstd", f"{path}: damaged zstd frame: {error}") from None
+
+
+def read_lines(file: BinaryIO | io.BufferedReader, name: str) -> Iterator[tuple[bytes, str]]:
+    """(line, name and number) of what is not empty; never more than the cap of a pack in memory."""
+    number = 0
+    while line := file.readline(MAX_PACK_BYTES + 2):
+        number += 1
+        rest = line
+        while len(rest) > MAX_PACK_BYTES and not rest.endswith(b"\n"):  # skip what is left of a monstrous line
+            rest = file.readline(MAX_PACK_BYTES + 2)
+        if line := line.strip():
+            yield line, f"{name}:{number}"
+
+
+def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[int], None] = _nothing) -> None:
+    """Feed all that is in files and folders. What cannot be read of a file counts as refused.
+
+    Args:
+        progress: called with the number of objects read, now and then.
+
+    Raises:
+        OSError: a path that does not exist or may not be read.
+    """
+    count = 0
+    for path in find_files(paths):
+        try:
+            for raw, where in read_objects(path):
+                verifier.feed(raw, where=where)
+                count += 1
+                if count % 500 == 0:
+                    progress(count)
+        except Refused as error:
+            verifier.refuse(error, str(path))
+    progress(count)

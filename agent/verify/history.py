@@ -1,0 +1,252 @@
+"""The order of one stream: packs come in any order and more than once, one entry is kept per contiguous stretch."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from agent.verify.pack import Edge
+
+RECENT: Final = 1024  # packs of a stream whose hash is kept to tell a redelivery from a fork
+MAX_SPOTS: Final = 1024  # hashes kept of older packs, ever further apart
+MAX_STRETCHES: Final = 4096  # per stream
+
+
+class Place(Enum):
+    """Where a pack belongs."""
+
+    NEW = "new"
+    AGAIN = "again"  # the same bytes as before
+    AGAIN_OLD = "again, too old to compare"
+    FORK = "fork"  # the same identity with other bytes
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Packs of one boot, one after the other without a hole."""
+
+    first: Edge
+    last: Edge
+    joined: bool = False  # the pack before the first is known and fits (it is of another boot)
+    continued: bool = False  # the pack after the last is known (of another boot)
+
+
+@dataclass(slots=True)
+class Boot:
+    """All that is known of one boot, in order of sequence."""
+
+    number: int
+    stretches: list[Stretch] = field(default_factory=list)
+    highest: int = 0
+
+    def index(self, seq: int) -> int:
+        """Of the stretch that begins at or before ``seq``; -1 if none does."""
+        return bisect_right(self.stretches, seq, key=_begins) - 1
+
+
+def _begins(stretch: Stretch) -> int:
+    return stretch.first.seq
+
+
+def seam(left: Edge, right: Edge) -> list[str]:
+    """What does not fit between two packs, ``right`` naming ``left`` as the one before."""
+    faults = []
+    if right.seq != left.seq + 1:
+        faults.append(f"sequence {right.seq} follows {left.seq}")
+    if right.boot == left.boot:
+        if right.first:
+            faults.append("prev_boot inside a boot")
+    elif right.prev_boot != left.boot:
+        faults.append(f"prev_boot is {right.prev_boot}, the pack before is of boot {left.boot}")
+    part = right.part
+    if part and part[0] > 1:
+        if left.part != (part[0] - 1, part[1]) or (left.from_ms, left.to_ms) != (right.from_ms, right.to_ms):
+            faults.append(f"part {part[0]} of {part[1]} without the part before")
+    else:
+        if left.part and left.part[0] < left.part[1]:
+            faults.append(f"part {left.part[0] + 1} of {left.part[1]} is missing")
+        stepped = left.to_ms in (old for old, _ in right.steps) and right.from_ms in (new for _, new in right.steps)
+        if right.from_ms != left.to_ms and not stepped:
+            away = (right.from_ms - left.to_ms) / 1000
+            word = f"{away:g} s after" if away > 0 else f"{-away:g} s before"
+            faults.append(f"begins {word} the pack before ends ({left.to_ms / 1000:.3f}), and no clock_step says why")
+    if not right.is_birth and right.birth != left.birth:
+        faults.append(f"names birth {right.birth}, in force is {left.birth}")
+    if right.signer < left.signer:
+        faults.append("signed by an older key than the pack before")
+    return faults
+
+
+class History:
+    """Every pack of a stream gets its place here once."""
+
+    def __init__(self) -> None:
+        self.boots: dict[str, Boot] = {}
+        self.reordered = 0
+        self.uncompared = 0
+        self.forgotten_seq = 0  # boots whose packs end here or before may be forgotten
+        self._ends: dict[str, Stretch] = {}  # by hash of the last pack, where nothing follows yet
+        self._starts: dict[str, Stretch] = {}  # by prev of the first pack, where that is not known yet
+        self._hashes = Hashes()
+        self._cursor: tuple[str, int] = ("", 0)  # last redelivered pack that could not be compared; how many in a row
+        self._count = 0
+        self._boot_numbers = 0
+
+    def place(self, edge: Edge, digest: bytes) -> tuple[Place, list[tuple[Edge, str]]]:
+        """Put a pack in. Returns where it belongs, and faults with the pack they are of."""
+        boot = self.boots.get(edge.boot)
+        if boot is None:
+            if edge.seq <= self.forgotten_seq:
+                return self._uncompared(edge), []
+            boot = self.boots[edge.boot] = Boot(self._boot_numbers)
+            self._boot_numbers += 1
+        at = boot.index(edge.seq)
+        if at >= 0 and boot.stretches[at].last.seq >= edge.seq:
+            return self._again(boot, boot.stretches[at], edge, digest), []
+        if edge.seq < boot.highest:
+            self.reordered += 1
+        else:
+            boot.highest = edge.seq
+        self._hashes.put(boot.number, edge.seq, digest)
+        faults: list[tuple[Edge, str]] = []
+        stretch = self._after(boot, at, edge, faults)
+        self._before(boot, stretch, edge, faults)
+        if self._count > MAX_STRETCHES:
+            self._forget()
+        return Place.NEW, faults
+
+    def find(self, boot: str, seq: int) -> tuple[bool, bytes | None]:
+        """Is the pack known, and the first 16 bytes of its digest where they are still kept."""
+        known = self.boots.get(boot)
+        at = known.index(seq) if known else -1
+        if known is None or at < 0 or known.stretches[at].last.seq < seq:
+            return False, None
+        return True, self._hashes.get(known.number, seq)
+
+    def stretches(self) -> Iterator[Stretch]:
+        """All, boot by boot in order of arrival."""
+        for boot in self.boots.values():
+            yield from boot.stretches
+
+    def _after(self, boot: Boot, at: int, edge: Edge, faults: list[tuple[Edge, str]]) -> Stretch:
+        """Join ``edge`` to the pack before it, or begin a stretch."""
+        near = boot.stretches[at] if at >= 0 and boot.stretches[at].last.seq == edge.seq - 1 else None
+        left = self._ends.get(edge.prev) if edge.prev else None
+        if near and near.last.hash != edge.prev:
+            faults.append((edge, f"prev is not the hash of sequence {near.last.seq}"))
+        if near and (left is near or near.last.hash == edge.prev):
+            faults += [(edge, text) for text in seam(near.last, edge)]
+            if left is near:
+                del self._ends[near.last.hash]
+            near.last = edge
+            return near
+        stretch = Stretch(edge, edge)
+        boot.stretches.insert(at + 1, stretch)
+        self._count += 1
+        if left:
+            faults += [(edge, text) for text in seam(left.last, edge)]
+            del self._ends[left.last.hash]
+            left.continued = stretch.joined = True
+        elif edge.prev:
+            self._starts.setdefault(edge.prev, stretch)
+        return stretch
+
+    def _before(self, boot: Boot, stretch: Stretch, edge: Edge, faults: list[tuple[Edge, str]]) -> None:
+        """Join what is known already to come after ``edge``."""
+        self._ends[edge.hash] = stretch
+        at = boot.index(edge.seq) + 1
+        near = boot.stretches[at] if at < len(boot.stretches) else None
+        if near and near.first.seq == edge.seq + 1:
+            if near.first.prev != edge.hash:
+                faults.append((near.first, f"prev is not the hash of sequence {edge.seq}"))
+                return
+            faults += [(near.first, text) for text in seam(edge, near.first)]
+            self._starts.pop(edge.hash, None)
+            del self._ends[edge.hash]
+            stretch.last, stretch.continued = near.last, near.continued
+            if self._ends.get(near.last.hash) is near:
+                self._ends[near.last.hash] = stretch
+            del boot.stretches[at]
+            self._count -= 1
+        elif right := self._starts.pop(edge.hash, None):
+            faults += [(right.first, text) for text in seam(edge, right.first)]
+            del self._ends[edge.hash]
+            right.joined = stretch.continued = True
+
+    def _again(self, boot: Boot, stretch: Stretch, edge: Edge, digest: bytes) -> Place:
+        """A pack that was here before. Old ones are compared by the chain that leads to one whose hash is kept."""
+        known = self._hashes.get(boot.number, edge.seq)
+        if known is None:
+            same = {stretch.first.seq: stretch.first.hash, stretch.last.seq: stretch.last.hash}.get(edge.seq)
+            if same is None:
+                return self._uncompared(edge)
+            equal = same == edge.hash
+        else:
+            equal = known == digest[:16]
+        if equal and edge.prev == self._cursor[0]:
+            self.uncompared -= self._cursor[1]
+        self._cursor = ("", 0)
+        return Place.AGAIN if equal else Place.FORK
+
+    def _uncompared(self, edge: Edge) -> Place:
+        self._cursor = (edge.hash, self._cursor[1] + 1 if edge.prev == self._cursor[0] else 1)
+        self.uncompared += 1
+        return Place.AGAIN_OLD
+
+    def _forget(self) -> None:
+        """Drop the oldest boots that are wholly joined on both sides; of a torn stream the oldest quarter."""
+        room = self._count - MAX_STRETCHES * 3 // 4
+        for torn in (False, True):
+            for name, boot in list(self.boots.items())[:-1]:
+                if room <= 0:
+                    return
+                if torn or all(s.joined and s.continued for s in boot.stretches):
+                    room -= len(boot.stretches)
+                    self._drop(boot, len(boot.stretches))
+                    del self.boots[name]
+        for boot in self.boots.values():
+            if room > 0:
+                self._drop(boot, room)
+
+    def _drop(self, boot: Boot, count: int) -> None:
+        for stretch in boot.stretches[:count]:
+            self._ends.pop(stretch.last.hash, None)
+            if stretch.first.prev:
+                self._starts.pop(stretch.first.prev, None)
+            self.forgotten_seq = max(self.forgotten_seq, stretch.last.seq)
+        self._count -= len(boot.stretches[:count])
+        del boot.stretches[:count]
+
+
+class Hashes:
+    """The first 16 bytes of the digest of the last packs, and of some older ones. Fixed size."""
+
+    def __init__(self) -> None:
+        self._seqs = array("q", [-1]) * RECENT
+        self._boots = array("l", [0]) * RECENT
+        self._kept = bytearray(16 * RECENT)
+        self._spots: dict[tuple[int, int], bytes] = {}
+        self._stride = 64
+
+    def put(self, boot: int, seq: int, digest: bytes) -> None:
+        """Remember a new pack; one with a higher sequence is never given up for a lower one."""
+        slot = seq % RECENT
+        if self._seqs[slot] <= seq:
+            self._seqs[slot], self._boots[slot] = seq, boot
+            self._kept[16 * slot : 16 * slot + 16] = digest[:16]
+        if seq % self._stride == 0:
+            self._spots[boot, seq] = digest[:16]
+            if len(self._spots) > MAX_SPOTS:
+                self._stride *= 2
+                self._spots = {key: kept for key, kept in self._spots.items() if key[1] % self._stride == 0}
+
+    def get(self, boot: int, seq: int) -> bytes | None:
+        """The 16 bytes, None if they are no longer kept."""
+        slot = seq % RECENT
+        if self._seqs[slot] == seq and self._boots[slot] == boot:
+            return bytes(self._kept[16 * slot : 16 * slot + 16])
+        return self._spots.get((boot, seq))

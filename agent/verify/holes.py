@@ -1,0 +1,162 @@
+"""What is not here at the end: holes in the sequences, what of them is stated lost, rollbacks and fresh beginnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from agent.verify.history import History, Stretch
+from agent.verify.pack import Loss
+from agent.verify.report import MAX_LISTED, Day, Range, StreamReport
+from agent.verify.table import Table, by_day
+
+Head = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
+
+
+def survey(
+    history: History, tables: Mapping[str, Table], losses: Iterable[Loss], heads: Sequence[Head], made: StreamReport
+) -> None:
+    """Fill in ``made`` what only the whole history shows. Changes nothing else, so it may be asked at any time."""
+    lines = lineages(history)
+    if not lines:
+        return
+    losses = sorted(losses, key=lambda loss: (loss.first, loss.last))
+    for line in lines:
+        if line is not lines[0]:
+            made.restarts.append(
+                f"the history begins anew with sequence {line[0].first.seq} in boot {line[0].first.boot}"
+            )
+        reached = line[0]
+        for stretch in line[1:]:
+            first = stretch.first
+            if first.seq <= reached.last.seq:
+                made.conflicts.append(
+                    f"rollback or clone: sequence {first.seq} exists in boot {reached.last.boot} "
+                    f"and in boot {first.boot}"
+                )
+            elif first.seq > reached.last.seq + 1:
+                _hole(reached, stretch, tables, losses, made)
+            elif not stretch.joined and first.boot != reached.last.boot:
+                made.conflicts.append(
+                    f"sequence {first.seq} of boot {first.boot} does not follow "
+                    f"{reached.last.seq} of boot {reached.last.boot}"
+                )
+            if stretch.last.seq > reached.last.seq:
+                reached = stretch
+    newest = max((line[-1] for line in lines), key=lambda s: s.last.to_ms)
+    made.first_seq, made.last_seq = lines[0][0].first.seq, newest.last.seq
+    made.from_ms, made.to_ms = lines[0][0].first.from_ms, newest.last.to_ms
+    _compare_heads(history, heads, lines, tables, made)
+    del made.conflicts[MAX_LISTED:], made.restarts[MAX_LISTED:]
+
+
+def lineages(history: History) -> list[list[Stretch]]:
+    """Stretches in order of sequence, apart where a boot began without knowing any head before it."""
+    roots = {
+        name: boot.stretches[0]
+        for name, boot in history.boots.items()
+        if boot.stretches and boot.stretches[0].first.first and boot.stretches[0].first.prev_boot is None
+    }
+    parents = {
+        name: boot.stretches[0].first.prev_boot
+        for name, boot in history.boots.items()
+        if boot.stretches and boot.stretches[0].first.first
+    }
+    lines: dict[str, list[Stretch]] = {}
+    known: dict[str, str] = {}  # boot -> root
+    for name, boot in history.boots.items():
+        if not boot.stretches:
+            continue
+        path, at = [], name
+        while (
+            at not in known and at not in roots and (up := parents.get(at)) and up in history.boots and at not in path
+        ):
+            path.append(at)
+            at = up
+        root = known.get(at, at)
+        if root not in roots:  # its beginning is not here: it belongs to the last beginning before it
+            begun = boot.stretches[0].first.from_ms
+            before = [(s.first.from_ms, r) for r, s in roots.items() if s.first.from_ms <= begun]
+            root = max(before)[1] if before else ""
+        for step in (*path, name):
+            known[step] = root
+        lines.setdefault(root, []).extend(boot.stretches)
+    for line in lines.values():
+        line.sort(key=lambda s: (s.first.seq, s.first.from_ms))
+    return sorted(lines.values(), key=lambda line: line[0].first.from_ms)
+
+
+def _hole(
+    left: Stretch, right: Stretch, tables: Mapping[str, Table], losses: Sequence[Loss], made: StreamReport
+) -> None:
+    """Divide the hole between two stretches into what loss events cover and what is missing."""
+    table = tables.get(left.last.birth)
+    at, from_ms = left.last.seq + 1, left.last.to_ms
+    end = right.first.seq - 1
+    for loss in losses:
+        first, last = max(loss.first, at), min(loss.last, end)
+        if first > last:
+            continue
+        if last == right.first.seq - 1 == loss.last and loss.hash != right.first.prev:
+            made.conflicts.append(
+                f"the loss event of {loss.first} to {loss.last} names another hash than the pack after"
+            )
+        if first > at:
+            _missing(made, Range(at, first - 1, from_ms, max(from_ms, loss.from_ms), None), table)
+        low, high = max(from_ms, loss.from_ms), max(from_ms, loss.to_ms)
+        made.lost.append(Range(first, last, low, high, table.due(low, high) if table else None, loss.reason))
+        _add(made, table, low, high, "lost")
+        at, from_ms = last + 1, high
+    if at <= end:
+        _missing(made, Range(at, end, from_ms, max(from_ms, right.first.from_ms), None), table)
+
+
+def _missing(made: StreamReport, hole: Range, table: Table | None) -> None:
+    due = table.due(hole.from_ms, hole.to_ms) if table else None
+    made.missing.append(Range(hole.first, hole.last, hole.from_ms, hole.to_ms, due))
+    _add(made, table, hole.from_ms, hole.to_ms, "missing")
+
+
+def _add(made: StreamReport, table: Table | None, from_ms: int, to_ms: int, what: str) -> None:
+    """Due readings of a hole into the days."""
+    if table is None:
+        return
+    for number, due, _, _ in by_day(table, (), from_ms, to_ms):
+        if due:
+            name = datetime.fromtimestamp(number * 86400, UTC).date().isoformat() if number < 10**6 else "?"
+            day = made.days.setdefault(name, Day())
+            day.due += due
+            setattr(day, what, getattr(day, what) + due)
+
+
+def _compare_heads(
+    history: History,
+    heads: Sequence[Head],
+    lines: Sequence[Sequence[Stretch]],
+    tables: Mapping[str, Table],
+    made: StreamReport,
+) -> None:
+    """What checkpoints say against what came."""
+    last = lines[-1][-1].last
+    behind: Head | None = None
+    for head in heads:
+        boot, seq, digest, _ = head
+        known, kept = history.find(boot, seq)
+        ends = {s.last.seq: s.last.hash for s in history.boots[boot].stretches} if known else {}
+        if known and (ends.get(seq, digest) != digest or (kept and kept != _first16(digest))):
+            made.conflicts.append(f"the checkpoint names another hash for sequence {seq} of boot {boot}")
+        elif not known and seq > last.seq and (behind is None or seq > behind[1]):
+            behind = head
+        elif (
+            not known and made.first_seq <= seq <= last.seq and not any(h.first <= seq <= h.last for h in made.missing)
+        ):
+            made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is not here")
+    if behind:
+        table = tables.get(last.birth)
+        _missing(made, Range(last.seq + 1, behind[1], last.to_ms, max(last.to_ms, behind[3]), None), table)
+
+
+def _first16(digest: str) -> bytes:
+    from base64 import urlsafe_b64decode
+
+    return urlsafe_b64decode(digest + "=")[:16]

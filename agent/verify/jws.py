@@ -1,0 +1,159 @@
+"""Detached JWS with an unencoded payload (RFC 7515 appendix F, RFC 7797), and the public keys that check it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from agent.verify.canonical import canonical
+from agent.verify.strict import Refused, parse_object
+
+TYP_PACK: Final = "mh-pack"
+TYP_KEYS: Final = "mh-keys"
+TYP_CHECKPOINT: Final = "mh-checkpoint"
+
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
+_HEADER_MEMBERS: Final = {"alg", "b64", "crit", "kid", "typ"}
+_OKP_MEMBERS: Final = ("crv", "kty", "x")
+_EC_MEMBERS: Final = ("crv", "kty", "x", "y")
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A key that may have signed. ``alg`` comes from its record, never from what it signed."""
+
+    kid: str  # RFC 7638 thumbprint
+    alg: str
+    check: Callable[[bytes, bytes], None]  # (signature, signed bytes); raises InvalidSignature
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The protected header of a signature."""
+
+    alg: str
+    kid: str
+    typ: str
+
+
+def base64url(raw: bytes) -> str:
+    """RFC 4648 section 5 without padding."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def unbase64url(text: str, what: str) -> bytes:
+    """The bytes of ``text``. Raises Refused on padding, foreign characters and loose bits at the end."""
+    if _BASE64URL.fullmatch(text):
+        try:
+            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        except (binascii.Error, ValueError):
+            raw = b""
+        if raw and base64url(raw) == text:
+            return raw
+    raise Refused("signature", f"{what} is not base64url")
+
+
+def hash_of(payload: bytes) -> str:
+    """The hash that ``prev``, ``birth`` and heads carry: SHA-256, base64url."""
+    return base64url(hashlib.sha256(payload).digest())
+
+
+def thumbprint(jwk: Mapping[str, Any]) -> str:
+    """RFC 7638 thumbprint of an OKP or EC key. Raises Refused on any other."""
+    names = _OKP_MEMBERS if jwk.get("kty") == "OKP" else _EC_MEMBERS
+    if not all(isinstance(jwk.get(name), str) for name in names):
+        raise Refused("key", f"a JWK of kty OKP (crv, x) or EC (crv, x, y) is wanted, not {sorted(jwk)}")
+    return hash_of(canonical({name: jwk[name] for name in names}))
+
+
+def public_key(alg: object, jwk: object) -> PublicKey:
+    """The key of a key record.
+
+    Raises:
+        Refused: an algorithm other than Ed25519 and ES256, or a JWK that is not a public key of it.
+    """
+    if not isinstance(jwk, dict):
+        raise Refused("key", "a key record has no JWK")
+    if "d" in jwk:
+        raise Refused("key", "a key record shows its private key; the gateway needs a new one")
+    kid = thumbprint(jwk)
+    try:
+        if alg == "Ed25519" and (jwk["kty"], jwk["crv"]) == ("OKP", "Ed25519"):
+            edwards = Ed25519PublicKey.from_public_bytes(unbase64url(jwk["x"], "x of the key"))
+            return PublicKey(kid, "Ed25519", edwards.verify)
+        if alg == "ES256" and (jwk["kty"], jwk["crv"]) == ("EC", "P-256"):
+            x, y = (int.from_bytes(unbase64url(jwk[n], f"{n} of the key"), "big") for n in "xy")
+            curve = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+            return PublicKey(kid, "ES256", _es256(curve))
+    except ValueError as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused("key", f"key {kid} is no valid {alg} key") from None
+    raise Refused("key", f"algorithm {alg!r} with kty {jwk['kty']!r}, crv {jwk['crv']!r}; Ed25519 or ES256 is wanted")
+
+
+def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, PublicKey]) -> PublicKey:
+    """The key of ``keys`` that signed ``payload`` as ``typ``.
+
+    Raises:
+        Refused: code ``signature`` where the bytes do not fit the signature, else what is wrong with the header.
+    """
+    if not isinstance(jws, str):
+        raise Refused("signature", "no signature")
+    encoded, _, rest = jws.partition(".")
+    middle, dot, signature = rest.partition(".")
+    if middle or not dot:
+        raise Refused("signature", "not a detached JWS (header..signature)")
+    header = read_header(encoded)
+    if header.typ != typ:
+        raise Refused("typ", f"signed as {header.typ!r}, {typ!r} is wanted")
+    key = keys.get(header.kid)
+    if key is None:
+        raise Refused("kid", f"signed by {header.kid}, which no key record names")
+    if header.alg != key.alg:
+        raise Refused("alg", f"signed as {header.alg!r}, but the key {key.kid} is for {key.alg}")
+    try:
+        key.check(unbase64url(signature, "the signature"), encoded.encode() + b"." + payload)
+    except InvalidSignature:
+        raise Refused("signature", f"the signature does not fit the bytes (key {key.kid})") from None
+    return key
+
+
+@lru_cache(maxsize=256)
+def read_header(encoded: str) -> Header:
+    """The header in a signature's first part. Raises Refused on anything but the five members as they must be."""
+    if len(encoded) > 1024:
+        raise Refused("header", "a JWS header of more than 1024 characters")
+    try:
+        header = parse_object(unbase64url(encoded, "the JWS header"))
+    except Refused as error:
+        raise Refused("header", f"JWS header: {error.text}") from None
+    alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
+    if not (isinstance(alg, str) and isinstance(kid, str) and isinstance(typ, str)):
+        raise Refused("header", "a JWS header without alg, kid and typ")
+    if header.get("b64") is not False or header.get("crit") != ["b64"]:
+        raise Refused("header", 'a JWS header without "b64":false and "crit":["b64"]')
+    if header.keys() != _HEADER_MEMBERS:
+        raise Refused("header", f"JWS header members {sorted(header.keys() - _HEADER_MEMBERS)} are not allowed")
+    return Header(alg, kid, typ)
+
+
+def _es256(key: ec.EllipticCurvePublicKey) -> Callable[[bytes, bytes], None]:
+    def check(signature: bytes, signed: bytes) -> None:
+        if len(signature) != 64:  # R and S, 32 bytes each (RFC 7518 section 3.4)
+            raise InvalidSignature
+        r, s = (int.from_bytes(signature[at : at + 32], "big") for at in (0, 32))
+        key.verify(utils.encode_dss_signature(r, s), signed, ec.ECDSA(SHA256()))
+
+    return check

@@ -1,0 +1,290 @@
+"""One pack read strictly: what it says of itself, without looking at any other pack."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from agent.verify.canonical import canonical
+from agent.verify.signed import Signed
+from agent.verify.strict import Refused
+from agent.verify.table import Gap, Table, ms_of
+
+_BOOT: Final = re.compile(r"[0-9a-f]{16}")
+_HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+_STREAM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(?:/[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}){2}")
+_WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
+_VALUES: Final = ("v", "vs", "vb", "vd")
+MAX_PARTS: Final = 4096
+EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What a pack's neighbours in its stream must fit."""
+
+    boot: str
+    seq: int
+    hash: str
+    prev: str | None
+    prev_boot: str | None
+    first: bool  # of its boot
+    from_ms: int
+    to_ms: int
+    part: tuple[int, int] | None
+    birth: str  # in force after this pack: its own hash if it is a birth
+    is_birth: bool
+    steps: tuple[tuple[int, int], ...]  # clock_step events: (old, new) in ms
+    signer: int  # place of its key in the chain of keys
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss event: packs ``first`` to ``last`` that the gateway dropped and says so."""
+
+    boot: str
+    first: int
+    last: int
+    from_ms: int
+    to_ms: int
+    hash: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Pack:
+    """A pack whose signature holds."""
+
+    stream: str
+    edge: Edge
+    digest: bytes
+    table: Table | None  # of a birth
+    counts: Mapping[str, int]  # records by point
+    readings: int
+    gaps: tuple[Gap, ...]
+    losses: tuple[Loss, ...]
+    synced: bool | None
+    monotonic: tuple[str, int] | None  # (kernel boot, ms)
+    early: int = 0  # records read before the pack begins
+    faults: list[str] = field(default_factory=list)
+
+
+def read_pack(signed: Signed, signer: int = 0) -> Pack:
+    """What a pack says.
+
+    Raises:
+        Refused: code ``shape``; a member that is needed is missing or not what it must be.
+    """
+    value = signed.value
+    get = value.get
+    if get("v") != 1 or type(get("v")) is not int:
+        raise Refused("shape", f"pack of format {get('v')!r}, 1 is known")
+    stream, boot, seq = get("stream"), get("boot"), get("seq")
+    if not isinstance(stream, str) or not _STREAM.fullmatch(stream):
+        raise Refused("shape", f"stream {stream!r}, <site>/<gateway>/<name> is wanted")
+    if not isinstance(boot, str) or not _BOOT.fullmatch(boot):
+        raise Refused("shape", f"boot {boot!r}, 16 hex digits are wanted")
+    if type(seq) is not int or not 1 <= seq < 1 << 53:
+        raise Refused("shape", f"seq {seq!r}, a whole number from 1 on is wanted")
+    prev = _hash(get("prev", ""), "prev", null=True)
+    first = "prev_boot" in value
+    prev_boot = get("prev_boot")
+    if prev_boot is not None and not (isinstance(prev_boot, str) and _BOOT.fullmatch(prev_boot)):
+        raise Refused("shape", f"prev_boot {prev_boot!r}, 16 hex digits or null are wanted")
+    from_ms, to_ms = ms_of(get("from"), "from"), ms_of(get("to"), "to")
+    if from_ms > to_ms:
+        raise Refused("shape", f"from {get('from')} is later than to {get('to')}")
+    table = Table(value["table"]) if "table" in value else None
+    digest_text = signed.hash
+    edge = Edge(
+        boot,
+        seq,
+        digest_text,
+        prev,
+        prev_boot,
+        first,
+        from_ms,
+        to_ms,
+        _part(value["part"]) if "part" in value else None,
+        digest_text if table else _birth(get("birth")),
+        table is not None,
+        (),
+        signer,
+    )
+    pack = Pack(stream, edge, signed.digest, table, {}, 0, (), (), None, None)
+    if "events" in value:
+        _read_events(value["events"], pack)
+    if "gaps" in value:
+        pack.gaps = _gaps(value["gaps"], from_ms, to_ms)
+    if "e" in value:
+        _read_records(value["e"], pack)
+    _read_clock(get("clock"), pack)
+    _check_alone(value, pack)
+    return pack
+
+
+def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
+    """Rules between the members of one pack; breaking one leaves it readable."""
+    edge, faults = pack.edge, pack.faults
+    if edge.is_birth and "birth" in value:
+        faults.append("a birth that names a birth")
+    if edge.is_birth and edge.part:
+        faults.append("a birth in parts")
+    if edge.first and not edge.is_birth:
+        faults.append("the first pack of a boot is no birth")
+    if edge.prev is None and not (edge.first and edge.prev_boot is None and edge.seq == 1):
+        faults.append("prev is null, but this is not sequence 1 with prev_boot null")
+    if edge.prev is not None and (edge.seq == 1 or (edge.first and edge.prev_boot is None)):
+        faults.append("prev is there, but this is sequence 1 or prev_boot is null")
+
+
+def audit(pack: Pack, signed: Signed, table: Table) -> list[str]:
+    """Faults that show the same way in every pack of a birth, so that one pack of each is looked at."""
+    faults = []
+    if canonical({n: v for n, v in signed.value.items() if n != "sig"}) != signed.payload:
+        faults.append("signed over bytes that are not in canonical form")
+    for record in signed.value.get("e", ()):
+        units = (record.get("u", ""), record.get("du", ""))
+        if table.names is not None and record["n"] in table.units and units != table.units[record["n"]]:
+            want = next(filter(None, table.units[record["n"]]), "none")
+            faults.append(f"{record['n']} comes in unit {''.join(map(str, units)) or 'none'}, its birth says {want}")
+            break
+    return faults
+
+
+def _hash(value: object, what: str, null: bool = False) -> str | None:
+    if value is None and null:
+        return None
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise Refused("shape", f"{what} {value!r}, a hash of 43 characters is wanted")
+    return value
+
+
+def _birth(value: object) -> str:
+    if value is None:
+        raise Refused("shape", "neither birth nor table")
+    return _hash(value, "birth") or ""
+
+
+def _part(value: object) -> tuple[int, int]:
+    if isinstance(value, list) and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        part, parts = value
+        if 1 <= part <= parts <= MAX_PARTS:
+            return part, parts
+    raise Refused("shape", f"part {value!r}, [k, n] with 1 <= k <= n is wanted")
+
+
+def _gaps(value: object, from_ms: int, to_ms: int) -> tuple[Gap, ...]:
+    if not isinstance(value, list):
+        raise Refused("shape", "gaps is no array")
+    gaps = []
+    for item in value:
+        if not isinstance(item, dict):
+            raise Refused("shape", "a gap is no object")
+        low, high = ms_of(item.get("from"), "from of a gap"), ms_of(item.get("to"), "to of a gap")
+        if not from_ms <= low < high <= to_ms:
+            raise Refused("shape", f"gap [{item['from']}, {item['to']}) is empty or not inside the pack")
+        points, reason = item.get("points"), item.get("reason")
+        if not isinstance(reason, str) or not _WORD.fullmatch(reason):
+            raise Refused("shape", f"a gap with reason {reason!r}")
+        if points == "*":
+            gaps.append(Gap(low, high, None, reason))
+        elif isinstance(points, list) and points and all(isinstance(p, str) for p in points):
+            if len(set(points)) != len(points):
+                raise Refused("shape", "a gap names a point twice")
+            gaps.append(Gap(low, high, tuple(points), reason))
+        else:
+            raise Refused("shape", 'a gap whose points are neither "*" nor names')
+    return tuple(gaps)
+
+
+def _read_events(value: object, pack: Pack) -> None:
+    if not isinstance(value, list):
+        raise Refused("shape", "events is no array")
+    steps, losses = [], []
+    for event in value:
+        name = event.get("event") if isinstance(event, dict) else None
+        if not isinstance(name, str):
+            raise Refused("shape", "an event without its name")
+        if name == "clock_step":
+            steps.append((ms_of(event.get("old"), "old of clock_step"), ms_of(event.get("new"), "new of clock_step")))
+        elif name == "loss":
+            losses.append(_loss(event))
+    pack.losses = tuple(losses)
+    pack.edge = replace(pack.edge, steps=tuple(steps))
+
+
+def _loss(event: Mapping[str, Any]) -> Loss:
+    boot, first, last = event.get("boot"), event.get("first"), event.get("last")
+    low, high = ms_of(event.get("from"), "from of a loss"), ms_of(event.get("to"), "to of a loss")
+    if (
+        not isinstance(boot, str)
+        or type(first) is not int
+        or type(last) is not int
+        or not 1 <= first <= last
+    ):  # fmt: skip
+        raise Refused("shape", "a loss event without boot, first and last")
+    return Loss(
+        boot, first, last, low, high, _hash(event.get("hash"), "hash of a loss") or "", str(event.get("reason"))
+    )
+
+
+def _read_clock(value: object, pack: Pack) -> None:
+    if not isinstance(value, dict) or value.get("synced", 0) not in (True, False, None):
+        pack.faults.append("no clock with synced true, false or null")
+        return
+    pack.synced = value["synced"]
+    kernel, mono = value.get("kernel_boot"), value.get("mono_ms")
+    if isinstance(kernel, str) and isinstance(mono, (int, float)):
+        pack.monotonic = (kernel, int(mono))
+
+
+def _read_records(e: object, pack: Pack) -> None:
+    """SenML: names counted, values of the right type; the usual record {n, u, v} is not looked at one by one."""
+    if not isinstance(e, list) or not {dict}.issuperset(map(type, e)):
+        raise Refused("shape", "e is no array of records")
+    try:
+        names = [record["n"] for record in e]
+    except KeyError:
+        raise Refused("shape", "a record without its name") from None
+    if not {str}.issuperset(map(type, names)):
+        raise Refused("shape", "a record whose name is no text")
+    usual = [record["v"] for record in e if len(record) - ("u" in record) == 2 and "v" in record]
+    if not _NUMBERS.issuperset(map(type, usual)):
+        raise Refused("shape", "a record whose v is no number")
+    if e and ("bt" not in e[0] or "bn" not in e[0]):
+        raise Refused("shape", "the first record has no bn and bt")
+    if len(usual) != len(e):
+        _read_unusual([record for record in e if len(record) - ("u" in record) != 2 or "v" not in record], pack)
+    pack.counts = Counter(names)
+    pack.readings = len(names)
+
+
+_NUMBERS: Final = frozenset((int, float))
+
+
+def _read_unusual(records: list[dict[str, Any]], pack: Pack) -> None:
+    base_ms = 0.0
+    for record in records:
+        for label in record:
+            if label.endswith("_"):
+                raise Refused("shape", f"SenML label {label!r} that must be understood and is not")
+        if record.get("bn", pack.stream + "/") != pack.stream + "/":
+            raise Refused("shape", f"records of {record['bn']!r} in a pack of {pack.stream}")
+        times = [record[label] for label in ("bt", "t", "mt") if label in record]
+        if not _NUMBERS.issuperset(map(type, times)):
+            raise Refused("shape", f"{record['n']} has a time that is no number")
+        if "bt" in record:
+            base_ms = record["bt"] * 1000
+        if base_ms + record.get("t", 0) * 1000 < pack.edge.from_ms - EARLY_MS:
+            pack.early += 1
+        present = [label for label in _VALUES if label in record]
+        if len(present) != 1:
+            raise Refused("shape", f"{record['n']} has {len(present)} values, one is wanted")
+        kind = type(record[present[0]])
+        want: tuple[type, ...] = {"v": (int, float), "vb": (bool,)}.get(present[0], (str,))
+        if kind not in want:
+            raise Refused("shape", f"{record['n']} has {present[0]} of type {kind.__name__}")

@@ -1,0 +1,185 @@
+"""The verdict as plain values: for programs (``as_dict``) and, in ``text.py``, for people."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+MAX_LISTED: Final = 100  # faults, ranges and so on that are listed one by one; counts go on
+
+
+class Verdict(StrEnum):
+    """What all of it comes to."""
+
+    VERIFIED = "verified"
+    UNPROVEN = "consistent, origin unproven"  # no pin was given
+    INCOMPLETE = "incomplete"  # all that is here holds, but something is not here
+    FAILED = "failed"
+    NOTHING = "nothing to verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One pack or object that was refused, and why."""
+
+    code: str
+    reason: str
+    stream: str = ""
+    boot: str = ""
+    seq: int = 0
+    where: str = ""  # topic, or file and line
+
+    def __str__(self) -> str:
+        name = f"{self.stream} seq {self.seq} boot {self.boot}" if self.seq else self.stream
+        return f"{name or self.where}: {self.reason}" + (f" ({self.where})" if name and self.where else "")
+
+
+@dataclass(slots=True)
+class Faults:
+    """Counts by code, the first one, and the first hundred."""
+
+    count: int = 0
+    by_code: dict[str, int] = field(default_factory=dict)
+    listed: list[Fault] = field(default_factory=list)
+
+    def add(self, fault: Fault) -> None:
+        """Count one pack; the list is bounded."""
+        self.count += 1
+        self.by_code[fault.code] = self.by_code.get(fault.code, 0) + 1
+        if len(self.listed) < MAX_LISTED:
+            self.listed.append(fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Packs that are not here: sequences ``first`` to ``last``, which covered ``[from_ms, to_ms)``."""
+
+    first: int
+    last: int
+    from_ms: int
+    to_ms: int
+    readings: int | None  # that were due then; None where the birth in force is not known
+    reason: str = ""  # of a loss event
+
+    @property
+    def packs(self) -> int:
+        """How many."""
+        return self.last - self.first + 1
+
+
+@dataclass(slots=True)
+class Day:
+    """Completeness of a stream over one UTC day: readings of gauges and counters."""
+
+    due: int = 0
+    got: int = 0
+    asleep: int = 0
+    gaps: int = 0  # other than asleep
+    lost: int = 0  # stated by loss events
+    missing: int = 0
+
+
+@dataclass(slots=True)
+class StreamReport:
+    """What is known of one stream."""
+
+    stream: str
+    packs: int = 0  # different ones whose signature holds
+    verified: int = 0  # of these, without a fault
+    readings: int = 0  # records in verified packs
+    gaps: int = 0  # due readings that lie in stated gaps
+    asleep: int = 0  # of these, because the device sleeps
+    gap_reasons: dict[str, int] = field(default_factory=dict)
+    redelivered: int = 0
+    uncompared: int = 0  # of these, too old to compare their bytes
+    reordered: int = 0
+    rewritten: int = 0  # verified only after canonicalisation
+    births: int = 0
+    boots: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    from_ms: int = 0
+    to_ms: int = 0
+    missing: list[Range] = field(default_factory=list)
+    lost: list[Range] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)  # rollbacks and clones
+    restarts: list[str] = field(default_factory=list)  # the history begins anew
+    unchecked: int = 0  # packs whose birth or other parts were not seen: completeness unknown
+    clock_unsynced: int = 0  # packs
+    clock_unknown: int = 0
+    clock_backward: int = 0  # the monotonic clock went back within a kernel boot
+    early: int = 0  # readings older than their pack
+    days: dict[str, Day] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+
+    @property
+    def missing_packs(self) -> int:
+        """Packs that are neither here nor stated lost."""
+        return sum(hole.packs for hole in self.missing)
+
+    @property
+    def lost_packs(self) -> int:
+        """Packs that the gateway says it dropped."""
+        return sum(hole.packs for hole in self.lost)
+
+
+@dataclass(slots=True)
+class Report:
+    """The whole verdict."""
+
+    verdict: Verdict
+    reasons: list[str]  # why it is not "verified"
+    trust: dict[str, str | None]  # gateway -> thumbprint of its first key
+    streams: dict[str, StreamReport]
+    packs: int = 0
+    verified: int = 0
+    failed: int = 0
+    readings: int = 0
+    gaps: int = 0
+    asleep: int = 0
+    redelivered: int = 0
+    reordered: int = 0
+    missing: int = 0
+    lost: int = 0
+    bad_signatures: int = 0
+    checkpoints: int = 0
+    held: int = 0  # packs that wait for keys
+    first_bad: Fault | None = None
+    faults: list[Fault] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)  # by code
+
+    @property
+    def ok(self) -> bool:
+        """Verified, with nothing left open."""
+        return self.verdict is Verdict.VERIFIED
+
+    def shortfalls(self) -> list[str]:
+        """What is stated missing, and so no fault, but not there all the same: for those who expect everything."""
+        short = []
+        for name, stream in self.streams.items():
+            if not stream.packs:
+                short.append(f"{name}: known, but no pack was seen")
+            if awake := stream.gaps - stream.asleep:
+                short.append(f"{name}: {awake} readings lie in gaps")
+            if stream.lost_packs:
+                short.append(f"{name}: {stream.lost_packs} packs are stated lost")
+        return short
+
+    def as_dict(self) -> dict[str, Any]:
+        """One JSON object: times in UTC seconds, names as in docs/verify.md."""
+        made = asdict(self)
+        made["verdict"] = self.verdict.value
+        for name, stream in made["streams"].items():
+            report = self.streams[name]
+            for key in ("from", "to"):
+                stream[key] = stream.pop(f"{key}_ms") / 1000
+            for kind in ("missing", "lost"):
+                for hole in stream[kind]:
+                    for key in ("from", "to"):
+                        hole[key] = hole.pop(f"{key}_ms") / 1000
+            stream["missing_packs"], stream["lost_packs"] = report.missing_packs, report.lost_packs
+            stream["failed"] = report.faults.count
+            stream["failures"] = report.faults.by_code
+            del stream["faults"]
+        return made

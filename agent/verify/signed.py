@@ -1,0 +1,67 @@
+"""A signed object: what was received, taken apart into payload, hash and the key that signed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from agent.verify.canonical import canonical
+from agent.verify.jws import PublicKey, base64url, check_signature
+from agent.verify.strict import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """An object whose signature holds."""
+
+    value: dict[str, Any]  # with sig
+    payload: bytes
+    digest: bytes  # SHA-256 of payload
+    key: PublicKey
+    rewritten: bool  # the received bytes were not the signed ones: somebody on the way has re-serialised them
+
+    @property
+    def hash(self) -> str:
+        """What ``prev``, ``birth`` and heads call this object."""
+        return base64url(self.digest)
+
+
+def cut_signature(raw: bytes, sig: str) -> bytes | None:
+    """``raw`` without its member ``sig``; None unless it stands there exactly once, as canonical bytes have it."""
+    member = b',"sig":"' + sig.encode() + b'"'
+    before, found, after = raw.partition(member)
+    if not found or member in after:
+        return None
+    return before + after
+
+
+def payload_of(value: Mapping[str, Any]) -> bytes:
+    """The canonical bytes that are signed."""
+    return canonical({name: inner for name, inner in value.items() if name != "sig"})
+
+
+def check_signed(raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[str, PublicKey]) -> Signed:
+    """Check the signature of ``value``, which was parsed from ``raw``.
+
+    The received bytes are tried first. Only where they do not fit is the object written anew and tried again.
+
+    Raises:
+        Refused: as ``check_signature``.
+    """
+    sig = value.get("sig")
+    cut = cut_signature(raw, sig) if isinstance(sig, str) and sig.isascii() else None
+    if cut is not None:
+        try:
+            key = check_signature(sig, cut, typ, keys)
+        except Refused as error:
+            if error.code != "signature":
+                raise
+        else:
+            return Signed(value, cut, sha256(cut).digest(), key, rewritten=False)
+    payload = payload_of(value)
+    if payload == cut:
+        raise Refused("signature", "the signature does not fit the bytes")
+    key = check_signature(sig, payload, typ, keys)
+    return Signed(value, payload, sha256(payload).digest(), key, rewritten=True)

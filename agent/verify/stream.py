@@ -1,0 +1,238 @@
+"""One stream: order from ``history``, completeness from the births' tables, and the books of both."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from agent.verify.history import History, Place
+from agent.verify.holes import Head, survey
+from agent.verify.pack import Edge, Loss, Pack, audit
+from agent.verify.report import Day, Fault, Faults, StreamReport
+from agent.verify.signed import Signed
+from agent.verify.table import DAY_MS, Gap, Table, by_day
+
+MAX_TABLES: Final = 64
+MAX_WAITING: Final = 256  # packs whose birth is not known yet
+MAX_GROUPS: Final = 64  # ticks in parts that are under way
+MAX_LOSSES: Final = 1000
+MAX_DAYS: Final = 1500
+MAX_BLAMED: Final = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """The readings and gaps of a stretch that is to balance: one pack, or all parts of a tick."""
+
+    edge: Edge
+    counts: Mapping[str, int]
+    gaps: tuple[Gap, ...]
+    readings: int
+    packs: list[Edge]
+
+
+class StreamState:
+    """Takes packs in any order. Memory does not grow with their number.
+
+    Args:
+        stream: ``<site>/<gateway>/<name>``.
+    """
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.history = History()
+        self.tables: OrderedDict[str, Table] = OrderedDict()
+        self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
+        self._faults = Faults()
+        self._days: dict[int, Day] = {}
+        self._sum = StreamReport(stream)
+        self._waiting: dict[str, list[_Account]] = {}  # by the hash of a birth that was not seen yet
+        self._groups: OrderedDict[tuple[str, int], _Account] = OrderedDict()
+        self._audited: OrderedDict[str, None] = OrderedDict()
+        self._blamed: set[tuple[str, int]] = set()
+        self._bad = 0  # packs with a fault
+        self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
+        self._heads: list[Head] = []  # of checkpoints
+
+    def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Place, bool]:
+        """Put one pack into the books. Returns its place, and whether all that can be checked now holds."""
+        edge = pack.edge
+        place, seams = self.history.place(edge, pack.digest)
+        if place is Place.FORK:
+            self._blame(edge, "fork", "a second pack with this identity and other bytes", where)
+            return place, False
+        if place is not Place.NEW:
+            self._sum.redelivered += 1
+            return place, True
+        self._sum.packs += 1
+        self._sum.rewritten += signed.rewritten
+        self._sum.births += edge.is_birth
+        self.losses.extend(pack.losses)
+        self._look_at_clock(pack)
+        if pack.table:
+            self.know(edge.hash, pack.table)
+        table = self.tables.get(edge.birth)
+        if table and (edge.is_birth or edge.birth not in self._audited):
+            self._audited[edge.birth] = None
+            if len(self._audited) > MAX_TABLES:
+                self._audited.popitem(last=False)
+            pack.faults += audit(pack, signed, table)
+        for text in pack.faults:
+            self._blame(edge, "rule", text, where)
+        for other, text in seams:
+            self._blame(other, "chain", text, where if other is edge else "")
+        self._account(pack, where)
+        return place, (edge.boot, edge.seq) not in self._blamed
+
+    def know(self, birth: str, table: Table) -> None:
+        """A birth's table, from its pack or from the retained copy."""
+        if birth in self.tables:
+            return
+        self.tables[birth] = table
+        if len(self.tables) > MAX_TABLES:
+            self.tables.popitem(last=False)
+        for account in self._waiting.pop(birth, ()):
+            self._balance(account, table, "")
+
+    def head(self, head: Head) -> None:
+        """A checkpoint says that the stream had come to here. The newest few are kept."""
+        self._heads = [*self._heads[-7:], head]
+
+    @property
+    def first_fault(self) -> Fault | None:
+        """The first pack that was found faulty."""
+        return self._faults.listed[0] if self._faults.listed else None
+
+    def report(self) -> StreamReport:
+        """The books as they stand."""
+        made = self._copy()
+        survey(self.history, self.tables, self.losses, self._heads, made)
+        torn = [g for g in self._groups.values() if not {made.first_seq, made.last_seq} & {e.seq for e in g.packs}]
+        pending = [*torn, *(account for some in self._waiting.values() for account in some)]
+        made.unchecked = self._sum.unchecked + sum(len(account.packs) for account in pending)
+        made.readings += sum(account.readings for account in {*pending, *self._groups.values()})
+        for number in sorted(self._days):
+            day = self._days[number]
+            name = datetime.fromtimestamp(number * DAY_MS / 1000, UTC).date().isoformat() if number < 10**6 else "?"
+            kept = made.days.setdefault(name, Day())
+            kept.due += day.due
+            kept.got += day.got
+            kept.asleep += day.asleep
+            kept.gaps += day.gaps
+        made.days = dict(sorted(made.days.items()))
+        return made
+
+    def _copy(self) -> StreamReport:
+        made = StreamReport(**{name: getattr(self._sum, name) for name in _COUNTS}, stream=self.stream)
+        made.gap_reasons = dict(sorted(self._sum.gap_reasons.items()))
+        made.faults = Faults(self._faults.count, dict(self._faults.by_code), list(self._faults.listed))
+        made.reordered, made.uncompared = self.history.reordered, self.history.uncompared
+        made.verified = made.packs - self._bad
+        made.boots = len(self.history.boots)
+        return made
+
+    def _blame(self, edge: Edge, code: str, text: str, where: str) -> None:
+        """A pack counts as failed once; its first fault is the one that is told."""
+        if code != "fork":
+            if (edge.boot, edge.seq) in self._blamed:
+                return
+            self._bad += 1
+            if len(self._blamed) < MAX_BLAMED:
+                self._blamed.add((edge.boot, edge.seq))
+        self._faults.add(Fault(code, text, self.stream, edge.boot, edge.seq, where))
+
+    def _look_at_clock(self, pack: Pack) -> None:
+        self._sum.clock_unsynced += pack.synced is False
+        self._sum.clock_unknown += pack.synced is None
+        self._sum.early += pack.early
+        if pack.monotonic:
+            boot, kernel, seq, ms = self._monotonic
+            now = (pack.edge.boot, pack.monotonic[0], pack.edge.seq, pack.monotonic[1])
+            if (boot, kernel) == now[:2] and now[2] > seq and now[3] < ms:
+                self._sum.clock_backward += 1
+            if (boot, kernel) != now[:2] or now[2] > seq:
+                self._monotonic = now
+
+    def _account(self, pack: Pack, where: str) -> None:
+        """Balance the pack, or wait for its other parts or its birth."""
+        edge = pack.edge
+        account = _Account(edge, pack.counts, pack.gaps, pack.readings, [edge])
+        if edge.part:
+            whole = self._gather(account, edge.part)
+            if whole is None:
+                return
+            account = whole
+        table = self.tables.get(edge.birth)
+        if table is not None:
+            self._balance(account, table, where)
+        elif sum(map(len, self._waiting.values())) < MAX_WAITING:
+            self._waiting.setdefault(edge.birth, []).append(account)
+        else:
+            self._sum.unchecked += len(account.packs)
+            self._sum.readings += account.readings
+
+    def _gather(self, account: _Account, part: tuple[int, int]) -> _Account | None:
+        """Add a part to its tick; the whole tick with the last of them."""
+        key = (account.edge.boot, account.edge.seq - part[0])
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = account
+            if len(self._groups) > MAX_GROUPS:
+                _, old = self._groups.popitem(last=False)
+                self._sum.unchecked += len(old.packs)
+                self._sum.readings += old.readings
+        else:
+            group.counts = Counter(group.counts) + Counter(account.counts)
+            group.gaps += account.gaps
+            group.readings += account.readings
+            group.packs += account.packs
+        if len(group.packs) < part[1]:
+            return None
+        del self._groups[key]
+        return group
+
+    def _balance(self, account: _Account, table: Table, where: str) -> None:
+        edge = account.edge
+        balance = table.balance(account.counts, account.gaps, edge.from_ms, edge.to_ms)
+        if balance.faults:
+            more = f"; and {len(balance.faults) - 1} more" if len(balance.faults) > 1 else ""
+            self._blame(edge, "due", balance.faults[0] + more, where)
+            return
+        if any((pack.boot, pack.seq) in self._blamed for pack in account.packs):
+            return
+        self._sum.readings += account.readings
+        if balance.gaps:
+            for reason, count in balance.gaps.items():
+                self._sum.gap_reasons[reason] = self._sum.gap_reasons.get(reason, 0) + count
+                self._sum.gaps += count
+            self._sum.asleep += balance.gaps.get("asleep", 0)
+        if edge.from_ms // DAY_MS == (edge.to_ms - 1) // DAY_MS and not account.gaps:
+            if balance.due:
+                day = self._day(edge.from_ms // DAY_MS)
+                day.due += balance.due
+                day.got += balance.got
+            return
+        for number, due, gaps, asleep in by_day(table, account.gaps, edge.from_ms, edge.to_ms):
+            if due:
+                day = self._day(number)
+                day.due += due
+                day.got += due - gaps
+                day.asleep += asleep
+                day.gaps += gaps - asleep
+
+    def _day(self, number: int) -> Day:
+        day = self._days.get(number)
+        if day is None:
+            day = self._days[number] = Day()
+            if len(self._days) > MAX_DAYS:
+                del self._days[min(self._days)]
+        return day
+
+
+_COUNTS: Final = (
+    "packs", "readings", "gaps", "asleep", "redelivered", "rewritten", "births",
+    "clock_unsynced", "clock_unknown", "clock_backward", "early",
+)  # fmt: skip

@@ -1,0 +1,151 @@
+"""Received bytes to one JSON object, or a clear refusal. What two readers could read differently is refused."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from json.decoder import JSONDecoder
+from math import isfinite
+from typing import Any, Final
+
+from agent.verify.canonical import MAX_SAFE, canonical, number_text
+
+MAX_DEPTH: Final = 32
+MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits at 64 KiB, but births stay whole
+MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
+MAX_COMPRESSED_BYTES: Final = 1 << 20
+ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+
+
+class Refused(ValueError):
+    """What was received does not hold.
+
+    ``code`` is one stable word for programs and counts, ``text`` says what was seen and what would be right.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES) -> dict[str, Any]:
+    """The JSON object in ``raw``.
+
+    Bytes in canonical form take a fast road: where no name is written with escapes or spaces, two equal names show as
+    more ``":`` in the text than members in the result. Everything else is parsed with a hook per object.
+
+    Raises:
+        Refused: too large, not UTF-8, not JSON, not an object, a name twice, a number that is no double or no exact
+            integer, a lone surrogate, too deep.
+    """
+    if len(raw) > cap:
+        raise Refused("size", f"{len(raw)} bytes, at most {cap} are read")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise Refused("json", f"not UTF-8 at byte {error.start}") from None
+    try:
+        value = _PLAIN.decode(text)
+        if not isinstance(value, dict):
+            raise Refused("json", f"a JSON {type(value).__name__}, an object is wanted")
+        members = _survey(value, 1)
+        if members != raw.count(b'":') or any(mark in raw for mark in _UNCLEAR):
+            value = _STRICT.decode(text)
+            _survey(value, 1)
+            if b"\\u" in raw:
+                canonical(value)  # only an escape can bring in half a surrogate pair
+    except RecursionError:
+        raise Refused("depth", f"nested deeper than {MAX_DEPTH}") from None
+    except UnicodeEncodeError:
+        raise Refused("json", "a lone surrogate in a text") from None
+    except Refused:
+        raise
+    except ValueError as error:
+        if "digits" in str(error):  # the interpreter's own limit of integer texts
+            raise Refused("number", "an integer with thousands of digits") from None
+        raise Refused("json", f"not JSON: {error}") from None
+    parsed: dict[str, Any] = value
+    return parsed
+
+
+def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
+    """``raw`` itself, or what is inside if it is a zstd frame; never more than ``cap`` bytes.
+
+    Raises:
+        Refused: a frame that is damaged or holds more than ``cap``, or no zstd library is there.
+    """
+    if not raw.startswith(ZSTD_MAGIC):
+        return raw
+    if len(raw) > MAX_COMPRESSED_BYTES:
+        raise Refused("size", f"{len(raw)} compressed bytes, at most {MAX_COMPRESSED_BYTES} are read")
+    try:
+        import zstandard
+    except ImportError:
+        raise Refused("zstd", "compressed with zstd, and the package zstandard is not installed") from None
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw) as reader:
+            plain: bytes = reader.read(cap + 1)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise Refused("zstd", f"damaged zstd frame: {error}") from None
+    if len(plain) > cap:
+        raise Refused("size", f"decompresses to more than {cap} bytes")
+    return plain
+
+
+_UNCLEAR: Final = (b"\\", b'" ', b"\n", b"\r", b"\t")  # where these are, names cannot be counted in the bytes
+
+
+def _constant(name: str) -> float:
+    raise Refused("number", f"{name} is no JSON number")
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise Refused("duplicate", f"the member {json.dumps(twice)} is there twice")
+    return made
+
+
+_PLAIN: Final = JSONDecoder(parse_constant=_constant)
+_STRICT: Final = JSONDecoder(parse_constant=_constant, object_pairs_hook=_pairs)
+_SCALARS: Final = frozenset((str, int, float))
+
+
+def _survey(value: Any, depth: int) -> int:
+    """Number of members in ``value`` and all below; refuses depth and numbers."""
+    if depth > MAX_DEPTH:
+        raise Refused("depth", f"nested deeper than {MAX_DEPTH}")
+    kind = type(value)
+    if kind is dict:
+        members = len(value)
+        for inner in value.values():
+            if type(inner) is not str:
+                members += _survey(inner, depth + 1)
+        return members
+    if kind is list:
+        if len(value) > 8 and set(map(type, value)) == {dict}:  # records: all at once
+            inside = list(chain.from_iterable(map(dict.values, value)))
+            if _SCALARS.issuperset(map(type, inside)):
+                numbers = [v for v in inside if type(v) is not str]
+                if not numbers or (min(numbers) >= -MAX_SAFE and max(numbers) <= MAX_SAFE):
+                    return sum(map(len, value))
+        return sum(_survey(inner, depth + 1) for inner in value)
+    if kind is int:
+        if not -MAX_SAFE <= value <= MAX_SAFE:
+            _check_large(value)
+    elif kind is float and not isfinite(value):
+        raise Refused("number", "a number beyond the range of a double")
+    return 0
+
+
+def _check_large(value: int) -> None:
+    """Beyond 2**53 only what is the shortest text of a double says the same to every reader."""
+    try:
+        same = number_text(float(value)) == str(value)
+    except (OverflowError, ValueError):
+        same = False
+    if not same:
+        shown = f"{value}" if abs(value) < 10**30 else "an integer of more than 30 digits"
+        raise Refused("number", f"{shown} is beyond 2^53 and no exact double")

@@ -1,0 +1,181 @@
+"""A birth's point table, as far as completeness needs it: which point is due at which tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from sys import intern
+from typing import Final
+
+from agent.verify.strict import Refused
+
+KINDS: Final = frozenset(("gauge", "counter", "state", "text"))
+DAY_MS: Final = 86_400_000
+MAX_POINTS: Final = 65_536
+
+
+def ms_of(value: object, what: str) -> int:
+    """Seconds with at most three decimals as whole ms. Raises Refused."""
+    if type(value) is int:
+        if -(1 << 43) < value < 1 << 43:
+            return value * 1000
+    elif type(value) is float and -(2.0**43) < value < 2.0**43:
+        ms = round(value * 1000)
+        if ms / 1000 == value:
+            return ms
+    raise Refused("shape", f"{what} is {value!r}, seconds with at most three decimals are wanted")
+
+
+def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> int:
+    """How many ``k * period + phase`` lie in ``[from_ms, to_ms)``."""
+    return max(0, (phase_ms - from_ms) // period_ms - (phase_ms - to_ms) // period_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """``points`` None means all of the table."""
+
+    from_ms: int
+    to_ms: int
+    points: tuple[str, ...] | None
+    reason: str
+
+
+@dataclass(slots=True)
+class Balance:
+    """What was due and what became of it."""
+
+    due: int = 0
+    got: int = 0
+    gaps: dict[str, int] = field(default_factory=dict)  # due readings by reason
+    faults: list[str] = field(default_factory=list)
+
+
+class Table:
+    """Points by the grid that they share. ``names`` None: a stream without declared points."""
+
+    def __init__(self, table: object) -> None:
+        points = table.get("points") if isinstance(table, dict) else None
+        if not isinstance(points, list) or len(points) > MAX_POINTS:
+            raise Refused("shape", "a birth without table.points")
+        grids: dict[tuple[int, int], list[str]] = {}
+        self.units: dict[str, tuple[str, str]] = {}  # name -> (u, du)
+        for point in points:
+            name = point.get("n") if isinstance(point, dict) else None
+            if not isinstance(name, str):
+                raise Refused("shape", "a point without name in the birth's table")
+            name = intern(name)
+            if name in self.units:
+                raise Refused("shape", f"the birth's table has {name} twice")
+            if point.get("kind") not in KINDS:
+                raise Refused("shape", f"{name} is of kind {point.get('kind')!r}")
+            self.units[name] = (str(point.get("u") or ""), str(point.get("du") or ""))
+            period = point.get("period")
+            if period is None or point["kind"] not in ("gauge", "counter"):
+                continue
+            period_ms = ms_of(period, f"period of {name}")
+            if period_ms <= 0:
+                raise Refused("shape", f"period of {name} is {period!r}")
+            phase_ms = ms_of(point.get("phase", 0), f"phase of {name}")
+            grids.setdefault((period_ms, phase_ms % period_ms), []).append(name)
+        self.names: frozenset[str] | None = frozenset(self.units) or None
+        self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
+        self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
+
+    def due(self, from_ms: int, to_ms: int) -> int:
+        """Readings due in ``[from_ms, to_ms)``."""
+        return sum(ticks(from_ms, to_ms, period, phase) * len(names) for period, phase, names in self.grids)
+
+    def gap_readings(self, gap: Gap, from_ms: int, to_ms: int) -> int:
+        """Due readings of ``gap`` within ``[from_ms, to_ms)``."""
+        low, high = max(gap.from_ms, from_ms), min(gap.to_ms, to_ms)
+        if low >= high:
+            return 0
+        if gap.points is None:
+            return self.due(low, high)
+        return sum(ticks(low, high, *self._grid_of[name]) for name in gap.points if name in self._grid_of)
+
+    def balance(self, counts: Mapping[str, int], gaps: Sequence[Gap], from_ms: int, to_ms: int) -> Balance:
+        """Compare what is there with what was due in ``[from_ms, to_ms)``.
+
+        Args:
+            counts: records by point name.
+        """
+        result = Balance()
+        if self.names is not None:
+            if not counts.keys() <= self.names:
+                strange = sorted(counts.keys() - self.names)
+                result.faults.append(f"a record of {strange[0]}, which the birth does not know")
+            for gap in gaps:
+                if gap.points is not None and not self.names.issuperset(gap.points):
+                    strange = sorted(frozenset(gap.points) - self.names)
+                    result.faults.append(f"a gap of {strange[0]}, which the birth does not know")
+        missing = self._gap_ticks(gaps, result) if gaps else {}
+        for period, phase, names in self.grids:
+            due = ticks(from_ms, to_ms, period, phase)
+            result.due += due * len(names)
+            for name in names:
+                got = counts.get(name, 0)
+                result.got += got
+                lost = missing.get(name, 0) if missing else 0
+                if got + lost != due:
+                    result.faults.append(_unbalanced(name, due, got, lost))
+        return result
+
+    def _gap_ticks(self, gaps: Sequence[Gap], result: Balance) -> dict[str, int]:
+        """Gap ticks by point; counts reasons and notes ticks that lie in two gaps."""
+        spans: dict[str, list[tuple[int, int]]] = {}
+        whole = [(gap.from_ms, gap.to_ms) for gap in gaps if gap.points is None]
+        missing: dict[str, int] = {}
+        for gap in gaps:
+            total = 0
+            if gap.points is None:
+                for period, phase, names in self.grids:
+                    if count := ticks(gap.from_ms, gap.to_ms, period, phase):
+                        total += count * len(names)
+                        for name in names:
+                            missing[name] = missing.get(name, 0) + count
+            else:
+                for name in gap.points:
+                    if (grid := self._grid_of.get(name)) and (count := ticks(gap.from_ms, gap.to_ms, *grid)):
+                        total += count
+                        missing[name] = missing.get(name, 0) + count
+                        spans.setdefault(name, []).append((gap.from_ms, gap.to_ms))
+            result.gaps[gap.reason] = result.gaps.get(gap.reason, 0) + total
+        for _, _, names in self.grids if len(whole) > 1 else ():
+            spans.setdefault(names[0], [])
+        for name, own in spans.items():
+            if len(own) + len(whole) > 1 and _twice(sorted(own + whole), *self._grid_of[name]):
+                result.faults.append(f"a tick of {name} lies in two gaps")
+        return missing
+
+
+def _twice(spans: list[tuple[int, int]], period_ms: int, phase_ms: int) -> bool:
+    reached = spans[0][1]
+    for low, high in spans[1:]:
+        if low < reached and ticks(low, min(high, reached), period_ms, phase_ms):
+            return True
+        reached = max(reached, high)
+    return False
+
+
+def _unbalanced(name: str, due: int, got: int, gap: int) -> str:
+    if got + gap < due:
+        return f"{name}: {due} due, {got} read and {gap} in gaps: {due - got - gap} unaccounted for"
+    return f"{name}: {due} due, but {got} read and {gap} in gaps: {got + gap - due} too many"
+
+
+def by_day(table: Table, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:
+    """(day number since 1970, due, in gaps, of these asleep) of a balanced stretch, cut at UTC midnight."""
+    days = []
+    low = from_ms
+    while low < to_ms:
+        day = low // DAY_MS
+        high = min(to_ms, (day + 1) * DAY_MS)
+        if day - from_ms // DAY_MS >= 4000:  # nonsense, or a clock that began at zero: not worth a row a day
+            high = to_ms
+        lost = [(gap.reason, table.gap_readings(gap, low, high)) for gap in gaps]
+        asleep = sum(count for reason, count in lost if reason == "asleep")
+        days.append((day, table.due(low, high), sum(count for _, count in lost), asleep))
+        low = high
+    return days

@@ -1,0 +1,89 @@
+"""The verdict for people: plain lines, as wide as they must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from agent.verify.report import Report, StreamReport, Verdict
+
+COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
+MAX_NOTES = 20
+
+
+def as_text(report: Report) -> str:
+    """The whole report."""
+    lines = list(_table(report))
+    for gateway, first in report.trust.items():
+        lines.append(f"{gateway}: first key {first}")
+    notes = [note for stream in report.streams.values() for note in _notes(stream)]
+    lines += notes[:MAX_NOTES]
+    if len(notes) > MAX_NOTES:
+        lines.append(f"... and {len(notes) - MAX_NOTES} more remarks; --json has them all")
+    if report.first_bad:
+        lines.append(f"first bad: {report.first_bad}")
+    if report.failures:
+        lines.append("refused: " + ", ".join(f"{count} {code}" for code, count in sorted(report.failures.items())))
+    lines.append(
+        f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} gap readings, "
+        f"{report.redelivered} redelivered, {report.missing} missing, {report.failed} failed"
+    )
+    if report.verdict is not Verdict.VERIFIED:
+        lines += [f"  because {reason}" for reason in report.reasons[:MAX_NOTES]]
+    return "\n".join(lines)
+
+
+def _table(report: Report) -> Iterator[str]:
+    rows: list[Sequence[str]] = [COLUMNS]
+    for name, s in report.streams.items():
+        rows.append(
+            (
+                name,
+                str(s.packs),
+                str(s.readings),
+                str(s.gaps),
+                str(s.redelivered),
+                str(s.missing_packs),
+                str(s.faults.count),
+                completeness(s),
+            )
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(COLUMNS))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
+
+
+def completeness(stream: StreamReport) -> str:
+    """Readings got of those due while the device was not asleep; never rounded up to 100 %."""
+    due = sum(day.due - day.asleep for day in stream.days.values())
+    got = sum(day.got for day in stream.days.values())
+    if due <= 0:
+        return "-"
+    return "100 %" if got >= due else f"{min(got * 100 / due, 99.99):.2f} %"
+
+
+def _notes(s: StreamReport) -> Iterator[str]:
+    if s.first_seq > 1:
+        yield f"{s.stream}: from sequence {s.first_seq} on"
+    for hole in s.missing:
+        due = "" if hole.readings is None else f", {hole.readings} readings were due"
+        yield f"{s.stream}: sequence {hole.first} to {hole.last} missing ({hole.packs} packs{due})"
+    for hole in s.lost:
+        yield f"{s.stream}: sequence {hole.first} to {hole.last} stated lost, reason {hole.reason}"
+    if s.gap_reasons:
+        yield f"{s.stream}: gaps " + ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
+    yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
+    if s.clock_unsynced or s.clock_unknown:
+        yield f"{s.stream}: clock not synchronised in {s.clock_unsynced} packs, unknown in {s.clock_unknown}"
+    if s.clock_backward:
+        yield f"{s.stream}: the monotonic clock went back {s.clock_backward} times"
+    if s.early:
+        yield f"{s.stream}: {s.early} readings are older than their pack"
+    if s.reordered:
+        yield f"{s.stream}: {s.reordered} packs came after later ones"
+    if s.uncompared:
+        yield f"{s.stream}: {s.uncompared} redelivered packs are too old to compare"
+    if s.rewritten:
+        yield f"{s.stream}: {s.rewritten} packs were re-serialised on the way"
+    if s.unchecked:
+        yield f"{s.stream}: completeness of {s.unchecked} packs unknown, their birth or other parts were not seen"

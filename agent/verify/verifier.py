@@ -1,0 +1,278 @@
+"""The verifier: give it what was received, ask it for the verdict."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Final
+
+from agent.verify.checkpoint import Checkpoints
+from agent.verify.history import Place
+from agent.verify.jws import TYP_PACK
+from agent.verify.keyring import KeyRing
+from agent.verify.pack import Pack, read_pack
+from agent.verify.report import Fault, Faults, Report, Verdict
+from agent.verify.signed import check_signed
+from agent.verify.stream import StreamState
+from agent.verify.strict import MAX_OBJECT_BYTES, Refused, inflate, parse_object
+
+MAX_HELD: Final = 1000  # objects that came before the keys that they need
+MAX_HELD_BYTES: Final = 16 << 20
+MAX_GATEWAYS: Final = 1000
+MAX_STREAMS: Final = 100_000
+PREFIX: Final = "meterhouse/v1/"
+
+
+class Outcome(Enum):
+    """What became of one object."""
+
+    VERIFIED = "verified"  # a pack that holds as far as can be checked now
+    REDELIVERED = "redelivered"
+    FAILED = "failed"
+    HELD = "held"  # its key is not known yet
+    TAKEN = "taken"  # keys, a checkpoint, a retained birth
+    IGNORED = "ignored"  # a topic without signed objects
+
+
+class Verifier:
+    """Takes packs, keys and checkpoints of any number of gateways, in any order, for any time.
+
+    Not safe for use by several threads at once.
+
+    Args:
+        trust: thumbprints of first keys, got out of band. Without any nothing proves the origin.
+    """
+
+    def __init__(self, trust: Iterable[str] = ()) -> None:
+        self._trust = frozenset(trust)
+        self._rings: dict[str, KeyRing] = {}
+        self._streams: dict[str, StreamState] = {}
+        self._checkpoints = Checkpoints()
+        self._held: deque[tuple[bytes, str | None, str, str]] = deque()
+        self._held_bytes = 0
+        self._faults = Faults()  # of what belongs to no stream, or whose signature does not hold
+        self._first_bad: Fault | None = None
+        self.bad_signatures = 0
+
+    def feed(self, raw: bytes, topic: str | None = None, where: str = "") -> Outcome:
+        """Take one received object; a fault in it is counted, never raised.
+
+        Args:
+            raw: the published bytes, compressed or not.
+            topic: where it was published; None for files, then nothing binds it to a topic.
+            where: file and line, for messages.
+        """
+        parts = topic.removeprefix(PREFIX).split("/") if topic is not None else []
+        if topic is not None and not _signed_topic(topic, parts):
+            return Outcome.IGNORED
+        value: dict[str, Any] = {}
+        try:
+            raw = inflate(raw)
+            value = parse_object(raw)
+            return self._route(raw, value, topic, parts, where or topic or "")
+        except Refused as error:
+            self._refuse(error, value, where or topic or "")
+            return Outcome.FAILED
+
+    def refuse(self, error: Refused, where: str) -> None:
+        """Count something that could not even be read, such as a damaged file."""
+        self._refuse(error, {}, where)
+
+    def report(self) -> Report:
+        """The verdict on all that was taken so far. May be asked at any time; it costs a look at every stream."""
+        streams = {name: state.report() for name, state in sorted(self._streams.items())}
+        total = Report(Verdict.VERIFIED, [], {ring.gateway: ring.first for ring in self._rings.values()}, streams)
+        every = streams.values()
+        total.packs = sum(s.packs for s in every)
+        total.verified = sum(s.verified for s in every)
+        total.readings = sum(s.readings for s in every)
+        total.gaps = sum(s.gaps for s in every)
+        total.asleep = sum(s.asleep for s in every)
+        total.redelivered = sum(s.redelivered for s in every)
+        total.reordered = sum(s.reordered for s in every)
+        total.missing = sum(s.missing_packs for s in every)
+        total.lost = sum(s.lost_packs for s in every)
+        total.failed = self._faults.count + sum(s.faults.count for s in every)
+        total.bad_signatures = self.bad_signatures
+        total.checkpoints = self._checkpoints.count
+        total.held = len(self._held)
+        for faults in (self._faults, *(s.faults for s in every)):
+            total.faults += faults.listed
+            for code, count in faults.by_code.items():
+                total.failures[code] = total.failures.get(code, 0) + count
+        total.faults = sorted(total.faults, key=lambda f: f is not self._first_bad)[:100]
+        total.first_bad = self._first_bad or (total.faults[0] if total.faults else None)
+        self._judge(total)
+        return total
+
+    def _judge(self, total: Report) -> None:
+        broken, open_ = [], []
+        used = {name.rpartition("/")[0] for name in total.streams}
+        if total.failed:
+            broken.append(f"{total.failed} refused or faulty")
+        for name, stream in total.streams.items():
+            broken += [f"{name}: {text}" for text in stream.conflicts[:3]]
+            open_ += [f"{name}: {text}" for text in stream.restarts[:3]]
+            if stream.unchecked:
+                open_.append(f"{name}: {stream.unchecked} packs whose birth or other parts are not here")
+        if total.missing:
+            open_.append(f"{total.missing} packs missing")
+        if total.held:
+            open_.append(f"{total.held} packs whose key record is not here")
+        if broken:
+            total.verdict = Verdict.FAILED
+        elif not total.packs and not total.held:
+            total.verdict = Verdict.NOTHING
+            open_.append("no pack was seen")
+        elif open_:
+            total.verdict = Verdict.INCOMPLETE
+        elif not all(ring.proven for ring in self._rings.values() if ring.gateway in used):
+            total.verdict = Verdict.UNPROVEN
+            open_.append("no thumbprint was pinned: anybody could have made these keys")
+        total.reasons = broken + open_
+
+    def _route(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:
+        kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
+        if kind == "keys":
+            return self._take_keys(raw, value, "/".join(parts[:2]))
+        if kind == "checkpoint":
+            return self._take_checkpoint(raw, value, topic, parts, where)
+        return self._take_pack(raw, value, topic, parts, where)
+
+    def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str) -> Outcome:
+        if len(raw) > MAX_OBJECT_BYTES:
+            raise Refused("size", f"a keys object of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
+        gateway = value.get("gateway")
+        if not isinstance(gateway, str) or not 1 <= len(gateway) <= 130:
+            raise Refused("shape", f"keys object of gateway {gateway!r}")
+        if bound and bound != gateway:
+            raise Refused("topic", f"keys object of {gateway} published at {bound}: replayed across topics")
+        ring = self._rings.get(gateway) or KeyRing(gateway, self._trust)
+        if ring.update(raw, value):
+            if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
+                raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
+            self._rings[gateway] = ring
+            self._release(gateway)
+        return Outcome.TAKEN
+
+    def _take_checkpoint(
+        self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str
+    ) -> Outcome:
+        if len(raw) > MAX_OBJECT_BYTES:
+            raise Refused("size", f"a checkpoint page of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
+        gateway = value.get("gateway")
+        if not isinstance(gateway, str):
+            raise Refused("shape", f"checkpoint of gateway {gateway!r}")
+        if parts and ("/".join(parts[:2]) != gateway or parts[3] != str(value.get("page"))):
+            raise Refused("topic", f"checkpoint page {value.get('page')} of {gateway} published at {topic}")
+        ring = self._rings.get(gateway)
+        if ring is None:
+            return self._hold(raw, topic, where, gateway)
+        for stream, head in self._checkpoints.take(raw, value, ring):
+            self._state(stream).head(head)
+        return Outcome.TAKEN
+
+    def _take_pack(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:
+        stream = value.get("stream")
+        if not isinstance(stream, str) or len(stream) > 200:
+            raise Refused("shape", f"stream {str(stream)[:80]!r}, <site>/<gateway>/<name> is wanted")
+        gateway = stream.rpartition("/")[0]
+        ring = self._rings.get(gateway)
+        if ring is None:
+            return self._hold(raw, topic, where, gateway)
+        try:
+            signed = check_signed(raw, value, TYP_PACK, ring.keys)
+        except Refused as error:
+            if error.code == "kid":  # a new key may be on its way
+                return self._hold(raw, topic, where, gateway)
+            raise
+        if topic is not None and stream != "/".join(parts[:3]):
+            raise Refused("topic", f"pack of {stream} published at {topic}: replayed across topics")
+        pack = read_pack(signed, ring.order[signed.key.kid])
+        ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
+        state = self._state(stream)
+        if parts and parts[3] == "birth":
+            return self._take_retained(state, pack)
+        place, holds = state.take(pack, signed, where)
+        self._first_bad = self._first_bad or state.first_fault
+        if place in (Place.AGAIN, Place.AGAIN_OLD):
+            return Outcome.REDELIVERED
+        return Outcome.VERIFIED if holds else Outcome.FAILED
+
+    def _state(self, stream: str) -> StreamState:
+        state = self._streams.get(stream)
+        if state is None:
+            if len(self._streams) >= MAX_STREAMS:
+                raise Refused("size", f"more than {MAX_STREAMS} streams")
+            state = self._streams[stream] = StreamState(stream)
+        return state
+
+    def _take_retained(self, state: StreamState, pack: Pack) -> Outcome:
+        """The copy of a birth on its own topic: it teaches the table, and is no pack of the stream."""
+        if pack.table is None:
+            raise Refused("shape", "the retained birth is no birth")
+        _, kept = state.history.find(pack.edge.boot, pack.edge.seq)
+        if kept and kept != pack.digest[:16]:
+            raise Refused("fork", "the retained birth is not the pack that was published with this identity")
+        state.know(pack.edge.hash, pack.table)
+        return Outcome.TAKEN
+
+    def _hold(self, raw: bytes, topic: str | None, where: str, gateway: str) -> Outcome:
+        """Keep what came before its keys; the oldest is refused when there is too much of it."""
+        self._held.append((raw, topic, where, gateway))
+        self._held_bytes += len(raw)
+        while len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
+            old, old_topic, old_where, old_gateway = self._held.popleft()
+            self._held_bytes -= len(old)
+            self._refuse(self._no_key(old_gateway), parse_object(old), old_where or old_topic or "")
+        return Outcome.HELD
+
+    def _release(self, gateway: str) -> None:
+        """Its keys are here: take what waited for them."""
+        waiting, self._held, self._held_bytes = self._held, deque(), 0
+        for raw, topic, where, owner in waiting:
+            if owner == gateway:
+                self.feed(raw, topic, where)
+            else:
+                self._held.append((raw, topic, where, owner))
+                self._held_bytes += len(raw)
+
+    def finish(self) -> Report:
+        """The last verdict: what still waits for its key is refused now."""
+        for raw, topic, where, gateway in self._held:
+            self._refuse(self._no_key(gateway), parse_object(raw), where or topic or "")
+        self._held.clear()
+        self._held_bytes = 0
+        return self.report()
+
+    def _no_key(self, gateway: str) -> Refused:
+        if gateway in self._rings:
+            return Refused("kid", f"signed by a key that no key record of {gateway} names")
+        return Refused("kid", f"no keys object of {gateway} that could be trusted was seen")
+
+    def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
+        stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
+        fault = Fault(
+            error.code,
+            error.text,
+            stream if isinstance(stream, str) and len(stream) <= 200 else "",
+            boot if isinstance(boot, str) and len(boot) == 16 else "",
+            seq if type(seq) is int and 0 < seq < 1 << 53 else 0,
+            where,
+        )
+        self.bad_signatures += error.code in _SIGNATURE_CODES
+        self._first_bad = self._first_bad or fault
+        self._faults.add(fault)
+
+
+_SIGNATURE_CODES: Final = frozenset(("signature", "header", "typ", "alg", "kid", "revoked"))
+
+
+def _signed_topic(topic: str, parts: list[str]) -> bool:
+    """keys, checkpoint/<page> or <stream>/readings, backfill, birth."""
+    if not topic.startswith(PREFIX):
+        return False
+    if len(parts) == 3:
+        return parts[2] == "keys"
+    return len(parts) == 4 and (parts[2] == "checkpoint" or parts[3] in ("readings", "backfill", "birth"))
