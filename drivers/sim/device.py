@@ -30,8 +30,9 @@ class Answer:
 class SimDevice:
     """A device with a unit id.
 
-    ``before`` is called before each read (a park refreshes its values there); ``objects`` are the texts of
-    function 43/14 by object id. Requests are counted by function code, writes are refused with exception 1.
+    ``before`` is called with function, address and count ahead of each read (a park refreshes its values there);
+    ``objects`` are the texts of function 43/14 by object id. Requests are counted by function code, writes are
+    refused with exception 1.
     """
 
     unit: int
@@ -41,8 +42,9 @@ class SimDevice:
     max_words: int = 125  # more in one read answers exception 2 or what ``over_code`` says
     over_code: int = ILLEGAL_ADDRESS
     objects: Mapping[int, bytes] = field(default_factory=dict)
-    before: Callable[[], None] | None = None
+    before: Callable[[int, int, int], None] | None = None
     restart: Callable[[], None] | None = None  # counters to zero
+    asleep: Callable[[], bool] | None = None  # an inverter in the dark does not answer
     faults: FaultBox = field(default_factory=FaultBox)
     requests: Counter[int] = field(default_factory=Counter)
     answered: int = 0
@@ -69,10 +71,10 @@ class SimDevice:
         if function in READ_FUNCTIONS:
             if len(request) != 5:
                 return bytes((function | 0x80, ILLEGAL_VALUE))
+            address, count = request[1] << 8 | request[2], request[3] << 8 | request[4]
             if self.before is not None:
-                self.before()
-            count = request[3] << 8 | request[4]
-            payload = self.image.read(function, request[1] << 8 | request[2], count)
+                self.before(function, address, count)
+            payload = self.image.read(function, address, count)
             if not isinstance(payload, int) and function in (3, 4) and count > self.max_words:
                 payload = self.over_code
             if isinstance(payload, int):
@@ -106,6 +108,8 @@ class SimDevice:
         """What the line hears, faults applied; None is silence."""
         self.requests[request.pdu[0]] += 1
         if self._silent_until and time.monotonic() < self._silent_until:
+            return None
+        if self.asleep is not None and self.asleep():
             return None
         if not self.faults:
             pdu = self._last_pdu = self.pdu(request.pdu)

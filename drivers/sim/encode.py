@@ -5,8 +5,10 @@ Slow and plain on purpose: it is also the reference against which the decode ker
 
 from __future__ import annotations
 
+import re
+import string
 import struct
-from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from drivers.model import GatewayError, Part, Point
 
@@ -26,8 +28,7 @@ INTEGER_TYPES: dict[str, tuple[int, bool]] = {  # type -> bytes, signed
 }
 FLOAT_TYPES: dict[str, tuple[int, str]] = {"f16": (2, ">e"), "f32": (4, ">f"), "f64": (8, ">d")}
 BCD_TYPES: dict[str, int] = {"bcd16": 2, "bcd32": 4}
-NATURAL_ORDER: dict[int, str] = {2: "AB", 4: "ABCD", 8: "ABCDEFGH"}
-LONG_ORDER: dict[str, str] = {"ABCD": "ABCDEFGH", "CDAB": "GHEFCDAB", "BADC": "BADCFEHG", "DCBA": "HGFEDCBA"}
+_EXACT = Context(prec=60)
 _NAN_PATTERNS: dict[str, int] = {"f16": 0x7E00, "f32": 0x7FC00000, "f64": 0x7FF8000000000000}
 
 
@@ -48,16 +49,8 @@ def size_of(type_name: str, count: int) -> int:
 
 def raw_number(value: Value, scale: Decimal, offset: Decimal) -> Decimal:
     """The number in the device for ``value = (raw + offset) * scale``; not yet rounded."""
-    with localcontext() as context:
-        context.prec = 60
-        exact = (
-            value
-            if isinstance(value, Decimal)
-            else Decimal(repr(value))
-            if isinstance(value, float)
-            else Decimal(value)
-        )
-        return exact / scale - offset
+    exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    return _EXACT.subtract(_EXACT.divide(exact, scale), offset)
 
 
 def pack_raw(type_name: str, raw: Decimal | int, size: int, *, where: str) -> int:
@@ -94,26 +87,66 @@ def pack_raw(type_name: str, raw: Decimal | int, size: int, *, where: str) -> in
     return pattern
 
 
+def _letters(order: str, size: int, where: str) -> str:
+    """The order of all ``size`` bytes: BA swaps within each register, ABCD and its like name the same habit of more."""
+    natural = "".join(chr(ord("A") + n) for n in range(size))
+    if len(order) == size and sorted(order) == list(natural):
+        return order
+    words = [natural[n : n + 2] for n in range(0, size, 2)]
+    if size > 2 and order in ("AB", "BA"):
+        order = {"AB": "ABCD", "BA": "BADC"}[order]
+    if size not in (4, 6, 8) or order not in ("ABCD", "CDAB", "BADC", "DCBA"):
+        raise EncodeError(f"order {order} does not fit a value of {size} bytes", where=where)
+    if order in ("CDAB", "DCBA"):
+        words.reverse()
+    return "".join(word[::-1] if order in ("BADC", "DCBA") else word for word in words)
+
+
 def to_wire(pattern: int, size: int, order: str, *, where: str) -> bytes:
     """The bytes of a bit pattern in the order that the letters name (A is the most significant)."""
     big = pattern.to_bytes(size, "big")
-    if not order:
-        return big
-    letters = LONG_ORDER.get(order, order) if size == 8 else order
-    if sorted(letters) != [chr(ord("A") + n) for n in range(size)]:
-        raise EncodeError(f"order {order} does not fit a value of {size} bytes", where=where)
-    return bytes(big[ord(letter) - ord("A")] for letter in letters)
+    return bytes(big[ord(letter) - ord("A")] for letter in _letters(order, size, where)) if order else big
 
 
 def from_wire(wire: bytes, order: str, *, where: str) -> int:
     """The bit pattern behind wire bytes; inverse of ``to_wire``."""
-    size = len(wire)
-    letters = LONG_ORDER.get(order, order) if size == 8 else order
-    if not letters:
+    if not order:
         return int.from_bytes(wire, "big")
-    if len(letters) != size:
-        raise EncodeError(f"order {order} does not fit a value of {size} bytes", where=where)
-    return int.from_bytes(bytes(wire[letters.index(chr(ord("A") + n))] for n in range(size)), "big")
+    letters = _letters(order, len(wire), where)
+    return int.from_bytes(bytes(wire[letters.index(letter)] for letter in sorted(letters)), "big")
+
+
+def served_value(point: Point, value: Value) -> Decimal:
+    """The number that a reader must find after ``value`` was encoded: rounded as the registers round it."""
+    where = where_of(point)
+    if point.parts:
+        return sum(
+            (raw * part.scale for raw, part in zip(split_parts(value, point.parts), point.parts, strict=True)),
+            Decimal(0),
+        )
+    raw = raw_number(value, point.scale, point.offset)
+    if point.type in FLOAT_TYPES:
+        fmt = FLOAT_TYPES[point.type][1]
+        size = FLOAT_TYPES[point.type][0]
+        raw = Decimal(
+            repr(
+                _shortest(
+                    struct.unpack(fmt, pack_raw(point.type, raw, size, where=where).to_bytes(size, "big"))[0], fmt
+                )
+            )
+        )
+    else:
+        raw = raw.to_integral_value(ROUND_HALF_EVEN)
+    return (raw + point.offset) * point.scale
+
+
+def _shortest(number: float, fmt: str) -> float:
+    """The shortest decimal that still identifies a half or single float, as a Python float."""
+    for digits in range(1, 18):
+        candidate = float(f"{number:.{digits}g}")
+        if struct.unpack(fmt, struct.pack(fmt, candidate))[0] == number:
+            return candidate
+    return number
 
 
 def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None) -> int | None:
@@ -129,17 +162,43 @@ def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None
     return 1 << (8 * size - 1) if INTEGER_TYPES[type_name][1] else (1 << (8 * size)) - 1
 
 
-def encode_text(text: str, count: int, order: str, *, where: str) -> bytes:
-    """``count`` registers of text, padded with NUL; order BA swaps the two characters of each register."""
+def encode_text(point: Point, text: str) -> bytes:
+    """The registers of a text point: characters padded with NUL, a number, or numbers in the point's ``text`` form."""
+    where = where_of(point)
+    if point.text:
+        return b"".join(number.to_bytes(2, "big") for number in _numbers_of(point, text))
+    if point.type != "str":
+        if not text.isdigit():
+            raise EncodeError(f"{text!r} is no number, and the registers hold one", where=where)
+        size = size_of(point.type, point.count)
+        return to_wire(pack_raw(point.type, int(text), size, where=where), size, point.order, where=where)
     raw = text.encode("utf-8")
-    if len(raw) > 2 * count:
-        raise EncodeError(f"{text!r} needs {len(raw)} bytes, {count} registers hold {2 * count}", where=where)
-    raw = raw.ljust(2 * count, b"\x00")
-    if order == "BA":
-        swapped = bytearray(raw)
-        swapped[0::2], swapped[1::2] = raw[1::2], raw[0::2]
-        return bytes(swapped)
-    return raw
+    if len(raw) > 2 * point.count:
+        raise EncodeError(
+            f"{text!r} needs {len(raw)} bytes, {point.count} registers hold {2 * point.count}", where=where
+        )
+    raw = raw.ljust(2 * point.count, b"\x00")
+    if point.order != "BA":
+        return raw
+    swapped = bytearray(raw)
+    swapped[0::2], swapped[1::2] = raw[1::2], raw[0::2]
+    return bytes(swapped)
+
+
+def _numbers_of(point: Point, text: str) -> list[int]:
+    """Registers that a ``text`` form such as ``{0}.{1:02x}`` turns into this text."""
+    pattern, bases = "", {}
+    for before, name, form, _ in string.Formatter().parse(point.text):
+        pattern += re.escape(before)
+        if name is not None:
+            base = 16 if (form or "")[-1:] in ("x", "X") else 10
+            digits = "[0-9a-fA-F]+" if base == 16 else "[0-9]+"
+            pattern += f"(?P=r{name})" if int(name) in bases else f"(?P<r{name}>{digits})"
+            bases[int(name)] = base
+    found = re.fullmatch(pattern, text)
+    if not found:
+        raise EncodeError(f"{text!r} has not the form {point.text!r}", where=where_of(point))
+    return [int(found[f"r{n}"], bases[n]) if n in bases else 0 for n in range(point.count)]
 
 
 def split_parts(value: Value, parts: tuple[Part, ...]) -> list[int]:

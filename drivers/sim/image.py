@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from drivers.model import Point
+from drivers.model import Kind, Point
 from drivers.sim.encode import (
     EncodeError,
     Value,
@@ -140,9 +140,9 @@ class Image:
         if table.width == 1:
             self._set_coils(point, value)
             return
-        if point.type == "str":
-            text = "" if value is None else str(value)
-            self._put(point.function, point.address, encode_text(text, point.count, point.order, where=where))
+        if point.kind is Kind.TEXT or point.type == "str":
+            wire = bytes(2 * point.count) if value is None else encode_text(point, str(value))
+            self._put(point.function, point.address, wire)
             return
         if isinstance(value, str):
             raise EncodeError(f"{value!r} is not a number", where=where)

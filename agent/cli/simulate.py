@@ -1,0 +1,289 @@
+"""`meterhouse simulate`: the device side of a profile, a recorded dump, or a whole park, with faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.common import as_line, json_option, parse_for
+from drivers.model import GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from drivers.sim.bus import SimLine
+    from drivers.sim.control import Control
+    from drivers.sim.device import SimDevice
+
+
+@click.command()
+@click.option("--profile", metavar="ID|FILE", help="A device of this family, such as eastron/sdm630; its values move.")
+@click.option(
+    "--dump", type=click.Path(path_type=Path), metavar="FILE", help="A recorded dump (JSON); its values stand still."
+)
+@click.option(
+    "--park",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The demo park; writes DIR/agent.toml.",
+)
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Modbus TCP here; port 0 takes a free one (127.0.0.1:0 by default)."
+)
+@click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, as a serial server passes them.")
+@click.option(
+    "--pty", type=click.Path(path_type=Path), metavar="LINK", help="Modbus RTU on a pseudo-terminal with this name."
+)
+@click.option(
+    "--baud",
+    default=9600,
+    show_default=True,
+    type=click.IntRange(300, 921600),
+    help="With --pty: byte times of this rate.",
+)
+@click.option(
+    "--unit", "units", multiple=True, type=click.IntRange(1, 255), help="Unit id; again for more devices on the line."
+)
+@click.option(
+    "--role", default="", help="What it measures: pv1, pv2, grid, load, workshop, storage, heat. Default: by its kind."
+)
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
+@click.option(
+    "--turnaround", type=click.FloatRange(0, 60), metavar="SECONDS", help="Time to answer. Default: the profile's."
+)
+@click.option(
+    "--fault", "faults", multiple=True, metavar="[DEVICE ]FAULT", help="A fault from the start, such as late=0.5*3."
+)
+@click.option(
+    "--control", type=click.Path(path_type=Path), metavar="FILE", help="A named pipe that takes commands while it runs."
+)
+@click.option("--stdin", "from_stdin", is_flag=True, help="Commands from standard input too; `help` lists them.")
+@click.option("--seed", default=1, show_default=True, help="Another seed, another day.")
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100_000),
+    help="Seconds of the park in one of ours.",
+)
+@click.option("--for", "seconds", metavar="DURATION", callback=parse_for, help="End by itself, such as 20s.")
+@json_option
+def simulate(**said: Any) -> None:
+    """Play the device side: a profile, a recorded dump, or the whole demo park.
+
+    Prints what it serves and where, then runs until it is stopped.
+
+    \b
+    Examples:
+      meterhouse simulate --profile eastron/sdm630 --listen 127.0.0.1:5020
+      meterhouse simulate --profile eastron/sdm630 --pty /tmp/meter --baud 9600 --fault silence/10
+      meterhouse simulate --dump inverter.json
+      meterhouse simulate --park /tmp/park --control /tmp/park/control
+      echo "inv1 late=0.5*3" > /tmp/park/control
+
+    \b
+    Faults: KIND[=VALUE][*TIMES][/EVERY][+SKIP]; kinds are silence late crc exception busy gateway echo bytewise
+    short cut unit tag stray stale blank reset close reboot. A line is pulled with the command `LINE unplug [SECONDS]`.
+
+    \b
+    Exit codes: 0 ended as told, 2 wrong usage, 3 bad profile or dump, 4 port or pty cannot be opened.
+    """
+    chosen = [name for name in ("profile", "dump", "park") if said[name]]
+    if len(chosen) != 1:
+        raise click.UsageError("say one of --profile, --dump and --park")
+    if said["listen"] and said["pty"]:
+        raise click.UsageError("--listen and --pty are two lines; say one")
+    if said["park"] and (said["listen"] or said["pty"] or said["units"]):
+        raise click.UsageError("the park has lines of its own; leave out --listen, --pty and --unit")
+    asyncio.run(_serve(said))
+
+
+async def _serve(said: dict[str, Any]) -> None:
+    from drivers.sim.control import Control
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with AsyncExitStack() as stack:
+            lines, devices = _park(said) if said["park"] else _single(said)
+            control = Control(lines, devices)
+            for line in lines.values():
+                await line.start()
+                stack.push_async_callback(line.stop)
+            stack.push_async_callback(control.close)
+            for fault in said["faults"]:
+                await control.run(fault if " " in fault.strip() else f"* {fault}")
+            _announce(said, lines, devices)
+            _listen_to(said, control, stack)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), said["seconds"])
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], dict[str, SimDevice]]:
+    from drivers.sim.park import make_park
+
+    folder = said["park"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+    park = make_park(folder.absolute(), seed=said["seed"], speed=said["speed"])
+    said["made"] = park
+    return park.lines, {name: device.sim for name, device in park.devices.items()}
+
+
+def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], dict[str, SimDevice]]:
+    """One line with one device, or several of one kind."""
+    from drivers.sim.bus import Bus
+    from drivers.sim.rtu import SerialLine
+    from drivers.sim.tcp import TcpLine
+
+    devices = _from_dump(said) if said["dump"] else _from_profile(said)
+    bus = Bus(devices, name="line")
+    line: SimLine
+    if said["pty"]:
+        line = SerialLine(bus, said["pty"].absolute(), baud=said["baud"])
+    else:
+        host, _, port = (said["listen"] or "127.0.0.1:0").rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise UsageError(f"{said['listen']!r} is not HOST:PORT", where="--listen", hint="Such as 127.0.0.1:5020")
+        line = TcpLine(bus, host=host, port=int(port), framing="rtu" if said["rtu"] else "mbap")
+    return {"line": line}, {device.name: device for device in devices}
+
+
+def _name(number: int, count: int) -> str:
+    return "device" if count == 1 else f"device{number + 1}"
+
+
+def _from_dump(said: dict[str, Any]) -> list[SimDevice]:
+    from drivers.sim.dump import load_dump
+
+    image, address = load_dump(said["dump"])
+    from drivers.sim.device import SimDevice
+
+    units = said["units"] or (address,)
+    return [
+        SimDevice(unit, image, name=_name(n, len(units)), turnaround_s=said["turnaround"] or 0.0)
+        for n, unit in enumerate(units)
+    ]
+
+
+def _from_profile(said: dict[str, Any]) -> list[SimDevice]:
+    from drivers.profile import find_profile, load_profile
+    from drivers.sim.display import ParkClock, device_from_profile
+    from drivers.sim.facts import ROLES
+
+    if said["role"] and said["role"] not in ROLES:
+        raise UsageError(f"no role {said['role']!r}", where="--role", hint=f"One of {', '.join(ROLES)}")
+    text = said["profile"]
+    profile = load_profile(Path(text) if text.endswith(".toml") else find_profile(text))
+    params: dict[str, int | str] = {}
+    for pair in said["params"]:
+        key, found, value = pair.partition("=")
+        if not found:
+            raise UsageError(f"{pair!r} is not NAME=VALUE", where="--param")
+        params[key] = int(value) if value.isdigit() else value
+    clock = ParkClock(said["seed"], said["speed"])
+    units = said["units"] or (1,)
+    made = []
+    for n, unit in enumerate(units):
+        device, _ = device_from_profile(
+            profile,
+            unit=unit,
+            name=_name(n, len(units)),
+            role=said["role"],
+            clock=clock,
+            params=params,
+            seed=said["seed"] * 1000 + n,
+            turnaround_s=said["turnaround"],
+        )
+        made.append(device)
+    return made
+
+
+def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: dict[str, SimDevice]) -> None:
+    """What is served and where, on stdout; at once, for scripts that wait for it."""
+    park = said.get("made")
+    for name, line in lines.items():
+        serial = getattr(line, "serial", "")
+        for device in line.bus.devices.values():
+            profile = park.devices[device.name].profile if park else said["profile"] or str(said["dump"])
+            if said["as_json"]:
+                facts = {"device": device.name, "line": name, "url": line.url, "serial": serial or None}
+                click.echo(as_line({**facts, "address": str(device.unit), "profile": profile}))
+            else:
+                place = f"{line.url} {serial}".strip()
+                click.echo(f"{device.name:<10} {profile:<28} unit {device.unit:<4} {place}")
+    if park:
+        path = said["park"] / "agent.toml"
+        path.write_text(park.agent_toml(), encoding="utf-8")
+        if said["as_json"]:
+            click.echo(as_line({"config": str(path)}))
+        else:
+            click.echo(f"{path} reads it: meterhouse run -c {path}")
+    sys.stdout.flush()
+
+
+def _listen_to(said: dict[str, Any], control: Control, stack: AsyncExitStack) -> None:
+    """Commands from a named pipe and from standard input."""
+    sources = [sys.stdin.fileno()] if said["from_stdin"] else []
+    if said["control"]:
+        path: Path = said["control"]
+        try:
+            if not path.exists():
+                os.mkfifo(path, 0o600)
+                stack.callback(path.unlink, missing_ok=True)
+            elif not path.is_fifo():
+                raise UsageError("is there already and no named pipe", where=str(path), hint="Name another place")
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # read and write: so that it never ends
+        except OSError as error:
+            raise UsageError(f"no control pipe: {error.strerror}", where=str(path)) from error
+        stack.callback(os.close, fd)
+        sources.append(fd)
+    for fd in sources:
+        _Commands(fd, control, stack)
+
+
+class _Commands:
+    """Lines from a file descriptor, carried out one after the other."""
+
+    def __init__(self, fd: int, control: Control, stack: AsyncExitStack) -> None:
+        self._fd, self._control = fd, control
+        self._held = b""
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, self._ready)
+        stack.callback(loop.remove_reader, fd)
+        self._task = loop.create_task(self._work())
+        stack.push_async_callback(self._end)
+
+    def _ready(self) -> None:
+        chunk = os.read(self._fd, 4096)
+        if not chunk:
+            asyncio.get_running_loop().remove_reader(self._fd)
+        *whole, self._held = (self._held + chunk).split(b"\n")
+        for line in whole:
+            self._queue.put_nowait(line.decode("utf-8", "replace"))
+
+    async def _work(self) -> None:
+        while True:
+            command = await self._queue.get()
+            try:
+                if said := await self._control.run(command):
+                    click.echo(said)
+            except GatewayError as error:
+                click.echo(f"error: {error}", err=True)
+
+    async def _end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)

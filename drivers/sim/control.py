@@ -1,0 +1,101 @@
+"""Faults while it runs: one command a line, from a terminal, a pipe or a file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TypeVar
+
+from drivers.model import UsageError
+from drivers.sim.bus import SimLine
+from drivers.sim.device import SimDevice
+from drivers.sim.faults import KINDS
+
+T = TypeVar("T")
+HELP = """\
+DEVICE FAULT          switch a fault on, as `inv1 late=0.5*3`; FAULT is KIND[=VALUE][*TIMES][/EVERY][+SKIP]
+DEVICE clear [KIND]   switch one kind off, or all
+LINE unplug [SECONDS] the port disappears, for a while or until `LINE plug`
+LINE plug             it is back under the same name
+status                what is on, and what was asked
+help                  this text
+`*` instead of DEVICE or LINE means all of them. Faults:
+""" + "\n".join(f"  {kind:<10} {what}" for kind, what in KINDS.items())
+
+
+class Control:
+    """Carries out commands on the devices and lines of a simulator. Owns the waits for `unplug SECONDS`."""
+
+    def __init__(self, lines: Mapping[str, SimLine], devices: Mapping[str, SimDevice]) -> None:
+        self._lines, self._devices = lines, devices
+        self._returns: set[asyncio.Task[None]] = set()
+
+    async def run(self, command: str) -> str:
+        """Do one command; what it has to say. Raises UsageError that names what is wrong."""
+        words = command.split("#", 1)[0].split()
+        if not words:
+            return ""
+        if words[0] in ("help", "status") and len(words) == 1:
+            return HELP if words[0] == "help" else self.status()
+        target, rest = words[0], words[1:]
+        if not rest:
+            raise UsageError("says what is meant, but not what to do", where=f"command {command!r}", hint="Try `help`")
+        if rest[0] in ("unplug", "plug"):
+            return await self._line(target, rest, command)
+        said = [self._fault(device, rest, command) for device in self._named(target, self._devices, "device")]
+        return "\n".join(said)
+
+    def _named(self, target: str, known: Mapping[str, T], what: str) -> list[T]:
+        if target == "*":
+            return list(known.values())
+        if target not in known:
+            raise UsageError(f"no {what} {target!r}", where="command", hint=f"Here: {', '.join(known)}")
+        return [known[target]]
+
+    def _fault(self, device: SimDevice, rest: list[str], command: str) -> str:
+        if rest[0] == "clear" and len(rest) <= 2:
+            device.faults.clear(rest[1] if len(rest) == 2 else None)
+        elif len(rest) == 1:
+            return f"{device.name}: {device.faults.set(rest[0])}"
+        else:
+            raise UsageError(f"{rest[1]!r} is one word too many", where=f"command {command!r}", hint="Try `help`")
+        return f"{device.name}: {', '.join(str(fault) for fault in device.faults.active) or 'no faults'}"
+
+    async def _line(self, target: str, rest: list[str], command: str) -> str:
+        try:
+            seconds = float(rest[1]) if len(rest) > 1 else None
+        except ValueError:
+            raise UsageError(f"{rest[1]!r} is no number of seconds", where=f"command {command!r}") from None
+        if len(rest) > 2 or (rest[0] == "plug" and seconds is not None):
+            raise UsageError("has words too many", where=f"command {command!r}", hint="Try `help`")
+        for line in self._named(target, self._lines, "line"):
+            if rest[0] == "plug":
+                await line.plug()
+                continue
+            await line.unplug()
+            if seconds is not None:
+                task = asyncio.ensure_future(self._plug_later(line, seconds))
+                self._returns.add(task)
+                task.add_done_callback(self._returns.discard)
+        return f"{target}: {rest[0]}ged" + (f" for {seconds:g} s" if seconds is not None else "")
+
+    async def _plug_later(self, line: SimLine, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await line.plug()
+
+    def status(self) -> str:
+        """A line a device: requests, answers, faults."""
+        rows = []
+        for name, device in self._devices.items():
+            active = ", ".join(str(fault) for fault in device.faults.active) or "no faults"
+            asked = (
+                ", ".join(f"{count} of function {code}" for code, count in sorted(device.requests.items())) or "nothing"
+            )
+            rows.append(f"{name}: asked {asked}; answered {device.answered}; {active}")
+        return "\n".join(rows)
+
+    async def close(self) -> None:
+        """Give up on lines that were to come back."""
+        for task in list(self._returns):
+            task.cancel()
+        await asyncio.gather(*self._returns, return_exceptions=True)

@@ -1,0 +1,248 @@
+"""A device whose registers show its part of the park, written when they are asked for."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+
+from drivers.model import Kind, Point
+from drivers.profile import Profile
+from drivers.sim.device import SimDevice
+from drivers.sim.encode import EncodeError, Value, served_value, size_of
+from drivers.sim.facts import KIND_ROLES, FactBook, default_number, default_text, in_unit
+from drivers.sim.image import WORD_FUNCTIONS, Image
+from drivers.sim.physics import Physics
+
+CATCH_UP = 20_000  # steps after a long sleep of the process; then the park's clock has stood still
+
+
+class ParkClock:
+    """Moves the physics with real time: ``speed`` seconds of the park in one of ours, 0 stands still.
+
+    The step is ``tick_s`` of our time, so all that is read within a tick belongs to one instant of the park.
+    """
+
+    def __init__(
+        self,
+        seed: int = 1,
+        speed: float = 1.0,
+        *,
+        start_s: float = 10 * 3600.0,
+        tick_s: float = 0.1,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.physics = Physics(seed, start_s=start_s, step_s=tick_s * (speed or 1.0))
+        self.speed, self.tick_s = speed, tick_s
+        self._lock = threading.RLock()  # a serial line asks from its own thread
+        self._held = 0
+        self._monotonic = monotonic
+        self._began = monotonic()
+
+    @contextmanager
+    def hold(self) -> Iterator[Physics]:
+        """One instant of the park: it does not move until this is left."""
+        with self._lock:
+            physics = self._catch_up()
+            self._held += 1
+            try:
+                yield physics
+            finally:
+                self._held -= 1
+
+    def _catch_up(self) -> Physics:
+        if self.speed and not self._held:
+            due = int((self._monotonic() - self._began) / self.tick_s) - self.physics.steps
+            for _ in range(min(due, CATCH_UP)):
+                self.physics.step()
+            if due > CATCH_UP:
+                self._began += (due - CATCH_UP) * self.tick_s
+        return self.physics
+
+
+class Display:
+    """The registers of one device as the park moves; points are encoded when a read touches them."""
+
+    def __init__(
+        self,
+        clock: ParkClock,
+        points: tuple[Point, ...],
+        role: str,
+        *,
+        seed: int = 1,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        self.clock, self.points, self.role = clock, points, role
+        self.image = Image()
+        self.image.define(points)
+        self.unfit: dict[str, str] = {}  # point -> why its value could not be written (it shows 0 then)
+        self.unknown = [p.name for p in points if p.kind in (Kind.GAUGE, Kind.COUNTER) and not self._knows(p)]
+        self.journal: dict[str, list[tuple[int, Decimal]]] | None = (
+            None  # point -> (UTC ns, value) of each change served
+        )
+        self._book = FactBook(role, clock.physics)
+        self._zero: dict[str, float] = {}  # counters after a reboot: what the fact was then
+        self._texts = dict(texts or {})
+        self._written: dict[str, int] = {}
+        rng = random.Random(seed)
+        self._places: dict[int, list[tuple[int, int, Point]]] = {}  # function -> (address, end, point)
+        for point in points:
+            if point.kind is Kind.TEXT:
+                self.image.set(point, self._texts.setdefault(point.name, default_text(point, rng)))
+                continue
+            spans = [
+                (p.function or point.function, p.address, p.address + (size_of(p.type, 1) + 1) // 2)
+                for p in point.parts
+            ]
+            for function, start, end in spans or [(point.function, point.address, point.address + point.count)]:
+                self._places.setdefault(function, []).append((start, end, point))
+        for places in self._places.values():
+            places.sort(key=lambda place: place[:2])
+        self._longest = max((p.count for p in points), default=1)
+        self.write_all()
+
+    def _knows(self, point: Point) -> bool:
+        return FactBook(self.role, self.clock.physics).get(point.name) is not None
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What the text points say."""
+        return dict(self._texts)
+
+    def asleep(self) -> bool:
+        """Whether it is dark for this inverter."""
+        if not self.role.startswith("pv"):
+            return False
+        with self.clock.hold() as physics:
+            return physics.sun() <= 0.0
+
+    def refresh(self, function: int, address: int, count: int) -> None:
+        """Bring the registers of one read up to the present."""
+        places = self._places.get(function, [])
+        with self.clock.hold() as physics:
+            step = physics.steps
+            at = bisect_left(places, address - self._longest, key=lambda place: place[0])
+            while at < len(places) and places[at][0] < address + count:
+                _, end, point = places[at]
+                if end > address and self._written.get(point.name) != step:
+                    self._written[point.name] = step
+                    self._write(point)
+                at += 1
+
+    def write_all(self) -> None:
+        """Bring all registers up to the present."""
+        with self.clock.hold() as physics:
+            step = physics.steps
+            for point in self.points:
+                if point.kind is not Kind.TEXT:
+                    self._written[point.name] = step
+                    self._write(point)
+
+    def _write(self, point: Point) -> None:
+        value = self._value(point)
+        try:
+            self.image.set(point, value)
+        except EncodeError as error:
+            self.unfit[point.name] = error.what
+            value = 0
+            self.image.set(point, value)
+        if self.journal is not None and point.kind in (Kind.GAUGE, Kind.COUNTER):
+            self.journal.setdefault(point.name, []).append((time.time_ns(), served_value(point, value)))
+
+    def _value(self, point: Point) -> Value:
+        """The value of a point now, in its unit, within what its registers and range hold."""
+        fact = self._book.get(point.name)
+        if fact is None:
+            return self._made_up(point)
+        if point.kind is Kind.STATE:
+            return round(fact)
+        value = in_unit(fact - self._zero.get(point.name, 0.0), point.unit)
+        if point.kind is Kind.COUNTER:
+            return _wrapped(point, value)
+        if point.low is not None:
+            value = max(value, float(point.low))
+        return value if point.high is None else min(value, float(point.high))
+
+    def _made_up(self, point: Point) -> Value:
+        """A value for what the park knows nothing of; a profile's own gauges move, so that one sees them live."""
+        physics = self._book.physics
+        if point.kind is Kind.STATE:
+            return default_number(point, self.role.startswith("pv") and physics.sun() <= 0.0)
+        low, high = float(point.low or 0), float(100 if point.high is None else point.high)
+        if point.kind is Kind.GAUGE and point.name.startswith("x."):
+            return low + (high - low) * (0.5 + 0.2 * physics.wobble(physics.t_s + 7 * point.address))
+        return max(0.0, low)
+
+    def values(self) -> dict[str, Decimal | int | str]:
+        """What a reader must find now, by point: numbers as the registers round them, raw states, texts."""
+        result: dict[str, Decimal | int | str] = dict(self._texts)
+        with self.clock.hold():
+            for point in self.points:
+                if point.kind is Kind.TEXT:
+                    continue
+                value = 0 if point.name in self.unfit else self._value(point)
+                result[point.name] = int(value) if point.kind is Kind.STATE else served_value(point, value)
+        return result
+
+    def restart(self) -> None:
+        """A reboot that lost the counters: they go on from zero."""
+        with self.clock.hold():
+            for point in self.points:
+                if point.kind is Kind.COUNTER:
+                    self._zero[point.name] = self._book.get(point.name) or 0.0
+        self.write_all()
+
+
+def _wrapped(point: Point, value: float) -> float:
+    """A counter beyond its width begins again."""
+    turns = [float(point.scale) * 2.0**point.bits] if point.bits and not point.parts else []
+    if point.digits:
+        turns.append(float(point.scale) * 10.0**point.digits)
+    return value % min(turns) if turns else value
+
+
+def device_from_profile(
+    profile: Profile,
+    *,
+    unit: int = 1,
+    name: str = "",
+    role: str = "",
+    clock: ParkClock | None = None,
+    params: Mapping[str, int | str] | None = None,
+    seed: int = 1,
+    texts: Mapping[str, str] | None = None,
+    turnaround_s: float | None = None,
+) -> tuple[SimDevice, Display]:
+    """A device of this family that shows its part of a park (of its own where no ``clock`` is given).
+
+    Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
+    where the profile says that holes may be read. ``role`` "" follows the profile's kind.
+    """
+    clock = clock or ParkClock(seed, 0.0)
+    role = role or KIND_ROLES.get(profile.kind, "grid")
+    texts = {"device.model": profile.models[0].replace("*", "") if profile.models else "SIM", **(texts or {})}
+    points = profile.resolve(params).points
+    known = {p.name for p in points if p.kind is Kind.TEXT}
+    said = {n: t for n, t in texts.items() if n in known}
+    found = profile.resolve(params, firmware=said.get("device.firmware"), identity=said)
+    display = Display(clock, found.points, role, seed=seed, texts=said)
+    limits = found.limits
+    if limits.holes:
+        for function in display.image.functions:
+            if function in WORD_FUNCTIONS:
+                display.image.fill_holes(limits.max_gap or 125, function=function)
+    device = SimDevice(
+        unit,
+        display.image,
+        name=name or profile.id,
+        turnaround_s=(limits.turnaround_s or 0.0) if turnaround_s is None else turnaround_s,
+        max_words=limits.max_words or 125,
+        before=display.refresh,
+        restart=display.restart,
+        asleep=display.asleep if profile.sleeps else None,
+    )
+    return device, display

@@ -1,0 +1,205 @@
+"""The demo park: six devices of the shipped families on simulated lines, all showing one energy balance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+from drivers.model import UsageError
+from drivers.profile import find_profile, load_profile
+from drivers.sim.bus import Bus, SimLine
+from drivers.sim.device import SimDevice
+from drivers.sim.display import Display, ParkClock, device_from_profile
+from drivers.sim.rtu import SerialLine
+from drivers.sim.tcp import TcpLine
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One device of a park before it exists: where it hangs, what it is, which part of the park it shows."""
+
+    name: str
+    label: str
+    line: str
+    unit: int
+    profile: str
+    role: str
+    roles: Mapping[str, str]  # for agent.toml
+    params: Mapping[str, int | str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+DEMO: tuple[Slot, ...] = (
+    Slot("inv1", "1#车间屋顶 / roof of hall 1", "roof1", 1, "huawei/sun2000", "pv1", {"ac": "generation.pv"}),
+    Slot("inv2", "2#车间屋顶 / roof of hall 2", "roof2", 247, "goodwe/dt", "pv2", {"ac": "generation.pv"}),
+    Slot("grid", "并网点 / grid connection", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
+    Slot("workshop", "机加工车间 / workshop", "cabinet", 2, "acrel/adl400", "workshop", {"ac": "load"}),
+    Slot("storage", "储能柜 / storage cabinet", "storage", 1, "pylontech/force-h", "storage", {"battery": "storage"}),
+    Slot(
+        "heat",
+        "空压机余热 / compressor heat",
+        "heat",
+        1,
+        "generic/heat-recovery-plc",
+        "heat",
+        {"heat": "heat.recovered"},
+    ),
+)
+SERIAL_LINES = frozenset({"cabinet"})  # a pseudo-terminal; all others are Modbus TCP
+BAUD = 9600
+
+
+@dataclass(slots=True)
+class ParkDevice:
+    """A device of the park as it is served."""
+
+    slot: Slot
+    sim: SimDevice
+    display: Display
+
+    @property
+    def name(self) -> str:
+        return self.slot.name
+
+    @property
+    def line(self) -> str:
+        return self.slot.line
+
+    @property
+    def address(self) -> str:
+        return str(self.slot.unit)
+
+    @property
+    def profile(self) -> str:
+        return self.slot.profile
+
+
+class Park:
+    """A running park. ``lines`` and ``devices`` by name; ``stop`` ends it."""
+
+    def __init__(self, clock: ParkClock, lines: dict[str, SimLine], devices: dict[str, ParkDevice]) -> None:
+        self.clock, self.lines, self.devices = clock, lines, devices
+
+    async def start(self) -> None:
+        """Open all lines; none stays open if one fails."""
+        try:
+            for line in self.lines.values():
+                await line.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Close all lines."""
+        for line in self.lines.values():
+            await line.stop()
+
+    def truth(self) -> dict[str, dict[str, Decimal | int | str]]:
+        """What a reader must find at each device, by point, all at one instant.
+
+        The park's own powers (W), state of charge (0..1) and clock (s) are under ``_park``.
+        """
+        with self.clock.hold() as physics:
+            result = {name: device.display.values() for name, device in self.devices.items()}
+            whole = {
+                "pv": sum(physics.pv_w),
+                "load": physics.load_w,
+                "battery": physics.battery_w,
+                "grid": physics.grid_w,
+                "heat": physics.heat_w,
+                "soc": physics.soc,
+                "clock": physics.t_s,
+            }
+        result["_park"] = {name: Decimal(repr(value)) for name, value in whole.items()}
+        return result
+
+    def keep_journal(self) -> None:
+        """From now on note what is served: ``devices[name].display.journal[point]`` lists (UTC ns, value)."""
+        for device in self.devices.values():
+            device.display.journal = {}
+
+    def agent_toml(self, *, uplink: str = "mqtt://127.0.0.1:1883", site: str = "demo") -> str:
+        """An agent.toml that reads this park and keeps its files beside itself."""
+        text = f'[site]\nid = {_toml(site)}\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n\n'
+        text += '[paths]\nstate_dir = "state"\nruntime_dir = "run"\n\n'
+        text += f'[[uplink]]\nname = "platform"\nurl = {_toml(uplink)}\n'
+        for name, line in self.lines.items():
+            text += f"\n[[line]]\nname = {_toml(name)}\nurl = {_toml(line.url)}\n"
+            if isinstance(line, SerialLine):
+                text += f"serial = {_toml(line.serial)}\n"
+        for name, device in self.devices.items():
+            slot = device.slot
+            text += f"\n[[device]]\nname = {_toml(name)}\nlabel = {_toml(slot.label)}\nline = {_toml(slot.line)}\n"
+            text += f"address = {_toml(device.address)}\nprofile = {_toml(slot.profile)}\n"
+            if slot.params:
+                text += f"params = {_toml(slot.params)}\n"
+            text += f"roles = {_toml(slot.roles)}\n"
+        return text
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it; its basic strings escape as JSON does."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def make_park(
+    runtime_dir: Path,
+    *,
+    seed: int = 1,
+    speed: float = 1.0,
+    slots: Sequence[Slot] = DEMO,
+    baud: int = BAUD,
+    profile_dirs: Sequence[Path] | None = None,
+    clock: ParkClock | None = None,
+) -> Park:
+    """A park that is not started yet. The links of its serial lines lie in ``runtime_dir``.
+
+    Raises ProfileError where a family is missing, UsageError where two devices share a place.
+    """
+    clock = clock or ParkClock(seed, speed)
+    buses: dict[str, Bus] = {}
+    devices: dict[str, ParkDevice] = {}
+    for number, slot in enumerate(slots):
+        if slot.name in devices:
+            raise UsageError(f"two devices are called {slot.name}", where="simulated park")
+        profile = load_profile(find_profile(slot.profile, profile_dirs))
+        sim, display = device_from_profile(
+            profile,
+            unit=slot.unit,
+            name=slot.name,
+            role=slot.role,
+            clock=clock,
+            params=slot.params,
+            seed=seed * 1000 + number,
+            texts=slot.texts,
+        )
+        buses.setdefault(slot.line, Bus(name=slot.line)).add(sim)
+        devices[slot.name] = ParkDevice(slot, sim, display)
+    lines: dict[str, SimLine] = {
+        name: SerialLine(bus, runtime_dir / f"tty-{name}", baud=baud) if name in SERIAL_LINES else TcpLine(bus)
+        for name, bus in buses.items()
+    }
+    return Park(clock, lines, devices)
+
+
+async def start_park(
+    runtime_dir: Path,
+    seed: int = 1,
+    speed: float = 1.0,
+    *,
+    slots: Sequence[Slot] = DEMO,
+    baud: int = BAUD,
+    profile_dirs: Sequence[Path] | None = None,
+    prepare: Callable[[Park], None] | None = None,
+) -> Park:
+    """The demo park, running. ``prepare`` sees it before its lines open (to set faults or keep a journal)."""
+    park = make_park(runtime_dir, seed=seed, speed=speed, slots=slots, baud=baud, profile_dirs=profile_dirs)
+    if prepare is not None:
+        prepare(park)
+    await park.start()
+    return park
