@@ -86,7 +86,8 @@ class ByteLink:
         self._heard = b""
         self._request = request
         self._echo_due = request.frame if self._echo else b""
-        self._done = done = self._loop.create_future()
+        done: asyncio.Future[Answer | LineError] = self._loop.create_future()
+        self._done = done
         if (broken := self._send(request)) is not None:
             return broken
         wire_s = (len(request.frame) + request.expect) * char_s

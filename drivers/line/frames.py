@@ -44,11 +44,25 @@ class Answer(NamedTuple):
 class Request(Protocol):
     """One question, and the knowledge to tell its answer from all else that may be heard on a line."""
 
-    frame: bytes  # as sent on a line that carries bytes
-    function: int  # what is counted as sent
-    unit: str | int  # whose answer it is: what comes late is matched by it
-    where: str  # for messages
-    expect: int  # bytes of a full answer, for the deadline
+    @property
+    def frame(self) -> bytes:
+        """The bytes to send on a line that carries bytes."""
+
+    @property
+    def function(self) -> int:
+        """What is counted as sent."""
+
+    @property
+    def unit(self) -> str | int:
+        """Whose answer it is: what comes late is matched by it."""
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+
+    @property
+    def expect(self) -> int:
+        """Bytes of a full answer, for the deadline."""
 
     def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
         """The answer's payload, what is wrong, or None: not yet, or (``final``) nothing was heard at all."""

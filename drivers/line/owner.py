@@ -45,7 +45,7 @@ class Line:
         # requests of one burst: a TCP device answers all in one go; slower lines hand on each answer as it comes
         self.burst_size = 16 if self.is_mbap else 1
         self.stats = LineStats(since_ns=time.monotonic_ns())
-        self._clock, self._desk, self._trace = clock, desk, trace
+        self.clock, self._desk, self._trace = clock, desk, trace
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
         self._manners = manners(config)
         self._turn = asyncio.Lock()
@@ -195,11 +195,11 @@ class Line:
         self.stats.notes.update(port.notes)
         self._proven = False
         if self.is_mbap:
-            self._link = MbapLink(port, self._clock, self.stats, self._trace, self._lost)
+            self._link = MbapLink(port, self.clock, self.stats, self._trace, self._lost)
         else:
             char_s = self._setting.char_s if self._setting else 11 / self.config.bus_baud if self.config.bus_baud else 0
             self._link = ByteLink(
-                port, self._clock, self.stats, self._trace, self._lost, char_s=char_s, echo=self.config.echo
+                port, self.clock, self.stats, self._trace, self._lost, char_s=char_s, echo=self.config.echo
             )
         if self._why_down is not None:
             _log.info("%s: open again", self.where)

@@ -1,0 +1,225 @@
+"""One Modbus device on one line: polled without a Python object a reading, asked slowly for tools and identity."""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
+from drivers.modbus.requests import read_identification, read_request
+from drivers.modbus.slow import read_slowly
+from drivers.modbus.visits import FIRST_REST_S, LONGEST_REST_S, SILENT_VISITS, Read, Visit, build_visit, timing_of
+from drivers.model import (
+    ConfigError,
+    DeviceException,
+    DeviceSpec,
+    LineError,
+    LineTimeout,
+    PlanSummary,
+    PollResult,
+    Quality,
+    Reading,
+    Reason,
+)
+from drivers.plan import KnownHoles, plan_summary, text_of
+from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
+from ext.ring import Ring
+
+_EXPIRE_EVERY = 1024  # visits between looks at the age of what was learned
+_log = logging.getLogger("meterhouse.modbus")
+
+
+class ModbusDevice:
+    """Owns no task and no socket; the poller calls it.
+
+    Args:
+        spec: the device; the index of a point in ``spec.points`` is its number in the ring.
+        line: shared with the other devices on it.
+        ring: readings and gaps go there, under ``table``.
+        holes: what is known of this identity and firmware; None: nothing yet.
+
+    Raises:
+        ConfigError: an address or serial setting that cannot be.
+        ProfileError: points that cannot be planned or compiled.
+    """
+
+    protocol = "modbus"
+    FRAMES: Mapping[str, str] = {f"function {code}": what for code, what in READ_FUNCTIONS.items()}
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int, holes: KnownHoles | None = None) -> None:
+        self.spec, self.table = spec, table
+        self.holes = holes or KnownHoles()
+        self.where = f"{spec.name} (line {line.name} unit {spec.address})"
+        lowest, highest = (0, 255) if line.is_mbap else (1, 247)
+        if not (spec.address.isdecimal() and lowest <= int(spec.address) <= highest):
+            raise ConfigError(
+                f"address {spec.address!r} is no Modbus unit",
+                where=f"device {spec.name}",
+                hint=f"On this line it is a number from {lowest} to {highest}",
+            )
+        self.unit = int(spec.address)
+        self._line, self._ring = line, ring
+        self._limits = spec.limits.over(line.config.limits)
+        self._how = line.manners(spec.limits, spec.serial)
+        self._timing = timing_of(line, self._limits, spec.serial)
+        self._visits: dict[int, Visit] = {}
+        self._version = self.holes.version
+        self._polls = 0
+        self._visit(-1)  # complain now, not at the first tick
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        """Ask what is due at a tick. A read that fails becomes a gap with its reason, never a zero.
+
+        A device whose first read is silent is not asked on, so that a dead one costs one timeout a visit; the silent
+        read goes to the end of the line, so that the next visit finds out whether it alone is mute.
+        """
+        self._polls += 1
+        if self._polls % _EXPIRE_EVERY == 0:
+            self.holes.expire(self._now_s())
+        visit = self._visits.get(paces)
+        if visit is None or self._version != self.holes.version:
+            visit = self._visit(paces)
+        result = PollResult()
+        positions = result.positions
+        for lacking, reason in visit.lacking:
+            positions.append(self._gap(tick_ms, reason, lacking))
+        reads, requests = visit.reads, visit.requests
+        if visit.resting:
+            reads, requests = self._awake(visit, tick_ms, positions)
+        size, at, streak = self._line.burst_size, 0, 0
+        mute: list[Read] = []
+        while at < len(reads):
+            some = requests if len(requests) <= size else requests[at : at + size]
+            answers = await self._line.burst(some, self._how)
+            result.asked += len(answers)
+            for read, answer in zip(reads[at:] if at else reads, answers, strict=False):
+                if type(answer) is Answer:
+                    result.answered += 1
+                    streak = 0
+                    self._take(read, answer, tick_ms, positions)
+                    continue
+                streak = self._missed(read, cast(LineError, answer), tick_ms, result, streak)
+                if streak:
+                    mute.append(read)
+            at += len(answers)
+            if streak > 1 or (streak and not result.answered):
+                break
+        if result.error is not None:
+            for read in reads[at:]:
+                positions.append(self._gap(tick_ms, result.error.reason, read.points))
+            if isinstance(result.error, LineTimeout):
+                self._was_mute(visit, mute, result.answered > 0)
+        return result
+
+    async def probe(self) -> None:
+        """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
+        wanted = [n for n, p in enumerate(self.spec.points) if p.name == self.spec.probe]
+        point = self.spec.points[wanted[0]] if wanted else min(self.spec.points, key=lambda p: p.count)
+        request = read_request(self.unit, point.function, point.address, point.count, self.where)
+        try:
+            await self._line.exchange(request, self._how)
+        except DeviceException:
+            return
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        """Ask for some points now, for a person or an identity check.
+
+        What the device refuses or does not know is a Reading without value whose quality is the reason.
+        Raises UsageError for a name that it has not, LineError if the device is silent.
+        """
+        return await read_slowly(
+            self.spec, names, self._line, self.unit, self._limits, self._how, self._timing, self.holes, self.where
+        )
+
+    async def read_identification(self) -> dict[int, str]:
+        """Function 43/14: 0 vendor, 1 product code, 2 revision. Raises LineError."""
+        return await read_identification(self._line, self.unit, self._how, self.where)
+
+    def plan_summary(self, paces: int) -> PlanSummary:
+        """What one visit for these paces costs on this line."""
+        return plan_summary((read.block for read in self._visit(paces).reads), self._timing)
+
+    # --- the road of one answer
+
+    def _take(self, read: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:
+        payload, time_ns, mono_ns, suspect = answer
+        quality = Quality.SUSPECT if suspect else Quality.GOOD
+        if read.plan is not None:
+            positions.append(read.plan.decode_into(self._ring, payload, self.table, tick_ms, time_ns, mono_ns, quality))
+        for slot in read.texts:
+            text = text_of(self.spec.points[slot.point], payload[slot.offset : slot.offset + slot.size])
+            if text is None:
+                positions.append(self._gap(tick_ms, Reason.SENTINEL, memoryview(array("H", (slot.point,)))))
+            else:
+                positions.append(
+                    self._ring.append_text(
+                        self.table, slot.point, quality, tick_ms, time_ns, mono_ns, text.encode("utf-8")
+                    )
+                )
+        self.holes.good(read.block)
+        if read.silences:
+            read.silences, read.rest_s = 0, FIRST_REST_S
+
+    def _missed(self, read: Read, error: LineError, tick_ms: int, result: PollResult, streak: int) -> int:
+        """Note a read that failed; returns how many reads in a row were silent."""
+        result.error = error
+        result.positions.append(self._gap(tick_ms, error.reason, read.points))
+        if isinstance(error, DeviceException):
+            result.answered += 1
+            if self.holes.refused(read.block, self.spec.points, error.code, self._now_s()):
+                _log.info("%s: learned about its map: %s", self.where, self.holes.summary())
+            return 0
+        if isinstance(error, LineTimeout):
+            return streak + 1
+        # a line that is down or lent answers nobody; a broken frame says nothing about the next
+        return 0 if error.reason in (Reason.CRC, Reason.MISMATCH) else 2
+
+    def _gap(self, tick_ms: int, reason: Reason, points: memoryview) -> int:
+        return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), points)
+
+    # --- what a device teaches
+
+    def _visit(self, paces: int) -> Visit:
+        if self._version != self.holes.version:
+            self._visits.clear()
+            self._version = self.holes.version
+        visit = self._visits.get(paces)
+        if visit is None:
+            visit = build_visit(self.spec, paces, self.unit, self._limits, self._timing, self.holes, self.where)
+            self._visits[paces] = visit
+        return visit
+
+    def _awake(self, visit: Visit, tick_ms: int, positions: list[int]) -> tuple[list[Read], list[ModbusRequest]]:
+        """The reads that are not resting; the others are gaps."""
+        now = self._line.clock()[1] / 1e9
+        awake = [read for read in visit.reads if now >= read.rest_until]
+        visit.resting = len(awake) < len(visit.reads)
+        for read in visit.reads:
+            if now < read.rest_until:
+                positions.append(self._gap(tick_ms, Reason.TIMEOUT, read.points))
+        return awake, [read.request for read in awake]
+
+    def _was_mute(self, visit: Visit, mute: list[Read], alive: bool) -> None:
+        """A read that is silent while others are answered is cut where it can be, and in the end asked ever less.
+
+        Some firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
+        """
+        for read in mute:
+            visit.to_end(read)
+            if not alive:
+                continue
+            read.silences += 1
+            if read.silences < SILENT_VISITS:
+                continue
+            for _ in range(STRIKES if len(read.block.points) > 1 else 0):
+                if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
+                    _log.info("%s: cut a read that stays silent: %s", self.where, self.holes.summary())
+                    return
+            read.rest_until = self._line.clock()[1] / 1e9 + read.rest_s
+            read.rest_s = min(read.rest_s * 2, LONGEST_REST_S)
+            visit.resting = True
+
+    def _now_s(self) -> int:
+        return self._line.clock()[0] // 1_000_000_000

@@ -1,0 +1,56 @@
+"""Reads as frames, and the identification objects of function 43/14. pymodbus's PDU classes write the parameters."""
+
+from __future__ import annotations
+
+from pymodbus.pdu import ModbusPDU
+from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
+from pymodbus.pdu.mei_message import ReadDeviceInformationRequest
+from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
+
+from drivers.line import Line, Manners, ModbusRequest
+from drivers.model import MismatchError, clean_text
+
+_READS: dict[int, type[ModbusPDU]] = {
+    1: ReadCoilsRequest,
+    2: ReadDiscreteInputsRequest,
+    3: ReadHoldingRegistersRequest,
+    4: ReadInputRegistersRequest,
+}
+_MOST_OBJECTS = 16  # parts of an identification; a device that always says "more" is not followed for ever
+
+
+def read_request(unit: int, function: int, address: int, count: int, where: str) -> ModbusRequest:
+    """A read of ``count`` registers (coils for functions 1 and 2) from ``address``, from 0 as on the wire.
+
+    Raises ValueError for any other function, or an address or count that the protocol cannot say.
+    """
+    if function not in _READS or address + count > 0x10000:
+        raise ValueError(f"{where}: cannot read {count} from {address} with function {function}")
+    pdu = _READS[function](address=address, count=count, dev_id=unit)
+    payload = count * 2 if function >= 3 else (count + 7) // 8
+    return ModbusRequest(unit, bytes((function,)) + pdu.encode(), payload, where)
+
+
+def identification_request(unit: int, object_id: int, where: str) -> ModbusRequest:
+    """Function 43/14, basic identification, from ``object_id`` on."""
+    pdu = ReadDeviceInformationRequest(read_code=1, object_id=object_id, dev_id=unit)
+    return ModbusRequest(unit, b"\x2b" + pdu.encode(), 0, where)
+
+
+async def read_identification(line: Line, unit: int, how: Manners, where: str) -> dict[int, str]:
+    """Object number -> text: 0 vendor, 1 product code, 2 revision. Raises LineError, also where it is not supported."""
+    found: dict[int, str] = {}
+    object_id = 0
+    for _ in range(_MOST_OBJECTS):
+        payload = (await line.exchange(identification_request(unit, object_id, where), how)).payload
+        more, following, at = payload[3], payload[4], 6
+        for _ in range(payload[5]):
+            size = payload[at + 1]
+            found[payload[at]] = clean_text(payload[at + 2 : at + 2 + size].decode("utf-8", "replace").strip())
+            at += 2 + size
+        if more != 0xFF:
+            return found
+        if following <= object_id:
+            raise MismatchError(f"identification goes from object {object_id} to {following}", where=where)
+        object_id = following
+    return found

@@ -1,0 +1,94 @@
+"""The drivers by protocol; those of others by entry point. A driver is imported when its protocol is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import ClassVar, Protocol, cast
+
+from drivers.line import Line
+from drivers.model import ConfigError, DeviceSpec, PlanSummary, PollResult, Reading
+from ext.ring import Ring
+
+GROUP = "meterhouse.drivers"
+DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
+    "modbus": "drivers.modbus:ModbusDevice",
+}
+
+
+class Driver(Protocol):
+    """What a driver is to the rest of the house."""
+
+    protocol: ClassVar[str]
+    FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
+    spec: DeviceSpec
+    table: int
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        """Raises ConfigError or ProfileError; touches no device."""
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        """Ask what is due; readings and gaps go into the ring."""
+
+    async def probe(self) -> None:
+        """One cheap request. Raises LineError if the device is silent."""
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        """Values for a person. Raises LineError if the device is silent."""
+
+    def plan_summary(self, paces: int) -> PlanSummary:
+        """What one visit costs."""
+
+
+def protocols() -> tuple[str, ...]:
+    """All protocols that can be spoken here, our own first."""
+    return (*DRIVERS, *(point.name for point in _foreign() if point.name not in DRIVERS))
+
+
+def driver_class(protocol: str) -> type[Driver]:
+    """The driver of a protocol.
+
+    Raises:
+        ConfigError: nobody speaks it, its package is broken, or it does not state its frames.
+    """
+    if protocol in DRIVERS:
+        module, _, name = DRIVERS[protocol].partition(":")
+        return cast(type[Driver], getattr(import_module(module), name))
+    for point in _foreign():
+        if point.name == protocol:
+            return _checked(point)
+    near = get_close_matches(protocol, protocols(), 1)
+    raise ConfigError(
+        f"no driver speaks {protocol!r}",
+        where="protocol",
+        hint=f"Did you mean {near[0]}?" if near else f"Known: {', '.join(protocols())}",
+    )
+
+
+def frames_sent_by(protocol: str) -> Mapping[str, str]:
+    """Every kind of frame that a driver can send, with what it does: the list that shows it only reads."""
+    return driver_class(protocol).FRAMES
+
+
+def _foreign() -> list[EntryPoint]:
+    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
+
+
+def _checked(point: EntryPoint) -> type[Driver]:
+    """A third party's driver, if it is one and says what it sends."""
+    where = f"driver {point.name} ({point.value})"
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot be loaded: {error}", where=where, hint="Is its package complete?") from error
+    lacking = [name for name in ("poll", "probe", "read_points", "plan_summary") if not hasattr(found, name)]
+    if lacking:
+        raise ConfigError(f"has no {', '.join(lacking)}", where=where)
+    frames = getattr(found, "FRAMES", None)
+    if not isinstance(frames, Mapping) or not frames or not all(isinstance(k, str) for k in frames):
+        raise ConfigError("does not state the frames it sends", where=where, hint="FRAMES = {frame: what it does}")
+    if getattr(found, "protocol", None) != point.name:
+        raise ConfigError(f"speaks {getattr(found, 'protocol', None)!r}, not {point.name!r}", where=where)
+    return cast(type[Driver], found)
