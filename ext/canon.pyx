@@ -210,13 +210,13 @@ def seal(
     table.busy = True
     ring.pins += 1
     try:
-        look(ring, &job, places, n)
+        look(&ring.map, &job, places, n)
         _prepare(&job, &table.points, places, n)
         if n > 4:  # below that, to ask for the GIL again costs more than to keep it
             with nogil:
-                walk(ring, &job, &table.points, places, n)
+                walk(&ring.map, &job, &table.points, places, n)
         else:
-            walk(ring, &job, &table.points, places, n)
+            walk(&ring.map, &job, &table.points, places, n)
         if job.out.failed:
             raise MemoryError
         return _account(&job, &table.points, places, n)

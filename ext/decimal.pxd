@@ -26,6 +26,16 @@ cdef extern from *:
         *exponent = (below ? -e : e) - shown;
         return digits;
     }
+    typedef __int128 mh_i128;
+    typedef unsigned __int128 mh_u128;
+    /* The same of any v, with its sign. False: infinite or no number. */
+    template <class F> static inline bool mh_float(F v, mh_i128 *m, int *exponent) noexcept {
+        if (!__builtin_isfinite(v))
+            return false;
+        const mh_i128 digits = mh_shortest(__builtin_signbit(v) ? -v : v, exponent);
+        *m = __builtin_signbit(v) ? -digits : digits;
+        return true;
+    }
     /* The double nearest to a decimal text; +inf where it is too large, 0 where too small. */
     static inline double mh_nearest(const char *text, const char *end) noexcept {
         double v = 0;
@@ -37,12 +47,11 @@ cdef extern from *:
         }
         return r.ec == std::errc() ? v : __builtin_nan("");
     }
-    typedef __int128 mh_i128;
-    typedef unsigned __int128 mh_u128;
     """
     ctypedef long long i128 "mh_i128"  # Cython must only know that it is an integer wider than it looks
     ctypedef unsigned long long u128 "mh_u128"
-    uint64_t shortest32 "mh_shortest<float>" (float v, int *exponent) noexcept nogil
+    bint from_f32 "mh_float<float>" (float v, i128 *m, int *exponent) noexcept nogil
+    bint from_f64 "mh_float<double>" (double v, i128 *m, int *exponent) noexcept nogil
     uint64_t shortest64 "mh_shortest<double>" (double v, int *exponent) noexcept nogil
     double nearest "mh_nearest" (const char *text, const char *end) noexcept nogil
     bint isfinite "__builtin_isfinite" (double v) noexcept nogil
@@ -125,3 +134,20 @@ cdef inline void multiply(Decimal *v, int64_t m) noexcept nogil:
             v.missing = True
             return
     v.m = product
+
+cdef inline int compare(i128 a, int a_e, int64_t b, int b_e) noexcept nogil:
+    """a * 10**a_e against b * 10**b_e: negative, 0, positive. Both have 64 bits at most."""
+    cdef int way = -1 if a < 0 else 1
+    cdef int apart = a_e - b_e
+    cdef u128 x = magnitude(a), y = magnitude(b)
+    if a == 0:
+        return -1 if b > 0 else 1 if b < 0 else 0
+    if b == 0 or (a < 0) != (b < 0):
+        return way
+    if apart > 19 or apart < -19:  # neither has more than 20 digits: the larger exponent decides
+        return way if apart > 0 else -way
+    if apart > 0:
+        x *= power10(apart)
+    else:
+        y *= power10(-apart)
+    return 0 if x == y else way if x > y else -way

@@ -6,8 +6,8 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int16_t, int32_t, int
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
-from ext.decimal cimport Decimal, add, digits, i128, isfinite, magnitude, multiply, power10, shorten, shortest32, shortest64, u128
-from ext.ring cimport FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, Head, Ring, Slot
+from ext.decimal cimport Decimal, add, compare, digits, from_f32, from_f64, i128, magnitude, multiply, shorten
+from ext.ring cimport FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, Head, Ring, Slot, begin, commit, put
 from ext.wire cimport (
     O_ABCD, O_BADC, O_CDAB, O_CDABGHEF, O_DCBA, as_f16, as_f32, as_f64, from_bcd,
     load16, load32, load64, load_bits, load_mod10k,
@@ -87,44 +87,6 @@ cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
     return True
 
 
-cdef int _compare(const Slot *slot, int64_t m, int e) noexcept nogil:
-    """The value in the slot against m * 10**e: negative, 0, positive."""
-    cdef bint minus = slot.mantissa < 0 and not slot.flags & FLAG_UNSIGNED
-    cdef int way = -1 if minus else 1
-    cdef u128 a = magnitude(slot.mantissa) if minus else <u128><uint64_t>slot.mantissa
-    cdef u128 b = magnitude(m)
-    cdef int apart = slot.exponent - e
-    if a == 0:
-        return -1 if m > 0 else 1 if m < 0 else 0
-    if b == 0 or minus != (m < 0):
-        return way
-    if apart > 19 or apart < -19:  # neither has more than 20 digits: the larger exponent decides
-        return way if apart > 0 else -way
-    if apart > 0:
-        a *= power10(apart)
-    else:
-        b *= power10(-apart)
-    return 0 if a == b else way if a > b else -way
-
-
-cdef void _float(double x, Decimal *v) noexcept nogil:
-    cdef i128 m
-    if not isfinite(x):
-        v.missing = True
-        return
-    m = <i128>shortest64(-x if x < 0 else x, &v.e)
-    v.m = -m if x < 0 else m
-
-
-cdef void _float32(float x, Decimal *v) noexcept nogil:
-    cdef i128 m
-    if not isfinite(x):
-        v.missing = True
-        return
-    m = <i128>shortest32(-x if x < 0 else x, &v.e)
-    v.m = -m if x < 0 else m
-
-
 cdef void _value(const Field *f, const uint64_t *sentinels, const uint8_t *payload, Decimal *v) noexcept nogil:
     """What one field says, scaled."""
     cdef const uint8_t *p = payload + f.offset
@@ -155,13 +117,13 @@ cdef void _value(const Field *f, const uint64_t *sentinels, const uint8_t *paylo
             return
     if f.type == T_F32:
         v.exact = False
-        _float32(as_f32(<uint32_t>raw), v)
+        v.missing = not from_f32(as_f32(<uint32_t>raw), &v.m, &v.e)
     elif f.type == T_F64:
         v.exact = False
-        _float(as_f64(raw), v)
+        v.missing = not from_f64(as_f64(raw), &v.m, &v.e)
     elif f.type == T_F16:
         v.exact = False
-        _float(as_f16(<uint32_t>raw), v)
+        v.missing = not from_f64(as_f16(<uint32_t>raw), &v.m, &v.e)
     elif f.type == T_BCD:
         if not from_bcd(raw, f.size, &number):
             v.missing = True
@@ -225,11 +187,10 @@ cdef int _run(
             slot.exponent = 0
             slot.flags = 0
             slot.quality = REASON_SENTINEL
-        elif f.flags & (F_LOW | F_HIGH):
-            if f.flags & F_LOW and _compare(slot, f.low_m, f.low_e) < 0:
-                slot.quality = QUALITY_RANGE
-            elif f.flags & F_HIGH and _compare(slot, f.high_m, f.high_e) > 0:
-                slot.quality = QUALITY_RANGE
+        elif f.flags & F_LOW and compare(v.m, v.e, f.low_m, f.low_e) < 0:
+            slot.quality = QUALITY_RANGE
+        elif f.flags & F_HIGH and compare(v.m, v.e, f.high_m, f.high_e) > 0:
+            slot.quality = QUALITY_RANGE
     return n
 
 
@@ -343,13 +304,13 @@ cdef class Plan:
             self._check(view.len)
             # With the GIL: a few microseconds, less than it would cost to get it back from a busy thread,
             # and so all appends of this process are in a row.
-            position = ring.begin(HEAD_SLOTS + self.emitted)
-            ring.put(position, &head, sizeof(Head))
+            position = begin(&ring.map, HEAD_SLOTS + self.emitted)
+            put(&ring.map, position, &head, sizeof(Head))
             _run(
                 self.fields, self.count, self.sentinels, <const uint8_t *>view.buf,
-                ring.slot, ring.mask, position + HEAD_SLOTS, quality,
+                ring.map.slot, ring.map.mask, position + HEAD_SLOTS, quality,
             )  # fmt: skip
-            ring.commit(position + HEAD_SLOTS + self.emitted)
+            commit(&ring.map, position + HEAD_SLOTS + self.emitted)
         finally:
             PyBuffer_Release(&view)
         return position

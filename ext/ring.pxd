@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # What decode and canon need of the ring: its layout, and the two ends of an append.
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 cdef extern from *:
     """
@@ -64,11 +65,14 @@ cdef struct Slot:
     uint8_t flags
     uint16_t zero
 
+cdef struct Map:  # where a mapped file lies
+    Header *h
+    Slot *slot
+    uint64_t mask  # slots - 1
+    size_t size  # bytes
+
 cdef class Ring:
-    cdef Header *h
-    cdef Slot *slot
-    cdef uint64_t mask  # slots - 1
-    cdef size_t mapped  # bytes
+    cdef Map map
     cdef int fd  # held by the writer for its lock; -1 for readers
     cdef bint writable
     cdef bint closed
@@ -76,18 +80,73 @@ cdef class Ring:
     cdef object path
     cdef object _damage(self, str what)
     cdef int check_open(self) except -1
-    cdef int check_room(self, uint64_t body_slots) except -1
+    cdef Header *header(self) except NULL
+    cdef int check_room(self, uint64_t slots) except -1
     cdef void unpin(self) noexcept
     cdef void unmap(self) noexcept
-    cdef uint64_t begin(self, uint64_t slots) noexcept nogil
-    cdef void put(self, uint64_t position, const void *source, size_t size) noexcept nogil
-    cdef void commit(self, uint64_t end) noexcept nogil
-    cdef void get(self, uint64_t position, void *target, size_t size) noexcept nogil
-    cdef bint intact(self, uint64_t position) noexcept nogil
-    cdef bint plausible(self, uint64_t position, const Head *head) noexcept nogil
 
 cdef inline uint64_t body_slots(const Head *head) noexcept nogil:
     """Slots of a record behind its head. Text and event count bytes."""
     if head.kind >= KIND_TEXT:
         return (<uint64_t>head.count + 15) >> 4
     return head.count
+
+# -- writing: begin, put, commit
+
+cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
+    """Announce that ``slots`` slots will be written; gives the position of the first."""
+    cdef Header *h = ring.h
+    cdef uint64_t head = h.head
+    cdef uint64_t end = head + slots
+    cdef uint64_t tail = h.tail
+    cdef uint64_t lost = 0
+    if end - tail > ring.mask + 1:
+        while tail < head and end - tail > ring.mask + 1:
+            # count and kind lie in the first of a head's two slots, so its wrap does not matter
+            tail += HEAD_SLOTS + body_slots(<Head *>&ring.slot[tail & ring.mask])
+            lost += 1
+        # tail first: killed after this line, the file only has fewer old records than it could have
+        mh_store_relaxed(&h.overwritten, h.overwritten + lost)
+        mh_store_release(&h.tail, tail if tail < head else head)
+    if end > h.reserve:  # it may lie ahead: of a writer that was killed in the middle of a larger record
+        mh_store_relaxed(&h.reserve, end)
+    mh_fence_release()  # no slot changes before others can know
+    return head
+
+cdef inline void put(Map *ring, uint64_t position, const void *source, size_t size) noexcept nogil:
+    """Copy bytes to a position; the ring's end may lie in between."""
+    cdef size_t offset = (position & ring.mask) * sizeof(Slot)
+    cdef size_t room = (ring.mask + 1) * sizeof(Slot) - offset
+    cdef char *base = <char *>ring.slot
+    if size <= room:
+        memcpy(base + offset, source, size)
+    else:
+        memcpy(base + offset, source, room)
+        memcpy(base, <const char *>source + room, size - room)
+
+cdef inline void commit(Map *ring, uint64_t end) noexcept nogil:
+    mh_store_release(&ring.h.head, end)
+
+# -- reading: get, then ask whether it was intact
+
+cdef inline void get(const Map *ring, uint64_t position, void *target, size_t size) noexcept nogil:
+    cdef size_t offset = (position & ring.mask) * sizeof(Slot)
+    cdef size_t room = (ring.mask + 1) * sizeof(Slot) - offset
+    cdef const char *base = <const char *>ring.slot
+    if size <= room:
+        memcpy(target, base + offset, size)
+    else:
+        memcpy(target, base + offset, room)
+        memcpy(<char *>target + room, base, size - room)
+
+cdef inline bint intact(const Map *ring, uint64_t position) noexcept nogil:
+    """Was all that was copied since from ``position`` on still there? Ask after copying."""
+    mh_fence_acquire()
+    return mh_load_relaxed(&ring.h.reserve) - position <= ring.mask + 1 and position >= mh_load_relaxed(&ring.h.tail)
+
+cdef inline bint plausible(const Map *ring, uint64_t position, const Head *head) noexcept nogil:
+    """Can this be the head of a committed record at ``position``?"""
+    cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
+    if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (ring.mask + 1) >> 2:
+        return False
+    return position + slots <= mh_load_acquire(&ring.h.head)

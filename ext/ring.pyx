@@ -7,6 +7,7 @@ from typing import NamedTuple
 from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
+from posix.unistd cimport close
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
 cdef char *MAGIC = b"MHRING\r\n"
@@ -46,8 +47,6 @@ class Record(NamedTuple):
 
 cdef class Ring:
     def __cinit__(self):
-        self.h = NULL
-        self.slot = NULL
         self.fd = -1
         self.closed = True
 
@@ -79,17 +78,17 @@ cdef class Ring:
             ring = Ring.__new__(Ring)
             ring.path = path
             _map(ring, fd, PAGE + slots * sizeof(Slot), True)
-            memset(ring.h, 0, PAGE)
-            ring.h.version = VERSION
-            ring.h.slot_size = sizeof(Slot)
-            ring.h.slots = slots
-            ring.h.ring_id = ring_id
-            ring.h.boot = boot
-            ring.h.writer_pid = os.getpid()
-            ring.mask = slots - 1
-            memcpy(ring.h.table_hash, <const char *>table_hash, 32)
+            memset(ring.map.h, 0, PAGE)
+            ring.map.h.version = VERSION
+            ring.map.h.slot_size = sizeof(Slot)
+            ring.map.h.slots = slots
+            ring.map.h.ring_id = ring_id
+            ring.map.h.boot = boot
+            ring.map.h.writer_pid = os.getpid()
+            ring.map.mask = slots - 1
+            memcpy(ring.map.h.table_hash, <const char *>table_hash, 32)
             mh_fence_release()
-            memcpy(ring.h.magic, MAGIC, 8)
+            memcpy(ring.map.h.magic, MAGIC, 8)
             os.rename(draft, path)
         except BaseException:
             os.close(fd)
@@ -102,23 +101,26 @@ cdef class Ring:
     def open(path, writable=False, boot=None):
         cdef Ring ring = Ring.__new__(Ring)
         cdef Header *h
-        path = os.fspath(path)
-        ring.path = path
+        cdef uint64_t tail, head, reserve
+        ring.path = path = os.fspath(path)
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
             size = os.fstat(fd).st_size
             if size < PAGE:
                 raise ring._damage(f"has {size} bytes, shorter than its header of {PAGE}")
             _map(ring, fd, size, writable)
-            h = ring.h
+            h = ring.map.h
             if memcmp(h.magic, MAGIC, 8) != 0:
                 raise ring._damage("does not begin with the magic of a ring")
             if h.version != VERSION or h.slot_size != sizeof(Slot):
                 raise ring._damage(f"has layout {h.version} with {h.slot_size}-byte slots, want {VERSION} with {sizeof(Slot)}")
             if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
                 raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
-            ring.mask = h.slots - 1
-            _check_marks(ring)
+            ring.map.mask = h.slots - 1
+            # read in an order that a busy writer cannot make look wrong
+            tail, head, reserve = mh_load_acquire(&h.tail), mh_load_acquire(&h.head), mh_load_acquire(&h.reserve)
+            if not tail <= head <= reserve:
+                raise ring._damage(f"has tail {tail}, head {head}, reserve {reserve}: out of order")
             if writable:
                 _take_over(ring, fd, boot)
                 ring.fd = fd
@@ -136,27 +138,19 @@ cdef class Ring:
         if self.pins == 0:
             self.unmap()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.close()
-
     cdef void unpin(self) noexcept:
         self.pins -= 1
         if self.closed and self.pins == 0:
             self.unmap()
 
     cdef void unmap(self) noexcept:
-        cdef int fd = self.fd
-        if self.h != NULL:
-            munmap(self.h, self.mapped)
-        self.h = NULL
-        self.slot = NULL
+        if self.map.h != NULL:
+            munmap(self.map.h, self.map.size)
+        if self.fd >= 0:
+            close(self.fd)
+        self.map.h = NULL
         self.fd = -1
         self.closed = True
-        if fd >= 0:
-            os.close(fd)
 
     cdef object _damage(self, str what):
         return ValueError(f"{self.path}: ring file {what}")
@@ -166,91 +160,29 @@ cdef class Ring:
             raise ValueError(f"{self.path}: the ring is closed")
         return 0
 
-    cdef int check_room(self, uint64_t body_slots) except -1:
+    cdef Header *header(self) except NULL:
+        self.check_open()
+        return self.map.h
+
+    cdef int check_room(self, uint64_t slots) except -1:
         """May a record with this body be appended?"""
         self.check_open()
         if not self.writable:
             raise ValueError(f"{self.path}: the ring was opened for reading only")
         # a quarter at most, so that a reader always has time for the record it is at
-        if body_slots + HEAD_SLOTS > (self.mask + 1) >> 2:
-            raise ValueError(f"{self.path}: a record of {body_slots} slots is too large for a ring of {self.mask + 1}")
+        if slots + HEAD_SLOTS > (self.map.mask + 1) >> 2:
+            raise ValueError(f"{self.path}: a body of {slots} slots is too large for a ring of {self.map.mask + 1}")
         return 0
-
-    # -- the two ends of an append, also for decode
-
-    cdef uint64_t begin(self, uint64_t slots) noexcept nogil:
-        """Announce that ``slots`` slots will be written; gives the position of the first."""
-        cdef Header *h = self.h
-        cdef uint64_t head = h.head
-        cdef uint64_t end = head + slots
-        cdef uint64_t tail = h.tail
-        cdef uint64_t lost = 0
-        cdef Slot *first
-        if end > self.mask + 1:
-            while tail < head and end - tail > self.mask + 1:
-                first = &self.slot[tail & self.mask]
-                tail += HEAD_SLOTS + body_slots(<Head *>first)  # count and kind lie in the first of its two slots
-                lost += 1
-            if tail > head:  # a damaged record
-                tail = head
-        if lost:
-            # tail first: killed after this line, the file only has fewer old records than it could have
-            mh_store_relaxed(&h.overwritten, h.overwritten + lost)
-            mh_store_release(&h.tail, tail)
-        if end > h.reserve:  # it may lie ahead: of a writer that was killed in the middle of a larger record
-            mh_store_relaxed(&h.reserve, end)
-        mh_fence_release()  # no slot changes before others can know
-        return head
-
-    cdef void put(self, uint64_t position, const void *source, size_t size) noexcept nogil:
-        """Copy bytes to a position; the ring's end may lie in between."""
-        cdef size_t offset = (position & self.mask) * sizeof(Slot)
-        cdef size_t room = (self.mask + 1) * sizeof(Slot) - offset
-        cdef char *base = <char *>self.slot
-        if size <= room:
-            memcpy(base + offset, source, size)
-        else:
-            memcpy(base + offset, source, room)
-            memcpy(base, <const char *>source + room, size - room)
-
-    cdef void commit(self, uint64_t end) noexcept nogil:
-        mh_store_release(&self.h.head, end)
 
     # -- reading
 
-    cdef void get(self, uint64_t position, void *target, size_t size) noexcept nogil:
-        cdef size_t offset = (position & self.mask) * sizeof(Slot)
-        cdef size_t room = (self.mask + 1) * sizeof(Slot) - offset
-        cdef const char *base = <const char *>self.slot
-        if size <= room:
-            memcpy(target, base + offset, size)
-        else:
-            memcpy(target, base + offset, room)
-            memcpy(<char *>target + room, base, size - room)
-
-    cdef bint intact(self, uint64_t position) noexcept nogil:
-        """Was all that was copied since from ``position`` on still there? Ask after copying."""
-        mh_fence_acquire()
-        return mh_load_relaxed(&self.h.reserve) - position <= self.mask + 1 and position >= mh_load_relaxed(&self.h.tail)
-
-    cdef bint plausible(self, uint64_t position, const Head *head) noexcept nogil:
-        """Can this be the head of a committed record at ``position``?"""
-        cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
-        if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (self.mask + 1) >> 2:
-            return False
-        return position + slots <= mh_load_acquire(&self.h.head)
-
     def record(self, position):
-        self.check_open()
-        if not 0 <= position < mh_load_acquire(&self.h.head):
-            return None
-        return _record(self, position)
+        return _record(self, position) if 0 <= position < mh_load_acquire(&self.header().head) else None
 
     def scan(self, start, end):
         cdef uint64_t position, stop
-        self.check_open()
-        position = max(start, mh_load_acquire(&self.h.tail))
-        stop = min(end, mh_load_acquire(&self.h.head))
+        position = max(start, mh_load_acquire(&self.header().tail))
+        stop = min(end, mh_load_acquire(&self.map.h.head))
         while position < stop:
             self.check_open()
             record = _record(self, position)
@@ -276,16 +208,16 @@ cdef class Ring:
                 raise ValueError("a gap without points is none; all points of the table are None")
         head.count = <uint32_t>min((n + 7) // 8, 0x7FFFFFFF)
         self.check_room(head.count)
-        position = self.begin(HEAD_SLOTS + head.count)
-        self.put(position, &head, sizeof(Head))
+        position = begin(&self.map, HEAD_SLOTS + head.count)
+        put(&self.map, position, &head, sizeof(Head))
         if n:
             whole = n & ~7
-            self.put(position + HEAD_SLOTS, &view[0], whole * 2)
+            put(&self.map, position + HEAD_SLOTS, &view[0], whole * 2)
             if whole < n:
                 memset(last, 0xFF, sizeof(last))
                 memcpy(last, &view[whole], (n - whole) * 2)
-                self.put(position + HEAD_SLOTS + (whole >> 3), last, sizeof(last))
-        self.commit(position + HEAD_SLOTS + head.count)
+                put(&self.map, position + HEAD_SLOTS + (whole >> 3), last, sizeof(last))
+        commit(&self.map, position + HEAD_SLOTS + head.count)
         return position
 
     def append_text(
@@ -312,10 +244,10 @@ cdef class Ring:
         try:
             for i in range(n):
                 _fill(&slots[i], values[i])
-            position = self.begin(HEAD_SLOTS + n)
-            self.put(position, &head, sizeof(Head))
-            self.put(position + HEAD_SLOTS, slots, n * sizeof(Slot))
-            self.commit(position + HEAD_SLOTS + n)
+            position = begin(&self.map, HEAD_SLOTS + n)
+            put(&self.map, position, &head, sizeof(Head))
+            put(&self.map, position + HEAD_SLOTS, slots, n * sizeof(Slot))
+            commit(&self.map, position + HEAD_SLOTS + n)
         finally:
             free(slots)
         return position
@@ -324,66 +256,49 @@ cdef class Ring:
 
     @property
     def ring_id(self):
-        self.check_open()
-        return self.h.ring_id
+        return self.header().ring_id
 
     @property
     def boot(self):
-        self.check_open()
-        return self.h.boot
+        return self.header().boot
 
     @property
     def slots(self):
-        self.check_open()
-        return self.h.slots
+        return self.header().slots
 
     @property
     def head(self):
-        self.check_open()
-        return mh_load_acquire(&self.h.head)
+        return mh_load_acquire(&self.header().head)
 
     @property
     def tail(self):
-        self.check_open()
-        return mh_load_acquire(&self.h.tail)
+        return mh_load_acquire(&self.header().tail)
 
     @property
     def overwritten(self):
-        self.check_open()
-        return mh_load_relaxed(&self.h.overwritten)
+        return mh_load_relaxed(&self.header().overwritten)
 
     @property
     def table_hash(self):
-        self.check_open()
-        return <bytes>self.h.table_hash[:32]
+        return <bytes>self.header().table_hash[:32]
 
     @table_hash.setter
     def table_hash(self, bytes value):
         self.check_room(0)
         if len(value) != 32:
             raise ValueError(f"{self.path}: table_hash has 32 bytes, got {len(value)}")
-        memcpy(self.h.table_hash, <const char *>value, 32)
+        memcpy(self.map.h.table_hash, <const char *>value, 32)
 
 
 cdef int _map(Ring ring, int fd, size_t size, bint writable) except -1:
     cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
     if base == MAP_FAILED:
         raise OSError(f"{ring.path}: cannot map {size} bytes")
-    ring.h = <Header *>base
-    ring.slot = <Slot *>(<char *>base + PAGE)
-    ring.mapped = size
+    ring.map.h = <Header *>base
+    ring.map.slot = <Slot *>(<char *>base + PAGE)
+    ring.map.size = size
     ring.writable = writable
     ring.closed = False
-    return 0
-
-
-cdef int _check_marks(Ring ring) except -1:
-    """The header's positions against each other. Read in an order that a busy writer cannot make look wrong."""
-    cdef uint64_t tail = mh_load_acquire(&ring.h.tail)
-    cdef uint64_t head = mh_load_acquire(&ring.h.head)
-    cdef uint64_t reserve = mh_load_acquire(&ring.h.reserve)
-    if not tail <= head <= reserve:
-        raise ring._damage(f"has tail {tail}, head {head}, reserve {reserve}: out of order")
     return 0
 
 
@@ -393,26 +308,23 @@ cdef int _take_over(Ring ring, int fd, boot) except -1:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         # ours from before, not closed yet: that is no other writer
-        if ring.h.writer_pid != os.getpid():
-            raise BlockingIOError(f"{ring.path}: process {ring.h.writer_pid} writes this ring") from None
-    ring.h.writer_pid = os.getpid()
+        if ring.map.h.writer_pid != os.getpid():
+            raise BlockingIOError(f"{ring.path}: process {ring.map.h.writer_pid} writes this ring") from None
+    ring.map.h.writer_pid = os.getpid()
     if boot is not None:
-        ring.h.boot = boot
+        ring.map.h.boot = boot
     # A killed writer left reserve ahead of head: it stays there, since what it half wrote has destroyed
     # the oldest slots. The tail was moved first, so it is right.
-    if ring.h.reserve - ring.h.tail > ring.mask + 1:
-        raise ring._damage(f"has tail {ring.h.tail} too far behind reserve {ring.h.reserve}")
+    if ring.map.h.reserve - ring.map.h.tail > ring.map.mask + 1:
+        raise ring._damage(f"has tail {ring.map.h.tail} too far behind reserve {ring.map.h.reserve}")
     return 0
 
 
 cdef int _fill(Slot *slot, value) except -1:
     point, mantissa, exponent, quality = value
+    memset(slot, 0, sizeof(Slot))
     slot.point = point
     slot.quality = quality
-    slot.flags = 0
-    slot.zero = 0
-    slot.mantissa = 0
-    slot.exponent = 0
     if slot.quality >= FIRST_REASON:
         return 0
     if mantissa and not -400 <= exponent + len(str(abs(mantissa))) <= 308:
@@ -433,10 +345,10 @@ cdef object _bytes(Ring ring, Head head, bytes body):
     cdef uint64_t slots = (<uint64_t>n + 15) >> 4, position
     ring.check_room(slots)
     head.count = <uint32_t>n
-    position = ring.begin(HEAD_SLOTS + slots)
-    ring.put(position, &head, sizeof(Head))
-    ring.put(position + HEAD_SLOTS, <const char *>body, n)
-    ring.commit(position + HEAD_SLOTS + slots)
+    position = begin(&ring.map, HEAD_SLOTS + slots)
+    put(&ring.map, position, &head, sizeof(Head))
+    put(&ring.map, position + HEAD_SLOTS, <const char *>body, n)
+    commit(&ring.map, position + HEAD_SLOTS + slots)
     return position
 
 
@@ -445,18 +357,18 @@ cdef object _record(Ring ring, uint64_t position):
     cdef uint64_t i, slots
     cdef Slot *body
     cdef uint16_t *numbers
-    ring.get(position, &head, sizeof(Head))
-    if not ring.intact(position):
+    get(&ring.map, position, &head, sizeof(Head))
+    if not intact(&ring.map, position):
         return None
-    if not ring.plausible(position, &head):
+    if not plausible(&ring.map, position, &head):
         raise ring._damage(f"has no sound record at {position} (kind {head.kind}, count {head.count})")
     slots = body_slots(&head)
     body = <Slot *>malloc((slots + 1) * sizeof(Slot))
     if body == NULL:
         raise MemoryError
     try:
-        ring.get(position + HEAD_SLOTS, body, slots * sizeof(Slot))
-        if not ring.intact(position):
+        get(&ring.map, position + HEAD_SLOTS, body, slots * sizeof(Slot))
+        if not intact(&ring.map, position):
             return None
         values, points, text = (), None, b""
         numbers = <uint16_t *>body

@@ -6,7 +6,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_decimal, write_number, write_seconds
 from ext.ring cimport (
-    FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, KIND_GAP, KIND_TEXT, Head, Ring, Slot, body_slots,
+    FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, KIND_GAP, KIND_TEXT, Head, Map, Slot, body_slots, get,
+    intact, plausible,
 )  # fmt: skip
 
 cdef extern from *:
@@ -273,15 +274,15 @@ cdef inline void text(Job *job, Points *table, const Head *head, uint8_t *body) 
         put_string(&job.out, seen.text, seen.size)
         put(&job.out, b"}", 1)
 
-cdef inline void look(Ring ring, Job *job, Place *places, Py_ssize_t n) noexcept nogil:
+cdef inline void look(const Map *ring, Job *job, Place *places, Py_ssize_t n) noexcept nogil:
     """Heads of all positions, and from each on the smallest tick to come."""
     cdef Py_ssize_t i
     cdef int64_t least = job.to_ms
     cdef Place *place
     for i in range(n - 1, -1, -1):
         place = &places[i]
-        ring.get(place.position, &place.head, sizeof(Head))
-        place.lost = not (ring.intact(place.position) and ring.plausible(place.position, &place.head))
+        get(ring, place.position, &place.head, sizeof(Head))
+        place.lost = not (intact(ring, place.position) and plausible(ring, place.position, &place.head))
         place.slots = 0
         if not place.lost:
             place.slots = body_slots(&place.head)
@@ -305,7 +306,7 @@ cdef inline void record(Job *job, Points *table, const Head *head) noexcept nogi
     elif head.kind == KIND_TEXT:
         text(job, table, head, <uint8_t *>job.body)
 
-cdef inline void walk(Ring ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
+cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
     """All records, in order, up to the last boundary that fits. A boundary lies where all ticks before are smaller than all after."""
     cdef Py_ssize_t i
     cdef Place *place
@@ -323,8 +324,8 @@ cdef inline void walk(Ring ring, Job *job, Points *table, Place *places, Py_ssiz
         if place.lost or not job.from_ms <= place.head.tick_ms < job.to_ms:
             continue
         most = max(most, place.head.tick_ms)
-        ring.get(place.position + HEAD_SLOTS, job.body, place.slots * sizeof(Slot))
-        if not ring.intact(place.position):
+        get(ring, place.position + HEAD_SLOTS, job.body, place.slots * sizeof(Slot))
+        if not intact(ring, place.position):
             place.lost = True
             continue
         record(job, table, &place.head)
