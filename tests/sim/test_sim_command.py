@@ -1,0 +1,165 @@
+"""`meterhouse simulate` as its user meets it: a process that serves, obeys and ends cleanly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rawclient import PtyClient, mbap, rtu, rtu_answer
+
+COMMAND = [sys.executable, "-m", "agent.cli.main", "simulate"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def running(
+    *args: str, lines: int = 1, stdin: int = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The command once it has said what it serves; ended with SIGTERM, which must be clean."""
+    process = subprocess.Popen(
+        [*COMMAND, *args], cwd=ROOT, text=True, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout and process.stderr
+    try:
+        yield process, [process.stdout.readline() for _ in range(lines)]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(10)
+        complaints = process.stderr.read()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
+    assert (code, complaints) == (0, "")
+
+
+def ask_tcp(port: int, request: bytes, size: int, seconds: float = 2.0) -> bytes:
+    got = b""
+    with socket.create_connection(("127.0.0.1", port), 2) as link:
+        link.settimeout(seconds)
+        link.sendall(request)
+        try:
+            while len(got) < size and (chunk := link.recv(size - len(got))):
+                got += chunk
+        except TimeoutError:
+            pass
+    return got
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    path = tmp_path / "dump.json"
+    path.write_text(json.dumps({"protocol": "modbus", "address": 3, "holding": {"10": 7, "11": 8}}))
+    return path
+
+
+def test_a_dump_on_tcp_with_a_fault_from_the_start(dump: Path) -> None:
+    with running("--dump", str(dump), "--fault", "busy*1", "--json") as (_, said):
+        facts = json.loads(said[0])
+        port = int(facts["url"].rpartition(":")[2])
+        assert facts == {"device": "device", "line": "line", "url": f"modbus-tcp://127.0.0.1:{port}", "serial": None,
+                         "address": "3", "profile": str(dump)}  # fmt: skip
+        assert ask_tcp(port, mbap(1, 3, 3, 10, 2), 9)[-2:] == b"\x83\x06"
+        assert ask_tcp(port, mbap(2, 3, 3, 10, 2), 13)[-4:] == b"\0\7\0\x08"
+
+
+def test_a_profile_on_a_pty_and_commands_through_a_pipe(dump: Path, tmp_path: Path) -> None:
+    link, control = tmp_path / "tty", tmp_path / "control"
+    args = ("--dump", str(dump), "--pty", str(link), "--baud", "115200", "--control", str(control))
+    with running(*args) as (process, said):
+        assert re.search(rf"unit 3 +serial:{link} 115200 8N1", said[0])
+        client = PtyClient(link)
+        good = rtu_answer(3, b"\3\4\0\7\0\x08")
+        assert client.ask(rtu(3, 3, 10, 2), len(good)) == good
+        assert process.stdout
+        control.write_text("device silence*1\n")
+        assert process.stdout.readline() == "device: silence*1\n"
+        assert client.ask(rtu(3, 3, 10, 2), 1, 0.05) == b""
+        assert client.ask(rtu(3, 3, 10, 2), len(good)) == good
+        control.write_text("line unplug 0.05\n")
+        assert process.stdout.readline() == "line: unplugged for 0.05 s\n"
+        assert client.read(1) == b""
+        client.close()
+    assert not os.path.lexists(link) and not control.exists()
+
+
+def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--dump", str(dump), "--stdin", "--for", "10s"], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin and process.stdout and process.stderr
+    process.stdout.readline()
+    for command, said in (
+        ("status", "device: asked nothing; answered 0; no faults"),
+        ("* late=0.5 # a comment", "device: late=0.5"),
+        ("device clear", "device: no faults"),
+        ("line unplug", "line: unplugged"),
+        ("line plug", "line: plugged"),
+    ):
+        process.stdin.write(command + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline().strip() == said
+    for command, complaint in (
+        ("device silense", "Did you mean silence"),
+        ("inv1 silence", "no device 'inv1'. Here: device"),
+        ("device", "not what to do"),
+        ("line unplug soon", "'soon' is no number of seconds"),
+        ("device silence now", "'now' is one word too many"),
+    ):
+        process.stdin.write(command + "\n")
+        process.stdin.flush()
+        assert complaint in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.stdin.close()
+    assert process.wait(10) == 0
+    process.stdout.close()
+    process.stderr.close()
+
+
+def outcome(*args: str) -> tuple[int, str, str]:
+    done = subprocess.run([*COMMAND, *args], cwd=ROOT, text=True, capture_output=True, timeout=20, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_it_ends_by_itself() -> None:
+    code, said, complaints = outcome("--profile", "eastron/sdm630", "--unit", "1", "--unit", "9", "--for", "0.1s")
+    assert (code, complaints) == (0, "")
+    assert [line.split()[:4] for line in said.splitlines()] == [
+        ["device1", "eastron/sdm630", "unit", "1"],
+        ["device2", "eastron/sdm630", "unit", "9"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "complaint"),
+    [
+        ((), 2, "say one of --profile, --dump and --park"),
+        (("--profile", "eastron/sdm360"), 3, "Did you mean 'eastron/sdm630'"),
+        (("--profile", "eastron/sdm630", "--listen", "here"), 2, "'here' is not HOST:PORT"),
+        (("--profile", "eastron/sdm630", "--fault", "gone"), 2, "unknown fault 'gone'"),
+        (("--profile", "eastron/sdm630", "--unit", "1", "--unit", "1"), 2, "unit 1 is there already"),
+        (("--profile", "eastron/sdm630", "--role", "sun"), 2, "no role 'sun'"),
+        (("--profile", "eastron/sdm630", "--param", "racks"), 2, "'racks' is not NAME=VALUE"),
+        (("--dump", "/nowhere.json"), 3, "/nowhere.json: cannot be read: No such file"),
+        (("--park", "/tmp/x", "--pty", "/tmp/y"), 2, "the park has lines of its own"),
+    ],
+)
+def test_wrong_usage_is_explained(args: tuple[str, ...], code: int, complaint: str) -> None:
+    got, said, complaints = outcome(*args)
+    assert (got, said) == (code, "") and complaint in complaints and "Traceback" not in complaints
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, _, complaints = outcome("--profile", "eastron/sdm630", "--listen", place)
+    assert code == 4 and place in complaints and "Traceback" not in complaints
