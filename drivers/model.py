@@ -216,6 +216,8 @@ class Point:
     key: str = ""
     flips: bool = False  # the sign turns with a reversed CT
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
+    en: str = ""  # what it means, where the vocabulary does not say it (or says too little)
+    zh: str = ""
 
 
 @dataclass(frozen=True, slots=True)

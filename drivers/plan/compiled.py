@@ -72,12 +72,17 @@ def text_of(point: Point, raw: bytes) -> str | None:
         return str(int.from_bytes(_in_order(raw, point.order)))
     if point.order == "BA":
         raw = bytes(raw[i ^ 1] for i in range(len(raw) // 2 * 2))
-    raw = raw.split(b"\0", 1)[0].replace(b"\xff", b"")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("gb18030", "replace")  # Chinese firmware writes GBK
-    return clean_text(text.strip(), 250) or None
+    return clean_text(decoded(raw.split(b"\0", 1)[0].rstrip(b"\xff")).strip(), 250) or None
+
+
+def decoded(raw: bytes) -> str:
+    """Characters of a device: UTF-8, else GBK (Chinese firmware), else the old PC code page, which takes every byte."""
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("cp437")
 
 
 def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:

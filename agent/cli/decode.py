@@ -1,0 +1,323 @@
+"""`meterhouse decode`: bytes explained without hardware."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, reading_json, run
+from drivers.model import Kind, Point, Quality, Reading, Reason, UsageError
+from drivers.plan import decoded, exact, image_spec, plain, read_image, resolve_image
+from drivers.profile import default_dirs, find_profile, load_profile
+from drivers.profile.points import REGISTERS
+from ext.decode import ORDERS, TYPES, Plan
+
+Json = dict[str, Any]
+_HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
+
+
+@click.group()
+def decode() -> None:
+    """Explain bytes and registers without hardware.
+
+    HEX may hold spaces, colons and 0x. Every subcommand takes --json: one object with ok, frame and readings.
+
+    \b
+    Examples:
+      meterhouse decode registers --type i32 --order CDAB --scale 0.1 "C5 68 FF FF"
+      meterhouse decode modbus-rtu "01 03 04 53 75 6E 53 96 F0"
+      meterhouse decode profile goodwe/dt dump.json
+
+    \b
+    Exit codes: 0 good, 2 wrong usage, 3 bad profile, 4 the bytes do not decode.
+    """
+
+
+def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")(function)
+
+
+@decode.command()
+@click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="What the bytes hold.")
+@click.option("--order", default="", help="Order of the bytes on the wire, A the most significant: AB BA ABCD CDAB ...")
+@click.option("--scale", default="1", show_default=True, help="Multiply by this; exact, decimal.")
+@click.option("--bit", type=click.IntRange(0, 63), help="One bit of each value.")
+@click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
+@_json_option
+def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
+    """Values out of register bytes. Longer HEX than one value gives several readings.
+
+    Nothing is taken for "not available" here, except floats that are no number and digits that are none.
+
+    \b
+    Examples:
+      meterhouse decode registers --type f32 --order CDAB "80 00 43 66"
+      meterhouse decode registers --type u16 --bit 3 0008
+    """
+    factor = _scale(scale)
+    order = order.upper()
+    if order and order not in ORDERS:
+        raise UsageError(f"unknown order {order!r}", where="--order", hint=f"One of {', '.join(ORDERS)}")
+    run(lambda: _registers(type_, order, factor, bit, hex_bytes(hex_text)), as_json)
+
+
+def _scale(text: str) -> Decimal:
+    try:
+        factor = Decimal(text)
+    except InvalidOperation:
+        factor = Decimal("NaN")
+    if not factor.is_finite() or not factor:
+        raise UsageError(f"{text!r} is no scale", where="--scale", hint="A number such as 0.1 or 1e-6, not 0")
+    return factor
+
+
+def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: bytes) -> Json:
+    if not raw:
+        raise BrokenInput("there are no bytes")
+    frame: Json = {"type": type_, "order": order, "size": len(raw)}
+    if type_ in {"str", "bits"}:
+        _whole_registers(raw, frame)
+        if bit is not None or factor != 1:
+            what = "--bit" if bit is not None else "--scale"
+            raise UsageError(f"{what} means nothing for {type_}", where=what, hint="Leave it out")
+        swapped = _in_text_order(raw, order)
+        values: Sequence[str | bool] = [_text(swapped)] if type_ == "str" else _bits(swapped)
+        return {"frame": frame, "readings": [_plain(i, value, raw) for i, value in enumerate(values)]}
+    size = _size(type_, len(raw))
+    if len(raw) % size:
+        raise BrokenInput(f"{len(raw)} bytes are no multiple of the {size} that {type_} takes", {"frame": frame})
+    readings: list[Json] = []
+    for at in range(0, len(raw), size):
+        piece = raw[at : at + size]
+        readings.append(_plain(at // 2, _number(type_, order, factor, bit, piece), piece))
+    return {"frame": frame, "readings": readings}
+
+
+def _whole_registers(raw: bytes, frame: Json) -> None:
+    if len(raw) % 2:
+        raise BrokenInput(f"{len(raw)} bytes are no whole registers", {"frame": frame})
+
+
+def _size(type_: str, length: int) -> int:
+    if type_ == "mod10k":  # digits over 1 to 4 registers: all bytes are one value
+        return length if length <= 8 and length % 2 == 0 else 2
+    return 2 * REGISTERS[type_]
+
+
+def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: bytes) -> Decimal | int | None:
+    """One value by the kernel that also reads devices."""
+    if type_ in _HALVES:
+        type_, order = (_HALVES[type_] if order == "BA" else type_), order if order not in {"AB", "BA"} else ""
+    plan = Plan(len(piece))
+    options: Json = {"bit": bit} if bit is not None else {}
+    try:
+        size = len(piece) if type_ == "mod10k" else 0
+        plan.add(0, 0, type_, order, size=size, scale=exact(factor), sentinels=(), **options)
+    except ValueError as error:
+        raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
+    ((_, mantissa, exponent, quality),) = plan.values(piece)
+    return None if quality >= min(Reason) else plain(mantissa, exponent)
+
+
+def _in_text_order(raw: bytes, order: str) -> bytes:
+    """Bytes of a text or of flags in their natural order: BA swaps inside registers, a word swap turns all round."""
+    if order in {"BA", "BADC", "DCBA", "BADCFEHG", "HGFEDCBA"}:
+        return bytes(raw[i ^ 1] for i in range(len(raw)))
+    if order in {"CDAB", "GHEFCDAB", "CDABGHEF"}:
+        return b"".join(raw[i : i + 2] for i in range(len(raw) - 2, -1, -2))
+    return raw
+
+
+def _text(raw: bytes) -> str:
+    return decoded(raw.split(b"\0", 1)[0])
+
+
+def _bits(raw: bytes) -> list[bool]:
+    """Lowest bit first, byte by byte as on the wire: the order of coils."""
+    return [bool(byte >> bit & 1) for byte in raw for bit in range(8)]
+
+
+def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) -> Json:
+    quality = Quality.GOOD if value is not None else Reason.SENTINEL
+    shown = reading_json(Reading(str(number), value, "", quality, raw))
+    if isinstance(value, bool):
+        del shown["raw"]
+    return shown
+
+
+@decode.command("modbus-rtu")
+@click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
+@_json_option
+def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
+    """Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
+
+    An AA 55 before the frame is taken off, several frames in a row are all explained. An exception answer is good.
+    """
+    from agent.cli.decode_modbus import decode_rtu
+
+    run(lambda: decode_rtu(hex_bytes(hex_text)), as_json)
+
+
+@decode.command("modbus-tcp")
+@click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
+@_json_option
+def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
+    """Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked."""
+    from agent.cli.decode_modbus import decode_tcp
+
+    run(lambda: decode_tcp(hex_bytes(hex_text)), as_json)
+
+
+@decode.command()
+@click.argument("profile_id", metavar="ID")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--profiles", "folder", type=click.Path(file_okay=False, path_type=Path), help="A folder to look in first."
+)
+@click.option("--firmware", help="Over what the dump says.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
+@click.option("--reversed", "reversed_", multiple=True, metavar="PREFIX", help="Points behind a reversed CT.")
+@_json_option
+def profile(
+    profile_id: str,
+    file: Path,
+    folder: Path | None,
+    firmware: str | None,
+    params: tuple[str, ...],
+    reversed_: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """What a profile makes of a register dump.
+
+    FILE is JSON, - reads stdin:
+    {"protocol": "modbus", "address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
+
+    Registers that the dump has not are no readings; their points are listed under "missing". Firmware and model in the
+    dump choose the variant.
+    """
+    dirs = (*((folder,) if folder else ()), *default_dirs())
+    found = load_profile(find_profile(profile_id, dirs), dirs)
+    chosen = named_values(params)
+
+    def explain() -> Json:
+        dump = _dump(file)
+        image = _image(dump)
+        resolved, identity = resolve_image(found, image, chosen, firmware)
+        if reversed_:
+            prefixes = frozenset(reversed_)
+            resolved = found.resolve(chosen, identity.get("device.firmware"), identity, prefixes)
+        spec = image_spec(found, resolved.points, frozenset(reversed_))
+        readings, missing = read_image(image, resolved.points, spec)
+        if not readings:
+            raise BrokenInput(f"none of the registers of {found.id} is in the dump", {"missing": missing})
+        by_name = {p.name: p for p in resolved.points}
+        frame: Json = {"profile": found.id, "variant": resolved.variant, "protocol": found.protocol}
+        frame |= {"address": dump.get("address"), "identity": identity}
+        return {
+            "frame": frame,
+            "readings": [_profile_json(r, by_name[r.name]) for r in readings],
+            "missing": missing,
+        }
+
+    run(explain, as_json)
+
+
+def named_values(params: Sequence[str]) -> dict[str, int | str]:
+    result: dict[str, int | str] = {}
+    for text in params:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} is no parameter", where="--param", hint="Write NAME=VALUE, as racks=2")
+        result[name] = int(value) if value.isdigit() else value
+    return result
+
+
+def _dump(file: Path) -> Mapping[str, Any]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        dump = json.loads(text)
+    except OSError as error:
+        raise BrokenInput(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BrokenInput(f"{file} is no JSON: {error}") from error
+    if not isinstance(dump, dict):
+        raise BrokenInput(f"{file} holds no object")
+    if dump.get("protocol", "modbus") != "modbus":
+        raise BrokenInput(f"{file} is a dump of {dump['protocol']!r}, want modbus")
+    return dump
+
+
+def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
+    """Function -> address -> word. ``registers`` with ``function`` says the same in one table."""
+    spaces = {"coils": 1, "inputs": 2, "discrete": 2, "holding": 3, "input": 4}
+    image: dict[int, dict[int, int]] = {}
+    for key, function in spaces.items():
+        if key in dump:
+            image.setdefault(function, {}).update(_words(dump[key], key))
+    if "registers" in dump:
+        function = dump.get("function", 3)
+        image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(_words(dump["registers"], "registers"))
+    if not image:
+        raise BrokenInput("the dump has no registers", {"hint": 'Want "holding" or "input" with addresses and words'})
+    return image
+
+
+def _words(said: Any, key: str) -> dict[int, int]:
+    if not isinstance(said, dict):
+        raise BrokenInput(f"{key} is no object of addresses and words")
+    result: dict[int, int] = {}
+    for name, word in said.items():
+        address = _address(name)
+        if address is None:
+            raise BrokenInput(f"{key} has the address {name!r}, want 0 to 65535")
+        if word is None:  # a register that could not be read
+            continue
+        if not isinstance(word, int) or not 0 <= word <= 0xFFFF:
+            raise BrokenInput(f"{key} at {name} is {word!r}, want 0 to 65535")
+        result[address] = int(word)
+    return result
+
+
+def _address(text: str) -> int | None:
+    """A register address in decimal or 0x; None if the text is none."""
+    if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,4}|[0-9]{1,5}", text.strip()):
+        return None
+    address = int(text, 16) if text.strip()[1:2] in {"x", "X"} else int(text)
+    return address if address <= 0xFFFF else None
+
+
+def _profile_json(reading: Reading, point: Point) -> Json:
+    shown = reading_json(reading)
+    shown["unit"] = reading.unit
+    shown["address"] = point.address
+    if point.kind is Kind.STATE and isinstance(reading.value, int):
+        if label := _label(point, reading.value):
+            shown["label"] = label
+        if point.states:
+            shown["state"] = point.states.get(reading.value, "unknown")
+    if reading.quality != Quality.GOOD:
+        shown["quality"] = quality_name(reading.quality)
+    return shown
+
+
+def _label(point: Point, value: int) -> str:
+    if value in point.labels:
+        return point.labels[value]
+    return ", ".join(text for bit, text in point.bit_labels.items() if value >> bit & 1)
+
+
+def _register_meters() -> None:
+    """Subcommands of the meter protocols."""
+    for command in import_module("agent.cli.decode_meters").COMMANDS:
+        decode.add_command(command)
+
+
+_register_meters()

@@ -1,0 +1,271 @@
+"""What a Modbus frame says: ``meterhouse decode modbus-rtu`` and ``modbus-tcp``.
+
+A frame alone does not tell whether it asks or answers; where both are possible the length decides, and an answer wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.cli.decode_meters.output import BrokenInput
+from drivers.line.frames import crc16
+from drivers.plan import decoded
+
+Json = dict[str, Any]
+
+FUNCTIONS: Mapping[int, str] = {
+    1: "read coils",
+    2: "read discrete inputs",
+    3: "read holding registers",
+    4: "read input registers",
+    5: "write one coil",
+    6: "write one register",
+    7: "read exception status",
+    8: "diagnostics",
+    11: "get event counter",
+    12: "get event log",
+    15: "write coils",
+    16: "write registers",
+    17: "report server id",
+    20: "read file record",
+    21: "write file record",
+    22: "mask write register",
+    23: "read and write registers",
+    24: "read FIFO queue",
+    43: "encapsulated interface",
+}
+EXCEPTIONS: Mapping[int, str] = {
+    1: "illegal function",
+    2: "illegal data address",
+    3: "illegal data value",
+    4: "device failure",
+    5: "acknowledge: will take long",
+    6: "device busy",
+    8: "memory parity error",
+    10: "gateway path unavailable",
+    11: "gateway target does not answer",
+}
+IDENTITY: Mapping[int, str] = {
+    0: "device.vendor",
+    1: "device.model",
+    2: "device.firmware",
+    3: "vendor url",
+    4: "product name",
+    5: "model name",
+    6: "application",
+}
+_AA55 = b"\xaa\x55"  # some inverters put it before an RTU answer sent by UDP
+
+
+def decode_rtu(frame: bytes) -> Json:
+    """Explain one RTU frame, or several back to back; the first leads. Raises BrokenInput."""
+    header, body = (_AA55, frame[2:]) if frame.startswith(_AA55) else (b"", frame)
+    pieces = _split_rtu(body)
+    if pieces is None:
+        raise _broken_rtu(body)
+    described = []
+    for piece in pieces:
+        envelope: Json = {"protocol": "modbus-rtu", "unit": piece[0], "crc_ok": True, "crc": piece[-2:].hex()}
+        described.append(_explain(envelope, piece[1:-2]))
+    if header:
+        described[0][0]["header"] = header.hex()
+    return _result(described)
+
+
+def _split_rtu(body: bytes) -> list[bytes] | None:
+    """The sound frames that make up the bytes, none left over; None if they do not."""
+    if len(body) >= 4 and _crc_ok(body):
+        return [body]
+    size = next((n for n in _rtu_sizes(body) if n < len(body) and _crc_ok(body[:n])), 0)
+    if not size:
+        return None
+    rest = _split_rtu(body[size + 2 :] if body[size : size + 2] == _AA55 else body[size:])
+    return None if rest is None else [body[:size], *rest]
+
+
+def _rtu_sizes(body: bytes) -> list[int]:
+    """Sizes that the frame at the start of ``body`` may have, by its function."""
+    if len(body) < 4:
+        return []
+    function = body[1]
+    if function & 0x80:
+        sizes = [5]
+    elif function in {1, 2, 3, 4}:
+        sizes = [5 + body[2], 8]
+    elif function in {5, 6}:
+        sizes = [8]
+    elif function in {15, 16}:
+        sizes = [8, 9 + body[6]] if len(body) > 6 else [8]
+    elif function == 23 and len(body) > 10:
+        sizes = [5 + body[2], 13 + body[10]]
+    else:
+        sizes = list(range(4, min(len(body), 256)))
+    return sizes
+
+
+def _crc_ok(frame: bytes) -> bool:
+    return len(frame) >= 4 and crc16(frame[:-2]) == int.from_bytes(frame[-2:], "little")
+
+
+def _broken_rtu(body: bytes) -> BrokenInput:
+    if len(body) < 4:
+        return BrokenInput(f"{len(body)} bytes are no RTU frame, the shortest has 4 (unit, function, CRC)")
+    partly: Json = {"protocol": "modbus-rtu", "unit": body[0], "function": body[1] & 0x7F, "crc_ok": False}
+    right = crc16(body[:-2]).to_bytes(2, "little").hex()
+    expected = next(iter(_rtu_sizes(body)), 0)
+    hint = ""
+    if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
+        hint = f"; an answer of this function would have {expected} bytes, here are {len(body)}: cut short?"
+    elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
+        hint = "; its two bytes are swapped"
+    return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it would be {right}{hint}", {"frame": partly})
+
+
+def decode_tcp(stream: bytes) -> Json:
+    """Explain one MBAP frame, or several back to back. Raises BrokenInput."""
+    described: list[tuple[Json, list[Json]]] = []
+    rest = stream
+    while rest or not described:
+        if len(rest) < 8:
+            which = "after the frame" if described else "are no Modbus TCP frame, the shortest has 8"
+            raise BrokenInput(f"{len(rest)} bytes {which}", _partly(described))
+        transaction, protocol, length = (int.from_bytes(rest[i : i + 2]) for i in (0, 2, 4))
+        envelope: Json = {
+            "protocol": "modbus-tcp",
+            "transaction": transaction,
+            "length": length,
+            "length_ok": len(rest) >= 6 + length and 2 <= length <= 254,
+            "unit": rest[6],
+        }
+        if protocol != 0:
+            raise BrokenInput(f"protocol id in the header is {protocol}, Modbus has 0", {"frame": envelope})
+        if not 2 <= length <= 254:
+            what = f"the header's length is {length}, Modbus allows 2 to 254 (unit and PDU)"
+            raise BrokenInput(what, {"frame": envelope})
+        if len(rest) < 6 + length:
+            what = f"the header says {length} bytes follow it, here are {len(rest) - 6}: cut short?"
+            raise BrokenInput(what, {"frame": {**envelope, "function": rest[7] & 0x7F}})
+        described.append(_explain(envelope, rest[7 : 6 + length]))
+        rest = rest[6 + length :]
+    return _result(described)
+
+
+def _partly(described: list[tuple[Json, list[Json]]]) -> Json:
+    return {"frame": described[0][0]} if described else {}
+
+
+def _result(described: list[tuple[Json, list[Json]]]) -> Json:
+    result: Json = {"frame": described[0][0]}
+    if len(described) > 1:
+        result["frames"] = [{**frame, "readings": readings} for frame, readings in described]
+    result["readings"] = [r for _, readings in described for r in readings]
+    return result
+
+
+def _explain(envelope: Json, pdu: bytes) -> tuple[Json, list[Json]]:
+    """The envelope with what the PDU says, and the readings in it."""
+    function = pdu[0] & 0x7F
+    frame: Json = {
+        **envelope,
+        "function": function,
+        "function_name": FUNCTIONS.get(function, "not a public function"),
+        "exception": None,
+        "pdu_hex": pdu.hex(),
+    }
+    if pdu[0] & 0x80:
+        code = pdu[1] if len(pdu) > 1 else None
+        name = EXCEPTIONS.get(code, "not in the standard") if code is not None else "no code"
+        return {**frame, "kind": "exception", "exception": code, "exception_name": name}, []
+    return _body(frame, function, pdu)
+
+
+def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
+    size = len(pdu)
+    if function in {1, 2, 3, 4}:
+        return _read(frame, function, pdu)
+    if function in {5, 6, 15, 16}:
+        return _write(frame, function, pdu)
+    if function == 23 and size >= 4 and pdu[1] == size - 2:
+        return {**frame, "kind": "answer", "registers": _registers(pdu[2:])}, _words(0, pdu[2:])
+    if function == 43 and size >= 7 and pdu[1] == 14:
+        return _identification(frame, pdu)
+    return {**frame, "kind": "not explained further"}, []
+
+
+def _read(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
+    size = len(pdu)
+    if size >= 3 and pdu[1] == size - 2 and (function < 3 or pdu[1] % 2 == 0):
+        return _read_answer(frame, function, pdu[2:])
+    if size != 5:
+        return {**frame, "kind": "neither a request nor an answer: its byte count does not fit"}, []
+    count = _u16(pdu, 3)
+    answer = 2 * count if function >= 3 else (count + 7) // 8
+    frame |= {"kind": "request", "address": _u16(pdu, 1), "count": count}
+    return {**frame, "response_length": _response(frame, answer + 2)}, []
+
+
+def _write(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
+    size = len(pdu)
+    if function in {5, 6} and size == 5:
+        frame |= {"kind": "request or answer", "address": _u16(pdu, 1), "response_length": _response(frame, 5)}
+        value = _u16(pdu, 3)
+        return frame, [_word(_u16(pdu, 1), value == 0xFF00 if function == 5 else value, pdu[3:5])]
+    if function in {15, 16} and size == 5:
+        return {**frame, "kind": "answer", "address": _u16(pdu, 1), "count": _u16(pdu, 3)}, []
+    if function in {15, 16} and size >= 7 and pdu[5] == size - 6:
+        address = _u16(pdu, 1)
+        frame |= {"kind": "request", "address": address, "count": _u16(pdu, 3)}
+        frame["response_length"] = _response(frame, 5)
+        return frame, _words(address, pdu[6:]) if function == 16 else _coils(address, pdu[6:], _u16(pdu, 3))
+    return {**frame, "kind": "neither a request nor an answer: its length does not fit"}, []
+
+
+def _read_answer(frame: Json, function: int, payload: bytes) -> tuple[Json, list[Json]]:
+    frame["kind"] = "answer"
+    if function < 3:
+        readings = _coils(0, payload, 8 * len(payload))
+        return {**frame, "bits": [r["value"] for r in readings]}, readings
+    return {**frame, "registers": _registers(payload)}, _words(0, payload)
+
+
+def _identification(frame: Json, pdu: bytes) -> tuple[Json, list[Json]]:
+    """Function 43/14: a list of numbered texts."""
+    readings: list[Json] = []
+    at = 7
+    for _ in range(pdu[6]):
+        if at + 2 > len(pdu) or at + 2 + pdu[at + 1] > len(pdu):
+            break
+        number, size = pdu[at], pdu[at + 1]
+        raw = pdu[at + 2 : at + 2 + size]
+        name = IDENTITY.get(number, f"object {number}")
+        readings.append({"name": name, "value": decoded(raw), "unit": "", "raw": raw.hex()})
+        at += 2 + size
+    return {**frame, "kind": "answer", "conformity": pdu[3], "more": pdu[4] == 0xFF}, readings
+
+
+def _response(frame: Json, pdu: int) -> int:
+    """Bytes of the whole answer to a request."""
+    return pdu + (3 if frame["protocol"] == "modbus-rtu" else 7)
+
+
+def _u16(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 2])
+
+
+def _registers(payload: bytes) -> list[int]:
+    return [_u16(payload, i) for i in range(0, len(payload) - 1, 2)]
+
+
+def _word(address: int, value: int | bool, raw: bytes) -> Json:
+    return {"name": str(address), "value": value, "unit": "", "raw": raw.hex()}
+
+
+def _words(first: int, payload: bytes) -> list[Json]:
+    """A reading per register; in answers the name is its position, since the frame does not say the address."""
+    return [_word(first + i, word, word.to_bytes(2)) for i, word in enumerate(_registers(payload))]
+
+
+def _coils(first: int, payload: bytes, count: int) -> list[Json]:
+    bits = [bool(byte >> bit & 1) for byte in payload for bit in range(8)]
+    return [{"name": str(first + i), "value": value, "unit": ""} for i, value in enumerate(bits[:count])]

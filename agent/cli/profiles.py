@@ -1,0 +1,239 @@
+"""`meterhouse profiles`: which device families are known, and what their points mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unicodedata import east_asian_width
+
+import click
+
+from agent.cli.common import as_line, tidy
+from drivers.model import PACES, Limits, Point, ProfileError, Quality
+from drivers.plan import image_spec, read_image
+from drivers.profile import (
+    Profile,
+    default_dirs,
+    find_profile,
+    list_profiles,
+    load_profile,
+    shipped_dir,
+    vocabulary,
+)
+
+Json = dict[str, Any]
+_LABELS = {
+    "en": ("Point", "Unit", "Pace", "Register", "Meaning"),
+    "zh": ("测点", "单位", "节拍", "寄存器", "含义"),
+}
+
+
+@click.group()
+def profiles() -> None:
+    """List and show profiles of device families, check one of your own.
+
+    Site profiles in /etc/meterhouse/profiles go before the shipped ones and survive upgrades.
+
+    \b
+    Examples:
+      meterhouse profiles list
+      meterhouse profiles show eastron/sdm630 --lang zh
+      meterhouse profiles check /etc/meterhouse/profiles/acme/x1.toml
+
+    \b
+    Exit codes: 0 good, 2 wrong usage, 3 a profile is wrong or missing.
+    """
+
+
+def _folder(function: Callable[..., Any]) -> Callable[..., Any]:
+    folder = click.Path(file_okay=False, path_type=Path)
+    return click.option("--profiles", "folder", type=folder, help="A folder to look in first.")(function)
+
+
+def _json(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")(function)
+
+
+def _dirs(folder: Path | None) -> tuple[Path, ...]:
+    return (*((folder,) if folder else ()), *default_dirs())
+
+
+@profiles.command("list")
+@_folder
+@_json
+def list_(folder: Path | None, as_json: bool) -> None:
+    """All families: id, kind, protocol, points, what they were checked against."""
+    broken: list[ProfileError] = []
+    rows: list[Json] = []
+    for id, path in list_profiles(_dirs(folder)).items():
+        try:
+            rows.append(_summary(load_profile(path, _dirs(folder))))
+        except ProfileError as error:
+            broken.append(error)
+            rows.append({"id": id, "error": str(error)})
+    if as_json:
+        click.echo(as_line({"profiles": rows}))
+    else:
+        for row in rows:
+            if "error" in row:
+                click.echo(f"{row['id']:<28} broken, see below")
+                continue
+            own = "" if row["shipped"] else "  (site)"
+            click.echo(
+                f"{row['id']:<28} {row['kind']:<10} {row['protocol']:<8} {row['points']:>5} points  "
+                f"{row['evidence']:<8} {row['vendor']} {', '.join(row['models'])}{own}"
+            )
+    if broken:
+        raise ProfileError(
+            broken[0].what,
+            where=broken[0].where,
+            hint=broken[0].hint,
+            complaints=tuple(c for error in broken for c in error.complaints),
+        )
+
+
+def _summary(profile: Profile) -> Json:
+    return {
+        "id": profile.id,
+        "vendor": profile.vendor,
+        "models": list(profile.models),
+        "kind": profile.kind,
+        "protocol": profile.protocol,
+        "points": len(profile.points),
+        "variants": [v.name for v in profile.variants],
+        "evidence": profile.evidence,
+        "hash": profile.hash,
+        "shipped": profile.path.is_relative_to(shipped_dir()),
+        "path": str(profile.path),
+    }
+
+
+@profiles.command()
+@click.argument("id")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the meanings.")
+@click.option("--firmware", help="Show the points that a device with this firmware has.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter, as racks=2.")
+@_folder
+@_json
+def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+    """One family: where its facts come from, what it bears, its points with unit, pace, register and meaning."""
+    profile = load_profile(find_profile(id, _dirs(folder)), _dirs(folder))
+    resolved = profile.resolve(_values(params), firmware)
+    points = [_point(p) for p in resolved.points]
+    if as_json:
+        click.echo(as_line({**_summary(profile), **_about(profile), "variant": resolved.variant, "table": points}))
+        return
+    click.echo(f"{profile.id}  {profile.vendor} {', '.join(profile.models)}  {profile.kind} over {profile.protocol}")
+    click.echo(f"  source    {profile.source}")
+    click.echo(f"  evidence  {profile.evidence}   hash {profile.hash}")
+    for name, text in _about(profile)["limits"].items():
+        click.echo(f"  {name:<9} {text}")
+    for param in profile.params.values():
+        said = "" if param.default is None else f" (default {param.default})"
+        click.echo(f"  parameter {param.name}{said}  {param.zh if lang == 'zh' else param.en}")
+    for variant in profile.variants:
+        click.echo(f"  variant   {variant.name}")
+    if lang in profile.notes:
+        click.echo(f"  note      {profile.notes[lang]}")
+    click.echo(f"  points    {len(points)}" + (f" of variant {resolved.variant}" if resolved.variant else ""))
+    click.echo()
+    name, unit, pace, register, meaning = _LABELS[lang]
+    wide = max(len(p["name"]) for p in points) + 2
+    widths = (wide, 8, 8, 24, 0)
+    click.echo(_row((name, unit, pace, register, meaning), widths))
+    for p in points:
+        click.echo(_row((p["name"], p["unit"], p["pace"], p["register"], p[lang]), widths))
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Cells padded to widths on a terminal, where a Chinese character takes two places."""
+    return "".join(
+        cell + " " * (width - sum(1 + (east_asian_width(c) in "WF") for c in cell))
+        for cell, width in zip(cells, widths, strict=True)
+    ).rstrip()
+
+
+def _values(params: tuple[str, ...]) -> dict[str, int | str]:
+    from agent.cli.decode import named_values
+
+    return named_values(params)
+
+
+def _about(profile: Profile) -> Json:
+    limits: Json = {}
+    for field in Limits.__slots__:
+        value = getattr(profile.limits, field)
+        if value is not None:
+            limits[field.removesuffix("_s")] = f"{value} s" if field.endswith("_s") else value
+    return {
+        "source": profile.source,
+        "limits": limits,
+        "params": {p.name: p.default for p in profile.params.values()},
+        "notes": dict(profile.notes),
+    }
+
+
+def _point(point: Point) -> Json:
+    entry = vocabulary().find(point.name)
+    return {
+        "name": point.name,
+        "kind": point.kind.value,
+        "unit": point.unit,
+        "pace": point.pace,
+        "register": _register(point),
+        "function": point.function,
+        "address": point.address,
+        "type": point.type,
+        "en": point.en or (entry.en if entry else ""),
+        "zh": point.zh or (entry.zh if entry else ""),
+    }
+
+
+def _register(point: Point) -> str:
+    if point.key:
+        return point.key
+    where = f"{point.function}:{point.address}"
+    if point.parts:
+        return f"{where} {len(point.parts)} parts"
+    how = f"{point.type}{f'[{point.count}]' if point.type in {'str', 'mod10k'} or point.text else ''}"
+    bit = "" if point.bit is None else f".{point.bit}"
+    scale = "" if point.scale == 1 else f" x{point.scale.normalize():f}"
+    return f"{where} {how}{bit}{scale}"
+
+
+@profiles.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_json
+def check(file: Path, as_json: bool) -> None:
+    """Is this file a sound profile? Its samples are replayed."""
+    profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
+    failed = [text for text in replay(profile) if text]
+    if failed:
+        raise ProfileError(
+            failed[0],
+            where=str(file),
+            complaints=tuple(ProfileError(text, where=str(file)) for text in failed),
+        )
+    if as_json:
+        click.echo(as_line(_summary(profile)))
+    else:
+        paces = ", ".join(f"{sum(p.pace == pace for p in profile.points)} {pace}" for pace in PACES)
+        click.echo(f"{tidy(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples")
+
+
+def replay(profile: Profile) -> list[str]:
+    """What the samples of a Modbus profile expect and do not get, one text each."""
+    wrong: list[str] = []
+    for sample in profile.samples if profile.protocol == "modbus" else ():
+        points = profile.resolve(sample.params, sample.firmware, sample.identity).points
+        readings, _ = read_image(sample.words, points, image_spec(profile, points))
+        found = {r.name: r for r in readings}
+        for name, value in sample.expect.items():
+            if name not in found:
+                wrong.append(f"sample {sample.name!r}: {name} has no registers there")
+            elif found[name].value != value:
+                wrong.append(f"sample {sample.name!r}: {name} is {found[name].value}, expected {value}")
+            elif value is not None and found[name].quality != Quality.GOOD:
+                wrong.append(f"sample {sample.name!r}: {name} is {value} with quality {found[name].quality}")
+    return wrong
