@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from drivers.model import ConfigError, GatewayError, ProfileError, Reason, UsageError, clean_text
+from drivers.model import ConfigError, GatewayError, ProfileError, Reason, clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -84,21 +84,21 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     """What the running agent says of itself.
 
     Raises:
-        UsageError: no agent runs here, or its snapshot may not be read.
+        GatewayError: no agent runs here, or its snapshot may not be read.
     """
     path = runtime_dir / "snapshot.json"
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
-        raise UsageError("no agent is running here", where=str(runtime_dir), hint=hint) from None
+        raise GatewayError("no agent is running here", where=str(runtime_dir), hint=hint) from None
     except OSError as error:
         hint = "Members of the group meterhouse may read it"
-        raise UsageError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+        raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise UsageError("is not a snapshot of an agent", where=str(path), hint="Was it written by another program?")
+        raise GatewayError("is not a snapshot of an agent", where=str(path), hint="Was it written by another program?")
     return found
 
 

@@ -94,6 +94,7 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
         what = f"has no effect: profile {profile.id} says that the device multiplies by itself, or measures directly"
         table.complain(None, "ratio", what, "Leave it out; `meterhouse read` shows whether the values are right")
     _serial_note(table, entry, line, profile, notes)
+    _max_words(table, entry, profile, points)
     return replace(entry, periods_ms=_periods(device, resolved.limits, points, profile, notes))
 
 
@@ -114,6 +115,15 @@ def _address(table: Table, address: str, profile: Profile, line: LineEntry | Non
         pattern, hint = _ADDRESSES[profile.protocol]
         if address and not pattern.match(address) and set(address) != _ANY_ADDRESS:
             table.complain(None, "address", f"{v.show(address)} is not an address of {profile.protocol}", hint)
+
+
+def _max_words(table: Table, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
+    """A value never straddles two reads, so that one read must hold the longest."""
+    most = entry.limits.max_words
+    longest = max(points, key=lambda point: point.count, default=None)
+    if most and longest and profile.protocol in {"modbus", "sunspec"} and longest.count > most:
+        what = f"{most} is less than the {longest.count} registers of {longest.name}"
+        table.complain(None, "limits.max_words", what, "Raise it, or leave the point out with points = [...]")
 
 
 def _prefixes(table: Table, entry: DeviceConfig, resolved: Resolved) -> None:

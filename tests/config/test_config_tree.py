@@ -187,7 +187,7 @@ def test_device_specs_join_configuration_and_profile(site, good) -> None:
     assert [p.name for p in main.points] == ["ac.power.active", "ac.energy.export"], (
         "a reversed CT counts the other way"
     )
-    assert main.limits.max_words == 1 and main.limits.timeout_s == 10.0, "device beats line beats profile"
+    assert main.limits.max_words == 20 and main.limits.timeout_s == 10.0, "device beats line beats profile"
     assert (main.limits.connect_delay_s, main.limits.min_every_s) == (1.5, 2.0)
     assert second.limits.max_words == 60 and second.serial == ""
     profiles = load_profiles(config)

@@ -1,0 +1,232 @@
+"""`meterhouse check`: is the configuration right, what will be asked, and does the line bear it?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.common import as_line, config_options, json_option, read_config
+from drivers.model import PACES, ConfigError, GatewayError, ProfileError
+
+if TYPE_CHECKING:
+    from agent.cli.plan import PaceCost
+    from agent.config import Config, Note
+    from drivers.profile import Profile
+
+
+@click.command()
+@config_options
+@click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
+@json_option
+def check(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, plan: bool, as_json: bool) -> None:
+    """Check configuration and profiles, and show what will be in force.
+
+    Opens no port and asks no device. Ports, files and folders that are not there are warnings:
+    the agent starts without any device.
+
+    \b
+    Examples:
+      meterhouse check
+      meterhouse check --plan -c agent.toml
+      meterhouse check --json | jq .complaints
+
+    \b
+    Exit codes: 0 good (warnings included), 1 a fault of ours, 3 bad configuration or profile.
+    """
+    try:
+        config = read_config(config_file, state_dir, runtime_dir)
+        profiles = _profiles(config)
+        costs = _costs(config, profiles)
+    except (ConfigError, ProfileError) as error:
+        if not as_json:
+            raise
+        click.echo(as_line({"ok": False, "complaints": [complaint_json(one) for one in error.complaints]}))
+        raise SystemExit(error.exit_code) from None
+    notes = [*config.notes, *find_notes(config), *_plan_notes(costs)]
+    if as_json:
+        click.echo(as_line(to_json(config, costs, notes)))
+        return
+    _print(config, profiles, costs if plan else [])
+    for note in notes:
+        click.echo(f"warning: {note}", err=True)
+
+
+def complaint_json(error: GatewayError) -> dict[str, Any]:
+    """A complaint with its place taken apart."""
+    places = {key: getattr(error, key, None) for key in ("file", "line", "key")}
+    return {**places, "where": error.where, "what": error.what, "hint": error.hint}
+
+
+def _profiles(config: Config) -> dict[str, Profile]:
+    from agent.config import load_profiles
+
+    return load_profiles(config)
+
+
+def _costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
+    from agent.cli.plan import plan_costs
+
+    return plan_costs(config, profiles)
+
+
+def _plan_notes(costs: list[PaceCost]) -> list[Note]:
+    from agent.cli.plan import plan_notes
+
+    return plan_notes(costs)
+
+
+def find_notes(config: Config) -> list[Note]:
+    """What this machine lacks of what the configuration names. Only the key is needed to start."""
+    from agent.config import Note
+
+    notes: list[Note] = []
+    for line in config.lines:
+        if line.scheme == "serial":
+            notes += _port_notes(f"line {line.name}", Path(line.url.partition(":")[2]))
+        if not any(device.line == line.name for device in config.devices):
+            notes.append(Note(f"line {line.name}", "no device is on it"))
+    for uplink in config.uplinks:
+        for key in ("ca_file", "cert_file", "key_file"):
+            path = getattr(uplink, key)
+            if path is not None and not path.is_file():
+                notes.append(Note(f"destination {uplink.name}", f"{key} {path} is not there"))
+        if uplink.password is not None and uplink.password.file and not uplink.password.file.is_file():
+            notes.append(Note(f"destination {uplink.name}", f"password_file {uplink.password.file} is not there"))
+    if not config.uplinks:
+        notes.append(Note("agent.toml", "there is no [[uplink]]: readings stay in this box"))
+    if not config.devices:
+        notes.append(Note("agent.toml", "there is no [[device]]: nothing will be read"))
+    if config.key.file is not None and not config.key.file.exists():
+        notes.append(Note("key", f"{config.key.file} is not there", "`meterhouse keys create` makes it"))
+    return [*notes, *_disk_notes(config)]
+
+
+def _port_notes(where: str, port: Path) -> Iterable[Note]:
+    from agent.config import Note
+
+    if not port.exists():
+        folder = Path("/dev/serial/by-id")
+        there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        hint = f"Here are: {', '.join(there[:4])}" if there else "No USB adapter is plugged in; the agent waits for it"
+        return [Note(where, f"the port {port} does not exist", hint)]
+    if not stat.S_ISCHR(port.stat().st_mode):
+        return [Note(where, f"{port} is not a serial port")]
+    if not os.access(port, os.R_OK | os.W_OK):
+        return [Note(where, f"{port} may not be opened by this user", "The agent's user must be in the group dialout")]
+    return []
+
+
+def _disk_notes(config: Config) -> Iterable[Note]:
+    from agent.config import Note
+    from agent.config.values import show_bytes
+
+    folder = config.state_dir
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    used = config.store_path.stat().st_size if config.store_path.is_file() else 0
+    if free + used < config.store.max_size_bytes:
+        what = (
+            f"max_size is {show_bytes(config.store.max_size_bytes)}, but only {show_bytes(free)} are free at {folder}"
+        )
+        yield Note(
+            "store",
+            what,
+            "Sealing pauses when the disk is full; a smaller max_size drops the oldest, with a signed note",
+        )
+
+
+def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) -> dict[str, Any]:
+    """What is in force, what it costs, and what deserves a look."""
+    from agent.cli.plan import line_shares
+
+    costs = list(costs)
+    return {
+        "ok": True,
+        "files": [str(path) for path in config.files],
+        "hash": config.hash(),
+        "state_dir": str(config.state_dir),
+        "runtime_dir": str(config.runtime_dir),
+        "key": str(config.key),
+        "config": config.effective(),
+        "warnings": [{"where": note.where, "what": note.what, "hint": note.hint} for note in notes],
+        "plan": [
+            {
+                "device": cost.device,
+                "line": cost.line,
+                "pace": cost.pace,
+                "period_ms": cost.period_ms,
+                "requests": cost.cost.requests,
+                "registers": cost.cost.registers,
+                "points": cost.cost.points,
+                "line_time_s": round(cost.cost.line_time_s, 6),
+                "share": round(cost.share, 6),
+            }
+            for cost in costs
+        ],
+        "line_shares": {line: round(share, 6) for line, share in line_shares(costs).items()},
+    }
+
+
+def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost]) -> None:
+    from rich.console import Console
+
+    from agent.cli.plan import line_shares, show_time
+    from agent.cli.tables import cell, plain_table
+    from agent.config.values import show_bytes, show_ms
+
+    console = Console(highlight=False)
+    store = config.store
+    more = f" and {len(config.files) - 1} of conf.d" if len(config.files) > 1 else ""
+    # field pain 54: what is really in force, not what somebody believes
+    facts = plain_table("", "what", "in force")
+    facts.show_header = False
+    kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)
+    size = show_bytes(store.max_size_bytes)
+    rows = {
+        "configuration": f"{config.path}{more}, hash {config.hash()}",
+        "gateway": f"{config.base}, {config.timezone}",
+        "key": str(config.key),
+        "store": f"{config.store_path}, on disk before it is sent, at most {size}",
+        "kept": f"delivered packs {kept}, intervals {intervals}",
+        "ring": f"{config.runtime_dir}, {show_bytes(config.ring.size_bytes)}",
+        "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
+        "intervals": show_ms(config.interval.length_ms),
+    }
+    for what, fact in rows.items():
+        facts.add_row(what, cell(fact, 400))
+    uplinks = plain_table("destinations", "name", "url", "user", "confirm")
+    for uplink in config.uplinks:
+        uplinks.add_row(
+            cell(uplink.name), cell(uplink.url), cell(uplink.username or "-"), uplink.confirm or "as the broker can"
+        )
+    lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))
+    for line in config.lines:
+        count = sum(device.line == line.name for device in config.devices)
+        speed = line.serial if line.scheme != "modbus-tcp" else f"bus at {line.bus_baud}" if line.bus_baud else "-"
+        lines.add_row(cell(line.name), cell(line.url, 200), speed, str(count))
+    devices = plain_table("devices", "name", "line", "address", "profile", "checked against", "paces")
+    for device in config.devices:
+        profile = profiles[device.profile]
+        paces = ", ".join(f"{pace} {show_ms(device.periods_ms[n])}" for n, pace in enumerate(PACES) if pace != "once")
+        devices.add_row(cell(device.name), cell(device.line), cell(device.address), profile.id, profile.evidence, paces)
+    plan = plain_table("plan", "device", "pace", "every", "cost", "of its line", right=("of its line",))
+    for cost in costs:
+        share = f"{cost.share:.1%}" if cost.share else "-"
+        plan.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), str(cost), share)
+    shares = plain_table("line time", "line", "in use", right=("in use",))
+    for name, busy in line_shares(costs).items():
+        shares.add_row(cell(name), f"{busy:.1%}")
+    for table in (facts, uplinks, lines, devices, plan, shares):
+        if table.row_count:
+            console.print(table, soft_wrap=not console.is_terminal)
+    visits = sum(cost.cost.line_time_s for cost in costs)
+    if costs:
+        console.print(f"One round of everything: {show_time(visits)} of line time.")
+    console.print("The configuration is good.")

@@ -1,0 +1,271 @@
+"""`meterhouse read`: one device, once, as a table of values."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.common import as_line, config_options, is_alive, json_option, read_config, read_snapshot
+from drivers.model import ConfigError, GatewayError, LineDown, LineLent, Point, Reading, Reason, UsageError
+
+if TYPE_CHECKING:
+    from agent.config import Config, DeviceConfig
+    from drivers.profile import Profile
+
+LEASE_S = 300.0
+NOT_MISSING = {Reason.SENTINEL, Reason.ASLEEP}  # the device answered that it has no value
+ADHOC = ("profile", "line", "address")
+
+
+@click.command()
+@click.argument("device", required=False)
+@config_options
+@click.option("--profile", metavar="ID", help="Without configuration: a profile's id, or the path of its file.")
+@click.option(
+    "--line", metavar="URL", help="Without configuration: serial:/dev/..., modbus-tcp://HOST or tcp://HOST:PORT."
+)
+@click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
+@click.option(
+    "--serial",
+    metavar="TEXT",
+    help="Without configuration: the port's setting.  [default: the profile's, else \"9600 8N1\"]",
+)
+@click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Without configuration: a parameter of the profile."
+)
+@click.option("--point", "patterns", multiple=True, metavar="GLOB", help='Only such points: "ac.*". May be repeated.')
+@click.option("--lang", type=click.Choice(["en", "zh"]), help="Show what each point means, in English or Chinese.")
+@click.option("--raw", is_flag=True, help="Show the raw bytes, too.")
+@json_option
+def read(
+    device: str | None,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    patterns: tuple[str, ...],
+    lang: str | None,
+    raw: bool,
+    as_json: bool,
+    **adhoc: Any,
+) -> None:
+    """Read one device once and print what it says.
+
+    Either a device of the configuration by name, or any device by --profile, --line and --address.
+    Where the running agent owns the line it lends it for the time (gap reason `lent`). Nothing is stored
+    or sent; nothing is ever written to the device.
+
+    \b
+    Examples:
+      meterhouse read inv1
+      meterhouse read --profile eastron/sdm630 --line serial:/dev/ttyUSB0 --address 1
+      meterhouse read --profile huawei/sun2000 --line modbus-tcp://192.0.2.10 --address 1 --lang zh
+
+    \b
+    Exit codes: 0 good, 2 wrong usage, 3 bad configuration or profile, 4 device silent or points missing.
+    """
+    from agent.cli.target import adhoc_target, configured_target
+
+    if device is not None:
+        if any(adhoc[key] for key in (*ADHOC, "serial", "params")):
+            raise UsageError("a name and --profile, --line or --address", where="read", hint="Say one or the other")
+        config, entry, profile = configured_target(read_config(config_file, state_dir, runtime_dir), device)
+    else:
+        missing = [f"--{key}" for key in ADHOC if not adhoc[key]]
+        if missing:
+            hint = "Name a device of the configuration, or say all of --profile, --line and --address"
+            raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
+        config, entry, profile = adhoc_target(**adhoc)
+    owner = _owner(config, entry, config_file, runtime_dir, adhoc=device is None)
+    with owner:
+        points, readings = asyncio.run(read_once(config, entry, profile, patterns))
+    rows = list(zip(points, readings, strict=True))
+    if as_json:
+        _print_json(entry.name, rows, lang, raw)
+    else:
+        _print(rows, lang, raw)
+    raise SystemExit(4 if any(is_missing(point, reading) for point, reading in rows) else 0)
+
+
+def is_missing(point: Point, reading: Reading) -> bool:
+    """Should there have been a value? What a device says it has not is no fault."""
+    if reading.value is not None or reading.quality in NOT_MISSING:
+        return False
+    return not point.optional
+
+
+async def read_once(
+    config: Config, device: DeviceConfig, profile: Profile, patterns: Iterable[str] = ()
+) -> tuple[list[Point], list[Reading]]:
+    """All points of a device, of the variant that its firmware asks for, with their readings.
+
+    Raises LineError where the device is silent, ProfileError or UsageError where nothing can be asked.
+    """
+    from agent.config import device_spec, line_config
+    from drivers.line import open_line
+    from drivers.profile import select
+    from drivers.registry import driver_class
+    from ext.ring import Ring
+
+    line = open_line(line_config(config.line(device.line)))
+    with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
+        ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
+
+        def driver(**known: Any) -> Any:
+            spec = device_spec(config, device, profile, **known)
+            return driver_class(spec.protocol)(spec, line, ring, 0)
+
+        try:
+            found = driver()
+            if profile.variants:
+                found = driver(**await _identity(found, profile))
+            points = list(select(found.spec.points, list(patterns)))
+            readings = await found.read_points([point.name for point in points])
+        finally:
+            await line.close()
+            ring.close()
+    return points, [readings[point.name] for point in points]
+
+
+async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
+    """Firmware and identity as far as the device tells them, for the choice of the variant."""
+    names = [point.name for point in driver.spec.points]
+    wanted = [name for name in dict.fromkeys((*profile.identity_points, "device.firmware")) if name in names]
+    readings: Mapping[str, Reading] = await driver.read_points(wanted) if wanted else {}
+    known = {name: str(reading.value) for name, reading in readings.items() if reading.value is not None}
+    return {"firmware": known.get("device.firmware"), "identity": known}
+
+
+def _owner(
+    config: Config, entry: DeviceConfig, config_file: Path, runtime_dir: Path | None, adhoc: bool
+) -> AbstractContextManager[Any]:
+    """A lease of the line where a running agent owns it; nothing where none does."""
+    line = config.line(entry.line)
+    if adhoc:
+        found = _line_of_agent(line.url, config_file, runtime_dir)
+        if found is None:
+            return nullcontext()
+        folder, name = found
+    else:
+        folder, name = config.runtime_dir, line.name
+    try:
+        snapshot = read_snapshot(folder)
+    except GatewayError:
+        return nullcontext()
+    if not is_alive(snapshot.get("pid")) or name not in snapshot.get("lines", {}):
+        return nullcontext()
+    return _Leased(folder / "leases", name)
+
+
+def _line_of_agent(url: str, config_file: Path, runtime_dir: Path | None) -> tuple[Path, str] | None:
+    """Runtime folder and name of the configured line at ``url``, if this machine has a configuration that has it."""
+    if not config_file.exists():
+        return None
+    try:
+        config = read_config(config_file, None, runtime_dir)
+    except ConfigError:
+        return None
+    name = next((line.name for line in config.lines if line.url == url), None)
+    return (config.runtime_dir, name) if name else None
+
+
+class _Leased(AbstractContextManager[None]):
+    """A lease whose refusal reads like any other trouble with a line."""
+
+    def __init__(self, folder: Path, line: str) -> None:
+        from drivers.line import Lease
+
+        who = f"read by {os.environ.get('SUDO_USER') or os.environ.get('USER') or os.getuid()}"
+        self._line, self._lease = line, Lease(folder, line, LEASE_S, who)
+
+    def __enter__(self) -> None:
+        try:
+            self._lease.__enter__()
+        except TimeoutError as error:
+            raise LineLent("the running agent did not lend it", where=f"line {self._line}", hint=str(error)) from error
+        except OSError as error:
+            hint = "The user must be in the group meterhouse"
+            raise LineDown(
+                f"cannot ask the running agent for it: {error.strerror}", where=f"line {self._line}", hint=hint
+            ) from error
+
+    def __exit__(self, *what: object) -> None:
+        self._lease.__exit__(*what)  # type: ignore[arg-type]
+
+
+def meaning(point: Point, lang: str | None) -> str:
+    """What the vocabulary says of a point."""
+    if not lang:
+        return ""
+    from drivers.profile import vocabulary
+
+    entry = vocabulary().find(point.name)
+    return "" if entry is None else entry.zh if lang == "zh" else entry.en
+
+
+def label(point: Point, reading: Reading) -> str:
+    """The word or words for a state's number."""
+    value = reading.value
+    if value is None or isinstance(value, str) or value != int(value):
+        return ""
+    number = int(value)
+    words = [point.labels[number]] if number in point.labels else []
+    words += [word for bit, word in point.bit_labels.items() if number >> bit & 1]
+    if number in point.states and point.states[number] not in words:
+        words.append(point.states[number])
+    return ", ".join(words)
+
+
+def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
+    from agent.cli.common import show_quality
+    from agent.cli.live import number
+
+    for point, reading in rows:
+        value = reading.value
+        facts: dict[str, Any] = {
+            "device": device,
+            "point": point.name,
+            "value": value if isinstance(value, int) else number(value),
+            "unit": reading.unit,
+            "quality": show_quality(reading.quality) or "good",
+        }
+        if words := label(point, reading):
+            facts["label"] = words
+        if said := meaning(point, lang):
+            facts["meaning"] = said
+        if raw:
+            facts["raw"] = reading.raw.hex()
+        click.echo(as_line(facts))
+
+
+def _print(rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
+    from rich.console import Console
+
+    from agent.cli.common import show_quality
+    from agent.cli.live import show_number
+    from agent.cli.tables import cell, plain_table
+
+    columns = ["point", "value", "unit", "quality", *(["meaning"] if lang else []), *(["raw"] if raw else [])]
+    table = plain_table("", *columns, right=("value",))
+    for point, reading in rows:
+        value = reading.value
+        shown = str(value) if isinstance(value, int) else show_number(value)
+        words = label(point, reading)
+        quality = show_quality(reading.quality)
+        colour = "red" if is_missing(point, reading) else "yellow"
+        row = [
+            cell(point.name),
+            cell(shown, 60) + (f" ({cell(words, 60)})" if words else ""),
+            cell(reading.unit),
+            f"[{colour}]{quality}[/]",
+        ]
+        row += [cell(meaning(point, lang), 120)] if lang else []
+        row += [reading.raw.hex(" ").upper()] if raw else []
+        table.add_row(*row)
+    Console(highlight=False).print(table, soft_wrap=not Console().is_terminal)

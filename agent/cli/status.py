@@ -1,0 +1,140 @@
+"""`meterhouse status`: what the running agent says of itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.common import (
+    as_line,
+    config_options,
+    find_runtime_dir,
+    is_alive,
+    json_option,
+    read_snapshot,
+    show_age,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from agent.cli.live import Latest
+
+STALE_S = 15.0  # the agent writes its snapshot every few seconds
+GOOD, OURS, LINE, BROKER = 0, 1, 4, 5
+
+
+@click.command()
+@config_options
+@click.option("--points", is_flag=True, help="Every point with the age of its last value.")
+@json_option
+def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, points: bool, as_json: bool) -> None:
+    """Show whether the running agent is well: devices, lines, destinations, store.
+
+    Reads files only; the agent does not notice.
+
+    \b
+    Examples:
+      meterhouse status
+      meterhouse status --points
+      meterhouse status --json | jq .devices.inv1.age
+
+    \b
+    Exit codes: 0 all is well, 1 no agent runs here, it hangs or its store is in trouble,
+    3 bad configuration, 4 a device or line is silent, 5 a destination is not reached.
+    """
+    folder = find_runtime_dir(config_file, runtime_dir)
+    snapshot = read_snapshot(folder)
+    now = time.time()
+    faults = find_faults(snapshot, now)
+    latest = _latest(folder, snapshot) if points else []
+    if as_json:
+        click.echo(as_line(to_json(snapshot, faults, latest, now)))
+    else:
+        _print(snapshot, faults, latest, now)
+    raise SystemExit(min(faults, key=[OURS, LINE, BROKER].index, default=GOOD))
+
+
+def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]:
+    """What is not well, as sentences, by exit code."""
+    faults: dict[int, list[str]] = {}
+
+    def add(code: int, text: str) -> None:
+        faults.setdefault(code, []).append(text)
+
+    age = now - float(snapshot.get("time", 0))
+    if not is_alive(snapshot.get("pid")):
+        add(OURS, f"the agent is gone (process {snapshot.get('pid')}); what follows was true {show_age(age)} ago")
+    elif age > STALE_S:
+        add(OURS, f"the agent has said nothing for {show_age(age)}: it hangs, or the clock was set")
+    if trouble := snapshot.get("store", {}).get("trouble"):
+        add(OURS, f"store: {tidy(str(trouble), 200)}")
+    for name, device in snapshot.get("devices", {}).items():
+        if device.get("life") == "dead":
+            why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
+            add(LINE, f"device {name} is silent{why}")
+    for name, uplink in snapshot.get("uplinks", {}).items():
+        if not uplink.get("connected", True):
+            why = f": {tidy(str(uplink['error']), 160)}" if uplink.get("error") else ""
+            add(BROKER, f"destination {name} is not reached{why}")
+    return faults
+
+
+def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
+    from agent.cli.live import Follower
+
+    follower = Follower.open(folder, snapshot)
+    try:
+        for _ in follower.follow():
+            pass
+    finally:
+        follower.ring.close()
+    return list(follower.latest.values())
+
+
+def to_json(
+    snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float
+) -> dict[str, Any]:
+    """The snapshot with what can be said of it: ``ok``, ``faults``, ages in seconds."""
+    facts = {key: value for key, value in snapshot.items() if key != "tables"}
+    facts["ok"] = not faults
+    facts["faults"] = [text for texts in faults.values() for text in texts]
+    facts["age"] = round(now - float(snapshot.get("time", 0)), 3)
+    facts["devices"] = {
+        name: {**device, "age": _age(device.get("last_answer"), now)}
+        for name, device in snapshot.get("devices", {}).items()
+    }
+    if latest:
+        facts["points"] = [point.to_json(int(now * 1e9)) for point in latest]
+    return facts
+
+
+def _age(moment: object, now: float) -> float | None:
+    return round(now - moment, 3) if isinstance(moment, (int, float)) and moment else None
+
+
+def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float) -> None:
+    from rich.console import Console
+
+    from agent.cli.tables import device_table, line_table, point_table, uplink_table
+
+    console = Console(highlight=False)
+    started = snapshot.get("started")
+    since = f", running for {show_age(now - started)}" if isinstance(started, (int, float)) else ""
+    who = f"{snapshot.get('site', '?')}/{snapshot.get('gateway', '?')}"
+    console.print(f"{who}  meterhouse {snapshot.get('version', '?')}, boot {snapshot.get('boot', '?')}{since}")
+    for table in (
+        device_table(snapshot.get("devices", {}), now),
+        line_table(snapshot.get("lines", {})),
+        uplink_table(snapshot.get("uplinks", {}), now),
+        point_table(latest, int(now * 1e9)),
+    ):
+        if table.row_count:
+            console.print(table)
+    for text in (text for texts in faults.values() for text in texts):
+        click.echo(f"error: {text}", err=True)
+    if not faults:
+        console.print("All is well.")

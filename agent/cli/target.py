@@ -1,0 +1,86 @@
+"""Which device a technician means: one of the configuration by name, or any by profile, line and address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
+from agent.config import values as v
+from agent.config.devices import address as parse_address
+from drivers.model import UsageError
+
+if TYPE_CHECKING:
+    from drivers.profile import Profile
+
+T = TypeVar("T")
+Target = tuple[Config, DeviceConfig, "Profile"]
+SITE_PROFILES = Path("/etc/meterhouse/profiles")
+
+
+def configured_target(config: Config, name: str) -> Target:
+    """A device of the configuration. Raises UsageError with the nearest name."""
+    found = {device.name: device for device in config.devices}
+    if name not in found:
+        hint = v.did_you_mean(name, found, "It has") if found else "It has none yet"
+        raise UsageError(f"there is no device {v.show(name)}", where=str(config.path), hint=hint)
+    device = found[name]
+    return config, device, site_profiles(config.profiles_dir)(device.profile)
+
+
+def adhoc_target(profile: str, line: str, address: str, serial: str | None, params: tuple[str, ...]) -> Target:
+    """A device that stands in no configuration. Raises UsageError naming the option, or ProfileError."""
+    found = _profile(profile)
+    setting = _value("--serial", v.serial, serial or found.serial or "9600 8N1")
+    entry = LineEntry(name="read", url=_value("--line", v.line_url, line), serial=setting)
+    if serial and entry.scheme == "modbus-tcp":
+        raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
+    device = DeviceConfig(
+        name="device",
+        line=entry.name,
+        address=_value("--address", parse_address, address),
+        profile=found.id,
+        params=dict(_param(text) for text in params),
+    )
+    nowhere = Path("/nonexistent")
+    config = Config(
+        site="local",
+        gateway="read",
+        timezone="UTC",
+        key=Secret(file=nowhere),
+        state_dir=nowhere,
+        runtime_dir=nowhere,
+        profiles_dir=SITE_PROFILES,
+        files=(nowhere,),
+        lines=(entry,),
+        devices=(device,),
+    )
+    return config, device, found
+
+
+def _profile(profile: str) -> Profile:
+    if profile.endswith(".toml"):
+        from drivers.profile import load_profile
+
+        path = Path(profile)
+        if not path.is_file():
+            raise UsageError(
+                f"there is no file {v.show(profile)}", where="--profile", hint="Or say an id: eastron/sdm630"
+            )
+        return load_profile(path)
+    return site_profiles(SITE_PROFILES)(_value("--profile", v.profile_id, profile))
+
+
+def _value(option: str, parse: Callable[[object], T], value: Any) -> T:
+    try:
+        return parse(value)
+    except v.Wrong as wrong:
+        raise UsageError(wrong.what, where=option, hint=wrong.hint) from None
+
+
+def _param(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{v.show(text)} is not NAME=VALUE", where="--param", hint="Such as --param racks=2")
+    return name, int(value) if value.isascii() and value.lstrip("-").isdigit() and len(value) < 12 else value
