@@ -88,7 +88,8 @@ def simulate(**said: Any) -> None:
 
     \b
     Faults: KIND[=VALUE][*TIMES][/EVERY][+SKIP]; kinds are silence late crc exception busy gateway echo bytewise
-    short cut unit tag stray stale blank reset close reboot. A line is pulled with the command `LINE unplug [SECONDS]`.
+    short cut unit tag stray stale blank zero freeze spill reset close reboot.
+    A line is pulled with the command `LINE unplug [SECONDS]`; `help` on --stdin lists all commands.
 
     \b
     Exit codes: 0 ended as told, 2 wrong usage, 3 bad profile or dump, 4 port or pty cannot be opened.

@@ -80,3 +80,6 @@ class SimLine(Protocol):
 
     async def plug(self) -> None:
         """It is back under the same name."""
+
+    def say(self, frame: bytes) -> None:
+        """Bytes that nobody asked for, such as a panel's own broadcast."""

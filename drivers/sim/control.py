@@ -17,6 +17,7 @@ DEVICE FAULT          switch a fault on, as `inv1 late=0.5*3`; FAULT is KIND[=VA
 DEVICE clear [KIND]   switch one kind off, or all
 LINE unplug [SECONDS] the port disappears, for a while or until `LINE plug`
 LINE plug             it is back under the same name
+LINE say HEX          bytes on the line that nobody asked for
 status                what is on, and what was asked
 help                  this text
 `*` instead of DEVICE or LINE means all of them. Faults:
@@ -42,6 +43,8 @@ class Control:
             raise UsageError("says what is meant, but not what to do", where=f"command {command!r}", hint="Try `help`")
         if rest[0] in ("unplug", "plug"):
             return await self._line(target, rest, command)
+        if rest[0] == "say":
+            return self._say(target, rest, command)
         said = [self._fault(device, rest, command) for device in self._named(target, self._devices, "device")]
         return "\n".join(said)
 
@@ -60,6 +63,15 @@ class Control:
         else:
             raise UsageError(f"{rest[1]!r} is one word too many", where=f"command {command!r}", hint="Try `help`")
         return f"{device.name}: {', '.join(str(fault) for fault in device.faults.active) or 'no faults'}"
+
+    def _say(self, target: str, rest: list[str], command: str) -> str:
+        try:
+            frame = bytes.fromhex("".join(rest[1:]))
+        except ValueError:
+            raise UsageError(f"{' '.join(rest[1:])!r} is not hex", where=f"command {command!r}") from None
+        for line in self._named(target, self._lines, "line"):
+            line.say(frame)
+        return f"{target}: said {len(frame)} bytes"
 
     async def _line(self, target: str, rest: list[str], command: str) -> str:
         try:

@@ -65,14 +65,14 @@ class SimDevice:
         if self.restart is not None:
             self.restart()
 
-    def pdu(self, request: bytes) -> bytes:
-        """The honest answer to a request PDU."""
+    def pdu(self, request: bytes, *, frozen: bool = False) -> bytes:
+        """The honest answer to a request PDU; ``frozen`` leaves the registers as they are."""
         function = request[0]
         if function in READ_FUNCTIONS:
             if len(request) != 5:
                 return bytes((function | 0x80, ILLEGAL_VALUE))
             address, count = request[1] << 8 | request[2], request[3] << 8 | request[4]
-            if self.before is not None:
+            if self.before is not None and not frozen:
                 self.before(function, address, count)
             payload = self.image.read(function, address, count)
             if not isinstance(payload, int) and function in (3, 4) and count > self.max_words:
@@ -124,8 +124,10 @@ class SimDevice:
         echo = request.frame if "echo" in hit else b""
         if "silence" in hit:
             return Answer(echo=echo) if echo else None
-        pdu = _wrong_pdu(request.pdu, self.pdu(request.pdu), hit)
+        pdu = _wrong_pdu(request.pdu, self.pdu(request.pdu, frozen="freeze" in hit), hit)
         before, self._last_pdu = self._last_pdu, pdu
+        if "spill" in hit and before[1:] == bytes([ILLEGAL_ADDRESS]) and not pdu[0] & 0x80:
+            pdu = pdu[:2] + pdu[4:] + pdu[2:4]
         if "stale" in hit and before:
             pdu = self._last_pdu = before
         unit = request.unit
@@ -155,8 +157,9 @@ def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, Fault]) -> bytes:
             return bytes((asked[0] | 0x80, hit[kind].number))
     if honest[0] & 0x80:
         return honest
-    if "blank" in hit:
-        honest = honest[:2] + b"\xff" * (len(honest) - 2)
+    for kind, filler in (("blank", b"\xff"), ("zero", b"\x00")):
+        if kind in hit:
+            honest = honest[:2] + filler * (len(honest) - 2)
     if "short" in hit and honest[0] in (3, 4):
         kept = honest[2 : 2 + 2 * hit["short"].number]
         honest = bytes((honest[0], len(kept))) + kept

@@ -52,6 +52,7 @@ class SerialLine:
         self._wake_read = self._wake_write = -1
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self.said: deque[bytes] = deque()  # what ``say`` was given and the thread has not begun yet
 
     @property
     def url(self) -> str:
@@ -125,6 +126,12 @@ class SerialLine:
         """The adapter is back, another pty under the same link name."""
         await self.start()
 
+    def say(self, frame: bytes) -> None:
+        """Bytes that nobody asked for, with their byte times; lost while unplugged, as on a wire."""
+        if self._thread is not None:
+            self.said.append(frame)
+            os.write(self._wake_write, b"s")
+
     def _ask_to_stop(self) -> None:
         self._stopping = True
         os.write(self._wake_write, b"x")
@@ -179,8 +186,9 @@ class _Turns:
             if wait <= SPIN_S:
                 continue
             ready, _, _ = select.select([self._master, self._wake], [], [], min(wait - SPIN_S, 60.0))
-            if self._wake in ready:
-                return
+            if self._wake in ready and os.read(self._wake, 64):
+                while self._line.said:
+                    self._schedule(time.monotonic(), Answer(self._line.said.popleft()))
             if self._master in ready:
                 try:
                     chunk = os.read(self._master, 4096)
@@ -211,9 +219,11 @@ class _Turns:
             if answer.echo:
                 self._write(answer.echo)  # an echo is heard while the master talks
             if answer.frame:
-                start = self._heard_end + max(answer.delay_s, quiet_s(line.baud))
-                self._count += 1
-                heapq.heappush(self._due, (start, self._count, answer))
+                self._schedule(self._heard_end + max(answer.delay_s, quiet_s(line.baud)), answer)
+
+    def _schedule(self, start: float, answer: Answer) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (start, self._count, answer))
 
     def _begin(self, now: float) -> None:
         """Turn answers whose time has come into bytes with their times."""

@@ -56,7 +56,7 @@ class _Connection(asyncio.Protocol):
             self.end(reset=answer.end == "reset")
             return
         if answer.echo:
-            self._write(answer.echo)
+            self.write(answer.echo)
         delay = self._line.reserve(answer.delay_s, asked, len(answer.frame))
         if answer.bytewise_s is not None:
             for n in range(len(answer.frame)):
@@ -64,17 +64,18 @@ class _Connection(asyncio.Protocol):
         elif delay > 0:
             self._after(delay, answer.frame)
         else:
-            self._write(answer.frame)
+            self.write(answer.frame)
 
     def _after(self, delay_s: float, chunk: bytes) -> None:
         def fire() -> None:
             self._timers.discard(timer)
-            self._write(chunk)
+            self.write(chunk)
 
         timer = asyncio.get_running_loop().call_later(delay_s, fire)
         self._timers.add(timer)
 
-    def _write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes) -> None:
+        """Send at once."""
         if chunk and self._transport is not None:
             self._line.bus.sent(chunk)
             self._transport.write(chunk)
@@ -154,6 +155,11 @@ class TcpLine:
                 if self.clients:
                     await self.idle.wait()
                 await server.wait_closed()
+
+    def say(self, frame: bytes) -> None:
+        """Bytes to all clients that nobody asked for."""
+        for client in self.clients:
+            client.write(frame)
 
     async def unplug(self) -> None:
         """Nobody listens, connections are reset; the port number is kept."""

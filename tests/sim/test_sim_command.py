@@ -102,6 +102,7 @@ def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
         ("status", "device: asked nothing; answered 0; no faults"),
         ("* late=0.5 # a comment", "device: late=0.5"),
         ("device clear", "device: no faults"),
+        ("line say 00 FF", "line: said 2 bytes"),
         ("line unplug", "line: unplugged"),
         ("line plug", "line: plugged"),
     ):
@@ -112,6 +113,7 @@ def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
         ("device silense", "Did you mean silence"),
         ("inv1 silence", "no device 'inv1'. Here: device"),
         ("device", "not what to do"),
+        ("line say me", "'me' is not hex"),
         ("line unplug soon", "'soon' is no number of seconds"),
         ("device silence now", "'now' is one word too many"),
     ):

@@ -57,6 +57,7 @@ async def raw() -> AsyncIterator[tuple[SimDevice, TcpClient]]:
         ("stray=FF*1", b"\xff" + GOOD),
         ("stray=00FFFE*1", b"\x00\xff\xfe" + GOOD),
         ("blank*1", rtu_answer(1, b"\x03\x08" + b"\xff" * 8)),
+        ("zero*1", rtu_answer(1, b"\x03\x08" + bytes(8))),
         ("silence*1", b""),
     ],
 )
@@ -94,6 +95,48 @@ async def test_a_bridge_replays_an_earlier_longer_answer(raw: tuple[SimDevice, T
     await client.ask(ASK, len(GOOD))
     sim.faults.set("stale*1")
     assert await client.ask(rtu(1, 3, 50, 1), len(GOOD)) == GOOD
+
+
+async def test_an_undefined_register_spoils_the_next_answer(raw: tuple[SimDevice, TcpClient]) -> None:
+    sim, client = raw  # field pain 26
+    sim.faults.set("spill")
+    assert await client.ask(ASK, len(GOOD)) == GOOD
+    assert await client.ask(rtu(1, 3, 100, 1), 5) == rtu_answer(1, b"\x83\x02")
+    assert await client.ask(ASK, len(GOOD)) == rtu_answer(1, bytes([3, 8, 0, 1, 0, 2, 0, 3, 0, 0]))
+    assert await client.ask(ASK, len(GOOD)) == GOOD
+
+
+async def test_a_frozen_device_answers_old_values(raw: tuple[SimDevice, TcpClient]) -> None:
+    sim, client = raw
+    sim.before = lambda _function, address, _count: sim.image.put_words(address, [sim.image.words(address)[0] + 1])
+    assert (await client.ask(ASK, len(GOOD)))[4] == 1
+    sim.faults.set("freeze*2")
+    assert [(await client.ask(ASK, len(GOOD)))[4] for _ in range(4)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("serial", [False, True])
+async def test_foreign_frames_come_unasked(serial: bool, tmp_path: Path) -> None:
+    """A panel's own broadcast on the bus."""  # field pain 13
+    foreign = rtu_answer(0, bytes([16, 0, 1, 0, 2]))
+    if serial:
+        line = SerialLine(Bus([device()]), tmp_path / "tty", baud=115200)
+        await line.start()
+        master = PtyClient(line.link)
+        line.say(foreign)
+        assert await asyncio.to_thread(master.read, len(foreign)) == foreign
+        assert await asyncio.to_thread(master.ask, ASK, len(GOOD)) == GOOD
+        master.close()
+        await line.stop()
+        line.say(foreign)
+        return
+    server = TcpLine(Bus([device()]), framing="rtu")
+    await server.start()
+    client = await TcpClient.connect(server.port)
+    await client.ask(ASK, len(GOOD))
+    server.say(foreign)
+    assert await client.read(len(foreign)) == foreign
+    await client.close()
+    await server.stop()
 
 
 async def test_stray_late_and_crc_add_up(raw: tuple[SimDevice, TcpClient]) -> None:
