@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config
-from drivers.model import PACES, ConfigError, GatewayError, ProfileError
+from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
     from agent.cli.plan import PaceCost
@@ -52,7 +52,7 @@ def check(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, p
     if as_json:
         click.echo(as_line(to_json(config, costs, notes)))
         return
-    _print(config, profiles, costs if plan else [])
+    _print(config, profiles, costs, plan)
     for note in notes:
         click.echo(f"warning: {note}", err=True)
 
@@ -174,14 +174,13 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
     }
 
 
-def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost]) -> None:
-    from rich.console import Console
+def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
 
     from agent.cli.plan import line_shares, show_time
-    from agent.cli.tables import cell, plain_table
+    from agent.cli.tables import cell, open_console, plain_table
     from agent.config.values import show_bytes, show_ms
 
-    console = Console(highlight=False)
+    console = open_console()
     store = config.store
     more = f" and {len(config.files) - 1} of conf.d" if len(config.files) > 1 else ""
     # field pain 54: what is really in force, not what somebody believes
@@ -211,22 +210,24 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         count = sum(device.line == line.name for device in config.devices)
         speed = line.serial if line.scheme != "modbus-tcp" else f"bus at {line.bus_baud}" if line.bus_baud else "-"
         lines.add_row(cell(line.name), cell(line.url, 200), speed, str(count))
-    devices = plain_table("devices", "name", "line", "address", "profile", "checked against", "paces")
+    devices = plain_table("devices", "name", "line", "address", "profile", "checked against", "paces (points)")
     for device in config.devices:
         profile = profiles[device.profile]
-        paces = ", ".join(f"{pace} {show_ms(device.periods_ms[n])}" for n, pace in enumerate(PACES) if pace != "once")
+        own = [cost for cost in costs if cost.device == device.name]
+        paces = ", ".join(f"{cost.pace} {show_ms(cost.period_ms)} ({cost.cost.points})" for cost in own)
         devices.add_row(cell(device.name), cell(device.line), cell(device.address), profile.id, profile.evidence, paces)
-    plan = plain_table("plan", "device", "pace", "every", "cost", "of its line", right=("of its line",))
+    requests = plain_table("plan", "device", "pace", "every", "cost", "of its line", right=("of its line",))
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"
-        plan.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), str(cost), share)
+        requests.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), str(cost), share)
     shares = plain_table("line time", "line", "in use", right=("in use",))
     for name, busy in line_shares(costs).items():
         shares.add_row(cell(name), f"{busy:.1%}")
-    for table in (facts, uplinks, lines, devices, plan, shares):
+    for table in (facts, uplinks, lines, devices, *((requests, shares) if plan else ())):
         if table.row_count:
-            console.print(table, soft_wrap=not console.is_terminal)
+            console.print(table)
+            console.print()
     visits = sum(cost.cost.line_time_s for cost in costs)
-    if costs:
+    if costs and plan:
         console.print(f"One round of everything: {show_time(visits)} of line time.")
     console.print("The configuration is good.")

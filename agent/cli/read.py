@@ -245,11 +245,10 @@ def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | 
 
 
 def _print(rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
-    from rich.console import Console
 
     from agent.cli.common import show_quality
     from agent.cli.live import show_number
-    from agent.cli.tables import cell, plain_table
+    from agent.cli.tables import cell, open_console, plain_table
 
     columns = ["point", "value", "unit", "quality", *(["meaning"] if lang else []), *(["raw"] if raw else [])]
     table = plain_table("", *columns, right=("value",))
@@ -268,4 +267,4 @@ def _print(rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -
         row += [cell(meaning(point, lang), 120)] if lang else []
         row += [reading.raw.hex(" ").upper()] if raw else []
         table.add_row(*row)
-    Console(highlight=False).print(table, soft_wrap=not Console().is_terminal)
+    open_console().print(table)

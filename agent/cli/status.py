@@ -117,11 +117,10 @@ def _age(moment: object, now: float) -> float | None:
 
 
 def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float) -> None:
-    from rich.console import Console
 
-    from agent.cli.tables import device_table, line_table, point_table, uplink_table
+    from agent.cli.tables import device_table, line_table, open_console, point_table, uplink_table
 
-    console = Console(highlight=False)
+    console = open_console()
     started = snapshot.get("started")
     since = f", running for {show_age(now - started)}" if isinstance(started, (int, float)) else ""
     who = f"{snapshot.get('site', '?')}/{snapshot.get('gateway', '?')}"
@@ -134,6 +133,7 @@ def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest:
     ):
         if table.row_count:
             console.print(table)
+            console.print()
     for text in (text for texts in faults.values() for text in texts):
         click.echo(f"error: {text}", err=True)
     if not faults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,6 +14,7 @@ from agent.cli.common import show_age, show_quality, tidy
 if TYPE_CHECKING:
     from agent.cli.live import Latest
 
+PIPE_WIDTH = 260
 LIFE_STYLES = {"alive": "green", "dead": "red", "unknown": "yellow"}
 
 
@@ -20,10 +22,15 @@ def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     """A table without frames; the columns named in ``right`` hold numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(
-            column, justify="right" if column in right else "left", no_wrap=column not in {"error", "meaning"}
-        )
+        number = column in right
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return table
+
+
+def open_console() -> Console:
+    """Where tables go: as wide as the terminal; into a pipe or file nothing is folded."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def cell(text: object, limit: int = 80) -> str:

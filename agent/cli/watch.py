@@ -160,13 +160,13 @@ def _tell(points: Iterable[Latest]) -> None:
 
 
 def _live(watched: Watched, end: float | None) -> None:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
-    from agent.cli.tables import point_table
+    from agent.cli.tables import open_console, point_table
 
-    console = Console(highlight=False)
+    console = open_console()
 
     def page() -> Group:
         rows = watched.shown()
