@@ -69,7 +69,8 @@ cdef class Table:
             if label not in ("u", "du", ""):
                 raise ValueError(f"{where}: a unit goes under u, du or not at all, got {label!r}")
             if not 0 <= kind <= LAST_KIND or not 0 <= pace < table.paces:
-                raise ValueError(f"{where}: want kind 0 to {LAST_KIND} and pace 0 to {table.paces - 1}, got {kind} and {pace}")
+                limits = f"kind 0 to {LAST_KIND} and pace 0 to {table.paces - 1}"
+                raise ValueError(f"{where}: want {limits}, got {kind} and {pace}")
             row = &table.rows[table.count]
             start = (b'"du":' + quote(unit) + b"," if label == "du" else b"") + b'"n":' + quote(name)
             middle = b',"u":' + quote(unit) if label == "u" else b""
@@ -289,7 +290,7 @@ cdef int _dump(Out *out, value, int depth) except -1:
         raw = _utf8(str(value) if type(value) is str else str.__str__(value))
         put_string(out, <const uint8_t *>(<const char *>raw), len(raw))
     elif isinstance(value, int):
-        if not -BIGGEST <= value <= BIGGEST:
+        if not -9007199254740991 <= value <= 9007199254740991:
             raise ValueError(f"integer {value} is beyond 2**53")
         raw = int.__repr__(value).encode()
         put(out, raw, len(raw))

@@ -2,7 +2,9 @@
 # distutils: language = c++
 """A compiled plan: the bytes of one answer become ring values in one call. Checks at the door, integers inside."""
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport (
+    INT64_MAX, INT64_MIN, UINT64_MAX, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)  # fmt: skip
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
@@ -254,7 +256,9 @@ cdef class Plan:
         f.type, f.size, f.order, f.width, f.shift, f.mask = kind, size, layout, width, shift, kept
         f.pick = 1 if type in ("u8h", "i8h") else 2 if type in ("u8l", "i8l") else 0
         f.scale_m, f.scale_e, f.add_m, f.add_e = scale_m, scale_e, add_m, add_e
-        f.flags = (F_NEGATE if negate else 0) | (F_PART if part else 0) | (F_PLAIN if scale_m == 1 and add_m == 0 else 0)
+        f.flags = (F_NEGATE if negate else 0) | (F_PART if part else 0)
+        if scale_m == 1 and add_m == 0:
+            f.flags |= F_PLAIN
         if low is not None:
             f.low_m, f.low_e = _check_decimal(where, "low", low)
             f.flags |= F_LOW

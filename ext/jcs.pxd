@@ -125,7 +125,7 @@ cdef inline int write_double(char *out, double v) noexcept nogil:
     return write_decimal(out, v < 0, m, e)
 
 cdef inline int write_number(char *out, bint minus, uint64_t m, int e, bint *rounded) noexcept nogil:
-    """The double nearest to m * 10**e. ``rounded``: it is another number. Gives the length; 0: no double is so large."""
+    """The double nearest to m * 10**e. ``rounded``: not the same decimal. Gives the length; 0: too large."""
     cdef char digits[48]
     cdef char *end
     cdef int k, n, all_digits, near_e = 0

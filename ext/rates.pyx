@@ -18,7 +18,9 @@ cdef inline double _rate(uint64_t old, uint64_t new, int64_t dt_ns, uint64_t mas
     return <double>step * 1e9 / <double>dt_ns
 
 
-def counter_rates(const uint64_t[::1] counts not None, const int64_t[::1] t_ns not None, int bits, double[::1] out not None):
+def counter_rates(
+    const uint64_t[::1] counts not None, const int64_t[::1] t_ns not None, int bits, double[::1] out not None
+):  # fmt: skip
     cdef Py_ssize_t i, n = counts.shape[0]
     cdef uint64_t mask
     if not 1 <= bits <= 64:
@@ -31,7 +33,9 @@ def counter_rates(const uint64_t[::1] counts not None, const int64_t[::1] t_ns n
             out[i] = _rate(counts[i], counts[i + 1], t_ns[i + 1] - t_ns[i], mask)
 
 
-cdef inline uint8_t _step(uint64_t old, uint64_t new, uint64_t modulus, uint64_t max_step, int64_t *increment) noexcept nogil:
+cdef inline uint8_t _step(
+    uint64_t old, uint64_t new, uint64_t modulus, uint64_t max_step, int64_t *increment
+) noexcept nogil:  # fmt: skip
     cdef uint64_t past
     increment[0] = 0
     if new >= old:

@@ -55,27 +55,40 @@ class Ring:
     head: int  # first position not yet committed
     tail: int  # oldest position that is surely readable as the START of a record (kept by the writer in the header)
     overwritten: int  # records overwritten so far (they may have been sealed before: the sealer knows)
-    table_hash: bytes  # 32 bytes
+    table_hash: bytes  # 32 bytes; the writer may set it
 
     @staticmethod
     def create(path: str, size_bytes: int, ring_id: int, boot: int, table_hash: bytes, mode: int = 0o640) -> Ring:
         """A new file (tmp + rename), all zero, ``size_bytes`` rounded down to a power of two of slots.
 
-        Raises ValueError on sizes under 64 KiB, OSError as the file system says.
+        All of it is allocated: a full file system is an OSError here and no SIGBUS later.
+        ValueError on sizes under 64 KiB.
         """
     @staticmethod
-    def open(path: str, writable: bool = False) -> Ring:
-        """Map an existing ring. Raises ValueError naming what is wrong with the file, OSError if it is not there."""
-    def append_gap(self, table: int, reason: int, tick_ms: int, time_ns: int, mono_ns: int, points: Buffer | None = None) -> int:
+    def open(path: str, writable: bool = False, boot: int | None = None) -> Ring:
+        """Map an existing ring. Raises ValueError naming what is wrong with the file, OSError if it is not there.
+
+        ``writable`` continues it, as ``boot`` if given; BlockingIOError while another process writes it."""
+    # No record is larger than a quarter of the ring: ValueError.
+    def append_gap(
+        self, table: int, reason: int, tick_ms: int, time_ns: int, mono_ns: int, points: Buffer | None = None
+    ) -> int:
         """Write a gap at a tick for ``points`` (const uint16_t[::1]; None: all of the table). Returns its position."""
-    def append_text(self, table: int, point: int, quality: int, tick_ms: int, time_ns: int, mono_ns: int, text: bytes) -> int: ...
-    def append_values(self, table: int, tick_ms: int, time_ns: int, mono_ns: int, values: list[tuple[int, int, int, int]]) -> int:
-        """Slow road for drivers whose answers do not go through a decode plan: (point, mantissa, exponent, quality) each.
-        OverflowError if a mantissa does not fit 64 bits."""
+    def append_text(
+        self, table: int, point: int, quality: int, tick_ms: int, time_ns: int, mono_ns: int, text: bytes
+    ) -> int:
+        """A text of a point. ValueError unless it is UTF-8."""
+    def append_values(
+        self, table: int, tick_ms: int, time_ns: int, mono_ns: int, values: list[tuple[int, int, int, int]]
+    ) -> int:
+        """Slow road, for answers that go through no decode plan: (point, mantissa, exponent, quality) each.
+        OverflowError if a mantissa does not fit 64 bits or the value no double."""
     def append_event(self, table: int, time_ns: int, mono_ns: int, text: bytes) -> int: ...
     def record(self, position: int) -> Record | None:
-        """The record that starts at ``position``; None if it was overwritten or is not committed."""
+        """The record that starts at ``position``; None if it was overwritten or is not committed.
+        ValueError if it is damaged."""
     def scan(self, start: int, end: int) -> Iterator[Record]:
         """Committed records from ``start`` (clamped to ``tail``) up to ``end`` (clamped to ``head``), in order.
         Stops early, without error, when the writer overtakes it. A damaged record ends the scan with ValueError."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Unmap; a ``seal`` that runs in another thread finishes first."""

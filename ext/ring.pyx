@@ -113,7 +113,7 @@ cdef class Ring:
             if memcmp(h.magic, MAGIC, 8) != 0:
                 raise ring._damage("does not begin with the magic of a ring")
             if h.version != VERSION or h.slot_size != sizeof(Slot):
-                raise ring._damage(f"has layout {h.version} with {h.slot_size}-byte slots, want {VERSION} with {sizeof(Slot)}")
+                raise ring._damage(f"has layout {h.version}, slots of {h.slot_size}; want {VERSION}, {sizeof(Slot)}")
             if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
                 raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
             ring.map.mask = h.slots - 1
@@ -193,7 +193,9 @@ cdef class Ring:
 
     # -- writing
 
-    def append_gap(self, uint16_t table, uint8_t reason, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, points=None):
+    def append_gap(
+        self, uint16_t table, uint8_t reason, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, points=None
+    ):  # fmt: skip
         cdef const uint16_t[::1] view
         cdef Head head = Head(0, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns)
         cdef uint64_t position
@@ -221,12 +223,14 @@ cdef class Ring:
         return position
 
     def append_text(
-        self, uint16_t table, uint16_t point, uint8_t quality, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, bytes text
-    ):
+        self, uint16_t table, uint16_t point, uint8_t quality, int64_t tick_ms, int64_t time_ns, int64_t mono_ns,
+        bytes text,
+    ):  # fmt: skip
         if quality >= FIRST_REASON:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; a missing text is a gap")
         text.decode()  # what is in the ring can be sent
-        return _bytes(self, Head(0, table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), point.to_bytes(2, "little") + text)
+        head = Head(0, table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns)
+        return _bytes(self, head, point.to_bytes(2, "little") + text)
 
     def append_event(self, uint16_t table, int64_t time_ns, int64_t mono_ns, bytes text):
         return _bytes(self, Head(0, table, KIND_EVENT, 0, time_ns // 1_000_000, time_ns, mono_ns), text)

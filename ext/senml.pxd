@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# The walk of a slice: ring records to SenML in a buffer, and marks in the grid of what was due. Part of canon, which alone cimports it.
+# The walk of a slice: ring records to SenML in a buffer, and marks in the grid of what was due.
+# Part of canon, which alone cimports it.
 from libc.stdint cimport INT64_MIN, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -140,7 +141,9 @@ cdef inline int64_t above(int64_t a, int64_t b) noexcept nogil:
 cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
     return -above(-ns, 1_000_000)
 
-cdef inline bint start(Job *job, const Points *table, const Row *row, int64_t ms, uint8_t quality, bint string) noexcept nogil:
+cdef inline bint start(
+    Job *job, const Points *table, const Row *row, int64_t ms, uint8_t quality, bint string
+) noexcept nogil:  # fmt: skip
     """A record up to its value; the base name in the first, the base time where it is another. False: no memory."""
     cdef Out *out = &job.out
     cdef const char *text = table.texts + row.text
@@ -307,7 +310,7 @@ cdef inline void record(Job *job, Points *table, const Head *head) noexcept nogi
         text(job, table, head, <uint8_t *>job.body)
 
 cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
-    """All records, in order, up to the last boundary that fits. A boundary lies where all ticks before are smaller than all after."""
+    """All records, in order, up to the last boundary that fits: where all ticks before are smaller than all after."""
     cdef Py_ssize_t i
     cdef Place *place
     cdef Out *out = &job.out
