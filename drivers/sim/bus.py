@@ -14,6 +14,11 @@ from drivers.sim.framing import Framing, Request
 BITS_A_CHARACTER = 11
 
 
+def quiet_s(baud: int) -> float:
+    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. Source: Modbus over Serial Line 1.02, 2.5.1.1."""
+    return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
+
+
 class Traced(NamedTuple):
     """One frame as the bus saw it; ``mono_ns`` when it was complete (request) or began (answer)."""
 

@@ -21,18 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drivers.model import LineDown
-from drivers.sim.bus import BITS_A_CHARACTER, Bus
+from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import Answer
 from drivers.sim.framing import RtuFraming
 
 SPIN_S = 0.0003
 BROKEN_S = 0.02  # a pause within a request after which a device forgets it (well above what a busy host makes)
 _BAUDS = {getattr(termios, f"B{n}"): n for n in (1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)}
-
-
-def quiet_s(baud: int) -> float:
-    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. Source: Modbus over Serial Line 1.02, 2.5.1.1."""
-    return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
 
 
 class SerialLine:

@@ -9,7 +9,7 @@ import struct
 from typing import Literal, cast
 
 from drivers.model import LineDown
-from drivers.sim.bus import BITS_A_CHARACTER, Bus
+from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import Answer
 from drivers.sim.framing import Framing, MbapFraming, RtuFraming
 
@@ -127,9 +127,11 @@ class TcpLine:
         if self.baud is None:
             return delay_s
         now = asyncio.get_running_loop().time()
-        start = max(now, self._bus_free)
-        self._bus_free = start + (asked + answered) * BITS_A_CHARACTER / self.baud + delay_s
-        return self._bus_free - now
+        start, quiet = max(now, self._bus_free), quiet_s(self.baud)
+        wire = asked + answered - (8 if self.framing == "mbap" else 0)  # RTU's address and CRC for MBAP's seven bytes
+        done = start + wire * BITS_A_CHARACTER / self.baud + max(delay_s, quiet)
+        self._bus_free = done + quiet
+        return done - now
 
     async def start(self) -> None:
         """Listen. Raises LineDown if the port is taken."""

@@ -13,8 +13,8 @@ from rawclient import PtyClient, TcpClient, mbap, rtu, rtu_answer
 
 from drivers.model import LineDown, UsageError
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine
+from drivers.sim.bus import quiet_s
 from drivers.sim.framing import MbapFraming, RtuFraming, crc16
-from drivers.sim.rtu import quiet_s
 
 TEN = bytes([3, 20]) + b"".join(n.to_bytes(2, "big") for n in range(10))
 
@@ -85,7 +85,8 @@ async def test_a_bus_behind_a_gateway_takes_its_byte_times() -> None:
     client = await TcpClient.connect(line.port)
     began = time.monotonic()
     await client.ask(mbap(1, 1, 3, 0, 10) + mbap(2, 1, 3, 0, 10), 58)
-    assert time.monotonic() - began >= 2 * (0.005 + (12 + 29) * 11 / 19200)
+    took = time.monotonic() - began
+    assert took >= 2 * (0.005 + (8 + 25) * 11 / 19200) + quiet_s(19200)
     await client.close()
     await line.stop()
 
