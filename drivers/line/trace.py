@@ -22,7 +22,8 @@ HEADER = 4096
 _MAGIC = b"mhframes"
 _HEAD = struct.Struct("<QqHBx")
 _COUNT = struct.Struct("<Q")
-_ROOM = SLOT - _HEAD.size
+_HEAD_BYTES = _HEAD.size
+_ROOM = SLOT - _HEAD_BYTES
 
 
 class Frame(NamedTuple):
@@ -55,22 +56,25 @@ class FrameTrace:
         finally:
             os.close(fd)
         self._map[: len(_MAGIC)] = _MAGIC
-        _COUNT.pack_into(self._map, 8, frames)
+        self._header = memoryview(self._map)[:24].cast("Q")  # magic, slots, count
+        self._header[1] = frames
         self._frames, self._count = frames, 0
 
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
         """Keep a frame, cut to 268 bytes."""
-        count = self._count
-        at = HEADER + count % self._frames * SLOT
-        size = min(len(data), _ROOM)
-        view = self._map
-        view[at + _HEAD.size : at + _HEAD.size + size] = data[:size]
-        self._count = count = count + 1
+        at = HEADER + self._count % self._frames * SLOT
+        size = len(data)
+        if size > _ROOM:
+            data, size = data[:_ROOM], _ROOM
+        view, body = self._map, at + _HEAD_BYTES
+        view[body : body + size] = data
+        self._count = count = self._count + 1
         _HEAD.pack_into(view, at, count, time_ns, size, direction)
-        _COUNT.pack_into(view, 16, count)
+        self._header[2] = count
 
     def close(self) -> None:
         """Unmap; the file stays for whoever wants to look."""
+        self._header.release()
         self._map.close()
 
 
@@ -87,7 +91,7 @@ def read_trace(path: Path, after: int = 0) -> Iterator[Frame]:
         for number in range(max(after, count - frames + 1) + 1, count + 1):
             at = HEADER + (number - 1) % frames * SLOT
             seen, time_ns, size, direction = _HEAD.unpack_from(view, at)
-            data = bytes(view[at + _HEAD.size : at + _HEAD.size + size])
+            data = bytes(view[at + _HEAD_BYTES : at + _HEAD_BYTES + size])
             (now,) = _COUNT.unpack_from(view, 16)
             if seen == number and number > now - frames + 1:
                 yield Frame(number, time_ns, direction, data)

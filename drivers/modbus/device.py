@@ -12,6 +12,7 @@ from drivers.modbus.requests import read_identification, read_request
 from drivers.modbus.slow import read_slowly
 from drivers.modbus.visits import FIRST_REST_S, LONGEST_REST_S, SILENT_VISITS, Read, Visit, build_visit, timing_of
 from drivers.model import (
+    PACES,
     ConfigError,
     DeviceException,
     DeviceSpec,
@@ -67,7 +68,10 @@ class ModbusDevice:
         self._visits: dict[int, Visit] = {}
         self._version = self.holes.version
         self._polls = 0
-        self._visit(-1)  # complain now, not at the first tick
+        self._used = 0
+        for point in spec.points:
+            self._used |= 1 << PACES.index(point.pace)
+        self._visit(self._used)  # complain now, not at the first tick
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Ask what is due at a tick. A read that fails becomes a gap with its reason, never a zero.
@@ -187,8 +191,11 @@ class ModbusDevice:
             self._version = self.holes.version
         visit = self._visits.get(paces)
         if visit is None:
-            visit = build_visit(self.spec, paces, self.unit, self._limits, self._timing, self.holes, self.where)
-            self._visits[paces] = visit
+            used = paces & self._used
+            visit = self._visits.get(used) or build_visit(
+                self.spec, used, self.unit, self._limits, self._timing, self.holes, self.where
+            )
+            self._visits[paces] = self._visits[used] = visit
         return visit
 
     def _awake(self, visit: Visit, tick_ms: int, positions: list[int]) -> tuple[list[Read], list[ModbusRequest]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from drivers.line import Line, ModbusRequest
 from drivers.modbus.requests import read_request
-from drivers.model import PACES, DeviceSpec, Kind, Limits, Reason
+from drivers.model import PACES, DeviceSpec, Kind, Limits, Point, Reason
 from drivers.plan import Block, KnownHoles, LineTiming, TextSlot, compile_block, plan_blocks, text_slots
 from ext.decode import Plan
 
@@ -59,19 +60,44 @@ def build_visit(
     points = spec.points
     wanted = [n for n, point in enumerate(points) if paces >> PACES.index(point.pace) & 1]
     lacking = [n for n in wanted if holes.lacks(points[n])]
-    reads = []
-    for block in plan_blocks(points, limits, timing, wanted, holes):
-        plain = any(points[n].kind is not Kind.TEXT for n in block.points)
-        reads.append(
-            Read(
-                block,
-                read_request(unit, block.function, block.address, block.count, where),
-                compile_block(block, points, spec) if plain else None,
-                text_slots(block, points),
-                memoryview(array("H", block.points)),
-            )
+    reads = [
+        Read(
+            block,
+            read_request(unit, block.function, block.address, block.count, where),
+            plan,
+            texts,
+            memoryview(array("H", block.points)),
         )
+        for block, plan, texts in _compiled(spec, wanted, limits, timing, holes)
+    ]
     refused = array("H", (n for n in lacking if not points[n].optional))
     optional = array("H", (n for n in lacking if points[n].optional))  # this firmware has them not: no fault
     missing = [(memoryview(refused), Reason.EXCEPTION), (memoryview(optional), Reason.ABSENT)]
     return Visit(reads, [read.request for read in reads], [(those, why) for those, why in missing if len(those)])
+
+
+_Compiled = list[tuple[Block, Plan | None, tuple[TextSlot, ...]]]
+_shared: dict[Hashable, tuple[tuple[Point, ...], _Compiled]] = {}  # devices of one profile are many
+_MOST_SHARED = 32
+
+
+def _compiled(spec: DeviceSpec, wanted: list[int], limits: Limits, timing: LineTiming, holes: KnownHoles) -> _Compiled:
+    """Blocks with their kernel plans; equal devices that have taught us nothing share them."""
+    points = spec.points
+    plain = not (holes.cuts or holes.absent or holes.max_words)
+    key = (spec.profile, spec.ratio_ct, spec.ratio_pt, spec.reversed, tuple(wanted), limits, timing)
+    if plain and key in _shared and _shared[key][0] == points:
+        return _shared[key][1]
+    made: _Compiled = [
+        (
+            block,
+            compile_block(block, points, spec) if any(points[n].kind is not Kind.TEXT for n in block.points) else None,
+            text_slots(block, points),
+        )
+        for block in plan_blocks(points, limits, timing, wanted, holes)
+    ]
+    if plain:
+        if len(_shared) >= _MOST_SHARED:
+            del _shared[next(iter(_shared))]
+        _shared[key] = (points, made)
+    return made
