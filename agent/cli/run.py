@@ -94,4 +94,7 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: b
     except ImportError:
         new_event_loop = asyncio.new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(config))
+        try:
+            runner.run(serve(config))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ext.clock
 from agent.config import Config, DeviceConfig, device_spec, line_config, site_profiles
@@ -26,12 +26,14 @@ from agent.service.streams import SealJob, Stream
 from agent.service.tables import Source, device_table, gateway_table
 from agent.service.writer import Writer
 from agent.store import Store
-from agent.uplink import Uplink
 from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
 from drivers.model import DeviceSpec, GatewayError, Reason, clean_text
 from drivers.profile import Profile, vocabulary
 from drivers.registry import driver_class
 from ext.ring import Ring
+
+if TYPE_CHECKING:
+    from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
 LOOK_EVERY_S = 1.0  # at the wall clock
@@ -164,7 +166,9 @@ class Service:
             self._streams[stream.name] = stream
         await self._register(tables)
         self._note_start(recovered)
-        births = await self._writer.call(Store.births)
+        keys = await self._writer.call(lambda store: self._keys(store, signer))
+        if config.uplinks:
+            from agent.uplink import Uplink
         for uplink in config.uplinks:
             self._uplinks.append(
                 Uplink(
@@ -172,8 +176,7 @@ class Service:
                     site=config.site,
                     gateway=config.gateway,
                     outbox=self._writer,
-                    keys=key_records(signer, config.base),
-                    births=births,
+                    keys=keys,
                     version=self.version,
                     pack_every_ms=config.pack.every_ms,
                 )
@@ -182,6 +185,13 @@ class Service:
         for running in self._uplinks:
             running.start()
         self._snapshot = Snapshot(config, self.boot, self._ring_path.name)
+
+    def _keys(self, store: Store, signer: Signer) -> bytes:
+        """The ``keys`` object to publish, kept so that a later key can be recorded by this one."""
+        kept = store.key_record()
+        data = key_records(signer, self.config.base, kept[1] if kept else None)
+        store.add_key_record(json.loads(data)["counter"], data)
+        return data
 
     async def _serve(self, stop: asyncio.Event) -> None:
         self._start_pollers()
@@ -207,7 +217,7 @@ class Service:
         sealed = False
         if self._streams and hasattr(self, "_ring"):
             self._note(self._gateway, {"event": "stop"})
-            sealed = await self._seal(self._grid.now_ms(), list(self._streams.values()))
+            sealed = await self._seal(self._grid.now_ms() + 1, list(self._streams.values()))
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, STOP_S) for uplink in self._uplinks))
         await self._writer.stop()
         if hasattr(self, "_ring"):
@@ -325,10 +335,9 @@ class Service:
 
     def _note(self, stream: Stream, event: dict[str, Any]) -> None:
         """An event of a stream: into the ring, so that it survives, and into the next pack."""
-        now_ns = time.time_ns()
-        now_ms = now_ns // 1_000_000
+        now_ms = self._grid.now_ms()
         event = {"t": seconds(now_ms), **event}
-        self._ring.append_event(stream.shape.number, now_ns, time.monotonic_ns(), json.dumps(event).encode())
+        self._ring.append_event(stream.shape.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode())
         stream.events.append((now_ms, event))
 
     def _note_start(self, recovered: Recovered) -> None:
@@ -456,7 +465,7 @@ class Service:
                 }
                 for unit in self._units
             },
-            "lines": {name: line.stats.snapshot() for name, line in self._lines.items()},
+            "lines": {name: _line_facts(line) for name, line in self._lines.items()},
             "uplinks": {u.name: u.state() for u in self._uplinks},
             "store": {"trouble": self._trouble, "path": str(self.config.store_path)},
             "tables": {
@@ -471,3 +480,25 @@ class Service:
                 for shape in stream.shapes
             },
         }
+
+
+def _line_facts(line: Line) -> dict[str, Any]:
+    stats = line.stats
+    return {
+        "url": line.config.url,
+        "open": line.is_open,
+        "lent": line.lent or None,
+        "busy_share": round(stats.busy_share(time.monotonic_ns()), 4),
+        "sent": {str(function): count for function, count in sorted(stats.sent.items())},
+        "answers": stats.answers,
+        "timeouts": stats.timeouts,
+        "broken": stats.broken,
+        "mismatches": stats.mismatches,
+        "exceptions": stats.exceptions,
+        "stale": stats.stale,
+        "foreign": stats.foreign,
+        "opened": stats.opened,
+        "open_failures": stats.open_failures,
+        "lost": stats.lost,
+        "notes": stats.notes,
+    }

@@ -11,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.outbox import Ack, OutboxItem
 from agent.pack import SealedPack, base64url, seconds
 from agent.service.streams import SealJob
 from agent.store import LossNote, Store
-from agent.uplink import Uplink
 from drivers.model import GatewayError
 from ext.ring import Ring
+
+if TYPE_CHECKING:
+    from agent.uplink import Uplink
 
 T = TypeVar("T")
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long

@@ -48,7 +48,7 @@ TABLE = document(
 @pytest.fixture(scope="module")
 def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
     path = tmp_path_factory.mktemp("key") / "signing.key"
-    create_key(path)
+    create_key(path, 1_795_000_000)
     return load_key(path)
 
 

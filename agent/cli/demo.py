@@ -1,0 +1,324 @@
+"""`meterhouse demo`: the whole road from simulated meters to a verifier, on this machine alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.common import as_line, json_option, parse_for
+from drivers.model import GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from agent.cli.live import Follower
+    from agent.verify import Report
+    from agent.verify.live import Live
+
+BROKER_CONFIG = """id = 0
+[router]
+id = 0
+max_connections = 100
+max_outgoing_packet_count = 200
+max_segment_size = 104857600
+max_segment_count = 10
+[v5.1]
+name = "v5"
+listen = "127.0.0.1:{port}"
+next_connection_delay_ms = 1
+[v5.1.connections]
+connection_timeout_ms = 5000
+max_payload_size = 8388608
+max_inflight_count = 100
+dynamic_filters = true
+"""
+SHOWN = (  # what a device's row shows, the first three of these that it has
+    "ac.power.generation", "ac.power.active", "battery.soc", "battery.power", "heat.power", "ac.energy.generation",
+    "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
+)  # fmt: skip
+START_S = 30.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """The running demo."""
+
+    folder: Path
+    url: str
+    thumbprint: str
+    devices: dict[str, dict[str, Any]]
+    simulator: subprocess.Popen[bytes]
+    agent: subprocess.Popen[bytes]
+
+
+@click.command()
+@click.option("--for", "seconds", metavar="TIME", callback=parse_for, help="End by itself, such as 20s; else Ctrl-C.")
+@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), help="Keep configuration, key, database and logs here.")
+@click.option("--seed", default=1, show_default=True, help="Another seed, another day.")
+@click.option("--speed", default=60.0, show_default=True, help="Seconds of the park in one of ours.")
+@click.option("--fault", "faults", multiple=True, metavar='"DEVICE FAULT"', help='Such as "pv1 silence"; see `meterhouse simulate`.')
+@json_option
+def demo(
+    seconds: float | None, folder: Path | None, seed: int, speed: float, faults: tuple[str, ...], as_json: bool
+) -> None:
+    """A simulated park is read, sealed, stored, published and verified, live in this terminal.
+
+    Starts a broker on loopback, the simulated devices, the agent and, on the other side of the broker, a verifier that
+    knows only the thumbprint of the gateway's key. Nothing outside this machine is touched, and all of it ends with
+    the demo.
+
+    \b
+    Examples:
+      meterhouse demo
+      meterhouse demo --for 20s --json
+      meterhouse demo --fault "pv1 silence"
+
+    \b
+    Exit codes: 0 every pack arrived and was verified, 1 something did not start, 6 something was not verified.
+    """
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
+        elif (folder / "agent.toml").exists():
+            raise UsageError("there is an agent.toml already", where=str(folder), hint="Name an empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, lambda *_: stop.set())
+            stack.callback(signal.signal, number, before)
+        began = time.monotonic()
+        stage = _raise_curtain(stack, folder.absolute(), seed, speed, faults)
+        from agent.verify.live import Live
+
+        live = Live(stage.url, [stage.thumbprint])
+        live.start()
+        stack.callback(live.stop)
+        _show(stage, live, stop, None if seconds is None else began + seconds, as_json)
+        _end(stage.agent)
+        report = _last_word(live)
+        took = time.monotonic() - began
+        sealed = _count_sealed(stage.folder / "state" / "store.db")
+        crashed = stage.agent.returncode
+    facts = {
+        "devices": len(stage.devices),
+        "readings": report.readings,
+        "packs": report.packs,
+        "verified": report.verified,
+        "failed": report.failed,
+        "gaps": report.gaps,
+        "redelivered": report.redelivered,
+        "seconds": round(took, 1),
+    }
+    good = report.ok and report.verified == report.packs == sealed and crashed == 0
+    if as_json:
+        click.echo(as_line(facts))
+    else:
+        click.echo(
+            f"{facts['readings']:,} readings of {facts['devices']} devices in {facts['packs']} signed packs, "
+            f"{facts['verified']} verified, {facts['failed']} failed, {facts['gaps']} readings missing and accounted for"
+        )
+    if not good:
+        reasons = [*report.reasons]
+        if crashed:
+            reasons.append(f"the agent ended with exit code {crashed}")
+        if report.packs != sealed:
+            reasons.append(f"{sealed} packs were sealed, {report.packs} arrived")
+        click.echo("error: " + "; ".join(reasons or ["not every pack was verified"]), err=True)
+    raise SystemExit(0 if good else 6)
+
+
+def _raise_curtain(
+    stack: contextlib.ExitStack, folder: Path, seed: int, speed: float, faults: tuple[str, ...]
+) -> Stage:
+    """Broker, devices, key, agent: in this order, each one answering before the next is started."""
+    port = stack.enter_context(_broker(folder))
+    words = ["simulate", "--park", str(folder), "--seed", str(seed), "--speed", str(speed), "--json"]
+    for fault in faults:
+        words += ["--fault", fault]
+    simulator = stack.enter_context(_child(folder, "simulator", words, subprocess.PIPE))
+    devices: dict[str, dict[str, Any]] = {}
+    assert simulator.stdout is not None
+    for line in simulator.stdout:
+        facts = json.loads(line)
+        if "config" in facts:
+            break
+        devices[facts["device"]] = facts
+    else:
+        raise GatewayError("the simulated park did not start", where=str(folder / "simulator.log"), hint=_tail(folder / "simulator.log"))
+    from agent.keys import create_key
+
+    thumbprint = create_key(folder / "signing.key", int(time.time())).kid
+    config = folder / "agent.toml"
+    text = config.read_text(encoding="utf-8").replace("mqtt://127.0.0.1:1883", f"mqtt://127.0.0.1:{port}")
+    config.write_text(text + '\n[key]\nfile = "signing.key"\n\n[pack]\nevery = "2 s"\n', encoding="utf-8")
+    agent = stack.enter_context(_child(folder, "agent", ["run", "-c", str(config)]))
+    deadline = time.monotonic() + START_S
+    while not (folder / "run" / "snapshot.json").exists():
+        if agent.poll() is not None or time.monotonic() > deadline:
+            raise GatewayError("the agent did not start", where=str(folder / "agent.log"), hint=_tail(folder / "agent.log"))
+        time.sleep(0.02)
+    return Stage(folder, f"mqtt://127.0.0.1:{port}", thumbprint, devices, simulator, agent)
+
+
+@contextlib.contextmanager
+def _broker(folder: Path) -> Iterator[int]:
+    """A broker on a free port of loopback; it dies with us, whatever becomes of us."""
+    try:
+        from iotcore import Broker
+    except ImportError:
+        raise GatewayError(
+            "the demo's broker is not installed", where="demo", hint="Install meterhouse[demo], or type `make demo`"
+        ) from None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    path = folder / "broker.toml"
+    path.write_text(BROKER_CONFIG.format(port=port))
+    broker = Broker(config_path=str(path))
+    broker.start()
+    try:
+        yield port
+    finally:
+        broker.stop()
+
+
+@contextlib.contextmanager
+def _child(folder: Path, name: str, words: list[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """One of our own commands as a process; its log is NAME.log."""
+    with (folder / f"{name}.log").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "agent.cli.main", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log if stdout is None else stdout,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for us: we end them in order
+        )
+        try:
+            yield child
+        finally:
+            _end(child)
+            if child.stdout is not None:
+                child.stdout.close()
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return " | ".join(lines[-3:])
+
+
+def _last_word(live: Live) -> Report:
+    """Wait until nothing more arrives, then the verdict."""
+    seen, quiet = -1, 0
+    while quiet < 5:
+        packs = live.counts()[0]
+        quiet = quiet + 1 if packs == seen else 0
+        seen = packs
+        time.sleep(0.1)
+    return live.stop()
+
+
+def _count_sealed(path: Path) -> int:
+    """Packs in the database; the agent is stopped, so a tool may open it."""
+    from agent.store import Store
+
+    store = Store.open(path)
+    try:
+        return store.usage().packs
+    finally:
+        store.close()
+
+
+def _show(stage: Stage, live: Live, stop: threading.Event, end: float | None, as_json: bool) -> None:
+    """Until the end or Ctrl-C: a live table in a terminal, a line every few seconds elsewhere."""
+
+    def over() -> bool:
+        return stop.is_set() or stage.agent.poll() is not None or (end is not None and time.monotonic() >= end)
+
+    if sys.stdout.isatty() and not as_json:
+        _show_live(stage, live, over)
+        return
+    while not over():
+        stop.wait(2.0 if end is None else max(0.0, min(2.0, end - time.monotonic())))
+        if not as_json:
+            packs, readings, failed = live.counts()
+            click.echo(f"{packs} packs verified, {readings:,} readings, {failed} failed")
+
+
+def _show_live(stage: Stage, live: Live, over: Any) -> None:
+    from rich.console import Console
+    from rich.live import Live as Screen
+
+    from agent.cli.common import read_snapshot
+    from agent.cli.live import Follower
+
+    runtime = stage.folder / "run"
+    follower = Follower.open(runtime, read_snapshot(runtime))
+    console = Console()
+    with Screen(console=console, refresh_per_second=4, transient=False) as screen:
+        learned = time.monotonic()
+        while not over():
+            if time.monotonic() - learned > 2 and (runtime / "snapshot.json").exists():
+                with contextlib.suppress(GatewayError):
+                    follower.learn(read_snapshot(runtime))
+                learned = time.monotonic()
+            for _ in follower.follow():
+                pass
+            screen.update(_picture(stage, follower, live))
+            time.sleep(0.25)
+
+
+def _picture(stage: Stage, follower: Follower, live: Live) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from agent.cli.common import show_quality
+    from agent.cli.live import GAP_CODES, show_number
+
+    table = Table(title="a simulated park, read live", title_justify="left", expand=False)
+    for name in ("device", "profile", "line", "values", "age"):
+        table.add_column(name, justify="right" if name == "age" else "left", no_wrap=name != "values")
+    now = time.time_ns()
+    for name, facts in stage.devices.items():
+        mine = {point: latest for (device, point), latest in follower.latest.items() if device == name}
+        parts, ages = [], []
+        for point in [p for p in SHOWN if p in mine][:3]:
+            latest = mine[point]
+            if latest.quality >= GAP_CODES:
+                parts.append(f"{point} [{show_quality(latest.quality)}]")
+            else:
+                parts.append(f"{point} {show_number(latest.value)} {latest.point.unit}".rstrip())
+        ages = [age for latest in mine.values() if (age := latest.age_s(now)) is not None]
+        age_text = f"{min(ages):.0f} s" if ages else "-"
+        table.add_row(name, facts["profile"], facts["line"], Text("\n".join(parts)), age_text)
+    report = live.report()
+    style = "bold red" if report.failed else "green"
+    summary = Text(
+        f"verifier, through the broker: {report.packs} packs, {report.readings:,} readings, {report.failed} failed, "
+        f"{report.gaps} missing and accounted for, {report.redelivered} redelivered",
+        style=style,
+    )
+    key = Text(f"pinned key {stage.thumbprint}   files in {stage.folder}   Ctrl-C ends it", style="dim")
+    return Group(table, summary, key)
