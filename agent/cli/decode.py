@@ -17,7 +17,7 @@ from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name,
 from drivers.model import Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import decoded, exact, image_spec, plain, read_image, resolve_image
 from drivers.profile import default_dirs, find_profile, load_profile
-from drivers.profile.points import REGISTERS
+from drivers.profile.shape import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan
 
 Json = dict[str, Any]

@@ -54,7 +54,9 @@ class Complaints:
         if len(errors) == 1:
             raise first
         rest = "".join(f"\n{error}" for error in errors[1:])
-        raise ProfileError(first.what, where=first.where, hint=first.hint + rest, complaints=errors)
+        if first.hint:
+            raise ProfileError(first.what, where=first.where, hint=first.hint + rest, complaints=errors)
+        raise ProfileError(first.what + rest, where=first.where, complaints=errors)
 
 
 class Table:

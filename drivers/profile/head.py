@@ -9,7 +9,7 @@ from typing import Any
 
 from drivers.model import Limits
 from drivers.profile.complaints import Complaints, Table, did_you_mean
-from drivers.profile.points import MAX_WORDS
+from drivers.profile.shape import MAX_WORDS
 from drivers.profile.types import Fresh, Param
 
 KINDS = [
@@ -130,7 +130,7 @@ def _protocol(table: Table, base: Head | None) -> str:
     near = did_you_mean(protocol, PROTOCOLS)
     if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
         table.add("protocol", f"protocol is {protocol!r}, which is not known", near)
-    return protocol or "modbus"
+    return protocol if protocol and not near else "modbus"
 
 
 def _probe(table: Table) -> str:

@@ -18,9 +18,10 @@ from drivers.model import Limits, Point, ProfileError
 from drivers.profile.complaints import Complaints, Table, did_you_mean
 from drivers.profile.find import find_profile
 from drivers.profile.head import Head, read_head
-from drivers.profile.points import MAX_WORDS, ORDERS, REGISTERS, Defaults, build_point
+from drivers.profile.points import build_point
 from drivers.profile.repeat import described_points
 from drivers.profile.samples import read_samples
+from drivers.profile.shape import MAX_WORDS, ORDERS, REGISTERS, Defaults
 from drivers.profile.types import Param, Profile, Sample, Variant
 from drivers.profile.variants import condition_error, holds, identity_holds
 from drivers.profile.vocabulary import vocabulary
@@ -155,13 +156,6 @@ def _defaults(
         max_words=limits.max_words or MAX_WORDS,
         protocol=head.protocol,
     )
-
-
-@dataclass(slots=True)
-class _Plan:
-    """The variants of all layers in order, with the layer and table each comes from."""
-
-    variants: list[tuple[_Layer, Table, Variant]]
 
 
 def _assemble(path: Path, layers: list[_Layer]) -> Profile:

@@ -1,0 +1,186 @@
+"""Where a point lies and how: type, order, registers, function, address, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from drivers.model import Part
+from drivers.profile.complaints import Table, did_you_mean
+
+# type -> registers; 0: the point says how many (mod10k, str, bits counts coils)
+REGISTERS: Mapping[str, int] = {
+    **dict.fromkeys(("u16", "i16", "u8h", "u8l", "i8h", "i8l", "f16", "bcd16"), 1),
+    **dict.fromkeys(("u32", "i32", "f32", "bcd32"), 2),
+    **dict.fromkeys(("u64", "i64", "f64"), 4),
+    **dict.fromkeys(("mod10k", "str", "bits"), 0),
+}
+ORDERS: Mapping[int, tuple[str, ...]] = {  # registers -> orders that mean something
+    1: ("AB", "BA"),
+    2: ("ABCD", "CDAB", "BADC", "DCBA"),
+    4: ("ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA", "CDABGHEF", "ABCD", "CDAB", "BADC", "DCBA"),
+}
+INTEGERS = frozenset({"u16", "i16", "u8h", "u8l", "i8h", "i8l", "u32", "i32", "u64", "i64"})
+HALVES = frozenset({"u8h", "u8l", "i8h", "i8l"})
+BITS: Mapping[str, int] = {"u16": 16, "u8h": 8, "u8l": 8, "u32": 32, "u64": 64, "i16": 16, "i32": 32, "i64": 64}
+
+PART_KEYS = ("address", "type", "order", "scale", "function")
+MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3: registers a read, at most
+MAX_COILS = 2000  # the same, 6.1
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the profile's [defaults] say for points that are silent."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    sentinels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sleeps: bool = False
+    max_words: int = MAX_WORDS
+    protocol: str = "modbus"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The place and layout of one point."""
+
+    type: str
+    order: str
+    count: int
+    function: int
+    address: int
+    parts: tuple[Part, ...] = ()
+
+
+def read_shape(table: Table, defaults: Defaults) -> Shape:
+    """What a point's table says about registers; other protocols have none."""
+    if defaults.protocol != "modbus":
+        return Shape(table.text("type"), "", 0, 0, 0)
+    return _Shapes(table, defaults).read()
+
+
+class _Shapes:
+    def __init__(self, table: Table, defaults: Defaults) -> None:
+        self.table, self.defaults, self.said = table, defaults, table.document
+
+    def read(self) -> Shape:
+        type_, order, count = self._shape()
+        parts = self._parts() if "parts" in self.said else ()
+        function, address = self._place(type_, count)
+        if parts:
+            address = min(p.address for p in parts)
+            count = max(p.address + REGISTERS[p.type] for p in parts) - address
+            type_ = parts[0].type
+        if count > self.defaults.max_words and type_ != "bits":
+            longest = self.defaults.max_words
+            self.table.add("count", f"{count} registers are longer than one read of this device ({longest} at most)")
+        return Shape(type_, order, count, function, address, parts)
+
+    def _shape(self) -> tuple[str, str, int]:
+        """Type, order and registers (coils for functions 1 and 2)."""
+        table, values = self.table, self.defaults.values
+        function = self.said.get("function", values.get("function"))
+        coils = function in {1, 2}
+        given = self.said.get("type", None if coils else values.get("type"))
+        if coils and given not in {None, "bits"}:
+            table.add("type", f"type is {given!r}, but function {function} reads single bits", "Leave type out")
+        type_ = "bits" if coils else table.choice("type", REGISTERS, values.get("type", "")) or "u16"
+        if not coils and type_ == "bits":
+            table.add("type", "type 'bits' belongs to functions 1 and 2", "Registers of flags are u16 with bit_labels")
+        if not coils and given is None and "parts" not in self.said:
+            table.add("type", "the key 'type' is missing")
+        count = self._count(type_)
+        return type_, self._order(type_, count), count
+
+    def _count(self, type_: str) -> int:
+        fixed = REGISTERS[type_]
+        if fixed and "text" not in self.said:
+            count = self.table.integer("count", 1, MAX_COILS, fixed) or fixed
+            if count != fixed:
+                self.table.add("count", f"count is {count}, but {type_} takes {fixed}")
+            return fixed
+        if not fixed and type_ != "bits" and "count" not in self.said:
+            self.table.add("count", f"{type_} needs 'count' (registers)")
+        highest = {"mod10k": 4, "bits": 64, "str": MAX_WORDS}.get(type_, MAX_WORDS)
+        return self.table.integer("count", 1, highest, fixed or 1) or 1
+
+    def _order(self, type_: str, count: int) -> str:
+        own = self.table.text("order")
+        if type_ == "bits" or type_ in HALVES:
+            if own:
+                self.table.add("order", f"order means nothing for {type_}", "Leave it out")  # field pain 37
+            return ""
+        size = 1 if type_ in {"str", "mod10k"} or "text" in self.said else count
+        allowed = ORDERS[size] if size in ORDERS else ORDERS[1]
+        if own and own not in allowed:
+            if size == 1:  # field pain 37: a word swap on one register was silently accepted for years
+                what = f"order {own!r} means nothing for the 16 bits of {type_}"
+                self.table.add("order", what, "AB or BA, or leave it out")
+            else:
+                hint = did_you_mean(own, allowed) or f"One of {', '.join(allowed)}"
+                self.table.add("order", f"order {own!r} does not fit {type_}", hint)
+            return ""
+        default = str(self.defaults.values.get("order", ""))
+        if size == 1:
+            return own
+        if not own and "parts" not in self.said:
+            if default and len(default) <= 2 * size and size in ORDERS and default in allowed:
+                return default
+            self.table.add("order", f"{type_} needs 'order'", f"One of {', '.join(allowed)}")
+        return own
+
+    def _place(self, type_: str, count: int) -> tuple[int, int]:
+        table = self.table
+        default = self.defaults.values.get("function")
+        function = table.integer("function", 1, 4, default)
+        if function is None:
+            if "function" not in self.said:
+                hint = "1 coils, 2 inputs, 3 holding, 4 input registers"
+                table.add("function", "the key 'function' is missing", hint)
+            function = 3
+        if "parts" in self.said:
+            if "address" in self.said:
+                table.add("address", "'address' beside 'parts'", "The parts have the addresses")
+            return function, 0
+        address = table.integer("address", 0, 0xFFFF)
+        if address is None:
+            if "address" not in self.said:
+                table.add("address", "the key 'address' is missing")
+            return function, 0
+        if address + count > 0x10000:
+            what = "coils" if type_ == "bits" else "registers"
+            table.add("address", f"address {address} and {count} {what} pass 65535")
+        return function, address
+
+    def _parts(self) -> tuple[Part, ...]:
+        parts: list[Part] = []
+        for number, said in enumerate(self.table.tables("parts")):
+            path = (*self.table.path, "parts", number)
+            table = Table(said, path, self.table.complaints, f"{self.said.get('name', '')} part {number + 1}")
+            table.unknown(PART_KEYS)
+            type_ = table.choice("type", [t for t, size in REGISTERS.items() if size], required=True)
+            address = table.integer("address", 0, 0xFFFF)
+            scale = table.number("scale", Decimal(1)) or Decimal(1)
+            if address is None and "address" not in said:
+                table.add("address", "the key 'address' is missing")
+            if "function" in said:
+                table.add("function", "parts are read together, so all have the point's function")
+            if not type_ or address is None:
+                continue
+            order = self._part_order(table, type_)
+            parts.append(Part(address, type_, scale, order))
+        if len(parts) < 2 and len(self.said["parts"]) < 2:
+            self.table.add("parts", "parts need at least two registers or groups")
+        return tuple(parts)
+
+    def _part_order(self, table: Table, type_: str) -> str:
+        allowed = ORDERS[REGISTERS[type_]]
+        order = table.choice("order", () if type_ in HALVES else allowed)
+        default = str(self.defaults.values.get("order", ""))
+        if not order and REGISTERS[type_] > 1:
+            if default in allowed:
+                return default
+            table.add("order", f"{type_} needs 'order'", f"One of {', '.join(allowed)}")
+        return order
