@@ -325,9 +325,7 @@ class Packer:
             if due
             else []
         )
-        out.append(
-            self._pack(ring, 0, max(to_ms, at.from_ms), clock, gaps=gaps, events=events, gap_readings=due)
-        )
+        out.append(self._pack(ring, 0, max(to_ms, at.from_ms), clock, gaps=gaps, events=events, gap_readings=due))
         return out
 
     def _refresh_states(self, table: StreamTable) -> None:

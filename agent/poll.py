@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from drivers.model import PACES, DeviceSpec, LineDown, LineError, LineLent, PollResult, Reason
+from drivers.model import PACES, DeviceSpec, LineDown, LineError, LineLent, PollResult, Reading, Reason
 from ext.ring import Ring
 
 ONCE = PACES.index("once")
@@ -37,6 +37,9 @@ class Driver(Protocol):
 
     async def probe(self) -> None:
         """One cheap request. Raises LineError where the device is silent."""
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        """Ask for some points now, to learn who the device is. Raises LineError where it is silent."""
 
 
 class Grid:

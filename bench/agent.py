@@ -149,10 +149,18 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for r in rows:
         who, packs = ("meterhouse", f"{r['pack_s']} s") if r["pack_s"] else ("plain script", "-")
-        print(
-            f"| {who} | {r['devices']} | {packs} | {r['readings_per_s']:,} of {r['wanted_per_s']:,} | {r['cpu_s_per_million']} "
-            f"| {r['rss_mb']} | {r['first_verified_s']} | {r['latency_s']} | {r['gaps'] if r['gaps'] is not None else '-'} |"
+        cells = (
+            who,
+            r["devices"],
+            packs,
+            f"{r['readings_per_s']:,} of {r['wanted_per_s']:,}",
+            r["cpu_s_per_million"],
+            r["rss_mb"],
+            r["first_verified_s"],
+            r["latency_s"],
+            "-" if r["gaps"] is None else r["gaps"],
         )
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 if __name__ == "__main__":

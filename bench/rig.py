@@ -109,12 +109,10 @@ def cost_of(pid: int) -> Cost:
     return Cost((int(fields[11]) + int(fields[12])) / TICKS, kib("VmRSS"), kib("VmHWM"))
 
 
-def agent_config(
-    folder: Path, base_port: int, devices: int, mqtt_port: int, pack_every: str, more: str = ""
-) -> Path:
+def agent_config(folder: Path, base_port: int, devices: int, mqtt_port: int, pack_every: str, more: str = "") -> Path:
     """agent.toml for ``devices`` of 100 float32 points at 1 Hz, each on a connection of its own."""
     parts = [
-        f'[site]\nid = "bench"\ngateway = "gw"\ntimezone = "UTC"\n',
+        '[site]\nid = "bench"\ngateway = "gw"\ntimezone = "UTC"\n',
         f'[key]\nfile = "{folder}/signing.key"\n',
         f'[paths]\nstate_dir = "{folder}/state"\nruntime_dir = "{folder}/run"\n',
         f'[pack]\nevery = "{pack_every}"\n',

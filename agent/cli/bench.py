@@ -113,7 +113,12 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), help="A folder on the disk that the store will use; default: the temporary folder.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder on the disk that the store will use; default: the temporary folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def bench(folder: Path | None, as_json: bool) -> None:
     """Measure what this box can do: decode, seal, compress, commit.
@@ -137,5 +142,9 @@ def bench(folder: Path | None, as_json: bool) -> None:
     click.echo(result["machine"])
     for stage, us in result["us_per_reading"].items():
         click.echo(f"  {stage:<42} {us:8.3f} us a reading")
-    click.echo(f"  durable commits (fsync) on {folder or tempfile.gettempdir()}: {result['durable_commits_per_s']:,.0f}/s")
-    click.echo(f"  one core seals about {result['readings_per_s_one_core']:,.0f} readings/s in packs of {POINTS * TICKS:,}")
+    click.echo(
+        f"  durable commits (fsync) on {folder or tempfile.gettempdir()}: {result['durable_commits_per_s']:,.0f}/s"
+    )
+    click.echo(
+        f"  one core seals about {result['readings_per_s_one_core']:,.0f} readings/s in packs of {POINTS * TICKS:,}"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -65,10 +64,21 @@ class Stage:
 
 @click.command()
 @click.option("--for", "seconds", metavar="TIME", callback=parse_for, help="End by itself, such as 20s; else Ctrl-C.")
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), help="Keep configuration, key, database and logs here.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep configuration, key, database and logs here.",
+)
 @click.option("--seed", default=1, show_default=True, help="Another seed, another day.")
 @click.option("--speed", default=60.0, show_default=True, help="Seconds of the park in one of ours.")
-@click.option("--fault", "faults", multiple=True, metavar='"DEVICE FAULT"', help='Such as "pv1 silence"; see `meterhouse simulate`.')
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar='"DEVICE FAULT"',
+    help='Such as "pv1 silence"; see `meterhouse simulate`.',
+)
 @json_option
 def demo(
     seconds: float | None, folder: Path | None, seed: int, speed: float, faults: tuple[str, ...], as_json: bool
@@ -156,7 +166,11 @@ def _raise_curtain(
             break
         devices[facts["device"]] = facts
     else:
-        raise GatewayError("the simulated park did not start", where=str(folder / "simulator.log"), hint=_tail(folder / "simulator.log"))
+        raise GatewayError(
+            "the simulated park did not start",
+            where=str(folder / "simulator.log"),
+            hint=_tail(folder / "simulator.log"),
+        )
     from agent.keys import create_key
 
     thumbprint = create_key(folder / "signing.key", int(time.time())).kid
@@ -167,7 +181,9 @@ def _raise_curtain(
     deadline = time.monotonic() + START_S
     while not (folder / "run" / "snapshot.json").exists():
         if agent.poll() is not None or time.monotonic() > deadline:
-            raise GatewayError("the agent did not start", where=str(folder / "agent.log"), hint=_tail(folder / "agent.log"))
+            raise GatewayError(
+                "the agent did not start", where=str(folder / "agent.log"), hint=_tail(folder / "agent.log")
+            )
         time.sleep(0.02)
     return Stage(folder, f"mqtt://127.0.0.1:{port}", thumbprint, devices, simulator, agent)
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -71,8 +72,12 @@ async def serve(config: Config) -> None:
     show_default=True,
     help="The configuration.",
 )
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Where the database lies, instead of the configured place.")
-@click.option("--runtime-dir", type=click.Path(path_type=Path), help="Where the ring lies, instead of the configured place.")
+@click.option(
+    "--state-dir", type=click.Path(path_type=Path), help="Where the database lies, instead of the configured place."
+)
+@click.option(
+    "--runtime-dir", type=click.Path(path_type=Path), help="Where the ring lies, instead of the configured place."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: bool) -> None:
     """Run the agent until it is told to stop.
@@ -89,12 +94,17 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: b
     """
     set_up_logging(verbose)
     config = load_config(path, state_dir=state_dir, runtime_dir=runtime_dir)
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(serve(config))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it installs: it halves what a request costs."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.new_event_loop
+    return new_event_loop

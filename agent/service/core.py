@@ -161,7 +161,9 @@ class Service:
             number, _ = shape = self._shape(stream, document, self.started_ms)
             tables.append(shape)
             driver = driver_class(spec.protocol)(spec, self._lines[device.line], self._ring, number)
-            unit = Unit(device, profile, self._lines[device.line], stream, DevicePoll(driver, self._ring, self.started_ms))
+            unit = Unit(
+                device, profile, self._lines[device.line], stream, DevicePoll(driver, self._ring, self.started_ms)
+            )
             self._units.append(unit)
             self._streams[stream.name] = stream
         await self._register(tables)
@@ -229,7 +231,9 @@ class Service:
 
     # --- tables
 
-    def _table(self, device: DeviceConfig, spec: DeviceSpec, profile: Profile, identity: Mapping[str, str | None] | None) -> dict[str, Any]:
+    def _table(
+        self, device: DeviceConfig, spec: DeviceSpec, profile: Profile, identity: Mapping[str, str | None] | None
+    ) -> dict[str, Any]:
         source = Source(profile.id, profile.hash, profile.evidence)
         return device_table(self.config, device, spec, source, identity, vocabulary().senml)
 
@@ -254,9 +258,7 @@ class Service:
         self._unit_by_stream = {unit.stream.name: unit for unit in self._units}
         for unit in self._units:
             by_line.setdefault(unit.config.line, []).append(unit.poll)
-        pollers = {
-            line: LinePoller(polls, self._grid, self._contact, self._collect) for line, polls in by_line.items()
-        }
+        pollers = {line: LinePoller(polls, self._grid, self._contact, self._collect) for line, polls in by_line.items()}
         self._pollers = {
             poller: asyncio.create_task(poller.run(), name=f"line {line}") for line, poller in pollers.items()
         }
@@ -306,7 +308,9 @@ class Service:
     async def _identified(self, unit: Unit, identity: dict[str, str | None], tick_ms: int) -> None:
         device, before = unit.poll, unit.identity
         known = {name: text for name, text in identity.items() if text is not None}
-        spec = device_spec(self.config, unit.config, unit.profile, firmware=known.get("device.firmware"), identity=known)
+        spec = device_spec(
+            self.config, unit.config, unit.profile, firmware=known.get("device.firmware"), identity=known
+        )
         document = self._table(unit.config, spec, unit.profile, identity)
         unit.identity = identity
         if document == unit.stream.shape.table.document:
@@ -337,7 +341,9 @@ class Service:
         """An event of a stream: into the ring, so that it survives, and into the next pack."""
         now_ms = self._grid.now_ms()
         event = {"t": seconds(now_ms), **event}
-        self._ring.append_event(stream.shape.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode())
+        self._ring.append_event(
+            stream.shape.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
+        )
         stream.events.append((now_ms, event))
 
     def _note_start(self, recovered: Recovered) -> None:
@@ -361,8 +367,7 @@ class Service:
         while True:
             now = self._grid.now_ms()
             boundary = (now - offset) // every * every
-            if boundary < done_ms:
-                done_ms = boundary  # the clock was set back
+            done_ms = min(done_ms, boundary)  # the clock was set back
             waiting = [s for s in self._streams.values() if s.sealed_ms < boundary and s.due(boundary)]
             ready = [s for s in waiting if self._settled_ms(s) >= boundary]
             if ready:

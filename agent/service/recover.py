@@ -125,9 +125,7 @@ def _recover_ring(
         done.packs += len(packs)
 
 
-def _seal_left(
-    ring: Ring, packer: Packer, mine: Left, clock: Mapping[str, Any], now_ms: int
-) -> list[SealedPack]:
+def _seal_left(ring: Ring, packer: Packer, mine: Left, clock: Mapping[str, Any], now_ms: int) -> list[SealedPack]:
     packs: list[SealedPack] = []
     events = mine.events
     for n, (table, positions, last) in enumerate(mine.tables):

@@ -83,10 +83,8 @@ class Writer:
         def run(store: Store) -> None:
             try:
                 result = function(store)
-            except BaseException as error:
+            except Exception as error:  # noqa: BLE001 - it is raised where the call was made
                 self._back(_fail, future, error)
-                if not isinstance(error, Exception):
-                    raise
             else:
                 self._back(_settle, future, result)
 
@@ -139,7 +137,6 @@ class Writer:
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
         """A platform's word about a range of packs; ``callback`` runs in the writer thread."""
 
-
         def run(store: Store) -> None:
             ids, wrong = store.covered(dest, ack)
             if ids:
@@ -155,7 +152,7 @@ class Writer:
         try:
             store = self._open_store()
             self._losses = store.losses()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - it is raised by ``start``
             self._back(_fail, self._ready, error)
             self._back(_settle, self._stopped, None)
             return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from agent.poll import DEAD_SHARE, LONGEST_PAUSE_S, DevicePoll, Grid, Life, LinePoller
-from drivers.model import PACES, DeviceSpec, Kind, LineDown, LineTimeout, Point, PollResult, Reason
+from drivers.model import PACES, DeviceSpec, Kind, LineDown, LineTimeout, Point, PollResult, Reading, Reason
 from ext.ring import GAP, Ring
 
 EPOCH_MS = 1_795_500_000_000
@@ -54,6 +54,10 @@ class FakeDriver:
         if self.silent:
             self.spent += self.timeout_s
             raise LineTimeout("no answer", where="fake")
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        await self.probe()
+        return {}
 
 
 class Bench:
