@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TextIO
 
 import click
 
@@ -121,21 +121,23 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def outcome(args: Sequence[str] | None = None) -> int:
     """The exit code of a command line; everything that it has to say was said."""
+    stdout = sys.stdout
     try:
         result = cli.main(None if args is None else list(args), "meterhouse", standalone_mode=False)
         sys.stdout.flush()
         code = result if isinstance(result, int) else 0
     except SystemExit as left:
-        code = 0 if _pipe_closed(left) else left.code if isinstance(left.code, int) else int(left.code is not None)
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        if sys.stdout is not stdout:  # click's way of saying that nobody reads it any more
+            code = _pipe_closed(stdout)
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130  # as a shell says of what Ctrl-C ended
+    except BrokenPipeError:
+        code = _pipe_closed(stdout)
     except Exception as error:
-        if _pipe_closed(error):
-            code = 0
-        elif os.environ.get("MH_DEBUG", "") not in {"", "0"}:
+        if os.environ.get("MH_DEBUG", "") not in {"", "0"}:
             raise
-        else:
-            code = _said(error)
+        code = _said(error)
     return code
 
 
@@ -160,16 +162,13 @@ def _said(error: Exception) -> int:
     return 1
 
 
-def _pipe_closed(error: BaseException) -> bool:
-    """Did whoever read our output go away (`| head`)? Then there is nothing to say, nor to flush at the end.
+def _pipe_closed(stdout: TextIO) -> int:
+    """Whoever read our output went away (`| head`): no fault, and nothing to be flushed at the end.
 
     SIGPIPE itself stays ignored: it would end the agent when a broker closes a connection.
     """
-    cause = error.__context__ if isinstance(error, SystemExit) else error  # click makes exit code 1 of it
-    if not isinstance(cause, BrokenPipeError):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_line, config_options, is_alive, json_option, read_config, read_snapshot
-from drivers.model import ConfigError, GatewayError, LineDown, LineLent, Point, Reading, Reason, UsageError
+from drivers.model import (
+    ConfigError,
+    DeviceSpec,
+    GatewayError,
+    LineDown,
+    LineLent,
+    LineTimeout,
+    Point,
+    ProfileError,
+    Reading,
+    Reason,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig
@@ -83,14 +96,31 @@ def read(
             raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
         config, entry, profile = adhoc_target(**adhoc)
     owner = _owner(config, entry, config_file, runtime_dir, adhoc=device is None)
-    with owner:
-        points, readings = asyncio.run(read_once(config, entry, profile, patterns))
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
+    try:
+        with owner:
+            points, readings = asyncio.run(read_once(config, entry, profile, patterns))
+    except LineTimeout as error:
+        raise LineTimeout(error.what, where=error.where, hint=error.hint or silence_hint(config, entry)) from error
     rows = list(zip(points, readings, strict=True))
     if as_json:
         _print_json(entry.name, rows, lang, raw)
     else:
         _print(rows, lang, raw)
     raise SystemExit(4 if any(is_missing(point, reading) for point, reading in rows) else 0)
+
+
+def silence_hint(config: Config, device: DeviceConfig) -> str:
+    """What to look at first when a device says nothing."""
+    line = config.line(device.line)
+    if line.scheme == "serial":
+        setting = device.serial or line.serial
+        return f"Is the address {device.address}? Is its port set to {setting}? Are A and B swapped, is it powered?"
+    if line.scheme == "modbus-tcp":
+        return f"The connection stands. Is the unit number {device.address}? Does another master hold the device?"
+    return (
+        f"The connection stands. Is the address {device.address}? Does the server pass raw bytes, at the right speed?"
+    )
 
 
 def is_missing(point: Point, reading: Reading) -> bool:
@@ -109,7 +139,6 @@ async def read_once(
     """
     from agent.config import device_spec, line_config
     from drivers.line import open_line
-    from drivers.profile import select
     from drivers.registry import driver_class
     from ext.ring import Ring
 
@@ -125,12 +154,23 @@ async def read_once(
             found = driver()
             if profile.variants:
                 found = driver(**await _identity(found, profile))
-            points = list(select(found.spec.points, list(patterns)))
+            points = chosen(found.spec, patterns)
             readings = await found.read_points([point.name for point in points])
         finally:
             await line.close()
             ring.close()
     return points, [readings[point.name] for point in points]
+
+
+def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
+    """The points that --point asks for. Raises UsageError for a pattern that matches none."""
+    from drivers.profile import select
+
+    try:
+        return list(select(spec.points, list(patterns)))
+    except ProfileError as error:
+        hint = error.hint if error.hint.startswith("Did") else f"`meterhouse profiles show {spec.profile}` lists them"
+        raise UsageError(error.what, where="--point", hint=hint) from error
 
 
 async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
