@@ -1,0 +1,135 @@
+"""``meterhouse decode mbus``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
+from drivers import mbus
+from drivers.model import Reading
+
+
+def _telegram(telegram: mbus.Telegram) -> Json:
+    """The application layer's part of a frame; nothing for what is not there."""
+    shown: Json = {
+        "ci": telegram.ci,
+        "ci_name": mbus.CI_NAMES.get(telegram.ci or 0, ""),
+        "identity": telegram.identity,
+        "manufacturer": telegram.manufacturer,
+        "version": telegram.version,
+        "medium": None if telegram.medium is None else mbus.MEDIA.get(telegram.medium, f"{telegram.medium:02X}h"),
+        "medium_code": telegram.medium,
+        "access_number": telegram.access,
+        "status": telegram.status,
+    }
+    if telegram.configuration is not None:
+        shown["signature"] = f"{telegram.configuration:04X}"
+    shown = {key: value for key, value in shown.items() if value not in (None, "")}
+    if telegram.error:
+        shown["application_error"] = telegram.error
+    if telegram.encrypted:
+        shown |= {"encrypted": True, "encryption_mode": telegram.encryption_mode}
+    if telegram.undecoded:
+        shown["undecoded"] = telegram.undecoded.hex()
+    if telegram.maker:
+        shown["manufacturer_data"] = telegram.maker.hex()
+    if telegram.readings:
+        shown["more_records_follow"] = telegram.more
+    if telegram.words:
+        shown["notes"] = telegram.words
+    return shown
+
+
+def _frame(frame: mbus.Frame, stream: bytes) -> Json:
+    shown: Json = {
+        "protocol": "mbus",
+        "kind": frame.kind,
+        "preamble_fe": wake_bytes(stream, frame.offset),
+        "offset": frame.offset,
+        "length": len(frame.raw),
+    }
+    if frame.kind == "ack":
+        return shown
+    return shown | {
+        "control": frame.control,
+        "function": mbus.function_name(frame.control),
+        "direction": "reply" if frame.from_device else "request",
+        "address": frame.address,
+        "checksum_in_frame": frame.checksum,
+        "checksum_computed": frame.checksum_computed,
+        "checksum_ok": frame.checksum == frame.checksum_computed,
+    }
+
+
+def _readings(telegram: mbus.Telegram) -> list[Json]:
+    """As for every protocol, but storage, tariff and function are always said: they tell M-Bus records apart."""
+    return [reading_json(r) | {"storage": r.storage, "tariff": r.tariff} for r in telegram.readings]
+
+
+def _wired(frames: Sequence[mbus.Frame], stream: bytes) -> Json:
+    telegrams = [mbus.decode_frame(frame) for frame in frames]
+    pairs: list[tuple[Json, Sequence[Reading]]] = [
+        (_frame(f, stream) | _telegram(t), t.readings) for f, t in zip(frames, telegrams, strict=True)
+    ]
+    result = several(pairs)
+    result["readings"] = [r for t in telegrams for r in _readings(t)]
+    faults = [t.fault for t in telegrams if t.fault]
+    if faults:
+        raise BrokenInput(faults[0], result)
+    return result
+
+
+def _wireless(stream: bytes) -> Json:
+    data, crc_format = mbus.strip_crc(stream)
+    telegram = mbus.decode_wireless(data)
+    shown: Json = {
+        "protocol": "mbus",
+        "kind": "wireless",
+        "length": data[0],
+        "control": data[1],
+        "function": mbus.function_name(data[1]),
+        "crc_format": crc_format,
+        **_telegram(telegram),
+    }
+    result: Json = {"frame": shown, "readings": _readings(telegram)}
+    if telegram.fault:
+        raise BrokenInput(telegram.fault, result)
+    return result
+
+
+def decode(stream: bytes) -> Json:
+    """All wired frames of ``stream``, or the one wireless frame that it is."""
+    frames = mbus.Parser().feed(stream)
+    if any(f.kind == "long" for f in frames):
+        return _wired(frames, stream)
+    if mbus.looks_wireless(stream):
+        return _wireless(stream)
+    telling = [f for f in frames if f.kind == "short"] or (frames if len(frames) == len(stream) else [])
+    if telling:
+        return _wired(frames, stream)
+    raw, offset, error = mbus.broken(stream)
+    shown: Json = {"protocol": "mbus", "offset": offset}
+    if len(raw) >= 7 and raw[0] == raw[3] == 0x68:
+        shown |= {"kind": "long", "control": raw[4], "address": raw[5], "ci": raw[6]}
+    raise BrokenInput(error, {"frame": shown} if raw else None)
+
+
+@click.command("mbus")
+@click.argument("words", metavar="HEX", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def command(words: tuple[str, ...], as_json: bool) -> None:
+    """Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
+
+    What a key or a maker's format would be needed for stays in `undecoded`.
+
+    \b
+    Example:
+      meterhouse decode mbus '10 5B 01 5C 16'
+
+    \b
+    Exit codes: 0 decoded, 2 wrong usage, 4 no sound frame, or records that
+      break off (what came before is printed with --json).
+    """
+    run(lambda: decode(hex_bytes(words)), as_json)

@@ -1,0 +1,108 @@
+"""Names of the uniform vocabulary for what M-Bus calls energy, volume and so on; the medium gives the first word."""
+
+from __future__ import annotations
+
+MEDIA: dict[int, str] = {
+    0x00: "Other",
+    0x01: "Oil",
+    0x02: "Electricity",
+    0x03: "Gas",
+    0x04: "Heat: Outlet",
+    0x05: "Steam",
+    0x06: "Warm water (30-90°C)",
+    0x07: "Water",
+    0x08: "Heat Cost Allocator",
+    0x09: "Compressed Air",
+    0x0A: "Cooling load meter: Outlet",
+    0x0B: "Cooling load meter: Inlet",
+    0x0C: "Heat: Inlet",
+    0x0D: "Heat / Cooling load meter",
+    0x0E: "Bus/System",
+    0x0F: "Unknown Medium",
+    0x14: "Calorific value",
+    0x15: "Hot water (>=90°C)",
+    0x16: "Cold water",
+    0x17: "Dual water",
+    0x18: "Pressure",
+    0x19: "A/D Converter",
+    0x1A: "Smoke detector",
+    0x1B: "Room sensor",
+    0x1C: "Gas detector",
+    0x20: "Breaker (electricity)",
+    0x21: "Valve (gas or water)",
+    0x25: "Customer unit (display)",
+    0x28: "Waste water",
+    0x29: "Garbage",
+    0x30: "Service tool",
+    0x31: "Gateway",
+    0x32: "Unidirectional repeater",
+    0x33: "Bidirectional repeater",
+    0x36: "Radio converter (system side)",
+    0x37: "Radio converter (meter side)",
+}
+_SCOPES = {
+    0x01: "oil", 0x02: "ac", 0x03: "gas", 0x04: "heat", 0x05: "steam", 0x06: "water", 0x07: "water", 0x09: "air",
+    0x0A: "cool", 0x0B: "cool", 0x0C: "heat", 0x0D: "heat", 0x15: "water", 0x16: "water", 0x17: "water", 0x28: "water",
+}  # fmt: skip
+_FIXED_MEDIA = {0x1: 0x01, 0xA: 0x03, 0xB: 0x04, 0xC: 0x06, 0xD: 0x07, 0xE: 0x08}
+
+_BY_SCOPE = {  # quantity -> what follows the scope
+    "energy": "energy",
+    "power": "power",
+    "volume": "volume",
+    "flow": "flow",
+    "mass": "mass",
+    "mass_flow": "flow.mass",
+    "pressure": "pressure",
+    "temperature": "temperature",
+}
+_OF_ITS_OWN = {
+    "voltage": "ac.voltage",
+    "current": "ac.current",
+    "frequency": "ac.frequency",
+    "angle": "ac.angle",
+    "power.reactive": "ac.power.reactive",
+    "power.apparent": "ac.power.apparent",
+    "energy.reactive": "ac.energy.reactive.import",
+    "energy.apparent": "ac.energy.apparent",
+    "temperature.external": "ambient.temperature",
+    "humidity": "ambient.humidity",
+    "operating_time": "device.runtime",
+    "fabrication": "device.serial",
+    "identification": "device.serial",
+    "bus_address": "device.address",
+    "model": "device.model",
+    "hardware": "device.hardware",
+    "firmware": "device.firmware",
+    "error_flags": "device.fault",
+    "rf_level": "device.signal",
+    "datetime": "device.time",
+}
+
+
+def fixed_medium(code: int) -> int:
+    """The medium of a fixed structure (four bits) as the code that the variable structure uses."""
+    return _FIXED_MEDIA.get(code, code)
+
+
+def name_of(key: str, medium: int) -> str:
+    """The point name of a quantity measured by a device of this medium; ``x.mbus.`` where the vocabulary has none."""
+    scope = _SCOPES.get(medium)
+    if key in _OF_ITS_OWN:
+        return _OF_ITS_OWN[key]
+    if scope is None:
+        return f"x.mbus.{key}"
+    if scope == "ac":
+        return {"energy": "ac.energy.import", "power": "ac.power.active"}.get(key, f"x.mbus.{key}")
+    if key.startswith("temperature."):
+        end = key.partition(".")[2]
+        if scope in ("heat", "cool") and end in ("supply", "return", "difference"):
+            return f"{scope}.{key}"
+        ends = {"supply": "in", "return": "out"}
+        return f"{scope}.temperature.{ends[end]}" if end in ends else f"x.mbus.{key}"
+    return f"{scope}.{_BY_SCOPE[key]}" if key in _BY_SCOPE else f"x.mbus.{key}"
+
+
+def manufacturer(code: int) -> str:
+    """Three letters out of the two bytes of the header."""
+    return "".join(chr((code >> shift & 0x1F) + 64) for shift in (10, 5, 0))

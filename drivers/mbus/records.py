@@ -1,0 +1,294 @@
+"""Data records of the variable structure: DIF, DIFE, VIF, VIFE, data. Source: EN 13757-3 clause 6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from drivers.mbus import values, vif
+from drivers.mbus.names import manufacturer, name_of
+from drivers.mbus.values import Coded
+from drivers.mbus.vif import Meaning
+from drivers.model import FrameError, Quality, Reading, Reason, clean_text
+
+MAX_EXTENSIONS = 10
+FUNCTIONS = ("instantaneous", "maximum", "minimum", "error")
+_SIZES = {0x1: 1, 0x2: 2, 0x3: 3, 0x4: 4, 0x5: 4, 0x6: 6, 0x7: 8, 0x9: 1, 0xA: 2, 0xB: 3, 0xC: 4, 0xE: 6}
+_MAKER, _MAKER_MORE, _FILLER = 0x0F, 0x1F, 0x2F
+_UNKNOWN = Meaning("unknown", "Unknown VIF")
+
+
+@dataclass(slots=True)
+class Records:
+    """What a record area holds. ``fault`` says why reading stopped early; what came before it stands."""
+
+    readings: list[Reading] = field(default_factory=list)
+    more: bool = False  # 1F: further telegrams follow
+    maker: bytes = b""  # what the maker put behind 0F or 1F
+    fault: str = ""
+
+
+class _Cursor:
+    """Bytes read from the front; a read beyond the end is the record's fault."""
+
+    def __init__(self, data: bytes, high_first: bool) -> None:
+        self.data, self.at, self.high_first = data, 0, high_first
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def take(self, count: int) -> bytes:
+        if self.at + count > len(self.data):
+            left = len(self.data) - self.at
+            raise FrameError(f"record cut short: {count} bytes wanted, {left} left", where=f"record byte {self.at}")
+        piece = self.data[self.at : self.at + count]
+        self.at += count
+        return piece
+
+    def number(self, count: int) -> bytes:
+        """A multi-byte value low byte first, whichever order the telegram uses."""
+        piece = self.take(count)
+        return piece[::-1] if self.high_first else piece
+
+    def extensions(self, first: int, what: str) -> list[int]:
+        """The bytes that follow while the top bit says so."""
+        found: list[int] = []
+        last = first
+        while last & 0x80:
+            if len(found) == MAX_EXTENSIONS:
+                raise FrameError(f"more than {MAX_EXTENSIONS} {what}", where=f"record byte {self.at}")
+            last = self.byte()
+            found.append(last)
+        return found
+
+
+def parse(data: bytes, medium: int, *, high_first: bool = False) -> Records:
+    """All records of ``data``. ``high_first`` is mode 2 (CI 76h, 77h)."""
+    found, cursor = Records(), _Cursor(data, high_first)
+    try:
+        while cursor.at < len(data):
+            dif = cursor.byte()
+            if dif == _FILLER:
+                continue
+            if dif in (_MAKER, _MAKER_MORE):
+                found.more = dif == _MAKER_MORE
+                found.maker = cursor.take(len(data) - cursor.at)
+                found.readings.append(_maker_reading(found))
+                break
+            found.readings.append(_record(cursor, dif, medium))
+    except FrameError as error:
+        found.fault = f"{error.where}: {error.what}"
+    return found
+
+
+def _maker_reading(found: Records) -> Reading:
+    shown = found.maker.hex(" ").upper() or None
+    name = "x.mbus.more_records" if found.more else "x.mbus.manufacturer"
+    label = "More records follow" if found.more else "Manufacturer specific"
+    quality = Quality.GOOD if shown else Reason.ABSENT
+    return Reading(name, shown, quality=quality, raw=found.maker, label=label)
+
+
+def _record(cursor: _Cursor, dif: int, medium: int) -> Reading:
+    if dif & 0x0F == 0x0F:
+        raise FrameError(f"DIF {dif:02X}h is reserved", where=f"record byte {cursor.at - 1}")
+    storage, tariff, subunit = dif >> 6 & 1, 0, 0
+    for n, dife in enumerate(cursor.extensions(dif, "DIFE")):
+        storage |= (dife & 0x0F) << (4 * n + 1)
+        tariff |= (dife >> 4 & 3) << (2 * n)
+        subunit |= (dife >> 6 & 1) << n
+    meaning, modifiers, own_unit = _value_information(cursor)
+    effect = _effect_of(modifiers, own_unit is not None, meaning)
+    coded, raw = _data(cursor, dif & 0x0F, effect.meaning)
+    value, quality = _scaled(coded, effect)
+    name = _named(effect, medium, tariff)
+    if meaning.key == "datetime" and (storage or dif & 0x30 or effect.meaning is not meaning):
+        name = "x.mbus.datetime"  # not the device's clock: when something was stored or reached its extreme
+    return Reading(
+        name=name,
+        value=value,
+        unit=effect.meaning.unit,
+        quality=quality,
+        raw=raw,
+        storage=storage,
+        tariff=tariff,
+        subunit=subunit,
+        function=FUNCTIONS[dif >> 4 & 3],
+        label=", ".join((effect.meaning.label, *effect.words)),
+    )
+
+
+def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]:
+    """(meaning, the VIFE that modify it, the text of a plain-text VIF)."""
+    first = cursor.byte()
+    if first & 0x7F == 0x7C:
+        words = str(values.text(cursor.take(cursor.byte()))[0] or "")
+        own = clean_text(words)
+        unit = own if own.startswith("%") or own in ("V", "A", "W", "Wh", "kWh", "m3", "Hz", "bar") else ""
+        key = "humidity" if own == "%RH" else "text"
+        return Meaning(key, own, unit), cursor.extensions(first, "VIFE"), own
+    following = cursor.extensions(first, "VIFE")
+    if first in (0xFD, 0xFB) and following:
+        table = vif.FD if first == 0xFD else vif.FB
+        code, rest = following[0] & 0x7F, following[1:]
+        if code == 0x7D and rest:  # a second level of the table, hardly used: skipped, not misread
+            return _UNKNOWN, rest[1:], None
+        return table.get(code, Meaning("reserved", f"Reserved {first:02X}h {code:02X}h")), rest, None
+    if first == 0xEF:
+        return _UNKNOWN, following[1:], None
+    meaning = vif.PRIMARY.get(first & 0x7F, Meaning("reserved", f"Reserved {first:02X}h"))
+    return meaning, following if meaning.key != "manufacturer" else [], None
+
+
+@dataclass(slots=True)
+class _Effect:
+    """What the VIFE make of a meaning."""
+
+    meaning: Meaning
+    factor: Decimal
+    offset: Decimal = Decimal(0)
+    words: tuple[str, ...] = ()
+    suffix: str = ""
+    backwards: bool = False
+    other: str = ""  # no longer the quantity itself: a limit, a rate, a forecast
+    no_data: int | None = None  # the reason, where the device says that it has no value
+
+
+_LIMIT_TIMES = frozenset((0x42, 0x43, 0x46, 0x47, 0x4A, 0x4B, 0x4E, 0x4F, 0x6A, 0x6B, 0x6E, 0x6F, 0x39))
+_DURATIONS = ("s", "min", "h", "d")
+_SAME_QUANTITY = frozenset((0x1D, 0x3A, 0x3B, 0x3D, 0x3E, 0x3F))  # VIFE after which a volume is still that volume
+
+
+def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect:
+    effect = _Effect(meaning, meaning.factor)
+    remaining = iter(modifiers)
+    for byte in remaining:
+        code = byte & 0x7F
+        if code == 0x7C:
+            _second_table(effect, next(remaining, 0) & 0x7F)
+        elif code == 0x7F:
+            effect.words += ("manufacturer specific",)
+            break  # what follows is the maker's own
+        else:
+            _modify(effect, code)
+    return effect
+
+
+def _modify(effect: _Effect, code: int) -> None:
+    """One combinable VIFE of the first table (EN 13757-3 table 15)."""
+    if code in _LIMIT_TIMES:
+        words = "start of" if code == 0x39 else _limit_words(code)
+        _retyped(effect, "datetime", f"Time: {words} {effect.meaning.label}")
+    elif 0x50 <= code <= 0x5F or 0x60 <= code <= 0x67:
+        unit = _DURATIONS[code & 3]
+        scale = {"s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
+        _retyped(effect, "number", f"Duration: {_limit_words(code)} {effect.meaning.label}", "s", scale)
+    elif code in (0x41, 0x49):
+        _retyped(effect, "number", f"Count: {vif.ANNOTATIONS[code]} {effect.meaning.label}")
+    elif 0x70 <= code <= 0x77:
+        effect.factor *= Decimal(10) ** ((code & 7) - 6)
+    elif 0x78 <= code <= 0x7B:
+        effect.offset += Decimal(10) ** ((code & 3) - 3)
+    elif code == 0x7D:
+        effect.factor *= 1000
+    elif code in vif.ERRORS:
+        effect.words += (vif.ERRORS[code],)
+        effect.no_data = Reason.ABSENT if code < 0x16 else Reason.EXCEPTION
+    elif code == 0x3C:
+        effect.backwards = True
+        effect.words += (vif.ANNOTATIONS[code],)
+    elif code:
+        words = vif.ANNOTATIONS.get(code, f"VIFE {code:02X}h")
+        effect.words += (words,)
+        if code not in _SAME_QUANTITY:
+            effect.other = "_".join(words.replace("/", " per ").lower().split())
+
+
+def _limit_words(code: int) -> str:
+    which = "last" if code & 4 else "first"
+    if code >= 0x60:
+        return f"{'end' if code & 1 else 'begin'} of {which}" if code >= 0x68 else f"of {which}"
+    side = "upper" if code & 8 else "lower"
+    if code >= 0x50:
+        return f"of {which} exceed of {side} limit,"
+    return f"{'end' if code & 1 else 'begin'} of {which} exceed of {side} limit,"
+
+
+def _retyped(effect: _Effect, kind: str, label: str, unit: str = "", factor: int = 1) -> None:
+    key = f"{effect.meaning.key}.{'time' if kind == 'datetime' else 'duration' if unit else 'count'}"
+    effect.meaning = Meaning(f"at.{key}", label, unit, kind=kind)
+    effect.factor = Decimal(factor)
+
+
+def _second_table(effect: _Effect, code: int) -> None:
+    """A VIFE after FC: phases and directions."""
+    if code in vif.PHASES:
+        effect.suffix = vif.PHASES[code]
+    elif code == 0x13:
+        _retyped(effect, "datetime", f"Time: end of {effect.meaning.label}")
+    elif code:
+        effect.words += (vif.SECOND_ANNOTATIONS.get(code, f"VIFE FCh {code:02X}h"),)
+        effect.backwards = effect.backwards or code == 0x15
+
+
+def _data(cursor: _Cursor, code: int, meaning: Meaning) -> tuple[Coded, bytes]:
+    """The data field, coded as DIF and meaning say. Also its bytes, for evidence."""
+    if code in (0x0, 0x8):  # no data; selection for readout
+        return (None, Reason.ABSENT), b""
+    if code == 0xD:
+        return _variable(cursor, meaning)
+    raw = cursor.number(_SIZES[code])
+    if code == 0x5:
+        return values.real(raw), raw
+    if code >= 0x9:
+        return values.bcd(raw), raw
+    return _binary(raw, meaning), raw
+
+
+def _variable(cursor: _Cursor, meaning: Meaning) -> tuple[Coded, bytes]:
+    lvar = cursor.byte()
+    size = values.variable_size(lvar)
+    if size is None:
+        raise FrameError(f"LVAR {lvar:02X}h is reserved", where=f"record byte {cursor.at - 1}")
+    raw = cursor.number(size)
+    if meaning.kind in ("date", "datetime") and 0xE0 <= lvar < 0xF0:
+        return values.moment(raw), raw
+    return values.variable(lvar, raw), raw
+
+
+def _binary(raw: bytes, meaning: Meaning) -> Coded:
+    if meaning.kind in ("date", "datetime") and len(raw) in (2, 3, 4, 6):
+        return values.moment(raw)
+    if meaning.key == "identification" and len(raw) == 8:  # a whole secondary address
+        maker = manufacturer(int.from_bytes(raw[4:6], "little"))
+        return f"{raw[3::-1].hex().upper()} {maker} {raw[6]} {raw[7]}", Quality.GOOD
+    if meaning.kind == "flags" or meaning.key in ("fabrication", "identification"):
+        return values.integer(raw, signed=False)
+    number, quality = values.integer(raw, signed=True)
+    if meaning.kind == "rssi" and len(raw) == 1 and isinstance(number, Decimal) and number > 0:
+        number = 2 * number - 130  # a level is never above 0 dBm: the coded form of EN 13757-4 and OMS
+    return number, quality
+
+
+def _scaled(coded: Coded, effect: _Effect) -> Coded:
+    value, quality = coded
+    if effect.no_data is not None:
+        return None, effect.no_data
+    if isinstance(value, Decimal):
+        value = value * effect.factor + effect.offset
+    return value, quality
+
+
+def _named(effect: _Effect, medium: int, tariff: int) -> str:
+    if effect.other:
+        return f"x.mbus.{effect.meaning.key}.{effect.other}"
+    name = name_of(effect.meaning.key, medium)
+    if effect.backwards:
+        name = {"ac.energy.import": "ac.energy.export", "ac.energy.reactive.import": "ac.energy.reactive.export"}.get(
+            name, f"{name}.reverse" if name.endswith(".volume") else f"x.mbus.reverse.{effect.meaning.key}"
+        )
+    if effect.suffix:
+        name = f"{name}.{effect.suffix}"
+    if tariff and name.rpartition(".")[0] in ("ac.energy", "heat", "cool") and "energy" in name:
+        name = f"{name}.tariff.{tariff}"
+    return name
