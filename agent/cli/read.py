@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, config_options, is_alive, json_option, read_config, read_snapshot
+from agent.cli.common import (
+    as_line,
+    config_options,
+    find_runtime_dir,
+    is_alive,
+    json_option,
+    read_config,
+    read_snapshot,
+)
 from drivers.model import (
     ConfigError,
     DeviceSpec,
@@ -95,7 +103,7 @@ def read(
             hint = "Name a device of the configuration, or say all of --profile, --line and --address"
             raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
         config, entry, profile = adhoc_target(**adhoc)
-    owner = _owner(config, entry, config_file, runtime_dir, adhoc=device is None)
+    owner = _owner(config, entry, runtime_dir if device is not None else _agents_folder(config_file, runtime_dir))
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
     try:
         with owner:
@@ -182,37 +190,30 @@ async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
     return {"firmware": known.get("device.firmware"), "identity": known}
 
 
-def _owner(
-    config: Config, entry: DeviceConfig, config_file: Path, runtime_dir: Path | None, adhoc: bool
-) -> AbstractContextManager[Any]:
-    """A lease of the line where a running agent owns it; nothing where none does."""
-    line = config.line(entry.line)
-    if adhoc:
-        found = _line_of_agent(line.url, config_file, runtime_dir)
-        if found is None:
-            return nullcontext()
-        folder, name = found
-    else:
-        folder, name = config.runtime_dir, line.name
+def _owner(config: Config, device: DeviceConfig, runtime_dir: Path | None) -> AbstractContextManager[Any]:
+    """A lease of the line where a running agent owns its port; nothing where none does.
+
+    The port tells, not the name: it may have been renamed since the agent read its configuration.
+    """
+    folder = runtime_dir or config.runtime_dir
     try:
         snapshot = read_snapshot(folder)
     except GatewayError:
         return nullcontext()
-    if not is_alive(snapshot.get("pid")) or name not in snapshot.get("lines", {}):
+    url = config.line(device.line).url
+    lines = snapshot.get("lines", {})
+    name = next((name for name, facts in lines.items() if facts.get("url") == url), None)
+    if name is None or not is_alive(snapshot.get("pid")):
         return nullcontext()
     return _Leased(folder / "leases", name)
 
 
-def _line_of_agent(url: str, config_file: Path, runtime_dir: Path | None) -> tuple[Path, str] | None:
-    """Runtime folder and name of the configured line at ``url``, if this machine has a configuration that has it."""
-    if not config_file.exists():
-        return None
+def _agents_folder(config_file: Path, runtime_dir: Path | None) -> Path:
+    """Where an agent of this machine would be, also when its configuration is being edited and does not load."""
     try:
-        config = read_config(config_file, None, runtime_dir)
+        return find_runtime_dir(config_file, runtime_dir)
     except ConfigError:
-        return None
-    name = next((line.name for line in config.lines if line.url == url), None)
-    return (config.runtime_dir, name) if name else None
+        return find_runtime_dir(Path(os.devnull) / "none", None)
 
 
 class _Leased(AbstractContextManager[None]):

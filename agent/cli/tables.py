@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agent.cli.live import Latest
 
 PIPE_WIDTH = 260
+LINE_TROUBLE = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
 LIFE_STYLES = {"alive": "green", "dead": "red", "unknown": "yellow"}
 
 
@@ -61,19 +62,20 @@ def device_table(devices: Mapping[str, Mapping[str, Any]], now: float) -> Table:
 
 def line_table(lines: Mapping[str, Mapping[str, Any]]) -> Table:
     """One line a row, with what was counted."""
-    table = plain_table("lines", "line", "busy", "asked", "answered", "trouble", right=("busy", "asked", "answered"))
-    quiet = {"sent", "answers", "busy", "since_ns", "busy_ns", "opened", "notes"}
+    columns = ("line", "url", "state", "busy", "asked", "answered", "trouble")
+    table = plain_table("lines", *columns, right=("busy", "asked", "answered"))
     for name, line in lines.items():
-        sent = line.get("sent", 0)
-        asked = sum(sent.values()) if isinstance(sent, dict) else sent
-        busy = line.get("busy")
-        trouble = [f"{value} {key.replace('_', ' ')}" for key, value in line.items() if key not in quiet and value]
+        sent = line.get("sent", {})
+        state = f"lent to {line['lent']}" if line.get("lent") else "open" if line.get("open") else "closed"
+        busy = line.get("busy_share")
         table.add_row(
             cell(name),
+            cell(line.get("url", "?"), 200),
+            cell(state),
             f"{busy:.0%}" if isinstance(busy, (int, float)) else "-",
-            cell(asked),
+            cell(sum(sent.values())),
             cell(line.get("answers", "-")),
-            cell(", ".join(trouble), 120),
+            cell(", ".join(f"{line[key]} {key}" for key in LINE_TROUBLE if line.get(key)), 160),
         )
     return table
 
