@@ -108,6 +108,12 @@ class Display:
     def _knows(self, point: Point) -> bool:
         return FactBook(self.role, self.clock.physics).get(point.name) is not None
 
+    def keep_journal(self) -> None:
+        """From now on note what is served, in ``journal``."""
+        with self.clock.hold():
+            self.journal = {}
+            self._written.clear()
+
     @property
     def texts(self) -> dict[str, str]:
         """What the text points say."""

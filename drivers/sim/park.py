@@ -119,7 +119,7 @@ class Park:
     def keep_journal(self) -> None:
         """From now on note what is served: ``devices[name].display.journal[point]`` lists (UTC ns, value)."""
         for device in self.devices.values():
-            device.display.journal = {}
+            device.display.keep_journal()
 
     def agent_toml(self, *, uplink: str = "mqtt://127.0.0.1:1883", site: str = "demo") -> str:
         """An agent.toml that reads this park and keeps its files beside itself."""
@@ -181,7 +181,9 @@ def make_park(
         buses.setdefault(slot.line, Bus(name=slot.line)).add(sim)
         devices[slot.name] = ParkDevice(slot, sim, display)
     lines: dict[str, SimLine] = {
-        name: SerialLine(bus, runtime_dir / f"tty-{name}", baud=baud) if name in SERIAL_LINES else TcpLine(bus)
+        name: SerialLine(bus, runtime_dir.absolute() / f"tty-{name}", baud=baud)
+        if name in SERIAL_LINES
+        else TcpLine(bus)
         for name, bus in buses.items()
     }
     return Park(clock, lines, devices)

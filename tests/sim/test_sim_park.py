@@ -1,0 +1,131 @@
+"""The park as a reader finds it: lines, devices, a configuration that fits, and one balance behind all."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from rawclient import PtyClient, TcpClient, mbap, rtu
+
+from agent.config import load_config
+from drivers.model import Kind, UsageError
+from drivers.sim import SerialLine, TcpLine
+from drivers.sim.display import ParkClock
+from drivers.sim.park import DEMO, Park, Slot, make_park, start_park
+
+METERS = (
+    Slot("grid", "并网点", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
+    Slot("workshop", "workshop", "cabinet", 2, "eastron/sdm630", "workshop", {"ac": "load"}),
+    Slot("hall", "hall", "hall", 7, "eastron/sdm630", "load", {"ac": "load"}),
+)
+
+
+def number(frame: bytes, at: int) -> float:
+    return float(struct.unpack(">f", frame[at : at + 4])[0])
+
+
+async def test_lines_of_both_kinds_serve_one_park(tmp_path: Path) -> None:
+    park = await start_park(tmp_path, seed=3, speed=0.0, slots=METERS, baud=115200)
+    cabinet, hall = park.lines["cabinet"], park.lines["hall"]
+    assert isinstance(cabinet, SerialLine) and isinstance(hall, TcpLine)
+    truth = park.truth()
+    master, client = PtyClient(cabinet.link), await TcpClient.connect(hall.port)
+    for unit, name in ((1, "grid"), (2, "workshop")):
+        frame = await asyncio.to_thread(master.ask, rtu(unit, 4, 52, 2), 9)
+        assert number(frame, 3) == pytest.approx(float(truth[name]["ac.power.active"]), rel=1e-6)
+    frame = await client.ask(mbap(1, 7, 4, 52, 2), 13)
+    assert number(frame, 9) == pytest.approx(float(truth["hall"]["ac.power.active"]), rel=1e-6)
+    assert truth["_park"]["load"] == pytest.approx(Decimal(truth["hall"]["ac.power.active"]), rel=Decimal("1e-6"))
+    master.close()
+    await client.close()
+    await park.stop()
+
+
+async def test_the_configuration_it_writes_is_sound_and_reads_it(tmp_path: Path) -> None:
+    park = await start_park(tmp_path, slots=METERS)
+    (tmp_path / "agent.toml").write_text(park.agent_toml(), encoding="utf-8")
+    await park.stop()
+    config = load_config(tmp_path / "agent.toml")
+    assert [(d.name, d.line, d.address, d.profile) for d in config.devices] == [
+        (s.name, s.line, str(s.unit), s.profile) for s in METERS
+    ]
+    assert {line.name: line.url for line in config.lines} == {name: line.url for name, line in park.lines.items()}
+    assert config.devices[0].label == "并网点"
+    assert config.state_dir == tmp_path / "state"
+
+
+async def test_a_line_that_cannot_open_closes_the_others(tmp_path: Path) -> None:
+    park = make_park(tmp_path, slots=METERS)
+    (tmp_path / "tty-cabinet").write_text("in the way")
+    with pytest.raises(Exception, match="is there already"):
+        await park.start()
+
+
+async def test_faults_can_be_set_before_it_opens(tmp_path: Path) -> None:
+    def prepare(park: Park) -> None:
+        park.devices["hall"].sim.faults.set("busy")
+        park.keep_journal()
+
+    park = await start_park(tmp_path, slots=METERS, prepare=prepare)
+    hall = park.lines["hall"]
+    assert isinstance(hall, TcpLine)
+    client = await TcpClient.connect(hall.port)
+    assert (await client.ask(mbap(1, 7, 4, 52, 2), 9))[-2:] == b"\x84\x06"
+    park.devices["hall"].sim.faults.clear()
+    frame = await client.ask(mbap(2, 7, 4, 52, 2), 13)
+    journal = park.devices["hall"].display.journal
+    assert journal is not None
+    assert number(frame, 9) == pytest.approx(float(journal["ac.power.active"][-1][1]), rel=1e-6)
+    await client.close()
+    await park.stop()
+
+
+def test_two_devices_with_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two devices are called grid"):
+        make_park(tmp_path, slots=(METERS[0], METERS[0]))
+
+
+def test_the_demo_park_knows_every_point_of_its_families(tmp_path: Path) -> None:
+    """Gauges and counters without a fact behind them, and values that do not fit, would be a dull demo."""
+    park = make_park(tmp_path, seed=1)
+    for device in park.devices.values():
+        assert device.display.unfit == {}, device.name
+        numbers = [p for p in device.display.points if p.kind in (Kind.GAUGE, Kind.COUNTER)]
+        assert len(device.display.unknown) <= 0.1 * len(numbers), (device.name, device.display.unknown)
+        assert device.display.values()
+    assert len(park.devices) == len(DEMO) == 6
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_the_demo_devices_say_balances(tmp_path: Path, seed: int) -> None:
+    """Over an hour the energies of the devices, as their registers round them, add up."""
+    hand = [100.0]
+    park = make_park(tmp_path, seed=seed, clock=ParkClock(seed, 60.0, monotonic=lambda: hand[0]))
+    first = park.truth()
+    hand[0] += 60.0
+    last = park.truth()
+
+    def rose(name: str, point: str) -> float:
+        return float(Decimal(last[name][point]) - Decimal(first[name][point]))
+
+    assert float(last["_park"]["clock"] - first["_park"]["clock"]) == pytest.approx(3600, abs=7)
+    sun = rose("inv1", "ac.energy.generation") + rose("inv2", "ac.energy.generation")
+    grid = rose("grid", "ac.energy.import") - rose("grid", "ac.energy.export")
+    assert sun > 0 and rose("workshop", "ac.energy.import") > 0 and rose("heat", "heat.energy") > 0
+    assert -60 < grid < 120
+    whole = last["_park"]
+    assert whole["grid"] == pytest.approx(whole["load"] + whole["battery"] - whole["pv"], abs=Decimal("1e-6"))
+    assert Decimal(last["grid"]["ac.power.active"]) == pytest.approx(Decimal(whole["grid"]), rel=Decimal("1e-5"))
+
+
+async def test_the_demo_parks_configuration_is_sound(tmp_path: Path) -> None:
+    park = await start_park(tmp_path)
+    (tmp_path / "agent.toml").write_text(park.agent_toml(), encoding="utf-8")
+    await park.stop()
+    config = load_config(tmp_path / "agent.toml")
+    assert len(config.devices) == 6
+    assert tomllib.loads((tmp_path / "agent.toml").read_text("utf-8"))["site"]["id"] == "demo"
