@@ -88,7 +88,8 @@ class History:
         self.boots: dict[str, Boot] = {}
         self.reordered = 0
         self.uncompared = 0
-        self.forgotten_seq = 0  # boots whose packs end here or before may be forgotten
+        self.torn = 0  # stretches beside holes that had to be forgotten
+        self._forgotten_seq = 0  # packs up to here may be forgotten
         self._ends: dict[str, Stretch] = {}  # by hash of the last pack, where nothing follows yet
         self._starts: dict[str, Stretch] = {}  # by prev of the first pack, where that is not known yet
         self._hashes = Hashes()
@@ -99,9 +100,9 @@ class History:
     def place(self, edge: Edge, digest: bytes) -> tuple[Place, list[tuple[Edge, str]]]:
         """Put a pack in. Returns where it belongs, and faults with the pack they are of."""
         boot = self.boots.get(edge.boot)
+        if edge.seq <= self._forgotten_seq and (boot is None or boot.index(edge.seq) < 0):
+            return self._uncompared(edge), []
         if boot is None:
-            if edge.seq <= self.forgotten_seq:
-                return self._uncompared(edge), []
             boot = self.boots[edge.boot] = Boot(self._boot_numbers)
             self._boot_numbers += 1
         at = boot.index(edge.seq)
@@ -198,26 +199,28 @@ class History:
         return Place.AGAIN_OLD
 
     def _forget(self) -> None:
-        """Drop the oldest boots that are wholly joined on both sides; of a torn stream the oldest quarter."""
+        """Make room: first the oldest boots that run on into the next without a hole, then the oldest holes as well."""
         room = self._count - MAX_STRETCHES * 3 // 4
+        order = sorted(self.boots.items(), key=lambda item: item[1].stretches[0].first.seq)
         for torn in (False, True):
-            for name, boot in list(self.boots.items())[:-1]:
-                if room <= 0:
-                    return
-                if torn or all(s.joined and s.continued for s in boot.stretches):
-                    room -= len(boot.stretches)
-                    self._drop(boot, len(boot.stretches))
-                    del self.boots[name]
-        for boot in self.boots.values():
-            if room > 0:
-                self._drop(boot, room)
+            while room > 0 and len(order) > 1:
+                name, boot = order[0]
+                if not torn and not (len(boot.stretches) == 1 and boot.stretches[0].continued):
+                    break
+                room -= len(boot.stretches)
+                self.torn += len(boot.stretches) if torn else 0
+                self._drop(boot, len(boot.stretches))
+                del self.boots[name], order[0]
+        if room > 0:
+            self.torn += room
+            self._drop(order[0][1], room)
 
     def _drop(self, boot: Boot, count: int) -> None:
         for stretch in boot.stretches[:count]:
             self._ends.pop(stretch.last.hash, None)
             if stretch.first.prev:
                 self._starts.pop(stretch.first.prev, None)
-            self.forgotten_seq = max(self.forgotten_seq, stretch.last.seq)
+            self._forgotten_seq = max(self._forgotten_seq, stretch.last.seq)
         self._count -= len(boot.stretches[:count])
         del boot.stretches[:count]
 

@@ -18,6 +18,8 @@ def survey(
 ) -> None:
     """Fill in ``made`` what only the whole history shows. Changes nothing else, so it may be asked at any time."""
     lines = lineages(history)
+    if history.torn:
+        made.restarts.append(f"so many holes that the oldest {history.torn} are no longer listed")
     if not lines:
         return
     losses = sorted(losses, key=lambda loss: (loss.first, loss.last))

@@ -165,6 +165,8 @@ class StreamState:
             if whole is None:
                 return
             account = whole
+        if any((e.boot, e.seq) in self._blamed for e in account.packs):
+            return
         table = self.tables.get(edge.birth)
         if table is not None:
             self._balance(account, table, where)
@@ -200,8 +202,6 @@ class StreamState:
         if balance.faults:
             more = f"; and {len(balance.faults) - 1} more" if len(balance.faults) > 1 else ""
             self._blame(edge, "due", balance.faults[0] + more, where)
-            return
-        if any((pack.boot, pack.seq) in self._blamed for pack in account.packs):
             return
         self._sum.readings += account.readings
         if balance.gaps:

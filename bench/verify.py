@@ -1,0 +1,100 @@
+"""Packs a second that the verifier does on one core, beside the bare signature check of the same bytes.
+
+python -m bench.verify [--packs N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "verify"))
+
+from packs import POINTS, Key, Stream, keys  # the reference maker of the tests
+
+from agent.verify import Verifier
+from agent.verify.jws import public_key
+from agent.verify.signed import cut_signature
+
+SHAPES = {  # name -> (points, pack length in seconds): readings a pack = points * seconds / 5
+    "10 readings": (5, 10),
+    "100 readings": (50, 10),
+    "1000 readings": (500, 10),
+}
+
+
+def best(function: Callable[[], object], rounds: int = 3) -> float:
+    """Seconds of the fastest round."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure(points: int, seconds: int, count: int) -> dict[str, float]:
+    """One stream of ``count`` packs, whole verification and bare check."""
+    key = Key()
+    shape = [(f"ac.circuit.{n}.power", *POINTS[0][1:]) for n in range(points)]
+    stream = Stream(key=key, points=shape)
+    packs, topic = stream.run(count, seconds), stream.topic()
+    announced = keys(key)
+    public = public_key(key.alg, key.jwk)
+    bare = []
+    for raw in packs:
+        head, _, signature = json.loads(raw)["sig"].partition("..")
+        payload = cut_signature(raw, f"{head}..{signature}")
+        assert payload is not None
+        bare.append((base64.urlsafe_b64decode(signature + "=="), head.encode() + b"." + payload))
+
+    def verify() -> None:
+        verifier = Verifier([key.kid])
+        verifier.feed(announced)
+        for raw in packs:
+            verifier.feed(raw, topic)
+        assert verifier.finish().ok
+
+    def check() -> None:
+        for signature, signed in bare:
+            public.check(signature, signed)
+
+    whole, only = best(verify), best(check)
+    return {
+        "packs": count,
+        "bytes": len(packs[-1]),
+        "readings": points * seconds // 5,
+        "packs_per_second": round(count / whole),
+        "readings_per_second": round(points * seconds / 5 * (count - 1) / whole),
+        "us_per_pack": round(whole / count * 1e6, 1),
+        "us_signature_alone": round(only / count * 1e6, 1),
+        "ratio": round(whole / only, 2),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print one line a shape."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--packs", type=int, default=1000)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    results = {}
+    for name, (points, seconds) in SHAPES.items():
+        results[name] = r = measure(points, seconds, max(20, args.packs * 10 // (points + 5)))
+        if not args.json:
+            print(
+                f"{name:>14} of {r['bytes']:>6} bytes: {r['packs_per_second']:>6} packs/s, "
+                f"{r['readings_per_second']:>8} readings/s; {r['us_per_pack']} us a pack, {r['ratio']} times the signature check alone "
+                f"({r['us_signature_alone']} us)"
+            )
+    if args.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Order: any delivery of the same packs gives the same books, and memory stays bounded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.verify.history import MAX_STRETCHES, RECENT, Hashes, History, Place
+from agent.verify.holes import lineages, survey
+from agent.verify.jws import base64url
+from agent.verify.pack import Edge, Loss
+from agent.verify.report import StreamReport
+
+
+def digest(edge_text: str) -> bytes:
+    return hashlib.sha256(edge_text.encode()).digest()
+
+
+def chain(boots: Sequence[int], start: int = 1, salt: str = "") -> list[tuple[Edge, bytes]]:
+    """Packs of consecutive boots with so many packs each; the first of each is a birth, each covers 10 s."""
+    made: list[tuple[Edge, bytes]] = []
+    prev: str | None = None
+    prev_boot: str | None = None
+    seq, birth = start, ""
+    for number, count in enumerate(boots):
+        boot = f"{number:016x}"
+        for n in range(count):
+            sha = digest(f"{salt}{boot}/{seq}")
+            text = base64url(sha)
+            birth = text if n == 0 else birth
+            first = n == 0
+            before = prev_boot if first else None
+            edge = Edge(boot, seq, text, prev, before, first, seq * 10, seq * 10 + 10, None, birth, first, (), 0)
+            made.append((edge, sha))
+            prev, seq = text, seq + 1
+        prev_boot = boot
+    return made
+
+
+def books(history: History, losses: Sequence[Loss] = ()) -> StreamReport:
+    report = StreamReport("s")
+    survey(history, {}, losses, [], report)
+    return report
+
+
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=5).flatmap(
+        lambda boots: st.tuples(
+            st.just(boots),
+            st.permutations(range(sum(boots))),
+            st.sets(st.integers(0, sum(boots) - 1), max_size=5),
+            st.lists(st.integers(0, sum(boots) - 1), max_size=8),
+        )
+    )
+)
+def test_any_order_with_losses_and_redeliveries(case: tuple[list[int], list[int], set[int], list[int]]) -> None:
+    boots, order, dropped, again = case
+    packs = chain(boots)
+    deliveries = [n for n in order if n not in dropped]
+    history, seen = History(), set()
+    for n in [*deliveries, *(n for n in again if n not in dropped)]:
+        place, faults = history.place(*packs[n])
+        assert not faults
+        assert place is (Place.AGAIN if n in seen else Place.NEW)
+        seen.add(n)
+    if not seen:
+        return
+    report = books(history)
+    assert not report.conflicts and not report.restarts
+    here = {n + 1 for n in seen}
+    want = set(range(min(here), max(here))) - here  # the slow truth; what is outside of the ends nobody knows of
+    assert {s for hole in report.missing for s in range(hole.first, hole.last + 1)} == want
+    assert (report.first_seq, report.last_seq) == (min(here), max(here))
+    joints = sum(1 for n in range(1, len(packs)) if {n, n + 1} <= here and packs[n][0].boot == packs[n - 1][0].boot)
+    assert sum(1 for _ in history.stretches()) == len(here) - joints  # one entry per contiguous run
+
+
+def test_backfill_joins_runs_and_memory_does_not_grow_with_packs() -> None:
+    """A verifier that runs for days: 20,000 packs are one entry."""
+    history = History()
+    packs = chain([20_000])
+    for edge, sha in packs[:100] + packs[200:]:
+        history.place(edge, sha)
+    assert sum(1 for _ in history.stretches()) == 2
+    for edge, sha in packs[100:200]:
+        assert history.place(edge, sha) == (Place.NEW, [])
+    assert sum(1 for _ in history.stretches()) == 1
+    assert len(history._ends) == 1 and not history._starts
+    assert history.reordered == 100
+
+
+def test_a_fork_far_in_the_past_is_found_when_the_chain_reaches_a_kept_hash() -> None:
+    history = History()
+    packs = chain([3 * RECENT])
+    for edge, sha in packs:
+        history.place(edge, sha)
+    for edge, sha in packs[70:120]:  # redelivered, old: 128 is the next hash that is kept
+        assert history.place(edge, sha)[0] in (Place.AGAIN_OLD, Place.AGAIN)
+    assert history.uncompared == 50
+    for edge, sha in packs[120:128]:
+        history.place(edge, sha)
+    assert history.uncompared == 0, "128 is kept, and its chain vouches for all redelivered before it"
+    forged = chain([3 * RECENT], salt="clone")
+    places = [history.place(edge, sha)[0] for edge, sha in forged[70:130]]
+    assert Place.FORK in places
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"from_ms": 35}, "5 ms"),
+        ({"birth": "x" * 43}, "names birth"),
+        ({"first": True}, "prev_boot inside a boot"),
+        ({"part": (2, 3)}, "part 2 of 3 without the part before"),
+        ({"signer": -1}, "older key"),
+    ],
+)
+def test_a_seam_that_does_not_fit_is_found_in_either_order(change: dict[str, object], text: str) -> None:
+    packs = chain([5])
+    edge, sha = packs[2]
+    bad = (replace(edge, **change), sha)  # type: ignore[arg-type]
+    for order in ([packs[0], packs[1], bad, packs[3]], [packs[3], bad, packs[1], packs[0]]):
+        history, found = History(), []
+        for one in order:
+            found += history.place(*one)[1]
+        blamed = {other.seq for other, _ in found}
+        assert 3 in blamed
+        assert any(text.replace("5 ms", "0.005 s after") in reason for _, reason in found)
+
+
+def test_a_rollback_is_found_whoever_comes_first() -> None:
+    mine = chain([6])
+    clone = chain([3, 4])[3:]
+    clone = [(replace(e, boot="f" * 16, prev_boot=mine[0][0].boot if e.first else None), sha) for e, sha in clone]
+    for order in (mine + clone, mine[:3] + clone + mine[3:], clone + mine):
+        history = History()
+        for edge, sha in order:
+            history.place(edge, sha)
+        assert any("rollback or clone" in text for text in books(history).conflicts)
+
+
+def test_a_history_that_begins_anew_is_a_line_of_its_own() -> None:
+    history = History()
+    fresh = [
+        (replace(e, boot="e" * 16, from_ms=e.from_ms + 1000, to_ms=e.to_ms + 1000), s) for e, s in chain([3], salt="b")
+    ]
+    for edge, sha in chain([4]) + fresh:
+        history.place(edge, sha)
+    report = books(history)
+    assert len(lineages(history)) == 2
+    assert len(report.restarts) == 1 and not report.conflicts and not report.missing
+
+
+@pytest.mark.parametrize(("first", "last", "lost", "missing"), [(4, 6, 3, 0), (3, 9, 3, 0), (4, 5, 2, 1), (6, 6, 1, 2)])
+def test_loss_events_cover_holes_and_no_more(first: int, last: int, lost: int, missing: int) -> None:
+    packs = chain([9])
+    history = History()
+    for edge, sha in packs[:3] + packs[6:]:
+        history.place(edge, sha)
+    loss = Loss(packs[0][0].boot, first, last, first * 10, last * 10 + 10, packs[last - 1][0].hash, "disk")
+    report = books(history, [loss])
+    assert (report.lost_packs, report.missing_packs) == (lost, missing)
+    assert not report.conflicts
+
+
+def test_a_torn_stream_costs_no_more_than_the_cap() -> None:
+    history = History()
+    packs = chain([3 * MAX_STRETCHES])
+    for edge, sha in packs[::2]:
+        history.place(edge, sha)
+    assert sum(1 for _ in history.stretches()) <= MAX_STRETCHES
+    assert len(history._ends) <= MAX_STRETCHES and len(history._starts) <= MAX_STRETCHES
+    assert any("no longer listed" in text for text in books(history).restarts)
+
+
+def test_a_box_that_restarts_all_the_time_costs_no_more_than_the_cap() -> None:
+    history = History()
+    for edge, sha in chain([2] * (MAX_STRETCHES + 500)):
+        assert history.place(edge, sha) == (Place.NEW, [])
+    assert sum(1 for _ in history.stretches()) <= MAX_STRETCHES
+    report = books(history)
+    assert not report.missing and not report.conflicts and not report.restarts
+    first = chain([2])[0]
+    assert history.place(*first)[0] is Place.AGAIN_OLD, "a forgotten boot is no new one"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5000)), max_size=200))
+def test_kept_hashes_are_never_wrong(packs: list[tuple[int, int]]) -> None:
+    hashes = Hashes()
+    truth: dict[tuple[int, int], bytes] = {}
+    for boot, seq in packs:
+        if (boot, seq) not in truth:
+            truth[boot, seq] = digest(f"{boot}/{seq}")
+            hashes.put(boot, seq, truth[boot, seq])
+    for (boot, seq), sha in truth.items():
+        assert hashes.get(boot, seq) in (None, sha[:16])
