@@ -91,6 +91,13 @@ cdef inline uint64_t body_slots(const Head *head) noexcept nogil:
         return (<uint64_t>head.count + 15) >> 4
     return head.count
 
+cdef inline bint plausible(const Map *ring, uint64_t position, const Head *head) noexcept nogil:
+    """Can this be the head of a committed record at ``position``?"""
+    cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
+    if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (ring.mask + 1) >> 2:
+        return False
+    return position + slots <= mh_load_acquire(&ring.h.head)
+
 # -- writing: begin, put, commit
 
 cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
@@ -100,14 +107,17 @@ cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
     cdef uint64_t end = head + slots
     cdef uint64_t tail = h.tail
     cdef uint64_t lost = 0
+    cdef const Head *oldest
     if end - tail > ring.mask + 1:
         while tail < head and end - tail > ring.mask + 1:
             # count and kind lie in the first of a head's two slots, so its wrap does not matter
-            tail += HEAD_SLOTS + body_slots(<Head *>&ring.slot[tail & ring.mask])
+            oldest = <const Head *>&ring.slot[tail & ring.mask]
+            # a damaged one does not say where the next begins: then only what is to come is sure to be readable
+            tail = tail + HEAD_SLOTS + body_slots(oldest) if plausible(ring, tail, oldest) else head
             lost += 1
         # tail first: killed after this line, the file only has fewer old records than it could have
         mh_store_relaxed(&h.overwritten, h.overwritten + lost)
-        mh_store_release(&h.tail, tail if tail < head else head)
+        mh_store_release(&h.tail, tail)
     if end > h.reserve:  # it may lie ahead: of a writer that was killed in the middle of a larger record
         mh_store_relaxed(&h.reserve, end)
     mh_fence_release()  # no slot changes before others can know
@@ -143,10 +153,3 @@ cdef inline bint intact(const Map *ring, uint64_t position) noexcept nogil:
     """Was all that was copied since from ``position`` on still there? Ask after copying."""
     mh_fence_acquire()
     return mh_load_relaxed(&ring.h.reserve) - position <= ring.mask + 1 and position >= mh_load_relaxed(&ring.h.tail)
-
-cdef inline bint plausible(const Map *ring, uint64_t position, const Head *head) noexcept nogil:
-    """Can this be the head of a committed record at ``position``?"""
-    cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
-    if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (ring.mask + 1) >> 2:
-        return False
-    return position + slots <= mh_load_acquire(&ring.h.head)
