@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.json:
             print(
                 f"{name:>14} of {r['bytes']:>6} bytes: {r['packs_per_second']:>6} packs/s, "
-                f"{r['readings_per_second']:>8} readings/s; {r['us_per_pack']} us a pack, {r['ratio']} times the signature check alone "
-                f"({r['us_signature_alone']} us)"
+                f"{r['readings_per_second']:>8} readings/s; {r['us_per_pack']} us a pack, "
+                f"{r['ratio']} times the signature check alone ({r['us_signature_alone']} us)"
             )
     if args.json:
         print(json.dumps(results))

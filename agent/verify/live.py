@@ -88,11 +88,11 @@ class Live:
             self._refusal, self._reason = None, 0
             self._ready.clear()
             self._connect(version=4, deadline=deadline)
-        if self._refusal or not self._ready.is_set():
+        if not self._ready.is_set():
+            self._refuse(f"{self.url}: no answer within {timeout_s:g} s", "Is the broker running and the port right?")
+        if self._refusal:
             self._hang_up()
-            raise self._refusal or LiveError(
-                f"{self.url}: no answer within {timeout_s:g} s", "Is the broker running and the port right?"
-            )
+            raise self._refusal
         self._worker.start()
 
     def report(self) -> Report:
@@ -101,9 +101,9 @@ class Live:
             return self._verifier.report()
 
     def counts(self) -> tuple[int, int, int]:
-        """(packs, readings, failed) so far, for a progress line."""
-        report = self.report()
-        return report.packs, report.readings, report.failed
+        """(packs, readings, failed) so far, cheaply, for a progress line."""
+        with self._lock:
+            return self._verifier.counts()
 
     def stop(self) -> Report:
         """Take what has already come, hang up, and give the last verdict."""
@@ -127,7 +127,8 @@ class Live:
             client.tls_set_context(self._tls)
         if self._login[0]:
             client.username_pw_set(*self._login)
-        client.on_connect, client.on_subscribe, client.on_message = self._connected, self._subscribed, self._came
+        client.on_connect, client.on_disconnect = self._connected, self._disconnected
+        client.on_subscribe, client.on_message = self._subscribed, self._came
         options: dict[str, Any] = {}
         if version == 5:
             limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -156,6 +157,11 @@ class Live:
             return
         self.connections += 1
         client.subscribe(self._filter, qos=1)
+
+    def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
+        if not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
+            self._reason = _UNSUPPORTED
+            self._refuse(f"{self.url} closes the connection without an answer", "Is TLS wanted there, or not wanted?")
 
     def _subscribed(self, _client: Client, _userdata: object, _mid: int, reasons: list[Any], _props: object) -> None:
         if any(reason.is_failure for reason in reasons):

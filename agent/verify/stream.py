@@ -106,6 +106,10 @@ class StreamState:
         """The first pack that was found faulty."""
         return self._faults.listed[0] if self._faults.listed else None
 
+    def counts(self) -> tuple[int, int, int]:
+        """(packs, readings, faulty packs)."""
+        return self._sum.packs, self._sum.readings, self._faults.count
+
     def report(self) -> StreamReport:
         """The books as they stand."""
         made = self._copy()

@@ -79,6 +79,12 @@ class Verifier:
         """Count something that could not even be read, such as a damaged file."""
         self._refuse(error, {}, where)
 
+    def counts(self) -> tuple[int, int, int]:
+        """(packs, readings, failed) so far, without a look at what is missing."""
+        each = [state.counts() for state in self._streams.values()]
+        packs, readings, failed = (sum(column) for column in zip(*each, strict=True)) if each else (0, 0, 0)
+        return packs, readings, failed + self._faults.count
+
     def report(self) -> Report:
         """The verdict on all that was taken so far. May be asked at any time; it costs a look at every stream."""
         streams = {name: state.report() for name, state in sorted(self._streams.items())}

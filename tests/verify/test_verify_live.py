@@ -1,0 +1,217 @@
+"""The verifier on a real broker: retained objects, late joining, redelivery, a broker that goes away."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packs import Key, Stream, keys
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from agent.verify.live import Live, LiveError
+
+pytestmark = pytest.mark.broker
+BASE = "meterhouse/v1/park7/gw01/"
+
+
+class Publisher:
+    """The gateway's side, as thin as it can be."""
+
+    def __init__(self, port: int) -> None:
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+
+    def send(self, topic: str, raw: bytes, retain: bool = False) -> None:
+        self._client.publish(topic, raw, qos=1, retain=retain).wait_for_publish(5)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def wait_for(live: Live, want: Callable[[tuple[int, int, int]], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not want(live.counts()):
+        assert time.monotonic() < deadline, live.report().as_dict()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def publisher(broker: Any) -> Any:
+    with closing(Publisher(broker.port)) as made:
+        yield made
+
+
+def test_a_stream_is_verified_as_it_comes(broker: Any, publisher: Publisher) -> None:
+    """Keys and birth are retained and come first, what was before the start is not missing."""
+    key, stream = Key(), Stream()
+    publisher.send(BASE + "keys", keys(key), retain=True)
+    publisher.send(stream.topic("birth"), stream.make_birth(), retain=True)
+    publisher.send(BASE + "status", b'{"online":true}', retain=True)
+    stream.pack()
+    live = Live(broker.url, [key.kid], site="park7", gateway="gw01")
+    live.start()
+    packs = [stream.pack() for _ in range(5)]
+    for raw in packs:
+        publisher.send(stream.topic(), raw)
+    publisher.send(stream.topic("backfill"), packs[1])
+    publisher.send(BASE + "inv2/readings", packs[0])
+    wait_for(live, lambda c: c[0] == 5 and c[2] == 1)
+    report = live.stop()
+    s = report.streams[stream.stream]
+    assert (report.packs, report.redelivered, report.missing, s.first_seq) == (5, 1, 0, 3)
+    assert report.failures == {"topic": 1} and report.first_bad and report.first_bad.where == BASE + "inv2/readings"
+
+
+def test_two_gateways_are_kept_apart_and_one_can_be_chosen(broker: Any, publisher: Publisher) -> None:
+    mine, other = Stream(), Stream(gateway="park7/gw02", key=Key(2))
+    live = Live(broker.url, [Key(1).kid], site="park7", gateway="gw01")
+    live.start()
+    publisher.send("meterhouse/v1/park7/gw02/keys", keys(Key(2), gateway="park7/gw02"))
+    publisher.send(other.topic(), other.make_birth())
+    publisher.send(BASE + "keys", keys(Key(1)))
+    publisher.send(mine.topic(), mine.make_birth())
+    wait_for(live, lambda c: c[0] == 1)
+    report = live.stop()
+    assert report.ok and list(report.streams) == [mine.stream]
+
+
+def test_a_broker_that_goes_away_and_comes_back(broker: Any) -> None:
+    """field pain 60: what a broker dropped shows at the subscriber as missing, until backfill brings it."""
+    key, stream = Key(), Stream()
+    packs = stream.run(6)
+    live = Live(broker.url, [key.kid])
+    live.start()
+    with closing(Publisher(broker.port)) as before:
+        before.send(BASE + "keys", keys(key))
+        before.send(stream.topic(), packs[0])
+        wait_for(live, lambda c: c[0] == 1)
+    broker.stop()
+    broker.start()
+    deadline = time.monotonic() + 10
+    while live.connections < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with closing(Publisher(broker.port)) as after:
+        # the subscription is in place once something published comes back
+        for _ in range(200):
+            after.send(stream.topic(), packs[5])
+            if live.counts()[0] == 2:
+                break
+            time.sleep(0.02)
+        assert live.report().missing == 4
+        assert live.report().verdict.value == "incomplete"
+        for raw in packs[1:5]:
+            after.send(stream.topic("backfill"), raw)
+        wait_for(live, lambda c: c[0] == 6)
+    assert live.stop().ok
+
+
+def test_the_verdict_names_what_was_acknowledged_but_never_arrived(broker: Any, publisher: Publisher) -> None:
+    """field pains 50 and 51: a broker's acknowledgement proves nothing, the sequence does; copies are known as such."""
+    key, stream = Key(), Stream()
+    live = Live(broker.url, [key.kid])
+    live.start()
+    publisher.send(BASE + "keys", keys(key))
+    packs = stream.run(4)
+    for raw in (packs[0], packs[1], packs[3], packs[3], packs[1]):
+        publisher.send(stream.topic(), raw)
+    wait_for(live, lambda c: c[0] == 3)
+    publisher.send(stream.topic(), b"end")
+    wait_for(live, lambda c: c[2] == 1)
+    report = live.stop()
+    hole = report.streams[stream.stream].missing[0]
+    assert (hole.first, hole.last, hole.readings, report.redelivered) == (3, 3, 4, 2)
+
+
+def test_no_broker_is_told_in_time() -> None:
+    from conftest import free_port  # type: ignore[attr-defined]
+
+    with pytest.raises(LiveError, match="refused"):
+        Live(f"mqtt://127.0.0.1:{free_port()}").start()
+
+
+@pytest.mark.parametrize("url", ["http://x", "127.0.0.1:1883", "mqtt://"])
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(LiveError, match="broker url") as refusal:
+        Live(url)
+    assert "mqtt://host:1883" in refusal.value.hint
+
+
+def test_a_password_is_asked_for(make_broker: Callable[..., Any], tmp_path: Path) -> None:
+    passwords = tmp_path / "passwords"
+    subprocess.run(
+        ["mosquitto_passwd", "-b", "-c", str(passwords), "auditor", "right"], check=True, capture_output=True
+    )
+    passwords.chmod(0o600)
+    broker = make_broker(extra=f"allow_anonymous false\npassword_file {passwords}\n")
+    with pytest.raises(LiveError, match=r"refuses: Not authorized") as refusal:
+        Live(broker.url).start()
+    assert "password" in refusal.value.hint
+    live = Live(broker.url, username="auditor", password="right")
+    live.start()
+    assert live.stop().packs == 0
+
+
+class OldBroker(threading.Thread):
+    """Speaks MQTT 3.1.1 only: refuses level 5 with return code 1 or by hanging up, else sends what it was given."""
+
+    def __init__(self, server: socket.socket, messages: list[tuple[str, bytes]], hang_up: bool) -> None:
+        super().__init__(daemon=True)
+        self._server, self._messages, self._hang_up = server, messages, hang_up
+        self.levels: list[int] = []
+
+    def run(self) -> None:
+        while len(self.levels) < 2:
+            peer, _ = self._server.accept()
+            with peer:
+                level = peer.recv(4096)[8]
+                self.levels.append(level)
+                if level == 4:
+                    self._serve(peer)
+                elif not self._hang_up:
+                    peer.sendall(b"\x20\x02\x00\x01")
+
+    def _serve(self, peer: socket.socket) -> None:
+        peer.sendall(b"\x20\x02\x00\x00")
+        subscribe = peer.recv(4096)
+        peer.sendall(b"\x90\x03" + subscribe[2:4] + b"\x00")
+        for topic, raw in self._messages:
+            body = len(topic).to_bytes(2, "big") + topic.encode() + raw
+            length = bytes([len(body) % 128 | 128, len(body) // 128])
+            peer.sendall(b"\x30" + length + body)
+        while peer.recv(4096):
+            continue
+
+
+@pytest.mark.parametrize("hang_up", [False, True])
+def test_a_broker_of_3_1_1_only(hang_up: bool) -> None:
+    key, stream = Key(), Stream()
+    messages = [(BASE + "keys", keys(key)), (stream.topic(), stream.make_birth())]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        old = OldBroker(server, messages, hang_up)
+        old.start()
+        live = Live(f"mqtt://127.0.0.1:{server.getsockname()[1]}", [key.kid])
+        live.start()
+        wait_for(live, lambda c: c[0] == 1)
+        assert live.stop().ok
+        old.join(5)
+    assert old.levels == [5, 4]
+
+
+def test_a_broker_that_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(LiveError, match=r"no answer within 0.3 s"):
+            Live(f"mqtt://127.0.0.1:{port}").start(timeout_s=0.3)
+        assert time.monotonic() - start < 5
