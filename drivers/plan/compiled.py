@@ -67,7 +67,8 @@ def text_of(point: Point, raw: bytes) -> str | None:
     if not raw or raw.count(0xFF) == len(raw):
         return None
     if point.text:
-        return point.text.format(*(int.from_bytes(raw[i : i + 2]) for i in range(0, len(raw), 2)))
+        numbers = raw if point.type == "u8h" else [int.from_bytes(raw[i : i + 2]) for i in range(0, len(raw), 2)]
+        return point.text.format(*numbers)
     if point.type != "str":
         return str(int.from_bytes(_in_order(raw, point.order)))
     if point.order == "BA":

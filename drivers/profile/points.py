@@ -270,17 +270,19 @@ class _Reader:
             if kind is Kind.TEXT and self.modbus and type_ != "str" and type_ not in INTEGERS:
                 self.table.add("type", f"a text cannot come from {type_}", "str, an integer type, or 'text' with u16")
             return ""
-        if kind is not Kind.TEXT or type_ != "u16":
-            self.table.add("text", "'text' belongs to text points of type u16 (count says how many registers)")
+        if kind is not Kind.TEXT or type_ not in {"u16", "u8h"}:
+            self.table.add("text", "'text' belongs to text points of type u16 (registers) or u8h (their bytes)")
             return ""
+        if type_ == "u8h":
+            count *= 2
         try:
             fields = [f for _, f, _, _ in string.Formatter().parse(form) if f is not None]
             form.format(*range(count))
         except (ValueError, IndexError, KeyError) as error:
-            self.table.add("text", f"text {form!r} cannot be filled from {count} registers ({error})")
+            self.table.add("text", f"text {form!r} cannot be filled from {count} numbers ({error})")
             return ""
         if not all(f.isdigit() for f in fields):
-            self.table.add("text", f"text {form!r} may name registers by number only, as {{0}} or {{1:02x}}")
+            self.table.add("text", f"text {form!r} may name them by number only, as {{0}} or {{1:02x}}")
             return ""
         return form
 
