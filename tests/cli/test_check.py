@@ -1,0 +1,115 @@
+"""`meterhouse check`: what is in force, what it costs, what is wrong."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from agent.cli.plan import PaceCost, line_shares, plan_notes
+from drivers.model import PlanSummary
+
+UPLINK = '\n[[uplink]]\nname = "platform"\nurl = "mqtts://broker.example"\nca_file = "gone.pem"\n'
+SLOW_LINE = """
+[[line]]
+name = "cabinet"
+url = "serial:/dev/serial/by-id/usb-none-port0"
+serial = "1200 8N1"
+""" + "".join(
+    f'\n[[device]]\nname = "m{n}"\nline = "cabinet"\naddress = "{n}"\nprofile = "test/box"\n' for n in range(1, 6)
+)
+
+
+def test_shows_what_is_in_force(mh, park) -> None:  # field pain 54
+    path = park(more=UPLINK)
+    said = mh("check", "-c", path)
+    assert said.code == 0
+    assert f"{path.parent}/state/store.db, on disk before it is sent, at most 8 GiB" in said.out
+    assert "delivered packs 30 d, intervals 400 d" in said.out and "every 1 s, at most 64 KiB" in said.out
+    assert "mqtts://broker.example:8883" in said.out and "The configuration is good." in said.out
+    rows = [line.split() for line in said.out.splitlines()]
+    assert ["inv1", "roof", "1", "test/box", "derived"] in [row[:5] for row in rows]
+
+
+def test_what_is_not_there_is_a_warning_and_no_fault(mh, park) -> None:  # field pain 65
+    path = park(more=UPLINK + SLOW_LINE)
+    said = mh("check", "-c", path)
+    assert said.code == 0
+    warnings = said.err.splitlines()
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert any("line cabinet: the port /dev/serial/by-id/usb-none-port0 does not exist. " in line for line in warnings)
+    assert f"warning: destination platform: ca_file {path.parent}/gone.pem is not there" in warnings
+    key = f"warning: key: {path.parent}/state/signing.key is not there. `meterhouse keys create` makes it"
+    assert key in warnings
+    assert any(line.startswith("warning: line cabinet: cannot keep its paces: they need ") for line in warnings)
+
+
+def test_the_plan_says_requests_registers_points_and_line_time(mh, park) -> None:
+    said = mh("check", "--plan", "-c", park(more='limits = { turnaround = "10 ms" }\n'))
+    lines = [" ".join(line.split()) for line in said.out.splitlines()]
+    assert "inv1 fast 1 s 1 request, 2 registers for 1 point, 10.0 ms of line time 1.0%" in lines
+    assert "inv1 normal 5 s 1 request, 2 registers for 2 points, 10.0 ms of line time 0.2%" in lines
+    assert "One round of everything: " in said.out
+
+
+def test_json_holds_the_plan_and_the_warnings(mh, park) -> None:
+    said = mh("check", "--json", "-c", park(more=UPLINK))
+    facts = json.loads(said.out)
+    assert said.code == 0 and facts["ok"] and said.err == ""
+    assert {row["pace"] for row in facts["plan"]} == {"fast", "normal", "slow", "once"}
+    assert facts["config"]["devices"][0]["name"] == "inv1" and len(facts["hash"]) == 43
+    assert any(warning["where"] == "key" for warning in facts["warnings"])
+
+
+def test_complaints_are_lines_or_json(mh, park) -> None:
+    path = park(more='[[device]]\nname = "x"\nline = "rof"\naddress = "2"\nprofile = "test/bax"\n')
+    said = mh("check", "-c", path)
+    assert (said.code, said.out) == (3, "")
+    one, two, end = said.err.splitlines()
+    assert one == f'error: {path}:25: device.x.line: there is no line "rof". Did you mean "roof"?'
+    assert two.startswith(f"error: {path}:27: device.x.profile: no profile 'test/bax' in ") and "'test/box'?" in two
+    assert end == "2 things are wrong."
+    said = mh("check", "--json", "-c", path)
+    facts = json.loads(said.out)
+    assert (said.code, facts["ok"], said.err) == (3, False, "")
+    assert facts["complaints"][0] == {
+        "file": str(path),
+        "line": 25,
+        "key": "device.x.line",
+        "where": f"{path}:25: device.x.line",
+        "what": 'there is no line "rof"',
+        "hint": 'Did you mean "roof"?',
+    }
+
+
+def test_a_port_that_is_a_file_is_a_warning(mh, park, tmp_path) -> None:
+    (tmp_path / "port").write_text("")
+    said = mh("check", "-c", park(f"serial:{tmp_path}/port"))
+    assert said.code == 0 and f"line roof: {tmp_path}/port is not a serial port" in said.err
+
+
+def test_folders_of_the_command_line_are_shown(mh, park, tmp_path) -> None:
+    said = mh("check", "-c", park(), "--state-dir", tmp_path / "elsewhere", "--runtime-dir", tmp_path / "here")
+    assert f"{tmp_path}/elsewhere/store.db" in said.out and f"{tmp_path}/here, 16 MiB" in said.out
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.5, ""), (0.85, "is busy for 85% of its time"), (1.5, "they need 150%")])
+def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says: str) -> None:
+    small = PaceCost("m1", "cabinet", "slow", 60_000, PlanSummary(1, 2, 1, 0.0))
+    heavy = PaceCost("bms", "cabinet", "fast", 1_000, PlanSummary(9, 900, 400, share))
+    once = PaceCost("bms", "cabinet", "once", 86_400_000, PlanSummary(9, 900, 400, 1e9))
+    assert line_shares([small, heavy, once]) == {"cabinet": share}
+    notes = [str(note) for note in plan_notes([small, heavy, once])]
+    assert len(notes) == bool(says)
+    assert all(says in note and "Most of it is bms at the pace fast, every 1 s" in note for note in notes)
+
+
+def test_opens_nothing(mh, park, served) -> None:
+    assert mh("check", "--plan", "-c", park(served.url)).code == 0
+    assert served.line.accepted == 0
+
+
+def test_shares_are_exact_enough_for_a_thousand_devices() -> None:
+    costs = [PaceCost(f"m{n}", "l", "normal", 5_000, PlanSummary(1, 10, 5, 0.004)) for n in range(1_000)]
+    assert Decimal(line_shares(costs)["l"]).quantize(Decimal("0.001")) == Decimal("0.800")

@@ -1,0 +1,221 @@
+"""The frame of all commands: what is imported when, how errors end, what the help says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from agent.cli import main as frame
+from drivers.model import BrokerError, ConfigError, GatewayError, LineTimeout, UsageError, VerifyError
+
+PRESENT = frame.Commands("meterhouse").list_commands(click.Context(frame.cli))
+HEAVY = {
+    "rich",
+    "sqlite3",
+    "sqlite_utils",
+    "paho",
+    "pymodbus",
+    "serial",
+    "cryptography",
+    "asyncio",
+    "zstandard",
+    "ext.ring",
+}
+ROOT = Path(frame.__file__).parents[2]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    args = [sys.executable, "-c", code]
+    return subprocess.run(args, capture_output=True, text=True, env=env, timeout=30, check=False)
+
+
+def test_the_frame_and_its_help_import_no_command_and_nothing_heavy() -> None:
+    code = (
+        "import sys, agent.cli.main as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*[n for n in sys.modules if n.startswith('agent.cli.') or n.split('.')[0] in %r or n in %r], sep='\\n')"
+    )
+    said = python(code % (HEAVY, HEAVY))
+    loaded = said.stdout.partition("Commands:")[2].splitlines()
+    modules = {line for line in loaded if line and " " not in line}
+    assert modules == {"agent.cli.main", "agent.cli.common"}
+
+
+@pytest.mark.parametrize("name", ["status", "check", "keys"])
+def test_one_command_does_not_import_the_others(name: str) -> None:
+    if name not in PRESENT:
+        pytest.skip(f"{name} is not built yet")
+    code = (
+        f"import sys, agent.cli.main as m\n"
+        f"m.outcome(['{name}', '--help'])\n"
+        f"known = {sorted(entry.module for entry in frame.COMMANDS.values())!r}\n"
+        "print('MODULES', *sorted(n for n in sys.modules if n in known))"
+    )
+    loaded = python(code).stdout.partition("MODULES")[2].split()
+    assert loaded == [f"agent.cli.{name}"]
+
+
+def test_help_comes_quickly() -> None:
+    """Best of three: a technician's laptop is slower than this machine, and the help must not feel it."""
+    best = min(_seconds("import agent.cli.main as m; m.outcome(['--help'])") for _ in range(3))
+    bare = min(_seconds("import click") for _ in range(3))
+    assert best - bare < 0.25
+
+
+def _seconds(code: str) -> float:
+    start = time.perf_counter()
+    python(code)
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("name", PRESENT)
+def test_every_help_has_an_example_and_its_exit_codes(mh, name: str) -> None:
+    said = mh(name, "--help")
+    text = said.out
+    command = frame.cli.get_command(click.Context(frame.cli), name)
+    if isinstance(command, click.Group):  # its commands carry their own
+        text += "".join(mh(name, sub, "--help").out for sub in command.list_commands(click.Context(command)))
+    assert said.code == 0
+    assert "Example" in text and f"meterhouse {name}" in text
+    assert "Exit codes:" in text
+
+
+@pytest.mark.parametrize("name", PRESENT)
+def test_the_short_help_of_the_frame_is_there_for_every_command(mh, name: str) -> None:
+    said = mh("--help")
+    assert f"\n  {name} " in said.out
+
+
+def test_a_command_whose_module_is_absent_is_left_out(mh, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {**frame.COMMANDS, "teleport": frame.Entry("agent.cli.no_such_module", "Not built.")}
+    monkeypatch.setattr(frame, "COMMANDS", table)
+    assert "teleport" not in mh("--help").out
+    said = mh("teleport")
+    assert said.code == 2 and 'there is no command "teleport"' in said.err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["chek"], 'error: there is no command "chek". Did you mean "check"?'),
+        (["qqqqq"], 'error: there is no command "qqqqq". `meterhouse --help` lists all'),
+        (["--nothing"], "error: No such option"),
+        (["check", "--plam"], "error: No such option"),
+        (["watch", "--for", "x"], "error: Invalid value for '--for': \"x\" is not a duration."),
+        (["watch", "--for", "5 hours"], '"hours" is not a unit of time. Write "5 h"'),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_brings_the_nearest(mh, args, says) -> None:
+    said = mh(*args)
+    assert (said.code, said.out) == (2, "")
+    assert says in said.err
+
+
+def test_without_a_command_the_help_is_shown(mh) -> None:
+    said = mh()
+    assert "Commands:" in said.out + said.err
+
+
+def test_version(mh) -> None:
+    said = mh("--version")
+    assert said.code == 0 and said.out.startswith("meterhouse ")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    @click.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(frame.Commands, "list_commands", lambda self, ctx: ["fail"])
+    monkeypatch.setattr(frame.Commands, "get_command", lambda self, ctx, name: fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GatewayError("broke", where="here"), 1),
+        (UsageError("cannot be", where="here"), 2),
+        (ConfigError("wrong", where="here", hint="Do this"), 3),
+        (LineTimeout("no answer", where="here"), 4),
+        (BrokerError("away", where="here"), 5),
+        (VerifyError("forged", where="here"), 6),
+        (KeyboardInterrupt(), 130),
+        (EOFError(), 130),
+        (SystemExit(4), 4),
+    ],
+)
+def test_errors_become_exit_codes(mh, monkeypatch, error, code) -> None:
+    failing(monkeypatch, error)
+    said = mh("fail")
+    assert said.code == code
+    if isinstance(error, GatewayError):
+        assert said.err == f"error: {error}\n"
+
+
+def test_all_complaints_are_said_each_on_its_line(mh, monkeypatch) -> None:
+    both = (ConfigError("a", where="x:1"), ConfigError("b", where="x:2", hint="Write c"))
+    failing(monkeypatch, ConfigError("2 things are wrong", where="x", complaints=both))
+    assert mh("fail").err == "error: x:1: a\nerror: x:2: b. Write c\n2 things are wrong.\n"
+
+
+def test_a_bug_is_said_without_a_traceback_and_with_one_on_demand(mh, monkeypatch) -> None:
+    failing(monkeypatch, ZeroDivisionError("oops"))
+    said = mh("fail")
+    assert said.code == 1
+    assert said.err.startswith("error: a fault of ours: ZeroDivisionError: oops\n") and "MH_DEBUG=1" in said.err
+    monkeypatch.setenv("MH_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        frame.outcome(["fail"])
+
+
+def test_an_error_keeps_its_traceback_with_mh_debug(monkeypatch) -> None:
+    failing(monkeypatch, ConfigError("wrong", where="here"))
+    monkeypatch.setenv("MH_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        frame.outcome(["fail"])
+
+
+SPAM = """
+import click, agent.cli.main as m
+@click.command()
+def spam():
+    for _ in range(100_000): click.echo("x" * 100)
+    raise SystemExit(3)
+m.Commands.list_commands = lambda self, ctx: ["spam"]
+m.Commands.get_command = lambda self, ctx, name: spam
+m.main(["spam"])
+"""
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SPAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True
+    )
+    assert process.stdout and process.stderr
+    assert process.stdout.readline() == "x" * 100 + "\n"
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(10), said) == (0, "")
+
+
+def test_ctrl_c_ends_without_a_traceback(traces, tmp_path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    traces.values(2, (0, 15, 0, 0))
+    args = [sys.executable, "-m", "agent.cli.main", "watch", "--json", "--runtime-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
+    assert process.stdout and process.stderr
+    assert '"ac.power.active"' in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err.strip()) == (130, "")

@@ -1,0 +1,199 @@
+"""`meterhouse read` against simulated devices, sound and sick."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.cli.read import label
+from drivers.line.lease import LeaseDesk
+from drivers.model import Kind, Point, Reading
+
+
+def test_prints_values_units_and_quality(mh, served, box) -> None:
+    said = mh("read", "--profile", box, "--line", served.url, "--address", "1")
+    assert (said.code, said.err) == (0, "")
+    rows = {row.split()[0]: row.split()[1:] for row in said.out.splitlines() if row}
+    assert rows["ac.power.active"] == ["1500.0", "W"]
+    assert rows["ac.voltage.l1"] == ["230.1", "V"]
+    assert rows["device.state"] == ["512", "(on", "grid,", "running)"]
+    assert rows["device.firmware"] == ["2"]
+    assert "ac.energy.export" not in rows
+
+
+def test_reads_the_variant_that_the_firmware_asks_for(mh, served, box) -> None:
+    served.image.put_words(20, [0x3320, 0x2020])
+    said = mh("read", "--profile", box, "--line", served.url, "--address", "1", "--json", "--point", "ac.energy.*")
+    assert said.code == 0
+    assert [(line["point"], line["value"], line["unit"]) for line in said.lines] == [
+        ("ac.energy.import", 42.42, "kWh"),
+        ("ac.energy.export", 43.43, "kWh"),
+    ]
+
+
+def test_reads_a_device_of_the_configuration(mh, served, park) -> None:
+    said = mh("read", "inv1", "-c", park(served.url), "--json", "--lang", "zh", "--raw", "--point", "ac.voltage.l1")
+    assert said.code == 0
+    assert said.lines == [
+        {
+            "device": "inv1",
+            "point": "ac.voltage.l1",
+            "value": 230.1,
+            "unit": "V",
+            "quality": "good",
+            "meaning": said.lines[0]["meaning"],
+            "raw": "08fd",
+        }
+    ]
+    assert "电压" in said.lines[0]["meaning"]
+
+
+def test_marks_what_is_out_of_range_and_shows_it(mh, served, box) -> None:
+    served.image.put_words(2, [4000])
+    said = mh("read", "--profile", box, "--line", served.url, "--address", "1", "--json", "--point", "ac.voltage.l1")
+    assert (said.code, said.lines[0]["value"], said.lines[0]["quality"]) == (0, 400, "range")
+
+
+def test_no_value_is_never_a_zero(mh, served, box) -> None:
+    served.image.put_words(3, [0xFFFF])
+    said = mh("read", "--profile", box, "--line", served.url, "--address", "1", "--json", "--point", "ac.frequency")
+    assert (said.code, said.lines[0]["value"], said.lines[0]["quality"]) == (0, None, "sentinel")
+
+
+def test_a_silent_device_is_exit_code_4_with_what_to_look_at(mh, served, box) -> None:
+    served.fault("silence")
+    said = mh("read", "--profile", box, "--line", served.url, "--address", "1")
+    assert (said.code, said.out) == (4, "")
+    assert said.err.startswith("error: device (line read unit 1): no answer within 0.2 s. The connection stands. ")
+    assert said.err.count("\n") == 1
+
+
+def test_a_missing_point_is_exit_code_4_and_the_rest_is_shown(mh, served, box) -> None:
+    served.image.punch(3)
+    said = mh("read", "--profile", box, "--line", served.url, "--address", "1", "--json")
+    values = {line["point"]: line for line in said.lines}
+    assert said.code == 4
+    assert (values["ac.frequency"]["value"], values["ac.frequency"]["quality"]) == (None, "exception")
+    assert values["ac.power.active"]["value"] == 1500 and values["ac.voltage.l1"]["value"] == 230.1
+
+
+def test_a_port_that_does_not_exist_is_said(mh, box) -> None:
+    said = mh("read", "--profile", box, "--line", "serial:/dev/ttyUSB77", "--address", "1")
+    assert said.code == 4
+    assert said.err.startswith("error: line read: cannot open serial:/dev/ttyUSB77: No such file or directory. ")
+
+
+def test_a_refused_connection_is_said_once(mh, box, free_port) -> None:
+    said = mh("read", "--profile", box, "--line", f"modbus-tcp://127.0.0.1:{free_port}", "--address", "1")
+    assert said.code == 4
+    assert said.err.count("Connection refused") == 1 and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        ([], 2, "error: read: --profile, --line, --address not given. Name a device of the configuration, or say all"),
+        (["--profile", "BOX", "--line", "tcp://h:1"], 2, "error: read: --address not given."),
+        (["inv1", "--address", "1"], 2, "error: read: a name and --profile, --line or --address. Say one or the other"),
+        (["--profile", "BOX", "--line", "tcp://h", "--address", "1"], 2, 'error: --line: "tcp://h" names no port.'),
+        (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1 2"], 2, 'error: --address: "1 2" is not'),
+        (["--profile", "nobody/x", "--line", "tcp://h:1", "--address", "1"], 3, "no profile 'nobody/x'"),
+        (
+            ["--profile", "x.toml", "--line", "tcp://h:1", "--address", "1"],
+            2,
+            'error: --profile: there is no file "x.toml"',
+        ),
+        (["--profile", "BOX", "--line", "tcp://h:1", "--address", "x"], 3, "'x' is no Modbus unit"),
+        (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1", "--serial", "9600"], 2, "error: --serial: "),
+        (["--profile", "BOX", "--line", "modbus-tcp://h", "--address", "1", "--serial", "9600 8N1"], 2, "no effect"),
+        (
+            ["--profile", "BOX", "--line", "tcp://h:1", "--address", "1", "--param", "racks"],
+            2,
+            '"racks" is not NAME=VALUE',
+        ),
+        (
+            ["--profile", "BOX", "--line", "tcp://h:1", "--address", "1", "--param", "racks=2"],
+            3,
+            "unknown parameter 'racks'",
+        ),
+    ],
+)
+def test_wrong_usage_is_a_sentence(mh, box, tmp_path, args, code, says) -> None:
+    said = mh("read", *[str(box) if arg == "BOX" else arg for arg in args], "-c", tmp_path / "none.toml")
+    assert (said.code, said.out) == (code, "")
+    assert says in said.err
+
+
+def test_an_unknown_name_brings_the_nearest(mh, park) -> None:
+    said = mh("read", "inv2", "-c", park())
+    assert said.code == 2
+    assert said.err.endswith('agent.toml: there is no device "inv2". Did you mean "inv1"?\n')
+
+
+def test_asks_a_running_agent_for_its_line(mh, served, park, traces, tmp_path) -> None:
+    """The desk of a running agent is looked at as its lines do; the tool waits, reads, and gives the line back."""
+    import threading
+
+    traces.write(lines={"roof": {"url": served.url, "open": True}})
+    desk = LeaseDesk(tmp_path / "run" / "leases")
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def agent() -> None:
+        while not stop.wait(0.01):
+            if holder := desk.holder("roof"):
+                seen.append(holder)
+                desk.grant("roof")
+
+    thread = threading.Thread(target=agent)
+    thread.start()
+    try:
+        said = mh("read", "inv1", "-c", park(served.url), "--json")
+    finally:
+        stop.set()
+        thread.join()
+    assert said.code == 0 and len(said.lines) == 6
+    assert seen and seen[0].startswith("read by ")
+    assert not list((tmp_path / "run" / "leases").glob("*.ask"))
+
+
+def test_a_device_without_an_agent_needs_no_lease(mh, served, park, traces) -> None:
+    traces.write(pid=2**22 + 1, lines={"roof": {"url": served.url}})
+    assert mh("read", "inv1", "-c", park(served.url), "--json").code == 0
+
+
+def test_nothing_is_ever_written_to_the_device(mh, served, box) -> None:
+    mh("read", "--profile", box, "--line", served.url, "--address", "1")
+    assert served.device.writes == 0
+    assert set(served.device.requests) <= {1, 2, 3, 4, 43}
+
+
+def test_labels_of_states_and_bits() -> None:
+    state = Point("device.state", Kind.STATE, labels={5: "idle"}, states={5: "standby"})
+    alarm = Point("device.alarm", Kind.STATE, bit_labels={0: "hot", 3: "door"})
+    assert label(state, Reading("device.state", 5)) == "idle, standby"
+    assert label(alarm, Reading("device.alarm", 9)) == "hot, door"
+    assert label(state, Reading("device.state", None)) == label(state, Reading("device.state", "x")) == ""
+
+
+def test_json_is_one_object_a_line_and_plain_numbers(mh, served, box) -> None:
+    said = mh("read", "--profile", box, "--line", served.url, "--address", "1", "--json")
+    values = {json.loads(line)["point"]: json.loads(line)["value"] for line in said.out.splitlines()}
+    assert values == {
+        "device.firmware": "2",
+        "device.state": 512,
+        "ac.power.active": 1500,
+        "ac.voltage.l1": 230.1,
+        "ac.frequency": 50.01,
+        "ac.energy.import": 42.42,
+    }
+
+
+def test_a_path_with_a_fault_in_the_profile_names_the_line(mh, box, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text(box.read_text().replace('unit = "Hz"', 'unit = "Herz"'))
+    said = mh("read", "--profile", bad, "--line", "tcp://h:1", "--address", "1")
+    assert said.code == 3
+    assert "bad.toml:" in said.err and "Herz" in said.err and "Hz" in said.err

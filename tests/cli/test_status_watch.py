@@ -1,0 +1,207 @@
+"""`status` and `watch` on what a running agent leaves in its runtime directory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from agent.cli.common import show_age, show_quality
+from agent.cli.live import Follower
+from drivers.line.trace import FrameTrace
+from drivers.model import Quality, Reason
+from ext.ring import Ring
+
+
+def test_status_of_a_healthy_agent(mh, traces, tmp_path) -> None:
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert (said.code, said.err) == (0, "")
+    assert "park7/gw01" in said.out and "inv1" in said.out and "All is well." in said.out
+    said = mh("status", "--json", "--runtime-dir", tmp_path / "run")
+    facts = json.loads(said.out)
+    assert said.code == 0 and facts["ok"] and facts["faults"] == []
+    assert 0 <= facts["devices"]["inv1"]["age"] < 60 and "tables" not in facts
+
+
+def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_path) -> None:
+    run = tmp_path / "run"
+    uplinks = {"platform": {"connected": False, "error": "not authorised"}}
+    traces.write(uplinks=uplinks)
+    said = mh("status", "--runtime-dir", run)
+    assert (said.code, said.err) == (5, "error: destination platform is not reached: not authorised\n")
+    devices = {"inv1": {"line": "roof", "life": "dead", "last_answer": None, "error": "no answer\x1b[2J"}}
+    traces.write(devices=devices)
+    said = mh("status", "--runtime-dir", run)
+    assert said.code == 4
+    assert "device inv1 is silent: no answer�[2J\n" in said.err
+    traces.write(store={"trouble": "disk full"})
+    said = mh("status", "--json", "--runtime-dir", run)
+    assert said.code == 1
+    assert json.loads(said.out)["faults"][0] == "store: disk full" and len(json.loads(said.out)["faults"]) == 3
+
+
+def test_status_knows_a_dead_and_a_hanging_agent(mh, traces, tmp_path) -> None:
+    traces.write(pid=2**22 + 1)
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and "the agent is gone (process 4194305)" in said.err
+    traces.facts["pid"] = 1
+    traces.write()
+    old = json.loads((tmp_path / "run/snapshot.json").read_text()) | {"time": time.time() - 100}
+    (tmp_path / "run/snapshot.json").write_text(json.dumps(old))
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and "the agent has said nothing for 100 s: it hangs, or the clock was set" in said.err
+
+
+@pytest.mark.parametrize("command", ["status", "watch"])
+def test_without_an_agent_it_is_said_where_was_looked(mh, tmp_path, command) -> None:
+    said = mh(command, "--runtime-dir", tmp_path)
+    assert said.code == 1
+    assert said.err.startswith(f"error: {tmp_path}: no agent is running here. Is it started?")
+
+
+@pytest.mark.parametrize("blob", [b"", b"[]", b"\xff\xfe", b'{"time":'])
+def test_a_broken_snapshot_is_a_sentence(mh, tmp_path, blob) -> None:
+    (tmp_path / "snapshot.json").write_bytes(blob)
+    for command in ("status", "watch"):
+        said = mh(command, "--runtime-dir", tmp_path)
+        assert (said.code, "is not a snapshot of an agent" in said.err) == (1, True)
+
+
+def test_every_configured_point_has_an_age(mh, traces, tmp_path) -> None:  # field pain 70
+    traces.values(2, (0, 15, -1, 0), ago_s=90)
+    traces.gap(3, Reason.TIMEOUT)
+    said = mh("status", "--points", "--json", "--runtime-dir", tmp_path / "run")
+    points = {(p["device"], p["point"]): p for p in json.loads(said.out)["points"]}
+    assert len(points) == 6
+    heard, gone = points["inv1", "ac.power.active"], points["inv2", "ac.power.active"]
+    assert (heard["value"], heard["quality"]) == (1.5, "good") and 89 < heard["age"] < 120
+    assert (gone["value"], gone["quality"], gone["age"]) == (None, "timeout", None)
+    assert points["inv1", "device.firmware"]["age"] is None, "never heard, and shown"
+    said = mh("status", "--points", "--runtime-dir", tmp_path / "run")
+    assert [line.split() for line in said.out.splitlines() if "ac.power.active" in line] == [
+        ["inv1", "ac.power.active", "1.5", "W", "90", "s"],
+        ["inv2", "ac.power.active", "-", "W", "timeout", "-"],
+    ]
+
+
+def test_watch_prints_the_last_state_into_a_pipe(mh, traces, tmp_path) -> None:
+    traces.values(2, (0, 123456789012345678, -3, 0), (1, 7, 2, Quality.SUSPECT))
+    traces.text(2, 2, b"V1\x1b[31m")
+    said = mh("watch", "inv1", "--runtime-dir", tmp_path / "run")
+    rows = [line.split() for line in said.out.splitlines()]
+    assert said.code == 0
+    assert rows[-3][:4] == ["inv1", "ac.power.active", "123456789012345.678", "W"]
+    assert rows[-2][:5] == ["inv1", "ac.energy.import", "700", "kWh", "suspect"]
+    assert rows[-1][2] == "V1�[31m" and "inv2" not in said.out
+
+
+def test_watch_json_tells_every_reading(mh, traces, tmp_path) -> None:
+    traces.values(2, (0, 1, 0, 0))
+    traces.values(2, (0, 2, 0, 0))
+    stop = threading.Event()
+
+    def agent() -> None:
+        for n in range(3, 8):
+            traces.values(2, (0, n, 0, 0), (1, n, 0, 0))
+            traces.gap(3, Reason.CRC)
+            stop.wait(0.02)
+
+    thread = threading.Thread(target=agent)
+    thread.start()
+    said = mh("watch", "--json", "--for", "0.6s", "--point", "ac.power.*", "--runtime-dir", tmp_path / "run")
+    thread.join()
+    values = [line["value"] for line in said.lines if line["device"] == "inv1"]
+    assert said.code == 0
+    assert values[0] in (2, 3) and values == sorted(set(values)) and values[-1] == 7
+    gaps = [line for line in said.lines if line["device"] == "inv2"]
+    assert gaps and all((line["value"], line["quality"]) == (None, "crc") for line in gaps)
+
+
+def test_watch_follows_an_agent_that_starts_anew(traces, tmp_path) -> None:
+    from agent.cli.watch import Watched
+
+    traces.values(2, (0, 1, 0, 0))
+    watched = Watched(tmp_path / "run", [], [])
+    assert len(list(watched.news())) == 1
+    fresh = Ring.create(str(tmp_path / "run/ring.new"), 1 << 16, 8, 9, bytes(32))
+    traces.write(ring="ring.new")
+    fresh.append_values(3, 1, 1, 1, [(0, 42, 0, 0)])
+    watched._look_at = 0.0
+    assert [(latest.point.device, latest.value) for latest in watched.news()] == [("inv2", 42)]
+    watched.close()
+    fresh.close()
+
+
+def test_a_reader_that_is_overtaken_goes_on_where_it_is_safe(traces, tmp_path) -> None:
+    follower = Follower.open(tmp_path / "run", traces.facts)
+    for n in range(30_000):  # the ring holds some 5,000 of these
+        traces.values(2, (0, n, 0, 0))
+    seen = [latest.value for latest in follower.follow()]
+    assert seen[-1] == 29_999 and follower.lost == 1
+    assert follower.position == traces.ring.head
+    assert list(follower.follow()) == []
+    follower.ring.close()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["pnv1"], 'error: watch: the running agent has no device "pnv1". Did you mean "inv1"?'),
+        (["--point", "dc.*"], 'error: watch: no point matches "dc.*". `meterhouse status --points` lists them'),
+        (["--frames", "rof"], 'error: watch: the running agent has no line "rof". Did you mean "roof"?'),
+    ],
+)
+def test_watch_says_what_there_is(mh, traces, tmp_path, args, says) -> None:
+    said = mh("watch", *args, "--runtime-dir", tmp_path / "run")
+    assert (said.code, said.err.strip()) == (2, says)
+
+
+def test_a_ring_that_is_gone_or_none_is_a_sentence(mh, traces, tmp_path) -> None:
+    traces.write(ring="ring.gone")
+    said = mh("watch", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and "ring.gone: cannot be read: No such file or directory" in said.err
+    (tmp_path / "run/ring.bad").write_bytes(b"x" * 100_000)
+    traces.write(ring="ring.bad")
+    said = mh("watch", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and said.err.startswith("error: ")
+
+
+def test_frames_are_shown_as_they_went_over_the_wire(mh, traces, tmp_path) -> None:
+    run = tmp_path / "run"
+    said = mh("watch", "--frames", "roof", "--runtime-dir", run)
+    assert said.code == 1 and "line roof: has no frames yet" in said.err
+    trace = FrameTrace(run / "frames.roof", 50)
+    trace.put(0, bytes.fromhex("01030000000ac5cd"), 1_764_033_000_123_000_000)
+    trace.put(1, bytes.fromhex("018302c0f1"), 1_764_033_000_223_000_000)
+    trace.put(2, b"\x00", 1_764_033_000_323_000_000)
+    said = mh("watch", "--frames", "roof", "--for", "1ms", "--runtime-dir", run)
+    assert said.code == 0
+    assert [line[8:] for line in said.out.splitlines()] == [
+        ".123 -> 01 03 00 00 00 0A C5 CD",
+        ".223 <- 01 83 02 C0 F1",
+        ".323 ?? 00",
+    ]
+    said = mh("watch", "--frames", "roof", "--for", "1ms", "--json", "--runtime-dir", run)
+    assert [line["direction"] for line in said.lines] == ["sent", "received", "noise"]
+    assert said.lines[1] == {"number": 2, "time": 1764033000.223, "direction": "received", "hex": "018302c0f1"}
+    trace.close()
+
+
+def test_nothing_of_the_agent_is_touched(mh, traces, tmp_path) -> None:
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "run").iterdir()}
+    mh("status", "--points", "--runtime-dir", tmp_path / "run")
+    mh("watch", "--for", "1ms", "--json", "--runtime-dir", tmp_path / "run")
+    assert {
+        path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "run").iterdir()
+    } == before
+
+
+def test_words_for_qualities_and_ages() -> None:
+    assert [show_quality(code) for code in (0, 1, 2, 128, 141, 99, 250)] == [
+        "", "suspect", "range", "timeout", "clock", "quality 99", "reason 250",
+    ]  # fmt: skip
+    assert [show_age(age) for age in (None, -1, 0.24, 12, 119, 125, 7300, 200_000)] == [
+        "-", "0.0 s", "0.2 s", "12 s", "119 s", "2 min", "2 h", "2 d",
+    ]  # fmt: skip
