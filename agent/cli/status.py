@@ -79,6 +79,7 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
     for name, uplink in snapshot.get("uplinks", {}).items():
         if not uplink.get("connected", True):
             why = f": {tidy(str(uplink['error']), 160)}" if uplink.get("error") else ""
+            why += f". {tidy(str(uplink['hint']), 160)}" if uplink.get("hint") else ""
             add(BROKER, f"destination {name} is not reached{why}")
     return faults
 
@@ -128,7 +129,7 @@ def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest:
     for table in (
         device_table(snapshot.get("devices", {}), now),
         line_table(snapshot.get("lines", {})),
-        uplink_table(snapshot.get("uplinks", {}), now),
+        uplink_table(snapshot.get("uplinks", {})),
         point_table(latest, int(now * 1e9)),
     ):
         if table.row_count:

@@ -80,14 +80,18 @@ def line_table(lines: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def uplink_table(uplinks: Mapping[str, Mapping[str, Any]], now: float) -> Table:
-    """One destination a row."""
-    table = plain_table("destinations", "destination", "state", "waiting", "error", right=("waiting",))
+def uplink_table(uplinks: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One destination a row. ``confirm`` is what counts as delivered there."""
+    columns = ("destination", "state", "mqtt", "confirm", "waiting", "confirmed", "refused", "error")
+    table = plain_table("destinations", *columns, right=("waiting", "confirmed", "refused"))
     for name, uplink in uplinks.items():
         connected = uplink.get("connected", True)
         state = "[green]connected[/]" if connected else "[red]not reached[/]"
-        waiting = uplink.get("waiting", uplink.get("backlog", "-"))
-        table.add_row(cell(name), state, cell(waiting), cell(uplink.get("error") or "", 120))
+        if uplink.get("backfilling"):
+            state += ", catching up"
+        counts = [cell(uplink.get(key, "-")) for key in ("waiting", "confirmed", "refused")]
+        words = [cell(uplink.get(key) or "-") for key in ("mqtt", "confirm")]
+        table.add_row(cell(name), state, *words, *counts, cell(uplink.get("error") or "", 160))
     return table
 
 
