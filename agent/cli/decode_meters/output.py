@@ -96,6 +96,13 @@ def _print_table(decoded: Json) -> None:
         notes = [f"{k} {reading[k]}" for k in ("quality", "storage", "tariff", "function", "time") if k in reading]
         line = f"{reading['name']:<36} {value!s:>16} {reading['unit']:<8} {', '.join(notes)}"
         click.echo(line.rstrip() + (f"  ({reading['label']})" if "label" in reading else ""))
+    for model in decoded.get("models", ()):
+        click.echo(f"model {model['id']} at {model['address']}, {model['length']} registers")
+        for name, value in model["points"].items():
+            if value is not None:
+                click.echo(f"  {name:<34} {value!s:>16}")
+    for warning in decoded.get("warnings", ()):
+        click.echo(f"warning: {warning}", err=True)
 
 
 def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:

@@ -1,0 +1,99 @@
+"""``meterhouse decode sunspec``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.decode_meters.output import BrokenInput, Json, number, run
+from drivers import sunspec
+from drivers.model import FrameError, clean_text
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; ``-`` is standard input."""
+    try:
+        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BrokenInput(f"{path}: {error}") from error
+
+
+def _image(content: Any) -> tuple[int, list[int]]:
+    """(base address, registers) of an image, or of a dump's holding registers from its lowest address on."""
+    if not isinstance(content, dict):
+        raise BrokenInput('want {"base_address": 40000, "registers": [...]}')
+    base, registers = content.get("base_address", 40000), content.get("registers")
+    if registers is None and isinstance(content.get("holding"), dict):
+        base, registers = _from_dump(content["holding"])
+    if type(base) is not int or not 0 <= base <= 0xFFFF:
+        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
+    if not isinstance(registers, list):
+        raise BrokenInput("registers must be a list of numbers")
+    for place, register in enumerate(registers):
+        if type(register) is not int or not 0 <= register <= 0xFFFF:
+            raise BrokenInput(f"registers[{place}] must be 0 to 65535, got {register!r}")
+    return base, registers
+
+
+def _from_dump(holding: dict[str, Any]) -> tuple[int, list[Any]]:
+    try:
+        cells = {int(key, 0): value for key, value in holding.items()}
+    except ValueError as error:
+        raise BrokenInput(f"holding: {error}") from error
+    first, last = min(cells, default=0), max(cells, default=0)
+    if last - first > 0xFFFF:
+        raise BrokenInput("holding: addresses must be 0 to 65535")
+    return first, [cells.get(at, 0) for at in range(first, last + 1)]
+
+
+def decode(content: Any) -> Json:
+    """The models of one device image."""
+    base, registers = _image(content)
+    try:
+        device = sunspec.decode_image(base, registers)
+    except FrameError as error:
+        raise BrokenInput(str(error)) from error
+    models: list[Json] = []
+    for model in device.models:
+        points = {
+            name: clean_text(v.value, 200) if isinstance(v.value, str) else number(v.value)
+            for name, v in model.points.items()
+        }
+        shown: Json = {"id": model.id, "address": model.address, "length": model.length, "points": points}
+        if not model.known and model.id != sunspec.END_MODEL:
+            shown["unknown"] = True
+        if model.truncated:
+            shown["truncated"] = True
+        models.append(shown)
+    frame: Json = {"protocol": "sunspec", "base_address": device.base, "marker": True}
+    common = device.first(1)
+    if common is not None:
+        for key, name in (("manufacturer", "Mn"), ("model", "Md"), ("version", "Vr"), ("serial", "SN")):
+            if common.points.get(name) is not None and common.points[name].value is not None:
+                frame[key] = clean_text(str(common.points[name].value))
+    result: Json = {"frame": frame, "models": models}
+    if device.warnings:
+        result["warnings"] = device.warnings
+    return result
+
+
+@click.command("sunspec")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def command(file: Path, as_json: bool) -> None:
+    """Explain a SunSpec register image: its models by the Alliance's definitions, values scaled.
+
+    FILE is {"base_address": 40000, "registers": [...]}; - reads standard input.
+
+    \b
+    Example:
+      meterhouse decode sunspec inverter.json --json
+
+    \b
+    Exit codes: 0 decoded, 2 wrong usage, 4 no SunSpec device in it.
+    """
+    run(lambda: decode(read_json(file)), as_json)

@@ -1,0 +1,309 @@
+"""SunSpec models: registers in, named and scaled values out.
+
+The definitions are those of the SunSpec Alliance as the package pysunspec2 ships them (``sunspec2/models/json``),
+read when a model is first met. Source: SunSpec Device Information Model Specification 1.2, clauses 4 and 5.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from drivers.model import ProfileError
+
+END_MODEL = 0xFFFF
+Value = Decimal | int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PointDef:
+    """One point as its definition gives it; ``size`` in registers."""
+
+    name: str
+    type: str
+    size: int
+    scale: str | int | None = None  # name of the scale factor's point, or the factor itself
+    unit: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDef:
+    """Points and inner groups. ``count`` None: once; 0: until the model ends; a name: as that point says."""
+
+    name: str
+    points: tuple[PointDef, ...]
+    groups: tuple[GroupDef, ...] = ()
+    count: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointValue:
+    """``raw`` is what the wire says, None where the point is not implemented; ``value`` is ``raw`` times its scale."""
+
+    raw: Value
+    value: Value
+    unit: str = ""
+    definition: PointDef | None = None
+
+
+@dataclass(slots=True)
+class Model:
+    """One model of a device. ``address`` is that of its id register; ``length`` does not count id and length."""
+
+    id: int
+    address: int
+    length: int
+    points: dict[str, PointValue] = field(default_factory=dict)
+    known: bool = True
+    truncated: bool = False  # the image ends before the model does
+
+
+def _read_group(raw: Mapping[str, object]) -> GroupDef:
+    points = raw.get("points") or ()
+    groups = raw.get("groups") or ()
+    assert isinstance(points, Sequence) and isinstance(groups, Sequence)
+    count = raw.get("count")
+    return GroupDef(
+        name=str(raw["name"]),
+        points=tuple(
+            PointDef(
+                name=str(p["name"]),
+                type=str(p["type"]),
+                size=int(p["size"]),
+                scale=p.get("sf"),
+                unit=str(p.get("units") or ""),
+                label=str(p.get("label") or ""),
+            )
+            for p in points
+        ),
+        groups=tuple(_read_group(g) for g in groups),
+        count=count if isinstance(count, int | str) else None,
+    )
+
+
+@lru_cache(1)
+def _folder() -> Path:
+    package = find_spec("sunspec2")
+    if package is None or not package.submodule_search_locations:
+        raise ProfileError(
+            "the SunSpec model definitions are not installed", where="SunSpec", hint="pip install pysunspec2"
+        )
+    return Path(package.submodule_search_locations[0]) / "models" / "json"
+
+
+@lru_cache(64)
+def definition(model_id: int) -> GroupDef | None:
+    """The definition of a model, None for one that the Alliance does not know.
+
+    Raises:
+        ProfileError: the package with the definitions is missing or damaged.
+    """
+    path = _folder() / f"model_{model_id}.json"
+    if not path.is_file():
+        return None
+    try:
+        return _read_group(json.loads(path.read_text("utf-8"))["group"])
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ProfileError(f"damaged model definition: {error}", where=str(path)) from error
+
+
+# ------------------------------------------------------------------ values
+
+
+def _integer(code: str, absent: int) -> Callable[[bytes], Value]:
+    def read(raw: bytes) -> Value:
+        (number,) = struct.unpack(">" + code, raw)
+        return None if number == absent else int(number)
+
+    return read
+
+
+def _real(code: str, digits: Sequence[int]) -> Callable[[bytes], Value]:
+    """The shortest decimal that identifies the float; any NaN or infinity is "not implemented"."""
+
+    def read(raw: bytes) -> Value:
+        (number,) = struct.unpack(">" + code, raw)
+        if not math.isfinite(number):
+            return None
+        for n in digits:
+            text = f"{number:.{n}g}"
+            if struct.pack(">" + code, float(text)) == raw:
+                break
+        return Decimal(text)
+
+    return read
+
+
+def _string(raw: bytes) -> Value:
+    if not raw[0]:
+        return None
+    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _ipv6(raw: bytes) -> Value:
+    return ":".join(raw[i : i + 4].hex().upper() for i in range(0, 16, 4)) if any(raw) else None
+
+
+def _eui48(raw: bytes) -> Value:
+    if not any(raw) or raw[2:] == b"\xff" * 6:
+        return None
+    return raw[2:].hex(":").upper()
+
+
+_READERS: dict[str, Callable[[bytes], Value]] = {
+    "int16": _integer("h", -0x8000),
+    "sunssf": _integer("h", -0x8000),
+    "uint16": _integer("H", 0xFFFF),
+    "enum16": _integer("H", 0xFFFF),
+    "count": _integer("H", 0xFFFF),
+    "bitfield16": _integer("H", 0xFFFF),
+    "acc16": _integer("H", 0),
+    "int32": _integer("i", -0x80000000),
+    "uint32": _integer("I", 0xFFFFFFFF),
+    "enum32": _integer("I", 0xFFFFFFFF),
+    "bitfield32": _integer("I", 0xFFFFFFFF),
+    "bitfield64": _integer("Q", 0xFFFFFFFFFFFFFFFF),
+    "acc32": _integer("I", 0),
+    "ipaddr": _integer("I", 0),
+    "int64": _integer("q", -0x8000000000000000),
+    "uint64": _integer("Q", 0xFFFFFFFFFFFFFFFF),
+    "acc64": _integer("Q", 0),
+    "float32": _real("f", range(6, 10)),
+    "float64": _real("d", range(15, 18)),
+    "string": _string,
+    "ipv6addr": _ipv6,
+    "eui48": _eui48,
+}
+_SIZES = {"int32": 2, "uint32": 2, "enum32": 2, "bitfield32": 2, "acc32": 2, "ipaddr": 2, "float32": 2}
+_SIZES |= {"int64": 4, "uint64": 4, "acc64": 4, "bitfield64": 4, "float64": 4, "eui48": 4, "ipv6addr": 8}
+
+
+def read_point(point: PointDef, raw: bytes) -> Value:
+    """The raw value of one point; None: not implemented (# of its type), or a type that nobody knows."""
+    reader = _READERS.get(point.type)
+    if reader is None or (point.type != "string" and len(raw) != 2 * _SIZES.get(point.type, 1)):
+        return None
+    return reader(raw)
+
+
+class _Full(Exception):
+    """The next point lies beyond the model's length: older devices send shorter variants."""
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Raw values of the group being read and of those around it."""
+
+    raws: dict[str, Value]
+    outer: _Scope | None
+
+    def find(self, name: str) -> Value:
+        scope: _Scope | None = self
+        while scope is not None:
+            if name in scope.raws:
+                return scope.raws[name]
+            scope = scope.outer
+        return None
+
+
+class _Reader:
+    """Walks a definition over the bytes of one model."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+        self.points: dict[str, PointValue] = {}
+
+    def group(self, group: GroupDef, prefix: str, outer: _Scope | None) -> None:
+        scope, found = _Scope({}, outer), []
+        try:
+            for point in group.points:
+                end = self.at + 2 * point.size
+                if end > len(self.data):
+                    raise _Full
+                raw = read_point(point, self.data[self.at : end])
+                self.at = end
+                scope.raws[point.name] = raw
+                if point.type != "pad":
+                    found.append((point, raw))
+        finally:  # a scale factor may stand behind the values that need it
+            for point, raw in found:
+                value = scaled(raw, point.scale, scope)
+                self.points[prefix + point.name] = PointValue(raw, value, point.unit, point)
+        for inner in group.groups:
+            for name in self._instances(inner, scope):
+                before = self.at
+                self.group(inner, f"{prefix}{name}.", scope)
+                if self.at == before:
+                    raise _Full
+
+    def _instances(self, group: GroupDef, scope: _Scope) -> Iterator[str]:
+        """Names of a group's instances: ``Crv[0]`` and so on, or the bare name of a group that exists once."""
+        if group.count is None:
+            yield group.name
+            return
+        count = scope.find(group.count) if isinstance(group.count, str) else group.count or None
+        if count is None and isinstance(group.count, str):
+            return
+        number = 0
+        while self.at < len(self.data) and (count is None or number < int(count)):
+            yield f"{group.name}[{number}]"
+            number += 1
+
+
+def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
+    """``raw`` times ten to its scale factor; a factor that is not implemented, or beyond ±10, leaves no value."""
+    if raw is None or scale is None or isinstance(raw, str):
+        return raw
+    factor = scale if isinstance(scale, int) else scope.find(scale)
+    if factor is None and isinstance(scale, str) and scale.lstrip("-").isdigit():
+        factor = int(scale)
+    if not isinstance(factor, int) or not -10 <= factor <= 10:
+        return None
+    return Decimal(raw).scaleb(factor)
+
+
+def decode_model(address: int, registers: Sequence[int]) -> Model:
+    """One model out of its registers, id and length first. Fewer registers than announced: what is whole is read.
+
+    Raises:
+        ProfileError: see ``definition``.
+    """
+    model = Model(registers[0], address, registers[1])
+    model.truncated = len(registers) < 2 + model.length
+    reader = _read(model.id, registers)
+    model.known = reader is not None
+    model.points = reader.points if reader is not None else {}
+    return model
+
+
+def whole_registers(registers: Sequence[int]) -> int:
+    """How many of a model's first registers end with a whole point: where one read may stop and the next begin.
+
+    A value of several registers that came in two reads can be torn (# field pain 38).
+    """
+    wanted = min(len(registers), 2 + registers[1])
+    reader = _read(registers[0], registers)
+    if reader is None or wanted == 2 + registers[1]:
+        return wanted
+    return reader.at // 2
+
+
+def _read(model_id: int, registers: Sequence[int]) -> _Reader | None:
+    """A reader that has gone through the registers as far as they reach; None for an unknown model."""
+    found = definition(model_id)
+    if found is None:
+        return None
+    size = min(len(registers), 2 + registers[1])
+    reader = _Reader(struct.pack(f">{size}H", *registers[:size]))
+    with contextlib.suppress(_Full):
+        reader.group(found, "", None)
+    return reader

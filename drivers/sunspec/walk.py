@@ -1,0 +1,117 @@
+"""Finding a device's models: the marker at one of three addresses, then from length to length to the end.
+
+Source: SunSpec Device Information Model Specification 1.2, clause 6; the order of the addresses is that of pysunspec2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+from drivers.model import FrameError
+from drivers.sunspec.models import END_MODEL, Model, decode_model, whole_registers
+
+BASES = (40000, 0, 50000)
+MARKER = (0x5375, 0x6E53)  # "SunS"
+MAX_READ = 125  # registers a Modbus read, at most
+MAX_MODELS = 200  # a chain longer than this is no chain
+
+Ask = tuple[int, int]  # address, count of holding registers
+Answer = Sequence[int] | None  # None: the device refused or was silent
+
+
+@dataclass(slots=True)
+class Device:
+    """The models of one device in order, the end model included. ``warnings`` say what was not as it should be."""
+
+    base: int
+    models: list[Model] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def first(self, *ids: int) -> Model | None:
+        """The first model of one of these ids."""
+        return next((m for m in self.models if m.id in ids), None)
+
+
+def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[Ask, Answer, Device]:
+    """Ask for what is needed to know a device, without doing any input or output.
+
+    The caller sends each (address, count) that comes out as a read of holding registers and sends back the
+    registers, or None where there are none. No value lies in two reads.
+
+    Raises:
+        FrameError: no marker at any of ``bases``, or a chain without end.
+    """
+    for base in bases:
+        answer = yield base, 2
+        if answer is not None and tuple(answer) == MARKER:
+            break
+    else:
+        raise FrameError(
+            f"no SunSpec marker at {', '.join(map(str, bases))}",
+            where="SunSpec",
+            hint="Is SunSpec switched on in the device, and is this its unit number?",
+        )
+    device = Device(base)
+    at = base + 2
+    for _ in range(MAX_MODELS):
+        head = yield at, 2
+        if head is None or len(head) < 2:
+            device.warnings.append(f"no end model: nothing answers at {at}")
+            return device
+        if head[0] == END_MODEL:
+            device.models.append(Model(END_MODEL, at, head[1]))
+            return device
+        if head[0] == 0:
+            device.warnings.append(f"no end model: model id 0 at {at}")
+            return device
+        registers = yield from _read_model(at, head, most)
+        model = decode_model(at, registers)
+        device.models.append(model)
+        if model.truncated:
+            device.warnings.append(f"model {model.id} at {at}: {len(registers) - 2} of {model.length} registers")
+            if len(registers) == 2:
+                return device
+        at += 2 + head[1]
+    raise FrameError(f"more than {MAX_MODELS} models and no end", where=f"SunSpec at {at}")
+
+
+def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answer, list[int]]:
+    """All registers of one model, id and length first, or as many as the device gives."""
+    registers, wanted = [*head], 2 + head[1]
+    while len(registers) < wanted:
+        begin = len(registers)
+        answer = yield at + begin, min(most, wanted - begin)
+        if not answer:
+            break
+        registers += answer
+        whole = whole_registers(registers)
+        if whole > begin:  # else a point is longer than a read, and it cannot be helped
+            del registers[whole:]
+    return registers
+
+
+def decode_image(base_address: int, registers: Sequence[int]) -> Device:
+    """The device in a register image that begins at ``base_address``.
+
+    The marker is looked for at the three addresses, then at the image's start, then anywhere in it.
+
+    Raises:
+        FrameError: no marker in it.
+    """
+    walk = discover(_candidates(base_address, registers), most=1 << 16)
+    ask = next(walk)
+    while True:
+        begin, count = ask[0] - base_address, ask[1]
+        piece = registers[begin : begin + count] if 0 <= begin < len(registers) else ()
+        try:
+            ask = walk.send(piece or None)
+        except StopIteration as done:
+            found: Device = done.value
+            return found
+
+
+def _candidates(base_address: int, registers: Sequence[int]) -> list[int]:
+    inside = [b for b in BASES if base_address <= b < base_address + len(registers)]
+    anywhere = [base_address + i for i in range(len(registers) - 1) if (registers[i], registers[i + 1]) == MARKER]
+    return list(dict.fromkeys([*inside, base_address, *anywhere]))
