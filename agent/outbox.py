@@ -48,6 +48,9 @@ class Outbox(Protocol):
         At most ``limit`` packs and ``max_bytes`` (but one at least, if there is one). An empty answer means: no more.
         """
 
+    def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
+        """The newest birth of each stream whose name is above ``after``, by name; otherwise as ``fetch``."""
+
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """These packs have left the outbox of ``dest``."""
 

@@ -1,0 +1,7 @@
+"""Out to the broker: besides the verifier the only room that speaks MQTT."""
+
+from agent.outbox import Ack, Outbox, OutboxItem
+from agent.uplink.engine import Uplink
+from agent.uplink.values import Destination, UplinkState
+
+__all__ = ["Ack", "Destination", "Outbox", "OutboxItem", "Uplink", "UplinkState"]

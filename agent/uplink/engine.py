@@ -1,0 +1,348 @@
+"""The uplink: one thread a destination that connects, sends, listens to answers, and never gives up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import select
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from agent.outbox import Outbox, OutboxItem
+from agent.uplink import words
+from agent.uplink.ack import parse_ack
+from agent.uplink.session import V5, V311, Session
+from agent.uplink.traffic import FRESH_BYTES, OTHER, Parcel, Traffic
+from agent.uplink.values import Destination, UplinkState
+from drivers.model import BrokerError, GatewayError, clean_text
+
+log = logging.getLogger("meterhouse.uplink")
+PREFIX: Final = "meterhouse/v1"
+RETRY_S, RETRY_MAX_S = 1.0, 60.0
+CLONE_S, CLONE_MAX_S = 60.0, 900.0  # after another client with our id threw us out: no war
+STEADY_S: Final = 30.0  # a connection that lived so long was a good one
+TRY_V5_AGAIN_S: Final = 3600.0
+STATUS_S: Final = 300.0
+CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # how long confirmed ids are gathered before the store hears of them
+GOODBYE_S: Final = 1.0
+
+
+class Uplink:
+    """Delivers to one destination from ``start`` to ``stop``. Never raises into the caller's thread once it runs.
+
+    Args:
+        site, gateway: as in topics.
+        outbox: the store, through whoever owns its thread.
+        keys: the ``keys`` object, published at each connection.
+        pack_every_ms: the pack interval; a pack older than three of them is backlog.
+        environ: where systemd says which credentials there are.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        *,
+        site: str,
+        gateway: str,
+        outbox: Outbox,
+        keys: bytes,
+        version: str,
+        pack_every_ms: int = 10_000,
+        environ: Mapping[str, str] = os.environ,
+        retry_s: float = RETRY_S,
+        ack_timeout_s: float | None = None,
+        fresh_bytes: int = FRESH_BYTES,
+    ) -> None:
+        self.name = destination.name
+        self._to, self._outbox, self._keys, self._environ = destination, outbox, keys, environ
+        self._gateway, self._base = f"{site}/{gateway}", f"{PREFIX}/{site}/{gateway}"
+        self._version = version
+        self._client_id = destination.client_id or f"meterhouse-{site}-{gateway}-{destination.name}"
+        self._retry_s = retry_s
+        self._ack_timeout_s = ack_timeout_s or max(20.0, float(destination.keepalive_s))
+        self._traffic = Traffic(
+            destination.name,
+            outbox,
+            self._base,
+            destination.in_flight,
+            destination.backfill_rate,
+            pack_every_ms / 1000,
+            fresh_bytes,
+            wake=self._wake,
+        )
+        self._wake_lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woken = False
+        self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
+        self._stop_at: float | None = None
+        self._protocol = V5
+        self._v311_since = 0.0
+        self._delay_s = retry_s
+        self._clone_s = CLONE_S
+        self._connected = False
+        self._connects = 0
+        self._since = time.time()
+        self._since_mono = time.monotonic()
+        self._trouble: BrokerError | None = None
+        self._heard_wrong = ""
+        self._newest_ms = 0
+        self._delivered_s = 0.0  # when the oldest unreported confirmation came
+
+    # --- from other threads
+
+    def start(self) -> None:
+        """Begin to connect; returns at once, whatever the broker does."""
+        self._thread.start()
+
+    def offer(self, items: Sequence[OutboxItem]) -> None:
+        """Packs that were just committed, in the order of their ids. For the writer thread; never blocks."""
+        if items:
+            self._newest_ms = max(self._newest_ms, items[-1].to_ms)
+            self._traffic.mailbox.offer(items)
+
+    def stop(self, deadline_s: float) -> None:
+        """Send what is fresh, say goodbye, end the thread; after ``deadline_s`` in any case."""
+        self._stop_at = time.monotonic() + deadline_s
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join(deadline_s + 0.5)
+            if self._thread.is_alive():
+                log.warning("%s: still waiting for the network; left behind", self.name)
+                return
+        with self._wake_lock:
+            for fd in (self._wake_read, self._wake_write):
+                if fd >= 0:
+                    os.close(fd)
+            self._wake_read = self._wake_write = -1
+
+    def state(self) -> UplinkState:
+        """How it stands at the moment."""
+        traffic, trouble, connected = self._traffic, self._trouble, self._connected
+        return UplinkState(
+            connected=connected,
+            since=self._since,
+            waiting=traffic.waiting,
+            in_flight=traffic.in_flight,
+            confirmed=traffic.confirmed,
+            refused=traffic.refused,
+            connects=self._connects,
+            sent_bytes=traffic.sent_bytes,
+            backfilling=connected and traffic.backfilling,
+            silent_topics=len(traffic.holds),
+            set_aside=len(traffic.aside),
+            error=trouble.what if trouble else None,
+            hint=trouble.hint if trouble else None,
+            mqtt=("5" if self._protocol == V5 else "3.1.1") if connected else None,
+            confirm=traffic.mode if connected else None,
+        )
+
+    def _wake(self) -> None:
+        if self._woken:
+            return
+        with self._wake_lock:
+            self._woken = True
+            if self._wake_write >= 0:
+                try:
+                    os.write(self._wake_write, b"\0")
+                except BlockingIOError:
+                    return  # full of wake-ups: enough
+
+    # --- the thread
+
+    def _run(self) -> None:
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                self._live()
+            except BrokerError as error:
+                self._down(error)
+            except GatewayError as error:  # a password file that cannot be read, and the like
+                self._down(BrokerError(error.what, where=error.where, hint=error.hint))
+            except Exception as error:
+                log.exception("%s: a fault of ours", self.name)
+                self._down(BrokerError(f"internal error: {clean_text(repr(error))}", where=self._to.url))
+            self._report()
+            if time.monotonic() - began > STEADY_S:
+                self._delay_s = self._retry_s
+            self._pause()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop_at is not None
+
+    def _pause(self) -> None:
+        """Wait before the next attempt, longer each time and never in step with other gateways."""
+        taken_over = self._trouble is not None and self._trouble.what == words.disconnected(words.TAKEN_OVER, "").what
+        if taken_over:
+            delay, self._clone_s = self._clone_s, min(self._clone_s * 2, CLONE_MAX_S)
+        else:
+            delay, self._delay_s = self._delay_s, min(self._delay_s * 2, RETRY_MAX_S)
+        until = time.monotonic() + delay * random.uniform(0.5, 1.0)
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._sleep(left)
+
+    def _sleep(self, wait_s: float) -> None:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if poll.poll(wait_s * 1000):
+            self._drain_wakes()
+
+    def _drain_wakes(self) -> None:
+        self._woken = False
+        try:
+            os.read(self._wake_read, 65_536)
+        except BlockingIOError:
+            return
+
+    def _live(self) -> None:
+        """One connection. Raises BrokerError when it ends, unless we end it."""
+        if self._protocol == V311 and time.monotonic() - self._v311_since > TRY_V5_AGAIN_S:
+            self._protocol = V5
+        session = self._session()
+        try:
+            session.connect(lambda: self._stopping)
+        except BrokerError as error:
+            if self._protocol == V5 and session.connack == words.UNSUPPORTED_VERSION:
+                log.info("%s: the broker does not speak MQTT 5, going on with 3.1.1", self.name)
+                self._protocol, self._v311_since = V311, time.monotonic()
+                session = self._session()
+                session.connect(lambda: self._stopping)
+            else:
+                raise error
+        try:
+            self._up(session)
+            self._serve(session)
+        finally:
+            session.drop()
+            self._connected = False
+            self._traffic.end(session.by_broker)
+
+    def _session(self) -> Session:
+        return Session(
+            self._to,
+            self._client_id,
+            self._protocol,
+            Parcel(f"{self._base}/status", self._status("offline"), OTHER, True),
+            self._wake_read,
+            self._acked,
+            self._heard,
+            self._environ,
+        )
+
+    def _up(self, session: Session) -> None:
+        mode = self._to.confirm or "subscriber"
+        if session.protocol == V311 and mode == "subscriber":
+            mode = "broker"  # 3.1.1 does not tell whether anybody listens
+        down_s = time.monotonic() - self._since_mono
+        self._connects += 1
+        self._connected, self._since, self._since_mono = True, time.time(), time.monotonic()
+        version = "5" if session.protocol == V5 else "3.1.1"
+        again = f" after {down_s:.0f} s" if self._trouble else ""
+        log.info("%s: connected to %s, MQTT %s, delivered means %s%s", self.name, self._to.url, version, mode, again)
+        self._trouble = None
+        self._traffic.begin(mode, session.receive_maximum, session.max_packet)
+        if mode == "platform":
+            session.subscribe(f"{self._base}/ack")
+        self._traffic.publish(f"{self._base}/status", self._status("online"))
+        self._traffic.publish(f"{self._base}/keys", self._keys)
+        self._status_s = time.monotonic()
+
+    def _serve(self, session: Session) -> None:
+        traffic = self._traffic
+        while True:
+            now = time.monotonic()
+            if self._stop_at is not None:
+                traffic.draining = True
+                if traffic.idle or now >= self._stop_at - GOODBYE_S:
+                    self._goodbye(session)
+                    return
+            traffic.collect()
+            while (parcel := traffic.next()) is not None:
+                if not (packet := session.publish(parcel)):
+                    break
+                traffic.sent(packet, parcel)
+            if not session.alive:
+                raise words.disconnected(session.reason, self._to.url)
+            enough = len(traffic.delivered) >= CONFIRM_COUNT or now - self._delivered_s >= CONFIRM_S
+            if traffic.delivered and (enough or not traffic.in_flight):
+                self._report()
+            if traffic.oldest_s(now) > self._ack_timeout_s:
+                raise BrokerError(
+                    f"the broker took packs but acknowledged nothing for {self._ack_timeout_s:.0f} s",
+                    where=self._to.url,
+                    hint="Does something between us and the broker swallow packets?",
+                )
+            if now - self._status_s >= STATUS_S:
+                self._status_s = now
+                traffic.publish(f"{self._base}/status", self._status("online"))
+            if self._trouble and not traffic.troubled:
+                log.info("%s: over: %s", self.name, self._trouble.what)
+                self._trouble = None
+            wait = 0.0 if traffic.mailbox else traffic.wait_s()
+            session.turn(min(wait, CONFIRM_S) if traffic.delivered else wait)
+            self._woken = False
+
+    def _goodbye(self, session: Session) -> None:
+        """Offline by our own word, so that the will stays in the drawer."""
+        until = time.monotonic() + GOODBYE_S
+        parcel = Parcel(f"{self._base}/status", self._status("offline"), OTHER, True)
+        if packet := session.publish(parcel):
+            self._traffic.sent(packet, parcel)
+        while self._traffic.in_flight and session.alive and (left := until - time.monotonic()) > 0:
+            session.turn(left)
+        session.close()
+        log.info("%s: disconnected", self.name)
+
+    def _report(self) -> None:
+        """Tell the store what was delivered."""
+        if ids := self._traffic.delivered:
+            self._traffic.delivered = []
+            self._outbox.confirm(self.name, ids)
+
+    def _down(self, error: BrokerError) -> None:
+        """A connection ended or did not come about: said once, until the reason changes."""
+        if self._connected or self._trouble is None:
+            self._since, self._since_mono = time.time(), time.monotonic()
+        if self._trouble is None or self._trouble.what != error.what:
+            log.warning("%s: %s", self.name, error)
+        self._connected, self._trouble = False, error
+
+    # --- what comes back
+
+    def _acked(self, packet: int, code: int) -> None:
+        if not self._traffic.delivered:
+            self._delivered_s = time.monotonic()
+        parcel = self._traffic.answered(packet, code)
+        if parcel is not None:
+            error = words.unanswered(code, parcel.topic, self._to.url)
+            if self._trouble is None or self._trouble.what != error.what:
+                log.warning("%s: %s", self.name, error)
+                self._trouble = error
+
+    def _heard(self, topic: str, payload: bytes) -> None:
+        if topic != f"{self._base}/ack":
+            return
+        ack = parse_ack(payload, self._gateway)
+        if isinstance(ack, str):
+            self._wrong_ack(ack)
+        else:
+            self._outbox.acknowledge(self.name, ack, self._wrong_ack)
+
+    def _wrong_ack(self, what: str | None) -> None:
+        """From any thread: None for an ack that is ours."""
+        if what is None:
+            self._traffic.acknowledged()
+        elif what != self._heard_wrong:  # a platform that errs does so all day: one line a kind
+            self._heard_wrong = what
+            log.warning("%s: an ack that is not ours: %s", self.name, clean_text(what, 160))
+
+    def _status(self, state: str) -> bytes:
+        facts: dict[str, object] = {"gateway": self._gateway, "state": state, "v": 1, "version": self._version}
+        if state == "online":
+            facts["newest"] = self._newest_ms / 1000 or None
+            facts["since"] = round(self._since, 3)
+        return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,76 @@
+"""Topics that nobody reads, or that we may not write to: one pack in a while tries whether that is still so."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIN_S: Final = 1.0
+MAX_S: Final = 60.0
+SKIPS: Final = 2_000  # packs that the walk through the backlog may pass between two probes
+
+Key = tuple[str, str]  # stream, road
+
+
+class Holds:
+    """Held topics and the one probe that is due from time to time, whichever of them it concerns."""
+
+    def __init__(self) -> None:
+        self._lowest: dict[Key, int] = {}  # the first id that waits
+        self._delay_s = MIN_S
+        self._at_s = 0.0
+        self._skips = SKIPS
+        self.probing = False  # a probe is on its way
+
+    def __bool__(self) -> bool:
+        return bool(self._lowest)
+
+    def __len__(self) -> int:
+        return len(self._lowest)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest id that waits."""
+        return min(self._lowest.values())
+
+    def add(self, key: Key, number: int, now: float, was_probe: bool) -> None:
+        """A pack for this topic was not taken."""
+        first = not self._lowest
+        self._lowest[key] = min(number, self._lowest.get(key, number))
+        if was_probe or first:
+            self._delay_s = MIN_S if first else min(self._delay_s * 2, MAX_S)
+            self._at_s = now + self._delay_s
+            self._skips = SKIPS
+
+    def look(self, key: Key, number: int, now: float) -> bool | None:
+        """May a pack go? None: the topic is not held. True: as the probe. False: it waits."""
+        if key not in self._lowest:
+            return None
+        if self.due(now):
+            self.probing = True
+            return True
+        self._lowest[key] = min(number, self._lowest[key])
+        return False
+
+    def due(self, now: float) -> bool:
+        """Is it time for a probe?"""
+        return bool(self._lowest) and not self.probing and now >= self._at_s
+
+    def may_skip(self) -> bool:
+        """May the walk through the backlog pass one more pack? Else it waits for the next probe."""
+        self._skips -= 1
+        return self._skips >= 0
+
+    def release(self) -> int:
+        """Somebody is there: nothing is held any more. Returns the lowest id that waited."""
+        lowest = self.lowest if self._lowest else 1
+        self._lowest.clear()
+        self._delay_s, self.probing = MIN_S, False
+        return lowest
+
+    def try_again(self, now: float) -> None:
+        """A new connection: probe soon."""
+        self._delay_s, self._at_s, self.probing, self._skips = MIN_S, now, False, SKIPS
+
+    def wait_s(self, now: float) -> float:
+        """Until the next probe is due."""
+        return max(0.05, self._at_s - now) if self._lowest and not self.probing else 3600.0

@@ -1,0 +1,73 @@
+"""Brokers, listeners, stores and uplinks that end with the test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from delivery_kit import Desk, Listener, Mosquitto, To, free_port
+
+from agent.uplink import Uplink
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """``broker(*config lines)`` starts one; all are ended by their process ids."""
+    if not shutil.which("mosquitto"):
+        pytest.skip("no mosquitto here")
+    made: list[Mosquitto] = []
+
+    def start(*lines: str, port: int = 0) -> Mosquitto:
+        made.append(Mosquitto(tmp_path, port or free_port(), *lines))
+        return made[-1].start()
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    made: list[Listener] = []
+
+    def start(port: int, *args: Any, **more: Any) -> Listener:
+        made.append(Listener(port, *args, **more))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+    made: list[Desk] = []
+
+    def start(*destinations: str) -> Desk:
+        made.append(Desk(tmp_path / "store" / "store.db", destinations or ("platform",)))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def uplink(desk: Callable[..., Desk]) -> Iterator[Callable[..., Uplink]]:
+    """``uplink(desk, To(...))``, started and at the end stopped."""
+    made: list[Uplink] = []
+
+    def start(at: Desk, to: To, **more: Any) -> Uplink:
+        settings = {"keys": b'{"v":1}', "version": "0.1", "pack_every_ms": 10_000, "retry_s": 0.05, **more}
+        one = Uplink(to, site="park7", gateway="gw01", outbox=at, **settings)
+        at.uplinks.append(one)
+        made.append(one)
+        one.start()
+        return one
+
+    yield start
+    for one in made:
+        one.stop(1.0)

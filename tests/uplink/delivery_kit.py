@@ -1,0 +1,273 @@
+"""A real mosquitto, a real store in its own thread, and packs with the right shape."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import queue
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from agent.outbox import Ack, OutboxItem
+from agent.store import Store
+from agent.uplink import Uplink
+
+BASE = "meterhouse/v1/park7/gw01"
+BOOT = "3f2a9c41d07be815"
+
+
+def until(what: Callable[[], object], seconds: float = 8.0, why: str = "") -> None:
+    """Wait for a condition; fails after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, why or "not in time"
+        threading.Event().wait(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Password:
+    text: bytes
+
+    def read(self, environ: Mapping[str, str]) -> bytes:
+        return self.text
+
+
+@dataclass
+class To:
+    """A destination as the configuration would give it."""
+
+    port: int
+    name: str = "platform"
+    host: str = "127.0.0.1"
+    tls: bool = False
+    username: str = ""
+    password: Password | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    client_id: str = ""
+    confirm: str = ""
+    keepalive_s: int = 30
+    backfill_rate: int = 1000
+    in_flight: int = 20
+
+    @property
+    def url(self) -> str:
+        return f"mqtt{'s' if self.tls else ''}://{self.host}:{self.port}"
+
+
+class Mosquitto:
+    """The real broker on a free port, with lines of configuration of the test's choice."""
+
+    def __init__(self, folder: Path, port: int, *lines: str) -> None:
+        self.port, self._folder = port, folder
+        self._conf = folder / f"mosquitto-{port}.conf"
+        self.configure(*lines)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, *lines: str) -> None:
+        head = [f"listener {self.port} 127.0.0.1", "max_inflight_messages 0", "max_queued_messages 0"]
+        anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
+        self._conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
+
+    def start(self) -> Mosquitto:
+        with (self._folder / f"mosquitto-{self.port}.log").open("ab") as log:
+            self._process = subprocess.Popen(["mosquitto", "-c", str(self._conf)], stdout=log, stderr=log)
+
+        def answers() -> bool:
+            assert self._process and self._process.poll() is None, "mosquitto did not start"
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        until(answers)
+        return self
+
+    def stop(self, kill: bool = False) -> None:
+        if self._process:
+            if kill:
+                self._process.kill()
+            else:
+                self._process.terminate()
+            self._process.wait(timeout=10)
+            self._process = None
+
+
+class Listener:
+    """A subscriber that notes everything."""
+
+    def __init__(self, port: int, topic: str = f"{BASE}/#", v5: bool = True) -> None:
+        self.heard: list[MQTTMessage] = []
+        protocol = MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311
+        self.client = Client(CallbackAPIVersion.VERSION2, protocol=protocol)
+        ready = threading.Event()
+        self.client.on_message = lambda client, userdata, message: self.heard.append(message)
+        self.client.on_subscribe = lambda *args: ready.set()
+        self.client.on_connect = lambda client, *args: client.subscribe(topic, 1)
+        self.client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        assert ready.wait(8)
+
+    def packs(self, *roads: str) -> list[dict[str, Any]]:
+        """Bodies on ``readings`` and ``backfill``, or on the roads named, in the order in which they came."""
+        wanted = roads or ("readings", "backfill")
+        return [json.loads(m.payload) for m in list(self.heard) if m.topic.rpartition("/")[2] in wanted]
+
+    def seqs(self, stream: str = "inv1", *roads: str) -> list[int]:
+        return [p["seq"] for p in self.packs(*roads) if p["stream"].endswith("/" + stream)]
+
+    def last(self, topic: str) -> dict[str, Any] | None:
+        found = [m for m in list(self.heard) if m.topic == f"{BASE}/{topic}"]
+        return json.loads(found[-1].payload) if found else None
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@dataclass
+class Pack:
+    """As agent.pack.SealedPack."""
+
+    stream: str
+    boot: str
+    seq: int
+    from_ms: int
+    to_ms: int
+    hash: bytes
+    is_birth: bool
+    data: bytes
+    ring_id: int = 1
+    ring_pos: int = 0
+
+
+@dataclass
+class Maker:
+    """Makes the packs of one stream, chained, with a signature of the right size."""
+
+    stream: str = "park7/gw01/inv1"
+    readings: int = 10
+    seq: int = 0
+    prev: str | None = None
+    birth: str = ""
+    pad: int = 0
+    made: list[Pack] = field(default_factory=list)
+
+    def __call__(self, to_ms: int | None = None, birth: bool = False) -> Pack:
+        to_ms = to_ms or time.time_ns() // 1_000_000
+        self.seq += 1
+        body: dict[str, Any] = {"boot": BOOT, "from": to_ms / 1000 - 10, "prev": self.prev, "seq": self.seq}
+        body |= {"stream": self.stream, "to": to_ms / 1000, "v": 1}
+        if birth:
+            body["table"] = {"points": []}
+        else:
+            body["birth"] = self.birth
+            body["e"] = [{"n": f"p{n}", "v": self.seq + n / 10} for n in range(self.readings)]
+            body["pad"] = "x" * self.pad
+        payload = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+        digest = hashlib.sha256(payload).digest()
+        sig = "eyJhbGciOiJFZDI1NTE5In0.." + base64.urlsafe_b64encode(digest + digest).rstrip(b"=").decode()
+        data = json.dumps({**body, "sig": sig}, sort_keys=True, separators=(",", ":")).encode()
+        self.prev = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        if birth:
+            self.birth = self.prev
+        pack = Pack(self.stream, BOOT, self.seq, to_ms - 10_000, to_ms, digest, birth, data)
+        self.made.append(pack)
+        return pack
+
+
+class Desk:
+    """The writer thread of the service, as far as uplinks see it: owns the store, offers after each commit."""
+
+    def __init__(self, path: Path, destinations: Sequence[str]) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[Store], Any] | None] = queue.SimpleQueue()
+        self._confirmed: dict[str, list[int]] = {}
+        self.uplinks: list[Uplink] = []
+        self.fetches = 0
+        self._thread = threading.Thread(target=self._run, args=(path, destinations))
+        self._thread.start()
+
+    def _run(self, path: Path, destinations: Sequence[str]) -> None:
+        store = Store.open(path, 64 << 20, destinations=destinations)
+        try:
+            while (job := self._jobs.get()) is not None:
+                job(store)
+            store.commit((), self._confirmed)
+        finally:
+            store.close()
+
+    def call(self, job: Callable[[Store], Any]) -> Any:
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def run(store: Store) -> None:
+            try:
+                answer.put(job(store))
+            except Exception as error:
+                answer.put(error)
+
+        self._jobs.put(run)
+        found = answer.get(timeout=20)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def commit(self, *packs: Pack, offer: bool = True) -> list[int]:
+        def run(store: Store) -> list[int]:
+            ids = store.commit(packs, self._confirmed)
+            self._confirmed = {}
+            if offer:
+                items = [OutboxItem(n, p.stream, p.data, p.is_birth, p.to_ms) for n, p in zip(ids, packs, strict=True)]
+                for uplink in self.uplinks:
+                    uplink.offer(items)
+            return ids
+
+        found: list[int] = self.call(run)
+        return found
+
+    def pending(self, dest: str = "platform") -> int:
+        def run(store: Store) -> int:
+            store.commit((), self._confirmed)
+            self._confirmed = {}
+            return store.usage().pending[dest]
+
+        return int(self.call(run))
+
+    def fetch(
+        self, dest: str, after: int, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]
+    ) -> None:
+        self.fetches += 1
+        self._jobs.put(lambda store: callback(store.pending(dest, after, limit, max_bytes)))
+
+    def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
+        self._jobs.put(lambda store: callback(store.births(after, limit, max_bytes)))
+
+    def confirm(self, dest: str, ids: Sequence[int]) -> None:
+        self._jobs.put(lambda store: self._confirmed.setdefault(dest, []).extend(ids))
+
+    def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
+        def run(store: Store) -> None:
+            ids, wrong = store.covered(dest, ack)
+            self._confirmed.setdefault(dest, []).extend(ids)
+            callback(wrong)
+
+        self._jobs.put(run)
+
+    def close(self) -> None:
+        self._jobs.put(None)
+        self._thread.join(10)
