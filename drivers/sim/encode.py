@@ -162,11 +162,17 @@ def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None
     return 1 << (8 * size - 1) if INTEGER_TYPES[type_name][1] else (1 << (8 * size)) - 1
 
 
+def text_width(point: Point) -> int:
+    """Bytes of each number in a ``text`` form: registers, or single bytes for u8h."""
+    return 1 if point.type in ("u8h", "u8l") else 2
+
+
 def encode_text(point: Point, text: str) -> bytes:
     """The registers of a text point: characters padded with NUL, a number, or numbers in the point's ``text`` form."""
     where = where_of(point)
     if point.text:
-        return b"".join(number.to_bytes(2, "big") for number in _numbers_of(point, text))
+        width = text_width(point)
+        return b"".join(number.to_bytes(width, "big") for number in _numbers_of(point, text))
     if point.type != "str":
         if not text.isdigit():
             raise EncodeError(f"{text!r} is no number, and the registers hold one", where=where)
@@ -198,7 +204,8 @@ def _numbers_of(point: Point, text: str) -> list[int]:
     found = re.fullmatch(pattern, text)
     if not found:
         raise EncodeError(f"{text!r} has not the form {point.text!r}", where=where_of(point))
-    return [int(found[f"r{n}"], bases[n]) if n in bases else 0 for n in range(point.count)]
+    count = 2 * point.count // text_width(point)
+    return [int(found[f"r{n}"], bases[n]) if n in bases else 0 for n in range(count)]
 
 
 def split_parts(value: Value, parts: tuple[Part, ...]) -> list[int]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import random
 import re
+import time
 from collections.abc import Callable, Mapping
 
 from drivers.model import Kind, Point
+from drivers.sim.encode import text_width
 from drivers.sim.physics import DAY_S, Physics
 
 PREFIXES = {"meter": "grid", "load": "load", "pv": "pv", "grid": "grid"}  # parts of one device -> whose facts
@@ -126,17 +128,23 @@ def _pv(p: Physics, n: int) -> dict[str, float]:
     facts["ac.power.generation.max"] = p.plant.pv_w[n] * 0.9
     dc, dc_made = p.pv_dc_w[n], p.counters.pv_dc[n]
     lit = dc > 0
-    facts |= {"dc.power": dc, "dc.energy": dc_made, "dc.strings": float(p.plant.strings[n])}
+    strings = p.plant.strings[n]
+    facts |= {"dc.power": dc, "dc.energy": dc_made, "dc.strings": strings, "dc.mppts": (strings + 1) // 2}
     facts["dc.voltage"] = facts["dc.bus.voltage"] = 640.0 if lit else 0.0
+    for half in ("half", "positive", "negative"):
+        facts[f"dc.bus.voltage.{half}"] = facts["dc.bus.voltage"] / 2
+    facts |= {"device.status.1": 6 if lit else 1, "device.status.2": 7 if lit else 5}
     for s, share in enumerate(p.string_share[n]):
         volts = 610.0 * p.string_volts[n][s] if lit else 0.0
         current = dc * share / volts if lit else 0.0
-        for kind in ("string", "input", "mppt"):
-            facts[f"dc.{kind}.{s + 1}.voltage"] = volts
-            facts[f"dc.{kind}.{s + 1}.current"] = current
-            facts[f"dc.{kind}.{s + 1}.power"] = volts * current
-            facts[f"dc.{kind}.{s + 1}.energy"] = dc_made * share
-    facts["device.power.rated"] = facts["device.power.max"] = p.plant.pv_w[n]
+        for kind, number in (("string", s + 1), ("input", s + 1), ("mppt", s // 2 + 1)):  # two strings a tracker
+            place = f"dc.{kind}.{number}"
+            facts[f"{place}.voltage"] = volts
+            for name, value in (("current", current), ("power", volts * current), ("energy", dc_made * share)):
+                facts[f"{place}.{name}"] = facts.get(f"{place}.{name}", 0.0) + value
+    rated = p.plant.pv_w[n]
+    facts |= {"device.power.rated": rated, "device.power.max": rated, "device.power.apparent.max": rated}
+    facts |= {"device.power.reactive.max": 0.6 * rated, "device.power.reactive.min": -0.6 * rated}
     facts["device.efficiency"] = 100.0 * power / dc if dc > 0 else 0.0
     facts["device.temperature"] = 31.0 + 25.0 * power / p.plant.pv_w[n]
     facts["device.temperature.heatsink"] = facts["device.temperature"] + 3
@@ -191,8 +199,15 @@ def _storage(p: Physics) -> dict[str, float]:
         "limit.discharge.voltage": 2.9 * plant.cells,
         "insulation.resistance": 2.0e6,
         "cells": float(plant.cells),
+        "modules": float(plant.cells // 15),
         "runtime": counters.run_s,
     }
+    modules = [sum(cells[n : n + 15]) for n in range(0, plant.cells, 15)]
+    warmth = [sum(warm[n : n + 15]) / len(warm[n : n + 15]) for n in range(0, plant.cells, 15)]
+    for name, each in (("voltage", modules), ("temperature", warmth)):
+        for word, pick in (("max", max(each)), ("min", min(each))):
+            facts[f"module.{name}.{word}"] = pick
+            facts[f"module.{name}.{word}.index"] = each.index(pick) + 1
     return {f"battery.{name}": value for name, value in facts.items()}
 
 
@@ -220,6 +235,11 @@ def _heat(p: Physics) -> dict[str, float]:
         for scope in ("heat", "heat.circuit.1", "heat.source", "heat.sink")
         for name, value in facts.items()
     }
+    whole |= _line(p, p.compressor_w, p.counters.compressor, 0.0)
+    whole |= {"economiser.flue.temperature.in": p.supply_c + 130, "economiser.flue.temperature.out": p.return_c + 55}
+    for n in range(1, 9):
+        whole |= {f"pump.{n}.frequency": 42.0 + 0.3 * n, f"pump.{n}.current": 11.0 + 0.2 * n, f"pump.{n}.state": 1}
+        whole[f"pump.{n}.runtime"] = p.counters.run_s / n
     for scope in ("compressor", "compressor.1"):
         whole |= {
             f"{scope}.power": p.compressor_w,
@@ -231,7 +251,7 @@ def _heat(p: Physics) -> dict[str, float]:
         }
     whole |= {"tank.temperature": p.supply_c - 3, "tank.temperature.top": p.supply_c - 2, "tank.level.percent": 78.0}
     whole |= {"water.temperature": p.return_c, "water.temperature.in": p.return_c, "water.temperature.out": p.supply_c}
-    whole |= {"pump.frequency": 42.0, "pump.1.frequency": 42.0, "pump.speed": 1260.0, "valve.position": 64.0}
+    whole |= {"pump.frequency": 42.0, "pump.speed": 1260.0, "valve.position": 64.0}
     for name in ("exchanger", "exchanger.1", "heatpump"):
         whole |= {
             f"{name}.water.temperature.in": p.return_c,
@@ -268,9 +288,10 @@ KIND_ROLES: Mapping[str, str] = {  # a profile's kind -> the role of a device on
 
 def facts_of(role: str, physics: Physics) -> dict[str, float]:
     """All facts of a role now; ``pv1`` is the first inverter."""
-    if role.startswith("pv"):
-        return _pv(physics, int(role[2:] or 1) - 1)
-    return _ROLES[role](physics)
+    facts = _pv(physics, int(role[2:] or 1) - 1) if role.startswith("pv") else _ROLES[role](physics)
+    facts |= {"device.heartbeat": int(physics.t_s) % 65536, "device.link": 1, "device.wiring": 1}
+    facts |= {"device.runtime": physics.counters.run_s, "device.uptime": physics.steps * physics.step_s}
+    return facts
 
 
 _CELL = re.compile(r"battery\.(?:rack\.\d+\.|pack\.\d+\.)?(?:module\.(\d+)\.)?cell\.(\d+)\.(voltage|temperature|soc)")
@@ -355,9 +376,12 @@ def default_number(point: Point, asleep: bool) -> int:
 
 
 def default_text(point: Point, random_: random.Random) -> str:
-    """A text that fits the point's registers."""
+    """A text that fits the point's registers; a device's clock begins right and stands still."""
     if point.text:
-        return point.text.format(*([1] * point.count))
+        numbers = [1] * (2 * point.count // text_width(point))
+        if point.name == "device.time" and len(numbers) == 6:
+            numbers = [int(part) for part in time.strftime("%y %m %d %H %M %S").split()]
+        return point.text.format(*numbers)
     digits = "".join(random_.choice("0123456789") for _ in range(8))
     if point.type != "str":
         return digits[:4] if point.type in ("u16", "i16") and digits[0] != "9" else "1"

@@ -33,11 +33,39 @@ class Slot:
 
 
 DEMO: tuple[Slot, ...] = (
-    Slot("inv1", "1#车间屋顶 / roof of hall 1", "roof1", 1, "huawei/sun2000", "pv1", {"ac": "generation.pv"}),
-    Slot("inv2", "2#车间屋顶 / roof of hall 2", "roof2", 247, "goodwe/dt", "pv2", {"ac": "generation.pv"}),
+    Slot(
+        "inv1",
+        "1#车间屋顶 / roof of hall 1",
+        "roof1",
+        1,
+        "huawei/sun2000",
+        "pv1",
+        {"ac": "generation.pv", "meter.ac": "check"},
+        {"strings": 20, "mppts": 10, "battery": 0},
+        {"device.model": "SUN2000-100KTL-M1", "device.firmware": "V500R001C00SPC142"},
+    ),
+    Slot(
+        "inv2",
+        "2#车间屋顶 / roof of hall 2",
+        "roof2",
+        247,
+        "goodwe/dt",
+        "pv2",
+        {"ac": "generation.pv"},
+        texts={"device.model": "GW20K-DT"},
+    ),
     Slot("grid", "并网点 / grid connection", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
     Slot("workshop", "机加工车间 / workshop", "cabinet", 2, "acrel/adl400", "workshop", {"ac": "load"}),
-    Slot("storage", "储能柜 / storage cabinet", "storage", 1, "pylontech/force-h", "storage", {"battery": "storage"}),
+    Slot(
+        "storage",
+        "储能柜 / storage cabinet",
+        "storage",
+        1,
+        "pylontech/force-h",
+        "storage",
+        {"battery": "storage"},
+        texts={"device.vendor": "PYLON", "device.model": "Force-H2"},
+    ),
     Slot(
         "heat",
         "空压机余热 / compressor heat",
@@ -45,7 +73,7 @@ DEMO: tuple[Slot, ...] = (
         1,
         "generic/heat-recovery-plc",
         "heat",
-        {"heat": "heat.recovered"},
+        {"heat": "heat.recovered", "ac": "load"},
     ),
 )
 SERIAL_LINES = frozenset({"cabinet"})  # a pseudo-terminal; all others are Modbus TCP

@@ -35,14 +35,14 @@ class Plant:
     """How large the park is."""
 
     pv_w: tuple[float, ...] = (100_000.0, 20_000.0)  # rated, an inverter each
-    strings: tuple[int, ...] = (20, 4)
+    strings: tuple[int, ...] = (20, 2)
     base_load_w: float = 42_000.0
     workshop_w: float = 28_000.0
     compressor_w: float = 18_000.0
     heat_share: float = 0.72  # of the compressor's electric power that comes back as warm water
     battery_w: float = 10_000.0
     battery_wh: float = 24_800.0
-    cells: int = 112
+    cells: int = 105
     charge_efficiency: float = 0.97
     latitude_deg: float = 31.2
     day_of_year: int = 172
