@@ -13,8 +13,9 @@ from drivers.line.stats import LineStats
 from drivers.line.trace import NOISE, RECEIVED, SENT, FrameTrace
 from drivers.model import FrameError, LineError, LineTimeout
 
-LONGEST_NOISE_S = 1.0  # a bus that is never silent for this long has another master
+LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
 _MOST_HEARD = 4096
+_ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
 
 
 class ByteLink:
@@ -40,6 +41,7 @@ class ByteLink:
         self._echo_due = b""
         self._request: Request | None = None  # the one that is out
         self._done: asyncio.Future[Answer | LineError] | None = None
+        self._unasked_ns = 0
         self._active_ns = time.monotonic_ns()  # when the line was last not silent
         self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns up to which its old answer may come
         self._suspects: set[str | int] = set()  # units whose next answer might be an old one
@@ -150,7 +152,7 @@ class ByteLink:
         self._active_ns = mono_ns
         request = self._request
         if request is None:
-            self._unasked(data, utc_ns)
+            self._unasked(data, utc_ns, mono_ns)
             return
         if self._trace is not None:
             self._trace.put(RECEIVED, data, utc_ns)
@@ -180,11 +182,14 @@ class ByteLink:
         self._echo_due = due[size:]
         return data[size:]
 
-    def _unasked(self, data: bytes, utc_ns: int) -> None:
-        if self._suspects:
-            self._stats.stale += 1
-        else:
-            self._stats.foreign += 1
+    def _unasked(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
+        """A late answer, or somebody else's words; its pieces are counted as one."""
+        if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
+            if self._suspects:
+                self._stats.stale += 1
+            else:
+                self._stats.foreign += 1
+        self._unasked_ns = mono_ns
         if self._trace is not None:
             self._trace.put(NOISE, data, utc_ns)
 

@@ -33,7 +33,9 @@ class LeaseDesk:
 
     def __init__(self, folder: Path, mono_ns: Callable[[], int] = time.monotonic_ns) -> None:
         """Makes the folder. Raises OSError."""
-        folder.mkdir(mode=0o770, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            folder.chmod(0o2770)  # what a technician's tool makes here must be readable to the agent: the group's
         self._folder, self._mono_ns = folder, mono_ns
         self._look_at = 0
         self._stamp = -1
@@ -65,19 +67,22 @@ class LeaseDesk:
         found: dict[str, str] = {}
         for path in self._folder.glob("*.ask"):
             asked = self._read(path)
-            if asked is not None and float(str(asked.get("until", 0))) > _now() and _is_locked(path):
+            until = asked.get("until") if asked is not None else None
+            if asked is not None and isinstance(until, int | float) and until > _now() and _is_locked(path):
                 found[path.stem] = str(asked.get("who", "?"))
             elif asked is not None:
                 path.unlink(missing_ok=True)
-                path.with_suffix(".lent").unlink(missing_ok=True)
+        for path in self._folder.glob("*.lent"):
+            if path.stem not in found:
+                path.unlink(missing_ok=True)
         return found
 
     @staticmethod
     def _read(path: Path) -> dict[str, object] | None:
-        """A lease file's object; None while there is none or it is half written."""
+        """A lease file's object; None while there is none, it is half written, or not ours to read."""
         try:
-            asked = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            asked = json.loads(path.read_bytes())
+        except (OSError, ValueError):
             return None
         return asked if isinstance(asked, dict) else None
 
@@ -120,7 +125,7 @@ class Lease:
         self._fd = -1
 
     def __enter__(self) -> Lease:
-        give_up = time.monotonic() + 1.0  # the agent's own look holds the lock for an instant
+        give_up = time.monotonic() + 0.3  # the agent's own look holds the lock for an instant
         while True:
             fd = os.open(self._ask, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
             try:

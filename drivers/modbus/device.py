@@ -95,7 +95,7 @@ class ModbusDevice:
         size, at, streak = self._line.burst_size, 0, 0
         mute: list[Read] = []
         while at < len(reads):
-            some = requests if len(requests) <= size else requests[at : at + size]
+            some = requests if not at and len(requests) <= size else requests[at : at + size]
             answers = await self._line.burst(some, self._how)
             result.asked += len(answers)
             for read, answer in zip(reads[at:] if at else reads, answers, strict=False):

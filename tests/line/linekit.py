@@ -1,0 +1,112 @@
+"""What the tests of lines share: our ends of simulated lines, devices, points."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from drivers.line import Answer, Line, LineConfig, ModbusRequest, open_line
+from drivers.modbus import read_request
+from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
+from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, device
+from drivers.sim.framing import Framing, Request
+
+TICK = 1_795_500_000_000
+FAST = 1  # the bit of the fast pace
+
+
+class Field:
+    """Simulated lines and our ends of them, all closed after the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sims: list[TcpLine | SerialLine] = []
+        self._lines: list[Line] = []
+
+    async def tcp(self, *devices: SimDevice, framing: str = "mbap", **more: object) -> TcpLine:
+        absent = more.pop("absent", None)
+        sim = TcpLine(Bus(devices, absent=absent), framing=framing, **more)  # type: ignore[arg-type]
+        await sim.start()
+        self._sims.append(sim)
+        return sim
+
+    async def pty(self, *devices: SimDevice, baud: int = 115200) -> SerialLine:
+        sim = SerialLine(Bus(devices), self._folder / f"tty{len(self._sims)}", baud=baud)
+        await sim.start()
+        self._sims.append(sim)
+        return sim
+
+    def line(self, sim: TcpLine | SerialLine | str, **more: object) -> Line:
+        """Our end. ``timeout`` and other limits as keywords of Limits; ``echo`` and so on of LineConfig."""
+        limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})  # type: ignore[arg-type]
+        desk, trace = more.pop("desk", None), more.pop("trace", None)
+        if isinstance(sim, SerialLine):
+            more.setdefault("serial", sim.serial)
+        url = sim if isinstance(sim, str) else sim.url
+        line = open_line(LineConfig(f"l{len(self._lines)}", url, limits=limits, **more), desk=desk, trace=trace)  # type: ignore[arg-type]
+        self._lines.append(line)
+        return line
+
+    def bus(self, number: int) -> Bus:
+        """The devices of a simulated line."""
+        return self._sims[number].bus
+
+    async def close(self) -> None:
+        for line in self._lines:
+            await line.close()
+        for sim in self._sims:
+            await sim.stop()
+
+
+def sim_device(unit: int = 1, words: Sequence[int] = range(200), **more: object) -> SimDevice:
+    """A device with holding registers from 0."""
+    image = Image()
+    image.put_words(0, words)
+    return SimDevice(unit, image, **more)  # type: ignore[arg-type]
+
+
+def ask(address: int = 0, count: int = 2, unit: int = 1, function: int = 3) -> ModbusRequest:
+    """A read."""
+    return read_request(unit, function, address, count, f"unit {unit}")
+
+
+def words(*values: int) -> bytes:
+    """Registers as bytes."""
+    return b"".join(v.to_bytes(2, "big") for v in values)
+
+
+def gauge(address: int, name: str = "", pace: str = "fast", **more: object) -> Point:
+    """A register as a point."""
+    return Point(name or f"x.p{address}", Kind.GAUGE, "W", pace, address=address, **more)  # type: ignore[arg-type]
+
+
+def spec_of(points: Sequence[Point], unit: int = 1, **limits: object) -> DeviceSpec:
+    """A device with these points."""
+    return DeviceSpec(
+        f"d{unit}", f"p/g/d{unit}", str(unit), "modbus", "test/test", tuple(points), (1000, 5000, 60000, 0, 86_400_000),
+        limits=Limits(**limits),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+async def ask_while(line: Line, request: ModbusRequest, trouble: type[LineError]) -> Answer:
+    """Ask again and again while this trouble lasts; five seconds at most."""
+    async with asyncio.timeout(5):
+        while True:
+            (answer,) = await line.burst([request], line.manners())
+            if not isinstance(answer, trouble):
+                assert isinstance(answer, Answer)
+                return answer
+            await asyncio.sleep(0.01)
+
+
+def mute_when(honest: SimDevice, silent: Callable[[int, int], bool]) -> SimDevice:
+    """The same device, silent to reads of (address, count) that ``silent`` names."""
+
+    class Mute(SimDevice):
+        def answer(self, request: Request, framing: Framing) -> device.Answer | None:
+            address, count = (int.from_bytes(request.pdu[n : n + 2], "big") for n in (1, 3))
+            said = SimDevice.answer(self, request, framing)
+            return None if silent(address, count) else said
+
+    return Mute(honest.unit, honest.image)

@@ -1,0 +1,146 @@
+"""What a device teaches about its map: holes, how much it bears, what it never answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+from linekit import FAST, TICK, Field, gauge, mute_when, sim_device, spec_of
+
+from drivers.modbus import ModbusDevice
+from drivers.model import Quality, Reason
+from drivers.plan import KnownHoles
+from ext.ring import Ring
+
+Values = Callable[[], dict[int, object]]
+EXCEPTION, ABSENT, TIMEOUT = (f"gap {reason.value}" for reason in (Reason.EXCEPTION, Reason.ABSENT, Reason.TIMEOUT))
+
+
+async def polls(driver: ModbusDevice, times: int) -> None:
+    for n in range(times):
+        await driver.poll(TICK + 1000 * n, FAST)
+
+
+async def test_one_missing_register_costs_only_itself_in_the_end(field: Field, ring: Ring, values: Values) -> None:
+    """field pains 24, 25, 30 and 40: split, learn the hole, remember, and say so."""
+    device = sim_device()
+    device.image.punch(13)
+    driver = ModbusDevice(spec_of([gauge(n) for n in range(20)]), field.line(await field.tcp(device)), ring, 0)
+    await driver.poll(TICK, FAST)
+    assert values() == dict.fromkeys(range(20), EXCEPTION), "one refusal may be a device that is starting"
+    await polls(driver, 12)
+    values()
+    result = await driver.poll(TICK + 99_000, FAST)
+    assert values() == {n: EXCEPTION if n == 13 else n for n in range(20)}
+    assert result.error is None and result.asked <= 5
+    assert "13" in driver.holes.summary()
+
+
+async def test_a_register_that_a_firmware_may_lack_is_dropped_quietly(field: Field, ring: Ring, values: Values) -> None:
+    """field pain 40: `optional` points are no fault."""
+    device = sim_device()
+    device.image.punch(2)
+    points = [gauge(0), gauge(1), replace(gauge(2), optional=True), gauge(3)]
+    driver = ModbusDevice(spec_of(points), field.line(await field.tcp(device)), ring, 0)
+    await polls(driver, 8)
+    values()
+    assert (await driver.poll(TICK + 99_000, FAST)).error is None
+    assert values() == {0: 0, 1: 1, 2: ABSENT, 3: 3}
+
+
+async def test_a_hole_between_points_is_read_around(field: Field, ring: Ring, values: Values) -> None:
+    """field pain 24: reading over a register that is missing fails the whole read; here the profile allowed it."""
+    device = sim_device()
+    device.image.punch(5)
+    driver = ModbusDevice(spec_of([gauge(0), gauge(10)], holes=True), field.line(await field.tcp(device)), ring, 0)
+    await polls(driver, 2)
+    values()
+    result = await driver.poll(TICK + 9000, FAST)
+    assert values() == {0: 0, 1: 10} and result.asked == 2
+    assert not driver.holes.absent
+
+
+async def test_a_device_that_bears_less_than_its_manual_says(field: Field, ring: Ring, values: Values) -> None:
+    """field pain 27: documented for 80 registers, fails above 50; halved by itself."""
+    device = sim_device(max_words=50, over_code=3)
+    driver = ModbusDevice(
+        spec_of([gauge(n) for n in range(80)], max_words=80), field.line(await field.tcp(device)), ring, 0
+    )
+    await polls(driver, 2)
+    values()
+    result = await driver.poll(TICK + 9000, FAST)
+    assert values() == {n: n for n in range(80)}
+    assert result.asked == 2 and driver.holes.max_words == 40
+
+
+async def test_a_value_of_several_registers_is_never_torn(field: Field, ring: Ring, values: Values) -> None:
+    """Whatever is learned, a 32-bit value and its halves come from one request."""
+    device = sim_device()
+    device.image.punch(4)
+    points = [gauge(2 * n, count=2, type="u32", order="ABCD") for n in range(5)]
+    driver = ModbusDevice(spec_of(points), field.line(await field.tcp(device)), ring, 0)
+    await polls(driver, 12)
+    asked = [t.frame[8:] for t in field.bus(0).trace if not t.sent]
+    assert all(f[1] % 2 == 0 and f[3] % 2 == 0 for f in asked)
+    values()
+    await driver.poll(TICK + 99_000, FAST)
+    assert values() == {n: EXCEPTION if n == 2 else (2 * n << 16) + 2 * n + 1 for n in range(5)}
+
+
+async def test_what_is_silent_about_one_register_is_cut_too(field: Field, ring: Ring, values: Values) -> None:
+    """field pains 27 and 41: no refusal, only silence; in the end the mute register alone is not asked any more."""
+    device = mute_when(sim_device(), lambda address, count: address <= 6 < address + count)
+    points = [*(gauge(n) for n in range(8)), gauge(50)]
+    line = field.line(await field.tcp(device), timeout_s=0.01)
+    driver = ModbusDevice(spec_of(points), line, ring, 0)
+    await polls(driver, 45)
+    values()
+    before = line.stats.timeouts
+    for n in range(5):
+        result = await driver.poll(TICK + 99_000 + 1000 * n, FAST)
+        assert values() == {n: n for n in range(8) if n != 6} | {6: TIMEOUT, 8: 50}
+        assert result.error is None
+    assert line.stats.timeouts == before, "it has a rest"
+
+
+async def test_a_dead_device_teaches_nothing(field: Field, ring: Ring) -> None:
+    """field pain 65: a passing fault is never recorded as a register that is not there."""
+    device = sim_device()
+    driver = ModbusDevice(spec_of([gauge(0), gauge(10)]), field.line(await field.tcp(device), timeout_s=0.005), ring, 0)
+    device.faults.set("silence")
+    await polls(driver, 30)
+    device.faults.clear()
+    device.faults.set("exception=02")
+    await polls(driver, 10)
+    device.faults.clear()
+    assert driver.holes.summary() == ""
+    assert (await driver.poll(TICK + 99_000, FAST)).answered == 2
+
+
+async def test_what_was_learned_can_be_handed_on_and_expires(field: Field, ring: Ring, values: Values) -> None:
+    device = sim_device()
+    device.image.punch(1)
+    line = field.line(await field.tcp(device))
+    spec = spec_of([gauge(n) for n in range(3)])
+    driver = ModbusDevice(spec, line, ring, 0)
+    await polls(driver, 8)
+    again = ModbusDevice(
+        spec, line, ring, 0, KnownHoles.from_json(driver.holes.to_json(), "", line.clock()[0] // 10**9)
+    )
+    values()
+    assert (await again.poll(TICK + 99_000, FAST)).error is None
+    assert values() == {0: 0, 1: EXCEPTION, 2: 2}
+    device.image.put_words(1, [77])
+    assert again.holes.expire(line.clock()[0] // 10**9 + 8 * 86_400)
+    await again.poll(TICK + 100_000, FAST)
+    assert values() == {0: 0, 1: 77, 2: 2}
+
+
+async def test_a_person_sees_the_rest_of_a_block_with_a_hole_at_once(field: Field, ring: Ring) -> None:
+    device = sim_device()
+    device.image.punch(13)
+    driver = ModbusDevice(spec_of([gauge(n) for n in range(20)]), field.line(await field.tcp(device)), ring, 0)
+    found = await driver.read_points([f"x.p{n}" for n in range(20)])
+    assert [found[f"x.p{n}"].value for n in range(20)] == [None if n == 13 else Decimal(n) for n in range(20)]
+    assert found["x.p13"].quality == Reason.EXCEPTION and found["x.p12"].quality == Quality.GOOD

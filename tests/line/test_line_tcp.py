@@ -1,0 +1,293 @@
+"""Modbus TCP lines against the simulator and its faults."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+from linekit import Field, ask, ask_while, sim_device, words
+
+from drivers.line import LineConfig, open_line
+from drivers.model import ConfigError, DeviceException, LineDown, LineTimeout, MismatchError
+
+
+async def test_answers_come_as_raw_bytes_with_their_time(field: Field) -> None:
+    line = field.line(await field.tcp(sim_device()))
+    utc, mono = time.time_ns(), time.monotonic_ns()
+    answer = await line.exchange(ask(10, 3))
+    assert answer.payload == words(10, 11, 12) and not answer.suspect
+    assert utc <= answer.time_ns <= time.time_ns() and mono <= answer.mono_ns <= time.monotonic_ns()
+    assert line.stats.sent == {3: 1} and line.stats.answers == 1
+
+
+async def test_a_burst_is_asked_one_by_one_on_one_connection(field: Field) -> None:
+    sim = await field.tcp(sim_device())
+    line = field.line(sim)
+    answers = await line.burst([ask(n, 1) for n in range(20)], line.manners())
+    assert [a.payload for a in answers] == [words(n) for n in range(20)]
+    sides = [traced.sent for traced in sim.bus.trace]
+    assert sides == [False, True] * 20 and sim.accepted == 1
+
+
+async def test_tools_get_their_turn_in_order_and_never_at_once(field: Field) -> None:
+    """field pain 19: exactly one owner."""
+    sim = await field.tcp(sim_device(turnaround_s=0.002))
+    line = field.line(sim)
+    answers = await asyncio.gather(*(line.exchange(ask(n, 1)) for n in range(30)))
+    assert [a.payload for a in answers] == [words(n) for n in range(30)]
+    assert [traced.sent for traced in sim.bus.trace] == [False, True] * 30
+
+
+async def test_a_late_answer_is_dropped_by_its_number(field: Field) -> None:
+    """field pains 10 and 12: no late answer is ever taken for another, nor leaves the line one step behind."""
+    device = sim_device()
+    line = field.line(await field.tcp(device), timeout_s=0.05)
+    device.faults.set("late=0.08*1")
+    with pytest.raises(LineTimeout):
+        await line.exchange(ask(100, 2))
+    for n in range(40):
+        answer = await line.exchange(ask(n, 2))
+        assert answer.payload == words(n, n + 1)
+        await asyncio.sleep(0.002)
+    assert line.stats.stale == 1 and line.stats.foreign == 0
+
+
+@pytest.mark.parametrize("fault", ["unit=9", "short=1"])
+async def test_an_answer_that_does_not_fit_is_never_taken(field: Field, fault: str) -> None:
+    """field pain 10: unit, function and byte count are compared."""
+    device = sim_device()
+    line = field.line(await field.tcp(device), timeout_s=0.2)
+    device.faults.set(fault)
+    with pytest.raises(MismatchError):
+        await line.exchange(ask(0, 4))
+    device.faults.clear()
+    assert (await line.exchange(ask(0, 4))).payload == words(0, 1, 2, 3)
+    assert line.stats.mismatches == 2  # it was asked once more
+
+
+async def test_foreign_transaction_numbers_are_noticed(field: Field) -> None:
+    """field pain 15: two series of transaction ids on one link."""
+    sim = await field.tcp(sim_device())
+    line = field.line(sim)
+    for n in range(3):
+        sim.say(bytes((0x77, n, 0, 0, 0, 5, 1, 3, 2, 0, 9)))
+        assert (await line.exchange(ask(n, 1))).payload == words(n)
+    assert line.stats.foreign >= 2 and line.stats.stale == 0
+
+
+async def test_a_gateway_that_misses_one_unit_keeps_its_connection(field: Field) -> None:
+    """field pains 7 and 67: exceptions 0A and 0B are that device's silence and no fault of the line."""
+    sim = await field.tcp(sim_device(1), absent=0x0B)
+    line = field.line(sim)
+    for n in range(10):
+        with pytest.raises(LineTimeout, match="0Bh"):
+            await line.exchange(ask(unit=2))
+        assert (await line.exchange(ask(n, 1))).payload == words(n)
+    assert sim.accepted == 1 and line.stats.timeouts == 10
+
+
+async def test_silence_of_one_unit_keeps_the_connection_of_the_others(field: Field) -> None:
+    """field pains 6 and 7."""
+    sim = await field.tcp(sim_device(1))
+    line = field.line(sim, timeout_s=0.02)
+    for n in range(6):
+        with pytest.raises(LineTimeout):
+            await line.exchange(ask(unit=2))
+        assert (await line.exchange(ask(n, 1))).payload == words(n)
+    assert sim.accepted == 1
+
+
+async def test_a_peer_that_vanished_is_connected_to_anew(field: Field) -> None:
+    """Timeouts of everybody, without a single byte: the other end may have been restarted without a word."""
+    device = sim_device(1)
+    sim = await field.tcp(device)
+    line = field.line(sim, timeout_s=0.02)
+    device.faults.set("silence*3")
+    for _ in range(3):
+        with pytest.raises(LineTimeout):
+            await line.exchange(ask())
+    assert (await line.exchange(ask())).payload == words(0, 1)
+    assert sim.accepted == 2
+
+
+async def test_busy_is_waited_for_and_no_error(field: Field) -> None:
+    """field pain 43."""
+    device = sim_device()
+    line = field.line(await field.tcp(device))
+    device.faults.set("busy*3")
+    assert (await line.exchange(ask(5, 1))).payload == words(5)
+    assert device.requests[3] == 4
+
+
+async def test_busy_for_ever_ends_as_an_exception(field: Field) -> None:
+    device = sim_device()
+    line = field.line(await field.tcp(device))
+    device.faults.set("busy")
+    with pytest.raises(DeviceException) as caught:
+        await line.exchange(ask())
+    assert caught.value.code == 6 and device.requests[3] == 5
+
+
+async def test_pauses_that_a_device_wants_are_kept(field: Field) -> None:
+    """field pain 43: a dongle wants time between requests and after the connect."""
+    sim = await field.tcp(sim_device())
+    line = field.line(sim, quiet_s=0.03, connect_delay_s=0.06)
+    began = time.monotonic()
+    answers = await line.burst([ask(n, 1) for n in range(3)], line.manners())
+    answers += await line.burst([ask(3, 1)], line.manners())
+    assert [a.payload for a in answers] == [words(n) for n in range(4)]
+    asked = [traced.mono_ns / 1e9 for traced in sim.bus.trace if not traced.sent]
+    told = [traced.mono_ns / 1e9 for traced in sim.bus.trace if traced.sent]
+    assert asked[0] - began >= 0.055
+    assert all(after - before >= 0.028 for before, after in zip(told, asked[1:], strict=False))
+
+
+async def test_a_reset_is_followed_by_a_new_connection_at_once(field: Field) -> None:
+    """field pain 43: EOF and resets are everyday life with dongles."""
+    device = sim_device()
+    sim = await field.tcp(device)
+    line = field.line(sim)
+    for fault in ("reset*1", "close*1"):
+        assert (await line.exchange(ask(1, 1))).payload == words(1)
+        device.faults.set(fault)
+        assert (await line.exchange(ask(2, 1))).payload == words(2)
+    assert sim.accepted == 3 and line.stats.lost == 2
+
+
+async def test_a_device_that_takes_one_client_is_left_alone_for_a_growing_while(field: Field) -> None:
+    """field pains 3 and 43: a connection that is of no use is as good as none."""
+    sim = await field.tcp(sim_device(), max_clients=1)
+    first, second = field.line(sim), field.line(sim)
+    assert (await first.exchange(ask(1, 1))).payload == words(1)
+    for _ in range(5):
+        (error,) = await second.burst([ask()], second.manners())
+        assert isinstance(error, LineDown)
+    assert sim.refused == 1, "no storm of connections"
+    assert (await first.exchange(ask(2, 1))).payload == words(2)
+
+
+async def test_a_port_that_nobody_listens_on(field: Field) -> None:
+    sim = await field.tcp(sim_device())
+    await sim.stop()
+    line = field.line(sim)
+    with pytest.raises(LineDown, match="refused") as caught:
+        await line.exchange(ask())
+    assert "port number" in caught.value.hint
+    began = time.monotonic()
+    with pytest.raises(LineDown):
+        await line.exchange(ask())
+    assert time.monotonic() - began < 0.05 and line.stats.open_failures == 1
+    await sim.start()
+    assert (await ask_while(line, ask(3, 1), LineDown)).payload == words(3)
+
+
+async def test_a_slow_connect_delays_no_other_line(field: Field) -> None:
+    """field pain 2: no lock is held over a connect."""
+    hole = socket.socket()
+    hole.bind(("127.0.0.1", 0))
+    hole.listen(0)
+    fillers = []
+    for _ in range(3):  # the queue of a listener that never accepts fills up, then connects hang
+        fillers.append(socket.socket())
+        fillers[-1].setblocking(False)
+        fillers[-1].connect_ex(hole.getsockname())
+    slow = field.line(f"modbus-tcp://127.0.0.1:{hole.getsockname()[1]}")
+    quick = field.line(await field.tcp(sim_device()))
+    connecting = asyncio.ensure_future(slow.exchange(ask()))
+    began = time.monotonic()
+    for n in range(50):
+        assert (await quick.exchange(ask(n, 1))).payload == words(n)
+    assert time.monotonic() - began < 1.0 and not connecting.done()
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    for filler in [hole, *fillers]:
+        filler.close()
+
+
+async def test_every_wait_has_a_deadline(field: Field) -> None:
+    """field pain 73: a peer that accepts and says nothing, and one that stops within an answer."""
+    device = sim_device()
+    line = field.line(await field.tcp(device), timeout_s=0.05)
+    for fault in ("silence", "cut=3"):
+        device.faults.set(fault)
+        began = time.monotonic()
+        with pytest.raises(LineTimeout):
+            await line.exchange(ask())
+        assert 0.04 < time.monotonic() - began < 0.5
+        device.faults.clear()
+        await line.close()
+    assert (await line.exchange(ask(4, 1))).payload == words(4)
+
+
+async def test_answers_in_pieces_are_put_together(field: Field) -> None:
+    device = sim_device()
+    line = field.line(await field.tcp(device))
+    device.faults.set("bytewise=0.001")
+    assert (await line.exchange(ask(7, 3))).payload == words(7, 8, 9)
+
+
+async def test_bytes_that_are_not_modbus_tcp_end_the_connection_with_a_hint(field: Field) -> None:
+    device = sim_device()
+    sim = await field.tcp(device)
+    line = field.line(sim)
+    device.faults.set("crc*1")  # over TCP: a wrong protocol identifier
+    (error,) = await line.burst([ask()], line.manners())
+    assert "not Modbus TCP" in str(error) and "tcp://" in str(error)
+
+
+async def test_an_asker_that_is_cancelled_leaves_a_clean_line(field: Field) -> None:
+    device = sim_device()
+    line = field.line(await field.tcp(device))
+    device.faults.set("late=0.03*1")
+    asking = asyncio.ensure_future(line.exchange(ask(100, 2)))
+    await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    for n in range(30):
+        assert (await line.exchange(ask(n, 2))).payload == words(n, n + 1)
+        await asyncio.sleep(0.001)
+    assert line.stats.stale == 1
+
+
+async def test_udp_carries_rtu_bytes(field: Field) -> None:
+    loop = asyncio.get_running_loop()
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 0))
+    server.setblocking(False)
+
+    def answer() -> None:
+        data, peer = server.recvfrom(300)
+        device = sim_device()
+        from drivers.sim.framing import RtuFraming
+
+        framing = RtuFraming()
+        for request in framing.feed(data):
+            said = device.answer(request, framing)
+            assert said is not None
+            server.sendto(said.frame, peer)
+
+    loop.add_reader(server, answer)
+    line = field.line(f"udp://127.0.0.1:{server.getsockname()[1]}")
+    assert (await line.exchange(ask(20, 2))).payload == words(20, 21)
+    loop.remove_reader(server)
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("modbustcp://host:502", "not an address"),
+        ("tcp://host", "no port"),
+        ("tcp://host:99999", "99999|range"),
+        ("serial:ttyUSB0", "no device file"),
+        ("modbus-tcp://host:502/path", "not an address"),
+    ],
+)
+def test_wrong_addresses_are_refused_with_what_would_be_right(url: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        open_line(LineConfig("roof", url))
+    assert "line roof" in str(caught.value) and "serial:" in caught.value.hint
