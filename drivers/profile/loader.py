@@ -97,6 +97,7 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
                     layer.complaints.check()
             except ProfileError as error:
                 complaints.add(("extends",), f"extends {base!r}: {error.what}", error.hint)
+        complaints.check()  # without its base a profile lacks everything: one complaint is enough
     head = read_head(document, complaints, layers[-1].head if layers else None)
     limits = head.limits
     inherited = layers[-1].defaults if layers else Defaults()

@@ -122,6 +122,9 @@ class _Reader:
         )
 
     def _entry(self) -> Entry | None:
+        if unfilled := re.search(r"\{[^}]*\}", self.name):
+            self.table.add("name", f"no repeat around {self.name!r} fills {unfilled[0]}")
+            return None
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", self.name):
             self.table.add("name", f"{self.name!r} is no point name", "Small letters, digits and _ between dots")
             return None

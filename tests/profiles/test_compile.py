@@ -1,0 +1,133 @@
+"""Blocks through the kernel: ratio, sign, parts and coils against plain decimal arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal, localcontext
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drivers.model import DeviceSpec, Kind, Part, Point, ProfileError, Quality, Reason
+from drivers.plan import Block, compile_block, exact, plain, plan_blocks, ratio_of, read_image, text_of, text_slots
+
+SPEC = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "example/x", (), (0, 0, 0, 0, 0))
+SCALES = st.decimals(min_value=Decimal("-1000"), max_value=Decimal("1000"), places=4).filter(bool)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30))
+def test_exact_keeps_the_value(value: Decimal) -> None:
+    mantissa, exponent = exact(value)
+    with localcontext() as context:
+        context.prec = 100
+        assert Decimal(mantissa).scaleb(exponent) == value
+    assert mantissa % 10 or mantissa == 0
+
+
+@settings(max_examples=150)
+@given(
+    st.integers(0, 0xFFFE),
+    SCALES,
+    st.integers(-5000, 5000),
+    st.sampled_from(["V", "A", "kW", "kWh", "Hz"]),
+    st.booleans(),
+)
+def test_values_are_what_decimal_arithmetic_says(
+    raw: int, scale: Decimal, offset: int, unit: str, turned: bool
+) -> None:
+    point = Point(
+        "ac.power.active", Kind.GAUGE, unit, scale=scale, offset=Decimal(offset), ratio="apply", flips=True, address=9
+    )
+    spec = replace(SPEC, ratio_ct=Decimal(80), ratio_pt=Decimal("1.5"), reversed=frozenset({"ac"} if turned else ()))
+    (reading,), _ = read_image({3: {9: raw}}, [point], spec)
+    factor = {"V": Decimal("1.5"), "A": Decimal(80), "kW": Decimal(120), "kWh": Decimal(120), "Hz": Decimal(1)}[unit]
+    expected = (Decimal(raw) + offset) * scale * factor
+    assert reading.value == (-expected if turned else expected)
+    assert reading.raw == raw.to_bytes(2)
+
+
+def test_2301_at_a_tenth_is_230_1() -> None:
+    point = Point("ac.voltage.l1", Kind.GAUGE, "V", scale=Decimal("0.1"))
+    ((_, mantissa, exponent, quality),) = compile_block(Block(3, 0, 1, (0,)), [point], SPEC).values(b"\x08\xfd")
+    assert (mantissa, exponent, quality) == (2301, -1, Quality.GOOD)
+
+
+def test_the_ratio_acts_only_where_the_profile_says_so() -> None:
+    spec = replace(SPEC, ratio_ct=Decimal(80), ratio_pt=Decimal(100))
+    point = Point("ac.energy.import", Kind.COUNTER, "kWh", ratio="apply")
+    assert ratio_of(point, spec) == 8000
+    assert ratio_of(replace(point, ratio="done"), spec) == 1
+    assert ratio_of(replace(point, unit="V"), spec) == 100
+    assert ratio_of(replace(point, unit="A"), spec) == 80
+
+
+def test_range_follows_ratio_and_sign() -> None:
+    point = Point(
+        "ac.power.active", Kind.GAUGE, "W", type="i16", low=Decimal(-10), high=Decimal(100), ratio="apply", flips=True
+    )
+    spec = replace(SPEC, ratio_ct=Decimal(2), reversed=frozenset({""}))
+    for raw, quality in (
+        (100, Quality.GOOD),
+        (101, Quality.RANGE),
+        (0x10000 - 10, Quality.GOOD),
+        (0x10000 - 11, Quality.RANGE),
+    ):
+        (reading,), _ = read_image({3: {0: raw}}, [point], spec)
+        assert reading.quality == quality, raw
+
+
+def test_parts_make_one_counter_and_a_sentinel_in_one_takes_all() -> None:
+    parts = (Part(20, "u32", Decimal(1000), "ABCD"), Part(22, "u16", Decimal(1)))
+    point = Point("heat.energy", Kind.COUNTER, "kWh", address=20, count=3, type="u32", parts=parts)
+    (reading,), _ = read_image({3: {20: 0, 21: 1234, 22: 567}}, [point], SPEC)
+    assert reading.value == 1_234_567
+    (reading,), _ = read_image({3: {20: 0, 21: 1234, 22: 0xFFFF}}, [point], SPEC)
+    assert (reading.value, reading.quality) == (None, Reason.SENTINEL)
+
+
+@settings(max_examples=80)
+@given(st.integers(0, 30), st.integers(1, 56), st.integers(0, 2**96 - 1), st.integers(0, 7))
+def test_coils_at_any_place_of_a_block(first: int, count: int, image: int, lead: int) -> None:
+    point = Point("x.coils", Kind.STATE, function=1, address=lead + first, count=count, type="bits")
+    payload = image.to_bytes(12, "little")
+    plan = compile_block(Block(1, lead, 96, (0,)), [point], SPEC)
+    ((_, mantissa, exponent, _),) = plan.values(payload)
+    assert plain(mantissa, exponent) == image >> first & (1 << count) - 1
+
+
+def test_text_points_are_sliced_beside_the_plan() -> None:
+    points = [
+        Point("device.model", Kind.TEXT, address=10, count=3, type="str"),
+        Point("device.state", Kind.STATE, address=13),
+    ]
+    (block,) = plan_blocks(points)
+    assert text_slots(block, points) == ((0, 0, 6),)
+    assert compile_block(block, points, SPEC).points == (1,)
+
+
+@pytest.mark.parametrize(
+    ("raw", "options", "text"),
+    [
+        (b"EX-630\0\0", {}, "EX-630"),
+        (b"  EX  \0\0", {}, "EX"),
+        (b"XE6-03\0\0", {"order": "BA"}, "EX-630"),
+        (b"\xff" * 8, {}, None),
+        (b"\0" * 8, {}, None),
+        ("逆变器".encode("gb18030") + b"\0\0", {}, "逆变器"),
+        ("逆变".encode() + b"\0\0", {}, "逆变"),
+        (b"EX\x1b[2J\0", {}, "EX\N{REPLACEMENT CHARACTER}[2J"),
+        (b"\x00\x0f\x00\x10", {"type": "u16", "text": "{0}.{1:02x}"}, "15.10"),
+        (b"\x15\x08", {"type": "u8h", "text": "20{0}-{1:02d}"}, "2021-08"),
+        (b"\x86\xa1\x00\x01", {"type": "u32", "order": "CDAB"}, "100001"),
+    ],
+)
+def test_texts(raw: bytes, options: dict[str, str], text: str | None) -> None:
+    kind = {"type": "str", **options}
+    assert text_of(Point("device.model", Kind.TEXT, count=len(raw) // 2, **kind), raw) == text  # type: ignore[arg-type]
+
+
+def test_a_point_that_the_kernel_refuses_is_named() -> None:
+    point = Point("ac.voltage.l1", Kind.GAUGE, type="u16", order="ABCD")
+    with pytest.raises(ProfileError, match=r"example/x on m1: ac\.voltage\.l1: "):
+        compile_block(Block(3, 0, 1, (0,)), [point], SPEC)
