@@ -74,52 +74,75 @@ def base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-class StreamTable:
-    """A point table in the form of a birth, and what sealing needs of it.
+class PointTable:
+    """The ``points`` of a birth, and what sealing needs of them. Immutable: devices of one kind share one."""
 
-    ``document`` is the birth's ``table`` object; ``points`` in it are in ring order.
-    """
-
-    def __init__(self, stream: str, document: Mapping[str, Any]) -> None:
-        self.stream = stream
-        self.document = document
-        points = document["points"]
+    def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
         periods = [0] * len(PACES)
-        phase_ms = 0
+        self.phase_ms = 0
         for point in points:
             if point.get("period") is not None:
                 periods[PACES.index(point["pace"])] = round(point["period"] * 1000)
-                phase_ms = round(point.get("phase", 0) * 1000)
-        self.phase_ms = phase_ms
-        self.periods_ms = periods
-        self.due = [  # (name, period) of the points that the grid of a Slice has rows for, in order
-            (p["n"], periods[PACES.index(p["pace"])]) for p in points if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
-        ]
-        self.due_points = [n for n, p in enumerate(points) if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)]
-        self.canon = Table(
-            stream + "/",
-            [
-                (
-                    p["n"],
-                    "u" if p.get("u") else "du" if p.get("du") else "",
-                    p.get("u") or p.get("du") or "",
-                    KIND_CODES[Kind(p["kind"])],
-                    PACES.index(p["pace"]),
-                )
-                for p in points
-            ],
-            periods,
-            phase_ms,
+                self.phase_ms = round(point.get("phase", 0) * 1000)
+        self.periods_ms = tuple(periods)
+        self.encoded = dumps(list(points))
+        self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
+        self.rendered = tuple(  # as the canon kernel wants them
+            (
+                p["n"],
+                "u" if p.get("u") else "du" if p.get("du") else "",
+                p.get("u") or p.get("du") or "",
+                KIND_CODES[Kind(p["kind"])],
+                PACES.index(p["pace"]),
+            )
+            for p in points
+        )
+        # the points that the grid of a Slice has rows for, in order: number, name, period
+        self.due = tuple(
+            (number, p["n"], periods[PACES.index(p["pace"])])
+            for number, p in enumerate(points)
+            if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
+        )
+
+
+class StreamTable:
+    """A point table in the form of a birth.
+
+    Args:
+        document: the birth's ``table`` object.
+        points: its ``points``, where a table of the same points exists already.
+    """
+
+    def __init__(self, stream: str, document: Mapping[str, Any], points: PointTable | None = None) -> None:
+        self.stream = stream
+        self.points = points or PointTable(document["points"])
+        front = {name: value for name, value in document.items() if name != "points"}
+        if any(name > "points" for name in front):
+            raise ValueError(f"a member of a table after points: {sorted(front)[-1]}")
+        self._front = dumps(front)[:-1]
+        self.canon = Table(stream + "/", self.points.rendered, self.points.periods_ms, self.points.phase_ms)
+
+    @property
+    def encoded(self) -> bytes:
+        """The ``table`` object, canonical."""
+        return self._front + (b"," if len(self._front) > 1 else b"") + b'"points":' + self.points.encoded + b"}"
+
+    def same_as(self, other: StreamTable | None) -> bool:
+        """Would a birth say the same?"""
+        return other is self or (
+            other is not None and self._front == other._front and self.points.encoded == other.points.encoded
         )
 
     def next_tick(self, after_ms: int) -> int | None:
         """The first due tick of any pace later than ``after_ms``; None for a table that is never due."""
-        periods = {period for _, period in self.due if period}
-        return min(((after_ms - self.phase_ms) // p * p + p + self.phase_ms for p in periods), default=None)
+        phase = self.points.phase_ms
+        periods = {period for _, _, period in self.points.due if period}
+        return min(((after_ms - phase) // p * p + p + phase for p in periods), default=None)
 
     def due_readings(self, from_ms: int, to_ms: int) -> int:
         """How many readings are due in ``[from_ms, to_ms)``."""
-        return sum(len(ticks(from_ms, to_ms, period, self.phase_ms)) for _, period in self.due if period)
+        phase = self.points.phase_ms
+        return sum(len(ticks(from_ms, to_ms, period, phase)) for _, _, period in self.points.due if period)
 
 
 def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> range:
@@ -140,12 +163,12 @@ def gaps_of(
     to_ms, grid = piece.reached_ms, piece.grid
     rows: list[tuple[str, range, bytes]] = []
     at = 0
-    for number, (name, period) in zip(table.due_points, table.due, strict=True):
+    for number, name, period in table.points.due:
         if points is not None and not points[0] <= number < points[1]:
             continue
         if not period:
             continue
-        due = ticks(from_ms, to_ms, period, table.phase_ms)
+        due = ticks(from_ms, to_ms, period, table.points.phase_ms)
         rows.append((name, due, grid[at : at + len(due)]))
         at += len(due)
     whole: list[tuple[int, int, int]] = []  # (from, to, reason) of stretches without any reading
@@ -346,7 +369,7 @@ class Packer:
     ) -> list[SealedPack]:
         """One tick that is too large for a pack, split by points into parts of equal ``[from, to)``."""
         from_ms = self._at.from_ms
-        total = len(table.document["points"])
+        total = len(table.points.names)
         end_ms = min(table.next_tick(from_ms) or to_ms, to_ms)
         count = 2
         while True:
@@ -440,7 +463,7 @@ class Packer:
         front.append(b'"seq":%d' % at.seq)
         back = b',"stream":' + dumps(self.stream)
         if table is not None:
-            back += b',"table":' + dumps(table.document)
+            back += b',"table":' + table.encoded
         back += b',"to":' + dumps(seconds(to_ms)) + b',"v":1}'
         head = b"{" + b",".join(front)
         payload = head + back

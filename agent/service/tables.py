@@ -44,19 +44,17 @@ def gateway_table(config: Config, version: str) -> dict[str, Any]:
     }
 
 
-def device_table(
+def device_front(
     config: Config,
     device: DeviceConfig,
     spec: DeviceSpec,
     source: Source,
     identity: Mapping[str, str | None] | None,
-    senml_units: frozenset[str],
 ) -> dict[str, Any]:
-    """The table of one device.
+    """The table of one device, without its points.
 
     Args:
         identity: what the device says it is (``device.serial`` and so on), None before it was met.
-        senml_units: units that SenML knows; others go out as ``du``.
     """
     said = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
     firmware = said.pop("firmware", None)
@@ -77,8 +75,12 @@ def device_table(
             "roles": dict(device.roles),
             "variant": spec.variant or None,
         },
-        "points": [_point(point, spec, senml_units) for point in spec.points],
     }
+
+
+def point_rows(spec: DeviceSpec, senml_units: frozenset[str]) -> list[dict[str, Any]]:
+    """The ``points`` of a table. ``senml_units``: units that SenML knows; others go out as ``du``."""
+    return [_point(point, spec, senml_units) for point in spec.points]
 
 
 def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
@@ -92,6 +94,21 @@ def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[
     }
     if point.unit:
         out["u" if point.unit in senml_units else "du"] = point.unit
+    out["source"] = _source(point)
+    for name, value in (
+        ("bits", point.bits),
+        ("digits", point.digits),
+        ("labels", {str(raw): label for raw, label in point.labels.items()}),
+        ("bit_labels", {str(bit): label for bit, label in point.bit_labels.items()}),
+        ("states", {str(raw): state for raw, state in point.states.items()}),
+    ):
+        if value:
+            out[name] = value
+    return out
+
+
+def _source(point: Point) -> dict[str, Any]:
+    """Where a value's bytes lie and what is done to them."""
     source: dict[str, Any] = {"type": point.type}
     if point.key:
         source["key"] = point.key
@@ -111,18 +128,7 @@ def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[
         source["parts"] = [
             {"address": part.address, "type": part.type, "scale": _text(part.scale)} for part in point.parts
         ]
-    out["source"] = source
-    if point.bits is not None:
-        out["bits"] = point.bits
-    if point.digits is not None:
-        out["digits"] = point.digits
-    if point.labels:
-        out["labels"] = {str(raw): label for raw, label in point.labels.items()}
-    if point.bit_labels:
-        out["bit_labels"] = {str(bit): label for bit, label in point.bit_labels.items()}
-    if point.states:
-        out["states"] = {str(raw): state for raw, state in point.states.items()}
-    return out
+    return source
 
 
 def _text(value: Decimal) -> str:

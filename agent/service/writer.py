@@ -123,6 +123,10 @@ class Writer:
         """Read from an outbox, oldest first; ``callback`` runs in the writer thread."""
         self._queue.put(lambda store: callback(store.pending(dest, after_id, limit, max_bytes)))
 
+    def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
+        """The newest births, by stream; ``callback`` runs in the writer thread."""
+        self._queue.put(lambda store: callback(store.births(after, limit, max_bytes)))
+
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
 
@@ -251,7 +255,7 @@ def seal_job(
     packs: list[SealedPack] = []
     events = [*losses, *(event for _, event in job.events)]
     for segment in job.segments:
-        if packer.table is None or packer.table.document != segment.table.document:
+        if not segment.table.same_as(packer.table):
             packer.use(segment.table)
         if job.start_ms is not None:
             if packer.from_ms > job.start_ms:  # the clock was set back while we were away

@@ -1,0 +1,75 @@
+"""The devices of a configuration with their drivers, and the point tables that births carry.
+
+A hundred inverters of one family share their points: specs and tables are made once for each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent.config import Config, DeviceConfig, device_spec, site_profiles
+from agent.pack import PointTable, StreamTable
+from agent.poll import DevicePoll
+from agent.service.streams import Stream
+from agent.service.tables import Source, device_front, gateway_table, point_rows
+from drivers.line import Line
+from drivers.model import DeviceSpec, Point
+from drivers.profile import Profile, vocabulary
+
+Kind = tuple[object, ...]  # what makes two devices the same but for their address
+
+
+@dataclass(slots=True)
+class Unit:
+    """One device in the running agent."""
+
+    config: DeviceConfig
+    profile: Profile
+    line: Line
+    stream: Stream
+    poll: DevicePoll
+    identity: dict[str, str | None] | None = None  # None: not met yet
+
+
+class Roster:
+    """Specs and tables of all devices. Raises ProfileError where a profile is gone since the check."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        find = site_profiles(config.profiles_dir)
+        self._profiles = {device.profile: find(device.profile) for device in config.devices}
+        self._points: dict[Kind, tuple[Point, ...]] = {}
+        self._tables: dict[Kind, PointTable] = {}
+
+    def profile(self, device: DeviceConfig) -> Profile:
+        """The family of a device."""
+        return self._profiles[device.profile]
+
+    def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
+        """What the driver needs, for an identity as far as it is known."""
+        known = {name: text for name, text in (identity or {}).items() if text is not None}
+        profile = self.profile(device)
+        spec = device_spec(self._config, device, profile, known.get("device.firmware"), known)
+        points = self._points.setdefault(self._kind(device, spec), spec.points)
+        return spec if points is spec.points else replace(spec, points=points)
+
+    def table(
+        self, device: DeviceConfig, spec: DeviceSpec, identity: Mapping[str, str | None] | None = None
+    ) -> StreamTable:
+        """The table of a birth of this device."""
+        kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
+        if kind not in self._tables:
+            self._tables[kind] = PointTable(point_rows(spec, vocabulary().senml))
+        profile = self.profile(device)
+        source = Source(profile.id, profile.hash, profile.evidence)
+        return StreamTable(spec.stream, device_front(self._config, device, spec, source, identity), self._tables[kind])
+
+    def gateway_table(self, stream: str, version: str) -> StreamTable:
+        """The table of the gateway's own stream."""
+        return StreamTable(stream, gateway_table(self._config, version))
+
+    @staticmethod
+    def _kind(device: DeviceConfig, spec: DeviceSpec) -> Kind:
+        params = tuple(sorted(device.params.items()))
+        return (device.profile, params, device.points, spec.variant, spec.reversed)

@@ -1,0 +1,155 @@
+"""When what is sealed: the first packs right after the first readings, then each stream at every pack boundary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ext.clock
+from agent.pack import seconds
+from agent.poll import DevicePoll, Grid
+from agent.service.streams import SealJob, Stream
+from agent.service.writer import Writer
+from drivers.model import Reason
+from ext.ring import Ring
+
+log = logging.getLogger("meterhouse")
+FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
+SEAL_OFFSET_MS = 250  # sealing waits until the burst of the boundary's own tick is over
+ALL_SETTLED = 1 << 62
+
+
+@cache
+def _kernel_boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def pack_clock() -> dict[str, Any]:
+    """The ``clock`` object of a pack, now."""
+    state = ext.clock.state()
+    return {
+        "error_ms": None if state.error_us is None else state.error_us / 1000,
+        "kernel_boot": _kernel_boot(),
+        "mono_ms": time.monotonic_ns() // 1_000_000,
+        "synced": state.synced,
+    }
+
+
+class Sealing:
+    """Decides when streams are sealed and keeps their books. Only the loop touches it."""
+
+    def __init__(self, writer: Writer, grid: Grid, every_ms: int) -> None:
+        self._writer, self._grid, self._every = writer, grid, every_ms
+        self._lock = asyncio.Lock()
+        self._ring: Ring | None = None
+        self._gateway: Stream | None = None
+        self._polls: dict[str, DevicePoll] = {}
+        self.streams: dict[str, Stream] = {}
+        self.trouble: str | None = None  # why the store does not commit at the moment
+
+    def open(self, ring: Ring, gateway: Stream) -> None:
+        """Seal from this ring; ``gateway`` takes the events of the gateway itself."""
+        self._ring, self._gateway = ring, gateway
+        self.streams[gateway.name] = gateway
+
+    def admit(self, stream: Stream, poll: DevicePoll) -> None:
+        """Seal this stream too, as far as ``poll`` has settled its ticks."""
+        self.streams[stream.name] = stream
+        self._polls[stream.name] = poll
+
+    def note(self, stream: Stream, event: Mapping[str, Any]) -> None:
+        """An event of a stream: into the ring, so that it survives, and into the next pack."""
+        assert self._ring is not None
+        now_ms = self._grid.now_ms()
+        event = {"t": seconds(now_ms), **event}
+        self._ring.append_event(
+            stream.shape.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
+        )
+        stream.events.append((now_ms, event))
+
+    def owe(self, names: Collection[str]) -> None:
+        """These streams have a loss to state: their next pack may not wait."""
+        for name in names:
+            if name in self.streams:
+                self.streams[name].news = True
+
+    def trouble_is(self, text: str | None) -> None:
+        """The store cannot commit, or can again. Logged at the edges."""
+        if text and not self.trouble:
+            log.error("sealing pauses: %s", text)
+        elif self.trouble and not text:
+            log.warning("sealing goes on: the store commits again")
+        self.trouble = text
+
+    async def run(self) -> None:
+        """Seal until cancelled."""
+        await self._wait_for_first_round()
+        await self._seal(self._grid.now_ms(), list(self.streams.values()))
+        every = self._every
+        offset = min(SEAL_OFFSET_MS, every // 4)
+        done_ms = self._grid.now_ms() // every * every
+        while True:
+            boundary = (self._grid.now_ms() - offset) // every * every
+            done_ms = min(done_ms, boundary)  # the clock may have been set back
+            waiting = [s for s in self.streams.values() if s.sealed_ms < boundary and s.due(boundary)]
+            ready = [s for s in waiting if self._settled_ms(s) >= boundary]
+            if ready:
+                await self._seal(boundary, ready)
+            if len(ready) < len(waiting):
+                await asyncio.sleep(min(0.25, every / 4000))
+                continue
+            done_ms = boundary
+            await asyncio.sleep(max(0.01, (done_ms + every + offset - self._grid.now_ms()) / 1000))
+
+    async def cut(self, old_ms: int, new_ms: int) -> bool:
+        """The clock was set: seal everything up to the old time; the next packs begin at the new one."""
+        async with self._lock:
+            jobs = [stream.job(max(old_ms, stream.sealed_ms), Reason.CLOCK) for stream in self.streams.values()]
+            for job in jobs:
+                job.step_ms = new_ms
+            return await self._carry_out(jobs)
+
+    async def close(self) -> bool:
+        """Seal what is settled. True if nothing unsealed is left in the ring."""
+        if self._ring is None or self._gateway is None:
+            return False
+        self.note(self._gateway, {"event": "stop"})
+        return await self._seal(self._grid.now_ms() + 1, list(self.streams.values()))
+
+    async def _wait_for_first_round(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + FIRST_SEAL_S
+        polls = list(self._polls.values())
+        while polls and loop.time() < end:
+            polls = [poll for poll in polls if poll.settled_ms <= poll.first_ms]
+            await asyncio.sleep(0.02)
+
+    def _settled_ms(self, stream: Stream) -> int:
+        poll = self._polls.get(stream.name)
+        return poll.settled_ms if poll else ALL_SETTLED
+
+    async def _seal(self, to_ms: int, streams: Sequence[Stream]) -> bool:
+        """Seal and commit these streams, each up to where it is settled. False if the store could not."""
+        async with self._lock:
+            unknown = Reason.DISK if self.trouble else Reason.STOPPED
+            jobs = []
+            for stream in streams:
+                end = min(to_ms, self._settled_ms(stream))
+                if end >= stream.sealed_ms or stream.start_ms is not None:
+                    jobs.append(stream.job(end, unknown))
+            return await self._carry_out(jobs)
+
+    async def _carry_out(self, jobs: Sequence[SealJob]) -> bool:
+        assert self._ring is not None
+        outcome = await self._writer.seal(self._ring, jobs)
+        for job in jobs:
+            job.stream.sealing = False
+        for sealed in outcome or ():
+            sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
+        return outcome is not None
