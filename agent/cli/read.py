@@ -222,7 +222,7 @@ class _Leased(AbstractContextManager[None]):
     def __init__(self, folder: Path, line: str) -> None:
         from drivers.line import Lease
 
-        who = f"read by {os.environ.get('SUDO_USER') or os.environ.get('USER') or os.getuid()}"
+        who = f"read by {os.environ.get('SUDO_USER') or _user()}"
         self._line, self._lease = line, Lease(folder, line, LEASE_S, who)
 
     def __enter__(self) -> None:
@@ -238,6 +238,15 @@ class _Leased(AbstractContextManager[None]):
 
     def __exit__(self, *what: object) -> None:
         self._lease.__exit__(*what)  # type: ignore[arg-type]
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"
 
 
 def meaning(point: Point, lang: str | None) -> str:

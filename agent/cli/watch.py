@@ -207,14 +207,15 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
     tell: Callable[[Any], str] = _frame_json if as_json else _frame_text
     for _ in until(end):
         try:
-            for frame in read_trace(path, last):
-                last = frame.number
-                click.echo(tell(frame))
+            frames = list(read_trace(path, last))
         except FileNotFoundError:
             hint = "The line shows its frames once it has been opened"
             raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
         except (OSError, ValueError) as error:
             raise GatewayError(f"cannot be read: {error}", where=str(path)) from error
+        for frame in frames:
+            last = frame.number
+            click.echo(tell(frame))
         sys.stdout.flush()
 
 
