@@ -55,7 +55,7 @@ class Key:
     def raw_sign(self, signed: bytes) -> bytes:
         if self.alg == "Ed25519":
             return self._edwards.sign(signed)
-        r, s = utils.decode_dss_signature(self._curve.sign(signed, ec.ECDSA(SHA256())))
+        r, s = utils.decode_dss_signature(self._curve.sign(signed, ec.ECDSA(SHA256(), deterministic_signing=True)))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
     def jws(self, payload: bytes, typ: str = "mh-pack", **header: Any) -> str:

@@ -1,0 +1,63 @@
+"""Writes docs/vectors anew: ``python tests/verify/make_vectors.py``. The same keys and packs every time."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from corpus import Case, all_cases
+from packs import BOOTS, Key, Stream, checkpoint, keys
+
+VECTORS = Path(__file__).resolve().parents[2] / "docs" / "vectors"
+
+
+def good_files() -> dict[str, bytes]:
+    """A small export as `meterhouse verify` and everybody else can check it: two streams, two keys, a restart, gaps."""
+    old, new = Key(1), Key(2, "ES256")
+    inverter, meter = Stream("inv1", old), Stream("gate-meter", old)
+    lines = {
+        "inv1": [*inverter.run(3), inverter.gap(10, "timeout")],
+        "gate-meter": meter.run(3),
+    }
+    inverter.restart(BOOTS[1])
+    inverter.key = new
+    lines["inv1"] += [inverter.make_birth(), inverter.gap(30, "stopped"), inverter.pack()]
+    heads = [{"boot": s.boot, "hash": s.prev, "seq": s.seq, "stream": s.stream, "to": s.at} for s in (meter, inverter)]
+    files = {f"{name}.jsonl": b"\n".join(packs) + b"\n" for name, packs in lines.items()}
+    files["keys.json"] = keys(old, new, counter=2) + b"\n"
+    files["checkpoint.json"] = checkpoint(heads, new) + b"\n"
+    return files
+
+
+def as_vector(case: Case) -> dict[str, Any]:
+    """A case as JSON. ``text`` is what was published, ``base64`` where it is no UTF-8 text."""
+    objects = []
+    for topic, raw in case.objects:
+        try:
+            objects.append({"text": raw.decode(), "topic": topic})
+        except UnicodeDecodeError:
+            objects.append({"base64": base64.b64encode(raw).decode(), "topic": topic})
+    expect: dict[str, Any] = {"failures": case.failures, "packs": case.packs, "verdict": case.verdict}
+    if case.readings is not None:
+        expect["readings"] = case.readings
+    if case.reason:
+        expect["reason_contains"] = case.reason
+    return {"about": case.about, "expect": expect, "name": case.name, "objects": objects, "trust": list(case.trust)}
+
+
+def all_files() -> dict[str, bytes]:
+    """Path below docs/vectors and content."""
+    files = {f"export/{name}": raw for name, raw in good_files().items()}
+    rows = ",\n".join(json.dumps(as_vector(case), ensure_ascii=True, sort_keys=True) for case in all_cases())
+    files["cases.json"] = f"[\n{rows}\n]\n".encode()
+    return files
+
+
+if __name__ == "__main__":
+    for name, raw in all_files().items():
+        path = VECTORS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw)
+        print(f"{len(raw):8} {path}")

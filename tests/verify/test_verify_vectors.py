@@ -1,0 +1,161 @@
+"""docs/vectors are what the maker makes, and everybody comes to the same verdict: ours, joserfc, Node, the schema."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from make_vectors import VECTORS, all_files
+from packs import Key
+
+from agent.verify import Verifier
+from agent.verify.files import read_paths
+
+DOCS = VECTORS.parent
+PIN = Key(1).kid
+CASES = json.loads((VECTORS / "cases.json").read_bytes())
+
+
+def opened(raw: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().decompressobj().decompress(raw) if raw.startswith(b"\x28\xb5\x2f\xfd") else raw
+
+
+def raw_of(item: dict[str, Any]) -> bytes:
+    return item["text"].encode() if "text" in item else base64.b64decode(item["base64"])
+
+
+def test_the_files_are_what_the_maker_writes_today() -> None:
+    """Compressed objects are compared by what is in them: zstd may change its mind."""
+    for name, raw in all_files().items():
+        kept = (VECTORS / name).read_bytes()
+        if name != "cases.json":
+            assert kept == raw, f"{name} is stale: run tests/verify/make_vectors.py"
+            continue
+        made = json.loads(raw)
+        assert len(made) == len(CASES)
+        for fresh, old in zip(made, CASES, strict=True):
+            pairs = [
+                (opened(raw_of(a)), opened(raw_of(b))) for a, b in zip(fresh["objects"], old["objects"], strict=True)
+            ]
+            assert all(a == b for a, b in pairs), f"{old['name']} is stale: run tests/verify/make_vectors.py"
+            assert {**fresh, "objects": 0} == {**old, "objects": 0}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
+def test_our_verdict(case: dict[str, Any]) -> None:
+    verifier = Verifier(case["trust"])
+    for item in case["objects"]:
+        verifier.feed(raw_of(item), item["topic"])
+    report, expect = verifier.finish(), case["expect"]
+    assert (report.verdict.value, report.failures, report.packs) == (
+        expect["verdict"],
+        expect["failures"],
+        expect["packs"],
+    )
+    told = [*report.reasons, *(fault.reason for fault in report.faults)]
+    assert any(expect.get("reason_contains", "") in text for text in [*told, ""])
+
+
+def test_the_export_holds() -> None:
+    verifier = Verifier([PIN])
+    read_paths(verifier, [VECTORS / "export"])
+    report = verifier.finish()
+    assert report.ok and (report.packs, report.readings) == (10, 23) and report.checkpoints == 1, report.as_dict()
+
+
+def sample() -> str:
+    found = re.search(r"```python\n(.*?)```", (DOCS / "verify.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found.group(1)
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(args, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_the_sample_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
+    """joserfc and rfc8785 as a second implementation."""
+    script = tmp_path / "check.py"
+    script.write_text(sample(), encoding="utf-8")
+    good = run(sys.executable, str(script), str(VECTORS / "export"), PIN)
+    assert good.returncode == 0 and good.stdout == "10 packs, 23 readings hold\n", good.stderr
+    shutil.copytree(VECTORS / "export", tmp_path / "bad")
+    lines = (tmp_path / "bad" / "inv1.jsonl").read_bytes()
+    (tmp_path / "bad" / "inv1.jsonl").write_bytes(lines.replace(b'"v":2', b'"v":3', 1))
+    assert "BadSignatureError" in run(sys.executable, str(script), str(tmp_path / "bad"), PIN).stderr
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no Node here")
+def test_node_comes_to_the_same_verdict(tmp_path: Path) -> None:
+    """A second language, nothing installed."""
+    good = run("node", str(VECTORS / "check.mjs"), str(VECTORS / "export"), PIN)
+    assert good.stdout == "10 packs of 2 streams hold\n", good.stderr
+    shutil.copytree(VECTORS / "export", tmp_path / "bad")
+    lines = (tmp_path / "bad" / "inv1.jsonl").read_bytes()
+    (tmp_path / "bad" / "inv1.jsonl").write_bytes(lines.replace(b'"v":2', b'"v":3', 1))
+    bad = run("node", str(VECTORS / "check.mjs"), str(tmp_path / "bad"), PIN)
+    assert bad.returncode == 1 and bad.stdout == "refused: signature of park7/gw01/inv1\n"
+    foreign = run("node", str(VECTORS / "check.mjs"), str(VECTORS / "export"), Key(9).kid)
+    assert foreign.stdout == "refused: the first key is not the pinned one\n"
+
+
+SCHEMA = json.loads((DOCS / "pack.schema.json").read_bytes())
+
+
+def test_the_schema_describes_the_vectors() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+    def faults(kind: str, value: Any) -> list[str]:
+        schema = {"$defs": SCHEMA["$defs"], "$ref": f"#/$defs/{kind}"}
+        return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(value)]
+
+    count = 0
+    for case in CASES:
+        if case["expect"]["failures"]:
+            continue
+        for item in case["objects"]:
+            value = json.loads(opened(raw_of(item)))
+            kind = "keys" if "records" in value else "checkpoint" if "heads" in value else "pack"
+            assert not faults(kind, value), (case["name"], faults(kind, value))
+            count += 1
+    assert count > 80
+    by_name = {case["name"]: case for case in CASES}
+    for name in ("no_signature", "wrong_format", "must_understand"):
+        assert faults("pack", json.loads(by_name[name]["objects"][-1]["text"])), name
+
+
+def test_asyncapi_names_every_topic_and_only_things_that_exist() -> None:
+    yaml = pytest.importorskip("yaml")
+    spec = yaml.safe_load((DOCS / "asyncapi.yaml").read_text(encoding="utf-8"))
+    assert spec["asyncapi"].startswith("3.")
+    leaves = {
+        channel["address"].removeprefix("meterhouse/v1/{site}/{gateway}/") for channel in spec["channels"].values()
+    }
+    assert leaves == {
+        "status", "keys", "{stream}/birth", "{stream}/readings", "{stream}/backfill", "checkpoint/{page}", "ack",
+        "replay/request", "replay/reply",
+    }  # fmt: skip
+
+    def refs(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            return [v for k, v in node.items() if k == "$ref"] + [r for v in node.values() for r in refs(v)]
+        return [r for v in node for r in refs(v)] if isinstance(node, list) else []
+
+    for ref in refs(spec):
+        file, _, pointer = ref.partition("#/")
+        node = SCHEMA if file else spec
+        for step in pointer.split("/"):
+            node = node[step]
+    for ref in refs(SCHEMA):
+        assert ref.removeprefix("#/$defs/") in SCHEMA["$defs"]
+    for channel in spec["channels"].values():
+        assert set(re.findall(r"{(\w+)}", channel["address"])) == set(channel["parameters"])
