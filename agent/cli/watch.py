@@ -25,9 +25,12 @@ from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from agent.cli.live import Follower, Latest
+    from drivers.line.trace import Frame
 
 LOOK_EVERY_S = 0.2
 SNAPSHOT_EVERY_S = 2.0
+PIECE_NS = 50_000_000
+SENT = 0
 DIRECTIONS = ("->", "<-", "??")
 DIRECTION_WORDS = ("sent", "received", "noise")
 
@@ -203,29 +206,59 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
     from drivers.line.trace import read_trace
 
     path = frames_path(folder, line, read_snapshot(folder))
-    last = 0
-    tell: Callable[[Any], str] = _frame_json if as_json else _frame_text
+    tell: Callable[[Frame], str] = _frame_json if as_json else _frame_text
+    pieces = Pieces()
     for _ in until(end):
         try:
-            frames = list(read_trace(path, last))
+            frames = list(read_trace(path, pieces.last))
         except FileNotFoundError:
             hint = "The line shows its frames once it has been opened"
             raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
         except (OSError, ValueError) as error:
             raise GatewayError(f"cannot be read: {error}", where=str(path)) from error
-        for frame in frames:
-            last = frame.number
+        for frame in pieces.join(frames, time.time_ns()):
             click.echo(tell(frame))
         sys.stdout.flush()
+    for frame in pieces.rest():
+        click.echo(tell(frame))
 
 
-def _frame_text(frame: Any) -> str:
+class Pieces:
+    """A serial port hands over an answer in pieces; those that follow one another closely are one line here."""
+
+    def __init__(self) -> None:
+        self.last = 0  # number of the newest piece taken
+        self._held: Frame | None = None
+        self._end_ns = 0
+
+    def join(self, frames: Iterable[Frame], now_ns: int) -> Iterator[Frame]:
+        """Whole frames out of pieces; the last is held back while more of it may come."""
+        for frame in frames:
+            self.last = frame.number
+            held = self._held
+            if held and frame.direction == held.direction != SENT and frame.time_ns - self._end_ns < PIECE_NS:
+                self._held = held._replace(data=held.data + frame.data)
+            else:
+                yield from self.rest()
+                self._held = frame
+            self._end_ns = frame.time_ns
+        if now_ns - self._end_ns > PIECE_NS:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[Frame]:
+        """What is held back."""
+        held, self._held = self._held, None
+        if held is not None:
+            yield held
+
+
+def _frame_text(frame: Frame) -> str:
     at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone()
     clock = f"{at:%H:%M:%S}.{frame.time_ns // 1_000_000 % 1000:03d}"
     return f"{clock} {DIRECTIONS[frame.direction % 3]} {frame.data.hex(' ').upper()}"
 
 
-def _frame_json(frame: Any) -> str:
+def _frame_json(frame: Frame) -> str:
     facts = {
         "number": frame.number,
         "time": frame.time_ns / 1e9,
