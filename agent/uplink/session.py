@@ -17,18 +17,16 @@ from typing import Any, Final
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.uplink import words
-from agent.uplink.traffic import NEVER, OTHER, Parcel
+from agent.uplink.traffic import NEVER, Parcel
 from agent.uplink.values import Destination
 from drivers.model import BrokerError
 
 CONNECT_S: Final = 10.0
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
-CONTENT_TYPE: Final = "application/json"
 
 
 class Session:
@@ -60,7 +58,6 @@ class Session:
         self.by_broker = False
         self._misc_s = 0.0
         self._dropped = False
-        self._properties = self._pack_properties() if protocol == V5 else None
         client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol, reconnect_on_failure=False)
         client.max_inflight_messages_set(0)  # our own window counts
         client.connect_timeout = CONNECT_S
@@ -100,14 +97,6 @@ class Session:
                 hint="PEM files are wanted, readable for the user that runs the agent, the key without a passphrase",
             ) from error
         return context
-
-    @staticmethod
-    def _pack_properties() -> Properties:
-        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.PayloadFormatIndicator = 1
-        properties.ContentType = CONTENT_TYPE
-        made: Properties = properties
-        return made
 
     # --- life
 
@@ -182,8 +171,7 @@ class Session:
 
     def publish(self, parcel: Parcel) -> int:
         """Send at QoS 1; returns the packet id, 0 if the connection is gone."""
-        properties = self._properties if parcel.road != OTHER else None
-        info = self._client.publish(parcel.topic, parcel.data, 1, parcel.retain and self.retain, properties)
+        info = self._client.publish(parcel.topic, parcel.data, 1, parcel.retain and self.retain)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
 
     def subscribe(self, topic: str) -> None:
