@@ -11,10 +11,11 @@ from drivers.line.frames import Answer, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
 from drivers.line.trace import NOISE, RECEIVED, SENT, FrameTrace
-from drivers.model import FrameError, LineError, LineTimeout
+from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
 _MOST_HEARD = 4096
+_SETTLED_S = 0.1  # an answer that paused for so long within itself has ended
 _ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
 
 
@@ -27,7 +28,7 @@ class ByteLink:
         clock: Callable[[], tuple[int, int]],
         stats: LineStats,
         trace: FrameTrace | None,
-        lost: Callable[[LineError], None],
+        lost: Callable[[ByteLink, LineError], None],
         *,
         char_s: float = 0.0,
         echo: bool = False,
@@ -42,6 +43,7 @@ class ByteLink:
         self._request: Request | None = None  # the one that is out
         self._done: asyncio.Future[Answer | LineError] | None = None
         self._unasked_ns = 0
+        self._settling: asyncio.TimerHandle | None = None
         self._active_ns = time.monotonic_ns()  # when the line was last not silent
         self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns up to which its old answer may come
         self._suspects: set[str | int] = set()  # units whose next answer might be an old one
@@ -65,10 +67,11 @@ class ByteLink:
             self._request = None
 
     def close(self) -> None:
-        """Close the port."""
+        """Close the port. Whoever still waits gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         self.port.close()
         self._request = None
+        self._finish(LineDown("closed", where=self.port.where))
 
     async def _ask(self, request: Request, manners: Manners) -> Answer | LineError:
         char_s, quiet_s = self._char_s, manners.quiet_s
@@ -161,6 +164,8 @@ class ByteLink:
         self._heard = heard = (self._heard + data)[-_MOST_HEARD:]
         verdict = request.find(heard, False)
         if verdict is None:
+            if len(heard) >= request.expect and self._settling is None and self._done is not None:
+                self._settling = self._loop.call_later(_SETTLED_S, self._settle, self._done, request)
             return
         self._request = None
         if isinstance(verdict, LineError):
@@ -193,14 +198,29 @@ class ByteLink:
         if self._trace is not None:
             self._trace.put(NOISE, data, utc_ns)
 
+    def _settle(self, done: asyncio.Future[Answer | LineError], request: Request) -> None:
+        """As many bytes as an answer has have come, and no more: it was broken, and there is nothing to wait for."""
+        self._settling = None
+        if done is not self._done or done.done():
+            return
+        rest_s = _SETTLED_S - (time.monotonic_ns() - self._active_ns) / 1e9
+        if rest_s > 0.001:
+            self._settling = self._loop.call_later(rest_s, self._settle, done, request)
+            return
+        self._request = None
+        verdict = request.find(self._heard, True)
+        if isinstance(verdict, bytes):
+            done.set_result(Answer(verdict, *self._clock(), True))
+        else:
+            done.set_result(verdict or FrameError("bytes came, but no answer", where=request.where))
+
     def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, manners: Manners) -> None:
         if done is not self._done or done.done():
             return
         self._request = None
         verdict = request.find(self._heard, True)
         if isinstance(verdict, bytes):  # an answer behind bytes that looked like the begin of one
-            utc_ns, mono_ns = self._clock()
-            done.set_result(Answer(verdict, utc_ns, mono_ns, True))
+            done.set_result(Answer(verdict, *self._clock(), True))
             return
         if not self._heard:
             self.silent += 1
@@ -213,8 +233,8 @@ class ByteLink:
 
     def _break(self, error: LineError) -> LineError:
         self._request = None
-        self._lost(error)
         self._finish(error)
+        self._lost(self, error)
         return error
 
     def _finish(self, answer: Answer | LineError) -> None:

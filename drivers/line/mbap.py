@@ -18,7 +18,7 @@ from drivers.line.frames import MAX_ADU, Answer, ModbusRequest, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
 from drivers.line.trace import RECEIVED, SENT, FrameTrace
-from drivers.model import FrameError, LineError, LineTimeout
+from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
 _REMEMBERED = 64  # transaction ids given up that may still be answered
@@ -33,7 +33,7 @@ class MbapLink:
         clock: Callable[[], tuple[int, int]],
         stats: LineStats,
         trace: FrameTrace | None,
-        lost: Callable[[LineError], None],
+        lost: Callable[[MbapLink, LineError], None],
     ) -> None:
         self.port = port
         self.silent = 0  # timeouts in a row without a single byte: is anybody there?
@@ -79,13 +79,14 @@ class MbapLink:
         self._done = None
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. Whoever still waits gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.port.close()
         self._request = None
+        self._finish(LineDown("closed", where=self.port.where))
 
     def _send_in_time(self) -> None:
         wait_s = self._free_at - self._loop.time()
@@ -217,8 +218,10 @@ class MbapLink:
 
     def _break(self, error: LineError) -> None:
         self._request = None
-        self._lost(error)
-        self._finish(error)
+        done, self._done = self._done, None
+        self._lost(self, error)
+        if done is not None and not done.done():
+            done.set_result(error)
 
     def _finish(self, trouble: LineError | None) -> None:
         done, self._done = self._done, None

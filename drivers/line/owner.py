@@ -215,11 +215,12 @@ class Line:
         self._rest(error)
         return error
 
-    def _lost(self, error: LineError) -> None:
-        """Called by the link when its port broke."""
+    def _lost(self, link: MbapLink | ByteLink, error: LineError) -> None:
+        """Called by a link when its port broke."""
+        if link is not self._link:
+            return
         self.stats.lost += 1
-        if self._link is not None:
-            self._drop()
+        self._drop()
         if self._proven:  # many devices close what is idle: open again at once, and say no word unless that fails
             self._pause_s, self._retry_at, self._why_down = FIRST_PAUSE_S, 0.0, None
         else:  # it opened, and broke before it was of any use: as good as not opened

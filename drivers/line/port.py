@@ -62,6 +62,7 @@ class _SocketPort(Port):
 
     def close(self) -> None:
         self._sock.close()
+        self.fd = -1
 
 
 class _SerialPort(Port):
@@ -129,6 +130,7 @@ class _SerialPort(Port):
 
     def close(self) -> None:
         self._serial.close()
+        self.fd = -1  # the number may be somebody else's from now on
 
 
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:

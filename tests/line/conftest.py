@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from linekit import Field
+from linekit import Field, open_files
 
 from ext.ring import Ring
-
-
-def _ours() -> set[str]:
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            name = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            continue
-        if name.startswith(("socket:", "/dev/pts")) or "ptmx" in name:
-            found.add(name)
-    return found
 
 
 @pytest.fixture(autouse=True)
 def all_closed() -> Iterator[None]:
     """No socket, pty or line thread outlives a test."""
-    before = _ours()
+    before = open_files()
     yield
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
-        left = _ours() - before
+        left = open_files() - before
         threads = [t.name for t in threading.enumerate() if t.name.startswith("sim ")]
         if not left and not threads:
             return
