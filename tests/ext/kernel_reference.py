@@ -45,7 +45,7 @@ def big_endian(wire: bytes, order: str) -> bytes:
 
 
 def shortest(value: float, bits: int) -> Fraction:
-    """The decimal with the fewest digits that is nearer to this float than to any other; of several, the nearest, at last the even one."""
+    """The decimal with the fewest digits that is nearer to this float than to any other; the nearest of several."""
     if value == 0:
         return Fraction(0)
     if bits == 64:
@@ -93,47 +93,40 @@ def exact(pair: tuple[int, int]) -> Fraction:
     return pair[0] * Fraction(10) ** pair[1]
 
 
+def raw_integer(f: Field, wire: bytes) -> int | None:
+    """The unsigned integer before bits, sign and scale; None where mod-10000 words are none."""
+    if f.type == "bits":
+        return int.from_bytes(big_endian(wire, f.order) if f.order else wire, "little")
+    if f.type == "mod10k":
+        words = struct.unpack(f">{len(wire) // 2}H", big_endian(wire, f.order))
+        return int("".join(f"{w:04d}" for w in words)) if max(words) <= 9999 else None
+    raw = int.from_bytes(big_endian(wire, f.order))
+    return raw >> 8 if f.type[1:] == "8h" else raw & 0xFF if f.type[1:] == "8l" else raw
+
+
+def unscaled(f: Field, raw: int, bits: int) -> Fraction | None:
+    """What the raw integer says by its type alone."""
+    if f.type.startswith("f"):
+        number = struct.unpack({16: ">e", 32: ">f", 64: ">d"}[bits], raw.to_bytes(bits // 8))[0]
+        return shortest(number, 32 if bits == 32 else 64) if math.isfinite(number) else None
+    if f.type.startswith("bcd"):
+        return Fraction(int(f"{raw:x}")) if all(c <= "9" for c in f"{raw:x}") else None
+    if f.bit >= 0:
+        return Fraction(raw >> f.bit & 1)
+    if f.mask:
+        return Fraction((raw & f.mask) // (f.mask & -f.mask))
+    return Fraction(raw - (1 << bits) if f.type.startswith("i") and raw >= 1 << bits - 1 else raw)
+
+
 def decode(f: Field, payload: bytes) -> tuple[Fraction | None, bool]:
     """The exact value of a field, None for "no reading"; and whether it came from a float."""
-    size = TYPES[f.type][0] if f.type in TYPES else f.size
-    wire = payload[f.offset : f.offset + size]
+    size, bits, own = TYPES.get(f.type, (f.size, f.size * 8, None))
     floating = f.type in ("f16", "f32", "f64")
-    value: Fraction | None
-    if f.type == "bits":
-        ordered = big_endian(wire, f.order) if f.order else wire
-        raw, bits, own = int.from_bytes(ordered, "little"), size * 8, None
-    elif f.type == "mod10k":
-        words = struct.unpack(f">{size // 2}H", big_endian(wire, f.order))
-        if max(words) > 9999:
-            return None, False
-        raw, bits, own = int("".join(f"{w:04d}" for w in words)), 64, None
-    else:
-        _, bits, own = TYPES[f.type]
-        raw = int.from_bytes(big_endian(wire, f.order))
-        if f.type[1:] == "8h":
-            raw >>= 8
-        elif f.type[1:] == "8l":
-            raw &= 0xFF
+    raw = raw_integer(f, payload[f.offset : f.offset + size])
     sentinels = f.sentinels if f.sentinels is not None else [] if own is None else [own]
-    if raw in sentinels:
+    value = None if raw is None or raw in sentinels else unscaled(f, raw, bits)
+    if value is None:
         return None, floating
-    if floating:
-        number = struct.unpack({16: ">e", 32: ">f", 64: ">d"}[bits], raw.to_bytes(bits // 8))[0]
-        if not math.isfinite(number):
-            return None, True
-        value = shortest(number, 32 if bits == 32 else 64)
-    elif f.type.startswith("bcd"):
-        if any(c > "9" for c in f"{raw:x}"):
-            return None, False
-        value = Fraction(int(f"{raw:x}"))
-    elif f.bit >= 0:
-        value = Fraction(raw >> f.bit & 1)
-    elif f.mask:
-        value = Fraction((raw & f.mask) // (f.mask & -f.mask))
-    elif f.type.startswith("i") and raw >= 1 << bits - 1:
-        value = Fraction(raw - (1 << bits))
-    else:
-        value = Fraction(raw)
     value = (value + exact(f.add)) * exact(f.scale)
     if f.scale_offset >= 0:
         factor = struct.unpack_from(">h", payload, f.scale_offset)[0]
@@ -180,14 +173,6 @@ class Points:
         return range(from_ms + (self.phase_ms - from_ms) % period, to_ms, period)
 
 
-def plain(value: Fraction) -> Decimal:
-    """The exact decimal; 10 has no other prime factors than 2 and 5, so there is one."""
-    e = 0
-    while (value * 10**e).denominator != 1:
-        e += 1
-    return Decimal((value * 10**e).numerator).scaleb(-e)
-
-
 def es6(digits: str, exponent: int) -> str:
     """0.DIGITS * 10**exponent as ECMAScript lays numbers out (Number::toString, steps 6 to 10)."""
     k, n = len(digits), exponent
@@ -223,64 +208,65 @@ class Sealed:
     grid: bytes
 
 
-def entries(
-    records: Sequence[Rec], table: Points, from_ms: int, to_ms: int, low: int, high: int
-) -> Iterator[tuple[int, dict[str, object], Rec, int]]:
-    """(point, members without times, record, grid mark) of all that is said about points; marks are 0 where none."""
+@dataclass(frozen=True)
+class Said:
+    """One thing that a record says about one point: a value, a text or a gap."""
+
+    rec: Rec
+    point: int
+    quality: int
+    members: dict[str, object]  # v and x, or vs
+    seen: object  # what a state or text is compared by
+
+
+def statements(rec: Rec, count: int) -> Iterator[Said]:
+    """A record, point by point."""
+    if rec.kind == "gap":
+        for p in range(count) if rec.points is None else rec.points:
+            yield Said(rec, p, rec.aux, {}, None)
+    elif rec.kind == "text":
+        assert rec.points is not None
+        yield Said(rec, rec.points[0], rec.aux, {"vs": rec.text.decode()}, (rec.aux, rec.text))
+    else:
+        for p, m, e, quality in rec.values:
+            yield Said(rec, p, quality, number_members(m, e), (quality, m, e))
+
+
+def told(
+    records: Sequence[Rec], table: Points, from_ms: int, to_ms: int, points: range, marks: dict[tuple[int, int], int]
+) -> Iterator[tuple[dict[str, object], Rec]]:
+    """(members without times, record) of all that becomes a SenML record; marks what was due."""
     done: set[tuple[int, int]] = set()
-    for rec in records:
-        if not from_ms <= rec.tick_ms < to_ms:
+    inside = [r for r in records if from_ms <= r.tick_ms < to_ms]
+    for s in (s for r in inside for s in statements(r, len(table.points)) if s.point in points):
+        name, label, unit, kind, pace = table.points[s.point]
+        at, on_grid = (s.point, s.rec.tick_ms), kind <= 1 and table.periods_ms[pace] > 0
+        if on_grid and s.rec.tick_ms not in table.ticks(s.point, from_ms, to_ms):
+            continue  # due to nobody
+        if s.quality >= 128:
+            if on_grid:
+                marks.setdefault(at, s.quality)
             continue
-        if rec.kind == "gap":
-            for p in range(len(table.points)) if rec.points is None else rec.points:
-                if low <= p < min(high, len(table.points)) and rec.tick_ms in table.ticks(p, from_ms, to_ms):
-                    yield p, {}, rec, rec.aux
+        if at in done:
             continue
-        said = rec.values if rec.kind == "answer" else ((rec.points or (0,))[0], 0, 0, rec.aux)
-        for p, m, e, quality in said if rec.kind == "answer" else [said]:  # type: ignore[misc]
-            if not low <= p < min(high, len(table.points)):
+        done.add(at)
+        if on_grid:
+            marks[at] = 1
+        elif kind > 1:
+            if table.sent.get(s.point) == s.seen:
                 continue
-            name, label, unit, kind, pace = table.points[p]
-            gridded = kind <= 1 and table.periods_ms[pace] > 0
-            if gridded and rec.kind == "answer" and rec.tick_ms not in table.ticks(p, from_ms, to_ms):
-                continue
-            if quality >= 128:
-                if gridded:
-                    yield p, {}, rec, quality
-                continue
-            if (p, rec.tick_ms) in done:
-                continue
-            done.add((p, rec.tick_ms))
-            members: dict[str, object] = {"n": name}
-            if label:
-                members[label] = unit
-            if quality:
-                members["q"] = QUALITIES[quality]
-            if rec.kind == "text":
-                members["vs"] = rec.text.decode()
-            else:
-                members |= number_members(m, e)
-            if kind > 1 or rec.kind == "text":
-                seen = (quality, rec.text) if rec.kind == "text" else (quality, m, e)
-                if table.sent.get(p) == seen:
-                    continue
-                table.sent[p] = seen
-            yield p, members, rec, 1 if gridded else 0
+            table.sent[s.point] = s.seen
+        quality = {"q": QUALITIES[s.quality]} if s.quality else {}
+        yield {"n": name} | ({label: unit} if label else {}) | quality | s.members, s.rec
 
 
-def seal(
-    records: Sequence[Rec], table: Points, from_ms: int, to_ms: int, low: int = 0, high: int = 1 << 16
-) -> Sealed:
+def seal(records: Sequence[Rec], table: Points, from_ms: int, to_ms: int, low: int = 0, high: int = 1 << 16) -> Sealed:
     """The whole slice at once."""
     out: list[dict[str, object]] = []
     marks: dict[tuple[int, int], int] = {}
+    points = range(low, min(high, len(table.points)))
     base: int | None = None
-    for p, members, rec, mark in entries(records, table, from_ms, to_ms, low, high):
-        at = (p, rec.tick_ms)
-        if mark == 1 or (mark and not marks.get(at)):
-            marks[at] = mark
-        if not members:
-            continue
+    for members, rec in told(records, table, from_ms, to_ms, points, marks):
         ms = rec.time_ns // 1_000_000
         if base is None:
             members["bn"] = table.base_name
@@ -288,11 +274,7 @@ def seal(
             members["bt"] = ms / 1000
         base = ms
         out.append(members)
-    due = [
-        (p, tick)
-        for p in range(low, min(high, len(table.points)))
-        for tick in table.ticks(p, from_ms, to_ms)
-    ]
+    due = [(p, tick) for p in points for tick in table.ticks(p, from_ms, to_ms)]
     grid = bytes(marks.get(at, 0) for at in due)
     complete = grid.count(1) == len(due)
     return Sealed(rfc8785.dumps(out), len(out), complete, len(due), b"" if complete else grid)

@@ -47,7 +47,7 @@ def append(ring: Ring, what: str, body: object, n: int) -> Record:
     head = ring.head
     if what == "values":
         assert ring.append_values(n % 7, *times, body) == head  # type: ignore[arg-type]
-        back = tuple(Value(p, m, e if m else e, q) if q < 128 else Value(p, 0, 0, q) for p, m, e, q in body)  # type: ignore[attr-defined]
+        back = tuple(Value(p, m, e, q) if q < 128 else Value(p, 0, 0, q) for p, m, e, q in body)  # type: ignore[attr-defined]
         record = Record(head, 0, ANSWER, n % 7, 0, *times, back, None, b"")
     elif what == "gap":
         points = None if body is None else tuple(body)  # type: ignore[arg-type]
@@ -77,7 +77,9 @@ def holds(ring: Ring, model: list[Record]) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(appends, max_size=60), st.integers(1, 9))
-def test_holds_the_newest_records(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]], often: int) -> None:
+def test_holds_the_newest_records(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]], often: int
+) -> None:
     """A writer, a reader that was there from the start, and one that opens the file at the end agree with a list."""
     path = str(tmp_path_factory.getbasetemp() / "model.ring")
     ring, model = Ring.create(path, MIN, 1, 2, bytes(32)), []
@@ -123,7 +125,12 @@ def test_closed(new_ring: Callable[[int], Ring]) -> None:
     records = ring.scan(0, EVER)
     ring.close()
     ring.close()
-    for use in (lambda: ring.head, lambda: ring.record(0), lambda: next(records), lambda: ring.append_gap(1, 128, 0, 0, 0)):
+    for use in (
+        lambda: ring.head,
+        lambda: ring.record(0),
+        lambda: next(records),
+        lambda: ring.append_gap(1, 128, 0, 0, 0),
+    ):
         with pytest.raises(ValueError, match="closed"):
             use()
 
@@ -207,7 +214,9 @@ def patch(path: Path, offset: int, data: bytes) -> None:
         (RESERVE, struct.pack("<Q", 0), "out of order"),
     ],
 )
-def test_damaged_header(new_ring: Callable[[int], Ring], tmp_path: Path, offset: int, data: bytes, complaint: str) -> None:
+def test_damaged_header(
+    new_ring: Callable[[int], Ring], tmp_path: Path, offset: int, data: bytes, complaint: str
+) -> None:
     """The message names the file and what is wrong with it."""
     ring, path = new_ring(MIN), tmp_path / "0.ring"
     for n in range(100):
@@ -215,7 +224,7 @@ def test_damaged_header(new_ring: Callable[[int], Ring], tmp_path: Path, offset:
     ring.close()
     patch(path, offset, data)
     for writable in (False, True):
-        with pytest.raises(ValueError, match=f"0.ring: ring file .*{complaint}"):
+        with pytest.raises(ValueError, match=rf"0\.ring: ring file .*{complaint}"):
             Ring.open(str(path), writable)
 
 
@@ -223,7 +232,7 @@ def test_damaged_header(new_ring: Callable[[int], Ring], tmp_path: Path, offset:
 def test_damaged_size(new_ring: Callable[[int], Ring], tmp_path: Path, size: int) -> None:
     new_ring(MIN).close()
     os.truncate(tmp_path / "0.ring", size)
-    with pytest.raises(ValueError, match="has .* bytes"):
+    with pytest.raises(ValueError, match=r"has .* bytes"):
         Ring.open(str(tmp_path / "0.ring"))
 
 
@@ -238,7 +247,7 @@ def test_a_damaged_record_ends_the_scan(new_ring: Callable[[int], Ring], tmp_pat
     at = [ring.append_gap(1, 128, n, 0, 0) for n in range(10)]
     patch(tmp_path / "0.ring", 4096 + at[4] * 16, head)
     seen = []
-    with pytest.raises(ValueError, match=f"no sound record at {at[4]}"):
+    with pytest.raises(ValueError, match=rf"no sound record at {at[4]}"):
         seen.extend(r.tick_ms for r in iter(ring.scan(0, EVER).__next__, None))
     assert [r.tick_ms for r in ring.scan(at[5], EVER)] == [5, 6, 7, 8, 9]
     for n in range(3 * SLOTS):  # and the writer gets over it
@@ -277,6 +286,7 @@ def test_killed_in_the_middle_of_a_record(new_ring: Callable[[int], Ring], tmp_p
     assert [ring.record(r.position) for r in model[: -len(kept)]] == [None] * (len(model) - len(kept))
     for n in range(400, 900):
         model.append(append(ring, "values", [(n, n, 0, 0)] * (n % 50), n))
-        records = list(ring.scan(0, EVER))
-        assert records == model[-len(records) :]
+        if n % 20 == 0:
+            records = list(ring.scan(0, EVER))
+            assert records == model[-len(records) :]
     ring.close()
