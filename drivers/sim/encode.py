@@ -126,26 +126,25 @@ def served_value(point: Point, value: Value) -> Decimal:
         )
     raw = raw_number(value, point.scale, point.offset)
     if point.type in FLOAT_TYPES:
-        fmt = FLOAT_TYPES[point.type][1]
-        size = FLOAT_TYPES[point.type][0]
-        raw = Decimal(
-            repr(
-                _shortest(
-                    struct.unpack(fmt, pack_raw(point.type, raw, size, where=where).to_bytes(size, "big"))[0], fmt
-                )
-            )
-        )
+        size, fmt = FLOAT_TYPES[point.type]
+        pattern = pack_raw(point.type, raw, size, where=where)
+        raw = Decimal(repr(_shortest(struct.unpack(fmt, pattern.to_bytes(size, "big"))[0], single=size == 4)))
     else:
         raw = raw.to_integral_value(ROUND_HALF_EVEN)
     return (raw + point.offset) * point.scale
 
 
-def _shortest(number: float, fmt: str) -> float:
-    """The shortest decimal that still identifies a half or single float, as a Python float."""
-    for digits in range(1, 18):
+def _shortest(number: float, *, single: bool) -> float:
+    """For a float32 the float whose decimal is the shortest that identifies it; halves and doubles as they are."""
+    if not single:
+        return number
+    for digits in range(1, 10):
         candidate = float(f"{number:.{digits}g}")
-        if struct.unpack(fmt, struct.pack(fmt, candidate))[0] == number:
-            return candidate
+        try:
+            if struct.unpack(">f", struct.pack(">f", candidate))[0] == number:
+                return candidate
+        except OverflowError:  # rounded up beyond the largest float32
+            continue
     return number
 
 

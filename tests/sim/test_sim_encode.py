@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from drivers.model import Kind, Part, Point
 from drivers.sim import EncodeError, Image
+from drivers.sim.encode import served_value
 
 ORDERS = {
     2: ("", "AB", "BA"),
@@ -242,3 +243,101 @@ def test_the_decode_kernel_agrees(drawn: tuple[Point, int]) -> None:
         assert (number, Decimal(mantissa).scaleb(exponent)) == (1, value)
     else:  # more than 64 bits of mantissa: the kernel says so
         assert abs(value) >= 2**63 * 10 ** min(0, int(point.scale.as_tuple().exponent))
+
+
+@st.composite
+def any_points(draw: st.DrawFn) -> tuple[Point, Decimal | float]:
+    """A point of any type, and a value that fits it."""
+    kind = draw(st.sampled_from(["u8h", "u8l", "i8h", "i8l", "bcd16", "bcd32", "mod10k", *WHOLE, *FLOATS]))
+    sizes = {"bcd16": 2, "bcd32": 4, "mod10k": draw(st.sampled_from([2, 4, 6, 8]))}
+    size = sizes.get(kind, int(kind[1:]) // 8 if kind[1:].isdigit() else 1)
+    orders = ("",) if size in (1, 6) or kind == "mod10k" else ORDERS[size]
+    scale, offset = Decimal(draw(st.sampled_from(["1", "0.1", "100"]))), Decimal(0)
+    value: Decimal | float
+    if kind in FLOATS:
+        scale = Decimal(1)
+        value = draw(st.floats(width={"f16": 16, "f32": 32, "f64": 64}[kind], allow_nan=False, allow_infinity=False))
+    else:
+        top = {"bcd16": 9999, "bcd32": 99_999_999, "mod10k": 10_000 ** (size // 2) - 1}.get(kind, (1 << (8 * size)) - 1)
+        low = 0
+        if kind[0] == "i":
+            low, top = -(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1
+        offset = Decimal(draw(st.sampled_from([0, -40])))
+        value = (draw(st.integers(low, top)) + offset) * scale
+    count = max(1, size // 2)
+    return Point(
+        "x.p", Kind.GAUGE, type=kind, count=count, order=draw(st.sampled_from(orders)), scale=scale, offset=offset
+    ), value
+
+
+@settings(max_examples=500)
+@given(any_points())
+def test_the_decode_kernel_reads_every_type(drawn: tuple[Point, Decimal | float]) -> None:
+    """Registers written here are read there, and ``served_value`` foretells the number."""
+    point, value = drawn
+    decode = pytest.importorskip("ext.decode")
+    image = Image()
+    image.set(point, value)
+    plan = decode.Plan(2 * point.count)
+    parts = point.scale.as_tuple()
+    size = 2 * point.count if point.type == "mod10k" else 0
+    scale = (int("".join(map(str, parts.digits))), int(parts.exponent))
+    plan.add(1, 0, point.type, point.order, size=size, scale=scale, add=(int(point.offset), 0), sentinels=())
+    ((_, mantissa, exponent, quality),) = plan.values(registers(image, point, point.count))
+    expected = served_value(point, value)
+    if quality == 0:
+        read = Decimal(mantissa).scaleb(exponent)
+        assert read == expected
+    else:
+        assert abs(expected) >= 2**63 / Decimal(10), "only what 64 bits of mantissa cannot hold"
+
+
+@given(st.integers(0, 0xFFFF), st.integers(1, 0xFFFF), st.data())
+def test_the_decode_kernel_reads_masked_fields(word: int, mask: int, data: st.DataObject) -> None:
+    decode = pytest.importorskip("ext.decode")
+    shift = (mask & -mask).bit_length() - 1
+    value = data.draw(st.integers(0, mask >> shift)) & (mask >> shift)
+    image = Image()
+    image.put_words(0, [word])
+    image.set(point := Point("x.p", Kind.STATE, mask=mask), value)
+    plan = decode.Plan(2)
+    plan.add(1, 0, "u16", mask=mask, sentinels=())
+    ((_, mantissa, exponent, quality),) = plan.values(registers(image, point, 1))
+    assert (mantissa * 10**exponent, quality) == (value, 0)
+
+
+@given(st.integers(0, 10**10))
+def test_the_decode_kernel_adds_up_parts(value: int) -> None:
+    decode = pytest.importorskip("ext.decode")
+    parts = (Part(0, "u32", Decimal(1000), "CDAB"), Part(2, "u16", Decimal("0.1"), "BA"))
+    image, point = Image(), Point("ac.energy.import", Kind.COUNTER, unit="kWh", count=3, parts=parts)
+    wanted = Decimal(value) / 10
+    image.set(point, wanted)
+    plan = decode.Plan(6)
+    plan.add(1, 0, "u32", "CDAB", scale=(1000, 0), part=True)
+    plan.add(1, 4, "u16", "BA", scale=(1, -1))
+    ((_, mantissa, exponent, quality),) = plan.values(registers(image, point, 3))
+    assert (Decimal(mantissa).scaleb(exponent), quality) == (wanted, 0)
+    assert served_value(point, wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    ("point", "text", "words"),
+    [
+        (Point("device.firmware", Kind.TEXT, count=3, text="{0}.{1}.{2:02x}"), "4.5.1f", [4, 5, 0x1F]),
+        (
+            Point("device.time", Kind.TEXT, type="u8h", count=2, text="20{0:02d}-{1:02d} {2}{3}"),
+            "2026-11 37",
+            [0x1A0B, 0x0307],
+        ),
+        (Point("device.serial", Kind.TEXT, type="u32", count=2, order="CDAB"), "65538", [2, 1]),
+        (Point("device.model", Kind.TEXT, type="str", count=2, order="BA"), "ABC", [0x4241, 0x0043]),
+    ],
+)
+def test_texts_of_every_form(point: Point, text: str, words: list[int]) -> None:
+    image = Image()
+    image.set(point, text)
+    assert list(image.words(0, len(words))) == words
+    if point.type != "str":
+        with pytest.raises(EncodeError, match="device"):
+            image.set(point, "nothing like it")
