@@ -141,6 +141,7 @@ def _compare_heads(
     """What checkpoints say against what came."""
     last = lines[-1][-1].last
     behind: Head | None = None
+    gone = [*made.missing, *made.lost]
     for head in heads:
         boot, seq, digest, _ = head
         known, kept = history.find(boot, seq)

@@ -110,7 +110,10 @@ class KeyRing:
                 raise Refused(
                     "key-chain", f"key record {number} is not signed by the key before: {error.text}"
                 ) from None
-            for entry in record.get("revokes", ()):
+            revokes = record.get("revokes", [])
+            if not isinstance(revokes, list):
+                raise Refused("shape", f"key record {number} has revokes that are no array")
+            for entry in revokes:
                 _revoke(entry, order, revoked, number)
             keys[key.kid], order[key.kid] = key, len(order)
             before, not_before = key.kid, since

@@ -233,7 +233,7 @@ def _loss(event: Mapping[str, Any]) -> Loss:
 
 
 def _read_clock(value: object, pack: Pack) -> None:
-    if not isinstance(value, dict) or value.get("synced", 0) not in (True, False, None):
+    if not isinstance(value, dict) or not (value.get("synced", 0) is None or isinstance(value.get("synced"), bool)):
         pack.faults.append("no clock with synced true, false or null")
         return
     pack.synced = value["synced"]

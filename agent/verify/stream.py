@@ -76,9 +76,10 @@ class StreamState:
             self.know(edge.hash, pack.table)
         table = self.tables.get(edge.birth)
         if table and (edge.is_birth or edge.birth not in self._audited):
-            self._audited[edge.birth] = None
-            if len(self._audited) > MAX_TABLES:
-                self._audited.popitem(last=False)
+            if not edge.is_birth:
+                self._audited[edge.birth] = None
+                if len(self._audited) > MAX_TABLES:
+                    self._audited.popitem(last=False)
             pack.faults += audit(pack, signed, table)
         for text in pack.faults:
             self._blame(edge, "rule", text, where)

@@ -67,11 +67,12 @@ class Table:
             name = intern(name)
             if name in self.units:
                 raise Refused("shape", f"the birth's table has {name} twice")
-            if point.get("kind") not in KINDS:
-                raise Refused("shape", f"{name} is of kind {point.get('kind')!r}")
+            kind = point.get("kind")
+            if not isinstance(kind, str) or kind not in KINDS:
+                raise Refused("shape", f"{name} is of kind {kind!r}")
             self.units[name] = (str(point.get("u") or ""), str(point.get("du") or ""))
             period = point.get("period")
-            if period is None or point["kind"] not in ("gauge", "counter"):
+            if period is None or kind not in ("gauge", "counter"):
                 continue
             period_ms = ms_of(period, f"period of {name}")
             if period_ms <= 0:

@@ -20,7 +20,7 @@ from agent.verify.strict import MAX_OBJECT_BYTES, Refused, inflate, parse_object
 MAX_HELD: Final = 1000  # objects that came before the keys that they need
 MAX_HELD_BYTES: Final = 16 << 20
 MAX_GATEWAYS: Final = 1000
-MAX_STREAMS: Final = 100_000
+MAX_STREAMS: Final = 10_000  # about 30 KB each
 PREFIX: Final = "meterhouse/v1/"
 
 

@@ -239,3 +239,20 @@ def fourth_decimal() -> Case:
 @case
 def wrong_format() -> Case:
     return refused("wrong_format", "format 2", "shape", "format 2", doctored(v=2))
+
+
+@case
+def wrong_unit() -> Case:
+    e = third().fields()["e"]
+    e[0]["u"] = "W"
+    reason = "ac.power.generation comes in unit W, its birth says kW"
+    stream = Stream()
+    objects = feed(
+        stream, [stream.make_birth(), stream.pack(e=[{**e[0], "bt": START + 0.25}, *stream.fields()["e"][1:]])]
+    )
+    return Case("wrong_unit", "watts where the birth says kilowatts", objects, "failed", {"rule": 1}, reason, 2)
+
+
+@case
+def no_clock() -> Case:
+    return counted("no_clock", "a pack that says nothing of its clock", "rule", "no clock", doctored(clock={}))
