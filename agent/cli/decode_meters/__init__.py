@@ -5,6 +5,6 @@ Bytes go in, one JSON object or a table comes out; no hardware, no store, no net
 
 import click
 
-from agent.cli.decode_meters import cjt188, dlt645, mbus, sunspec
+from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
 
-COMMANDS: list[click.Command] = [dlt645.command, cjt188.command, mbus.command, sunspec.command]
+COMMANDS: list[click.Command] = [dlt645.command, cjt188.command, mbus.command, sunspec.command, counter.command]

@@ -101,6 +101,9 @@ def _print_table(decoded: Json) -> None:
         for name, value in model["points"].items():
             if value is not None:
                 click.echo(f"  {name:<34} {value!s:>16}")
+    for step in decoded.get("steps", ()):
+        increment = "?" if step["increment"] is None else step["increment"]
+        click.echo(f"{step['time']!s:<32} {increment!s:>16}  {step['kind']}")
     for warning in decoded.get("warnings", ()):
         click.echo(f"warning: {warning}", err=True)
 

@@ -14,10 +14,11 @@ from drivers import sunspec
 from drivers.model import FrameError, clean_text
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, parse_float: Any = float) -> Any:
     """A JSON file's content; ``-`` is standard input."""
     try:
-        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text("utf-8"))
+        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
+        return json.loads(text, parse_float=parse_float)
     except (OSError, ValueError) as error:
         raise BrokenInput(f"{path}: {error}") from error
 
