@@ -78,31 +78,39 @@ class Frame:
 
 
 class Parser(Hunter[Frame]):
-    """Push parser: ``feed(bytes) -> frames``. E5 counts where no long frame can be running, broken ones included."""
+    """Push parser: ``feed(bytes) -> frames``. E5 counts where no other frame can be running, broken ones included."""
 
     starts = re.compile(rb"[\x68\x10\xe5]")
     longest = 261
 
     def __init__(self) -> None:
         super().__init__()
-        self._shadow = 0  # stream offset up to which an E5 may be the inside of a long frame
-        self._doubt = -1  # stream offset of a 68h that may yet turn out to begin one
+        self._shadow = 0  # stream offset up to which an E5 may be the inside of another frame
+        self._doubt = -1  # stream offset of a 68h or 10h that may yet turn out to begin one
 
     def measure(self, buffer: bytearray, start: int, size: int) -> int:
         first = buffer[start]
         if first == LONG:
             return self._measure_long(buffer, start, size)
         if first == SHORT:
-            if start + 5 > size:
-                return WAIT
-            control = buffer[start + 1]
-            sums = (control + buffer[start + 2]) & 0xFF
-            sound = control in _SHORT_CONTROLS and buffer[start + 3] == sums and buffer[start + 4] == STOP
-            return start + 5 if sound else REJECT
+            return self._measure_short(buffer, start, size)
         at = self._base + start
         if at < self._shadow:
             return REJECT
         return WAIT if self._doubt >= 0 else start + 1
+
+    def _measure_short(self, buffer: bytearray, start: int, size: int) -> int:
+        if start + 2 > size:
+            self._doubt = start
+            return WAIT
+        control = buffer[start + 1]
+        if control not in _SHORT_CONTROLS:
+            return REJECT
+        self._shadow = max(self._shadow, self._base + start + 5)
+        if start + 5 > size:
+            return WAIT
+        sums = (control + buffer[start + 2]) & 0xFF
+        return start + 5 if buffer[start + 3] == sums and buffer[start + 4] == STOP else REJECT
 
     def _measure_long(self, buffer: bytearray, start: int, size: int) -> int:
         head = buffer[start : start + 4]
