@@ -48,7 +48,7 @@ def check(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, p
             raise
         click.echo(as_line({"ok": False, "complaints": [complaint_json(one) for one in error.complaints]}))
         raise SystemExit(error.exit_code) from None
-    notes = [*config.notes, *find_notes(config), *_plan_notes(costs)]
+    notes = [*config.notes, *find_notes(config), *_plan_notes(config, costs)]
     if as_json:
         click.echo(as_line(to_json(config, costs, notes)))
         return
@@ -75,10 +75,10 @@ def _costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
     return plan_costs(config, profiles)
 
 
-def _plan_notes(costs: list[PaceCost]) -> list[Note]:
-    from agent.cli.plan import plan_notes
+def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
+    from agent.cli.plan import plan_notes, ring_notes
 
-    return plan_notes(costs)
+    return [*plan_notes(costs), *ring_notes(config, costs)]
 
 
 def find_notes(config: Config) -> list[Note]:
@@ -94,15 +94,15 @@ def find_notes(config: Config) -> list[Note]:
     for uplink in config.uplinks:
         for key in ("ca_file", "cert_file", "key_file"):
             path = getattr(uplink, key)
-            if path is not None and not path.is_file():
+            if path is not None and not os.path.isfile(path):
                 notes.append(Note(f"destination {uplink.name}", f"{key} {path} is not there"))
-        if uplink.password is not None and uplink.password.file and not uplink.password.file.is_file():
+        if uplink.password is not None and uplink.password.file and not os.path.isfile(uplink.password.file):
             notes.append(Note(f"destination {uplink.name}", f"password_file {uplink.password.file} is not there"))
     if not config.uplinks:
         notes.append(Note("agent.toml", "there is no [[uplink]]: readings stay in this box"))
     if not config.devices:
         notes.append(Note("agent.toml", "there is no [[device]]: nothing will be read"))
-    if config.key.file is not None and not config.key.file.exists():
+    if config.key.file is not None and not os.path.exists(config.key.file):
         notes.append(Note("key", f"{config.key.file} is not there", "`meterhouse keys create` makes it"))
     return [*notes, *_disk_notes(config)]
 
@@ -110,7 +110,7 @@ def find_notes(config: Config) -> list[Note]:
 def _port_notes(where: str, port: Path) -> Iterable[Note]:
     from agent.config import Note
 
-    if not port.exists():
+    if not os.path.exists(port):
         folder = Path("/dev/serial/by-id")
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         hint = f"Here are: {', '.join(there[:4])}" if there else "No USB adapter is plugged in; the agent waits for it"
@@ -127,10 +127,10 @@ def _disk_notes(config: Config) -> Iterable[Note]:
     from agent.config.values import show_bytes
 
     folder = config.state_dir
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    used = config.store_path.stat().st_size if config.store_path.is_file() else 0
+    used = os.path.getsize(config.store_path) if os.path.isfile(config.store_path) else 0
     if free + used < config.store.max_size_bytes:
         what = (
             f"max_size is {show_bytes(config.store.max_size_bytes)}, but only {show_bytes(free)} are free at {folder}"
@@ -174,9 +174,16 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
     }
 
 
+def _ring_time(config: Config, costs: list[PaceCost]) -> str:
+    from agent.cli.common import show_age
+    from agent.cli.plan import ring_seconds
+
+    return f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
+
+
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
 
-    from agent.cli.plan import line_shares, show_time
+    from agent.cli.plan import line_shares, ring_bytes, show_time
     from agent.cli.tables import cell, open_console, plain_table
     from agent.config.values import show_bytes, show_ms
 
@@ -194,7 +201,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         "key": str(config.key),
         "store": f"{config.store_path}, on disk before it is sent, at most {size}",
         "kept": f"delivered packs {kept}, intervals {intervals}",
-        "ring": f"{config.runtime_dir}, {show_bytes(config.ring.size_bytes)}",
+        "ring": f"{config.runtime_dir}, {show_bytes(ring_bytes(config))}{_ring_time(config, costs)}",
         "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
         "intervals": show_ms(config.interval.length_ms),
     }

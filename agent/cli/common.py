@@ -69,7 +69,7 @@ def find_runtime_dir(config_file: Path, runtime_dir: Path | None) -> Path:
     """Where a running agent's snapshot should lie, as far as it can be known without a sound configuration."""
     if runtime_dir is not None:
         return runtime_dir
-    if config_file.exists():
+    if os.path.exists(config_file):  # unlike Path.exists, no error for names that cannot be
         try:
             return read_config(config_file, None, None).runtime_dir
         except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import Config, Note, device_spec, line_config
-from agent.config.values import show_ms
+from agent.config.values import show_bytes, show_ms
 from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary, ProfileError
 from drivers.profile import Profile
 
-ONCE = PACES.index("once")
 FULL = 1.0
+SLOT_BYTES = 16  # of the ring: a value is one, the head of an answer two
+LEAST_RING_S = 60.0
 TIGHT = 0.8  # from here on a lost answer or two make it late
-DEAD_SHARE = 0.1  # what the poller gives to all dead devices of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,32 @@ def line_shares(costs: Sequence[PaceCost]) -> dict[str, float]:
     for cost in costs:
         shares[cost.line] = shares.get(cost.line, 0.0) + cost.share
     return shares
+
+
+def ring_seconds(config: Config, costs: Sequence[PaceCost]) -> float:
+    """How long the ring holds readings that are not sealed, at the configured paces."""
+    slots_each_s = sum((cost.cost.points + 2 * cost.cost.requests) * 1000 / cost.period_ms for cost in costs)
+    return ring_bytes(config) / SLOT_BYTES / slots_each_s if slots_each_s else float("inf")
+
+
+def ring_bytes(config: Config) -> int:
+    """The ring's real size: a power of two, not above what is configured."""
+    return 1 << (config.ring.size_bytes.bit_length() - 1)
+
+
+def ring_notes(config: Config, costs: Sequence[PaceCost]) -> list[Note]:
+    """A ring that is too small for the time that the store may need, or not as large as it was said to be."""
+    notes: list[Note] = []
+    if ring_bytes(config) != config.ring.size_bytes:
+        what = f"{show_bytes(config.ring.size_bytes)} becomes {show_bytes(ring_bytes(config))}"
+        notes.append(Note("ring", what, "A ring's size is a power of two"))
+    seconds = ring_seconds(config, costs)
+    enough = max(LEAST_RING_S, 3 * config.pack.every_ms / 1000)
+    if seconds >= enough:
+        return notes
+    what = f"holds {seconds:.0f} s of readings; while the disk is slow for longer they become gaps (ring)"
+    size = 1 << math.ceil(math.log2(ring_bytes(config) * enough / seconds))
+    return [*notes, Note("ring", what, f"{show_bytes(size)} would do")]
 
 
 def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from agent.config import values as v
@@ -65,7 +66,7 @@ def load_config(
     config = _build(layers, over, complaints, os.environ if environ is None else environ, profiles)
     if complaints.items:
         raise _verdict(complaints, layers)
-    return config
+    return replace(config, digest=config.hash())
 
 
 def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
@@ -73,7 +74,9 @@ def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
     layers = [Layer(source, (), raw)]
     folder = path.parent / "conf.d"
     try:
-        more = sorted(p for p in folder.glob("*.toml") if not p.name.startswith(".") and p.is_file())
+        more = sorted(p for p in folder.iterdir() if p.suffix == ".toml" and not p.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        more = []
     except OSError as error:
         complaints.add(Source(str(folder), folder, ""), (), "", f"cannot be read: {error.strerror or error}")
         more = []

@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.config import values as v
 from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
 from agent.config.reader import Table
 from agent.config.tree import Config, DeviceConfig, LineEntry, Note
-from drivers.line.config import LineConfig
 from drivers.model import PACES, DeviceSpec, Limits, Point, ProfileError
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
+
+if TYPE_CHECKING:
+    from drivers.line import LineConfig
 
 ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError
 
@@ -44,6 +47,8 @@ def site_profiles(site_dir: Path) -> ProfileSource:
 
 def line_config(entry: LineEntry) -> LineConfig:
     """The driver's own object of a line. Behind a raw serial server the configured serial speed is the bus's."""
+    from drivers.line import LineConfig
+
     bus_baud = entry.bus_baud
     if bus_baud is None and entry.scheme in {"tcp", "udp"}:
         bus_baud = int(entry.serial.split()[0])

@@ -210,6 +210,9 @@ class Config:
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     notes: tuple[Note, ...] = ()
+    digest: str = field(
+        default="", compare=False
+    )  # of a loaded configuration, so that 400 births need not make it anew
 
     @property
     def base(self) -> str:
@@ -249,13 +252,26 @@ class Config:
         Only strings, whole numbers, booleans and null are in it, with ASCII keys, so that sorted keys
         and tight separators are the canonical form of RFC 8785.
         """
+        if self.digest:
+            return self.digest
         text = json.dumps(self.effective(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 # Folders and file names change nothing about a reading, and a moved key is still the same key.
-_LEFT_OUT = {"key", "password", "state_dir", "runtime_dir", "profiles_dir", "files", "notes", "key_file", "cert_file"}
+_LEFT_OUT = {
+    "key",
+    "password",
+    "state_dir",
+    "runtime_dir",
+    "profiles_dir",
+    "files",
+    "notes",
+    "digest",
+    "key_file",
+    "cert_file",
+}
 
 
 def _plain(value: Any) -> Any:

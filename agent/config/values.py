@@ -342,6 +342,8 @@ def timezone(value: object) -> str:
         zoneinfo.ZoneInfo(out)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         zones = zoneinfo.available_timezones()
+        if not zones:
+            raise Wrong("this machine has no time zone database", "Install the package tzdata") from None
         near = next((zone for zone in sorted(zones) if zone.rpartition("/")[2].lower() == out.lower()), "")
         near = near or (nearest(out, zones) if "/" in out else "")
         hint = f'Did you mean "{near}"?' if near else 'Write AREA/CITY, such as "Asia/Shanghai"'

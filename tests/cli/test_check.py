@@ -105,6 +105,20 @@ def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says:
     assert all(says in note and "Most of it is bms at the pace fast, every 1 s" in note for note in notes)
 
 
+def test_a_ring_that_is_small_or_not_what_it_seems_is_told(mh, park) -> None:
+    device = '[[device]]\nname = "x{n}"\nline = "roof"\naddress = "{n}"\nprofile = "test/box"\n'
+    device += 'every = {{ fast = "50 ms" }}\n'
+    more = '\n[ring]\nsize = "100 KiB"\n' + "".join(device.format(n=n) for n in (2, 3))
+    said = mh("check", "-c", park(more=more))
+    warnings = [line for line in said.err.splitlines() if line.startswith("warning: ring")]
+    assert warnings == [
+        "warning: ring: 100 KiB becomes 64 KiB. A ring's size is a power of two",
+        "warning: ring: holds 33 s of readings; while the disk is slow for longer they become gaps (ring). "
+        "128 KiB would do",
+    ]
+    assert "run, 64 KiB, about 33 s of readings" in said.out
+
+
 def test_opens_nothing(mh, park, served) -> None:
     assert mh("check", "--plan", "-c", park(served.url)).code == 0
     assert served.line.accepted == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agent.cli import main as frame
 from drivers.model import BrokerError, ConfigError, GatewayError, LineTimeout, UsageError, VerifyError
@@ -182,6 +184,56 @@ def test_an_error_keeps_its_traceback_with_mh_debug(monkeypatch) -> None:
     monkeypatch.setenv("MH_DEBUG", "1")
     with pytest.raises(ConfigError):
         frame.outcome(["fail"])
+
+
+TOKENS = [
+    *(
+        "inv1",
+        "-c",
+        "--config",
+        "--json",
+        "--plan",
+        "--points",
+        "--profile",
+        "test/box",
+        "--line",
+        "tcp://",
+        "--address",
+    ),
+    *(
+        "--serial",
+        "9600 8X1",
+        "--param",
+        "a=b",
+        "=",
+        "--point",
+        "[",
+        "--for",
+        "0s",
+        "-1 s",
+        "1e9d",
+        "--frames",
+        "../..",
+    ),
+    *("--lang", "zh", "de", "--raw", "--runtime-dir", "/dev/null", "/", "--state-dir", ".", "", "\x1b[2J", "电表"),
+]
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["check", "read", "status", "watch"]), st.lists(st.sampled_from(TOKENS), max_size=5))
+def test_any_arguments_end_in_a_sentence(mh, tmp_path, command: str, args: list[str]) -> None:
+    said = mh(command, "-c", tmp_path / "none.toml", "--runtime-dir", tmp_path, *args)
+    assert said.code in {0, 1, 2, 3, 4}
+    assert "a fault of ours" not in said.err and (said.err or said.out)
+
+
+@pytest.mark.parametrize("command", ["check", "status", "watch", "read"])
+@pytest.mark.parametrize("option", ["-c", "--runtime-dir", "--state-dir"])
+def test_a_path_that_no_system_allows_is_a_sentence(mh, tmp_path, command: str, option: str) -> None:
+    paths = {"-c": tmp_path / "none.toml"} | {option: "x" * 5000}
+    names = ["inv1"] if command in {"watch", "read"} else []
+    said = mh(command, *names, *(word for pair in paths.items() for word in pair))
+    assert said.code in {1, 2, 3} and "a fault of ours" not in said.err and len(said.err) < 12_000
 
 
 SPAM = """

@@ -223,3 +223,20 @@ def test_secrets_are_read_from_their_place_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         Secret(file=tmp_path / "gone").read({})
     assert str(Secret("pw")) == "credential pw" and "hush" not in repr(Secret("pw"))
+
+
+def test_the_example_of_the_page_is_a_sound_configuration(site) -> None:
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    site.write(example)
+    assert site.complaints() == []
+    assert len(site.load().devices) == 2
+
+
+def test_a_folder_conf_d_that_cannot_be_read_is_not_passed_over(site, good, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write(good)
+    (site.folder / "conf.d").mkdir()
+    (site.folder / "conf.d/10-gone.toml").symlink_to("nowhere")
+    assert site.complaints() == ["conf.d/10-gone.toml: cannot be read: No such file or directory"]
+    (site.folder / "conf.d/20-folder.toml").mkdir()
+    assert len(site.complaints()) == 2
