@@ -150,9 +150,7 @@ def _compare_heads(
             made.conflicts.append(f"the checkpoint names another hash for sequence {seq} of boot {boot}")
         elif not known and seq > last.seq and (behind is None or seq > behind[1]):
             behind = head
-        elif (
-            not known and made.first_seq <= seq <= last.seq and not any(h.first <= seq <= h.last for h in made.missing)
-        ):
+        elif not known and made.first_seq <= seq <= last.seq and not any(h.first <= seq <= h.last for h in gone):
             made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is not here")
     if behind:
         table = tables.get(last.birth)

@@ -74,8 +74,8 @@ def deep() -> Case:
 
 @case
 def zip_bomb() -> Case:
-    raw = zstandard.compress(b'{"e":"' + b" " * (64 << 20) + b'"}', 19)
-    return refused("zip_bomb", "64 MiB in a few KB", "size", "decompresses to more than", raw)
+    raw = zstandard.compress(b'{"e":"' + b" " * (12 << 20) + b'"}', 19)
+    return refused("zip_bomb", "12 MiB in a few KB", "size", "decompresses to more than", raw)
 
 
 @case

@@ -199,3 +199,20 @@ def test_kept_hashes_are_never_wrong(packs: list[tuple[int, int]]) -> None:
             hashes.put(boot, seq, truth[boot, seq])
     for (boot, seq), sha in truth.items():
         assert hashes.get(boot, seq) in (None, sha[:16])
+
+
+@pytest.mark.parametrize(
+    ("seq", "hash_of", "conflicts", "missing"),
+    [(3, 3, 0, 2), (3, 4, 1, 2), (9, 9, 0, 2), (12, 12, 0, 5), (5, 5, 0, 2), (4, 4, 0, 2), (1, 1, 0, 2)],
+)
+def test_heads_of_checkpoints(seq: int, hash_of: int, conflicts: int, missing: int) -> None:
+    """Sequence 4 is stated lost, 5 and 6 are missing, the tail after 9 is known only from the checkpoint."""
+    packs = chain([12])
+    history = History()
+    for edge, sha in packs[1:3] + packs[6:9]:
+        history.place(edge, sha)
+    report = StreamReport("s")
+    loss = Loss(packs[0][0].boot, 4, 4, 40, 50, packs[3][0].hash, "disk")
+    head = (packs[0][0].boot, seq, packs[hash_of - 1][0].hash, seq * 10 + 10)
+    survey(history, {}, [loss], [head], report)
+    assert (len(report.conflicts), report.missing_packs, report.lost_packs) == (conflicts, missing, 1)
