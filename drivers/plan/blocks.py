@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from drivers.model import Limits, PlanSummary, Point, ProfileError
 from drivers.plan.holes import KnownHoles
@@ -64,15 +65,36 @@ def plan_blocks(
         ProfileError: a single point, or a ``together`` group, is longer than a read may be.
     """
     numbers = range(len(points)) if wanted is None else sorted(set(wanted))
-    asked = [n for n in numbers if not (holes and holes.lacks(points[n]))]
+    asked = tuple(n for n in numbers if not (holes and holes.lacks(points[n])))
+    learned = (frozenset(holes.cuts), holes.max_words) if holes else (frozenset[tuple[int, int]](), None)
+    key = (tuple(map(id, points)), limits, timing, asked, learned)
+    if key not in _PLANNED:
+        if len(_PLANNED) >= _PLANNED_AT_MOST:
+            _PLANNED.clear()
+        _PLANNED[key] = _plan(points, limits, timing, asked, *learned), tuple(points)
+    return _PLANNED[key][0]
+
+
+# A hundred devices of one family have one plan. Points are known by identity, so the plan holds on to them.
+_PLANNED: dict[object, tuple[tuple[Block, ...], tuple[Point, ...]]] = {}
+_PLANNED_AT_MOST = 256
+
+
+def _plan(
+    points: Sequence[Point],
+    limits: Limits,
+    timing: LineTiming,
+    asked: tuple[int, ...],
+    learned_cuts: frozenset[tuple[int, int]],
+    learned_words: int | None,
+) -> tuple[Block, ...]:
     blocks: list[Block] = []
     for function in sorted({points[n].function for n in asked}):
         mine = [n for n in asked if points[n].function == function]
-        longest = _longest(function, limits, holes)
+        longest = _longest(function, limits, learned_words)
         pieces = _pieces(points, mine, function, longest)
         cuts = {p.address for p in points if p.barrier and p.function == function}
-        if holes:
-            cuts.update(address for f, address in holes.cuts if f == function)
+        cuts.update(address for f, address in learned_cuts if f == function)
         bridge = _Bridge(points, function, limits, sorted(cuts))
         blocks += _cheapest(function, pieces, longest, timing, bridge)
     return tuple(blocks)
@@ -89,10 +111,8 @@ def plan_summary(blocks: Iterable[Block], timing: LineTiming) -> PlanSummary:
     )
 
 
-def _longest(function: int, limits: Limits, holes: KnownHoles | None) -> int:
-    words = min(limits.max_words or MAX_WORDS, MAX_WORDS)
-    if holes and holes.max_words:
-        words = min(words, holes.max_words)
+def _longest(function: int, limits: Limits, learned: int | None) -> int:
+    words = min(limits.max_words or MAX_WORDS, learned or MAX_WORDS, MAX_WORDS)
     return words if function >= 3 else min(words * 16, MAX_COILS)
 
 
@@ -154,7 +174,7 @@ class _Bridge:
 
     def cut(self, start: int, end: int) -> bool:
         """Whether a barrier or a learned cut lies inside [start, end)."""
-        return any(start < c < end for c in self._cuts)
+        return bool(self._cuts) and any(start < c < end for c in self._cuts)
 
 
 def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTiming, bridge: _Bridge) -> list[Block]:
@@ -163,18 +183,22 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
     Pieces have rising starts and ends, and a request's time only grows with its length; so some best plan reads
     neighbours together, and it is enough to look at runs of neighbours.
     """
+    goes_on = [bridge.open(a.end, b.start) for a, b in pairwise(pieces)]  # may pieces i and i+1 share a request?
+    costs: dict[int, int] = {}  # of a request, by registers
     best: list[tuple[int, int]] = [(0, 0)]  # time, requests
     start_of: list[int] = [0]
     for i in range(1, len(pieces) + 1):
         end = pieces[i - 1].end
         chosen: tuple[int, int, int] | None = None
         for j in range(i - 1, -1, -1):  # the last request reads pieces j to i-1
-            if end - pieces[j].start > longest or (j < i - 1 and not bridge.open(pieces[j].end, pieces[j + 1].start)):
+            if end - pieces[j].start > longest or (j < i - 1 and not goes_on[j]):
                 break
             if j < i - 1 and bridge.cut(pieces[j].start, end):
                 break  # a cut inside a single piece is not obeyed: the value would be torn
-            cost = timing.cost_ns(_payload(function, end - pieces[j].start))
-            option = (best[j][0] + cost, best[j][1] + 1, j)
+            count = end - pieces[j].start
+            if count not in costs:
+                costs[count] = timing.cost_ns(_payload(function, count))
+            option = (best[j][0] + costs[count], best[j][1] + 1, j)
             if chosen is None or option[:2] < chosen[:2]:
                 chosen = option
         assert chosen is not None  # a piece alone always fits

@@ -37,6 +37,21 @@ def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Pl
     Raises:
         ProfileError: the kernel refuses a point; the message names it.
     """
+    key = (block, tuple(map(id, points)), spec.ratio_ct, spec.ratio_pt, spec.reversed)
+    if key not in _COMPILED:
+        if len(_COMPILED) >= _COMPILED_AT_MOST:
+            _COMPILED.clear()
+        _COMPILED[key] = build_plan(block, points, spec), tuple(points)
+    return _COMPILED[key][0]
+
+
+# A plan has no state, so a hundred devices of one family share it. Points are known by identity: hold on to them.
+_COMPILED: dict[object, tuple[Plan, tuple[Point, ...]]] = {}
+_COMPILED_AT_MOST = 512
+
+
+def build_plan(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
+    """``compile_block`` without the memory."""
     plan = Plan(block.payload)
     for number in block.points:
         point = points[number]

@@ -3,7 +3,7 @@
 from drivers.profile.find import SITE_DIR, default_dirs, find_profile, list_profiles, shipped_dir
 from drivers.profile.loader import load_profile
 from drivers.profile.types import Fresh, Param, Profile, Resolved, Sample, Variant, concerned, select, swap_reversed
-from drivers.profile.vocabulary import Entry, Vocabulary, vocabulary
+from drivers.profile.words import Entry, Vocabulary, vocabulary
 
 __all__ = [
     "SITE_DIR",

@@ -24,7 +24,7 @@ from drivers.profile.samples import read_samples
 from drivers.profile.shape import MAX_WORDS, ORDERS, REGISTERS, Defaults
 from drivers.profile.types import Param, Profile, Sample, Variant
 from drivers.profile.variants import condition_error, holds, identity_holds
-from drivers.profile.vocabulary import vocabulary
+from drivers.profile.words import vocabulary
 
 VARIANT_KEYS = ("name", "firmware", "identity", "point", "repeat", "remove", "limits")
 _SAME = re.compile(r"device\.(vendor|model|serial|firmware|hardware|protocol)(\..*)?")

@@ -12,7 +12,7 @@ from drivers.model import KIND_CODES, PACES, Kind, Point
 from drivers.profile.complaints import Table, did_you_mean
 from drivers.profile.places import Path
 from drivers.profile.shape import BITS, INTEGERS, REGISTERS, Defaults, read_shape
-from drivers.profile.vocabulary import Entry, Vocabulary
+from drivers.profile.words import Entry, Vocabulary
 
 COMMON_KEYS = [
     "name",

@@ -11,7 +11,7 @@ from typing import Any
 
 from drivers.model import Limits, Point, ProfileError
 from drivers.profile.complaints import did_you_mean
-from drivers.profile.vocabulary import vocabulary
+from drivers.profile.words import vocabulary
 
 
 @dataclass(frozen=True, slots=True)

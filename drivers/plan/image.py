@@ -1,0 +1,87 @@
+"""Points read out of a register image: recorded dumps, samples of profiles, files that a technician sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from drivers.model import DeviceSpec, Kind, Point, Quality, Reading, Reason
+from drivers.plan.blocks import Block
+from drivers.plan.compiled import build_plan, text_of
+from drivers.profile import Profile, Resolved
+
+Image = Mapping[int, Mapping[int, int]]  # function (1 coils, 2 inputs, 3 holding, 4 input registers) -> address -> word
+
+
+def image_spec(profile: Profile, points: Sequence[Point], reversed: frozenset[str] = frozenset()) -> DeviceSpec:
+    """A spec for reading images: no stream, no periods, ratio 1."""
+    return DeviceSpec(
+        name="image",
+        stream="",
+        address="",
+        protocol=profile.protocol,
+        profile=profile.id,
+        points=tuple(points),
+        periods_ms=(0, 0, 0, 0, 0),
+        reversed=reversed,
+    )
+
+
+def image_bytes(point: Point, image: Image) -> bytes | None:
+    """The bytes that a device with this image would send for a point; None where a word is missing."""
+    words = image.get(point.function, {})
+    found = [words.get(a) for a in range(point.address, point.address + point.count)]
+    if any(w is None for w in found):
+        return None
+    if point.function >= 3:
+        return b"".join((w or 0).to_bytes(2) for w in found)
+    packed = sum(1 << i for i, w in enumerate(found) if w)
+    return packed.to_bytes((point.count + 7) // 8, "little")
+
+
+def read_image(image: Image, points: Sequence[Point], spec: DeviceSpec) -> tuple[list[Reading], list[str]]:
+    """Readings of all points whose registers are in the image, and the names of the others, in order of points."""
+    readings: list[Reading] = []
+    missing: list[str] = []
+    for number, point in enumerate(points):
+        raw = image_bytes(point, image)
+        if raw is None:
+            missing.append(point.name)
+            continue
+        readings.append(_reading(number, point, raw, points, spec))
+    return readings, missing
+
+
+def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spec: DeviceSpec) -> Reading:
+    if point.kind is Kind.TEXT:
+        text = text_of(point, raw)
+        return Reading(point.name, text, "", Quality.GOOD if text is not None else Reason.SENTINEL, raw)
+    block = Block(point.function, point.address, point.count, (number,))
+    ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)
+    value = None if quality >= min(Reason) else plain(mantissa, exponent)
+    return Reading(point.name, value, point.unit, quality, raw)
+
+
+def plain(mantissa: int, exponent: int) -> Decimal | int:
+    """mantissa * 10**exponent; an int where it is one."""
+    if exponent >= 0:
+        return mantissa * int(10**exponent)
+    digits = str(abs(mantissa))
+    value = Decimal((int(mantissa < 0), tuple(map(int, digits)), exponent))
+    return int(value) if value == value.to_integral_value() else value
+
+
+def resolve_image(
+    profile: Profile, image: Image, params: Mapping[str, int | str] | None = None, firmware: str | None = None
+) -> tuple[Resolved, dict[str, str]]:
+    """The points that fit the device an image was taken from, and the identity that its own registers give.
+
+    ``firmware`` overrides what the image says.
+    """
+    base = profile.resolve(params)
+    wanted = [p for p in base.points if p.name in profile.identity_points]
+    readings, _ = read_image(image, wanted, image_spec(profile, wanted))
+    identity = {r.name: str(r.value) for r in readings if r.value is not None}
+    if firmware is not None:
+        identity["device.firmware"] = firmware
+    return profile.resolve(params, identity.get("device.firmware"), identity), identity
