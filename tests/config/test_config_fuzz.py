@@ -19,7 +19,7 @@ from drivers.model import ConfigError
 HERE = Path(__file__).parent
 GOOD = (HERE / "good.toml").read_text()
 PROFILES = site_profiles(HERE / "profiles")
-QUIET = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def judge(folder: Path, blob: bytes) -> None:
