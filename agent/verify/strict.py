@@ -83,7 +83,7 @@ def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
     except ImportError:
         raise Refused("zstd", "compressed with zstd, and the package zstandard is not installed") from None
     try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw) as reader:
+        with zstandard.ZstdDecompressor(max_window_size=MAX_PACK_BYTES).stream_reader(raw) as reader:
             plain: bytes = reader.read(cap + 1)
     except (zstandard.ZstdError, MemoryError) as error:
         raise Refused("zstd", f"damaged zstd frame: {error}") from None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from agent.verify.report import Report, StreamReport, Verdict
+from agent.verify.report import Day, Report, StreamReport, Verdict
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
@@ -55,8 +55,13 @@ def _table(report: Report) -> Iterator[str]:
 
 def completeness(stream: StreamReport) -> str:
     """Readings got of those due while the device was not asleep; never rounded up to 100 %."""
-    due = sum(day.due - day.asleep for day in stream.days.values())
-    got = sum(day.got for day in stream.days.values())
+    return _share(stream.days.values())
+
+
+def _share(days: Iterable[Day]) -> str:
+    due, got = 0, 0
+    for day in days:
+        due, got = due + day.due - day.asleep, got + day.got
     if due <= 0:
         return "-"
     return "100 %" if got >= due else f"{min(got * 100 / due, 99.99):.2f} %"
@@ -72,7 +77,15 @@ def _notes(s: StreamReport) -> Iterator[str]:
         yield f"{s.stream}: sequence {hole.first} to {hole.last} stated lost, reason {hole.reason}"
     if s.gap_reasons:
         yield f"{s.stream}: gaps " + ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
+    for name, day in s.days.items() if len(s.days) > 1 else ():
+        if day.got < day.due - day.asleep:
+            yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
     yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
+    yield from _doubts(s)
+
+
+def _doubts(s: StreamReport) -> Iterator[str]:
+    """What is no fault, but worth knowing."""
     if s.clock_unsynced or s.clock_unknown:
         yield f"{s.stream}: clock not synchronised in {s.clock_unsynced} packs, unknown in {s.clock_unknown}"
     if s.clock_backward:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,14 @@ from agent.verify.files import find_files, read_lines, read_paths
 from drivers.model import BrokerError, UsageError
 
 PIN = Key().kid
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def catches_interrupts(pid: int) -> bool:
+    """Has the process the command's handlers in place (SIGTERM is only caught by those)?"""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def run(*args: object, stdin: bytes | None = None) -> Result:
@@ -117,6 +129,39 @@ def test_completeness_is_never_rounded_up() -> None:
     assert completeness(made) == "99.99 %"
     made.days["2026-11-24"] = Day(due=10, got=4, asleep=6)
     assert completeness(made) == "100 %"
+
+
+def test_days_that_are_not_complete_are_named(tmp_path: Path) -> None:
+    """UTC days; START is 04:15 on 2026-11-24."""
+    stream = Stream()
+    packs = [*stream.run(2), stream.gap(86_400, "absent"), stream.pack()]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(Key()), *packs]))
+    text = run(tmp_path, "--trust", PIN).output
+    first, second = (f"park7/gw01/inv1: 2026-11-{day} " for day in (24, 25))
+    assert first in text and second in text
+    facts = json.loads(run(tmp_path, "--trust", PIN, "--json").output)["streams"][stream.stream]["days"]
+    assert sum(day["gaps"] for day in facts.values()) == 2 * 17_280 + 1_440
+    assert [day["due"] - day["got"] - day["gaps"] for day in facts.values()] == [0, 0]
+
+
+@pytest.mark.broker
+def test_ctrl_c_ends_with_a_verdict(broker: Any) -> None:
+    """An interrupt is the usual way to end a verifier without --for."""
+    line = "from agent.cli.main import main; main()"
+    command = [sys.executable, "-c", line, "verify", "--broker", broker.url, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 10
+        while process.poll() is None and not catches_interrupts(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 6, err
+    assert json.loads(out)["verdict"] == "nothing to verify"
 
 
 @pytest.mark.parametrize(

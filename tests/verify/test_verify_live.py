@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from packs import Key, Stream, keys
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -215,3 +222,62 @@ def test_a_broker_that_never_answers() -> None:
         with pytest.raises(LiveError, match=r"no answer within 0.3 s"):
             Live(f"mqtt://127.0.0.1:{port}").start(timeout_s=0.3)
         assert time.monotonic() - start < 5
+
+
+def make_certificates(folder: Path) -> None:
+    """A CA and a certificate for 127.0.0.1 by it, as strict default contexts want them."""
+    now = datetime.now(UTC)
+    made: dict[str, ec.EllipticCurvePrivateKey] = {}
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+    for name in ("ca", "server"):
+        key = made[name] = ec.generate_private_key(ec.SECP256R1())
+        is_ca = name == "ca"
+        subject = ca_name if is_ca else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+        usage = dict.fromkeys(
+            (
+                "content_commitment",
+                "key_encipherment",
+                "data_encipherment",
+                "key_agreement",
+                "encipher_only",
+                "decipher_only",
+            ),
+            False,
+        )
+        built = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(ca_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(made["ca"].public_key()), critical=False)
+            .add_extension(
+                x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca, **usage), critical=True
+            )
+        )
+        if not is_ca:
+            names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            built = built.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        (folder / f"{name}.pem").write_bytes(built.sign(made["ca"], SHA256()).public_bytes(Encoding.PEM))
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / f"{name}.key").write_bytes(private)
+
+
+def test_tls_with_the_named_ca_and_with_none(make_broker: Callable[..., Any], tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    files = {"cafile": "ca.pem", "certfile": "server.pem", "keyfile": "server.key"}
+    tls = "allow_anonymous true\n" + "".join(f"{option} {tmp_path / name}\n" for option, name in files.items())
+    broker = make_broker(extra=tls)
+    url = broker.url.replace("mqtt://", "mqtts://")
+    live = Live(url, ca_file=tmp_path / "ca.pem")
+    live.start()
+    assert live.connections == 1 and live.stop().packs == 0
+    with pytest.raises(LiveError, match=r"certificate verify failed|CERTIFICATE_VERIFY_FAILED"):
+        Live(url).start()
+    with pytest.raises(LiveError, match="closes the connection") as refusal:
+        Live(broker.url).start()
+    assert "TLS" in refusal.value.hint
