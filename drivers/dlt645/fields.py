@@ -44,7 +44,7 @@ def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | No
 def read_moment(raw: bytes) -> str:
     """YYMMDDhhmm (5 bytes) or YYMMDDhhmmss (6), low byte first, as ISO 8601; "" where it is no date of the calendar."""
     digits = raw[::-1].hex()
-    if not digits.isdecimal():
+    if len(raw) not in (5, 6) or not digits.isdecimal():
         return ""
     parts = [int(digits[i : i + 2]) for i in range(0, len(digits), 2)]
     try:

@@ -19,7 +19,7 @@ READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
 READ_97, READ_NEXT_97, REREAD_97 = 0x01, 0x02, 0x03  # 1997
 ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # all that we ever send
 
-FUNCTIONS = {  # (2007, 1997): the low five bits of the control code
+FUNCTIONS = {  # the low five bits of the control code: up to 10h 1997, from 11h on 2007; 08h both
     0x01: "read",
     0x02: "read next",
     0x03: "reread",
@@ -53,6 +53,7 @@ ERROR_BITS = (
     "too many tariffs",
 )
 
+_IDENTIFIER_SIZES = {READ: 4, READ_NEXT: 4, 0x14: 4, READ_97: 2, READ_NEXT_97: 2, REREAD_97: 2, 0x04: 2}
 _MINUS_33 = bytes((i - 0x33) & 0xFF for i in range(256))
 _PLUS_33 = bytes((i + 0x33) & 0xFF for i in range(256))
 
@@ -114,8 +115,13 @@ class Frame:
         return self.raw[8] & MORE != 0
 
     @property
+    def _is_security(self) -> bool:
+        """03h of 2007 is security authentication (identifiers 07......), of 1997 rereading."""
+        return self.function == REREAD_97 and self.length >= 4 and self.data[3] == 0x07
+
+    @property
     def version(self) -> str:
-        return "2007" if self.function >= READ else "1997"
+        return "2007" if self.function >= READ or self._is_security else "1997"
 
     @property
     def error_code(self) -> int | None:
@@ -124,8 +130,10 @@ class Frame:
     @property
     def identifier(self) -> str:
         """The data identifier as the standard prints it (``00010000`` or ``9010``), "" where there is none."""
-        size = {READ: 4, READ_NEXT: 4, 0x14: 4, READ_97: 2, READ_NEXT_97: 2, REREAD_97: 2, 0x04: 2}.get(self.function)
-        if size is None or self.is_error or self.length < size:
+        size = _IDENTIFIER_SIZES.get(self.function, 0)
+        if self._is_security:
+            size = 4
+        if not size or self.is_error or self.length < size:
             return ""
         return self.data[size - 1 :: -1].hex().upper()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from drivers.dlt645.fields import Field, is_absent, read_moment, reading
-from drivers.dlt645.frames import Frame
+from drivers.dlt645.frames import READ, READ_97, READ_NEXT, READ_NEXT_97, REREAD_97, Frame
 from drivers.dlt645.tables import (
     DEMAND_UNITS,
     ENERGY_KINDS,
@@ -33,7 +33,7 @@ def decode_frame(frame: Frame) -> Readings:
         return ()
     if frame.reported_address:
         return (Reading("device.address.text", frame.reported_address, raw=frame.data, label="通信地址"),)
-    if not frame.identifier or frame.function in (0x14, 0x04):
+    if not frame.identifier or frame.function not in (READ, READ_NEXT, READ_97, READ_NEXT_97, REREAD_97):
         return ()
     return decode(frame.identifier, frame.payload)
 

@@ -180,6 +180,8 @@ def test_absent_and_impossible_digits_are_no_reading() -> None:
     assert (absent.value, absent.quality) == (None, Reason.SENTINEL)
     assert (invalid.value, invalid.quality) == (None, Reason.MISMATCH)
     assert (short.value, short.quality) == (None, Reason.MISMATCH)
+    for size in (1, 4, 7, 9):  # a demand without its time, found by a million mutated frames
+        assert [r.value for r in dlt645.decode("01010000", bytes(size))] == [None]
 
 
 def test_a_freeze_and_a_settlement_day_say_which_one() -> None:
@@ -198,6 +200,17 @@ def test_follow_on_frames_are_one_answer() -> None:
     lost = reply("0001FF00", bytes.fromhex("03000000"), control=0x92, tail=b"\x02")
     with pytest.raises(dlt645.FrameError, match="follow-on frame 2, wanted 1"):
         dlt645.join(dlt645.Parser().feed(first + lost))
+
+
+def test_writes_of_others_and_security_frames_are_explained_without_values() -> None:
+    write = reply("04000103", bytes.fromhex("02000000 78563412 15"), control=0x14)
+    code, found = decode("dlt645", write.hex())
+    assert (code, found["frame"]["function_name"], found["frame"]["di"]) == (0, "write", "04000103")
+    assert found["readings"] == []
+    _, found = decode("dlt645", reply("070000FF", bytes(20), control=0x03).hex())
+    assert (found["frame"]["version"], found["frame"]["di"]) == ("2007", "070000FF")
+    _, found = decode("dlt645", reply("9010", bytes(4), control=0x83).hex())
+    assert (found["frame"]["version"], values(found)) == ("1997", [0])
 
 
 # ------------------------------------------------------------------ the parser on a bad line
@@ -307,7 +320,23 @@ def test_any_bytes_decode_or_complain(stream: bytes) -> None:
 
 
 @given(
-    st.sampled_from(sorted(["00010000", "0001FF00", "02800002", "9010", "B630", "04000501", "05060101"])), st.binary()
+    st.sampled_from(
+        sorted(
+            [
+                "00010000",
+                "0001FF00",
+                "01010000",
+                "02800002",
+                "9010",
+                "B630",
+                "04000501",
+                "0400010C",
+                "05060101",
+                "05060901",
+            ]
+        )
+    ),
+    st.binary(),
 )
 def test_any_payload_decodes(identifier: str, payload: bytes) -> None:
     for r in dlt645.decode(identifier, payload):
