@@ -70,6 +70,7 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     conn.execute("PRAGMA cache_size = -2048")
     conn.execute("PRAGMA temp_store = MEMORY")
+    conn.execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted: wear, and WAL
     conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute("PRAGMA cell_size_check = ON")
     version = int(conn.execute("PRAGMA user_version").fetchone()[0])

@@ -22,7 +22,7 @@ from agent.store.intake import SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
 from agent.store.values import LossNote, Place, Usage, boot_hex
 
-MIN_SIZE_BYTES = 16 * 1024 * 1024
+MIN_SIZE_BYTES = 8 * 1024 * 1024
 
 
 class Store(Intake):
@@ -74,7 +74,7 @@ class Store(Intake):
         """
         path = Path(path)
         if max_size_bytes < MIN_SIZE_BYTES:
-            raise StoreError(f"max_size must be at least 16 MiB, not {max_size_bytes} bytes", where=str(path))
+            raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
         try:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             conn, quarantine = open_or_quarantine(path)
@@ -155,12 +155,18 @@ class Store(Intake):
             if tight:
                 self._checkpoint()
             else:
-                vacuum(self._conn, (16 << 20) // PAGE_BYTES)
+                vacuum(self._conn, min(16 << 20, self._max // 8) // PAGE_BYTES)
         except sqlite3.Error as error:
             raise explain(error, str(self._path)) from error
         finally:
-            self._ballast.take(SPARE_BYTES)
+            # with room inside the file, new packs need the reserve's space for the WAL; without, the next clean-up does
+            self._ballast.take(0 if tight and not self._roomy() else SPARE_BYTES)
         return self._pruner.losses()
+
+    def _roomy(self) -> bool:
+        with contextlib.suppress(sqlite3.Error):
+            return bool(self._conn.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES >= SPARE_BYTES)
+        return False
 
     def losses(self) -> list[LossNote]:
         """Losses that no pack states yet. Whoever starts must ask: they survive a kill."""

@@ -262,6 +262,7 @@ def vacuum(conn: sqlite3.Connection, spare_pages: int) -> int:
     free = conn.execute("PRAGMA freelist_count").fetchone()[0]
     if free <= max(spare_pages, pages // 4):
         return 0
-    conn.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    # it works a page a step and has no columns; of such statements execute() makes one step only
+    conn.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
     after: int = conn.execute("PRAGMA page_count").fetchone()[0]
     return int(pages) - after

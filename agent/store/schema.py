@@ -99,7 +99,8 @@ CREATE TABLE checkpoints (
 ) WITHOUT ROWID;
 """
 
-STEPS: tuple[tuple[str, str], ...] = (("0001_first", _FIRST),)  # append only; never edit what was released
+Steps = tuple[tuple[str, str], ...]  # name, SQL
+STEPS: Steps = (("0001_first", _FIRST),)  # append only; never edit what was released
 VERSION = len(STEPS)  # PRAGMA user_version of a current database
 
 # as sqlite-utils 4 makes it, so that it recognises a database that we made without it
@@ -110,33 +111,34 @@ CREATE TABLE "_sqlite_migrations" (
    "name" TEXT,
    "applied_at" TEXT
 );
-CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name" ON "_sqlite_migrations" ("migration_set", "name");
+CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
+    ON "_sqlite_migrations" ("migration_set", "name");
 """
 
 
-def create(conn: sqlite3.Connection) -> None:
+def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
     """Make all tables in an empty database."""
     conn.execute("BEGIN IMMEDIATE")
     _run(conn, _RECORDS)
-    for name, sql in STEPS:
+    for name, sql in steps:
         _run(conn, sql)
         conn.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)",
             (SET, name, str(datetime.now(UTC))),
         )
-    conn.execute(f"PRAGMA user_version = {VERSION}")
+    conn.execute(f"PRAGMA user_version = {len(steps)}")
     conn.execute("COMMIT")
 
 
-def upgrade(conn: sqlite3.Connection) -> None:
+def upgrade(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
     """Bring a database of an older version up to date."""
     from sqlite_utils import Database, Migrations
 
     migrations = Migrations(SET)
-    for name, sql in STEPS:
+    for name, sql in steps:
         migrations(name=name)(_step(sql))
     migrations.apply(Database(conn))
-    conn.execute(f"PRAGMA user_version = {VERSION}")
+    conn.execute(f"PRAGMA user_version = {len(steps)}")
 
 
 def _step(sql: str) -> Callable[[Any], None]:

@@ -1,0 +1,1 @@
+"""The store's tests share `pack_kit`."""

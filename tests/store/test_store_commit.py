@@ -1,0 +1,342 @@
+"""What is committed is there, whole, identical and in order; what fails leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pack_kit import BOOT, POINTS, Maker, Pack
+from sqlite_utils import Database, Migrations
+
+from agent.outbox import Ack
+from agent.store import Store, StoreBusy, StoreError, StoreNewer, schema
+from agent.store.body import Codec, compressible, make_dictionary, payload_hash
+
+DESTINATIONS = ("platform", "regulator")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "store.db"
+
+
+def open_store(path: Path, *destinations: str) -> Store:
+    return Store.open(path, 64 << 20, destinations=destinations or DESTINATIONS)
+
+
+# --- the file
+
+
+def test_the_promises_are_asserted_at_open(path: Path) -> None:
+    """Durable by default, and whoever asks is told how. # field pain 48, field pain 54, field pain 59"""
+    store = open_store(path)
+    ask = lambda pragma: store._conn.execute(f"PRAGMA {pragma}").fetchone()[0]  # noqa: E731
+    assert [ask(p) for p in ("journal_mode", "synchronous", "auto_vacuum", "page_size")] == ["wal", 2, 2, 4096]
+    assert "WAL, synchronous FULL" in store.usage().settings and store.usage().path == str(path)
+    assert path.stat().st_mode & 0o777 == 0o640
+    store.close()
+
+
+def test_an_ordinary_start_does_not_import_sqlite_utils(path: Path) -> None:
+    code = f"import sys; from agent.store import Store; Store.open({str(path)!r}).close(); print(*sys.modules)"
+    for start in ("first", "second"):
+        got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+        assert "sqlite_utils" not in got.stdout.split(), start
+
+
+def shape(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+    return conn.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%' ORDER BY name"
+    ).fetchall()
+
+
+def test_a_new_database_is_what_sqlite_utils_would_have_made() -> None:
+    ours, theirs = (sqlite3.connect(":memory:", isolation_level=None) for _ in range(2))
+    schema.create(ours)
+    schema.upgrade(theirs)
+    assert shape(ours) == shape(theirs)
+    migrations = Migrations(schema.SET)
+    for name, _ in schema.STEPS:
+        migrations(name=name)(lambda db: None)
+    assert migrations.pending(Database(ours)) == [], "it takes our database for migrated"
+    assert ours.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION == len(schema.STEPS)
+
+
+def test_an_older_database_is_brought_up_to_date_and_keeps_its_rows() -> None:
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    schema.create(conn)
+    conn.execute("INSERT INTO meta VALUES ('kept', 1)")
+    more = (*schema.STEPS, ("0002_more", "CREATE TABLE more (a); CREATE INDEX more_a ON more (a);"))
+    schema.upgrade(conn, more)
+    assert conn.execute("PRAGMA user_version").fetchone()[0] == 2
+    assert conn.execute("SELECT value FROM meta WHERE name = 'kept'").fetchone() == (1,)
+    assert {"more", "more_a"} <= {name for name, _ in shape(conn)}
+    broken = (*more, ("0003_broken", "CREATE TABLE half (a); CREATE TABLE more (a);"))
+    with pytest.raises(sqlite3.OperationalError):
+        schema.upgrade(conn, broken)
+    assert "half" not in {name for name, _ in shape(conn)}, "a step that fails leaves nothing"
+
+
+def test_a_database_of_a_newer_version_is_left_alone(path: Path) -> None:
+    open_store(path).close()
+    conn = sqlite3.connect(path)
+    conn.execute("PRAGMA user_version = 99")
+    conn.close()
+    with pytest.raises(StoreNewer, match="schema 99"):
+        open_store(path)
+    conn = sqlite3.connect(path)
+    assert conn.execute("PRAGMA user_version").fetchone() == (99,)
+    conn.close()
+    assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.ballast"], "and it is not called damaged"
+
+
+def test_a_second_agent_is_told_so_at_once(path: Path) -> None:
+    """One writer, and a lock is an error that can be tried again, not a loop. # field pain 45"""
+    store = open_store(path)
+    code = (
+        "import sqlite3; import agent.store.database as d; d.BUSY_MS = 50\n"
+        f"from agent.store import *\ntry: Store.open({str(path)!r})\nexcept StoreBusy as e: print(e.retry, e)"
+    )
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert got.stdout.startswith("True") and "second agent" in got.stdout
+    store.close()
+    open_store(path).close()
+    assert StoreBusy.retry
+
+
+def test_places_that_cannot_hold_a_store_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=f"{tmp_path}/file.*state directory cannot be used"):
+        Store.open(tmp_path / "file" / "store.db")
+    with pytest.raises(StoreError, match="at least 8 MiB"):
+        Store.open(tmp_path / "store.db", max_size_bytes=1 << 20)
+
+
+# --- the body of a pack
+
+
+@given(st.binary(max_size=300), st.binary(min_size=32, max_size=32), st.booleans())
+def test_any_bytes_come_back_identical(data: bytes, digest: bytes, known: bool) -> None:
+    codec = Codec()
+    number, left_out, body = codec.pack(data, digest, digest if known else None)
+    assert codec.unpack(number, body, digest if left_out else None) == data
+
+
+TRICKS = st.lists(
+    st.sampled_from(
+        [
+            b'{"birth":"',
+            b'"prev":"',
+            b',"sig":"',
+            b"..",
+            b'"',
+            b"A" * 43,
+            b"B" * 86,
+            b"-_" * 21 + b"8",
+            b"=" * 43,
+            b"{}",
+            b"}",
+        ]
+    ),
+    max_size=12,
+).map(b"".join)
+
+
+@given(TRICKS, st.binary(min_size=32, max_size=32))
+def test_bytes_that_look_like_packs_come_back_identical(data: bytes, digest: bytes) -> None:
+    codec = Codec()
+    for birth in (None, digest, b"\0" * 32):
+        number, left_out, body = codec.pack(data, digest, birth)
+        assert codec.unpack(number, body, birth if left_out else None) == data
+
+
+@given(st.data())
+def test_packs_come_back_identical_with_any_dictionary(data: st.DataObject) -> None:
+    make = Maker(points=POINTS[: data.draw(st.integers(1, 50))], ticks=data.draw(st.integers(1, 4)))
+    packs = [make(birth=True), *(make() for _ in range(4))]
+    codec = Codec()
+    if data.draw(st.booleans()):
+        raw = make_dictionary([pack.data for pack in packs[1:]])
+        codec.learn(1, raw)
+        codec.use(1, raw)
+    for pack in packs:
+        number, left_out, body = codec.pack(pack.data, pack.hash, packs[0].hash)
+        assert left_out == (not pack.is_birth)
+        assert codec.unpack(number, body, packs[0].hash if left_out else None) == pack.data
+        assert payload_hash(pack.data) == pack.hash
+    assert packs[1].data.count(b'"prev":"A') >= 0 and len(compressible(packs[1].data)) < len(packs[1].data) - 150
+
+
+@given(st.binary(max_size=200), st.integers(0, 3))
+def test_damaged_bodies_are_refused_not_believed(body: bytes, number: int) -> None:
+    make = Maker()
+    good = Codec().pack(make().data, make.made[0].hash)[2]
+    for bad in (body, good[:50] + body, good[:-3]):
+        if bad != good:
+            with pytest.raises(ValueError, match="body"):
+                Codec().unpack(number, bad, None)
+
+
+# --- packs, heads, outboxes
+
+
+def test_heads_packs_and_outboxes_move_together(path: Path) -> None:
+    store, make = open_store(path), Maker()
+    first = store.commit([make(birth=True), make()])
+    second = store.commit([make()], {"platform": first})
+    assert [*first, *second] == [1, 2, 3]
+    head = store.heads()["park7/gw01/inv1"]
+    last = make.made[-1]
+    assert (head.boot, head.seq, head.hash, head.to_ms) == (BOOT, 3, last.hash, last.to_ms)
+    assert (head.birth, head.ring_id, head.ring_pos) == (make.made[0].hash, 1 << 63 | 5, 300)
+    assert [item.id for item in store.pending("platform")] == [3]
+    assert [item.data for item in store.pending("regulator")] == [p.data for p in make.made]
+    assert store.usage().pending == {"platform": 1, "regulator": 3}
+    store.close()
+    again = open_store(path)
+    assert again.heads() == {"park7/gw01/inv1": head}
+    assert [p.data for p in again.packs(make.stream, BOOT, 2, 99)] == [p.data for p in make.made[1:]]
+    assert list(again.packs(make.stream, BOOT, 4, 9)) == list(again.packs("x", BOOT, 1, 9)) == []
+    assert again.usage().pending == {"platform": 1, "regulator": 3}
+    again.close()
+
+
+@pytest.mark.parametrize("fault", ["loss without its pack", "sequence that goes back", "unknown destination"])
+def test_a_commit_that_fails_leaves_nothing(path: Path, fault: str) -> None:
+    store, make, other = open_store(path), Maker(), Maker("park7/gw01/inv2")
+    store.commit([make(birth=True), make(), other(birth=True)])
+    store._conn.execute("INSERT INTO losses VALUES (9, 2, 1, 1, 1, 0, 0, x'00', 'size_cap', NULL)")
+    before = (store.heads(), store.pending("platform"), store.usage().pending)
+    late = Pack(make.stream, BOOT, 2, 0, 0, bytes(32), False, b"{}")
+    with pytest.raises((ValueError, KeyError)):
+        if fault == "loss without its pack":
+            store.commit([make()], {"platform": [1]}, stated=[9])
+        elif fault == "sequence that goes back":
+            store.commit([late], {"platform": [1]})
+        else:
+            store.commit([make()], {"nobody": [1]})
+    assert before == (store.heads(), store.pending("platform"), store.usage().pending)
+    make.seq = 2
+    assert store.commit([make()]) == [4], "and the next one goes on as if nothing had been"
+    store.close()
+
+
+def test_an_outbox_is_read_in_pages_of_count_and_bytes(path: Path) -> None:
+    store, make = open_store(path, "platform"), Maker(pad=1000)
+    ids = store.commit([make() for _ in range(10)])
+    assert [i.id for i in store.pending("platform", 0, 3)] == ids[:3]
+    assert [i.id for i in store.pending("platform", ids[2], 100)] == ids[3:]
+    size = len(make.made[0].data)
+    assert len(store.pending("platform", 0, 100, int(size * 3.5))) == 3
+    assert len(store.pending("platform", 0, 100, 1)) == 1, "one at least, or a large pack would never leave"
+    assert store.pending("platform", ids[-1]) == []
+    store.close()
+
+
+def test_a_destination_that_comes_back_finds_its_outbox(path: Path) -> None:
+    store, make = open_store(path), Maker()
+    ids = store.commit([make()])
+    store.close()
+    store = open_store(path, "platform")
+    store.commit([make()], {"platform": ids})
+    store.close()
+    store = open_store(path)
+    assert [i.id for i in store.pending("regulator")] == [1], "what was sealed meanwhile was never owed to it"
+    assert [i.id for i in store.pending("platform")] == [2]
+    store.close()
+
+
+def test_the_newest_birth_of_each_stream(path: Path) -> None:
+    store = open_store(path)
+    makers = [Maker(f"park7/gw01/d{n}") for n in range(5)]
+    for make in makers:
+        store.commit([make(birth=True), make(), make(birth=True), make()])
+    wanted = [make.made[2].data for make in makers]
+    assert [b.data for b in store.births()] == wanted
+    assert all(b.is_birth for b in store.births())
+    walked, after = [], ""
+    while page := store.births(after, 2):
+        walked += [b.data for b in page]
+        after = page[-1].stream
+    assert walked == wanted
+    store.close()
+
+
+def test_an_ack_covers_only_what_is_ours(path: Path) -> None:
+    store, make = open_store(path), Maker()
+    ids = store.commit([make(birth=True), *(make() for _ in range(5))])
+    third = make.made[2]
+    good = Ack(make.stream, BOOT, 1, 3, third.hash)
+    assert store.covered("platform", good) == (ids[:3], None)
+    for wrong in (
+        Ack(make.stream, BOOT, 1, 3, make.made[3].hash),
+        Ack(make.stream, BOOT, 1, 9, third.hash),
+        Ack(make.stream, "0" * 16, 1, 3, third.hash),
+        Ack("park7/gw01/inv2", BOOT, 1, 3, third.hash),
+    ):
+        found, why = store.covered("platform", wrong)
+        assert found == [] and why
+    store.commit((), {"platform": ids[:2]})
+    assert store.covered("platform", good) == (ids[2:3], None)
+    assert store.covered("regulator", good) == (ids[:3], None)
+    store.close()
+
+
+def test_small_packs_learn_a_dictionary_and_stay_readable(path: Path) -> None:
+    store, makers = open_store(path), [Maker(f"park7/gw01/d{n}", POINTS) for n in range(4)]
+    for make in makers:
+        store.commit([make(birth=True)])
+    for _ in range(40):
+        store.commit([make() for make in makers])
+    count = store._conn.execute("SELECT count(*), max(dictionary) FROM packs WHERE dictionary > 0").fetchone()
+    assert count[0] > 50 and count[1] == 1
+    store.close()
+    store = open_store(path)
+    for make in makers:
+        assert [p.data for p in store.packs(make.stream, BOOT, 1, 99)] == [p.data for p in make.made]
+    store.close()
+
+
+def test_point_tables_of_a_ring(path: Path) -> None:
+    store = open_store(path)
+    ring, table = (1 << 64) - 3, {"points": [{"n": "ac.power.active", "label": "1#车间"}]}
+    store.register_table(ring, 7, "park7/gw01/inv1", table)
+    store.register_tables(ring, [(7, "park7/gw01/inv1", table), (8, "park7/gw01/inv2", table)])
+    with pytest.raises(ValueError, match="already park7/gw01/inv1"):
+        store.register_table(ring, 7, "park7/gw01/inv1", {"points": []})
+    store.register_table(5, 0, "park7/gw01/_gateway", {"points": []})
+    store.close()
+    store = open_store(path)
+    assert {n: (t.stream, t.document) for n, t in store.tables(ring).items()} == {
+        7: ("park7/gw01/inv1", table),
+        8: ("park7/gw01/inv2", table),
+    }
+    store.forget_rings([5])
+    assert store.tables(ring) == {} and list(store.tables(5)) == [0]
+    assert store._conn.execute("SELECT count(*) FROM documents").fetchone() == (1,)
+    store.close()
+
+
+def test_the_small_shelves(path: Path) -> None:
+    store = open_store(path)
+    assert store.key_record() is None
+    store.add_key_record(1, b"one")
+    store.add_key_record(2, b"two")
+    assert store.key_record() == (2, b"two")
+    store.add_checkpoint(0, 1, 1000, b"a")
+    store.add_checkpoint(1, 1, 1000, b"b")
+    store.add_checkpoint(0, 2, 2000, b"c")
+    assert store.checkpoints(0, 1500) == [(0, 1, b"a"), (1, 1, b"b")]
+    assert store.newest_checkpoints() == [(0, 2, b"c"), (1, 1, b"b")]
+    store.add_event(5, "clock_step", {"old": 1}, "park7/gw01/inv1")
+    store.add_event(9, "start", {})
+    assert store.events(0, 9) == [(5, "park7/gw01/inv1", "clock_step", {"old": 1})]
+    store.add_config("abc", 5, b"[site]")
+    store.add_config("abc", 6, b"[site]")
+    store.close()

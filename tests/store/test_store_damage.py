@@ -1,0 +1,207 @@
+"""Damage is set aside and said; a killed writer loses nothing that it was told is on the disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pack_kit import BOOT, Maker
+
+from agent.store import Store, StoreBusy, StoreDamaged, StoreFull
+from agent.store.database import PAGE_BYTES
+from agent.store.errors import explain
+
+CAP = 64 << 20
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def filled(path: Path, packs: int = 300) -> Maker:
+    make = Maker()
+    store = Store.open(path, CAP, destinations=["platform"])
+    store.commit([make(birth=True)])
+    for _ in range(packs):
+        store.commit([make()])
+    store.close()
+    return make
+
+
+def pages_of(path: Path, table: str) -> list[int]:
+    conn = sqlite3.connect(path)
+    try:
+        return [n for (n,) in conn.execute("SELECT pageno FROM dbstat WHERE name = ? ORDER BY pageno", (table,))]
+    except sqlite3.OperationalError:
+        pytest.skip("this SQLite has no dbstat to find pages with")
+    finally:
+        conn.close()
+
+
+def scribble(path: Path, page: int) -> None:
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE_BYTES)
+        file.write(random.Random(page).randbytes(PAGE_BYTES))
+
+
+def test_a_damaged_database_is_set_aside_and_its_heads_go_on(path: Path) -> None:
+    """The agent starts, says so, and the chain names what is known. # field pain 52, field pain 57"""
+    make = filled(path)
+    for page in pages_of(path, "packs")[1:]:
+        scribble(path, page)
+    store = Store.open(path, CAP, destinations=["platform"])
+    found = store.quarantine
+    assert found is not None and Path(found.path).exists() and ".damaged-" in found.path
+    head = store.heads()[make.stream]
+    assert (head.boot, head.seq, head.hash, head.birth) == (BOOT, 301, make.made[-1].hash, None)
+    assert head.ring_pos == make.made[-1].ring_pos, "the ring is not sealed a second time"
+    assert store.pending("platform") == []
+    store.commit([make(birth=True), make()])
+    store.close()
+    again = Store.open(path, CAP, destinations=["platform"])
+    assert again.quarantine is None and [p.seq for p in again.packs(make.stream, BOOT, 1, 999)] == [302, 303]
+    again.close()
+
+
+@pytest.mark.parametrize("fault", ["no database", "cut short", "header", "schema"])
+def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str) -> None:
+    """# field pain 52, field pain 56"""
+    filled(path, 50)
+    if fault == "no database":
+        path.write_bytes(b"this was a database once\n" * 1000)
+    elif fault == "cut short":
+        os.truncate(path, 3 * PAGE_BYTES)
+    elif fault == "header":
+        with path.open("r+b") as file:
+            file.write(bytes(100))
+    else:
+        scribble(path, 1)
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is not None and "damaged" in store.quarantine.path
+    make = Maker()
+    assert store.commit([make(birth=True)]) == [1]
+    store.close()
+    assert len(list(path.parent.glob("*.damaged-*Z"))) == 1
+
+
+def test_an_empty_file_and_an_orphaned_wal_are_a_new_database(path: Path) -> None:
+    path.touch()
+    path.with_name(path.name + "-wal").write_bytes(b"left by a file that is gone" * 100)
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is None and store.commit([Maker()(birth=True)]) == [1]
+    store.close()
+
+
+def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
+    """Neither does it come back for ever. # field pain 57"""
+    make = filled(path, 10)
+    conn = sqlite3.connect(path)
+    conn.execute(
+        "UPDATE packs SET body = CAST(substr(body, 1, 120) || x'00' || substr(body, 122) AS BLOB)"
+        " WHERE seq IN (4, 5, 9)"
+    )
+    conn.commit()
+    conn.close()
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert [i.id for i in store.pending("platform")] == [1, 2, 3, 6, 7, 8, 10, 11]
+    assert [p.seq for p in store.packs(make.stream, BOOT, 1, 99)] == [1, 2, 3, 6, 7, 8, 10, 11]
+    notes = [(n.first, n.last, n.hash, n.reason) for n in store.losses()]
+    assert notes == [(4, 5, make.made[4].hash, "damaged"), (9, 9, make.made[8].hash, "damaged")]
+    assert store.lost_packs == 3
+    store.close()
+
+
+def test_damage_under_a_running_agent_is_an_error_with_a_way_out(path: Path) -> None:
+    make = filled(path, 300)
+    pages = pages_of(path, "packs_seq")
+    store = Store.open(path, CAP, destinations=["platform"])
+    for page in pages:
+        scribble(path, page)
+    with pytest.raises(StoreDamaged, match=r"damaged.*Restart the agent"):
+        for _ in range(20):
+            store.commit([make()])
+            store._conn.execute("PRAGMA shrink_memory")
+    assert store.check() != []
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_FULL, StoreFull),
+        (sqlite3.SQLITE_BUSY, StoreBusy),
+        (sqlite3.SQLITE_IOERR_FSYNC, StoreBusy),
+        (sqlite3.SQLITE_IOERR_WRITE, StoreBusy),
+        (sqlite3.SQLITE_CORRUPT, StoreDamaged),
+        (sqlite3.SQLITE_NOTADB, StoreDamaged),
+    ],
+)
+def test_each_error_of_sqlite_has_its_own(code: int, kind: type[Exception]) -> None:
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorcode = code
+    found = explain(error, "/var/lib/meterhouse/store.db")
+    assert type(found) is kind and str(found).startswith("/var/lib/meterhouse/store.db: ")
+
+
+WRITER = """
+import sys
+sys.path[:0] = [{root!r}, {here!r}]
+from pack_kit import Maker
+from agent.store import Store
+store = Store.open({path!r}, 64 << 20, destinations=["platform"])
+makers = [Maker(f"park7/gw01/d{{n}}", boot=sys.argv[1]) for n in range(3)]
+heads = store.heads()
+for make in makers:
+    if make.stream in heads:
+        make.seq = heads[make.stream].seq
+confirmed = []
+first = True
+while True:
+    packs = [make(birth=first) for make in makers] + [make() for make in makers]
+    first = False
+    confirmed = store.commit(packs, {{"platform": confirmed[::2]}})
+    print(packs[-1].seq, confirmed[-1], flush=True)
+"""
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_kill_dash_nine_loses_nothing_that_was_committed(path: Path, rounds: int) -> None:
+    """Whatever commit returned for is there, whole and once, and the next start goes on from it. # field pain 51"""
+    code = WRITER.format(root=str(HERE.parent.parent), here=str(HERE), path=str(path))
+    dice = random.Random(rounds)
+    promised = (0, 0)
+    for number in range(rounds):
+        boot = f"{number + 1:016x}"
+        with subprocess.Popen([sys.executable, "-c", code, boot], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for _ in range(dice.randint(1, 40)):
+                line = process.stdout.readline()
+                assert line, "the writer failed"
+            process.send_signal(signal.SIGKILL)
+            lines = [line, *(rest for rest in process.stdout.read().splitlines() if len(rest.split()) == 2)]
+        promised = (int(lines[-1].split()[0]), int(lines[-1].split()[1]))
+        store = Store.open(path, CAP, destinations=["platform"])
+        assert store.quarantine is None
+        heads = store.heads()
+        assert len({head.seq for head in heads.values()}) == 1, "a tick is committed as one"
+        assert heads["park7/gw01/d0"].seq >= promised[0]
+        newest = store._conn.execute("SELECT max(id) FROM packs").fetchone()[0]
+        assert newest >= promised[1]
+        for name, head in heads.items():
+            seqs = [row[0] for row in store._conn.execute(
+                "SELECT p.seq FROM packs p JOIN streams s ON s.id = p.stream WHERE s.name = ? ORDER BY p.seq", (name,)
+            )]  # fmt: skip
+            assert seqs == list(range(1, head.seq + 1)), "no hole, nothing twice"
+            assert head.boot == boot and head.birth is not None
+        store.close()
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.check() == []
+    store.close()
