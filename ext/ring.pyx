@@ -7,8 +7,8 @@ from typing import NamedTuple
 from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
-from posix.unistd cimport close
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
 
 cdef char *MAGIC = b"MHRING\r\n"
 cdef uint32_t VERSION = 1
@@ -16,10 +16,7 @@ cdef size_t PAGE = 4096
 cdef uint64_t MIN_SIZE = 64 * 1024
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 40
 
-ANSWER = KIND_ANSWER
-GAP = KIND_GAP
-TEXT = KIND_TEXT
-EVENT = KIND_EVENT
+ANSWER, GAP, TEXT, EVENT = KIND_ANSWER, KIND_GAP, KIND_TEXT, KIND_EVENT
 
 assert sizeof(Header) == 320 and sizeof(Head) == 32 and sizeof(Slot) == 16
 
@@ -64,8 +61,6 @@ cdef class Ring:
         cdef uint64_t slots
         if not MIN_SIZE <= size_bytes <= MAX_SIZE:
             raise ValueError(f"{path}: a ring has {MIN_SIZE} to {MAX_SIZE} bytes, got {size_bytes}")
-        if len(table_hash) != 32:
-            raise ValueError(f"{path}: table_hash has 32 bytes, got {len(table_hash)}")
         slots = 1 << ((size_bytes // sizeof(Slot)).bit_length() - 1)
         path = os.fspath(path)
         draft = f"{path}.new{os.getpid()}"
@@ -86,7 +81,7 @@ cdef class Ring:
             ring.map.h.boot = boot
             ring.map.h.writer_pid = os.getpid()
             ring.map.mask = slots - 1
-            memcpy(ring.map.h.table_hash, <const char *>table_hash, 32)
+            ring.table_hash = table_hash
             mh_fence_release()
             memcpy(ring.map.h.magic, MAGIC, 8)
             os.rename(draft, path)

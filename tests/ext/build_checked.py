@@ -76,7 +76,12 @@ def sanitizers(folder: Path) -> tuple[list[str], dict[str, str]]:
     names = [f"-print-file-name={name}.so" for name in ("libasan", "libubsan", "libstdc++")]
     libraries = [subprocess.check_output([compiler, name], text=True).strip() for name in names]
     preload = " ".join(str(Path(library).resolve()) for library in libraries)
-    return SANITIZERS, {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    report = f"log_path={folder}/report"  # pytest would swallow what is said on stderr at the end of all things
+    return SANITIZERS, {
+        "LD_PRELOAD": preload,
+        "ASAN_OPTIONS": f"detect_leaks=0:{report}",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:{report}",
+    }
 
 
 def main(arguments: list[str]) -> int:
@@ -88,7 +93,11 @@ def main(arguments: list[str]) -> int:
         environment |= {"MH_BOUNDS": str(folder), "PYTHONPATH": str(folder), "PYTHONMALLOC": "malloc"}
         command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
         command += ["--timeout", "600", str(ROOT / "tests/ext"), *arguments]
-        return subprocess.run(command, cwd=folder, env=os.environ | environment, check=False).returncode
+        result = subprocess.run(command, cwd=folder, env=os.environ | environment, check=False).returncode
+        for report in sorted(folder.glob("report*")):
+            print(report.read_text(errors="replace")[:4000], file=sys.stderr)
+            result = result or 1
+        return result
     finally:
         shutil.rmtree(folder)
 

@@ -1,0 +1,100 @@
+"""What holds for every kernel: it imports nothing of ours but other kernels, and its loops do not touch Python."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+EXT = Path(__file__).parents[2] / "ext"
+SOURCES = sorted(EXT.glob("*.pyx"))
+SHARED = sorted(EXT.glob("*.pxd"))
+IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w., ]+))")
+OUTSIDE = {"cpython", "fcntl", "libc", "os", "posix", "typing"}
+HEAD = "# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True"
+
+
+@pytest.mark.parametrize("source", SOURCES + SHARED, ids=lambda p: p.name)
+def test_ext_imports_nothing_of_ours(source: Path) -> None:
+    """Import-linter does not see a ``cimport``; a kernel stands on C, the standard library and other kernels."""
+    for number, line in enumerate(source.read_text().splitlines(), 1):
+        if found := IMPORT.match(line):
+            for name in re.split(r"[ ,]+", found[1] or found[2]):
+                root = name.split(".")[0]
+                assert root in OUTSIDE | {"ext"}, f"{source.name}:{number}: {line.strip()}"
+                if root == "ext":
+                    assert (EXT / f"{name.split('.')[1]}.pxd").exists(), f"{source.name}:{number}: {line.strip()}"
+
+
+@pytest.mark.parametrize("source", SOURCES + SHARED, ids=lambda p: p.name)
+def test_directives_are_in_the_head(source: Path) -> None:
+    """Also of a .pxd: its inline functions are compiled with its own directives."""
+    assert source.read_text().startswith(HEAD)
+    assert len(source.read_text().splitlines()) < 400
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_each_kernel_has_its_stub(source: Path) -> None:
+    assert source.with_suffix(".pyi").exists()
+
+
+def without_gil(source: Path) -> list[int]:
+    """Numbers of the lines under a ``nogil``, of functions and of blocks."""
+    lines, found, inside = source.read_text().splitlines(), [], -1
+    for number, line in enumerate(lines, 1):
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and indent <= inside:
+            inside = -1
+        if inside >= 0:
+            found.append(number)
+        elif re.search(r"\bnogil:\s*(#.*)?$", line):
+            inside = indent
+    return found
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the annotated page and the C code of each kernel."""
+    build = pytest.importorskip("Cython.Build", reason="cython is not installed here")
+    folder = tmp_path_factory.mktemp("annotated") / "ext"
+    folder.mkdir()
+    for source in [*SOURCES, *SHARED, EXT / "__init__.py"]:
+        shutil.copy(source, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        build.cythonize([f"ext/{s.name}" for s in SOURCES], annotate=True, quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_no_line_under_nogil_touches_python(pages: Path, source: Path) -> None:
+    page = (pages / f"{source.stem}.html").read_text()
+    scores = {
+        int(line): int(score)
+        for score, line in re.findall(r'<pre class="cython line score-(\d+)"[^>]*>.*?<span class="">(\d+)</span>', page)
+    }
+    text = source.read_text().splitlines()
+    assert len(scores) == len(text), "the page lists every line"
+    assert max(scores.values()) > 0, "and scores those that do touch Python"
+    yellow = [f"{source.name}:{n}: {text[n - 1].strip()}" for n in without_gil(source) if scores[n]]
+    assert not yellow
+    assert source.stem in ("clock", "ring") or without_gil(source)
+
+
+@pytest.mark.parametrize("shared", SHARED, ids=lambda p: p.stem)
+def test_no_inline_function_touches_python(pages: Path, shared: Path) -> None:
+    """What a .pxd holds is on no annotated page: its functions are looked up in the C code."""
+    code = "".join(unescape(path.read_text()) for path in [*pages.glob("*.c"), *pages.glob("*.cpp")])
+    names = re.findall(r"^cdef inline [^(]*?(\w+)\(", shared.read_text(), re.MULTILINE)
+    assert names
+    for name in names:
+        pattern = rf"__pyx_f_3ext_\d+{shared.stem}_{name}\([^;{{]*\) \{{\n(.*?)\n\}}\n"
+        bodies = re.findall(pattern, code, re.DOTALL)
+        assert bodies, f"{name} of {shared.name} is used by no kernel"
+        for body in bodies:
+            plain = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
+            touched = set(re.findall(r"\b(?:Py[A-Z_]\w*|__Pyx_\w+)", plain)) - {"Py_ssize_t"}
+            assert not touched, f"{name} of {shared.name} touches {touched}"
