@@ -43,6 +43,8 @@ class ByteLink:
         self._request: Request | None = None  # the one that is out
         self._done: asyncio.Future[Answer | LineError] | None = None
         self._unasked_ns = 0
+        self._give_up_ns = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._active_ns = time.monotonic_ns()  # when the line was last not silent
         self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns up to which its old answer may come
@@ -96,11 +98,13 @@ class ByteLink:
         if (broken := self._send(request)) is not None:
             return broken
         wire_s = (len(request.frame) + request.expect) * char_s
-        timer = self._loop.call_later(manners.timeout_s + wire_s, self._expire, done, request, manners)
+        deadline_s = manners.timeout_s + wire_s
+        self._give_up_ns = time.monotonic_ns() + int((deadline_s + LONGEST_NOISE_S) * 1e9)
+        self._timer = self._loop.call_later(deadline_s, self._expire, done, request, manners)
         try:
             return await done
         finally:
-            timer.cancel()
+            self._timer.cancel()
             if not done.done() or done.cancelled():
                 self.abandon()
 
@@ -217,6 +221,10 @@ class ByteLink:
     def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, manners: Manners) -> None:
         if done is not self._done or done.done():
             return
+        now_ns = time.monotonic_ns()
+        if self._heard and now_ns - self._active_ns < _ONE_FRAME_NS and now_ns < self._give_up_ns:
+            self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, manners)
+            return  # it is in the middle of its answer
         self._request = None
         verdict = request.find(self._heard, True)
         if isinstance(verdict, bytes):  # an answer behind bytes that looked like the begin of one
@@ -225,7 +233,6 @@ class ByteLink:
         if not self._heard:
             self.silent += 1
         self._suspects.add(request.unit)
-        now_ns = time.monotonic_ns()
         self._active_ns = max(self._active_ns, now_ns - 1)
         if manners.late_s:
             self._late_until[request.unit] = now_ns + int(manners.late_s * 1e9)

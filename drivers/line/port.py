@@ -81,6 +81,11 @@ class _SerialPort(Port):
         try:
             os.set_blocking(fd, False)
             fcntl.ioctl(fd, termios.TIOCEXCL)
+            try:  # FTDI adapters collect bytes for 16 ms otherwise
+                self._serial.set_low_latency_mode(True)
+                self.notes["latency"] = "low"
+            except (ValueError, OSError):
+                pass  # most other ports know no such mode and do not need it
             if rs485:
                 self._switch_transmitter()
             self.apply(setting)

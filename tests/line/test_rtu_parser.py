@@ -138,6 +138,13 @@ def test_a_short_answer_is_no_success() -> None:
     assert isinstance(verdict, MismatchError) and "2 bytes" in str(verdict) and "8 were asked" in str(verdict)
 
 
+def test_an_answer_within_a_frame_of_somebody_else_is_not_ours() -> None:
+    """field pain 13: sound frames of others are skipped as a whole, whatever they carry."""
+    good = wrap(1, bytes((3, 4, 1, 2, 3, 4)))
+    assert isinstance(ask().find(wrap(9, bytes((3, len(good))) + good), True), FrameError)
+    assert ask().find(wrap(9, bytes((3, len(good))) + good) + good, True) == bytes((1, 2, 3, 4))
+
+
 def test_what_is_wrong_is_said() -> None:
     good = wrap(1, bytes((3, 4, 1, 2, 3, 4)))
     assert ask().find(b"", True) is None  # silence
