@@ -28,15 +28,15 @@ def _ours(files: set[str]) -> set[str]:
 @pytest.fixture(autouse=True)
 def all_closed() -> Iterator[None]:
     """No socket, pty or line thread outlives a test."""
-    before = _ours(_files())
+    before, running = _ours(_files()), set(threading.enumerate())
     yield
-    gc.collect()
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
         left = _ours(_files()) - before
-        threads = [t.name for t in threading.enumerate() if t.name.startswith("sim ")]
+        threads = [t.name for t in threading.enumerate() if t.name.startswith("sim ") and t not in running]
         if not left and not threads:
             return
+        gc.collect()
         threading.Event().wait(0.01)
     assert not left, f"files left open: {left}"
     assert not threads, f"threads left: {threads}"

@@ -80,7 +80,7 @@ class PtyClient:
             if not ready:
                 break
             try:
-                chunk = os.read(self.fd, 256)
+                chunk = os.read(self.fd, size - len(got))
             except OSError:
                 break
             if not chunk:

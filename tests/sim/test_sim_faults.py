@@ -84,7 +84,7 @@ async def test_one_byte_at_a_time_takes_its_time(raw: tuple[SimDevice, TcpClient
 async def test_a_late_answer_comes_after_the_next_one(raw: tuple[SimDevice, TcpClient]) -> None:
     """Two answers of one length, in the wrong order."""  # field pain 11
     sim, client = raw
-    sim.faults.set("late=0.05*1")
+    sim.faults.set("late=0.3*1")
     client.writer.write(ASK)
     assert await client.ask(rtu(1, 3, 8, 4), len(GOOD)) == rtu_answer(1, bytes([3, 8, 0, 8, 0, 9, 0, 10, 0, 11]))
     assert await client.read(len(GOOD)) == GOOD
@@ -194,10 +194,12 @@ async def test_one_silent_unit_leaves_the_others_alone() -> None:
 async def test_a_reboot_is_silent_for_a_while_and_counters_start_again(raw: tuple[SimDevice, TcpClient]) -> None:
     sim, client = raw  # field pain 34
     sim.restart = lambda: sim.image.put_words(0, [0, 0, 0, 0])
-    sim.faults.set("reboot=0.08")
+    sim.faults.set("reboot=0.3")
     assert await client.ask(ASK, 1, 0.03) == b""
-    await asyncio.sleep(0.06)
-    assert await client.ask(ASK, len(GOOD)) == rtu_answer(1, bytes([3, 8]) + bytes(8))
+    deadline = time.monotonic() + 5
+    while not (got := await client.ask(ASK, len(GOOD), 0.05)) and time.monotonic() < deadline:
+        pass
+    assert got == rtu_answer(1, bytes([3, 8]) + bytes(8))
 
 
 async def test_a_block_limit_is_the_devices_own(raw: tuple[SimDevice, TcpClient]) -> None:
@@ -225,7 +227,7 @@ async def test_faults_on_a_pty(tmp_path: Path) -> None:
                 faults.set(fault)
             assert client.ask(ASK, len(seen)) == seen
             time.sleep(0.002)
-        faults.set("late=0.06*1")
+        faults.set("late=0.3*1")
         client.ask(ASK, 1, 0.02)
         other = rtu_answer(1, bytes([3, 2, 0, 9]))
         assert client.ask(rtu(1, 3, 9, 1), len(other)) == other

@@ -6,6 +6,7 @@ import asyncio
 import os
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -176,22 +177,26 @@ async def test_the_pty_keeps_byte_times_and_the_quiet_time(tmp_path: Path) -> No
     line = SerialLine(Bus([device(1, turnaround_s=0.008)]), tmp_path / "tty", baud=9600)
     await line.start()
 
+    ideal = line.exchange_s(8, 25, 0.008) - quiet_s(9600)
+
     def talk() -> tuple[list[float], list[float]]:
-        client = PtyClient(line.link)
-        took, between = [], []
-        for _ in range(9):
-            began = time.monotonic()
-            assert client.ask(rtu(1, 3, 0, 10), 25) == rtu_answer(1, TEN)
-            took.append(client.arrivals[-1][0] - began)
-            between += [b[0] - a[0] for a, b in zip(client.arrivals, client.arrivals[1:], strict=False)]
-            time.sleep(quiet_s(9600))
-        client.close()
-        return took, between
+        """A batch on a quiet moment of the machine: a busy one gets more tries, within a deadline."""
+        client, deadline = PtyClient(line.link), time.monotonic() + 20
+        while True:
+            took, between = [], []
+            for _ in range(7):
+                began = time.monotonic()
+                assert client.ask(rtu(1, 3, 0, 10), 25) == rtu_answer(1, TEN)
+                took.append(client.arrivals[-1][0] - began)
+                between += [b[0] - a[0] for a, b in pairwise(client.arrivals)]
+                time.sleep(quiet_s(9600))
+            if statistics.median(took) < ideal * 1.03 or time.monotonic() > deadline:
+                client.close()
+                return took, between
 
     took, between = await asyncio.to_thread(talk)
-    ideal = line.exchange_s(8, 25, 0.008) - quiet_s(9600)
     assert min(took) >= ideal - 0.0005
-    assert statistics.median(took) < ideal * 1.05
+    assert statistics.median(took) < ideal * 1.03
     assert statistics.median(between) == pytest.approx(11 / 9600, rel=0.1)
     assert line.quiet_min_s >= quiet_s(9600) and line.collisions == 0
     await line.stop()
@@ -217,11 +222,11 @@ async def test_the_pty_is_silent_for_strangers_and_for_another_baud_rate(tmp_pat
 
 
 async def test_talking_into_an_answer_is_a_collision(tmp_path: Path) -> None:
-    line = SerialLine(Bus([device(1)]), tmp_path / "tty", baud=9600)
+    line = SerialLine(Bus([device(1)]), tmp_path / "tty", baud=2400)
     await line.start()
     client = PtyClient(line.link)
     assert await asyncio.to_thread(client.ask, rtu(1, 3, 0, 10), 5) == rtu_answer(1, TEN)[:5]
-    assert await asyncio.to_thread(client.ask, rtu(1, 3, 0, 10), 45, 0.2) == rtu_answer(1, TEN)[5:]
+    assert await asyncio.to_thread(client.ask, rtu(1, 3, 0, 10), 45, 0.4) == rtu_answer(1, TEN)[5:]
     assert line.collisions == 1
     client.close()
     await line.stop()
@@ -264,6 +269,6 @@ async def test_two_thousand_requests_a_second_leave_room() -> None:
     requests = b"".join(mbap(n, 1, 3, 0, 100) for n in range(1000))
     began = time.process_time()
     assert len(await client.ask(requests, 1000 * 209, 5)) == 1000 * 209
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 0.5, "CPU of both sides together, 1000 requests"
     await client.close()
     await line.stop()
