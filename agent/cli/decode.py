@@ -205,7 +205,9 @@ def profile(
     """
     dirs = (*((folder,) if folder else ()), *default_dirs())
     found = load_profile(find_profile(profile_id, dirs), dirs)
-    chosen = named_values(params)
+    # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
+    chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
+    chosen |= named_values(params)
 
     def explain() -> Json:
         dump = _dump(file)
@@ -219,6 +221,7 @@ def profile(
         if not readings:
             raise BrokenInput(f"none of the registers of {found.id} is in the dump", {"missing": missing})
         by_name = {p.name: p for p in resolved.points}
+        readings.sort(key=lambda r: (by_name[r.name].function, by_name[r.name].address))
         frame: Json = {"profile": found.id, "variant": resolved.variant, "protocol": found.protocol}
         frame |= {"address": dump.get("address"), "identity": identity}
         return {

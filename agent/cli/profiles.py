@@ -120,7 +120,7 @@ def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], fold
     """One family: where its facts come from, what it bears, its points with unit, pace, register and meaning."""
     profile = load_profile(find_profile(id, _dirs(folder)), _dirs(folder))
     resolved = profile.resolve(_values(params), firmware)
-    points = [_point(p) for p in resolved.points]
+    points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
     if as_json:
         click.echo(as_line({**_summary(profile), **_about(profile), "variant": resolved.variant, "table": points}))
         return
