@@ -92,6 +92,7 @@ class DevicePoll:
         self.last_error = ""
         self.overloads = 0
         self.working: int = 0  # tick of the visit under way, 0: none
+        self.turn = 0  # the poller's count of visits when it was last served
         self.driver = driver
         self.align(start_ms)
 
@@ -226,6 +227,7 @@ class LinePoller:
         self.stopping = False  # finish the visit under way, then end
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
+        self._turn = 0
 
     @property
     def busy(self) -> bool:
@@ -243,10 +245,12 @@ class LinePoller:
                     if 0 < device.next_ms <= now_ms and (late := device.advance(now_ms)):
                         self._collect(device, late, False)
                 self._wake_ms = min((d.next_ms for d in devices if d.next_ms), default=0)
-            chosen, best, tick, paces = None, 0, 0, 0
+            chosen: DevicePoll | None = None
+            best = tick = paces = 0
             for device in devices:
                 at, t, p = device.deadline()
-                if at and (not best or at < best):
+                # of equals the one that waited longest: on a line asked for too much, the last in the list would starve
+                if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
@@ -255,6 +259,8 @@ class LinePoller:
             for pace in range(len(PACES)):
                 if paces >> pace & 1:
                     chosen.pending[pace] = 0
+            self._turn += 1
+            chosen.turn = self._turn
             chosen.working = tick
             try:
                 await self._visit(chosen, tick, paces, clock)

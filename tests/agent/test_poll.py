@@ -235,3 +235,11 @@ def test_the_grid_follows_drift_and_reports_a_step() -> None:
     assert grid.now_ms() == EPOCH_MS + 1000, "a step is not taken before the packs are cut"
     grid.take_step()
     assert grid.now_ms() == EPOCH_MS + 3_601_000
+
+
+def test_a_line_asked_for_too_much_serves_all_alike(made_up_time, ring) -> None:
+    """Five devices want 0.4 s each of every second: nobody starves for standing last in the list."""
+    drivers = [FakeDriver(spec(f"d{n}"), n, cost_s=0.4) for n in range(5)]
+    Bench(made_up_time, ring, *drivers).run(60)
+    counts = [len(driver.polls) for driver in drivers]
+    assert max(counts) - min(counts) <= 1 and sum(counts) >= 145
