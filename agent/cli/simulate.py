@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 100_000),
     help="Seconds of the park in one of ours.",
 )
+@click.option("--sleep", is_flag=True, help="Inverters are silent in the dark, where their profile says so.")
 @click.option("--for", "seconds", metavar="DURATION", callback=parse_for, help="End by itself, such as 20s.")
 @json_option
 def simulate(**said: Any) -> None:
@@ -138,7 +139,7 @@ def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], dict[str, SimDevice
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
-    park = make_park(folder.absolute(), seed=said["seed"], speed=said["speed"])
+    park = make_park(folder.absolute(), seed=said["seed"], speed=said["speed"], sleeps=said["sleep"])
     said["made"] = park
     return park.lines, {name: device.sim for name, device in park.devices.items()}
 
@@ -207,6 +208,7 @@ def _from_profile(said: dict[str, Any]) -> list[SimDevice]:
             params=params,
             seed=said["seed"] * 1000 + n,
             turnaround_s=said["turnaround"],
+            sleeps=said["sleep"],
         )
         made.append(device)
     return made

@@ -222,11 +222,13 @@ def device_from_profile(
     seed: int = 1,
     texts: Mapping[str, str] | None = None,
     turnaround_s: float | None = None,
+    sleeps: bool = False,
 ) -> tuple[SimDevice, Display]:
     """A device of this family that shows its part of a park (of its own where no ``clock`` is given).
 
     Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
-    where the profile says that holes may be read. ``role`` "" follows the profile's kind.
+    where the profile says that holes may be read. ``role`` "" follows the profile's kind. With ``sleeps`` a device
+    whose profile says so is silent in the dark.
     """
     clock = clock or ParkClock(seed, 0.0)
     role = role or KIND_ROLES.get(profile.kind, "grid")
@@ -249,6 +251,6 @@ def device_from_profile(
         max_words=limits.max_words or 125,
         before=display.refresh,
         restart=display.restart,
-        asleep=display.asleep if profile.sleeps else None,
+        asleep=display.asleep if sleeps and profile.sleeps else None,
     )
     return device, display

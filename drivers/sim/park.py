@@ -184,8 +184,11 @@ def make_park(
     baud: int = BAUD,
     profile_dirs: Sequence[Path] | None = None,
     clock: ParkClock | None = None,
+    sleeps: bool = False,
 ) -> Park:
     """A park that is not started yet. The links of its serial lines lie in ``runtime_dir``.
+
+    With ``sleeps`` its inverters are silent in the dark; else they stand by and answer.
 
     Raises ProfileError where a family is missing, UsageError where two devices share a place.
     """
@@ -205,6 +208,7 @@ def make_park(
             params=slot.params,
             seed=seed * 1000 + number,
             texts=slot.texts,
+            sleeps=sleeps,
         )
         buses.setdefault(slot.line, Bus(name=slot.line)).add(sim)
         devices[slot.name] = ParkDevice(slot, sim, display)
@@ -225,10 +229,13 @@ async def start_park(
     slots: Sequence[Slot] = DEMO,
     baud: int = BAUD,
     profile_dirs: Sequence[Path] | None = None,
+    sleeps: bool = False,
     prepare: Callable[[Park], None] | None = None,
 ) -> Park:
     """The demo park, running. ``prepare`` sees it before its lines open (to set faults or keep a journal)."""
-    park = make_park(runtime_dir, seed=seed, speed=speed, slots=slots, baud=baud, profile_dirs=profile_dirs)
+    park = make_park(
+        runtime_dir, seed=seed, speed=speed, slots=slots, baud=baud, profile_dirs=profile_dirs, sleeps=sleeps
+    )
     if prepare is not None:
         prepare(park)
     await park.start()

@@ -6,10 +6,12 @@ import re
 from decimal import Decimal
 
 import pytest
+from rawclient import rtu
 
 from drivers.model import Kind, Limits, Part, Point
 from drivers.profile import find_profile, load_profile
 from drivers.sim.display import CATCH_UP, Display, ParkClock, device_from_profile
+from drivers.sim.framing import RtuFraming
 
 POWER = Point("ac.power.active", Kind.GAUGE, unit="W", address=0, count=2, type="i32")
 IMPORT = Point(
@@ -161,3 +163,11 @@ def test_an_inverter_sleeps_in_the_dark() -> None:
     assert show.asleep()
     assert not Display(ParkClock(1, 0.0, start_s=43_200.0), (POWER,), "pv1").asleep()
     assert not Display(ParkClock(1, 0.0, start_s=0.0), (POWER,), "grid").asleep()
+    profile, night = load_profile(find_profile("huawei/sun2000")), ParkClock(1, 0.0, start_s=0.0)
+    sleeper, _ = device_from_profile(profile, clock=night, sleeps=True)
+    awake, shown = device_from_profile(profile, clock=night)
+    (request,) = RtuFraming().feed(rtu(1, 3, 32080, 2))
+    assert sleeper.answer(request, RtuFraming()) is None
+    answer = awake.answer(request, RtuFraming())
+    assert answer and answer.frame[:7] == bytes([1, 3, 4, 0, 0, 0, 0])
+    assert shown.values()["device.state"] == 0, "standby"
