@@ -222,6 +222,8 @@ def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, .
     for field, raw in pieces:
         value, unit, quality = _value(field, raw, leads)
         name = field.name.replace("@", scope)
+        if name == "gas.volume.settlement":
+            name = f"x.{name}"  # the vocabulary has settlement days of water and heat only
         if scope == "x.meter" and unit.endswith("Wh"):
             name = name.replace("x.meter.volume", "ac.energy.import")
         readings.append(Reading(name, value, unit, quality, raw, storage=storage, label=field.label))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -9,6 +10,17 @@ from decimal import Decimal
 from drivers.model import Quality, Reading, Reason
 
 Value = Decimal | int | str | None
+
+
+_WORDS = re.compile(  # those of the names built here that the vocabulary has; the others are ``x.`` names
+    r"ac\.energy\.(import|export|total)(\.tariff\.\d+|\.l[123])?|ac\.energy\.reactive\.quadrant\.[1-4]"
+    r"|ac\.energy\.(reactive\.import|reactive\.export|apparent)(\.l[123])?|ac\.demand\.(import|export|apparent)\.max"
+)
+
+
+def word(name: str) -> str:
+    """A name below ``ac.energy`` or ``ac.demand``, with ``x.`` in front where the vocabulary has no such word."""
+    return name if _WORDS.fullmatch(name) else f"x.{name}"
 
 
 @dataclass(frozen=True, slots=True)

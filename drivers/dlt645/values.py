@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from drivers.dlt645.fields import Field, is_absent, read_moment, reading
+from drivers.dlt645.fields import Field, is_absent, read_moment, reading, word
 from drivers.dlt645.frames import READ, READ_97, READ_NEXT, READ_NEXT_97, REREAD_97, Frame
 from drivers.dlt645.tables import (
     DEMAND_UNITS,
@@ -73,8 +73,13 @@ def _pieces(payload: bytes, size: int) -> list[bytes]:
 
 def _tariffed(field: Field, tariff: int) -> Field:
     if not tariff:
-        return replace(field, label=field.label.replace("#", "总"))
-    return replace(field, name=f"{field.name}.tariff.{tariff}", label=field.label.replace("#", f"费率{tariff}"))
+        return replace(field, name=_word(field.name), label=field.label.replace("#", "总"))
+    name = _word(f"{field.name}.tariff.{tariff}")
+    return replace(field, name=name, label=field.label.replace("#", f"费率{tariff}"))
+
+
+def _word(name: str) -> str:
+    return name if name.startswith("x.") else word(name)
 
 
 def _energy_field(kind: int) -> Field | None:

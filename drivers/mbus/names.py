@@ -46,16 +46,28 @@ _SCOPES = {
 }  # fmt: skip
 _FIXED_MEDIA = {0x1: 0x01, 0xA: 0x03, 0xB: 0x04, 0xC: 0x06, 0xD: 0x07, 0xE: 0x08}
 
-_BY_SCOPE = {  # quantity -> what follows the scope
-    "energy": "energy",
-    "power": "power",
-    "volume": "volume",
-    "flow": "flow",
-    "mass": "mass",
-    "mass_flow": "flow.mass",
-    "pressure": "pressure",
+_HYDRAULIC = {"volume": "volume", "flow": "flow", "mass": "mass", "mass_flow": "flow.mass", "pressure": "pressure"}
+_IN_OUT = {
     "temperature": "temperature",
+    "temperature.supply": "temperature.in",
+    "temperature.return": "temperature.out",
 }
+_THERMAL = {"energy": "energy", "power": "power"}
+_GASEOUS = {"volume": "volume", "flow": "flow", "pressure": "pressure"}
+_HEAT = _HYDRAULIC | _THERMAL | {f"temperature.{k}": f"temperature.{k}" for k in ("supply", "return", "difference")}
+_BY_SCOPE: dict[str, dict[str, str]] = {  # quantity -> what follows the scope
+    "heat": _HEAT,
+    "cool": _HEAT,
+    "water": _HYDRAULIC | _IN_OUT,
+    "oil": _HYDRAULIC | _IN_OUT,
+    "gas": _GASEOUS | {"energy": "energy", "temperature.supply": "temperature"},
+    "steam": _HYDRAULIC | _THERMAL | {"temperature.supply": "temperature"},
+    "air": _GASEOUS | {"temperature.supply": "temperature"},
+    "ac": {"energy": "energy.import", "power": "power.active"},
+}
+_FOREIGN = frozenset(
+    ("cal", "degF", "ft3", "gal", "gal/min", "gal/h", "ml", "ml/h")
+)  # units that the vocabulary has not
 _OF_ITS_OWN = {
     "voltage": "ac.voltage",
     "current": "ac.current",
@@ -85,22 +97,16 @@ def fixed_medium(code: int) -> int:
     return _FIXED_MEDIA.get(code, code)
 
 
-def name_of(key: str, medium: int) -> str:
-    """The point name of a quantity measured by a device of this medium; ``x.mbus.`` where the vocabulary has none."""
-    scope = _SCOPES.get(medium)
-    if key in _OF_ITS_OWN:
-        return _OF_ITS_OWN[key]
-    if scope is None:
+def name_of(key: str, medium: int, unit: str = "") -> str:
+    """The point name of a quantity measured by a device of this medium; ``x.`` where the vocabulary has none."""
+    scope = _SCOPES.get(medium, "")
+    name = _OF_ITS_OWN.get(key, "")
+    if not name and key in _BY_SCOPE.get(scope, {}):
+        name = f"{scope}.{_BY_SCOPE[scope][key]}"
+    if not name:
         return f"x.mbus.{key}"
-    if scope == "ac":
-        return {"energy": "ac.energy.import", "power": "ac.power.active"}.get(key, f"x.mbus.{key}")
-    if key.startswith("temperature."):
-        end = key.partition(".")[2]
-        if scope in ("heat", "cool") and end in ("supply", "return", "difference"):
-            return f"{scope}.{key}"
-        ends = {"supply": "in", "return": "out"}
-        return f"{scope}.temperature.{ends[end]}" if end in ends else f"x.mbus.{key}"
-    return f"{scope}.{_BY_SCOPE[key]}" if key in _BY_SCOPE else f"x.mbus.{key}"
+    foreign = unit in _FOREIGN or unit.endswith("J/h") or (scope == "ac" and unit.endswith("J"))
+    return f"x.{name}" if foreign else name
 
 
 def manufacturer(code: int) -> str:

@@ -282,7 +282,7 @@ def _scaled(coded: Coded, effect: _Effect) -> Coded:
 def _named(effect: _Effect, medium: int, tariff: int) -> str:
     if effect.other:
         return f"x.mbus.{effect.meaning.key}.{effect.other}"
-    name = name_of(effect.meaning.key, medium)
+    name = name_of(effect.meaning.key, medium, effect.meaning.unit)
     if effect.backwards:
         name = {"ac.energy.import": "ac.energy.export", "ac.energy.reactive.import": "ac.energy.reactive.export"}.get(
             name, f"{name}.reverse" if name.endswith(".volume") else f"x.mbus.reverse.{effect.meaning.key}"

@@ -179,7 +179,7 @@ def _fixed_counter(telegram: Telegram, codes: bytes, which: int, raw: bytes) -> 
     coded = values.integer(raw, signed=True) if status & 0x01 else values.bcd(raw)
     value, quality = coded
     return Reading(
-        name=name_of(meaning.key, telegram.medium or 0),
+        name=name_of(meaning.key, telegram.medium or 0, meaning.unit),
         value=value * meaning.factor if isinstance(value, Decimal) else value,
         unit=meaning.unit,
         quality=quality,

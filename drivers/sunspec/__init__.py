@@ -10,6 +10,7 @@ from drivers.sunspec.models import (
     definition,
     whole_registers,
 )
+from drivers.sunspec.names import name_of, readings_of
 from drivers.sunspec.walk import BASES, MARKER, Device, decode_image, discover
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "decode_model",
     "definition",
     "discover",
+    "name_of",
+    "readings_of",
     "whole_registers",
 ]

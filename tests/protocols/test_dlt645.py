@@ -116,7 +116,7 @@ TABLE = [  # identifier, payload low byte first, [(name, value)]
     ("0001FF00", "0100000002000000AA", [("ac.energy.import", 0.01), ("ac.energy.import.tariff.1", 0.02)]),
     ("00020301", "99000000", [("ac.energy.export.tariff.3", 0.99)]),
     ("00150000", "99000000", [("ac.energy.import.l1", 0.99)]),
-    ("00320000", "99000000", [("ac.energy.apparent.export.l2", 0.99)]),
+    ("00320000", "99000000", [("x.ac.energy.apparent.export.l2", 0.99)]),
     ("00070000", "01000000", [("ac.energy.reactive.quadrant.3", 0.01)]),
     ("02020100", "010080", [("ac.current.l1", -0.001)]),
     ("0201FF00", "032200000000", [("ac.voltage.l1", 220.3), ("ac.voltage.l2", 0), ("ac.voltage.l3", 0)]),

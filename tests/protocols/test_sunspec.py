@@ -190,6 +190,38 @@ def test_the_newer_models_are_known_too(model_id: int) -> None:
     assert sunspec.definition(model_id) is not None
 
 
+# ------------------------------------------------------------------ names of the vocabulary
+
+
+def plain(value: Decimal | int | str | None) -> Any:
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def test_a_hybrid_gets_uniform_names() -> None:
+    inverter = model_of(103, {14: 0x04D2, 15: 0, 21: 1, 22: 950, 23: 0xFFFF, 24: 0, 25: 500, 26: 0}, 50)
+    meter = model_of(203, {18: 0xFFF6, 22: 0, 47: 7, 54: 0}, 105)
+    trackers = model_of(160, {2: -1, 8: 2, 19: 83, 39: 91}, 48)
+    device = sunspec.decode_image(40000, image(COMMON, inverter, meter, trackers))
+    found = {r.name: (plain(r.value), r.unit) for r in sunspec.readings_of(device)}
+    assert found["device.address"] == (7, "")
+    assert found["ac.power.generation"] == (1234, "W")
+    assert found["ac.energy.generation"] == (500, "Wh")
+    assert found["ac.power.factor"] == (0.95, "")
+    assert found["meter.ac.power.active"] == (-10, "W")
+    assert found["meter.ac.energy.import"] == (7, "Wh")
+    assert found["meter.ac.energy.export"] == (None, "Wh")
+    assert found["dc.mppt.2.current"] == (9.1, "A")
+    assert "device.temperature.cabinet" in found
+
+
+def test_several_meters_are_told_apart_and_one_alone_is_plain() -> None:
+    meter = model_of(201, {18: 5, 22: 0}, 105)
+    two = sunspec.decode_image(0, image(COMMON, meter, meter))
+    assert {"meter.1.ac.power.active", "meter.2.ac.power.active"} <= {r.name for r in sunspec.readings_of(two)}
+    one = sunspec.decode_image(0, image(COMMON, meter))
+    assert "ac.power.active" in {r.name for r in sunspec.readings_of(one)}
+
+
 # ------------------------------------------------------------------ against the Alliance's own reader
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import BrokenInput, Json, number, run
+from agent.cli.decode_meters.output import BrokenInput, Json, number, reading_json, run
 from drivers import sunspec
 from drivers.model import FrameError, clean_text
 
@@ -76,7 +76,11 @@ def decode(content: Any) -> Json:
         for key, name in (("manufacturer", "Mn"), ("model", "Md"), ("version", "Vr"), ("serial", "SN")):
             if common.points.get(name) is not None and common.points[name].value is not None:
                 frame[key] = clean_text(str(common.points[name].value))
-    result: Json = {"frame": frame, "models": models}
+    result: Json = {
+        "frame": frame,
+        "models": models,
+        "readings": [reading_json(r) for r in sunspec.readings_of(device)],
+    }
     if device.warnings:
         result["warnings"] = device.warnings
     return result
