@@ -1,0 +1,293 @@
+"""Each kernel's time a reading, beside plain Python that gives the same result, in the same process.
+
+    python -m bench.kernels [--json] [--repeat 30]
+
+The plain versions are what one would write without a compiler: struct, Decimal, json. Their results are compared with
+the kernels' before anything is timed. Times are the best of all repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import struct
+import tempfile
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from ext.canon import Table, seal
+from ext.decode import Plan
+from ext.rates import counter_deltas, counter_rates, time_weighted_mean
+from ext.ring import Ring
+
+POINTS, TICKS = 100, 10
+START_MS = 1_795_500_900_000
+LIMIT_NS = 400.0  # decode, ring and canon together, 100 float32 an answer
+
+Value = tuple[int, int, int, int]  # point, mantissa, exponent, quality
+Answer = tuple[int, int, list[Value]]  # tick in ms, read time in ns
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table; times in ns a reading."""
+
+    name: str
+    kernel_ns: float
+    plain_ns: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than plain Python."""
+        return self.plain_ns / self.kernel_ns
+
+
+def best(work: Callable[[], object], readings: int, repeat: int) -> float:
+    """Shortest time of a call, in ns a reading."""
+    shortest = math.inf
+    for _ in range(repeat):
+        start = time.perf_counter_ns()
+        work()
+        shortest = min(shortest, time.perf_counter_ns() - start)
+    return shortest / readings
+
+
+# -- plain versions
+
+
+def plain_shortest(value: float) -> tuple[int, int]:
+    """Mantissa and exponent of the shortest decimal that identifies a float32."""
+    raw = struct.pack(">f", value)
+    text = next(t for digits in range(1, 10) if struct.pack(">f", float(t := f"{value:.{digits}g}")) == raw)
+    sign, digits, exponent = Decimal(text).normalize().as_tuple()
+    return int("".join(map(str, digits))) * (-1 if sign else 1), int(exponent)
+
+
+def plain_f32(payload: bytes) -> list[Value]:
+    """A block of float32: NaN is a gap, else the shortest decimal."""
+    values = []
+    for point, value in enumerate(struct.unpack(f">{POINTS}f", payload)):
+        if math.isfinite(value):
+            values.append((point, *plain_shortest(value), 0))
+        else:
+            values.append((point, 0, 0, 133))
+    return values
+
+
+def plain_u16(payload: bytes) -> list[Value]:
+    """A block of u16 at scale 0.1."""
+    values = []
+    for point, value in enumerate(struct.unpack(f">{POINTS}H", payload)):
+        values.append((point, 0, 0, 133) if value == 0xFFFF else (point, value, -1, 0))
+    return values
+
+
+def plain_ring(memory: bytearray, values: list[Value]) -> list[Value]:
+    """Into shared memory and out again."""
+    for n, (point, mantissa, exponent, quality) in enumerate(values):
+        struct.pack_into("<qHhBBH", memory, 16 * n, mantissa, point, exponent, quality, 0, 0)
+    back = []
+    for n in range(len(values)):
+        mantissa, point, exponent, quality, _, _ = struct.unpack_from("<qHhBBH", memory, 16 * n)
+        back.append((point, mantissa, exponent, quality))
+    return back
+
+
+def plain_canon(answers: list[Answer], names: list[str]) -> bytes:
+    """SenML with an account of what was due."""
+    records, seen, base = [], set(), None
+    for tick_ms, time_ns, values in answers:
+        for point, mantissa, exponent, quality in values:
+            if quality or (point, tick_ms) in seen:
+                continue
+            seen.add((point, tick_ms))
+            number = float(Decimal(mantissa).scaleb(exponent))
+            record: dict[str, object] = {"n": names[point], "u": "kW", "v": int(number) if number % 1 == 0 else number}
+            if base is None:
+                record["bn"] = "park7/gw01/inv1/"
+            if base != time_ns // 1_000_000:
+                base = time_ns // 1_000_000
+                record["bt"] = base // 1000 if base % 1000 == 0 else base / 1000
+            records.append(record)
+    assert len(seen) == POINTS * TICKS
+    return json.dumps(records, sort_keys=True, separators=(",", ":")).encode()
+
+
+def plain_rates(counts: list[int], t_ns: list[int], mask: int) -> list[float]:
+    """Units per second between neighbours."""
+    rates = []
+    for n in range(len(counts) - 1):
+        step, dt_ns = (counts[n + 1] - counts[n]) & mask, t_ns[n + 1] - t_ns[n]
+        rates.append(math.nan if dt_ns <= 0 or step > mask >> 1 else step * 1e9 / dt_ns)
+    return rates
+
+
+def plain_steps(counts: list[int], modulus: int, max_step: int) -> list[tuple[int, int]]:
+    """Increment and kind between neighbours."""
+    steps = []
+    for n in range(len(counts) - 1):
+        old, new = counts[n], counts[n + 1]
+        if new >= old:
+            steps.append((new - old, 0) if new - old <= max_step else (0, 4))
+        elif modulus - old + new <= max_step:
+            steps.append((modulus - old + new, 1))
+        else:
+            steps.append((0, 2 if new <= max_step else 3))
+    return steps
+
+
+def plain_mean(values: list[float], t_ns: list[int], max_gap_ns: int) -> float:
+    """Trapezoid mean."""
+    area = total = 0.0
+    for n in range(len(values) - 1):
+        dt_ns = t_ns[n + 1] - t_ns[n]
+        if 0 < dt_ns <= max_gap_ns:
+            area += (values[n] + values[n + 1]) / 2 * dt_ns
+            total += dt_ns
+    return area / total
+
+
+# -- the comparison
+
+
+def blocks(kind: str) -> tuple[Plan, list[bytes]]:
+    """A plan of 100 points, and ten answers to it."""
+    size = 4 if kind == "f32" else 2
+    plan = Plan(POINTS * size)
+    for point in range(POINTS):
+        plan.add(point, point * size, kind, scale=(1, 0) if kind == "f32" else (1, -1))
+    if kind == "f32":
+        return plan, [
+            struct.pack(f">{POINTS}f", *(random.uniform(0, 500) for _ in range(POINTS))) for _ in range(TICKS)
+        ]
+    return plan, [struct.pack(f">{POINTS}H", *(random.randrange(65535) for _ in range(POINTS))) for _ in range(TICKS)]
+
+
+def pipeline(ring: Ring, kind: str, plain: Callable[[bytes], list[Value]], repeat: int) -> tuple[Row, Row]:
+    """Decode into the ring, and the ring to canonical JSON."""
+    plan, payloads = blocks(kind)
+    names = [f"ac.power.p{point:03d}" for point in range(POINTS)]
+    table = Table("park7/gw01/inv1/", [(name, "u", "kW", 0, 0) for name in names], [1_000])
+    times = [(START_MS + 1_000 * n, (START_MS + 1_000 * n) * 1_000_000 + 12_345_678) for n in range(TICKS)]
+    end_ms = START_MS + 1_000 * TICKS
+
+    def decode() -> array[int]:
+        return array("Q", [plan.decode_into(ring, p, 1, *t, 0) for t, p in zip(times, payloads, strict=True)])
+
+    def plain_decode() -> list[Answer]:
+        return [(*t, plain(p)) for t, p in zip(times, payloads, strict=True)]
+
+    positions, answers = decode(), plain_decode()
+    for position, (_, _, values) in zip(positions, answers, strict=True):
+        record = ring.record(position)
+        assert record is not None
+        assert [tuple(v) for v in record.values] == values
+    piece = seal(ring, positions, table, START_MS, end_ms)
+    assert piece.complete
+    assert piece.e == plain_canon(answers, names)
+
+    def canon() -> object:
+        return seal(ring, positions, table, START_MS, end_ms)
+
+    readings = POINTS * TICKS
+    kernel_canon = best(canon, readings, repeat)
+    kernel_decode = best(decode, readings, repeat)
+    slow = max(repeat // 10, 3)
+    return (
+        Row(f"decode {kind} into the ring", kernel_decode, best(plain_decode, readings, slow)),
+        Row(f"canon of {kind} from the ring", kernel_canon, best(lambda: plain_canon(answers, names), readings, slow)),
+    )
+
+
+def slow_road(ring: Ring, repeat: int) -> Row:
+    """An answer into the ring and out again as Python values: the road of tools and of odd protocols."""
+    values: list[Value] = [(n, random.randrange(10**6), -2, 0) for n in range(POINTS)]
+    memory = bytearray(16 * POINTS)
+
+    def kernel() -> object:
+        return ring.record(ring.append_values(1, 0, 0, 0, values))
+
+    assert plain_ring(memory, values) == values
+    return Row(
+        "ring, in and out as tuples",
+        best(kernel, POINTS, repeat),
+        best(lambda: plain_ring(memory, values), POINTS, repeat),
+    )
+
+
+def rates(repeat: int) -> list[Row]:
+    """Counters and gauges of 1,000 ticks."""
+    n, modulus, max_step = 1_000, 2**32, 100
+    counts = array("Q", [(2**32 - 20_000 + sum(divmod(k * 83, 2))) % 2**32 for k in range(n)])
+    t_ns = array("q", [k * 10**9 for k in range(n)])
+    values = array("d", [random.uniform(0, 500) for _ in range(n)])
+    out, steps, kinds = array("d", bytes(8 * (n - 1))), array("q", bytes(8 * (n - 1))), array("B", bytes(n - 1))
+    lists = counts.tolist(), t_ns.tolist(), values.tolist()
+    counter_rates(counts, t_ns, 32, out)
+    counter_deltas(counts, modulus, max_step, steps, kinds)
+    assert out.tolist() == plain_rates(lists[0], lists[1], 2**32 - 1)
+    assert list(zip(steps, kinds, strict=True)) == plain_steps(lists[0], modulus, max_step)
+    assert math.isclose(time_weighted_mean(values, t_ns, 10**10), plain_mean(lists[2], lists[1], 10**10))
+    pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
+        (
+            "rates of a counter",
+            lambda: counter_rates(counts, t_ns, 32, out),
+            lambda: plain_rates(lists[0], lists[1], 2**32 - 1),
+        ),
+        (
+            "steps of a counter",
+            lambda: counter_deltas(counts, modulus, max_step, steps, kinds),
+            lambda: plain_steps(lists[0], modulus, max_step),
+        ),
+        (
+            "mean of a gauge",
+            lambda: time_weighted_mean(values, t_ns, 10**10),
+            lambda: plain_mean(lists[2], lists[1], 10**10),
+        ),
+    ]
+    return [Row(name, best(fast, n, repeat), best(slow, n, repeat)) for name, fast, slow in pairs]
+
+
+def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
+    """All rows; the first is what the limit is about."""
+    random.seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        ring = Ring.create(str(Path(folder) / "bench.ring"), 16 << 20, 1, 1, bytes(32))
+        try:
+            f32 = pipeline(ring, "f32", plain_f32, repeat)
+            whole = Row("decode + ring + canon, f32", sum(r.kernel_ns for r in f32), sum(r.plain_ns for r in f32))
+            u16 = pipeline(ring, "u16", plain_u16, repeat)
+            return [whole, *f32, *u16, slow_road(ring, repeat), *rates(repeat)]
+        finally:
+            ring.close()
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = ["| kernel | ns a reading | plain Python, ns | times faster |", "|---|---:|---:|---:|"]
+    lines += [f"| {r.name} | {r.kernel_ns:.1f} | {r.plain_ns:.0f} | {r.ratio:.0f} |" for r in rows]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Exit code 1 where the limit is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--repeat", type=int, default=30, help="repeats, of which the best counts (30)")
+    arguments = parser.parse_args()
+    rows = measure(arguments.repeat)
+    if arguments.json:
+        print(json.dumps({"limit_ns": LIMIT_NS, "rows": [asdict(r) | {"ratio": r.ratio} for r in rows]}))
+    else:
+        print(table(rows))
+    return 0 if rows[0].kernel_ns <= LIMIT_NS else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
