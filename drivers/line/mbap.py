@@ -7,6 +7,7 @@ and the last answer: the next request leaves from within the call that brought t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -21,6 +22,7 @@ from drivers.line.trace import RECEIVED, SENT, FrameTrace
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
+logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # what it would log, we raise
 _REMEMBERED = 64  # transaction ids given up that may still be answered
 
 

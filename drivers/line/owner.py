@@ -21,6 +21,7 @@ OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 SILENT_BEFORE_REOPEN = 3  # timeouts without a single byte, over TCP: the other end may have been restarted
+FOREIGN_BEFORE_WARNING = 5  # frames that nobody here asked for: once may be noise
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _log = logging.getLogger("meterhouse.line")
 
@@ -55,6 +56,7 @@ class Line:
         self._retry_at = 0.0
         self._why_down: LineError | None = None
         self._lent_to = ""
+        self._foreign_told = FOREIGN_BEFORE_WARNING
         for text in warnings(config):
             _log.warning(text)
 
@@ -104,6 +106,8 @@ class Line:
         finally:
             if self._link is not None:
                 self._link.abandon()
+            if self.stats.foreign >= self._foreign_told:
+                self._tell_foreign()
             self.stats.busy_ns += time.monotonic_ns() - begin_ns
             self._turn.release()
         return results
@@ -209,6 +213,15 @@ class Line:
             if self._link is None:
                 raise self._why_down or LineDown("closed while its delay ran", where=self.where)
         return self._link
+
+    def _tell_foreign(self) -> None:
+        """Say once, and again only when it has become ten times as much, that somebody else talks here."""
+        self._foreign_told = self.stats.foreign * 10
+        _log.warning(
+            "%s: %d frames that nobody here asked for. Is there a second master, or noise?",
+            self.where,
+            self.stats.foreign,
+        )
 
     def _failed(self, error: LineDown) -> LineDown:
         self.stats.open_failures += 1

@@ -35,7 +35,7 @@ class Frame(NamedTuple):
     data: bytes
 
 
-def frames_each(lines: int, budget_bytes: int = 8 << 20) -> int:
+def frames_each(lines: int, budget_bytes: int = 4 << 20) -> int:
     """Frames to keep per line so that all lines together stay within ``budget_bytes``; at most 2,000, at least 50."""
     return max(50, min(FRAMES, budget_bytes // (max(lines, 1) * SLOT)))
 

@@ -67,14 +67,17 @@ async def test_an_answer_that_does_not_fit_is_never_taken(field: Field, fault: s
     assert line.stats.mismatches == 2  # it was asked once more
 
 
-async def test_foreign_transaction_numbers_are_noticed(field: Field) -> None:
-    """field pain 15: two series of transaction ids on one link."""
+async def test_foreign_transaction_numbers_are_noticed(field: Field, caplog: pytest.LogCaptureFixture) -> None:
+    """field pain 15: two series of transaction ids on one link; said once."""
     sim = await field.tcp(sim_device())
     line = field.line(sim)
-    for n in range(3):
+    for n in range(20):
         sim.say(bytes((0x77, n, 0, 0, 0, 5, 1, 3, 2, 0, 9)))
         assert (await line.exchange(ask(n, 1))).payload == words(n)
-    assert line.stats.foreign >= 2 and line.stats.stale == 0
+    assert line.stats.foreign >= 19 and line.stats.stale == 0
+    assert [r.message for r in caplog.records if "second master" in r.message] == [
+        "line l0: 5 frames that nobody here asked for. Is there a second master, or noise?"
+    ]
 
 
 async def test_a_gateway_that_misses_one_unit_keeps_its_connection(field: Field) -> None:
