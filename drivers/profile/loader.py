@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.model import Limits, Point, ProfileError
+from drivers.model import PACES, Limits, Point, ProfileError
 from drivers.profile.complaints import Complaints, Table, did_you_mean
 from drivers.profile.find import find_profile
 from drivers.profile.head import Head, read_head
@@ -135,11 +135,13 @@ def _defaults(
     table = Table(document, (), complaints)
     said = Table(table.table("defaults"), ("defaults",), complaints, "defaults")
     said.unknown(("function", "type", "order", "pace", "ratio"))
-    said.integer("function", 1, 4)
-    said.choice("type", REGISTERS)
-    said.choice("order", {o for orders in ORDERS.values() for o in orders})
-    said.choice("pace", ("fast", "normal", "slow", "cells", "once"))
-    said.choice("ratio", ("apply", "done"))
+    values: dict[str, Any] = {
+        "function": said.integer("function", 1, 4),
+        "type": said.choice("type", REGISTERS),
+        "order": said.choice("order", {o for orders in ORDERS.values() for o in orders}),
+        "pace": said.choice("pace", PACES),
+        "ratio": said.choice("ratio", ("apply", "done")),
+    }
     sentinels = dict(inherited.sentinels)
     own = Table(table.table("sentinels"), ("sentinels",), complaints, "sentinels")
     own.unknown(REGISTERS)
@@ -151,7 +153,7 @@ def _defaults(
         else:
             own.add(name, f"sentinels of {name} must be raw values", "Write the raw bits, as 0x7FFF")
     return Defaults(
-        values={**inherited.values, **said.document},
+        values={**inherited.values, **{k: v for k, v in values.items() if v}},
         sentinels=sentinels,
         sleeps=head.sleeps,
         max_words=limits.max_words or MAX_WORDS,

@@ -261,7 +261,7 @@ class _Reader:
         if states and not self.name.endswith("device.state"):
             self.table.add("states", "states belong to device.state", "Other states have labels")
         for number, state in states.items():
-            if state not in self.vocabulary.states:
+            if not isinstance(state, str) or state not in self.vocabulary.states:
                 hint = did_you_mean(str(state), self.vocabulary.states)
                 allowed = f"Allowed: {', '.join(self.vocabulary.states)}"
                 self.table.add("states", f"states maps {number} to {state!r}, which is no state", hint or allowed)

@@ -29,6 +29,10 @@ def read_samples(table: Table, names: set[str], protocol: str) -> tuple[Sample, 
                 continue
             expect[name] = value
         expect.update(dict.fromkeys(sample.texts("missing")))
+        identity = sample.table("identity")
+        if not all(isinstance(v, str) for v in identity.values()):
+            sample.add("identity", "identity wants texts")
+            identity = {}
         if not expect:
             sample.add("expect", "the sample expects nothing")
         for name in expect:
@@ -41,7 +45,7 @@ def read_samples(table: Table, names: set[str], protocol: str) -> tuple[Sample, 
                 expect=expect,
                 params=sample.table("params"),
                 firmware=sample.text("firmware") or None,
-                identity=sample.table("identity"),
+                identity=identity,
                 frames=sample.table("frames"),
             )
         )

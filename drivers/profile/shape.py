@@ -82,9 +82,9 @@ class _Shapes:
         """Type, order and registers (coils for functions 1 and 2)."""
         table, values = self.table, self.defaults.values
         function = self.said.get("function", values.get("function"))
-        coils = function in {1, 2}
+        coils = function in (1, 2)  # no set: it may be anything that TOML allows
         given = self.said.get("type", None if coils else values.get("type"))
-        if coils and given not in {None, "bits"}:
+        if coils and given not in (None, "bits"):
             table.add("type", f"type is {given!r}, but function {function} reads single bits", "Leave type out")
         type_ = "bits" if coils else table.choice("type", REGISTERS, values.get("type", "")) or "u16"
         if not coils and type_ == "bits":
@@ -162,7 +162,9 @@ class _Shapes:
             table.unknown(PART_KEYS)
             type_ = table.choice("type", [t for t, size in REGISTERS.items() if size], required=True)
             address = table.integer("address", 0, 0xFFFF)
-            scale = table.number("scale", Decimal(1)) or Decimal(1)
+            scale = table.number("scale", Decimal(1))
+            if not scale:
+                table.add("scale", "scale is 0, this part would not count")
             if address is None and "address" not in said:
                 table.add("address", "the key 'address' is missing")
             if "function" in said:
@@ -170,8 +172,9 @@ class _Shapes:
             if not type_ or address is None:
                 continue
             order = self._part_order(table, type_)
-            parts.append(Part(address, type_, scale, order))
-        if len(parts) < 2 and len(self.said["parts"]) < 2:
+            parts.append(Part(address, type_, scale or Decimal(1), order))
+        described = self.said["parts"]
+        if isinstance(described, list) and len(described) < 2:
             self.table.add("parts", "parts need at least two registers or groups")
         return tuple(parts)
 
