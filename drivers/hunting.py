@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 F = TypeVar("F")
 
 REJECT = -1  # no frame begins here, whatever follows
-WAIT = 0  # perhaps, more bytes will tell
 
 
 class Hunter(Generic[F]):
@@ -25,10 +24,14 @@ class Hunter(Generic[F]):
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._base = 0  # stream offset of the buffer's first byte
+        self._wanted = 0  # no frame is complete before the buffer holds this many bytes
         self.skipped = 0  # bytes that belonged to no frame, so far
 
     def measure(self, buffer: bytearray, start: int, size: int) -> int:
-        """Where the frame that begins at ``start`` ends (exclusive), or ``WAIT``, or ``REJECT``."""
+        """Where the frame that begins at ``start`` ends (exclusive), or ``REJECT``.
+
+        A number above ``size`` means: perhaps, that many bytes will tell more.
+        """
         raise NotImplementedError
 
     def build(self, raw: bytes, offset: int) -> F:
@@ -45,12 +48,15 @@ class Hunter(Generic[F]):
         self.skipped += len(self._buffer)
         self._base += len(self._buffer)
         self._buffer.clear()
+        self._wanted = 0
 
     def feed(self, piece: bytes) -> list[F]:
         """The frames that ``piece`` completes, in the order of their ends. Never raises for what the bytes are."""
         buffer = self._buffer
         buffer += piece
         size = len(buffer)
+        if size < self._wanted and self.starts.search(piece) is None:
+            return []  # bytes of a frame that comes slowly
         frames: list[F] = []
         position = 0
         while True:
@@ -64,6 +70,7 @@ class Hunter(Generic[F]):
         if hold:
             del buffer[:hold]
             self._base += hold
+            self._wanted -= hold
         return frames
 
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
@@ -71,16 +78,17 @@ class Hunter(Generic[F]):
         search, measure = self.starts.search, self.measure
         begin, end, hold = -1, -1, size
         stop = size
+        wanted = size + self.longest
         found = search(buffer, position)
         while found is not None:
             start = found.start()
             if start >= stop:
                 break
             verdict = measure(buffer, start, size)
-            if verdict > 0:
-                if end < 0 or verdict < end:
-                    begin, end, stop = start, verdict, verdict
-            elif verdict == WAIT and start < hold:
-                hold = start
+            if verdict > size:
+                hold, wanted = min(hold, start), min(wanted, verdict)
+            elif verdict > 0 and (end < 0 or verdict < end):
+                begin, end, stop = start, verdict, verdict
             found = search(buffer, start + 1)
+        self._wanted = wanted if hold < size else 0
         return begin, end, hold

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from drivers.hunting import REJECT, WAIT, Hunter
+from drivers.hunting import REJECT, Hunter
 from drivers.model import UsageError
 
 START, STOP, WAKE, ANY = 0x68, 0x16, 0xFE, 0xAA
@@ -131,10 +131,10 @@ class Parser(Hunter[Frame]):
 
     def measure(self, buffer: bytearray, start: int, size: int) -> int:
         if start + 10 >= size:
-            return WAIT
+            return start + 11
         end = start + 13 + buffer[start + 10]
         if end > size:
-            return WAIT
+            return end
         if buffer[end - 1] != STOP or sum(buffer[start : end - 2]) & 0xFF != buffer[end - 2]:
             return REJECT
         return end

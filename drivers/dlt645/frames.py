@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drivers.hunting import REJECT, WAIT, Hunter
+from drivers.hunting import REJECT, Hunter
 from drivers.model import FrameError, UsageError
 
 START, STOP, WAKE = 0x68, 0x16, 0xFE
@@ -167,14 +167,14 @@ class Parser(Hunter[Frame]):
 
     def measure(self, buffer: bytearray, start: int, size: int) -> int:
         if start + 7 >= size:
-            return WAIT
+            return start + 8
         if buffer[start + 7] != START:
             return REJECT
         if start + 9 >= size:
-            return WAIT
+            return start + 10
         end = start + 12 + buffer[start + 9]
         if end > size:
-            return WAIT
+            return end
         if buffer[end - 1] != STOP or sum(buffer[start : end - 2]) & 0xFF != buffer[end - 2]:
             return REJECT
         return end

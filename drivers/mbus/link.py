@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from drivers.hunting import REJECT, WAIT, Hunter
+from drivers.hunting import REJECT, Hunter
 from drivers.model import UsageError
 
 LONG, SHORT, STOP, ACK = 0x68, 0x10, 0x16, 0xE5
@@ -97,18 +97,18 @@ class Parser(Hunter[Frame]):
         at = self._base + start
         if at < self._shadow:
             return REJECT
-        return WAIT if self._doubt >= 0 else start + 1
+        return size + 1 if self._doubt >= 0 else start + 1
 
     def _measure_short(self, buffer: bytearray, start: int, size: int) -> int:
         if start + 2 > size:
             self._doubt = start
-            return WAIT
+            return start + 2
         control = buffer[start + 1]
         if control not in _SHORT_CONTROLS:
             return REJECT
         self._shadow = max(self._shadow, self._base + start + 5)
         if start + 5 > size:
-            return WAIT
+            return start + 5
         sums = (control + buffer[start + 2]) & 0xFF
         return start + 5 if buffer[start + 3] == sums and buffer[start + 4] == STOP else REJECT
 
@@ -119,11 +119,11 @@ class Parser(Hunter[Frame]):
             return REJECT
         if len(head) < 4:
             self._doubt = start
-            return WAIT
+            return size + 1
         end = start + length + 6
         self._shadow = max(self._shadow, self._base + end)
         if end > size:
-            return WAIT
+            return end
         if buffer[end - 1] != STOP or sum(buffer[start + 4 : end - 2]) & 0xFF != buffer[end - 2]:
             return REJECT
         return end

@@ -16,6 +16,7 @@ from decimal import Decimal
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from drivers.model import ProfileError
 
@@ -45,8 +46,7 @@ class GroupDef:
     count: int | str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PointValue:
+class PointValue(NamedTuple):
     """``raw`` is what the wire says, None where the point is not implemented; ``value`` is ``raw`` times its scale."""
 
     raw: Value
@@ -187,12 +187,24 @@ _SIZES = {"int32": 2, "uint32": 2, "enum32": 2, "bitfield32": 2, "acc32": 2, "ip
 _SIZES |= {"int64": 4, "uint64": 4, "acc64": 4, "bitfield64": 4, "float64": 4, "eui48": 4, "ipv6addr": 8}
 
 
+def _nothing(raw: bytes) -> Value:
+    return None
+
+
+@lru_cache(256)
+def _reader_of(kind: str, size: int) -> Callable[[bytes], Value]:
+    """How to read a type of this many registers; a type that nobody knows, or of a wrong size, has no value."""
+    if kind != "string" and size != _SIZES.get(kind, 1):
+        return _nothing
+    return _READERS.get(kind, _nothing)
+
+
 def read_point(point: PointDef, raw: bytes) -> Value:
-    """The raw value of one point; None: not implemented (# of its type), or a type that nobody knows."""
-    reader = _READERS.get(point.type)
-    if reader is None or (point.type != "string" and len(raw) != 2 * _SIZES.get(point.type, 1)):
-        return None
-    return reader(raw)
+    """The raw value of one point; None: not implemented, by the sentinel of its type."""
+    return _reader_of(point.type, len(raw) // 2)(raw)
+
+
+_POWERS = {n: Decimal(1).scaleb(n) for n in range(-10, 11)}
 
 
 class _Full(Exception):
@@ -223,21 +235,24 @@ class _Reader:
         self.points: dict[str, PointValue] = {}
 
     def group(self, group: GroupDef, prefix: str, outer: _Scope | None) -> None:
-        scope, found = _Scope({}, outer), []
-        try:
-            for point in group.points:
-                end = self.at + 2 * point.size
-                if end > len(self.data):
-                    raise _Full
-                raw = read_point(point, self.data[self.at : end])
-                self.at = end
-                scope.raws[point.name] = raw
-                if point.type != "pad":
-                    found.append((point, raw))
-        finally:  # a scale factor may stand behind the values that need it
-            for point, raw in found:
-                value = scaled(raw, point.scale, scope)
+        scope, raws = _Scope({}, outer), []
+        data, at, size = self.data, self.at, len(self.data)
+        names = scope.raws
+        for point in group.points:
+            end = at + 2 * point.size
+            if end > size:
+                break
+            raw = _reader_of(point.type, point.size)(data[at:end])
+            at = end
+            names[point.name] = raw
+            raws.append(raw)
+        self.at = at
+        for point, raw in zip(group.points, raws, strict=False):  # a factor may stand behind the values that need it
+            if point.type != "pad":
+                value = raw if point.scale is None or raw is None else scaled(raw, point.scale, scope)
                 self.points[prefix + point.name] = PointValue(raw, value, point.unit, point)
+        if len(raws) < len(group.points):
+            raise _Full
         for inner in group.groups:
             for name in self._instances(inner, scope):
                 before = self.at
@@ -266,9 +281,10 @@ def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
     factor = scale if isinstance(scale, int) else scope.find(scale)
     if factor is None and isinstance(scale, str) and scale.lstrip("-").isdigit():
         factor = int(scale)
-    if not isinstance(factor, int) or not -10 <= factor <= 10:
+    if not isinstance(factor, int):
         return None
-    return Decimal(raw).scaleb(factor)
+    power = _POWERS.get(factor)
+    return None if power is None else raw * power
 
 
 def decode_model(address: int, registers: Sequence[int]) -> Model:

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import struct
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -352,3 +353,13 @@ def test_any_registers_of_a_known_model_decode(model_id: int, data: st.DataObjec
     model = sunspec.decode_model(40002, [model_id, length, *body])
     assert 0 <= sunspec.whole_registers([model_id, length, *body]) <= 2 + len(body)
     assert all(v.raw is not None or v.value is None for v in model.points.values())
+
+
+def test_models_are_decoded_fast_enough_for_a_small_box() -> None:
+    registers, best = [103, 50, *range(1, 51)], 0.0
+    for _ in range(5):
+        begin = time.perf_counter()
+        for _ in range(500):
+            sunspec.decode_model(40002, registers)
+        best = max(best, 500 / (time.perf_counter() - begin))
+    assert best >= 5_000, f"{best:.0f} models a second"
