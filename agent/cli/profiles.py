@@ -127,8 +127,8 @@ def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], fold
     click.echo(f"{profile.id}  {profile.vendor} {', '.join(profile.models)}  {profile.kind} over {profile.protocol}")
     click.echo(f"  source    {profile.source}")
     click.echo(f"  evidence  {profile.evidence}   hash {profile.hash}")
-    for name, text in _about(profile)["limits"].items():
-        click.echo(f"  {name:<9} {text}")
+    limits = ", ".join(f"{name} {text}" for name, text in _about(profile)["limits"].items())
+    click.echo(f"  limits    {limits or 'none stated'}")
     for param in profile.params.values():
         said = "" if param.default is None else f" (default {param.default})"
         click.echo(f"  parameter {param.name}{said}  {param.zh if lang == 'zh' else param.en}")
@@ -164,8 +164,10 @@ def _about(profile: Profile) -> Json:
     limits: Json = {}
     for field in Limits.__slots__:
         value = getattr(profile.limits, field)
-        if value is not None:
-            limits[field.removesuffix("_s")] = f"{value} s" if field.endswith("_s") else value
+        if isinstance(value, bool):
+            limits[field] = "yes" if value else "no"
+        elif value is not None:
+            limits[field.removesuffix("_s")] = f"{value:g} s" if field.endswith("_s") else value
     return {
         "source": profile.source,
         "limits": limits,

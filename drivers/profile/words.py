@@ -58,15 +58,16 @@ class Vocabulary:
         for name, meaning in document["prefix"].items():
             self._node(name).prefix = (meaning[0], meaning[1])
         patterns: list[str] = []
+        scopes: Mapping[str, list[str]] = document["scope"]
         for group in document["group"]:
             for rest, said in group["points"].items():
                 for scope in group["at"]:
                     pattern = f"{scope}.{rest}"
-                    self._node(pattern).entry = self._entry(pattern, said)
+                    self._node(pattern).entry = self._entry(pattern, said, scopes.get(scope, ["", ""]))
                     patterns.append(pattern)
         self.patterns = tuple(patterns)
 
-    def _entry(self, pattern: str, said: Any) -> Entry:
+    def _entry(self, pattern: str, said: Any, scope: list[str]) -> Entry:
         if isinstance(said, list):
             said = dict(zip(("dim", "kind", "en", "zh"), said, strict=True))
         low, high = said.get("range", (None, None))
@@ -75,8 +76,8 @@ class Vocabulary:
             dimension=said["dim"],
             kind=Kind(said["kind"]),
             units=self.dimensions[said["dim"]],
-            en=said["en"],
-            zh=said["zh"],
+            en=scope[0] + said["en"],
+            zh=scope[1] + said["zh"],
             low=None if low is None else Decimal(low),
             high=None if high is None else Decimal(high),
             flips=said.get("flips", False),
