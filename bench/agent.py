@@ -89,7 +89,7 @@ def measure(devices: int, every_s: int, seconds: float, plain: bool = False) -> 
             shown = subprocess.run(
                 meterhouse("keys", "show", folder / "signing.key", "--json"), check=True, capture_output=True
             )
-            trust = json.loads(shown.stdout)["kid"]
+            trust = json.loads(shown.stdout)["thumbprint"]
             argv = meterhouse("run", "-c", config)
         subscriber = Subscriber(mqtt_port, trust)
         stack.callback(subscriber.close)

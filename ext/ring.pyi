@@ -90,5 +90,9 @@ class Ring:
     def scan(self, start: int, end: int) -> Iterator[Record]:
         """Committed records from ``start`` (clamped to ``tail``) up to ``end`` (clamped to ``head``), in order.
         Stops early, without error, when the writer overtakes it. A damaged record ends the scan with ValueError."""
+    def trim(self) -> None:
+        """Let go of the pages that this process has touched; they stay in the file, and come back when they are used.
+
+        Keeps the process as small as what it works on: the ring itself is memory of the runtime directory, counted there."""
     def close(self) -> None:
         """Unmap; a ``seal`` that runs in another thread finishes first."""

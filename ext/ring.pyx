@@ -7,7 +7,7 @@ from typing import NamedTuple
 from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport MADV_DONTNEED, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap
 from posix.unistd cimport close
 
 cdef char *MAGIC = b"MHRING\r\n"
@@ -132,6 +132,11 @@ cdef class Ring:
         self.closed = True
         if self.pins == 0:
             self.unmap()
+
+    def trim(self):
+        """See the stub."""
+        self.check_room(0)
+        madvise(self.map.h, self.map.size, MADV_DONTNEED)
 
     cdef void unpin(self) noexcept:
         self.pins -= 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+import ext.memory
 from agent.config import Config, load_config
 from agent.service import Service
 from agent.service.notify import notify
@@ -56,6 +57,7 @@ async def serve(config: Config) -> None:
 
     def ready() -> None:
         gc.collect()
+        ext.memory.give_back()
         gc.freeze()  # what is alive now stays: the collector need not walk it again
         notify("READY=1")
 
@@ -92,6 +94,7 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: b
     \b
     Exit codes: 0 stopped as told, 1 a fault of ours, 3 bad configuration or profile.
     """
+    ext.memory.stay_small()
     set_up_logging(verbose)
     config = load_config(path, state_dir=state_dir, runtime_dir=runtime_dir)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

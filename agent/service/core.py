@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import agent
 import ext.clock
+import ext.memory
 from agent.config import Config, DeviceConfig, line_config
 from agent.keys import Signer, key_records, load_key
 from agent.pack import Head, Packer, StreamTable, base64url
@@ -162,7 +163,7 @@ class Service:
         """Make tables durable before the first record that names them."""
         assert self._ring is not None
         ring_id = self._ring.ring_id
-        rows = [(number, table.stream, json.loads(table.encoded)) for number, table in tables]
+        rows = ((number, table.stream, table.encoded) for number, table in tables)
         await self.writer.call(lambda store: store.register_tables(ring_id, rows))
 
     async def _start_uplinks(self, signer: Signer) -> None:
@@ -315,12 +316,17 @@ class Service:
                 self.sealing.owe(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
             except GatewayError as error:
                 self.sealing.trouble_is(str(error))
+            for line in self.lines.values():
+                line.trim()
+            ext.memory.give_back()
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: Snapshot) -> None:
         while True:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             snapshot.write(self)
+            if self._ring is not None:
+                self._ring.trim()
 
 
 def _start_event(recovered: Recovered) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,15 +29,20 @@ class Records:
         """Keep what table ``number`` of a ring means. Durable on return: to be called before the first record."""
         self.register_tables(ring_id, [(number, stream, document)])
 
-    def register_tables(self, ring_id: int, entries: Sequence[tuple[int, str, Mapping[str, Any]]]) -> None:
-        """Several (number, stream, document) in one commit. A number keeps its first meaning: a second is refused."""
+    def register_tables(self, ring_id: int, entries: Iterable[tuple[int, str, Mapping[str, Any] | bytes]]) -> None:
+        """Several (number, stream, document) in one commit. A number keeps its first meaning: a second is refused.
+
+        A document may come as its JSON text: a hundred tables as objects take more memory than all the rest.
+        """
+        compress = zstandard.ZstdCompressor(level=3).compress
         with self._transaction():
             for number, stream, document in entries:
-                text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+                text = document
+                if not isinstance(text, bytes):
+                    text = json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode()
                 digest = hashlib.sha256(text).digest()
                 self._conn.execute(
-                    "INSERT INTO documents VALUES (?, ?) ON CONFLICT DO NOTHING",
-                    (digest, zstandard.ZstdCompressor(level=9).compress(text)),
+                    "INSERT INTO documents VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, compress(text))
                 )
                 self._conn.execute(
                     "INSERT INTO tables VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",

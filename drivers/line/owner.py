@@ -112,6 +112,11 @@ class Line:
             self._turn.release()
         return results
 
+    def trim(self) -> None:
+        """Give back memory that only holds what nobody looks at."""
+        if self._trace is not None:
+            self._trace.trim()
+
     async def close(self) -> None:
         """Close the port and the trace. A later request opens the port again."""
         self._drop()

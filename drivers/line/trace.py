@@ -72,6 +72,10 @@ class FrameTrace:
         _HEAD.pack_into(view, at, count, time_ns, size, direction)
         self._header[2] = count
 
+    def trim(self) -> None:
+        """Let go of the pages that this process has touched; the frames stay in the file."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Unmap; the file stays for whoever wants to look."""
         self._header.release()
