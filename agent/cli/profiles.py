@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from unicodedata import east_asian_width
@@ -10,7 +11,7 @@ from unicodedata import east_asian_width
 import click
 
 from agent.cli.common import as_line, tidy
-from drivers.model import PACES, Limits, Point, ProfileError, Quality
+from drivers.model import PACES, Limits, Point, ProfileError, Quality, UsageError
 from drivers.plan import image_spec, read_image
 from drivers.profile import (
     Profile,
@@ -39,6 +40,7 @@ def profiles() -> None:
     Examples:
       meterhouse profiles list
       meterhouse profiles show eastron/sdm630 --lang zh
+      meterhouse profiles names "battery.*"
       meterhouse profiles check /etc/meterhouse/profiles/acme/x1.toml
 
     \b
@@ -202,6 +204,32 @@ def _register(point: Point) -> str:
     bit = "" if point.bit is None else f".{point.bit}"
     scale = "" if point.scale == 1 else f" x{point.scale.normalize():f}"
     return f"{where} {how}{bit}{scale}"
+
+
+@profiles.command()
+@click.argument("pattern", default="*")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the meanings.")
+@_json
+def names(pattern: str, lang: str, as_json: bool) -> None:
+    """The vocabulary: names that a profile may use, with units and meaning. PATTERN narrows it, as "ac.energy.*".
+
+    {l} stands for l1 l2 l3, {ll} for l12 l23 l31, other letters in braces for numbers. meter., circuit.3., load. and
+    other prefixes may precede any name; names of a profile's own begin with x.
+    """
+    entries = [e for e in vocabulary().entries() if fnmatchcase(e.pattern, pattern)]
+    if not entries:
+        raise UsageError(f"no name matches {tidy(pattern)!r}", where="profiles names", hint='Try "*power*"')
+    if as_json:
+        rows = [
+            {"name": e.pattern, "kind": e.kind.value, "units": list(e.units), "en": e.en, "zh": e.zh} for e in entries
+        ]
+        click.echo(as_line({"names": rows}))
+        return
+    wide = max(len(e.pattern) for e in entries) + 2
+    unit_width = max(len(" ".join(e.units)) for e in entries) + 2
+    for e in entries:
+        units = " ".join(u for u in e.units if u)
+        click.echo(_row((e.pattern, e.kind.value, units, e.zh if lang == "zh" else e.en), (wide, 9, unit_width, 0)))
 
 
 @profiles.command()

@@ -84,6 +84,13 @@ class Vocabulary:
             swap=said.get("swap", ""),
         )
 
+    def entries(self) -> Iterator[Entry]:
+        """All entries in file order, by pattern."""
+        for pattern in self.patterns:
+            entry = self._node(pattern).entry
+            assert entry
+            yield entry
+
     def _node(self, pattern: str) -> _Node:
         node = self._root
         for word in pattern.split("."):

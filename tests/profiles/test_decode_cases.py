@@ -202,6 +202,20 @@ def test_the_meter_of_a_huawei_inverter(cases: Path, tmp_path: Path) -> None:
         assert same(-value if name.startswith("-") else value, float(sensor["expected"])), sensor
 
 
+def test_a_scan_of_a_growatt(cases: Path, tmp_path: Path) -> None:
+    """Numbers out of an issue. The scan ends behind the serial number's last character, inside its field."""
+    (case,) = [c for c in manifest(cases, "dumps", "device-dump") if c["id"].startswith("growatt-vpp")]
+    file = tmp_path / "dump.json"
+    file.write_text(json.dumps(case["input"]))
+    value = {r["name"]: r["value"] for r in run("profile", "growatt/vpp", str(file))["readings"]}
+    expected = case["expected"]
+    assert value["device.model.number"] == expected["dtc"]
+    assert value["device.serial"] == expected["serial"]
+    assert value["device.power.rated"] == expected["rated_power_W"]
+    assert value["device.power.max"] == expected["pmax_W"]
+    assert value["device.power.reactive.max"] == expected["qmax_fed_var"]
+
+
 def test_an_exception_code_that_is_in_no_standard_is_an_answer() -> None:
     found = run("modbus-tcp", "00 01 00 00 00 03 01 84 00")
     assert (found["frame"]["exception"], found["frame"]["exception_name"]) == (0, "not in the standard")

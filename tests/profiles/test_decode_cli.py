@@ -253,6 +253,15 @@ def test_profiles_list_show_and_check(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "good. 15 points" in capsys.readouterr().out
 
 
+def test_profiles_names(capsys: pytest.CaptureFixture[str]) -> None:
+    said = CliRunner().invoke(profiles, ["names", "battery.rack.{r}.soc", "--lang", "zh"]).stdout
+    assert said.split() == ["battery.rack.{r}.soc", "gauge", "%", "{r}号电池簇：荷电状态"]
+    found = json.loads(CliRunner().invoke(profiles, ["names", "ac.energy.import*", "--json"]).stdout)["names"]
+    assert {"ac.energy.import", "ac.energy.import.{l}", "ac.energy.import.tariff.{n}"} <= {n["name"] for n in found}
+    assert outcome(["profiles", "names", "nonsense"]) == 2
+    assert "no name matches 'nonsense'" in capsys.readouterr().err
+
+
 def test_a_broken_site_profile_is_listed_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "x1.toml").write_text("schema = 1\n")
