@@ -9,6 +9,9 @@ cdef extern from *:
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
     #error "the ring and the decode plan are laid out for little-endian hosts"
     #endif
+    #ifndef __SIZEOF_INT128__
+    #error "exact decimals need 128-bit integers: build for a 64-bit processor"
+    #endif
 
     /* Digits and exponent of the shortest decimal that identifies v >= 0, finite. No trailing zero among the digits. */
     template <class F> static inline std::uint64_t mh_shortest(F v, int *exponent) noexcept {

@@ -93,6 +93,6 @@ class Ring:
     def trim(self) -> None:
         """Let go of the pages that this process has touched; they stay in the file, and come back when they are used.
 
-        Keeps the process as small as what it works on: the ring itself is memory of the runtime directory, counted there."""
+        Keeps the process as small as what it works on: the ring is memory of the runtime directory, counted there."""
     def close(self) -> None:
         """Unmap; a ``seal`` that runs in another thread finishes first."""

@@ -44,8 +44,7 @@ class Record(NamedTuple):
 
 cdef class Ring:
     def __cinit__(self):
-        self.fd = -1
-        self.closed = True
+        self.fd, self.closed = -1, True
 
     def __init__(self):
         raise TypeError("use Ring.create or Ring.open")
@@ -74,13 +73,10 @@ cdef class Ring:
             ring.path = path
             _map(ring, fd, PAGE + slots * sizeof(Slot), True)
             memset(ring.map.h, 0, PAGE)
-            ring.map.h.version = VERSION
-            ring.map.h.slot_size = sizeof(Slot)
-            ring.map.h.slots = slots
-            ring.map.h.ring_id = ring_id
-            ring.map.h.boot = boot
+            ring.map.h.version, ring.map.h.slot_size = VERSION, sizeof(Slot)
+            ring.map.h.slots, ring.map.mask = slots, slots - 1
+            ring.map.h.ring_id, ring.map.h.boot = ring_id, boot
             ring.map.h.writer_pid = os.getpid()
-            ring.map.mask = slots - 1
             ring.table_hash = table_hash
             mh_fence_release()
             memcpy(ring.map.h.magic, MAGIC, 8)
@@ -134,8 +130,7 @@ cdef class Ring:
             self.unmap()
 
     def trim(self):
-        """See the stub."""
-        self.check_room(0)
+        self.check_open()
         madvise(self.map.h, self.map.size, MADV_DONTNEED)
 
     cdef void unpin(self) noexcept:
@@ -149,8 +144,7 @@ cdef class Ring:
         if self.fd >= 0:
             close(self.fd)
         self.map.h = NULL
-        self.fd = -1
-        self.closed = True
+        self.fd, self.closed = -1, True
 
     cdef object _damage(self, str what):
         return ValueError(f"{self.path}: ring file {what}")

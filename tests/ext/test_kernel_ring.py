@@ -290,3 +290,21 @@ def test_killed_in_the_middle_of_a_record(new_ring: Callable[[int], Ring], tmp_p
             records = list(ring.scan(0, EVER))
             assert records == model[-len(records) :]
     ring.close()
+
+
+def resident() -> int:
+    """Bytes of shared memory in this process's resident set."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_trimmed_pages_stay_in_the_file(new_ring: Callable[[int], Ring], tmp_path: Path) -> None:
+    """The process becomes smaller, the ring does not change, and goes on."""
+    ring, model = new_ring(1 << 20), []
+    for n in range(2_000):
+        model.append(append(ring, "values", [(p, n, 0, 0) for p in range(20)], n))
+    before = resident()
+    ring.trim()
+    assert resident() < before - (1 << 19)
+    model.append(append(ring, "gap", None, 7))
+    holds(ring, model[:-1] + model[-1:])
+    holds(Ring.open(str(tmp_path / "0.ring")), model)
