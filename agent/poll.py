@@ -139,7 +139,7 @@ class DevicePoll:
         return min(held, default=self.next_ms or 1 << 62)
 
     def advance(self, now_ms: int) -> list[int]:
-        """Turn the ticks up to now into pending ones. What was still pending then is overload; returns its positions."""
+        """Turn the ticks up to now into pending ones. What still was pending is overload; returns its positions."""
         late: list[int] = []
         for pace, period in enumerate(self.periods):
             while period and self.next[pace] <= now_ms:

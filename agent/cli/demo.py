@@ -77,7 +77,7 @@ class Stage:
     "faults",
     multiple=True,
     metavar='"DEVICE FAULT"',
-    help='Such as "pv1 silence"; see `meterhouse simulate`.',
+    help='Such as "inv1 silence"; see `meterhouse simulate`.',
 )
 @json_option
 def demo(
@@ -93,7 +93,7 @@ def demo(
     Examples:
       meterhouse demo
       meterhouse demo --for 20s --json
-      meterhouse demo --fault "pv1 silence"
+      meterhouse demo --fault "inv1 silence"
 
     \b
     Exit codes: 0 every pack arrived and was verified, 1 something did not start, 6 something was not verified.
@@ -137,7 +137,7 @@ def demo(
     else:
         click.echo(
             f"{facts['readings']:,} readings of {facts['devices']} devices in {facts['packs']} signed packs, "
-            f"{facts['verified']} verified, {facts['failed']} failed, {facts['gaps']} readings missing and accounted for"
+            f"{facts['verified']} verified, {facts['failed']} failed, {facts['gaps']} missing and accounted for"
         )
     if not good:
         reasons = [*report.reasons]

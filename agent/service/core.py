@@ -78,8 +78,9 @@ class Service:
                 ) from error
         signer = load_key(config.key.path(os.environ))
         self._sign = signer.signer("mh-pack")
-        self.writer = Writer(self._open_store, pack_clock, lambda text: self.sealing.trouble_is(text))
+        self.writer = Writer(self._open_store, pack_clock)
         self.sealing = Sealing(self.writer, self.grid, config.pack.every_ms)
+        self.writer.on_trouble = self.sealing.trouble_is
         await self.writer.start()
         try:
             await self._start(signer)
@@ -190,6 +191,10 @@ class Service:
             running.start()
 
     async def _serve(self, stop: asyncio.Event) -> None:
+        for note in self.config.notes:
+            log.warning("%s", note)
+        for text in await self.writer.call(lambda store: [*store.warnings(), *_store_line(store)]):
+            log.info("%s", text)
         self._start_pollers()
         self._snapshot = Snapshot(self.config, self.boot, self.ring_path.name)
         self._snapshot.write(self)
@@ -337,6 +342,15 @@ def _start_event(recovered: Recovered) -> dict[str, Any]:
     if recovered.lost_rings:
         event["rings_set_aside"] = recovered.lost_rings
     return event
+
+
+def _store_line(store: Store) -> list[str]:
+    """What is really in effect, at every start (field pain 54); and what had to be set aside, if anything."""
+    usage = store.usage()
+    lines = [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]
+    if store.quarantine is not None:
+        lines.append(f"the database before was damaged: {store.quarantine}")
+    return lines
 
 
 def _keys(store: Store, signer: Signer, base: str) -> bytes:

@@ -44,16 +44,13 @@ class Writer:
     Args:
         open_store: called in the thread; its error is raised by ``start``.
         clock: the ``clock`` object of a pack, at the moment of the call.
-        trouble: called in the loop with a text when the store cannot commit, with None when it can again.
+
+    ``on_trouble`` is called in the loop with a text when the store cannot commit, with None when it could.
     """
 
-    def __init__(
-        self,
-        open_store: Callable[[], Store],
-        clock: Callable[[], Mapping[str, Any]],
-        trouble: Callable[[str | None], None],
-    ) -> None:
-        self._open_store, self._clock, self._trouble = open_store, clock, trouble
+    def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
+        self._open_store, self._clock = open_store, clock
+        self.on_trouble: Callable[[str | None], None] = _nobody_cares
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()
@@ -182,7 +179,7 @@ class Writer:
                 store.commit((), self._confirmed)
             except GatewayError as error:  # they stay and go with a later commit: at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
-                self._back(self._trouble, str(error))
+                self._back(self.on_trouble, str(error))
                 return
             self._confirmed = {}
 
@@ -211,11 +208,11 @@ class Writer:
         except GatewayError as error:
             for packer, mark in reversed(marks):
                 packer.restore(mark)
-            self._back(self._trouble, str(error))
+            self._back(self.on_trouble, str(error))
             return None
         self._confirmed = {}
         self._losses = [note for note in self._losses if note.id not in stated]
-        self._back(self._trouble, None)
+        self._back(self.on_trouble, None)
         items = [
             OutboxItem(id=number, stream=pack.stream, data=pack.data, is_birth=pack.is_birth, to_ms=pack.to_ms)
             for number, pack in zip(ids, sealed, strict=True)
@@ -282,6 +279,10 @@ def _settle(future: asyncio.Future[T], result: T) -> None:
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _nobody_cares(text: str | None) -> None:
+    """Until somebody wants to know."""
 
 
 def _nothing(store: Store) -> None:
