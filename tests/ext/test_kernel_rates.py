@@ -76,7 +76,7 @@ def test_what_the_field_saw(counts: list[int], kinds: list[int]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(-1e9, 1e9) | st.just(math.nan), st.integers(-10, 10**10)), max_size=8),
+    st.lists(st.tuples(st.floats(-1e9, 1e9, allow_subnormal=False) | st.just(math.nan), st.integers(-10, 10**10)), max_size=8),
     st.integers(0, 10**10),
 )
 def test_mean_agrees_with_the_reference(samples: list[tuple[float, int]], max_gap_ns: int) -> None:
@@ -92,7 +92,7 @@ def test_mean_agrees_with_the_reference(samples: list[tuple[float, int]], max_ga
     if total == 0:
         assert math.isnan(got)
     else:
-        assert got == pytest.approx(float(area / total), rel=1e-12, abs=size * 1e-12)
+        assert got == pytest.approx(float(area / total), rel=1e-12, abs=size * 1e-12 + 1e-300)
 
 
 def test_refuses() -> None:
