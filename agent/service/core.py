@@ -349,7 +349,8 @@ def _store_line(store: Store) -> list[str]:
     usage = store.usage()
     lines = [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]
     if store.quarantine is not None:
-        lines.append(f"the database before was damaged: {store.quarantine}")
+        damaged = store.quarantine
+        lines.append(f"the database before was damaged ({damaged.reason}); it is set aside as {damaged.path}")
     return lines
 
 
