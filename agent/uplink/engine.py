@@ -73,6 +73,7 @@ class Uplink:
             pack_every_ms / 1000,
             fresh_bytes,
             wake=self._wake,
+            pause_s=retry_s,
         )
         self._wake_lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -165,7 +166,6 @@ class Uplink:
             except Exception as error:
                 log.exception("%s: a fault of ours", self.name)
                 self._down(BrokerError(f"internal error: {clean_text(repr(error))}", where=self._to.url))
-            self._report()
             if time.monotonic() - began > STEADY_S:
                 self._delay_s = self._retry_s
             self._pause()
@@ -220,6 +220,7 @@ class Uplink:
             session.drop()
             self._connected = False
             self._traffic.end(session.by_broker)
+            self._report()
 
     def _session(self) -> Session:
         return Session(
@@ -228,8 +229,6 @@ class Uplink:
             self._protocol,
             Parcel(f"{self._base}/status", self._status("offline"), OTHER, True),
             self._wake_read,
-            self._acked,
-            self._heard,
             self._environ,
         )
 
@@ -283,8 +282,17 @@ class Uplink:
                 log.info("%s: over: %s", self.name, self._trouble.what)
                 self._trouble = None
             wait = 0.0 if traffic.mailbox else traffic.wait_s()
-            session.turn(min(wait, CONFIRM_S) if traffic.delivered else wait)
-            self._woken = False
+            self._turn(session, min(wait, CONFIRM_S) if traffic.delivered else wait)
+
+    def _turn(self, session: Session, wait_s: float) -> None:
+        session.turn(wait_s)
+        self._woken = False
+        for packet, code in session.acks:
+            self._acked(packet, code)
+        for topic, payload in session.messages:
+            self._heard(topic, payload)
+        session.acks.clear()
+        session.messages.clear()
 
     def _goodbye(self, session: Session) -> None:
         """Offline by our own word, so that the will stays in the drawer."""
@@ -293,15 +301,15 @@ class Uplink:
         if packet := session.publish(parcel):
             self._traffic.sent(packet, parcel)
         while self._traffic.in_flight and session.alive and (left := until - time.monotonic()) > 0:
-            session.turn(left)
+            self._turn(session, left)
         session.close()
         log.info("%s: disconnected", self.name)
 
     def _report(self) -> None:
         """Tell the store what was delivered."""
         if ids := self._traffic.delivered:
-            self._traffic.delivered = []
             self._outbox.confirm(self.name, ids)
+            self._traffic.delivered = []
 
     def _down(self, error: BrokerError) -> None:
         """A connection ended or did not come about: said once, until the reason changes."""

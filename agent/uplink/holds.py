@@ -14,9 +14,10 @@ Key = tuple[str, str]  # stream, road
 class Holds:
     """Held topics and the one probe that is due from time to time, whichever of them it concerns."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_s: float = MIN_S) -> None:
+        self._min_s = min_s
         self._lowest: dict[Key, int] = {}  # the first id that waits
-        self._delay_s = MIN_S
+        self._delay_s = min_s
         self._at_s = 0.0
         self._skips = SKIPS
         self.probing = False  # a probe is on its way
@@ -37,7 +38,7 @@ class Holds:
         first = not self._lowest
         self._lowest[key] = min(number, self._lowest.get(key, number))
         if was_probe or first:
-            self._delay_s = MIN_S if first else min(self._delay_s * 2, MAX_S)
+            self._delay_s = self._min_s if first else min(self._delay_s * 2, MAX_S)
             self._at_s = now + self._delay_s
             self._skips = SKIPS
 
@@ -64,12 +65,12 @@ class Holds:
         """Somebody is there: nothing is held any more. Returns the lowest id that waited."""
         lowest = self.lowest if self._lowest else 1
         self._lowest.clear()
-        self._delay_s, self.probing = MIN_S, False
+        self._delay_s, self.probing = self._min_s, False
         return lowest
 
     def try_again(self, now: float) -> None:
         """A new connection: probe soon."""
-        self._delay_s, self._at_s, self.probing, self._skips = MIN_S, now, False, SKIPS
+        self._delay_s, self._at_s, self.probing, self._skips = self._min_s, now, False, SKIPS
 
     def wait_s(self, now: float) -> float:
         """Until the next probe is due."""

@@ -11,10 +11,12 @@ import contextlib
 import os
 import select
 import ssl
+import struct
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from paho.mqtt import MQTTException
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
@@ -34,8 +36,6 @@ class Session:
 
     Args:
         wake_fd: readable when another thread wants us; this session empties it.
-        acked: called with packet id and reason code of each PUBACK.
-        heard: called with topic and payload of each message.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Session:
         protocol: MQTTProtocolVersion,
         will: Parcel,
         wake_fd: int,
-        acked: Callable[[int, int], object],
-        heard: Callable[[str, bytes], None],
         environ: Mapping[str, str],
     ) -> None:
-        self._to, self._wake_fd, self._acked, self._heard = destination, wake_fd, acked, heard
+        self._to, self._wake_fd = destination, wake_fd
+        self.acks: list[tuple[int, int]] = []  # packet id and reason code of each PUBACK, until somebody clears it
+        self.messages: list[tuple[str, bytes]] = []  # topic and payload, likewise
         self.protocol = protocol
         self.connack: int | None = None
         self.receive_maximum, self.max_packet, self.retain = 65_535, NEVER, True
@@ -153,17 +153,25 @@ class Session:
                     os.read(self._wake_fd, 65_536)
             elif ready == fd:
                 if event & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                    client.loop_read()
+                    self._read()
                 if event & select.POLLOUT and client.socket() is not None:
                     client.loop_write()
         if tls_pending and client.socket() is not None:
-            client.loop_read()
+            self._read()
         now = time.monotonic()
         if now - self._misc_s >= 1:
             self._misc_s = now
             client.loop_misc()
         if client.socket() is None:  # its number may soon be another file's
             self._forget(fd)
+
+    def _read(self) -> None:
+        try:
+            self._client.loop_read()
+        except (MQTTException, ValueError, LookupError, struct.error) as error:  # our callbacks only append
+            self.drop()
+            what = f"the broker sent something that is not MQTT ({type(error).__name__})"
+            raise BrokerError(what, where=self._to.url, hint="Is it the right port?") from error
 
     def _forget(self, fd: int) -> None:
         with contextlib.suppress(KeyError):
@@ -217,10 +225,10 @@ class Session:
     def _on_publish(
         self, client: Client, userdata: Any, packet: int, reason: ReasonCode, properties: Properties | None
     ) -> None:
-        self._acked(packet, reason.value)
+        self.acks.append((packet, reason.value))
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
-        self._heard(message.topic, bytes(message.payload))
+        self.messages.append((message.topic, bytes(message.payload)))
 
 
 def _first_line(error: Exception) -> str:

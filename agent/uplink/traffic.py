@@ -55,6 +55,7 @@ class Traffic:
         every_s: the pack interval.
         monotonic, wall_ms: clocks.
         wake: called from other threads when they left something.
+        pause_s: the first wait after a refusal; it doubles up to a minute.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Traffic:
         monotonic: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         wake: Callable[[], None] = lambda: None,
+        pause_s: float = 1.0,
     ) -> None:
         self._name, self._outbox, self._base = name, outbox, base
         self._asked_window, self._rate, self._late_s = window, rate, LATE_INTERVALS * every_s
@@ -84,11 +86,12 @@ class Traffic:
         self._busy: set[int] = set()
         self._recent = Recent(RECENT)
         self.aside: set[int] = set()
-        self.holds = Holds()
+        self.holds = Holds(pause_s)
         self._suspects: dict[int, int] = {}  # packs in flight when the broker hung up -> how often
         self._floor = NEVER  # all that exists is backlog, until something is offered
         self._tokens, self._tokens_s = 1.0, monotonic()
-        self._pause_until, self._pause_s = 0.0, 1.0
+        self._first_pause_s = pause_s
+        self._pause_until, self._pause_s = 0.0, pause_s
         self._resend_at, self._resend_s, self._resend_mark = NEVER * 1.0, RESEND_S, 0
         self.mode = "subscriber"
         self.window = window
@@ -123,7 +126,7 @@ class Traffic:
         self._backlog.restart(0)
         self._births.restart(0)
         self.holds.try_again(now)
-        self._pause_until, self._pause_s = 0.0, 1.0
+        self._pause_until, self._pause_s = 0.0, self._first_pause_s
         if mode == "platform":
             self._resend_at = now + self._resend_s
 
@@ -332,14 +335,14 @@ class Traffic:
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._set_aside(parcel.id)
         else:
-            if code != ID_IN_USE:
+            if code != ID_IN_USE and now >= self._pause_until:  # once for all that were in flight
                 self._pause_until, self._pause_s = now + self._pause_s, min(self._pause_s * 2, PAUSE_MAX_S)
             self._give_back(parcel.id)
         return parcel
 
     def _taken(self, parcel: Parcel) -> None:
         self._recent.add(parcel.id)
-        self._pause_s = 1.0
+        self._pause_s = self._first_pause_s
         self.confirmed += 1
         if self.mode != "platform":
             self.delivered.append(parcel.id)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_kit import Desk, Listener, Mosquitto, To, free_port
 
 from agent.uplink import Uplink
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "store"))  # pack_kit is shared with the store's tests
+
+from delivery_kit import Desk, Listener, Mosquitto, To, free_port
+from fake_broker import FakeBroker
 
 
 @pytest.fixture
@@ -56,7 +61,9 @@ def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
 
 
 @pytest.fixture
-def uplink(desk: Callable[..., Desk]) -> Iterator[Callable[..., Uplink]]:
+def uplink(
+    broker: Callable[..., Mosquitto], fake: Callable[..., FakeBroker], desk: Callable[..., Desk]
+) -> Iterator[Callable[..., Uplink]]:
     """``uplink(desk, To(...))``, started and at the end stopped."""
     made: list[Uplink] = []
 
@@ -71,3 +78,17 @@ def uplink(desk: Callable[..., Desk]) -> Iterator[Callable[..., Uplink]]:
     yield start
     for one in made:
         one.stop(1.0)
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[..., FakeBroker]]:
+    """``fake(answer=...)`` starts a broker that misbehaves."""
+    made: list[FakeBroker] = []
+
+    def start(**more: Any) -> FakeBroker:
+        made.append(FakeBroker(**more))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()

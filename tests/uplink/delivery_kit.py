@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
+import os
 import queue
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pack_kit import START_MS, Maker, Pack
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -23,7 +23,6 @@ from agent.store import Store
 from agent.uplink import Uplink
 
 BASE = "meterhouse/v1/park7/gw01"
-BOOT = "3f2a9c41d07be815"
 
 
 def until(what: Callable[[], object], seconds: float = 8.0, why: str = "") -> None:
@@ -82,9 +81,10 @@ class Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, *lines: str) -> None:
-        head = [f"listener {self.port} 127.0.0.1", "max_inflight_messages 0", "max_queued_messages 0"]
+        head = [f"listener {self.port} 127.0.0.1", "max_queued_messages 100000"]
         anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
-        self._conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
+        user = ["user root"] if os.geteuid() == 0 else []  # else it could not read files of the test
+        self._conf.write_text("\n".join([*head, *anonymous, *user, *lines]) + "\n")
 
     def start(self) -> Mosquitto:
         with (self._folder / f"mosquitto-{self.port}.log").open("ab") as log:
@@ -141,57 +141,6 @@ class Listener:
         self.client.loop_stop()
 
 
-@dataclass
-class Pack:
-    """As agent.pack.SealedPack."""
-
-    stream: str
-    boot: str
-    seq: int
-    from_ms: int
-    to_ms: int
-    hash: bytes
-    is_birth: bool
-    data: bytes
-    ring_id: int = 1
-    ring_pos: int = 0
-
-
-@dataclass
-class Maker:
-    """Makes the packs of one stream, chained, with a signature of the right size."""
-
-    stream: str = "park7/gw01/inv1"
-    readings: int = 10
-    seq: int = 0
-    prev: str | None = None
-    birth: str = ""
-    pad: int = 0
-    made: list[Pack] = field(default_factory=list)
-
-    def __call__(self, to_ms: int | None = None, birth: bool = False) -> Pack:
-        to_ms = to_ms or time.time_ns() // 1_000_000
-        self.seq += 1
-        body: dict[str, Any] = {"boot": BOOT, "from": to_ms / 1000 - 10, "prev": self.prev, "seq": self.seq}
-        body |= {"stream": self.stream, "to": to_ms / 1000, "v": 1}
-        if birth:
-            body["table"] = {"points": []}
-        else:
-            body["birth"] = self.birth
-            body["e"] = [{"n": f"p{n}", "v": self.seq + n / 10} for n in range(self.readings)]
-            body["pad"] = "x" * self.pad
-        payload = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-        digest = hashlib.sha256(payload).digest()
-        sig = "eyJhbGciOiJFZDI1NTE5In0.." + base64.urlsafe_b64encode(digest + digest).rstrip(b"=").decode()
-        data = json.dumps({**body, "sig": sig}, sort_keys=True, separators=(",", ":")).encode()
-        self.prev = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        if birth:
-            self.birth = self.prev
-        pack = Pack(self.stream, BOOT, self.seq, to_ms - 10_000, to_ms, digest, birth, data)
-        self.made.append(pack)
-        return pack
-
-
 class Desk:
     """The writer thread of the service, as far as uplinks see it: owns the store, offers after each commit."""
 
@@ -218,7 +167,7 @@ class Desk:
         def run(store: Store) -> None:
             try:
                 answer.put(job(store))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised where it was asked
                 answer.put(error)
 
         self._jobs.put(run)
@@ -271,3 +220,22 @@ class Desk:
     def close(self) -> None:
         self._jobs.put(None)
         self._thread.join(10)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def fresh(make: Maker, **more: Any) -> Pack:
+    """A pack that was sealed just now."""
+    return make(to_ms=now_ms(), **more)
+
+
+def old(make: Maker) -> Pack:
+    """A pack of long ago."""
+    return make(to_ms=START_MS + make.seq * 10_000)
+
+
+def packs_of(store: Store) -> list[int]:
+    """Ids of all packs in the store."""
+    return [row[0] for row in store._conn.execute("SELECT id FROM packs ORDER BY id")]

@@ -1,28 +1,37 @@
-"""Packs leave, are acknowledged, and only then count as delivered."""
+"""Packs leave, are acknowledged, and only then count as delivered. Against the real mosquitto."""
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
+from pathlib import Path
 
-from delivery_kit import BASE, Desk, Listener, Maker, Mosquitto, To, until
+from delivery_kit import BASE, Desk, Listener, Mosquitto, To, free_port, fresh, old, packs_of, until
+from pack_kit import BOOT, Maker
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
 
+Broker = Callable[..., Mosquitto]
+Listen = Callable[..., Listener]
+Desks = Callable[..., Desk]
+Uplinks = Callable[..., Uplink]
+
 
 def test_packs_arrive_as_the_identical_bytes_and_leave_the_outbox(
-    broker: Callable[..., Mosquitto],
-    listen: Callable[..., Listener],
-    desk: Callable[..., Desk],
-    uplink: Callable[..., Uplink],
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
 ) -> None:
     """Confirmed means acknowledged by the broker, not handed to a library. # field pain 50"""
     port = broker().port
     heard, at = listen(port), desk()
     up = uplink(at, To(port))
+    until(lambda: up.state().connected)
     make = Maker()
-    at.commit(make(birth=True))
+    at.commit(fresh(make, birth=True))
     for _ in range(50):
-        at.commit(make())
+        at.commit(fresh(make))
     until(lambda: len(heard.packs("readings")) == 51)
     assert [m.payload for m in heard.heard if m.topic == f"{BASE}/inv1/readings"] == [p.data for p in make.made]
     assert not heard.packs("backfill")
@@ -30,3 +39,277 @@ def test_packs_arrive_as_the_identical_bytes_and_leave_the_outbox(
     state = up.state()
     assert (state.connected, state.mqtt, state.confirm, state.error) == (True, "5", "subscriber", None)
     assert state.confirmed == 51 and state.refused == 0
+
+
+def test_a_broker_that_stops_and_starts_again_costs_nothing(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    """The store is not touched by a reconnect, and what was confirmed is not sent again.
+
+    # field pain 44, field pain 46, field pain 51, field pain 60
+    """
+    port = free_port()
+    first = broker(port=port)
+    heard, at, make = listen(port), desk(), Maker()
+    up = uplink(at, To(port))
+    for _ in range(10):
+        at.commit(fresh(make))
+    until(lambda: len(heard.packs()) == 10)
+    until(lambda: at.pending() == 0)
+    ids = at.call(packs_of)
+    first.stop(kill=True)
+    until(lambda: not up.state().connected)
+    for _ in range(40):
+        at.commit(old(make))
+    until(lambda: "nothing listens" in str(up.state().error))
+    assert at.pending() == 40
+    first.start()
+    until(lambda: len(heard.packs()) >= 50)
+    until(lambda: at.pending() == 0)
+    at.commit(fresh(make))
+    until(lambda: len(heard.packs()) == 51)
+    assert heard.seqs("inv1", "readings") == [*range(1, 11), 51]
+    assert heard.seqs("inv1", "backfill") == list(range(11, 51)), "oldest first, each once"
+    heard_bytes = [m.payload for m in heard.heard if m.topic.endswith(("readings", "backfill"))]
+    assert sorted(heard_bytes) == sorted(p.data for p in make.made)
+    assert at.call(packs_of)[:10] == ids
+    assert up.state().connects == 2 and up.state().error is None
+
+
+def test_a_start_without_a_broker_waits_for_it(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    port, at, make = free_port(), desk(), Maker()
+    up = uplink(at, To(port))
+    at.commit(fresh(make, birth=True), fresh(make))
+    until(lambda: up.state().error is not None)
+    broker(port=port)
+    heard = listen(port)
+    until(lambda: len(heard.packs()) == 2)
+    assert heard.seqs("inv1", "readings") == [1, 2], "sealed a moment ago and never tried: fresh"
+    until(lambda: at.pending() == 0)
+
+
+def test_fresh_packs_do_not_wait_behind_the_backlog(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    port, at, make = broker().port, desk(), Maker()
+    heard = listen(port)
+    for _ in range(40):
+        at.commit(old(make))
+    uplink(at, To(port, backfill_rate=80))
+    until(lambda: heard.packs("backfill"))
+    at.commit(fresh(make))
+    until(lambda: heard.packs("readings"))
+    assert heard.seqs("inv1", "readings") == [41]
+    assert len(heard.packs("backfill")) < 40, "it did not wait for the backlog"
+    until(lambda: len(heard.packs("backfill")) == 40)
+    assert heard.seqs("inv1", "backfill") == list(range(1, 41))
+
+
+def test_a_pack_sealed_late_goes_by_backfill(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    port, at, make = broker().port, desk(), Maker()
+    heard = listen(port)
+    up = uplink(at, To(port))
+    until(lambda: up.state().connected)
+    at.commit(old(make), fresh(make))
+    until(lambda: len(heard.packs()) == 2)
+    assert heard.seqs("inv1", "backfill") == [1] and heard.seqs("inv1", "readings") == [2]
+
+
+def test_nobody_there_is_no_delivery(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    """One pack in a while asks whether somebody is there; then everything goes. # field pain 50"""
+    port, at, make = broker().port, desk(), Maker()
+    up = uplink(at, To(port))
+    until(lambda: up.state().connected)
+    for _ in range(30):
+        at.commit(fresh(make))
+    until(lambda: up.state().silent_topics == 2)
+    assert "nobody subscribes" in str(up.state().error)
+    assert at.pending() == 30 and up.state().confirmed == 0
+    assert up.state().refused <= 30, "each was tried at most once"
+    heard = listen(port)
+    until(lambda: at.pending() == 0)
+    assert sorted(set(heard.seqs())) == list(range(1, 31))
+    until(lambda: up.state().error is None)
+    assert up.state().silent_topics == 0
+
+
+def test_a_stream_that_nobody_reads_does_not_stop_the_others(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    port, at = broker().port, desk()
+    one, two = Maker("park7/gw01/inv1"), Maker("park7/gw01/inv2")
+    heard = listen(port, f"{BASE}/inv1/+")
+    up = uplink(at, To(port))
+    until(lambda: up.state().connected)
+    for _ in range(30):
+        at.commit(fresh(one), fresh(two))
+    until(lambda: len(heard.seqs("inv1")) == 30)
+    until(lambda: at.pending() == 30)
+    assert {i.stream for i in at.call(lambda s: s.pending("platform", 0, 99, 1 << 30))} == {two.stream}
+
+
+def test_broker_mode_takes_the_brokers_word(broker: Broker, desk: Desks, uplink: Uplinks) -> None:
+    port, at, make = broker().port, desk(), Maker()
+    up = uplink(at, To(port, confirm="broker"))
+    at.commit(fresh(make), fresh(make))
+    until(lambda: at.pending() == 0)
+    assert up.state().confirm == "broker" and up.state().error is None
+
+
+def test_a_denied_publish_is_not_a_delivered_one(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, tmp_path: Path
+) -> None:
+    """PUBACK 135 looks like success to paho; the packs stay and the others go. # field pain 50"""
+    acl = tmp_path / "acl"
+    acl.write_text(f"topic read #\ntopic write {BASE}/inv1/#\ntopic write {BASE}/status\ntopic write {BASE}/keys\n")
+    port, at = broker(f"acl_file {acl}").port, desk()
+    heard = listen(port)
+    one, two = Maker("park7/gw01/inv1"), Maker("park7/gw01/inv2")
+    up = uplink(at, To(port))
+    until(lambda: up.state().connected)
+    for _ in range(10):
+        at.commit(fresh(two), fresh(one))
+    until(lambda: len(heard.seqs("inv1")) == 10)
+    until(lambda: at.pending() == 10)
+    until(lambda: up.state().error is not None)
+    assert "does not let us publish" in str(up.state().error) and "inv2" in str(up.state().hint)
+    assert heard.seqs("inv2") == []
+
+
+def test_two_destinations_do_not_wait_for_each_other(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    port, make = broker().port, Maker()
+    heard, at = listen(port), desk("platform", "regulator")
+    up = uplink(at, To(port))
+    dead = uplink(at, To(free_port(), name="regulator"))
+    for _ in range(20):
+        at.commit(fresh(make))
+    until(lambda: at.pending("platform") == 0)
+    assert at.pending("regulator") == 20 and len(heard.packs()) == 20
+    assert up.state().error is None and dead.state().error is not None
+
+
+def test_equal_times_are_two_packs(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    """Identity is the sequence, not the time. # field pain 64"""
+    port, at, make = broker().port, desk(), Maker()
+    heard = listen(port)
+    uplink(at, To(port))
+    same = fresh(make).to_ms
+    at.commit(make.made[0], make(to_ms=same), make(to_ms=same))
+    until(lambda: heard.seqs() == [1, 2, 3])
+    assert len({p["to"] for p in heard.packs()}) == 1
+
+
+def test_status_keys_and_births_are_retained(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    port, at = broker().port, desk()
+    makers = [Maker(f"park7/gw01/d{n}") for n in range(5)]
+    at.commit(*(make(birth=True) for make in makers), *(make() for make in makers))
+    up = uplink(at, To(port, confirm="broker"), keys=b'{"counter":1,"v":1}')
+    until(lambda: at.pending() == 0)
+    late = listen(port)  # sees only what is retained
+    until(lambda: len(late.heard) == 7)
+    assert all(m.retain for m in late.heard)
+    assert late.last("keys") == {"counter": 1, "v": 1}
+    assert (late.last("status") or {})["state"] == "online"
+    for make in makers:
+        name = make.stream.rpartition("/")[2]
+        assert [m.payload for m in late.heard if m.topic == f"{BASE}/{name}/birth"] == [make.made[0].data]
+    at.commit(newer := fresh(makers[0], birth=True))
+    until(lambda: (late.last("d0/birth") or {}).get("seq") == newer.seq)
+    up.stop(2.0)
+    until(lambda: (late.last("status") or {})["state"] == "offline")
+    assert up.state().connected is False
+
+
+def test_births_and_keys_come_again_after_the_broker_forgot_them(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    port, at, make = free_port(), desk(), Maker()
+    one = broker(port=port)
+    at.commit(make(birth=True))
+    up = uplink(at, To(port, confirm="broker"))
+    until(lambda: at.pending() == 0)
+    one.stop(kill=True)
+    until(lambda: not up.state().connected)
+    one.start()
+    until(lambda: up.state().connected)
+    late = listen(port)
+    until(lambda: late.last("inv1/birth") and late.last("keys") and late.last("status"))
+
+
+def test_a_connection_that_is_cut_leaves_the_will(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    port, at = broker().port, desk()
+    heard = listen(port)
+    up = uplink(at, To(port), retry_s=30.0)
+    until(lambda: (heard.last("status") or {}).get("state") == "online")
+    clone = Client(CallbackAPIVersion.VERSION2, "meterhouse-park7-gw01-platform", protocol=MQTTProtocolVersion.MQTTv5)
+    clone.connect("127.0.0.1", port)
+    clone.loop_start()
+    until(lambda: (heard.last("status") or {}).get("state") == "offline")
+    until(lambda: not up.state().connected)
+    assert "another client took over" in str(up.state().error), "and we do not fight"
+    clone.disconnect()
+    clone.loop_stop()
+
+
+def test_a_platform_acknowledges_ranges(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    port, at, make = broker().port, desk(), Maker()
+    heard = listen(port)
+    up = uplink(at, To(port, confirm="platform"))
+    until(lambda: up.state().connected)
+    at.commit(*(fresh(make) for _ in range(6)))
+    until(lambda: len(heard.packs()) == 6)
+    until(lambda: up.state().confirmed == 6)
+    assert at.pending() == 6, "the broker's word is not the platform's"
+
+    def ack(begin: int, end: int, of: int, **more: object) -> None:
+        digest = base64.urlsafe_b64encode(make.made[of - 1].hash).rstrip(b"=").decode()
+        body = {"stream": make.stream, "boot": BOOT, "first": begin, "last": end, "hash": digest, **more}
+        heard.client.publish(f"{BASE}/ack", json.dumps(body), 1).wait_for_publish(5)
+
+    ack(1, 3, 3, hash="x" * 43)
+    ack(1, 3, 3, boot="0" * 16)
+    ack(1, 3, 3, stream="park8/gw01/inv1")
+    ack(1, 3, 3, first="1")
+    ack(1, 2**60, 3)
+    heard.client.publish(f"{BASE}/ack", b"[" * 3000, 1).wait_for_publish(5)
+    heard.client.publish(f"{BASE}/ack", b"\xff" * 100_000, 1).wait_for_publish(5)
+    ack(1, 2, 3)  # the hash is that of 3
+    ack(1, 3, 3)
+    until(lambda: at.pending() == 3)
+    assert [i.id for i in at.call(lambda s: s.pending("platform"))] == [4, 5, 6]
+    ack(4, 6, 6)
+    until(lambda: at.pending() == 0)
+    assert up.state().confirm == "platform" and up.state().connects == 1
+
+
+def test_packs_that_are_too_large_for_the_broker_stop_nobody(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    port, at = broker("max_packet_size 4000").port, desk()
+    heard = listen(port)
+    small, large = Maker("park7/gw01/inv1"), Maker("park7/gw01/inv2", pad=5000)
+    up = uplink(at, To(port))
+    until(lambda: up.state().connected)
+    for _ in range(5):
+        at.commit(fresh(large), fresh(small))
+    until(lambda: len(heard.seqs("inv1")) == 5)
+    until(lambda: at.pending() == 5)
+    assert up.state().set_aside == 5 and up.state().connects == 1
+
+
+def test_stopping_sends_what_is_fresh_and_no_backlog(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    port, at, make = broker().port, desk(), Maker()
+    heard = listen(port)
+    for _ in range(50):
+        at.commit(old(make))
+    up = uplink(at, To(port, backfill_rate=5))
+    until(lambda: up.state().connected)
+    at.commit(*(fresh(make) for _ in range(40)))
+    up.stop(5.0)
+    assert heard.seqs("inv1", "readings") == list(range(51, 91))
+    assert at.pending() >= 40, "the backlog waits for the next start"
+    until(lambda: (heard.last("status") or {})["state"] == "offline")

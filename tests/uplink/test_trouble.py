@@ -1,0 +1,250 @@
+"""Brokers that refuse, hang, lie and hang up; errors that a technician can act on; memory that stays bounded."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from delivery_kit import Desk, Mosquitto, Password, To, free_port, fresh, until
+from fake_broker import HANG_UP, SILENT, FakeBroker, Sent
+from pack_kit import Maker
+
+from agent.uplink import Uplink
+
+Fake = Callable[..., FakeBroker]
+Desks = Callable[..., Desk]
+Uplinks = Callable[..., Uplink]
+Broker = Callable[..., Mosquitto]
+
+
+def packs(broker: FakeBroker) -> list[Sent]:
+    return [s for s in list(broker.heard) if s.topic.endswith(("/readings", "/backfill"))]
+
+
+def test_falls_back_to_3_1_1_only_when_the_broker_says_so(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    broker, at, make = fake(only_v311=True), desk(), Maker()
+    up = uplink(at, To(broker.port))
+    at.commit(fresh(make), fresh(make))
+    until(lambda: at.pending() == 0)
+    assert broker.versions == [5, 4]
+    state = up.state()
+    assert (state.mqtt, state.confirm, state.error) == ("3.1.1", "broker", None)
+    assert [s.payload for s in packs(broker)] == [p.data for p in make.made]
+
+
+@pytest.mark.parametrize(
+    ("connack", "what"),
+    [
+        (0x86, "user name or password is wrong"),
+        (0x87, "does not authorise us"),
+        (0x8A, "has banned us"),
+        (0x85, "refuses the client id"),
+        (0x97, "quota"),
+        (0x83, "code 0x83"),
+    ],
+)
+def test_a_refusal_is_said_in_words_and_is_no_reason_to_fall_back(
+    fake: Fake, desk: Desks, uplink: Uplinks, connack: int, what: str
+) -> None:
+    broker = fake(connack=connack)
+    up = uplink(desk(), To(broker.port))
+    until(lambda: up.state().error)
+    assert what in str(up.state().error) and up.state().hint
+    until(lambda: len(broker.versions) >= 2)
+    assert set(broker.versions) == {5}
+
+
+def test_a_black_hole_is_noticed_and_left(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    """A broker that takes everything and answers nothing holds a window, not the packs. # field pain 55"""
+    deaf = {"is": False}
+    broker = fake(answer=lambda sent: SILENT if deaf["is"] else 0)
+    at, make = desk(), Maker()
+    up = uplink(at, To(broker.port, in_flight=10), ack_timeout_s=0.3)
+    until(lambda: up.state().connected)
+    deaf["is"] = True
+    for _ in range(50):
+        at.commit(fresh(make))
+    until(lambda: up.state().error)
+    assert "acknowledged nothing" in str(up.state().error)
+    assert broker.most_unanswered <= 10, "the window holds"
+    deaf["is"] = False
+    until(lambda: at.pending() == 0)
+    assert {s.payload for s in packs(broker)} == {p.data for p in make.made}
+
+
+def test_the_brokers_receive_maximum_is_honoured(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    broker = fake(answer=lambda sent: SILENT, properties=b"\x21\x00\x03")
+    at, make = desk(), Maker()
+    uplink(at, To(broker.port, in_flight=20), ack_timeout_s=0.4)
+    at.commit(*(fresh(make) for _ in range(20)))
+    until(lambda: broker.most_unanswered == 3)
+    until(lambda: len(broker.versions) > 1)
+    assert broker.most_unanswered == 3
+
+
+def test_memory_is_bounded_whatever_the_broker_does(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    """60 MB of packs for a broker that answers one in a while: what does not fit is read back. # field pain 46"""
+    gate = threading.Semaphore(0)
+
+    def answer(sent: Sent) -> int:
+        if sent.topic.endswith("readings"):
+            gate.acquire(timeout=10)
+        return 0
+
+    broker = fake(answer=answer)
+    at, make = desk(), Maker(pad=60_000)
+    up = uplink(at, To(broker.port, in_flight=4), fresh_bytes=1 << 20)
+    until(lambda: up.state().connected)
+    box = up._traffic.mailbox
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(200):
+        at.commit(*(fresh(make) for _ in range(5)))
+        del make.made[:]
+        assert box._held_bytes <= 1 << 20
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kb < 20_000, "60 MB were offered"
+    for _ in range(1000):
+        gate.release()
+    until(lambda: at.pending() == 0, 20)
+    assert len({s.payload for s in packs(broker)}) == 1000
+    assert all(s.topic.endswith("readings") for s in packs(broker)), "all of it was young enough to be fresh"
+
+
+def test_a_pack_that_makes_the_broker_hang_up_is_set_aside(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    """One bad pack must not stand in the way of all others for ever. # field pain 57"""
+    bad: set[bytes] = set()
+    broker = fake(answer=lambda sent: HANG_UP if sent.payload in bad else 0)
+    at, make = desk(), Maker()
+    bad.add(fresh(make).data)
+    up = uplink(at, To(broker.port))
+    at.commit(*make.made, *(fresh(make) for _ in range(20)))
+    until(lambda: at.pending() == 1)
+    assert up.state().set_aside == 1
+    assert {s.payload for s in packs(broker)} - bad == {p.data for p in make.made[1:]}
+    assert len([s for s in packs(broker) if s.payload in bad]) <= 5
+    until(lambda: up.state().connected)
+
+
+@pytest.mark.parametrize("code", [0x97, 0x80, 0x83])
+def test_a_quota_pauses_and_ends(fake: Fake, desk: Desks, uplink: Uplinks, code: int) -> None:
+    left = {"no": 3}
+
+    def answer(sent: Sent) -> int:
+        if sent.topic.endswith(("readings", "backfill")) and left["no"]:
+            left["no"] -= 1
+            return code
+        return 0
+
+    broker, at, make = fake(answer=answer), desk(), Maker()
+    up = uplink(at, To(broker.port, in_flight=3))
+    until(lambda: up.state().connected)
+    at.commit(*(fresh(make) for _ in range(10)))
+    until(lambda: up.state().refused == 3)
+    assert up.state().error
+    assert len(packs(broker)) == 3, "and nothing is pushed against it meanwhile"
+    until(lambda: at.pending() == 0)
+    until(lambda: up.state().error is None)
+
+
+def test_credentials_and_files_that_are_wrong_are_named(
+    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path
+) -> None:
+    passwords = tmp_path / "passwd"
+    passwords.write_text("gw:$7$101$0000000000000000$" + "A" * 86 + "==\n")
+    passwords.chmod(0o600)
+    port = broker("allow_anonymous false", f"password_file {passwords}").port
+    at = desk()
+    up = uplink(at, To(port, username="gw", password=Password(b"wrong\n")))
+    until(lambda: up.state().error)
+    # mosquitto says "not authorised" for a wrong password
+    assert "authorise" in str(up.state().error) or "password" in str(up.state().error)
+    other = uplink(at, To(port, tls=True, ca_file=tmp_path / "none.pem"))
+    until(lambda: other.state().error)
+    assert "TLS files cannot be used" in str(other.state().error) and "PEM" in str(other.state().hint)
+
+
+def listen_and(act: Callable[[socket.socket], None]) -> tuple[int, Callable[[], None]]:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        while True:
+            try:
+                sock, _ = server.accept()
+            except OSError:
+                return
+            with sock:
+                act(sock)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def close() -> None:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join(5)
+
+    return server.getsockname()[1], close
+
+
+def test_an_address_that_is_wrong_is_explained(desk: Desks, uplink: Uplinks, broker: Broker) -> None:
+    at = desk()
+
+    def error_of(to: To) -> str:
+        up = uplink(at, to)
+        until(lambda: up.state().error)
+        found = f"{up.state().error} | {up.state().hint}"
+        up.stop(0.5)
+        return found
+
+    assert "nothing listens there | Is" in error_of(To(free_port()))
+    found = error_of(To(1883, host="no-such-host.invalid"))
+    assert "machine has this name" in found or "name service" in found
+    found = error_of(To(broker().port, tls=True))
+    assert "no TLS is spoken there" in found or "TLS on one side only" in found
+    port, close = listen_and(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    assert error_of(To(port))
+    close()
+
+
+def test_stopping_is_bounded_when_the_broker_hangs(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    broker, at, make = fake(answer=lambda sent: SILENT), desk(), Maker()
+    up = uplink(at, To(broker.port))
+    until(lambda: up.state().connected)
+    at.commit(*(fresh(make) for _ in range(5)))
+    began = time.monotonic()
+    up.stop(1.5)
+    assert time.monotonic() - began < 2.5
+    assert at.pending() == 5
+
+
+def test_stopping_does_not_wait_for_a_broker_that_is_not_there(desk: Desks, uplink: Uplinks) -> None:
+    up = uplink(desk(), To(free_port()), retry_s=20.0)
+    until(lambda: up.state().error)
+    began = time.monotonic()
+    up.stop(5.0)
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_listener_that_never_answers_is_given_up(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    broker = fake(mute=True)
+    up = uplink(desk(), To(broker.port))
+    began = time.monotonic()
+    up.stop(0.5)
+    assert time.monotonic() - began < 1.5, "also while it waits for the broker's first word"
+
+
+def test_a_bug_does_not_end_the_thread(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    broker, at, make = fake(), desk(), Maker()
+    up = uplink(at, To(broker.port), retry_s=0.01)
+    until(lambda: up.state().connected)
+    working, up._outbox.confirm = up._outbox.confirm, lambda *args: 1 / 0  # type: ignore[method-assign]
+    at.commit(fresh(make))
+    until(lambda: "internal error" in str(up.state().error))
+    up._outbox.confirm = working  # type: ignore[method-assign]
+    until(lambda: at.pending() == 0)
+    until(lambda: up.state().connected)
