@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +41,15 @@ def decode(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 def values(found: dict[str, Any]) -> list[Any]:
     return [reading["value"] for reading in found["readings"]]
+
+
+@contextmanager
+def flat_memory(most_mib: float = 8.0) -> Iterator[None]:
+    """What runs inside may not leave this process much larger than it was."""
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    before = resident()
+    yield
+    assert resident() - before < most_mib

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meter_cases import decode, recorded, values
+from meter_cases import decode, flat_memory, recorded, values
 
 from drivers import cjt188
 from drivers.model import Quality, Reason, UsageError
@@ -315,7 +315,9 @@ def test_mutated_frames_never_raise() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_million_mutated_frames_never_raise() -> None:
-    shake(1_000_000, seed=2018)
+    shake(1_000, seed=1)  # what is loaded once is loaded now
+    with flat_memory():
+        shake(1_000_000, seed=2018)
 
 
 @given(st.binary(max_size=80))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meter_cases import decode, recorded
+from meter_cases import decode, flat_memory, recorded
 
 from drivers import sunspec
 from drivers.model import FrameError
@@ -353,6 +353,36 @@ def test_any_registers_of_a_known_model_decode(model_id: int, data: st.DataObjec
     model = sunspec.decode_model(40002, [model_id, length, *body])
     assert 0 <= sunspec.whole_registers([model_id, length, *body]) <= 2 + len(body)
     assert all(v.raw is not None or v.value is None for v in model.points.values())
+
+
+def shake(count: int, seed: int) -> None:
+    """Random and mutated images: nothing raises but the parser's own error."""
+    rng = random.Random(seed)
+    ids = [1, 103, 120, 124, 160, 213, 704, 713, 714, 803, 64999]
+    for _ in range(count):
+        body = [rng.choice((0, 1, 2, 0x8000, 0xFFFF, rng.randrange(0x10000))) for _ in range(rng.randrange(16))]
+        length = len(body) if rng.random() < 0.8 else rng.randrange(0x10000)
+        registers = image([rng.choice(ids), length, *body], end=rng.random() < 0.5)
+        if rng.random() < 0.3:
+            registers[rng.randrange(len(registers))] = rng.randrange(0x10000)
+        try:
+            device = sunspec.decode_image(40000, registers)
+        except FrameError:
+            continue
+        for r in sunspec.readings_of(device):
+            assert (r.value is None) == (r.quality >= 128)
+
+
+def test_mutated_images_never_raise() -> None:
+    shake(1_000, seed=101)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_million_mutated_images_never_raise() -> None:
+    shake(1_000, seed=1)
+    with flat_memory():
+        shake(1_000_000, seed=713)
 
 
 def test_models_are_decoded_fast_enough_for_a_small_box() -> None:

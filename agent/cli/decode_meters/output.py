@@ -12,6 +12,7 @@ import click
 from drivers.model import Quality, Reading, Reason, clean_text
 
 SHOWN_UNITS = {"Cel": "°C"}  # packs speak SenML, people do not
+MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
 Json = dict[str, Any]
 
 
@@ -47,7 +48,7 @@ def quality_name(quality: int) -> str:
 def reading_json(reading: Reading) -> Json:
     shown: Json = {
         "name": reading.name,
-        "value": number(reading.value),
+        "value": clean_text(reading.value, MAX_TEXT) if isinstance(reading.value, str) else number(reading.value),
         "unit": SHOWN_UNITS.get(reading.unit, reading.unit),
     }
     if reading.quality != Quality.GOOD:
