@@ -16,8 +16,8 @@ from typing import Any
 
 from drivers.model import PACES, Limits, Point, ProfileError
 from drivers.profile.complaints import Complaints, Table, did_you_mean
-from drivers.profile.find import find_profile
-from drivers.profile.head import Head, read_head
+from drivers.profile.find import default_dirs, find_profile
+from drivers.profile.head import Head, read_head, read_limits
 from drivers.profile.points import build_point
 from drivers.profile.repeat import described_points
 from drivers.profile.samples import read_samples
@@ -107,8 +107,6 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
 
 
 def _dirs(dirs: Sequence[Path] | None) -> Sequence[Path]:
-    from drivers.profile.find import default_dirs
-
     return default_dirs() if dirs is None else dirs
 
 
@@ -256,8 +254,6 @@ def _variants(layer: _Layer) -> list[tuple[_Layer, Table, Variant]]:
 
 
 def _variant_limits(table: Table) -> Limits:
-    from drivers.profile.head import read_limits
-
     return read_limits(Table(table.table("limits"), (*table.path, "limits"), table.complaints, "limits"))
 
 

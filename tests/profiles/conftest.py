@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,16 @@ def cases() -> Path:
     if not (CASES / "modbus" / "manifest.json").is_file():
         pytest.skip(f"no recorded cases in {CASES}; MH_CASES says where they are")
     return CASES
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Puts a text into a profile's file and gives its path."""
+
+    def to_file(text: str, name: str = "ex630") -> Path:
+        path = tmp_path / "example" / f"{name}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return to_file

@@ -15,6 +15,7 @@ from agent.cli.decode import decode
 from agent.cli.main import outcome
 from agent.cli.profiles import profiles
 from drivers.line.frames import crc16
+from drivers.profile import find_profile
 
 Json = dict[str, Any]
 
@@ -239,18 +240,13 @@ def test_profiles_list_show_and_check(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     bad = tmp_path / "acme" / "x1.toml"
     bad.parent.mkdir()
-    text = (
-        (Path("firmware_profiles") / "acrel" / "adl400.toml").read_text("utf-8")
-        if Path("firmware_profiles").is_dir()
-        else ""
-    )
-    if text:
-        bad.write_text(text.replace("= 230.5", "= 231.5"))
-        assert outcome(["profiles", "check", str(bad)]) == 3
-        assert "ac.voltage.l1 is 230.5, expected 231.5" in capsys.readouterr().err
-        bad.write_text(text)
-        assert outcome(["profiles", "check", str(bad)]) == 0
-        assert "good. 15 points" in capsys.readouterr().out
+    text = find_profile("acrel/adl400").read_text("utf-8")
+    bad.write_text(text.replace("= 230.5", "= 231.5"))
+    assert outcome(["profiles", "check", str(bad)]) == 3
+    assert "ac.voltage.l1 is 230.5, expected 231.5" in capsys.readouterr().err
+    bad.write_text(text)
+    assert outcome(["profiles", "check", str(bad)]) == 0
+    assert "good. 15 points" in capsys.readouterr().out
 
 
 def test_profiles_names(capsys: pytest.CaptureFixture[str]) -> None:
