@@ -1,0 +1,402 @@
+"""The real things around a running agent: a broker, simulated devices that keep a journal, and the agent as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
+
+T = TypeVar("T")
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SITE = "park7/gw01"
+
+
+def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:
+    """Wait for a condition and return what it gave; ``what`` may be a function that tells more."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
+        threading.Event().wait(0.02)
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Broker:
+    """mosquitto on a port of its own, which it keeps when it is stopped and started."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        self.port = free_port()
+        self._conf = folder / "mosquitto.conf"
+        self._log = folder / "mosquitto.log"
+        head = [f"listener {self.port} 127.0.0.1", "max_inflight_messages 0", "max_queued_messages 0"]
+        anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
+        self._conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(["mosquitto", "-c", str(self._conf)], stdout=log, stderr=log)
+
+        def answers() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        until(answers, what="mosquitto answers")
+
+    def stop(self, kill: bool = False) -> None:
+        if self._process:
+            (self._process.kill if kill else self._process.terminate)()
+            self._process.wait(10)
+            self._process = None
+
+
+class Meter:
+    """A simulated device that numbers its answers: each number is served once, by one device, at one time."""
+
+    def __init__(self, unit: int, first: int = 0, firmware: str = "2") -> None:
+        self.unit, self.count, self.first = unit, first or unit * 1_000_000, first or unit * 1_000_000
+        self.served: dict[int, int] = {}  # number -> UTC ns
+        self.image = Image()
+        self.image.put_words(0, [0] * 102)
+        self.image.put_words(4, [2301, 1])
+        self.firmware(firmware)
+        self.sim = SimDevice(unit, self.image, before=self._count)
+
+    def firmware(self, text: str) -> None:
+        raw = text.ljust(4).encode()
+        self.image.put_words(100, [int.from_bytes(raw[n : n + 2], "big") for n in (0, 2)])
+
+    def fault(self, text: str) -> None:
+        self.sim.faults.set(text)
+
+    def well(self) -> None:
+        self.sim.faults.clear()
+
+    def _count(self, function: int, address: int, count: int) -> None:
+        if address == 0:
+            self.count += 1
+            self.served[self.count] = time.time_ns()
+            self.image.put_words(0, [self.count >> 16, self.count & 0xFFFF])
+            self.image.put_words(6, [self.count >> 16, self.count & 0xFFFF])
+
+
+class Field:
+    """Simulated lines, served by a loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="field")
+        self._lines: list[SimLine] = []
+        self._thread.start()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def tcp(self, *meters: Meter, port: int = 0, absent: int | None = None) -> TcpLine:
+        line = TcpLine(Bus([meter.sim for meter in meters], absent=absent), port=port)
+        return self._open(line)
+
+    def serial(self, link: Path, *meters: Meter, baud: int = 38400) -> SerialLine:
+        return self._open(SerialLine(Bus([meter.sim for meter in meters]), link, baud=baud))
+
+    def _open(self, line: T) -> T:
+        self.do(line.start())  # type: ignore[attr-defined]
+        self._lines.append(line)  # type: ignore[arg-type]
+        return line
+
+    def stop(self) -> None:
+        for line in self._lines:
+            self.do(line.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One message of the broker."""
+
+    at: float  # monotonic seconds
+    topic: str
+    payload: bytes
+    retained: bool
+
+    @property
+    def road(self) -> str:
+        return self.topic.rpartition("/")[2]
+
+
+class Listener:
+    """A subscriber that notes everything and is quick to come back."""
+
+    def __init__(self, broker: Broker, connected_s: float = 10.0) -> None:
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+        self.heard: list[Heard] = []
+        self.broker = broker
+        self.subscriptions = 0
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.on_connect = lambda client, *_: client.subscribe("meterhouse/#", 1)
+        self._client.on_subscribe = self._subscribed
+        self._client.on_message = self._came
+        self._client.reconnect_delay_set(0.05, 0.1)  # type: ignore[arg-type]
+        if connected_s:
+            self._client.connect("127.0.0.1", broker.port)
+            self._client.loop_start()
+            until(lambda: self.subscriptions, connected_s, "subscribed")
+        else:
+            self._client.connect_async("127.0.0.1", broker.port)
+            self._client.loop_start()
+
+    def _subscribed(self, *_: object) -> None:
+        self.subscriptions += 1
+
+    def _came(self, _client: object, _userdata: object, message: Any) -> None:
+        self.heard.append(Heard(time.monotonic(), message.topic, bytes(message.payload), message.retain))
+
+    def packs(self, device: str = "", *roads: str) -> list[dict[str, Any]]:
+        """Packs in the order in which they came, as objects."""
+        wanted = roads or ("readings", "backfill")
+        return [
+            json.loads(m.payload)
+            for m in list(self.heard)
+            if m.road in wanted and (not device or m.topic.split("/")[-2] == device)
+        ]
+
+    def numbers(self, device: str, point: str = "ac.energy.import") -> list[int]:
+        """The values of a point as they came; with the default point, the numbers of a Meter's answers."""
+        return [record["v"] for pack in self.packs(device) for record in pack.get("e", ()) if record["n"] == point]
+
+    def events(self, device: str = "") -> list[dict[str, Any]]:
+        return [event for pack in self.packs(device) for event in pack.get("events", ())]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+CONFIG = """[site]
+id = "park7"
+gateway = "gw01"
+timezone = "Asia/Shanghai"
+
+[paths]
+profiles_dir = "profiles"
+state_dir = "{state}"
+runtime_dir = "run"
+
+[pack]
+every = "1 s"
+
+{more}
+"""
+
+
+@dataclass
+class Agent:
+    """``meterhouse run`` as a process, with the folder that it lives in.
+
+    Args:
+        lines: name -> line; ``str`` for a url without a simulated line behind it.
+        devices: device name -> (line name, unit).
+    """
+
+    folder: Path
+    broker: Broker | None
+    lines: Mapping[str, SimLine | str]
+    devices: Mapping[str, tuple[str, int]]
+    every: str = '{ fast = "500 ms", normal = "1 s", slow = "5 s" }'
+    more: str = ""
+    uplink: str = "backfill_rate = 200"
+    state: str = "state"
+    env: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    kid: str = ""
+    born: float = 0.0
+
+    def __post_init__(self) -> None:
+        from agent.keys import create_key
+
+        shutil.copytree(HERE / "profiles", self.folder / "profiles", dirs_exist_ok=True)
+        state = self.folder / self.state
+        state.mkdir(parents=True, exist_ok=True)
+        if not (state / "signing.key").exists():
+            self.kid = create_key(state / "signing.key", int(time.time())).kid
+        self.configure()
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "agent.toml"
+
+    @property
+    def runtime(self) -> Path:
+        return self.folder / "run"
+
+    def configure(self) -> None:
+        """Write agent.toml as the fields say now."""
+        text = CONFIG.format(state=self.state, more=self.more)
+        if self.broker:
+            text += f'[[uplink]]\nname = "platform"\nurl = "{self.broker.url}"\n{self.uplink}\n'
+        for name, line in self.lines.items():
+            text += f'\n[[line]]\nname = "{name}"\nurl = "{line if isinstance(line, str) else line.url}"\n'
+            if isinstance(line, SerialLine):
+                text += f'serial = "{line.serial}"\n'
+        for name, (line_name, unit) in self.devices.items():
+            text += f'\n[[device]]\nname = "{name}"\nline = "{line_name}"\naddress = "{unit}"\n'
+            text += f'profile = "test/tally"\nevery = {self.every}\n'
+        self.config.write_text(text)
+
+    # --- life
+
+    def start(self, serving: bool = True, seconds: float = 20.0) -> None:
+        """Start the process; ``serving``: wait until it says that it serves its lines."""
+        self.starts += 1
+        self.born = time.monotonic()
+        env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | self.env
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agent.cli.main", "run", "-c", str(self.config)],
+                cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        if serving:
+            until(lambda: "serving" in self.said or self.process.poll() is not None, seconds, lambda: self.said)  # type: ignore[union-attr]
+            assert self.process.poll() is None, self.said
+
+    @property
+    def log(self) -> Path:
+        """What this start of the process says."""
+        return self.folder / f"agent.{self.starts}.log"
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def send(self, number: int) -> None:
+        assert self.process
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Its exit code; a traceback in its log fails every test."""
+        assert self.process
+        code = self.process.wait(seconds)
+        self.process = None
+        assert "Traceback" not in self.said, self.said
+        return code
+
+    def stop(self, seconds: float = 20.0) -> int:
+        self.send(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def close(self) -> None:
+        """For the end of a test that failed half way."""
+        if self.process:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    # --- what it leaves for local tools
+
+    @property
+    def rings(self) -> list[Path]:
+        return sorted(self.runtime.glob("ring.*"))
+
+    def snapshot(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.runtime / "snapshot.json").read_text())
+        return found
+
+    def life(self, device: str) -> str:
+        """alive, dead or unknown, by the snapshot; "" while there is none."""
+        try:
+            return str(self.snapshot()["devices"][device]["life"])
+        except FileNotFoundError:
+            return ""
+
+
+class House:
+    """All that one scenario needs; ends it in order, whatever happened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.field = Field()
+        self._ends: list[Callable[[], object]] = [self.field.stop]
+
+    def broker(self, *lines: str, start: bool = True) -> Broker:
+        broker = Broker(self.folder, *lines)
+        self._ends.append(broker.stop)
+        if start:
+            broker.start()
+        return broker
+
+    def listen(self, broker: Broker, connected_s: float = 10.0) -> Listener:
+        listener = Listener(broker, connected_s)
+        self._ends.append(listener.close)
+        return listener
+
+    def agent(
+        self,
+        broker: Broker | None,
+        lines: Mapping[str, SimLine | str],
+        devices: Mapping[str, tuple[str, int]],
+        **more: Any,
+    ) -> Agent:
+        agent = Agent(self.folder, broker, lines, devices, **more)
+        self._ends.append(agent.close)
+        return agent
+
+    def at_end(self, end: Callable[[], object]) -> None:
+        self._ends.append(end)
+
+    def __enter__(self) -> House:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for end in reversed(self._ends):
+            end()
+
+
+def one_meter(folder: Path, house: House, **more: Any) -> tuple[Broker, Listener, Meter, Agent]:
+    """The smallest arrangement: a broker with a listener, one TCP device, the agent not yet started."""
+    broker = house.broker()
+    listener = house.listen(broker)
+    meter = Meter(1)
+    agent = house.agent(broker, {"roof": house.field.tcp(meter)}, {"m1": ("roof", 1)}, **more)
+    return broker, listener, meter, agent
+
+
+def devices_on(line: str, meters: Sequence[Meter]) -> dict[str, tuple[str, int]]:
+    """Device names m1, m2, ... by unit."""
+    return {f"m{meter.unit}": (line, meter.unit) for meter in meters}
