@@ -111,7 +111,7 @@ def _crc_ok(frame: bytes) -> bool:
 def _broken_rtu(body: bytes) -> BrokenInput:
     if len(body) < 4:
         return BrokenInput(f"{len(body)} bytes are no RTU frame, the shortest has 4 (unit, function, CRC)")
-    partly: Json = {"protocol": "modbus-rtu", "unit": body[0], "function": body[1] & 0x7F, "crc_ok": False}
+    partly = _unproven({"protocol": "modbus-rtu", "unit": body[0], "crc_ok": False}, body[1:-2])
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
     expected = next(iter(_rtu_sizes(body)), 0)
     hint = ""
@@ -145,10 +145,16 @@ def decode_tcp(stream: bytes) -> Json:
             raise BrokenInput(what, {"frame": envelope})
         if len(rest) < 6 + length:
             what = f"the header says {length} bytes follow it, here are {len(rest) - 6}: cut short?"
-            raise BrokenInput(what, {"frame": {**envelope, "function": rest[7] & 0x7F}})
+            raise BrokenInput(what, {"frame": _unproven(envelope, rest[7:])})
         described.append(_explain(envelope, rest[7 : 6 + length]))
         rest = rest[6 + length :]
     return _result(described)
+
+
+def _unproven(envelope: Json, pdu: bytes) -> Json:
+    """What a broken frame seems to say."""
+    exception = pdu[1] if pdu[0] & 0x80 and len(pdu) > 1 else None
+    return {**envelope, "function": pdu[0] & 0x7F, "exception": exception, "pdu_hex": pdu.hex()}
 
 
 def _partly(described: list[tuple[Json, list[Json]]]) -> Json:
