@@ -166,6 +166,23 @@ def test_power_of_a_hybrid_inverter_adds_up(cases: Path, tmp_path: Path) -> None
         assert house_power == house[0]["expected"], case["id"]
 
 
+def test_recorded_answers(cases: Path) -> None:
+    """The transport's own bytes, as recorded: AA 55 and an RTU answer, or Modbus TCP."""
+    seen = 0
+    for case in manifest(cases, "dumps", "device-dump"):
+        for response in case["input"].get("responses", ()):
+            raw = (cases / "dumps" / response["file"]).read_text().strip()
+            command = "modbus-tcp" if "TCP" in response["layer"] else "modbus-rtu"
+            code = 0 if response["checksum_or_length_ok"] else 4
+            frame = run(command, raw, code=code)["frame"]
+            if code == 0:
+                first = response["base_address"]
+                expected = [case["input"]["registers"][str(first + i)] for i in range(response["registers"])]
+                assert frame["registers"][: len(expected)] == expected, response["file"]
+            seen += 1
+    assert seen > 20
+
+
 def test_a_frequency_that_cannot_be_is_marked(cases: Path, tmp_path: Path) -> None:
     """A logger's firmware gave 500.9 Hz, a single-phase inverter gives -0.01 Hz for the phases it has not."""
     (case,) = [c for c in manifest(cases, "dumps", "device-dump") if c["id"] == "goodwe-dt/GW10K_MS_TCP_Test"]
