@@ -29,6 +29,7 @@ TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
 CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # how long confirmed ids are gathered before the store hears of them
 GOODBYE_S: Final = 1.0
+WARN_DAYS: Final = 21
 
 
 class Uplink:
@@ -243,6 +244,9 @@ class Uplink:
         again = f" after {down_s:.0f} s" if self._trouble else ""
         log.info("%s: connected to %s, MQTT %s, delivered means %s%s", self.name, self._to.url, version, mode, again)
         self._trouble = None
+        for what, end in session.expiries().items():
+            if (days := (end - time.time()) / 86_400) < WARN_DAYS:
+                log.warning("%s: %s ends in %.0f days; renew it, no restart is needed", self.name, what, days)
         self._traffic.begin(mode, session.receive_maximum, session.max_packet)
         if mode == "platform":
             session.subscribe(f"{self._base}/ack")

@@ -48,7 +48,7 @@ class Lane:
         """``number`` is due (again): the walk must come by once more."""
         self.dry = False
         if number <= self.cursor:
-            self.cursor = number - 1
+            self.cursor = min(number, self.queue[0].id if self.queue else number) - 1
             self.queue.clear()
             self._moved = self._loading
 

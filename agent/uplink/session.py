@@ -125,7 +125,7 @@ class Session:
             raise words.refused(self.connack, to.url)
         if self.connack is None:
             self.close()
-            raise words.disconnected(self.reason, to.url)
+            raise words.hung_up(self.reason, to.url, to.tls, to.cert_file is not None)
         if self.max_qos < 1:
             self.close()
             raise words.refused(0x9B, to.url)
@@ -134,6 +134,20 @@ class Session:
     def alive(self) -> bool:
         """Is there still a socket?"""
         return not self._dropped and self._client.socket() is not None
+
+    def expiries(self) -> dict[str, float]:
+        """When certificates end, in seconds since the epoch: ours from its file, the broker's from the connection."""
+        found: dict[str, float] = {}
+        sock = self._client.socket()
+        if isinstance(sock, ssl.SSLSocket) and (peer := sock.getpeercert()):
+            found["the broker's certificate"] = ssl.cert_time_to_seconds(str(peer["notAfter"]))
+        if self._to.cert_file:
+            from cryptography.x509 import load_pem_x509_certificate  # only where client certificates are used
+
+            with contextlib.suppress(OSError, ValueError):
+                ours = load_pem_x509_certificate(self._to.cert_file.read_bytes())
+                found[f"our certificate {self._to.cert_file}"] = ours.not_valid_after_utc.timestamp()
+        return found
 
     def turn(self, wait_s: float) -> None:
         """Wait for network, another thread or time, and let paho handle what came."""

@@ -84,6 +84,20 @@ def disconnected(code: int, url: str) -> BrokerError:
     return BrokerError(what, where=url, hint=hint)
 
 
+def hung_up(code: int, url: str, tls: bool, has_certificate: bool) -> BrokerError:
+    """A connection that ended before the broker's first word; ``code`` as in MQTT 5, 0: none."""
+    if code:
+        return disconnected(code, url)
+    what = "the broker hung up before it said anything"
+    if tls:  # TLS 1.3 tells a client that its certificate is missing or wrong only now
+        hint = (
+            "Does it accept our certificate?" if has_certificate else "Does it want a client certificate (cert_file)?"
+        )
+    else:
+        hint = "Does this port want TLS (mqtts://)?"
+    return BrokerError(what, where=url, hint=hint)
+
+
 def unreachable(error: OSError, url: str, port: int) -> BrokerError:
     """An attempt that never got as far as MQTT."""
     if isinstance(error, ssl.SSLError):

@@ -1,0 +1,152 @@
+"""TLS with an authority of our own: what holds, what does not, and renewal without a restart."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from delivery_kit import Desk, Mosquitto, To, fresh, until
+from pack_kit import Maker
+
+from agent.uplink import Uplink
+
+Broker = Callable[..., Mosquitto]
+Desks = Callable[..., Desk]
+Uplinks = Callable[..., Uplink]
+NOW = datetime.now(UTC)
+
+
+class Authority:
+    """A certificate authority. Python 3.13 is strict: key usage and key identifiers must be there."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self._name = folder, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.file = folder / f"{name}.pem"
+        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        cert = (
+            self._builder(self._name, self._key, 365)
+            .add_extension(x509.BasicConstraints(True, None), critical=True)
+            .add_extension(usage, critical=True)
+            .sign(self._key, SHA256())
+        )
+        self.file.write_bytes(cert.public_bytes(Encoding.PEM))
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: float) -> x509.CertificateBuilder:
+        begin = NOW - timedelta(days=400)
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(NOW + timedelta(days=days))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(authority, critical=False)
+        )
+
+    def issue(self, name: str, days: float = 300, address: str = "127.0.0.1") -> tuple[Path, Path]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(address))]
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        cert = (
+            self._builder(subject, key, days)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self._key, SHA256())
+        )
+        files = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        files[0].write_bytes(cert.public_bytes(Encoding.PEM))
+        files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
+
+
+def tls(server: tuple[Path, Path], ca: Path, *more: str) -> tuple[str, ...]:
+    return (f"certfile {server[0]}", f"keyfile {server[1]}", f"cafile {ca}", *more)
+
+
+def test_packs_go_over_tls(broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path) -> None:
+    ca = Authority(tmp_path, "ca")
+    port = broker(*tls(ca.issue("server"), ca.file)).port
+    at, make = desk(), Maker(pad=20_000)
+    up = uplink(at, To(port, tls=True, ca_file=ca.file, confirm="broker"))
+    at.commit(*(fresh(make) for _ in range(60)))
+    until(lambda: at.pending() == 0)
+    assert up.state().error is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("another authority", "ca_file"),
+        ("no authority", "ca_file"),
+        ("expired", "has expired"),
+        ("another address", "Does url name"),
+    ],
+)
+def test_a_certificate_that_does_not_hold_is_explained(
+    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path, fault: str, what: str
+) -> None:
+    ca, other = Authority(tmp_path, "ca"), Authority(tmp_path, "other")
+    server = ca.issue(
+        "server", days=-1 if fault == "expired" else 300, address="192.0.2.1" if "address" in fault else "127.0.0.1"
+    )
+    port = broker(*tls(server, ca.file)).port
+    trusted = {"another authority": other.file, "no authority": None}.get(fault, ca.file)
+    up = uplink(desk(), To(port, tls=True, ca_file=trusted))
+    until(lambda: up.state().error)
+    said = f"{up.state().error} {up.state().hint}"
+    assert "certificate does not hold" in said and what in said
+
+
+def test_renewed_certificates_are_used_from_the_next_connection_on(
+    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody has to restart the agent, and it warns before a certificate ends. # field pain 72"""
+    ca, stranger = Authority(tmp_path, "ca"), Authority(tmp_path, "stranger")
+    port = broker(*tls(ca.issue("server"), ca.file, "require_certificate true")).port
+    cert, key = stranger.issue("client")
+    at, make = desk(), Maker()
+    to = To(port, tls=True, ca_file=ca.file, cert_file=cert, key_file=key, confirm="broker")
+    up = uplink(at, to)
+    at.commit(fresh(make))
+    until(lambda: up.state().error)
+    assert not up.state().connected
+    with caplog.at_level(logging.WARNING):
+        ca.issue("client", days=3)  # the same files
+        until(lambda: up.state().connected)
+        until(lambda: at.pending() == 0)
+    assert "ends in 3 days" in caplog.text and str(cert) in caplog.text
+
+
+def test_a_broker_that_wants_a_certificate_says_so(
+    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path
+) -> None:
+    ca = Authority(tmp_path, "ca")
+    port = broker(*tls(ca.issue("server"), ca.file, "require_certificate true")).port
+    up = uplink(desk(), To(port, tls=True, ca_file=ca.file))
+    until(lambda: up.state().error)
+    assert "client certificate" in f"{up.state().error} {up.state().hint}", up.state()
+
+
+def test_files_that_do_not_belong_together_are_named(desk: Desks, uplink: Uplinks, tmp_path: Path) -> None:
+    ca = Authority(tmp_path, "ca")
+    one, two = ca.issue("one"), ca.issue("two")
+    up = uplink(desk(), To(1, tls=True, ca_file=ca.file, cert_file=one[0], key_file=two[1]))
+    until(lambda: up.state().error)
+    assert "do not belong together" in str(up.state().error)
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate\n")
+    other = uplink(desk(), To(1, tls=True, ca_file=text))
+    until(lambda: other.state().error)
+    assert "TLS files cannot be used" in str(other.state().error)
