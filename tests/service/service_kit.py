@@ -43,6 +43,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def blocked_port() -> tuple[int, list[socket.socket]]:
+    """A port where a connection is neither taken nor refused: its queue is full."""
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen(0)
+    held = [server]
+    for _ in range(3):
+        client = socket.socket()
+        client.setblocking(False)
+        client.connect_ex(server.getsockname())
+        held.append(client)
+    return server.getsockname()[1], held
+
+
 class Broker:
     """mosquitto on a port of its own, which it keeps when it is stopped and started."""
 
@@ -51,6 +65,8 @@ class Broker:
         self._conf = folder / "mosquitto.conf"
         self._log = folder / "mosquitto.log"
         head = [f"listener {self.port} 127.0.0.1", "max_inflight_messages 0", "max_queued_messages 0"]
+        if os.getuid() == 0:
+            head.append("user root")  # else it becomes a user who may not read what lies in our folder
         anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
         self._conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
@@ -155,7 +171,7 @@ class Heard:
 class Listener:
     """A subscriber that notes everything and is quick to come back."""
 
-    def __init__(self, broker: Broker, connected_s: float = 10.0) -> None:
+    def __init__(self, broker: Broker, connected_s: float = 10.0, login: tuple[str, str] | None = None) -> None:
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -166,6 +182,8 @@ class Listener:
         self._client.on_connect = lambda client, *_: client.subscribe("meterhouse/#", 1)
         self._client.on_subscribe = self._subscribed
         self._client.on_message = self._came
+        if login:
+            self._client.username_pw_set(*login)
         self._client.reconnect_delay_set(0.05, 0.1)  # type: ignore[arg-type]
         if connected_s:
             self._client.connect("127.0.0.1", broker.port)
@@ -359,8 +377,10 @@ class House:
             broker.start()
         return broker
 
-    def listen(self, broker: Broker, connected_s: float = 10.0) -> Listener:
-        listener = Listener(broker, connected_s)
+    def listen(
+        self, broker: Broker, connected_s: float = 10.0, login: tuple[str, str] | None = None
+    ) -> Listener:
+        listener = Listener(broker, connected_s, login)
         self._ends.append(listener.close)
         return listener
 
