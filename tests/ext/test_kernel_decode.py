@@ -96,9 +96,9 @@ def agrees(got: tuple[int, int, int], f: Field, payload: bytes) -> None:
         return
     if floating and f.add != (0, 0):  # digits beyond 64 bits of mantissa are rounded off, before the scale and after it
         size = max(abs(want), abs(exact(f.add) * exact(f.scale)) * Fraction(10) ** 10)
-        assert abs(found - want) <= size / 2**61
+        assert abs(found - want) <= size / 2**60
     elif floating:
-        assert abs(found - want) <= abs(want) / 2**61
+        assert abs(found - want) <= abs(want) / 2**60
     else:
         assert found == want
     if found == want:
