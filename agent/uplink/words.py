@@ -25,7 +25,10 @@ _CONNACK: Final = {
     UNSUPPORTED_VERSION: ("the broker speaks neither MQTT 5 nor 3.1.1", "It is too old for this agent"),
     0x85: ("the broker refuses the client id", "Set client_id as the operator of the broker demands"),
     0x86: ("user name or password is wrong", "Compare username and password file with what the operator gave you"),
-    NOT_AUTHORIZED: ("the broker does not authorise us", "Ask the operator to allow this user or certificate"),
+    NOT_AUTHORIZED: (  # what mosquitto says of a wrong password too
+        "the broker does not authorise us",
+        "Are username and password right? Else ask the operator to allow this user or certificate",
+    ),
     0x88: ("the broker is not available", "It will be tried again"),
     0x89: ("the broker is busy", "It will be tried again"),
     0x8A: ("the broker has banned us", "Ask its operator why"),

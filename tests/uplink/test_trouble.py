@@ -141,7 +141,7 @@ def test_a_quota_pauses_and_ends(fake: Fake, desk: Desks, uplink: Uplinks, code:
         return 0
 
     broker, at, make = fake(answer=answer), desk(), Maker()
-    up = uplink(at, To(broker.port, in_flight=3))
+    up = uplink(at, To(broker.port, in_flight=3), retry_s=0.4)
     until(lambda: up.state().connected)
     at.commit(*(fresh(make) for _ in range(10)))
     until(lambda: up.state().refused == 3)
