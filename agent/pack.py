@@ -64,6 +64,9 @@ class _State:
     quiet: bool
 
 
+Mark = tuple[_State, "StreamTable | None"]  # what Packer.restore needs
+
+
 def seconds(ms: int) -> int | float:
     """UTC ms as the seconds that packs carry: a whole number where it is one, else at most three decimals."""
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
@@ -270,11 +273,11 @@ class Packer:
         """The table in force."""
         return self._table
 
-    def mark(self) -> tuple[_State, StreamTable | None]:
+    def mark(self) -> Mark:
         """What ``restore`` needs if what is sealed from here on is not committed."""
         return replace(self._at), self._table
 
-    def restore(self, mark: tuple[_State, StreamTable | None]) -> None:
+    def restore(self, mark: Mark) -> None:
         """Back to ``mark``: the packs sealed since were never published and do not exist."""
         self._at, self._table = mark
         if self._table:

@@ -150,6 +150,6 @@ class Sealing:
         outcome = await self._writer.seal(self._ring, jobs)
         for job in jobs:
             job.stream.sealing = False
-        for sealed in outcome or ():
+        for sealed in outcome:
             sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
-        return outcome is not None
+        return len(outcome) == len(jobs)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.outbox import Ack, OutboxItem
-from agent.pack import SealedPack, base64url, seconds
+from agent.pack import Mark, Packer, SealedPack, base64url, seconds
 from agent.service.streams import SealJob
 from agent.store import LossNote, Store
 from drivers.model import GatewayError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 T = TypeVar("T")
+COMMIT_BYTES = 1 << 20  # of packs in one transaction: few fsyncs, and little memory while they wait
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
 
 
@@ -36,6 +37,33 @@ class Sealed:
     gap_readings: int
     packs: int
     quiet: bool
+
+
+class Batch:
+    """Packs that are committed together, and how to undo them if they cannot be."""
+
+    def __init__(self) -> None:
+        self.packs: list[SealedPack] = []
+        self.outcome: list[Sealed] = []
+        self.stated: list[int] = []  # losses
+        self.size = 0
+        self._marks: list[tuple[Packer, Mark]] = []
+
+    def seal(self, ring: Ring, job: SealJob, clock: Mapping[str, Any], losses: Sequence[LossNote]) -> None:
+        """Carry out a job."""
+        packer = job.stream.packer
+        self._marks.append((packer, packer.mark()))
+        packs = seal_job(ring, job, clock, [loss_event(note) for note in losses])
+        self.packs += packs
+        self.stated += [note.id for note in losses]
+        self.size += sum(len(pack.data) for pack in packs)
+        records, missing = sum(p.records for p in packs), sum(p.gap_readings for p in packs)
+        self.outcome.append(Sealed(job, records, missing, len(packs), packer.quiet))
+
+    def undo(self) -> None:
+        """Put the packers back."""
+        for packer, mark in reversed(self._marks):
+            packer.restore(mark)
 
 
 class Writer:
@@ -88,8 +116,8 @@ class Writer:
         self._queue.put(run)
         return await future
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed] | None:
-        """Seal and commit all jobs in one transaction; None if the store could not: nothing happened then."""
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed]:
+        """Seal and commit jobs, about a megabyte in a transaction. What is missing in the result did not happen."""
         return await self.call(lambda store: self._seal(store, ring, jobs))
 
     async def prune(self, now_ms: int) -> set[str]:
@@ -183,43 +211,39 @@ class Writer:
                 return
             self._confirmed = {}
 
-    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed] | None:
+    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed]:
         clock = self._clock()
-        marks = [(job.stream.packer, job.stream.packer.mark()) for job in jobs]
-        sealed: list[SealedPack] = []
-        outcome: list[Sealed] = []
-        stated: list[int] = []
+        done: list[Sealed] = []
+        batch = Batch()
         for job in jobs:
             losses = [note for note in self._losses if note.stream == job.stream.name]
-            stated += [note.id for note in losses]
-            packs = seal_job(ring, job, clock, [loss_event(note) for note in losses])
-            sealed += packs
-            outcome.append(
-                Sealed(
-                    job,
-                    sum(p.records for p in packs),
-                    sum(p.gap_readings for p in packs),
-                    len(packs),
-                    job.stream.packer.quiet,
-                )
-            )
+            batch.seal(ring, job, clock, losses)
+            if batch.size >= COMMIT_BYTES or job is jobs[-1]:
+                if not self._commit(store, batch):
+                    break
+                done += batch.outcome
+                batch = Batch()
+        return done
+
+    def _commit(self, store: Store, batch: Batch) -> bool:
+        """Make a batch durable and offer it; where the store cannot, its packs never existed."""
         try:
-            ids = store.commit(sealed, self._confirmed, stated)
+            ids = store.commit(batch.packs, self._confirmed, batch.stated)
         except GatewayError as error:
-            for packer, mark in reversed(marks):
-                packer.restore(mark)
+            batch.undo()
             self._back(self.on_trouble, str(error))
-            return None
+            return False
         self._confirmed = {}
-        self._losses = [note for note in self._losses if note.id not in stated]
+        if batch.stated:
+            self._losses = [note for note in self._losses if note.id not in batch.stated]
         self._back(self.on_trouble, None)
         items = [
             OutboxItem(id=number, stream=pack.stream, data=pack.data, is_birth=pack.is_birth, to_ms=pack.to_ms)
-            for number, pack in zip(ids, sealed, strict=True)
+            for number, pack in zip(ids, batch.packs, strict=True)
         ]
         for uplink in self._uplinks:
             uplink.offer(items)
-        return outcome
+        return True
 
     def _back(self, function: Callable[..., None], *args: object) -> None:
         """Run in the loop, if there still is one."""
