@@ -111,7 +111,7 @@ def open_or_quarantine(path: Path) -> tuple[sqlite3.Connection, Quarantine | Non
     try:
         conn = connect(path)
         try:
-            _probe(conn)
+            _probe(conn, path)
         except BaseException:
             conn.close()
             raise
@@ -128,8 +128,23 @@ def open_or_quarantine(path: Path) -> tuple[sqlite3.Connection, Quarantine | Non
         raise explain(error, str(path)) from error
 
 
-def _probe(conn: sqlite3.Connection) -> None:
-    """Touch what every start needs, so that damage there shows now. The whole file is checked on a schedule."""
+def suspect_file(path: Path) -> Path:
+    """Lies beside a database that SQLite called damaged while it was in use."""
+    return path.with_name(path.name + ".suspect")
+
+
+def _probe(conn: sqlite3.Connection, path: Path) -> None:
+    """Touch what every start needs, so that damage there shows now; look at everything only where there is a suspicion.
+
+    Raises sqlite3.DatabaseError on damage.
+    """
+    if suspect_file(path).exists():
+        (found,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            error = sqlite3.DatabaseError(found)
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+        suspect_file(path).unlink(missing_ok=True)
     conn.execute("SELECT count(*), sum(length(hash)) FROM streams").fetchone()
     conn.execute("SELECT length(body) FROM packs ORDER BY id DESC LIMIT 1").fetchone()
     conn.execute("SELECT pack FROM outbox LIMIT 1").fetchone()
@@ -142,6 +157,7 @@ def _set_aside(path: Path) -> Path:
         n += 1
         aside = path.with_name(f"{path.name}.damaged-{stamp}-{n}")
     path.rename(aside)
+    suspect_file(path).unlink(missing_ok=True)
     for suffix in ("-wal", "-shm"):  # the WAL goes with its file: it may hold the newest commits
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))

@@ -17,7 +17,7 @@ from agent.store.database import (
     mount_warnings,
     open_or_quarantine,
 )
-from agent.store.errors import StoreError, explain
+from agent.store.errors import StoreError
 from agent.store.intake import SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
 from agent.store.values import LossNote, Place, Usage, boot_hex
@@ -157,7 +157,7 @@ class Store(Intake):
             else:
                 vacuum(self._conn, min(16 << 20, self._max // 8) // PAGE_BYTES)
         except sqlite3.Error as error:
-            raise explain(error, str(self._path)) from error
+            raise self._explain(error) from error
         finally:
             # with room inside the file, new packs need the reserve's space for the WAL; without, the next clean-up does
             self._ballast.take(0 if tight and not self._roomy() else SPARE_BYTES)

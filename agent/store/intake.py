@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.store.body import SMALL_BYTES, make_dictionary
 from agent.store.database import PAGE_BYTES, free_bytes
-from agent.store.errors import StoreError, StoreFull, explain
+from agent.store.errors import StoreError, StoreFull
 from agent.store.shelves import Shelves
 from agent.store.values import Place, Sealed, boot_hex, boot_number, signed
 
@@ -58,7 +58,7 @@ class Intake(Shelves):
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise explain(error, str(self._path)) from error
+                raise self._explain(error) from error
             raise
 
     def _boot(self, boot: str) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from agent.outbox import Ack, OutboxItem
 from agent.store.body import Codec, payload_hash
+from agent.store.database import suspect_file
+from agent.store.errors import StoreError, explain, is_damage
 from agent.store.prune import Pruner
 from agent.store.records import Records
 from agent.store.values import Place, StoredPack, StreamHead, boot_hex, unsigned
@@ -17,6 +22,7 @@ CHUNK = 32  # packs that an iteration holds at a time
 class Shelves(Records):
     """The reading half of a store. Rows that are damaged are set aside and noted as lost, and never stop the rest."""
 
+    _path: Path
     _codec: Codec
     _pruner: Pruner
     _destinations: dict[str, int]
@@ -33,9 +39,23 @@ class Shelves(Records):
                 self.lost_packs += self._pruner.lose([number], "damaged")
             return None
 
+    def _explain(self, error: sqlite3.Error) -> StoreError:
+        """Our error for one of SQLite's. Damage is remembered beside the file, so that the next start looks closely."""
+        if is_damage(error):
+            with contextlib.suppress(OSError):
+                suspect_file(self._path).touch()
+        return explain(error, str(self._path))
+
+    def _all(self, sql: str, *values: object) -> list[Any]:
+        """All rows; SQLite's errors come out as ours."""
+        try:
+            return self._conn.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
     def heads(self) -> dict[str, StreamHead]:
         """All streams that ever sealed a pack here, by name."""
-        rows = self._conn.execute(
+        rows = self._all(
             "SELECT s.name, b.boot, s.seq, s.hash, s.to_ms, s.birth, s.ring_id, s.ring_pos"
             " FROM streams s JOIN boots b ON b.id = s.boot ORDER BY s.name"
         )
@@ -48,38 +68,43 @@ class Shelves(Records):
         self, destination: str, after_id: int = 0, limit: int = 100, max_bytes: int = 1 << 20
     ) -> list[OutboxItem]:
         """What ``destination`` has not confirmed, oldest first, above ``after_id``; empty when there is no more."""
-        rows = self._conn.execute(
-            "SELECT p.id, s.name, p.is_birth, p.from_ms + p.span_ms, p.dictionary, p.body, b.hash FROM outbox o"
-            " JOIN packs p ON p.id = o.pack JOIN streams s ON s.id = p.stream LEFT JOIN births b ON b.pack = p.birth"
-            " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
-            (self._destinations[destination], after_id, limit),
-        )
         found: list[OutboxItem] = []
         bad: list[tuple[int, int, bytes, bytes | None]] = []
         size = 0
-        for number, stream, is_birth, to_ms, dictionary, body, birth in rows:
-            try:
-                data = self._codec.unpack(dictionary, body, birth)
-            except ValueError:
-                bad.append((number, dictionary, body, birth))
-                continue
-            size += len(data)
-            if found and size > max_bytes:
-                break
-            found.append(OutboxItem(number, stream, data, bool(is_birth), to_ms))
-        rows.close()
+        try:
+            rows = self._conn.execute(
+                "SELECT p.id, s.name, p.is_birth, p.from_ms + p.span_ms, p.dictionary, p.body, b.hash FROM outbox o"
+                " JOIN packs p ON p.id = o.pack JOIN streams s ON s.id = p.stream"
+                " LEFT JOIN births b ON b.pack = p.birth"
+                " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
+                (self._destinations[destination], after_id, limit),
+            )
+            with contextlib.closing(rows):
+                for number, stream, is_birth, to_ms, *body in rows:
+                    try:
+                        data = self._codec.unpack(*body)
+                    except ValueError:
+                        bad.append((number, *body))
+                        continue
+                    size += len(data)
+                    if found and size > max_bytes:
+                        break
+                    found.append(OutboxItem(number, stream, data, bool(is_birth), to_ms))
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
         for row in bad:
             self._unpack(*row)
         return found if found or not bad else self.pending(destination, bad[-1][0], limit, max_bytes)
 
     def births(self, after: str = "", limit: int = 100, max_bytes: int = 1 << 20) -> list[OutboxItem]:
         """The newest birth of each stream whose name is above ``after``, by name; empty when there is no more."""
-        rows = self._conn.execute(
+        rows = self._all(
             "SELECT p.id, s.name, p.from_ms + p.span_ms, p.dictionary, p.body, b.hash FROM streams s"
             " JOIN packs p ON p.id = s.birth_pack LEFT JOIN births b ON b.pack = p.birth"
             " WHERE s.name > ? ORDER BY s.name LIMIT ?",
-            (after, limit),
-        ).fetchall()
+            after,
+            limit,
+        )
         found: list[OutboxItem] = []
         size = 0
         for number, stream, to_ms, *body in rows:
@@ -97,12 +122,13 @@ class Shelves(Records):
         if stream not in self._heads or boot not in self._boots:
             return
         while first <= last:
-            rows = self._conn.execute(
+            # a chunk at a time: an open cursor would keep the WAL from being reset
+            rows = self._all(
                 "SELECT p.id, p.seq, p.from_ms, p.span_ms, p.is_birth, p.dictionary, p.body, b.hash FROM packs p"
                 " LEFT JOIN births b ON b.pack = p.birth"
                 " WHERE p.stream = ? AND p.seq BETWEEN ? AND ? AND p.boot = ? ORDER BY p.seq LIMIT ?",
-                (self._heads[stream].id, first, last, self._boots[boot], CHUNK),
-            ).fetchall()  # a chunk at a time: an open cursor would keep the WAL from being reset
+                *(self._heads[stream].id, first, last, self._boots[boot], CHUNK),
+            )
             for number, seq, from_ms, span_ms, is_birth, *body in rows:
                 data = self._unpack(number, *body)
                 if data is not None:
@@ -116,20 +142,20 @@ class Shelves(Records):
         if ack.stream not in self._heads or ack.boot not in self._boots:
             return [], "no such stream or boot"
         stream, boot = self._heads[ack.stream].id, self._boots[ack.boot]
-        row = self._conn.execute(
+        last = self._all(
             "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.seq = ? AND p.boot = ?",
-            (stream, ack.last, boot),
-        ).fetchone()
-        if row is None:
+            *(stream, ack.last, boot),
+        )
+        if not last:
             return [], "pack `last` is not here"
-        data = self._unpack(*row)
+        data = self._unpack(*last[0])
         if data is None or payload_hash(data) != ack.hash:
             return [], "the hash is not that of pack `last`"
-        rows = self._conn.execute(
+        rows = self._all(
             "SELECT o.pack FROM packs p JOIN outbox o ON o.pack = p.id AND o.destination = ?"
             " WHERE p.stream = ? AND p.seq BETWEEN ? AND ? AND p.boot = ? ORDER BY o.pack",
-            (self._destinations[destination], stream, ack.first, ack.last, boot),
+            *(self._destinations[destination], stream, ack.first, ack.last, boot),
         )
         return [row[0] for row in rows], None
 

@@ -130,7 +130,15 @@ def test_damage_under_a_running_agent_is_an_error_with_a_way_out(path: Path) -> 
             store.commit([make()])
             store._conn.execute("PRAGMA shrink_memory")
     assert store.check() != []
+    with pytest.raises(StoreDamaged):
+        for _ in range(20):
+            store.commit([make()])
     store.close()
+    again = Store.open(path, CAP, destinations=["platform"])
+    assert again.quarantine is not None, "the restart that was asked for helps"
+    assert again.heads()[make.stream].seq >= 301
+    again.close()
+    assert not path.with_name(path.name + ".suspect").exists()
 
 
 @pytest.mark.parametrize(
