@@ -188,7 +188,10 @@ class Writer:
         self._back(_settle, self._ready, None)
         try:
             while (job := self._next()) is not None:
-                job(store)
+                try:
+                    job(store)
+                except GatewayError as error:  # an uplink's question that failed: it will ask again
+                    self._back(self.on_trouble, str(error))
                 self._flush(store, FLUSH_S)
             self._flush(store, 0)
         finally:
