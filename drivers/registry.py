@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from drivers.line import Line
 from drivers.model import ConfigError, DeviceSpec, PlanSummary, PollResult, Reading
 from ext.ring import Ring
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 GROUP = "meterhouse.drivers"
 DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
     "modbus": "drivers.modbus:ModbusDevice",
+    "dlt645": "drivers.dlt645.device:Dlt645Device",
 }
 
 
@@ -70,6 +73,13 @@ def driver_class(protocol: str) -> type[Driver]:
 def frames_sent_by(protocol: str) -> Mapping[str, str]:
     """Every kind of frame that a driver can send, with what it does: the list that shows it only reads."""
     return driver_class(protocol).FRAMES
+
+
+def entry_points(group: str) -> Iterable[EntryPoint]:
+    """Importing the metadata of packages takes a megabyte, which only a foreign driver is worth."""
+    from importlib.metadata import entry_points as found
+
+    return found(group=group)
 
 
 def _foreign() -> list[EntryPoint]:

@@ -19,6 +19,7 @@ from agent.config import Config, DeviceConfig, line_config
 from agent.keys import Signer, key_records, load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import DevicePoll, Grid, LinePoller
+from agent.service.places import taken
 from agent.service.recover import Recovered, recover
 from agent.service.roster import Roster, Unit
 from agent.service.sealing import Sealing, pack_clock
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 LOOK_EVERY_S = 1.0  # at the wall clock
 SNAPSHOT_EVERY_S = 2.0
+STAY_SMALL_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
 LAST_VISIT_S = 2.0  # for visits under way when the agent stops
 LAST_PACKS_S = 6.0  # for the last packs to leave
@@ -68,25 +70,18 @@ class Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
-        config = self.config
-        for folder in (config.state_dir, config.runtime_dir):
+        with taken(self.config.state_dir, self.config.runtime_dir):
+            signer = load_key(self.config.key.path(os.environ))
+            self._sign = signer.signer("mh-pack")
+            self.writer = Writer(self._open_store, pack_clock)
+            self.sealing = Sealing(self.writer, self.grid, self.config.pack.every_ms)
+            self.writer.on_trouble = self.sealing.trouble_is
+            await self.writer.start()
             try:
-                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            except OSError as error:
-                raise GatewayError(
-                    f"cannot be made: {error.strerror}", where=str(folder), hint="Another place: [paths] in agent.toml"
-                ) from error
-        signer = load_key(config.key.path(os.environ))
-        self._sign = signer.signer("mh-pack")
-        self.writer = Writer(self._open_store, pack_clock)
-        self.sealing = Sealing(self.writer, self.grid, config.pack.every_ms)
-        self.writer.on_trouble = self.sealing.trouble_is
-        await self.writer.start()
-        try:
-            await self._start(signer)
-            await self._serve(stop)
-        finally:
-            await self._stop()
+                await self._start(signer)
+                await self._serve(stop)
+            finally:
+                await self._stop()
 
     def _open_store(self) -> Store:
         store = self.config.store
@@ -321,17 +316,25 @@ class Service:
                 self.sealing.owe(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
             except GatewayError as error:
                 self.sealing.trouble_is(str(error))
-            for line in self.lines.values():
-                line.trim()
-            ext.memory.give_back()
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: Snapshot) -> None:
+        beat = 0
         while True:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             snapshot.write(self)
-            if self._ring is not None:
-                self._ring.trim()
+            beat += 1
+            if beat % STAY_SMALL_EVERY == 1:
+                self._stay_small()
+
+
+    def _stay_small(self) -> None:
+        """Let go of pages of ring and traces, which are in the runtime directory anyway, and of what was freed."""
+        if self._ring is not None:
+            self._ring.trim()
+        for line in self.lines.values():
+            line.trim()
+        ext.memory.give_back()
 
 
 def _start_event(recovered: Recovered) -> dict[str, Any]:
