@@ -127,7 +127,7 @@ def read_head(document: Mapping[str, Any], complaints: Complaints, base: Head | 
 
 def _protocol(table: Table, base: Head | None) -> str:
     protocol = table.text("protocol", base.protocol if base else "", required=base is None)
-    near = did_you_mean(protocol, PROTOCOLS)
+    near = "" if protocol in PROTOCOLS else did_you_mean(protocol, PROTOCOLS)
     if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
         table.add("protocol", f"protocol is {protocol!r}, which is not known", near)
     return protocol if protocol and not near else "modbus"

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from drivers.model import UsageError
 from drivers.sim.device import Answer, SimDevice
-from drivers.sim.framing import Framing, Request
+from drivers.sim.framing import Framing, Request, RtuFraming
 
 BITS_A_CHARACTER = 11
 
@@ -48,6 +48,14 @@ class Bus:
     def remove(self, unit: int) -> SimDevice:
         """Take a device off the line."""
         return self.devices.pop(unit)
+
+    def framing(self) -> Framing:
+        """Finds requests among bytes; one a connection."""
+        return RtuFraming()
+
+    def listens_at(self, baud: int, line_baud: int) -> bool:
+        """Whether anybody here understands this speed. Called before the bytes that came at it are taken in."""
+        return baud == line_baud
 
     def answer(self, request: Request, framing: Framing) -> Answer | None:
         """What the line hears after a request."""

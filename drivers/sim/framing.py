@@ -43,6 +43,9 @@ class Framing(Protocol):
     def feed(self, chunk: bytes) -> list[Request]:
         """Requests that are complete now, in order."""
 
+    def silence(self) -> None:
+        """The line has been quiet: an unfinished request can never become one. Means nothing over MBAP."""
+
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
         """The frame of an answer."""
 
@@ -70,6 +73,9 @@ class MbapFraming:
             held = held[6 + length :]
         self._held = held
         return found
+
+    def silence(self) -> None:
+        """Segments of TCP may come any time apart."""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
         return tag.to_bytes(2, "big") + b"\x00\x00" + (len(pdu) + 1).to_bytes(2, "big") + bytes([unit]) + pdu

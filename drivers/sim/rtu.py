@@ -23,7 +23,6 @@ from pathlib import Path
 from drivers.model import LineDown
 from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import Answer
-from drivers.sim.framing import RtuFraming
 
 SPIN_S = 0.0003
 BROKEN_S = 0.02  # a pause within a request after which a device forgets it (well above what a busy host makes)
@@ -167,7 +166,8 @@ class _Turns:
 
     def __init__(self, line: SerialLine, master: int, wake: int) -> None:
         self._line, self._master, self._wake = line, master, wake
-        self._framing = RtuFraming()
+        self._framing = line.bus.framing()
+        self._baud, self._byte_s = line.baud, line.byte_s  # those of the device that is spoken to
         self._due: list[tuple[float, int, Answer]] = []  # answers not yet begun
         self._out: deque[tuple[float, bytes]] = deque()  # bytes with the time at which each is complete
         self._count = 0
@@ -207,8 +207,12 @@ class _Turns:
             return
         if self._sent_end:
             line.quiet_min_s = min(line.quiet_min_s, now - self._sent_end)
-        self._heard_end = max(now, self._heard_end) + len(chunk) * line.byte_s
-        if line.heard_baud() not in (line.baud, 0):
+        heard = line.heard_baud() or line.baud
+        if heard != self._baud:
+            self._framing.silence()
+            self._baud, self._byte_s = heard, BITS_A_CHARACTER / heard
+        self._heard_end = max(now, self._heard_end) + len(chunk) * self._byte_s
+        if not line.bus.listens_at(heard, line.baud):
             line.wrong_baud += 1
             return
         for request in self._framing.feed(chunk):
@@ -218,7 +222,7 @@ class _Turns:
             if answer.echo:
                 self._write(answer.echo)  # an echo is heard while the master talks
             if answer.frame:
-                self._schedule(self._heard_end + max(answer.delay_s, quiet_s(line.baud)), answer)
+                self._schedule(self._heard_end + max(answer.delay_s, quiet_s(self._baud)), answer)
 
     def _schedule(self, start: float, answer: Answer) -> None:
         self._count += 1
@@ -231,7 +235,7 @@ class _Turns:
             at = max(start, self._sent_end)
             self._line.bus.sent(answer.frame)
             for n in range(len(answer.frame)):
-                at += self._line.byte_s + (answer.bytewise_s or 0.0)
+                at += self._byte_s + (answer.bytewise_s or 0.0)
                 self._out.append((at, answer.frame[n : n + 1]))
             self._sent_end = at
 

@@ -11,7 +11,7 @@ from typing import Literal, cast
 from drivers.model import LineDown
 from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import Answer
-from drivers.sim.framing import Framing, MbapFraming, RtuFraming
+from drivers.sim.framing import Framing, MbapFraming
 
 SCHEMES = {"mbap": "modbus-tcp", "rtu": "tcp"}
 
@@ -21,7 +21,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, line: TcpLine) -> None:
         self._line = line
-        self._framing: Framing = MbapFraming() if line.framing == "mbap" else RtuFraming()
+        self._framing: Framing = MbapFraming() if line.framing == "mbap" else line.bus.framing()
         self._transport: asyncio.Transport | None = None
         self._timers: set[asyncio.TimerHandle] = set()
 

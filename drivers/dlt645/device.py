@@ -1,0 +1,213 @@
+"""One DL/T 645 meter on a line, 2007 or 1997 as the identifiers in its profile say. Reads only.
+
+A point's ``key`` is ``DI``, ``DI#N`` or ``DI@time``: the data identifier as the standard prints it (8 hex digits speak
+2007, 4 speak 1997), the N-th value from 0 of a block that is asked as such, the device's own time of the value.
+Points whose identifiers differ in phase or tariff alone are asked as one block; a meter that refuses the block is
+asked singly from then on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from drivers.dlt645.fields import Field
+from drivers.dlt645.frames import (
+    READ,
+    READ_97,
+    READ_NEXT,
+    READ_NEXT_97,
+    Frame,
+    Parser,
+    broken,
+    build_read,
+    build_read_next,
+    error_text,
+    join,
+)
+from drivers.dlt645.tables import FIXED, FIXED_97, MOMENTARY
+from drivers.dlt645.values import decode
+from drivers.line import Line
+from drivers.metering import Ask, Heard, MeterDevice, MeterRequest
+from drivers.model import (
+    ConfigError,
+    DeviceException,
+    DeviceSpec,
+    FrameError,
+    LineError,
+    MismatchError,
+    Point,
+    Reading,
+)
+from ext.ring import Ring
+
+_KEY = re.compile(r"([0-9A-F]{8}|[0-9A-F]{4})(?:#(\d{1,2})|(@time))?", re.IGNORECASE)
+_MOST_FRAMES = 32  # of one answer; the standard's sequence number would allow 255
+_ENVELOPE = 4 + 12  # wake-up bytes and frame around the data
+
+
+class Dlt645Device(MeterDevice):
+    """Speaks to the address in ``spec.address``, up to 12 digits; all A asks the only meter of a line.
+
+    Raises:
+        ConfigError: an address or a key that cannot be, or a line of Modbus TCP.
+    """
+
+    protocol = "dlt645"
+    FRAMES: ClassVar[Mapping[str, str]] = {
+        "11h": "read data (2007)",
+        "12h": "read the data that follow (2007)",
+        "01h": "read data (1997)",
+        "02h": "read the data that follow (1997)",
+    }
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        address = spec.address.upper()
+        if not re.fullmatch(r"[0-9A]{1,12}", address):
+            raise ConfigError(
+                f"address {spec.address!r} is no DL/T 645 address",
+                where=f"device {spec.name}",
+                hint="The digits on the meter's plate, at most 12",
+            )
+        super().__init__(spec, line, ring, table)
+        self._address = address.rjust(12, "0")
+        self._whose = re.compile(self._address.replace("A", "[0-9A-F]"))
+        self._no_blocks: set[str] = set()  # blocks that this meter refuses
+
+    def check(self, point: Point) -> None:
+        if not _KEY.fullmatch(point.key):
+            raise ConfigError(
+                f"key {point.key!r} is no data identifier",
+                where=f"{self.spec.profile}: {point.name}",
+                hint='As "02010100", "0001FF00#2", "01010000@time" or, for 1997, "9010"',
+            )
+
+    def plan(self, numbers: Sequence[int]) -> list[Ask]:
+        singles: dict[str, list[int]] = {}
+        blocks: dict[str, set[str]] = {}
+        for number in numbers:
+            di, _, _ = _parts(self.spec.points[number])
+            singles.setdefault(di, []).append(number)
+            block = block_of(di)
+            if block is not None and block[0] not in self._no_blocks:
+                blocks.setdefault(block[0], set()).add(di)
+        asks: dict[str, list[int]] = {}
+        for di, those in singles.items():
+            block = block_of(di)
+            whole = block is not None and len(blocks.get(block[0], ())) > 1
+            asks.setdefault(block[0] if whole and block else di, []).extend(those)
+        return [Ask(what, tuple(those)) for what, those in asks.items()]
+
+    def split(self, ask: Ask) -> list[Ask]:
+        if all(_parts(self.spec.points[n])[0] == ask.what for n in ask.points):
+            return []
+        self._no_blocks.add(ask.what)
+        return self.plan(ask.points)
+
+    async def fetch(self, what: str) -> Heard:
+        is_97 = len(what) == 4
+        answer = await self.exchange(self._request(build_read(self._address, what), READ_97 if is_97 else READ, what))
+        frames = [Frame(answer.payload)]
+        suspect = answer.suspect
+        while frames[-1].more:
+            number = len(frames)
+            if number == _MOST_FRAMES:
+                raise MismatchError(f"more than {_MOST_FRAMES} frames of {what}", where=self.where)
+            request = self._request(
+                build_read_next(self._address, what, number), READ_NEXT_97 if is_97 else READ_NEXT, what, number
+            )
+            answer = await self.exchange(request)
+            suspect |= answer.suspect
+            frames.append(Frame(answer.payload))
+        try:
+            payload = join(frames)
+        except FrameError as error:
+            raise MismatchError(error.what, where=self.where) from error
+        return Heard(decode(what, payload), answer.time_ns, answer.mono_ns, suspect)
+
+    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+        di, number, wants_time = _parts(point)
+        if di != what:
+            block = block_of(di)
+            number = block[1] if block is not None else 0
+        if number >= len(heard.readings):
+            return None
+        reading = heard.readings[number]
+        if wants_time:
+            return replace(reading, value=reading.time, unit="") if reading.time else None
+        return reading
+
+    def cost(self, what: str) -> tuple[int, int]:
+        asked = _ENVELOPE + len(what) // 2
+        return 1, asked + asked + _data_bytes(what)
+
+    def _request(self, frame: bytes, function: int, di: str, sequence: int = 0) -> MeterRequest[Frame]:
+        def judge(found: Frame) -> bytes | LineError | None:
+            if not found.is_reply or not self._whose.fullmatch(found.address):
+                return None
+            if found.function != function:
+                return MismatchError(
+                    f"answer has control {found.control:02X}h, {function:02X}h was asked", where=self.where
+                )
+            if found.is_error:
+                code = found.error_code or 0
+                return DeviceException(f"the meter answers {di}: {error_text(code)}", where=self.where, code=code)
+            if found.identifier != di:
+                return MismatchError(f"answer has {found.identifier}, {di} was asked", where=self.where)
+            if sequence and found.sequence not in (None, sequence):
+                return MismatchError(f"answer is frame {found.sequence}, {sequence} was asked", where=self.where)
+            return found.raw
+
+        expect = _ENVELOPE + len(di) // 2 + _data_bytes(di)
+        return MeterRequest(
+            frame, function, self._address, self.where, expect, Parser, judge, lambda heard: broken(heard)[2]
+        )
+
+
+def _parts(point: Point) -> tuple[str, int, bool]:
+    """(identifier, place in its answer, whether the time is wanted) of a key."""
+    found = _KEY.fullmatch(point.key)
+    assert found is not None  # checked when the device was made
+    return found[1].upper(), int(found[2] or 0), bool(found[3])
+
+
+def block_of(di: str) -> tuple[str, int] | None:
+    """The block that holds an identifier's value, and its place in it; None where there is none.
+
+    Source: DL/T 645-2007 annex A (DI1 FF: all tariffs or phases), DL/T 645-1997 annex A (low digit F).
+    """
+    code = int(di, 16)
+    if len(di) == 4:
+        return _block_97(di, code)
+    family, kind, part, last = code >> 24, code >> 16 & 0xFF, code >> 8 & 0xFF, code & 0xFF
+    if part == 0xFF or last == 0xFF:
+        return None
+    if family in (0x00, 0x01) and kind < 0x80 and code not in FIXED:
+        return f"{di[:4]}FF{di[6:]}", part
+    if family == 0x02 and last == 0 and kind in MOMENTARY:
+        place = part if MOMENTARY[kind][6] else part - 1
+        return (f"{di[:4]}FF00", place) if 0 <= place <= 3 else None
+    return None
+
+
+def _block_97(di: str, code: int) -> tuple[str, int] | None:
+    group, when, part, item = code >> 12, code >> 8 & 0xF, code >> 4 & 0xF, code & 0xF
+    if item == 0xF:
+        return None
+    if group in (0x9, 0xA) and when & 3 < 2:
+        return f"{di[:3]}F", item
+    if code >> 8 == 0xB6 and item <= 3:
+        place = item if part in (0x3, 0x4, 0x5) else item - 1
+        return (f"{di[:3]}F", place) if place >= 0 else None
+    return None
+
+
+def _data_bytes(di: str) -> int:
+    """Bytes of an identifier's data, about: for the deadline."""
+    code = int(di, 16)
+    field: Field | None = FIXED_97.get(code) if len(di) == 4 else FIXED.get(code)
+    if field is not None:
+        return field.size
+    return 20 if "F" in di[-4:] else 8 if di.startswith(("01", "A")) and len(di) in (4, 8) else 4

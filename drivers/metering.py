@@ -1,0 +1,362 @@
+"""What drivers of meters have in common: a question with its push parser, and the way of a value into the ring.
+
+A protocol's driver says which questions bring which points and how a point is found among the readings of an answer;
+asking, gaps, units, ratios and signs are here.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import ClassVar, Generic, TypeVar
+
+from drivers.hunting import Hunter
+from drivers.line import Answer, Line
+from drivers.model import (
+    PACES,
+    ConfigError,
+    DeviceException,
+    DeviceSpec,
+    FrameError,
+    Kind,
+    LineDown,
+    LineError,
+    LineLent,
+    LineTimeout,
+    MismatchError,
+    PlanSummary,
+    Point,
+    PollResult,
+    Quality,
+    Reading,
+    Reason,
+    UsageError,
+)
+from drivers.plan import LineTiming, exact, ratio_of
+from drivers.profile import concerned
+from drivers.units import unit_factor
+from ext.ring import Ring
+
+_log = logging.getLogger("meterhouse.meters")
+F = TypeVar("F")
+REFUSALS, REST_S = 2, 3600.0  # after so many refusals in a row a question rests for so long
+
+
+class MeterRequest(Generic[F]):
+    """One question to a meter for the line's owner.
+
+    Args:
+        judge: the bytes of a sound frame that answers, a LineError if it refuses, None if it is not for us
+            (another meter's, our own echo); a MismatchError is kept in mind while the right one may still come.
+        why: what is wrong with bytes that hold no frame.
+    """
+
+    __slots__ = ("_judge", "_parser", "_why", "expect", "frame", "function", "unit", "where")
+
+    def __init__(
+        self,
+        frame: bytes,
+        function: int,
+        unit: str,
+        where: str,
+        expect: int,
+        parser: Callable[[], Hunter[F]],
+        judge: Callable[[F], bytes | LineError | None],
+        why: Callable[[bytes], str],
+    ) -> None:
+        self.frame, self.function, self.unit, self.where, self.expect = frame, function, unit, where, expect
+        self._parser, self._judge, self._why = parser, judge, why
+
+    def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
+        """As ``drivers.line.Request`` says. Our own bytes coming back are no answer (field pains 20, 22)."""
+        seen: LineError | None = None
+        frames = self._parser().feed(heard)
+        for frame in frames:
+            verdict = self._judge(frame)
+            if isinstance(verdict, MismatchError):
+                seen = verdict
+            elif verdict is not None:
+                return verdict
+        if not final or not heard:
+            return None
+        if seen is None and not frames:
+            return FrameError(self._why(heard), where=self.where)
+        return seen  # only an echo or other meters' words: this one was silent
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question and the points that its answer brings; ``what`` is the protocol's own."""
+
+    what: str
+    points: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one question brought, stamped when its last byte came in."""
+
+    readings: Sequence[Reading]
+    time_ns: int
+    mono_ns: int
+    suspect: bool = False
+
+
+class MeterDevice:
+    """A meter on a line; a protocol fills in ``plan``, ``fetch``, ``pick`` and ``split``."""
+
+    protocol: ClassVar[str]
+    FRAMES: ClassVar[Mapping[str, str]]
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        self.spec, self.table = spec, table
+        self.where = f"{spec.name} (line {line.name} address {spec.address})"
+        if line.is_mbap:
+            raise ConfigError(
+                f"{self.protocol} does not go over modbus-tcp",
+                where=f"device {spec.name}",
+                hint="Use a line with tcp://HOST:PORT (raw bytes) or a serial port",
+            )
+        self._line, self._ring = line, ring
+        self._how = line.manners(spec.limits, spec.serial)
+        self._asked = 0  # requests sent since the visit began
+        self._refusals: dict[str, int] = {}
+        self._rests: dict[str, float] = {}  # question -> monotonic seconds before which it is not asked
+        self._told: set[int] = set()
+        for number in range(len(spec.points)):
+            self.check(spec.points[number])
+
+    # --- what a protocol fills in
+
+    def check(self, point: Point) -> None:
+        """Raise ConfigError where a point's key means nothing in this protocol."""
+        raise NotImplementedError
+
+    def plan(self, numbers: Sequence[int]) -> list[Ask]:
+        """The questions that bring these points."""
+        raise NotImplementedError
+
+    def split(self, ask: Ask) -> list[Ask]:
+        """What to ask instead, after the device has refused ``ask``; nothing: there is no other way."""
+        return []
+
+    async def fetch(self, what: str) -> Heard:
+        """Ask. Raises LineError."""
+        raise NotImplementedError
+
+    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+        """The reading of a point among those of an answer; None where it is not there."""
+        raise NotImplementedError
+
+    def cost(self, what: str) -> tuple[int, int]:
+        """(requests, bytes of both directions) of a question, about."""
+        raise NotImplementedError
+
+    # --- what the house asks
+
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        """Ask what is due. A question that fails makes gaps of its points; silence at the first ends the visit."""
+        result = PollResult()
+        due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
+        asks, streak = self.plan(due), 0
+        self._asked = 0
+        while asks:
+            ask = asks.pop(0)
+            if self._resting(ask):
+                self._lacking(ask, tick_ms, result)
+                continue
+            try:
+                heard = await self.fetch(ask.what)
+            except DeviceException as error:
+                streak = 0
+                result.answered += 1
+                asks[:0] = self._refused(ask, error, tick_ms, result)
+            except LineError as error:
+                result.error = error
+                result.positions.append(self._gap(tick_ms, error.reason, ask.points))
+                streak += 1 if isinstance(error, LineTimeout) else 0
+                if isinstance(error, LineDown | LineLent) or streak > 1 or (streak and not result.answered):
+                    for rest in asks:
+                        result.positions.append(self._gap(tick_ms, error.reason, rest.points))
+                    break
+            else:
+                streak = 0
+                result.answered += 1
+                self._refusals.pop(ask.what, None)
+                self._take(ask, heard, tick_ms, result.positions)
+        result.asked = self._asked
+        return result
+
+    async def probe(self) -> None:
+        """One question. Raises LineError if the device is silent; a refusal is an answer."""
+        points = self.spec.points
+        wanted = [n for n, point in enumerate(points) if point.name == self.spec.probe] or [0]
+        try:
+            await self.fetch(self.plan(wanted[:1])[0].what)
+        except DeviceException:
+            return
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        """Ask for some points now. Raises UsageError for a name that is not there, LineError if all is silent."""
+        places = {point.name: n for n, point in enumerate(self.spec.points)}
+        for name in names:
+            if name not in places:
+                near = get_close_matches(name, places, 1)
+                raise UsageError(
+                    f"no point {name!r}", where=self.spec.name, hint=f"Did you mean {near[0]}?" if near else ""
+                )
+        found: dict[int, Reading] = {}
+        asks, alive = self.plan([places[name] for name in dict.fromkeys(names)]), False
+        while asks:
+            ask = asks.pop(0)
+            try:
+                heard = await self.fetch(ask.what)
+            except (LineDown, LineLent):
+                raise
+            except LineError as error:
+                if isinstance(error, LineTimeout) and not alive:
+                    raise
+                alive = True
+                other = self.split(ask) if isinstance(error, DeviceException) else []
+                asks[:0] = other
+                if not other:
+                    found.update({n: _nothing(self.spec.points[n], error.reason) for n in ask.points})
+                continue
+            alive = True
+            for number in ask.points:
+                point = self.spec.points[number]
+                value, quality, raw = self._judged(number, ask.what, heard)
+                shown = value if quality < 128 else None
+                found[number] = Reading(point.name, shown, point.unit, quality, raw)
+        return {name: found[places[name]] for name in names}
+
+    def plan_summary(self, paces: int) -> PlanSummary:
+        """What one visit for these paces costs on this line, about: answers of meters vary in length."""
+        due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
+        asks = self.plan(due)
+        costs = [self.cost(ask.what) for ask in asks]
+        timing = self._timing()
+        requests, size = sum(c[0] for c in costs), sum(c[1] for c in costs)
+        seconds = (requests * (timing.quiet_ns + timing.turnaround_ns) + size * timing.byte_ns) / 1e9
+        return PlanSummary(requests, (size + 1) // 2, len(due), seconds)
+
+    # --- the road of a value
+
+    async def exchange(self, request: MeterRequest[F]) -> Answer:
+        """One request on the line, counted. Raises LineError."""
+        self._asked += 1
+        return await self._line.exchange(request, self._how)
+
+    def _take(self, ask: Ask, heard: Heard, tick_ms: int, positions: list[int]) -> None:
+        values: list[tuple[int, int, int, int]] = []
+        stamp = (tick_ms, heard.time_ns, heard.mono_ns)
+        for number in ask.points:
+            value, quality, _ = self._judged(number, ask.what, heard)
+            if quality >= 128:
+                values.append((number, 0, 0, quality))
+            elif isinstance(value, str):
+                positions.append(
+                    self._ring.append_text(self.table, number, quality, *stamp, value.encode("utf-8", "replace"))
+                )
+            elif value is not None:
+                values.append((number, *exact(Decimal(value)), quality))
+        if values:
+            try:
+                positions.append(self._ring.append_values(self.table, *stamp, values))
+            except OverflowError:  # no meter shows 19 digits: one value was nonsense, the others must not suffer
+                for one in values:
+                    try:
+                        positions.append(self._ring.append_values(self.table, *stamp, [one]))
+                    except OverflowError:
+                        positions.append(self._gap(tick_ms, Reason.SENTINEL, (one[0],)))
+
+    def _judged(self, number: int, what: str, heard: Heard) -> tuple[Decimal | int | str | None, int, bytes]:
+        """(value in the point's unit, quality or reason, the value's bytes)."""
+        point = self.spec.points[number]
+        reading = self.pick(point, what, heard)
+        if reading is None:
+            return None, Reason.ABSENT, b""
+        if reading.value is None:
+            return None, reading.quality, reading.raw
+        quality: int = Quality.SUSPECT if heard.suspect else reading.quality
+        value: Decimal | int | str | None
+        if point.kind is Kind.TEXT:
+            value = str(reading.value)
+        elif isinstance(reading.value, str):
+            value, quality = None, Reason.MISMATCH
+        elif point.kind is Kind.STATE:
+            value = _state(point, int(reading.value))
+        else:
+            value, quality = self._number(number, Decimal(reading.value), reading.unit, quality)
+        return value, quality, reading.raw
+
+    def _number(self, number: int, value: Decimal, unit: str, quality: int) -> tuple[Decimal | None, int]:
+        """A number in the point's unit, with ratio and sign; None where the unit does not fit."""
+        point = self.spec.points[number]
+        factor = unit_factor(unit, point.unit)
+        if factor is None:
+            if number not in self._told:
+                self._told.add(number)
+                name, profile = point.name, self.spec.profile
+                _log.warning("%s: %s comes in %r, %s says %r", self.where, name, unit, profile, point.unit)
+            return None, Reason.MISMATCH
+        value = (value * factor + point.offset) * point.scale
+        if (point.low is not None and value < point.low) or (point.high is not None and value > point.high):
+            quality = Quality.RANGE
+        value *= ratio_of(point, self.spec)
+        return (-value if point.flips and concerned(point.name, self.spec.reversed) else value), quality
+
+    def _gap(self, tick_ms: int, reason: Reason, points: Sequence[int]) -> int:
+        return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
+
+    # --- what a device refuses
+
+    def _refused(self, ask: Ask, error: DeviceException, tick_ms: int, result: PollResult) -> list[Ask]:
+        """Ask otherwise, now; what cannot be asked otherwise is a gap, and rests when it was refused twice."""
+        other = self.split(ask)
+        if other:
+            return other
+        result.error = error
+        self._refusals[ask.what] = self._refusals.get(ask.what, 0) + 1
+        if self._refusals[ask.what] >= REFUSALS:
+            self._rests[ask.what] = self._now_s() + REST_S
+            _log.info("%s: refuses %s, asked again in an hour", self.where, ask.what)
+        self._lacking(ask, tick_ms, result)
+        return []
+
+    def _resting(self, ask: Ask) -> bool:
+        return ask.what in self._rests and self._now_s() < self._rests[ask.what]
+
+    def _lacking(self, ask: Ask, tick_ms: int, result: PollResult) -> None:
+        points = self.spec.points
+        for reason, those in (
+            (Reason.EXCEPTION, [n for n in ask.points if not points[n].optional]),
+            (Reason.ABSENT, [n for n in ask.points if points[n].optional]),
+        ):
+            if those:
+                result.positions.append(self._gap(tick_ms, reason, those))
+
+    def _now_s(self) -> float:
+        return self._line.clock()[1] / 1e9
+
+    def _timing(self) -> LineTiming:
+        limits = self.spec.limits.over(self._line.config.limits)
+        if self._line.target.scheme == "serial":
+            return LineTiming.serial(self.spec.serial or self._line.config.serial, limits)
+        return LineTiming.tcp(self._line.config.bus_baud, limits)
+
+
+def _nothing(point: Point, reason: Reason) -> Reading:
+    return Reading(point.name, None, point.unit, reason)
+
+
+def _state(point: Point, number: int) -> int:
+    if point.bit is not None:
+        return number >> point.bit & 1
+    if point.mask:
+        return (number & point.mask) >> ((point.mask & -point.mask).bit_length() - 1)
+    return number

@@ -1,0 +1,110 @@
+"""What the tests of meters share: simulated buses, our ends of them, devices from shipped profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from drivers.line import Line, LineConfig, open_line
+from drivers.model import DeviceSpec, Limits, Point
+from drivers.profile import find_profile, load_profile, shipped_dir
+from drivers.registry import driver_class
+from drivers.sim import Bus, SerialLine, TcpLine
+from drivers.sim.meters import Meter, MixedBus
+from ext.ring import Ring
+
+TICK = 1_795_500_000_000
+ALL = 31  # every pace
+
+
+def bcd(digits: str) -> bytes:
+    """Packed BCD, low byte first."""
+    return bytes.fromhex(digits)[::-1]
+
+
+def points_of(profile_id: str, names: Iterable[str] = ()) -> tuple[Point, ...]:
+    """Points of a shipped profile, all or those named."""
+    profile = load_profile(find_profile(profile_id, [shipped_dir()]), [shipped_dir()])
+    wanted = tuple(names)
+    found = {point.name: point for point in profile.points}
+    return tuple(found[name] for name in wanted) if wanted else profile.points
+
+
+@dataclass
+class Cabinet:
+    """Simulated lines, our ends of them and the ring; all closed after the test."""
+
+    folder: Path
+    ring: Ring
+    sims: list[SerialLine | TcpLine] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    position: int = 0
+
+    async def pty(self, bus: Bus, *, baud: int = 115200, **more: Any) -> Line:
+        sim = SerialLine(bus, self.folder / f"tty{len(self.sims)}", baud=baud)
+        return await self._open(sim, serial=sim.serial, **more)
+
+    async def tcp(self, bus: Bus, framing: Any = "rtu", **more: Any) -> Line:
+        return await self._open(TcpLine(bus, framing=framing), **more)
+
+    async def _open(self, sim: SerialLine | TcpLine, **more: Any) -> Line:
+        await sim.start()
+        self.sims.append(sim)
+        limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})
+        line = open_line(LineConfig(f"l{len(self.lines)}", sim.url, limits=limits, **more))
+        self.lines.append(line)
+        return line
+
+    def device(self, line: Line, protocol: str, address: str, points: Iterable[Point], **more: Any) -> Any:
+        limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})
+        limits = limits.over(Limits(timeout_s=0.25, late_s=0.0, quiet_s=0.0))
+        spec = DeviceSpec(
+            "m1", "p/g/m1", address, protocol, f"{protocol}/test", tuple(points), (1000, 5000, 60000, 0, 86_400_000),
+            limits=limits, **more,
+        )  # fmt: skip
+        return driver_class(protocol)(spec, line, self.ring, 3)
+
+    def since(self, points: Iterable[Point]) -> dict[str, object]:
+        """What the ring holds since the last call: name -> value (Decimal or text), (value, quality), or "gap N"."""
+        names = [point.name for point in points]
+        found: dict[str, object] = {}
+        for record in self.ring.scan(self.position, self.ring.head):
+            for value in record.values:
+                shown: object = Decimal(value.mantissa).scaleb(value.exponent)
+                if value.quality >= 128:
+                    shown = f"gap {value.quality}"
+                elif value.quality:
+                    shown = (shown, value.quality)
+                found[names[value.point]] = shown
+            if record.kind == 2:
+                found.update({names[n]: f"gap {record.aux}" for n in record.points or ()})
+            if record.kind == 3 and record.points:
+                found[names[record.points[0]]] = record.text.decode()
+        self.position = self.ring.head
+        return found
+
+    async def close(self) -> None:
+        for line in self.lines:
+            await line.close()
+        for sim in self.sims:
+            await sim.stop()
+
+
+def sent_frames(bus: Bus) -> list[bytes]:
+    """What masters said on a simulated bus."""
+    return [traced.frame for traced in bus.trace if not traced.sent]
+
+
+def bus_of(*meters: Meter, **more: Any) -> MixedBus:
+    return MixedBus(meters, **more)
+
+
+def numbers(values: Mapping[str, object]) -> dict[str, object]:
+    """Decimals as floats' texts, to compare without zeros at the end."""
+    return {name: value.normalize() if isinstance(value, Decimal) else value for name, value in values.items()}
+
+
+__all__ = ["ALL", "TICK", "Cabinet", "bcd", "bus_of", "numbers", "points_of", "replace", "sent_frames"]
