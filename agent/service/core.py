@@ -327,7 +327,6 @@ class Service:
             if beat % STAY_SMALL_EVERY == 1:
                 self._stay_small()
 
-
     def _stay_small(self) -> None:
         """Let go of pages of ring and traces, which are in the runtime directory anyway, and of what was freed."""
         if self._ring is not None:

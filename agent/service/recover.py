@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.pack import Packer, SealedPack, StreamTable
-from agent.store import Store
+from agent.store import Store, StreamHead
 from drivers.model import Reason
 from ext.ring import EVENT, Ring
 
@@ -75,6 +75,35 @@ def _set_aside(path: Path, done: Recovered) -> None:
     path.rename(path.with_name(path.name + ".aside"))
 
 
+def _gather(
+    ring: Ring, known: Mapping[int, StreamTable], heads: Mapping[str, StreamHead]
+) -> tuple[dict[str, Left], str]:
+    """What no pack holds yet, by stream; and why the ring cannot be read to its end, "" where it can."""
+    left: dict[str, Left] = {}
+    try:
+        for record in ring.scan(ring.tail, ring.head):
+            table = known.get(record.table)
+            if table is None:
+                return left, f"the store does not know its table {record.table}"
+            head = heads.get(table.stream)
+            if head is not None:
+                at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
+                if at_ms < head.to_ms or (head.ring_id == ring.ring_id and record.position < head.ring_pos):
+                    continue
+            mine = left.setdefault(table.stream, Left())
+            if not mine.tables or mine.tables[-1][0] is not table:
+                mine.tables.append((table, array("Q"), 0))
+            if record.kind == EVENT:
+                mine.events.append(json.loads(record.text))
+                continue
+            found, positions, last = mine.tables[-1]
+            positions.append(record.position)
+            mine.tables[-1] = (found, positions, max(last, record.tick_ms))
+    except ValueError as error:  # what stands before the damage is good
+        return left, str(error)
+    return left, ""
+
+
 def _recover_ring(
     store: Store,
     ring: Ring,
@@ -87,25 +116,7 @@ def _recover_ring(
         number: StreamTable(stored.stream, stored.document) for number, stored in store.tables(ring.ring_id).items()
     }
     heads = store.heads()
-    left: dict[str, Left] = {}
-    for record in ring.scan(ring.tail, ring.head):
-        table = known.get(record.table)
-        if table is None:
-            continue
-        head = heads.get(table.stream)
-        if head is not None:
-            at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
-            if at_ms < head.to_ms or (head.ring_id == ring.ring_id and record.position < head.ring_pos):
-                continue
-        mine = left.setdefault(table.stream, Left())
-        if not mine.tables or mine.tables[-1][0] is not table:
-            mine.tables.append((table, array("Q"), 0))
-        if record.kind == EVENT:
-            mine.events.append(json.loads(record.text))
-            continue
-        found, positions, last = mine.tables[-1]
-        positions.append(record.position)
-        mine.tables[-1] = (found, positions, max(last, record.tick_ms))
+    left, damage = _gather(ring, known, heads)
     packs: list[SealedPack] = []
     for stream, mine in sorted(left.items()):
         packer = packer_of(stream)
@@ -123,6 +134,8 @@ def _recover_ring(
     if packs:
         store.commit(packs, {})
         done.packs += len(packs)
+    if damage:
+        raise ValueError(damage)
 
 
 def _seal_left(ring: Ring, packer: Packer, mine: Left, clock: Mapping[str, Any], now_ms: int) -> list[SealedPack]:
@@ -131,8 +144,9 @@ def _seal_left(ring: Ring, packer: Packer, mine: Left, clock: Mapping[str, Any],
     for n, (table, positions, last) in enumerate(mine.tables):
         if packer.table is not table:
             packer.use(table)
-        if n + 1 < len(mine.tables):
-            first_of_next = ring.record(mine.tables[n + 1][1][0])
+        after = next((p[0] for _, p, _ in mine.tables[n + 1 :] if p), None)  # a table may have an event only
+        if after is not None:
+            first_of_next = ring.record(after)
             end = first_of_next.tick_ms if first_of_next else last + 1
         else:
             end = table.next_tick(last) or last + 1

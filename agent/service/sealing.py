@@ -116,11 +116,11 @@ class Sealing:
             return await self._carry_out(jobs)
 
     async def close(self) -> bool:
-        """Seal what is settled. True if nothing unsealed is left in the ring."""
+        """Seal all that is held: what was not answered by now never will be. True if the ring holds nothing unsealed."""
         if self._ring is None or self._gateway is None:
             return False
         self.note(self._gateway, {"event": "stop"})
-        return await self._seal(self._grid.now_ms() + 1, list(self.streams.values()))
+        return await self._seal(self._grid.now_ms() + 1, list(self.streams.values()), ended=True)
 
     async def _wait_for_first_round(self) -> None:
         loop = asyncio.get_running_loop()
@@ -134,13 +134,17 @@ class Sealing:
         poll = self._polls.get(stream.name)
         return poll.settled_ms if poll else ALL_SETTLED
 
-    async def _seal(self, to_ms: int, streams: Sequence[Stream]) -> bool:
-        """Seal and commit these streams, each up to where it is settled. False if the store could not."""
+    async def _seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
+        """Seal and commit these streams, each up to where it is settled. False if the store could not.
+
+        ``ended``: nobody polls any more. A line that was asked for too much still owes ticks then that are older than
+        what it answered last, and that answer must not stay behind.
+        """
         async with self._lock:
             unknown = Reason.DISK if self.trouble else Reason.STOPPED
             jobs = []
             for stream in streams:
-                end = min(to_ms, self._settled_ms(stream))
+                end = to_ms if ended else min(to_ms, self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
             return await self._carry_out(jobs)

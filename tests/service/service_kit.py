@@ -252,6 +252,7 @@ class Agent:
     devices: Mapping[str, tuple[str, int]]
     every: str = '{ fast = "500 ms", normal = "1 s", slow = "5 s" }'
     more: str = ""
+    line_more: Mapping[str, str] = field(default_factory=dict)  # line name -> further keys
     uplink: str = "backfill_rate = 200"
     state: str = "state"
     env: dict[str, str] = field(default_factory=dict)
@@ -263,6 +264,7 @@ class Agent:
     def __post_init__(self) -> None:
         from agent.keys import create_key
 
+        self.folder.mkdir(exist_ok=True)
         shutil.copytree(HERE / "profiles", self.folder / "profiles", dirs_exist_ok=True)
         state = self.folder / self.state
         state.mkdir(parents=True, exist_ok=True)
@@ -287,6 +289,7 @@ class Agent:
             text += f'\n[[line]]\nname = "{name}"\nurl = "{line if isinstance(line, str) else line.url}"\n'
             if isinstance(line, SerialLine):
                 text += f'serial = "{line.serial}"\n'
+            text += self.line_more.get(name, "") + "\n"
         for name, (line_name, unit) in self.devices.items():
             text += f'\n[[device]]\nname = "{name}"\nline = "{line_name}"\naddress = "{unit}"\n'
             text += f'profile = "test/tally"\nevery = {self.every}\n'
@@ -377,9 +380,7 @@ class House:
             broker.start()
         return broker
 
-    def listen(
-        self, broker: Broker, connected_s: float = 10.0, login: tuple[str, str] | None = None
-    ) -> Listener:
+    def listen(self, broker: Broker, connected_s: float = 10.0, login: tuple[str, str] | None = None) -> Listener:
         listener = Listener(broker, connected_s, login)
         self._ends.append(listener.close)
         return listener

@@ -96,9 +96,8 @@ def play_nothing_is_there_at_the_start(folder: Path, house: House) -> dict[str, 
         broker,
         {"roof": f"modbus-tcp://127.0.0.1:{port}", "cabinet": f"serial:{link}"},
         {"m1": ("roof", 1), "m2": ("cabinet", 2)},
+        line_more={"cabinet": 'serial = "38400 8N1"'},
     )
-    text = agent.config.read_text().replace(f'"serial:{link}"', f'"serial:{link}"\nserial = "38400 8N1"')
-    agent.config.write_text(text)
     agent.start()
     ready_s = agent.snapshot()["time"] - agent.snapshot()["started"]
     until(lambda: agent.snapshot()["lines"]["cabinet"]["open_failures"] >= 2, 10)
@@ -110,7 +109,9 @@ def play_nothing_is_there_at_the_start(folder: Path, house: House) -> dict[str, 
     house.field.tcp(meters["m1"], port=port)
     house.field.serial(link, meters["m2"])
     until(lambda: listener.numbers("m1") and listener.numbers("m2"), 30, lambda: agent.said)
-    up = until(lambda: (s := agent.snapshot())["devices"]["m1"]["life"] == s["devices"]["m2"]["life"] == "alive" and s, 5)
+    up = until(
+        lambda: (s := agent.snapshot())["devices"]["m1"]["life"] == s["devices"]["m2"]["life"] == "alive" and s, 5
+    )
     until(lambda: all(all_here(listener, name) for name in ("m1", "m2", "_gateway")), 20, lambda: agent.said)
     code = agent.stop()
     until(lambda: all(set(m.served) <= set(listener.numbers(name)) for name, m in meters.items()), 5)

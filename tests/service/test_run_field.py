@@ -128,7 +128,9 @@ def test_a_line_blocked_in_connect_delays_nobody(played: dict[str, Any]) -> None
     """While one line waits for its connection, another is on time."""
     # field pain 2
     check_period(played, ("m51",))
-    assert set(reasons(played["report"], "m41")) <= {"absent", "overload", "stopped"}, "stopped: the visit that we ended"
+    assert set(reasons(played["report"], "m41")) <= {"absent", "overload", "stopped"}, (
+        "stopped: the visit that we ended"
+    )
     assert not played["sick"]["lines"]["blocked"]["open"]
 
 

@@ -85,10 +85,8 @@ def play_a_second_signal(folder: Path, house: House) -> dict[str, Any]:
     slow = Meter(2)
     agent.lines = {**agent.lines, "slow": house.field.tcp(slow)}
     agent.devices = {**agent.devices, "m2": ("slow", 2)}
-    agent.more = '[store]\nmax_size = "64 MiB"'
+    agent.line_more = {"slow": 'limits = { timeout = "8 s" }'}
     agent.configure()
-    text = agent.config.read_text().replace('name = "slow"', 'name = "slow"\nlimits = { timeout = "8 s" }')
-    agent.config.write_text(text)
     agent.start()
     until(lambda: listener.packs("m1") and listener.packs("m2"), 10, lambda: agent.said)
     slow.fault("silence")

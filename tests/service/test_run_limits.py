@@ -1,0 +1,101 @@
+"""Asked for too much, and twice at once: what cannot be done is stated, and nobody else pays for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from service_books import gaps, reasons, settle
+from service_kit import SITE, Agent, House, Meter, free_port, until
+
+
+def play_too_much_for_a_line(folder: Path, house: House) -> dict[str, Any]:
+    """Three devices of one bus that need 0.12 s an answer, asked four times a second each; a fourth on its own line is well."""
+    broker = house.broker()
+    listener = house.listen(broker)
+    slow = [Meter(n) for n in (1, 2, 3)]
+    for meter in slow:
+        meter.sim.turnaround_s = 0.12
+    well = Meter(4)
+    meters = {f"m{meter.unit}": meter for meter in (*slow, well)}
+    devices = {name: ("well" if meter is well else "slow", meter.unit) for name, meter in meters.items()}
+    lines = {"slow": house.field.serial(folder / "tty", *slow), "well": house.field.tcp(well)}
+    agent = house.agent(
+        broker,
+        lines,
+        devices,
+        every='{ fast = "250 ms", normal = "1 s", slow = "5 s" }',
+        line_more={"slow": 'limits = { timeout = "2 s" }'},
+    )
+    agent.start()
+    until(lambda: all(len(listener.packs(name)) >= 5 for name in meters), 15, lambda: agent.said)
+    snapshot = agent.snapshot()
+    second = Agent(folder / "second", None, lines, {"m4": ("well", 4)}, state=str(folder / "state"))
+    second.start(serving=False)
+    refused = second.wait()
+    count = well.count
+    until(lambda: well.count > count + 4, 5, "the first goes on")
+    code = agent.stop()
+    until(
+        lambda: all(meter.count in listener.numbers(name) for name, meter in meters.items()),
+        5,
+        lambda: {name: (meter.count, listener.numbers(name)) for name, meter in meters.items()},
+    )
+    report = settle(listener.heard, agent.kid, meters)
+    return {"code": code, "report": report, "refused": refused, "second": second.said, "snapshot": snapshot,
+            "packs": {name: listener.packs(name) for name in meters},
+            "got": {name: len(listener.numbers(name)) for name in meters}}  # fmt: skip
+
+
+play_too_much_for_a_line.tests = {  # type: ignore[attr-defined]
+    "test_too_much_for_a_line_is_gap_overload",
+    "test_a_second_agent_on_one_state_directory_refuses",
+}
+
+
+def test_too_much_for_a_line_is_gap_overload(played: dict[str, Any]) -> None:
+    """Ticks that it could not serve are stated, the rest is fresh; its devices share what there is."""
+    assert played["code"] == 0
+    got = played["got"]
+    for name in ("m1", "m2", "m3"):
+        assert "overload" in reasons(played["report"], name)
+        assert set(reasons(played["report"], name)) <= {"overload", "stopped"}
+        assert got[name] >= 4, got
+    assert max(got[n] for n in ("m1", "m2", "m3")) <= 2 * min(got[n] for n in ("m1", "m2", "m3")), got
+    assert not reasons(played["report"], "m4") and not gaps(played["packs"]["m4"])
+    assert (
+        played["snapshot"]["devices"]["m1"]["overloads"] > 0 and played["snapshot"]["lines"]["slow"]["busy_share"] > 0.5
+    )
+
+
+def test_a_second_agent_on_one_state_directory_refuses(played: dict[str, Any]) -> None:
+    """It names the place and ends; the first one's books show nothing of it."""
+    assert played["refused"] not in (0, None)
+    assert "store.db" in played["second"] and "another" in played["second"].lower()
+    assert len({pack["boot"] for pack in played["packs"]["m4"]}) == 1
+    assert played["report"].streams[f"{SITE}/m4"].boots == 1
+
+
+def play_one_runtime_directory(folder: Path, house: House) -> dict[str, Any]:
+    """Two gateways on one machine with states of their own, whose runtime directory was left the same."""
+    meter = Meter(1)
+    line = house.field.tcp(meter)
+    first = house.agent(None, {"roof": line}, {"m1": ("roof", 1)})
+    first.start()
+    until(lambda: meter.count > meter.first + 2, 10)
+    ring = first.rings
+    second = Agent(folder / "second", None, {"roof": f"modbus-tcp://127.0.0.1:{free_port()}"}, {"m1": ("roof", 1)})
+    second.config.write_text(second.config.read_text().replace('"run"', f'"{first.runtime}"'))
+    second.start(serving=False)
+    house.at_end(second.close)
+    refused = second.wait(10)
+    kept = first.rings
+    snapshot = first.snapshot()
+    return {"refused": refused, "said": second.said, "kept": kept == ring and len(ring) == 1, "code": first.stop(),
+            "pid": snapshot["pid"] is not None}  # fmt: skip
+
+
+def test_one_runtime_directory(played: dict[str, Any]) -> None:
+    """The second must not take the living ring of the first for one that was left behind."""
+    assert played["refused"] not in (0, None) and played["kept"] and played["code"] == 0
+    assert "runtime" in played["said"] and "another" in played["said"].lower()
