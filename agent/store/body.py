@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,11 +25,8 @@ import zstandard
 
 MAX_PACK_BYTES = 64 * 1024 * 1024  # what decompression may give at most, whatever a damaged frame claims
 DICTIONARY_BYTES = 32 * 1024
-SMALL_BYTES = (
-    12 * 1024
-)  # below, a dictionary and a higher level pay for themselves; above, a pack is its own dictionary
-_TINY_BYTES = 4 * 1024
-_LARGE_LEVEL = 6  # costs as much as level 3 within a tenth, and most packs then fit a page less
+SAMPLE_BYTES = 12 * 1024  # of one pack in a dictionary: all points once, as a rule
+_PLAIN_LEVEL = 3  # until there is a dictionary
 _BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
 _PREV_LEN, _SIG_LEN = 43, 86  # base64url characters of 32 and 64 bytes
 
@@ -106,15 +104,17 @@ def _birth_of(data: bytes) -> bytes | None:
 
 
 def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCompressor:
-    """For small packs. ``min_match`` 6 matters most: shorter matches are accidents among digits.
+    """``min_match`` 6 matters most: shorter matches are accidents among digits.
 
-    Measured on packs of 50 and 100 changing values (bytes of body, CPU): level 4 of zstd 435, 12 us; greedy 424, 11 us
-    and 771, 22 us; btlazy2 356, 28 us and 618, 76 us.
+    Measured with values that all change (bytes of body a pack, CPU): 50 readings btlazy2 356, 28 us (zstd's own level 4
+    435, 12 us); 500 readings greedy 3100, 88 us; 1000 readings dfast 5700, 83 us (no dictionary: level 3 6200, 72 us;
+    level 6 5900, 360 us). The smaller a pack, the more its signature weighs, and the less time a better search takes.
     """
+    small = strategy != zstandard.STRATEGY_DFAST
     settings = zstandard.ZstdCompressionParameters(
-        window_log=16,
-        hash_log=13,
-        chain_log=13,
+        window_log=17,
+        hash_log=13 if small else 15,
+        chain_log=13 if small else 15,
         search_log=search_log,
         min_match=6,
         target_length=8,
@@ -131,17 +131,19 @@ class Codec:
     """Makes bodies with the dictionary in use and reads those of all. One thread only."""
 
     def __init__(self) -> None:
-        self._large = zstandard.ZstdCompressor(level=_LARGE_LEVEL, write_checksum=True)
         self._plain = zstandard.ZstdDecompressor()
-        self._small: zstandard.ZstdCompressor | None = None
-        self._tiny = self._large
+        whole = zstandard.ZstdCompressor(level=_PLAIN_LEVEL, write_checksum=True)
+        self._compressors: list[tuple[float, zstandard.ZstdCompressor]] = [(math.inf, whole)]  # by size, up to
         self._readers: dict[int, zstandard.ZstdDecompressor] = {}
         self.dictionary = 0  # the one in use
 
     def use(self, number: int, raw: bytes) -> None:
         """Compress with this dictionary from now on."""
-        self._small = _compressor(raw, zstandard.STRATEGY_GREEDY, 4)
-        self._tiny = _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)
+        self._compressors = [
+            (4 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)),
+            (32 * 1024, _compressor(raw, zstandard.STRATEGY_GREEDY, 4)),
+            (math.inf, _compressor(raw, zstandard.STRATEGY_DFAST, 1)),
+        ]
         self.dictionary = number
 
     def knows(self, number: int) -> bool:
@@ -159,11 +161,11 @@ class Codec:
         return max(self._readers, default=0)
 
     def worth(self, raw: bytes, samples: Sequence[bytes]) -> bool:
-        """Would this dictionary save a tenth more than the one in use?"""
+        """Would this dictionary save a tenth more than the one in use, or a twentieth if it is the first?"""
         trial = Codec()
         trial.use(1, raw)
         now, then = (sum(len(c.pack(data, b"", _birth_of(data))[2]) for data in samples) for c in (self, trial))
-        return then * 10 < now * 9
+        return then < now * (0.9 if self.dictionary else 0.95)
 
     def forget(self, numbers: Sequence[int]) -> None:
         """These dictionaries exist no longer."""
@@ -183,10 +185,8 @@ class Codec:
         form = 2 if cut else 1
         cut = cut or _cut(data, None)
         rest = cut.rest if cut else data
-        number, compressor = 0, self._large
-        if self._small is not None and len(rest) <= SMALL_BYTES:
-            number, compressor = self.dictionary, self._small if len(rest) > _TINY_BYTES else self._tiny
-        frame = compressor.compress(rest)
+        number = self.dictionary
+        frame = next(c for limit, c in self._compressors if len(rest) <= limit).compress(rest)
         if cut is None:
             return number, False, b"".join((b"\x00", digest, frame))
         return number, form == 2, b"".join((bytes((form,)), cut.sig, cut.prev, frame))
@@ -213,7 +213,7 @@ def make_dictionary(packs: Sequence[bytes]) -> bytes:
     chosen: list[bytes] = []
     size = 0
     for data in packs:
-        sample = compressible(data)[:SMALL_BYTES]
+        sample = compressible(data)[:SAMPLE_BYTES]
         if size + len(sample) > DICTIONARY_BYTES:
             continue
         if chosen:

@@ -14,7 +14,7 @@ from agent.store import schema
 from agent.store.errors import StoreError, StoreNewer, explain, is_damage
 
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
-CHECKPOINT_PAGES = 256
+CHECKPOINT_PAGES = 64  # the WAL counts against what a reading may take on the disk
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # what the WAL file is cut back to after something large
 BUSY_MS = 2_000
 MODE = 0o640

@@ -18,7 +18,7 @@ from agent.store.database import (
     open_or_quarantine,
 )
 from agent.store.errors import StoreError
-from agent.store.intake import SPARE_BYTES, Intake
+from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
 from agent.store.values import LossNote, Place, Usage, boot_hex
 
@@ -50,6 +50,7 @@ class Store(Intake):
         self._pending: dict[str, int] = {}
         self._next_id = 1
         self._since_learned = 0
+        self._learn_after = LEARN_AFTER
 
     @classmethod
     def open(
@@ -119,6 +120,7 @@ class Store(Intake):
                 self._codec.learn(*newest)
             if newest:
                 self._codec.use(*newest)
+                self._learn_after = RELEARN_AFTER
         # the last guard should the estimates below be wrong: SQLite refuses instead of growing past the cap
         self._conn.execute(f"PRAGMA max_page_count = {self._page_limit + (2 << 20) // PAGE_BYTES}")
         self._ballast.take(SPARE_BYTES)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.store.body import SMALL_BYTES, make_dictionary
+from agent.store.body import make_dictionary
 from agent.store.database import PAGE_BYTES, free_bytes
 from agent.store.errors import StoreError, StoreFull
 from agent.store.shelves import Shelves
@@ -18,6 +18,7 @@ SPARE_BYTES = 1024 * 1024  # disk that a commit never touches: other programs, a
 ROW_BYTES = 128  # what a pack takes beside its body: row, index, outbox
 LEARN_AFTER = 64  # packs before the first dictionary is made of them
 RELEARN_AFTER = 10_000
+SAMPLES = 64  # streams that a dictionary is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Intake(Shelves):
     _pending: dict[str, int]
     _next_id: int
     _since_learned: int
+    _learn_after: int
 
     def _refresh(self) -> None:
         """Names and numbers as the database has them."""
@@ -115,7 +117,7 @@ class Intake(Shelves):
         if lost:
             self._count_pending()
         self._since_learned += sum(not pack.is_birth for pack in packs)
-        if self._since_learned >= (RELEARN_AFTER if self._codec.dictionary else LEARN_AFTER):
+        if self._since_learned >= self._learn_after:
             self._learn()
         return ids
 
@@ -222,7 +224,7 @@ class Intake(Shelves):
 
     def _learn(self) -> None:
         """Make a dictionary of recent packs if that is worth it. The packs are committed, whatever fails here."""
-        self._since_learned = 0
+        self._since_learned, self._learn_after = 0, RELEARN_AFTER
         with contextlib.suppress(StoreError, ValueError, KeyError, sqlite3.Error):
             rows = self._conn.execute(
                 "SELECT p.stream, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
@@ -230,9 +232,7 @@ class Intake(Shelves):
                 (self._next_id - 512,),
             ).fetchall()
             newest = {stream: rest for stream, *rest in rows}
-            samples = [data for row in newest.values() if len(data := self._codec.unpack(*row)) <= SMALL_BYTES]
-            if len(samples) * 2 < len(newest):
-                return  # large packs are their own dictionaries
+            samples = [self._codec.unpack(*row) for row in list(newest.values())[:SAMPLES]]
             raw = make_dictionary(samples)
             if not self._codec.worth(raw, samples):
                 return
