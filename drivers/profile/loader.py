@@ -196,6 +196,8 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
         _check_groups(variants[number][0], more, limits)
     _check_groups(last, points, limits)
     _check_names(last, points, names)
+    for chosen in _sample_params(last.document, params):  # a sample may show what only a larger cabinet has
+        names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
     samples: tuple[Sample, ...] = read_samples(Table(last.document, (), last.complaints), names, head.protocol)
     wanted = [n for _, _, v in variants for n in v.identity]
     identity = [p.name for p in points if _SAME.fullmatch(p.name) or p.name in wanted or p.name in head.identity]
@@ -230,6 +232,18 @@ def _trial(param: Param) -> int | str:
     if param.default is not None:
         return param.default
     return param.choices[0] if param.choices else max(param.low, 1)
+
+
+def _sample_params(document: Mapping[str, Any], known: Mapping[str, int | str]) -> list[dict[str, int | str]]:
+    """The parameters that samples set, as far as the profile has them; what is wrong with them is said elsewhere."""
+    said = document.get("sample")
+    tables = [s["params"] for s in said if isinstance(s, dict) and "params" in s] if isinstance(said, list) else []
+    alike: list[dict[str, int | str]] = [
+        {k: v for k, v in t.items() if k in known and isinstance(v, (int, str)) and type(v) is type(known[k])}
+        for t in tables
+        if isinstance(t, dict)
+    ]
+    return [chosen for chosen in alike if chosen]
 
 
 def _variants(layer: _Layer) -> list[tuple[_Layer, Table, Variant]]:
