@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 T = TypeVar("T")
-COMMIT_BYTES = 1 << 20  # of packs in one transaction: few fsyncs, and little memory while they wait
+COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little memory while they wait
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
 
 
@@ -117,7 +117,7 @@ class Writer:
         return await future
 
     async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed]:
-        """Seal and commit jobs, about a megabyte in a transaction. What is missing in the result did not happen."""
+        """Seal and commit jobs, about half a megabyte in a transaction. What is missing in the result did not happen."""
         return await self.call(lambda store: self._seal(store, ring, jobs))
 
     async def prune(self, now_ms: int) -> set[str]:

@@ -68,7 +68,7 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute("PRAGMA synchronous = FULL")
     conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-    conn.execute("PRAGMA cache_size = -2048")
+    conn.execute("PRAGMA cache_size = -512")
     conn.execute("PRAGMA temp_store = MEMORY")
     conn.execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted: wear, and WAL
     conn.execute("PRAGMA trusted_schema = OFF")
