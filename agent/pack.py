@@ -62,6 +62,8 @@ class _State:
     from_ms: int
     hour: int
     quiet: bool
+    ring_id: int = 0
+    ring_pos: int = 0  # in that ring; never goes back, also where a pack seals nothing
 
 
 Mark = tuple[_State, "StreamTable | None"]  # what Packer.restore needs
@@ -316,7 +318,7 @@ class Packer:
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
         out: list[SealedPack] = []
-        end = positions[-1] + 1 if positions else 0
+        end = positions[0] if positions else 0  # a birth seals none of them
         if at.birth is None:
             out.append(self._pack(ring, end, at.from_ms, clock, table=table, events=events))
             events = ()
@@ -472,6 +474,9 @@ class Packer:
         payload = head + back
         digest = hashlib.sha256(payload).digest()
         data = head + b',"sig":"' + self._sign(payload).encode() + b'"' + back
+        if ring.ring_id != at.ring_id:
+            at.ring_id, at.ring_pos = ring.ring_id, 0
+        at.ring_pos = max(at.ring_pos, ring_pos)
         pack = SealedPack(
             stream=self.stream,
             boot=self._boot,
@@ -482,7 +487,7 @@ class Packer:
             is_birth=table is not None,
             data=data,
             ring_id=ring.ring_id,
-            ring_pos=ring_pos,
+            ring_pos=at.ring_pos,
             records=records,
             gap_readings=gap_readings,
         )
