@@ -14,7 +14,7 @@ from drivers.model import Quality, Reading, Reason
 from drivers.sunspec.models import Model, PointValue
 from drivers.sunspec.walk import Device
 
-_UNITS = {
+UNITS = {
     "C": "Cel",
     "Pct": "%",
     "%WHRtg": "%",
@@ -25,7 +25,7 @@ _UNITS = {
     "Secs": "s",
     "AH": "Ah",
 }
-_UNITS |= {"WH": "Wh", "PF": "", "cos()": ""}
+UNITS |= {"WH": "Wh", "PF": "", "cos()": ""}
 _PHASES = {"A": "l1", "B": "l2", "C": "l3", "AB": "l12", "BC": "l23", "CA": "l31"}
 
 _COMMON = {
@@ -219,7 +219,7 @@ def _of_model(model: Model, prefix: str) -> Iterator[Reading]:
 
 def _shown(name: str, found: PointValue) -> tuple[Decimal | int | str | None, str]:
     """Value and unit in the vocabulary's units. Power factors come as shares of 1 and as percent, whatever is said."""
-    unit = _UNITS.get(found.unit, found.unit)
+    unit = UNITS.get(found.unit, found.unit)
     value = found.value
     if ".power.factor" in name:
         if isinstance(value, int | Decimal):

@@ -1,0 +1,196 @@
+"""Points of a profile onto the models of one device, and these onto the fewest reads."""
+
+from __future__ import annotations
+
+import logging
+import re
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from drivers.model import ConfigError, DeviceSpec, Kind, Point
+from drivers.plan import LineTiming, exact, ratio_of
+from drivers.profile import concerned
+from drivers.sunspec.layout import Place, layout
+from drivers.sunspec.models import Model
+from drivers.sunspec.names import UNITS
+from drivers.sunspec.walk import Device
+from drivers.units import unit_factor
+from ext.decode import Plan
+
+_log = logging.getLogger("meterhouse.sunspec")
+_ALIASES = {"inverter": (101, 102, 103, 111, 112, 113), "meter": (201, 202, 203, 204, 211, 212, 213, 214)}
+_ALTERNATIVE = re.compile(r"([a-z0-9]+(?:,[a-z0-9]+)*)(?::(\d{1,2}))?\.([A-Za-z][\w.\[\]]*)")
+_TYPES: Mapping[str, tuple[str, tuple[int, ...] | None]] = {  # SunSpec type -> (the kernel's, its "not implemented")
+    "int16": ("i16", None),
+    **dict.fromkeys(("uint16", "enum16", "bitfield16", "count"), ("u16", None)),
+    "acc16": ("u16", (0,)),
+    "int32": ("i32", None),
+    **dict.fromkeys(("uint32", "enum32", "bitfield32"), ("u32", None)),
+    "acc32": ("u32", (0,)),
+    "int64": ("i64", None),
+    **dict.fromkeys(("uint64", "bitfield64"), ("u64", None)),
+    "acc64": ("u64", (0,)),
+    "float32": ("f32", None),
+    "float64": ("f64", None),
+}
+SIZES = {"i16": 1, "u16": 1, "i32": 2, "u32": 2, "f32": 2, "i64": 4, "u64": 4, "f64": 4}
+
+Alternative = tuple[tuple[int, ...], int, str]  # models, which of several equal ones from 1, point
+
+
+def alternatives(key: str, where: str) -> list[Alternative]:
+    """What a key allows, the best first. Raises ConfigError."""
+    found: list[Alternative] = []
+    for text in key.split("|"):
+        match = _ALTERNATIVE.fullmatch(text.strip())
+        words = match[1].split(",") if match else []
+        if match is None or not all(w.isdigit() or w in _ALIASES for w in words):
+            raise ConfigError(
+                f"key {key!r} names no point of a SunSpec model",
+                where=where,
+                hint='As "103.W", "inverter.WH|701.TotWhInj", "203:2.W" or "160.module[0].DCW"',
+            )
+        models = tuple(m for w in words for m in (_ALIASES[w] if w in _ALIASES else (int(w),)))
+        found.append((models, int(match[2] or 1), match[3]))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a device has a point: addresses of holding registers."""
+
+    point: int  # number in the spec
+    address: int
+    place: Place
+    scale_at: int | None  # address of its scale factor
+
+    @property
+    def begin(self) -> int:
+        return self.address if self.scale_at is None else min(self.address, self.scale_at)
+
+    @property
+    def end(self) -> int:
+        own = self.address + self.place.point.size
+        return own if self.scale_at is None else max(own, self.scale_at + 1)
+
+
+@dataclass(slots=True)
+class Reach:
+    """One read: registers, the kernel's plan, texts as (point, byte offset, bytes), all its points."""
+
+    address: int
+    count: int
+    plan: Plan | None
+    texts: list[tuple[int, int, int]]
+    points: memoryview
+
+
+def find_spots(device: Device, spec: DeviceSpec, most: int, where: str) -> dict[int, Spot]:
+    """Point number -> spot, for the points that this device has."""
+    layouts: dict[int, Mapping[str, Place]] = {}
+    by_id: dict[int, list[Model]] = {}
+    for model in device.models:
+        by_id.setdefault(model.id, []).append(model)
+    spots: dict[int, Spot] = {}
+    for number, point in enumerate(spec.points):
+        for model, name in _candidates(point, by_id, where):
+            if model.address not in layouts:
+                layouts[model.address] = layout(model)
+            place = layouts[model.address].get(name)
+            if place is None or not _fits(point, place, where):
+                continue
+            scale_at = None if place.scale_at is None else model.address + place.scale_at
+            spot = Spot(number, model.address + place.offset, place, scale_at)
+            if spot.end - spot.begin > most:
+                _log.warning("%s: the scale factor of %s is more than %d registers away", where, point.name, most)
+                continue
+            spots[number] = spot
+            break
+    return spots
+
+
+def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> Iterable[tuple[Model, str]]:
+    """Models that may give a point: those that implement it (when they were found) before those that do not now."""
+    later: list[tuple[Model, str]] = []
+    for models, nth, name in alternatives(point.key, where):
+        for id in models:
+            if len(by_id.get(id, ())) >= nth:
+                model = by_id[id][nth - 1]
+                found = model.points.get(name)
+                if found is not None and found.raw is not None:
+                    yield model, name
+                else:
+                    later.append((model, name))
+    yield from later
+
+
+def _fits(point: Point, place: Place, where: str) -> bool:
+    is_text = place.point.type == "string"
+    if is_text or point.kind is Kind.TEXT:
+        return is_text and point.kind is Kind.TEXT
+    if place.point.type not in _TYPES or SIZES[_TYPES[place.point.type][0]] != place.point.size:
+        return False
+    have = UNITS.get(place.point.unit, place.point.unit)
+    if point.kind is Kind.STATE or unit_factor(have, point.unit) is not None:
+        return True
+    _log.warning("%s: %s comes in %r, the profile says %r", where, point.name, have, point.unit)
+    return False
+
+
+def reaches(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTiming) -> list[Reach]:
+    """The reads that cover ``spots``: what lies between two is read over where that is cheaper than asking twice.
+
+    All of it lies within the chain of models, which a device must answer throughout.
+    """
+    groups: list[tuple[int, int, list[Spot]]] = []
+    for spot in sorted(spots, key=lambda s: (s.begin, s.end)):
+        if groups:
+            begin, end, members = groups[-1]
+            joint = max(end, spot.end) - begin
+            apart = timing.cost_ns(2 * (end - begin)) + timing.cost_ns(2 * (spot.end - spot.begin))
+            if joint <= most and (spot.begin < end or timing.cost_ns(2 * joint) <= apart):
+                groups[-1] = begin, max(end, spot.end), [*members, spot]
+                continue
+        groups.append((spot.begin, spot.end, [spot]))
+    return [_compiled(begin, end, members, spec) for begin, end, members in groups]
+
+
+def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec) -> Reach:
+    plan = Plan(2 * (end - begin))
+    texts: list[tuple[int, int, int]] = []
+    for spot in members:
+        point, at = spec.points[spot.point], 2 * (spot.address - begin)
+        if point.kind is Kind.TEXT:
+            texts.append((spot.point, at, 2 * spot.place.point.size))
+        else:
+            _add(plan, spot, point, at, begin, spec)
+    points = memoryview(array("H", (spot.point for spot in members)))
+    return Reach(begin, end - begin, plan if len(texts) < len(members) else None, texts, points)
+
+
+def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
+    definition = spot.place.point
+    kind, sentinels = _TYPES[definition.type]
+    is_state = point.kind is Kind.STATE
+    factor = None if is_state else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
+    scale = (factor or Decimal(1)).scaleb(spot.place.power) * point.scale
+    ratio = ratio_of(point, spec)
+    low, high = (None if v is None else v * ratio for v in (point.low, point.high))
+    negate = point.flips and concerned(point.name, spec.reversed)
+    if negate:
+        low, high = (None if high is None else -high), (None if low is None else -low)
+    plan.add(
+        spot.point,
+        at,
+        kind,
+        bit=-1 if point.bit is None else point.bit,
+        mask=point.mask or 0,
+        scale=exact(scale * ratio),
+        sentinels=sentinels if point.sentinels is None else point.sentinels,
+        low=None if low is None else exact(low),
+        high=None if high is None else exact(high),
+        scale_offset=-1 if spot.scale_at is None else 2 * (spot.scale_at - begin),
+        negate=negate,
+    )
