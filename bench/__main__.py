@@ -1,0 +1,41 @@
+"""``make bench``: everything in one run, as Markdown. Takes about seven minutes; parts by name: ``python -m bench rtu atrest``."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+PARTS = {
+    "kernels": ("bench.kernels",),
+    "agent": ("bench.agent",),
+    "rtu": ("bench.rtu",),
+    "atrest": ("bench.atrest",),
+    "verify": ("bench.verify",),
+}
+
+
+def cpu_name() -> str:
+    """As the kernel calls it."""
+    with open("/proc/cpuinfo") as lines:
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def main() -> int:
+    """Run the parts that are named, or all. Returns the worst exit code."""
+    wanted = sys.argv[1:] or list(PARTS)
+    if unknown := [name for name in wanted if name not in PARTS]:
+        print(f"error: no part {unknown[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {cpu_name()}, Python {platform.python_version()}, {platform.release()}\n")
+    worst = 0
+    for name in wanted:
+        print(f"## {name}\n", flush=True)
+        worst = max(worst, subprocess.run([sys.executable, "-m", *PARTS[name]], check=False).returncode)
+        print(flush=True)
+    return worst
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

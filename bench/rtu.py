@@ -1,0 +1,115 @@
+"""A 9600-baud RTU line with five meters: what the poller gets out of it, against what the wire allows.
+
+    python -m bench.rtu [--seconds 20] [--json]
+
+The simulated line has true byte times (11 bits a character) and a turnaround of 5 ms; t3.5 is 4.01 ms. Efficiency is the
+time that requests, answers, turnarounds and silences need at least, divided by the time that passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from agent.poll import DevicePoll, Grid, LinePoller
+from drivers.line import LineConfig, open_line
+from drivers.model import DeviceSpec, Limits, Point
+from drivers.modbus import ModbusDevice
+from drivers.profile import find_profile, load_profile
+from drivers.sim import Bus, SerialLine
+from drivers.sim.display import ParkClock, device_from_profile
+from ext.ring import ANSWER, Ring
+
+TURNAROUND_S = 0.005
+
+
+async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int], int, float, float]:
+    """(visits answered by unit, readings, seconds, least seconds that the answered requests need)."""
+    profile = load_profile(find_profile("eastron/sdm630"))
+    clock = ParkClock(1, 1.0)
+    made = [
+        device_from_profile(profile, unit=unit, name=f"m{unit}", clock=clock, seed=unit, turnaround_s=TURNAROUND_S)[0]
+        for unit in range(1, 6)
+    ]
+    sim = SerialLine(Bus(made, name="bench"), folder / f"line{int(dead)}", baud=9600)
+    await sim.start()
+    ring = Ring.create(str(folder / f"ring{int(dead)}"), 1 << 24, 1, 1, bytes(32))
+    line = open_line(LineConfig("bench", sim.url, "9600 8N1", limits=Limits(timeout_s=0.3)))
+    grid, answered = Grid(), Counter[int]()
+    points: tuple[Point, ...] = tuple(p for p in profile.points if p.pace == "fast")
+    polls = []
+    for unit in range(1, 6):
+        spec = DeviceSpec(
+            f"m{unit}", f"b/g/m{unit}", str(unit), "modbus", profile.id, points, (100, 0, 0, 0, 0), profile.limits
+        )
+        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms()))
+    least = 0.0
+    counting = False
+
+    async def contact(device: DevicePoll, tick_ms: int) -> None:
+        await device.driver.probe()
+
+    def collect(device: DevicePoll, positions: list[int], came: bool) -> None:
+        nonlocal least
+        if not counting or not came:
+            return
+        answered[device.driver.table] += 1
+        least += per_visit[device.driver.table]
+
+    per_visit = {}
+    for poll in polls:
+        visit = poll.driver._visit(1)  # type: ignore[attr-defined]
+        per_visit[poll.driver.table] = sum(
+            sim.exchange_s(8, 5 + 2 * read.block.count, TURNAROUND_S) for read in visit.reads
+        )
+    poller = asyncio.ensure_future(LinePoller(polls, grid, contact, collect).run())
+    if dead:
+        made[2].faults.set("silence")
+    await asyncio.sleep(6.0)  # until a dead one is known to be dead
+    start, counting, began = ring.head, True, time.monotonic()
+    await asyncio.sleep(seconds)
+    took = time.monotonic() - began
+    readings = sum(len(record.values) for record in ring.scan(start, ring.head) if record.kind == ANSWER)
+    poller.cancel()
+    await asyncio.gather(poller, return_exceptions=True)
+    await line.close()
+    await sim.stop()
+    ring.close()
+    return answered, readings, took, least
+
+
+def measure(seconds: float) -> dict[str, Any]:
+    """Five healthy meters, then the same with one of them dead."""
+    with tempfile.TemporaryDirectory(prefix="mh-bench-") as folder:
+        healthy = asyncio.run(rates(Path(folder), seconds, dead=False))
+        dead = asyncio.run(rates(Path(folder), seconds, dead=True))
+    return {
+        "readings_per_s": round(healthy[1] / healthy[2], 1),
+        "efficiency": round(healthy[3] / healthy[2], 3),
+        "kept_beside_a_dead_one": round(
+            min((dead[0][u] / dead[2]) / (healthy[0][u] / healthy[2]) for u in (1, 2, 4, 5)), 3
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    result = measure(options.seconds)
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name.replace('_', ' '):<28} {value}")
+
+
+if __name__ == "__main__":
+    main()
