@@ -1,4 +1,4 @@
-"""``make bench``: everything in one run, as Markdown. Takes about seven minutes; parts by name: ``python -m bench rtu atrest``."""
+"""``make bench``: everything in one run, as Markdown, in about seven minutes. Parts: ``python -m bench rtu atrest``."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python -m bench.atrest [--json]
 
-One device with 50 points that all move (voltages, currents, powers, energies as an SDM630 gives them), read each second,
-in 10-second packs with real signatures, for as long as it takes to fill an hour.
+One device with 50 points that all move (voltages, currents, powers, energies as an SDM630 gives them), read each
+second, in 10-second packs with real signatures, for an hour.
 """
 
 from __future__ import annotations

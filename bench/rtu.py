@@ -2,8 +2,8 @@
 
     python -m bench.rtu [--seconds 20] [--json]
 
-The simulated line has true byte times (11 bits a character) and a turnaround of 5 ms; t3.5 is 4.01 ms. Efficiency is the
-time that requests, answers, turnarounds and silences need at least, divided by the time that passed.
+The simulated line has true byte times (11 bits a character) and a turnaround of 5 ms; t3.5 is 4.01 ms. Efficiency is
+the time that requests, answers, turnarounds and silences need at least, divided by the time that passed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 from agent.poll import DevicePoll, Grid, LinePoller
 from drivers.line import LineConfig, open_line
-from drivers.model import DeviceSpec, Limits, Point
 from drivers.modbus import ModbusDevice
+from drivers.model import DeviceSpec, Limits, Point
 from drivers.profile import find_profile, load_profile
 from drivers.sim import Bus, SerialLine
 from drivers.sim.display import ParkClock, device_from_profile
