@@ -317,6 +317,8 @@ class Uplink:
 
     def _down(self, error: BrokerError) -> None:
         """A connection ended or did not come about: said once, until the reason changes."""
+        if self._stopping:  # we gave up ourselves
+            return
         if self._connected or self._trouble is None:
             self._since, self._since_mono = time.time(), time.monotonic()
         if self._trouble is None or self._trouble.what != error.what:

@@ -77,6 +77,22 @@ def test_what_one_destination_owes_does_not_go_with_what_the_other_has(path: Pat
     store.close()
 
 
+def test_a_destination_that_is_gone_holds_up_nothing(path: Path) -> None:
+    """Its packs count as confirmed once they are old or room is needed; until then it may come back."""
+    store, make = Store.open(path, CAP, 86_400, ["platform", "gone"]), Maker(step_ms=3_600_000)
+    ids = store.commit([make() for _ in range(30)], {})
+    store.close()
+    store = Store.open(path, CAP, 86_400, ["platform"])
+    store.commit((), {"platform": ids})
+    store.prune(START_MS + 30 * 3_600_000)
+    left = store._conn.execute("SELECT count(*) FROM packs").fetchone()[0]
+    assert left == 25 and store.losses() == []
+    store.close()
+    store = Store.open(path, CAP, 86_400, ["platform", "gone"])
+    assert len(store.pending("gone")) == 25
+    store.close()
+
+
 def test_a_loss_is_stated_once_and_again_when_the_statement_is_lost(path: Path) -> None:
     store, make = Store.open(path, CAP, destinations=["platform"]), Maker()
     store.commit([make(birth=True)])

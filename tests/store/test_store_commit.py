@@ -227,6 +227,18 @@ def test_a_commit_that_fails_leaves_nothing(path: Path, fault: str) -> None:
     store.close()
 
 
+def test_all_packs_of_a_tick_are_one_commit(path: Path) -> None:
+    """However many, there is one sync; confirmations ride along. # field pain 53"""
+    store, makers = open_store(path), [Maker(f"park7/gw01/d{n}") for n in range(50)]
+    ids = store.commit([make(birth=True) for make in makers])
+    said: list[str] = []
+    store._conn.set_trace_callback(said.append)
+    store.commit([make() for make in makers], {"platform": ids, "regulator": ids})
+    assert [s for s in said if s in {"COMMIT", "BEGIN IMMEDIATE"}] == ["BEGIN IMMEDIATE", "COMMIT"]
+    store._conn.set_trace_callback(None)
+    store.close()
+
+
 def test_an_outbox_is_read_in_pages_of_count_and_bytes(path: Path) -> None:
     store, make = open_store(path, "platform"), Maker(pad=1000)
     ids = store.commit([make() for _ in range(10)])
