@@ -193,7 +193,7 @@ class Uplink:
             self._drain_wakes()
 
     def _drain_wakes(self) -> None:
-        self._woken = False
+        self._woken = False  # before reading: who comes now writes again, and what it left is seen after this
         try:
             os.read(self._wake_read, 65_536)
         except BlockingIOError:
@@ -230,6 +230,7 @@ class Uplink:
             self._protocol,
             Parcel(f"{self._base}/status", self._status("offline"), OTHER, True),
             self._wake_read,
+            self._drain_wakes,
             self._environ,
         )
 
@@ -290,7 +291,6 @@ class Uplink:
 
     def _turn(self, session: Session, wait_s: float) -> None:
         session.turn(wait_s)
-        self._woken = False
         for packet, code in session.acks:
             self._acked(packet, code)
         for topic, payload in session.messages:

@@ -8,7 +8,6 @@ drives it through the interface that paho offers for foreign event loops.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import ssl
 import struct
@@ -35,7 +34,7 @@ class Session:
     """A client that is connected, or says why not.
 
     Args:
-        wake_fd: readable when another thread wants us; this session empties it.
+        wake_fd: readable when another thread wants us; ``woken`` is called then, and empties it.
     """
 
     def __init__(
@@ -45,9 +44,10 @@ class Session:
         protocol: MQTTProtocolVersion,
         will: Parcel,
         wake_fd: int,
+        woken: Callable[[], None],
         environ: Mapping[str, str],
     ) -> None:
-        self._to, self._wake_fd = destination, wake_fd
+        self._to, self._wake_fd, self._woken = destination, wake_fd, woken
         self.acks: list[tuple[int, int]] = []  # packet id and reason code of each PUBACK, until somebody clears it
         self.messages: list[tuple[str, bytes]] = []  # topic and payload, likewise
         self.protocol = protocol
@@ -163,8 +163,7 @@ class Session:
             self._mask = mask
         for ready, event in self._poll.poll(0 if tls_pending else wait_s * 1000):
             if ready == self._wake_fd:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_fd, 65_536)
+                self._woken()
             elif ready == fd:
                 if event & (select.POLLIN | select.POLLHUP | select.POLLERR):
                     self._read()
