@@ -1,21 +1,17 @@
-"""Sealing: what the ring holds of one stream becomes signed packs, without a hole and without an overlap.
-
-The canonical bytes are written directly: the readings by ``ext.canon``, the few header fields here.
-Keys and clock come in as arguments; nothing here touches a file, a socket or the database.
-"""
+"""One stream's packer: sequence, chain, births, splitting; and what is undone when a commit fails."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from drivers.model import KIND_CODES, PACES, Kind, Reason
-from ext.canon import Slice, Table, dumps, seal
+from agent.pack.gaps import gaps_of
+from agent.pack.table import StreamTable, base64url, seconds
+from drivers.model import Reason
+from ext.canon import Slice, dumps, seal
 from ext.ring import Ring
 
 HEADER_BYTES = 1024  # room that a pack's own fields take beside its readings
@@ -67,165 +63,6 @@ class _State:
 
 
 Mark = tuple[_State, "StreamTable | None"]  # what Packer.restore needs
-
-
-def seconds(ms: int) -> int | float:
-    """UTC ms as the seconds that packs carry: a whole number where it is one, else at most three decimals."""
-    return ms // 1000 if ms % 1000 == 0 else ms / 1000
-
-
-def base64url(raw: bytes) -> str:
-    """RFC 4648 section 5 without padding, as JOSE writes it."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-class PointTable:
-    """The ``points`` of a birth, and what sealing needs of them. Immutable: devices of one kind share one."""
-
-    def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
-        periods = [0] * len(PACES)
-        self.phase_ms = 0
-        for point in points:
-            if point.get("period") is not None:
-                periods[PACES.index(point["pace"])] = round(point["period"] * 1000)
-                self.phase_ms = round(point.get("phase", 0) * 1000)
-        self.periods_ms = tuple(periods)
-        self.encoded = dumps(list(points))
-        self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
-        self.rendered = tuple(  # as the canon kernel wants them
-            (
-                p["n"],
-                "u" if p.get("u") else "du" if p.get("du") else "",
-                p.get("u") or p.get("du") or "",
-                KIND_CODES[Kind(p["kind"])],
-                PACES.index(p["pace"]),
-            )
-            for p in points
-        )
-        # the points that the grid of a Slice has rows for, in order: number, name, period
-        self.due = tuple(
-            (number, p["n"], periods[PACES.index(p["pace"])])
-            for number, p in enumerate(points)
-            if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
-        )
-
-
-class StreamTable:
-    """A point table in the form of a birth.
-
-    Args:
-        document: the birth's ``table`` object.
-        points: its ``points``, where a table of the same points exists already.
-    """
-
-    def __init__(self, stream: str, document: Mapping[str, Any], points: PointTable | None = None) -> None:
-        self.stream = stream
-        self.points = points or PointTable(document["points"])
-        front = {name: value for name, value in document.items() if name != "points"}
-        if any(name > "points" for name in front):
-            raise ValueError(f"a member of a table after points: {sorted(front)[-1]}")
-        self._front = dumps(front)[:-1]
-        self.canon = Table(stream + "/", self.points.rendered, self.points.periods_ms, self.points.phase_ms)
-
-    @property
-    def encoded(self) -> bytes:
-        """The ``table`` object, canonical."""
-        return self._front + (b"," if len(self._front) > 1 else b"") + b'"points":' + self.points.encoded + b"}"
-
-    def same_as(self, other: StreamTable | None) -> bool:
-        """Would a birth say the same?"""
-        return other is self or (
-            other is not None and self._front == other._front and self.points.encoded == other.points.encoded
-        )
-
-    def next_tick(self, after_ms: int) -> int | None:
-        """The first due tick of any pace later than ``after_ms``; None for a table that is never due."""
-        phase = self.points.phase_ms
-        periods = {period for _, _, period in self.points.due if period}
-        return min(((after_ms - phase) // p * p + p + phase for p in periods), default=None)
-
-    def due_readings(self, from_ms: int, to_ms: int) -> int:
-        """How many readings are due in ``[from_ms, to_ms)``."""
-        phase = self.points.phase_ms
-        return sum(len(ticks(from_ms, to_ms, period, phase)) for _, _, period in self.points.due if period)
-
-
-def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> range:
-    """The due ticks of one period in ``[from_ms, to_ms)``."""
-    first = -((phase_ms - from_ms) // period_ms) * period_ms + phase_ms
-    return range(first, to_ms, period_ms)
-
-
-def gaps_of(
-    piece: Slice, table: StreamTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
-) -> list[dict[str, Any]]:
-    """The gaps of a slice, as few as say all: whole-device stretches as ``*``, the rest by point.
-
-    Args:
-        unknown: the reason of ticks that nobody recorded anything about.
-        points: the part of the table that the slice was limited to; then nothing is ``*``.
-    """
-    to_ms, grid = piece.reached_ms, piece.grid
-    rows: list[tuple[str, range, bytes]] = []
-    at = 0
-    for number, name, period in table.points.due:
-        if points is not None and not points[0] <= number < points[1]:
-            continue
-        if not period:
-            continue
-        due = ticks(from_ms, to_ms, period, table.points.phase_ms)
-        rows.append((name, due, grid[at : at + len(due)]))
-        at += len(due)
-    whole: list[tuple[int, int, int]] = []  # (from, to, reason) of stretches without any reading
-    if points is None:
-        whole = _whole_stretches(rows, to_ms, unknown)
-    found: dict[tuple[int, int, int], list[str]] = {}
-    starts = [w[0] for w in whole]
-    for name, due, row in rows:
-        period = due.step
-        run: tuple[int, int] | None = None  # (first tick, reason) of the gap under way
-        for tick, cell in zip(due, row, strict=True):
-            reason = 0 if cell == 1 else cell or unknown
-            if reason and starts and (at := bisect_right(starts, tick)) and tick < whole[at - 1][1]:
-                reason = 0
-            if run and run[1] != reason:
-                found.setdefault((run[0], min(tick, to_ms), run[1]), []).append(name)
-                run = None
-            if reason and not run:
-                run = (tick, reason)
-        if run:
-            found.setdefault((run[0], min(due[-1] + period, to_ms), run[1]), []).append(name)
-    result: list[tuple[int, int, Any, int]] = [(f, t, "*", r) for f, t, r in whole]
-    result += [(f, t, names, r) for (f, t, r), names in found.items()]
-    result.sort(key=lambda gap: (gap[0], gap[1], gap[2] != "*", gap[2]))
-    return [
-        {"from": seconds(f), "points": names, "reason": Reason(r).name.lower(), "to": seconds(t)}
-        for f, t, names, r in result
-    ]
-
-
-def _whole_stretches(
-    rows: Sequence[tuple[str, range, bytes]], to_ms: int, unknown: Reason
-) -> list[tuple[int, int, int]]:
-    """Stretches in which every due reading of every point is missing for one and the same reason."""
-    at_tick: dict[int, int] = {}  # tick -> the one reason, or 0 where a reading exists or reasons differ
-    for _, due, row in rows:
-        for tick, cell in zip(due, row, strict=True):
-            reason = 0 if cell == 1 else cell or int(unknown)
-            if at_tick.setdefault(tick, reason) != reason:
-                at_tick[tick] = 0
-    whole: list[tuple[int, int, int]] = []
-    run: tuple[int, int] | None = None
-    for tick in sorted(at_tick):
-        reason = at_tick[tick]
-        if run and run[1] != reason:
-            whole.append((run[0], tick, run[1]))
-            run = None
-        if reason and not run:
-            run = (tick, reason)
-    if run:
-        whole.append((run[0], to_ms, run[1]))
-    return whole
 
 
 def _blame(piece: Slice, unknown: Reason) -> Reason:

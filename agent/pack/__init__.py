@@ -1,0 +1,10 @@
+"""Sealing: what the ring holds of one stream becomes signed packs, without a hole and without an overlap.
+
+The canonical bytes are written directly: the readings by ``ext.canon``, the few header fields here. Keys and clock
+come in as arguments; nothing here touches a file, a socket or the database.
+"""
+
+from agent.pack.packer import Head, Mark, Packer, SealedPack
+from agent.pack.table import PointTable, StreamTable, base64url, seconds, ticks
+
+__all__ = ["Head", "Mark", "Packer", "PointTable", "SealedPack", "StreamTable", "base64url", "seconds", "ticks"]

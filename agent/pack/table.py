@@ -1,0 +1,97 @@
+"""Point tables in the form of a birth, and the grid that they put on time."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drivers.model import KIND_CODES, PACES, Kind
+from ext.canon import Table, dumps
+
+
+def seconds(ms: int) -> int | float:
+    """UTC ms as the seconds that packs carry: a whole number where it is one, else at most three decimals."""
+    return ms // 1000 if ms % 1000 == 0 else ms / 1000
+
+
+def base64url(raw: bytes) -> str:
+    """RFC 4648 section 5 without padding, as JOSE writes it."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+class PointTable:
+    """The ``points`` of a birth, and what sealing needs of them. Immutable: devices of one kind share one."""
+
+    def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
+        periods = [0] * len(PACES)
+        self.phase_ms = 0
+        for point in points:
+            if point.get("period") is not None:
+                periods[PACES.index(point["pace"])] = round(point["period"] * 1000)
+                self.phase_ms = round(point.get("phase", 0) * 1000)
+        self.periods_ms = tuple(periods)
+        self.encoded = dumps(list(points))
+        self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
+        self.rendered = tuple(  # as the canon kernel wants them
+            (
+                p["n"],
+                "u" if p.get("u") else "du" if p.get("du") else "",
+                p.get("u") or p.get("du") or "",
+                KIND_CODES[Kind(p["kind"])],
+                PACES.index(p["pace"]),
+            )
+            for p in points
+        )
+        # the points that the grid of a Slice has rows for, in order: number, name, period
+        self.due = tuple(
+            (number, p["n"], periods[PACES.index(p["pace"])])
+            for number, p in enumerate(points)
+            if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
+        )
+
+
+class StreamTable:
+    """A point table in the form of a birth.
+
+    Args:
+        document: the birth's ``table`` object.
+        points: its ``points``, where a table of the same points exists already.
+    """
+
+    def __init__(self, stream: str, document: Mapping[str, Any], points: PointTable | None = None) -> None:
+        self.stream = stream
+        self.points = points or PointTable(document["points"])
+        front = {name: value for name, value in document.items() if name != "points"}
+        if any(name > "points" for name in front):
+            raise ValueError(f"a member of a table after points: {sorted(front)[-1]}")
+        self._front = dumps(front)[:-1]
+        self.canon = Table(stream + "/", self.points.rendered, self.points.periods_ms, self.points.phase_ms)
+
+    @property
+    def encoded(self) -> bytes:
+        """The ``table`` object, canonical."""
+        return self._front + (b"," if len(self._front) > 1 else b"") + b'"points":' + self.points.encoded + b"}"
+
+    def same_as(self, other: StreamTable | None) -> bool:
+        """Would a birth say the same?"""
+        return other is self or (
+            other is not None and self._front == other._front and self.points.encoded == other.points.encoded
+        )
+
+    def next_tick(self, after_ms: int) -> int | None:
+        """The first due tick of any pace later than ``after_ms``; None for a table that is never due."""
+        phase = self.points.phase_ms
+        periods = {period for _, _, period in self.points.due if period}
+        return min(((after_ms - phase) // p * p + p + phase for p in periods), default=None)
+
+    def due_readings(self, from_ms: int, to_ms: int) -> int:
+        """How many readings are due in ``[from_ms, to_ms)``."""
+        phase = self.points.phase_ms
+        return sum(len(ticks(from_ms, to_ms, period, phase)) for _, _, period in self.points.due if period)
+
+
+def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> range:
+    """The due ticks of one period in ``[from_ms, to_ms)``."""
+    first = -((phase_ms - from_ms) // period_ms) * period_ms + phase_ms
+    return range(first, to_ms, period_ms)
