@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 LOOK_EVERY_S = 1.0  # at the wall clock
 SNAPSHOT_EVERY_S = 2.0
-STAY_SMALL_EVERY = 5  # snapshots
+GIVE_BACK_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
 LAST_VISIT_S = 2.0  # for visits under way when the agent stops
 LAST_PACKS_S = 6.0  # for the last packs to leave
@@ -324,16 +324,16 @@ class Service:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             snapshot.write(self)
             beat += 1
-            if beat % STAY_SMALL_EVERY == 1:
-                self._stay_small()
+            self._stay_small(beat % GIVE_BACK_EVERY == 1)
 
-    def _stay_small(self) -> None:
+    def _stay_small(self, give_back: bool) -> None:
         """Let go of pages of ring and traces, which are in the runtime directory anyway, and of what was freed."""
         if self._ring is not None:
             self._ring.trim()
         for line in self.lines.values():
             line.trim()
-        ext.memory.give_back()
+        if give_back:
+            ext.memory.give_back()
 
 
 def _start_event(recovered: Recovered) -> dict[str, Any]:
