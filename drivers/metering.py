@@ -106,6 +106,11 @@ class Heard:
     suspect: bool = False
 
 
+def field_of(name: str, words: str) -> bool:
+    """Whether a reading's name is ``words``, or ``words`` below the medium's own first word (``heat.energy``)."""
+    return name == words or name.removeprefix("x.mbus.").partition(".")[2] == words or name == f"x.mbus.{words}"
+
+
 class MeterDevice:
     """A meter on a line; a protocol fills in ``plan``, ``fetch``, ``pick`` and ``split``."""
 

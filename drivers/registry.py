@@ -19,6 +19,8 @@ DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
     "modbus": "drivers.modbus:ModbusDevice",
     "sunspec": "drivers.sunspec.device:SunSpecDevice",
     "dlt645": "drivers.dlt645.device:Dlt645Device",
+    "cjt188": "drivers.cjt188.device:Cjt188Device",
+    "mbus": "drivers.mbus.device:MbusDevice",
 }
 
 

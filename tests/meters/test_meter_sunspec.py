@@ -102,7 +102,7 @@ async def test_float_models_and_701(cabinet: Cabinet) -> None:
     floats: Any = (113, {"W": 1234.5, "WH": 1e6, "PhVphA": 230.25})
     der = (701, {"W": 55, "W_SF": 2, "TotWhInj": 99, "TotWh_SF": 3, "VL1": 2301, "V_SF": -1})
     names = [point.name for point in points]
-    wanted = [("1234.5", 1000000, "230.25"), (5500, 99000, "230.1")]
+    wanted: list[tuple[Any, ...]] = [("1234.5", 1000000, "230.25"), (5500, 99000, "230.1")]
     for model, expected in zip((floats, der), wanted, strict=True):
         line = await cabinet.tcp(Bus([SimDevice(1, sunspec_image([COMMON, model]))]), "mbap")
         device = cabinet.device(line, "sunspec", "1", points)

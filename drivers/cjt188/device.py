@@ -1,0 +1,135 @@
+"""One CJ/T 188 heat, water or gas meter on a line. Reads only.
+
+A point's ``key`` is ``FIELD`` or ``DI:FIELD``: the field as ``drivers.cjt188.values`` names it without its first word
+(``volume``, ``energy``, ``temperature.supply``, or a whole name such as ``device.time``), out of the answer to the
+identifier DI (four hex digits; 901F, the current data, where none is said). ``FIELD@N`` is the N-th last settlement.
+A point's ``type`` is the meter type in hex that is asked for (``10`` cold water, ``20`` heat, ``AA`` any).
+The order of the identifier's bytes is found at the meter: each silence turns it, until the meter has answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from drivers.cjt188.frames import ANY, CURRENT, READ, Frame, Parser, broken, build_read
+from drivers.cjt188.values import decode_frame
+from drivers.line import Line
+from drivers.metering import Ask, Heard, MeterDevice, MeterRequest, field_of
+from drivers.model import (
+    ConfigError,
+    DeviceException,
+    DeviceSpec,
+    LineError,
+    LineTimeout,
+    MismatchError,
+    Point,
+    Reading,
+)
+from ext.ring import Ring
+
+_KEY = re.compile(r"(?:([0-9A-Fa-f]{4}):)?([a-z_][a-z0-9_.]*)(?:@(\d{1,2}))?")
+_TYPE = re.compile(r"[1-4][0-9A-Fa-f]|[Aa][Aa]|")
+_ANSWER = 13 + 3 + 48  # bytes of a frame with the longest current data, 2018 heat and cold
+
+
+class Cjt188Device(MeterDevice):
+    """Speaks to the address in ``spec.address``, up to 14 digits; all A asks the only meter of a line.
+
+    Raises:
+        ConfigError: an address, key or meter type that cannot be, or a line of Modbus TCP.
+    """
+
+    protocol = "cjt188"
+    FRAMES: ClassVar[Mapping[str, str]] = {"01h": "read data"}
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        address = spec.address.upper()
+        if not re.fullmatch(r"[0-9A]{1,14}", address):
+            raise ConfigError(
+                f"address {spec.address!r} is no CJ/T 188 address",
+                where=f"device {spec.name}",
+                hint="The digits on the meter's plate, at most 14",
+            )
+        super().__init__(spec, line, ring, table)
+        self._address = address.rjust(14, "0")
+        self._whose = re.compile(self._address.replace("A", "[0-9A-F]"))
+        self._low_first = False
+        self._proven = False  # this meter has answered in this order
+        self._echoes_serial = True
+        self._serial = 0
+
+    def check(self, point: Point) -> None:
+        if not _KEY.fullmatch(point.key):
+            raise ConfigError(
+                f"key {point.key!r} names no field",
+                where=f"{self.spec.profile}: {point.name}",
+                hint='As "energy", "temperature.supply", "D120:volume.settlement@1"',
+            )
+        if not _TYPE.fullmatch(point.type):
+            raise ConfigError(
+                f"type {point.type!r} is no meter type",
+                where=f"{self.spec.profile}: {point.name}",
+                hint="Two hex digits: 10 to 19 water, 20 to 29 heat, 30 to 39 gas, 40 to 49 other, AA any",
+            )
+
+    def plan(self, numbers: Sequence[int]) -> list[Ask]:
+        asks: dict[str, list[int]] = {}
+        for number in numbers:
+            point = self.spec.points[number]
+            asks.setdefault(f"{(point.type or 'AA').upper()} {_parts(point)[0]:04X}", []).append(number)
+        return [Ask(what, tuple(those)) for what, those in asks.items()]
+
+    async def fetch(self, what: str) -> Heard:
+        try:
+            answer = await self.exchange(self._request(what))
+        except (LineTimeout, DeviceException):
+            if not self._proven:  # some meters know the identifier in one order only, and say nothing to the other
+                self._low_first = not self._low_first
+            raise
+        self._proven = True
+        frame = Frame(answer.payload)
+        self._echoes_serial = self._echoes_serial and frame.serial == self._serial
+        return Heard(decode_frame(frame), answer.time_ns, answer.mono_ns, answer.suspect)
+
+    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+        _, name, storage = _parts(point)
+        return next((r for r in heard.readings if field_of(r.name, name) and r.storage == storage), None)
+
+    def cost(self, what: str) -> tuple[int, int]:
+        return 1, 3 + 16 + 3 + _ANSWER
+
+    def _request(self, what: str) -> MeterRequest[Frame]:
+        self._serial = (self._serial + 1) & 0xFF
+        meter_type, identifier, serial = int(what[:2], 16), int(what[3:], 16), self._serial
+
+        def judge(found: Frame) -> bytes | LineError | None:
+            if not found.is_reply or not self._whose.fullmatch(found.address):
+                return None
+            wrong = ""
+            if meter_type != ANY and found.meter_type >> 4 != meter_type >> 4:
+                wrong = f"answer is from meter type {found.meter_type:02X}h, {meter_type:02X}h was asked"
+            elif found.function != READ:
+                wrong = f"answer has control {found.control:02X}h, a read was asked"
+            elif self._proven and self._echoes_serial and found.serial != serial:  # late, or for another master
+                wrong = f"answer has serial number {found.serial}, {serial} was asked"
+            elif found.is_error:
+                said = found.error_status
+                what = f"the meter refuses {identifier:04X}, status {said.hex().upper()}"
+                return DeviceException(what, where=self.where, code=said[0] if said else 0)
+            elif found.identifier != identifier:
+                wrong = f"answer has {found.identifier or 0:04X}, {identifier:04X} was asked"
+            return MismatchError(wrong, where=self.where) if wrong else found.raw
+
+        frame = build_read(meter_type, self._address, identifier, serial=serial, low_first=self._low_first)
+        return MeterRequest(
+            frame, READ, self._address, self.where, _ANSWER, Parser, judge, lambda heard: broken(heard)[2]
+        )
+
+
+def _parts(point: Point) -> tuple[int, str, int]:
+    """(identifier, field, storage) of a key."""
+    found = _KEY.fullmatch(point.key)
+    assert found is not None  # checked when the device was made
+    return int(found[1], 16) if found[1] else CURRENT, found[2], int(found[3] or 0)

@@ -1,0 +1,228 @@
+"""One M-Bus meter on a line, by primary or secondary address. Sends SND_NKE, REQ_UD2 and selection only.
+
+A point's ``key`` is ``QUANTITY[@STORAGE[/TARIFF[/SUBUNIT[/FUNCTION]]]][#N]``: the quantity as ``drivers.mbus.names``
+gives it without its first word (``energy``, ``volume``, ``temperature.supply``; or a whole name such as
+``device.time``), the numbers of the record (0 where none is said), ``now``, ``max``, ``min`` or ``error``, and which
+of several equal records with a unit that fits, from 1. ``header.serial``, ``header.vendor``, ``header.version``,
+``header.medium``, ``header.status`` and ``header.access`` come from the telegram's head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+from drivers.line import Answer, Line
+from drivers.mbus.link import (
+    FCB,
+    REQ_UD2,
+    SELECTED,
+    SND_NKE,
+    SND_UD,
+    Frame,
+    Parser,
+    broken,
+    build_req_ud2,
+    build_select,
+    build_snd_nke,
+)
+from drivers.mbus.records import FUNCTIONS
+from drivers.mbus.telegram import Telegram, decode_frame
+from drivers.metering import Ask, Heard, MeterDevice, MeterRequest, field_of
+from drivers.model import (
+    ConfigError,
+    DeviceException,
+    DeviceSpec,
+    Kind,
+    LineError,
+    MismatchError,
+    Point,
+    Quality,
+    Reading,
+)
+from drivers.units import unit_factor
+from ext.ring import Ring
+
+_KEY = re.compile(
+    r"([a-z_][a-z0-9_.]*)(?:@(\d{1,9})(?:/(\d{1,6}))?(?:/(\d{1,4}))?(?:/(now|max|min|error))?)?(?:#(\d{1,2}))?"
+)
+_WHEN = dict(zip(("now", "max", "min", "error"), FUNCTIONS, strict=True))
+_HEADER = ("serial", "vendor", "version", "medium", "status", "access")
+_MOST_TELEGRAMS = 32  # of one readout
+_ANSWER = 261  # bytes of the longest frame: the deadline must bear it
+_sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()  # one selection at a time on a line
+
+
+class MbusDevice(MeterDevice):
+    """``spec.address``: "0" to "250" primary, 8 digits (F: any) or 16 hex digits secondary, 254 the only one of a line.
+
+    Raises:
+        ConfigError: an address or key that cannot be, or a line of Modbus TCP.
+    """
+
+    protocol = "mbus"
+    FRAMES: ClassVar[Mapping[str, str]] = {
+        "SND_NKE": "reset the link; changes nothing that is measured",
+        "SND_UD select": "selection by secondary address (CI 52h)",
+        "REQ_UD2": "read data, with both values of the frame count bit",
+    }
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        self._select: tuple[str, int, int, int] | None = None
+        self._primary = SELECTED
+        text = spec.address.upper()
+        if re.fullmatch(r"\d{1,3}", text) and (int(text) <= 250 or int(text) == 254):
+            self._primary = int(text)
+        elif re.fullmatch(r"[0-9F]{8}", text):
+            self._select = text, 0xFFFF, 0xFF, 0xFF
+        elif re.fullmatch(
+            r"[0-9F]{8}[0-9A-F]{8}", text
+        ):  # as it is sent: number, maker (low byte first), version, medium
+            maker = int.from_bytes(bytes.fromhex(text[8:12]), "little")
+            self._select = text[:8], maker, int(text[12:14], 16), int(text[14:], 16)
+        else:
+            raise ConfigError(
+                f"address {spec.address!r} is no M-Bus address",
+                where=f"device {spec.name}",
+                hint='A primary address "0" to "250", the 8 digits of the meter\'s number, or all 16 hex digits',
+            )
+        super().__init__(spec, line, ring, table)
+        self._fcb = True
+        self._reset = True  # the next readout begins with SND_NKE or selection: then the first telegram comes
+        self._telegrams = 1  # of the last readout
+
+    def check(self, point: Point) -> None:
+        found = _KEY.fullmatch(point.key)
+        if not found or (found[1].startswith("header.") and found[1].partition(".")[2] not in _HEADER):
+            raise ConfigError(
+                f"key {point.key!r} selects no record",
+                where=f"{self.spec.profile}: {point.name}",
+                hint='As "energy", "energy@1", "volume@0/0/1", "power@0/0/0/max", "header.serial"',
+            )
+
+    def plan(self, numbers: Sequence[int]) -> list[Ask]:
+        return [Ask("readout", tuple(numbers))] if numbers else []
+
+    async def fetch(self, what: str) -> Heard:
+        """All telegrams of one readout."""
+        lock = _sessions.setdefault(self._line, asyncio.Lock())
+        async with lock:
+            try:
+                return await self._readout()
+            except BaseException:
+                self._reset = True
+                raise
+
+    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+        found = _KEY.fullmatch(point.key)
+        assert found is not None  # checked when the device was made
+        storage, tariff, subunit = (int(found[n] or 0) for n in (2, 3, 4))
+        function, place = _WHEN[found[5] or "now"], int(found[6] or 1)
+        fitting: list[Reading] = []
+        for reading in heard.readings:
+            if (reading.storage, reading.tariff, reading.subunit) != (storage, tariff, subunit):
+                continue
+            if field_of(reading.name, found[1]) and (reading.function or FUNCTIONS[0]) == function:
+                fitting.append(reading)
+        if point.kind not in (Kind.TEXT, Kind.STATE):  # some meters count in kWh and in MJ beside it
+            fitting = [r for r in fitting if unit_factor(r.unit, point.unit) is not None] or fitting
+        return fitting[place - 1] if len(fitting) >= place else None
+
+    def cost(self, what: str) -> tuple[int, int]:
+        before = 2 if self._select else 0
+        return self._telegrams + before // 2, 18 * before // 2 + self._telegrams * (5 + _ANSWER // 2)
+
+    async def _readout(self) -> Heard:
+        readings: dict[str, Reading] = {}
+        found: list[Reading] = []
+        last, suspect = b"", False
+        if self._select is None and (self._reset or self._telegrams > 1):
+            await self.exchange(self._acknowledged(build_snd_nke(self._primary), SND_NKE))
+            self._fcb = True
+        for number in range(_MOST_TELEGRAMS):
+            answer = await self._next(first=not number)
+            if answer.payload == last:
+                break  # it does not heed the frame count bit: all it has has been said
+            last, suspect = answer.payload, suspect | answer.suspect
+            self._fcb = not self._fcb
+            telegram = decode_frame(Frame(answer.payload))
+            self._judge(telegram)
+            found += telegram.readings
+            for reading in _header(telegram):
+                readings.setdefault(reading.name, reading)
+            self._telegrams = number + 1
+            if not telegram.more:
+                break
+        self._reset = False
+        return Heard((*readings.values(), *found), answer.time_ns, answer.mono_ns, suspect)
+
+    async def _next(self, first: bool) -> Answer:
+        """The next telegram. Selection and the first question go out in one turn, so that nobody selects between."""
+        if self._select is None or not first:
+            return await self.exchange(self._question())
+        self._fcb = True
+        select = self._acknowledged(build_select(*self._select), SND_UD)
+        self._asked += 2
+        answers = await self._line.burst((select, self._question()), self._how)
+        if isinstance(answers[-1], LineError):
+            raise answers[-1]
+        if isinstance(answers[0], LineError):
+            raise answers[0]
+        return answers[-1]
+
+    def _judge(self, telegram: Telegram) -> None:
+        """Raise what speaks against a telegram."""
+        if telegram.error:
+            raise DeviceException(f"the meter answers: {telegram.error}", where=self.where, code=0x70)
+        if telegram.encrypted:
+            raise DeviceException(
+                "the telegram is encrypted", where=self.where, hint="Switch it off at the meter", code=0
+            )
+        wanted = self._select[0] if self._select else ""
+        if (
+            wanted
+            and telegram.identity
+            and not all(w in ("F", d) for w, d in zip(wanted, telegram.identity, strict=False))
+        ):
+            raise MismatchError(f"meter {telegram.identity} answers, {wanted} was selected", where=self.where)
+
+    def _question(self) -> MeterRequest[Frame]:
+        def judge(found: Frame) -> bytes | LineError | None:
+            if not found.from_device or found.kind != "long":
+                return None  # our own words coming back, or somebody's acknowledgement
+            if self._primary not in (found.address, SELECTED, 254):
+                return MismatchError(f"answer is from {found.address}, {self._primary} was asked", where=self.where)
+            return found.raw
+
+        frame = build_req_ud2(self._primary, fcb=self._fcb)
+        return self._request(frame, REQ_UD2 | (FCB if self._fcb else 0), _ANSWER, judge)
+
+    def _acknowledged(self, frame: bytes, control: int) -> MeterRequest[Frame]:
+        return self._request(frame, control, 1, lambda found: found.raw if found.kind == "ack" else None)
+
+    def _request(
+        self, frame: bytes, control: int, expect: int, judge: Callable[[Frame], bytes | LineError | None]
+    ) -> MeterRequest[Frame]:
+        return MeterRequest(
+            frame, control, self.spec.address, self.where, expect, Parser, judge, lambda heard: broken(heard)[2]
+        )
+
+
+def _header(telegram: Telegram) -> list[Reading]:
+    """The head of a telegram as readings."""
+    said: dict[str, str | int | None] = {
+        "serial": telegram.identity or None,
+        "vendor": telegram.manufacturer or None,
+        "version": telegram.version,
+        "medium": telegram.medium,
+        "status": telegram.status,
+        "access": telegram.access,
+    }
+    return [
+        Reading(f"header.{name}", value, quality=Quality.GOOD, function=FUNCTIONS[0])
+        for name, value in said.items()
+        if value is not None
+    ]
