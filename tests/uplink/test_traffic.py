@@ -65,6 +65,9 @@ class Rig:
         self.delivered: list[int] = []
         self.connected = False
         self.window = window
+        self.mode = "subscriber"
+        self.at_platform: set[int] = set()
+        self.acks = False  # the platform acknowledges what it gets while all settles
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
@@ -81,8 +84,9 @@ class Rig:
         self.traffic.mailbox.offer(items)
         return [i.id for i in items]
 
-    def connect(self, mode: str = "subscriber", receive_maximum: int = 65_535, max_packet: int = 1 << 30) -> None:
-        self.traffic.begin(mode, receive_maximum, max_packet)
+    def connect(self, mode: str = "", receive_maximum: int = 65_535, max_packet: int = 1 << 30) -> None:
+        self.mode = mode or self.mode
+        self.traffic.begin(self.mode, receive_maximum, max_packet)
         self.connected = True
 
     def cut(self, by_broker: bool = False) -> None:
@@ -106,9 +110,19 @@ class Rig:
 
     def answer(self, code: int = 0, which: int = 0) -> None:
         packet = list(self.flying)[which % len(self.flying)]
-        del self.flying[packet]
+        parcel = self.flying.pop(packet)
         self.traffic.answered(packet, code)
+        if code == 0 and parcel.id:
+            self.at_platform.add(parcel.id)
         self._confirm()
+
+    def platform_acks(self, up_to: int) -> None:
+        """The platform acknowledges what it got."""
+        for number in sorted(self.at_platform)[:up_to]:
+            self.at_platform.discard(number)
+            if self.books.open.pop(number, None):
+                self.delivered.append(number)
+        self.traffic.acknowledged()
 
     def _confirm(self) -> None:
         for number in self.traffic.delivered:
@@ -125,6 +139,8 @@ class Rig:
             sent = self.send()
             while self.flying:
                 self.answer(code(next(iter(self.flying.values()))))
+            if self.acks:
+                self.platform_acks(99)
             if not sent and not self.books.asked:
                 if not self.books.open:
                     return
@@ -273,10 +289,20 @@ class AnyOrder(RuleBasedStateMachine):
     """Commits, cuts, refusals, slow store, time: in any order."""
 
     @initialize(
-        window=st.integers(1, 5), fresh=st.sampled_from([0, 120, 100_000]), rate=st.sampled_from([0.5, 20.0, 1e6])
+        window=st.integers(1, 5),
+        fresh=st.sampled_from([0, 120, 100_000]),
+        rate=st.sampled_from([0.5, 20.0, 1e6]),
+        mode=st.sampled_from(["subscriber", "broker", "platform"]),
     )
-    def setup(self, window: int, fresh: int, rate: float) -> None:
+    def setup(self, window: int, fresh: int, rate: float, mode: str) -> None:
         self.rig = Rig(window, fresh, rate)
+        self.rig.mode = mode
+        self.rig.acks = mode == "platform"
+
+    @precondition(lambda self: self.rig.mode == "platform")
+    @rule(count=st.integers(1, 5))
+    def ack(self, count: int) -> None:
+        self.rig.platform_acks(count)
 
     @rule(count=st.integers(1, 8), size=st.integers(1, 90), age=st.sampled_from([0.0, 0.0, 20.0, 500.0]))
     def commit(self, count: int, size: int, age: float) -> None:
