@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import agent
 from agent.config import Config
@@ -17,7 +17,19 @@ from agent.service.streams import Shape
 from drivers.line import Line
 
 if TYPE_CHECKING:
-    from agent.service.core import Service
+    from agent.service.sealing import Sealing
+    from agent.uplink import Uplink
+
+
+class Running(Protocol):
+    """What there is to say something of: the service."""
+
+    config: Config
+    started_ms: int
+    units: list[Unit]
+    lines: dict[str, Line]
+    uplinks: list[Uplink]
+    sealing: Sealing
 
 
 class Snapshot:
@@ -36,7 +48,7 @@ class Snapshot:
             "version": agent.__version__,
         }
 
-    def write(self, service: Service) -> None:
+    def write(self, service: Running) -> None:
         """Replace the file. The runtime directory is in memory: this does not wear a card."""
         shapes = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.shapes]
         if (numbers := tuple(shape.number for _, shape in shapes)) != self._named:
@@ -53,7 +65,7 @@ class Snapshot:
         self._path.unlink(missing_ok=True)
 
 
-def status(service: Service) -> dict[str, Any]:
+def status(service: Running) -> dict[str, Any]:
     """Devices, lines, uplinks and store at this moment."""
     return {
         "started": seconds(service.started_ms),
