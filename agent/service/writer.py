@@ -117,7 +117,7 @@ class Writer:
         return await future
 
     async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed]:
-        """Seal and commit jobs, about half a megabyte in a transaction. What is missing in the result did not happen."""
+        """Seal and commit jobs, half a megabyte in a transaction. What is missing in the result did not happen."""
         return await self.call(lambda store: self._seal(store, ring, jobs))
 
     async def prune(self, now_ms: int) -> set[str]:
