@@ -60,7 +60,7 @@ class Cabinet:
 
     def device(self, line: Line, protocol: str, address: str, points: Iterable[Point], **more: Any) -> Any:
         limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})
-        limits = limits.over(Limits(timeout_s=0.25, late_s=0.0, quiet_s=0.0))
+        limits = limits.over(Limits(timeout_s=0.25, late_s=0.0))
         spec = DeviceSpec(
             "m1", "p/g/m1", address, protocol, f"{protocol}/test", tuple(points), (1000, 5000, 60000, 0, 86_400_000),
             limits=limits, **more,

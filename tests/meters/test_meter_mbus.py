@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from meterkit import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
@@ -150,7 +151,7 @@ async def test_selectors(cabinet: Cabinet) -> None:
     records += bytes.fromhex("1B2D") + bcd("000999") + bytes.fromhex("8C4006") + bcd("00000033")
     rich = meter(5, "12345678", head() + ENERGY + records)
     (energy,) = points_of("mbus/heat", ["heat.energy"])
-    keys = {
+    keys: dict[str, tuple[str, str, Any]] = {
         "x.a": ("energy.tariff.1@0/1", "kWh", 11),
         "x.b": ("energy.tariff.2@0/2/0/max", "kWh", 22),
         "x.c": ("power@0/0/0/max", "kW", "99.9"),

@@ -1,0 +1,64 @@
+"""The shipped profiles of meters: their samples go through the whole driver, frame by frame."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from meterkit import ALL, TICK, Cabinet, bus_of
+
+from drivers import cjt188, dlt645, mbus
+from drivers.profile import Sample, list_profiles, load_profile, shipped_dir
+from drivers.registry import DRIVERS, driver_class
+from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, Meter
+
+SHIPPED = {
+    name: profile
+    for name, path in list_profiles([shipped_dir()]).items()
+    if (profile := load_profile(path, [shipped_dir()])).protocol in ("dlt645", "mbus", "cjt188")
+}
+CASES = [(name, number) for name, profile in SHIPPED.items() for number in range(len(profile.samples))]
+
+
+def served(protocol: str, sample: Sample) -> tuple[Meter, str]:
+    """A meter that answers with the frames of a sample, and its address."""
+    raw = [bytes.fromhex(text) for text in sample.frames.values()]
+    if protocol == "dlt645":
+        found = [dlt645.Parser().feed(frame)[0] for frame in raw]
+        return Dlt645Meter(address=found[0].address, values={f.identifier: f.payload for f in found}), found[0].address
+    if protocol == "cjt188":
+        answers = [cjt188.Parser().feed(frame)[0] for frame in raw]
+        values = {f.identifier: f.payload for f in answers if f.identifier is not None}
+        first = answers[0]
+        return Cjt188Meter(meter_type=first.meter_type, address=first.address, values=values), first.address
+    telegrams = [mbus.Parser().feed(frame)[0] for frame in raw]
+    address = telegrams[0].address or 0
+    return MbusMeter(address=address, telegrams=tuple(f.raw[6:-2] for f in telegrams)), str(address)
+
+
+def test_there_are_the_families_of_the_cabinets() -> None:
+    wanted = {"dlt645/2007", "dlt645/1997", "mbus/heat", "mbus/heat-gj", "mbus/water", "cjt188/heat", "cjt188/heat-gj"}
+    assert set(SHIPPED) >= wanted | {"cjt188/water"}
+    assert all(profile.samples for profile in SHIPPED.values())
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+async def test_a_sample_comes_out_of_the_driver_as_it_says(cabinet: Cabinet, name: str, number: int) -> None:
+    profile = SHIPPED[name]
+    sample = profile.samples[number]
+    meter, address = served(profile.protocol, sample)
+    device = cabinet.device(await cabinet.pty(bus_of(meter)), profile.protocol, address, profile.points)
+    await device.poll(TICK, ALL)
+    found = cabinet.since(profile.points)
+    assert set(found) == {p.name for p in profile.points}, "every due point is a reading or a gap"
+    for point, value in sample.expect.items():
+        if value is None:
+            assert str(found[point]).startswith("gap"), point
+        else:
+            assert found[point] == (value if isinstance(value, str) else Decimal(value)), point
+
+
+def test_every_driver_states_its_frames_and_none_writes() -> None:
+    for protocol in DRIVERS:
+        frames = driver_class(protocol).FRAMES
+        assert frames and not any("write" in what or what.partition(" ")[0] == "set" for what in frames.values())
