@@ -145,7 +145,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows))
         return
-    print("| agent | devices | packs | readings/s | CPU-s per million | RSS MB | first verified s | latency s | gaps |")
+    print(
+        "| agent | devices | packs | readings/s | CPU-s per million | RSS MB (peak) | first verified s | latency s | gaps |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for r in rows:
         who, packs = ("meterhouse", f"{r['pack_s']} s") if r["pack_s"] else ("plain script", "-")
@@ -155,7 +157,7 @@ def main() -> None:
             packs,
             f"{r['readings_per_s']:,} of {r['wanted_per_s']:,}",
             r["cpu_s_per_million"],
-            r["rss_mb"],
+            f"{r['rss_mb']} ({r['peak_mb']})",
             r["first_verified_s"],
             r["latency_s"],
             "-" if r["gaps"] is None else r["gaps"],
