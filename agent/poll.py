@@ -102,6 +102,7 @@ class DevicePoll:
         used = {PACES.index(point.pace) for point in spec.points}
         self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
         self.pending = [0] * len(PACES)
+        self.asked_ms = 0  # the latest tick that was asked for since; older ones may still be pending
         self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
         self.next = [
             -((spec.phase_ms - start_ms) // period) * period + spec.phase_ms if period else 0 for period in self.periods
@@ -262,6 +263,7 @@ class LinePoller:
             self._turn += 1
             chosen.turn = self._turn
             chosen.working = tick
+            chosen.asked_ms = max(chosen.asked_ms, tick)
             try:
                 await self._visit(chosen, tick, paces, clock)
             finally:

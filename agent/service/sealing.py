@@ -134,17 +134,22 @@ class Sealing:
         poll = self._polls.get(stream.name)
         return poll.settled_ms if poll else ALL_SETTLED
 
+    def _asked_ms(self, stream: Stream) -> int:
+        """Nothing that was ever asked or noted lies at this time or later."""
+        poll = self._polls.get(stream.name)
+        return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
+
     async def _seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
         """Seal and commit these streams, each up to where it is settled. False if the store could not.
 
-        ``ended``: nobody polls any more. A line that was asked for too much still owes ticks then that are older than
-        what it answered last, and that answer must not stay behind.
+        ``ended``: nobody polls any more, and nothing may stay behind. A line that was asked for too much still owes
+        ticks that are older than what it answered last; they are gaps now.
         """
         async with self._lock:
             unknown = Reason.DISK if self.trouble else Reason.STOPPED
             jobs = []
             for stream in streams:
-                end = to_ms if ended else min(to_ms, self._settled_ms(stream))
+                end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
             return await self._carry_out(jobs)

@@ -117,7 +117,7 @@ def test_a_second_signal(played: dict[str, Any]) -> None:
     assert played["code"] not in (0, None) and played["ended_s"] < 2
     assert played["left"] == 1 and played["held"]
     assert played["again"] == 0
-    assert "stopped" in reasons(played["report"], "m1")
+    assert set(reasons(played["report"], "m1")) <= {"stopped"}  # none where it was back before the next tick
 
 
 # --- kill -9
