@@ -286,7 +286,7 @@ class Uplink:
             if self._trouble and not traffic.troubled:
                 log.info("%s: over: %s", self.name, self._trouble.what)
                 self._trouble = None
-            wait = 0.0 if traffic.mailbox else traffic.wait_s()
+            wait = 0.0 if traffic.mailbox else min(traffic.wait_s(), self._ack_timeout_s / 4)
             self._turn(session, min(wait, CONFIRM_S) if traffic.delivered else wait)
 
     def _turn(self, session: Session, wait_s: float) -> None:

@@ -80,7 +80,7 @@ def test_a_black_hole_is_noticed_and_left(fake: Fake, desk: Desks, uplink: Uplin
 def test_the_brokers_receive_maximum_is_honoured(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
     broker = fake(answer=lambda sent: SILENT, properties=b"\x21\x00\x03")
     at, make = desk(), Maker()
-    uplink(at, To(broker.port, in_flight=20), ack_timeout_s=0.4)
+    uplink(at, To(broker.port, in_flight=20), ack_timeout_s=0.2)
     at.commit(*(fresh(make) for _ in range(20)))
     until(lambda: broker.most_unanswered == 3)
     until(lambda: len(broker.versions) > 1)
@@ -141,7 +141,7 @@ def test_a_quota_pauses_and_ends(fake: Fake, desk: Desks, uplink: Uplinks, code:
         return 0
 
     broker, at, make = fake(answer=answer), desk(), Maker()
-    up = uplink(at, To(broker.port, in_flight=3), retry_s=0.4)
+    up = uplink(at, To(broker.port, in_flight=3), retry_s=0.25)
     until(lambda: up.state().connected)
     at.commit(*(fresh(make) for _ in range(10)))
     until(lambda: up.state().refused == 3)
@@ -217,8 +217,8 @@ def test_stopping_is_bounded_when_the_broker_hangs(fake: Fake, desk: Desks, upli
     until(lambda: up.state().connected)
     at.commit(*(fresh(make) for _ in range(5)))
     began = time.monotonic()
-    up.stop(1.5)
-    assert time.monotonic() - began < 2.5
+    up.stop(1.1)
+    assert time.monotonic() - began < 2.0
     assert at.pending() == 5
 
 
