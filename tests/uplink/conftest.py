@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,16 +50,18 @@ def listen() -> Iterator[Callable[..., Listener]]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
-    made: list[Desk] = []
+def desk() -> Iterator[Callable[..., Desk]]:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # what is tested here is not the disk
+    with tempfile.TemporaryDirectory(prefix="mh-test-", dir=memory) as folder:
+        made: list[Desk] = []
 
-    def start(*destinations: str) -> Desk:
-        made.append(Desk(tmp_path / "store" / "store.db", destinations or ("platform",)))
-        return made[-1]
+        def start(*destinations: str) -> Desk:
+            made.append(Desk(Path(folder) / f"{len(made)}" / "store.db", destinations or ("platform",)))
+            return made[-1]
 
-    yield start
-    for one in made:
-        one.close()
+        yield start
+        for one in made:
+            one.close()
 
 
 @pytest.fixture
