@@ -76,6 +76,9 @@ def _words(reader: Table, params: Mapping[str, int | str]) -> list[str]:
         if "count" not in reader.document:
             reader.add("count", "the key 'count' is missing (or 'values')")
         return []
+    if int(count) > MAX_POINTS:  # before the words are written out
+        reader.add("count", f"count is {count}, more than {MAX_POINTS} turns", "Is a parameter too large?")
+        return []
     first = reader.integer("first", 0, 0xFFFF, 1)
     return [str((1 if first is None else first) + i) for i in range(int(count))]
 
