@@ -153,6 +153,14 @@ class MeterDevice:
         """Ask. Raises LineError."""
         raise NotImplementedError
 
+    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+        """The readings of the frames that answer ``what``. Raises LineError where they cannot be used."""
+        raise NotImplementedError
+
+    def brings(self, point: Point, what: str) -> bool:
+        """Whether an answer to ``what`` holds a point."""
+        raise NotImplementedError
+
     def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
         """The reading of a point among those of an answer; None where it is not there."""
         raise NotImplementedError
@@ -232,12 +240,16 @@ class MeterDevice:
                     found.update({n: _nothing(self.spec.points[n], error.reason) for n in ask.points})
                 continue
             alive = True
-            for number in ask.points:
-                point = self.spec.points[number]
-                value, quality, raw = self._judged(number, ask.what, heard)
-                shown = value if quality < 128 else None
-                found[number] = Reading(point.name, shown, point.unit, quality, raw)
+            found.update(self._readings(ask.points, ask.what, heard))
         return {name: found[places[name]] for name in names}
+
+    def read_frames(self, frames: Mapping[str, Sequence[bytes]]) -> dict[str, Reading]:
+        """What recorded answers hold, by point: question -> its frames. Asks nothing. Raises LineError."""
+        found: dict[int, Reading] = {}
+        for what, raw in frames.items():
+            numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, what)]
+            found.update(self._readings(numbers, what, Heard(self.explain(what, raw), 0, 0)))
+        return {reading.name: reading for reading in found.values()}
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line, about: answers of meters vary in length."""
@@ -255,6 +267,14 @@ class MeterDevice:
         """One request on the line, counted. Raises LineError."""
         self._asked += 1
         return await self._line.exchange(request, self._how)
+
+    def _readings(self, numbers: Sequence[int], what: str, heard: Heard) -> dict[int, Reading]:
+        found: dict[int, Reading] = {}
+        for number in numbers:
+            point = self.spec.points[number]
+            value, quality, raw = self._judged(number, what, heard)
+            found[number] = Reading(point.name, value if quality < 128 else None, point.unit, quality, raw)
+        return found
 
     def _take(self, ask: Ask, heard: Heard, tick_ms: int, positions: list[int]) -> None:
         values: list[tuple[int, int, int, int]] = []

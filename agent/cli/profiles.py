@@ -11,10 +11,11 @@ from unicodedata import east_asian_width
 import click
 
 from agent.cli.common import as_line, tidy
-from drivers.model import PACES, Limits, Point, ProfileError, Quality, UsageError
+from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError
 from drivers.plan import image_spec, read_image
 from drivers.profile import (
     Profile,
+    Sample,
     default_dirs,
     find_profile,
     list_profiles,
@@ -22,6 +23,7 @@ from drivers.profile import (
     shipped_dir,
     vocabulary,
 )
+from drivers.profile.head import PROTOCOLS
 
 Json = dict[str, Any]
 _LABELS = {
@@ -253,12 +255,15 @@ def check(file: Path, as_json: bool) -> None:
 
 
 def replay(profile: Profile) -> list[str]:
-    """What the samples of a Modbus profile expect and do not get, one text each."""
+    """What the samples of a profile expect and do not get, one text each."""
     wrong: list[str] = []
-    for sample in profile.samples if profile.protocol == "modbus" else ():
+    for sample in profile.samples if profile.protocol in PROTOCOLS else ():  # others' drivers are not asked
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
-        readings, _ = read_image(sample.words, points, image_spec(profile, points))
-        found = {r.name: r for r in readings}
+        try:
+            found = _sampled(profile, sample, points)
+        except (LineError, ValueError) as error:
+            wrong.append(f"sample {sample.name!r}: {error}")
+            continue
         for name, value in sample.expect.items():
             if name not in found:
                 wrong.append(f"sample {sample.name!r}: {name} has no registers there")
@@ -267,3 +272,15 @@ def replay(profile: Profile) -> list[str]:
             elif value is not None and found[name].quality != Quality.GOOD:
                 wrong.append(f"sample {sample.name!r}: {name} is {value} with quality {found[name].quality}")
     return wrong
+
+
+def _sampled(profile: Profile, sample: Sample, points: tuple[Point, ...]) -> dict[str, Reading]:
+    """What a sample's registers or frames hold. Raises LineError or ValueError."""
+    from drivers.samples import has_frames, read_frames, read_sunspec
+
+    if has_frames(profile.protocol):
+        return read_frames(profile, points, sample.frames)
+    if profile.protocol == "sunspec":
+        return read_sunspec(profile, points, sample.words.get(3, {}))
+    readings, _ = read_image(sample.words, points, image_spec(profile, points))
+    return {r.name: r for r in readings}

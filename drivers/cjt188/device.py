@@ -91,7 +91,13 @@ class Cjt188Device(MeterDevice):
         self._proven = True
         frame = Frame(answer.payload)
         self._echoes_serial = self._echoes_serial and frame.serial == self._serial
-        return Heard(decode_frame(frame), answer.time_ns, answer.mono_ns, answer.suspect)
+        return Heard(self.explain(what, [answer.payload]), answer.time_ns, answer.mono_ns, answer.suspect)
+
+    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+        return [reading for raw in frames for reading in decode_frame(Frame(raw))]
+
+    def brings(self, point: Point, what: str) -> bool:
+        return f"{_parts(point)[0]:04X}" == what.rpartition(" ")[2].upper()
 
     def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
         _, name, storage = _parts(point)

@@ -121,11 +121,17 @@ class Dlt645Device(MeterDevice):
             answer = await self.exchange(request)
             suspect |= answer.suspect
             frames.append(Frame(answer.payload))
+        return Heard(self.explain(what, [f.raw for f in frames]), answer.time_ns, answer.mono_ns, suspect)
+
+    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
         try:
-            payload = join(frames)
+            return decode(what, join([Frame(raw) for raw in frames]))
         except FrameError as error:
             raise MismatchError(error.what, where=self.where) from error
-        return Heard(decode(what, payload), answer.time_ns, answer.mono_ns, suspect)
+
+    def brings(self, point: Point, what: str) -> bool:
+        di = _parts(point)[0]
+        return what in (di, (block_of(di) or ("",))[0])
 
     def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
         di, number, wants_time = _parts(point)

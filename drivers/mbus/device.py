@@ -136,28 +136,37 @@ class MbusDevice(MeterDevice):
         return self._telegrams + before // 2, 18 * before // 2 + self._telegrams * (5 + _ANSWER // 2)
 
     async def _readout(self) -> Heard:
-        readings: dict[str, Reading] = {}
-        found: list[Reading] = []
-        last, suspect = b"", False
+        frames: list[bytes] = []
+        suspect = False
         if self._select is None and (self._reset or self._telegrams > 1):
             await self.exchange(self._acknowledged(build_snd_nke(self._primary), SND_NKE))
             self._fcb = True
-        for number in range(_MOST_TELEGRAMS):
-            answer = await self._next(first=not number)
-            if answer.payload == last:
+        while True:
+            answer = await self._next(first=not frames)
+            if frames and answer.payload == frames[-1]:
                 break  # it does not heed the frame count bit: all it has has been said
-            last, suspect = answer.payload, suspect | answer.suspect
+            frames.append(answer.payload)
+            suspect |= answer.suspect
             self._fcb = not self._fcb
-            telegram = decode_frame(Frame(answer.payload))
+            if len(frames) == _MOST_TELEGRAMS or not decode_frame(Frame(answer.payload)).more:
+                break
+        self._telegrams = len(frames)
+        self._reset = False
+        return Heard(self.explain("readout", frames), answer.time_ns, answer.mono_ns, suspect)
+
+    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+        head: dict[str, Reading] = {}
+        found: list[Reading] = []
+        for raw in frames:
+            telegram = decode_frame(Frame(raw))
             self._judge(telegram)
             found += telegram.readings
             for reading in _header(telegram):
-                readings.setdefault(reading.name, reading)
-            self._telegrams = number + 1
-            if not telegram.more:
-                break
-        self._reset = False
-        return Heard((*readings.values(), *found), answer.time_ns, answer.mono_ns, suspect)
+                head.setdefault(reading.name, reading)
+        return (*head.values(), *found)
+
+    def brings(self, point: Point, what: str) -> bool:
+        return True
 
     async def _next(self, first: bool) -> Answer:
         """The next telegram. Selection and the first question go out in one turn, so that nobody selects between."""

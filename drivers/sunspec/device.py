@@ -40,7 +40,7 @@ from drivers.model import (
 )
 from drivers.plan import decoded
 from drivers.sunspec.plan import Reach, Spot, alternatives, find_spots, reaches
-from drivers.sunspec.walk import BASES, MAX_READ, Device, discover
+from drivers.sunspec.walk import BASES, MAX_READ, Device, decode_image, discover
 from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.sunspec")
@@ -181,14 +181,27 @@ class SunSpecDevice:
             except FrameError as error:
                 raise DeviceException(error.what, where=self.where, hint=error.hint, code=2) from error
         self._bases.sort(key=lambda base: base != device.base)
+        for text in device.warnings:
+            _log.info("%s: %s", self.where, text)
+        self._adopt(device)
+        return device
+
+    def read_image(self, address: int, registers: Sequence[int]) -> dict[str, Reading]:
+        """What recorded registers from ``address`` on hold, by point. Raises FrameError without a marker."""
+        self._adopt(decode_image(address, registers))
+        found = {n: _nothing(point, Reason.ABSENT) for n, point in enumerate(self.spec.points)}
+        for reach in reaches(list(self._spots.values()), self.spec, self._most, self._timing):
+            words = registers[reach.address - address : reach.address - address + reach.count]
+            payload = b"".join(word.to_bytes(2) for word in words).ljust(2 * reach.count, b"\xff")
+            found.update(self._readings(reach, Answer(payload, 0, 0, False)))
+        return {reading.name: reading for reading in found.values()}
+
+    def _adopt(self, device: Device) -> None:
         self._spots = find_spots(device, self.spec, self._most, self.where)
         self._reaches.clear()
         for model in device.models:  # only where they lie is needed from now on
             model.points = {}
-        for text in device.warnings:
-            _log.info("%s: %s", self.where, text)
         self.device = device
-        return device
 
     # --- the road of one answer
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, bus_of
+from meterkit import ALL, TICK, Cabinet, bus_of, replace
 
+from agent.cli.profiles import replay
 from drivers import cjt188, dlt645, mbus
-from drivers.profile import Sample, list_profiles, load_profile, shipped_dir
+from drivers.profile import Sample, find_profile, list_profiles, load_profile, shipped_dir
 from drivers.registry import DRIVERS, driver_class
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, Meter
 
@@ -62,3 +63,18 @@ def test_every_driver_states_its_frames_and_none_writes() -> None:
     for protocol in DRIVERS:
         frames = driver_class(protocol).FRAMES
         assert frames and not any("write" in what or what.partition(" ")[0] == "set" for what in frames.values())
+
+
+@pytest.mark.parametrize("name", ["dlt645/2007", "mbus/heat", "cjt188/water", "sunspec/meter"])
+def test_profiles_check_replays_frames_and_sees_what_is_wrong(name: str) -> None:
+    profile = load_profile(find_profile(name, [shipped_dir()]), [shipped_dir()])
+    assert replay(profile) == []
+    sample = profile.samples[0]
+    point = next(p for p, value in sample.expect.items() if isinstance(value, Decimal))
+    wrong = replace(profile, samples=(replace(sample, expect={point: Decimal("-7.5")}),))
+    (text,) = replay(wrong)
+    assert f"{point} is " in text and "expected -7.5" in text
+    if sample.frames:
+        (what, raw), *_ = sample.frames.items()
+        broken = replace(profile, samples=(replace(sample, frames={what: raw[:-4] + "0016"}),))
+        assert any("is not sound" in text for text in replay(broken))
