@@ -196,7 +196,7 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
         _check_groups(variants[number][0], more, limits)
     _check_groups(last, points, limits)
     _check_names(last, points, names)
-    for chosen in _sample_params(last.document, params):  # a sample may show what only a larger cabinet has
+    for chosen in _sample_params(last.document, head.params):  # a sample may show what only a larger cabinet has
         names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
     samples: tuple[Sample, ...] = read_samples(Table(last.document, (), last.complaints), names, head.protocol)
     wanted = [n for _, _, v in variants for n in v.identity]
@@ -234,16 +234,18 @@ def _trial(param: Param) -> int | str:
     return param.choices[0] if param.choices else max(param.low, 1)
 
 
-def _sample_params(document: Mapping[str, Any], known: Mapping[str, int | str]) -> list[dict[str, int | str]]:
-    """The parameters that samples set, as far as the profile has them; what is wrong with them is said elsewhere."""
+def _sample_params(document: Mapping[str, Any], known: Mapping[str, Param]) -> list[dict[str, int | str]]:
+    """The parameters that samples set, as far as the profile allows them; what is wrong with them is said elsewhere."""
     said = document.get("sample")
     tables = [s["params"] for s in said if isinstance(s, dict) and "params" in s] if isinstance(said, list) else []
-    alike: list[dict[str, int | str]] = [
-        {k: v for k, v in t.items() if k in known and isinstance(v, (int, str)) and type(v) is type(known[k])}
-        for t in tables
-        if isinstance(t, dict)
-    ]
-    return [chosen for chosen in alike if chosen]
+    allowed = [{k: v for k, v in t.items() if k in known and _fits(v, known[k])} for t in tables if isinstance(t, dict)]
+    return [chosen for chosen in allowed if chosen]
+
+
+def _fits(value: Any, param: Param) -> bool:
+    if param.choices or isinstance(value, bool):
+        return value in param.choices
+    return isinstance(value, int) and param.low <= value <= param.high
 
 
 def _variants(layer: _Layer) -> list[tuple[_Layer, Table, Variant]]:

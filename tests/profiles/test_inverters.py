@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from drivers.model import Point, Quality
+from agent.cli.profiles import replay
+from drivers.model import Point, ProfileError, Quality
 from drivers.plan import LineTiming, image_spec, plan_blocks, read_image
 from drivers.profile import Profile, find_profile, load_profile
 
@@ -312,3 +313,38 @@ def test_sma_says_nothing_at_night() -> None:
     night = at((30775, [0x8000, 0]), (30865, [*two(500), *two(0)]), (30513, [0xFFFF] * 4))
     found = values("sma/sunny", 3, night)
     assert found == {"meter.ac.power.active": 500}
+
+
+CABINET = """
+schema = 1
+vendor = "Example"
+models = ["EX*"]
+kind = "storage"
+protocol = "modbus"
+source = "test"
+evidence = "derived"
+
+[params.racks]
+default = 1
+max = 4
+
+[[repeat]]
+over = "r"
+count = "racks"
+stride = 16
+point = [{ name = "battery.rack.{r}.soc", function = 3, address = 0, type = "u16", unit = "%" }]
+
+[[sample]]
+name = "a larger cabinet"
+params = { racks = RACKS }
+holding = { 32 = 77 }
+expect = { "battery.rack.3.soc" = 77 }
+"""
+
+
+def test_a_sample_may_show_a_larger_cabinet_but_no_absurd_one(write: Callable[[str], Path]) -> None:
+    profile = load_profile(write(CABINET.replace("RACKS", "3")))
+    assert len(profile.points) == 1 and replay(profile) == []
+    for racks in ("1", "5", "1_000_000_000_000", "true", '"3"'):
+        with pytest.raises(ProfileError):
+            load_profile(write(CABINET.replace("RACKS", racks)))
