@@ -77,7 +77,7 @@ class Stage:
     "faults",
     multiple=True,
     metavar='"DEVICE FAULT"',
-    help='Such as "inv1 silence"; see `meterhouse simulate`.',
+    help='Such as "inv2 silence"; see `meterhouse simulate`.',
 )
 @json_option
 def demo(
@@ -93,7 +93,7 @@ def demo(
     Examples:
       meterhouse demo
       meterhouse demo --for 20s --json
-      meterhouse demo --fault "inv1 silence"
+      meterhouse demo --fault "inv2 silence"
 
     \b
     Exit codes: 0 every pack arrived and was verified, 1 something did not start, 6 something was not verified.
@@ -119,7 +119,7 @@ def demo(
         _end(stage.agent)
         report = _last_word(live)
         took = time.monotonic() - began
-        sealed = _count_sealed(stage.folder / "state" / "store.db")
+        sealed, waiting = _count_sealed(stage.folder / "state" / "store.db")
         crashed = stage.agent.returncode
     facts = {
         "devices": len(stage.devices),
@@ -131,7 +131,9 @@ def demo(
         "redelivered": report.redelivered,
         "seconds": round(took, 1),
     }
-    good = report.ok and report.verified == report.packs == sealed and crashed == 0
+    # a silent device may keep its last pack from being sealed in time; it waits in the outbox for the next start
+    due = sealed - waiting if faults else sealed
+    good = report.ok and report.verified == report.packs == due and crashed == 0
     if as_json:
         click.echo(as_line(facts))
     else:
@@ -143,7 +145,7 @@ def demo(
         reasons = [*report.reasons]
         if crashed:
             reasons.append(f"the agent ended with exit code {crashed}")
-        if report.packs != sealed:
+        if report.packs != due:
             reasons.append(f"{sealed} packs were sealed, {report.packs} arrived")
         click.echo("error: " + "; ".join(reasons or ["not every pack was verified"]), err=True)
     raise SystemExit(0 if good else 6)
@@ -255,13 +257,14 @@ def _last_word(live: Live) -> Report:
     return live.stop()
 
 
-def _count_sealed(path: Path) -> int:
-    """Packs in the database; the agent is stopped, so a tool may open it."""
+def _count_sealed(path: Path) -> tuple[int, int]:
+    """(packs in the database, of these still in the outbox); the agent is stopped, so a tool may open it."""
     from agent.store import Store
 
-    store = Store.open(path)
+    store = Store.open(path, destinations=["platform"])
     try:
-        return store.usage().packs
+        usage = store.usage()
+        return usage.packs, usage.pending["platform"]
     finally:
         store.close()
 

@@ -266,11 +266,10 @@ class Service:
         known = {point.name for point in device.driver.spec.points}
         names = [name for name in unit.profile.identity_points if name in known]
         identity: dict[str, str | None] = {}
+        await device.driver.probe()  # one cheap request: a silent device costs one timeout, not one a register
         if names:
             for name, reading in (await device.driver.read_points(names)).items():
                 identity[name] = None if reading.value is None else clean_text(str(reading.value), 120)
-        else:
-            await device.driver.probe()
         if identity != unit.identity:
             await self._identified(unit, identity, tick_ms)
 
