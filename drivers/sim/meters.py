@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from drivers.sim.device import Answer, SimDevice
 from drivers.sim.faults import FaultBox
 from drivers.sim.framing import Framing, Request, RtuFraming
 
+READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS
 METER = -1  # the unit of a request that is no Modbus
 
 
@@ -31,6 +32,11 @@ class Meter(Protocol):
     wake: bytes
     turnaround_s: float
     last: bytes
+    answered: int
+
+    @property
+    def writes(self) -> int:
+        """Requests that were no read."""
 
     def hear(self, frame: bytes) -> bytes | None:
         """The honest answer to a frame, None where it is not for this meter."""
@@ -44,7 +50,19 @@ class _Common:
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
     faults: FaultBox = field(default_factory=FaultBox)
     requests: Counter[int] = field(default_factory=Counter)  # by control code
+    answered: int = 0
     last: bytes = b""  # its answer before
+    before: Callable[[], None] | None = None  # called ahead of each answer: a park refreshes its values there
+
+    def _asked(self, control: int) -> None:
+        self.requests[control] += 1
+        if self.before is not None:
+            self.before()
+
+    @property
+    def writes(self) -> int:
+        """Requests that were no read. An agent that keeps its promise leaves this at 0."""
+        return sum(count for control, count in self.requests.items() if control not in READS)
 
 
 def _dlt645_frame(address: str, control: int, data: bytes) -> bytes:
@@ -71,7 +89,7 @@ class Dlt645Meter(_Common):
         asked = found[0]
         if any(a not in (b, "A") for a, b in zip(asked.address, self.address, strict=True)):
             return None
-        self.requests[asked.control] += 1
+        self._asked(asked.control)
         if asked.control == 0x13:
             return _dlt645_frame(self.address, 0x93, bytes.fromhex(self.address)[::-1])
         if asked.control not in (0x11, 0x12, 0x01, 0x02):
@@ -104,7 +122,7 @@ class Cjt188Meter(_Common):
             return None
         if any(a not in (b, "A") for a, b in zip(asked.address, self.address, strict=True)):
             return None
-        self.requests[asked.control] += 1
+        self._asked(asked.control)
         head = bytes((0x68, self.meter_type, *bytes.fromhex(self.address)[::-1]))
         payload = self.values.get(identifier)
         serial = asked.raw[13]
@@ -140,12 +158,12 @@ class MbusMeter(_Common):
             self.selected = _matches(asked.body[:8], self.secondary)
             if self.selected:
                 self.at, self.last_fcb = -1, -1
-                self.requests[asked.control] += 1
+                self._asked(asked.control)
             return b"\xe5" if self.selected else None
         mine = asked.address in (self.address, 254) or (asked.address == 253 and self.selected)
         if not mine:
             return None
-        self.requests[asked.control] += 1
+        self._asked(asked.control)
         if asked.control == 0x40:
             self.at, self.last_fcb = -1, -1
             self.selected = False if asked.address == 253 else self.selected
@@ -232,6 +250,7 @@ def _said(meter: Meter, asked: bytes, honest: bytes) -> Answer | None:
     if "silence" in hit:
         return Answer(echo=echo) if echo else None
     frame = honest
+    meter.answered += 1
     if "stale" in hit and meter.last:
         frame = meter.last
     meter.last = frame

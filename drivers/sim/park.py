@@ -13,6 +13,8 @@ from drivers.profile import find_profile, load_profile
 from drivers.sim.bus import Bus, SimLine
 from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock, device_from_profile
+from drivers.sim.meter_display import MeterDisplay, meter_from_profile
+from drivers.sim.meters import Meter, MixedBus
 from drivers.sim.rtu import SerialLine
 from drivers.sim.tcp import TcpLine
 
@@ -30,6 +32,8 @@ class Slot:
     roles: Mapping[str, str]  # for agent.toml
     params: Mapping[str, int | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""  # of a meter that is no Modbus; its ``unit`` says nothing
+    baud: int | None = None  # its own speed on a line of several
 
 
 DEMO: tuple[Slot, ...] = (
@@ -76,7 +80,36 @@ DEMO: tuple[Slot, ...] = (
         {"heat": "heat.recovered", "ac": "load"},
     ),
 )
-SERIAL_LINES = frozenset({"cabinet"})  # a pseudo-terminal; all others are Modbus TCP
+# One more line, of several protocols and two speeds: `make_park(slots=DEMO + METERS)`.
+METERS: tuple[Slot, ...] = (
+    Slot(
+        "tower",
+        "总表 / main meter",
+        "meters",
+        0,
+        "dlt645/2007",
+        "grid",
+        {"ac": "check"},
+        address="000000000161",
+        baud=2400,
+    ),
+    Slot(
+        "heat-hall", "供热表 / heat meter", "meters", 0, "mbus/heat", "heat", {"heat": "check"}, address="5", baud=2400
+    ),
+    Slot(
+        "heat-office",
+        "热表 / heat meter",
+        "meters",
+        0,
+        "cjt188/heat",
+        "heat",
+        {"heat": "check"},
+        address="22223333444455",
+        baud=2400,
+    ),
+    Slot("lathe", "车床 / lathe", "meters", 9, "eastron/sdm630", "workshop", {"ac": "check"}),
+)
+SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are Modbus TCP
 BAUD = 9600
 
 
@@ -98,18 +131,33 @@ class ParkDevice:
 
     @property
     def address(self) -> str:
-        return str(self.slot.unit)
+        return self.slot.address or str(self.slot.unit)
 
     @property
     def profile(self) -> str:
         return self.slot.profile
 
 
+@dataclass(slots=True)
+class ParkMeter:
+    """A meter of the park that is no Modbus."""
+
+    slot: Slot
+    sim: Meter
+    display: MeterDisplay
+
+
 class Park:
     """A running park. ``lines`` and ``devices`` by name; ``stop`` ends it."""
 
-    def __init__(self, clock: ParkClock, lines: dict[str, SimLine], devices: dict[str, ParkDevice]) -> None:
-        self.clock, self.lines, self.devices = clock, lines, devices
+    def __init__(
+        self,
+        clock: ParkClock,
+        lines: dict[str, SimLine],
+        devices: dict[str, ParkDevice],
+        meters: dict[str, ParkMeter] | None = None,
+    ) -> None:
+        self.clock, self.lines, self.devices, self.meters = clock, lines, devices, meters or {}
 
     async def start(self) -> None:
         """Open all lines; none stays open if one fails."""
@@ -132,6 +180,7 @@ class Park:
         """
         with self.clock.hold() as physics:
             result = {name: device.display.values() for name, device in self.devices.items()}
+            result |= {name: meter.display.values() for name, meter in self.meters.items()}
             whole = {
                 "pv": sum(physics.pv_w),
                 "load": physics.load_w,
@@ -158,10 +207,13 @@ class Park:
             text += f"\n[[line]]\nname = {_toml(name)}\nurl = {_toml(line.url)}\n"
             if isinstance(line, SerialLine):
                 text += f"serial = {_toml(line.serial)}\n"
-        for name, device in self.devices.items():
-            slot = device.slot
+        slots = {name: device.slot for name, device in self.devices.items()}
+        slots |= {name: meter.slot for name, meter in self.meters.items()}
+        for name, slot in slots.items():
             text += f"\n[[device]]\nname = {_toml(name)}\nlabel = {_toml(slot.label)}\nline = {_toml(slot.line)}\n"
-            text += f"address = {_toml(device.address)}\nprofile = {_toml(slot.profile)}\n"
+            text += f"address = {_toml(slot.address or str(slot.unit))}\nprofile = {_toml(slot.profile)}\n"
+            if slot.baud:
+                text += f'serial = "{slot.baud} 8E1"\n'
             if slot.params:
                 text += f"params = {_toml(slot.params)}\n"
             text += f"roles = {_toml(slot.roles)}\n"
@@ -195,10 +247,24 @@ def make_park(
     clock = clock or ParkClock(seed, speed)
     buses: dict[str, Bus] = {}
     devices: dict[str, ParkDevice] = {}
+    meters: dict[str, ParkMeter] = {}
     for number, slot in enumerate(slots):
-        if slot.name in devices:
+        if slot.name in devices or slot.name in meters:
             raise UsageError(f"two devices are called {slot.name}", where="simulated park")
         profile = load_profile(find_profile(slot.profile, profile_dirs))
+        if slot.address:
+            meter, shown = meter_from_profile(
+                profile,
+                address=slot.address,
+                name=slot.name,
+                role=slot.role,
+                clock=clock,
+                baud=slot.baud,
+                seed=seed * 1000 + number,
+            )
+            _mixed(buses, slot.line).meters.append(meter)
+            meters[slot.name] = ParkMeter(slot, meter, shown)
+            continue
         sim, display = device_from_profile(
             profile,
             unit=slot.unit,
@@ -218,7 +284,15 @@ def make_park(
         else TcpLine(bus)
         for name, bus in buses.items()
     }
-    return Park(clock, lines, devices)
+    return Park(clock, lines, devices, meters)
+
+
+def _mixed(buses: dict[str, Bus], line: str) -> MixedBus:
+    """The bus of a line that a meter hangs on; Modbus devices that were there before stay."""
+    bus = buses.get(line)
+    if not isinstance(bus, MixedBus):
+        bus = buses[line] = MixedBus(devices=bus.devices.values() if bus else (), name=line)
+    return bus
 
 
 async def start_park(

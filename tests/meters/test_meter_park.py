@@ -1,0 +1,58 @@
+"""The demo park's line of several protocols: what each meter shows is what its driver reads."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from meterkit import ALL, TICK, Cabinet
+
+from agent.config import device_specs, load_config
+from drivers.line import LineConfig, open_line
+from drivers.profile import find_profile, load_profile, shipped_dir
+from drivers.registry import driver_class
+from drivers.sim.meter_display import meter_from_profile
+from drivers.sim.meters import MixedBus
+from drivers.sim.park import METERS, make_park
+
+
+async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, tmp_path: Path) -> None:
+    park = make_park(tmp_path / "park", speed=0.0, slots=METERS, baud=9600)
+    await park.start()
+    try:
+        (tmp_path / "agent.toml").write_text(park.agent_toml())
+        specs = {spec.name: spec for spec in device_specs(load_config(tmp_path / "agent.toml"))}
+        assert {spec.protocol for spec in specs.values()} == {"dlt645", "mbus", "cjt188", "modbus"}
+        line = open_line(LineConfig("meters", park.lines["meters"].url))
+        cabinet.lines.append(line)
+        truth = park.truth()
+        for name, spec in specs.items():
+            device = driver_class(spec.protocol)(spec, line, cabinet.ring, 3)
+            result = await device.poll(TICK, 1 | 2)
+            slow = await device.poll(TICK, 4) if spec.protocol in ("mbus", "cjt188") else result
+            assert slow.answered, slow.error
+            found = cabinet.since(spec.points)
+            known = {n: v for n, v in truth[name].items() if n in found and isinstance(v, Decimal)}
+            assert len(known) >= 4, (name, found)
+            for point, value in known.items():
+                assert found[point] == value, (name, point)
+        for meter in park.meters.values():
+            assert meter.sim.writes == 0
+    finally:
+        await line.close()
+        await park.stop()
+
+
+@pytest.mark.parametrize(
+    "profile_id", ["dlt645/2007", "dlt645/1997", "mbus/heat", "mbus/water", "cjt188/heat", "cjt188/water"]
+)
+async def test_every_family_has_a_device_side(cabinet: Cabinet, profile_id: str) -> None:
+    profile = load_profile(find_profile(profile_id, [shipped_dir()]), [shipped_dir()])
+    meter, display = meter_from_profile(profile, address="5")
+    device = cabinet.device(await cabinet.pty(MixedBus([meter])), profile.protocol, "5", profile.points)
+    await device.poll(TICK, ALL)
+    found, shown = cabinet.since(profile.points), display.values()
+    assert shown and set(shown) <= set(found)
+    for name, value in shown.items():
+        assert found[name] == value, name
