@@ -164,11 +164,11 @@ class Service:
 
     async def _start_uplinks(self, signer: Signer) -> None:
         config = self.config
+        keys = await self.writer.call(lambda store: _keys(store, signer, config.base))
         if not config.uplinks:
             return
         from agent.uplink import Uplink
 
-        keys = await self.writer.call(lambda store: _keys(store, signer, config.base))
         for uplink in config.uplinks:
             self.uplinks.append(
                 Uplink(
@@ -213,7 +213,11 @@ class Service:
         await self._stop_pollers()
         for line in self.lines.values():
             await line.close()
-        sealed = await self.sealing.close()
+        try:
+            sealed = await self.sealing.close()
+        except GatewayError as error:
+            log.error("%s", error)  # the ring stays: the next start seals it
+            sealed = False
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in self.uplinks))
         await self.writer.stop()
         if self._ring is not None:

@@ -116,7 +116,7 @@ class Sealing:
             return await self._carry_out(jobs)
 
     async def close(self) -> bool:
-        """Seal all that is held: what was not answered by now never will be. True if the ring holds nothing unsealed."""
+        """Seal all that is held; what was not answered by now never will be. True if nothing unsealed is left."""
         if self._ring is None or self._gateway is None:
             return False
         self.note(self._gateway, {"event": "stop"})

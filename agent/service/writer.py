@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agent.outbox import Ack, OutboxItem
 from agent.pack import Mark, Packer, SealedPack, base64url, seconds
 from agent.service.streams import SealJob
-from agent.store import LossNote, Store
+from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError
 from ext.ring import Ring
 
@@ -232,6 +232,9 @@ class Writer:
         """Make a batch durable and offer it; where the store cannot, its packs never existed."""
         try:
             ids = store.commit(batch.packs, self._confirmed, batch.stated)
+        except StoreDamaged:
+            batch.undo()
+            raise  # ends the service: the next start sets the file aside and seals what the ring holds
         except GatewayError as error:
             batch.undo()
             self._back(self.on_trouble, str(error))
