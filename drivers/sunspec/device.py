@@ -38,9 +38,10 @@ from drivers.model import (
     UsageError,
     clean_text,
 )
-from drivers.plan import decoded
-from drivers.sunspec.plan import Reach, Spot, alternatives, find_spots, reaches
+from drivers.plan import decoded, exact
+from drivers.sunspec.plan import Reach, Spot, alternatives, find_spots, reaches, share_of
 from drivers.sunspec.walk import BASES, MAX_READ, Device, decode_image, discover
+from ext.decode import Plan
 from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.sunspec")
@@ -219,6 +220,9 @@ class SunSpecDevice:
         stamp = (tick_ms, answer.time_ns, answer.mono_ns)
         if reach.plan is not None:
             result.positions.append(reach.plan.decode_into(self._ring, answer.payload, self.table, *stamp, quality))
+        if reach.factors is not None:
+            shares = [(n, *exact(value), q) for n, value, q in self._shares(reach.factors, answer, quality)]
+            result.positions.append(self._ring.append_values(self.table, *stamp, shares))
         for number, at, size in reach.texts:
             text = _text(answer.payload[at : at + size])
             if text:
@@ -234,6 +238,9 @@ class SunSpecDevice:
             raw = answer.payload[at : at + size]
             text = _text(raw) or None
             found[number] = Reading(points[number].name, text, quality=quality if text else Reason.SENTINEL, raw=raw)
+        if reach.factors is not None:
+            for number, share, judged in self._shares(reach.factors, answer, quality):
+                found[number] = Reading(points[number].name, share if judged < 128 else None, "", judged)
         for number, mantissa, exponent, judged in reach.plan.values(answer.payload) if reach.plan is not None else ():
             point, spot = points[number], self._spots[number]
             at = 2 * (spot.address - reach.address)
@@ -241,6 +248,16 @@ class SunSpecDevice:
             value = None if judged >= 128 else Decimal(mantissa).scaleb(exponent)
             shown = int(value) if value is not None and point.kind is Kind.STATE else value
             found[number] = Reading(point.name, shown, point.unit, judged or quality, raw)
+        return found
+
+    def _shares(self, plan: Plan, answer: Answer, quality: int) -> list[tuple[int, Decimal, int]]:
+        """(point, value, quality) of power factors; a reason for quality where there is none."""
+        found: list[tuple[int, Decimal, int]] = []
+        for number, mantissa, exponent, judged in plan.values(answer.payload):
+            if judged >= 128:
+                found.append((number, Decimal(0), judged))
+            else:
+                found.append((number, *share_of(number, mantissa, exponent, quality, self.spec)))
         return found
 
     def _visit(self, paces: int, due: Sequence[int]) -> list[Reach]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from drivers.model import ConfigError, DeviceSpec, Kind, Point
+from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
 from drivers.plan import LineTiming, exact, ratio_of
 from drivers.profile import concerned
 from drivers.sunspec.layout import Place, layout
@@ -78,11 +78,15 @@ class Spot:
 
 @dataclass(slots=True)
 class Reach:
-    """One read: registers, the kernel's plan, texts as (point, byte offset, bytes), all its points."""
+    """One read: registers, the kernel's plan, texts as (point, byte offset, bytes), all its points.
+
+    ``factors`` is the plan of power factors, whose values need a look (``share_of``).
+    """
 
     address: int
     count: int
     plan: Plan | None
+    factors: Plan | None
     texts: list[tuple[int, int, int]]
     points: memoryview
 
@@ -158,27 +162,45 @@ def reaches(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTimi
 
 
 def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec) -> Reach:
-    plan = Plan(2 * (end - begin))
+    plan, factors = Plan(2 * (end - begin)), Plan(2 * (end - begin))
     texts: list[tuple[int, int, int]] = []
     for spot in members:
         point, at = spec.points[spot.point], 2 * (spot.address - begin)
         if point.kind is Kind.TEXT:
             texts.append((spot.point, at, 2 * spot.place.point.size))
         else:
-            _add(plan, spot, point, at, begin, spec)
+            _add(factors if is_factor(point) else plan, spot, point, at, begin, spec)
     points = memoryview(array("H", (spot.point for spot in members)))
-    return Reach(begin, end - begin, plan if len(texts) < len(members) else None, texts, points)
+    return Reach(begin, end - begin, plan if plan.points else None, factors if factors.points else None, texts, points)
+
+
+def is_factor(point: Point) -> bool:
+    """Whether a point is a power factor."""
+    return ".power.factor" in f".{point.name}" and point.kind is Kind.GAUGE
+
+
+def share_of(number: int, mantissa: int, exponent: int, quality: int, spec: DeviceSpec) -> tuple[Decimal, int]:
+    """(a power factor as a share of 1, its quality): devices send shares and percents, whatever the unit says."""
+    point = spec.points[number]
+    value = Decimal(mantissa).scaleb(exponent)
+    if abs(value) > 1:
+        value /= 100
+    if (point.low is not None and value < point.low) or (point.high is not None and value > point.high):
+        quality = Quality.RANGE
+    return (-value if point.flips and concerned(point.name, spec.reversed) else value), quality
 
 
 def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
     definition = spot.place.point
     kind, sentinels = _TYPES[definition.type]
-    is_state = point.kind is Kind.STATE
-    factor = None if is_state else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
+    plain = point.kind is Kind.STATE or is_factor(point)
+    factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
     scale = (factor or Decimal(1)).scaleb(spot.place.power) * point.scale
     ratio = ratio_of(point, spec)
     low, high = (None if v is None else v * ratio for v in (point.low, point.high))
-    negate = point.flips and concerned(point.name, spec.reversed)
+    negate = point.flips and concerned(point.name, spec.reversed) and not is_factor(point)
+    if is_factor(point):
+        low = high = None
     if negate:
         low, high = (None if high is None else -high), (None if low is None else -low)
     plan.add(

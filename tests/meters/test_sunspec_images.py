@@ -1,0 +1,56 @@
+"""Recorded SunSpec images: what the driver's plan reads is what the models' own reader says."""
+
+from __future__ import annotations
+
+import json
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from meterkit import ALL, TICK, Cabinet, points_of
+
+from drivers.model import Quality
+from drivers.profile import find_profile, load_profile, shipped_dir
+from drivers.samples import read_sunspec
+from drivers.sim import Bus, SimDevice
+from drivers.sim.sunspec import sunspec_image
+from drivers.sunspec import decode_image
+from drivers.sunspec.names import readings_of
+
+CASES = Path(os.environ.get("MH_CASES", Path(__file__).resolve().parents[3] / "shared" / "reference" / "cases"))
+
+
+def images() -> list[Any]:
+    manifest = CASES / "sunspec" / "manifest.json"
+    if not manifest.exists():
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}"))]
+    cases = json.loads(manifest.read_text("utf-8"))["cases"]
+    return [pytest.param(c["input"], id=c["id"]) for c in cases if "registers" in c["input"]]
+
+
+@pytest.mark.parametrize("image", images())
+def test_a_recorded_image_is_read_as_its_models_say(image: dict[str, Any]) -> None:
+    base, registers = image["base_address"], image["registers"]
+    said = {r.name: r.value for r in readings_of(decode_image(base, registers)) if r.value is not None}
+    profile = load_profile(find_profile("sunspec/inverter", [shipped_dir()]), [shipped_dir()])
+    found = read_sunspec(profile, profile.points, {base + n: word for n, word in enumerate(registers)})
+    common = said.keys() & found.keys()
+    assert len(common) >= 4
+    assert {n: found[n].value for n in common} == {n: said[n] for n in common}
+
+
+@pytest.mark.parametrize(
+    ("raw", "power", "share"),
+    [(998, -1, "0.998"), (-998, -1, "-0.998"), (995, -3, "0.995"), (99, -2, "0.99"), (100, -2, "1"), (85, 0, "0.85")],
+)
+async def test_power_factors_are_shares_whatever_was_sent(cabinet: Cabinet, raw: int, power: int, share: str) -> None:
+    points = points_of("sunspec/inverter", ["ac.power.factor", "ac.power.generation"])
+    model: Any = (103, {"PF": raw, "PF_SF": power, "W": 5, "W_SF": 0})
+    line = await cabinet.tcp(Bus([SimDevice(1, sunspec_image([model]))]), "mbap")
+    device = cabinet.device(line, "sunspec", "1", points)
+    await device.poll(TICK, ALL)
+    assert cabinet.since(points) == {"ac.power.factor": Decimal(share), "ac.power.generation": Decimal(5)}
+    found = (await device.read_points(["ac.power.factor"]))["ac.power.factor"]
+    assert (found.value, found.quality) == (Decimal(share), Quality.GOOD)
