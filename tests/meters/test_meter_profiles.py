@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from meterkit import ALL, TICK, Cabinet, bus_of, replace
@@ -11,8 +14,10 @@ from agent.cli.profiles import replay
 from drivers import cjt188, dlt645, mbus
 from drivers.profile import Sample, find_profile, list_profiles, load_profile, shipped_dir
 from drivers.registry import DRIVERS, driver_class
+from drivers.samples import read_frames
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, Meter
 
+FOLDER = Path(os.environ.get("MH_CASES", Path(__file__).resolve().parents[3] / "shared" / "reference" / "cases"))
 SHIPPED = {
     name: profile
     for name, path in list_profiles([shipped_dir()]).items()
@@ -78,3 +83,22 @@ def test_profiles_check_replays_frames_and_sees_what_is_wrong(name: str) -> None
         (what, raw), *_ = sample.frames.items()
         broken = replace(profile, samples=(replace(sample, frames={what: raw[:-4] + "0016"}),))
         assert any("is not sound" in text for text in replay(broken))
+
+
+RECORDED = {  # frames of real meters, as libmbus collected them -> what the shipped profiles make of them
+    "test-frames/example_data_01": ("mbus/heat", {"heat.energy": "1389817", "heat.volume": "504647"}),
+    "test-frames/sen_pollusonic_2": ("mbus/heat", {"heat.energy": "6531", "heat.volume": "0.069"}),
+    "test-frames/minol_minocal_c2": ("mbus/heat", {"heat.energy": "3", "heat.temperature.supply": "20.09"}),
+    "test-frames/oms_frame2": ("mbus/water", {"water.volume": "2850.427", "water.volume.settlement": "1445.419"}),
+    "test-frames/itron_bm_+m": ("mbus/water", {"water.volume": "54.321"}),
+}
+
+
+@pytest.mark.skipif(not (FOLDER / "mbus").exists(), reason="no recorded cases here")
+@pytest.mark.parametrize("case", RECORDED)
+def test_recorded_meters_fit_the_generic_profiles(case: str) -> None:
+    cases = json.loads((FOLDER / "mbus" / "manifest.json").read_text("utf-8"))["cases"]
+    (found,) = [c["input"]["hex"] for c in cases if c["id"] == case]
+    name, wanted = RECORDED[case]
+    readings = read_frames(SHIPPED[name], SHIPPED[name].points, {"readout": found})
+    assert {point: readings[point].value for point in wanted} == {p: Decimal(v) for p, v in wanted.items()}
