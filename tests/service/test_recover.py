@@ -123,7 +123,9 @@ def test_after_a_step_back_nothing_is_sealed_twice(runs: Callable[[], Run]) -> N
     """The old records lie later than the head then; only their place in the ring tells that they are sealed."""
     first = runs()
     packer = first.begin(TABLE)
-    first.commit(packer.seal(first.ring, array("Q", [first.read(n, n) for n in range(3600, 3603)]), T0 + 3_603_000, CLOCK))  # type: ignore[arg-type]
+    first.commit(
+        packer.seal(first.ring, array("Q", [first.read(n, n) for n in range(3600, 3603)]), T0 + 3_603_000, CLOCK)
+    )  # type: ignore[arg-type]
     event = packer.step(T0 + 3000)
     first.commit(packer.seal(first.ring, array("Q"), T0 + 3000, CLOCK, [event]))  # type: ignore[arg-type]
     first.read(3, 77)

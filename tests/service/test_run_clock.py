@@ -1,0 +1,126 @@
+"""The wall clock is set while the agent runs (libfaketime sets it for this one process; the machine's is not touched)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service_books import boots, gaps, reasons, settle, times
+from service_kit import House, Listener, Meter, devices_on, until
+
+LIBRARIES = sorted(Path("/usr/lib").glob("*-linux-gnu*/faketime/libfaketimeMT.so.1"))
+pytestmark = pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (apt: faketime)")
+
+
+class Clock:
+    """The clock of the agent's process: so many seconds beside ours."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "clock"
+        self.set(0)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "LD_PRELOAD": str(LIBRARIES[0]),
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+        }
+
+    def set(self, seconds: float) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{seconds:+.3f}\n")
+        new.replace(self._file)
+
+
+def steps(listener: Listener, device: str) -> list[tuple[float, float]]:
+    return [(e["old"], e["new"]) for e in listener.events(device) if e["event"] == "clock_step"]
+
+
+def play_steps_of_an_hour(folder: Path, house: House) -> dict[str, Any]:
+    """Forward, back, and killed right after; then started with a clock that is another hour back."""
+    broker = house.broker()
+    listener = house.listen(broker)
+    meters = [Meter(1), Meter(2)]
+    clock = Clock(folder)
+    agent = house.agent(broker, {"roof": house.field.tcp(*meters)}, devices_on("roof", meters), env=clock.env)
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 3, 10, lambda: agent.said)
+    for n, offset in enumerate((3600, 0), 1):
+        clock.set(offset)
+        until(
+            lambda n=n: all(len(steps(listener, name)) == n for name in ("m1", "m2", "_gateway")),
+            10,
+            lambda: agent.said,
+        )
+        counts = [meter.count + 2 for meter in meters]
+        until(
+            lambda counts=counts: all(c in listener.numbers(f"m{m.unit}") for c, m in zip(counts, meters, strict=True)),
+            10,
+            lambda: (agent.said, agent.snapshot(), meters[0].count, listener.packs("m1")[-2:]),
+        )
+    until(lambda: meters[0].count > counts[0] + 1, 5, "readings that no pack holds yet")
+    agent.kill()
+    clock.set(-3600)
+    agent.start()
+    until(lambda: len(boots(listener.packs("m2"))) == 2, 10, lambda: agent.said)
+    count = meters[1].count
+    until(lambda: count + 1 in listener.numbers("m2"), 10, lambda: agent.said)
+    code = agent.stop()
+    until(lambda: all(meter.count in listener.numbers(f"m{meter.unit}") for meter in meters), 5)
+    known = {f"m{meter.unit}": meter for meter in meters}
+    return {
+        "code": code, "report": settle(listener.heard, agent.kid, known), "packs": listener.packs("m1"),
+        "steps": {name: steps(listener, name) for name in ("m1", "m2", "_gateway")}, "said": agent.said,
+        "lost": {name: sorted(set(meter.served) - set(listener.numbers(name))) for name, meter in known.items()},
+        "served": meters[0].served, "heard": listener.heard,
+    }  # fmt: skip
+
+
+def test_steps_of_an_hour(played: dict[str, Any]) -> None:
+    """Promise 6: packs are cut, the event covers the seam, nothing is missing, doubled or rewritten."""
+    # field pain 62
+    assert played["code"] == 0
+    for name in ("m1", "m2"):
+        (old1, new1), (old2, new2), (old3, new3) = played["steps"][name]
+        assert 3590 < new1 - old1 < 3610 and -3610 < new2 - old2 < -3590 and -3610 < new3 - old3 < -3590
+        assert len(played["lost"][name]) <= 1, "at most the answer that was on its way when it was killed"
+    assert len(played["steps"]["_gateway"]) == 3
+    for pack in played["packs"]:
+        assert pack["to"] - pack["from"] < 60, "no pack spans a step"
+    assert {reason for reason, *_ in gaps(played["packs"])} <= {"clock", "stopped", "overload"}
+    ours = {number: at / 1e9 for number, at in played["served"].items()}
+    for pack in played["packs"]:
+        numbers = [r["v"] for r in pack.get("e", ()) if r["n"] == "ac.energy.import"]
+        for number, at in zip(numbers, times(pack), strict=True):
+            beside = at - ours[number]
+            assert min(abs(beside - offset) for offset in (0, 3600, -3600)) < 2, (number, beside)
+
+
+def play_a_slow_clock(folder: Path, house: House) -> dict[str, Any]:
+    """A quarter of a second, as a correction by NTP may be: followed without a word."""
+    broker = house.broker()
+    listener = house.listen(broker)
+    meter = Meter(1)
+    clock = Clock(folder)
+    agent = house.agent(broker, {"roof": house.field.tcp(meter)}, devices_on("roof", [meter]), env=clock.env)
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 2, 10, lambda: agent.said)
+    clock.set(0.25)
+    count = meter.count
+    until(lambda: count + 4 in listener.numbers("m1"), 10, lambda: agent.said)
+    clock.set(0)
+    count = meter.count
+    until(lambda: count + 4 in listener.numbers("m1"), 10, lambda: agent.said)
+    code = agent.stop()
+    until(lambda: meter.count in listener.numbers("m1"), 5)
+    return {"code": code, "report": settle(listener.heard, agent.kid, {"m1": meter}), "events": listener.events()}
+
+
+def test_a_slow_clock(played: dict[str, Any]) -> None:
+    assert played["code"] == 0
+    assert not [event for event in played["events"] if event["event"] == "clock_step"]
+    assert "clock" not in reasons(played["report"], "m1")
