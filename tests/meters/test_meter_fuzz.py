@@ -1,0 +1,80 @@
+"""Whatever sound or broken frames a line brings, a driver answers with readings or an error of the line's."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meterkit import points_of
+
+from drivers.line import LineConfig, open_line
+from drivers.metering import Heard
+from drivers.model import DeviceSpec, LineError
+from drivers.registry import driver_class
+
+PROFILES = {"dlt645": "dlt645/2007", "cjt188": "cjt188/heat", "mbus": "mbus/heat"}
+ADDRESSES = {"dlt645": "AAAAAAAAAAAA", "cjt188": "AAAAAAAAAAAAAA", "mbus": "254"}
+ASKED = {"dlt645": "0201FF00", "cjt188": "20 901F", "mbus": "readout"}
+
+
+def device_of(protocol: str) -> Any:
+    points = points_of(PROFILES[protocol])
+    spec = DeviceSpec("m", "s", ADDRESSES[protocol], protocol, "t/t", points, (0, 0, 0, 0, 0))
+    return driver_class(protocol)(spec, open_line(LineConfig("l", "serial:/dev/null")), cast(Any, None), 0)
+
+
+DEVICES = {protocol: device_of(protocol) for protocol in PROFILES}
+
+
+def request_of(protocol: str) -> Any:
+    device = DEVICES[protocol]
+    if protocol == "mbus":
+        return device._question()
+    return device._request(ASKED[protocol]) if protocol == "cjt188" else device._request(b"", 0x11, ASKED[protocol])
+
+
+def sound(protocol: str, head: bytes, body: bytes) -> bytes:
+    """A frame of the protocol with any content and a right checksum."""
+    if protocol == "dlt645":
+        frame = (
+            b"\x68" + head[:6].ljust(6, b"\x11") + b"\x68" + head[6:7].ljust(1, b"\x91") + bytes((len(body),)) + body
+        )
+    elif protocol == "cjt188":
+        kind = bytes((0x10 + head[0] % 0x40,)) if head else b"\x20"
+        frame = b"\x68" + kind + head[1:8].ljust(7, b"\x11") + head[8:9].ljust(1, b"\x81") + bytes((len(body),)) + body
+    else:
+        body = (b"\x08" + body).ljust(3, b"\x01")
+        return bytes((0x68, len(body), len(body), 0x68)) + body + bytes((sum(body) & 0xFF, 0x16))
+    return frame + bytes((sum(frame) & 0xFF, 0x16))
+
+
+@pytest.mark.parametrize("protocol", PROFILES)
+@settings(max_examples=300, deadline=None)
+@given(
+    head=st.binary(max_size=10),
+    body=st.one_of(
+        st.binary(max_size=250),
+        st.binary(max_size=60).map(lambda b: b"\x33\x32\x34\x35" + b),
+        st.binary(max_size=60).map(lambda b: b"\x90\x1f\x00" + b),
+        st.binary(max_size=60).map(lambda b: b"\x05\x72" + bytes(12) + b),
+    ),
+    noise=st.binary(max_size=20),
+    cut=st.integers(0, 400),
+)
+def test_no_bytes_break_a_driver(protocol: str, head: bytes, body: bytes, noise: bytes, cut: int) -> None:
+    device, heard = DEVICES[protocol], (noise + sound(protocol, head, body))[:cut]
+    for final in (False, True):
+        verdict = request_of(protocol).find(heard, final)
+        assert verdict is None or isinstance(verdict, bytes | LineError)
+        if not isinstance(verdict, bytes):
+            continue
+        try:
+            readings = device.explain(ASKED[protocol], [verdict])
+        except LineError:
+            continue
+        for number, point in enumerate(device.spec.points):
+            if device.brings(point, ASKED[protocol]):
+                value, quality, _ = device._judged(number, ASKED[protocol], Heard(readings, 0, 0))
+                assert (value is None) == (quality >= 128), (point.name, value, quality)
