@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, Entry] = {
     "decode": Entry("agent.cli.decode", "Explain bytes and registers without hardware."),
     "keys": Entry("agent.cli.keys", "Create, show and publish the key that signs readings."),
     "verify": Entry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
+    "export": Entry("agent.cli.export", "A stretch of time as files, for the verifier and for people."),
     "simulate": Entry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
     "bench": Entry("agent.cli.bench", "Measure this machine: kernels, agent, line."),
 }

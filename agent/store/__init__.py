@@ -1,12 +1,15 @@
 """The durable store: the only room that opens the database."""
 
+from agent.store.archive import Archive, Piece
 from agent.store.database import Quarantine, Salvaged, mount_warnings
 from agent.store.engine import Store
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
 from agent.store.values import LossNote, Sealed, StoredPack, StoredTable, StreamHead, Usage
 
 __all__ = [
+    "Archive",
     "LossNote",
+    "Piece",
     "Quarantine",
     "Salvaged",
     "Sealed",

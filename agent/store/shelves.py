@@ -137,6 +137,59 @@ class Shelves(Records):
                 return
             first = rows[-1][1] + 1
 
+    def spans(self, from_ms: int, to_ms: int) -> dict[str, tuple[int, int]]:
+        """(first, last) sequence of the packs that touch ``[from_ms, to_ms)``, by stream.
+
+        A birth at the very beginning of what is left of a stream, whose packs are gone, is not among them.
+        """
+        rows = self._all(
+            "SELECT s.name, s.id, min(p.seq), max(p.seq) FROM packs p JOIN streams s ON s.id = p.stream"
+            " WHERE p.from_ms < ? AND (p.from_ms + p.span_ms > ? OR p.span_ms = 0 AND p.from_ms >= ?)"
+            " GROUP BY s.id ORDER BY s.name",
+            *(to_ms, from_ms, from_ms),
+        )
+        return {name: (self._begin(stream, first, last), last) for name, stream, first, last in rows}
+
+    def _begin(self, stream: int, first: int, last: int) -> int:
+        """``first``, or the pack after it where that is a birth that outlived its packs."""
+        while first < last:  # nearly always once
+            rows = self._all(
+                "SELECT is_birth, seq FROM packs WHERE stream = ? AND seq >= ? ORDER BY seq LIMIT 2", stream, first
+            )
+            if not rows[0][0] or rows[1][1] == first + 1:
+                break
+            first = rows[1][1]
+        return first
+
+    def birth_before(self, stream: str, seq: int) -> bytes | None:
+        """The birth in force before pack ``seq``, as published; None if it is not here."""
+        rows = self._all(
+            "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
+            *(self._heads[stream].id, seq),
+        )
+        return self._unpack(*rows[0]) if rows else None
+
+    def after(self, stream: str, seq: int, last: int, limit: int = CHUNK) -> list[StoredPack]:
+        """Packs above ``seq`` up to ``last``, of any boot, in order; empty when there is no more."""
+        while True:
+            rows = self._all(
+                "SELECT p.id, t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.dictionary, p.body, b.hash"
+                " FROM packs p JOIN boots t ON t.id = p.boot LEFT JOIN births b ON b.pack = p.birth"
+                " WHERE p.stream = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?",
+                *(self._heads[stream].id, seq, last, limit),
+            )
+            found = []
+            for number, boot, place, from_ms, span_ms, is_birth, *body in rows:
+                if (data := self._unpack(number, *body)) is not None:
+                    to_ms = from_ms + span_ms
+                    found.append(
+                        StoredPack(number, stream, boot_hex(boot), place, from_ms, to_ms, bool(is_birth), data)
+                    )
+            if found or not rows:
+                return found
+            seq = rows[-1][2]  # a whole page of damaged ones
+
     def covered(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
         """Ids in the outbox of ``destination`` that an ack confirms, and why it does not if it is not ours."""
         if ack.stream not in self._heads or ack.boot not in self._boots:

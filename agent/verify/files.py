@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, Refused, inflate
-from agent.verify.verifier import Verifier
+from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, Refused, inflate, parse_object
+from agent.verify.verifier import PREFIX, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
+BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as retained beside the packs
 MAX_WINDOW: Final = 1 << 27
 
 
@@ -19,7 +20,7 @@ def _nothing(count: int) -> None:
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """The files to read: key records first, then checkpoints' and packs' files by name.
+    """The files to read: key records first, then births' copies, checkpoints' and packs' files by name.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -79,6 +80,15 @@ def read_lines(file: BinaryIO | io.BufferedReader, name: str) -> Iterator[tuple[
             yield line, f"{name}:{number}"
 
 
+def _topic(raw: bytes) -> str | None:
+    """The topic of a birth that lies beside the packs as it lies retained beside them on a broker."""
+    try:
+        stream = parse_object(inflate(raw)).get("stream")
+    except Refused:
+        return None
+    return f"{PREFIX}{stream}/birth" if isinstance(stream, str) and stream.count("/") == 2 else None
+
+
 def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[int], None] = _nothing) -> None:
     """Feed all that is in files and folders. What cannot be read of a file counts as refused.
 
@@ -92,7 +102,7 @@ def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[in
     for path in find_files(paths):
         try:
             for raw, where in read_objects(path):
-                verifier.feed(raw, where=where)
+                verifier.feed(raw, _topic(raw) if path.name in BIRTHS else None, where)
                 count += 1
                 if count % 500 == 0:
                     progress(count)

@@ -1,0 +1,155 @@
+"""What is exported is judged as what a broker delivers, whole or in part, and appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from export_kit import T0, Gateway, seqs
+
+from agent.store import Store
+from agent.verify import Verdict
+
+Mh = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("options", [[], ["--zstd"]])
+def test_the_whole_store_gives_the_verdict_of_the_broker(gateway: Gateway, mh: Mh, options: list[str]) -> None:
+    gateway.seal(20)
+    gateway.restart()
+    gateway.seal(5, silent=True)
+    folder = gateway.folder / "out"
+    code, out, err = mh("export", folder, "-c", gateway.config, *options, "--json")
+    assert code == 0, err
+    there, here = gateway.broker(), gateway.folder_report(folder)
+    assert here.verdict is there.verdict is Verdict.VERIFIED
+    assert (here.packs, here.readings, here.gaps) == (there.packs, there.readings, there.gaps)
+    assert {n: (s.first_seq, s.last_seq) for n, s in here.streams.items()} == {
+        n: (s.first_seq, s.last_seq) for n, s in there.streams.items()
+    }
+    assert json.loads(out)["packs"] == there.packs
+    code, out, err = mh("verify", folder, "--trust", gateway.signer.kid)
+    assert code == 0, out + err
+    assert mh("export", folder, "-c", gateway.config)[0] == 2, "an export is never overwritten"
+
+
+def test_a_range_in_the_middle_is_verified_without_what_lies_around_it(gateway: Gateway, mh: Mh) -> None:
+    """The birth in force lies beside the packs, as on a broker; a device may be called `births`."""
+    gateway.seal(30)
+    gateway.restart()
+    gateway.seal(10)
+    folder = gateway.folder / "out"
+    code, _, err = mh("export", folder, "-c", gateway.config, *at(10, 20))
+    assert code == 0, err
+    report = gateway.folder_report(folder)
+    assert report.verdict is Verdict.VERIFIED, report.reasons
+    assert report.readings == 2 * 10 * 2 and not report.missing
+    assert seqs(folder, "inv1") == list(range(12, 22)) and (folder / "births.jsonl").exists()
+    assert sorted(p.name for p in (folder / "packs").iterdir()) == ["births.packs.jsonl", "inv1.packs.jsonl"]
+
+
+def at(low: int, high: int) -> list[str]:
+    """Options for seconds after T0."""
+    from datetime import UTC, datetime
+
+    low_text, high_text = (datetime.fromtimestamp(T0 / 1000 + s, UTC).isoformat() for s in (low, high))
+    return ["--from", low_text, "--to", high_text]
+
+
+def test_what_retention_left_is_exported_without_a_hole(gateway: Gateway, mh: Mh) -> None:
+    """A birth that outlived its packs does not look like packs that were taken out."""
+    gateway.seal(40)
+
+    def prune(store: Store) -> None:
+        ids = [item.id for item in store.pending("platform", 0, 1000, 1 << 30)]
+        store.commit((), {"platform": ids})
+        store._keep_ms = 0  # retention is over for the first half
+        store.prune(T0 + 20_000)
+
+    gateway.keep(prune)
+    folder = gateway.folder / "out"
+    assert mh("export", folder, "-c", gateway.config)[0] == 0
+    report = gateway.folder_report(folder)
+    assert report.verdict is Verdict.VERIFIED, report.reasons
+    assert seqs(folder, "inv1")[-1] == 41 and seqs(folder, "inv1")[0] > 15
+
+
+def test_a_pack_that_was_taken_out_of_the_folder_is_missed(gateway: Gateway, mh: Mh) -> None:
+    gateway.seal(10)
+    folder = gateway.folder / "out"
+    assert mh("export", folder, "-c", gateway.config, "--stream", "inv1")[0] == 0
+    file = folder / "packs" / "inv1.packs.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:5] + lines[6:]))
+    assert gateway.folder_report(folder).verdict is Verdict.INCOMPLETE
+    file.write_bytes(b"".join(lines[:5]) + lines[5].replace(b'"seq":6', b'"seq":7') + b"".join(lines[6:]))
+    assert gateway.folder_report(folder).verdict is Verdict.FAILED
+
+
+def test_csv_has_every_reading_with_its_exact_value(gateway: Gateway, mh: Mh) -> None:
+    gateway.seal(6)
+    file = gateway.folder / "readings.csv"
+    code, out, err = mh("export", "--csv", file, "-c", gateway.config, "--stream", "inv1", *at(2, 5))
+    assert code == 0 and "6 readings" in out, err
+    rows = list(csv.DictReader(file.open()))
+    assert [row["point"] for row in rows] == ["ac.power.active", "ac.energy.import"] * 3
+    assert rows[0]["time"] == "2026-11-24T06:00:02.040Z"
+    assert rows[1] == {**rows[1], "device": "inv1", "unit": "W", "quality": "good"}
+    assert [row["value"] for row in rows if row["point"] == "ac.energy.import"] == [
+        f"{(12345678901234560 + n) // 1000}.{(12345678901234560 + n) % 1000:03d}".rstrip("0") for n in (5, 7, 9)
+    ]
+
+
+def test_complaints(gateway: Gateway, mh: Mh) -> None:
+    gateway.seal(2)
+    config = gateway.config
+    for args, code, word in [
+        ([], 2, "FOLDER"),
+        ([gateway.folder / "x", "--from", "yesterday"], 2, "2026-11-25T08:00"),
+        ([gateway.folder / "x", "--stream", "inv9"], 2, "Known: births, inv1"),
+        ([gateway.folder / "x", "--to", "2020-01-01"], 1, "nothing is in this range"),
+        ([gateway.folder / "no" / "x"], 2, "cannot be written"),
+        ([gateway.folder / "x", "--state-dir", gateway.folder / "none"], 1, "there is no database"),
+    ]:
+        found = mh("export", *args, "-c", config)
+        assert found[0] == code and word in found[2], (args, found)
+    assert not list(gateway.folder.glob("*x*")) and not list(gateway.folder.glob(".x*"))
+
+
+def test_a_store_that_is_in_use_is_left_alone(gateway: Gateway, mh: Mh) -> None:
+    gateway.seal(2)
+    store = Store.open(gateway.folder / "state" / "store.db", 64 << 20, destinations=["platform"])
+    try:
+        code, _, err = mh("export", gateway.folder / "x", "-c", gateway.config)
+    finally:
+        store.close()
+    assert code == 1 and "Stop it" in err and not (gateway.folder / "x").exists()
+
+
+def test_killed_in_the_middle_it_leaves_no_folder(gateway: Gateway) -> None:
+    """kill -9 at any moment: there is no folder, or a whole one; the store is as it was."""
+    gateway.seal(60)
+    folder = gateway.folder / "out"
+    args = [sys.executable, "-m", "agent.cli.main", "export", str(folder), "-c", str(gateway.config)]
+    code = (
+        "import sys, os, signal, agent.cli.exporting as e\n"
+        "n, add = [0], e.Folder.add\n"
+        "def dying(self, file, lines):\n"
+        "    add(self, file, lines); n[0] += 1\n"
+        "    if n[0] == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "e.Folder.add = dying\n"
+        "from agent.cli.main import main\n"
+        f"main({args[3:]!r})\n"
+    )
+    died = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert not folder.exists()
+    subprocess.run(args, cwd=ROOT, timeout=30, check=True, capture_output=True)
+    assert gateway.folder_report(folder).packs == gateway.broker().packs
