@@ -19,6 +19,7 @@ from agent.config import Config, DeviceConfig, line_config
 from agent.keys import Signer, key_records, load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import DevicePoll, Grid, LinePoller
+from agent.service.checkpoints import Checkpoints
 from agent.service.places import taken
 from agent.service.recover import Recovered, recover
 from agent.service.roster import Roster, Unit
@@ -65,6 +66,7 @@ class Service:
         self._pollers: dict[LinePoller, asyncio.Task[None]] = {}
         self._ring: Ring | None = None
         self._snapshot: Snapshot | None = None
+        self.checkpoints: Checkpoints | None = None
 
     # --- life
 
@@ -165,6 +167,7 @@ class Service:
     async def _start_uplinks(self, signer: Signer) -> None:
         config = self.config
         keys = await self.writer.call(lambda store: _keys(store, signer, config.base))
+        self.checkpoints = Checkpoints(self.writer, signer, config.base, self.uplinks)
         if not config.uplinks:
             return
         from agent.uplink import Uplink
@@ -201,6 +204,7 @@ class Service:
             self._snapshots(self._snapshot),
             self._watch_pollers(),
             self._housekeeping(),
+            *([self.checkpoints.run()] if self.checkpoints else []),
         ]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in works]
@@ -215,6 +219,8 @@ class Service:
             await line.close()
         try:
             sealed = await self.sealing.close()
+            if sealed and self.checkpoints is not None:
+                await self.checkpoints.make()
         except GatewayError as error:
             log.error("%s", error)  # the ring stays: the next start seals it
             sealed = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,6 +14,7 @@ import zstandard
 from agent.store.values import StoredTable, signed
 
 KEEP_EVENTS = 20_000
+KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest, and the first of each day: a month of hours, a year of days
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
@@ -90,6 +91,25 @@ class Records:
         """Keep a signed checkpoint page, as published."""
         with self._transaction():
             self._conn.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", (page, counter, time_ms, body))
+
+    def chain_checkpoint(
+        self, make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]]
+    ) -> None:
+        """Keep all pages of the next checkpoint in one transaction, and of old ones the first of each UTC day.
+
+        Args:
+            make: from the newest (page, counter, object) of each page to rows (page, counter, time_ms, object).
+        """
+        with self._transaction():
+            for row in make(self.newest_checkpoints()):
+                self._conn.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", row)
+            self._conn.execute(
+                "WITH c AS (SELECT DISTINCT counter, time_ms / 86400000 AS day FROM checkpoints),"
+                " kept AS (SELECT counter FROM (SELECT counter FROM c ORDER BY counter DESC LIMIT ?) UNION ALL"
+                " SELECT counter FROM (SELECT min(counter) AS counter FROM c GROUP BY day ORDER BY day DESC LIMIT ?))"
+                " DELETE FROM checkpoints WHERE counter NOT IN (SELECT counter FROM kept)",
+                (KEEP_CHECKPOINTS, KEEP_DAYS),
+            )
 
     def checkpoints(self, from_ms: int, to_ms: int) -> list[tuple[int, int, bytes]]:
         """(page, counter, object) of those made in ``[from_ms, to_ms)``, oldest first."""

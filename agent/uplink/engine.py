@@ -9,6 +9,7 @@ import random
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -76,6 +77,8 @@ class Uplink:
             wake=self._wake,
             pause_s=retry_s,
         )
+        self._retained: dict[str, bytes] = {}  # by topic; written by other threads
+        self._news: deque[str] = deque()  # topics in it that are to be published
         self._wake_lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._woken = False
@@ -105,6 +108,12 @@ class Uplink:
         if items:
             self._newest_ms = max(self._newest_ms, items[-1].to_ms)
             self._traffic.mailbox.offer(items)
+
+    def retain(self, topic: str, data: bytes) -> None:
+        """Publish retained below our base topic now, and again at each connection. For any thread; never blocks."""
+        self._retained[topic] = data
+        self._news.append(topic)
+        self._wake()
 
     def stop(self, deadline_s: float) -> None:
         """Send what is fresh, say goodbye, end the thread; after ``deadline_s`` in any case."""
@@ -253,12 +262,15 @@ class Uplink:
             session.subscribe(f"{self._base}/ack")
         self._traffic.publish(f"{self._base}/status", self._status("online"))
         self._traffic.publish(f"{self._base}/keys", self._keys)
+        self._news.clear()
+        self._news.extend(self._retained)
         self._status_s = time.monotonic()
 
     def _serve(self, session: Session) -> None:
         traffic = self._traffic
         while True:
             now = time.monotonic()
+            self._publish_news()
             if self._stop_at is not None:
                 traffic.draining = True
                 if traffic.idle or now >= self._stop_at - GOODBYE_S:
@@ -288,6 +300,13 @@ class Uplink:
                 self._trouble = None
             wait = 0.0 if traffic.mailbox else min(traffic.wait_s(), self._ack_timeout_s / 4)
             self._turn(session, min(wait, CONFIRM_S) if traffic.delivered else wait)
+
+    def _publish_news(self) -> None:
+        while self._news:
+            topic = self._news.popleft()
+            data = self._retained[topic]
+            if len(data) + len(self._base) + 100 <= self._traffic.max_packet:
+                self._traffic.publish(f"{self._base}/{topic}", data)
 
     def _turn(self, session: Session, wait_s: float) -> None:
         session.turn(wait_s)

@@ -1,0 +1,90 @@
+"""Signed checkpoints: the heads of all streams in pages, each chained to the page with the counter before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.keys import TYP_CHECKPOINT, Signer, base64url
+from ext.canon import dumps
+
+PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow
+
+
+class Headed(Protocol):
+    """Where a stream stands; ``agent.store.StreamHead`` is one."""
+
+    @property
+    def stream(self) -> str: ...
+    @property
+    def boot(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def hash(self) -> bytes: ...
+    @property
+    def to_ms(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page as it is stored and published."""
+
+    page: int
+    counter: int
+    time_ms: int
+    data: bytes
+
+
+def checkpoint(
+    signer: Signer,
+    gateway: str,
+    heads: Iterable[Headed],
+    before: Sequence[tuple[int, int, bytes]],
+    time_ms: int,
+    page_heads: int = PAGE_HEADS,
+) -> list[Page]:
+    """The checkpoint after the one that the store keeps, at least one page.
+
+    Args:
+        gateway: ``park7/gw01``.
+        before: (page, counter, object) of the newest of each page.
+    """
+    rows = [_head(head) for head in sorted(heads, key=lambda head: head.stream)]
+    # a database that is new counts on above what one that was lost may have reached
+    counter = max((kept for _, kept, _ in before), default=max(0, time_ms // 1000 - 1)) + 1
+    known = {page: data for page, kept, data in before if kept == counter - 1}
+    pages = max(1, -(-len(rows) // page_heads))
+    made = []
+    for page in range(1, pages + 1):
+        body = {
+            "counter": counter,
+            "gateway": gateway,
+            "heads": rows[(page - 1) * page_heads : page * page_heads],
+            "page": page,
+            "pages": pages,
+            "prev": payload_hash(known[page]) if page in known else None,
+            "time": _seconds(time_ms),
+            "v": 1,
+        }
+        made.append(Page(page, counter, time_ms, signer.sign_object(TYP_CHECKPOINT, body)))
+    return made
+
+
+def payload_hash(data: bytes) -> str:
+    """What the next page names as ``prev``."""
+    body = json.loads(data)
+    del body["sig"]
+    return base64url(hashlib.sha256(dumps(body)).digest())
+
+
+def _head(head: Headed) -> Mapping[str, Any]:
+    digest, to = base64url(head.hash), _seconds(head.to_ms)
+    return {"boot": head.boot, "hash": digest, "seq": head.seq, "stream": head.stream, "to": to}
+
+
+def _seconds(ms: int) -> int | float:
+    return ms / 1000 if ms % 1000 else ms // 1000

@@ -1,0 +1,72 @@
+"""When checkpoints are made: soon after the start, after each hour of UTC, and at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from agent.checkpoint import Page, checkpoint
+from agent.keys import Signer
+from agent.service.writer import Writer
+from agent.store import Store
+from drivers.model import GatewayError
+
+if TYPE_CHECKING:
+    from agent.uplink import Uplink
+
+log = logging.getLogger("meterhouse")
+FIRST_S = 3.0  # after the start: the first packs are sealed by then
+LOOK_EVERY_S = 10.0
+HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: the packs up to it are sealed by then
+
+
+class Checkpoints:
+    """Makes, keeps and publishes them. The key is used in the writer's thread only, like for packs."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        signer: Signer,
+        gateway: str,
+        uplinks: Sequence[Uplink],
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._writer, self._signer, self._gateway, self._uplinks = writer, signer, gateway, uplinks
+        self._wall_ms = wall_ms
+
+    async def run(self) -> None:
+        """One soon and one an hour until cancelled; the first of a UTC day is the one that is kept long."""
+        await asyncio.sleep(FIRST_S)
+        done = None
+        while True:
+            hour = (self._wall_ms() - LATE_MS) // HOUR_MS
+            if hour != done and await self.make():
+                done = hour
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def make(self) -> bool:
+        """Sign the heads as they are durable now, keep the pages, publish them. False where the store could not."""
+        try:
+            pages = await self._writer.call(self._keep)
+        except GatewayError as error:
+            log.warning("no checkpoint: %s", error)
+            return False
+        for page in pages:
+            for uplink in self._uplinks:
+                uplink.retain(f"checkpoint/{page.page}", page.data)
+        return True
+
+    def _keep(self, store: Store) -> list[Page]:
+        heads = store.heads().values()
+        made: list[Page] = []
+
+        def after(before: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
+            made.extend(checkpoint(self._signer, self._gateway, heads, before, self._wall_ms()))
+            return [(page.page, page.counter, page.time_ms, page.data) for page in made]
+
+        if heads:
+            store.chain_checkpoint(after)
+        return made

@@ -1,0 +1,154 @@
+"""Checkpoints: chained over restarts and page counts, bounded in the store, and the measure of what is missing."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from export_kit import BASE, T0, Gateway
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.checkpoint import Page, checkpoint, payload_hash
+from agent.keys import Signer, create_key, key_records
+from agent.store import Store
+from agent.verify import Verdict, Verifier
+
+
+@dataclass(frozen=True)
+class Head:
+    stream: str
+    boot: str
+    seq: int
+    hash: bytes
+    to_ms: int
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
+    return create_key(tmp_path_factory.mktemp("key") / "signing.key", T0 // 1000)
+
+
+def heads(count: int) -> list[Head]:
+    return [Head(f"{BASE}/d{n:03d}", f"{n:016x}", n + 1, bytes([n % 256]) * 32, T0 + n) for n in range(count)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 25), min_size=1, max_size=6))
+def test_every_checkpoint_follows_the_one_before_whatever_the_number_of_pages(signer: Signer, sizes: list[int]) -> None:
+    verifier = Verifier([signer.kid])
+    verifier.feed(key_records(signer, BASE), f"meterhouse/v1/{BASE}/keys")
+    newest: dict[int, tuple[int, int, bytes]] = {}
+    fed = 0
+    for n, size in enumerate(sizes):
+        pages = checkpoint(signer, BASE, heads(size)[::-1], list(newest.values()), T0 + n * 1000, page_heads=7)
+        assert [page.page for page in pages] == list(range(1, -(-size // 7) + 1))
+        assert len({page.counter for page in pages}) == 1
+        for page in pages:
+            body, old = json.loads(page.data), newest.get(page.page)
+            follows = old is not None and old[1] == page.counter - 1
+            assert body["prev"] == (payload_hash(old[2]) if old and follows else None)
+            assert [h["stream"] for h in body["heads"]] == sorted(h["stream"] for h in body["heads"])
+            verifier.feed(page.data, f"meterhouse/v1/{BASE}/checkpoint/{page.page}")
+            newest[page.page] = (page.page, page.counter, page.data)
+            fed += 1
+    report = verifier.finish()
+    assert not report.failed and report.checkpoints == fed, report.faults
+
+
+def test_a_page_fits_into_the_smallest_packet_that_brokers_allow(signer: Signer) -> None:
+    pages = checkpoint(signer, BASE, heads(500), [], T0)
+    assert len(pages) == 3 and max(len(page.data) for page in pages) < 100_000
+
+
+def test_a_new_database_counts_on_above_the_one_that_was_lost(signer: Signer) -> None:
+    (old,) = checkpoint(signer, BASE, heads(3), [], T0)
+    for n in range(5):
+        (old,) = checkpoint(signer, BASE, heads(3), [(1, old.counter, old.data)], T0 + n * 60_000)
+    (new,) = checkpoint(signer, BASE, heads(3), [], T0 + 600_000)
+    verifier = Verifier([signer.kid])
+    verifier.feed(key_records(signer, BASE))
+    for page in (old, new):
+        verifier.feed(page.data)
+    assert new.counter > old.counter and not verifier.finish().failed
+
+
+def keep(store: Store, signer: Signer, time_ms: int, count: int = 3) -> list[Page]:
+    made: list[Page] = []
+
+    def after(before: list[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
+        made.extend(checkpoint(signer, BASE, heads(count), before, time_ms, page_heads=2))
+        return [(page.page, page.counter, page.time_ms, page.data) for page in made]
+
+    store.chain_checkpoint(after)
+    return made
+
+
+def test_the_store_keeps_the_newest_and_one_a_day(
+    signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.store.records.KEEP_CHECKPOINTS", 5)
+    monkeypatch.setattr("agent.store.records.KEEP_DAYS", 4)
+    store = Store.open(tmp_path / "store.db")
+    try:
+        day = T0 // 86_400_000 * 86_400_000
+        for hour in range(24 * 6):
+            keep(store, signer, day + hour * 3_600_000)
+        found = store.checkpoints(0, 1 << 60)
+        times = sorted({json.loads(body)["time"] * 1000 for _, _, body in found})
+        dailies = [day + n * 86_400_000 for n in (2, 3, 4, 5)]
+        assert times == sorted({*dailies, *(day + hour * 3_600_000 for hour in range(24 * 6 - 5, 24 * 6))})
+        assert len(found) == 2 * len(times), "all pages of each"
+    finally:
+        store.close()
+
+
+def test_a_failure_between_two_pages_leaves_neither(signer: Signer, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.db")
+    try:
+        first = keep(store, signer, T0)
+
+        def half(before: list[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
+            return [(1, first[0].counter + 1, T0, b"{}"), (1, first[0].counter + 1, T0, b"{}")]
+
+        with pytest.raises(Exception, match="UNIQUE"):
+            store.chain_checkpoint(half)
+        assert [page for page, _, _ in store.newest_checkpoints()] == [1, 2]
+        assert {counter for _, counter, _ in store.newest_checkpoints()} == {first[0].counter}
+    finally:
+        store.close()
+
+
+def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway, mh) -> None:
+    """Without it nobody could tell that the last packs of a folder were taken out."""
+    gateway.seal(20)
+    cut = random.randrange(5, 15)
+
+    def after(store: Store) -> None:
+        known = store.heads().values()
+        store.chain_checkpoint(
+            lambda before: [
+                (p.page, p.counter, p.time_ms, p.data)
+                for p in checkpoint(gateway.signer, BASE, known, before, gateway.now_ms)
+            ]
+        )
+
+    gateway.keep(after)
+    gateway.seal(5)
+    folder = gateway.folder / "out"
+    assert mh("export", folder, "-c", gateway.config)[0] == 0
+    report = gateway.folder_report(folder)
+    assert report.verdict is Verdict.VERIFIED and report.checkpoints == 1, report.reasons
+    file = folder / "packs" / "inv1.packs.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:cut]))
+    report = gateway.folder_report(folder)
+    assert report.verdict is Verdict.INCOMPLETE and report.missing == 21 - cut
+    end = [*file.parent.parent.glob("checkpoints.jsonl")]
+    assert len(end) == 1
+    part = gateway.folder / "part"
+    code, _, err = mh("export", part, "-c", gateway.config, "--to", "2026-11-24T06:00:10Z")
+    assert code == 0, err
+    assert gateway.folder_report(part).verdict is Verdict.VERIFIED, "a checkpoint after the range is left out"
