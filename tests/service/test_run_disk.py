@@ -1,0 +1,106 @@
+"""The state directory's disk fills up while the agent runs, and has room again later."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service_books import gaps, reasons, settle
+from service_kit import Agent, House, Listener, Meter, until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+DISK_BYTES = 32 << 20
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left, as somebody else's log would."""
+    hog = disk / "somebody-else"
+    with hog.open("ab", buffering=0) as out:
+        block = bytes(1 << 16)
+        try:
+            while out.write(block):
+                continue
+        except OSError:
+            pass
+    return hog
+
+
+def with_a_disk(folder: Path, house: House) -> tuple[Path, Listener, Meter, Agent]:
+    """A small disk with the state directory on it, and the agent running there."""
+    broker = house.broker()
+    listener = house.listen(broker)
+    meter = Meter(1)
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    house.at_end(lambda: subprocess.run(["umount", str(disk)], check=True))
+    agent = house.agent(
+        broker,
+        {"roof": house.field.tcp(meter)},
+        {"m1": ("roof", 1)},
+        state="disk/state",
+        more='[store]\nmax_size = "16 MiB"',
+    )
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 2, 10, lambda: agent.said)
+    return disk, listener, meter, agent
+
+
+def trouble(agent: Agent) -> str:
+    """Why the store does not commit at the moment."""
+    return str(agent.snapshot()["store"]["trouble"] or "")
+
+
+def play_a_full_disk(folder: Path, house: House) -> dict[str, Any]:
+    disk, listener, meter, agent = with_a_disk(folder, house)
+    hog = fill(disk)
+    full = until(lambda: trouble(agent), 30, lambda: (agent.said, os.statvfs(disk)))
+    count = meter.count
+    until(lambda: meter.count > count + 6, 10, "it goes on reading")
+    sealed = max(listener.numbers("m1"))
+    hog.unlink()
+    until(lambda: count + 6 in listener.numbers("m1"), 30, lambda: agent.said)
+    until(lambda: not trouble(agent), 10, lambda: agent.said)
+    code = agent.stop()
+    until(lambda: set(meter.served) <= set(listener.numbers("m1")), 5, lambda: agent.said)
+    return {"code": code, "report": settle(listener.heard, agent.kid, {"m1": meter}), "said": agent.said, "full": full,
+            "gaps": gaps(listener.packs("m1")), "sealed": sealed, "count": count}  # fmt: skip
+
+
+def test_a_full_disk(played: dict[str, Any]) -> None:
+    """Sealing pauses and says so, the ring holds, and all of it is sealed once there is room."""
+    # field pains 46 and 56
+    assert played["code"] == 0
+    assert "disk" in played["full"] and "Free space there" in played["full"]
+    assert played["said"].count("sealing pauses") == 1 and played["said"].count("sealing goes on") == 1
+    assert set(reasons(played["report"], "m1")) <= {"overload"}, played["gaps"]
+    assert played["sealed"] < played["count"]
+
+
+def play_stopped_while_the_disk_is_full(folder: Path, house: House) -> dict[str, Any]:
+    disk, listener, meter, agent = with_a_disk(folder, house)
+    hog = fill(disk)
+    until(lambda: trouble(agent), 30, lambda: agent.said)
+    count = meter.count
+    until(lambda: meter.count > count + 2, 10)
+    code, said, left = agent.stop(), agent.said, [path.name for path in agent.rings]
+    hog.unlink()
+    agent.start()
+    until(lambda: set(meter.served) <= set(listener.numbers("m1")) | {meter.count}, 20, lambda: agent.said)
+    again = agent.stop()
+    until(lambda: set(meter.served) <= set(listener.numbers("m1")), 5, lambda: agent.said)
+    return {"code": code, "said": said, "left": left, "again": again,
+            "report": settle(listener.heard, agent.kid, {"m1": meter}), "gaps": gaps(listener.packs("m1"))}  # fmt: skip
+
+
+def test_stopped_while_the_disk_is_full(played: dict[str, Any]) -> None:
+    """What cannot be sealed at the end stays in the ring, and the next start seals it."""
+    assert played["code"] == 0 and len(played["left"]) == 1
+    assert "sealing pauses" in played["said"] and "Free space there" in played["said"]
+    assert played["again"] == 0
+    assert set(reasons(played["report"], "m1")) <= {"stopped", "disk", "overload"}, played["gaps"]
