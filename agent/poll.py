@@ -7,6 +7,7 @@ of the drivers it was given and hands on the ring positions of what they wrote.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Protocol
 from drivers.model import PACES, DeviceSpec, LineDown, LineError, LineLent, PollResult, Reading, Reason
 from ext.ring import Ring
 
+log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
 DEAD_AFTER_FAILURES = 3  # visits in a row without any answer ...
 DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round is no death
@@ -90,6 +92,7 @@ class DevicePoll:
         self.pause_s = FIRST_PAUSE_S
         self.last_answer_ms = 0
         self.last_error = ""
+        self._told = False  # the log says that it is silent
         self.overloads = 0
         self.working: int = 0  # tick of the visit under way, 0: none
         self.turn = 0  # the poller's count of visits when it was last served
@@ -195,11 +198,18 @@ class DevicePoll:
             if self.life is Life.ALIVE:
                 self.pause_s = FIRST_PAUSE_S
             self.life = Life.DEAD
+            if not self._told:
+                self._told = True
+                log.warning("%s is silent, and is asked less and less often: %s", self.driver.spec.name, self.last_error)
             self.probe_at = now + self.pause_s
             self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
 
     def lives(self, now_ms: int) -> None:
         """It answered."""
+        if self._told:
+            self._told = False
+            since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
+            log.info("%s answers%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
         self.pause_s = FIRST_PAUSE_S

@@ -112,6 +112,8 @@ def test_a_pulled_device_costs_only_itself(played: dict[str, Any]) -> None:
     assert all(points == "*" for _, points, *_ in missing), "isolation is per device, not per block"
     assert played["probes"] <= 4, "a dead device is asked once in a while"  # field pain 3
     assert not played["collisions"]
+    said = played["said"]
+    assert said.count(f"{PULLED} is silent") == said.count(f"{PULLED} answers again after") == 1, "edges are logged once"
 
 
 def test_a_gateway_that_says_no_for_one_unit_keeps_its_connection(played: dict[str, Any]) -> None:
