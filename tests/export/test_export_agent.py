@@ -1,0 +1,59 @@
+"""A running agent with a real broker: what it published and what is exported after kill -9 and a clean stop agree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "service"))
+
+from service_kit import SITE, House, one_meter, until
+
+from agent.verify import Verdict, Verifier
+from agent.verify.files import read_paths
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    if not shutil.which("mosquitto"):
+        pytest.skip("no mosquitto here")
+    with House(tmp_path) as made:
+        yield made
+
+
+def test_a_folder_and_the_broker_agree_after_a_kill(
+    tmp_path: Path, house: House, mh: Callable[..., tuple[int, str, str]]
+) -> None:
+    broker, listener, meter, agent = one_meter(tmp_path, house)
+    agent.start()
+    until(lambda: any("/checkpoint/" in m.topic for m in listener.heard), 15, lambda: agent.said)
+    code, _, err = mh("export", tmp_path / "no", "-c", agent.config)
+    assert code == 1 and "the agent runs" in err and not (tmp_path / "no").exists()
+    agent.kill()
+    agent.start()
+    until(lambda: len(listener.numbers("m1")) > 6 and len({p["boot"] for p in listener.packs("m1")}) > 1, 15)
+    assert agent.stop() == 0
+    until(lambda: set(meter.served) <= set(listener.numbers("m1")), 5)
+    folder = tmp_path / "out"
+    code, _, err = mh("export", folder, "-c", agent.config, "--csv", tmp_path / "readings.csv")
+    assert code == 0, err
+    there, here = Verifier([agent.kid]), Verifier([agent.kid])
+    for message in listener.heard:
+        there.feed(message.payload, message.topic)
+    read_paths(here, [folder])
+    one, two = there.finish(), here.finish()
+    assert one.verdict is two.verdict is Verdict.VERIFIED, (one.reasons, two.reasons)
+    assert (one.packs, one.readings, one.gaps) == (two.packs, two.readings, two.gaps)
+    assert one.checkpoints == two.checkpoints >= 2
+    pages = [json.loads(m.payload) for m in listener.heard if m.topic == f"meterhouse/v1/{SITE}/checkpoint/1"]
+    assert [p["counter"] for p in pages] == list(range(pages[0]["counter"], pages[0]["counter"] + len(pages)))
+    last = {h["stream"]: h["seq"] for h in pages[-1]["heads"]}
+    assert last == {name: s.last_seq for name, s in two.streams.items()}, "the last one names the very end"
+    late = house.listen(broker)
+    until(lambda: any("/checkpoint/1" in m.topic and m.retained for m in late.heard), 5)
+    assert (tmp_path / "readings.csv").read_text().count("ac.energy.import") == len(set(listener.numbers("m1")))
