@@ -109,7 +109,7 @@ def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[
 
 def _source(point: Point) -> dict[str, Any]:
     """Where a value's bytes lie and what is done to them."""
-    source: dict[str, Any] = {"type": point.type}
+    source: dict[str, Any] = {"type": point.type} if point.type else {}
     if point.key:
         source["key"] = point.key
     else:
