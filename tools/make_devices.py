@@ -1,4 +1,4 @@
-"""Writes docs/devices.md from the shipped profiles: ``python tools/make_devices.py``. A test holds the page against them."""
+"""Writes docs/devices.md from the shipped profiles: ``python tools/make_devices.py``. A test keeps the page true."""
 
 from __future__ import annotations
 
