@@ -200,7 +200,7 @@ class DevicePoll:
             self.life = Life.DEAD
             if not self._told:
                 self._told = True
-                log.warning("%s is silent, and is asked less and less often: %s", self.driver.spec.name, self.last_error)
+                log.warning("%s is silent, and is asked ever less often: %s", self.driver.spec.name, self.last_error)
             self.probe_at = now + self.pause_s
             self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
 

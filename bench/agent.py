@@ -146,7 +146,8 @@ def main() -> None:
         print(json.dumps(rows))
         return
     print(
-        "| agent | devices | packs | readings/s | CPU-s per million | RSS MB (peak) | first verified s | latency s | gaps |"
+        "| agent | devices | packs | readings/s | CPU-s per million | RSS MB (peak) | first verified s "
+        "| latency s | gaps |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for r in rows:

@@ -76,7 +76,9 @@ def test_what_the_field_saw(counts: list[int], kinds: list[int]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(-1e9, 1e9, allow_subnormal=False) | st.just(math.nan), st.integers(-10, 10**10)), max_size=8),
+    st.lists(
+        st.tuples(st.floats(-1e9, 1e9, allow_subnormal=False) | st.just(math.nan), st.integers(-10, 10**10)), max_size=8
+    ),
     st.integers(0, 10**10),
 )
 def test_mean_agrees_with_the_reference(samples: list[tuple[float, int]], max_gap_ns: int) -> None:
