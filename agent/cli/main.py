@@ -27,6 +27,8 @@ COMMANDS: Mapping[str, Entry] = {
     "run": Entry("agent.cli.run", "Read, seal, store and deliver until told to stop."),
     "demo": Entry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
     "check": Entry("agent.cli.check", "Is the configuration right? What will be asked, and does the line bear it?"),
+    "scan": Entry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),
+    "identify": Entry("agent.cli.identify", "What one device says it is, and which profile fits."),
     "read": Entry("agent.cli.read", "Read one device once and print what it says."),
     "watch": Entry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
     "status": Entry("agent.cli.status", "What the running agent says of itself, its lines and devices."),

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import (
-    as_line,
-    config_options,
-    find_runtime_dir,
-    is_alive,
-    json_option,
-    read_config,
-    read_snapshot,
-)
+from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.lease import agents_folder, lend
 from drivers.model import (
-    ConfigError,
     DeviceSpec,
-    GatewayError,
-    LineDown,
-    LineLent,
     LineTimeout,
     Point,
     ProfileError,
@@ -42,6 +29,7 @@ if TYPE_CHECKING:
 
 LEASE_S = 300.0
 NOT_MISSING = {Reason.SENTINEL, Reason.ASLEEP}  # the device answered that it has no value
+DUMPED = ("modbus", "sunspec")
 ADHOC = ("profile", "line", "address")
 
 
@@ -64,6 +52,12 @@ ADHOC = ("profile", "line", "address")
 @click.option("--point", "patterns", multiple=True, metavar="GLOB", help='Only such points: "ac.*". May be repeated.')
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Show what each point means, in English or Chinese.")
 @click.option("--raw", is_flag=True, help="Show the raw bytes, too.")
+@click.option(
+    "--dump",
+    "dump_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Record the registers that were read, for `simulate --dump` and `decode profile`.",
+)
 @json_option
 def read(
     device: str | None,
@@ -73,6 +67,7 @@ def read(
     patterns: tuple[str, ...],
     lang: str | None,
     raw: bool,
+    dump_file: Path | None,
     as_json: bool,
     **adhoc: Any,
 ) -> None:
@@ -87,6 +82,7 @@ def read(
       meterhouse read inv1
       meterhouse read --profile eastron/sdm630 --line serial:/dev/ttyUSB0 --address 1
       meterhouse read --profile huawei/sun2000 --line modbus-tcp://192.0.2.10 --address 1 --lang zh
+      meterhouse read inv1 --dump inv1.json
 
     \b
     Exit codes: 0 good, 2 wrong usage, 3 bad configuration or profile, 4 device silent or points missing.
@@ -103,19 +99,41 @@ def read(
             hint = "Name a device of the configuration, or say all of --profile, --line and --address"
             raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
         config, entry, profile = adhoc_target(**adhoc)
-    owner = _owner(config, entry, runtime_dir if device is not None else _agents_folder(config_file, runtime_dir))
+    folder = (runtime_dir or config.runtime_dir) if device is not None else agents_folder(config_file, runtime_dir)
+    owner = lend(folder, config.line(entry.line).url, "read", LEASE_S)
+    if dump_file is not None and profile.protocol not in DUMPED:
+        hint = "Frames of meters are seen with `watch --frames`"
+        raise UsageError(f"{profile.protocol} has no registers to record", where="--dump", hint=hint)
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
+    words: dict[str, dict[str, int]] = {}
     try:
         with owner:
-            points, readings = asyncio.run(read_once(config, entry, profile, patterns))
+            points, readings = asyncio.run(
+                read_once(config, entry, profile, patterns, words if dump_file is not None else None)
+            )
     except LineTimeout as error:
         raise LineTimeout(error.what, where=error.where, hint=error.hint or silence_hint(config, entry)) from error
+    if dump_file is not None:
+        _write_dump(dump_file, entry.address, words)
     rows = list(zip(points, readings, strict=True))
     if as_json:
         _print_json(entry.name, rows, lang, raw)
     else:
         _print(rows, lang, raw)
     raise SystemExit(4 if any(is_missing(point, reading) for point, reading in rows) else 0)
+
+
+def _write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]) -> None:
+    """A dump with the registers of ``words``. Raises UsageError where it cannot be written, or there are none."""
+    import json
+
+    if not words:
+        raise UsageError("no register was answered", where=str(path), hint="Nothing was written")
+    found = {"protocol": "modbus", "address": int(address), **words}
+    try:
+        path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
 
 
 def silence_hint(config: Config, device: DeviceConfig) -> str:
@@ -139,24 +157,32 @@ def is_missing(point: Point, reading: Reading) -> bool:
 
 
 async def read_once(
-    config: Config, device: DeviceConfig, profile: Profile, patterns: Iterable[str] = ()
+    config: Config,
+    device: DeviceConfig,
+    profile: Profile,
+    patterns: Iterable[str] = (),
+    words: dict[str, dict[str, int]] | None = None,
 ) -> tuple[list[Point], list[Reading]]:
     """All points of a device, of the variant that its firmware asks for, with their readings.
+
+    ``words``, where given, gets the registers that were answered, as a dump has them.
 
     Raises LineError where the device is silent, ProfileError or UsageError where nothing can be asked.
     """
     from agent.config import device_spec, line_config
     from drivers.line import open_line
     from drivers.registry import driver_class
+    from drivers.scan.memory import RememberingLine
     from ext.ring import Ring
 
     line = open_line(line_config(config.line(device.line)))
+    memory = RememberingLine(line) if words is not None else None
     with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
         ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
 
         def driver(**known: Any) -> Any:
             spec = device_spec(config, device, profile, **known)
-            return driver_class(spec.protocol)(spec, line, ring, 0)
+            return driver_class(spec.protocol)(spec, memory.as_line() if memory else line, ring, 0)
 
         try:
             found = driver()
@@ -164,6 +190,8 @@ async def read_once(
                 found = driver(**await _identity(found, profile))
             points = chosen(found.spec, patterns)
             readings = await found.read_points([point.name for point in points])
+            if memory is not None and words is not None:
+                words.update(memory.dump())
         finally:
             await line.close()
             ring.close()
@@ -188,65 +216,6 @@ async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
     readings: Mapping[str, Reading] = await driver.read_points(wanted) if wanted else {}
     known = {name: str(reading.value) for name, reading in readings.items() if reading.value is not None}
     return {"firmware": known.get("device.firmware"), "identity": known}
-
-
-def _owner(config: Config, device: DeviceConfig, runtime_dir: Path | None) -> AbstractContextManager[Any]:
-    """A lease of the line where a running agent owns its port; nothing where none does.
-
-    The port tells, not the name: it may have been renamed since the agent read its configuration.
-    """
-    folder = runtime_dir or config.runtime_dir
-    try:
-        snapshot = read_snapshot(folder)
-    except GatewayError:
-        return nullcontext()
-    url = config.line(device.line).url
-    lines = snapshot.get("lines", {})
-    name = next((name for name, facts in lines.items() if facts.get("url") == url), None)
-    if name is None or not is_alive(snapshot.get("pid")):
-        return nullcontext()
-    return _Leased(folder / "leases", name)
-
-
-def _agents_folder(config_file: Path, runtime_dir: Path | None) -> Path:
-    """Where an agent of this machine would be, also when its configuration is being edited and does not load."""
-    try:
-        return find_runtime_dir(config_file, runtime_dir)
-    except ConfigError:
-        return find_runtime_dir(Path(os.devnull) / "none", None)
-
-
-class _Leased(AbstractContextManager[None]):
-    """A lease whose refusal reads like any other trouble with a line."""
-
-    def __init__(self, folder: Path, line: str) -> None:
-        from drivers.line import Lease
-
-        who = f"read by {os.environ.get('SUDO_USER') or _user()}"
-        self._line, self._lease = line, Lease(folder, line, LEASE_S, who)
-
-    def __enter__(self) -> None:
-        try:
-            self._lease.__enter__()
-        except TimeoutError as error:
-            raise LineLent("the running agent did not lend it", where=f"line {self._line}", hint=str(error)) from error
-        except OSError as error:
-            hint = "The user must be in the group meterhouse"
-            raise LineDown(
-                f"cannot ask the running agent for it: {error.strerror}", where=f"line {self._line}", hint=hint
-            ) from error
-
-    def __exit__(self, *what: object) -> None:
-        self._lease.__exit__(*what)  # type: ignore[arg-type]
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"user {os.getuid()}"
 
 
 def meaning(point: Point, lang: str | None) -> str:

@@ -112,6 +112,12 @@ class Line:
             self._turn.release()
         return results
 
+    async def listen(self, seconds: float) -> None:
+        """Open the port and say nothing for a while; what is heard goes to the trace. Raises LineDown or LineLent."""
+        async with self._turn:
+            await self._ready()
+            await asyncio.sleep(seconds)
+
     def trim(self) -> None:
         """Give back memory that only holds what nobody looks at."""
         if self._trace is not None:

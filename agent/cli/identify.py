@@ -1,0 +1,96 @@
+"""`meterhouse identify`: what one device says it is, and which profile and variant fit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import click
+
+from agent.cli.common import as_line, config_options, json_option, read_config
+from drivers.model import LineTimeout, UsageError
+
+
+@click.command()
+@click.argument("device", required=False)
+@config_options
+@click.option(
+    "--line", metavar="URL", help="Without configuration: serial:/dev/..., modbus-tcp://HOST or tcp://HOST:PORT."
+)
+@click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["modbus", "dlt645", "cjt188", "mbus"]),
+    default=None,
+    help="Without configuration.  [default: modbus]",
+)
+@click.option(
+    "--serial", metavar="TEXT", help='Without configuration: the port\'s setting.  [default: the usual one, "9600 8N1"]'
+)
+@click.option("--deep", is_flag=True, help="Also ask for Modbus identification (function 43/14).")
+@json_option
+def identify(
+    device: str | None,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    line: str | None,
+    address: str | None,
+    protocol: str | None,
+    serial: str | None,
+    deep: bool,
+    as_json: bool,
+) -> None:
+    """Ask one device what it is, and say which profiles fit.
+
+    A profile is certain where the device names a model of it, likely where what it answers makes sense at several
+    points, possible where nothing speaks against it. Nothing is written to the device.
+
+    \b
+    Examples:
+      meterhouse identify --line serial:/dev/ttyUSB0 --address 1
+      meterhouse identify --line modbus-tcp://192.0.2.10 --address 1 --deep
+      meterhouse identify inv1
+
+    \b
+    Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 silent, or no profile fits.
+    """
+    from agent.cli.lease import agents_folder, lend
+    from agent.cli.scan import facts_of, fit_words
+    from drivers.scan import SETTINGS, Hunt, one_device
+
+    if device is not None:
+        if line or address or protocol or serial:
+            raise UsageError("a name and --line or --address", where="identify", hint="Say one or the other")
+        from agent.cli.target import configured_target
+
+        config, entry, profile = configured_target(read_config(config_file, state_dir, runtime_dir), device)
+        owned = config.line(entry.line)
+        line, address, protocol = owned.url, entry.address, profile.protocol
+        serial = entry.serial or owned.serial
+        protocol = "modbus" if protocol == "sunspec" else protocol
+        folder = runtime_dir or config.runtime_dir
+    else:
+        if not line or not address:
+            raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
+        folder = agents_folder(config_file, runtime_dir)
+    protocol = protocol or "modbus"
+    setting = serial or SETTINGS[protocol][0]
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
+    scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting)
+    with lend(folder, line, "identify", 300.0):
+        asyncio.run(scan.identify_one())
+    (found,) = scan.found
+    if found.seen == "silent":
+        raise LineTimeout("does not answer", where=f"{line}, {protocol} {address}",
+                          hint="`meterhouse scan` finds what does")  # fmt: skip
+    if as_json:
+        click.echo(as_line(facts_of(found)))
+    else:
+        for name, text in found.identity.items():
+            click.echo(f"{name:<24}{text}")
+        click.echo(f"{'profile':<24}{fit_words(found, 5)}")
+        for note in found.notes:
+            click.echo(f"note: {note}", err=True)
+    raise SystemExit(0 if found.fits else 4)

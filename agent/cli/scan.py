@@ -1,0 +1,303 @@
+"""`meterhouse scan`: what is on this line, and which profile fits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.common import as_line, complain, config_options, json_option, show_age
+from drivers.model import GatewayError, LineDown, UsageError
+
+if TYPE_CHECKING:
+    from drivers.scan import Found, Hunt, Scan
+    from drivers.scan.search import Progress
+
+LEASE_S = 900.0
+MOST_HOSTS = 256
+_PROTOCOLS = ("modbus", "dlt645", "cjt188", "mbus")
+_HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+)?)")
+
+
+@click.command()
+@config_options
+@click.option(
+    "--line",
+    "lines",
+    metavar="URL",
+    multiple=True,
+    required=True,
+    help="serial:/dev/..., tcp://HOST:PORT, modbus-tcp://HOST or hosts: modbus-tcp://192.0.2.10-40. May be repeated.",
+)
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    type=click.Choice([*_PROTOCOLS, "all"]),
+    help="May be repeated.  [default: modbus; also dlt645 and cjt188 on lines that carry bytes]",
+)
+@click.option(
+    "--serial",
+    "settings",
+    metavar="TEXT",
+    multiple=True,
+    help='Serial setting to try, such as "9600 8N1". May be repeated.  [default: the usual one of each protocol]',
+)
+@click.option("--all-settings", is_flag=True, help="Try twelve common serial settings.")
+@click.option(
+    "--addresses", metavar="LIST", help="Modbus units or M-Bus primary addresses, such as 1-32,100.  [default: all]"
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.02, 30),
+    default=0.2,
+    show_default=True,
+    help="Seconds to wait for an answer in the first pass.",
+)
+@click.option(
+    "--slow-timeout",
+    "slow_s",
+    type=click.FloatRange(0.02, 60),
+    default=1.0,
+    show_default=True,
+    help="Seconds to wait for an answer in the slow pass.",
+)
+@click.option(
+    "--quick", is_flag=True, help="No slow pass: what answers slowly or to other registers only may be missed."
+)
+@click.option(
+    "--listen",
+    "listen_s",
+    type=click.FloatRange(0, 600),
+    default=10.0,
+    show_default=True,
+    help="Seconds to listen for another master first; 0 only with --bus-is-mine.",
+)
+@click.option("--bus-is-mine", is_flag=True, help="Scan although another master is heard or may be there.")
+@click.option("--deep", is_flag=True, help="Also ask Modbus devices for their identification (function 43/14).")
+@click.option("--no-identify", is_flag=True, help="Only find; do not try profiles.")
+@click.option("--echo", is_flag=True, help="The adapter hands back what is sent.")
+@json_option
+def scan(
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    lines: tuple[str, ...],
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Find the devices on a line and the profiles that fit them.
+
+    Only reads are sent, after listening for ten seconds: where another master is heard, the scan refuses. A quick
+    pass asks every address once, a slow pass asks the silent ones again with patience. Where the running agent
+    owns the line it lends it for the time, at most 15 minutes.
+
+    \b
+    Examples:
+      meterhouse scan --line serial:/dev/ttyUSB0
+      meterhouse scan --line serial:/dev/ttyUSB0 --protocol modbus --serial "9600 8N1" --serial "19200 8E1" --quick
+      meterhouse scan --line serial:/dev/ttyUSB1 --protocol mbus --addresses 0-30
+      meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
+
+    \b
+    Exit codes: 0 something was found, 2 wrong usage, 4 nothing found, another master or no line, 130 interrupted.
+    """
+    from agent.cli.lease import agents_folder, lend
+
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
+    folder = agents_folder(config_file, runtime_dir)
+    hunts = [_hunt(url, **asked) for url in _expanded(lines)]
+    scans = _scans(hunts)
+    total_s = sum(scan.estimate_s() for scan in scans)
+    click.echo(f"at most about {show_age(total_s)}, plus what is found", err=True)
+    trouble: list[GatewayError] = []
+    interrupted = False
+    with _progress() as progress:
+        for one in scans:
+            try:
+                with lend(folder, one.hunt.url, "scan", LEASE_S):
+                    asyncio.run(_bounded(one, progress))
+            except KeyboardInterrupt:
+                interrupted = True
+            except GatewayError as error:
+                trouble.append(error)
+            if interrupted:
+                break
+    found = [device for one in scans for device in one.found]
+    _print(found, as_json)
+    for one in scans:
+        for note in one.notes:
+            click.echo(f"note: {note}", err=True)
+    for wrong in trouble:
+        if len(scans) == 1 or not isinstance(wrong, LineDown):
+            complain(wrong)
+    if len(scans) > 1 and (down := sum(isinstance(error, LineDown) for error in trouble)):
+        click.echo(f"note: {down} of {len(scans)} hosts do not listen", err=True)
+    if interrupted:
+        click.echo("interrupted: what is above is not all", err=True)
+        raise SystemExit(130)
+    raise SystemExit(_exit_code(found, trouble, len(scans) == 1))
+
+
+def _exit_code(found: Sequence[Found], trouble: Sequence[GatewayError], single: bool) -> int:
+    grave = [error for error in trouble if single or not isinstance(error, LineDown)]
+    if grave:
+        return grave[0].exit_code
+    if not found:
+        click.echo("nothing answered. Are A and B swapped, is it powered, is the setting right?", err=True)
+        return 4
+    return 0
+
+
+async def _bounded(scan: Scan, progress: Progress) -> None:
+    """A scan that ends before its lease does."""
+    try:
+        async with asyncio.timeout(LEASE_S - 10):
+            await scan.run(progress)
+    except TimeoutError:
+        scan.notes.append("stopped after 15 minutes: scan fewer addresses or settings at a time")
+
+
+def _expanded(lines: Sequence[str]) -> list[str]:
+    """Ranges of hosts written out. Raises UsageError."""
+    found: list[str] = []
+    for url in lines:
+        match = _HOSTS.fullmatch(url)
+        if match is None:
+            found.append(url)
+            continue
+        low, high = int(match[2]), int(match[3])
+        if not low <= high <= 255:
+            raise UsageError(f"{low}-{high} is no range of hosts", where="--line", hint="As modbus-tcp://192.0.2.10-40")
+        found += [f"{match[1]}{n}{match[4]}" for n in range(low, high + 1)]
+    if len(found) > MOST_HOSTS:
+        raise UsageError(f"{len(found)} lines", where="--line", hint=f"At most {MOST_HOSTS} at a time")
+    return found
+
+
+def parse_addresses(text: str | None) -> tuple[int, ...]:
+    """``1-32,100`` as numbers, each once. Raises UsageError."""
+    found: dict[int, None] = {}
+    for part in (text or "").split(",") if text else ():
+        match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
+        if match is None or not int(match[1]) <= int(match[2] or match[1]) <= 255:
+            raise UsageError(f"{part!r} is no address or range", where="--addresses", hint="As 1-32,100; at most 255")
+        found.update(dict.fromkeys(range(int(match[1]), int(match[2] or match[1]) + 1)))
+    return tuple(found)
+
+
+def _hunt(url: str, **asked: Any) -> Hunt:
+    """What the options mean for one line."""
+    from drivers.scan import COMMON_SETTINGS, PROTOCOLS, Hunt
+
+    is_mbap = url.startswith("modbus-tcp:")
+    if (asked["settings"] or asked["all_settings"]) and not url.startswith("serial:"):
+        raise UsageError(
+            "has no effect over TCP", where="--serial", hint="The serial server or gateway sets its bus itself"
+        )
+    protocols: tuple[str, ...] = asked["protocols"] or (("modbus",) if is_mbap else ("modbus", "dlt645", "cjt188"))
+    if "all" in protocols:
+        protocols = ("modbus",) if is_mbap else PROTOCOLS
+    return Hunt(
+        url=url,
+        protocols=tuple(p for p in PROTOCOLS if p in protocols),
+        settings=COMMON_SETTINGS if asked["all_settings"] else asked["settings"],
+        addresses=parse_addresses(asked["addresses"]),
+        timeout_s=asked["timeout_s"],
+        slow_s=max(asked["slow_s"], asked["timeout_s"]),
+        slow=not asked["quick"],
+        listen_s=asked["listen_s"],
+        bus_is_mine=asked["bus_is_mine"],
+        deep=asked["deep"],
+        identify=not asked["no_identify"],
+        echo=asked["echo"],
+    )
+
+
+def _scans(hunts: Sequence[Hunt]) -> list[Scan]:
+    from drivers.scan import Scan
+
+    return [Scan(hunt) for hunt in hunts]
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr where somebody sees it."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("scan", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+
+
+def facts_of(device: Found) -> dict[str, Any]:
+    """One device as JSON has it."""
+    return {
+        "line": device.url,
+        "protocol": device.protocol,
+        "address": device.address,
+        "serial": device.serial or None,
+        "seen": device.seen,
+        "identity": device.identity,
+        "profiles": [
+            {
+                "profile": fit.profile,
+                "variant": fit.variant,
+                "fit": fit.how,
+                "agreeing": fit.agreeing,
+                "asked": fit.asked,
+            }
+            for fit in device.fits
+        ],
+        "notes": device.notes,
+    }
+
+
+def _print(found: Sequence[Found], as_json: bool) -> None:
+    if as_json:
+        for device in found:
+            click.echo(as_line(facts_of(device)))
+        return
+    if not found:
+        return
+    from agent.cli.tables import cell, open_console, plain_table
+
+    many = len({device.url for device in found}) > 1
+    table = plain_table(
+        "", *(["line"] if many else []), "protocol", "address", "serial", "says it is", "profile", "notes"
+    )
+    for device in found:
+        words = ", ".join(f"{name.removeprefix('device.')} {text}" for name, text in device.identity.items())
+        table.add_row(
+            *([cell(device.url, 60)] if many else []),
+            cell(device.protocol),
+            cell(device.address),
+            cell(device.serial or "-"),
+            cell(words or "-", 100),
+            cell(fit_words(device), 120),
+            cell("; ".join(device.notes), 100),
+        )
+    open_console().print(table)
+
+
+def fit_words(device: Found, most: int = 3) -> str:
+    """The best profiles in words."""
+    said = [f"{fit.profile}{f' [{fit.variant}]' if fit.variant else ''} ({fit.how})" for fit in device.fits[:most]]
+    more = len(device.fits) - most
+    return (", ".join(said) + (f" and {more} more" if more > 0 else "")) or "none fits"

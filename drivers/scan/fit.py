@@ -1,0 +1,215 @@
+"""Which profile fits a device: its own words first, then whether what it answers makes sense."""
+
+from __future__ import annotations
+
+import fnmatch
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from drivers.line import Line
+from drivers.model import (
+    DEFAULT_PERIODS_MS,
+    PACES,
+    DeviceSpec,
+    GatewayError,
+    Kind,
+    Limits,
+    LineDown,
+    LineLent,
+    Point,
+    ProfileError,
+    Quality,
+    Reading,
+    Reason,
+)
+from drivers.profile import Profile, list_profiles, load_profile
+from drivers.registry import driver_class
+from drivers.scan.memory import RememberingLine
+from ext.ring import Ring
+
+CHECKS = (
+    "device.model", "device.model.number", "device.serial", "device.firmware", "ac.frequency", "ac.voltage.l1",
+    "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
+)  # fmt: skip
+MOST_POINTS = 8
+MOST_SILENCES = 12  # questions without an answer before the others are not asked
+MOST_S = 15.0  # of asking one device
+TIMEOUT_S = 0.5
+SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
+    "Hz": (Decimal(45), Decimal(65)),
+    "V": (Decimal(20), Decimal(40000)),
+    "%": (Decimal(0), Decimal(100)),
+    "Cel": (Decimal(-60), Decimal(250)),
+}
+TELLING = frozenset(("Hz", "V"))  # units whose values say something about a map, if they make sense
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A profile that agrees with a device. ``how``: certain (it says so itself), likely or possible."""
+
+    profile: str
+    variant: str
+    how: str
+    agreeing: int
+    asked: int
+
+
+@dataclass(slots=True)
+class Identity:
+    """What a device says it is, by point name or, for function 43/14, "vendor", "product", "revision"."""
+
+    said: dict[str, str] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
+    cut_short: bool = False  # it was silent too often: not all profiles were tried
+
+
+def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
+    """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` is for them."""
+    wanted, found = set(protocols), []
+    for name, path in list_profiles().items():
+        if only and name != only:
+            continue
+        try:
+            profile = load_profile(path)
+        except ProfileError:
+            continue
+        if profile.protocol in wanted and profile.vendor != "generic":
+            found.append(profile)
+    return found
+
+
+async def identify(
+    line: Line, address: str, profiles: Sequence[Profile], serial: str = "", said: Mapping[str, str] | None = None
+) -> Identity:
+    """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing."""
+    identity = Identity(dict(said or {}))
+    memory = RememberingLine(line, TIMEOUT_S, MOST_SILENCES, MOST_S)
+    ranked: list[tuple[tuple[int, int], Fit, dict[str, str]]] = []
+    no_sunspec = False
+    with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
+        ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
+        try:
+            for profile in profiles:
+                if profile.protocol == "sunspec" and no_sunspec:
+                    continue
+                try:
+                    found = await _try(profile, address, serial, memory, ring, identity.said)
+                except (LineDown, LineLent):
+                    raise
+                except GatewayError:
+                    no_sunspec |= profile.protocol == "sunspec"
+                    continue
+                if found is not None:
+                    ranked.append(found)
+        finally:
+            ring.close()
+    ranked.sort(key=lambda entry: entry[0], reverse=True)
+    identity.fits = [fit for _, fit, _ in ranked]
+    if ranked:
+        identity.said = {**ranked[0][2], **identity.said}
+    identity.cut_short = memory.is_exhausted
+    return identity
+
+
+async def _try(
+    profile: Profile, address: str, serial: str, memory: RememberingLine, ring: Ring, said: Mapping[str, str]
+) -> tuple[tuple[int, int], Fit, dict[str, str]] | None:
+    params = {
+        name: param.choices[0] if param.choices else max(param.low, 1)
+        for name, param in profile.params.items()
+        if param.default is None
+    }
+    points = _chosen(profile, profile.resolve(params).points)
+    if not points:
+        return None
+    first = points[:2] if profile.protocol == "modbus" else points
+    readings = await _read(profile, first, address, serial, memory, ring)
+    proof = _names_itself(
+        profile, [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *said.values()]
+    )
+    if not proof and any(_judge(point, readings[point.name], proof) < 0 for point in first):
+        return None  # the others need not be asked
+    readings = await _read(profile, points, address, serial, memory, ring)
+    texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
+    proof = _names_itself(profile, [texts.get("device.model", ""), *said.values()])
+    judged = [_judge(point, readings[point.name], proof) for point in points]
+    plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
+    if not proof and (minus or plus < 1):
+        return None
+    variant = profile.resolve(params, texts.get("device.firmware"), texts).variant
+    strong = max(judged) >= 2
+    how = "certain" if proof else "likely" if plus >= 3 and strong else "possible"
+    rank = {"certain": 2, "likely": 1, "possible": 0}[how]
+    fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points))
+    return (rank, plus), fit, {n: t for n, t in texts.items() if _is_text(t)}
+
+
+def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
+    by_name = {point.name: point for point in points}
+    if profile.protocol in ("mbus", "cjt188"):  # one answer brings all
+        return tuple(points)
+    names = dict.fromkeys((*profile.identity_points, profile.probe, *CHECKS))
+    found = [by_name[name] for name in names if name in by_name]
+    return tuple((found or list(points))[:MOST_POINTS])
+
+
+async def _read(
+    profile: Profile, points: tuple[Point, ...], address: str, serial: str, memory: RememberingLine, ring: Ring
+) -> Mapping[str, Reading]:
+    limits = profile.limits.over(Limits())
+    spec = DeviceSpec(
+        name=f"{profile.protocol} {address}",
+        stream="",
+        address=address,
+        protocol=profile.protocol,
+        profile=profile.id,
+        points=points,
+        periods_ms=tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES),
+        limits=limits,
+        serial=serial,
+    )
+    driver = driver_class(profile.protocol)(spec, memory.as_line(), ring, 0)
+    return await driver.read_points([point.name for point in points])
+
+
+def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
+    """Whether a word of the device is one of the profile's models. What fits every word proves nothing."""
+    return any(
+        len(word) >= 3 and fnmatch.fnmatch(word.strip().lower(), glob.lower())
+        for word in words
+        for glob in profile.models
+        if sum(c.isalnum() for c in glob) >= 2
+    )
+
+
+def _judge(point: Point, reading: Reading, proof: bool) -> int:
+    """2: a value that only the right map gives, 1: agrees, 0: says nothing, -1: speaks against the profile."""
+    value = reading.value
+    if value is None:
+        return 0 if reading.quality == Reason.SENTINEL or point.optional or proof else -1
+    if isinstance(value, str):
+        return _judge_text(point, value, proof)
+    if value == 0:
+        return 0
+    if reading.quality not in (Quality.GOOD, Quality.SUSPECT):
+        return -1
+    known = point.labels or point.states
+    if point.kind is Kind.STATE:
+        return 0 if not known else 1 if int(value) in known else -1
+    low, high = SANE.get(point.unit, (value, value))
+    return -1 if not low <= value <= high else 2 if point.unit in TELLING else 1
+
+
+def _judge_text(point: Point, text: str, proof: bool) -> int:
+    if not text.strip():
+        return 0
+    if not _is_text(text) or (point.name == "device.model" and not proof):
+        return -1
+    return 2
+
+
+def _is_text(text: str) -> bool:
+    return text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text and any(c.isalnum() for c in text)
