@@ -1,0 +1,190 @@
+"""`meterhouse scan` and `identify` against simulated lines; `read --dump` and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from scankit import Park, plain, sampled
+
+from drivers.line.frames import crc16
+from drivers.modbus import read_request
+from drivers.sim import Bus
+from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
+
+MINE = ("--listen", "0", "--bus-is-mine")
+FAST = ("--timeout", "0.05", "--slow-timeout", "0.3")
+
+
+def test_finds_meters_on_a_bus_and_their_profiles(mh, field: Park) -> None:
+    bus = Bus([sampled("abb/b23", 3), sampled("chint/dtsu666", 5)])
+    line = field.pty(bus)
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "3-5",
+              "--json", *MINE, *FAST)  # fmt: skip
+    assert said.code == 0, said.err
+    assert [(d["address"], d["profiles"][0]["profile"], d["profiles"][0]["fit"]) for d in said.lines] == [
+        ("3", "abb/b23", "certain"),
+        ("5", "chint/dtsu666", "likely"),
+    ]
+    assert said.lines[0]["identity"]["device.model"] == "B23"
+    assert all(device.writes == 0 and 43 not in device.requests for device in bus.devices.values())  # promise 1
+
+
+def test_a_late_answer_is_attributed_by_its_address(mh, field: Park) -> None:
+    # field pains 15, 19: an answer that comes when another unit was asked is that of the one it names
+    line = field.pty(Bus([plain(2, turnaround_s=0.14)]))
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1-8",
+              "--quick", "--no-identify", "--json", *MINE, *FAST)  # fmt: skip
+    assert [(d["address"], d["seen"]) for d in said.lines] == [("2", "late")]
+
+
+def test_the_slow_pass_finds_what_has_input_registers_only_or_is_slow(mh, field: Park) -> None:
+    silent = plain(4, function=4)
+    line = field.pty(Bus([plain(2, turnaround_s=0.25), silent]))
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "2,4",
+              "--no-identify", "--json", *MINE, *FAST)  # fmt: skip
+    assert sorted(d["address"] for d in said.lines) == ["2", "4"]
+
+
+def test_another_master_is_heard_and_the_scan_refuses(mh, field: Park) -> None:
+    # field pain 15: detect a second master and say so
+    bus = Bus([plain(1)])
+    line = field.pty(bus)
+    stop = threading.Event()
+    frame = read_request(7, 3, 100, 2, "other").frame
+    assert crc16(frame) == 0
+
+    def other() -> None:
+        while not stop.wait(0.1):
+            line.say(frame)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        begin = time.monotonic()
+        said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--listen", "3")
+    finally:
+        stop.set()
+        thread.join()
+    assert said.code == 4
+    assert "another master" in said.err
+    assert "unit 7" in said.err
+    assert "--bus-is-mine" in said.err
+    assert time.monotonic() - begin < 3
+    assert bus.strangers == 0
+    assert not bus.devices[1].requests  # not a byte was sent
+
+
+def test_listening_is_left_out_only_on_a_bus_that_is_ours(mh) -> None:
+    said = mh("scan", "--line", "serial:/dev/null", "--listen", "0")
+    assert said.code == 2
+    assert "--bus-is-mine" in said.err
+
+
+def test_ctrl_c_ends_a_scan_and_shows_what_was_found(mh, field: Park) -> None:
+    bus = Bus([plain(1)])
+    line = field.pty(bus)
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 5
+        while bus.strangers < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--json", *MINE)
+    thread.join()
+    assert said.code == 130
+    assert [d["address"] for d in said.lines] == ["1"]
+    assert "interrupted" in said.err
+
+
+def test_finds_a_dlt645_meter_by_address_discovery(mh, field: Park) -> None:
+    meter = Dlt645Meter(address="000000000161", values={"00010000": bytes.fromhex("78563412")})
+    line = field.pty(MixedBus([meter]))
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "dlt645", "--quick", "--json", *MINE)
+    assert [(d["protocol"], d["address"]) for d in said.lines] == [("dlt645", "000000000161")]
+    assert meter.writes == 0
+    assert meter.requests[0x13] == 1
+
+
+def test_finds_mbus_meters_by_primary_address(mh, field: Park) -> None:
+    telegram = bytes.fromhex("72785634122423010700000000" + "0C1378563412")
+    meters = [MbusMeter(address=a, telegrams=(telegram,)) for a in (2, 3)]
+    line = field.pty(MixedBus(meters))
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "mbus", "--addresses", "0-4",
+              "--quick", "--json", *MINE)  # fmt: skip
+    assert [(d["address"], d["identity"]["number"]) for d in said.lines] == [("2", "12345678"), ("3", "12345678")]
+    assert "mbus/water" in [p["profile"] for p in said.lines[0]["profiles"]]
+    assert all(meter.writes == 0 for meter in meters)
+
+
+def test_scans_units_behind_modbus_tcp(mh, field: Park) -> None:
+    line = field.tcp(Bus([sampled("abb/b23", 17)], absent=11))
+    said = mh("scan", "--line", line.url, "--json", *FAST)
+    assert [(d["address"], d["profiles"][0]["profile"]) for d in said.lines] == [("17", "abb/b23")]
+
+
+def test_hosts_that_do_not_listen_are_no_error_in_a_range(mh, field: Park) -> None:
+    line = field.tcp(Bus([plain(1)]))
+    port = line.url.rpartition(":")[2]
+    said = mh("scan", "--line", f"modbus-tcp://127.0.0.1-2:{port}", "--addresses", "1", "--no-identify", "--quick",
+              "--json")  # fmt: skip
+    assert said.code == 0
+    assert [d["line"] for d in said.lines] == [line.url]
+
+
+def test_identify_says_what_a_device_is(mh, field: Park) -> None:
+    line = field.tcp(Bus([sampled("abb/b23", 1, objects={0: b"ABB", 1: b"B23 112-100", 2: b"1.0"})]))
+    said = mh("identify", "--line", line.url, "--address", "1", "--deep", "--json")
+    assert said.code == 0
+    assert said.lines[0]["identity"]["product"] == "B23 112-100"
+    assert said.lines[0]["profiles"][0] == {
+        "profile": "abb/b23", "variant": "", "fit": "certain", "agreeing": 5, "asked": 6,
+    }  # fmt: skip
+
+
+def test_identify_says_when_nobody_answers(mh, field: Park) -> None:
+    line = field.tcp(Bus([], absent=11))
+    said = mh("identify", "--line", line.url, "--address", "9")
+    assert said.code == 4
+    assert "does not answer" in said.err
+
+
+@pytest.mark.parametrize("profile", ["abb/b23", "chint/dtsu666"])
+def test_a_recorded_dump_is_understood_by_decode(mh, field: Park, tmp_path: Path, profile: str) -> None:
+    line = field.tcp(Bus([sampled(profile, 1)]))
+    dump = tmp_path / "dump.json"
+    read = mh("read", "--profile", profile, "--line", line.url, "--address", "1", "--dump", dump, "--json")
+    found = json.loads(dump.read_text())
+    assert found["protocol"] == "modbus"
+    assert found["address"] == 1
+    decoded = json.loads(mh("decode", "profile", profile, dump, "--json").out)
+    values = {r["name"]: r["value"] for r in decoded["readings"] if r["value"] is not None}
+    wanted = {r["point"]: r["value"] for r in read.lines if r["value"] is not None}
+    assert wanted
+    assert values == wanted
+
+
+def test_a_dump_needs_registers(mh, tmp_path: Path) -> None:
+    said = mh("read", "--profile", "mbus/heat", "--line", "tcp://127.0.0.1:1", "--address", "1", "--dump",
+              tmp_path / "d.json")  # fmt: skip
+    assert said.code == 2
+
+
+@pytest.mark.slow
+def test_a_first_pass_at_9600_baud_takes_at_most_a_minute(mh, field: Park) -> None:
+    units = (1, 17, 100, 200, 247)
+    bus = Bus([plain(unit, turnaround_s=0.05) for unit in units])
+    line = field.pty(bus, baud=9600)
+    begin = time.monotonic()
+    said = mh("scan", "--line", line.url, "--protocol", "modbus", "--serial", "9600 8N1", "--quick", "--no-identify",
+              "--json", *MINE)  # fmt: skip
+    assert time.monotonic() - begin <= 60
+    assert [int(d["address"]) for d in said.lines] == list(units)
