@@ -1,0 +1,170 @@
+"""The parts of a scan: its frames, what it overhears, leases, devices that answer to everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from scankit import Park, plain, sampled
+
+from drivers import cjt188, dlt645, mbus
+from drivers.line.lease import LeaseDesk
+from drivers.line.trace import RECEIVED, SENT
+from drivers.modbus import read_request
+from drivers.model import UsageError
+from drivers.scan import Ear, Hunt, Scan, describe
+from drivers.sim import Bus, parse_fault
+from drivers.sim.meters import Cjt188Meter, MixedBus
+
+MINE = ("--listen", "0", "--bus-is-mine")
+
+
+def _answer(unit: int) -> bytes:
+    body = bytes((unit, 3, 2, 0, 7))
+    from drivers.line.frames import crc16
+
+    return body + crc16(body).to_bytes(2, "little")
+
+
+def test_every_probe_is_a_read() -> None:
+    hunt = Hunt("serial:/dev/ttyX", protocols=("modbus", "dlt645", "cjt188", "mbus"))
+    scan = Scan(hunt)
+    probes = scan.first_pass() + scan.slow_pass()
+    assert len(probes) > 247 * 3
+    for probe in probes:
+        frame = probe.request.frame
+        if probe.protocol == "modbus":
+            assert frame[1] in (3, 4)
+        elif probe.protocol == "dlt645":
+            assert dlt645.Parser().feed(frame)[0].control in dlt645.ALLOWED_CONTROLS
+        elif probe.protocol == "cjt188":
+            assert cjt188.Parser().feed(frame)[0].control in cjt188.ALLOWED_CONTROLS
+        else:
+            assert mbus.Parser().feed(frame)[0].control == 0x40
+
+
+def test_the_estimate_of_a_first_pass_is_within_a_minute() -> None:
+    hunt = Hunt("serial:/dev/ttyX", slow=False, listen_s=0, bus_is_mine=True)
+    assert 50 < Scan(hunt).estimate_s() < 60
+
+
+def test_an_ear_tells_frames_from_noise_and_from_our_own_words() -> None:
+    ear = Ear()
+    ours = read_request(5, 3, 0, 1, "here").frame
+    ear.put(SENT, ours, 0)
+    ear.put(RECEIVED, ours + b"\x00\xff" + _answer(4)[:3], 0)  # an adapter that echoes, a spike, half an answer
+    assert ear.take() == []
+    ear.put(RECEIVED, _answer(4)[3:], 0)
+    assert [(h.unit, h.is_request) for h in ear.take()] == [(4, False)]
+    assert ear.take() == []
+
+
+def test_a_spike_is_no_master() -> None:
+    assert describe(b"\x00") == describe(b"\xff\x00") == ""
+    assert "no frame" in describe(bytes(40))
+    assert "function 16" in describe(b"\x07\x10\x00\x00\x00\x01\x01\xaf")
+
+
+def test_a_master_that_begins_to_talk_stops_the_scan(mh, field: Park) -> None:
+    bus = Bus([plain(1)])
+    line = field.pty(bus)
+    stop = threading.Event()
+
+    def other() -> None:
+        while not stop.wait(0.03):
+            if bus.strangers > 3:
+                line.say(_answer(200))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--listen", "0.2",
+                  "--timeout", "0.1", "--json")  # fmt: skip
+    finally:
+        stop.set()
+        thread.join()
+    assert said.code == 4
+    assert "began to talk" in said.err
+    assert [d["address"] for d in said.lines] == ["1"]  # what was found until then
+
+
+def test_the_slow_pass_misses_none_that_was_silent_once(mh, field: Park) -> None:
+    deaf = plain(3)
+    deaf.faults.set(parse_fault("silence*1"))
+    line = field.pty(Bus([plain(2), deaf]))
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1-4",
+              "--timeout", "0.05", "--slow-timeout", "0.2", "--no-identify", "--json", *MINE)  # fmt: skip
+    assert sorted(d["address"] for d in said.lines) == ["2", "3"]
+
+
+def test_finds_a_cjt188_meter_in_either_order_of_its_identifier(mh, field: Park) -> None:
+    meter = Cjt188Meter(meter_type=0x10, address="22223333444455", values={0x901F: bytes(22)}, low_first=True)
+    line = field.pty(MixedBus([meter]))
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "cjt188", "--quick", "--json",
+              "--no-identify", *MINE)  # fmt: skip
+    assert [(d["protocol"], d["address"]) for d in said.lines] == [("cjt188", "22223333444455")]
+
+
+def test_a_device_that_answers_to_every_unit_is_one_device(mh, field: Park) -> None:
+    line = field.tcp(Bus([plain(unit) for unit in range(1, 248)]))
+    said = mh("scan", "--line", line.url, "--no-identify", "--quick", "--json")
+    assert [d["address"] for d in said.lines] == ["1"]
+    assert "every unit number" in said.err
+
+
+def test_a_scan_leases_the_line_of_a_running_agent(mh, field: Park, tmp_path: Path) -> None:
+    # field pain 19: exactly one owner a port
+    line = field.pty(Bus([plain(1)]))
+    run = tmp_path / "run"
+    run.mkdir()
+    snapshot = {"pid": os.getpid(), "lines": {"cabinet": {"url": line.url, "open": True}}}
+    (run / "snapshot.json").write_text(json.dumps(snapshot))
+    desk = LeaseDesk(run / "leases")
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def agent() -> None:
+        while not stop.wait(0.01):
+            if holder := desk.holder("cabinet"):
+                seen.append(holder)
+                desk.grant("cabinet")
+
+    thread = threading.Thread(target=agent)
+    thread.start()
+    try:
+        said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1",
+                  "--runtime-dir", run, "--no-identify", "--quick", "--json", *MINE)  # fmt: skip
+    finally:
+        stop.set()
+        thread.join()
+    assert said.code == 0
+    assert seen
+    assert seen[0].startswith("scan by ")
+    assert not list((run / "leases").glob("*.ask"))
+
+
+def test_identify_picks_the_variant_by_what_the_device_says(mh, field: Park) -> None:
+    # field pains 18, 39: who it is comes before its data; the map follows a register that tells the version
+    device = sampled("abb/b23", 1)
+    line = field.tcp(Bus([device]))
+    said = mh("identify", "--line", line.url, "--address", "1", "--json")
+    assert said.lines[0]["profiles"][0]["variant"] == ""
+    device.image.put_words(0x8960, [0x4232, 0x3100, 0, 0, 0, 0])  # B21, single phase
+    said = mh("identify", "--line", line.url, "--address", "1", "--json")
+    assert said.lines[0]["identity"]["device.model"] == "B21"
+    assert said.lines[0]["profiles"][0]["variant"] != ""
+
+
+def test_only_modbus_over_modbus_tcp() -> None:
+    with pytest.raises(UsageError, match="only Modbus"):
+        Scan(Hunt("modbus-tcp://127.0.0.1", protocols=("dlt645",)))
+
+
+@pytest.mark.parametrize("text", ["1-", "x", "300", "9-3", "1,,2"])
+def test_bad_addresses_are_refused(mh, text: str) -> None:
+    said = mh("scan", "--line", "serial:/dev/null", "--addresses", text)
+    assert said.code == 2
+    assert "--addresses" in said.err
