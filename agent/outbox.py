@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,25 @@ class Ack:
     hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Sequences that are no longer here; ``loss``: what the stream's packs say of it, None where retention ended."""
+
+    first: int
+    last: int
+    loss: Mapping[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPage:
+    """Part of the answer to a replay. ``next_seq``: where to go on, 0 at the end; ``refused``: why there is none."""
+
+    items: Sequence[OutboxItem] = ()
+    gone: Sequence[Gone] = ()
+    next_seq: int = 0
+    refused: str = ""
+
+
 class Outbox(Protocol):
     """The store as an uplink sees it. Every call returns at once; the work is done in the writer thread."""
 
@@ -56,3 +75,15 @@ class Outbox(Protocol):
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
         """Confirm what ``ack`` covers. ``callback`` (in the writer thread) gets None, or why the ack is not ours."""
+
+    def replay(
+        self,
+        stream: str,
+        boot: str | None,
+        first: int,
+        last: int,
+        limit: int,
+        max_bytes: int,
+        callback: Callable[[ReplayPage], None],
+    ) -> None:
+        """Packs ``first`` to ``last`` of a stream (and boot) as published, confirmed or not; otherwise as ``fetch``."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent.outbox import Ack, OutboxItem
+from agent.outbox import Ack, OutboxItem, ReplayPage
 from agent.pack import Mark, Packer, SealedPack, base64url, seconds
 from agent.service.streams import SealJob
 from agent.store import LossNote, Store, StoreDamaged
@@ -172,6 +172,27 @@ class Writer:
                 self._confirmed.setdefault(dest, []).extend(ids)
                 self._confirmed_at = time.monotonic()
             callback(wrong)
+
+        self._queue.put(run)
+
+    def replay(
+        self,
+        stream: str,
+        boot: str | None,
+        first: int,
+        last: int,
+        limit: int,
+        max_bytes: int,
+        callback: Callable[[ReplayPage], None],
+    ) -> None:
+        """Packs that a platform asks for again; ``callback`` runs in the writer thread."""
+
+        def run(store: Store) -> None:
+            try:
+                page = store.replay(stream, boot, first, last, limit, max_bytes)
+            except GatewayError as error:
+                page = ReplayPage(refused=str(error))
+            callback(page)
 
         self._queue.put(run)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.outbox import Ack, OutboxItem
+from agent.outbox import Ack, Gone, OutboxItem, ReplayPage
 from agent.store.body import Codec, payload_hash
 from agent.store.database import suspect_file
 from agent.store.errors import StoreError, explain, is_damage
@@ -189,6 +190,55 @@ class Shelves(Records):
             if found or not rows:
                 return found
             seq = rows[-1][2]  # a whole page of damaged ones
+
+    def replay(
+        self, stream: str, boot: str | None, first: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 20
+    ) -> ReplayPage:
+        """Packs ``first`` to ``last``, and what became of those that are not here."""
+        if stream not in self._heads or (boot is not None and boot not in self._boots):
+            return ReplayPage(refused="no such stream or boot")
+        newest = self._heads[stream].seq
+        if first > newest:
+            return ReplayPage(refused=f"nothing was sealed beyond {newest}")
+        last, at = min(last, newest), first
+        items: list[OutboxItem] = []
+        gone: list[Gone] = []
+        size = 0
+        for pack in self.after(stream, first - 1, last, limit):
+            if items and size + len(pack.data) > max_bytes:
+                return ReplayPage(items, gone, at)
+            gone += self._gone(stream, at, pack.seq - 1)
+            at = pack.seq + 1
+            if boot in (None, pack.boot):
+                size += len(pack.data)
+                items.append(OutboxItem(pack.id, stream, pack.data, pack.is_birth, pack.to_ms))
+        if at > last or not self.after(stream, at - 1, last, 1):
+            gone += self._gone(stream, at, last)
+            at = 0
+        return ReplayPage(items, gone, at)
+
+    def _gone(self, stream: str, first: int, last: int) -> list[Gone]:
+        """Why packs ``first`` to ``last`` are not here."""
+        if first > last:
+            return []
+        rows = self._all(
+            "SELECT l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason, b.boot FROM losses l"
+            " JOIN boots b ON b.id = l.boot WHERE l.stream = ? AND l.first <= ? AND l.last >= ? ORDER BY l.first",
+            *(self._heads[stream].id, last, first),
+        )
+        found: list[Gone] = []
+        for low, high, from_ms, to_ms, digest, reason, boot in rows:
+            start, end = max(low, first), min(high, last)
+            if start > first:
+                found.append(Gone(first, start - 1, None))
+            loss = {
+                "boot": boot_hex(boot), "event": "loss", "first": low, "from": from_ms / 1000,
+                "hash": urlsafe_b64encode(digest).rstrip(b"=").decode(), "last": high, "reason": reason,
+                "to": to_ms / 1000,
+            }  # fmt: skip
+            found.append(Gone(start, end, loss))
+            first = end + 1
+        return found if first > last else [*found, Gone(first, last, None)]
 
     def covered(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
         """Ids in the outbox of ``destination`` that an ack confirms, and why it does not if it is not ours."""

@@ -16,8 +16,10 @@ from typing import Final
 from agent.outbox import Outbox, OutboxItem
 from agent.uplink import words
 from agent.uplink.ack import parse_ack
+from agent.uplink.parcel import OTHER, Parcel
+from agent.uplink.replay import BUDGET_BYTES, Replay
 from agent.uplink.session import V5, V311, Session
-from agent.uplink.traffic import FRESH_BYTES, OTHER, Parcel, Traffic
+from agent.uplink.traffic import FRESH_BYTES, Traffic
 from agent.uplink.values import Destination, UplinkState
 from drivers.model import BrokerError, GatewayError, clean_text
 
@@ -58,6 +60,7 @@ class Uplink:
         retry_s: float = RETRY_S,
         ack_timeout_s: float | None = None,
         fresh_bytes: int = FRESH_BYTES,
+        replay_bytes: int = BUDGET_BYTES,
     ) -> None:
         self.name = destination.name
         self._to, self._outbox, self._keys, self._environ = destination, outbox, keys, environ
@@ -79,6 +82,15 @@ class Uplink:
         )
         self._retained: dict[str, bytes] = {}  # by topic; written by other threads
         self._news: deque[str] = deque()  # topics in it that are to be published
+        self._replay = Replay(
+            destination.name,
+            outbox,
+            self._gateway,
+            lambda data: self._traffic.publish(f"{self._base}/replay/reply", data, retain=False),
+            self._wake,
+            budget_bytes=replay_bytes,
+        )
+        self._traffic.replayed = self._replay.next
         self._wake_lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._woken = False
@@ -230,6 +242,7 @@ class Uplink:
             session.drop()
             self._connected = False
             self._traffic.end(session.by_broker)
+            self._replay.end(session.by_broker)
             self._report()
 
     def _session(self) -> Session:
@@ -260,6 +273,8 @@ class Uplink:
         self._traffic.begin(mode, session.receive_maximum, session.max_packet)
         if mode == "platform":
             session.subscribe(f"{self._base}/ack")
+        if self._replay.begin():
+            session.subscribe(f"{self._base}/replay/request")
         self._traffic.publish(f"{self._base}/status", self._status("online"))
         self._traffic.publish(f"{self._base}/keys", self._keys)
         self._news.clear()
@@ -299,6 +314,7 @@ class Uplink:
                 log.info("%s: over: %s", self.name, self._trouble.what)
                 self._trouble = None
             wait = 0.0 if traffic.mailbox else min(traffic.wait_s(), self._ack_timeout_s / 4)
+            wait = min(wait, self._replay.wait_s)
             self._turn(session, min(wait, CONFIRM_S) if traffic.delivered else wait)
 
     def _publish_news(self) -> None:
@@ -357,6 +373,9 @@ class Uplink:
                 self._trouble = error
 
     def _heard(self, topic: str, payload: bytes) -> None:
+        if topic == f"{self._base}/replay/request":
+            self._replay.ask(payload)
+            return
         if topic != f"{self._base}/ack":
             return
         ack = parse_ack(payload, self._gateway)

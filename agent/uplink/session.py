@@ -22,7 +22,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.uplink import words
-from agent.uplink.traffic import NEVER, Parcel
+from agent.uplink.parcel import Parcel
+from agent.uplink.traffic import NEVER
 from agent.uplink.values import Destination
 from drivers.model import BrokerError
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
 from agent.uplink.holds import Holds
 from agent.uplink.lane import Lane, Recent
 from agent.uplink.mailbox import Mailbox
+from agent.uplink.parcel import BACKFILL, BIRTH, READINGS, Parcel
 from agent.uplink.words import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
 
 FRESH_BYTES: Final = 8 << 20  # kept in memory at most; beyond, fresh packs are read back from the store
@@ -28,22 +28,6 @@ ASIDE: Final = 1_000
 PAUSE_MAX_S: Final = 60.0
 RESEND_S, RESEND_MAX_S = 60.0, 3600.0  # a platform that does not acknowledge
 NEVER: Final = 1 << 62
-READINGS, BACKFILL, BIRTH, OTHER = "readings", "backfill", "birth", "other"
-
-
-@dataclass(slots=True)
-class Parcel:
-    """Something to publish at QoS 1. ``id`` 0: not a pack that somebody must confirm."""
-
-    topic: str
-    data: bytes
-    road: str = OTHER
-    retain: bool = True
-    id: int = 0
-    ref: int = 0  # id of a pack, or minus the id of a retained birth
-    stream: str = ""
-    probe: bool = False
-    sent_s: float = 0.0
 
 
 class Traffic:
@@ -93,6 +77,7 @@ class Traffic:
         self._first_pause_s = pause_s
         self._pause_until, self._pause_s = 0.0, pause_s
         self._resend_at, self._resend_s, self._resend_mark = NEVER * 1.0, RESEND_S, 0
+        self.replayed: Callable[[int], OutboxItem | None] = lambda max_bytes: None
         self.mode = "subscriber"
         self.window = window
         self.max_packet = NEVER
@@ -154,9 +139,9 @@ class Traffic:
 
     # --- sending
 
-    def publish(self, topic: str, data: bytes) -> None:
-        """Something retained beside the packs, before everything else."""
-        self._others.append(Parcel(topic, data))
+    def publish(self, topic: str, data: bytes, retain: bool = True) -> None:
+        """Something beside the packs, before everything else."""
+        self._others.append(Parcel(topic, data, retain=retain))
 
     def collect(self) -> None:
         """Sort what other threads left."""
@@ -201,7 +186,8 @@ class Traffic:
             return self._others.popleft()
         if now < self._pause_until:
             return None
-        return self._next_fresh(now) or self._next_birth() or (None if self.draining else self._next_backlog(now))
+        found = self._next_fresh(now) or self._next_birth()
+        return found or (None if self.draining else self._next_backlog(now) or self._next_replayed())
 
     def _next_fresh(self, now: float) -> Parcel | None:
         late_ms = self._wall_ms() - self._late_s * 1000
@@ -268,6 +254,16 @@ class Traffic:
             self._tokens -= 1
             return self._parcel(item, BACKFILL, probe)
         return None
+
+    def _next_replayed(self) -> Parcel | None:
+        """What was asked for again shares the rate of the backlog, and comes after it."""
+        if self._tokens < 1 or self._backlog.queue:
+            return None
+        item = self.replayed(self.max_packet - len(self._base) - 100)
+        if item is None:
+            return None
+        self._tokens -= 1
+        return Parcel(self._topic(item.stream, BACKFILL), item.data, retain=False, stream=item.stream)
 
     def _parcel(self, item: OutboxItem, road: str, probe: bool) -> Parcel:
         self._busy.add(item.id)

@@ -217,6 +217,9 @@ class Desk:
 
         self._jobs.put(run)
 
+    def replay(self, stream: str, boot: str | None, first: int, last: int, limit: int, size: int, back: Any) -> None:
+        self._jobs.put(lambda store: back(store.replay(stream, boot, first, last, limit, size)))
+
     def close(self) -> None:
         self._jobs.put(None)
         self._thread.join(10)

@@ -142,7 +142,7 @@ def test_a_quota_pauses_and_ends(fake: Fake, desk: Desks, uplink: Uplinks, code:
 
     broker, at, make = fake(answer=answer), desk(), Maker()
     up = uplink(at, To(broker.port, in_flight=3), retry_s=0.25)
-    until(lambda: up.state().connected)
+    until(lambda: len(broker.heard) >= 2 and not up.state().in_flight, why="the window is free")
     at.commit(*(fresh(make) for _ in range(10)))
     until(lambda: up.state().refused == 3)
     assert up.state().error

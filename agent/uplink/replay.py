@@ -1,0 +1,239 @@
+"""What a platform asks for again: one job at a time, within a rate and a daily budget; all else costs a log line.
+
+Knows no socket and no thread but the letters that the store's thread leaves. What was under way when a connection ends
+is forgotten: nobody heard ``done``, so whoever still wants it asks again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Final
+
+import msgspec
+
+from agent.outbox import Outbox, OutboxItem, ReplayPage
+from drivers.model import clean_text
+
+log = logging.getLogger("meterhouse.uplink")
+MAX_REQUEST_BYTES: Final = 4096
+MAX_JOBS: Final = 8  # that wait
+MAX_IDS: Final = 16  # requests that one job answers
+BURST, EVERY_S = 20, 1.0  # requests that are read: so many at once, then one a second
+SAY_EVERY_S: Final = 60.0
+DAY_S: Final = 86_400.0
+BUDGET_BYTES: Final = 256 << 20  # a day and destination
+PAGE, PAGE_BYTES = 32, 1 << 20
+ANSWER_S: Final = 60.0  # a store that says nothing for so long has lost the question
+HUNG_UP_S: Final = 3.0
+STRIKES, AGAIN_S = 3, 3600.0  # after so many quick ends we do without replay for so long
+_Seq = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+
+
+class _Wire(msgspec.Struct, frozen=True):
+    id: Annotated[str, msgspec.Meta(max_length=64)]
+    stream: Annotated[str, msgspec.Meta(max_length=200)]
+    first: _Seq
+    last: _Seq
+    boot: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Wire)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    stream: str
+    boot: str | None
+    first: int
+    last: int
+    ids: list[str]
+    begun: bool = False
+    at: int = 0  # the next sequence to ask the store for
+    asked_s: float = 0.0  # when the store was asked; 0: it is not being asked
+    ended: bool = False  # nothing more will come from the store
+    sent: int = 0
+    items: deque[OutboxItem] = field(default_factory=deque)
+
+
+class Replay:
+    """The jobs of one destination.
+
+    Args:
+        gateway: ``park7/gw01``.
+        reply: publishes one object on ``replay/reply``.
+        wake: called from the store's thread when it left something.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        outbox: Outbox,
+        gateway: str,
+        reply: Callable[[bytes], None],
+        wake: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        budget_bytes: int = BUDGET_BYTES,
+    ) -> None:
+        self._name, self._outbox, self._gateway, self._reply, self._wake = name, outbox, gateway, reply, wake
+        self._monotonic, self._budget = monotonic, budget_bytes
+        self._jobs: deque[_Job] = deque()  # the first is under way
+        self._mail: deque[tuple[_Job, ReplayPage]] = deque()
+        self._day, self._spent = -1, 0
+        self._tokens, self._tokens_s = float(BURST), monotonic()
+        self._said_s = -SAY_EVERY_S
+        self._unsaid = 0
+        self._begun_s, self._quick = 0.0, 0
+
+    @property
+    def wait_s(self) -> float:
+        """At most how long there will be nothing to send."""
+        return 0.05 if self._jobs else 1.0
+
+    def begin(self) -> bool:
+        """Connected. May requests be subscribed to?"""
+        now = self._monotonic()
+        if self._quick >= STRIKES and now - self._begun_s < AGAIN_S:
+            return False
+        self._begun_s = now
+        return True
+
+    def end(self, by_broker: bool) -> None:
+        """The connection is gone. Some brokers hang up on a subscription that they do not allow."""
+        hung_up = by_broker and self._monotonic() - self._begun_s < HUNG_UP_S
+        if hung_up:
+            self._quick += 1
+        elif self._quick < STRIKES:
+            self._quick = 0
+        self._jobs.clear()
+        self._mail.clear()
+
+    # --- requests
+
+    def ask(self, payload: bytes) -> None:
+        """A message on ``replay/request``, whatever it is."""
+        now = self._monotonic()
+        self._tokens = min(float(BURST), self._tokens + (now - self._tokens_s) / EVERY_S)
+        self._tokens_s = now
+        if self._tokens < 1:
+            self._complain("too many requests; they are not read", now)
+            return
+        self._tokens -= 1
+        wrong = f"{len(payload)} bytes, at most {MAX_REQUEST_BYTES} are read"
+        try:
+            wire = _decoder.decode(payload) if len(payload) <= MAX_REQUEST_BYTES else None
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            wire, wrong = None, str(error)[:120]
+        if wire is not None and not wire.stream.startswith(self._gateway + "/"):
+            wire, wrong = None, f"stream is not one of {self._gateway}"
+        if wire is None:
+            self._complain(wrong, now)
+            return
+        if wire.first > wire.last:
+            self._say(wire.id, wire.stream, "refused", reason="first is after last")
+        elif self._left(now) <= 0:
+            self._say(wire.id, wire.stream, "refused", reason=self._spent_text())
+        elif not self._enqueue(wire):
+            self._say(wire.id, wire.stream, "refused", reason="busy: too many requests wait")
+        else:
+            self._say(wire.id, wire.stream, "accepted")
+
+    def _enqueue(self, wire: _Wire) -> bool:
+        """Join a job that covers or touches the range, else wait behind the others."""
+        for job in self._jobs:
+            if (job.stream, job.boot) != (wire.stream, wire.boot) or len(job.ids) >= MAX_IDS:
+                continue
+            if not job.begun and wire.first <= job.last + 1 and wire.last >= job.first - 1:
+                job.first, job.last = min(job.first, wire.first), max(job.last, wire.last)
+            elif not (job.begun and job.at == job.first and job.first <= wire.first and wire.last <= job.last):
+                continue  # another range, or part of it has gone out already
+            job.ids.append(wire.id)
+            return True
+        if len(self._jobs) > MAX_JOBS:
+            return False
+        self._jobs.append(_Job(wire.stream, wire.boot, wire.first, wire.last, [wire.id]))
+        return True
+
+    def _complain(self, what: str, now: float) -> None:
+        """One line a minute, however many there are."""
+        self._unsaid += 1
+        if now - self._said_s >= SAY_EVERY_S:
+            more = f" ({self._unsaid} since the last such line)" if self._unsaid > 1 else ""
+            log.warning("%s: a replay request that is none: %s%s", self._name, clean_text(what, 160), more)
+            self._said_s, self._unsaid = now, 0
+
+    # --- packs
+
+    def next(self, max_bytes: int) -> OutboxItem | None:
+        """The next pack to publish on ``backfill``, if there is one now. ``max_bytes``: the broker's limit."""
+        now = self._monotonic()
+        while self._mail:
+            job, page = self._mail.popleft()
+            if self._jobs and job is self._jobs[0]:
+                self._take(job, page)
+        while self._jobs:
+            job = self._jobs[0]
+            if job.items:
+                item = job.items.popleft()
+                if len(item.data) > max_bytes:
+                    self._tell(job, "refused", reason="a pack is larger than this broker takes")
+                    continue
+                if len(item.data) > self._left(now):
+                    self._finish(job, "refused", self._spent_text())
+                    continue
+                self._spent += len(item.data)
+                job.sent += 1
+                return item
+            if job.ended:
+                self._finish(job, "done", f"{job.sent} packs")
+            elif not job.asked_s:
+                job.at, job.asked_s, job.begun = job.at if job.begun else job.first, now, True
+                self._outbox.replay(job.stream, job.boot, job.at, job.last, PAGE, PAGE_BYTES, partial(self._post, job))
+                return None
+            elif now - job.asked_s > ANSWER_S:
+                self._finish(job, "refused", "the store does not answer")
+            else:
+                return None
+        return None
+
+    def _post(self, job: _Job, page: ReplayPage) -> None:
+        """From the store's thread."""
+        self._mail.append((job, page))
+        self._wake()
+
+    def _take(self, job: _Job, page: ReplayPage) -> None:
+        job.asked_s = 0.0
+        for gone in page.gone:
+            more = {"loss": gone.loss} if gone.loss else {}
+            self._tell(job, "lost" if gone.loss else "expired", first=gone.first, last=gone.last, **more)
+        if page.refused:
+            self._finish(job, "refused", page.refused)
+            return
+        job.items.extend(page.items)
+        job.at, job.ended = page.next_seq, not page.next_seq
+
+    def _finish(self, job: _Job, verdict: str, reason: str) -> None:
+        self._jobs.popleft()
+        self._tell(job, verdict, reason=reason)
+
+    def _left(self, now: float) -> int:
+        """Bytes that may still go today."""
+        if (day := int(now // DAY_S)) != self._day:
+            self._day, self._spent = day, 0
+        return self._budget - self._spent
+
+    def _spent_text(self) -> str:
+        return f"the {self._budget >> 20} MiB of a day are used up; ask again tomorrow"
+
+    def _tell(self, job: _Job, verdict: str, **more: object) -> None:
+        for name in job.ids:
+            self._say(name, job.stream, verdict, **more)
+
+    def _say(self, name: str, stream: str, verdict: str, **more: object) -> None:
+        said = {"id": name, "stream": stream, "verdict": verdict, **more}
+        self._reply(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())

@@ -1,0 +1,188 @@
+"""What a platform asks for again comes as the identical bytes or with a reason; a wrong request costs a log line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from delivery_kit import BASE, Desk, Listener, Mosquitto, To, fresh, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pack_kit import Maker
+from paho.mqtt.enums import MQTTErrorCode
+
+from agent.outbox import Gone, OutboxItem, ReplayPage
+from agent.store import Store
+from agent.uplink import Uplink
+from agent.uplink.replay import MAX_JOBS, Replay
+
+Broker = Callable[..., Mosquitto]
+Listen = Callable[..., Listener]
+Desks = Callable[..., Desk]
+Uplinks = Callable[..., Uplink]
+STREAM = "park7/gw01/inv1"
+
+
+def ask(heard: Listener, payload: bytes | None = None, **request: Any) -> None:
+    data = payload if payload is not None else json.dumps({"stream": STREAM, **request}).encode()
+    assert heard.client.publish(f"{BASE}/replay/request", data, 1).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+def replies(heard: Listener, name: str | None = None) -> list[dict[str, Any]]:
+    found = [json.loads(m.payload) for m in list(heard.heard) if m.topic == f"{BASE}/replay/reply"]
+    return [r for r in found if name in (None, r["id"])]
+
+
+def verdicts(heard: Listener, name: str) -> list[str]:
+    return [r["verdict"] for r in replies(heard, name)]
+
+
+def arrange(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, count: int, **more: Any) -> Any:
+    """A listener, a desk and a maker with ``count`` packs that were delivered and confirmed."""
+    port = broker().port
+    heard, at, make = listen(port), desk(), Maker()
+    up = uplink(at, To(port), **more)
+    until(lambda: up.state().connected)
+    at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(count - 1)))
+    until(lambda: len(heard.packs("readings")) == count and at.pending() == 0)
+    return heard, at, make
+
+
+def test_a_range_comes_again_as_the_identical_bytes(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    """Also across several pages, and packs that everybody confirmed long ago."""
+    heard, _, make = arrange(broker, listen, desk, uplink, 100)
+    ask(heard, id="a", first=10, last=90)
+    until(lambda: "done" in verdicts(heard, "a"))
+    came = [m.payload for m in heard.heard if m.topic == f"{BASE}/inv1/backfill"]
+    assert came == [p.data for p in make.made[9:90]]
+    assert verdicts(heard, "a") == ["accepted", "done"] and replies(heard, "a")[-1]["reason"] == "81 packs"
+    assert not any(m.retain for m in heard.heard if "/replay/" in m.topic)
+    ask(heard, id="b", first=95, last=2000)
+    until(lambda: "done" in verdicts(heard, "b"))
+    assert replies(heard, "b")[-1]["reason"] == "6 packs", "up to the head, and no word of what does not exist yet"
+    ask(heard, id="c", first=101, last=102)
+    until(lambda: verdicts(heard, "c") == ["accepted", "refused"])
+    ask(heard, id="d", first=1, last=2, boot="00000000000000ff")
+    until(lambda: verdicts(heard, "d") == ["accepted", "refused"])
+
+
+def test_what_is_gone_is_expired_or_lost(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    heard, at, make = arrange(broker, listen, desk, uplink, 30)
+
+    def forget(store: Store) -> None:
+        with store._transaction():
+            ids = [row[0] for row in store._conn.execute("SELECT id FROM packs WHERE seq BETWEEN 11 AND 15")]
+            store._pruner.lose(ids, "size_cap")
+            store._conn.execute("DELETE FROM packs WHERE seq BETWEEN 3 AND 8")
+
+    at.call(forget)
+    ask(heard, id="a", first=2, last=20)
+    until(lambda: "done" in verdicts(heard, "a"))
+    said = replies(heard, "a")
+    assert [(r["verdict"], r.get("first"), r.get("last")) for r in said] == [
+        ("accepted", None, None), ("expired", 3, 8), ("lost", 11, 15), ("done", None, None),
+    ]  # fmt: skip
+    loss = said[2]["loss"]
+    assert (loss["event"], loss["first"], loss["last"], loss["reason"]) == ("loss", 11, 15, "size_cap")
+    assert loss["hash"] == json.loads(make.made[15].data)["prev"]
+    assert sorted(heard.seqs("inv1", "backfill")) == [2, 9, 10, 16, 17, 18, 19, 20]
+
+
+def test_malformed_and_flooding_requests_cost_a_log_line(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard, at, make = arrange(broker, listen, desk, uplink, 5)
+    with caplog.at_level(logging.WARNING, "meterhouse.uplink"):
+        for bad in (b"", b"{", b"[" * 5000, b"\xff", b'{"id":"x"}', b'{"id":1,"stream":"s","first":1,"last":2}'):
+            ask(heard, bad)
+        ask(heard, id="x" * 65, first=1, last=2)
+        ask(heard, id="foreign", stream="park8/gw01/inv1", first=1, last=2)
+        for n in range(300):
+            ask(heard, id=f"f{n}", first=1, last=5)
+        at.commit(*(fresh(make) for _ in range(20)))
+        until(lambda: len(heard.packs("readings")) == 25, why="fresh packs go on")
+        until(lambda: at.pending() == 0)
+        until(lambda: verdicts(heard, "f0")[-1:] == ["done"])
+    lines = [r.getMessage() for r in caplog.records if "replay" in r.getMessage()]
+    assert len(lines) == 1, lines
+    assert len(heard.packs("backfill")) <= 20 * 5 and not replies(heard, "foreign")
+
+
+def test_the_daily_budget_holds(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    heard, _, make = arrange(broker, listen, desk, uplink, 50, replay_bytes=9_000)
+    ask(heard, id="a", first=2, last=50)
+    until(lambda: "refused" in verdicts(heard, "a"))
+    came = [m.payload for m in heard.heard if m.topic == f"{BASE}/inv1/backfill"]
+    assert came == [p.data for p in make.made[1 : 1 + len(came)]] and 8_000 < sum(map(len, came)) <= 9_000
+    assert "used up" in replies(heard, "a")[-1]["reason"]
+
+
+class Shelf:
+    """A store that answers at once: packs 1 to 60 of one stream, some of them gone."""
+
+    def __init__(self, gone: set[int]) -> None:
+        self.gone, self.questions = gone, 0
+
+    def replay(self, stream: str, boot: object, first: int, last: int, limit: int, size: int, callback: Any) -> None:
+        self.questions += 1
+        items, lost, at = [], [], first
+        while at <= min(last, 60) and len(items) < 5:
+            if at in self.gone:
+                lost.append(Gone(at, at, None))
+            else:
+                items.append(OutboxItem(at, stream, b"%d" % at, False, 0))
+            at += 1
+        callback(ReplayPage(items, lost, at if at <= min(last, 60) else 0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=18),
+    st.sets(st.integers(1, 60), max_size=10),
+)
+def test_every_request_that_was_accepted_gets_all_of_its_packs_and_one_end(
+    wanted: list[tuple[int, int, int]], gone: set[int]
+) -> None:
+    """Whatever overlaps and whenever it comes: merged jobs leave nothing out, and say what is gone."""
+    said: list[dict[str, Any]] = []
+    shelf = Shelf(gone)
+    replay = Replay("x", shelf, "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
+    sent: list[int] = []
+    since: dict[str, int] = {}
+
+    def turn(times: int) -> None:
+        for _ in range(times):
+            if (item := replay.next(1 << 20)) is not None:
+                sent.append(item.id)
+
+    for n, (first, more, steps) in enumerate(wanted):
+        since[str(n)] = len(sent)
+        last = min(60, first + more)
+        replay.ask(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
+        turn(steps)
+    turn(5000)
+    for n, (first, more, _) in enumerate(wanted):
+        mine = [r["verdict"] for r in said if r["id"] == str(n)]
+        range_ = set(range(first, min(60, first + more) + 1))
+        if mine == ["refused"]:
+            assert len(wanted) > MAX_JOBS
+            continue
+        assert mine[0] == "accepted" and mine.count("done") == 1 and mine[-1] == "done", (n, said)
+        assert range_ - gone <= set(sent[since[str(n)] :]), (n, since, sent)
+        told = {r["first"] for r in said if r["id"] == str(n) and r["verdict"] == "expired"}
+        assert range_ & gone <= told
+
+
+def test_overlapping_requests_are_read_from_the_store_once() -> None:
+    said: list[dict[str, Any]] = []
+    replay = Replay("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
+    for n, (first, last) in enumerate([(1, 3), (20, 40), (30, 50), (15, 19)]):
+        replay.ask(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
+    sent = [item.id for _ in range(200) if (item := replay.next(100)) is not None]
+    assert sent == [1, 2, 3, *range(15, 51)]
+    assert [r["id"] for r in said if r["verdict"] == "done"] == ["0", "1", "2", "3"]
