@@ -1,4 +1,4 @@
-"""Scenarios of one file run side by side: most of their time is waiting for an agent, a broker or a clock."""
+"""Scenarios run side by side: most of their time is waiting for an agent, a broker or a clock."""
 
 from __future__ import annotations
 
@@ -15,37 +15,53 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from service_kit import House
 
-AT_ONCE = 5
+AT_ONCE = 6
+LONGEST_FIRST = (
+    "play_the_field",
+    "play_a_broker_that_was_away",
+    "play_steps_of_an_hour",
+    "play_kill_at_random_moments",
+)
 Play = Callable[[Path, House], Any]
 
 
-@pytest.fixture(scope="module")
+def tests_of(name: str, play: Play) -> set[str]:
+    """``play_NAME`` is the scenario of ``test_NAME``, or of the tests that its attribute ``tests`` names."""
+    return getattr(play, "tests", {name.replace("play_", "test_", 1)})
+
+
+def skipped(item: pytest.Item) -> bool:
+    return any(mark.args and mark.args[0] for mark in item.iter_markers("skipif"))
+
+
+@pytest.fixture(scope="session")
 def plays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
-    """Runs every ``play_NAME`` of the file whose ``test_NAME`` was selected; all have ended before the first test."""
+    """Runs the scenarios of all tests that were selected; all have ended before the first of these tests begins."""
     if not shutil.which("mosquitto"):
         pytest.skip("no mosquitto here")
-    selected = {item.originalname for item in request.session.items if item.module is request.module}  # type: ignore[attr-defined]
-    wanted: dict[str, Play] = {
-        name: function
-        for name, function in vars(request.module).items()
-        if name.startswith("play_") and getattr(function, "tests", {name.replace("play_", "test_", 1)}) & selected
-    }
+    wanted: dict[str, Play] = {}
+    for item in request.session.items:
+        if "played" not in getattr(item, "fixturenames", ()) or skipped(item):
+            continue
+        for name, play in vars(item.module).items():  # type: ignore[attr-defined]
+            if name.startswith("play_") and item.originalname in tests_of(name, play):  # type: ignore[attr-defined]
+                wanted[name] = play
 
     def run(play: Play, folder: Path) -> Any:
         with House(folder) as house:
             return play(folder, house)
 
+    order = sorted(wanted, key=lambda name: LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST))
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = {name: pool.submit(run, play, tmp_path_factory.mktemp(name)) for name, play in wanted.items()}
+        futures = {name: pool.submit(run, wanted[name], tmp_path_factory.mktemp(name)) for name in order}
     yield futures
 
 
 @pytest.fixture
 def played(request: pytest.FixtureRequest, plays: dict[str, Future[Any]]) -> Any:
     """What the scenario of this test returned; what it raised is raised here."""
-    test = request.node.originalname
     for name, future in plays.items():
-        play = getattr(request.module, name)
-        if test in getattr(play, "tests", {name.replace("play_", "test_", 1)}):
+        play = getattr(request.module, name, None)
+        if play is not None and request.node.originalname in tests_of(name, play):
             return future.result()
-    raise LookupError(f"no scenario for {test}")
+    raise LookupError(f"no scenario for {request.node.name}")

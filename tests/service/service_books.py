@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.verify import Report, Verdict, Verifier
 from service_kit import SITE, Heard, Meter
+
+from agent.verify import Report, Verdict, Verifier
 
 
 def report_of(heard: Sequence[Heard], kid: str) -> Report:

@@ -1,10 +1,12 @@
-"""The real things around a running agent: a broker, simulated devices that keep a journal, and the agent as a process."""
+"""The real things around a running agent: a broker, devices that keep a journal, and the agent as a process."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,6 +26,7 @@ T = TypeVar("T")
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 SITE = "park7/gw01"
+SECONDLY = '{ fast = "1 s", normal = "1 s", slow = "5 s" }'  # where not one tick may be missed, on a busy machine too
 
 
 def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:
@@ -37,10 +40,12 @@ def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "con
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, outside of the range that the kernel gives to connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def blocked_port() -> tuple[int, list[socket.socket]]:
@@ -80,6 +85,7 @@ class Broker:
             self._process = subprocess.Popen(["mosquitto", "-c", str(self._conf)], stdout=log, stderr=log)
 
         def answers() -> bool:
+            assert self._process and self._process.poll() is None, self._log.read_text()
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", self.port)) == 0
 

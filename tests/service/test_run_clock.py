@@ -1,4 +1,4 @@
-"""The wall clock is set while the agent runs (libfaketime sets it for this one process; the machine's is not touched)."""
+"""The wall clock is set while the agent runs: libfaketime sets it for this one process, not the machine's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from service_books import boots, gaps, reasons, settle, times
 from service_kit import House, Listener, Meter, devices_on, until
 

@@ -1,4 +1,4 @@
-"""Bad input as a technician meets it: through the real command, with its message and its exit code, never a traceback."""
+"""Bad input as a technician meets it: the real command, its message and exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from service_kit import ROOT, Agent, free_port
 
 Edit = Callable[[Agent, str], str]
@@ -26,7 +25,7 @@ def run(agent: Agent, *more: str) -> tuple[int, str, str]:
     env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | agent.env
     found = subprocess.run(
         [sys.executable, "-m", "agent.cli.main", "run", "-c", str(agent.config), *more],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
+        check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert "Traceback" not in found.stdout + found.stderr
     return found.returncode, found.stdout, found.stderr

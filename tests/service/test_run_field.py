@@ -1,4 +1,4 @@
-"""Sick devices and lines while the agent runs: each costs only itself (promise 5). One run, six lines, all faults at once."""
+"""Sick devices and lines while the agent runs: each costs only itself (promise 5). One run with six lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from service_books import gaps, reasons, settle, times
+from service_books import gaps, reasons, report_of, settle, times
 from service_kit import SITE, House, Meter, blocked_port, until
 
 PERIOD_S = 0.5
@@ -46,7 +46,7 @@ def play_the_field(folder: Path, house: House) -> dict[str, Any]:
         broker,
         lines,
         {name: (line, int(name[1:])) for line, names in LINES.items() for name in names},
-        every='{ fast = "500 ms", normal = "1 s", slow = "5 s" }',
+        line_more={"bus": 'limits = { timeout = "250 ms" }'},
     )
     agent.start()
     healthy = [name for name in meters if name not in ("m23", "m41")]
@@ -76,8 +76,11 @@ def play_the_field(folder: Path, house: House) -> dict[str, Any]:
     code = agent.stop()
     until(lambda: all(meters[name].count in listener.numbers(name) for name in healthy), 5, "the last packs")
     known = {name: meter for name, meter in meters.items() if name in healthy}
+    # a pack of the blocked line may be so late at the end that it is backlog, which waits for the next start
+    heard = [message for message in listener.heard if "/m41/" not in message.topic]
     return {
-        "code": code, "report": settle(listener.heard, agent.kid, known), "said": agent.said, "sick": sick,
+        "code": code, "report": settle(heard, agent.kid, known), "all": report_of(listener.heard, agent.kid),
+        "said": agent.said, "sick": sick,
         "packs": {name: listener.packs(name) for name in meters}, "probes": probes, "accepted": gateway.accepted,
         "terminals": (before, unplugged, replugged), "collisions": bus.collisions, "foreign": gateway.bus.strangers,
     }  # fmt: skip
@@ -113,7 +116,9 @@ def test_a_pulled_device_costs_only_itself(played: dict[str, Any]) -> None:
     assert played["probes"] <= 4, "a dead device is asked once in a while"  # field pain 3
     assert not played["collisions"]
     said = played["said"]
-    assert said.count(f"{PULLED} is silent") == said.count(f"{PULLED} answers again after") == 1, "edges are logged once"
+    assert said.count(f"{PULLED} is silent") == said.count(f"{PULLED} answers again after") == 1, (
+        "edges are logged once"
+    )
 
 
 def test_a_gateway_that_says_no_for_one_unit_keeps_its_connection(played: dict[str, Any]) -> None:
@@ -129,9 +134,7 @@ def test_a_line_blocked_in_connect_delays_nobody(played: dict[str, Any]) -> None
     """While one line waits for its connection, another is on time."""
     # field pain 2
     check_period(played, ("m51",))
-    assert set(reasons(played["report"], "m41")) <= {"absent", "overload", "stopped"}, (
-        "stopped: the visit that we ended"
-    )
+    assert set(reasons(played["all"], "m41")) <= {"absent", "overload", "stopped"}, "stopped: the visit that we ended"
     assert not played["sick"]["lines"]["blocked"]["open"]
 
 
@@ -146,7 +149,7 @@ def test_an_adapter_that_is_pulled_comes_back(played: dict[str, Any]) -> None:
 
 def test_every_gap_of_the_field_has_its_reason(played: dict[str, Any]) -> None:
     """Nothing is missing for a reason that nobody caused, and a broken connection is over when the device is back."""
-    assert played["code"] == 0
+    assert played["code"] == 0 and not played["all"].failed
     for name in ("m61",):
         assert set(reasons(played["report"], name)) <= {"absent", "timeout"} and reasons(played["report"], name)
     told = {reason for name in played["packs"] if name != "m41" for reason in reasons(played["report"], name)}

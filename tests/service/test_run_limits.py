@@ -10,7 +10,7 @@ from service_kit import SITE, Agent, House, Meter, free_port, until
 
 
 def play_too_much_for_a_line(folder: Path, house: House) -> dict[str, Any]:
-    """Three devices of one bus that need 0.12 s an answer, asked four times a second each; a fourth on its own line is well."""
+    """Three devices of one bus that need 0.12 s an answer, asked four times a second each; a fourth is well."""
     broker = house.broker()
     listener = house.listen(broker)
     slow = [Meter(n) for n in (1, 2, 3)]
