@@ -105,7 +105,8 @@ class Sealing:
                 await asyncio.sleep(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            await asyncio.sleep(max(0.01, (done_ms + every + offset - self._grid.now_ms()) / 1000))
+            wait_ms = done_ms + every + offset - self._grid.now_ms()  # far too long if the clock was set back just now
+            await asyncio.sleep(max(10, min(wait_ms, every)) / 1000)
 
     async def cut(self, old_ms: int, new_ms: int) -> bool:
         """The clock was set: seal everything up to the old time; the next packs begin at the new one."""
@@ -146,6 +147,7 @@ class Sealing:
         ticks that are older than what it answered last; they are gaps now.
         """
         async with self._lock:
+            to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back while we waited
             unknown = Reason.DISK if self.trouble else Reason.STOPPED
             jobs = []
             for stream in streams:

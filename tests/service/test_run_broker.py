@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from service_books import boots, gaps, reasons, settle
 from service_kit import SECONDLY, Broker, House, Listener, Meter, free_port, one_meter, until
 
@@ -171,3 +172,25 @@ def test_a_broker_that_refuses(played: dict[str, Any]) -> None:
     assert played["refused"]["error"] and "password" in played["refused"]["hint"]
     assert played["said"].count("authorise") == 1, "the same refusal is not told again and again"
     assert "wrong" not in played["said"], "no secret in the log"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_broker_that_was_away_for_a_minute(tmp_path: Path) -> None:
+    """Issue 2: stopped for 60 s and started again, no hole in any stream at the verifier."""
+    with House(tmp_path) as house:
+        broker, listener, meter, agent = one_meter(tmp_path, house, every=SECONDLY)
+        agent.start()
+        until(lambda: len(listener.packs("m1")) >= 2, 10, lambda: agent.said)
+        broker.stop(kill=True)
+        count = meter.count
+        until(lambda: meter.count >= count + 60, 90, "a minute")
+        away = meter.count
+        broker.start()
+        until(lambda: away in listener.numbers("m1"), 90, lambda: agent.said)
+        until(lambda: all_here(listener, "m1") and all_here(listener, "_gateway"), 30, lambda: agent.said)
+        assert agent.stop() == 0
+        until(lambda: meter.count in listener.numbers("m1"), 5)
+        report = settle(listener.heard, agent.kid, {"m1": meter})
+        assert set(reasons(report, "m1")) <= {"overload"}
+        assert sorted(meter.served) == sorted(set(listener.numbers("m1")))

@@ -95,7 +95,8 @@ def play_stopped_while_the_disk_is_full(folder: Path, house: House) -> dict[str,
     again = agent.stop()
     until(lambda: meter.count in listener.numbers("m1"), 5, lambda: agent.said)
     return {"code": code, "said": said, "left": left, "again": again,
-            "lost": sorted(held - set(listener.numbers("m1"))), "report": settle(listener.heard, agent.kid, {"m1": meter}),
+            "lost": sorted(held - set(listener.numbers("m1"))),
+            "report": settle(listener.heard, agent.kid, {"m1": meter}),
             "gaps": gaps(listener.packs("m1"))}  # fmt: skip
 
 
