@@ -130,21 +130,23 @@ async def _try(
     proof = _names_itself(
         profile, [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *said.values()]
     )
-    if not proof and any(_judge(point, readings[point.name], proof) < 0 for point in first):
+    against = any(_judge(point, readings[point.name], proof) < 0 for point in first)
+    if not proof and (against or _lacking(first, readings) == len(first)):
         return None  # the others need not be asked
     readings = await _read(profile, points, address, serial, memory, ring)
     texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
     proof = _names_itself(profile, [texts.get("device.model", ""), *said.values()])
     judged = [_judge(point, readings[point.name], proof) for point in points]
     plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
-    if not proof and (minus or plus < 1):
+    lacking = _lacking(points, readings)
+    if not proof and (minus or plus < 1 or 2 * lacking > len(points)):
         return None
     variant = profile.resolve(params, texts.get("device.firmware"), texts).variant
     strong = max(judged) >= 2
-    how = "certain" if proof else "likely" if plus >= 3 and strong else "possible"
+    how = "certain" if proof else "likely" if plus >= 3 and strong and lacking <= 1 else "possible"
     rank = {"certain": 2, "likely": 1, "possible": 0}[how]
     fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points))
-    return (rank, plus), fit, {n: t for n, t in texts.items() if _is_text(t)}
+    return (rank, plus - 2 * lacking), fit, {n: t for n, t in texts.items() if _is_text(t)}
 
 
 def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
@@ -175,6 +177,14 @@ async def _read(
     return await driver.read_points([point.name for point in points])
 
 
+def _lacking(points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
+    """How many points the device should have and has not. What it calls "not available" it has."""
+    return sum(
+        readings[p.name].value is None and readings[p.name].quality != Reason.SENTINEL and not p.optional
+        for p in points
+    )
+
+
 def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
     """Whether a word of the device is one of the profile's models. What fits every word proves nothing."""
     return any(
@@ -189,7 +199,7 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
     """2: a value that only the right map gives, 1: agrees, 0: says nothing, -1: speaks against the profile."""
     value = reading.value
     if value is None:
-        return 0 if reading.quality == Reason.SENTINEL or point.optional or proof else -1
+        return 0  # what it has not is counted apart: many a device lacks something of its family
     if isinstance(value, str):
         return _judge_text(point, value, proof)
     if value == 0:
