@@ -14,7 +14,8 @@ from scankit import Park, plain, sampled
 
 from drivers.line.frames import crc16
 from drivers.modbus import read_request
-from drivers.sim import Bus
+from drivers.sim import Bus, SimDevice
+from drivers.sim.dump import load_dump
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
 
 MINE = ("--listen", "0", "--bus-is-mine")
@@ -170,6 +171,10 @@ def test_a_recorded_dump_is_understood_by_decode(mh, field: Park, tmp_path: Path
     wanted = {r["point"]: r["value"] for r in read.lines if r["value"] is not None}
     assert wanted
     assert values == wanted
+    image, unit = load_dump(dump)  # as `simulate --dump` takes it
+    again = field.tcp(Bus([SimDevice(unit, image)]))
+    played = mh("read", "--profile", profile, "--line", again.url, "--address", "1", "--json")
+    assert {r["point"]: r["value"] for r in played.lines if r["value"] is not None} == wanted
 
 
 def test_a_dump_needs_registers(mh, tmp_path: Path) -> None:
