@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "service"))
 
-from service_kit import SITE, House, one_meter, until
+from service_kit import SITE, House, Listener, one_meter, until
 
 from agent.verify import Verdict, Verifier
 from agent.verify.files import read_paths
@@ -26,6 +26,12 @@ def house(tmp_path: Path) -> Iterator[House]:
         yield made
 
 
+def whole(listener: Listener, device: str) -> bool:
+    """No sequence between the first and the last is missing."""
+    seqs = {pack["seq"] for pack in listener.packs(device)}
+    return bool(seqs) and seqs == set(range(1, max(seqs) + 1))
+
+
 def test_a_folder_and_the_broker_agree_after_a_kill(
     tmp_path: Path, house: House, mh: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -37,8 +43,11 @@ def test_a_folder_and_the_broker_agree_after_a_kill(
     agent.kill()
     agent.start()
     until(lambda: len(listener.numbers("m1")) > 6 and len({p["boot"] for p in listener.packs("m1")}) > 1, 15)
+    until(lambda: all(whole(listener, name) for name in ("m1", "_gateway")), 15, "the backlog, which a stop cuts short")
     assert agent.stop() == 0
     until(lambda: set(meter.served) <= set(listener.numbers("m1")), 5)
+    until(lambda: all(whole(listener, name) for name in ("m1", "_gateway")), 5)
+    until(lambda: listener.events("_gateway")[-1]["event"] == "stop", 5)
     folder = tmp_path / "out"
     code, _, err = mh("export", folder, "-c", agent.config, "--csv", tmp_path / "readings.csv")
     assert code == 0, err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -179,9 +180,10 @@ def test_wrong_usage(args: tuple[str, ...], text: str) -> None:
 
 
 def test_no_broker() -> None:
-    from conftest import free_port  # type: ignore[attr-defined]
-
-    result = run("--broker", f"mqtt://127.0.0.1:{free_port()}", "--for", "1s")
+    with socket.socket() as probe:  # a port that nobody listens on
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    result = run("--broker", f"mqtt://127.0.0.1:{port}", "--for", "1s")
     assert isinstance(result.exception, BrokerError) and result.exception.exit_code == 5
     assert "Is the broker running" in str(result.exception)
 
