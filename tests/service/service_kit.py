@@ -226,6 +226,12 @@ class Listener:
         self._client.loop_stop()
 
 
+def whole(listener: Listener, device: str) -> bool:
+    """No sequence number between the first and the last is missing: nothing of it waits in an outbox."""
+    seqs = {pack["seq"] for pack in listener.packs(device)}
+    return bool(seqs) and seqs == set(range(1, max(seqs) + 1))
+
+
 CONFIG = """[site]
 id = "park7"
 gateway = "gw01"

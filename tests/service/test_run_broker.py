@@ -9,19 +9,13 @@ from typing import Any
 
 import pytest
 from service_books import boots, gaps, reasons, settle
-from service_kit import SECONDLY, Broker, House, Listener, Meter, free_port, one_meter, until
+from service_kit import SECONDLY, Broker, House, Listener, Meter, free_port, one_meter, until, whole
 
 from agent.verify.live import Live
 
 
 def last_seq(listener: Listener, device: str) -> int:
     return max((pack["seq"] for pack in listener.packs(device)), default=0)
-
-
-def all_here(listener: Listener, device: str) -> bool:
-    """No sequence number between the first and the last is missing."""
-    seqs = {pack["seq"] for pack in listener.packs(device)}
-    return bool(seqs) and seqs == set(range(1, max(seqs) + 1))
 
 
 # --- a broker that was stopped for a while
@@ -48,7 +42,7 @@ def play_a_broker_that_was_away(folder: Path, house: House) -> dict[str, Any]:
     broker.start()
     back = len(listener.heard)
     until(lambda: listener.packs("m1", "backfill"), 15, lambda: agent.said)
-    until(lambda: all_here(listener, "m1") and all_here(listener, "_gateway"), 20, "the backlog")
+    until(lambda: whole(listener, "m1") and whole(listener, "_gateway"), 20, "the backlog")
     code = agent.stop()
     until(lambda: last_seq(listener, "m1") == last_seq(witness, "m1"), 5, "the last pack at both")
     until(lambda: meter.count in listener.numbers("m1"), 5)
@@ -111,7 +105,7 @@ def play_nothing_is_there_at_the_start(folder: Path, house: House) -> dict[str, 
     up = until(
         lambda: (s := agent.snapshot())["devices"]["m1"]["life"] == s["devices"]["m2"]["life"] == "alive" and s, 5
     )
-    until(lambda: all(all_here(listener, name) for name in ("m1", "m2", "_gateway")), 20, lambda: agent.said)
+    until(lambda: all(whole(listener, name) for name in ("m1", "m2", "_gateway")), 20, lambda: agent.said)
     code = agent.stop()
     until(lambda: all(m.count in listener.numbers(name) for name, m in meters.items()), 5)
     report = settle(listener.heard, agent.kid, meters)
@@ -158,7 +152,7 @@ def play_a_broker_that_refuses(folder: Path, house: House) -> dict[str, Any]:
     listener = house.listen(broker, login=("reader", "reader"))
     secret.write_text("right\n")
     until(lambda: agent.snapshot()["uplinks"]["platform"]["connected"], 20, lambda: agent.said)
-    until(lambda: listener.numbers("m1") and all_here(listener, "m1"), 10, lambda: agent.said)
+    until(lambda: listener.numbers("m1") and whole(listener, "m1"), 10, lambda: agent.said)
     code = agent.stop()
     until(lambda: meter.count in listener.numbers("m1"), 5)
     report = settle(listener.heard, agent.kid, {"m1": meter})
@@ -188,7 +182,7 @@ def test_a_broker_that_was_away_for_a_minute(tmp_path: Path) -> None:
         away = meter.count
         broker.start()
         until(lambda: away in listener.numbers("m1"), 90, lambda: agent.said)
-        until(lambda: all_here(listener, "m1") and all_here(listener, "_gateway"), 30, lambda: agent.said)
+        until(lambda: whole(listener, "m1") and whole(listener, "_gateway"), 30, lambda: agent.said)
         assert agent.stop() == 0
         until(lambda: meter.count in listener.numbers("m1"), 5)
         report = settle(listener.heard, agent.kid, {"m1": meter})

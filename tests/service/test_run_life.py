@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from service_books import boots, gaps, reasons, settle
-from service_kit import SECONDLY, SITE, House, Listener, Meter, devices_on, one_meter, until
+from service_kit import SECONDLY, SITE, House, Listener, Meter, devices_on, one_meter, until, whole
 
 from ext.ring import ANSWER, Ring
 
@@ -142,6 +142,7 @@ def kill_rounds(folder: Path, house: House, rounds: int, seed: int) -> dict[str,
                 held[f"m{meter.unit}"] |= in_ring(ring, meter.first, meter.first + 999_999)
     agent.start()
     until(lambda: all(numbers <= set(listener.numbers(name)) for name, numbers in held.items()), 20, lambda: agent.said)
+    until(lambda: all(whole(listener, name) for name in ("m1", "m2", "_gateway")), 20, lambda: agent.said)
     code = agent.stop()
     until(lambda: all(meter.count in listener.numbers(f"m{meter.unit}") for meter in meters), 10)
     report = settle(listener.heard, agent.kid, {f"m{meter.unit}": meter for meter in meters})
