@@ -1,0 +1,145 @@
+"""The broker's side of a scenario: a real mosquitto, and a subscriber that notes everything."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:
+    """Wait for a condition and return what it gave; ``what`` may be a function that tells more."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
+        threading.Event().wait(0.02)
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens on, outside of the range that the kernel gives to connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Broker:
+    """mosquitto on a port of its own, which it keeps when it is stopped and started."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        self.port = free_port()
+        self._conf = folder / "mosquitto.conf"
+        self._log = folder / "mosquitto.log"
+        head = [f"listener {self.port} 127.0.0.1", "max_inflight_messages 0", "max_queued_messages 0"]
+        if os.getuid() == 0:
+            head.append("user root")  # else it becomes a user who may not read what lies in our folder
+        anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
+        self._conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(["mosquitto", "-c", str(self._conf)], stdout=log, stderr=log)
+
+        def answers() -> bool:
+            assert self._process and self._process.poll() is None, self._log.read_text()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        until(answers, what="mosquitto answers")
+
+    def stop(self, kill: bool = False) -> None:
+        if self._process:
+            (self._process.kill if kill else self._process.terminate)()
+            self._process.wait(10)
+            self._process = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One message of the broker."""
+
+    at: float  # monotonic seconds
+    topic: str
+    payload: bytes
+    retained: bool
+
+    @property
+    def road(self) -> str:
+        return self.topic.rpartition("/")[2]
+
+
+class Listener:
+    """A subscriber that notes everything and is quick to come back."""
+
+    def __init__(self, broker: Broker, connected_s: float = 10.0, login: tuple[str, str] | None = None) -> None:
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+        self.heard: list[Heard] = []
+        self.broker = broker
+        self.subscriptions = 0
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.on_connect = lambda client, *_: client.subscribe("meterhouse/#", 1)
+        self._client.on_subscribe = self._subscribed
+        self._client.on_message = self._came
+        if login:
+            self._client.username_pw_set(*login)
+        self._client.reconnect_delay_set(0.05, 0.1)  # type: ignore[arg-type]
+        if connected_s:
+            self._client.connect("127.0.0.1", broker.port)
+            self._client.loop_start()
+            until(lambda: self.subscriptions, connected_s, "subscribed")
+        else:
+            self._client.connect_async("127.0.0.1", broker.port)
+            self._client.loop_start()
+
+    def _subscribed(self, *_: object) -> None:
+        self.subscriptions += 1
+
+    def _came(self, _client: object, _userdata: object, message: Any) -> None:
+        self.heard.append(Heard(time.monotonic(), message.topic, bytes(message.payload), message.retain))
+
+    def packs(self, device: str = "", *roads: str) -> list[dict[str, Any]]:
+        """Packs in the order in which they came, as objects."""
+        wanted = roads or ("readings", "backfill")
+        return [
+            json.loads(m.payload)
+            for m in list(self.heard)
+            if m.road in wanted and (not device or m.topic.split("/")[-2] == device)
+        ]
+
+    def numbers(self, device: str, point: str = "ac.energy.import") -> list[int]:
+        """The values of a point as they came; with the default point, the numbers of a Meter's answers."""
+        return [record["v"] for pack in self.packs(device) for record in pack.get("e", ()) if record["n"] == point]
+
+    def events(self, device: str = "") -> list[dict[str, Any]]:
+        return [event for pack in self.packs(device) for event in pack.get("events", ())]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def whole(listener: Listener, device: str) -> bool:
+    """No sequence number between the first and the last is missing: nothing of it waits in an outbox."""
+    seqs = {pack["seq"] for pack in listener.packs(device)}
+    return bool(seqs) and seqs == set(range(1, max(seqs) + 1))
