@@ -20,7 +20,7 @@ $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
-	@tools/prepare $(VENV) demo,test,lint mosquitto socat
+	@tools/prepare $(VENV) demo,test,lint mosquitto socat faketime
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

@@ -105,7 +105,7 @@ def demo(
             raise UsageError("there is an agent.toml already", where=str(folder), hint="Name an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
             before = signal.signal(number, lambda *_: stop.set())
             stack.callback(signal.signal, number, before)
         began = time.monotonic()
