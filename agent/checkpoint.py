@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agent.keys import TYP_CHECKPOINT, Signer, base64url
+from agent.keys import TYP_CHECKPOINT, Signer
+from agent.pack import base64url, seconds
 from ext.canon import dumps
 
 PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow
@@ -67,7 +68,7 @@ def checkpoint(
             "page": page,
             "pages": pages,
             "prev": payload_hash(known[page]) if page in known else None,
-            "time": _seconds(time_ms),
+            "time": seconds(time_ms),
             "v": 1,
         }
         made.append(Page(page, counter, time_ms, signer.sign_object(TYP_CHECKPOINT, body)))
@@ -82,9 +83,5 @@ def payload_hash(data: bytes) -> str:
 
 
 def _head(head: Headed) -> Mapping[str, Any]:
-    digest, to = base64url(head.hash), _seconds(head.to_ms)
+    digest, to = base64url(head.hash), seconds(head.to_ms)
     return {"boot": head.boot, "hash": digest, "seq": head.seq, "stream": head.stream, "to": to}
-
-
-def _seconds(ms: int) -> int | float:
-    return ms / 1000 if ms % 1000 else ms // 1000

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from agent.pack import base64url
 from drivers.model import GatewayError
 from ext.canon import dumps
 
@@ -43,11 +44,6 @@ class KeyFileError(GatewayError):
     """The signing key cannot be used. Never shows anything of the key."""
 
     exit_code = 3
-
-
-def base64url(raw: bytes) -> str:
-    """RFC 4648 section 5 without padding, as JOSE writes it."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
