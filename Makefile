@@ -33,7 +33,7 @@ test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --timeout 1200 $(ARGS)
 
 test-bounds: $(VENV)/.test
-	$(BIN)/python tests/ext/build_checked.py
+	$(BIN)/python tests/ext/build_checked.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
