@@ -1,0 +1,63 @@
+"""Runs the scenarios that the selected tests ask for side by side: most of their time is waiting.
+
+A test says ``@pytest.mark.plays("broker_outages")`` and takes ``row`` (or ``rows``, by name, where it names several).
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+for place in (HERE, HERE.parent / "service", HERE.parent / "uplink", HERE.parent / "store"):
+    sys.path.insert(0, str(place))
+
+from fault_rows import SCENARIOS, Row, play
+
+AT_ONCE = 8
+for file in sorted(HERE.glob("play_*.py")):  # they register their scenarios
+    importlib.import_module(file.stem)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "plays(*names): the scenarios whose rows the test looks at")
+
+
+def names_of(item: pytest.Item) -> tuple[str, ...]:
+    if any(mark.args and mark.args[0] for mark in item.iter_markers("skipif")):
+        return ()
+    return tuple(name for mark in item.iter_markers("plays") for name in mark.args)
+
+
+@pytest.fixture(scope="session")
+def played_rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Row]]:
+    """All scenarios that were asked for, the longest first; all have ended before the first of these tests begins."""
+    if not shutil.which("mosquitto"):
+        pytest.skip("no mosquitto here")
+    wanted = {name for item in request.session.items for name in names_of(item)}
+    order = sorted(wanted, key=lambda name: -SCENARIOS[name].about_s * SCENARIOS[name].rounds)
+    seed = int(time.time())
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return {
+            name: pool.submit(play, name, SCENARIOS[name].rounds, seed, tmp_path_factory.mktemp(name)) for name in order
+        }
+
+
+@pytest.fixture
+def rows(request: pytest.FixtureRequest, played_rows: dict[str, Future[Row]]) -> Iterator[dict[str, Row]]:
+    """The rows of the scenarios that the test names; what one raised is raised here."""
+    yield {name: played_rows[name].result() for name in names_of(request.node)}
+
+
+@pytest.fixture
+def row(rows: dict[str, Row]) -> Row:
+    """The row of a test that names one scenario."""
+    (only,) = rows.values()
+    return only
