@@ -23,7 +23,8 @@ from drivers.modbus import ModbusDevice
 from drivers.model import DeviceSpec, Limits, Point
 from drivers.profile import find_profile, load_profile
 from drivers.sim import Bus, SerialLine
-from drivers.sim.display import ParkClock, device_from_profile
+from drivers.sim.display import ParkClock
+from drivers.sim.families import device_from_profile
 from ext.ring import ANSWER, Ring
 
 TURNAROUND_S = 0.005

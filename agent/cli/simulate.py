@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,9 +17,11 @@ from agent.cli.common import as_line, json_option, parse_for
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from drivers.sim.bus import SimLine
-    from drivers.sim.control import Control
+    from drivers.profile import Profile
+    from drivers.sim.bus import Bus, SimLine
+    from drivers.sim.control import Control, Served
     from drivers.sim.device import SimDevice
+    from drivers.sim.park import Park
 
 
 @click.command()
@@ -37,20 +40,27 @@ if TYPE_CHECKING:
 )
 @click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, as a serial server passes them.")
 @click.option(
-    "--pty", type=click.Path(path_type=Path), metavar="LINK", help="Modbus RTU on a pseudo-terminal with this name."
+    "--pty", type=click.Path(path_type=Path), metavar="LINK", help="A serial line: a pseudo-terminal with this name."
 )
 @click.option(
     "--baud",
-    default=9600,
-    show_default=True,
     type=click.IntRange(300, 921600),
-    help="With --pty: byte times of this rate.",
+    help="With --pty: byte times of this rate.  [default: the profile's, else 9600]",
 )
 @click.option(
     "--unit", "units", multiple=True, type=click.IntRange(1, 255), help="Unit id; again for more devices on the line."
 )
 @click.option(
-    "--role", default="", help="What it measures: pv1, pv2, grid, load, workshop, storage, heat. Default: by its kind."
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="TEXT",
+    help="Of a DL/T 645, M-Bus or CJ/T 188 meter, as agent.toml has it; again for more meters on the line.",
+)
+@click.option(
+    "--role",
+    default="",
+    help="What it measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by its kind.",
 )
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
 @click.option(
@@ -83,6 +93,7 @@ def simulate(**said: Any) -> None:
     Examples:
       meterhouse simulate --profile eastron/sdm630 --listen 127.0.0.1:5020
       meterhouse simulate --profile eastron/sdm630 --pty /tmp/meter --baud 9600 --fault silence/10
+      meterhouse simulate --profile dlt645/2007 --address 000000000161 --pty /tmp/meter
       meterhouse simulate --dump inverter.json
       meterhouse simulate --park /tmp/park --control /tmp/park/control
       echo "inv1 late=0.5*3" > /tmp/park/control
@@ -100,8 +111,8 @@ def simulate(**said: Any) -> None:
         raise click.UsageError("say one of --profile, --dump and --park")
     if said["listen"] and said["pty"]:
         raise click.UsageError("--listen and --pty are two lines; say one")
-    if said["park"] and (said["listen"] or said["pty"] or said["units"]):
-        raise click.UsageError("the park has lines of its own; leave out --listen, --pty and --unit")
+    if said["park"] and (said["listen"] or said["pty"] or said["units"] or said["addresses"]):
+        raise click.UsageError("the park has lines of its own; leave out --listen, --pty, --unit and --address")
     asyncio.run(_serve(said))
 
 
@@ -131,7 +142,7 @@ async def _serve(said: dict[str, Any]) -> None:
             loop.remove_signal_handler(number)
 
 
-def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], dict[str, SimDevice]]:
+def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Served]]:
     from drivers.sim.park import make_park
 
     folder = said["park"]
@@ -141,26 +152,44 @@ def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], dict[str, SimDevice
         raise UsageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
     park = make_park(folder.absolute(), seed=said["seed"], speed=said["speed"], sleeps=said["sleep"])
     said["made"] = park
-    return park.lines, {name: device.sim for name, device in park.devices.items()}
+    return park.lines, park.served()
 
 
-def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], dict[str, SimDevice]]:
+def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Served]]:
     """One line with one device, or several of one kind."""
     from drivers.sim.bus import Bus
     from drivers.sim.rtu import SerialLine
     from drivers.sim.tcp import TcpLine
 
-    devices = _from_dump(said) if said["dump"] else _from_profile(said)
-    bus = Bus(devices, name="line")
+    profile = None if said["dump"] else _profile(said["profile"])
+    is_meter = profile is not None and profile.protocol not in ("modbus", "sunspec")
+    if is_meter != bool(said["addresses"]) and (said["addresses"] or said["units"]):
+        option = "--address" if is_meter else "--unit"
+        raise click.UsageError(f"devices of this kind are named with {option}")
+    bus: Bus
+    devices: Mapping[str, Served]
+    if is_meter and profile is not None:
+        bus, devices = _meters(said, profile)
+    else:
+        made = _from_dump(said) if profile is None else _from_profile(said, profile)
+        bus, devices = Bus(made, name="line"), {device.name: device for device in made}
     line: SimLine
     if said["pty"]:
-        line = SerialLine(bus, said["pty"].absolute(), baud=said["baud"])
+        own = profile.serial.split()[0] if profile is not None and profile.serial else "9600"
+        line = SerialLine(bus, said["pty"].absolute(), baud=said["baud"] or int(own))
     else:
         host, _, port = (said["listen"] or "127.0.0.1:0").rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise UsageError(f"{said['listen']!r} is not HOST:PORT", where="--listen", hint="Such as 127.0.0.1:5020")
-        line = TcpLine(bus, host=host, port=int(port), framing="rtu" if said["rtu"] else "mbap")
-    return {"line": line}, {device.name: device for device in devices}
+        framing: Literal["mbap", "rtu"] = "rtu" if said["rtu"] or is_meter else "mbap"
+        line = TcpLine(bus, host=host, port=int(port), framing=framing)
+    return {"line": line}, devices
+
+
+def _profile(text: str) -> Profile:
+    from drivers.profile import find_profile, load_profile
+
+    return load_profile(Path(text) if text.endswith(".toml") else find_profile(text))
 
 
 def _name(number: int, count: int) -> str:
@@ -180,15 +209,46 @@ def _from_dump(said: dict[str, Any]) -> list[SimDevice]:
     ]
 
 
-def _from_profile(said: dict[str, Any]) -> list[SimDevice]:
-    from drivers.profile import find_profile, load_profile
-    from drivers.sim.display import ParkClock, device_from_profile
+def _role(said: dict[str, Any]) -> str:
     from drivers.sim.facts import ROLES
 
-    if said["role"] and said["role"] not in ROLES:
-        raise UsageError(f"no role {said['role']!r}", where="--role", hint=f"One of {', '.join(ROLES)}")
-    text = said["profile"]
-    profile = load_profile(Path(text) if text.endswith(".toml") else find_profile(text))
+    role: str = said["role"]
+    if role and role not in ROLES:
+        raise UsageError(f"no role {role!r}", where="--role", hint=f"One of {', '.join(ROLES)}")
+    return role
+
+
+def _meters(said: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Served]]:
+    """Meters that are no Modbus, on a bus of their own."""
+    from drivers.sim.display import ParkClock
+    from drivers.sim.families import meter_from_profile
+    from drivers.sim.meters import MixedBus
+
+    role, clock = _role(said), ParkClock(said["seed"], said["speed"])
+    addresses = said["addresses"] or (("000000000001",) if profile.protocol == "dlt645" else ("1",))
+    found: dict[str, Served] = {}
+    bus = MixedBus(name="line")
+    for n, address in enumerate(addresses):
+        name, seed = _name(n, len(addresses)), said["seed"] * 1000 + n
+        meter, _ = meter_from_profile(
+            profile,
+            address=address,
+            name=name,
+            role=role,
+            clock=clock,
+            seed=seed,
+            turnaround_s=said["turnaround"],
+        )
+        bus.meters.append(meter)
+        found[name] = meter
+    return bus, found
+
+
+def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
+    from drivers.sim.display import ParkClock
+    from drivers.sim.families import device_from_profile
+
+    role = _role(said)
     params: dict[str, int | str] = {}
     for pair in said["params"]:
         key, found, value = pair.partition("=")
@@ -203,7 +263,7 @@ def _from_profile(said: dict[str, Any]) -> list[SimDevice]:
             profile,
             unit=unit,
             name=_name(n, len(units)),
-            role=said["role"],
+            role=role,
             clock=clock,
             params=params,
             seed=said["seed"] * 1000 + n,
@@ -214,27 +274,38 @@ def _from_profile(said: dict[str, Any]) -> list[SimDevice]:
     return made
 
 
-def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: dict[str, SimDevice]) -> None:
+def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Served]) -> None:
     """What is served and where, on stdout; at once, for scripts that wait for it."""
-    park = said.get("made")
-    for name, line in lines.items():
-        serial = getattr(line, "serial", "")
-        for device in line.bus.devices.values():
-            profile = park.devices[device.name].profile if park else said["profile"] or str(said["dump"])
-            if said["as_json"]:
-                facts = {"device": device.name, "line": name, "url": line.url, "serial": serial or None}
-                click.echo(as_line({**facts, "address": str(device.unit), "profile": profile}))
-            else:
-                place = f"{line.url} {serial}".strip()
-                click.echo(f"{device.name:<10} {profile:<28} unit {device.unit:<4} {place}")
-    if park:
+    park: Park | None = said.get("made")
+    if park is not None:
+        for slot in park.slots:
+            address = slot.address or str(slot.unit)
+            _say(said, slot.name, slot.line, lines[slot.line].url, park.serial(slot), address, slot.profile)
         path = said["park"] / "agent.toml"
         path.write_text(park.agent_toml(), encoding="utf-8")
         if said["as_json"]:
             click.echo(as_line({"config": str(path)}))
         else:
             click.echo(f"{path} reads it: meterhouse run -c {path}")
+    else:
+        profile = said["profile"] or str(said["dump"])
+        (line,) = lines.values()
+        serial = getattr(line, "serial", "")
+        for device in devices.values():
+            meters_own = getattr(device, "address", None)
+            address = str(getattr(device, "unit", "")) if meters_own is None else str(meters_own)
+            said_serial = serial.replace("8N1", "8E1") if meters_own is not None else serial
+            _say(said, device.name, "line", line.url, said_serial, address, profile)
     sys.stdout.flush()
+
+
+def _say(said: dict[str, Any], name: str, line: str, url: str, serial: str, address: str, profile: str) -> None:
+    if said["as_json"]:
+        facts = {"device": name, "line": line, "url": url, "serial": serial or None}
+        click.echo(as_line({**facts, "address": address, "profile": profile}))
+    else:
+        who = f"unit {address}" if address.isdecimal() and len(address) <= 3 else address
+        click.echo(f"{name:<11} {profile:<26} {who:<15} {f'{url} {serial}'.strip()}")
 
 
 def _listen_to(said: dict[str, Any], control: Control, stack: AsyncExitStack) -> None:

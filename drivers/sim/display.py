@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from decimal import Decimal
 
 from drivers.model import Kind, Point
-from drivers.profile import Profile
-from drivers.sim.device import SimDevice
 from drivers.sim.encode import EncodeError, Value, served_value, size_of
-from drivers.sim.facts import KIND_ROLES, FactBook, default_number, default_text, in_unit
-from drivers.sim.image import WORD_FUNCTIONS, Image
+from drivers.sim.facts import FactBook, default_number, default_text, in_unit
+from drivers.sim.image import Image
 from drivers.sim.physics import Physics
 
 CATCH_UP = 20_000  # steps after a long sleep of the process; then the park's clock has stood still
@@ -209,48 +207,3 @@ def _wrapped(point: Point, value: float) -> float:
     if point.digits:
         turns.append(float(point.scale) * 10.0**point.digits)
     return value % min(turns) if turns else value
-
-
-def device_from_profile(
-    profile: Profile,
-    *,
-    unit: int = 1,
-    name: str = "",
-    role: str = "",
-    clock: ParkClock | None = None,
-    params: Mapping[str, int | str] | None = None,
-    seed: int = 1,
-    texts: Mapping[str, str] | None = None,
-    turnaround_s: float | None = None,
-    sleeps: bool = False,
-) -> tuple[SimDevice, Display]:
-    """A device of this family that shows its part of a park (of its own where no ``clock`` is given).
-
-    Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
-    where the profile says that holes may be read. ``role`` "" follows the profile's kind. With ``sleeps`` a device
-    whose profile says so is silent in the dark.
-    """
-    clock = clock or ParkClock(seed, 0.0)
-    role = role or KIND_ROLES.get(profile.kind, "grid")
-    texts = {"device.model": profile.models[0].replace("*", "") if profile.models else "SIM", **(texts or {})}
-    points = profile.resolve(params).points
-    known = {p.name for p in points if p.kind is Kind.TEXT}
-    said = {n: t for n, t in texts.items() if n in known}
-    found = profile.resolve(params, firmware=said.get("device.firmware"), identity=said)
-    display = Display(clock, found.points, role, seed=seed, texts=said)
-    limits = found.limits
-    if limits.holes:
-        for function in display.image.functions:
-            if function in WORD_FUNCTIONS:
-                display.image.fill_holes(limits.max_gap or 125, function=function)
-    device = SimDevice(
-        unit,
-        display.image,
-        name=name or profile.id,
-        turnaround_s=(limits.turnaround_s or 0.0) if turnaround_s is None else turnaround_s,
-        max_words=limits.max_words or 125,
-        before=display.refresh,
-        restart=display.restart,
-        asleep=display.asleep if sleeps and profile.sleeps else None,
-    )
-    return device, display

@@ -131,6 +131,7 @@ def _pv(p: Physics, n: int) -> dict[str, float]:
     strings = p.plant.strings[n]
     facts |= {"dc.power": dc, "dc.energy": dc_made, "dc.strings": strings, "dc.mppts": (strings + 1) // 2}
     facts["dc.voltage"] = facts["dc.bus.voltage"] = 640.0 if lit else 0.0
+    facts["dc.current"] = dc / 640.0
     for half in ("half", "positive", "negative"):
         facts[f"dc.bus.voltage.{half}"] = facts["dc.bus.voltage"] / 2
     facts |= {"device.status.1": 6 if lit else 1, "device.status.2": 7 if lit else 5}
@@ -148,6 +149,7 @@ def _pv(p: Physics, n: int) -> dict[str, float]:
     facts["device.efficiency"] = 100.0 * power / dc if dc > 0 else 0.0
     facts["device.temperature"] = 31.0 + 25.0 * power / p.plant.pv_w[n]
     facts["device.temperature.heatsink"] = facts["device.temperature"] + 3
+    facts["device.temperature.cabinet"] = facts["device.temperature"] - 4
     facts["dc.insulation.resistance"] = 3.0e6
     return facts
 
@@ -273,7 +275,7 @@ _ROLES: Mapping[str, Callable[[Physics], dict[str, float]]] = {
     "storage": _storage,
     "heat": _heat,
 }
-ROLES = (*_ROLES, "pv1", "pv2")
+ROLES = (*_ROLES, "pv1", "pv2", "pv3")
 KIND_ROLES: Mapping[str, str] = {  # a profile's kind -> the role of a device on its own
     "inverter": "pv1",
     "pv": "pv1",

@@ -38,6 +38,7 @@ _HEAT_FIELDS: tuple[tuple[str, int | None, str, int, int], ...] = (
     ("heat.runtime", None, "h", 0, 3),
 )
 _WATER_FIELDS = (("water.volume", 0x2C, "m3", 2, 4), ("water.volume.settlement", 0x2C, "m3", 2, 4))
+_ADDRESSES = {"dlt645": 12, "mbus": 3, "cjt188": 14}  # most digits
 _NO_TIME_AND_GOOD = b"\xff" * 7 + b"\x00\x00"
 
 
@@ -91,8 +92,13 @@ def meter_from_profile(
     clock: ParkClock | None = None,
     baud: int | None = None,
     seed: int = 1,
+    turnaround_s: float | None = None,
 ) -> tuple[Dlt645Meter | MbusMeter | Cjt188Meter, MeterDisplay]:
-    """A meter of this family at this address (for M-Bus a primary one). Raises UsageError for other protocols."""
+    """A meter of this family at this address (for M-Bus a primary one). Raises UsageError for what cannot be."""
+    digits = _ADDRESSES.get(profile.protocol, 0)
+    if digits and not (address.isascii() and address.isdecimal() and len(address) <= digits):
+        raise UsageError(f"{address!r} is no address of a {profile.protocol} meter", where="simulated meter",
+                         hint=f"Up to {digits} digits")  # fmt: skip
     clock = clock or ParkClock(seed, 0.0)
     role = role or {"meter": "grid"}.get(profile.kind, "heat")
     serial = f"{random.Random(seed).randrange(10**8):08d}"
@@ -118,6 +124,7 @@ def meter_from_profile(
         raise UsageError(
             f"{profile.id} speaks {profile.protocol}", where="simulated meter", hint="dlt645, mbus, cjt188"
         )
+    meter.turnaround_s = (profile.limits.turnaround_s or 0.0) if turnaround_s is None else turnaround_s
     refresh()
     meter.before = refresh
     return meter, display

@@ -1,10 +1,10 @@
-"""The demo park: six devices of the shipped families on simulated lines, all showing one energy balance."""
+"""The demo park: devices of the shipped families on simulated lines, all showing one energy balance."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,103 +12,16 @@ from drivers.model import UsageError
 from drivers.profile import find_profile, load_profile
 from drivers.sim.bus import Bus, SimLine
 from drivers.sim.device import SimDevice
-from drivers.sim.display import Display, ParkClock, device_from_profile
-from drivers.sim.meter_display import MeterDisplay, meter_from_profile
+from drivers.sim.display import Display, ParkClock
+from drivers.sim.families import device_from_profile, meter_from_profile
+from drivers.sim.meter_display import MeterDisplay
 from drivers.sim.meters import Meter, MixedBus
 from drivers.sim.rtu import SerialLine
+from drivers.sim.slots import CABINETS, DEMO, METERS, Slot
 from drivers.sim.tcp import TcpLine
 
+__all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "Slot", "make_park", "start_park"]
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One device of a park before it exists: where it hangs, what it is, which part of the park it shows."""
-
-    name: str
-    label: str
-    line: str
-    unit: int
-    profile: str
-    role: str
-    roles: Mapping[str, str]  # for agent.toml
-    params: Mapping[str, int | str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # of a meter that is no Modbus; its ``unit`` says nothing
-    baud: int | None = None  # its own speed on a line of several
-
-
-DEMO: tuple[Slot, ...] = (
-    Slot(
-        "inv1",
-        "1#车间屋顶 / roof of hall 1",
-        "roof1",
-        1,
-        "huawei/sun2000",
-        "pv1",
-        {"ac": "generation.pv", "meter.ac": "check"},
-        {"strings": 20, "mppts": 10, "battery": 0},
-        {"device.model": "SUN2000-100KTL-M1", "device.firmware": "V500R001C00SPC142"},
-    ),
-    Slot(
-        "inv2",
-        "2#车间屋顶 / roof of hall 2",
-        "roof2",
-        247,
-        "goodwe/dt",
-        "pv2",
-        {"ac": "generation.pv"},
-        texts={"device.model": "GW20K-DT"},
-    ),
-    Slot("grid", "并网点 / grid connection", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
-    Slot("workshop", "机加工车间 / workshop", "cabinet", 2, "acrel/adl400", "workshop", {"ac": "load"}),
-    Slot(
-        "storage",
-        "储能柜 / storage cabinet",
-        "storage",
-        1,
-        "pylontech/force-h",
-        "storage",
-        {"battery": "storage"},
-        texts={"device.vendor": "PYLON", "device.model": "Force-H2"},
-    ),
-    Slot(
-        "heat",
-        "空压机余热 / compressor heat",
-        "heat",
-        1,
-        "generic/heat-recovery-plc",
-        "heat",
-        {"heat": "heat.recovered", "ac": "load"},
-    ),
-)
-# One more line, of several protocols and two speeds: `make_park(slots=DEMO + METERS)`.
-METERS: tuple[Slot, ...] = (
-    Slot(
-        "tower",
-        "总表 / main meter",
-        "meters",
-        0,
-        "dlt645/2007",
-        "grid",
-        {"ac": "check"},
-        address="000000000161",
-        baud=2400,
-    ),
-    Slot(
-        "heat-hall", "供热表 / heat meter", "meters", 0, "mbus/heat", "heat", {"heat": "check"}, address="5", baud=2400
-    ),
-    Slot(
-        "heat-office",
-        "热表 / heat meter",
-        "meters",
-        0,
-        "cjt188/heat",
-        "heat",
-        {"heat": "check"},
-        address="22223333444455",
-        baud=2400,
-    ),
-    Slot("lathe", "车床 / lathe", "meters", 9, "eastron/sdm630", "workshop", {"ac": "check"}),
-)
 SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are Modbus TCP
 BAUD = 9600
 
@@ -148,16 +61,32 @@ class ParkMeter:
 
 
 class Park:
-    """A running park. ``lines`` and ``devices`` by name; ``stop`` ends it."""
+    """A running park. ``lines``, ``devices`` (Modbus and SunSpec) and ``meters`` by name; ``stop`` ends it."""
 
     def __init__(
         self,
         clock: ParkClock,
         lines: dict[str, SimLine],
         devices: dict[str, ParkDevice],
-        meters: dict[str, ParkMeter] | None = None,
+        meters: dict[str, ParkMeter],
+        slots: Sequence[Slot],
     ) -> None:
-        self.clock, self.lines, self.devices, self.meters = clock, lines, devices, meters or {}
+        self.clock, self.lines, self.devices, self.meters, self.slots = clock, lines, devices, meters, tuple(slots)
+
+    def served(self) -> dict[str, SimDevice | Meter]:
+        """All of it by name, in the order of the slots: what faults can be set on."""
+        found: dict[str, SimDevice | Meter] = {}
+        for slot in self.slots:
+            name = slot.name
+            found[name] = self.devices[name].sim if name in self.devices else self.meters[name].sim
+        return found
+
+    def serial(self, slot: Slot) -> str:
+        """The serial setting that reads this device; "" over TCP."""
+        line = self.lines[slot.line]
+        if not isinstance(line, SerialLine):
+            return ""
+        return f"{slot.baud} 8E1" if slot.baud else line.serial
 
     async def start(self) -> None:
         """Open all lines; none stays open if one fails."""
@@ -207,13 +136,16 @@ class Park:
             text += f"\n[[line]]\nname = {_toml(name)}\nurl = {_toml(line.url)}\n"
             if isinstance(line, SerialLine):
                 text += f"serial = {_toml(line.serial)}\n"
-        slots = {name: device.slot for name, device in self.devices.items()}
-        slots |= {name: meter.slot for name, meter in self.meters.items()}
-        for name, slot in slots.items():
+        for slot in self.slots:
+            name = slot.name
             text += f"\n[[device]]\nname = {_toml(name)}\nlabel = {_toml(slot.label)}\nline = {_toml(slot.line)}\n"
             text += f"address = {_toml(slot.address or str(slot.unit))}\nprofile = {_toml(slot.profile)}\n"
             if slot.baud:
-                text += f'serial = "{slot.baud} 8E1"\n'
+                text += f"serial = {_toml(self.serial(slot))}\n"
+            if slot.every:
+                text += f"every = {_toml(slot.every)}\n"
+            if slot.points:
+                text += f"points = {_toml(list(slot.points))}\n"
             if slot.params:
                 text += f"params = {_toml(slot.params)}\n"
             text += f"roles = {_toml(slot.roles)}\n"
@@ -284,7 +216,7 @@ def make_park(
         else TcpLine(bus)
         for name, bus in buses.items()
     }
-    return Park(clock, lines, devices, meters)
+    return Park(clock, lines, devices, meters, slots)
 
 
 def _mixed(buses: dict[str, Bus], line: str) -> MixedBus:

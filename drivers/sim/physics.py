@@ -34,8 +34,8 @@ class Noise:
 class Plant:
     """How large the park is."""
 
-    pv_w: tuple[float, ...] = (100_000.0, 20_000.0)  # rated, an inverter each
-    strings: tuple[int, ...] = (20, 2)
+    pv_w: tuple[float, ...] = (100_000.0, 20_000.0, 12_000.0)  # rated, an inverter each
+    strings: tuple[int, ...] = (20, 2, 4)
     base_load_w: float = 42_000.0
     workshop_w: float = 28_000.0
     compressor_w: float = 18_000.0

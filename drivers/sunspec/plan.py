@@ -22,7 +22,7 @@ from ext.decode import Plan
 _log = logging.getLogger("meterhouse.sunspec")
 _ALIASES = {"inverter": (101, 102, 103, 111, 112, 113), "meter": (201, 202, 203, 204, 211, 212, 213, 214)}
 _ALTERNATIVE = re.compile(r"([a-z0-9]+(?:,[a-z0-9]+)*)(?::(\d{1,2}))?\.([A-Za-z][\w.\[\]]*)")
-_TYPES: Mapping[str, tuple[str, tuple[int, ...] | None]] = {  # SunSpec type -> (the kernel's, its "not implemented")
+TYPES: Mapping[str, tuple[str, tuple[int, ...] | None]] = {  # SunSpec type -> (the kernel's, its "not implemented")
     "int16": ("i16", None),
     **dict.fromkeys(("uint16", "enum16", "bitfield16", "count"), ("u16", None)),
     "acc16": ("u16", (0,)),
@@ -134,7 +134,7 @@ def _fits(point: Point, place: Place, where: str) -> bool:
     is_text = place.point.type == "string"
     if is_text or point.kind is Kind.TEXT:
         return is_text and point.kind is Kind.TEXT
-    if place.point.type not in _TYPES or SIZES[_TYPES[place.point.type][0]] != place.point.size:
+    if place.point.type not in TYPES or SIZES[TYPES[place.point.type][0]] != place.point.size:
         return False
     have = UNITS.get(place.point.unit, place.point.unit)
     if point.kind is Kind.STATE or unit_factor(have, point.unit) is not None:
@@ -192,7 +192,7 @@ def share_of(number: int, mantissa: int, exponent: int, quality: int, spec: Devi
 
 def _add(plan: Plan, spot: Spot, point: Point, at: int, begin: int, spec: DeviceSpec) -> None:
     definition = spot.place.point
-    kind, sentinels = _TYPES[definition.type]
+    kind, sentinels = TYPES[definition.type]
     plain = point.kind is Kind.STATE or is_factor(point)
     factor = None if plain else unit_factor(UNITS.get(definition.unit, definition.unit), point.unit)
     scale = (factor or Decimal(1)).scaleb(spot.place.power) * point.scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from meterkit import ALL, TICK, Cabinet
 
 from agent.config import device_specs, load_config
 from drivers.line import LineConfig, open_line
+from drivers.model import UsageError
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.registry import driver_class
-from drivers.sim.meter_display import meter_from_profile
+from drivers.sim import Bus
+from drivers.sim.families import device_from_profile, meter_from_profile
 from drivers.sim.meters import MixedBus
 from drivers.sim.park import METERS, make_park
 
@@ -23,7 +26,7 @@ async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, t
     try:
         (tmp_path / "agent.toml").write_text(park.agent_toml())
         specs = {spec.name: spec for spec in device_specs(load_config(tmp_path / "agent.toml"))}
-        assert {spec.protocol for spec in specs.values()} == {"dlt645", "mbus", "cjt188", "modbus"}
+        assert {spec.protocol for spec in specs.values()} == {"dlt645", "mbus", "cjt188", "modbus", "sunspec"}
         line = open_line(LineConfig("meters", park.lines["meters"].url))
         cabinet.lines.append(line)
         truth = park.truth()
@@ -49,10 +52,35 @@ async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, t
 )
 async def test_every_family_has_a_device_side(cabinet: Cabinet, profile_id: str) -> None:
     profile = load_profile(find_profile(profile_id, [shipped_dir()]), [shipped_dir()])
-    meter, display = meter_from_profile(profile, address="5")
+    meter, display = meter_from_profile(profile, address="5", turnaround_s=0.0)
     device = cabinet.device(await cabinet.pty(MixedBus([meter])), profile.protocol, "5", profile.points)
     await device.poll(TICK, ALL)
     found, shown = cabinet.since(profile.points), display.values()
     assert shown and set(shown) <= set(found)
     for name, value in shown.items():
         assert found[name] == value, name
+
+
+@pytest.mark.parametrize(
+    ("profile_id", "role"), [("sunspec/inverter", "pv1"), ("sunspec/meter", "grid"), ("sunspec/storage", "storage")]
+)
+async def test_every_sunspec_family_has_a_device_side(cabinet: Cabinet, profile_id: str, role: str) -> None:
+    """The chain of models is walked, the scale factors are those of the device: every value as the park has it."""
+    profile = load_profile(find_profile(profile_id, [shipped_dir()]), [shipped_dir()])
+    sim, display = device_from_profile(profile, unit=3, role=role)
+    device = cabinet.device(await cabinet.pty(Bus([sim])), "sunspec", "3", profile.points, timeout_s=1.0)
+    result = await device.poll(TICK, ALL)
+    assert result.error is None, result.error
+    found, shown = cabinet.since(profile.points), display.values()
+    assert len(shown) > 15 and not display.unfit
+    for name, value in shown.items():
+        assert found[name] == value, name
+    lacking = set(found) - set(shown)
+    assert all(str(found[name]).startswith("gap") for name in lacking), "what the park knows not is not implemented"
+    assert sim.writes == 0
+
+
+async def test_a_sunspec_device_of_a_kind_that_nobody_models_is_refused() -> None:
+    profile = replace(load_profile(find_profile("sunspec/meter", [shipped_dir()]), [shipped_dir()]), kind="pump")
+    with pytest.raises(UsageError, match="no SunSpec models of a pump"):
+        device_from_profile(profile)

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from rawclient import PtyClient, mbap, rtu, rtu_answer
 
+from drivers.dlt645 import Parser, build_read
+from drivers.sim.park import DEMO
+
 COMMAND = [sys.executable, "-m", "agent.cli.main", "simulate"]
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +94,35 @@ def test_a_profile_on_a_pty_and_commands_through_a_pipe(dump: Path, tmp_path: Pa
     assert not os.path.lexists(link) and not control.exists()
 
 
+def test_meters_on_a_pty_at_their_own_speed(tmp_path: Path) -> None:
+    """A meter that is no Modbus is simulated as any other: it answers, and takes faults."""
+    link, control = tmp_path / "tty", tmp_path / "control"
+    args = ("--profile", "dlt645/2007", "--address", "161", "--address", "162", "--pty", str(link),
+            "--control", str(control), "--json")  # fmt: skip
+    with running(*args, lines=2) as (process, said):
+        assert [(json.loads(line)["address"], json.loads(line)["serial"]) for line in said] == [
+            ("000000000161", "2400 8E1"),
+            ("000000000162", "2400 8E1"),
+        ]
+        client = PtyClient(link)
+        asked = build_read("000000000162", "00010000")
+        answer = client.ask(asked, 20)
+        assert Parser().feed(answer)[0].address == "000000000162"
+        assert process.stdout
+        control.write_text("device2 silence*1\n")
+        assert process.stdout.readline() == "device2: silence*1\n"
+        assert client.ask(asked, 1, 0.3) == b""
+        client.close()
+
+
+def test_the_park_lists_all_that_it_serves(tmp_path: Path) -> None:
+    with running("--park", str(tmp_path), "--fault", "tower silence", "--json", lines=12) as (_, said):
+        *devices, config = [json.loads(line) for line in said]
+        assert [facts["device"] for facts in devices] == [slot.name for slot in DEMO]
+        assert {facts["serial"] for facts in devices} == {None, "9600 8N1", "2400 8E1"}
+        assert config == {"config": str(tmp_path / "agent.toml")}
+
+
 def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--dump", str(dump), "--stdin", "--for", "10s"], cwd=ROOT, text=True,
@@ -152,6 +184,9 @@ def test_it_ends_by_itself() -> None:
         (("--profile", "eastron/sdm630", "--role", "sun"), 2, "no role 'sun'"),
         (("--profile", "eastron/sdm630", "--param", "racks"), 2, "'racks' is not NAME=VALUE"),
         (("--dump", "/nowhere.json"), 3, "/nowhere.json: cannot be read: No such file"),
+        (("--profile", "dlt645/2007", "--unit", "1"), 2, "are named with --address"),
+        (("--profile", "eastron/sdm630", "--address", "1"), 2, "are named with --unit"),
+        (("--profile", "mbus/heat", "--address", "x"), 2, "'x'"),
         (("--park", "/tmp/x", "--pty", "/tmp/y"), 2, "the park has lines of its own"),
     ],
 )

@@ -10,7 +10,8 @@ from rawclient import rtu
 
 from drivers.model import Kind, Limits, Part, Point
 from drivers.profile import find_profile, load_profile
-from drivers.sim.display import CATCH_UP, Display, ParkClock, device_from_profile
+from drivers.sim.display import CATCH_UP, Display, ParkClock
+from drivers.sim.families import device_from_profile
 from drivers.sim.framing import RtuFraming
 
 POWER = Point("ac.power.active", Kind.GAUGE, unit="W", address=0, count=2, type="i32")

@@ -15,9 +15,9 @@ from agent.config import load_config
 from drivers.model import Kind, UsageError
 from drivers.sim import SerialLine, TcpLine
 from drivers.sim.display import ParkClock
-from drivers.sim.park import DEMO, Park, Slot, make_park, start_park
+from drivers.sim.park import DEMO, METERS, Park, Slot, make_park, start_park
 
-METERS = (
+THREE = (
     Slot("grid", "并网点", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),
     Slot("workshop", "workshop", "cabinet", 2, "eastron/sdm630", "workshop", {"ac": "load"}),
     Slot("hall", "hall", "hall", 7, "eastron/sdm630", "load", {"ac": "load"}),
@@ -29,7 +29,7 @@ def number(frame: bytes, at: int) -> float:
 
 
 async def test_lines_of_both_kinds_serve_one_park(tmp_path: Path) -> None:
-    park = await start_park(tmp_path, seed=3, speed=0.0, slots=METERS, baud=115200)
+    park = await start_park(tmp_path, seed=3, speed=0.0, slots=THREE, baud=115200)
     cabinet, hall = park.lines["cabinet"], park.lines["hall"]
     assert isinstance(cabinet, SerialLine) and isinstance(hall, TcpLine)
     truth = park.truth()
@@ -46,12 +46,12 @@ async def test_lines_of_both_kinds_serve_one_park(tmp_path: Path) -> None:
 
 
 async def test_the_configuration_it_writes_is_sound_and_reads_it(tmp_path: Path) -> None:
-    park = await start_park(tmp_path, slots=METERS)
+    park = await start_park(tmp_path, slots=THREE)
     (tmp_path / "agent.toml").write_text(park.agent_toml(), encoding="utf-8")
     await park.stop()
     config = load_config(tmp_path / "agent.toml")
     assert [(d.name, d.line, d.address, d.profile) for d in config.devices] == [
-        (s.name, s.line, str(s.unit), s.profile) for s in METERS
+        (s.name, s.line, str(s.unit), s.profile) for s in THREE
     ]
     assert {line.name: line.url for line in config.lines} == {name: line.url for name, line in park.lines.items()}
     assert config.devices[0].label == "并网点"
@@ -59,7 +59,7 @@ async def test_the_configuration_it_writes_is_sound_and_reads_it(tmp_path: Path)
 
 
 async def test_a_line_that_cannot_open_closes_the_others(tmp_path: Path) -> None:
-    park = make_park(tmp_path, slots=METERS)
+    park = make_park(tmp_path, slots=THREE)
     (tmp_path / "tty-cabinet").write_text("in the way")
     with pytest.raises(Exception, match="is there already"):
         await park.start()
@@ -70,7 +70,7 @@ async def test_faults_can_be_set_before_it_opens(tmp_path: Path) -> None:
         park.devices["hall"].sim.faults.set("busy")
         park.keep_journal()
 
-    park = await start_park(tmp_path, slots=METERS, prepare=prepare)
+    park = await start_park(tmp_path, slots=THREE, prepare=prepare)
     hall = park.lines["hall"]
     assert isinstance(hall, TcpLine)
     client = await TcpClient.connect(hall.port)
@@ -86,7 +86,7 @@ async def test_faults_can_be_set_before_it_opens(tmp_path: Path) -> None:
 
 def test_two_devices_with_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two devices are called grid"):
-        make_park(tmp_path, slots=(METERS[0], METERS[0]))
+        make_park(tmp_path, slots=(THREE[0], THREE[0]))
 
 
 def test_the_demo_park_knows_every_point_of_its_families(tmp_path: Path) -> None:
@@ -97,7 +97,10 @@ def test_the_demo_park_knows_every_point_of_its_families(tmp_path: Path) -> None
         numbers = [p for p in device.display.points if p.kind in (Kind.GAUGE, Kind.COUNTER)]
         assert len(device.display.unknown) <= 0.1 * len(numbers), (device.name, device.display.unknown)
         assert device.display.values()
-    assert len(park.devices) == len(DEMO) == 6
+    for meter in park.meters.values():
+        assert len(meter.display.values()) >= 5, meter.slot.name
+    assert len(park.served()) == len(DEMO) == 11
+    assert {slot.profile.partition("/")[0] for slot in METERS} >= {"dlt645", "mbus", "cjt188", "sunspec"}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -113,7 +116,8 @@ def test_what_the_demo_devices_say_balances(tmp_path: Path, seed: int) -> None:
         return float(Decimal(last[name][point]) - Decimal(first[name][point]))
 
     assert float(last["_park"]["clock"] - first["_park"]["clock"]) == pytest.approx(3600, abs=7)
-    sun = rose("inv1", "ac.energy.generation") + rose("inv2", "ac.energy.generation")
+    sun = sum(rose(name, "ac.energy.generation") for name in ("inv1", "inv2"))
+    assert 0 < rose("inv3", "ac.energy.generation") < 12_000, "Wh of a roof of 12 kW"
     grid = rose("grid", "ac.energy.import") - rose("grid", "ac.energy.export")
     assert sun > 0 and rose("workshop", "ac.energy.import") > 0 and rose("heat", "heat.energy") > 0
     assert -60 < grid < 120
@@ -127,5 +131,6 @@ async def test_the_demo_parks_configuration_is_sound(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(park.agent_toml(), encoding="utf-8")
     await park.stop()
     config = load_config(tmp_path / "agent.toml")
-    assert len(config.devices) == 6
+    assert [device.name for device in config.devices] == [slot.name for slot in DEMO]
+    assert {device.serial for device in config.devices if device.line == "meters"} == {"2400 8E1", ""}
     assert tomllib.loads((tmp_path / "agent.toml").read_text("utf-8"))["site"]["id"] == "demo"

@@ -21,7 +21,7 @@ def test_a_day_balances(seed: int, start_s: float, step_s: float) -> None:
     plant, hours = park.plant, step_s / 3600
     began = [*park.counters.pv, park.counters.grid_import, park.counters.grid_export, park.counters.load]
     charge, discharge = park.counters.charge, park.counters.discharge
-    soc, made, bought, sold, used = park.soc, [0.0, 0.0], 0.0, 0.0, 0.0
+    soc, made, bought, sold, used = park.soc, [0.0] * len(plant.pv_w), 0.0, 0.0, 0.0
     for _ in range(int(86_400 / step_s)):
         assert park.grid_w == pytest.approx(park.load_w + park.battery_w - sum(park.pv_w), abs=1e-6)
         assert park.load_w == pytest.approx(park.base_w + park.workshop_w + park.compressor_w, abs=1e-6)
@@ -85,7 +85,7 @@ def test_parts_of_one_device_show_their_owner() -> None:
     park.step()
     assert inverter.get("ac.energy.generation.today") == pytest.approx(park.counters.pv[0] - made)
     assert inverter.get("ac.nothing") is None
-    assert set(ROLES) == {"grid", "load", "workshop", "storage", "heat", "pv1", "pv2"}
+    assert set(ROLES) == {"grid", "load", "workshop", "storage", "heat", "pv1", "pv2", "pv3"}
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_units(base: float, unit: str, shown: float) -> None:
 
 def test_a_point_of_a_summers_noon_is_in_range() -> None:
     park = Physics(1, start_s=12 * 3600)
-    assert 20_000 < sum(park.pv_w) <= 120_000
+    assert 20_000 < sum(park.pv_w) <= 132_000
     assert FactBook("grid", park).get(Point("ac.frequency", Kind.GAUGE).name) == pytest.approx(50, abs=0.1)

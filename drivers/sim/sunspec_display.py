@@ -1,0 +1,129 @@
+"""A SunSpec device that shows its part of a park: the points of its profile, laid out as the models say.
+
+The models are those of integers with scale factors: 103 and 160 of an inverter, 203 of a meter, 802 of a storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from decimal import Decimal
+
+from drivers.model import Kind, Point, UsageError
+from drivers.profile import Profile
+from drivers.sim.display import Display, ParkClock
+from drivers.sim.sunspec import Raw, model_registers
+from drivers.sunspec.layout import Place, layout
+from drivers.sunspec.models import END_MODEL, GroupDef, PointDef, decode_model, definition
+from drivers.sunspec.names import UNITS
+from drivers.sunspec.plan import TYPES, alternatives
+from drivers.sunspec.walk import MARKER
+from drivers.units import unit_factor
+
+BASE = 40000
+MODELS: Mapping[str, tuple[int, ...]] = {"inverter": (1, 103, 160), "meter": (1, 203), "storage": (1, 802)}
+_POWERS = {"A": -1, "V": -1, "Hz": -2, "": -3, "%": -1, "Cel": -1, "Wh": 0}  # unit -> scale factor
+LARGE_W = 30_000.0  # above it, 16 bits hold no power in W
+
+
+def sunspec_display(
+    profile: Profile, *, role: str, clock: ParkClock, seed: int, texts: Mapping[str, str], knows: Callable[[str], bool]
+) -> Display:
+    """A display whose image is the device's chain of models. What ``knows`` not is not implemented."""
+    wanted = _wanted(profile, knows)
+    words, at = list(MARKER), BASE + len(MARKER)
+    shown: list[Point] = []
+    for model in _models(profile):
+        mine = {name: point for (of, name), point in wanted.items() if of == model}
+        values = _initial(model, mine, _power_of_watts(role, clock))
+        registers = model_registers(model, values)
+        places = layout(decode_model(at, registers))
+        shown += [_placed(point, places[name], at, values) for name, point in mine.items()]
+        words += registers
+        at += len(registers)
+    words += [END_MODEL, 0]
+    ordered = {point.name: n for n, point in enumerate(profile.points)}
+    shown.sort(key=lambda point: ordered[point.name])
+    display = Display(clock, tuple(shown), role, seed=seed, texts=texts)
+    display.image.put_words(BASE, words)
+    for point in shown:
+        if point.kind is Kind.TEXT:
+            display.image.set(point, display.texts[point.name])
+    display.write_all()
+    return display
+
+
+def _models(profile: Profile) -> tuple[int, ...]:
+    if profile.kind not in MODELS:
+        raise UsageError(f"no SunSpec models of a {profile.kind}", where=profile.id, hint=f"One of {', '.join(MODELS)}")
+    return MODELS[profile.kind]
+
+
+def _wanted(profile: Profile, knows: Callable[[str], bool]) -> dict[tuple[int, str], Point]:
+    """(model, point of the model) -> the profile's point."""
+    found: dict[tuple[int, str], Point] = {}
+    mine = _models(profile)
+    for point in profile.points:
+        if point.kind in (Kind.GAUGE, Kind.COUNTER) and not knows(point.name):
+            continue
+        for models, nth, name in alternatives(point.key, f"{profile.id}: {point.name}"):
+            model = next((m for m in models if m in mine), None)
+            if model is not None and nth == 1 and _defined(model, name) is not None:
+                found[model, name] = point
+                break
+    return found
+
+
+def _defined(model: int, name: str) -> PointDef | None:
+    group = definition(model)
+    inner, _, last = name.rpartition(".")
+    if group is not None and inner:
+        group = next((g for g in group.groups if g.name == inner.partition("[")[0]), None)
+    return next((p for p in _points(group) if p.name == last), None)
+
+
+def _points(group: GroupDef | None) -> Iterable[PointDef]:
+    return group.points if group is not None else ()
+
+
+def _power_of_watts(role: str, clock: ParkClock) -> int:
+    plant = clock.physics.plant
+    rated = plant.pv_w[int(role[2:] or 1) - 1] if role.startswith("pv") else LARGE_W + 1
+    return 1 if rated > LARGE_W else 0
+
+
+def _initial(model: int, mine: Mapping[str, Point], watts: int) -> dict[str, Raw]:
+    """Values that make every point of ``mine`` implemented, with the scale factors that hold from then on."""
+    values: dict[str, Raw] = {}
+    groups = {name.partition(".")[0] for name in mine if "." in name}
+    if groups:
+        values["N"] = len(groups)
+    for name in mine:
+        point = _defined(model, name)
+        assert point is not None  # ``_wanted`` has looked
+        values[name] = "" if point.type == "string" else 1
+        if isinstance(point.scale, str) and not point.scale.lstrip("-").isdigit():
+            unit = UNITS.get(point.unit, point.unit)
+            power = watts if unit in ("W", "VA", "var") else -3 if name.startswith("Cell") else _POWERS.get(unit, 0)
+            values[point.scale] = min(int(values.get(point.scale, power)), power)
+    return values
+
+
+def _placed(point: Point, place: Place, at: int, values: Mapping[str, Raw]) -> Point:
+    """The profile's point as registers of this device."""
+    address = at + place.offset
+    if place.point.type == "string":
+        return replace(point, function=3, address=address, type="str", count=place.point.size)
+    scale = place.point.scale
+    power = int(values.get(scale, 0)) if isinstance(scale, str) else place.power
+    unit = UNITS.get(place.point.unit, place.point.unit)
+    factor = unit_factor(unit, point.unit) if point.kind is not Kind.STATE else None
+    return replace(
+        point,
+        function=3,
+        address=address,
+        type=TYPES[place.point.type][0],
+        count=place.point.size,
+        order="ABCDEFGH"[: 2 * place.point.size],
+        scale=Decimal(1).scaleb(power) * (factor or 1),
+    )
