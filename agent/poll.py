@@ -25,6 +25,8 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
 PATIENCE_ROUNDS = 4
+AWAY_MS = 10_000  # without an answer for so long, a meter may have been exchanged for another
+MEET_EVERY_MS = 86_400_000  # a device that is always there is asked who it is so often, or when ``once`` is due
 STEP_MS = 500  # a wall clock further than this from the monotonic one has been set
 
 
@@ -107,6 +109,7 @@ class DevicePoll:
         self.pending = [0] * len(PACES)
         self.asked_ms = 0  # the latest tick that was asked for since; older ones may still be pending
         self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
+        self.met_ms = 0  # the tick at which it was last asked who it is
         self.next = [
             -((spec.phase_ms - start_ms) // period) * period + spec.phase_ms if period else 0 for period in self.periods
         ]
@@ -212,6 +215,11 @@ class DevicePoll:
             log.info("%s answers%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
+    def stranger(self, tick_ms: int) -> bool:
+        """It must say again who it is before its data counts: after an absence, and once a day."""
+        away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
+        return bool(away) or tick_ms - self.met_ms >= MEET_EVERY_MS
+
         self.pause_s = FIRST_PAUSE_S
         self.last_answer_ms = now_ms
         self.last_error = ""
@@ -280,9 +288,10 @@ class LinePoller:
                 chosen.working = 0
 
     async def _visit(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
-        if device.life is not Life.ALIVE:
+        alive = device.life is Life.ALIVE
+        if not alive or paces >> ONCE & 1 or device.stranger(tick):
             began = clock()
-            if began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until):
+            if not alive and (began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until)):
                 self._collect(device, [device.gap(tick, paces, Reason.ABSENT)], False)
                 return
             try:
@@ -303,3 +312,4 @@ class LinePoller:
             device.lives(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.failed(clock(), result.error)
+            device.met_ms = tick

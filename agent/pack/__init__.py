@@ -4,7 +4,21 @@ The canonical bytes are written directly: the readings by ``ext.canon``, the few
 come in as arguments; nothing here touches a file, a socket or the database.
 """
 
+from agent.pack.facts import Facts, changes, contradicts
 from agent.pack.packer import Head, Mark, Packer, SealedPack
 from agent.pack.table import PointTable, StreamTable, base64url, seconds, ticks
 
-__all__ = ["Head", "Mark", "Packer", "PointTable", "SealedPack", "StreamTable", "base64url", "seconds", "ticks"]
+__all__ = [
+    "Facts",
+    "Head",
+    "Mark",
+    "Packer",
+    "PointTable",
+    "SealedPack",
+    "StreamTable",
+    "base64url",
+    "changes",
+    "contradicts",
+    "seconds",
+    "ticks",
+]

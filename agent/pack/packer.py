@@ -44,6 +44,7 @@ class SealedPack:
     ring_pos: int  # every record of the stream before this position of the ring is sealed
     records: int
     gap_readings: int
+    facts: bytes | None = None  # of a birth of a device that was met: kept beside the head
 
 
 @dataclass(slots=True)
@@ -327,6 +328,7 @@ class Packer:
             ring_pos=at.ring_pos,
             records=records,
             gap_readings=gap_readings,
+            facts=table.facts.encode() if table is not None and table.met else None,
         )
         at.prev = base64url(digest)
         if table is not None:

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.pack.facts import Facts, counters_of
 from drivers.model import KIND_CODES, PACES, Kind
 from ext.canon import Table, dumps
 
@@ -31,6 +32,7 @@ class PointTable:
                 periods[PACES.index(point["pace"])] = round(point["period"] * 1000)
                 self.phase_ms = round(point.get("phase", 0) * 1000)
         self.periods_ms = tuple(periods)
+        self.counters = counters_of(points)
         self.encoded = dumps(list(points))
         self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
         self.rendered = tuple(  # as the canon kernel wants them
@@ -66,6 +68,10 @@ class StreamTable:
         if any(name > "points" for name in front):
             raise ValueError(f"a member of a table after points: {sorted(front)[-1]}")
         self._front = dumps(front)[:-1]
+        device = document.get("device") or {}
+        self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
+        # only a device that was met says what it is: a birth from before must not make us forget whom we knew
+        self.met = bool(self.facts.identity) and device.get("profile") is not None
         self.canon = Table(stream + "/", self.points.rendered, self.points.periods_ms, self.points.phase_ms)
 
     @property

@@ -17,19 +17,20 @@ import ext.clock
 import ext.memory
 from agent.config import Config, DeviceConfig, line_config
 from agent.keys import Signer, key_records, load_key
-from agent.pack import Head, Packer, StreamTable, base64url
+from agent.pack import Facts, Head, Packer, StreamTable, base64url
 from agent.poll import DevicePoll, Grid, LinePoller
 from agent.service.checkpoints import Checkpoints
+from agent.service.contact import Contacts
 from agent.service.places import taken
 from agent.service.recover import Recovered, recover
-from agent.service.roster import Roster, Unit
+from agent.service.roster import Roster, Unit, known_devices
 from agent.service.sealing import Sealing, pack_clock
 from agent.service.snapshot import Snapshot
 from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store
 from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
-from drivers.model import DeviceSpec, GatewayError, clean_text
+from drivers.model import DeviceSpec, GatewayError
 from drivers.registry import driver_class
 from ext.ring import Ring
 
@@ -107,7 +108,11 @@ class Service:
         self._open_lines()
         self._roster = Roster(config)
         specs = [(device, self._roster.spec(device)) for device in config.devices]
-        tables = [self._roster.table(device, spec) for device, spec in specs]
+        known = known_devices(await self.writer.call(Store.devices))
+        epochs = [known[spec.stream].epoch if spec.stream in known else self.started_ms // 1000 for _, spec in specs]
+        tables = [
+            self._roster.table(device, spec, None, epoch) for (device, spec), epoch in zip(specs, epochs, strict=True)
+        ]
         gateway = Stream(f"{config.base}/_gateway", self._packer(f"{config.base}/_gateway"), self.started_ms)
         tables.insert(0, self._roster.gateway_table(gateway.name, agent.__version__))
         self.started_ms = self.grid.now_ms()
@@ -115,7 +120,8 @@ class Service:
         gateway.become(self._number(), tables[0], self.started_ms)
         self.sealing.open(ring, gateway)
         for (device, spec), table in zip(specs, tables[1:], strict=True):
-            self._admit(ring, device, spec, table)
+        self._contacts = Contacts(self._roster, self.sealing, self.writer, ring, self._register, self._number)
+            self._admit(ring, device, spec, table, known.get(spec.stream))
         await self._register(list(enumerate(tables)))
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered))
@@ -148,13 +154,15 @@ class Service:
         self._next_table += 1
         return self._next_table - 1
 
-    def _admit(self, ring: Ring, device: DeviceConfig, spec: DeviceSpec, table: StreamTable) -> None:
+    def _admit(
+        self, ring: Ring, device: DeviceConfig, spec: DeviceSpec, table: StreamTable, known: Facts | None
+    ) -> None:
         line = self.lines[device.line]
         stream = Stream(spec.stream, self._packer(spec.stream), self.started_ms)
         stream.become(self._number(), table, self.started_ms)
         driver = driver_class(spec.protocol)(spec, line, ring, stream.shape.number)
         poll = DevicePoll(driver, ring, self.started_ms)
-        self.units.append(Unit(device, self._roster.profile(device), line, stream, poll))
+        self.units.append(Unit(device, self._roster.profile(device), line, stream, poll, known, table.facts.epoch))
         self.sealing.admit(stream, poll)
 
     async def _register(self, tables: Sequence[tuple[int, StreamTable]]) -> None:
@@ -271,37 +279,8 @@ class Service:
         self._unit_of[id(device)].stream.record(device.driver.table, positions, answered)
 
     async def _contact(self, device: DevicePoll, tick_ms: int) -> None:
-        """Read who the device is before its data counts. A new identity or variant makes a new table."""
-        unit = self._unit_of[id(device)]
-        known = {point.name for point in device.driver.spec.points}
-        names = [name for name in unit.profile.identity_points if name in known]
-        identity: dict[str, str | None] = {}
-        await device.driver.probe()  # one cheap request: a silent device costs one timeout, not one a register
-        if names:
-            for name, reading in (await device.driver.read_points(names)).items():
-                identity[name] = None if reading.value is None else clean_text(str(reading.value), 120)
-        if identity != unit.identity:
-            await self._identified(unit, identity, tick_ms)
-
-    async def _identified(self, unit: Unit, identity: dict[str, str | None], tick_ms: int) -> None:
-        assert self._ring is not None
-        device, before = unit.poll, unit.identity
-        spec = self._roster.spec(unit.config, identity)
-        table = self._roster.table(unit.config, spec, identity)
-        unit.identity = identity
-        if table.same_as(unit.stream.shape.table):
-            return
-        number = self._number()
-        await self._register([(number, table)])
-        unit.stream.become(number, table, tick_ms)
-        if spec.points != device.driver.spec.points or spec.limits != device.driver.spec.limits:
-            device.driver = driver_class(spec.protocol)(spec, unit.line, self._ring, number)
-            device.respecified()
-        else:
-            device.driver.table = number
-        if before is not None:
-            self.sealing.note(unit.stream, {"event": "identity", "old": before, "new": identity})
-            log.warning("%s is another device or has another firmware: %s, was %s", unit.config.name, identity, before)
+        """Read who the device is before its data counts."""
+        await self._contacts.meet(self._unit_of[id(device)], tick_ms)
 
     # --- watching
 

@@ -132,7 +132,7 @@ def _recover_ring(
         done.readings += sum(p.records for p in sealed)
         done.streams += 1
     if packs:
-        store.commit(packs, {})
+        store.commit(packs, {}, (), {pack.stream: pack.facts for pack in packs if pack.facts is not None})
         done.packs += len(packs)
     if damage:
         raise ValueError(damage)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.config import Config, DeviceConfig, device_spec, site_profiles
-from agent.pack import PointTable, StreamTable
+from agent.pack import Facts, PointTable, StreamTable
 from agent.poll import DevicePoll
 from agent.service.streams import Stream
 from agent.service.tables import Source, device_front, gateway_table, point_rows
@@ -29,7 +29,15 @@ class Unit:
     line: Line
     stream: Stream
     poll: DevicePoll
+    known: Facts | None = None  # what was known of the device when its readings were last counted
+    epoch: int = 0  # of its counters
     identity: dict[str, str | None] | None = None  # None: not met yet
+
+
+def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:
+    """What the store knows of the devices behind streams."""
+    found = {stream: Facts.decode(facts) for stream, (facts, _) in rows.items() if facts is not None}
+    return {stream: facts for stream, facts in found.items() if facts is not None}
 
 
 class Roster:
@@ -55,7 +63,11 @@ class Roster:
         return spec if points is spec.points else replace(spec, points=points)
 
     def table(
-        self, device: DeviceConfig, spec: DeviceSpec, identity: Mapping[str, str | None] | None = None
+        self,
+        device: DeviceConfig,
+        spec: DeviceSpec,
+        identity: Mapping[str, str | None] | None = None,
+        epoch: int = 0,
     ) -> StreamTable:
         """The table of a birth of this device."""
         kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
@@ -63,7 +75,8 @@ class Roster:
             self._tables[kind] = PointTable(point_rows(spec, vocabulary().senml))
         profile = self.profile(device)
         source = Source(profile.id, profile.hash, profile.evidence)
-        return StreamTable(spec.stream, device_front(self._config, device, spec, source, identity), self._tables[kind])
+        front = device_front(self._config, device, spec, source, identity) | {"epoch": epoch}
+        return StreamTable(spec.stream, front, self._tables[kind])
 
     def gateway_table(self, stream: str, version: str) -> StreamTable:
         """The table of the gateway's own stream."""

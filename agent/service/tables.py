@@ -98,6 +98,7 @@ def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[
     for name, value in (
         ("bits", point.bits),
         ("digits", point.digits),
+        ("ratio", point.ratio),
         ("labels", {str(raw): label for raw, label in point.labels.items()}),
         ("bit_labels", {str(bit): label for bit, label in point.bit_labels.items()}),
         ("states", {str(raw): state for raw, state in point.states.items()}),

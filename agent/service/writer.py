@@ -252,7 +252,7 @@ class Writer:
     def _commit(self, store: Store, batch: Batch) -> bool:
         """Make a batch durable and offer it; where the store cannot, its packs never existed."""
         try:
-            ids = store.commit(batch.packs, self._confirmed, batch.stated)
+            ids = store.commit(batch.packs, self._confirmed, batch.stated, facts_in(batch.packs))
         except StoreDamaged:
             batch.undo()
             raise  # ends the service: the next start sets the file aside and seals what the ring holds
@@ -278,6 +278,11 @@ class Writer:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:  # the loop is closed: a second signal ended us at once
             return
+
+
+def facts_in(packs: Sequence[SealedPack]) -> dict[str, bytes]:
+    """What the newest births among packs say of the devices that were met, by stream."""
+    return {pack.stream: pack.facts for pack in packs if pack.facts is not None}
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Intake(Shelves):
         packs: Sequence[Sealed],
         confirmed: Mapping[str, Sequence[int]] | None = None,
         stated: Sequence[int] = (),
+        facts: Mapping[str, bytes] | None = None,
     ) -> list[int]:
         """Keep packs, heads, ring positions and outbox rows, and take confirmed packs out, in one transaction.
 
@@ -84,6 +85,7 @@ class Intake(Shelves):
             packs: each stream's in the order of ``seq``.
             confirmed: ids by destination.
             stated: ids of the LossNotes that stand in the first of ``packs`` of their stream.
+            facts: by stream, what the births among ``packs`` say of the device: known at the next start, or neither is.
 
         Returns:
             The ids of ``packs``, in order. When this returns, they are on the disk.
@@ -107,6 +109,8 @@ class Intake(Shelves):
                 if packs:
                     self._insert(rows)
                     self._state(packs, ids, stated)
+                for stream, text in (facts or {}).items():
+                    self._keep_facts(stream, text)
         except BaseException:
             self._refresh_quietly()
             raise

@@ -75,6 +75,31 @@ class Records:
             self._conn.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
             self._conn.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
+    def _keep_facts(self, stream: str, text: bytes) -> None:
+        self._conn.execute(
+            "INSERT INTO devices (stream, facts) VALUES (?, ?) ON CONFLICT DO UPDATE SET facts = excluded.facts",
+            (stream, text),
+        )
+
+    def keep_facts(self, stream: str, text: bytes) -> None:
+        """Keep what a device said it is, where no birth has to say so."""
+        with self._transaction():
+            self._keep_facts(stream, text)
+
+    def keep_learned(self, stream: str, text: bytes | None) -> None:
+        """Keep what a device taught its driver; None: nothing any more."""
+        with self._transaction():
+            self._conn.execute(
+                "INSERT INTO devices (stream, learned) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET learned = excluded.learned",
+                (stream, text),
+            )
+
+    def devices(self) -> dict[str, tuple[bytes | None, bytes | None]]:
+        """(facts, what the driver learned) of the devices behind all streams."""
+        rows = self._conn.execute("SELECT stream, facts, learned FROM devices").fetchall()
+        return {stream: (facts, learned) for stream, facts, learned in rows}
+
     def add_key_record(self, counter: int, body: bytes) -> None:
         """Keep a signed key record object, as published."""
         with self._transaction():

@@ -99,8 +99,13 @@ CREATE TABLE checkpoints (
 ) WITHOUT ROWID;
 """
 
+# what is known of the device behind a stream, beyond the births that retention leaves: JSON texts
+_DEVICES = """
+CREATE TABLE devices (stream TEXT PRIMARY KEY, facts BLOB, learned BLOB) WITHOUT ROWID;
+"""
+
 Steps = tuple[tuple[str, str], ...]  # name, SQL
-STEPS: Steps = (("0001_first", _FIRST),)  # append only; never edit what was released
+STEPS: Steps = (("0001_first", _FIRST), ("0002_devices", _DEVICES))  # append only; never edit what was released
 VERSION = len(STEPS)  # PRAGMA user_version of a current database
 
 # as sqlite-utils 4 makes it, so that it recognises a database that we made without it

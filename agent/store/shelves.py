@@ -138,6 +138,24 @@ class Shelves(Records):
                 return
             first = rows[-1][1] + 1
 
+    def newest(self, stream: str, limit: int) -> Iterator[bytes]:
+        """Up to ``limit`` packs of a stream as published, from the newest back, births left out."""
+        if stream not in self._heads:
+            return
+        seq = self._heads[stream].seq + 1
+        while limit > 0:
+            rows = self._all(
+                "SELECT p.seq, p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+                " WHERE p.stream = ? AND p.seq < ? AND NOT p.is_birth ORDER BY p.seq DESC LIMIT ?",
+                *(self._heads[stream].id, seq, min(CHUNK, limit)),
+            )
+            for _, *row in rows:
+                if (data := self._unpack(*row)) is not None:
+                    yield data
+            if not rows:
+                return
+            seq, limit = rows[-1][0], limit - len(rows)
+
     def spans(self, from_ms: int, to_ms: int) -> dict[str, tuple[int, int]]:
         """(first, last) sequence of the packs that touch ``[from_ms, to_ms)``, by stream.
 

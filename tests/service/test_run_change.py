@@ -70,9 +70,10 @@ def test_another_firmware(played: dict[str, Any]) -> None:
         ("3", ">=3", True),
         ("2", None, False),
     ]
-    (event,) = [event for event in played["events"] if event["event"] == "identity"]
-    assert event["old"]["device.firmware"] == "2" and event["new"]["device.firmware"] == "3"
-    assert "m1 is another device or has another firmware" in played["said"]
+    there, back = [event for event in played["events"] if event["event"] == "firmware"]
+    assert there["old"] == {"firmware": "2"} and there["new"] == {"firmware": "3"}
+    assert back["old"] == {"firmware": "3"} and back["new"] == {"firmware": "2"}, "it was put back between two runs"
+    assert "m1: firmware changed from" in played["said"]
     assert set(reasons(played["report"], "m1")) <= {"absent", "stopped", "timeout"}
     second = births(played["packs"])[1]
     exported = [pack for pack in played["packs"] if any(r["n"] == EXPORT for r in pack.get("e", ()))]
@@ -126,7 +127,7 @@ def test_a_change_before_a_recovery(played: dict[str, Any]) -> None:
         if power:
             in_force = max((b for b in found if b["seq"] < pack["seq"]), key=lambda b: b["seq"])
             assert power == ({150} if in_force is found[3] else {1500}), pack["seq"]
-    assert [e["new"]["device.firmware"] for e in played["events"] if e["event"] == "identity"] == ["3"]
+    assert [e["new"] for e in played["events"] if e["event"] == "firmware"] == [{"firmware": "3"}]
     (start,) = [e for e in played["events"] if e["event"] == "start" and "recovered" in e]
     assert start["recovered"]["readings"] > 0
     assert {reason for reason, *_ in gaps(played["packs"])} <= {"absent", "stopped", "timeout"}

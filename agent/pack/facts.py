@@ -1,0 +1,103 @@
+"""What a birth says of the device behind a stream: who it is, how it is read, and the counter epoch that follows.
+
+Two births are compared to find a swapped meter, new firmware, another ratio or another map. Each of these begins a new
+counter epoch: no difference of counter readings may span it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ext.canon import dumps
+
+FIRMWARE = frozenset({"firmware", "protocol"})  # versions; whatever else of an identity changes is another device
+RATIO = "ratio."  # what the device itself says of its transformers
+
+Change = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # event's name, old, new
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What must not change within a counter epoch. Texts as in a birth; ``counters``: name -> how it is read."""
+
+    epoch: int
+    identity: Mapping[str, str]  # without "device.", firmware included; only what is known
+    ratio: Mapping[str, Any]  # ct, pt, reversed
+    map: Mapping[str, Any]  # profile, variant
+    counters: Mapping[str, str]
+
+    @classmethod
+    def of(cls, device: Mapping[str, Any], epoch: int, counters: Mapping[str, str]) -> Facts:
+        """From the ``device`` of a birth's table."""
+        said = {**(device.get("identity") or {}), "firmware": device.get("firmware")}
+        return cls(
+            epoch,
+            {name: text for name, text in sorted(said.items()) if text is not None},
+            {**(device.get("ratio") or {}), "reversed": list(device.get("reversed") or ())},
+            {"profile": device.get("profile"), "variant": device.get("variant")},
+            counters,
+        )
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return dumps(
+            {
+                "counters": dict(self.counters),
+                "epoch": self.epoch,
+                "identity": dict(self.identity),
+                "map": dict(self.map),
+                "ratio": dict(self.ratio),
+            }
+        )
+
+    @classmethod
+    def decode(cls, text: bytes | str) -> Facts | None:
+        """The reverse of ``encode``; None where it is damaged: then nothing is known."""
+        try:
+            said = json.loads(text)
+            return cls(int(said["epoch"]), said["identity"], said["ratio"], said["map"], said["counters"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+def changes(old: Facts, new: Facts) -> list[Change]:
+    """What is different, as events; empty where the counters go on. Texts that only one side knows prove nothing."""
+    both = old.identity.keys() & new.identity.keys()
+    differ = {name for name in both if old.identity[name] != new.identity[name]}
+    ratios = {name for name in differ if name.startswith(RATIO)}
+    versions = differ & FIRMWARE
+    found: list[Change] = []
+    if differ - ratios - versions:
+        found.append(("identity", dict(old.identity), dict(new.identity)))
+    elif versions:
+        found.append(("firmware", _some(old.identity, versions), _some(new.identity, versions)))
+    if ratios or old.ratio != new.ratio:
+        before, after = _some(old.identity, ratios), _some(new.identity, ratios)
+        found.append(("ratio", {**old.ratio, **before}, {**new.ratio, **after}))
+    moved = sorted(n for n in old.counters.keys() & new.counters.keys() if old.counters[n] != new.counters[n])
+    if not found and (old.map != new.map or moved):
+        found.append(("variant", {**old.map, "moved": moved}, {**new.map, "moved": moved}))
+    return found
+
+
+def contradicts(known: Mapping[str, str | None], said: Mapping[str, str | None]) -> bool:
+    """Whether a device says of itself something else than what is known. What only one side knows does not count."""
+    return any(known.get(name) not in (None, text) for name, text in said.items() if text is not None)
+
+
+def counters_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name -> digest of how it is read (source, unit, ratio), for each counter of a birth's ``points``."""
+    read = ("bits", "digits", "du", "ratio", "source", "u")
+    return {
+        str(point["n"]): hashlib.sha256(dumps({k: point[k] for k in read if k in point})).hexdigest()[:12]
+        for point in points
+        if point["kind"] == "counter"
+    }
+
+
+def _some(said: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    return {name: said[name] for name in sorted(names)}

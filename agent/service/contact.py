@@ -1,0 +1,212 @@
+"""Meeting a device: who it is, before its data counts. A meter that was swapped begins a new counter epoch.
+
+Identity is read at every first contact, after each absence and once a day. What differs from what is known, also from
+a run before this one, is an event with the last counter readings of the old and the first of the new; it stands in the
+stream before the birth that carries the new epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from agent.pack import StreamTable, changes, contradicts, seconds
+from agent.service.roster import Roster, Unit
+from agent.service.sealing import Sealing
+from agent.service.streams import Stream
+from agent.service.writer import Writer
+from drivers.model import DeviceSpec, Kind, MismatchError, Quality, Reading, clean_text
+from drivers.registry import driver_class
+from ext.ring import ANSWER, Ring
+
+log = logging.getLogger("meterhouse")
+LOOK_BACK = 512  # packs in which the last readings of all counters are looked for
+
+Identity = dict[str, str | None]
+Register = Callable[[Sequence[tuple[int, StreamTable]]], Awaitable[None]]
+Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decimal}
+
+
+class Contacts:
+    """Reads who devices are and carries out what follows from it. Used by the pollers, each for its own devices.
+
+    Args:
+        ring, register, number: where tables of new shapes are made known, and the next number of one.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        sealing: Sealing,
+        writer: Writer,
+        ring: Ring,
+        register: Register,
+        number: Callable[[], int],
+    ) -> None:
+        self._roster, self._sealing, self._writer = roster, sealing, writer
+        self._ring, self._register, self._number = ring, register, number
+
+    async def meet(self, unit: Unit, tick_ms: int) -> None:
+        """Make sure that we know who answers. Raises LineError where the device is silent or does not make sense."""
+        device = unit.poll
+        await device.driver.probe()  # one cheap request: a silent device costs one timeout, not one a register
+        said = await self._said(unit)
+        known = self._known(unit)
+        if contradicts(known, said):
+            # one late answer, one mangled register must not cost an epoch (field pains 10, 14, 18): ask once more
+            again = await self._said(unit)
+            if again != said:
+                raise MismatchError("says another thing each time it is asked who it is", where=unit.config.name)
+        identity = _joined(known, said)
+        if unit.identity is None or identity != unit.identity:
+            await self._identified(unit, identity, tick_ms)
+
+    async def _said(self, unit: Unit) -> Identity:
+        """What the device says of itself; None for what it does not say."""
+        spec = unit.poll.driver.spec
+        known = {point.name for point in spec.points}
+        names = [name for name in unit.profile.identity_points if name in known]
+        if not names:
+            return {}
+        found = await unit.poll.driver.read_points(names)
+        return {name: None if r.value is None else _text(r.value) for name, r in found.items()}
+
+    @staticmethod
+    def _known(unit: Unit) -> Identity:
+        if unit.identity is not None:
+            return unit.identity
+        known = unit.known.identity if unit.known else {}
+        names = unit.profile.identity_points
+        return {name: known[short] for name in names if (short := name.removeprefix("device.")) in known}
+
+    async def _identified(self, unit: Unit, identity: Identity, tick_ms: int) -> None:
+        device, before = unit.poll, unit.known
+        spec = self._roster.spec(unit.config, identity)
+        table = self._roster.table(unit.config, spec, identity, unit.epoch)
+        found = changes(before, table.facts) if before else []
+        if found:
+            assert before is not None
+            epoch = max(before.epoch + 1, tick_ms // 1000)
+            table = self._roster.table(unit.config, spec, identity, epoch)
+        if not found and table.same_as(unit.stream.shape.table):
+            if before is None or before != table.facts:
+                await self._writer.call(lambda store: store.keep_facts(table.stream, table.facts.encode()))
+            unit.identity, unit.known = identity, table.facts
+            return
+        number = self._number()
+        await self._register([(number, table)])
+        driver = device.driver
+        if spec.points != driver.spec.points or spec.limits != driver.spec.limits:
+            driver = driver_class(spec.protocol)(spec, unit.line, self._ring, number)
+        if found:
+            # raises where the device went silent: then nothing has changed yet, and it is met again
+            await self._tell(unit, found, table, await _first_counts(driver, spec))
+        unit.identity, unit.known, unit.epoch = identity, table.facts, table.facts.epoch
+        unit.stream.become(number, table, tick_ms)
+        if driver is device.driver:
+            driver.table = number
+        else:
+            device.driver = driver
+            device.respecified()
+
+    async def _tell(
+        self,
+        unit: Unit,
+        found: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+        table: StreamTable,
+        first: Counts,
+    ) -> None:
+        old = await self._last_counts(unit.stream, table)
+        units = {name: unit for name, unit, kind in table.points.names if kind == Kind.COUNTER}
+        counters = [
+            {"n": name, "new": first.get(name), "old": old.get(name), "u": units.get(name, "")}
+            for name in sorted(old.keys() | first.keys())
+        ]
+        for name, before, after in found:
+            event = {"counters": counters, "epoch": table.facts.epoch, "event": name, "new": after, "old": before}
+            self._sealing.note(unit.stream, event)
+            log.warning("%s: %s changed from %s to %s", unit.config.name, name, before, after)
+
+    async def _last_counts(self, stream: Stream, table: StreamTable) -> Counts:
+        """The last good reading of each counter that the stream had: of this run, else of those before."""
+        found = _unsealed(self._ring, stream)
+        wanted = set(table.facts.counters)
+        for shape in stream.shapes:
+            wanted |= shape.table.facts.counters.keys()
+        missing = wanted - found.keys()
+        if missing:
+            newest = lambda store: last_counts(store.newest(stream.name, LOOK_BACK), missing)  # noqa: E731
+            found |= await self._writer.call(newest)
+        return found
+
+
+def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
+    """The last good reading of each of ``names`` in packs as published, from the newest back."""
+    found: Counts = {}
+    missing = set(names)
+    for data in packs:
+        if not missing:
+            break
+        base = Decimal(0)
+        here: Counts = {}
+        for record in json.loads(data, parse_float=Decimal).get("e", ()):
+            base = Decimal(record.get("bt", base))
+            if record["n"] in missing and "v" in record and "q" not in record:
+                at = base + Decimal(record.get("t", 0))
+                here[record["n"]] = {"t": seconds(int(at * 1000)), "v": record.get("x") or exact_text(record["v"])}
+        found |= here
+        missing -= here.keys()
+    return found
+
+
+def _unsealed(ring: Ring, stream: Stream) -> Counts:
+    """The same of what waits to be sealed."""
+    found: Counts = {}
+    for shape in stream.shapes:
+        names = [name if kind == Kind.COUNTER else "" for name, _, kind in shape.table.points.names]
+        for position in shape.positions:
+            record = ring.record(position)
+            if record is None or record.kind != ANSWER:
+                continue
+            for value in record.values:
+                if value.quality == Quality.GOOD and (name := names[value.point]):
+                    exact = exact_text(Decimal(value.mantissa).scaleb(value.exponent))
+                    found[name] = {"t": seconds(record.time_ns // 1_000_000), "v": exact}
+    return found
+
+
+async def _first_counts(driver: Any, spec: DeviceSpec) -> Counts:
+    """What the counters stand at now, read at once: nothing of the new epoch is older."""
+    names = [point.name for point in spec.points if point.kind is Kind.COUNTER]
+    if not names:
+        return {}
+    found: Mapping[str, Reading] = await driver.read_points(names)
+    now = seconds(time.time_ns() // 1_000_000)
+    return {
+        name: {"t": now, "v": exact_text(reading.value)}
+        for name, reading in found.items()
+        if isinstance(reading.value, (int, Decimal)) and reading.quality == Quality.GOOD
+    }
+
+
+def exact_text(value: Decimal | int) -> str:
+    """A decimal without exponent and without zeros that say nothing."""
+    text = format(Decimal(value), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _text(value: Decimal | int | str) -> str:
+    return clean_text(exact_text(value) if isinstance(value, (Decimal, int)) else value, 120)
+
+
+def _joined(known: Identity, said: Identity) -> Identity:
+    """What is known now. What the same device does not say this time stays known; another one starts afresh."""
+    versions = {"device.firmware", "device.protocol"}
+    other = {name: text for name, text in said.items() if name not in versions}
+    if contradicts(known, other):
+        return said
+    return {name: said[name] if said[name] is not None else known.get(name) for name in said}
