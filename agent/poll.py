@@ -107,9 +107,9 @@ class DevicePoll:
         used = {PACES.index(point.pace) for point in spec.points}
         self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
         self.pending = [0] * len(PACES)
+        self.met_ms = 0  # the tick at which it was last asked who it is
         self.asked_ms = 0  # the latest tick that was asked for since; older ones may still be pending
         self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
-        self.met_ms = 0  # the tick at which it was last asked who it is
         self.next = [
             -((spec.phase_ms - start_ms) // period) * period + spec.phase_ms if period else 0 for period in self.periods
         ]
@@ -176,6 +176,11 @@ class DevicePoll:
                 paces |= 1 << pace
         return best, tick, paces
 
+    def stranger(self, tick_ms: int) -> bool:
+        """It must say again who it is before its data counts: after an absence, and once a day."""
+        away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
+        return bool(away) or tick_ms - self.met_ms >= MEET_EVERY_MS
+
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
         """Write that ``paces`` have no reading at a tick. Returns the ring position."""
         points = self._points.get(paces)
@@ -215,11 +220,6 @@ class DevicePoll:
             log.info("%s answers%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
-    def stranger(self, tick_ms: int) -> bool:
-        """It must say again who it is before its data counts: after an absence, and once a day."""
-        away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
-        return bool(away) or tick_ms - self.met_ms >= MEET_EVERY_MS
-
         self.pause_s = FIRST_PAUSE_S
         self.last_answer_ms = now_ms
         self.last_error = ""
@@ -304,6 +304,7 @@ class LinePoller:
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
                 return
             device.lives(self._grid.now_ms())
+            device.met_ms = tick
             if device.periods[ONCE]:
                 paces |= 1 << ONCE  # after an absence, what is read once is read again
         result = await device.driver.poll(tick, paces)
@@ -312,4 +313,8 @@ class LinePoller:
             device.lives(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.failed(clock(), result.error)
-            device.met_ms = tick
+
+
+def _wake(nap: asyncio.Future[None]) -> None:
+    if not nap.done():
+        nap.set_result(None)

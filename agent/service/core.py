@@ -119,8 +119,8 @@ class Service:
         ring = self._make_ring(tables)
         gateway.become(self._number(), tables[0], self.started_ms)
         self.sealing.open(ring, gateway)
-        for (device, spec), table in zip(specs, tables[1:], strict=True):
         self._contacts = Contacts(self._roster, self.sealing, self.writer, ring, self._register, self._number)
+        for (device, spec), table in zip(specs, tables[1:], strict=True):
             self._admit(ring, device, spec, table, known.get(spec.stream))
         await self._register(list(enumerate(tables)))
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
