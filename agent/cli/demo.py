@@ -43,10 +43,12 @@ max_payload_size = 8388608
 max_inflight_count = 100
 dynamic_filters = true
 """
-SHOWN = (  # what a device's row shows, the first three of these that it has
+SHOWN = (  # what a device's row shows: the first of these that it has said, as many as the terminal is high
     "ac.power.generation", "ac.power.active", "battery.soc", "battery.power", "heat.power", "ac.energy.generation",
     "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
 )  # fmt: skip
+MOST_SHOWN = 3
+AROUND = 9  # lines of the screen that are no device
 START_S = 30.0
 
 
@@ -85,9 +87,9 @@ def demo(
 ) -> None:
     """A simulated park is read, sealed, stored, published and verified, live in this terminal.
 
-    Starts a broker on loopback, the simulated devices, the agent and, on the other side of the broker, a verifier that
-    knows only the thumbprint of the gateway's key. Nothing outside this machine is touched, and all of it ends with
-    the demo.
+    Starts a broker on loopback, simulated devices of five protocols, the agent and, on the other side of the broker,
+    a verifier that knows only the thumbprint of the gateway's key. Nothing outside this machine is touched, and all
+    of it ends with the demo.
 
     \b
     Examples:
@@ -304,11 +306,12 @@ def _show_live(stage: Stage, live: Live, over: Any) -> None:
                 learned = time.monotonic()
             for _ in follower.follow():
                 pass
-            screen.update(_picture(stage, follower, live))
+            most = max(1, min(MOST_SHOWN, (console.height - AROUND) // len(stage.devices)))
+            screen.update(_picture(stage, follower, live, most))
             time.sleep(0.25)
 
 
-def _picture(stage: Stage, follower: Follower, live: Live) -> Any:
+def _picture(stage: Stage, follower: Follower, live: Live, most: int) -> Any:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -322,8 +325,9 @@ def _picture(stage: Stage, follower: Follower, live: Live) -> Any:
     now = time.time_ns()
     for name, facts in stage.devices.items():
         mine = {point: latest for (device, point), latest in follower.latest.items() if device == name}
-        parts, ages = [], []
-        for point in [p for p in SHOWN if p in mine][:3]:
+        said = [p for p in SHOWN if p in mine and (mine[p].value is not None or mine[p].quality >= GAP_CODES)]
+        parts = []
+        for point in said[:most]:
             latest = mine[point]
             if latest.quality >= GAP_CODES:
                 parts.append(f"{point} [{show_quality(latest.quality)}]")
@@ -331,7 +335,8 @@ def _picture(stage: Stage, follower: Follower, live: Live) -> Any:
                 parts.append(f"{point} {show_number(latest.value)} {latest.point.unit}".rstrip())
         ages = [age for latest in mine.values() if (age := latest.age_s(now)) is not None]
         age_text = f"{min(ages):.0f} s" if ages else "-"
-        table.add_row(name, facts["profile"], facts["line"], Text("\n".join(parts)), age_text)
+        values = Text("\n".join(parts)) if parts else Text("not asked yet", style="dim")
+        table.add_row(name, facts["profile"], facts["line"], values, age_text)
     report = live.report()
     style = "bold red" if report.failed else "green"
     summary = Text(
