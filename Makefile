@@ -5,13 +5,14 @@ ARGS ?=
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
-.PHONY: demo test test-slow test-bounds lint bench clean help
+.PHONY: demo test test-slow test-bounds soak lint bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
 	@echo "make test                             all fast tests (installs what they need)"
 	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
+	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, about an hour; goes on where it was"
 	@echo "make lint                             format, lint, types, import contract"
 	@echo "make bench                            measures; results go to bench/RESULTS.md by hand"
 
@@ -34,6 +35,10 @@ test-slow: $(VENV)/.test
 
 test-bounds: $(VENV)/.test
 	$(BIN)/python tests/ext/build_checked.py $(ARGS)
+
+soak: $(VENV)/.test
+	@command -v mkfs.xfs >/dev/null || [ -x /sbin/mkfs.xfs ] || echo "without xfsprogs the power cuts are skipped"
+	$(BIN)/python tests/fault/soak.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

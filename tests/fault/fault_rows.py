@@ -21,22 +21,30 @@ Play = Callable[[Path, House, int, int], Row]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``rounds``: how many the fast suite takes. ``about_s``: how long one round lasts."""
+    """``rounds``: how many the fast suite takes. ``about_s``: how long one round lasts.
+
+    The soak plays ``long`` rounds, at most ``chunk`` of them on one database; ``section`` of the reliability page.
+    """
 
     name: str
     play: Play
     rounds: int
     about_s: float
+    long: int = 10
+    chunk: int = 50
+    section: str = "networks"
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(rounds: int = 1, about_s: float = 5.0) -> Callable[[Play], Play]:
+def scenario(
+    rounds: int = 1, about_s: float = 5.0, long: int = 10, chunk: int = 50, section: str = "networks"
+) -> Callable[[Play], Play]:
     """Register a function under its own name."""
 
     def register(play: Play) -> Play:
-        SCENARIOS[play.__name__] = Scenario(play.__name__, play, rounds, about_s)
+        SCENARIOS[play.__name__] = Scenario(play.__name__, play, rounds, about_s, long, chunk, section)
         return play
 
     return register

@@ -142,6 +142,7 @@ class Agent:
     uplink: str = "backfill_rate = 200"
     state: str = "state"
     env: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = ("-m", "agent.cli.main")  # of the interpreter
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     kid: str = ""
@@ -190,7 +191,7 @@ class Agent:
         env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | self.env
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent.cli.main", "run", "-c", str(self.config)],
+                [sys.executable, *self.program, "run", "-c", str(self.config)],
                 cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         if serving:

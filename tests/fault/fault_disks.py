@@ -1,0 +1,119 @@
+"""Disks to do bad things to: small ones, and one whose state at a moment can be kept as a power cut leaves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from service_kit import House, until
+
+
+def can_mount() -> str:
+    """Why no file system can be mounted here; "" where it can."""
+    if os.geteuid() != 0:
+        return "only root may mount a file system"
+    return "" if Path("/dev/loop-control").exists() else "no loop devices here"
+
+
+def can_cut() -> str:
+    """Why no power cut can be played here; "" where it can."""
+    tools = [tool for tool in ("mkfs.xfs", "mkfs.ext4") if not find(tool)]
+    return can_mount() or (f"no {', '.join(tools)} here" if tools else "")
+
+
+def find(tool: str) -> str | None:
+    return shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
+
+
+def do(*words: object) -> None:
+    """Run a command; its complaint is raised."""
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (words, done.stderr)
+
+
+def mount(what: Path | str, where: Path, *options: str) -> None:
+    """Mount, or skip the test where this machine cannot."""
+    where.mkdir(exist_ok=True)
+    words = ["mount", *options, str(what), str(where)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+def unmount(where: Path) -> None:
+    """Also where somebody only just let go of it."""
+
+    def done() -> bool:
+        return (
+            not os.path.ismount(where) or not subprocess.run(["umount", str(where)], stderr=-3, check=False).returncode
+        )
+
+    with contextlib.suppress(AssertionError):
+        until(done, 5)
+        return
+    subprocess.run(["umount", "-l", str(where)], check=False)
+
+
+class CutDisk:
+    """An ext4 disk at ``live`` whose platter is a file; ``cut`` keeps the platter as it is at this moment.
+
+    What the file system has not yet written to the platter is not in the copy: exactly what a power cut takes. The
+    file lies on an XFS, where a copy by reference takes milliseconds and shows one moment.
+    """
+
+    def __init__(self, house: House, folder: Path, size_bytes: int = 64 << 20) -> None:
+        if why := can_cut():
+            pytest.skip(why)
+        image, self._host = folder / "host.img", folder / "host"
+        self.live = folder / "live"
+        with image.open("wb") as file:
+            file.truncate(600 << 20)
+        do(find("mkfs.xfs"), "-q", "-f", "-m", "reflink=1", image)
+        house.at_end(lambda: image.unlink(missing_ok=True))
+        mount(image, self._host, "-o", "loop")
+        house.at_end(lambda: unmount(self._host))
+        self._platter, self._kept = self._host / "disk.img", self._host / "kept.img"
+        with self._platter.open("wb") as file:
+            file.truncate(size_bytes)
+        do(find("mkfs.ext4"), "-q", self._platter)
+        mount(self._platter, self.live, "-o", "loop")
+        house.at_end(lambda: unmount(self.live))
+
+    def settle(self) -> None:
+        """Bring all that was written so far onto the platter."""
+        fd = os.open(self.live, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        do("sync", "-f", self.live)
+
+    def cut(self) -> None:
+        """The power goes now."""
+        do("cp", "--reflink=always", self._platter, self._kept)
+
+    def back(self) -> None:
+        """The power is back: ``live`` is what was on the platter at the cut. Nobody may have it open."""
+        unmount(self.live)
+        self._kept.replace(self._platter)
+        mount(self._platter, self.live, "-o", "loop")
+
+
+def freeze(pid: int) -> float:
+    """Stop every thread of a process where it is; returns the UTC seconds from which on it does nothing any more."""
+    os.kill(pid, 19)
+
+    def still() -> bool:
+        states = [
+            Path(f"/proc/{pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[0]
+            for task in os.listdir(f"/proc/{pid}/task")
+        ]
+        return set(states) <= {"T", "D"}  # D: in a sync; it cannot come back from it before it is stopped
+
+    deadline = time.monotonic() + 5
+    while not still():
+        assert time.monotonic() < deadline, "the process does not stop"
+    return time.time()

@@ -1,0 +1,92 @@
+"""The store between two lives of an agent, looked at in a copy: what a platform could ask for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service_kit import SITE, Heard
+
+from agent.store import Store
+from agent.verify import Report, Verdict, Verifier
+from ext.ring import ANSWER, Ring
+
+Name = tuple[str, str, int]  # stream, boot, seq
+
+
+class AtRest:
+    """Follows a store over many deaths; each look takes only what is new and gives the verifier's word on all of it."""
+
+    def __init__(self, folder: Path, kid: str) -> None:
+        self._folder = folder
+        self._verifier = Verifier([kid])
+        self._last: dict[str, int] = {}
+        self.packs: dict[Name, bytes] = {}
+        self.heads: dict[str, int] = {}  # stream -> to_ms
+
+    def look(self, state: Path) -> list[dict[str, Any]]:
+        """The packs that were not there before. The chain holds up to here, or this raises."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        for path in state.glob("store.db*"):
+            if path.suffix in (".db", ".db-wal"):
+                shutil.copy(path, self._folder / path.name)
+        if not (self._folder / "store.db").exists():
+            return []
+        new: list[dict[str, Any]] = []
+        store = Store.open(self._folder / "store.db", 16 << 20)
+        try:
+            assert store.quarantine is None, store.quarantine
+            if kept := store.key_record():
+                self._verifier.feed(kept[1])
+            for stream, head in store.heads().items():
+                self.heads[stream] = head.to_ms
+                while page := store.after(stream, self._last.get(stream, 0), head.seq):
+                    for pack in page:
+                        self.packs[pack.stream, pack.boot, pack.seq] = pack.data
+                        self._verifier.feed(pack.data)
+                        new.append(json.loads(pack.data))
+                    self._last[stream] = page[-1].seq
+        finally:
+            store.close()
+        report = self.report()
+        assert report.verdict in (Verdict.VERIFIED, Verdict.NOTHING), (report.reasons, report.faults[:5])
+        return new
+
+    def report(self) -> Report:
+        return self._verifier.report()
+
+    def unstored(self, heard: Sequence[Heard]) -> list[Name]:
+        """Packs that were published and are not in the store as the same bytes. Must be none (promise 2)."""
+        found = []
+        for message in heard:
+            if message.road in ("readings", "backfill"):
+                pack = json.loads(message.payload)
+                name = (pack["stream"], pack["boot"], pack["seq"])
+                if self.packs.get(name) != message.payload:
+                    found.append(name)
+        return found
+
+
+def in_rings(rings: Sequence[Path], meters: Mapping[str, Any]) -> dict[str, set[int]]:
+    """Numbers of each device's answers that rings hold."""
+    numbers: set[int] = set()
+    for path in rings:
+        ring = Ring.open(str(path))
+        try:
+            for record in ring.scan(ring.tail, ring.head):
+                if record.kind == ANSWER:
+                    numbers |= {v.mantissa * 10**v.exponent for v in record.values if v.exponent >= 0}
+        finally:
+            ring.close()
+    return {
+        name: {n for n in numbers if meter.first < n < meter.first + 1_000_000 and n in meter.served}
+        for name, meter in meters.items()
+    }
+
+
+def stream_of(device: str) -> str:
+    return f"{SITE}/{device}"

@@ -1,0 +1,53 @@
+"""The agent's disk, failing on demand: see ``fault_shim.c``."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("fault_shim.c")
+MODES = (
+    "well", "sync fails", "sync hangs", "write fails", "write full", "killed before a sync", "killed after a sync",
+    "killed in a write", "killed before a send", "read fails",
+)  # fmt: skip
+_FIELDS = struct.Struct("<iiiii64s")  # mode, skip, times, hits, syncs, match
+
+
+class Shim:
+    """Compiled into ``folder``; give its ``env`` to the process."""
+
+    def __init__(self, folder: Path, match: str = "store.db") -> None:
+        compiler = shutil.which("cc")
+        if compiler is None:
+            pytest.skip("no C compiler to build the failing disk with")
+        library, control = folder / "fault_shim.so", folder / "fault_shim.control"
+        subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True)
+        control.write_bytes(_FIELDS.pack(0, 0, 0, 0, 0, match.encode()))
+        fd = os.open(control, os.O_RDWR)
+        self._map = mmap.mmap(fd, _FIELDS.size)
+        os.close(fd)
+        self.env = {"LD_PRELOAD": str(library), "FAULT_SHIM": str(control)}
+
+    def set(self, mode: str, skip: int = 0, times: int = -1) -> None:
+        """Switch: ``skip`` calls pass, then ``times`` are hit (-1: until switched again)."""
+        struct.pack_into("<iii", self._map, 4, skip, times, 0)
+        struct.pack_into("<i", self._map, 0, MODES.index(mode))
+
+    @property
+    def hits(self) -> int:
+        """Calls that were hit since the last switch."""
+        return int(_FIELDS.unpack_from(self._map)[3])
+
+    @property
+    def syncs(self) -> int:
+        """Syncs of any file so far."""
+        return int(_FIELDS.unpack_from(self._map)[4])
+
+    def close(self) -> None:
+        self._map.close()

@@ -1,0 +1,140 @@
+"""A device that can be held to its word: every answer is unlike any other, in every value, and is noted outside."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from service_kit import SITE, Meter
+
+COUNT, POWER = "ac.energy.import", "ac.power.active"
+LATE_S = 5.0  # from an answer to its read time, on a busy machine
+TICK_BACK_S = 3.0  # an answer belongs to a tick at most this long before it
+EARLY_S = 0.002  # packs carry milliseconds
+
+
+class Tally(Meter):
+    """A Meter whose power is the negative of its number, so that each value of an answer names that answer.
+
+    ``scale`` is what the profile in force says of the power register; whoever exchanges the profile sets it.
+    """
+
+    def __init__(self, unit: int, first: int = 0, firmware: str = "2") -> None:
+        self.scale = Decimal("0.1")
+        self.scales: dict[int, Decimal] = {}  # number -> as it was when it was served
+        self.asked = threading.Event()  # set at each answer
+        super().__init__(unit, first, firmware)
+
+    def _count(self, function: int, address: int, count: int) -> None:
+        super()._count(function, address, count)
+        if address == 0:
+            raw = -self.count & 0xFFFFFFFF
+            self.image.put_words(2, [raw >> 16, raw & 0xFFFF])
+            self.scales[self.count] = self.scale
+            self.asked.set()
+
+
+class Ledger:
+    """What came of one device, against what it served. Packs may be given piece by piece."""
+
+    def __init__(self, device: str, meter: Tally, period_ms: int) -> None:
+        self.device, self.meter, self._period = device, meter, period_ms
+        self.came: Counter[int] = Counter()
+        self.gap_ticks: dict[int, str] = {}  # ms -> reason
+        self._lost: list[tuple[float, float]] = []  # signed loss events
+
+    def take(self, packs: Iterable[Mapping[str, Any]]) -> None:
+        """Check each value and time of packs, each given once; packs of other streams are passed over."""
+        for pack in packs:
+            if pack["stream"] != f"{SITE}/{self.device}":
+                continue
+            for at, values in by_time(pack).items():
+                self._answer(at, values, pack["seq"])
+            for gap in pack.get("gaps", ()):
+                if gap["points"] == "*" or COUNT in gap["points"]:
+                    first = -(-round(gap["from"] * 1000) // self._period) * self._period
+                    for tick in range(first, round(gap["to"] * 1000), self._period):
+                        self.gap_ticks[tick] = gap["reason"]
+            self._lost += [(e["from"], e["to"]) for e in pack.get("events", ()) if e["event"] == "loss"]
+
+    def _answer(self, at: float, values: Mapping[str, Any], seq: int) -> None:
+        number = values.get(COUNT)
+        if number is None:
+            assert POWER not in values, f"{self.device} pack {seq}: a power without its number at {at}"
+            return
+        served = self.meter.served.get(number)
+        assert served is not None, f"{self.device} pack {seq}: {number} was never served"
+        late = at - served / 1e9
+        assert -EARLY_S <= late <= LATE_S, f"{self.device} pack {seq}: {number} was served {late:.3f} s before {at}"
+        wanted = -number * self.meter.scales[number]
+        assert Decimal(str(values[POWER])) == wanted, f"{self.device} pack {seq}: {values}, not {wanted}"
+        self.came[number] += 1
+
+    @property
+    def twice(self) -> list[int]:
+        """Numbers that are in more than one pack."""
+        return [number for number, count in self.came.items() if count > 1]
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers that were served and did not come, in order."""
+        return sorted(self.meter.served.keys() - self.came.keys())
+
+    def unaccounted(self) -> list[int]:
+        """Of these, the ones for which no gap tick of their own and no loss is stated. Must be none."""
+        free = set(self.gap_ticks)
+        found = []
+        for number in self.missing:
+            at = self.meter.served[number] / 1e9
+            if any(low <= at < high + TICK_BACK_S for low, high in self._lost):
+                continue
+            newest = int(at * 1000 + EARLY_S * 1000) // self._period * self._period
+            oldest = newest - int(TICK_BACK_S * 1000)
+            tick = next((t for t in range(newest, oldest, -self._period) if t in free), None)
+            if tick is None:
+                found.append(number)
+            else:
+                free.remove(tick)
+        return found
+
+
+def by_time(pack: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
+    """The records of a pack by their read time in UTC seconds, names to values."""
+    found: dict[float, dict[str, Any]] = {}
+    base = 0.0
+    for record in pack.get("e", ()):
+        base = record.get("bt", base)
+        at = round(base + record.get("t", 0), 3)
+        found.setdefault(at, {})[record["n"]] = record.get("v", record.get("vs", record.get("vb")))
+    return found
+
+
+def rescale(profile: Path, meters: Iterable[Tally], scale: Decimal) -> None:
+    """Another version of the profile: the power's register means something else from the next start on."""
+    text = profile.read_text()
+    old = next(str(meter.scale) for meter in meters)
+    head, name, tail = text.partition(f'name = "{POWER}"')
+    assert name and f"scale = {old}" in tail
+    profile.write_text(head + name + tail.replace(f"scale = {old}", f"scale = {scale}", 1))
+    for meter in meters:
+        meter.scale = scale
+
+
+def wait_until_asked(meter: Tally, seconds: float) -> bool:
+    """Wait for the next answer of a device."""
+    meter.asked.clear()
+    return meter.asked.wait(seconds)
+
+
+def parsed(bodies: Iterable[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(body) for body in bodies]
+
+
+def now_s() -> float:
+    return time.time()

@@ -1,0 +1,124 @@
+"""Scenario: kill -9, again and again on one database and one runtime directory."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+from fault_books import balance, bodies, figures
+from fault_rest import AtRest, in_rings
+from fault_rows import Row, scenario
+from fault_shim import Shim
+from fault_tally import Ledger, Tally, rescale, wait_until_asked
+from service_kit import Agent, House, devices_on, until, whole
+
+PERIOD_MS = 250
+WAYS = {
+    "at a random moment": 10,
+    "while it starts": 4,
+    "in the middle of an answer": 4,
+    "killed before a sync": 2,
+    "killed after a sync": 2,
+    "killed in a write": 2,
+    "killed before a send": 2,
+}
+VERSION = "import sys, agent; agent.__version__ = sys.argv.pop(1); from agent.cli.main import main; main()"
+
+
+def pause(seconds: float) -> None:
+    """The moment of a kill: not a wait for anything."""
+    threading.Event().wait(seconds)
+
+
+def die(agent: Agent, meter: Tally, shim: Shim, way: str, rng: random.Random) -> None:
+    """Start the agent and see it dead."""
+    if way.startswith("killed"):
+        early = rng.random() < 0.3  # while it recovers what the life before left
+        if early:
+            shim.set(way, skip=rng.randrange(8), times=1)
+        agent.start(serving=False)
+        if not early:
+            until(lambda: "serving" in agent.said or agent.process.poll() is not None, 20, lambda: agent.said)  # type: ignore[union-attr]
+            pause(rng.uniform(0.1, 1.5))
+            shim.set(way, skip=rng.randrange(6), times=1)
+        assert agent.process
+        until(lambda: agent.process.poll() is not None, 20, lambda: (way, shim.hits, agent.said))  # type: ignore[union-attr]
+        agent.wait()
+    elif way == "while it starts":
+        agent.start(serving=False)
+        pause(rng.uniform(0.1, 1.2))
+        agent.kill()
+    else:
+        agent.start()
+        pause(rng.uniform(0.1, 3.0))
+        if way == "in the middle of an answer":
+            meter.fault("bytewise=0.004*1")
+            wait_until_asked(meter, 2)
+            pause(rng.uniform(0, 0.08))
+        agent.kill()
+    shim.set("well")
+    meter.well()
+
+
+@scenario(rounds=3, about_s=3, long=200, chunk=50, section="processes")
+def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """After each death what was served is in the store or in the ring; in the end all of that has come, once."""
+    rng = random.Random(seed)
+    shim = Shim(folder)
+    broker = house.broker()
+    listener = house.listen(broker)
+    meters = {"m1": Tally(1), "m2": Tally(2)}
+    agent = house.agent(
+        broker,
+        {"roof": house.field.tcp(*meters.values())},
+        devices_on("roof", list(meters.values())),
+        every=f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}',
+        more='[ring]\nsize = "1 MiB"',
+        env=shim.env,
+    )
+    profile = agent.folder / "profiles" / "test" / "tally.toml"
+    rest = AtRest(folder / "rest", agent.kid)
+    ledgers = {name: Ledger(name, meter, PERIOD_MS) for name, meter in meters.items()}
+    held: dict[str, set[int]] = {name: set() for name in meters}
+    on_the_wire: dict[str, set[int]] = {name: set() for name in meters}
+    ways: Counter[str] = Counter()
+    for n in range(rounds):
+        way = rng.choices(list(WAYS), list(WAYS.values()))[0]
+        ways[way] += 1
+        if n and rng.random() < 0.3:
+            rescale(profile, meters.values(), rng.choice([Decimal("0.1"), Decimal("0.01"), Decimal("10")]))
+        agent.program = ("-c", VERSION, f"0.{n // 5}") if rng.random() < 0.3 else ("-m", "agent.cli.main")
+        die(agent, rng.choice(list(meters.values())), shim, way, rng)
+        new = rest.look(agent.folder / "state")
+        assert not [path for path in agent.rings if path.suffix == ".aside"], way
+        for name, numbers in in_rings(agent.rings, meters).items():
+            ledgers[name].take(new)
+            assert not ledgers[name].twice, f"{way}: {name}: {ledgers[name].twice} are sealed twice"
+            held[name] |= numbers
+            gone = set(ledgers[name].missing) - held[name] - on_the_wire[name]
+            assert len(gone) <= 1, f"{way}: {name}: {sorted(gone)} were served and are nowhere"
+            on_the_wire[name] |= gone
+        assert not (lost := rest.unstored(list(listener.heard))), f"{way}: published, and not in the store: {lost}"
+    agent.program = ("-m", "agent.cli.main")
+    agent.start()
+    until(lambda: all(numbers <= set(listener.numbers(name)) for name, numbers in held.items()), 30, lambda: agent.said)
+    until(lambda: all(whole(listener, name) for name in (*meters, "_gateway")), 30, lambda: agent.said)
+    code = agent.stop()
+    until(lambda: all(meter.count in listener.numbers(name) for name, meter in meters.items()), 10)
+    report = balance(listener.heard, agent.kid, meters)
+    for name, meter in meters.items():
+        book = Ledger(name, meter, PERIOD_MS)
+        book.take(bodies(listener.heard))
+        assert not book.twice and not (lost := book.unaccounted()), f"{name}: {lost} are neither here nor stated"
+        assert set(book.missing) == on_the_wire[name], f"{name}: {book.missing} did not come, {on_the_wire[name]} may"
+    return figures(
+        report,
+        code=code,
+        ways=dict(ways),
+        served=sum(len(meter.served) for meter in meters.values()),
+        held=sum(map(len, held.values())),
+        on_the_wire=sum(map(len, on_the_wire.values())),
+    )

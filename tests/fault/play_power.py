@@ -1,0 +1,90 @@
+"""Scenario: the power goes, again and again. The disk is as it was on the platter, and the ring is gone."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+from fault_books import balance, bodies, figures
+from fault_disks import CutDisk, freeze
+from fault_rest import AtRest
+from fault_rows import Row, scenario
+from fault_tally import Ledger, Tally
+from play_kill import pause
+from service_kit import SITE, House, devices_on, until, whole
+
+PERIOD_MS = 250
+PACK_S = 1.0
+FIRST_S = 1.5  # a start waits so long for the first readings before its first packs
+
+
+@scenario(rounds=2, about_s=4, long=200, chunk=50, section="processes")
+def power_cuts(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """After each cut what was published is in the store, the chain goes on, and a pack interval is missing at most."""
+    rng = random.Random(seed)
+    disk = CutDisk(house, folder)
+    broker = house.broker()
+    listener = house.listen(broker)
+    meters = {"m1": Tally(1), "m2": Tally(2)}
+    agent = house.agent(
+        broker,
+        {"roof": house.field.tcp(*meters.values())},
+        devices_on("roof", list(meters.values())),
+        every=f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}',
+        state="live/state",
+        more='[ring]\nsize = "1 MiB"',
+    )
+    disk.settle()  # the key was made long ago
+    rest = AtRest(folder / "rest", agent.kid)
+    ledgers = {name: Ledger(name, meter, PERIOD_MS) for name, meter in meters.items()}
+    lost: dict[str, set[int]] = {name: set() for name in meters}
+    windows: list[float] = []  # seconds from the oldest reading that a cut took to the cut
+    unsealed: list[float] = []  # seconds from the end of the newest pack to the cut
+    most = 0
+    for n in range(rounds):
+        serving = rng.random() < 0.9
+        agent.start(serving=serving)
+        pause(rng.uniform(0.3, 3.2) if serving else rng.uniform(0.2, 1.0))
+        assert agent.process
+        at = freeze(agent.process.pid)
+        disk.cut()
+        agent.kill()
+        disk.back()
+        shutil.rmtree(agent.runtime, ignore_errors=True)  # memory
+        new = rest.look(disk.live / "state")
+        for name, book in ledgers.items():
+            book.take(new)
+            assert not book.twice
+            gone = set(book.missing) - lost[name]
+            if gone:
+                windows.append(at - book.meter.served[min(gone)] / 1e9)
+                most = max(most, len(gone))
+            if serving and (to_ms := rest.heads.get(f"{SITE}/{name}")):
+                unsealed.append(at - to_ms / 1000)
+            lost[name] |= gone
+        missing = rest.unstored(list(listener.heard))
+        assert not missing, f"round {n}: published before the cut, and not in the store after it: {missing}"
+    agent.start()
+    until(lambda: all(whole(listener, name) for name in (*meters, "_gateway")), 30, lambda: agent.said)
+    counts = {name: meter.count for name, meter in meters.items()}
+    until(lambda: all(max(listener.numbers(name)) > counts[name] for name in meters), 20, lambda: agent.said)
+    code = agent.stop()
+    until(lambda: all(meter.count in listener.numbers(name) for name, meter in meters.items()), 10)
+    until(lambda: all(whole(listener, name) for name in (*meters, "_gateway")), 10)
+    report = balance(listener.heard, agent.kid, meters)
+    for name, meter in meters.items():
+        book = Ledger(name, meter, PERIOD_MS)
+        book.take(bodies(listener.heard))
+        assert not book.twice and not (bad := book.unaccounted()), f"{name}: {bad} are neither here nor stated"
+        assert set(book.missing) == lost[name], f"{name}: {book.missing} did not come, {lost[name]} were lost"
+    return figures(
+        report,
+        code=code,
+        served=sum(len(meter.served) for meter in meters.values()),
+        lost=sum(map(len, lost.values())),
+        most_lost_of_a_device=most,
+        longest_loss_s=round(max(windows, default=0.0), 3),
+        mean_loss_s=round(sum(windows) / max(len(windows), 1), 3),
+        longest_unsealed_s=round(max(unsealed, default=0.0), 3),
+    )
