@@ -40,22 +40,21 @@ class Contacts:
 
     def __init__(
         self,
-        roster: Roster,
         sealing: Sealing,
         writer: Writer,
         ring: Ring,
         register: Register,
         number: Callable[[], int],
     ) -> None:
-        self._roster, self._sealing, self._writer = roster, sealing, writer
+        self._sealing, self._writer = sealing, writer
         self._ring, self._register, self._number = ring, register, number
 
-    async def meet(self, unit: Unit, tick_ms: int) -> None:
+    async def meet(self, unit: Unit, tick_ms: int, roster: Roster) -> None:
         """Make sure that we know who answers. Raises LineError where the device is silent or does not make sense."""
         device = unit.poll
         await device.driver.probe()  # one cheap request: a silent device costs one timeout, not one a register
         said = await self._said(unit)
-        known = self._known(unit)
+        known = _known(unit, roster)
         if contradicts(known, said):
             # one late answer, one mangled register must not cost an epoch (field pains 10, 14, 18): ask once more
             again = await self._said(unit)
@@ -63,7 +62,7 @@ class Contacts:
                 raise MismatchError("says another thing each time it is asked who it is", where=unit.config.name)
         identity = _joined(known, said)
         if unit.identity is None or identity != unit.identity:
-            await self._identified(unit, identity, tick_ms)
+            await self._identified(unit, identity, tick_ms, roster)
 
     async def _said(self, unit: Unit) -> Identity:
         """What the device says of itself; None for what it does not say."""
@@ -75,27 +74,19 @@ class Contacts:
         found = await unit.poll.driver.read_points(names)
         return {name: None if r.value is None else _text(r.value) for name, r in found.items()}
 
-    @staticmethod
-    def _known(unit: Unit) -> Identity:
-        if unit.identity is not None:
-            return unit.identity
-        known = unit.known.identity if unit.known else {}
-        names = unit.profile.identity_points
-        return {name: known[short] for name in names if (short := name.removeprefix("device.")) in known}
-
-    async def _identified(self, unit: Unit, identity: Identity, tick_ms: int) -> None:
-        device, before = unit.poll, unit.known
-        spec = self._roster.spec(unit.config, identity)
-        table = self._roster.table(unit.config, spec, identity, unit.epoch)
+    async def _identified(self, unit: Unit, identity: Identity, tick_ms: int, roster: Roster) -> None:
+        device, before = unit.poll, roster.known.get(unit.stream.name)
+        spec = roster.spec(unit.config, identity)
+        table = roster.table(unit.config, spec, identity)
         found = changes(before, table.facts) if before else []
         if found:
             assert before is not None
             epoch = max(before.epoch + 1, tick_ms // 1000)
-            table = self._roster.table(unit.config, spec, identity, epoch)
+            table = roster.table(unit.config, spec, identity, epoch)
         if not found and table.same_as(unit.stream.shape.table):
-            if before is None or before != table.facts:
+            if before != table.facts:
                 await self._writer.call(lambda store: store.keep_facts(table.stream, table.facts.encode()))
-            unit.identity, unit.known = identity, table.facts
+            unit.identity, roster.known[table.stream] = identity, table.facts
             return
         number = self._number()
         await self._register([(number, table)])
@@ -105,7 +96,7 @@ class Contacts:
         if found:
             # raises where the device went silent: then nothing has changed yet, and it is met again
             await self._tell(unit, found, table, await _first_counts(driver, spec))
-        unit.identity, unit.known, unit.epoch = identity, table.facts, table.facts.epoch
+        unit.identity, roster.known[table.stream] = identity, table.facts
         unit.stream.become(number, table, tick_ms)
         if driver is device.driver:
             driver.table = number
@@ -201,6 +192,16 @@ def exact_text(value: Decimal | int) -> str:
 
 def _text(value: Decimal | int | str) -> str:
     return clean_text(exact_text(value) if isinstance(value, (Decimal, int)) else value, 120)
+
+
+def _known(unit: Unit, roster: Roster) -> Identity:
+    """Who the device was when it was last met, be it in a run before this one."""
+    if unit.identity is not None:
+        return unit.identity
+    facts = roster.known.get(unit.stream.name)
+    known = facts.identity if facts else {}
+    names = unit.profile.identity_points
+    return {name: known[short] for name in names if (short := name.removeprefix("device.")) in known}
 
 
 def _joined(known: Identity, said: Identity) -> Identity:

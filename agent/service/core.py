@@ -17,7 +17,7 @@ import ext.clock
 import ext.memory
 from agent.config import Config, DeviceConfig, line_config
 from agent.keys import Signer, key_records, load_key
-from agent.pack import Facts, Head, Packer, StreamTable, base64url
+from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import DevicePoll, Grid, LinePoller
 from agent.service.checkpoints import Checkpoints
 from agent.service.contact import Contacts
@@ -106,22 +106,19 @@ class Service:
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
         self._open_lines()
-        self._roster = Roster(config)
-        specs = [(device, self._roster.spec(device)) for device in config.devices]
         known = known_devices(await self.writer.call(Store.devices))
-        epochs = [known[spec.stream].epoch if spec.stream in known else self.started_ms // 1000 for _, spec in specs]
-        tables = [
-            self._roster.table(device, spec, None, epoch) for (device, spec), epoch in zip(specs, epochs, strict=True)
-        ]
+        self._roster = Roster(config, known, self.started_ms)
+        specs = [(device, self._roster.spec(device)) for device in config.devices]
+        tables = [self._roster.table(device, spec) for device, spec in specs]
         gateway = Stream(f"{config.base}/_gateway", self._packer(f"{config.base}/_gateway"), self.started_ms)
         tables.insert(0, self._roster.gateway_table(gateway.name, agent.__version__))
         self.started_ms = self.grid.now_ms()
         ring = self._make_ring(tables)
         gateway.become(self._number(), tables[0], self.started_ms)
         self.sealing.open(ring, gateway)
-        self._contacts = Contacts(self._roster, self.sealing, self.writer, ring, self._register, self._number)
+        self._contacts = Contacts(self.sealing, self.writer, ring, self._register, self._number)
         for (device, spec), table in zip(specs, tables[1:], strict=True):
-            self._admit(ring, device, spec, table, known.get(spec.stream))
+            self._admit(ring, device, spec, table)
         await self._register(list(enumerate(tables)))
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered))
@@ -154,15 +151,13 @@ class Service:
         self._next_table += 1
         return self._next_table - 1
 
-    def _admit(
-        self, ring: Ring, device: DeviceConfig, spec: DeviceSpec, table: StreamTable, known: Facts | None
-    ) -> None:
+    def _admit(self, ring: Ring, device: DeviceConfig, spec: DeviceSpec, table: StreamTable) -> None:
         line = self.lines[device.line]
         stream = Stream(spec.stream, self._packer(spec.stream), self.started_ms)
         stream.become(self._number(), table, self.started_ms)
         driver = driver_class(spec.protocol)(spec, line, ring, stream.shape.number)
         poll = DevicePoll(driver, ring, self.started_ms)
-        self.units.append(Unit(device, self._roster.profile(device), line, stream, poll, known, table.facts.epoch))
+        self.units.append(Unit(device, self._roster.profile(device), line, stream, poll))
         self.sealing.admit(stream, poll)
 
     async def _register(self, tables: Sequence[tuple[int, StreamTable]]) -> None:
@@ -280,7 +275,7 @@ class Service:
 
     async def _contact(self, device: DevicePoll, tick_ms: int) -> None:
         """Read who the device is before its data counts."""
-        await self._contacts.meet(self._unit_of[id(device)], tick_ms)
+        await self._contacts.meet(self._unit_of[id(device)], tick_ms, self._roster)
 
     # --- watching
 

@@ -29,8 +29,6 @@ class Unit:
     line: Line
     stream: Stream
     poll: DevicePoll
-    known: Facts | None = None  # what was known of the device when its readings were last counted
-    epoch: int = 0  # of its counters
     identity: dict[str, str | None] | None = None  # None: not met yet
 
 
@@ -41,10 +39,17 @@ def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict
 
 
 class Roster:
-    """Specs and tables of all devices. Raises ProfileError where a profile is gone since the check."""
+    """Specs and tables of all devices. Raises ProfileError where a profile is gone since the check.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        known: by stream, what is known of devices from before; kept up to date here, and handed on to the next roster.
+        start_ms: the counter epoch of a device that nothing is known of begins here.
+    """
+
+    def __init__(self, config: Config, known: dict[str, Facts] | None = None, start_ms: int = 0) -> None:
         self._config = config
+        self.known: dict[str, Facts] = {} if known is None else known
+        self._first_epoch = start_ms // 1000
         find = site_profiles(config.profiles_dir)
         self._profiles = {device.profile: find(device.profile) for device in config.devices}
         self._points: dict[Kind, tuple[Point, ...]] = {}
@@ -67,9 +72,11 @@ class Roster:
         device: DeviceConfig,
         spec: DeviceSpec,
         identity: Mapping[str, str | None] | None = None,
-        epoch: int = 0,
+        epoch: int | None = None,
     ) -> StreamTable:
-        """The table of a birth of this device."""
+        """The table of a birth of this device; ``epoch`` None: the one that is known."""
+        if epoch is None:
+            epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
         if kind not in self._tables:
             self._tables[kind] = PointTable(point_rows(spec, vocabulary().senml))
