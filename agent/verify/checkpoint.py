@@ -19,7 +19,7 @@ class Checkpoints:
 
     def __init__(self) -> None:
         self.count = 0
-        self._newest: dict[tuple[str, int], tuple[int, str]] = {}  # (gateway, page) -> counter, hash
+        self._newest: dict[tuple[str, int], tuple[int, str, str]] = {}  # (gateway, page) -> counter, hash, kid
 
     def take(self, raw: bytes, value: dict[str, Any], ring: KeyRing) -> list[tuple[str, Head]]:
         """The stream and its head, for each head.
@@ -32,22 +32,34 @@ class Checkpoints:
         if type(page) is not int or not 1 <= page <= MAX_PAGES or type(counter) is not int or value.get("v") != 1:
             raise Refused("shape", "a checkpoint without page, counter or v 1")
         key = (ring.gateway, page)
-        known = self._newest.get(key)
+        known, kid = self._newest.get(key), signed.key.kid
         if known:
-            if known == (counter, signed.hash):
+            if known[:2] == (counter, signed.hash):
                 return []
-            if counter < known[0]:
-                raise Refused("counter", f"checkpoint {counter} after {known[0]}: an old retained one")
-            if counter == known[0]:
-                raise Refused("counter", f"two different checkpoints with counter {counter}")
-            if counter == known[0] + 1 and value.get("prev") != known[1]:
-                raise Refused("chain", f"checkpoint {counter} does not follow the hash of {known[0]}")
+            self._check_order(known, counter, value.get("prev"), kid, ring)
         if not isinstance(heads, list):
             raise Refused("shape", "a checkpoint without heads")
         made = [_head(head, ring.gateway) for head in heads]
-        self._newest[key] = (counter, signed.hash)
+        for stream, (_, seq, _, _) in made:
+            ring.check_revoked(kid, stream, seq)
+        self._newest[key] = (counter, signed.hash, kid)
         self.count += 1
         return made
+
+    @staticmethod
+    def _check_order(known: tuple[int, str, str], counter: int, prev: object, kid: str, ring: KeyRing) -> None:
+        last, digest, signer = known
+        later = ring.order[kid] > ring.order[signer]
+        if later and ring.is_revoked(signer):
+            return  # a thief may have counted as far as he liked
+        if counter < last:
+            raise Refused("counter", f"checkpoint {counter} after {last}: an old retained one")
+        if counter == last:
+            raise Refused("counter", f"two different checkpoints with counter {counter}")
+        if ring.order[kid] < ring.order[signer]:
+            raise Refused("chain", f"checkpoint {counter} is signed by an older key than {last}")
+        if counter == last + 1 and prev != digest:
+            raise Refused("chain", f"checkpoint {counter} does not follow the hash of {last}")
 
 
 def _head(head: Any, gateway: str) -> tuple[str, Head]:

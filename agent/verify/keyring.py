@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from agent.verify.canonical import canonical
 from agent.verify.jws import TYP_KEYS, PublicKey, check_signature, public_key
 from agent.verify.signed import check_signed, payload_of
 from agent.verify.strict import Refused
 
 MAX_RECORDS = 1000
+MAX_ROOTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """The keys that follow from one first key, as a ``keys`` object says."""
+
+    counter: int
+    keys: Mapping[str, PublicKey]  # in order
+    records: list[bytes]  # what each says, canonical and without its signature
+    says: bytes  # the whole object, likewise
+    since: int  # not_before of the first
+    revoked: Mapping[str, Mapping[str, int]]
 
 
 class KeyRing:
     """Grows with each ``keys`` object of its gateway; never forgets a key.
 
     Args:
-        pins: thumbprints that the first key must be among; empty: any, and nothing proves the origin.
+        pins: thumbprints, one of which must be in the chain; empty: any chain, and nothing proves the origin. Any key
+            of a chain will do: its object is signed by the newest, which only follows from all before. A second
+            chain (of a key that stands for a lost one) is taken only where it is pinned by itself.
     """
 
     def __init__(self, gateway: str, pins: Collection[str] = ()) -> None:
         self.gateway = gateway
         self.keys: dict[str, PublicKey] = {}
-        self.order: dict[str, int] = {}  # kid -> place in the chain
-        self.counter: int | None = None
+        self.order: dict[str, int] = {}  # kid -> a number that grows from key to key
         self._pins = frozenset(pins)
-        self._records: list[bytes] = []  # canonical, for comparison
-        self._payload = b""
+        self._chains: dict[str, _Chain] = {}  # by first key
         self._revoked: dict[str, Mapping[str, int]] = {}  # kid -> last trusted sequence by stream
 
     @property
     def first(self) -> str | None:
-        """The thumbprint that a verifier pins; None before any keys object."""
-        return next(iter(self.order), None)
+        """The first thumbprint of the first chain; None before any keys object."""
+        return next(iter(self._chains), None)
 
     @property
     def proven(self) -> bool:
-        """The first key is a pinned one."""
-        return self.first in self._pins
+        """A key of each chain is a pinned one."""
+        return bool(self._chains) and all(self._pins & chain.keys.keys() for chain in self._chains.values())
 
     def update(self, raw: bytes, value: dict[str, Any]) -> bool:
         """Take a ``keys`` object. False: the same one again.
@@ -55,26 +68,59 @@ class KeyRing:
             raise Refused("shape", f"keys object with counter {counter!r}")
         if not isinstance(records, list) or not 1 <= len(records) <= MAX_RECORDS:
             raise Refused("shape", f"keys object without records, or with more than {MAX_RECORDS}")
-        keys, order, revoked = self._chain(records)
-        newest = next(reversed(order))
-        payload = check_signed(raw, value, TYP_KEYS, {newest: keys[newest]}).payload
-        if self.counter is not None:
-            if payload == self._payload:
+        keys, revoked = _chain(records)
+        check_signed(raw, value, TYP_KEYS, {(newest := next(reversed(keys))): keys[newest]})
+        written = [payload_of(record) for record in records]
+        # ES256 signs with another number each time: an object that was made anew may say the same in other bytes
+        plain = [{name: member for name, member in record.items() if name != "sig"} for record in records]
+        says = payload_of({**value, "records": plain})
+        since = int(records[0]["not_before"])
+        return self._follows(_Chain(counter, keys, written, says, since, revoked))
+
+    def _follows(self, new: _Chain) -> bool:
+        """Take a chain if it goes on from what is known. False: the same one again."""
+        first = next(iter(new.keys))
+        known = self._chains.get(first)
+        if known is None and self._chains and not self._begins_anew(new):
+            known = next(reversed(self._chains.values()))
+        if known is not None:
+            if new.says == known.says:
                 return False
-            if counter < self.counter:
+            if new.counter < known.counter:
                 raise Refused(
-                    "counter", f"keys object with counter {counter} after {self.counter}: an old retained one"
+                    "counter", f"keys object with counter {new.counter} after {known.counter}: an old retained one"
                 )
-            if counter == self.counter:
-                raise Refused("counter", f"two different keys objects with counter {counter}")
-        written = [canonical(record) for record in records]
-        if written[: len(self._records)] != self._records:
-            raise Refused("key-chain", "the records do not begin with the ones known before")
-        if self._pins and next(iter(order)) not in self._pins:
-            raise Refused("key-chain", f"foreign key chain: its first key is {next(iter(order))}, which is not pinned")
-        self.keys, self.order, self._revoked = keys, order, revoked
-        self.counter, self._records, self._payload = counter, written, payload
+            if new.counter == known.counter:
+                raise Refused("counter", f"two different keys objects with counter {new.counter}")
+            if new.records[: len(known.records)] != known.records:
+                raise Refused("key-chain", "the records do not begin with the ones known before")
+        if self._pins and not self._pins & new.keys.keys():
+            raise Refused("key-chain", f"foreign key chain: its first key is {first}, and none of it is pinned")
+        self._chains[first] = new
+        self.keys = {kid: key for chain in self._chains.values() for kid, key in chain.keys.items()}
+        self.order = {
+            kid: chain.since * MAX_RECORDS + place
+            for chain in self._chains.values()
+            for place, kid in enumerate(chain.keys)
+        }
+        self._revoked = {}
+        for chain in self._chains.values():
+            for kid, last in chain.revoked.items():
+                before = self._revoked.get(kid)
+                self._revoked[kid] = last if before is None else _lower(before, last)
         return True
+
+    def _begins_anew(self, new: _Chain) -> bool:
+        """Another first key: an impostor, unless it was pinned beside what was pinned of the chains that are known."""
+        return (
+            bool(self._pins & new.keys.keys())
+            and not new.keys.keys() & self.keys.keys()
+            and len(self._chains) < MAX_ROOTS
+        )
+
+    def is_revoked(self, kid: str) -> bool:
+        """A later key has cut it off."""
+        return kid in self._revoked
 
     def check_revoked(self, kid: str, stream: str, seq: int) -> None:
         """Raises Refused for what a revoked key signed after its last trusted sequence."""
@@ -82,51 +128,51 @@ class KeyRing:
         if last is not None and seq > last.get(stream, 0):
             raise Refused("revoked", f"signed by the revoked key {kid}, trusted up to sequence {last.get(stream, 0)}")
 
-    @staticmethod
-    def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, int], dict[str, Mapping[str, int]]]:
-        """Every record checked against the one before it."""
-        keys: dict[str, PublicKey] = {}
-        order: dict[str, int] = {}
-        revoked: dict[str, Mapping[str, int]] = {}
-        before: str | None = None
-        not_before: float = 0
-        for number, record in enumerate(records, 1):
-            if not isinstance(record, dict):
-                raise Refused("shape", f"key record {number} is no object")
-            key = public_key(record.get("alg"), record.get("jwk"))
-            if record.get("kid") != key.kid:
-                raise Refused("key", f"key record {number} says kid {record.get('kid')!r}, its key is {key.kid}")
-            if record.get("prev", "") != before:
-                raise Refused("key-chain", f"key record {number} follows {record.get('prev')!r}, not {before!r}")
-            if key.kid in keys:
-                raise Refused("key-chain", f"key {key.kid} is recorded twice")
-            since = record.get("not_before")
-            if not isinstance(since, (int, float)) or since < not_before:
-                raise Refused("key-chain", f"key record {number} has not_before {since!r} after {not_before}")
-            signers = {before: keys[before]} if before else {key.kid: key}
-            try:
-                check_signature(record.get("sig"), payload_of(record), TYP_KEYS, signers)
-            except Refused as error:
-                raise Refused(
-                    "key-chain", f"key record {number} is not signed by the key before: {error.text}"
-                ) from None
-            revokes = record.get("revokes", [])
-            if not isinstance(revokes, list):
-                raise Refused("shape", f"key record {number} has revokes that are no array")
-            for entry in revokes:
-                _revoke(entry, order, revoked, number)
-            keys[key.kid], order[key.kid] = key, len(order)
-            before, not_before = key.kid, since
-        return keys, order, revoked
+
+def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[str, int]]]:
+    """Every record checked against the one before it."""
+    keys: dict[str, PublicKey] = {}
+    revoked: dict[str, Mapping[str, int]] = {}
+    before: str | None = None
+    not_before: float = 0
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise Refused("shape", f"key record {number} is no object")
+        key = public_key(record.get("alg"), record.get("jwk"))
+        if record.get("kid") != key.kid:
+            raise Refused("key", f"key record {number} says kid {record.get('kid')!r}, its key is {key.kid}")
+        if record.get("prev", "") != before:
+            raise Refused("key-chain", f"key record {number} follows {record.get('prev')!r}, not {before!r}")
+        if key.kid in keys:
+            raise Refused("key-chain", f"key {key.kid} is recorded twice")
+        since = record.get("not_before")
+        if not isinstance(since, (int, float)) or since < not_before:
+            raise Refused("key-chain", f"key record {number} has not_before {since!r} after {not_before}")
+        signers = {before: keys[before]} if before else {key.kid: key}
+        try:
+            check_signature(record.get("sig"), payload_of(record), TYP_KEYS, signers)
+        except Refused as error:
+            raise Refused("key-chain", f"key record {number} is not signed by the key before: {error.text}") from None
+        revokes = record.get("revokes", [])
+        if not isinstance(revokes, list):
+            raise Refused("shape", f"key record {number} has revokes that are no array")
+        for entry in revokes:
+            kid, last = _revocation(entry, number)
+            if kid not in keys and before is not None:  # a first key may cut off the lost one that it stands for
+                raise Refused("shape", f"key record {number} revokes {kid!r}, which is no earlier key")
+            revoked[kid] = _lower(revoked[kid], last) if kid in revoked else last
+        keys[key.kid] = key
+        before, not_before = key.kid, since
+    return keys, revoked
 
 
-def _revoke(entry: Any, order: Mapping[str, int], revoked: dict[str, Mapping[str, int]], number: int) -> None:
+def _revocation(entry: Any, number: int) -> tuple[str, Mapping[str, int]]:
     kid, last = (entry.get("kid"), entry.get("last")) if isinstance(entry, dict) else (None, None)
-    if (
-        not isinstance(kid, str)
-        or kid not in order
-        or not isinstance(last, dict)
-        or not all(type(seq) is int for seq in last.values())
-    ):
-        raise Refused("shape", f"key record {number} revokes {kid!r}, which is no earlier key with its last sequences")
-    revoked[kid] = last
+    if not isinstance(kid, str) or not isinstance(last, dict) or not all(type(seq) is int for seq in last.values()):
+        raise Refused("shape", f"key record {number} revokes {kid!r} without a last sequence for each stream")
+    return kid, last
+
+
+def _lower(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    """Revoked twice: trust never grows again."""
+    return {stream: min(seq, other[stream]) for stream, seq in one.items() if stream in other}

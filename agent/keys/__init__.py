@@ -1,0 +1,36 @@
+"""The key that signs packs: made, kept, checked, replaced, and its public half as a chain of signed records."""
+
+from agent.keys.files import create_key, load_key, rotate_key
+from agent.keys.records import KeyRecords, Revocation, check_key_records, current_records, key_records, new_root
+from agent.keys.signer import (
+    TYP_CHECKPOINT,
+    TYP_KEYS,
+    TYP_PACK,
+    KeyFileError,
+    SecretKey,
+    Signer,
+    SoftEd25519,
+    SoftES256,
+    thumbprint,
+)
+
+__all__ = [
+    "TYP_CHECKPOINT",
+    "TYP_KEYS",
+    "TYP_PACK",
+    "KeyFileError",
+    "KeyRecords",
+    "Revocation",
+    "SecretKey",
+    "Signer",
+    "SoftES256",
+    "SoftEd25519",
+    "check_key_records",
+    "create_key",
+    "current_records",
+    "key_records",
+    "load_key",
+    "new_root",
+    "rotate_key",
+    "thumbprint",
+]

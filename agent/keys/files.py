@@ -1,0 +1,300 @@
+"""Key files: a PEM (PKCS 8) or the place of a key in a token, that only its owner may read.
+
+The text before the key says since when it exists and, once there was a rotation, holds the signed records of all keys
+before. So a systemd credential carries that along, a rotation is one file that appears whole, and nothing else on
+the disk has to fit it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from agent.keys.records import Revocation, current_records, key_records, new_root
+from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256
+
+MAX_KEY_BYTES = 1 << 20  # systemd hands out no larger credential
+ED25519, ES256 = "Ed25519", "ES256"
+_SINCE, _RECORDS, _TOKEN = b"not_before: ", b"records: ", b"pkcs11:"
+
+
+# --- making and replacing
+
+
+def create_key(
+    path: Path,
+    now_s: int,
+    alg: str = ED25519,
+    token: str = "",
+    lost: str = "",
+    gateway: str = "",
+    revokes: Sequence[Revocation] = (),
+) -> Signer:
+    """A new key in a file of mode 0600. Appears whole or not at all, and never over another.
+
+    Args:
+        token: the URI of a key in a token (RFC 7512), which the file then names; it is made there if it is missing.
+        lost: thumbprint of the key that it stands for, which nobody has any more; needs ``gateway``.
+
+    Raises:
+        KeyFileError: there is a file already, or the place cannot be written.
+    """
+    if path.exists():
+        raise _exists(path)
+    key, body = _new(alg, token)
+    signer = Signer(key, now_s)
+    if lost:
+        signer.records = new_root(signer, gateway, lost, revokes)
+    draft = _draft(path, _text(signer, body), None)
+    try:
+        os.link(draft, path)  # unlike rename, fails where something is
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync(path.parent)
+    return signer
+
+
+def rotate_key(
+    path: Path, gateway: str, now_s: int, alg: str = "", token: str = "", revokes: Sequence[Revocation] = ()
+) -> tuple[Signer, Signer]:
+    """Put a new key in the place of the one at ``path``, which signs its record. Returns the old and the new one.
+
+    The file changes in one step and keeps owner and mode; after it nothing is left of the old secret but what the disk
+    has not overwritten. Before it, nothing has happened.
+
+    Args:
+        gateway: ``park7/gw01``.
+        alg: of the new key; by default that of the old one.
+        token: the URI of the new key in a token.
+        revokes: keys that are cut off with this rotation, the old one among them if it was stolen.
+
+    Raises:
+        KeyFileError: the old key cannot be read, may not be followed, or the place cannot be written.
+    """
+    path = path.resolve()
+    with _alone(path):
+        old = load_key(path, any_owner=True)
+        if old.in_token and not (token or alg):
+            hint = "Another key in the token: --pkcs11 URI. A key in the file: --alg ed25519"
+            raise KeyFileError("the key is in a token; what shall follow it?", where=str(path), hint=hint)
+        before = current_records(old, gateway)
+        key, body = _new(alg or old.alg, token)
+        new = Signer(key, now_s)
+        if new.kid == old.kid:
+            raise KeyFileError("this is the key that signs already", where=token, hint="Name another object")
+        new.records = key_records(new, gateway, before, old, revokes=revokes)
+        draft = _draft(path, _text(new, body), path.stat())
+        try:
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise _unwritable(path, error) from error
+        _sync(path.parent)
+    return old, new
+
+
+def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
+    """A new key, and what stands for it in a file."""
+    if token:
+        from agent.keys.token import TokenKey
+
+        key = TokenKey(token, make=True)
+        return key, key.uri.encode() + b"\n"
+    how = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    if alg == ES256:
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        curve = ec.generate_private_key(ec.SECP256R1())
+        return SoftES256(curve), curve.private_bytes(*how)
+    edwards = Ed25519PrivateKey.generate()
+    return SoftEd25519(edwards), edwards.private_bytes(*how)
+
+
+def _text(signer: Signer, body: bytes) -> bytes:
+    made = datetime.fromtimestamp(signer.not_before, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+    keep = b"Keep it secret." if body.startswith(b"-----") else b"The key itself is in the token that this names."
+    text = b"meterhouse signing key of %s. %s\n%s%d\n" % (made, keep, _SINCE, signer.not_before)
+    if signer.records is not None:
+        text += _RECORDS + signer.records + b"\n"
+    return text + body
+
+
+def _draft(path: Path, text: bytes, like: os.stat_result | None) -> Path:
+    """The whole text in a hidden file beside ``path``, on the disk; owner and mode as ``like``."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        try:
+            if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, like.st_uid, like.st_gid)
+            os.fchmod(fd, 0o600 if like is None else stat.S_IMODE(like.st_mode))
+            with open(fd, "wb", closefd=False) as stream:
+                stream.write(text)
+            os.fsync(fd)
+        except BaseException:
+            draft.unlink()
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return draft
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else replaces this key meanwhile. Drafts of one who died are removed."""
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KeyFileError(f"cannot be opened ({error.strerror})", where=str(path.parent)) from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "Look at the result of the other with `meterhouse keys show`"
+            raise KeyFileError("somebody else replaces this key just now", where=str(path), hint=hint) from error
+        for left in path.parent.glob(f".{path.name}.*.new"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _exists(path: Path) -> KeyFileError:
+    return KeyFileError(
+        "there is a file already, and a key is never overwritten",
+        where=str(path),
+        hint="`meterhouse keys show` shows it, `meterhouse keys rotate` replaces it by a key that follows it",
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(
+        f"the key cannot be written here ({error.strerror})", where=str(path), hint="Try it as root, or elsewhere"
+    )
+
+
+# --- reading
+
+
+def load_key(path: Path, any_owner: bool = False) -> Signer:
+    """The key in a PEM file or systemd credential, or in the token that it names.
+
+    Args:
+        any_owner: root may read the key of the user that runs the agent. For tools: the agent signs with its own.
+
+    Raises:
+        KeyFileError: missing, readable by others, or not an Ed25519 or P-256 key without a passphrase.
+    """
+    text = read_secret(path, any_owner=any_owner)
+    head, begin, _ = text.partition(b"-----BEGIN")
+    lines = head.splitlines()
+    if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
+        from agent.keys.token import TokenKey
+
+        key: SecretKey = TokenKey(uri.decode("utf-8", "replace").strip(), where=str(path))
+    else:
+        key = _soft_key(text, path)
+    return Signer(key, _not_before(lines), _records(lines))
+
+
+def _soft_key(text: bytes, path: Path) -> SecretKey:
+    try:
+        key: object = load_pem_private_key(text, password=None)
+    except TypeError as error:
+        raise KeyFileError(
+            "the key has a passphrase, which nobody can type at a service's start",
+            where=str(path),
+            hint="Use a systemd credential (LoadCredentialEncrypted=) to keep it encrypted on disk",
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(
+            "this is not a private key in PEM form", where=str(path), hint="Make one: `meterhouse keys create`"
+        ) from error
+    if isinstance(key, Ed25519PrivateKey):
+        return SoftEd25519(key)
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey  # rarely wanted
+
+    if isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
+        return SoftES256(key)
+    raise KeyFileError(
+        f"a key of kind {type(key).__name__} cannot sign packs",
+        where=str(path),
+        hint="Ed25519 (`meterhouse keys create`) or ECDSA on P-256 is wanted",
+    )
+
+
+def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner: bool = False) -> bytes:
+    """The content of a file that nobody else may read. Raises KeyFileError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        hint = hint or f"Make one: `meterhouse keys create {path}`"
+        raise KeyFileError(f"there is no {what}", where=str(path), hint=hint) from error
+    except OSError as error:
+        raise KeyFileError(
+            f"the {what} cannot be read ({error.strerror})",
+            where=str(path),
+            hint="It must belong to the user that runs the agent",
+        ) from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise KeyFileError("this is not a file", where=str(path), hint=f"Name the file of the {what} itself")
+        _check_access(path, found, what, any_owner)
+        return os.read(fd, MAX_KEY_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool) -> None:
+    """Only the owner may read, and the owner is us. A file of root that one group may read is good as well."""
+    # so systemd hands out credentials (the group bits are then the mask of an ACL), and so packages install secrets
+    me, mode = os.geteuid(), stat.S_IMODE(found.st_mode)
+    if found.st_uid not in {me, 0} and not (any_owner and me == 0):
+        raise KeyFileError(
+            f"the {what} belongs to user {found.st_uid}, not to user {me} who runs this",
+            where=str(path),
+            hint=f"sudo chown {me} {path}",
+        )
+    open_bits = 0o037 if found.st_uid == 0 and me != 0 else 0o077
+    if mode & open_bits:
+        raise KeyFileError(
+            f"others may read or change the {what} (mode {mode:04o})",
+            where=str(path),
+            hint=f"chmod 600 {path}; if others could read it for a while, make a new one",
+        )
+
+
+def _not_before(lines: Sequence[bytes]) -> int:
+    for line in lines:
+        if line.startswith(_SINCE):
+            with contextlib.suppress(ValueError):
+                return max(0, int(line[len(_SINCE) :]))
+    return 0  # a key made elsewhere: valid from the beginning
+
+
+def _records(lines: Sequence[bytes]) -> bytes | None:
+    return next((line[len(_RECORDS) :].strip() for line in lines if line.startswith(_RECORDS)), None)

@@ -1,0 +1,191 @@
+"""Key records: who signed since when, each said by the key before. The public half of a rotation.
+
+A first key needs no record of its own in its file: it signs itself. A key that follows carries the whole chain in its
+file, so that file, database and broker can each be lost and the chain goes on from what is left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.keys.signer import TYP_KEYS, KeyFileError, Signer
+from ext.canon import dumps
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecords:
+    """A checked ``keys`` object."""
+
+    counter: int
+    first: str  # the thumbprint to pin
+    newest: str
+    data: bytes
+    kids: tuple[str, ...] = ()  # all, from the first on
+    instead_of: str = ""  # the lost key that this chain was begun for
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What ``kid`` signed counts up to the sequence in ``last`` (by full stream name), and nowhere else."""
+
+    kid: str
+    last: Mapping[str, int]
+
+
+def key_records(
+    signer: Signer,
+    gateway: str,
+    before: bytes | None = None,
+    old: Signer | None = None,
+    not_before: int | None = None,
+    revokes: Sequence[Revocation] = (),
+) -> bytes:
+    """The ``keys`` object that ends with the key of ``signer``, canonical and signed.
+
+    Args:
+        gateway: ``park7/gw01``.
+        before: the object to go on from; None for the first key.
+        old: signs the new record; needed where ``before`` ends with another key.
+        not_before: since when the new key signs, UTC seconds; its own time by default.
+        revokes: earlier keys of ``before`` that the new record cuts off.
+
+    Raises:
+        KeyFileError: the key neither ends ``before`` nor may follow it.
+    """
+    records: list[dict[str, Any]] = []
+    counter, prev, earliest = 0, None, 0
+    if before is not None:
+        known = check_key_records(before, gateway)
+        if known.newest == signer.kid:
+            return before
+        if old is None or old.kid != known.newest:
+            raise KeyFileError(
+                f"the signing key is {signer.kid}, but the last one recorded is {known.newest}",
+                where=gateway,
+                hint=_WRONG_KEY.format(known.newest),
+            )
+        for gone in revokes:
+            if gone.kid not in known.kids:
+                hint = f"Known are {', '.join(known.kids)}"
+                raise KeyFileError(f"there is no key {gone.kid} to revoke", where=gateway, hint=hint)
+        records, counter, prev = list(json.loads(before)["records"]), known.counter, known.newest
+        earliest = records[-1]["not_before"]  # never goes back, whatever the clock says
+    since = max(earliest, signer.not_before if not_before is None else not_before)
+    record = _record(signer, prev, since, revokes, old or signer)
+    return _whole(signer, gateway, counter + 1, [*records, record])
+
+
+def new_root(signer: Signer, gateway: str, lost: str, revokes: Sequence[Revocation] = ()) -> bytes:
+    """The ``keys`` object of a key that stands for a lost one: nobody could sign its record, so it is a new root.
+
+    Its counter begins at the time of the key, so that it lies above what the lost chain had reached.
+    """
+    record = _record(signer, None, signer.not_before, revokes, signer, lost)
+    return _whole(signer, gateway, max(1, signer.not_before), [record])
+
+
+def _record(
+    signer: Signer, prev: str | None, since: int, revokes: Sequence[Revocation], by: Signer, lost: str = ""
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "alg": signer.alg,
+        "jwk": signer.jwk,
+        "kid": signer.kid,
+        "not_before": since,
+        "prev": prev,
+    }
+    if revokes:
+        record["revokes"] = [{"kid": gone.kid, "last": dict(gone.last)} for gone in revokes]
+    if lost:
+        record["instead_of"] = lost
+    return {**record, "sig": by.sign(TYP_KEYS, dumps(record))}
+
+
+def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping[str, Any]]) -> bytes:
+    return signer.sign_object(TYP_KEYS, {"counter": counter, "gateway": gateway, "records": list(records), "v": 1})
+
+
+_WRONG_KEY = (
+    "A new key must be recorded by the one before: put that one back, and let `meterhouse keys rotate` replace it. "
+    "If it is lost: `meterhouse keys create --lost {}`; every verifier must then pin the new thumbprint"
+)
+
+
+def current_records(signer: Signer, gateway: str, known: bytes | None = None) -> bytes:
+    """The ``keys`` object to publish with this key.
+
+    Args:
+        known: the object that was published before, None where nothing is known any more.
+
+    Returns:
+        ``known`` itself where it ends with this key, so that the same bytes are published again.
+
+    Raises:
+        KeyFileError: the key does not follow the one that signed before, or its records are not of this gateway.
+    """
+    own = None if signer.records is None else _own(signer, gateway)
+    if known is None:
+        return own.data if own else key_records(signer, gateway)
+    before = check_key_records(known, gateway)
+    if before.newest == signer.kid:
+        return known
+    if own is not None:
+        if before.newest == own.instead_of:
+            return own.data
+        if before.newest in own.kids:
+            _check_follows(own, before, gateway)
+            return own.data
+    raise KeyFileError(
+        f"the signing key is {signer.kid}, but the last one recorded is {before.newest}",
+        where=gateway,
+        hint=_WRONG_KEY.format(before.newest),
+    )
+
+
+def _own(signer: Signer, gateway: str) -> KeyRecords:
+    assert signer.records is not None
+    own = check_key_records(signer.records, gateway)
+    if own.newest != signer.kid:
+        raise KeyFileError(
+            f"the records in the key's file end with {own.newest}, the key is {signer.kid}",
+            where=gateway,
+            hint="Was the file edited? Put back the one that `meterhouse keys rotate` wrote",
+        )
+    return own
+
+
+def _check_follows(own: KeyRecords, before: KeyRecords, gateway: str) -> None:
+    from agent.verify.keyring import KeyRing
+    from agent.verify.strict import Refused, parse_object
+
+    ring = KeyRing(gateway)
+    try:
+        for data in (before.data, own.data):
+            ring.update(data, parse_object(data))
+    except Refused as error:
+        raise KeyFileError(
+            f"the records in the key's file do not go on from those published before: {error}", where=gateway
+        ) from error
+
+
+def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
+    """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
+
+    Raises:
+        KeyFileError: whatever does not hold.
+    """
+    from agent.verify.keyring import KeyRing
+    from agent.verify.strict import Refused, parse_object
+
+    ring = KeyRing(gateway, [trust] if trust else [])
+    try:
+        value = parse_object(data)
+        ring.update(data, value)
+    except Refused as error:
+        raise KeyFileError(f"the key records do not hold: {error}", where=gateway) from error
+    kids = tuple(record["kid"] for record in value["records"])
+    lost = value["records"][0].get("instead_of")
+    return KeyRecords(value["counter"], kids[0], kids[-1], data, kids, lost if isinstance(lost, str) else "")

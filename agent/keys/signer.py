@@ -1,0 +1,119 @@
+"""Keys of any kind behind one small slot, and the signatures that are made with them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from agent.pack import base64url
+from drivers.model import GatewayError
+from ext.canon import dumps
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+TYP_PACK, TYP_KEYS, TYP_CHECKPOINT = "mh-pack", "mh-keys", "mh-checkpoint"
+
+
+class KeyFileError(GatewayError):
+    """The signing key cannot be used. Never shows anything of the key."""
+
+    exit_code = 3
+
+
+def thumbprint(jwk: Mapping[str, str]) -> str:
+    """RFC 7638: SHA-256 over the required members of a public JWK in order, base64url."""
+    needed = ("crv", "kty", "x", "y") if jwk["kty"] == "EC" else ("crv", "kty", "x")
+    return base64url(hashlib.sha256(dumps({name: jwk[name] for name in needed})).digest())
+
+
+def p256_jwk(x: int, y: int) -> dict[str, str]:
+    """The public JWK of a point on P-256."""
+    return {"crv": "P-256", "kty": "EC", "x": base64url(x.to_bytes(32, "big")), "y": base64url(y.to_bytes(32, "big"))}
+
+
+class SecretKey(Protocol):
+    """The slot for keys of any kind, also those that never leave a token: it can sign, that is all."""
+
+    alg: str  # Ed25519 (RFC 9864) or ES256
+    jwk: Mapping[str, str]  # the public half
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes: the signature as JOSE wants it. Raises KeyFileError where a token does not sign now."""
+
+
+class SoftEd25519:
+    """An Ed25519 key in memory."""
+
+    alg = "Ed25519"
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.jwk: Mapping[str, str] = {"crv": "Ed25519", "kty": "OKP", "x": base64url(public)}
+        self.sign = key.sign  # the bound method itself: one call less on the hot road
+
+
+class SoftES256:
+    """An ECDSA key on P-256 in memory, for sites that must use one."""
+
+    alg = "ES256"
+
+    def __init__(self, key: EllipticCurvePrivateKey) -> None:
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+        from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        numbers = key.public_key().public_numbers()
+        self.jwk: Mapping[str, str] = p256_jwk(numbers.x, numbers.y)
+        self._key, self._how, self._numbers = key, ECDSA(SHA256()), decode_dss_signature
+
+    def sign(self, message: bytes) -> bytes:
+        """r and s of 32 bytes each."""
+        r, s = self._numbers(self._key.sign(message, self._how))
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+class Signer:
+    """Signs with one key. Safe to use from one thread at a time.
+
+    Args:
+        not_before: since when the key exists, UTC seconds; 0 where nobody knows.
+        records: the ``keys`` object that lies with the key and ends with it; None for a first key.
+    """
+
+    def __init__(self, key: SecretKey, not_before: int = 0, records: bytes | None = None) -> None:
+        self._key = key
+        self.alg = key.alg
+        self.jwk = dict(key.jwk)
+        self.kid = thumbprint(key.jwk)
+        self.not_before = not_before
+        self.records = records
+        self.in_token = hasattr(key, "uri")
+        self._signers: dict[str, Callable[[bytes], str]] = {}
+
+    def signer(self, typ: str) -> Callable[[bytes], str]:
+        """A function from payload to detached JWS of one type; its header is encoded once."""
+        if typ not in self._signers:
+            header = {"alg": self.alg, "b64": False, "crit": ["b64"], "kid": self.kid, "typ": typ}
+            encoded = base64url(dumps(header))
+            lead, prefix, raw_sign = encoded.encode() + b".", encoded + "..", self._key.sign
+            encode = base64.urlsafe_b64encode
+
+            def sign(payload: bytes) -> str:
+                return prefix + encode(raw_sign(lead + payload)).rstrip(b"=").decode()
+
+            self._signers[typ] = sign
+        return self._signers[typ]
+
+    def sign(self, typ: str, payload: bytes) -> str:
+        """Detached JWS (RFC 7515 appendix F, RFC 7797 ``b64: false``) over canonical bytes."""
+        return self.signer(typ)(payload)
+
+    def sign_object(self, typ: str, value: Mapping[str, Any]) -> bytes:
+        """``value`` in canonical form with its ``sig`` inside, ready to be published."""
+        return dumps({**value, "sig": self.sign(typ, dumps(dict(value)))})

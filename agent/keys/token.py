@@ -1,0 +1,199 @@
+"""A key that never leaves its token (a TPM, a smart card, an HSM), reached by PKCS#11.
+
+The key file names it by a URI (RFC 7512): ``pkcs11:token=T;object=O?module-path=/usr/lib/L.so&pin-source=S``
+with ``S`` a file that only its owner may read, or ``credential:NAME`` of systemd. P-256 and Ed25519 keys are
+taken, as the token has them. Needs the package python-pkcs11, which is only imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import unquote, unquote_to_bytes
+
+from agent.keys.signer import KeyFileError, p256_jwk
+from agent.pack import base64url
+from drivers.model import clean_text
+
+_KNOWN = ("token", "serial", "object", "id", "type", "module-path", "pin-source")
+_HINT = (
+    "Such as pkcs11:token=park7;object=signing?module-path=/usr/lib/softhsm/libsofthsm2.so"
+    "&pin-source=file:/etc/meterhouse/token.pin"
+)
+_ED25519_OID = "1.3.101.112"
+
+
+class TokenError(KeyFileError):
+    """The token does not sign now. It may later: pulled out, locked, restarted."""
+
+    retry: ClassVar[bool] = True
+
+
+class TokenKey:
+    """One key of one token, with a session that is opened anew when it was lost.
+
+    Args:
+        uri: where the key lies.
+        make: make it (P-256) if the token has none of this name; the private half cannot be read out.
+        where: the file that names it, for messages.
+
+    Raises:
+        KeyFileError: the URI is wrong, the PIN cannot be read, or python-pkcs11 is not installed.
+        TokenError: the token or the key is not there, or the PIN is wrong.
+    """
+
+    def __init__(self, uri: str, make: bool = False, where: str = "") -> None:
+        self.uri = uri
+        self._where = where or clean_text(uri, 120)
+        self._parts = _parts(uri, self._where)
+        try:
+            self._pkcs11: Any = import_module("pkcs11")
+        except ImportError as error:
+            hint = "pip install 'meterhouse[hardware]', in the environment of the agent"
+            raise KeyFileError(
+                "a key in a token needs the package python-pkcs11", where=self._where, hint=hint
+            ) from error
+        self._session: Any = None
+        self._private: Any = None
+        self.alg = ""
+        self.jwk: Mapping[str, str] = {}
+        self._open(make)
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes. One try again with a new session: tokens forget theirs when they are reset."""
+        try:
+            return self._sign(message)
+        except self._pkcs11.exceptions.PKCS11Error:
+            self._open(False)
+        try:
+            return self._sign(message)
+        except self._pkcs11.exceptions.PKCS11Error as error:
+            raise self._error("the token does not sign", error) from error
+
+    def _sign(self, message: bytes) -> bytes:
+        mechanism = self._pkcs11.Mechanism
+        if self.alg == "ES256":
+            # many tokens only sign hashes; what they give is r and s of 32 bytes each, as JOSE wants it
+            found = self._private.sign(hashlib.sha256(message).digest(), mechanism=mechanism.ECDSA)
+        else:
+            found = self._private.sign(message, mechanism=mechanism.EDDSA)
+        return bytes(found)
+
+    def close(self) -> None:
+        """Let go of the session; the next signature opens another."""
+        if self._session is not None:
+            try:
+                self._session.close()
+            except self._pkcs11.exceptions.PKCS11Error:
+                return  # it was lost already
+            finally:
+                self._session = self._private = None
+
+    def _open(self, make: bool) -> None:
+        self.close()
+        errors = self._pkcs11.exceptions
+        pin = self._pin()
+        try:
+            token = self._token()
+            try:
+                self._session = token.open(user_pin=pin, rw=make)
+            except errors.UserAlreadyLoggedIn:  # this process is, by another key of the token
+                self._session = token.open(rw=make)
+            alg, jwk = self._find(make)
+        except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:
+            raise self._error(
+                "the PIN is not accepted", error, "Look at it before you try again: tokens lock"
+            ) from error
+        except errors.PKCS11Error as error:
+            raise self._error("the token cannot be used", error) from error
+        if self.jwk and (alg, jwk) != (self.alg, self.jwk):
+            self.close()
+            raise self._error("another key than before has this name")
+        self.alg, self.jwk = alg, jwk
+
+    def _token(self) -> Any:
+        errors = self._pkcs11.exceptions
+        library = self._pkcs11.lib(self._parts["module-path"])
+        wanted = {
+            "token_label": self._parts.get("token"),
+            "token_serial": self._parts.get("serial", "").encode() or None,
+        }
+        try:
+            return library.get_token(**{name: value for name, value in wanted.items() if value})
+        except errors.NoSuchToken as error:
+            there = ", ".join(sorted(f"{token.label!r}" for token in library.get_tokens())) or "none at all"
+            raise self._error("the token is not there", None, f"Tokens that are: {there}") from error
+
+    def _find(self, make: bool) -> tuple[str, dict[str, str]]:
+        """Algorithm and public half of the key, which is ready to sign then."""
+        pkcs11 = self._pkcs11
+        named = {"label": self._parts.get("object"), "id": unquote_to_bytes(self._parts.get("id", "")) or None}
+        wanted = {name: value for name, value in named.items() if value}
+        try:
+            self._private = self._session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, **wanted)
+        except pkcs11.exceptions.NoSuchKey as error:
+            if not make:
+                raise self._error("there is no such key in the token", None, "Is the object's name right?") from error
+            curve = import_module("pkcs11.util.ec").encode_named_curve_parameters("secp256r1")
+            params = self._session.create_domain_parameters(
+                pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: curve}, local=True
+            )
+            self._private = params.generate_keypair(store=True, **wanted)[1]
+        except pkcs11.exceptions.MultipleObjectsReturned as error:
+            raise self._error("several keys of the token have this name", None, "Add ;id=%.. to the URI") from error
+        public = self._session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, **wanted)
+        point = bytes(public[pkcs11.Attribute.EC_POINT])
+        if point[:1] == b"\x04" and len(point) in {34, 67}:  # a DER octet string, as the standard says
+            point = point[2:]
+        if public.key_type == pkcs11.KeyType.EC and len(point) == 65:
+            return "ES256", p256_jwk(int.from_bytes(point[1:33], "big"), int.from_bytes(point[33:], "big"))
+        if public.key_type == pkcs11.KeyType.EC_EDWARDS and len(point) == 32:
+            return "Ed25519", {"crv": "Ed25519", "kty": "OKP", "x": base64url(point)}
+        raise self._error("the key is neither on P-256 nor Ed25519")
+
+    def _pin(self) -> str | None:
+        from agent.keys.files import read_secret
+
+        source = self._parts.get("pin-source", "")
+        if not source:
+            return None
+        if source.startswith("credential:"):
+            path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / source.removeprefix("credential:")
+        else:
+            path = Path(source.removeprefix("file:"))
+        hint = "pin-source=file:/PATH, or credential:NAME with LoadCredential=NAME:/PATH in the unit"
+        return read_secret(path, "PIN of the token", hint, any_owner=True).decode("utf-8", "replace").strip()
+
+    def _error(self, what: str, error: Exception | None = None, hint: str = "") -> TokenError:
+        why = (
+            ""
+            if error is None
+            else f" ({type(error).__name__}{': ' if str(error) else ''}{clean_text(str(error), 120)})"
+        )
+        if not hint:
+            hint = "Is it plugged in? `pkcs11-tool --module MODULE --list-token-slots` shows what is there"
+        return TokenError(what + why, where=self._where, hint=hint)
+
+
+def _parts(uri: str, where: str) -> dict[str, str]:
+    """The attributes of a PKCS#11 URI. ``id`` stays percent-encoded: it is bytes."""
+    scheme, _, rest = uri.partition(":")
+    path, _, query = rest.partition("?")
+    found: dict[str, str] = {}
+    for item in filter(None, [*path.split(";"), *query.split("&")]):
+        name, _, value = item.partition("=")
+        if name == "pin-value":
+            raise KeyFileError("a PIN does not stand here", where=where, hint="Write pin-source=file:/PATH")
+        if name not in _KNOWN:
+            hint = f"Known are {', '.join(_KNOWN)}"
+            raise KeyFileError(f"{clean_text(name, 40)!r} is not known in a URI of a token", where=where, hint=hint)
+        found[name] = value if name == "id" else unquote(value)
+    if scheme != "pkcs11" or not ({"token", "serial"} & found.keys() and {"object", "id"} & found.keys()):
+        raise KeyFileError("a URI that names token and object is wanted", where=where, hint=_HINT)
+    if "module-path" not in found:
+        raise KeyFileError("module-path is missing: the library that talks to the token", where=where, hint=_HINT)
+    return found
