@@ -17,6 +17,8 @@ _BOOT: Final = re.compile(r"[0-9a-f]{16}")
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _STREAM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(?:/[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}){2}")
 _WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
+_EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
 _VALUES: Final = ("v", "vs", "vb", "vd")
 MAX_PARTS: Final = 4096
 EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
@@ -213,8 +215,30 @@ def _read_events(value: object, pack: Pack) -> None:
             steps.append((ms_of(event.get("old"), "old of clock_step"), ms_of(event.get("new"), "new of clock_step")))
         elif name == "loss":
             losses.append(_loss(event))
+        elif name in _EPOCHS:
+            _check_epoch(name, event)
     pack.losses = tuple(losses)
     pack.edge = replace(pack.edge, steps=tuple(steps))
+
+
+def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
+    """An event that begins a counter epoch says what was, what is, and where the counters stood and stand."""
+    epoch, counters = event.get("epoch"), event.get("counters")
+    if type(epoch) is not int or epoch < 0 or not isinstance(counters, list):
+        raise Refused("shape", f"an event {name} without epoch and counters")
+    if not isinstance(event.get("old"), dict) or not isinstance(event.get("new"), dict):
+        raise Refused("shape", f"an event {name} without old and new")
+    for counter in counters:
+        if not isinstance(counter, dict) or not isinstance(counter.get("n"), str):
+            raise Refused("shape", f"an event {name} with a counter that has no name")
+        for side in ("old", "new"):
+            reading = counter.get(side)
+            if reading is None:
+                continue
+            value = reading.get("v") if isinstance(reading, dict) else None
+            if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
+                raise Refused("shape", f"{side} of {counter['n']} in an event {name} is {value!r}, no exact decimal")
+            ms_of(reading.get("t"), f"t of {side} of {counter['n']}")
 
 
 def _loss(event: Mapping[str, Any]) -> Loss:

@@ -58,6 +58,10 @@ class Table:
         points = table.get("points") if isinstance(table, dict) else None
         if not isinstance(points, list) or len(points) > MAX_POINTS:
             raise Refused("shape", "a birth without table.points")
+        epoch = table.get("epoch") if isinstance(table, dict) else None
+        if epoch is not None and (type(epoch) is not int or not 0 <= epoch < 1 << 53):
+            raise Refused("shape", f"epoch of the birth's table is {epoch!r}, a whole number is wanted")
+        self.epoch: int | None = epoch  # of the counters
         grids: dict[tuple[int, int], list[str]] = {}
         self.units: dict[str, tuple[str, str]] = {}  # name -> (u, du)
         for point in points:
