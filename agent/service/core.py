@@ -175,6 +175,7 @@ class Service:
             return
         from agent.uplink import Uplink
 
+        loop = asyncio.get_running_loop()
         for uplink in config.uplinks:
             self.uplinks.append(
                 Uplink(
@@ -185,6 +186,8 @@ class Service:
                     keys=keys,
                     version=agent.__version__,
                     pack_every_ms=config.pack.every_ms,
+                    live_rate=1000 * (len(config.devices) + 1) / config.pack.every_ms,
+                    on_event=lambda event: loop.call_soon_threadsafe(self.sealing.remark, event),
                 )
             )
         self.writer.serve(self.uplinks)

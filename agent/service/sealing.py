@@ -51,6 +51,7 @@ class Sealing:
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
+        self._leaving: list[tuple[Stream, int]] = []  # to be sealed once more, up to this time
         self.trouble: str | None = None  # why the store does not commit at the moment
 
     def open(self, ring: Ring, gateway: Stream) -> None:
@@ -63,6 +64,15 @@ class Sealing:
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
 
+    def retire(self, stream: Stream, end_ms: int) -> None:
+        """Nothing is recorded of this stream any more: seal it up to ``end_ms`` with the next packs, then let it rest."""
+        del self.streams[stream.name], self._polls[stream.name]
+        self._leaving.append((stream, end_ms))
+
+    def pace(self, every_ms: int) -> None:
+        """Seal this often from the next boundary on."""
+        self._every = every_ms
+
     def note(self, stream: Stream, event: Mapping[str, Any]) -> None:
         """An event of a stream: into the ring, so that it survives, and into the next pack."""
         assert self._ring is not None
@@ -72,6 +82,11 @@ class Sealing:
             stream.shape.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
         )
         stream.events.append((now_ms, event))
+
+    def remark(self, event: Mapping[str, Any]) -> None:
+        """An event of the gateway itself."""
+        if self._gateway is not None:
+            self.note(self._gateway, event)
 
     def owe(self, names: Collection[str]) -> None:
         """These streams have a loss to state: their next pack may not wait."""
@@ -91,13 +106,19 @@ class Sealing:
         """Seal until cancelled."""
         await self._wait_for_first_round()
         await self._seal(self._grid.now_ms(), list(self.streams.values()))
-        every = self._every
-        offset = min(SEAL_OFFSET_MS, every // 4)
-        done_ms = self._grid.now_ms() // every * every
+        done_ms = self._grid.now_ms() // self._every * self._every
         while True:
+            every = self._every
+            offset = min(SEAL_OFFSET_MS, every // 4)
             boundary = (self._grid.now_ms() - offset) // every * every
             done_ms = min(done_ms, boundary)  # the clock may have been set back
-            waiting = [s for s in self.streams.values() if s.sealed_ms < boundary and s.due(boundary)]
+            if self._leaving:
+                await self._see_off()
+            leaving = {stream.name for stream, _ in self._leaving}  # one that came back waits for its older self
+            waiting = [
+                s for s in self.streams.values()
+                if s.sealed_ms < boundary and s.due(boundary) and s.name not in leaving
+            ]  # fmt: skip
             ready = [s for s in waiting if self._settled_ms(s) >= boundary]
             if ready:
                 await self._seal(boundary, ready)
@@ -110,6 +131,7 @@ class Sealing:
 
     async def cut(self, old_ms: int, new_ms: int) -> bool:
         """The clock was set: seal everything up to the old time; the next packs begin at the new one."""
+        await self._see_off()
         async with self._lock:
             jobs = [stream.job(max(old_ms, stream.sealed_ms), Reason.CLOCK) for stream in self.streams.values()]
             for job in jobs:
@@ -121,6 +143,8 @@ class Sealing:
         if self._ring is None or self._gateway is None:
             return False
         self.note(self._gateway, {"event": "stop"})
+        if not await self._see_off():
+            return False
         return await self._seal(self._grid.now_ms() + 1, list(self.streams.values()), ended=True)
 
     async def _wait_for_first_round(self) -> None:
@@ -155,6 +179,15 @@ class Sealing:
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
             return await self._carry_out(jobs)
+
+    async def _see_off(self) -> bool:
+        """Seal what was retired. False where the store could not; the next turn tries again."""
+        async with self._lock:
+            for stream, end_ms in list(self._leaving):
+                if not await self._carry_out([stream.job(max(end_ms, stream.sealed_ms))]):
+                    return False
+                self._leaving.remove((stream, end_ms))
+        return True
 
     async def _carry_out(self, jobs: Sequence[SealJob]) -> bool:
         assert self._ring is not None

@@ -167,7 +167,10 @@ class Writer:
         """A platform's word about a range of packs; ``callback`` runs in the writer thread."""
 
         def run(store: Store) -> None:
-            ids, wrong = store.covered(dest, ack)
+            try:
+                ids, wrong = store.covered(dest, ack)
+            except GatewayError as error:
+                ids, wrong = [], str(error)
             if ids:
                 self._confirmed.setdefault(dest, []).extend(ids)
                 self._confirmed_at = time.monotonic()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import random
-import select
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
 from agent.uplink import words
 from agent.uplink.ack import parse_ack
+from agent.uplink.bell import Bell
 from agent.uplink.parcel import OTHER, Parcel
+from agent.uplink.patience import Edges, Pauses, Seldom, Stall
 from agent.uplink.replay import BUDGET_BYTES, Replay
 from agent.uplink.session import V5, V311, Session
 from agent.uplink.traffic import FRESH_BYTES, Traffic
@@ -25,9 +27,10 @@ from drivers.model import BrokerError, GatewayError, clean_text
 
 log = logging.getLogger("meterhouse.uplink")
 PREFIX: Final = "meterhouse/v1"
-RETRY_S, RETRY_MAX_S = 1.0, 60.0
-CLONE_S, CLONE_MAX_S = 60.0, 900.0  # after another client with our id threw us out: no war
-STEADY_S: Final = 30.0  # a connection that lived so long was a good one
+RETRY_S: Final = 1.0
+MAX_ACKS: Final = 256  # of a platform, that the store has not looked at yet
+BACKFILL_RATE: Final = 200.0  # packs a second, if nothing else is configured
+BACKFILL_TIMES: Final = 25.0  # and at least so many times what comes fresh
 TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
 CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # how long confirmed ids are gathered before the store hears of them
@@ -43,6 +46,8 @@ class Uplink:
         outbox: the store, through whoever owns its thread.
         keys: the ``keys`` object, published at each connection.
         pack_every_ms: the pack interval; a pack older than three of them is backlog.
+        live_rate: packs a second that will be offered, about.
+        on_event: called from the uplink's thread with an event for the gateway's stream.
         environ: where systemd says which credentials there are.
     """
 
@@ -56,6 +61,8 @@ class Uplink:
         keys: bytes,
         version: str,
         pack_every_ms: int = 10_000,
+        live_rate: float = 0.0,
+        on_event: Callable[[dict[str, object]], object] = lambda event: None,
         environ: Mapping[str, str] = os.environ,
         retry_s: float = RETRY_S,
         ack_timeout_s: float | None = None,
@@ -67,17 +74,19 @@ class Uplink:
         self._gateway, self._base = f"{site}/{gateway}", f"{PREFIX}/{site}/{gateway}"
         self._version = version
         self._client_id = destination.client_id or f"meterhouse-{site}-{gateway}-{destination.name}"
-        self._retry_s = retry_s
+        self._on_event = on_event
+        self._pauses, self._edges, self._wrong_acks = Pauses(retry_s), Edges(self.name), Seldom()
         self._ack_timeout_s = ack_timeout_s or max(20.0, float(destination.keepalive_s))
+        self._bell = Bell()
         self._traffic = Traffic(
             destination.name,
             outbox,
             self._base,
             destination.in_flight,
-            destination.backfill_rate,
+            destination.backfill_rate or max(BACKFILL_RATE, BACKFILL_TIMES * live_rate),
             pack_every_ms / 1000,
             fresh_bytes,
-            wake=self._wake,
+            wake=self._bell.ring,
             pause_s=retry_s,
         )
         self._retained: dict[str, bytes] = {}  # by topic; written by other threads
@@ -87,25 +96,21 @@ class Uplink:
             outbox,
             self._gateway,
             lambda data: self._traffic.publish(f"{self._base}/replay/reply", data, retain=False),
-            self._wake,
+            self._bell.ring,
             budget_bytes=replay_bytes,
         )
         self._traffic.replayed = self._replay.next
-        self._wake_lock = threading.Lock()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._woken = False
         self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
         self._stop_at: float | None = None
         self._protocol = V5
         self._v311_since = 0.0
-        self._delay_s = retry_s
-        self._clone_s = CLONE_S
+        self._answered = False  # the broker spoke MQTT to us in the last attempt
+        self._taken_over = 0  # so often another client had our name
         self._connected = False
         self._connects = 0
         self._since = time.time()
         self._since_mono = time.monotonic()
         self._trouble: BrokerError | None = None
-        self._heard_wrong = ""
         self._newest_ms = 0
         self._delivered_s = 0.0  # when the oldest unreported confirmation came
 
@@ -125,22 +130,18 @@ class Uplink:
         """Publish retained below our base topic now, and again at each connection. For any thread; never blocks."""
         self._retained[topic] = data
         self._news.append(topic)
-        self._wake()
+        self._bell.ring()
 
     def stop(self, deadline_s: float) -> None:
         """Send what is fresh, say goodbye, end the thread; after ``deadline_s`` in any case."""
         self._stop_at = time.monotonic() + deadline_s
-        self._wake()
+        self._bell.ring()
         if self._thread.ident is not None:
             self._thread.join(deadline_s + 0.5)
             if self._thread.is_alive():
                 log.warning("%s: still waiting for the network; left behind", self.name)
                 return
-        with self._wake_lock:
-            for fd in (self._wake_read, self._wake_write):
-                if fd >= 0:
-                    os.close(fd)
-            self._wake_read = self._wake_write = -1
+        self._bell.close()
 
     def state(self) -> UplinkState:
         """How it stands at the moment."""
@@ -163,17 +164,6 @@ class Uplink:
             confirm=traffic.mode if connected else None,
         )
 
-    def _wake(self) -> None:
-        if self._woken:
-            return
-        with self._wake_lock:
-            self._woken = True
-            if self._wake_write >= 0:
-                try:
-                    os.write(self._wake_write, b"\0")
-                except BlockingIOError:
-                    return  # full of wake-ups: enough
-
     # --- the thread
 
     def _run(self) -> None:
@@ -188,46 +178,33 @@ class Uplink:
             except Exception as error:
                 log.exception("%s: a fault of ours", self.name)
                 self._down(BrokerError(f"internal error: {clean_text(repr(error))}", where=self._to.url))
-            if time.monotonic() - began > STEADY_S:
-                self._delay_s = self._retry_s
-            self._pause()
+            self._pause(time.monotonic() - began)
 
     @property
     def _stopping(self) -> bool:
         return self._stop_at is not None
 
-    def _pause(self) -> None:
-        """Wait before the next attempt, longer each time and never in step with other gateways."""
+    def _pause(self, lived_s: float) -> None:
+        """Wait before the next attempt."""
         taken_over = self._trouble is not None and self._trouble.what == words.disconnected(words.TAKEN_OVER, "").what
         if taken_over:
-            delay, self._clone_s = self._clone_s, min(self._clone_s * 2, CLONE_MAX_S)
-        else:
-            delay, self._delay_s = self._delay_s, min(self._delay_s * 2, RETRY_MAX_S)
-        until = time.monotonic() + delay * random.uniform(0.5, 1.0)
+            self._taken_over += 1
+            with contextlib.suppress(RuntimeError):  # the service is gone: a second signal ended it at once
+                self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
+        delay = self._pauses.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over)
+        until = time.monotonic() + delay
         while not self._stopping and (left := until - time.monotonic()) > 0:
-            self._sleep(left)
-
-    def _sleep(self, wait_s: float) -> None:
-        poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
-        if poll.poll(wait_s * 1000):
-            self._drain_wakes()
-
-    def _drain_wakes(self) -> None:
-        self._woken = False  # before reading: who comes now writes again, and what it left is seen after this
-        try:
-            os.read(self._wake_read, 65_536)
-        except BlockingIOError:
-            return
+            self._bell.wait(left)
 
     def _live(self) -> None:
         """One connection. Raises BrokerError when it ends, unless we end it."""
         if self._protocol == V311 and time.monotonic() - self._v311_since > TRY_V5_AGAIN_S:
             self._protocol = V5
-        session = self._session()
+        session, self._answered = self._session(), False
         try:
             session.connect(lambda: self._stopping)
         except BrokerError as error:
+            self._answered = session.connack is not None
             if self._protocol == V5 and session.connack == words.UNSUPPORTED_VERSION:
                 log.info("%s: the broker does not speak MQTT 5, going on with 3.1.1", self.name)
                 self._protocol, self._v311_since = V311, time.monotonic()
@@ -235,6 +212,7 @@ class Uplink:
                 session.connect(lambda: self._stopping)
             else:
                 raise error
+        self._answered = True
         try:
             self._up(session)
             self._serve(session)
@@ -251,8 +229,8 @@ class Uplink:
             self._client_id,
             self._protocol,
             Parcel(f"{self._base}/status", self._status("offline"), OTHER, True),
-            self._wake_read,
-            self._drain_wakes,
+            self._bell.fd,
+            self._bell.heard,
             self._environ,
         )
 
@@ -265,8 +243,8 @@ class Uplink:
         self._connected, self._since, self._since_mono = True, time.time(), time.monotonic()
         version = "5" if session.protocol == V5 else "3.1.1"
         again = f" after {down_s:.0f} s" if self._trouble else ""
-        log.info("%s: connected to %s, MQTT %s, delivered means %s%s", self.name, self._to.url, version, mode, again)
-        self._trouble = None
+        self._edges.connected(f"connected to {self._to.url}, MQTT {version}, delivered means {mode}{again}")
+        self._trouble, self._stall, self._acks_left = None, Stall(), threading.Semaphore(MAX_ACKS)
         for what, end in session.expiries().items():
             if (days := (end - time.time()) / 86_400) < WARN_DAYS:
                 log.warning("%s: %s ends in %.0f days; renew it, no restart is needed", self.name, what, days)
@@ -275,6 +253,10 @@ class Uplink:
             session.subscribe(f"{self._base}/ack")
         if self._replay.begin():
             session.subscribe(f"{self._base}/replay/request")
+        self._announce()
+
+    def _announce(self) -> None:
+        """All that is retained on the broker, but the births, which the traffic has."""
         self._traffic.publish(f"{self._base}/status", self._status("online"))
         self._traffic.publish(f"{self._base}/keys", self._keys)
         self._news.clear()
@@ -296,12 +278,13 @@ class Uplink:
                 if not (packet := session.publish(parcel)):
                     break
                 traffic.sent(packet, parcel)
+                parcel.goal = session.handed()
             if not session.alive:
                 raise words.disconnected(session.reason, self._to.url)
             enough = len(traffic.delivered) >= CONFIRM_COUNT or now - self._delivered_s >= CONFIRM_S
             if traffic.delivered and (enough or not traffic.in_flight):
                 self._report()
-            if traffic.oldest_s(now) > self._ack_timeout_s:
+            if self._stall.age_s(traffic.oldest, now, session.arrived()) > self._ack_timeout_s:
                 raise BrokerError(
                     f"the broker took packs but acknowledged nothing for {self._ack_timeout_s:.0f} s",
                     where=self._to.url,
@@ -310,9 +293,14 @@ class Uplink:
             if now - self._status_s >= STATUS_S:
                 self._status_s = now
                 traffic.publish(f"{self._base}/status", self._status("online"))
-            if self._trouble and not traffic.troubled:
-                log.info("%s: over: %s", self.name, self._trouble.what)
+            if traffic.allowed_again():
+                self._announce()
+            if (large := traffic.too_large) is not None:
+                traffic.too_large = None
+                self._refused(words.TOO_LARGE, large)
+            if not traffic.troubled:
                 self._trouble = None
+                self._edges.well()
             wait = 0.0 if traffic.mailbox else min(traffic.wait_s(), self._ack_timeout_s / 4)
             wait = min(wait, self._replay.wait_s)
             self._turn(session, min(wait, CONFIRM_S) if traffic.delivered else wait)
@@ -356,8 +344,7 @@ class Uplink:
             return
         if self._connected or self._trouble is None:
             self._since, self._since_mono = time.time(), time.monotonic()
-        if self._trouble is None or self._trouble.what != error.what:
-            log.warning("%s: %s", self.name, error)
+        self._edges.trouble(error)
         self._connected, self._trouble = False, error
 
     # --- what comes back
@@ -367,10 +354,11 @@ class Uplink:
             self._delivered_s = time.monotonic()
         parcel = self._traffic.answered(packet, code)
         if parcel is not None:
-            error = words.unanswered(code, parcel.topic, self._to.url)
-            if self._trouble is None or self._trouble.what != error.what:
-                log.warning("%s: %s", self.name, error)
-                self._trouble = error
+            self._refused(code, parcel.topic)
+
+    def _refused(self, code: int, topic: str) -> None:
+        self._trouble = words.unanswered(code, topic, self._to.url)
+        self._edges.trouble(self._trouble)
 
     def _heard(self, topic: str, payload: bytes) -> None:
         if topic == f"{self._base}/replay/request":
@@ -381,16 +369,21 @@ class Uplink:
         ack = parse_ack(payload, self._gateway)
         if isinstance(ack, str):
             self._wrong_ack(ack)
+        elif self._acks_left.acquire(blocking=False):
+            self._outbox.acknowledge(self.name, ack, partial(self._looked_at, self._acks_left))
         else:
-            self._outbox.acknowledge(self.name, ack, self._wrong_ack)
+            self._wrong_ack("too many at once; what they confirm is sent again in a minute")
 
-    def _wrong_ack(self, what: str | None) -> None:
-        """From any thread: None for an ack that is ours."""
-        if what is None:
+    def _looked_at(self, left: threading.Semaphore, wrong: str | None) -> None:
+        """From the store's thread: None for an ack that is ours."""
+        left.release()
+        if wrong is None:
             self._traffic.acknowledged()
-        elif what != self._heard_wrong:  # a platform that errs does so all day: one line a kind
-            self._heard_wrong = what
-            log.warning("%s: an ack that is not ours: %s", self.name, clean_text(what, 160))
+        else:
+            self._wrong_ack(wrong)
+
+    def _wrong_ack(self, what: str) -> None:
+        self._wrong_acks.say(log.warning, "%s: an ack that is not ours: %s", self.name, clean_text(what, 160))
 
     def _status(self, state: str) -> bytes:
         facts: dict[str, object] = {"gateway": self._gateway, "state": state, "v": 1, "version": self._version}

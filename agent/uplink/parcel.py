@@ -24,3 +24,4 @@ class Parcel:
     stream: str = ""
     probe: bool = False
     sent_s: float = 0.0
+    goal: int = 0  # bytes of the connection that must have arrived for all of it to be there

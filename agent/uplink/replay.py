@@ -18,6 +18,7 @@ from typing import Annotated, Final
 import msgspec
 
 from agent.outbox import Outbox, OutboxItem, ReplayPage
+from agent.uplink.patience import Seldom
 from drivers.model import clean_text
 
 log = logging.getLogger("meterhouse.uplink")
@@ -25,7 +26,6 @@ MAX_REQUEST_BYTES: Final = 4096
 MAX_JOBS: Final = 8  # that wait
 MAX_IDS: Final = 16  # requests that one job answers
 BURST, EVERY_S = 20, 1.0  # requests that are read: so many at once, then one a second
-SAY_EVERY_S: Final = 60.0
 DAY_S: Final = 86_400.0
 BUDGET_BYTES: Final = 256 << 20  # a day and destination
 PAGE, PAGE_BYTES = 32, 1 << 20
@@ -86,8 +86,7 @@ class Replay:
         self._mail: deque[tuple[_Job, ReplayPage]] = deque()
         self._day, self._spent = -1, 0
         self._tokens, self._tokens_s = float(BURST), monotonic()
-        self._said_s = -SAY_EVERY_S
-        self._unsaid = 0
+        self._wrong = Seldom(monotonic)
         self._begun_s, self._quick = 0.0, 0
 
     @property
@@ -121,7 +120,7 @@ class Replay:
         self._tokens = min(float(BURST), self._tokens + (now - self._tokens_s) / EVERY_S)
         self._tokens_s = now
         if self._tokens < 1:
-            self._complain("too many requests; they are not read", now)
+            self._complain("too many requests; they are not read")
             return
         self._tokens -= 1
         wrong = f"{len(payload)} bytes, at most {MAX_REQUEST_BYTES} are read"
@@ -132,7 +131,7 @@ class Replay:
         if wire is not None and not wire.stream.startswith(self._gateway + "/"):
             wire, wrong = None, f"stream is not one of {self._gateway}"
         if wire is None:
-            self._complain(wrong, now)
+            self._complain(wrong)
             return
         if wire.first > wire.last:
             self._say(wire.id, wire.stream, "refused", reason="first is after last")
@@ -159,13 +158,9 @@ class Replay:
         self._jobs.append(_Job(wire.stream, wire.boot, wire.first, wire.last, [wire.id]))
         return True
 
-    def _complain(self, what: str, now: float) -> None:
+    def _complain(self, what: str) -> None:
         """One line a minute, however many there are."""
-        self._unsaid += 1
-        if now - self._said_s >= SAY_EVERY_S:
-            more = f" ({self._unsaid} since the last such line)" if self._unsaid > 1 else ""
-            log.warning("%s: a replay request that is none: %s%s", self._name, clean_text(what, 160), more)
-            self._said_s, self._unsaid = now, 0
+        self._wrong.say(log.warning, "%s: a replay request that is none: %s", self._name, clean_text(what, 160))
 
     # --- packs
 

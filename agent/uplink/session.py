@@ -8,9 +8,12 @@ drives it through the interface that paho offers for foreign event loops.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import select
+import socket
 import ssl
 import struct
+import termios
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -28,6 +31,7 @@ from agent.uplink.values import Destination
 from drivers.model import BrokerError
 
 CONNECT_S: Final = 10.0
+_BYTES_ACKED: Final = 120  # where struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
@@ -135,6 +139,27 @@ class Session:
     def alive(self) -> bool:
         """Is there still a socket?"""
         return not self._dropped and self._client.socket() is not None
+
+    def arrived(self) -> int:
+        """Bytes that the other side's TCP has acknowledged; 0 where the system does not tell."""
+        sock = self._client.socket()
+        if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
+            return 0
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        except OSError:
+            return 0
+        return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_ACKED + 8 else 0
+
+    def handed(self) -> int:
+        """Bytes that have arrived or are on their way in the kernel."""
+        sock = self._client.socket()
+        if sock is None or not (arrived := self.arrived()):
+            return 0
+        try:
+            return arrived + int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+        except OSError:
+            return 0
 
     def expiries(self) -> dict[str, float]:
         """When certificates end, in seconds since the epoch: ours from its file, the broker's from the connection."""

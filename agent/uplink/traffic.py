@@ -13,19 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
-from agent.uplink.holds import Holds
+from agent.uplink.holds import Denied, Holds, Suspects
 from agent.uplink.lane import Lane, Recent
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.parcel import BACKFILL, BIRTH, READINGS, Parcel
+from agent.uplink.room import Pause, Rate, Room
 from agent.uplink.words import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
 
 FRESH_BYTES: Final = 8 << 20  # kept in memory at most; beyond, fresh packs are read back from the store
-IN_FLIGHT_BYTES: Final = 4 << 20
 LATE_INTERVALS: Final = 3
-STRIKES: Final = 3  # a pack that was alone in flight when the broker hung up, so often
 RECENT: Final = 20_000  # ids whose confirmation the store may not have written yet
 ASIDE: Final = 1_000
-PAUSE_MAX_S: Final = 60.0
 RESEND_S, RESEND_MAX_S = 60.0, 3600.0  # a platform that does not acknowledge
 NEVER: Final = 1 << 62
 
@@ -57,7 +55,7 @@ class Traffic:
         pause_s: float = 1.0,
     ) -> None:
         self._name, self._outbox, self._base = name, outbox, base
-        self._asked_window, self._rate, self._late_s = window, rate, LATE_INTERVALS * every_s
+        self._asked_window, self._late_s = window, LATE_INTERVALS * every_s
         self._monotonic, self._wall_ms = monotonic, wall_ms
         self.mailbox = Mailbox(fresh_bytes, monotonic, wake)
         self._fresh: deque[tuple[OutboxItem, float]] = deque()
@@ -67,21 +65,21 @@ class Traffic:
         self._others: deque[Parcel] = deque()
         self._flying: dict[int, Parcel] = {}  # by packet id, oldest first
         self._flying_bytes = 0
+        self._room = Room()
         self._busy: set[int] = set()
         self._recent = Recent(RECENT)
         self.aside: set[int] = set()
         self.holds = Holds(pause_s)
-        self._suspects: dict[int, int] = {}  # packs in flight when the broker hung up -> how often
+        self._suspects = Suspects()
         self._floor = NEVER  # all that exists is backlog, until something is offered
-        self._tokens, self._tokens_s = 1.0, monotonic()
-        self._first_pause_s = pause_s
-        self._pause_until, self._pause_s = 0.0, pause_s
+        self._rate = Rate(rate, monotonic())
+        self._pause = Pause(pause_s)
         self._resend_at, self._resend_s, self._resend_mark = NEVER * 1.0, RESEND_S, 0
         self.replayed: Callable[[int], OutboxItem | None] = lambda max_bytes: None
-        self.mode = "subscriber"
-        self.window = window
-        self.max_packet = NEVER
-        self.draining = False
+        self.mode, self.draining = "subscriber", False
+        self.window, self.max_packet = window, NEVER
+        self.too_large: str | None = None  # the topic of a pack that was set aside, until somebody said so
+        self._denied = Denied()
         self.delivered: list[int] = []  # to be confirmed to the store
         self.confirmed = self.refused = self.sent_bytes = 0
 
@@ -110,8 +108,9 @@ class Traffic:
         self._spill.dry = young is None
         self._backlog.restart(0)
         self._births.restart(0)
+        self._denied.clear()
         self.holds.try_again(now)
-        self._pause_until, self._pause_s = 0.0, self._first_pause_s
+        self._pause.clear()
         if mode == "platform":
             self._resend_at = now + self._resend_s
 
@@ -123,12 +122,9 @@ class Traffic:
         """
         self.mailbox.close()
         if by_broker:
-            for parcel in self._flying.values():
-                if parcel.ref:
-                    strikes = self._suspects.get(parcel.ref, 0) + (1 if len(self._flying) == 1 else 0)
-                    self._suspects[parcel.ref] = strikes
-                    if strikes >= STRIKES:
-                        self._set_aside(parcel.ref)
+            refs = [parcel.ref for parcel in self._flying.values() if parcel.ref]
+            if bad := self._suspects.hung_up(refs, len(self._flying) == 1):
+                self._set_aside(bad)
         self._flying.clear()
         self._fresh.clear()
         self._others.clear()
@@ -180,11 +176,11 @@ class Traffic:
     def next(self) -> Parcel | None:
         """What to publish now; None if nothing may or needs to go. To be followed by ``sent``."""
         now = self._monotonic()
-        if len(self._flying) >= (1 if self._suspects else self.window) or self._flying_bytes >= IN_FLIGHT_BYTES:
+        if len(self._flying) >= (1 if self._suspects else self.window) or self._flying_bytes >= self._room.bytes:
             return None
         if self._others:
             return self._others.popleft()
-        if now < self._pause_until:
+        if now < self._pause.until_s:
             return None
         found = self._next_fresh(now) or self._next_birth()
         return found or (None if self.draining else self._next_backlog(now) or self._next_replayed())
@@ -224,22 +220,14 @@ class Traffic:
         return None
 
     def _next_backlog(self, now: float) -> Parcel | None:
-        self._tokens = min(max(1.0, self._rate / 2), self._tokens + (now - self._tokens_s) * self._rate)
-        self._tokens_s = now
         if self._suspects and self._backlog.dry and not self._backlog.queue:
-            # what is neither in flight nor to be found was confirmed by an ack, or dropped by the cap
-            self._suspects = {ref: strikes for ref, strikes in self._suspects.items() if ref in self._busy}
+            self._suspects.keep(self._busy)
         if now >= self._resend_at:
             self._resend(now)
         if self.holds.due(now) and self._backlog.dry and not self._backlog.queue:
             self._backlog.reopen(self.holds.lowest)
-        while self._tokens >= 1 and (item := self._backlog.peek()) is not None and item.id <= self._floor:
-            if (
-                item.id in self._busy
-                or item.id in self._recent
-                or item.id in self.aside
-                or self._is_large(item, item.id)
-            ):
+        while self._rate.may(now) and (item := self._backlog.peek()) is not None and item.id <= self._floor:
+            if self._is_done(item.id) or self._is_large(item, item.id):
                 self._backlog.pop()
                 continue
             probe = False
@@ -251,18 +239,20 @@ class Traffic:
                     continue
                 probe = True
             self._backlog.pop()
-            self._tokens -= 1
+            self._rate.spend()
             return self._parcel(item, BACKFILL, probe)
         return None
 
+    def _is_done(self, number: int) -> bool:
+        return number in self._busy or number in self._recent or number in self.aside
+
     def _next_replayed(self) -> Parcel | None:
         """What was asked for again shares the rate of the backlog, and comes after it."""
-        if self._tokens < 1 or self._backlog.queue:
+        if self._backlog.queue or not self._rate.may(self._monotonic()):
             return None
-        item = self.replayed(self.max_packet - len(self._base) - 100)
-        if item is None:
+        if (item := self.replayed(self.max_packet - len(self._base) - 100)) is None:
             return None
-        self._tokens -= 1
+        self._rate.spend()
         return Parcel(self._topic(item.stream, BACKFILL), item.data, retain=False, stream=item.stream)
 
     def _parcel(self, item: OutboxItem, road: str, probe: bool) -> Parcel:
@@ -276,13 +266,14 @@ class Traffic:
         if len(item.data) + len(self._base) + 100 <= self.max_packet:
             return False
         self._set_aside(ref)
+        self.too_large = self._topic(item.stream, BIRTH if ref < 0 else READINGS)
         return True
 
     def _set_aside(self, number: int) -> None:
         """This broker will not take this pack: stop trying, for this run. It stays in the outbox."""
         if len(self.aside) < ASIDE:
             self.aside.add(number)
-        self._suspects.pop(number, None)
+        self._suspects.clear(number)
         self._busy.discard(number)
 
     def _give_back(self, number: int) -> None:
@@ -315,9 +306,11 @@ class Traffic:
         if parcel is None:
             return None
         self._flying_bytes -= len(parcel.data)
-        self._suspects.pop(parcel.ref, None)
+        self._suspects.clear(parcel.ref)
+        now = self._monotonic()
+        self._room.measured(now - parcel.sent_s, len(parcel.data), now)
         if not parcel.id:
-            return parcel if code >= 0x80 else None
+            return self._retained(parcel, code)
         self._busy.discard(parcel.id)
         if parcel.probe:
             self.holds.probing = False
@@ -325,26 +318,40 @@ class Traffic:
             self._taken(parcel)
             return None
         self.refused += 1
-        now = self._monotonic()
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
             self.holds.add((parcel.stream, parcel.road), parcel.id, now, parcel.probe)
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._set_aside(parcel.id)
         else:
-            if code != ID_IN_USE and now >= self._pause_until:  # once for all that were in flight
-                self._pause_until, self._pause_s = now + self._pause_s, min(self._pause_s * 2, PAUSE_MAX_S)
+            if code != ID_IN_USE:
+                self._pause.begin(now)
             self._give_back(parcel.id)
         return parcel
 
+    def _retained(self, parcel: Parcel, code: int) -> Parcel | None:
+        if parcel.ref and code in {TOO_LARGE, BAD_FORMAT}:
+            self._set_aside(parcel.ref)
+        else:
+            self._denied.answered(parcel.topic, code < 0x80)
+        return parcel if code >= 0x80 else None
+
+    def allowed_again(self) -> bool:
+        """Does the broker take now what it had refused? Then what is retained is due again; births go by themselves."""
+        if not self._denied.retry():
+            return False
+        self._births.restart(0)
+        return True
+
     def _taken(self, parcel: Parcel) -> None:
         self._recent.add(parcel.id)
-        self._pause_s = self._first_pause_s
+        self._pause.taken()
         self.confirmed += 1
         if self.mode != "platform":
             self.delivered.append(parcel.id)
         if parcel.probe:
             # somebody is there again: everything that waited is backlog now
             self._backlog.reopen(self.holds.release())
+            self._denied.hope()
 
     def acknowledged(self) -> None:
         """The platform sent an ack that is ours: it is alive."""
@@ -352,19 +359,18 @@ class Traffic:
 
     # --- facts
 
-    def oldest_s(self, now: float) -> float:
-        """How long the oldest parcel in flight waits for its PUBACK."""
-        return now - next(iter(self._flying.values())).sent_s if self._flying else 0.0
+    @property
+    def oldest(self) -> Parcel | None:
+        """The parcel that waits longest for its PUBACK."""
+        return next(iter(self._flying.values()), None)
 
     def wait_s(self) -> float:
         """At most how long nothing will change by itself."""
         now = self._monotonic()
         wait = min(1.0, self.holds.wait_s(now), max(0.0, self._resend_at - now))
-        if self._pause_until > now:
-            return min(wait, self._pause_until - now)
-        if self._tokens < 1 and self._backlog.queue:
-            return min(wait, (1 - self._tokens) / self._rate)
-        return wait
+        if self._pause.until_s > now:
+            return min(wait, self._pause.until_s - now)
+        return min(wait, self._rate.wait_s or wait) if self._backlog.queue else wait
 
     @property
     def in_flight(self) -> int:
@@ -386,7 +392,7 @@ class Traffic:
     @property
     def troubled(self) -> bool:
         """Does the broker refuse something at the moment?"""
-        return bool(self.holds) or bool(self.aside) or self._monotonic() < self._pause_until
+        return bool(self.holds or self.aside or self._pause or self._denied)
 
     @property
     def backfilling(self) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.outbox import Ack, OutboxItem
+from agent.uplink.room import Rate
 from agent.uplink.traffic import BACKFILL, READINGS, Parcel, Traffic
 
 STREAMS = ("park7/gw01/inv1", "park7/gw01/inv2")
@@ -353,7 +354,7 @@ class AnyOrder(RuleBasedStateMachine):
         if rig.connected:
             rig.cut()
         rig.traffic.aside.clear()  # packs that were alone in flight at three cuts
-        rig.traffic._rate = 1e6
+        rig.traffic._rate = Rate(1e6, rig.now)
         rig.connect()
         rig.settle()
         assert not rig.books.open, "everything arrives in the end"
