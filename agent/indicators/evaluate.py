@@ -1,0 +1,147 @@
+"""Figures of one period, out of a plan and a supply of amounts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Protocol
+
+from agent.indicators import expression
+from agent.indicators.factors import Entry
+from agent.indicators.figure import Amount, Figure, Period, Verdict
+from agent.indicators.plan import FLOWS, Indicator, Plan, Threshold, leaves, pick
+from agent.indicators.units import Unit, parse_unit
+
+_ONE_SECOND = Fraction(1, 1000)
+
+
+class Supply(Protocol):
+    """Where amounts come from: the interval store and the declarations, or packs that were exported."""
+
+    def metered(self, name: str, period: Period) -> Amount | None:
+        """ROLE.FLOW over the period, a pattern's sum included; None where the park has no such meter."""
+
+    def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
+        """What was attested for the period; None where nothing was."""
+
+
+class _Missing(Exception):
+    """An input without a value and without a stated assumption."""
+
+
+def evaluate(plan: Plan, period: Period, supply: Supply) -> tuple[Figure, ...]:
+    """All figures of the plan for this kind of period, in the plan's order."""
+    cache: dict[str, Amount | None] = {}
+    return tuple(_Figuring(plan, one, period, supply, cache).figure() for one in plan.of_period(period.kind))
+
+
+class _Figuring:
+    def __init__(
+        self, plan: Plan, indicator: Indicator, period: Period, supply: Supply, cache: dict[str, Amount | None]
+    ) -> None:
+        self._plan, self._one, self._period, self._supply, self._cache = plan, indicator, period, supply, cache
+        self._terms: dict[str, Fraction] = {}
+        self._factors: dict[str, Entry] = {}
+
+    def figure(self) -> Figure:
+        one = self._one
+        inputs, missing = self._inputs()
+        numerator = denominator = value = None
+        if not missing:
+            numerator = expression.value(one.numerator.tree, self._of_name)
+            if one.denominator is not None:
+                denominator = expression.value(one.denominator.tree, self._of_name)
+                value = numerator / denominator if denominator else None
+            else:
+                value = numerator
+        metered = [amount for amount in inputs if amount.basis == "metered"]
+        threshold = self._threshold() if not missing else None
+        return Figure(
+            one,
+            self._period,
+            value,
+            numerator,
+            denominator,
+            (threshold.kind, threshold.text) if threshold is not None else None,
+            _verdict(value, threshold, one.unit),
+            self._period.kind == one.official and self._period.until_ms >= self._period.end_ms,
+            min((amount.completeness for amount in metered), default=Fraction(1)),
+            max((amount.estimated for amount in metered), default=Fraction(0)),
+            tuple(inputs),
+            tuple(missing),
+            tuple(self._factors[name] for name in sorted(self._factors)),
+        )
+
+    def _inputs(self) -> tuple[list[Amount], list[str]]:
+        found: list[Amount] = []
+        missing: list[str] = []
+        for name in leaves(self._one):
+            if name.startswith(("factor.", "period.")):
+                continue
+            if name not in self._cache:
+                self._cache[name] = self._amount(name)
+            amount = self._cache[name]
+            if amount is None:
+                missing.append(name)
+            else:
+                found.append(amount)
+        return found, missing
+
+    def _amount(self, name: str) -> Amount | None:
+        declared = self._plan.inputs.get(name)
+        if declared is not None:
+            amount = self._supply.declared(name, declared.unit, declared.kind, self._period)
+            if amount is None and declared.assume is not None:
+                amount = Amount(name, declared.assume, declared.unit, "assumed", note="nothing was declared")
+            return amount
+        amount = self._supply.metered(name, self._period)
+        if amount is not None:
+            return amount
+        role, _, flow = name.rpartition(".")
+        unit = parse_unit(FLOWS[flow])
+        why = self._plan.absent.get(role)
+        if why is not None:
+            return Amount(name, Fraction(0), unit, "absent", note=why)
+        return Amount(name, Fraction(0), unit, "assumed", note="no meter has this role")
+
+    def _of_name(self, name: str) -> Fraction:
+        if name in self._one.terms:
+            if name not in self._terms:
+                self._terms[name] = expression.value(self._one.terms[name].formula.tree, self._of_name)
+            return self._terms[name]
+        if name.startswith("factor."):
+            entry = pick(self._plan, self._one, name.removeprefix("factor."), self._period.year)
+            self._factors[entry.id] = entry
+            return entry.base
+        if name == "period.duration":
+            return self._period.elapsed_ms * _ONE_SECOND
+        amount = self._cache[name]
+        assert amount is not None, "a figure with a missing input is not computed"
+        return amount.value
+
+    def _threshold(self) -> Threshold | None:
+        """The first whose condition holds; conditions per year are held against the period scaled to a year."""
+        for one in self._one.thresholds:
+            if one.where is None:
+                return one
+            term, least = one.where
+            if term in self._one.terms:
+                a_year = self._of_name(term) * self._period.year_ms / self._period.elapsed_ms
+                if a_year >= least:
+                    return one
+        return None
+
+
+def _verdict(value: Fraction | None, threshold: Threshold | None, unit: Unit) -> Verdict:
+    if value is None:
+        return "no data"
+    if threshold is None:
+        return "no threshold"
+    bound = threshold.value * unit.factor
+    held: Mapping[str, bool] = {
+        "at_most": value <= bound,
+        "at_least": value >= bound,
+        "above": value > bound,
+        "below": value < bound,
+    }
+    return "met" if held[threshold.kind] else "not met"

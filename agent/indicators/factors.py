@@ -1,0 +1,124 @@
+"""Dated factors: emission factors, calorific values, coal equivalents. Shipped tables, and a site's own in its plan."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import msgspec
+
+from agent.indicators.units import Unit, parse_unit
+from drivers.model import ConfigError
+
+Status = Literal["official", "quoted", "assumed"]
+
+
+class EntryText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One published value as written in TOML; ``value`` is a decimal or a quotient of whole numbers, as text."""
+
+    year: int
+    value: str
+    status: Status
+    source: str
+
+
+class FactorText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One factor as written in TOML."""
+
+    id: str
+    unit: str
+    title: dict[str, str]
+    entry: list[EntryText]
+
+
+class FactorFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A file of factors."""
+
+    schema: Literal[1]
+    factor: list[FactorText]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One published value. ``text`` is what was written, ``base`` the same in base units."""
+
+    id: str
+    year: int
+    text: str
+    unit: Unit
+    base: Fraction
+    status: Status
+    source: str
+
+    @property
+    def name(self) -> str:
+        """``power.fossil.cn@2022``: what a figure says it was made with."""
+        return f"{self.id}@{self.year}"
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """All entries of one factor, the newest last."""
+
+    id: str
+    unit: Unit
+    title: Mapping[str, str]
+    entries: tuple[Entry, ...]
+
+    def of_year(self, year: int, pinned: int | None = None) -> Entry:
+        """The pinned entry; else the newest whose data year is not after ``year``, else the oldest there is."""
+        if pinned is not None:
+            return next(entry for entry in self.entries if entry.year == pinned)
+        fitting = [entry for entry in self.entries if entry.year <= year]
+        return fitting[-1] if fitting else self.entries[0]
+
+
+def make_factors(texts: Iterable[FactorText], where: str) -> dict[str, Factor]:
+    """Checked factors by id. Raises ConfigError naming the factor that is wrong."""
+    made: dict[str, Factor] = {}
+    for text in texts:
+        place = f"{where}: factor {text.id}"
+        try:
+            unit = parse_unit(text.unit)
+            entries = [
+                Entry(text.id, e.year, e.value, unit, _number(e.value) * unit.factor, e.status, e.source)
+                for e in text.entry
+            ]
+        except (ValueError, ZeroDivisionError) as error:
+            raise ConfigError(str(error), where=place, hint='A value is text, such as "0.8325" or "44/12"') from None
+        years = [entry.year for entry in entries]
+        if not years or len(set(years)) != len(years):
+            raise ConfigError("wants one entry a year, and at least one", where=place)
+        if text.id in made:
+            raise ConfigError("is there twice", where=place)
+        made[text.id] = Factor(text.id, unit, text.title, tuple(sorted(entries, key=lambda entry: entry.year)))
+    return made
+
+
+_PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?(?:/\d{1,20})?")
+
+
+def _number(text: str) -> Fraction:
+    """Exact; a quotient is allowed because 44/12 has no decimal. Raises ValueError."""
+    if not _PLAIN.fullmatch(text):
+        raise ValueError(f"{text!r} is no plain number")
+    above, slash, below = text.partition("/")
+    return Fraction(above) / (int(below) if slash else 1)
+
+
+@cache
+def shipped() -> Mapping[str, Factor]:
+    """The factors that come with the program."""
+    made: dict[str, Factor] = {}
+    folder = resources.files("agent.indicators") / "tables"
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            content = msgspec.convert(tomllib.loads(file.read_text("utf-8")), FactorFile)
+            made |= make_factors(content.factor, file.name)
+    return made

@@ -1,0 +1,165 @@
+"""A figure with all that it came from, exactly computed; and its form in a pack.
+
+Arithmetic is on fractions. Where a figure is written down it is rounded once, half to even, to twelve significant
+digits, so that two computers that start from the same readings write the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from fractions import Fraction
+from typing import Any, Final, Literal
+
+from agent.indicators.definitions import PeriodKind
+from agent.indicators.factors import Entry
+from agent.indicators.plan import Indicator
+from agent.indicators.units import Unit
+
+Basis = Literal["metered", "declared", "assumed", "absent"]
+Verdict = Literal["met", "not met", "no threshold", "no data"]
+DIGITS: Final = 12
+_CONTEXT = Context(prec=DIGITS, rounding=ROUND_HALF_EVEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """``[start_ms, end_ms)`` of local time in UTC ms. ``closed``: the end lies in the past and nothing is awaited."""
+
+    kind: PeriodKind
+    start_ms: int
+    end_ms: int
+    label: str  # 2026-11-24, 2026-11, 2026
+    year: int
+    year_ms: int  # length of the calendar year, for thresholds that are laid down per year
+    until_ms: int  # how far values exist: the end, or now
+
+    @property
+    def elapsed_ms(self) -> int:
+        """The part of the period that is past, never 0."""
+        return max(min(self.until_ms, self.end_ms) - self.start_ms, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """Packs of one stream that a metered input came from."""
+
+    stream: str
+    point: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """One input of a figure: its value in base units, and how well it is known. Shares are 0 to 1."""
+
+    name: str
+    value: Fraction
+    unit: Unit
+    basis: Basis
+    completeness: Fraction = Fraction(1)
+    estimated: Fraction = Fraction(0)
+    trails: tuple[Trail, ...] = ()
+    entries: tuple[str, ...] = ()  # ids of declarations
+    note: str = ""  # why it is absent or assumed
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One indicator over one period. ``value`` is None where an input is missing or the denominator is 0."""
+
+    indicator: Indicator
+    period: Period
+    value: Fraction | None  # base units, as all below
+    numerator: Fraction | None
+    denominator: Fraction | None
+    threshold: tuple[str, str] | None  # ("at_most", "0.2")
+    verdict: Verdict
+    official: bool
+    completeness: Fraction
+    estimated: Fraction
+    inputs: tuple[Amount, ...]
+    missing: tuple[str, ...]
+    factors: tuple[Entry, ...]
+
+    @property
+    def shown(self) -> str:
+        """The value in the indicator's unit, "" where there is none."""
+        return "" if self.value is None else decimal_text(self.value / self.indicator.unit.factor)
+
+    def as_dict(self, config: str) -> dict[str, Any]:
+        """The member of a pack's ``results``: only strings, whole numbers, booleans and lists and objects of them."""
+        one = self.indicator
+        plain: dict[str, Any] = {
+            "completeness": decimal_text(self.completeness),
+            "config": config,
+            "estimated": decimal_text(self.estimated),
+            "factors": [
+                {"id": e.name, "source": e.source, "status": e.status, "u": e.unit.text, "v": e.text}
+                for e in self.factors
+            ],
+            "formula": {"hash": one.hash, "numerator": one.numerator.text},
+            "id": one.name,
+            "inputs": [_input(amount) for amount in self.inputs],
+            "official": self.official,
+            "period": {
+                "from": _seconds(self.period.start_ms),
+                "kind": self.period.kind,
+                "label": self.period.label,
+                "to": _seconds(self.period.end_ms),
+                "until": _seconds(self.period.until_ms),
+            },
+            "u": one.unit.text,
+            "verdict": self.verdict,
+        }
+        if one.denominator is not None:
+            plain["formula"]["denominator"] = one.denominator.text
+        if self.value is not None:
+            plain["v"] = self.shown
+        if self.numerator is not None:
+            plain["numerator"] = _value(self.numerator, one.numerator_unit)
+        if self.denominator is not None and one.denominator_unit is not None:
+            plain["denominator"] = _value(self.denominator, one.denominator_unit)
+        if self.threshold is not None:
+            plain["threshold"] = dict([self.threshold])
+        if self.missing:
+            plain["missing"] = list(self.missing)
+        return plain
+
+
+def _value(base: Fraction, unit: Unit) -> dict[str, str]:
+    return {"u": unit.text, "v": decimal_text(base / unit.factor)}
+
+
+def _seconds(ms: int) -> int | float:
+    return ms // 1000 if ms % 1000 == 0 else ms / 1000
+
+
+def _input(amount: Amount) -> dict[str, Any]:
+    plain: dict[str, Any] = {"basis": amount.basis, "n": amount.name, **_value(amount.value, amount.unit)}
+    if amount.basis == "metered":
+        plain |= {"completeness": decimal_text(amount.completeness), "estimated": decimal_text(amount.estimated)}
+        plain["from"] = [
+            {"first": t.first, "last": t.last, "point": t.point, "stream": t.stream} for t in amount.trails
+        ]
+    if amount.entries:
+        plain["entries"] = list(amount.entries)
+    if amount.note:
+        plain["note"] = amount.note
+    return plain
+
+
+def decimal_text(value: Fraction) -> str:
+    """Plain decimal digits without trailing zeros, at most twelve significant ones, rounded half to even."""
+    rounded = _CONTEXT.divide(Decimal(value.numerator), Decimal(value.denominator))
+    text = format(rounded, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def by_name(figures: Sequence[Figure]) -> Mapping[str, Figure]:
+    """Figures of one period by the name of their indicator."""
+    return {figure.indicator.name: figure for figure in figures}

@@ -1,0 +1,192 @@
+"""Formulas: what they give, and what a wrong or hostile one is told."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.indicators import expression
+from agent.indicators.definitions import parse_plan, shipped_sets
+from agent.indicators.expression import FormulaError
+from agent.indicators.factors import shipped
+from agent.indicators.plan import make_plan
+from agent.indicators.units import parse_unit
+from drivers.model import ConfigError
+
+VALUES = {"a": Fraction(3), "b.c": Fraction(-7, 2), "d": Fraction(0)}
+
+
+@st.composite
+def formulas(draw: st.DrawFn, depth: int = 4) -> tuple[str, str]:
+    """A formula, and the same in Python over fractions."""
+    if depth == 0 or draw(st.booleans()):
+        name = draw(st.sampled_from(sorted(VALUES)))
+        number = draw(st.decimals(0, 10**6, places=3, allow_nan=False))
+        plain = format(number, "f")
+        return draw(st.sampled_from([(name, f"V[{name!r}]"), (plain, f"F({plain!r})")]))
+    left, right = draw(formulas(depth - 1)), draw(formulas(depth - 1))
+    sign = draw(st.sampled_from(["+", "-", "*", "/", "min", "max", "neg"]))
+    if sign == "neg":
+        return f"-({left[0]})", f"(-({left[1]}))"
+    if sign in ("min", "max"):
+        return f"{sign}({left[0]}, {right[0]})", f"{sign}({left[1]}, {right[1]})"
+    return f"({left[0]}) {sign} ({right[0]})", f"(({left[1]}) {sign} ({right[1]}))"
+
+
+@given(formulas())
+def test_agrees_with_the_language(pair: tuple[str, str]) -> None:
+    text, reference = pair
+    tree = expression.parse(text)
+    scope = {"V": VALUES, "F": Fraction, "min": min, "max": max}
+    try:
+        expected = eval(reference, {"__builtins__": {}}, scope)
+    except ZeroDivisionError:
+        with pytest.raises(ZeroDivisionError):
+            expression.value(tree, VALUES.__getitem__)
+        return
+    assert expression.value(tree, VALUES.__getitem__) == expected
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        expression.parse(text)
+    except FormulaError as error:
+        assert "at character" in str(error) or "long" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "want a number, a name or ("),
+        ("a +", "'the end'"),
+        ("a b", "at character 3 ('b')"),
+        ("__import__('os')", "at character 1"),
+        ("a.__class__", "at character"),
+        ("exec(a)", "'exec' is no function; known are min, max, positive"),
+        ("1 [parsec]", "'parsec' is no unit"),
+        ("(" * 40 + "a" + ")" * 40, "nested deeper than 32"),
+        ("-" * 40 + "a", "nested deeper than 32"),
+        ("a" + "+a" * 300, "more than 200 operations"),
+        ("a" * 5000, "at most 4096"),
+        ("positive(a, a)", "positive takes one value"),
+        ("min(a", "want )"),
+        ("2 ** 3", "at character 4"),
+    ],
+)
+def test_a_wrong_formula_says_where(text: str, complaint: str) -> None:
+    with pytest.raises(FormulaError) as caught:
+        expression.parse(text)
+    assert complaint in str(caught.value)
+
+
+def test_units_add_up_or_are_refused() -> None:
+    assert parse_unit("MWh").factor / parse_unit("GJ").factor == Fraction(36, 10)
+    assert parse_unit("GJ/10^4Nm3").factor == Fraction(10**9, 10**4)
+    with pytest.raises(ValueError, match="'furlong' is no unit"):
+        parse_unit("kWh/furlong")
+    with pytest.raises(ValueError, match="one / with a unit"):
+        parse_unit("kWh/t/t")
+
+    def of(name: str) -> expression.Dimension:
+        return parse_unit({"power": "kWh", "heat": "GJ", "water": "m3"}[name]).dimension
+
+    assert expression.dimension(expression.parse("power + heat - 0"), of) == parse_unit("J").dimension
+    with pytest.raises(FormulaError, match=r"\+ cannot join energy and volume"):
+        expression.dimension(expression.parse("power + water"), of)
+    with pytest.raises(FormulaError, match="cannot join energy and a plain number"):
+        expression.dimension(expression.parse("max(power, 1)"), of)
+
+
+def test_every_shipped_set_is_sound_and_speaks_both_languages() -> None:
+    plan = make_plan(parse_plan(f"schema = 1\nsets = {sorted(shipped_sets())}", "all"))
+    assert {one.name.partition("/")[0] for one in plan.indicators} == {"national-2025", "seed-criteria", "plain"}
+    titles = [one.title for one in plan.indicators] + [one.title for one in plan.inputs.values()]
+    titles += [factor.title for factor in shipped().values()] + [one.title for one in shipped_sets().values()]
+    titles += [one.note for one in plan.indicators if one.note]
+    assert all(set(title) == {"en", "zh"} and all(title.values()) for title in titles)
+    assert all(entry.source for factor in shipped().values() for entry in factor.entries)
+
+
+def test_the_hash_is_of_the_meaning() -> None:
+    def hashes(text: str) -> str:
+        plan = f'schema = 1\nsets = []\n[[indicator]]\nid = "x"\ntitle = {{}}\nunit = "kWh"\nperiods = ["day"]\n{text}'
+        return make_plan(parse_plan(plan, "p")).indicators[0].hash
+
+    one = hashes('numerator = "grid.import-grid.export"')
+    assert one == hashes('numerator = "( grid.import ) - grid.export"'), "spelling does not matter"
+    assert one != hashes('numerator = "grid.export - grid.import"')
+    assert hashes('numerator = "green_used"') != one
+
+
+PLAN = """
+schema = 1
+sets = ["national-2025", "natinal-2025"]
+assume = { "declared.certificat" = 3 }
+exclude = { "national-2025/solid_wast" = "none", "national-2025/water_reuse" = " " }
+pin = { "power.fossil.cn" = 1999, "power.fosil.cn" = 2022 }
+threshold = { "national-2025/clean_share" = [{ at_most = 1, at_least = 2 }] }
+[[term]]
+name = "waste"
+formula = "grid.import + water.fresh.volume"
+unit = "kWh"
+title = {}
+[[indicator]]
+id = "mine"
+title = {}
+numerator = "grid.imports"
+unit = "kWh"
+periods = ["day"]
+[[indicator]]
+id = "other"
+title = {}
+numerator = "grid.import"
+unit = "m3"
+periods = ["day"]
+[[input]]
+name = "roof"
+unit = "m2"
+kind = "state"
+title = {}
+"""
+
+
+def test_all_complaints_of_a_plan_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan(parse_plan(PLAN, "plan.toml"), "plan.toml")
+    said = "\n".join(str(one) for one in caught.value.complaints)
+    for words in (
+        "'natinal-2025' is no set (did you mean national-2025?)",
+        "assume.declared.certificat: is no input (did you mean declared.certificates?)",
+        "is no indicator of this plan (did you mean national-2025/solid_waste?)",
+        "national-2025/water_reuse: wants a reason",
+        "pin.power.fossil.cn: has no entry of 1999; there are 2021, 2022, 2023",
+        "is no factor (did you mean power.fossil.cn?)",
+        "clean_share: threshold: wants exactly one of at_most, at_least, above, below",
+        "term waste: + cannot join energy and volume",
+        "indicator mine: numerator: grid.imports is unknown",
+        "indicator other: the formula gives energy, its unit 'm3' is volume",
+        "the name of an input is declared. and a word",
+    ):
+        assert words in said, said
+    assert all(str(one).startswith("plan.toml: ") for one in caught.value.complaints)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("schema = 1\nsets = 3", "plan.toml: sets: Expected `array`, got `int`"),
+        ("schema = 2", "plan.toml: schema: Invalid enum value 2"),
+        ("schema = 1\nsats = []", "unknown field `sats`"),
+        ("schema = ", "is not TOML"),
+        ('schema = 1\n[[factor]]\nid = "x"\nunit = "kWh"\ntitle = {}\nentry = []', "wants one entry a year"),
+    ],
+)
+def test_a_broken_plan(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan(parse_plan(text, "plan.toml"), "plan.toml")
+    said = "\n".join(str(one) for one in (caught.value.complaints or (caught.value,)))
+    assert complaint in said
