@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from drivers.fresh import Freshness
 from drivers.model import PACES, DeviceSpec, LineDown, LineError, LineLent, PollResult, Reading, Reason
 from ext.ring import Ring
 
@@ -99,6 +100,7 @@ class DevicePoll:
         self.working: int = 0  # tick of the visit under way, 0: none
         self.turn = 0  # the poller's count of visits when it was last served
         self.driver = driver
+        self.freshness: Freshness | None = None  # of a caching master
         self.align(start_ms)
 
     def align(self, start_ms: int) -> None:
@@ -307,12 +309,40 @@ class LinePoller:
             device.met_ms = tick
             if device.periods[ONCE]:
                 paces |= 1 << ONCE  # after an absence, what is read once is read again
+        if device.driver.spec.fresh is not None and not await self._fresh(device, tick, paces, clock):
+            return
         result = await device.driver.poll(tick, paces)
         self._collect(device, result.positions, result.answered > 0)
         if result.answered:
             device.lives(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.failed(clock(), result.error)
+
+    async def _fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
+        """Ask a caching master whether its source lives, right before it is read. False: gaps are written."""
+        rule = device.driver.spec.fresh
+        assert rule is not None
+        judge = device.freshness
+        if judge is None or judge.rule != rule:
+            judge = device.freshness = Freshness(rule)
+        try:
+            reading = (await device.driver.read_points([rule.point]))[rule.point]
+        except LineError as error:
+            self._collect(device, [device.gap(tick, paces, error.reason)], False)
+            if not isinstance(error, LineLent):
+                device.failed(clock(), error)
+            return False
+        device.lives(self._grid.now_ms())
+        stale_s = judge.stale_s
+        if judge.judge(reading, clock()):
+            if stale_s is not None:
+                log.info("%s: its source lives (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
+            return True
+        device.last_error = judge.why(reading)
+        if stale_s is None:
+            log.warning("%s: readings do not count for now: %s", device.driver.spec.name, device.last_error)
+        self._collect(device, [device.gap(tick, paces, Reason.STALE_SOURCE)], False)
+        return False
 
 
 def _wake(nap: asyncio.Future[None]) -> None:

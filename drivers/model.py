@@ -241,6 +241,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Fresh:
+    """How one sees that a caching master still hears the device behind it: its point changes, or has one value."""
+
+    point: str
+    changes_within_s: float | None = None
+    equals: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSpec:
     """All that a driver needs to know about one configured device. The point's index here is its number in the ring."""
 
@@ -260,6 +269,8 @@ class DeviceSpec:
     probe: str = ""  # point that is asked to see whether the device lives
     variant: str = ""
     serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
+    caching: bool = False  # answers come from a master's memory and prove nothing about the device behind it
+    fresh: Fresh | None = None  # but this does
 
 
 @dataclass(frozen=True, slots=True)

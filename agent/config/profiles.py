@@ -212,6 +212,8 @@ def device_spec(
     except ProfileError:  # a variant may lack what a pattern of the base names
         patterns = [glob for glob in _patterns(device) if _matches(resolved.points, glob)]
         points = select(resolved.points, patterns) if patterns else ()
+    if profile.fresh and all(point.name != profile.fresh.point for point in points):  # without it nothing counts
+        points = (*points, *(point for point in resolved.points if point.name == profile.fresh.point))
     line = config.line(device.line)
     return DeviceSpec(
         name=device.name,
@@ -230,6 +232,8 @@ def device_spec(
         probe=profile.probe,
         variant=resolved.variant,
         serial=device.serial,
+        caching=profile.caching or profile.fresh is not None,
+        fresh=profile.fresh if profile.fresh and any(p.name == profile.fresh.point for p in points) else None,
     )
 
 

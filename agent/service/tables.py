@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.config import Config, DeviceConfig
 from agent.pack import seconds
-from drivers.model import PACES, DeviceSpec, Point
+from drivers.model import PACES, DeviceSpec, Fresh, Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ def device_front(
     """
     said = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
     firmware = said.pop("firmware", None)
+    caching = {"caching": True, "fresh": _fresh(spec.fresh)} if spec.caching else {}
     return {
         "config": config.hash(),
         "device": {
@@ -74,8 +75,17 @@ def device_front(
             "reversed": sorted(spec.reversed),
             "roles": dict(device.roles),
             "variant": spec.variant or None,
+            **caching,
         },
     }
+
+
+def _fresh(rule: Fresh | None) -> dict[str, Any] | None:
+    """How a caching master proves that its source lives; null says that nothing does (it may repeat old values)."""
+    if rule is None:
+        return None
+    how = {"equals": rule.equals, "changes_within": rule.changes_within_s}
+    return {"point": rule.point, **{name: value for name, value in how.items() if value is not None}}
 
 
 def point_rows(spec: DeviceSpec, senml_units: frozenset[str]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Profiles: one TOML file a device family becomes checked points. The grammar is in docs/profiles.md."""
 
+from drivers.model import Fresh
 from drivers.profile.find import SITE_DIR, default_dirs, find_profile, list_profiles, shipped_dir
 from drivers.profile.loader import load_profile
-from drivers.profile.types import Fresh, Param, Profile, Resolved, Sample, Variant, concerned, select, swap_reversed
+from drivers.profile.types import Param, Profile, Resolved, Sample, Variant, concerned, select, swap_reversed
 from drivers.profile.words import Entry, Vocabulary, vocabulary
 
 __all__ = [

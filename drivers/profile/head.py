@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drivers.model import Limits
+from drivers.model import Fresh, Limits
 from drivers.profile.complaints import Complaints, Table, did_you_mean
 from drivers.profile.shape import MAX_WORDS
-from drivers.profile.types import Fresh, Param
+from drivers.profile.types import Param
 
 KINDS = [
     "meter",

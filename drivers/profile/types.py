@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.model import Limits, Point, ProfileError
+from drivers.model import Fresh, Limits, Point, ProfileError
 from drivers.profile.complaints import did_you_mean
 from drivers.profile.words import vocabulary
 
@@ -25,15 +25,6 @@ class Param:
     choices: tuple[str, ...] = ()
     en: str = ""
     zh: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """How one sees that a caching master still hears the device behind it."""
-
-    point: str
-    changes_within_s: float | None = None
-    equals: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

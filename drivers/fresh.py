@@ -1,0 +1,47 @@
+"""Whether a caching master still hears the device behind it: loggers and PLCs answer on for a device that is dead."""
+
+from __future__ import annotations
+
+from drivers.model import Fresh, Quality, Reading
+
+
+class Freshness:
+    """Judges one device's sign of life. Not proven is not fresh: a point that cannot be read, or never moved yet."""
+
+    def __init__(self, rule: Fresh) -> None:
+        self.rule = rule
+        self._last: object = None
+        self._moved_s: float | None = None  # when it was last seen to change
+        self.stale_s: float | None = None  # since when the source has been stale; None: it is fresh
+
+    def judge(self, reading: Reading | None, now_s: float) -> bool:
+        """Take note of what the point says at ``now_s`` (monotonic). True: the readings of this visit count."""
+        value = reading.value if reading is not None and reading.quality in (Quality.GOOD, Quality.SUSPECT) else None
+        if self.rule.equals is not None:
+            fresh = value is not None and value == self.rule.equals
+        else:
+            if value is not None and value != self._last:
+                if self._last is not None:
+                    self._moved_s = now_s
+                self._last = value
+            fresh = value is not None and self._moved_s is not None and now_s - self._moved_s <= self._within_s
+        if fresh:
+            self.stale_s = None
+        elif self.stale_s is None:
+            self.stale_s = now_s
+        return fresh
+
+    @property
+    def _within_s(self) -> float:
+        return self.rule.changes_within_s or 0.0
+
+    def why(self, reading: Reading | None) -> str:
+        """What is wrong, for a technician."""
+        value = None if reading is None else reading.value
+        if value is None:
+            return f"{self.rule.point} cannot be read, nothing proves that the source lives"
+        if self.rule.equals is not None:
+            return f"{self.rule.point} is {value}, {self.rule.equals} would say that the source lives"
+        if self._moved_s is None:
+            return f"{self.rule.point} was not yet seen to move from {value}"
+        return f"{self.rule.point} has stood at {value} for more than {self._within_s:g} s"
