@@ -144,7 +144,7 @@ class UplinkConfig:
     client_id: str = ""  # empty: made of site and gateway
     confirm: str = ""
     keepalive_s: int = 30
-    backfill_rate: int = 200  # packs a second of backlog, at most
+    backfill_rate: int = 0  # packs a second of backlog, at most; 0: 200, or 25 times what comes fresh
     in_flight: int = 20  # packs sent and not acknowledged, at most
 
 

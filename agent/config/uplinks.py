@@ -79,7 +79,7 @@ def _uplink(table: Table) -> UplinkConfig:
         client_id=table.take("client_id", v.site_name, ""),
         confirm=table.take("confirm", v.choice("platform", "subscriber", "broker"), ""),
         keepalive_s=table.take("keepalive", v.duration_ms(5000, 3_600_000, "30 s"), 30_000) // 1000,
-        backfill_rate=table.take("backfill_rate", v.whole(1, 10_000), 200),
+        backfill_rate=table.take("backfill_rate", v.whole(1, 10_000), 0),
         in_flight=table.take("in_flight", v.whole(1, 1000), 20),
     )
     table.done(_NO_SECRETS)

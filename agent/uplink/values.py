@@ -45,7 +45,7 @@ class Destination(Protocol):
     @property
     def keepalive_s(self) -> int: ...
     @property
-    def backfill_rate(self) -> int: ...  # packs a second
+    def backfill_rate(self) -> int: ...  # packs a second; 0: 200, or 25 times what comes fresh
     @property
     def in_flight(self) -> int: ...  # packs
 
