@@ -8,12 +8,13 @@ from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
-from fault_books import balance, bodies, figures
+from fault_books import figures
+from fault_home import bring_home, settled
 from fault_rest import AtRest, in_rings
 from fault_rows import Row, scenario
 from fault_shim import Shim
 from fault_tally import Ledger, Tally, rescale, wait_until_asked
-from service_kit import Agent, House, devices_on, until, whole
+from service_kit import Agent, House, devices_on, until
 
 PERIOD_MS = 250
 WAYS = {
@@ -103,16 +104,9 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
             on_the_wire[name] |= gone
         assert not (lost := rest.unstored(list(listener.heard))), f"{way}: published, and not in the store: {lost}"
     agent.program = ("-m", "agent.cli.main")
-    agent.start()
-    until(lambda: all(numbers <= set(listener.numbers(name)) for name, numbers in held.items()), 30, lambda: agent.said)
-    until(lambda: all(whole(listener, name) for name in (*meters, "_gateway")), 30, lambda: agent.said)
-    code = agent.stop()
-    until(lambda: all(meter.count in listener.numbers(name) for name, meter in meters.items()), 10)
-    report = balance(listener.heard, agent.kid, meters)
-    for name, meter in meters.items():
-        book = Ledger(name, meter, PERIOD_MS)
-        book.take(bodies(listener.heard))
-        assert not book.twice and not (lost := book.unaccounted()), f"{name}: {lost} are neither here nor stated"
+    code = bring_home(agent, listener, meters, held)
+    report, books = settled(listener, agent, meters, PERIOD_MS)
+    for name, book in books.items():
         assert set(book.missing) == on_the_wire[name], f"{name}: {book.missing} did not come, {on_the_wire[name]} may"
     return figures(
         report,

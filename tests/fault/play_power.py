@@ -6,13 +6,14 @@ import random
 import shutil
 from pathlib import Path
 
-from fault_books import balance, bodies, figures
+from fault_books import figures
 from fault_disks import CutDisk, freeze
+from fault_home import bring_home, settled
 from fault_rest import AtRest
 from fault_rows import Row, scenario
 from fault_tally import Ledger, Tally
 from play_kill import pause
-from service_kit import SITE, House, devices_on, until, whole
+from service_kit import SITE, House, devices_on
 
 PERIOD_MS = 250
 PACK_S = 1.0
@@ -65,18 +66,9 @@ def power_cuts(folder: Path, house: House, rounds: int, seed: int) -> Row:
             lost[name] |= gone
         missing = rest.unstored(list(listener.heard))
         assert not missing, f"round {n}: published before the cut, and not in the store after it: {missing}"
-    agent.start()
-    until(lambda: all(whole(listener, name) for name in (*meters, "_gateway")), 30, lambda: agent.said)
-    counts = {name: meter.count for name, meter in meters.items()}
-    until(lambda: all(max(listener.numbers(name)) > counts[name] for name in meters), 20, lambda: agent.said)
-    code = agent.stop()
-    until(lambda: all(meter.count in listener.numbers(name) for name, meter in meters.items()), 10)
-    until(lambda: all(whole(listener, name) for name in (*meters, "_gateway")), 10)
-    report = balance(listener.heard, agent.kid, meters)
-    for name, meter in meters.items():
-        book = Ledger(name, meter, PERIOD_MS)
-        book.take(bodies(listener.heard))
-        assert not book.twice and not (bad := book.unaccounted()), f"{name}: {bad} are neither here nor stated"
+    code = bring_home(agent, listener, meters)
+    report, books = settled(listener, agent, meters, PERIOD_MS)
+    for name, book in books.items():
         assert set(book.missing) == lost[name], f"{name}: {book.missing} did not come, {lost[name]} were lost"
     return figures(
         report,

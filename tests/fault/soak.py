@@ -24,13 +24,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-sys.path[:0] = [str(place) for place in (ROOT, HERE, *(HERE.parent / name for name in ("service", "uplink", "store")))]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(2, str(Path(__file__).resolve().parent.parent / "service"))
+sys.path.insert(3, str(Path(__file__).resolve().parent.parent / "uplink"))
+sys.path.insert(4, str(Path(__file__).resolve().parent.parent / "store"))
 
 from _pytest.outcomes import Skipped
 from fault_rows import SCENARIOS, Row, Scenario, play
 
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
 HEAD = "| fault | rounds | packs | readings | came again | stated missing | unaccounted | further |"
 QUIET = {"scenario", "rounds", "seed", "seconds", "verdict", "packs", "readings", "gaps", "lost_packs", "redelivered",

@@ -1,0 +1,73 @@
+"""The end of a scenario: all that the agent has is brought to the platform, and the books are balanced to the value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from fault_books import balance, bodies
+from fault_tally import Ledger, Tally
+from service_kit import Agent, Listener, until, whole
+
+from agent.verify import Report
+
+
+def bring_home(
+    agent: Agent, listener: Listener, meters: Mapping[str, Tally], held: Mapping[str, set[int]] | None = None
+) -> int:
+    """Run the agent until the platform has everything, and end it; returns its exit code.
+
+    Args:
+        held: numbers that must have come.
+    """
+
+    def arrived() -> bool:
+        return all(whole(listener, name) for name in (*meters, "_gateway"))
+
+    def last() -> bool:
+        return all(meter.count in listener.numbers(name) for name, meter in meters.items())
+
+    if agent.process is None:
+        agent.start()
+    counts = {name: meter.count for name, meter in meters.items()}
+    for name in meters:
+        until(lambda name=name: max(listener.numbers(name), default=0) > counts[name], 30, lambda: agent.said)
+    for name, numbers in (held or {}).items():
+        until(lambda name=name, numbers=numbers: numbers <= set(listener.numbers(name)), 30, lambda: agent.said)
+    until(arrived, 30, lambda: newest(listener))
+    code = agent.stop()
+    for _ in range(2):  # what was backlog by then waits for the next start
+        try:
+            until(lambda: arrived() and last(), 3)
+            return code
+        except AssertionError:
+            agent.start()
+            until(arrived, 30, lambda: newest(listener))
+            code = code or agent.stop()
+    until(lambda: arrived() and last(), 10, lambda: newest(listener))
+    return code
+
+
+def settled(
+    listener: Listener, agent: Agent, meters: Mapping[str, Tally], period_ms: int
+) -> tuple[Report, dict[str, Ledger]]:
+    """Assert that the books balance, value by value."""
+    report = balance(listener.heard, agent.kid, meters)
+    books = {name: Ledger(name, meter, period_ms) for name, meter in meters.items()}
+    packs = bodies(listener.heard)
+    for name, book in books.items():
+        book.take(packs)
+        assert not book.twice, f"{name}: {book.twice} are in two packs"
+        assert not (lost := book.unaccounted()), f"{name}: {lost} are neither here nor stated"
+    return report, books
+
+
+def newest(listener: Listener) -> dict[str, list[tuple[str, int, str]]]:
+    """The newest packs of each stream, for the message of a failure."""
+    packs = [
+        (m.topic.split("/")[-2], m.road, json.loads(m.payload))
+        for m in list(listener.heard)
+        if m.road in ("readings", "backfill")
+    ]
+    names = dict.fromkeys(name for name, _, _ in packs)
+    return {n: [(p["boot"], p["seq"], road) for name, road, p in packs if name == n][-12:] for n in names}
