@@ -62,6 +62,7 @@ class Stage:
     devices: dict[str, dict[str, Any]]
     simulator: subprocess.Popen[bytes]
     agent: subprocess.Popen[bytes]
+    live: Live
 
 
 @click.command()
@@ -112,11 +113,7 @@ def demo(
             stack.callback(signal.signal, number, before)
         began = time.monotonic()
         stage = _raise_curtain(stack, folder.absolute(), seed, speed, faults)
-        from agent.verify.live import Live
-
-        live = Live(stage.url, [stage.thumbprint])
-        live.start()
-        stack.callback(live.stop)
+        live = stage.live
         _show(stage, live, stop, None if seconds is None else began + seconds, as_json)
         _end(stage.agent)
         report = _last_word(live)
@@ -156,7 +153,13 @@ def demo(
 def _raise_curtain(
     stack: contextlib.ExitStack, folder: Path, seed: int, speed: float, faults: tuple[str, ...]
 ) -> Stage:
-    """Broker, devices, key, agent: in this order, each one answering before the next is started."""
+    """Broker, devices, key, verifier, agent: in this order, each one answering before the next is started.
+
+    The verifier listens before the first pack is sent: this broker says that it took what nobody subscribes to.
+    """
+    from agent.keys import create_key
+    from agent.verify.live import Live
+
     port = stack.enter_context(_broker(folder))
     words = ["simulate", "--park", str(folder), "--seed", str(seed), "--speed", str(speed), "--json"]
     for fault in faults:
@@ -175,12 +178,14 @@ def _raise_curtain(
             where=str(folder / "simulator.log"),
             hint=_tail(folder / "simulator.log"),
         )
-    from agent.keys import create_key
-
     thumbprint = create_key(folder / "signing.key", int(time.time())).kid
+    url = f"mqtt://127.0.0.1:{port}"
     config = folder / "agent.toml"
-    text = config.read_text(encoding="utf-8").replace("mqtt://127.0.0.1:1883", f"mqtt://127.0.0.1:{port}")
+    text = config.read_text(encoding="utf-8").replace("mqtt://127.0.0.1:1883", url)
     config.write_text(text + '\n[key]\nfile = "signing.key"\n\n[pack]\nevery = "2 s"\n', encoding="utf-8")
+    live = Live(url, [thumbprint])
+    live.start()
+    stack.callback(live.stop)
     agent = stack.enter_context(_child(folder, "agent", ["run", "-c", str(config)]))
     deadline = time.monotonic() + START_S
     while not (folder / "run" / "snapshot.json").exists():
@@ -189,7 +194,7 @@ def _raise_curtain(
                 "the agent did not start", where=str(folder / "agent.log"), hint=_tail(folder / "agent.log")
             )
         time.sleep(0.02)
-    return Stage(folder, f"mqtt://127.0.0.1:{port}", thumbprint, devices, simulator, agent)
+    return Stage(folder, url, thumbprint, devices, simulator, agent, live)
 
 
 @contextlib.contextmanager
