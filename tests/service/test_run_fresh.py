@@ -49,7 +49,12 @@ def play_a_master_that_repeats_itself(folder: Path, house: House) -> dict[str, A
     until(lambda: stale(listener.packs("m1")[known:]), 20, lambda: agent.said)
     until(lambda: stale(listener.packs("m2")), 20, lambda: agent.said)
     frozen = meters[0].count
-    errors = {name: facts["error"] for name, facts in agent.snapshot()["devices"].items()}
+
+    def errors() -> dict[str, str | None]:
+        return {name: facts["error"] for name, facts in agent.snapshot()["devices"].items()}
+
+    until(lambda: all((errors()[name] or "").startswith("device.") for name in ("m1", "m2")), 10, errors)
+    told = errors()
     life = agent.life("m1")
     meters[0].well()
     meters[1].image.put_words(9, [1])
@@ -58,7 +63,7 @@ def play_a_master_that_repeats_itself(folder: Path, house: House) -> dict[str, A
     until(lambda: max(listener.numbers("m2")) > linked + 2, 15, lambda: agent.said)
     code = agent.stop()
     return {
-        "code": code, "frozen": frozen, "errors": errors, "life": life, "said": agent.said,
+        "code": code, "frozen": frozen, "errors": told, "life": life, "said": agent.said,
         "report": report_of(listener.heard, agent.kid), "packs": {n: listener.packs(f"m{n}") for n in (1, 2, 3)},
         "served": meters[0].served,
     }  # fmt: skip
