@@ -1,0 +1,149 @@
+"""What people attest: roof areas, certificates, weighbridge tickets. Entries are added and replaced, never changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+from agent.indicators.definitions import decimal
+from agent.indicators.figure import Amount, Period
+from agent.indicators.units import Unit, parse_unit
+from drivers.model import UsageError, clean_text
+
+MAX_TEXT: Final = 200
+_NAME = re.compile(r"declared\.[a-z][a-z0-9_]{0,60}")
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One entry. An amount belongs to ``[from_ms, to_ms)``; a state holds from ``from_ms`` and has no ``to_ms``.
+
+    ``replaces`` is the id of an earlier entry whose place this one takes; with ``value`` empty it only withdraws it.
+    """
+
+    id: str  # 16 hex digits
+    name: str  # "declared.certificates"
+    value: str  # as typed
+    unit: str
+    from_ms: int
+    to_ms: int | None
+    who: str
+    at_ms: int  # when it was entered
+    document: str = ""  # what it is read from: a certificate's number, a ticket
+    replaces: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its form in a pack; keys without a value are left out. Times are whole or fractional seconds."""
+        plain: dict[str, Any] = {"at": _seconds(self.at_ms), "from": _seconds(self.from_ms), "id": self.id}
+        plain |= {"n": self.name, "u": self.unit, "v": self.value, "who": self.who}
+        if self.to_ms is not None:
+            plain["to"] = _seconds(self.to_ms)
+        if self.document:
+            plain["document"] = self.document
+        if self.replaces:
+            plain["replaces"] = self.replaces
+        return plain
+
+
+def from_dict(plain: Mapping[str, Any]) -> Declaration:
+    """The reverse of ``as_dict``, checked. Raises UsageError naming the field."""
+    to = plain.get("to")
+    made = Declaration(
+        _text(plain, "id"),
+        _text(plain, "n"),
+        _text(plain, "v"),
+        _text(plain, "u"),
+        _ms(plain, "from"),
+        None if to is None else _ms(plain, "to"),
+        _text(plain, "who"),
+        _ms(plain, "at"),
+        _text(plain, "document", ""),
+        _text(plain, "replaces", ""),
+    )
+    check(made)
+    return made
+
+
+def check(made: Declaration) -> None:
+    """Raises UsageError for what is no sound entry by itself; the plan says whether its name and unit fit."""
+    if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
+        raise UsageError("an id is 16 hex digits", where="declare")
+    if not _NAME.fullmatch(made.name):
+        raise UsageError(f"{clean_text(made.name, 80)!r} is no name", where="declare", hint="As declared.certificates")
+    if made.value or not made.replaces:
+        try:
+            decimal(made.value)
+            parse_unit(made.unit)
+        except ValueError as error:
+            raise UsageError(str(error), where="declare") from None
+    if made.to_ms is not None and made.to_ms <= made.from_ms:
+        raise UsageError("it ends before it begins", where="declare")
+    if not made.who.strip():
+        raise UsageError("who says so is missing", where="declare", hint="--who NAME")
+
+
+def _text(plain: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    found = plain.get(key, default)
+    if not isinstance(found, str) or len(found) > MAX_TEXT or clean_text(found, MAX_TEXT) != found:
+        raise UsageError(f"{key} wants a text of at most {MAX_TEXT} characters on one line", where="declare")
+    return found
+
+
+def _ms(plain: Mapping[str, Any], key: str) -> int:
+    found = plain.get(key)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < 1e11:
+        raise UsageError(f"{key} wants a time in seconds", where="declare")
+    return round(found * 1000)
+
+
+def _seconds(ms: int) -> int | float:
+    return ms // 1000 if ms % 1000 == 0 else ms / 1000
+
+
+def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
+    """Those that nothing replaced, in the order of entry."""
+    entries = list(entries)
+    replaced = {entry.replaces for entry in entries if entry.replaces}
+    return [entry for entry in entries if entry.id not in replaced and entry.value]
+
+
+def amount(entries: Iterable[Declaration], name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
+    """What the entries say of one input over a period; None where they say nothing.
+
+    Amounts are added; one that reaches over an end of the period counts by its share of time, as ``estimated`` tells.
+    Of states the last one that holds before the end counts.
+    """
+    mine = [entry for entry in in_force(entries) if entry.name == name]
+    if kind == "state":
+        return _state(mine, name, unit, period)
+    whole, shared, used = Fraction(0), Fraction(0), list[str]()
+    for entry in mine:
+        if entry.to_ms is None:
+            continue
+        overlap = min(entry.to_ms, period.end_ms) - max(entry.from_ms, period.start_ms)
+        if overlap <= 0:
+            continue
+        value = decimal(entry.value) * parse_unit(entry.unit).factor
+        if overlap == entry.to_ms - entry.from_ms:
+            whole += value
+        else:
+            shared += value * overlap / (entry.to_ms - entry.from_ms)
+        used.append(entry.id)
+    if not used:
+        return None
+    total = whole + shared
+    estimated = shared / total if total else Fraction(0)
+    return Amount(name, total, unit, "declared", estimated=estimated, entries=tuple(used))
+
+
+def _state(mine: list[Declaration], name: str, unit: Unit, period: Period) -> Amount | None:
+    holding = [entry for entry in mine if entry.from_ms < period.end_ms]
+    if not holding:
+        return None
+    last = max(holding, key=lambda entry: (entry.from_ms, entry.at_ms))
+    value = decimal(last.value) * parse_unit(last.unit).factor
+    return Amount(name, value, unit, "declared", entries=(last.id,))

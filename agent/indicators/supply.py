@@ -1,0 +1,89 @@
+"""Amounts for figures, out of sums by role and what was declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+
+from agent.indicators import declared
+from agent.indicators.declared import Declaration
+from agent.indicators.figure import Amount, Period, Trail
+from agent.indicators.plan import FLOWS
+from agent.indicators.units import Unit, parse_unit
+from agent.intervals.rows import RoleSum, Source
+
+# What `energy` means for a role: the flows that its amounts may have. A thermal role may be metered in electricity, too:
+# pressure that drives a generator.
+_ENERGY: Mapping[str, tuple[str, ...]] = {"generation": ("generation",), "load": ("consumption",)}
+_OTHER_ENERGY = ("heat", "total", "import")
+_GAS_UNITS = {"volume": "m3", "normal": "Nm3"}
+
+
+class Sums:
+    """A supply for one period: role sums of the interval store, demands by role (kW), and declarations."""
+
+    def __init__(
+        self,
+        sums: Iterable[RoleSum],
+        entries: Sequence[Declaration] = (),
+        demands: Mapping[str, tuple[Decimal, tuple[Source, ...]]] | None = None,
+    ) -> None:
+        self._sums, self._entries, self._demands = list(sums), entries, demands or {}
+
+    def metered(self, name: str, period: Period) -> Amount | None:
+        """ROLE.FLOW summed over all counters that fit; None where none does."""
+        role, _, flow = name.rpartition(".")
+        if flow == "demand":
+            return self._demand(name, role)
+        found = [one for one in self._sums if _fits(one, role, flow)]
+        if not found:
+            return None
+        value = estimated = Fraction(0)
+        for one in found:
+            factor = parse_unit(one.unit).factor
+            value += Fraction(one.amount) * factor
+            estimated += Fraction(one.estimated) * factor
+        return Amount(
+            name,
+            value,
+            parse_unit(FLOWS[flow] if flow != "energy" or found[0].unit != "GJ" else "GJ"),
+            "metered",
+            _mean([Fraction(one.completeness) for one in found]),
+            abs(estimated / value) if value else Fraction(0),
+            tuple(trail for one in found for trail in _trails(one.sources)),
+        )
+
+    def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
+        """What people attested."""
+        return declared.amount(self._entries, name, unit, kind, period)
+
+    def _demand(self, name: str, role: str) -> Amount | None:
+        if role not in self._demands:
+            return None
+        kilowatts, sources = self._demands[role]
+        unit = parse_unit("kW")
+        return Amount(name, Fraction(kilowatts) * unit.factor, unit, "metered", trails=tuple(_trails(sources)))
+
+
+def _fits(one: RoleSum, role: str, flow: str) -> bool:
+    if role.endswith(".*"):
+        front = role[:-2]
+        if one.role != front and not one.role.startswith(front + "."):
+            return False
+    elif one.role != role:
+        return False
+    if flow == "energy":
+        return one.flow in _ENERGY.get(one.role.partition(".")[0], _OTHER_ENERGY)
+    if flow in _GAS_UNITS:
+        return one.flow == "volume" and one.unit == _GAS_UNITS[flow]
+    return one.flow == flow
+
+
+def _mean(shares: Sequence[Fraction]) -> Fraction:
+    return sum(shares, Fraction(0)) / len(shares)
+
+
+def _trails(sources: Iterable[Source]) -> Iterable[Trail]:
+    for source in sources:
+        yield Trail(source.stream, source.point, source.first_seq, source.last_seq)

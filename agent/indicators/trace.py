@@ -1,0 +1,142 @@
+"""The green-power trace: which consumption was covered by which power, slot by slot (an hour or an interval).
+
+Rules: power generated on site counts where and when it is used, and what it loaded into a storage does not count again
+when it comes out (a discharge earns nothing); then the direct line; the rest is the storage's or the grid's.
+Certificates are units of 1,000 kWh that belong to a month, not to an hour: they cover grid power of their month in
+proportion. A producer earns one unit for 1,000 kWh, monthly, and the remainder is carried to the next month.
+
+Source: the rules for green certificates of 2024 and 2026, and 发改能源〔2026〕688号 for hourly tracing, as
+``docs/indicators.md`` cites them. All energies are exact decimals in kWh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+ZERO = Decimal(0)
+UNIT_KWH = Decimal(1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What was metered in ``[start_ms, end_ms)``. ``complete``: every counter covered the whole slot."""
+
+    start_ms: int
+    end_ms: int
+    generation: Decimal = ZERO  # renewable, at the meter before any storage
+    direct: Decimal = ZERO
+    grid_import: Decimal = ZERO
+    grid_export: Decimal = ZERO
+    charge: Decimal = ZERO
+    discharge: Decimal = ZERO
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How the consumption of one slot was covered; the four parts add up to ``consumption``.
+
+    ``exported`` is the part of the export that came from generation in this slot, ``stored`` what generation charged.
+    """
+
+    slot: Slot
+    consumption: Decimal
+    own: Decimal
+    direct: Decimal
+    storage: Decimal
+    grid: Decimal
+    exported: Decimal
+    stored: Decimal
+
+    @property
+    def green(self) -> Decimal:
+        """Covered at this very time."""
+        return self.own + self.direct
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A stretch of slots and its totals. ``certified``: grid power that certificates of the stretch cover."""
+
+    matches: tuple[Match, ...]
+    consumption: Decimal
+    own: Decimal
+    direct: Decimal
+    storage: Decimal
+    grid: Decimal
+    certified: Decimal
+    incomplete: int  # slots
+
+    @property
+    def at_the_time(self) -> Decimal | None:
+        """Share of the consumption that was green when it was used, 0 to 1."""
+        return (self.own + self.direct) / self.consumption if self.consumption else None
+
+    @property
+    def with_certificates(self) -> Decimal | None:
+        """The same with certificates of the stretch."""
+        return (self.own + self.direct + self.certified) / self.consumption if self.consumption else None
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """Certificates that a month's generation earns. Those of power used on site are issued and cannot be traded."""
+
+    label: str
+    traded: int  # units for power that left the site
+    held: int  # units for power used on site
+    traded_rest: Decimal  # kWh carried to the next month
+    held_rest: Decimal
+
+
+def match(slot: Slot) -> Match:
+    """Cover one slot's consumption. Nothing becomes negative where meters disagree a little."""
+    sources = slot.generation + slot.direct + slot.grid_import + slot.discharge
+    consumption = max(sources - slot.grid_export - slot.charge, ZERO)
+    exported = min(slot.grid_export, slot.generation)
+    left = slot.generation - exported
+    own = min(left, consumption)
+    stored = min(left - own, slot.charge)
+    rest = consumption - own
+    direct = min(slot.direct, rest)
+    storage = min(slot.discharge, rest - direct)
+    return Match(slot, consumption, own, direct, storage, rest - direct - storage, exported, stored)
+
+
+def trace(slots: Iterable[Slot], certificates_kwh: Decimal = ZERO) -> Traced:
+    """All slots of a stretch, and what its certificates cover."""
+    matches = tuple(match(slot) for slot in slots)
+
+    def total(name: str) -> Decimal:
+        found: Decimal = sum((getattr(one, name) for one in matches), ZERO)
+        return found
+
+    grid = total("grid")
+    return Traced(
+        matches,
+        total("consumption"),
+        total("own"),
+        total("direct"),
+        total("storage"),
+        grid,
+        min(max(certificates_kwh, ZERO), grid),
+        sum(not one.slot.complete for one in matches),
+    )
+
+
+def issue(months: Sequence[tuple[str, Decimal, Decimal]], rests: tuple[Decimal, Decimal] = (ZERO, ZERO)) -> list[Issue]:
+    """Certificates month by month.
+
+    Args:
+        months: (label, kWh that left the site, kWh used on site), in order; storage discharge is in neither.
+        rests: kWh carried from before, (traded, held).
+    """
+    found = []
+    traded_rest, held_rest = rests
+    for label, traded_kwh, held_kwh in months:
+        traded, traded_rest = divmod(traded_rest + traded_kwh, UNIT_KWH)
+        held, held_rest = divmod(held_rest + held_kwh, UNIT_KWH)
+        found.append(Issue(label, int(traded), int(held), traded_rest, held_rest))
+    return found
