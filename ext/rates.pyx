@@ -1,7 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Counters and gauges over time. Checks at the door, plain C inside."""
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.math cimport NAN
-from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+
+from ext.interval cimport (
+    CHUNK, COUNTER, GAUGE, MAX_WINDOW, PAST, UNUSED, Cell, Done, Mark, Slot, Times, advance, begin, cut_off, find, i128,
+    is_plain, remember, step_clock, u128,
+)
 
 cdef enum:
     NORMAL
@@ -78,3 +86,226 @@ def time_weighted_mean(const double[::1] values not None, const int64_t[::1] t_n
                 area += mean * <double>dt
                 total += dt
     return area / <double>total if total else NAN
+
+
+MAX_SLOTS = 65_535
+STATE_VERSION = 1
+cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # so that no product leaves 128 bits
+
+
+cdef object _wide(i128 value):
+    """A 128-bit integer as Python's own."""
+    cdef u128 bits = <u128>value
+    return (<object><int64_t>(<uint64_t>(bits >> 64)) << 64) | <object><uint64_t>bits
+
+
+cdef object _mark(const Mark *m):
+    return (m.seq, m.time, m.value) if m.time else None
+
+
+cdef object _shown(int slot, int64_t start, int64_t end, const Cell *c):
+    """A cell as ``Tally.take`` gives it."""
+    return (
+        slot, start, end, c.flags, c.amount, c.covered, c.spread, c.readings, _mark(&c.first), _mark(&c.last),
+        c.low if c.seen else None, c.high if c.seen else None, _wide(c.pos), _wide(c.neg),
+        _wide(c.demand) if c.windows else None, _wide(c.fixed) if c.fixed_windows else None,
+    )  # fmt: skip
+
+
+cdef class Tally:
+    cdef Slot *slots
+    cdef int count
+    cdef Times times
+    cdef Done *done
+    cdef int32_t dones, room
+
+    def __cinit__(self, int count):
+        if not 0 <= count <= MAX_SLOTS:
+            raise ValueError(f"a tally has 0 to {MAX_SLOTS} slots, got {count}")
+        self.slots = <Slot *>calloc(count + 1, sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError
+        self.count = count
+
+    def __dealloc__(self):
+        free(self.slots)
+        free(self.times.bounds)
+        free(self.done)
+
+    cdef Slot *slot(self, int number) except NULL:
+        if not 0 <= number < self.count:
+            raise IndexError(f"slot {number} of {self.count}")
+        return &self.slots[number]
+
+    cdef bint inside(self, int64_t time_ms) noexcept nogil:
+        return self.times.count > 1 and self.times.bounds[0] <= time_ms < self.times.bounds[self.times.count - 1]
+
+    cdef int reserve(self) except -1:
+        """Room for all cells that a step from anywhere in the boundaries may close."""
+        cdef Done *more
+        if self.dones + self.times.count + 2 > self.room:
+            more = <Done *>realloc(self.done, (self.dones + self.times.count + CHUNK) * sizeof(Done))
+            if more == NULL:
+                raise MemoryError
+            self.done, self.room = more, self.dones + self.times.count + CHUNK
+        return 0
+
+    def configure(
+        self, int number, int kind, int64_t resolution=1, int64_t modulus=0, int64_t max_gap_ms=300_000,
+        int64_t period_ms=0, int64_t slip_ms=0,
+    ):  # fmt: skip
+        cdef Slot *s = self.slot(number)
+        if kind not in (UNUSED, COUNTER, GAUGE):
+            raise ValueError(f"kind is 0, 1 or 2, got {kind}")
+        if not 0 < resolution <= MAX_VALUE or modulus < 0 or not 0 < max_gap_ms <= 86_400_000:
+            raise ValueError(f"resolution {resolution}, modulus {modulus}, max_gap_ms {max_gap_ms}: out of bounds")
+        if period_ms and (slip_ms <= 0 or period_ms % slip_ms or not 0 < period_ms // slip_ms < MAX_WINDOW):
+            raise ValueError(f"a window of {period_ms} ms cannot slip by {slip_ms} ms: 1 to {MAX_WINDOW - 1} steps")
+        memset(s, 0, sizeof(Slot))
+        s.kind, s.resolution, s.modulus, s.max_gap = kind, resolution, modulus, max_gap_ms
+        s.period, s.slip = period_ms, slip_ms if period_ms else 0
+
+    def bounds(self, const int64_t[::1] bounds not None, int64_t offset_ms=0):
+        cdef Py_ssize_t n = bounds.shape[0], i
+        cdef int64_t *copy
+        if not 2 <= n <= 1 << 24:
+            raise ValueError(f"boundaries are two to 2**24, got {n}")
+        for i in range(1, n):
+            if bounds[i] <= bounds[i - 1]:
+                raise ValueError(f"boundaries must grow, at {i}")
+        for i in range(self.count):
+            if self.slots[i].has:
+                at = self.slots[i].start
+                if not bounds[0] <= at < bounds[n - 1] or bounds[_find(bounds, at)] != at:
+                    raise ValueError(f"slot {i} stands at {at}, which is none of these boundaries")
+        copy = <int64_t *>realloc(self.times.bounds, n * sizeof(int64_t))
+        if copy == NULL:
+            raise MemoryError
+        memcpy(copy, &bounds[0], n * sizeof(int64_t))
+        self.times.bounds, self.times.count, self.times.offset = copy, <int32_t>n, offset_ms
+        for i in range(self.count):
+            if self.slots[i].has:
+                self.slots[i].at = find(&self.times, self.slots[i].start)
+
+    def feed(
+        self, const uint16_t[::1] numbers not None, const int64_t[::1] times_ms not None,
+        const int64_t[::1] values not None, const uint32_t[::1] seqs not None, const uint32_t[::1] flags not None,
+    ):  # fmt: skip
+        cdef Py_ssize_t i, n = numbers.shape[0]
+        cdef Slot *s
+        cdef list odd = []
+        if times_ms.shape[0] != n or values.shape[0] != n or seqs.shape[0] != n or flags.shape[0] != n:
+            raise ValueError(f"want {n} times, values, packs and flags")
+        for i in range(n):
+            if numbers[i] >= self.count:
+                raise IndexError(f"slot {numbers[i]} of {self.count}")
+        for i in range(n):
+            s = &self.slots[numbers[i]]
+            if s.kind == UNUSED:
+                continue
+            if s.held or not self.inside(times_ms[i]) or not is_plain(s, times_ms[i], values[i], MAX_VALUE):
+                s.held = s.kind == COUNTER
+                odd.append(i)
+                continue
+            self.reserve()
+            if s.has:
+                advance(
+                    s, &self.times, numbers[i], times_ms[i], values[i], values[i] - s.level, seqs[i], flags[i], True,
+                    self.done, &self.dones,
+                )  # fmt: skip
+            else:
+                begin(s, &self.times, times_ms[i], values[i], seqs[i], flags[i])
+        return odd
+
+    def accept(
+        self, int number, int64_t time_ms, int64_t value, int64_t growth, uint32_t seq, uint32_t flags=0,
+        bint covered=True,
+    ):  # fmt: skip
+        cdef Slot *s = self.slot(number)
+        if not self.inside(time_ms):
+            raise ValueError(f"{time_ms} is outside of the boundaries")
+        if not -1 <= growth <= MAX_VALUE or not -MAX_VALUE <= value <= MAX_VALUE:
+            raise ValueError(f"value {value}, growth {growth}: out of bounds")
+        self.reserve()
+        if s.has:
+            advance(
+                s, &self.times, number, time_ms, value, growth, seq, flags, covered, self.done, &self.dones
+            )  # fmt: skip
+        else:
+            begin(s, &self.times, time_ms, value, seq, flags)
+
+    def hold(self, int number, bint held):
+        self.slot(number).held = held
+
+    def carry(self, int number, uint32_t flags):
+        self.slot(number).carry |= flags
+
+    def level(self, int number):
+        cdef Slot *s = self.slot(number)
+        return (s.seq, s.time, s.level) if s.has else None
+
+    def past(self, int number):
+        cdef Slot *s = self.slot(number)
+        return [(s.past_time[i], s.past_value[i]) for i in range(s.past)]
+
+    def step(self, int64_t by_ms):
+        cdef int i
+        for i in range(self.count):
+            if self.slots[i].has and not self.inside(self.slots[i].time + by_ms):
+                raise ValueError(f"slot {i} would leave the boundaries")
+        for i in range(self.count):
+            self.reserve()
+            step_clock(&self.slots[i], &self.times, i, by_ms, self.done, &self.dones)
+
+    def cut_off(self, int number):
+        cdef Slot *s = self.slot(number)
+        self.reserve()
+        cut_off(s, number, self.done, &self.dones)
+
+    def take(self):
+        cdef int32_t i
+        cdef list out = []
+        for i in range(self.dones):
+            out.append(_shown(self.done[i].slot, self.done[i].start, self.done[i].end, &self.done[i].cell))
+        self.dones = 0
+        if self.room > 8 * CHUNK:  # after a long silence
+            free(self.done)
+            self.done, self.room = NULL, 0
+        return out
+
+    def open(self, int number):
+        cdef Slot *s = self.slot(number)
+        return _shown(number, s.start, s.end, &s.cell) if s.has else None
+
+    def state(self, int number):
+        cdef Slot *s = self.slot(number)
+        return PyBytes_FromStringAndSize(<char *>s, sizeof(Slot))
+
+    def restore(self, int number, const uint8_t[::1] state not None):
+        cdef Slot *s = self.slot(number)
+        cdef Slot was
+        if state.shape[0] != sizeof(Slot):
+            raise ValueError(f"a state has {sizeof(Slot)} bytes, got {state.shape[0]}")
+        memcpy(&was, &state[0], sizeof(Slot))
+        same = was.kind == s.kind and was.resolution == s.resolution and was.modulus == s.modulus
+        if not same or was.slip != s.slip or was.period != s.period or was.past > PAST or not 0 <= was.run <= MAX_WINDOW:
+            raise ValueError("the state of another slot")
+        was.max_gap = s.max_gap
+        if was.has:
+            if not self.inside(was.start) or not was.start <= was.time < was.end:
+                raise ValueError(f"the state stands at {was.start}, outside of the boundaries")
+            was.at = find(&self.times, was.start)
+            if self.times.bounds[was.at] != was.start or self.times.bounds[was.at + 1] != was.end:
+                raise ValueError(f"the state stands at {was.start}, which is no boundary")
+        s[0] = was
+
+
+cdef Py_ssize_t _find(const int64_t[::1] bounds, int64_t at_ms):
+    cdef Py_ssize_t low = 0, high = bounds.shape[0] - 1, middle
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if bounds[middle] <= at_ms:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,148 @@
+"""From cells of pages to rows for people: units, decimals, marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+from agent.intervals.page import Column
+from agent.intervals.roles import amount_unit, gauge_unit, power_amount
+from agent.intervals.rows import Flag, IntervalRow, Mark
+from agent.intervals.taken import Group, mark_at
+
+PARTS = 3  # amounts are thousandths of a count
+Convert = Callable[[int], Decimal]
+
+
+def tidy(value: Decimal) -> Decimal:
+    """Without zeros at the end and without an exponent, so that a number is written one way only."""
+    short = value.normalize()
+    return short.quantize(Decimal(1)) if int(short.as_tuple().exponent) > 0 else short
+
+
+def _scaled(unit: str, factor: Decimal, exponent: int) -> tuple[str, Convert]:
+    return unit, lambda n: tidy(Decimal(n).scaleb(exponent) * factor)
+
+
+def amounts_of(column: Column) -> list[tuple[str, str, str, Convert]]:
+    """(flow, field, unit, conversion) of the amounts that a column holds: a power has two, above and below zero."""
+    if column.kind == "counter":
+        unit, convert = _scaled(*amount_unit(column.point, column.unit), column.exponent - PARTS)
+        return [(column.flow, "amount", unit, convert)]
+
+    def area(n: int) -> Decimal:
+        return tidy(power_amount(column.point, column.unit, Decimal(n).scaleb(column.exponent))[1])
+
+    unit = power_amount(column.point, column.unit, Decimal(0))[0] if column.flow else ""
+    above, _, below = column.flow.partition(",")
+    return [(flow, name, unit, area) for flow, name in ((above, "above"), (below, "below")) if flow]
+
+
+def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRow]:
+    """The row of one point in one interval, from all that counts; two for a power that has amounts both ways."""
+    t, n, number = group[-1]
+    column, end = t.shape.columns[number], start + t.length[n]
+    known = [g for g in group if g[0].get(g[2], "flags")[g[1]]]
+    flags, covered, spread, readings = Flag(0), 0, 0, 0
+    for page, row, place in known:
+        flags |= Flag(page.get(place, "flags")[row] - 1)
+        covered += page.length[row] - page.get(place, "lack")[row]
+        spread += page.get(place, "spread")[row]
+        readings += page.get(place, "readings")[row]
+    if covered < end - start:
+        flags |= Flag.INCOMPLETE
+    if len(known) > 1:
+        flags |= Flag.EPOCH if len({g[0].shape.columns[g[2]].epoch for g in known}) > 1 else Flag.CLOCK
+    firsts = [m for p, r, c in known if (m := mark_at(p, c, r, "first"))]
+    lasts = [m for p, r, c in known if (m := mark_at(p, c, r, "last"))]
+    shared = _Shared(known, column)
+    out = []
+    for flow, name, unit, convert in amounts_of(column) or [("", "", gauge_unit(column.unit)[0], tidy_int)]:
+        gauge = column.kind == "gauge"
+        amount = sum((convert(p.get(c, name)[r]) for p, r, c in known), Decimal(0)) if known and name else None
+        if gauge and name == "below" and not amount:
+            continue
+        out.append(
+            IntervalRow(
+                stream=stream,
+                part=column.part,
+                point=point,
+                role=column.role,
+                parent=column.parent,
+                flow=flow,
+                start_ms=start,
+                end_ms=end,
+                amount=amount,
+                unit=unit,
+                flags=flags | (Flag.POWER if gauge and name else Flag(0)),
+                covered_ms=min(covered, end - start),
+                spread_ms=min(spread, end - start),
+                readings=readings,
+                first=min(firsts, key=_time, default=None),
+                last=max(lasts, key=_time, default=None),
+                first_seq=min((p.first_seq[r] for p, r, _ in known), default=0),
+                last_seq=max((p.last_seq[r] for p, r, _ in known), default=0),
+                revision=max((p.revision[r] for p, r, _ in known), default=0),
+                low=shared.low,
+                high=shared.high,
+                mean=shared.mean,
+                demand=shared.demand,
+                demand_fixed=shared.fixed,
+                gauge_unit=shared.unit,
+            )
+        )
+    return out
+
+
+def tidy_int(n: int) -> Decimal:
+    """Of a gauge without amount; never called with one."""
+    return Decimal(n)
+
+
+def _time(m: Mark) -> int:
+    return m.time_ms
+
+
+class _Shared:
+    """Low, high, mean and demands, in kW where they are powers."""
+
+    def __init__(self, known: Group, column: Column) -> None:
+        self.low: Decimal | None = None
+        self.high: Decimal | None = None
+        self.mean: Decimal | None = None
+        self.demand: Decimal | None = None
+        self.fixed: Decimal | None = None
+        self.unit = ""
+        if column.kind == "gauge":
+            self.unit, factor = gauge_unit(column.unit)
+            self._gauge(known, column.exponent, factor)
+        self._demands(known, column)
+
+    def _gauge(self, known: Group, exponent: int, factor: Decimal) -> None:
+        lows = [p.get(c, "low")[r] for p, r, c in known if p.get(c, "readings")[r]]
+        highs = [p.get(c, "high")[r] for p, r, c in known if p.get(c, "readings")[r]]
+        if lows:
+            self.low = tidy(Decimal(min(lows)).scaleb(exponent) * factor)
+            self.high = tidy(Decimal(max(highs)).scaleb(exponent) * factor)
+        covered = sum(p.length[r] - p.get(c, "lack")[r] for p, r, c in known)
+        if covered:
+            area = sum(p.get(c, "above")[r] - p.get(c, "below")[r] for p, r, c in known)
+            fine = exponent - PARTS
+            mean = (Decimal(area) / covered).scaleb(exponent).quantize(Decimal(1).scaleb(fine))
+            self.mean = tidy(mean * factor)
+
+    def _demands(self, known: Group, column: Column) -> None:
+        for name in ("demand", "fixed"):
+            found: Sequence[int] = [n - 1 for p, r, c in known if (n := p.get(c, name)[r])]
+            if not found:
+                continue
+            period_ms = known[-1][0].shape.period_ms
+            if column.kind == "counter":
+                unit, factor = amount_unit(column.point, column.unit)
+                energy = Decimal(max(found)).scaleb(column.exponent - PARTS) * factor
+                mean = (energy * 3_600_000 / period_ms).quantize(Decimal("1e-6"))
+                self.unit = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}.get(unit, f"{unit}/h")
+            else:
+                factor = gauge_unit(column.unit)[1]
+                mean = ((Decimal(max(found)) / period_ms).scaleb(column.exponent) * factor).quantize(Decimal("1e-6"))
+            setattr(self, name, tidy(mean))

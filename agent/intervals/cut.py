@@ -1,0 +1,144 @@
+"""Cutting time: intervals, days, months and years of local time, right where a day has 23 or 25 hours.
+
+An interval begins wherever the local clock shows a whole multiple of the length since midnight, so tariffs and billing
+days break where the wall clock says. Around a change of the clock's offset this gives an interval that is shorter or
+longer by the change if the length does not divide it; 15 minutes always do.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+DAY_MS = 86_400_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Cut:
+    """Boundaries of one length in one time zone.
+
+    Args:
+        timezone: a name of the IANA database, such as "Asia/Shanghai".
+        length_ms: divides a day. ValueError if it does not.
+    """
+
+    def __init__(self, timezone: str, length_ms: int = 900_000) -> None:
+        if length_ms <= 0 or DAY_MS % length_ms:
+            raise ValueError(f"an interval of {length_ms} ms does not divide a day")
+        self.timezone, self.length_ms = timezone, length_ms
+        self._zone = ZoneInfo(timezone)
+        self._days = lru_cache(maxsize=8)(self._cut_day)
+
+    def offset_ms(self, at_ms: int) -> int:
+        """Local time minus UTC at an instant."""
+        found = (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(self._zone).utcoffset()
+        assert found is not None
+        return int(found / timedelta(milliseconds=1))
+
+    def local(self, at_ms: int) -> datetime:
+        """An instant as local time, with its offset."""
+        return (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(self._zone)
+
+    def midnight(self, day: date) -> int:
+        """UTC ms of the first instant of a local day, also where its midnight does not exist or comes twice."""
+        guess = round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+        # every instant of the day lies within 15 hours of this; the first one is where the date changes
+        low, high = guess - 15 * 3_600_000, guess + 15 * 3_600_000
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.local(middle).date() < day:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def day(self, at_ms: int) -> date:
+        """The local day of an instant."""
+        return self.local(at_ms).date()
+
+    def bounds_of_day(self, day: date) -> array[int]:
+        """Boundaries of a local day in UTC ms, both midnights included; 97 of them on a usual day of 15 minutes."""
+        return self._days(day)
+
+    def _cut_day(self, day: date) -> array[int]:
+        start, end = self.midnight(day), self.midnight(day + timedelta(days=1))
+        bounds = array("q", [start])
+        at = start
+        while at < end:
+            offset = self.offset_ms(at)
+            following = (at + offset) // self.length_ms * self.length_ms + self.length_ms - offset
+            if following < end and (now := self.offset_ms(following)) != offset:
+                following = self._past_change(at, following, now)
+            at = min(following, end)
+            bounds.append(at)
+        return bounds
+
+    def _past_change(self, at: int, following: int, now: int) -> int:
+        """The first boundary after ``at`` where the offset changes before ``following``: the new clock says where."""
+        low, high = at, following
+        old = self.offset_ms(at)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.offset_ms(middle) == old:
+                low = middle
+            else:
+                high = middle
+        return -(-(high + now) // self.length_ms) * self.length_ms - now
+
+    def bounds(self, from_ms: int, to_ms: int) -> array[int]:
+        """Boundaries from the last one at or before ``from_ms`` to the first one at or after ``to_ms``."""
+        found = array("q")
+        day = self.day(from_ms)
+        while not found or found[-1] < to_ms:
+            more = self.bounds_of_day(day)
+            found.extend(more[1:] if found else more)
+            day += timedelta(days=1)
+        first = next(n for n in range(len(found) - 1, -1, -1) if found[n] <= from_ms)
+        last = next(n for n in range(len(found)) if found[n] >= max(to_ms, found[first]))
+        return found[first : last + 1]
+
+    def intervals(self, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
+        """The intervals that touch ``[from_ms, to_ms)``."""
+        found = self.bounds(from_ms, to_ms)
+        for n in range(len(found) - 1):
+            if found[n] < to_ms:
+                yield found[n], found[n + 1]
+
+    def floor(self, at_ms: int) -> int:
+        """The boundary at or before an instant."""
+        return self.bounds(at_ms, at_ms)[0]
+
+    def stretch(self, period: str, at_ms: int) -> tuple[int, int]:
+        """The interval, hour, day, month or calendar year of an instant, ``[start, end)``.
+
+        Raises:
+            ValueError: another word for ``period``.
+        """
+        if period == "interval":
+            start = self.floor(at_ms)
+            return start, next(b for b in self.bounds(start, start + 1) if b > start)
+        if period == "hour":
+            hours = self if self.length_ms == 3_600_000 else Cut(self.timezone, 3_600_000)
+            return hours.stretch("interval", at_ms)
+        day = self.day(at_ms)
+        if period == "day":
+            first, after = day, day + timedelta(days=1)
+        elif period == "month":
+            first = day.replace(day=1)
+            after = (first + timedelta(days=32)).replace(day=1)
+        elif period == "year":
+            first, after = date(day.year, 1, 1), date(day.year + 1, 1, 1)
+        else:
+            raise ValueError(f"a period is interval, hour, day, month or year, not {period!r}")
+        return self.midnight(first), self.midnight(after)
+
+    def stretches(self, period: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
+        """The stretches of one period that touch ``[from_ms, to_ms)``, in order."""
+        at = from_ms
+        while at < to_ms:
+            start, end = self.stretch(period, at)
+            yield start, end
+            at = end

@@ -1,0 +1,229 @@
+"""Pages: rows of one stream in few bytes. One interval as it is written, a day once it is over.
+
+A page holds rows (an interval, a revision of it) and, by column, what the kernel said of a point in each row. Columns
+are described by a shape, which is kept once. All numbers are whole; a field of a column is a run of them, as narrow as
+its largest needs, left out where all are zero. Readings at the ends are kept as differences to the row before, so that
+a day compresses to a few bytes for each counter and interval. Decoding makes no object a value.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import Final
+
+import zstandard
+
+PLAIN, ZSTD = 0, 1
+LEVEL = 9
+MAX_BYTES = 8 << 20  # of a page, whatever a damaged one claims
+ROW_FIELDS: Final = ("start", "length", "revision", "turn", "first_seq", "last_seq")
+FIELDS: Final = (
+    "flags",  # 0: nothing is known of the column in this row; else flags + 1
+    "amount",  # counters: thousandths of a count
+    "lack",  # of the interval, not covered; ms
+    "spread",
+    "readings",
+    "first_lag",  # start - its time
+    "first_value",
+    "first_back",  # first_seq of the row - its pack, + 1; 0: no reading
+    "last_lag",  # its time - end
+    "last_value",
+    "last_back",  # last_seq of the row - its pack, + 1; 0: no reading
+    "low",
+    "high",
+    "above",  # gauges: value * ms
+    "below",
+    "demand",  # + 1; 0: none
+    "fixed",
+)
+FIELD: Final = {name: number for number, name in enumerate(FIELDS)}
+_DIFFERENCES: Final = {"start", "first_seq", "last_seq", "first_value", "last_value", "low", "high"}
+_ROW_DIFF = tuple(name in _DIFFERENCES for name in ROW_FIELDS)
+_DIFF = tuple(name in _DIFFERENCES for name in FIELDS)
+_CODES = "bhiq"
+_LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One point as a page keeps it. Values are ``n * 10**exponent`` of ``unit``, amounts a thousandth of that."""
+
+    point: str
+    kind: str  # counter or gauge
+    unit: str  # the device's own
+    exponent: int
+    part: str = ""
+    role: str = ""
+    parent: str = ""
+    flow: str = ""
+    epoch: str = ""  # another text: another counter, never compared with this one
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The columns of a page, and the window of its demands."""
+
+    columns: tuple[Column, ...]
+    period_ms: int = 0
+    slip_ms: int = 0
+
+    def encode(self) -> bytes:
+        """As kept: JSON."""
+        rows = [[getattr(c, name) for name in Column.__slots__] for c in self.columns]
+        document = {"columns": rows, "period": self.period_ms, "slip": self.slip_ms}
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @staticmethod
+    def decode(body: bytes) -> Shape:
+        """The reverse; the same object for the same bytes."""
+        return _shape(body)
+
+
+@lru_cache(maxsize=256)
+def _shape(body: bytes) -> Shape:
+    document = json.loads(body)
+    return Shape(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
+
+
+Cell = dict[str, int]  # by the names of FIELDS; what is left out is 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One revision of one interval, on its way into a page. ``cells`` by column number."""
+
+    start_ms: int
+    end_ms: int
+    revision: int
+    turn: int  # how often the clock was set back before: rows of different turns add up
+    first_seq: int
+    last_seq: int
+    cells: dict[int, Cell]
+
+
+def _run(values: Sequence[int], differences: bool) -> tuple[int, bytes]:
+    """(code, bytes): 0 where all are zero, else 1 + the width, its bytes plane by plane."""
+    if not any(values):
+        return 0, b""
+    if differences:
+        values = [values[0], *(b - a for a, b in pairwise(values))]
+    most = max(*values, -1 - min(values))
+    width = next(n for n, limit in enumerate(_LIMITS) if most < limit)
+    raw, size = array(_CODES[width], values).tobytes(), 1 << width
+    return 1 + width, raw if size == 1 else b"".join(raw[n::size] for n in range(size))
+
+
+def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
+    """A page's body. Raises ValueError where a number does not fit 64 bits."""
+    heads = [(r.start_ms, r.end_ms - r.start_ms, r.revision, r.turn, r.first_seq, r.last_seq) for r in rows]
+    runs = [_run([head[n] for head in heads], _ROW_DIFF[n]) for n in range(len(ROW_FIELDS))]
+    empty: Cell = {}
+    for number in range(columns):
+        cells = [row.cells.get(number, empty) for row in rows]
+        for n, name in enumerate(FIELDS):
+            values = [cell.get(name, 0) for cell in cells]
+            if _DIFF[n]:
+                values = _carried(values, cells)
+            runs.append(_run(values, _DIFF[n]))
+    body = b"".join(
+        (struct.pack("<HH", len(rows), columns), bytes(code for code, _ in runs), *(raw for _, raw in runs))
+    )
+    if compress:
+        packed = zstandard.ZstdCompressor(level=LEVEL).compress(body)
+        if len(packed) < len(body):
+            return bytes((ZSTD,)) + packed
+    return bytes((PLAIN,)) + body
+
+
+def _carried(values: list[int], cells: Sequence[Cell]) -> list[int]:
+    """Nothing known repeats the value before, which costs nothing as a difference."""
+    last = 0
+    for n, cell in enumerate(cells):
+        if cell:
+            last = values[n]
+        else:
+            values[n] = last
+    return values
+
+
+class Page:
+    """A body taken apart, a field of a column at a time."""
+
+    def __init__(self, body: bytes) -> None:
+        try:
+            raw = body[1:]
+            if body[0] == ZSTD:
+                raw = zstandard.ZstdDecompressor().decompress(raw, max_output_size=MAX_BYTES)
+            self._raw = raw
+            self.rows, self.columns = struct.unpack_from("<HH", raw)
+            count = len(ROW_FIELDS) + self.columns * len(FIELDS)
+            self._codes = raw[4 : 4 + count]
+            sizes = [0, *((self.rows << (code - 1)) if code else 0 for code in self._codes)]
+            self._at = list(accumulate(sizes, initial=4 + count))[1:]
+            if len(self._codes) != count or self._at[-1] != len(raw) or max(self._codes, default=0) > len(_CODES):
+                raise ValueError("sizes do not agree")
+        except (IndexError, ValueError, struct.error, zstandard.ZstdError) as error:
+            raise ValueError(f"a page of intervals is damaged: {error}") from error
+
+    def _values(self, number: int, differences: bool) -> Sequence[int]:
+        code = self._codes[number]
+        if not code:
+            return bytes(self.rows)
+        start, n = self._at[number], self.rows
+        raw, size = self._raw[start : start + (n << (code - 1))], 1 << (code - 1)
+        if size > 1:
+            planes = bytearray(len(raw))
+            for k in range(size):
+                planes[k::size] = raw[k * n : (k + 1) * n]
+            raw = bytes(planes)
+        values = array(_CODES[code - 1], raw)
+        return list(accumulate(values)) if differences else values
+
+    def row(self, field: str) -> Sequence[int]:
+        """A field of all rows."""
+        number = ROW_FIELDS.index(field)
+        return self._values(number, _ROW_DIFF[number])
+
+    def column(self, number: int, field: str) -> Sequence[int]:
+        """A field of one column, a number a row."""
+        n = FIELD[field]
+        return self._values(len(ROW_FIELDS) + number * len(FIELDS) + n, _DIFF[n])
+
+    def take_apart(self) -> list[Row]:
+        """All rows again, for a page of a day."""
+        heads = [self.row(name) for name in ROW_FIELDS]
+        cells: list[dict[int, Cell]] = [{} for _ in range(self.rows)]
+        for number in range(self.columns):
+            known = self.column(number, "flags")
+            fields: list[tuple[str, Sequence[int]]] = [(name, self.column(number, name)) for name in FIELDS]
+            for n in range(self.rows):
+                if known[n]:
+                    cells[n][number] = {name: values[n] for name, values in fields if values[n]}
+        return [
+            Row(start, start + length, revision, turn, first, last, cells[n])
+            for n, (start, length, revision, turn, first, last) in enumerate(zip(*heads, strict=True))
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPage:
+    """A page as the store gives it."""
+
+    id: int
+    stream: str
+    from_ms: int
+    to_ms: int
+    shape: bytes
+    body: bytes
+
+
+def merged(pages: Iterable[bytes]) -> list[Row]:
+    """The rows of several pages of one shape in order of time, for one page of a day."""
+    rows = [row for body in pages for row in Page(body).take_apart()]
+    return sorted(rows, key=lambda row: (row.start_ms, row.turn, row.revision))

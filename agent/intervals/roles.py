@@ -1,0 +1,168 @@
+"""What a point is for the park: its part, its role, and which way its amount flows.
+
+A part is the front of point names that the configuration gives a role: ``roles = { "ac" = "generation.pv",
+"meter.ac" = "grid" }``. Of all counters of a part only the main ones count for the role: three phases, tariffs and the
+total say the same energy again. Flows, by role:
+
+    generation.*          generation   energy.generation, else energy.export
+                          consumption  energy.import: what it takes at night
+    grid, direct          import, export
+    storage               charge       energy.charge, else energy.import
+                          discharge    energy.discharge, else energy.export
+    load.*                consumption  energy.consumption, energy.import, energy.total, energy; feed: energy.export
+    transformer, check    import, export
+    heat.* cold.* steam   heat         energy, in GJ;  mass, volume beside it
+    water.* gas           volume       volume.norm, else volume;  mass, heat
+    all others            total, import, export, volume, mass as the point says
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+# unit -> (unit of amounts, factor), for what is no heat
+_THOUSANDTH, _ONE, _THOUSAND = Decimal("0.001"), Decimal(1), Decimal(1000)
+_AMOUNTS: dict[str, tuple[str, Decimal]] = {
+    "Wh": ("kWh", _THOUSANDTH), "kWh": ("kWh", _ONE), "MWh": ("kWh", _THOUSAND), "GWh": ("kWh", Decimal(10**6)),
+    "varh": ("kvarh", _THOUSANDTH), "kvarh": ("kvarh", _ONE), "Mvarh": ("kvarh", _THOUSAND),
+    "VAh": ("kVAh", _THOUSANDTH), "kVAh": ("kVAh", _ONE), "MVAh": ("kVAh", _THOUSAND),
+    "J": ("GJ", Decimal("1e-9")), "kJ": ("GJ", Decimal("1e-6")), "MJ": ("GJ", _THOUSANDTH), "GJ": ("GJ", _ONE),
+    "m3": ("m3", _ONE), "l": ("m3", _THOUSANDTH), "Nm3": ("Nm3", _ONE),
+    "g": ("t", Decimal("1e-6")), "kg": ("t", _THOUSANDTH), "t": ("t", _ONE),
+    "mAh": ("Ah", _THOUSANDTH), "Ah": ("Ah", _ONE), "kAh": ("Ah", _THOUSAND),
+}  # fmt: skip
+_HEAT: dict[str, Decimal] = {  # kWh to GJ is exact the one way only, so heat is kept in GJ
+    "Wh": Decimal("3.6e-6"), "kWh": Decimal("0.0036"), "MWh": Decimal("3.6"), "GWh": Decimal(3600),
+}  # fmt: skip
+_POWER = {"W": Decimal("0.001"), "kW": Decimal(1), "MW": Decimal(1000), "GW": Decimal(10**6)}
+_THERMAL = ("heat", "cool", "cold", "steam", "gas")
+
+_ROLE_FLOWS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "generation": (("generation", ("energy.generation", "energy.export")), ("consumption", ("energy.import",))),
+    "grid": (("import", ("energy.import",)), ("export", ("energy.export",))),
+    "direct": (("import", ("energy.import",)), ("export", ("energy.export",))),
+    "storage": (
+        ("charge", ("energy.charge", "energy.import")),
+        ("discharge", ("energy.discharge", "energy.export")),
+    ),
+    "load": (
+        ("consumption", ("energy.consumption", "energy.import", "energy.total", "energy")),
+        ("feed", ("energy.export",)),
+    ),
+    "transformer": (("import", ("energy.import",)), ("export", ("energy.export",))),
+    "check": (("import", ("energy.import",)), ("export", ("energy.export",))),
+    "water": (("volume", ("volume",)), ("mass", ("mass",))),
+    "gas": (("volume", ("volume.norm", "volume")), ("heat", ("energy",))),
+    "steam": (("mass", ("mass",)), ("heat", ("energy",)), ("volume", ("volume",))),
+}
+_OTHER_FLOWS = (
+    ("heat", ("energy", "energy.heat")), ("total", ("energy.total",)), ("import", ("energy.import",)),
+    ("export", ("energy.export",)), ("volume", ("volume.norm", "volume")), ("mass", ("mass",)),
+)  # fmt: skip
+_POWER_FLOWS: Mapping[str, tuple[str, str]] = {  # integrated where there is no counter: (flow above zero, below zero)
+    "generation": ("generation", "consumption"),
+    "storage": ("charge", "discharge"),
+    "load": ("consumption", "feed"),
+}
+_POWERS = ("power.active", "power.generation", "power.consumption", "power")  # the first that a part has
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a point stands: its part, role, parent in the tree, and the flow of its amount ("" if not a main one)."""
+
+    part: str
+    role: str
+    parent: str
+    flow: str
+
+
+def part_of(point: str, parts: Iterable[str]) -> str | None:
+    """The longest of ``parts`` that is the front of ``point``; None where none is. "" is the front of all."""
+    found = [part for part in parts if not part or point == part or point.startswith(part + ".")]
+    return max(found, key=len, default=None)
+
+
+def _rest(point: str, part: str) -> str:
+    """``energy.import`` of ``meter.ac.energy.import``: without the part and without a domain such as ``ac``."""
+    rest = point[len(part) + 1 :] if part else point
+    while rest and rest.split(".")[0] not in {"energy", "volume", "mass", "power", "charge", "discharge"}:
+        rest = rest.partition(".")[2]
+    return rest
+
+
+def places(points: Sequence[str], roles: Mapping[str, str], parents: Mapping[str, str]) -> dict[str, Place]:
+    """The place of each counter among ``points``."""
+    out: dict[str, Place] = {}
+    by_part: dict[str, list[str]] = {}
+    for point in points:
+        part = part_of(point, roles)
+        by_part.setdefault("" if part is None else part, []).append(point)
+        if part is None:
+            out[point] = Place("", "", _parent(point, parents), "")
+    for part, members in by_part.items():
+        role = roles.get(part)
+        if role is None:
+            continue
+        taken: dict[str, str] = {}
+        for flow, wanted in flows_of(role):
+            for name in wanted:
+                # several domains of one part may have it (ac and dc): the shortest name is the part's own
+                mine = sorted((p for p in members if _rest(p, part) == name and p not in taken), key=len)
+                if mine:
+                    taken[mine[0]] = flow
+                    break
+        for point in members:
+            out[point] = Place(part, role, _parent(point, parents), taken.get(point, ""))
+    return out
+
+
+def _parent(point: str, parents: Mapping[str, str]) -> str:
+    part = part_of(point, parents)
+    return "" if part is None else parents[part]
+
+
+def flows_of(role: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(flow, names of its counter, best first) of a role."""
+    return _ROLE_FLOWS.get(role) or _ROLE_FLOWS.get(role.partition(".")[0]) or _OTHER_FLOWS
+
+
+def power_flows(role: str) -> tuple[str, str]:
+    """The flows of a power above and below zero, where no counter says them."""
+    return _POWER_FLOWS.get(role.partition(".")[0], ("import", "export"))
+
+
+def main_power(members: Sequence[str], part: str) -> str | None:
+    """The power of a part, to be integrated where no counter exists, and for its demand."""
+    for name in _POWERS:
+        mine = sorted((p for p in members if _rest(p, part) == name), key=len)
+        if mine:
+            return mine[0]
+    return None
+
+
+def is_thermal(point: str) -> bool:
+    """Is energy of this point heat or cold, which is kept in GJ?"""
+    return any(word in _THERMAL for word in point.split("."))
+
+
+def amount_unit(point: str, unit: str) -> tuple[str, Decimal]:
+    """(unit of amounts, factor from the device's unit): kWh, GJ for heat, m3, t and so on; others stay."""
+    if unit in _HEAT and is_thermal(point):
+        return "GJ", _HEAT[unit]
+    return _AMOUNTS.get(unit, (unit, Decimal(1)))
+
+
+def gauge_unit(unit: str) -> tuple[str, Decimal]:
+    """(unit, factor) of a gauge: powers in kW, others as they are."""
+    return ("kW", _POWER[unit]) if unit in _POWER else (unit, Decimal(1))
+
+
+def power_amount(point: str, unit: str, area: Decimal) -> tuple[str, Decimal]:
+    """(unit, amount) of an integrated power: ``area`` is in ``unit`` times ms. To a millionth, half to even."""
+    kilowatts = area * _POWER[unit]
+    if is_thermal(point):
+        return "GJ", (kilowatts / 10**9).quantize(Decimal("1e-9"))
+    return "kWh", (kilowatts / 3_600_000).quantize(Decimal("1e-6"))

@@ -1,0 +1,48 @@
+"""A page in use: the fields of its columns, decoded once each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from agent.intervals.page import Page, Shape, StoredPage
+from agent.intervals.rows import Mark
+
+
+class Taken:
+    """A page with its shape and the fields of its rows."""
+
+    def __init__(self, stored: StoredPage) -> None:
+        self.stream = stored.stream
+        self.shape = Shape.decode(stored.shape)
+        self.page = Page(stored.body)
+        self.start, self.length = self.page.row("start"), self.page.row("length")
+        self.revision, self.turn = self.page.row("revision"), self.page.row("turn")
+        self.first_seq, self.last_seq = self.page.row("first_seq"), self.page.row("last_seq")
+        self._columns: dict[tuple[int, str], Sequence[int]] = {}
+
+    def get(self, column: int, name: str) -> Sequence[int]:
+        """A field of a column, decoded once."""
+        if (column, name) not in self._columns:
+            self._columns[column, name] = self.page.column(column, name)
+        return self._columns[column, name]
+
+    @property
+    def plain(self) -> bool:
+        """No corrections and no repeated time in it, and rows in order."""
+        return not any(self.revision) and not any(self.turn)
+
+
+def mark_at(t: Taken, number: int, n: int, end: str) -> Mark | None:
+    """The reading at one end ("first" or "last") of a row; None where there is none."""
+    back = t.get(number, f"{end}_back")[n]
+    if not back:
+        return None
+    lag, value = t.get(number, f"{end}_lag")[n], t.get(number, f"{end}_value")[n]
+    exponent = t.shape.columns[number].exponent
+    if end == "first":
+        return Mark(t.first_seq[n] + back - 1, t.start[n] - lag, Decimal(value).scaleb(exponent))
+    return Mark(t.last_seq[n] - back + 1, t.start[n] + t.length[n] + lag, Decimal(value).scaleb(exponent))
+
+
+Group = list[tuple[Taken, int, int]]  # page, row, column: what adds up to one interval of one point

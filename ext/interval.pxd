@@ -1,0 +1,326 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# One counter or gauge on its way through intervals. All amounts are whole numbers of a thousandth of a count.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memmove, memset
+
+cdef extern from *:
+    """
+    #ifndef __SIZEOF_INT128__
+    #error "exact amounts need 128-bit integers: build for a 64-bit processor"
+    #endif
+    typedef __int128 mh_wide;
+    typedef unsigned __int128 mh_uwide;
+    """
+    ctypedef long long i128 "mh_wide"  # Cython must only know that it is an integer wider than it looks
+    ctypedef unsigned long long u128 "mh_uwide"
+
+cdef enum:
+    UNUSED = 0
+    COUNTER = 1
+    GAUGE = 2
+    SPREAD = 1  # as agent.intervals.Flag
+    ESTIMATED = 2
+    SUSPECT = 8
+    BACK_STEP = 256
+    CLOCK = 1024
+    PARTS = 1000  # of a count
+    FEW = 10  # so many times the usual growth, or counts, is still usual
+    PAST = 8  # growths that are remembered for judging the next
+    MAX_WINDOW = 61  # positions of a sliding window
+    CHUNK = 64
+
+cdef struct Mark:  # time 0: none
+    int64_t time
+    int64_t value
+    uint32_t seq
+
+cdef struct Cell:  # what is known of one interval
+    int64_t amount  # of a counter
+    int64_t covered
+    int64_t spread
+    int64_t readings
+    int64_t low
+    int64_t high
+    i128 pos  # of a gauge: area above and below zero, in 1/2000 value * ms
+    i128 neg
+    i128 demand  # highest growth of a window that slid, and of one that stood; in the unit of amount or pos
+    i128 fixed
+    Mark first
+    Mark last
+    uint32_t flags
+    uint8_t seen  # low and high are set
+    uint8_t windows
+    uint8_t fixed_windows
+
+cdef struct Slot:
+    int64_t resolution
+    int64_t modulus
+    int64_t max_gap
+    int64_t period  # of the demand window; 0: none
+    int64_t slip
+    # where it stands: the last good reading, and the interval that this lies in
+    int64_t time
+    int64_t level
+    int64_t start
+    int64_t end
+    int32_t at
+    uint32_t seq
+    uint32_t carry  # flags for what comes next
+    uint8_t kind
+    uint8_t has
+    uint8_t held  # somebody else judges its readings first
+    uint8_t past
+    double pace  # counts a millisecond where it grew; decides what is plain and what is looked at, never an amount
+    int64_t past_time[PAST]
+    int64_t past_value[PAST]
+    Cell cell
+    i128 total  # since the window's first position
+    i128 position[MAX_WINDOW]
+    int32_t run  # positions without a break
+
+cdef struct Done:
+    int32_t slot
+    int64_t start
+    int64_t end
+    Cell cell
+
+cdef struct Times:
+    int64_t *bounds
+    int32_t count
+    int64_t offset  # local time minus UTC: where windows that stand begin
+
+cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
+    """The interval of an instant that lies inside the boundaries."""
+    cdef int32_t low = 0, high = t.count - 1, middle
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if t.bounds[middle] <= at_ms:
+            low = middle
+        else:
+            high = middle
+    return low
+
+cdef inline bint is_plain(const Slot *s, int64_t time_ms, int64_t value, int64_t most) noexcept nogil:
+    """Growth as usual, or a wobble of a few counts: nothing that somebody has to look at."""
+    cdef int64_t rise
+    if not -most <= value <= most:
+        return False
+    if s.kind == GAUGE:
+        return not s.has or time_ms > s.time
+    if value < 0 or not s.has or time_ms <= s.time:
+        return False
+    rise = value - s.level
+    if rise <= FEW * s.resolution:
+        return rise >= 0 or (value > 0 and rise >= -FEW * s.resolution)
+    if s.modulus and rise > s.modulus >> 1:
+        return False
+    return s.past > 3 and <double>rise <= FEW * s.pace * <double>(time_ms - s.time)
+
+cdef inline void remember(Slot *s, int64_t time_ms, int64_t value, bint anew) noexcept nogil:
+    """A level that was reached, for judging the next; ``anew`` forgets those of another level."""
+    cdef int i
+    if anew:
+        s.past = 0
+    if s.past == PAST:
+        for i in range(PAST - 1):
+            s.past_time[i] = s.past_time[i + 1]
+            s.past_value[i] = s.past_value[i + 1]
+        s.past = PAST - 1
+    s.past_time[s.past] = time_ms
+    s.past_value[s.past] = value
+    s.past += 1
+
+cdef inline void touch(Slot *s, int64_t time_ms, int64_t value, uint32_t seq) noexcept nogil:
+    """A good reading within the open cell."""
+    cdef Cell *c = &s.cell
+    c.readings += 1
+    c.last.time, c.last.value, c.last.seq = time_ms, value, seq
+    if c.first.time == 0 or time_ms == s.start:
+        c.first.time, c.first.value, c.first.seq = time_ms, value, seq
+    if s.kind == GAUGE:
+        if not c.seen or value < c.low:
+            c.low = value
+        if not c.seen or value > c.high:
+            c.high = value
+        c.seen = 1
+
+cdef inline void begin(Slot *s, const Times *t, int64_t time_ms, int64_t value, uint32_t seq, uint32_t flags) noexcept nogil:
+    """The first reading of all."""
+    s.at = find(t, time_ms)
+    s.start, s.end = t.bounds[s.at], t.bounds[s.at + 1]
+    memset(&s.cell, 0, sizeof(Cell))
+    s.cell.flags = flags | s.carry
+    s.carry = 0
+    s.has, s.run, s.total = 1, 0, 0
+    s.time, s.level, s.seq = time_ms, value, seq
+    remember(s, time_ms, value, 1)
+    touch(s, time_ms, value, seq)
+
+cdef inline i128 part(const Slot *s, int64_t value, int64_t growth, int64_t dt, int64_t into) noexcept nogil:
+    """What has come together ``into`` ms after the last reading, of a step of ``dt`` ms; the whole at its end.
+
+    Each is rounded down by itself, and amounts are differences of them: so the parts of a step add up to it exactly.
+    """
+    cdef i128 wide = growth
+    if s.kind == COUNTER:
+        return wide * PARTS * into / dt
+    wide = value - s.level
+    return <i128>s.level * 2000 * into + wide * PARTS * into * into / dt
+
+cdef inline int64_t over(int64_t a, int64_t step) noexcept nogil:
+    """The first multiple of ``step`` above ``a``."""
+    cdef int64_t rest = a % step
+    return a - rest + (step if rest >= 0 else 0)
+
+cdef inline void slide(Slot *s, int64_t offset, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high) noexcept nogil:
+    """Window positions in ``(low, high]``, which lie in the open cell or at its end."""
+    cdef int32_t n = <int32_t>(s.period / s.slip) + 1
+    cdef int64_t b = over(low, s.slip)
+    cdef i128 window
+    while b <= high:
+        if s.run == n:
+            memmove(&s.position[0], &s.position[1], (n - 1) * sizeof(i128))
+            s.run = n - 1
+        s.position[s.run] = s.total + part(s, value, growth, dt, b - s.time)
+        s.run += 1
+        if s.run == n:
+            window = s.position[n - 1] - s.position[0]
+            if not s.cell.windows or window > s.cell.demand:
+                s.cell.demand, s.cell.windows = window, 1
+            if (b + offset) % s.period == 0 and (not s.cell.fixed_windows or window > s.cell.fixed):
+                s.cell.fixed, s.cell.fixed_windows = window, 1
+        b += s.slip
+
+cdef inline void close(Slot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
+    """The open cell is complete, or as complete as it gets."""
+    cdef Done *d = &done[dones[0]]
+    d.slot, d.start, d.end, d.cell = number, s.start, s.end, s.cell
+    dones[0] += 1
+
+cdef inline void add(Slot *s, i128 amount) noexcept nogil:
+    if s.kind == COUNTER:
+        s.cell.amount += <int64_t>amount
+    elif amount > 0:
+        s.cell.pos += amount
+    else:
+        s.cell.neg -= amount
+
+cdef inline void move(
+    Slot *s, const Times *t, int32_t number, int64_t to_ms, int64_t value, int64_t growth, uint32_t flags, bint covered,
+    const Mark *now, Done *done, int32_t *dones,
+) noexcept nogil:  # fmt: skip
+    """From where the slot stands to ``to_ms``, cell by cell. ``now``: the reading that the step ends at."""
+    cdef int64_t dt = to_ms - s.time, low = s.time, high
+    cdef i128 whole = part(s, value, growth, dt, dt) if dt > 0 and covered else 0
+    cdef i128 before = 0, so_far
+    cdef bint long_step = dt > s.max_gap
+    cdef Mark was = s.cell.last
+    if dt <= 0:
+        if s.kind == COUNTER and covered:
+            s.cell.amount += growth * PARTS  # time stood still: all of it belongs here
+        s.cell.flags |= flags
+        return
+    if long_step and covered:
+        flags |= SPREAD
+    if s.slip and (long_step or not covered):
+        s.run = 0
+    while True:
+        high = min(to_ms, s.end)
+        s.cell.flags |= flags
+        if covered:
+            so_far = whole if high == to_ms else part(s, value, growth, dt, high - s.time)
+            add(s, so_far - before)
+            before = so_far
+            s.cell.covered += high - low
+            if long_step:
+                s.cell.spread += high - low
+            elif s.slip:
+                slide(s, t.offset, value, growth, dt, low, high)
+        if to_ms < s.end:
+            break
+        s.cell.last = now[0]
+        close(s, number, done, dones)
+        s.at += 1
+        s.start, s.end = t.bounds[s.at], t.bounds[s.at + 1]
+        memset(&s.cell, 0, sizeof(Cell))
+        s.cell.first = s.cell.last = was
+        low = high
+        if to_ms == high:
+            s.cell.flags |= flags & (SUSPECT | ESTIMATED)
+            break
+    s.total += whole
+    s.time = to_ms
+
+cdef inline void advance(
+    Slot *s, const Times *t, int32_t number, int64_t time_ms, int64_t value, int64_t growth, uint32_t seq, uint32_t flags,
+    bint covered, Done *done, int32_t *dones,
+) noexcept nogil:  # fmt: skip
+    """Take in the next good reading.
+
+    Args:
+        growth: of a counter; below 0 it is a wobble, and the level stays until it is passed.
+        covered: False where nothing is known of what happened between the two readings.
+    """
+    cdef int64_t dt = time_ms - s.time, zero
+    cdef Mark now
+    now.time, now.value, now.seq = time_ms, value, seq
+    flags |= s.carry
+    s.carry = 0
+    if s.kind == GAUGE:
+        covered = covered and dt <= s.max_gap
+        if covered and dt > 0 and ((s.level < 0 < value) or (value < 0 < s.level)):
+            # through zero: what is above and what is below are two amounts
+            zero = s.time + <int64_t>(<i128>dt * s.level / (<i128>s.level - value))
+            if s.time < zero < time_ms:
+                move(s, t, number, zero, 0, 0, flags, covered, &now, done, dones)
+                s.level = 0
+        move(s, t, number, time_ms, value, 0, flags, covered, &now, done, dones)
+        s.level = value
+    else:
+        if growth < 0:
+            flags |= BACK_STEP
+            growth = 0
+        elif value != s.level or not covered:
+            if covered and dt > 0:
+                s.pace += (<double>growth / <double>dt - s.pace) / (4 if s.past > 1 else 1)
+                remember(s, time_ms, value, 0)
+            else:
+                remember(s, time_ms, value, 1)
+            move(s, t, number, time_ms, value, growth, flags, covered, &now, done, dones)
+            s.level = value
+            s.carry = flags & (SUSPECT | ESTIMATED)
+            s.seq = seq
+            touch(s, time_ms, value, seq)
+            return
+        move(s, t, number, time_ms, s.level, growth, flags, covered, &now, done, dones)
+    s.carry = flags & (SUSPECT | ESTIMATED)
+    s.seq = seq
+    touch(s, time_ms, value, seq)
+
+cdef inline void step_clock(Slot *s, const Times *t, int32_t number, int64_t by_ms, Done *done, int32_t *dones) noexcept nogil:
+    """The clock was set by so much: the last reading is as old as before, on the new clock."""
+    cdef Mark was
+    cdef int i
+    if not s.has:
+        return
+    s.run = 0
+    s.time += by_ms
+    for i in range(s.past):
+        s.past_time[i] += by_ms
+    s.cell.flags |= CLOCK
+    if s.start <= s.time < s.end:
+        return
+    was = s.cell.last
+    close(s, number, done, dones)
+    s.at = find(t, s.time)
+    s.start, s.end = t.bounds[s.at], t.bounds[s.at + 1]
+    memset(&s.cell, 0, sizeof(Cell))
+    s.cell.flags = CLOCK
+    s.cell.first = s.cell.last = was
+
+cdef inline void cut_off(Slot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
+    """This counter ends here; what comes next is another."""
+    if s.has:
+        close(s, number, done, dones)
+    s.has = s.held = s.past = 0
+    s.carry, s.pace = 0, 0
