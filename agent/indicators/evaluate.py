@@ -81,8 +81,8 @@ class _Figuring:
             if name not in self._cache:
                 self._cache[name] = self._amount(name)
             amount = self._cache[name]
-            if amount is None:
-                missing.append(name)
+            if amount is None or (amount.basis == "metered" and not amount.completeness):
+                missing.append(name)  # a meter of which nothing is known is no zero
             else:
                 found.append(amount)
         return found, missing

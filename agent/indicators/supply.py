@@ -13,7 +13,7 @@ from agent.indicators.plan import FLOWS
 from agent.indicators.units import Unit, parse_unit
 from agent.intervals.rows import RoleSum, Source
 
-# What `energy` means for a role: the flows that its amounts may have. A thermal role may be metered in electricity, too:
+# What `energy` means for a role: the flows that its amounts may have. A thermal role may be metered in electricity too:
 # pressure that drives a generator.
 _ENERGY: Mapping[str, tuple[str, ...]] = {"generation": ("generation",), "load": ("consumption",)}
 _OTHER_ENERGY = ("heat", "total", "import")
