@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-for place in (HERE, HERE.parent / "service", HERE.parent / "uplink", HERE.parent / "store"):
-    sys.path.insert(0, str(place))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parent.parent / "service"))
+sys.path.insert(2, str(Path(__file__).parent.parent / "uplink"))
+sys.path.insert(3, str(Path(__file__).parent.parent / "store"))
 
 from fault_rows import SCENARIOS, Row, play
 
 AT_ONCE = 8
-for file in sorted(HERE.glob("play_*.py")):  # they register their scenarios
+for file in sorted(Path(__file__).parent.glob("play_*.py")):  # they register their scenarios
     importlib.import_module(file.stem)
 
 

@@ -1,0 +1,135 @@
+"""Scenarios: brokers that are away, slow, full, deaf, strict or torn, one at a time and all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from fake_broker import FakeBroker, Sent
+from fault_books import balance, bodies, figures
+from fault_rows import Row, scenario
+from fault_tap import Tap
+from service_kit import SECONDLY, Agent, Broker, Heard, House, Listener, Meter, until, whole
+
+QUOTA = 0x97
+
+
+def uplinks(urls: dict[str, str], more: str = "") -> str:
+    """[[uplink]] tables."""
+    return "\n".join(f'[[uplink]]\nname = "{name}"\nurl = "{url}"\n{more}' for name, url in urls.items())
+
+
+def broker_at(house: House, name: str, *lines: str, start: bool = True) -> Broker:
+    folder = house.folder / name
+    folder.mkdir()
+    broker = Broker(folder, *lines)
+    house.at_end(broker.stop)
+    if start:
+        broker.start()
+    return broker
+
+
+def tap_to(house: House, broker: Broker, **more: Any) -> Tap:
+    tap = Tap(house.field, broker.port, **more)
+    house.at_end(tap.close)
+    return tap
+
+
+class Grudging:
+    """A broker of its own making that says ``quota exceeded`` until it is told otherwise."""
+
+    def __init__(self, house: House) -> None:
+        self.full = True
+        self.heard: list[Heard] = []  # what it took
+        self.fake = FakeBroker(answer=self._answer)
+        house.at_end(self.fake.close)
+
+    def _answer(self, sent: Sent) -> int:
+        if self.full and sent.topic.endswith(("/readings", "/backfill")):
+            return QUOTA
+        self.heard.append(Heard(time.monotonic(), sent.topic, sent.payload, sent.retain))
+        return 0
+
+    # as far as a Listener is needed
+    packs = Listener.packs
+    numbers = Listener.numbers
+
+
+def state(agent: Agent, uplink: str) -> dict[str, Any]:
+    with contextlib.suppress(FileNotFoundError):
+        found: dict[str, Any] = agent.snapshot()["uplinks"][uplink]
+        return found
+    return {"connected": False, "error": None, "set_aside": 0}
+
+
+@scenario(about_s=15)
+def brokers_of_all_kinds(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """One good destination and seven troubled ones beside it; then all of them get well."""
+    rng = random.Random(seed)
+    acl = folder / "acl"
+    acl.write_text("topic read #\n")
+    good, torn, slow, stalled = (broker_at(house, name) for name in ("good", "torn", "slow", "stalled"))
+    dead, unread = broker_at(house, "dead", start=False), broker_at(house, "unread")
+    strict = broker_at(house, "strict", f"acl_file {acl}", start=False)
+    # mosquitto 2.0.21 without that limit hangs up ("Quota exceeded") where it should only refuse
+    strict._conf.write_text(strict._conf.read_text().replace("max_queued_messages 0", "max_queued_messages 100000"))
+    strict.start()
+    tight = broker_at(house, "tight", "max_packet_size 900")
+    quota = Grudging(house)
+    tear = tap_to(house, torn, tears=3)
+    stall, thin = tap_to(house, stalled), tap_to(house, slow, rate=6_000)
+    meter = Meter(1)
+    ways = {
+        "good": good.url, "dead": dead.url, "unread": unread.url, "strict": strict.url, "tight": tight.url,
+        "quota": f"mqtt://127.0.0.1:{quota.fake.port}", "torn": tear.url, "stalled": stall.url, "slow": thin.url,
+    }  # fmt: skip
+    agent = house.agent(None, {"roof": house.field.tcp(meter)}, {"m1": ("roof", 1)}, every=SECONDLY, more=uplinks(ways))
+    ears: dict[str, Any] = {
+        name: house.listen(broker)
+        for name, broker in (("good", good), ("strict", strict), ("tight", tight), ("torn", torn),
+                             ("stalled", stalled), ("slow", slow))
+    }  # fmt: skip
+    ears["dead"], ears["quota"] = house.listen(dead, connected_s=0), quota
+    agent.start()
+    until(lambda: len(ears["good"].packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: ears["stalled"].packs("m1"), 10, lambda: agent.said)
+    stall.mode = "hold"
+    for name in ("dead", "unread", "strict", "quota", "tight"):
+        until(lambda name=name: state(agent, name)["error"], 15, lambda name=name: (name, agent.said))
+    until(lambda: tear.tears == 0, 15, lambda: agent.said)
+    errors = {name: state(agent, name) for name in ways}
+    count = meter.count + rng.randint(1, 2)
+    until(lambda: count in ears["good"].numbers("m1"), 15, lambda: agent.said)
+    dead.start()
+    ears["unread"] = house.listen(unread)
+    acl.write_text("topic readwrite #\n")
+    assert strict._process
+    strict._process.send_signal(signal.SIGHUP)
+    quota.full = False
+    stall.mode = "pass"
+    for name, ear in ears.items():
+        if name != "tight":
+            until(lambda ear=ear: whole(ear, "m1") and whole(ear, "_gateway") and count in ear.numbers("m1"), 30,
+                  lambda name=name: (name, agent.said, state(agent, name)))  # fmt: skip
+    code = agent.stop()
+    before = agent.said
+    tight.stop()
+    tight._conf.write_text(tight._conf.read_text().replace("max_packet_size 900", ""))
+    tight.start()
+    agent.start()
+    for name, ear in ears.items():
+        until(lambda ear=ear: whole(ear, "m1") and whole(ear, "_gateway"), 20, lambda name=name: (name, agent.said))
+    codes = (code, agent.stop())
+    for name, ear in ears.items():
+        until(lambda ear=ear: meter.count in ear.numbers("m1"), 10, name)
+    reports = {name: balance(ear.heard, agent.kid, {"m1": meter}) for name, ear in ears.items()}
+    same = {(p["stream"], p["seq"]): p["sig"] for p in bodies(ears["good"].heard)}
+    for name, ear in ears.items():
+        assert {(p["stream"], p["seq"]): p["sig"] for p in bodies(ear.heard)} == same, f"{name} got the same packs"
+    roads = {name: {p["seq"] for p in ear.packs("m1", "backfill")} for name, ear in ears.items()}
+    return figures(reports["good"], codes=codes, errors=errors, roads=roads, said=before,
+                   redeliveries={name: report.redelivered for name, report in reports.items()})  # fmt: skip
