@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import click
 
-from agent.cli.common import as_line, config_options, is_alive, json_option, read_config, read_snapshot, tidy
+from agent.cli.common import as_line, config_options, json_option, read_config, tidy
 from agent.cli.exporting import Folder, Table
+from agent.cli.requests import ask
 from drivers.model import GatewayError, UsageError
-
-if TYPE_CHECKING:
-    from agent.config import Config
-    from agent.store import Archive, Store
 
 END_MS = 1 << 52
 BAR = 24
@@ -52,7 +46,8 @@ def export(
     """Write packs, keys and checkpoints of a time range into FOLDER, which must not exist yet.
 
     `meterhouse verify FOLDER --trust THUMBPRINT` checks it as it would check a broker. Of each device all packs that
-    touch the range are written. Times without Z or an offset are the site's. The agent must be stopped meanwhile.
+    touch the range are written. Times without Z or an offset are the site's. A running agent is asked for the packs and
+    goes on meanwhile; of an agent that is stopped the database is opened.
 
     \b
     Examples:
@@ -60,7 +55,7 @@ def export(
       meterhouse export --csv inv1.csv --stream inv1 --from 2026-11-25T08:00
 
     \b
-    Exit codes: 0 written, 1 the agent runs or nothing is in the range, 2 wrong usage, 3 bad configuration.
+    Exit codes: 0 written, 1 nothing is in the range or no answer, 2 wrong usage, 3 bad configuration.
     """
     if folder is None and csv_file is None:
         raise UsageError("a FOLDER, --csv FILE or both are wanted", where="export", hint="`meterhouse export --help`")
@@ -69,20 +64,35 @@ def export(
     to_ms = read_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         raise UsageError("--from is not before --to", where="export")
-    from agent.store import Archive
+    from agent.service.exporting import from_part
 
+    bar = Bar()
     with ExitStack() as stack:
-        store = stack.enter_context(stopped_store(config))
-        archive = Archive(store, from_ms, to_ms, streams)
-        _complain(archive, streams, store)
         out = stack.enter_context(Folder(folder, zstd)) if folder else None
         table = stack.enter_context(Table(csv_file)) if csv_file else None
-        packs = _write(archive, out, table, from_ms, to_ms, keys_of(store, config))
-        if out:
-            out.keep()
-        if table:
-            table.keep()
-    said = {"packs": packs, "streams": archive.streams}
+
+        def take(data: bytes) -> None:
+            piece = from_part(data)
+            if out:
+                out.add(piece.file, piece.lines)
+            if table and piece.packs:
+                table.add(piece.lines, from_ms, to_ms)
+
+        try:
+            body = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
+            found = ask(config, "export", body, take, bar.show)
+            if out:
+                out.keep()
+            if table:
+                table.keep()
+        except OSError as error:
+            where = str(out.path if out else table and table.path)
+            raise GatewayError(f"cannot be written ({error.strerror})", where=where) from error
+        finally:
+            bar.end()
+    for text in found["warnings"]:
+        click.echo(f"warning: {tidy(text, 200)}", err=True)
+    said: dict[str, object] = {"packs": found["packs"], "streams": found["streams"]}
     if out:
         said |= {"folder": str(out.path), "bytes": out.size_bytes}
     if table:
@@ -100,97 +110,18 @@ def read_time(text: str, where: str, timezone: str) -> int:
         raise UsageError(f"{tidy(text)!r} is no time", where=where, hint=hint) from None
 
 
-@contextmanager
-def stopped_store(config: Config) -> Iterator[Store]:
-    """The database of an agent that does not run.
-
-    Raises:
-        GatewayError: there is none, the agent runs, or it cannot be opened.
-    """
-    from agent.store import Store, StoreBusy
-
-    path, busy = config.store_path, GatewayError(
-        "the agent runs and owns the database",
-        where=str(config.store_path),
-        hint="Stop it for the time of the export: `systemctl stop meterhouse`; readings in between become a stated gap",
-    )  # fmt: skip
-    if not path.exists():
-        raise GatewayError("there is no database", where=str(path), hint="Did the agent ever run with this state_dir?")
-    if _runs(config.runtime_dir):
-        raise busy
-    try:
-        store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s)
-    except StoreBusy as error:
-        raise busy from error
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _runs(runtime_dir: Path) -> bool:
-    try:
-        return is_alive(read_snapshot(runtime_dir).get("pid"))
-    except GatewayError:
-        return False
-
-
-def keys_of(store: Store, config: Config) -> bytes | None:
-    """The key records where the database has none: an agent of an early version without destinations wrote it."""
-    if store.key_record():
-        return None
-    from agent.keys import key_records, load_key
-
-    return key_records(load_key(config.key.path(os.environ)), config.base)
-
-
-def _complain(archive: Archive, streams: tuple[str, ...], store: Store) -> None:
-    if store.quarantine:
-        click.echo(f"warning: the database was damaged; it is set aside as {store.quarantine.path}", err=True)
-    for name in streams:
-        if name not in archive.known:
-            hint = f"Known: {', '.join(archive.known)}" if archive.known else "It holds none at all"
-            raise UsageError(f"the database has no stream {tidy(name)!r}", where="--stream", hint=hint)
-    if not archive.streams:
-        raise GatewayError("nothing is in this range", where="export", hint="Older packs leave after keep_delivered")
-
-
-def _write(
-    archive: Archive, out: Folder | None, table: Table | None, from_ms: int, to_ms: int, keys: bytes | None
-) -> int:
-    bar, done = Bar(archive.total), 0
-    try:
-        if out and keys:
-            out.add("keys.json", (keys,))
-        for piece in archive.pieces():
-            if out:
-                out.add(piece.file, piece.lines)
-            if table and piece.packs:
-                table.add(piece.lines, from_ms, to_ms)
-            done += piece.packs
-            bar.show(done)
-    except OSError as error:
-        raise GatewayError(
-            f"cannot be written ({error.strerror})", where=str(out.path if out else table and table.path)
-        ) from error
-    finally:
-        bar.end()
-    return done
-
-
 class Bar:
     """A bar on stderr, if a person is there to see it."""
 
-    def __init__(self, total: int) -> None:
-        self._total, self._wanted = max(total, 1), sys.stderr.isatty()
-        self._shown = 0.0
+    def __init__(self) -> None:
+        self._wanted, self._shown = sys.stderr.isatty(), 0.0
 
-    def show(self, done: int) -> None:
+    def show(self, done: int, total: int) -> None:
         """Ten times a second at most."""
         now = time.monotonic()
         if self._wanted and now - self._shown > 0.1:
             self._shown = now
-            share = min(1.0, done / self._total)
+            share = min(1.0, done / max(total, 1))
             full = round(share * BAR)
             click.echo(f"\r[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {done} packs ", err=True, nl=False)
 

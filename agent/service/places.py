@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from drivers.model import GatewayError
 
 LOCK = "lock"
+PATIENCE_S = 0.5  # a tool that looks whether an agent runs holds the lock for an instant
 
 
 @contextlib.contextmanager
@@ -34,14 +36,48 @@ def taken(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
             f"cannot be written: {error.strerror}", where=str(runtime_dir), hint="Another place: [paths] in agent.toml"
         ) from error
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(fd):
             raise GatewayError(
                 "another agent runs with this runtime directory",
                 where=str(runtime_dir),
                 hint="Give each its own: runtime_dir under [paths] in agent.toml",
-            ) from None
+            )
         yield
     finally:
         os.close(fd)  # the lock goes with it
+
+
+def _locked(fd: int) -> bool:
+    give_up = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def is_taken(runtime_dir: Path) -> bool:
+    """Does an agent run with this runtime directory?
+
+    Raises:
+        GatewayError: that cannot be found out.
+    """
+    try:
+        fd = os.open(runtime_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        hint = "Members of the group meterhouse may ask"
+        raise GatewayError(f"cannot be read: {error.strerror}", where=str(runtime_dir / LOCK), hint=hint) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.store.engine import Store
 
-CHUNK = 64  # packs in a piece
+CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs in a piece, and their bytes: a slice of the store's time, and of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Archive:
 
     Of each stream all packs that touch the range, without a hole that the store itself does not have, and the
     birth in force before it, in a file of its own: a birth whose neighbours are not here would look like a loss.
-    Checkpoints made in the range, but for those that name packs after it.
+    Checkpoints made in the range, but for those that name packs after it. What is sealed after the archive was made is
+    not in it, and what retention drops meanwhile is missing at the beginning; between two pieces nothing is held open.
 
     Args:
         streams: last parts of names, such as ``inv1``; empty: all.
@@ -39,6 +40,9 @@ class Archive:
             for stream, span in store.spans(from_ms, to_ms).items()
             if not streams or stream.rpartition("/")[2] in streams
         }
+        self.warnings: list[str] = []
+        if store.quarantine:
+            self.warnings.append(f"the database was damaged; it is set aside as {store.quarantine.path}")
 
     @property
     def streams(self) -> list[str]:
@@ -54,23 +58,20 @@ class Archive:
         """Keys, births, checkpoints, then the packs of one stream after the other."""
         if record := self._store.key_record():
             yield Piece("keys.json", (record[1],), 0)
-        births = []
         for stream, (first, last) in self._spans.items():
             if first <= last and (birth := self._store.birth_before(stream, first)):
-                births.append(birth)
-        if births:
-            yield Piece("births.jsonl", tuple(births), 0)
-        if pages := tuple(self._checkpoints()):
-            yield Piece("checkpoints.jsonl", pages, 0)
+                yield Piece("births.jsonl", (birth,), 0)
+        for key in self._store.checkpoint_keys(self._from, self._to):
+            body = self._store.checkpoint(*key)
+            if body and self._is_within(body):
+                yield Piece("checkpoints.jsonl", (body,), 0)
         for stream, (first, last) in self._spans.items():
             file = f"packs/{stream.rpartition('/')[2]}.packs.jsonl"
             after = first - 1
-            while page := self._store.after(stream, after, last, CHUNK):
-                yield Piece(file, tuple(pack.data for pack in page), len(page))
-                after = page[-1].seq
+            while packs := self._store.after(stream, after, last, CHUNK, CHUNK_BYTES):
+                yield Piece(file, tuple(pack.data for pack in packs), len(packs))
+                after = packs[-1].seq
 
-    def _checkpoints(self) -> Iterator[bytes]:
-        for _, _, body in self._store.checkpoints(self._from, self._to):
-            heads = json.loads(body)["heads"]
-            if all(h["seq"] <= self._spans[h["stream"]][1] for h in heads if h["stream"] in self._spans):
-                yield body
+    def _is_within(self, checkpoint: bytes) -> bool:
+        heads = json.loads(checkpoint)["heads"]
+        return all(h["seq"] <= self._spans[h["stream"]][1] for h in heads if h["stream"] in self._spans)

@@ -143,6 +143,20 @@ class Records:
             (from_ms, to_ms),
         ).fetchall()
 
+    def checkpoint_keys(self, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
+        """(page, counter) of those made in ``[from_ms, to_ms)``, oldest first."""
+        return self._conn.execute(
+            "SELECT page, counter FROM checkpoints WHERE time_ms >= ? AND time_ms < ? ORDER BY time_ms, page, counter",
+            (from_ms, to_ms),
+        ).fetchall()
+
+    def checkpoint(self, page: int, counter: int) -> bytes | None:
+        """One of them, if it is still here."""
+        row = self._conn.execute(
+            "SELECT body FROM checkpoints WHERE page = ? AND counter = ?", (page, counter)
+        ).fetchone()
+        return row[0] if row else None
+
     def newest_checkpoints(self) -> list[tuple[int, int, bytes]]:
         """(page, counter, object) of the newest of each page."""
         return self._conn.execute(

@@ -189,25 +189,35 @@ class Shelves(Records):
         )
         return self._unpack(*rows[0]) if rows else None
 
-    def after(self, stream: str, seq: int, last: int, limit: int = CHUNK) -> list[StoredPack]:
+    def after(self, stream: str, seq: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 30) -> list[StoredPack]:
         """Packs above ``seq`` up to ``last``, of any boot, in order; empty when there is no more."""
-        while True:
-            rows = self._all(
-                "SELECT p.id, t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.dictionary, p.body, b.hash"
+        found: list[StoredPack] = []
+        bad: list[tuple[int, int, bytes, bytes | None]] = []
+        size, at = 0, seq
+        try:
+            rows = self._conn.execute(
+                "SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, p.dictionary, p.body, b.hash"
                 " FROM packs p JOIN boots t ON t.id = p.boot LEFT JOIN births b ON b.pack = p.birth"
                 " WHERE p.stream = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?",
-                *(self._heads[stream].id, seq, last, limit),
+                (self._heads[stream].id, seq, last, limit),
             )
-            found = []
-            for number, boot, place, from_ms, span_ms, is_birth, *body in rows:
-                if (data := self._unpack(number, *body)) is not None:
+            with contextlib.closing(rows):
+                for boot, at, from_ms, span_ms, is_birth, number, *body in rows:
+                    try:
+                        data = self._codec.unpack(*body)
+                    except ValueError:
+                        bad.append((number, *body))
+                        continue
+                    size += len(data)
+                    if found and size > max_bytes:
+                        break
                     to_ms = from_ms + span_ms
-                    found.append(
-                        StoredPack(number, stream, boot_hex(boot), place, from_ms, to_ms, bool(is_birth), data)
-                    )
-            if found or not rows:
-                return found
-            seq = rows[-1][2]  # a whole page of damaged ones
+                    found.append(StoredPack(number, stream, boot_hex(boot), at, from_ms, to_ms, bool(is_birth), data))
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+        for row in bad:
+            self._unpack(*row)
+        return found if found or not bad else self.after(stream, at, last, limit, max_bytes)  # all were damaged
 
     def replay(
         self, stream: str, boot: str | None, first: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 20

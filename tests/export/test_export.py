@@ -130,7 +130,7 @@ def test_a_store_that_is_in_use_is_left_alone(gateway: Gateway, mh: Mh) -> None:
         code, _, err = mh("export", gateway.folder / "x", "-c", gateway.config)
     finally:
         store.close()
-    assert code == 1 and "Stop it" in err and not (gateway.folder / "x").exists()
+    assert code == 1 and "somebody else uses the database" in err and not (gateway.folder / "x").exists()
 
 
 def test_killed_in_the_middle_it_leaves_no_folder(gateway: Gateway) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,44 @@ def whole(listener: Listener, device: str) -> bool:
     return bool(seqs) and seqs == set(range(1, max(seqs) + 1))
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
+    tmp_path: Path, house: House, mh: Callable[..., tuple[int, str, str]]
+) -> None:
+    _, listener, _, agent = one_meter(tmp_path, house)
+    agent.start()
+    until(lambda: len(listener.numbers("m1")) > 8, 15, lambda: agent.said)
+    until(lambda: any("/checkpoint/" in m.topic for m in listener.heard), 15)
+    before = {pack["seq"] for pack in listener.packs("m1")}
+    end = max(pack["from"] for pack in listener.packs("m1")) - 1
+    stretch = ["--to", datetime.fromtimestamp(int(end), UTC).isoformat(), "--stream", "m1", "-c", agent.config]
+    code, out, err = mh("export", tmp_path / "living", *stretch, "--csv", tmp_path / "living.csv", "--json")
+    assert code == 0, err
+    until(lambda: {pack["seq"] for pack in listener.packs("m1")} > before, 10, "sealing goes on")
+    assert not any((agent.runtime / "requests").iterdir())
+    code, _, err = mh("export", tmp_path / "no", "-c", agent.config, "--stream", "m9")
+    assert code == 2 and "Known: _gateway, m1" in err, err
+    assert not list(tmp_path.glob("*no*"))
+    assert agent.stop() == 0
+    code, _, err = mh("export", tmp_path / "stopped", *stretch, "--csv", tmp_path / "stopped.csv")
+    assert code == 0, err
+    assert tree(tmp_path / "living") == tree(tmp_path / "stopped")
+    assert (tmp_path / "living.csv").read_bytes() == (tmp_path / "stopped.csv").read_bytes()
+    assert json.loads(out)["packs"] > 4 and mh("verify", tmp_path / "living", "--trust", agent.kid)[0] == 0
+
+
 def test_a_folder_and_the_broker_agree_after_a_kill(
     tmp_path: Path, house: House, mh: Callable[..., tuple[int, str, str]]
 ) -> None:
     broker, listener, meter, agent = one_meter(tmp_path, house)
     agent.start()
     until(lambda: any("/checkpoint/" in m.topic for m in listener.heard), 15, lambda: agent.said)
-    code, _, err = mh("export", tmp_path / "no", "-c", agent.config)
-    assert code == 1 and "the agent runs" in err and not (tmp_path / "no").exists()
+    code, _, err = mh("export", tmp_path / "early", "-c", agent.config)
+    assert code == 0 and mh("verify", tmp_path / "early", "--trust", agent.kid)[0] == 0, err
     agent.kill()
     agent.start()
     until(lambda: len(listener.numbers("m1")) > 6 and len({p["boot"] for p in listener.packs("m1")}) > 1, 15)
