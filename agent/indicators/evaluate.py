@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
 from agent.indicators import expression
 from agent.indicators.factors import Entry
-from agent.indicators.figure import Amount, Figure, Period, Verdict
+from agent.indicators.figure import Amount, Figure, Part, Period, Verdict
 from agent.indicators.plan import FLOWS, Indicator, Plan, Threshold, leaves, pick
 from agent.indicators.units import Unit, parse_unit
 
@@ -29,10 +29,13 @@ class _Missing(Exception):
     """An input without a value and without a stated assumption."""
 
 
-def evaluate(plan: Plan, period: Period, supply: Supply) -> tuple[Figure, ...]:
-    """All figures of the plan for this kind of period, in the plan's order."""
+def evaluate(
+    plan: Plan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
+) -> tuple[Figure, ...]:
+    """Figures of one period, in the plan's order: of all indicators for its kind, or of those that are given."""
     cache: dict[str, Amount | None] = {}
-    return tuple(_Figuring(plan, one, period, supply, cache).figure() for one in plan.of_period(period.kind))
+    wanted = plan.of_period(period.kind) if indicators is None else indicators
+    return tuple(_Figuring(plan, one, period, supply, cache).figure() for one in wanted)
 
 
 class _Figuring:
@@ -70,7 +73,16 @@ class _Figuring:
             tuple(inputs),
             tuple(missing),
             tuple(self._factors[name] for name in sorted(self._factors)),
+            tuple(self._parts()) if not missing else (),
         )
+
+    def _parts(self) -> Iterator[Part]:
+        one = self._one
+        for side, formula in (("numerator", one.numerator), ("denominator", one.denominator)):
+            if formula is not None:
+                for sign, node in _summands(formula.tree, one, 1):
+                    name = node.name if isinstance(node, expression.Name) else _spelled(node)
+                    yield Part(side, name, sign * expression.value(node, self._of_name))  # type: ignore[arg-type]
 
     def _inputs(self) -> tuple[list[Amount], list[str]]:
         found: list[Amount] = []
@@ -130,6 +142,21 @@ class _Figuring:
                 if a_year >= least:
                     return one
         return None
+
+
+def _summands(tree: expression.Node, one: Indicator, sign: int) -> Iterator[tuple[int, expression.Node]]:
+    """The signed summands of a formula, through terms that are sums themselves."""
+    inner = one.terms[tree.name].formula.tree if isinstance(tree, expression.Name) and tree.name in one.terms else tree
+    if isinstance(inner, expression.Operation) and inner.sign in "+-":
+        yield from _summands(inner.parts[0], one, sign)
+        yield from _summands(inner.parts[1], one, sign if inner.sign == "+" else -sign)
+    elif not isinstance(inner, expression.Number) or inner.value:
+        yield sign, tree
+
+
+def _spelled(tree: expression.Node) -> str:
+    """The first quantity of a product: ``gas * factor.gas.coal`` is about gas."""
+    return next((name for name in expression.names(tree) if not name.startswith("factor.")), expression.show(tree))
 
 
 def _verdict(value: Fraction | None, threshold: Threshold | None, unit: Unit) -> Verdict:

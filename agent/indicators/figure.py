@@ -67,6 +67,15 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A summand of the numerator or the denominator, signed: what a figure is made up of, for people."""
+
+    side: Literal["numerator", "denominator"]
+    name: str  # of a term or an input; the formula's text for anything else
+    value: Fraction  # base units of its side
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """One indicator over one period. ``value`` is None where an input is missing or the denominator is 0."""
 
@@ -83,6 +92,7 @@ class Figure:
     inputs: tuple[Amount, ...]
     missing: tuple[str, ...]
     factors: tuple[Entry, ...]
+    parts: tuple[Part, ...] = ()
 
     @property
     def shown(self) -> str:

@@ -1,0 +1,192 @@
+"""A period as plain values for a page: figures, their trend, what weighs on them, how well they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from agent.indicators.compute import Tally, period_of, slots_of
+from agent.indicators.declared import Declaration
+from agent.indicators.definitions import PeriodKind
+from agent.indicators.evaluate import evaluate
+from agent.indicators.figure import Figure, Period, decimal_text
+from agent.indicators.plan import Plan
+from agent.indicators.trace import Traced, issue, trace
+from agent.indicators.words import title_of
+from agent.intervals.cut import Cut
+from agent.intervals.rows import RoleSum
+
+FINER: Mapping[str, str] = {"day": "hour", "month": "day", "year": "month", "rolling": "month"}
+MAX_DRAGS = 3
+
+
+class Reporter:
+    """Takes the intervals of a period day by day, then gives its page.
+
+    Args:
+        period: day, month, year or rolling.
+    """
+
+    def __init__(self, plan: Plan, cut: Cut, period: Period, entries: Sequence[Declaration]) -> None:
+        self._plan, self._cut, self._period, self._entries = plan, cut, period, entries
+        self._whole = Tally()
+        self._finer: dict[int, Tally] = {}
+        self._hours: list[Any] = []
+        self._months: dict[str, list[Decimal]] = {}
+
+    def add(self, parts: Sequence[RoleSum]) -> None:
+        """The intervals of one local day."""
+        self._whole.add(parts)
+        finer = FINER[self._period.kind]
+        groups: dict[int, list[RoleSum]] = {}
+        for one in parts:
+            groups.setdefault(self._cut.stretch(finer, one.start_ms)[0], []).append(one)
+        for start, group in groups.items():
+            self._finer.setdefault(start, Tally()).add(group)
+        slots = slots_of(parts, self._cut)
+        for match in trace(slots).matches:
+            month = self._months.setdefault(f"{self._cut.day(match.slot.start_ms):%Y-%m}", [Decimal(0), Decimal(0)])
+            month[0] += match.exported
+            month[1] += match.slot.generation - match.exported
+        self._hours += slots
+
+    def page(self) -> dict[str, Any]:
+        """All of it; strings, whole numbers, booleans, lists and objects."""
+        wanted = [one for one in self._plan.indicators if self._period.kind in one.periods]
+        kept = [one for one in wanted if not one.excluded]
+        figures = evaluate(self._plan, self._period, self._whole.supply(self._entries), kept)
+        trend: list[tuple[str, dict[str, Figure]]] = []
+        for start, end in self._cut.stretches(FINER[self._period.kind], self._period.start_ms, self._period.until_ms):
+            found: tuple[Figure, ...] = ()
+            if start in self._finer:
+                finer = self._finer_period(start, end)
+                found = evaluate(self._plan, finer, self._finer[start].supply(self._entries), kept)
+            trend.append((self._label(start), {figure.indicator.name: figure for figure in found}))
+        return {
+            "period": {
+                "kind": self._period.kind,
+                "label": self._period.label,
+                "from": self._period.start_ms // 1000,
+                "to": self._period.end_ms // 1000,
+                "until": self._period.until_ms // 1000,
+            },
+            "sets": [{"id": one.id, "title": one.title, "source": one.source} for one in self._plan.sets.values()],
+            "figures": [self._figure(figure, trend) for figure in figures],
+            "excluded": [{"id": one.name, "title": one.title, "why": one.excluded} for one in wanted if one.excluded],
+            "trace": self._trace(),
+        }
+
+    def _finer_period(self, start: int, end: int) -> Period:
+        kind: PeriodKind = "interval" if self._period.kind == "day" else FINER[self._period.kind]  # type: ignore[assignment]
+        made = period_of(self._cut, kind, start, min(end, self._period.until_ms))
+        return Period(made.kind, start, end, made.label, made.year, made.year_ms, min(end, self._period.until_ms))
+
+    def _label(self, start: int) -> str:
+        local = self._cut.local(start)
+        return {"hour": f"{local:%H:%M}", "day": f"{local:%d}", "month": f"{local:%Y-%m}"}[FINER[self._period.kind]]
+
+    def _figure(self, figure: Figure, trend: Sequence[tuple[str, dict[str, Figure]]]) -> dict[str, Any]:
+        one = figure.indicator
+        points = [(label, found.get(one.name)) for label, found in trend]
+        valued = [(label, f) for label, f in points if f is not None and f.value is not None]
+        plain = figure.as_dict("")
+        del plain["config"]
+        plain |= {
+            "title": one.title,
+            "note": one.note,
+            "gate": one.gate,
+            "better": one.better,
+            "trend": [{"label": label, "v": f.shown if f is not None else ""} for label, f in points],
+            "drags": self._drags(figure),
+        }
+        for amount in plain["inputs"]:
+            amount["title"] = self._title(amount["n"])
+        if len(valued) > 1:
+            pick = min if one.better == "higher" else max
+            label, worst = pick(valued, key=lambda pair: pair[1].value or Fraction(0))
+            plain["worst"] = {"label": label, "v": worst.shown}
+        return plain
+
+    def _title(self, name: str) -> Mapping[str, str]:
+        if name in self._plan.inputs:
+            return self._plan.inputs[name].title
+        for one in self._plan.indicators:
+            if name in one.terms:
+                return one.terms[name].title
+        return title_of(name)
+
+    def _drags(self, figure: Figure) -> list[dict[str, Any]]:
+        """The largest parts that keep the figure from being better.
+
+        Lower is better: parts of the numerator. Higher is better: parts of the denominator that the numerator lacks.
+        """
+        one = figure.indicator
+        side, unit = "numerator", one.numerator_unit
+        above = {part.name for part in figure.parts if part.side == "numerator"}
+        if one.better == "higher":
+            if figure.denominator is None or one.denominator_unit is None:
+                return []
+            side, unit = "denominator", one.denominator_unit
+        whole = figure.numerator if side == "numerator" else figure.denominator
+        heavy = [
+            part
+            for part in figure.parts
+            if part.side == side and part.value > 0 and (side == "numerator" or part.name not in above)
+        ]
+        heavy.sort(key=lambda part: part.value, reverse=True)
+        return [
+            {
+                "n": part.name,
+                "title": self._title(part.name),
+                "v": decimal_text(part.value / unit.factor),
+                "u": unit.text,
+                "share": decimal_text(part.value / whole) if whole else "",
+            }
+            for part in heavy[:MAX_DRAGS]
+        ]
+
+    def _trace(self) -> dict[str, Any]:
+        known = self._plan.inputs.get("declared.certificates")
+        certificates = Decimal(0)
+        if known is not None:
+            found = self._whole.supply(self._entries).declared(known.name, known.unit, known.kind, self._period)
+            if found is not None:
+                certificates = Decimal(decimal_text(found.value / 3_600_000))
+        traced = trace(self._hours, certificates)
+        months = [(label, exported, held) for label, (exported, held) in sorted(self._months.items())]
+        hours = traced.matches if self._period.kind in ("day", "month") else ()
+        return {**_totals(traced), "hours": [_hour(match) for match in hours], "issued": [
+            {
+                "label": one.label,
+                "traded": one.traded,
+                "held": one.held,
+                "traded_rest": _plain(one.traded_rest),
+                "held_rest": _plain(one.held_rest),
+            }
+            for one in issue(months)
+        ]}  # fmt: skip
+
+
+def _totals(traced: Traced) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        name: _plain(getattr(traced, name)) for name in ("consumption", "own", "direct", "storage", "grid", "certified")
+    }
+    plain["incomplete"] = traced.incomplete
+    for name in ("at_the_time", "with_certificates"):
+        share = getattr(traced, name)
+        plain[name] = "" if share is None else decimal_text(Fraction(share))
+    return plain
+
+
+def _hour(match: Any) -> dict[str, Any]:
+    slot = match.slot
+    values = {
+        name: _plain(getattr(match, name)) for name in ("consumption", "own", "direct", "storage", "grid", "exported")
+    }
+    return {"from": slot.start_ms // 1000, "to": slot.end_ms // 1000, "complete": slot.complete, **values}
+
+
+def _plain(value: Decimal) -> str:
+    return decimal_text(Fraction(value))
