@@ -1,4 +1,4 @@
-"""What local tools may ask of an agent, and what an answer may use: the contract between ``desk`` and those who answer."""
+"""What local tools may ask of an agent, and what an answer may use: between ``desk`` and those who answer."""
 
 from __future__ import annotations
 
