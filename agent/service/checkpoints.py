@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.checkpoint import Page, checkpoint
-from agent.keys import Signer
+from agent.service.pen import Pen
 from agent.service.writer import Writer
 from agent.store import Store
 from drivers.model import GatewayError
@@ -29,13 +29,14 @@ class Checkpoints:
     def __init__(
         self,
         writer: Writer,
-        signer: Signer,
+        pen: Pen,
         gateway: str,
         uplinks: Sequence[Uplink],
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._writer, self._signer, self._gateway, self._uplinks = writer, signer, gateway, uplinks
+        self._writer, self._pen, self._gateway, self._uplinks = writer, pen, gateway, uplinks
         self._wall_ms = wall_ms
+        self._newest: list[Page] = []
 
     async def run(self) -> None:
         """One soon and one an hour until cancelled; the first of a UTC day is the one that is kept long."""
@@ -54,17 +55,24 @@ class Checkpoints:
         except GatewayError as error:
             log.warning("no checkpoint: %s", error)
             return False
+        self._newest = pages
         for page in pages:
             for uplink in self._uplinks:
                 uplink.retain(f"checkpoint/{page.page}", page.data)
         return True
+
+    def again(self, uplinks: Iterable[Uplink]) -> None:
+        """Hand the newest pages to destinations that came later."""
+        for uplink in uplinks:
+            for page in self._newest:
+                uplink.retain(f"checkpoint/{page.page}", page.data)
 
     def _keep(self, store: Store) -> list[Page]:
         heads = store.heads().values()
         made: list[Page] = []
 
         def after(before: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
-            made.extend(checkpoint(self._signer, self._gateway, heads, before, self._wall_ms()))
+            made.extend(checkpoint(self._pen.signer, self._gateway, heads, before, self._wall_ms()))
             return [(page.page, page.counter, page.time_ms, page.data) for page in made]
 
         if heads:

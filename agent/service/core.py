@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import agent
 import ext.clock
 import ext.memory
 from agent.config import Config, DeviceConfig, line_config
-from agent.keys import Signer, key_records, load_key
+from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import DevicePoll, Grid, LinePoller
 from agent.service.checkpoints import Checkpoints
 from agent.service.contact import Contacts
-from agent.service.desk import Desk
+from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
 from agent.service.recover import Recovered, recover
-from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
 from agent.service.sealing import Sealing, pack_clock
 from agent.service.snapshot import Snapshot
@@ -76,14 +75,14 @@ class Service:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
         with taken(self.config.state_dir, self.config.runtime_dir):
-            signer = load_key(self.config.key.path(os.environ))
-            self._sign = signer.signer("mh-pack")
+            key_path = self.config.key.path(os.environ)
+            self.pen = Pen(load_key(key_path), self.config.base)
             self.writer = Writer(self._open_store, pack_clock)
             self.sealing = Sealing(self.writer, self.grid, self.config.pack.every_ms)
             self.writer.on_trouble = self.sealing.trouble_is
             await self.writer.start()
             try:
-                await self._start(signer)
+                await self._start(key_path)
                 await self._serve(stop)
             finally:
                 await self._stop()
@@ -98,8 +97,11 @@ class Service:
             now_ms=time.time_ns() // 1_000_000,
         )
 
-    async def _start(self, signer: Signer) -> None:
+    async def _start(self, key_path: Path) -> None:
         config = self.config
+        await self.writer.call(self.pen.take_up)  # before anything is sealed: a wrong key signs nothing
+        note, publish = self.sealing.remark, self._publish_keys
+        self.key_watch = KeyWatch(self.pen, key_path, self.writer, publish, note, self._make_checkpoint)
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
             for name, head in (await self.writer.call(Store.heads)).items()
@@ -124,12 +126,17 @@ class Service:
         await self._register(list(enumerate(tables)))
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered))
-        await self._start_uplinks(signer)
+        self._start_uplinks()
 
     def _packer(self, stream: str) -> Packer:
         if stream not in self._packers:
             self._packers[stream] = Packer(
-                stream, self.boot, self._heads.get(stream), self._sign, self.started_ms, self.config.pack.max_size_bytes
+                stream,
+                self.boot,
+                self._heads.get(stream),
+                self.pen.sign,
+                self.started_ms,
+                self.config.pack.max_size_bytes,
             )
         return self._packers[stream]
 
@@ -169,10 +176,9 @@ class Service:
         rows = ((number, table.stream, table.encoded) for number, table in tables)
         await self.writer.call(lambda store: store.register_tables(ring_id, rows))
 
-    async def _start_uplinks(self, signer: Signer) -> None:
+    def _start_uplinks(self) -> None:
         config = self.config
-        keys = await self.writer.call(lambda store: _keys(store, signer, config.base))
-        self.checkpoints = Checkpoints(self.writer, signer, config.base, self.uplinks)
+        self.checkpoints = Checkpoints(self.writer, self.pen, config.base, self.uplinks)
         if not config.uplinks:
             return
         from agent.uplink import Uplink
@@ -185,7 +191,7 @@ class Service:
                     site=config.site,
                     gateway=config.gateway,
                     outbox=self.writer,
-                    keys=keys,
+                    keys=self.pen.records,
                     version=agent.__version__,
                     pack_every_ms=config.pack.every_ms,
                     live_rate=1000 * (len(config.devices) + 1) / config.pack.every_ms,
@@ -195,6 +201,15 @@ class Service:
         self.writer.serve(self.uplinks)
         for running in self.uplinks:
             running.start()
+
+    def _publish_keys(self, keys: bytes) -> None:
+        """From the writer's thread, before anything that only these keys explain."""
+        for uplink in self.uplinks:
+            uplink.retain("keys", keys)
+
+    async def _make_checkpoint(self) -> None:
+        if self.checkpoints is not None:
+            await self.checkpoints.make()
 
     async def _serve(self, stop: asyncio.Event) -> None:
         for note in self.config.notes:
@@ -212,7 +227,7 @@ class Service:
             self._snapshots(self._snapshot),
             self._watch_pollers(),
             self._housekeeping(),
-            Desk(Running(self), self.config.runtime_dir / FOLDER).run(),
+            self.key_watch.run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
         async with asyncio.TaskGroup() as group:
@@ -343,11 +358,3 @@ def _store_line(store: Store) -> list[str]:
         damaged = store.quarantine
         lines.append(f"the database before was damaged ({damaged.reason}); it is set aside as {damaged.path}")
     return lines
-
-
-def _keys(store: Store, signer: Signer, base: str) -> bytes:
-    """The ``keys`` object to publish, kept so that a later key can be recorded by this one."""
-    kept = store.key_record()
-    data = key_records(signer, base, kept[1] if kept else None)
-    store.add_key_record(json.loads(data)["counter"], data)
-    return data

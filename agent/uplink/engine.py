@@ -70,7 +70,7 @@ class Uplink:
         replay_bytes: int = BUDGET_BYTES,
     ) -> None:
         self.name = destination.name
-        self._to, self._outbox, self._keys, self._environ = destination, outbox, keys, environ
+        self._to, self._outbox, self._environ = destination, outbox, environ
         self._gateway, self._base = f"{site}/{gateway}", f"{PREFIX}/{site}/{gateway}"
         self._version = version
         self._client_id = destination.client_id or f"meterhouse-{site}-{gateway}-{destination.name}"
@@ -89,7 +89,7 @@ class Uplink:
             wake=self._bell.ring,
             pause_s=retry_s,
         )
-        self._retained: dict[str, bytes] = {}  # by topic; written by other threads
+        self._retained: dict[str, bytes] = {"keys": keys}  # by topic, keys first; written by other threads
         self._news: deque[str] = deque()  # topics in it that are to be published
         self._replay = Replay(
             destination.name,
@@ -258,7 +258,6 @@ class Uplink:
     def _announce(self) -> None:
         """All that is retained on the broker, but the births, which the traffic has."""
         self._traffic.publish(f"{self._base}/status", self._status("online"))
-        self._traffic.publish(f"{self._base}/keys", self._keys)
         self._news.clear()
         self._news.extend(self._retained)
         self._status_s = time.monotonic()

@@ -1,0 +1,138 @@
+"""The key in the agent's hand, and the watch over its file: a key that follows it is taken up without a stop.
+
+The switch happens in the writer's thread between two rounds of sealing, so that all streams change at one pack border.
+What the new key may sign is durable first: its records are committed before its first pack, and published before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.keys import TYP_PACK, Signer, current_records, load_key
+from agent.service.writer import Writer
+from agent.store import Store
+from drivers.model import GatewayError
+
+log = logging.getLogger("meterhouse")
+LOOK_S = 2.0  # at the key's file; it costs one stat
+
+
+class Pen:
+    """The key that signs now. From the start on the writer's thread alone signs with it, and alone changes it."""
+
+    def __init__(self, signer: Signer, gateway: str) -> None:
+        self.signer, self._gateway = signer, gateway
+        self._sign = signer.signer(TYP_PACK)
+        self.records = b""  # the ``keys`` object that ends with this key
+
+    def sign(self, payload: bytes) -> str:
+        """The signature of a pack."""
+        return self._sign(payload)
+
+    def take_up(self, store: Store, signer: Signer | None = None) -> bytes:
+        """Record a key that is to sign from here on, by default the one in hand at the start.
+
+        Returns:
+            The ``keys`` object to publish; the identical bytes as long as the key is the same.
+
+        Raises:
+            KeyFileError: the key does not follow the one that signed before; nothing has changed then.
+        """
+        signer = signer or self.signer
+        kept = store.key_record()
+        data = current_records(signer, self._gateway, kept[1] if kept else None)
+        if kept is None or data != kept[1]:
+            store.add_key_record(json.loads(data)["counter"], data)
+        self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), data
+        return data
+
+
+class KeyWatch:
+    """Looks whether the key's file changed. Only the loop touches it.
+
+    Args:
+        path: where the key lies, as configured.
+        publish: called in the writer's thread with a new ``keys`` object, before anything is signed with its key.
+        note: takes an event of the gateway.
+        after: called after each change; makes a checkpoint that says where the new key began.
+    """
+
+    def __init__(
+        self,
+        pen: Pen,
+        path: Path,
+        writer: Writer,
+        publish: Callable[[bytes], object],
+        note: Callable[[Mapping[str, Any]], object],
+        after: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._pen, self._path, self._writer = pen, path, writer
+        self._publish, self._note, self._after = publish, note, after
+        self._stamp = _stamp(path)
+        self._lock = asyncio.Lock()
+        self._trouble = ""
+
+    @property
+    def kid(self) -> str:
+        """Thumbprint of the key that signs now."""
+        return self._pen.signer.kid
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def move(self, path: Path) -> None:
+        """The configuration names this file: take up its key. Raises GatewayError; nothing has changed then."""
+        async with self._lock:
+            stamp = _stamp(path)
+            await self._change(path)
+            self._path, self._stamp = path, stamp
+
+    async def look(self) -> None:
+        """Take up the key in the file if it is another one. Where it cannot be, the key in hand goes on signing."""
+        async with self._lock:
+            stamp = _stamp(self._path)
+            if stamp == self._stamp:
+                return
+            try:
+                await self._change(self._path)
+            except GatewayError as error:
+                if str(error) != self._trouble:
+                    log.error("the key in hand goes on signing: %s", error)
+                self._trouble = str(error)
+            if stamp is not None:  # a missing file is nothing to come back from
+                self._stamp = stamp
+
+    async def _change(self, path: Path) -> None:
+        signer = await asyncio.to_thread(load_key, path)  # a token takes its time
+        before = self.kid
+        if signer.kid == before:
+            self._trouble = ""
+            return
+
+        def take_up(store: Store) -> None:
+            self._publish(self._pen.take_up(store, signer))
+
+        await self._writer.call(take_up)
+        self._trouble = ""
+        counter = json.loads(self._pen.records)["counter"]
+        self._note({"counter": counter, "event": "key", "new": self.kid, "old": before})
+        log.warning("packs are signed with the key %s from here on, until now with %s", self.kid, before)
+        await self._after()
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Changes with the file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
