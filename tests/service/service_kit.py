@@ -143,6 +143,7 @@ class Agent:
     state: str = "state"
     env: dict[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = ("-m", "agent.cli.main")  # of the interpreter
+    before: tuple[str, ...] = ()  # a command that runs it, such as ip netns exec
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     kid: str = ""
@@ -191,7 +192,7 @@ class Agent:
         env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | self.env
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.program, "run", "-c", str(self.config)],
+                [*self.before, sys.executable, *self.program, "run", "-c", str(self.config)],
                 cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         if serving:

@@ -7,36 +7,10 @@ from typing import Any
 
 import pytest
 from service_books import boots, gaps, reasons, settle, times
-from service_kit import House, Listener, Meter, devices_on, until
+from service_clock import LIBRARIES, Clock, steps
+from service_kit import House, Meter, devices_on, until
 
-LIBRARIES = sorted(Path("/usr/lib").glob("*-linux-gnu*/faketime/libfaketimeMT.so.1"))
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (apt: faketime)")
-
-
-class Clock:
-    """The clock of the agent's process: so many seconds beside ours."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "clock"
-        self.set(0)
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {
-            "LD_PRELOAD": str(LIBRARIES[0]),
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-        }
-
-    def set(self, seconds: float) -> None:
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+.3f}\n")
-        new.replace(self._file)
-
-
-def steps(listener: Listener, device: str) -> list[tuple[float, float]]:
-    return [(e["old"], e["new"]) for e in listener.events(device) if e["event"] == "clock_step"]
 
 
 def play_steps_of_an_hour(folder: Path, house: House) -> dict[str, Any]:
