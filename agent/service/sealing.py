@@ -65,7 +65,7 @@ class Sealing:
         self._polls[stream.name] = poll
 
     def retire(self, stream: Stream, end_ms: int) -> None:
-        """Nothing is recorded of this stream any more: seal it up to ``end_ms`` with the next packs, then let it rest."""
+        """Nothing more is recorded of this stream: seal it up to ``end_ms`` with the next packs, then let it rest."""
         del self.streams[stream.name], self._polls[stream.name]
         self._leaving.append((stream, end_ms))
 
@@ -196,4 +196,6 @@ class Sealing:
             job.stream.sealing = False
         for sealed in outcome:
             sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
+        for job in jobs[len(outcome) :]:
+            job.stream.forget(self._ring.tail)
         return len(outcome) == len(jobs)

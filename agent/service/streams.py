@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,12 @@ class Stream:
             if shape.number == number:
                 shape.positions.extend(positions)
                 return
+
+    def forget(self, tail: int) -> None:
+        """What stood before ``tail`` in the ring was overwritten: however long sealing pauses, this must not grow."""
+        if not self.sealing:
+            for shape in self.shapes:
+                del shape.positions[: bisect_left(shape.positions, tail)]
 
     def due(self, to_ms: int) -> bool:
         """Is there reason to seal up to ``to_ms``? A silent stream waits for the long interval."""

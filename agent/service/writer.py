@@ -9,6 +9,7 @@ import asyncio
 import queue
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ from agent.outbox import Ack, OutboxItem, ReplayPage
 from agent.pack import Mark, Packer, SealedPack, base64url, seconds
 from agent.service.streams import SealJob
 from agent.store import LossNote, Store, StoreDamaged
-from drivers.model import GatewayError
+from drivers.model import GatewayError, Reason
 from ext.ring import Ring
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little memory while they wait
+LONG_MS = 3_600_000  # of nothing: said at once, and not found out tick by tick
+OUT_OF_TURN_MS = 600_000
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
 
 
@@ -128,6 +131,15 @@ class Writer:
             return {note.stream for note in self._losses}
 
         return await self.call(run)
+
+    async def bound(self, change: Callable[[Store], None]) -> None:
+        """Give the store other bounds or destinations; what was confirmed until now is let out before."""
+
+        def run(store: Store) -> None:
+            self._flush(store, 0)
+            change(store)
+
+        await self.call(run)
 
     async def stop(self) -> None:
         """Commit what is confirmed, close the database, end the thread."""
@@ -321,6 +333,12 @@ def seal_job(
                 events = []
             job.start_ms = None
         before = len(segment.positions)
+        long = _nothing_until(ring, segment.positions, segment.to_ms)
+        if long - packer.from_ms > LONG_MS:  # sealing paused, and the ring has run over since
+            over = bool(segment.positions) and segment.positions[0] < ring.tail
+            why = Reason.RING if over and job.unknown is Reason.STOPPED else job.unknown
+            packs += packer.absent(ring, long, why, clock, events)
+            events = []
         packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, job.unknown)
         segment.taken = before - len(segment.positions)
         events = []
@@ -328,6 +346,15 @@ def seal_job(
         event = packer.step(job.step_ms)
         packs += packer.seal(ring, job.segments[-1].positions, job.step_ms, clock, [event])
     return packs
+
+
+def _nothing_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
+    """A time before which the ring holds none of these records, with room for ticks answered out of turn."""
+    at = bisect_left(positions, ring.tail)
+    if at == len(positions):
+        return to_ms
+    oldest = ring.record(positions[at])
+    return min(oldest.tick_ms, to_ms) - OUT_OF_TURN_MS if oldest else 0
 
 
 def _settle(future: asyncio.Future[T], result: T) -> None:
