@@ -1,0 +1,105 @@
+"""Scenarios: the wall clock steps, the process is stopped for a while, others keep the cores busy."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from fault_books import balance, bodies, figures
+from fault_rows import Row, scenario
+from service_books import counted, times
+from service_clock import Clock, steps
+from service_kit import SECONDLY, Agent, House, Listener, Meter, one_meter, until, whole
+
+HOUR, YEAR = 3600, 365 * 86_400
+
+
+def come_home(agent: Agent, listener: Listener, meter: Meter) -> int:
+    """All that waits has arrived, the agent ends, and what it served last has arrived too. Returns its exit code."""
+    until(lambda: whole(listener, "m1") and whole(listener, "_gateway"), 30, lambda: agent.said)
+    code = agent.stop()
+    until(lambda: meter.count in listener.numbers("m1"), 10, lambda: agent.said)
+    until(lambda: whole(listener, "m1") and whole(listener, "_gateway"), 10, lambda: agent.said)
+    return code
+
+
+@scenario(rounds=2, about_s=4, long=60, chunk=20)
+def clock_steps(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """The wall clock steps by an hour or a year, forward and back, while everything goes on."""
+    rng = random.Random(seed)
+    clock = Clock(folder)
+    _, listener, meter, agent = one_meter(folder, house, every=SECONDLY, env=clock.env)
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    offsets, now = [0.0], 0.0
+    for n in range(rounds):
+        far = rng.choice((HOUR, YEAR)) if rounds > 2 else YEAR
+        now += rng.choice((far, -far)) if rounds > 2 else (far, -far - HOUR)[n % 2]
+        if abs(now) > 2 * YEAR:
+            now = 0.0
+        offsets.append(now)
+        clock.set(now)
+        until(lambda n=n: len(steps(listener, "m1")) == n + 1, 15, lambda: agent.said)
+        count = meter.count + rng.randint(1, 3)
+        until(lambda count=count: count in listener.numbers("m1"), 15, lambda: (agent.said, agent.snapshot()))
+    code = come_home(agent, listener, meter)
+    report = balance(listener.heard, agent.kid, {"m1": meter}, offsets)
+    packs = [pack for pack in bodies(listener.heard) if pack["stream"].endswith("/m1")]
+    for pack in packs:
+        for record, at in zip(counted(pack), times(pack), strict=True):
+            beside = at - meter.served[record["v"]] / 1e9
+            assert min(abs(beside - offset) for offset in offsets) < 2, f"{record}: read at {at}, {beside} s beside us"
+    longest_s = max(pack["to"] - pack["from"] for pack in packs)
+    return figures(report, code=code, steps=len(steps(listener, "m1")), made=len(offsets) - 1, longest_s=longest_s,
+                   said=len(agent.said.splitlines()))  # fmt: skip
+
+
+@scenario(rounds=1, about_s=7, long=20)
+def pauses_of_the_process(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """SIGSTOP for seconds up to a minute, SIGCONT; the broker believes the agent dead and says so."""
+    rng = random.Random(seed)
+    _, listener, meter, agent = one_meter(folder, house, every=SECONDLY, uplink='keepalive = "5 s"')
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    longest = 0.0
+    for n in range(rounds):
+        pause_s = 3.0 if rounds == 1 else 65.0 if n == 0 else rng.uniform(2, 30)
+        longest = max(longest, pause_s)
+        agent.send(signal.SIGSTOP)
+        threading.Event().wait(pause_s)  # the pause itself
+        agent.send(signal.SIGCONT)
+        count = meter.count + 2
+        until(lambda count=count: count in listener.numbers("m1"), 40, lambda: agent.said)
+    code = come_home(agent, listener, meter)
+    report = balance(listener.heard, agent.kid, {"m1": meter})
+    missing = report.streams["park7/gw01/m1"].gap_reasons
+    return figures(report, code=code, longest_pause_s=longest, overloads=missing.get("overload", 0))
+
+
+@scenario(rounds=1, about_s=8, long=5)
+def busy_cores(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """Every core is kept busy by somebody else: two loops for each."""
+    rng = random.Random(seed)
+    _, listener, meter, agent = one_meter(folder, house, every=SECONDLY)
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    asked = 0
+    for _ in range(rounds):
+        loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 2))]
+        try:
+            count = meter.count + (4 if rounds == 1 else rng.randint(20, 60))
+            asked += count - meter.count
+            until(lambda count=count: count in listener.numbers("m1"), 120, lambda: agent.said)
+        finally:
+            for loop in loops:
+                loop.kill()
+                loop.wait()
+    code = come_home(agent, listener, meter)
+    report = balance(listener.heard, agent.kid, {"m1": meter})
+    missing = report.streams["park7/gw01/m1"].gap_reasons
+    return figures(report, code=code, answers_under_load=asked, overloads=missing.get("overload", 0))
