@@ -1,7 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # One counter or gauge on its way through intervals. All amounts are whole numbers of a thousandth of a count.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
+
+from ext.ring cimport FLAG_UNSIGNED
+from ext.ring cimport Slot as Value
 
 cdef extern from *:
     """
@@ -324,3 +327,31 @@ cdef inline void cut_off(Slot *s, int32_t number, Done *done, int32_t *dones) no
         close(s, number, done, dones)
     s.has = s.held = s.past = 0
     s.carry, s.pace = 0, 0
+
+cdef struct Found:  # a value out of the ring
+    int64_t time
+    int64_t value
+    uint16_t slot
+    uint8_t quality
+
+cdef inline int64_t scaled(const Value *v, int exponent) noexcept nogil:
+    """The value in units of ``10**exponent``, half to even; INT64_MAX where it does not fit."""
+    cdef i128 wide = <i128><uint64_t>v.mantissa if v.flags & FLAG_UNSIGNED else <i128>v.mantissa
+    cdef i128 power = 1, half
+    cdef int by = v.exponent - exponent
+    if wide == 0:
+        return 0
+    if by > 18 or by < -37:
+        return INT64_MAX if by > 0 else 0
+    for _ in range(by if by > 0 else -by):
+        power *= 10
+    if by >= 0:
+        wide *= power
+    else:
+        half = wide % power * 2
+        wide /= power
+        if half > power or (half == power and wide & 1):
+            wide += 1
+        elif half < -power or (half == -power and wide & 1):
+            wide -= 1
+    return <int64_t>wide if -INT64_MAX < wide < INT64_MAX else INT64_MAX

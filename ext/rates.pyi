@@ -1,6 +1,9 @@
 """Counters and gauges over time, and their way into intervals."""
+from array import array
 from typing import Final
 from typing_extensions import Buffer
+
+from ext.ring import Ring
 
 def counter_rates(counts: Buffer, t_ns: Buffer, bits: int, out: Buffer) -> None:
     """Units per second between neighbours; NaN where there is no honest rate.
@@ -100,3 +103,16 @@ class Tally:
         """All of a slot, for ``restore``. Of this machine's layout and STATE_VERSION."""
     def restore(self, number: int, state: Buffer) -> None:
         """Put a slot back, after ``configure`` with the same arguments and ``bounds``. ValueError if it does not fit."""
+
+def gather(
+    ring: Ring,
+    positions: Buffer,  # const uint64_t[::1], record positions of one table in time order
+    slot_of: Buffer,  # const int32_t[::1]: by point number, -1: not wanted
+    wanted: Buffer,  # const int64_t[:, ::1]: by slot exponent, period and phase in ms (period 0: always due)
+    from_ms: int,
+    to_ms: int,
+) -> tuple[array[int], array[int], array[int], bytes, int]:
+    """(slots, read times in UTC ms, values, qualities, records overwritten) of ticks in ``[from_ms, to_ms)``.
+
+    The same readings as a pack of this stretch holds, in the same order. Values are in ``10**exponent`` of their slot,
+    half to even; 2**63 - 1 where one does not fit. IndexError, ValueError."""

@@ -1,15 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Counters and gauges over time. Checks at the door, plain C inside."""
+from array import array
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.math cimport NAN
-from libc.stdint cimport INT64_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 from ext.interval cimport (
-    CHUNK, COUNTER, GAUGE, MAX_WINDOW, PAST, UNUSED, Cell, Done, Mark, Slot, Times, advance, begin, cut_off, find, i128,
-    is_plain, remember, step_clock, u128,
+    CHUNK, COUNTER, GAUGE, MAX_WINDOW, PAST, UNUSED, Cell, Done, Found, Mark, Slot, Times, advance, begin, cut_off, find,
+    i128, is_plain, scaled, step_clock, u128,
 )
+from ext.ring cimport FIRST_REASON, HEAD_SLOTS, KIND_ANSWER, Head, Ring, get, intact, plausible
+from ext.ring cimport Slot as Value
 
 cdef enum:
     NORMAL
@@ -309,3 +313,65 @@ cdef Py_ssize_t _find(const int64_t[::1] bounds, int64_t at_ms):
         else:
             high = middle
     return low
+
+
+def gather(
+    Ring ring not None, const uint64_t[::1] positions not None, const int32_t[::1] slot_of not None,
+    const int64_t[:, ::1] wanted not None, int64_t from_ms, int64_t to_ms,
+):  # fmt: skip
+    cdef Py_ssize_t i, lost = 0, n = 0, room = 0, begun
+    cdef uint32_t k
+    cdef int32_t number
+    cdef uint64_t head_position
+    cdef Head head
+    cdef Value v
+    cdef Found *found = NULL
+    cdef Found *more
+    cdef int64_t[::1] last = None
+    ring.check_open()
+    if wanted.shape[1] != 3:
+        raise ValueError("want exponent, period and phase of each slot")
+    for i in range(slot_of.shape[0]):
+        if not -1 <= slot_of[i] < wanted.shape[0]:
+            raise IndexError(f"point {i} goes to slot {slot_of[i]} of {wanted.shape[0]}")
+    for i in range(wanted.shape[0]):
+        if wanted[i, 1] < 0 or not -32 <= wanted[i, 0] <= 32:
+            raise ValueError(f"slot {i}: exponent {wanted[i, 0]}, period {wanted[i, 1]}: out of bounds")
+    last = array("q", [INT64_MIN]) * (wanted.shape[0] + 1)
+    head_position = ring.head
+    try:
+        for i in range(positions.shape[0]):
+            if positions[i] >= head_position:
+                raise ValueError(f"position {positions[i]} is not committed: the ring's head is {head_position}")
+            get(&ring.map, positions[i], &head, sizeof(Head))
+            if not (intact(&ring.map, positions[i]) and plausible(&ring.map, positions[i], &head)):
+                lost += 1
+                continue
+            if head.kind != KIND_ANSWER or not from_ms <= head.tick_ms < to_ms:
+                continue
+            if n + head.count > room:
+                more = <Found *>realloc(found, (n + head.count + CHUNK) * sizeof(Found))
+                if more == NULL:
+                    raise MemoryError
+                found, room = more, n + head.count + CHUNK
+            begun = n
+            for k in range(head.count):
+                get(&ring.map, positions[i] + HEAD_SLOTS + k, &v, sizeof(Value))
+                number = slot_of[v.point] if v.point < slot_of.shape[0] else -1
+                if number < 0 or v.quality >= FIRST_REASON or last[number] == head.tick_ms:
+                    continue
+                last[number] = head.tick_ms
+                if wanted[number, 1] and (head.tick_ms - wanted[number, 2]) % wanted[number, 1]:
+                    continue  # not due: packs leave it out as well
+                found[n].time, found[n].slot, found[n].quality = head.time_ns // 1_000_000, number, v.quality
+                found[n].value = scaled(&v, <int>wanted[number, 0])
+                n += 1
+            if not intact(&ring.map, positions[i]):
+                n = begun
+                lost += 1
+        return (
+            array("H", [found[i].slot for i in range(n)]), array("q", [found[i].time for i in range(n)]),
+            array("q", [found[i].value for i in range(n)]), bytes([found[i].quality for i in range(n)]), lost,
+        )  # fmt: skip
+    finally:
+        free(found)

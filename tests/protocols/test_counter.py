@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meter_cases import decode, recorded
 
-from agent.cli.decode_meters.series import Series
+from agent.intervals.series import Series
 
 
 def run(tmp_path: Path, content: Any) -> tuple[int, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import BrokenInput, Json, number, run
-from agent.cli.decode_meters.series import NORMAL, Series, Step
+from agent.intervals.series import NORMAL, Series, Step
 from agent.cli.decode_meters.sunspec import read_json
 from drivers.model import clean_text
 

@@ -1,8 +1,9 @@
 """What happened between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
 
-The agent's kernel (``ext.rates.counter_deltas``) judges each step as it comes. A person with a whole series in
-hand can look ahead, and so does this module: a fall that is taken back was a glitch, one that stays was not.
-Phantom energy is worse than energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
+The kernel (``ext.rates.Tally``) takes in plain growth by itself; everything else is judged here, for the running
+agent (``agent.intervals.judge``) as for a person with a whole series in hand (``meterhouse decode counter``). Judging
+needs what comes later: a fall that is taken back was a glitch, one that stays was not. Phantom energy is worse than
+energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from statistics import median
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
 _ALL_ONES = tuple((1 << bits) - 1 for bits in (15, 16, 31, 32, 63, 64))
 _NATURAL_WIDTHS = (1 << 16, 1 << 32)
-_FEW = 10  # this many times the usual step, or counts, is still usual
+FEW = 10  # this many times the usual step, or counts, is still usual
 _HUGE = 1000  # this many times the usual step is not growth
 
 
@@ -56,6 +57,11 @@ class Series:
                 self._rises[index] = (new - old) / self._span(before, index)
         self._pace = median(self._rises.values()) if len(self._rises) >= 3 else None
 
+    @property
+    def rises(self) -> int:
+        """How many steps upward there are, of any kind."""
+        return len(self._rises)
+
     def _span(self, before: int, index: int) -> Decimal:
         """Seconds between two readings, or steps where times are not known."""
         if self.seconds is None:
@@ -71,13 +77,13 @@ class Series:
         found: list[Step] = []
         level = self.values[0] if self.values else None
         last = 0  # where ``level`` was read
-        if level is not None and self._bad_start(level):
+        if level is not None and self.bad_start(level):
             level = None
             if len(self.values) == 1:
                 return [Step(0, Decimal(0), GLITCH)]
         for index in range(1, len(self.values)):
             value = self.values[index]
-            if value is None or value < 0 or (level is None and self._is_sentinel(value)):
+            if value is None or value < 0 or (level is None and self.is_sentinel(value)):
                 found.append(Step(index, Decimal(0), GLITCH))
             elif level is None:  # the first good reading: there is nothing to compare it with
                 found.append(Step(index, Decimal(0), GLITCH))
@@ -95,8 +101,8 @@ class Series:
             kind, increment = self._rise(last, index, level, value)
             return Step(index, increment, kind), kind == GLITCH and level > 0
         kind, increment = self._fall(last, index, level, value)
-        # a wobble of a count or two keeps the highest reading, a glitch the last good one
-        stays = kind == GLITCH or (kind == BACK_STEP and level - value <= 2 * self.resolution)
+        # a wobble of a few counts keeps the highest reading, a glitch the last good one
+        stays = kind == GLITCH or (kind == BACK_STEP and level - value <= FEW * self.resolution)
         return Step(index, increment, kind), stays
 
     def _rise(self, last: int, index: int, level: Decimal, value: Decimal) -> tuple[str, Decimal]:
@@ -112,24 +118,24 @@ class Series:
         if len(others) < 3:
             return False
         pace = rise / self._span(last, index)
-        return pace > _HUGE * median(others) and pace > _FEW * max(others) and rise > _HUGE * self.resolution
+        return pace > _HUGE * median(others) and pace > FEW * max(others) and rise > _HUGE * self.resolution
 
     def _is_spike(self, last: int, index: int, level: Decimal, value: Decimal) -> bool:
         rise = value - level
         if self.modulus is not None and rise > self.modulus / 2:
             return True
-        if self._is_sentinel(value) and level < value * 9 / 10:
+        if self.is_sentinel(value) and level < value * 9 / 10:
             return True
         later = next((v for v in self.values[index + 1 :] if v is not None and v < value), None)
         if later is None or later < level:
             return False
         usual = self._usual(last, index)
-        unusual = usual is None or rise > _FEW * max(usual, self.resolution)
-        return unusual and rise > _FEW * self.resolution and _FEW * (later - level) <= value - later
+        unusual = usual is None or rise > FEW * max(usual, self.resolution)
+        return unusual and rise > FEW * self.resolution and FEW * (later - level) <= value - later
 
     def _fall(self, last: int, index: int, level: Decimal, value: Decimal) -> tuple[str, Decimal]:
         fall = level - value
-        small = fall <= _FEW * self.resolution and value > 0
+        small = fall <= FEW * self.resolution and value > 0
         if not small and self._returns(last, index, level, value):
             return GLITCH, Decimal(0)
         passed_end = self._rollover(last, index, level, value)
@@ -138,7 +144,7 @@ class Series:
         usual = self._usual(last, index) or Decimal(0)
         if value == 0:
             kind = RESET
-        elif small or _FEW * fall <= level:
+        elif small or FEW * fall <= level:
             kind = BACK_STEP
         else:
             kind = RESET if value <= max(3 * usual, level / 100, self.resolution) else SWAP
@@ -153,7 +159,7 @@ class Series:
             if later is None:
                 continue
             if later - before > (level - value) / 2:
-                bound = max(level / share, _FEW * (self._usual(last, place) or Decimal(0)), 2 * self.resolution)
+                bound = max(level / share, FEW * (self._usual(last, place) or Decimal(0)), 2 * self.resolution)
                 return -2 * self.resolution <= later - level <= bound
             if later - value > max(2 * self.resolution, (level - value) / 50):
                 return False  # it lives on from where it fell to
@@ -170,21 +176,21 @@ class Series:
             return None
         increment = value + modulus - level
         usual = self._usual(last, index)
-        bound = modulus / _FEW
+        bound = modulus / FEW
         if usual is not None:
-            bound = max(min(bound, 2 * _FEW * usual), modulus / _HUGE)
+            bound = max(min(bound, 2 * FEW * usual), modulus / _HUGE)
         return increment if increment <= bound else None
 
-    def _is_sentinel(self, value: Decimal) -> bool:
+    def is_sentinel(self, value: Decimal) -> bool:
         """All ones of a usual width: what devices send for "not available"."""
         raw = value / self.resolution
         return raw == raw.to_integral_value() and int(raw) in _ALL_ONES
 
-    def _bad_start(self, value: Decimal) -> bool:
+    def bad_start(self, value: Decimal) -> bool:
         """Is the first reading none? Negative, or all ones that the next reading does not agree with."""
         later = next((v for v in self.values[1:] if v is not None), None)
         if value < 0:
             return True
-        if not self._is_sentinel(value):
+        if not self.is_sentinel(value):
             return False
         return later < value * 9 / 10 if later is not None else int(value / self.resolution) >= _ALL_ONES[2]

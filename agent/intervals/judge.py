@@ -1,0 +1,184 @@
+"""Readings of a counter that are no plain growth, held until those after them say what happened.
+
+The kernel takes in what nobody has to look at. What it gives back waits here, and ``Series`` judges it with all that
+came since, the same way as ``meterhouse decode counter`` does. A verdict falls when waiting longer would not change it:
+a fall that was taken back or lives on, a rise that stayed. Until then the counter stands still and its intervals stay
+open, so nothing that might be phantom energy is ever written.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from agent.intervals.rows import Flag
+from agent.intervals.series import BACK_STEP, FEW, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
+from ext.rates import Tally
+
+PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a verdict falls with what there is
+MOST = 64  # readings that wait
+TOO_LARGE = (1 << 63) - 1  # the kernel's word for a value beyond all counters
+_FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A reading that is not judged yet."""
+
+    time_ms: int
+    value: int
+    pack: int
+    flags: int
+
+    @property
+    def known(self) -> int | None:
+        """The value, None where it can be none."""
+        return None if self.value == TOO_LARGE else self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happened at a reading: for an event. Values in the slot's whole numbers."""
+
+    kind: str
+    time_ms: int
+    value: int
+    before: tuple[int, int, int] | None  # pack, time, value of the last good reading
+    growth: int
+    count: int = 1  # readings in a row of which the same was found
+    until_ms: int = 0
+
+
+class Judge:
+    """One counter of a tally.
+
+    Args:
+        resolution: what a count of the device is worth, in the slot's whole numbers.
+        modulus: where it starts again; 0: not known.
+    """
+
+    def __init__(self, tally: Tally, number: int, resolution: int, modulus: int) -> None:
+        self._tally, self._number = tally, number
+        self._resolution, self._modulus = Decimal(resolution), Decimal(modulus) if modulus else None
+        self.waiting: list[Waiting] = []
+
+    def take(self, reading: Waiting) -> list[Verdict]:
+        """A reading that the kernel gave back. Returns what is certain now."""
+        if len(self.waiting) >= 3 and self.waiting[-1].value == self.waiting[-2].value == reading.value:
+            self.waiting[-1] = reading  # a night of zeros says no more than its first and its last
+        else:
+            self.waiting.append(reading)
+        return list(_joined(self._settle()))
+
+    def give_up(self) -> list[Verdict]:
+        """Nothing more will come: verdicts with what there is."""
+        return list(_joined(self._settle(at_once=True)))
+
+    def step(self, by_ms: int) -> None:
+        """The clock was set by so much."""
+        for reading in self.waiting:
+            reading.time_ms += by_ms
+
+    def _settle(self, at_once: bool = False) -> Iterator[Verdict]:
+        while self.waiting:
+            reading = self.waiting[0]
+            level = self._tally.level(self._number)
+            if level is None:
+                if not self._first(at_once):
+                    break
+                continue
+            if reading.time_ms <= level[1]:
+                reading.time_ms = level[1] + 1  # read before a step of the clock was noticed
+            if self._is_plain(reading):
+                del self.waiting[0]
+                continue
+            verdict = self._verdict(level, at_once)
+            if verdict is None:
+                break
+            del self.waiting[0]
+            if verdict.kind != NORMAL:
+                yield verdict
+        self._tally.hold(self._number, bool(self.waiting))
+
+    def _is_plain(self, reading: Waiting) -> bool:
+        """Does the kernel take it in by itself, now that what came before is judged?"""
+        self._tally.hold(self._number, False)
+        one = array("H", [self._number]), array("q", [reading.time_ms]), array("q", [reading.value])
+        return not self._tally.feed(*one, array("I", [reading.pack]), array("I", [reading.flags]))
+
+    def _first(self, at_once: bool) -> bool:
+        """The first reading of all. False: it waits."""
+        reading = self.waiting[0]
+        if reading.known is None or reading.value < 0:
+            del self.waiting[0]
+            return True
+        values = [None if w.known is None else Decimal(w.known) for w in self.waiting]
+        series = Series(values, self._resolution, self._modulus)
+        if series.is_sentinel(Decimal(reading.value)):
+            if len(values) < 2 and not at_once:
+                return False
+            if series.bad_start(Decimal(reading.value)):
+                del self.waiting[0]
+                return True
+        self._tally.accept(self._number, reading.time_ms, reading.value, 0, reading.pack, reading.flags)
+        del self.waiting[0]
+        return True
+
+    def _series(self, level: tuple[int, int, int]) -> tuple[Step, int]:
+        """The step to the first reading that waits; and how many rises are known to judge it by, beside itself."""
+        past = [(t, v) for t, v in self._tally.past(self._number) if t < level[1]] + [(level[1], level[2])]
+        times = [t for t, _ in past] + [w.time_ms for w in self.waiting]
+        values = [Decimal(v) for _, v in past]
+        values += [None if w.known is None else Decimal(w.known) for w in self.waiting]  # type: ignore[misc]
+        seconds = [(t - times[0]) / 1000 for t in times]
+        series = Series(values, self._resolution, self._modulus, seconds)
+        return series.steps()[len(past) - 1], series.rises - (1 if self._rose(level) else 0)
+
+    def _rose(self, level: tuple[int, int, int]) -> bool:
+        known = self.waiting[0].known
+        return known is not None and known > level[2]
+
+    def _verdict(self, level: tuple[int, int, int], at_once: bool) -> Verdict | None:
+        """What happened at the first reading, done to the tally; None where that is not certain yet."""
+        reading, later = self.waiting[0], [w for w in self.waiting[1:] if w.known is not None]
+        step, rises = self._series(level)
+        kind, growth = step.kind, int(step.increment)
+        late = at_once or len(self.waiting) >= MOST or self.waiting[-1].time_ms - reading.time_ms > PATIENCE_MS
+        if kind == GLITCH and reading.known is not None and level[2] == 0 < reading.value:
+            kind = SWAP  # it was the zero before that was no reading: go on from here, nothing is counted
+        if kind == GLITCH:
+            self._tally.carry(self._number, Flag.GLITCH)
+            return Verdict(GLITCH, reading.time_ms, reading.value, level, 0, 1, reading.time_ms)
+        if not late and not self._certain(kind, level[2], reading.value, later, rises):
+            return None
+        if kind == NORMAL and rises < 3 and level[2] == 0:
+            kind, growth = SWAP, 0  # from zero to anywhere, and nothing to compare it with
+        flags = reading.flags | _FLAGS.get(kind, Flag(0))
+        counted = kind in (NORMAL, ROLLOVER)
+        self._tally.accept(self._number, reading.time_ms, reading.value, growth, reading.pack, flags, counted)
+        return Verdict(kind, reading.time_ms, reading.value, level, growth, 1, reading.time_ms)
+
+    def _certain(self, kind: str, level: int, value: int, later: list[Waiting], rises: int) -> bool:
+        """Would the next reading leave the verdict as it is?"""
+        if kind == ROLLOVER:
+            return len(later) >= 1
+        if value >= level:  # it stayed up there, and what is usual is known
+            return len(later) >= 2 and rises >= 3
+        moved = later[-1].value - value if later else 0
+        return len(later) >= 3 and moved >= 3 * int(self._resolution)
+
+
+def _joined(verdicts: Iterator[Verdict]) -> Iterator[Verdict]:
+    """Glitches in a row as one."""
+    run: Verdict | None = None
+    for verdict in verdicts:
+        if run is not None and run.kind == verdict.kind == GLITCH:
+            run = Verdict(GLITCH, run.time_ms, run.value, run.before, 0, run.count + 1, verdict.time_ms)
+            continue
+        if run is not None:
+            yield run
+        run = verdict
+    if run is not None:
+        yield run
