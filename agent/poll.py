@@ -99,6 +99,8 @@ class DevicePoll:
         self.overloads = 0
         self.working: int = 0  # tick of the visit under way, 0: none
         self.turn = 0  # the poller's count of visits when it was last served
+        self.held = False  # no new tick is taken up
+        self._settled: asyncio.Future[None] | None = None
         self.driver = driver
         self.freshness: Freshness | None = None  # of a caching master
         self.align(start_ms)
@@ -133,6 +135,43 @@ class DevicePoll:
                 self.pending[pace] = 0
                 self.next[pace] = -((spec.phase_ms - now - 1) // wanted) * wanted + spec.phase_ms if wanted else 0
         self._points = {}
+
+    def exchange(self, driver: Driver, cut_ms: int) -> None:
+        """Go on with a driver that a new configuration made, from ``cut_ms`` on. Only while held and idle."""
+        before = self.driver.spec
+        self.driver = driver
+        spec = driver.spec
+        used = {PACES.index(point.pace) for point in spec.points}
+        for pace, period in enumerate(spec.periods_ms):
+            wanted = period if pace in used else 0
+            if wanted != self.periods[pace] or spec.phase_ms != before.phase_ms:
+                self.periods[pace] = wanted
+                self.next[pace] = -((spec.phase_ms - cut_ms) // wanted) * wanted + spec.phase_ms if wanted else 0
+        self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
+        self._points = {}
+        self.life, self.failures, self.probe_at, self.pause_s = Life.UNKNOWN, 0, 0.0, FIRST_PAUSE_S
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is pending and no visit is under way."""
+        return not self.working and not any(self.pending)
+
+    async def hold(self) -> None:
+        """Take up no new tick, and wait until what is pending was asked for: then nothing is lost by a change."""
+        self.held = True
+        while not self.idle:
+            self._settled = asyncio.get_running_loop().create_future()
+            await self._settled
+
+    def release(self) -> None:
+        """Go on; ticks that came meanwhile are taken up now."""
+        self.held, self._settled = False, None
+
+    def visited(self) -> None:
+        """A visit has ended."""
+        self.working = 0
+        if self._settled is not None and self.idle and not self._settled.done():
+            self._settled.set_result(None)
 
     @property
     def next_ms(self) -> int:
@@ -249,6 +288,23 @@ class LinePoller:
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
         self._turn = 0
+        self._nap: asyncio.Future[None] | None = None
+
+    @property
+    def turns(self) -> int:
+        """Visits so far."""
+        return self._turn
+
+    def serve(self, devices: Sequence[DevicePoll]) -> None:
+        """Serve these from now on, some of them new or changed; those that are left out must be idle."""
+        self._devices = tuple(devices)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at what is due now: a device has other ticks than it had."""
+        self._wake_ms = 0
+        if self._nap is not None and not self._nap.done():
+            self._nap.set_result(None)
 
     @property
     def busy(self) -> bool:
@@ -258,12 +314,12 @@ class LinePoller:
     async def run(self) -> None:
         """Serve until cancelled, or until ``stopping`` is set and the visit under way is done."""
         clock = asyncio.get_running_loop().time
-        devices = self._devices
         while not self.stopping:
+            devices = self._devices
             now_ms = self._grid.now_ms()
             if now_ms >= self._wake_ms:
                 for device in devices:
-                    if 0 < device.next_ms <= now_ms and (late := device.advance(now_ms)):
+                    if 0 < device.next_ms <= now_ms and not device.held and (late := device.advance(now_ms)):
                         self._collect(device, late, False)
                 self._wake_ms = min((d.next_ms for d in devices if d.next_ms), default=0)
             chosen: DevicePoll | None = None
@@ -275,7 +331,7 @@ class LinePoller:
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
-                await asyncio.sleep(max(wait_ms, 1) / 1000)
+                await self._sleep(max(wait_ms, 1) / 1000)
                 continue
             for pace in range(len(PACES)):
                 if paces >> pace & 1:
@@ -287,7 +343,18 @@ class LinePoller:
             try:
                 await self._visit(chosen, tick, paces, clock)
             finally:
-                chosen.working = 0
+                chosen.visited()
+
+    async def _sleep(self, seconds: float) -> None:
+        """As asyncio.sleep, and ``serve`` ends it."""
+        loop = asyncio.get_running_loop()
+        self._nap = nap = loop.create_future()
+        timer = loop.call_later(seconds, _wake, nap)
+        try:
+            await nap
+        finally:
+            timer.cancel()
+            self._nap = None
 
     async def _visit(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
         alive = device.life is Life.ALIVE

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -41,8 +42,8 @@ def set_up_logging(verbose: bool) -> None:
     logging.getLogger("meterhouse").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-async def serve(config: Config) -> None:
-    """Run until SIGTERM or SIGINT; a second signal ends the process at once."""
+async def serve(config: Config, load: Callable[[], Config]) -> None:
+    """Run until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reads the configuration anew."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -61,7 +62,9 @@ async def serve(config: Config) -> None:
         gc.freeze()  # what is alive now stays: the collector need not walk it again
         notify("READY=1")
 
-    await Service(config, ready).run(stop)
+    service = Service(config, ready, load)
+    loop.add_signal_handler(signal.SIGHUP, service.reload)
+    await service.run(stop)
 
 
 @click.command()
@@ -85,7 +88,8 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: b
     """Run the agent until it is told to stop.
 
     SIGTERM or Ctrl-C: no more polls, what is held is sealed and stored, sent for a few seconds, then exit 0.
-    A second signal ends it at once; the next start seals what the ring holds.
+    A second signal ends it at once; the next start seals what the ring holds. SIGHUP: the configuration is read
+    anew; a wrong one is complained of and the one in force stays.
 
     \b
     Example:
@@ -96,10 +100,11 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: b
     """
     ext.memory.stay_small()
     set_up_logging(verbose)
-    config = load_config(path, state_dir=state_dir, runtime_dir=runtime_dir)
+    load = partial(load_config, path, state_dir=state_dir, runtime_dir=runtime_dir)
+    config = load()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(serve(config))
+            runner.run(serve(config, load))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
 

@@ -113,6 +113,10 @@ class Packer:
         """The table in force."""
         return self._table
 
+    def limit(self, max_bytes: int) -> None:
+        """Another size at most, from the next pack on."""
+        self._max = max(max_bytes, 4 * HEADER_BYTES)
+
     def mark(self) -> Mark:
         """What ``restore`` needs if what is sealed from here on is not committed."""
         return replace(self._at), self._table

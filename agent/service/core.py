@@ -15,24 +15,27 @@ from typing import TYPE_CHECKING, Any
 import agent
 import ext.clock
 import ext.memory
-from agent.config import Config, DeviceConfig, line_config
+from agent.config import Config, UplinkConfig
 from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
-from agent.poll import DevicePoll, Grid, LinePoller
+from agent.poll import Grid
+from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
-from agent.service.contact import Contacts
+from agent.service.desk import Desk
+from agent.service.fleet import Fleet
+from agent.service.notify import notify
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
 from agent.service.recover import Recovered, recover
+from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
 from agent.service.sealing import Sealing, pack_clock
 from agent.service.snapshot import Snapshot
 from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store
-from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
-from drivers.model import DeviceSpec, GatewayError
-from drivers.registry import driver_class
+from drivers.line import Line
+from drivers.model import ConfigError, GatewayError, ProfileError
 from ext.ring import Ring
 
 if TYPE_CHECKING:
@@ -43,7 +46,6 @@ LOOK_EVERY_S = 1.0  # at the wall clock
 SNAPSHOT_EVERY_S = 2.0
 GIVE_BACK_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
-LAST_VISIT_S = 2.0  # for visits under way when the agent stops
 LAST_PACKS_S = 6.0  # for the last packs to leave
 
 
@@ -52,23 +54,35 @@ class Service:
 
     Args:
         ready: called once when the store is open and the lines are being served.
+        load: reads the configuration anew; None: it is never reloaded.
     """
 
-    def __init__(self, config: Config, ready: Callable[[], None] = lambda: None) -> None:
-        self.config = config
+    def __init__(
+        self, config: Config, ready: Callable[[], None] = lambda: None, load: Callable[[], Config] | None = None
+    ) -> None:
+        self.config, self._load = config, load
+        self.loaded_ms = time.time_ns() // 1_000_000
+        self.complaints: list[str] = []  # why the configuration on the disk is not the one in force
+        self._reload_wanted = asyncio.Event()
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
         self.grid = Grid()
         self.started_ms = self.grid.now_ms()
-        self.units: list[Unit] = []
-        self.lines: dict[str, Line] = {}
         self.uplinks: list[Uplink] = []
-        self._next_table = 0
         self._packers: dict[str, Packer] = {}
-        self._pollers: dict[LinePoller, asyncio.Task[None]] = {}
         self._ring: Ring | None = None
         self._snapshot: Snapshot | None = None
         self.checkpoints: Checkpoints | None = None
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """The devices that are served."""
+        return self.fleet.units
+
+    @property
+    def lines(self) -> dict[str, Line]:
+        """The lines that are served."""
+        return self.fleet.lines
 
     # --- life
 
@@ -80,6 +94,7 @@ class Service:
             self.writer = Writer(self._open_store, pack_clock)
             self.sealing = Sealing(self.writer, self.grid, self.config.pack.every_ms)
             self.writer.on_trouble = self.sealing.trouble_is
+            self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
             await self.writer.start()
             try:
                 await self._start(key_path)
@@ -109,44 +124,30 @@ class Service:
         recovered = await self.writer.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
-        self._open_lines()
         known = known_devices(await self.writer.call(Store.devices))
-        self._roster = Roster(config, known, self.started_ms)
-        specs = [(device, self._roster.spec(device)) for device in config.devices]
-        tables = [self._roster.table(device, spec) for device, spec in specs]
-        gateway = Stream(f"{config.base}/_gateway", self._packer(f"{config.base}/_gateway"), self.started_ms)
-        tables.insert(0, self._roster.gateway_table(gateway.name, agent.__version__))
+        roster = Roster(config, known, self.started_ms)
+        planned = self.fleet.plan(roster)
+        name = f"{config.base}/_gateway"
+        self._gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
+        table = roster.gateway_table(name, agent.__version__)
         self.started_ms = self.grid.now_ms()
-        ring = self._make_ring(tables)
-        gateway.become(self._number(), tables[0], self.started_ms)
+        ring = self._make_ring([table, *(table for _, _, table in planned)])
+        number = self.fleet.number()
+        gateway.become(number, table, self.started_ms)
         self.sealing.open(ring, gateway)
-        self._contacts = Contacts(self.sealing, self.writer, ring, self._register, self._number)
-        for (device, spec), table in zip(specs, tables[1:], strict=True):
-            self._admit(ring, device, spec, table)
-        await self._register(list(enumerate(tables)))
+        await self.fleet.register([*self.fleet.open(ring, planned, self.started_ms), (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered))
         self._start_uplinks()
 
-    def _packer(self, stream: str) -> Packer:
+    def _packer(self, stream: str, from_ms: int | None = None) -> Packer:
         if stream not in self._packers:
-            self._packers[stream] = Packer(
-                stream,
-                self.boot,
-                self._heads.get(stream),
-                self.pen.sign,
-                self.started_ms,
-                self.config.pack.max_size_bytes,
-            )
+            start_ms, most = self.started_ms if from_ms is None else from_ms, self.config.pack.max_size_bytes
+            self._packers[stream] = Packer(stream, self.boot, self._heads.get(stream), self.pen.sign, start_ms, most)
         return self._packers[stream]
 
-    def _open_lines(self) -> None:
-        config = self.config
-        desk = LeaseDesk(config.runtime_dir / "leases")
-        frames = frames_each(len(config.lines))
-        for line in config.lines:
-            trace = FrameTrace(config.runtime_dir / f"frames.{line.name}", frames)
-            self.lines[line.name] = open_line(line_config(line), desk=desk, trace=trace)
+    def _stream(self, name: str, start_ms: int) -> Stream:
+        return Stream(name, self._packer(name, start_ms), start_ms)
 
     def _make_ring(self, tables: Sequence[StreamTable]) -> Ring:
         digest = hashlib.sha256(b"".join(table.encoded for table in tables)).digest()
@@ -156,51 +157,29 @@ class Service:
         )
         return self._ring
 
-    def _number(self) -> int:
-        self._next_table += 1
-        return self._next_table - 1
-
-    def _admit(self, ring: Ring, device: DeviceConfig, spec: DeviceSpec, table: StreamTable) -> None:
-        line = self.lines[device.line]
-        stream = Stream(spec.stream, self._packer(spec.stream), self.started_ms)
-        stream.become(self._number(), table, self.started_ms)
-        driver = driver_class(spec.protocol)(spec, line, ring, stream.shape.number)
-        poll = DevicePoll(driver, ring, self.started_ms)
-        self.units.append(Unit(device, self._roster.profile(device), line, stream, poll))
-        self.sealing.admit(stream, poll)
-
-    async def _register(self, tables: Sequence[tuple[int, StreamTable]]) -> None:
-        """Make tables durable before the first record that names them."""
-        assert self._ring is not None
-        ring_id = self._ring.ring_id
-        rows = ((number, table.stream, table.encoded) for number, table in tables)
-        await self.writer.call(lambda store: store.register_tables(ring_id, rows))
-
     def _start_uplinks(self) -> None:
         config = self.config
         self.checkpoints = Checkpoints(self.writer, self.pen, config.base, self.uplinks)
-        if not config.uplinks:
-            return
-        from agent.uplink import Uplink
-
-        loop = asyncio.get_running_loop()
-        for uplink in config.uplinks:
-            self.uplinks.append(
-                Uplink(
-                    uplink,
-                    site=config.site,
-                    gateway=config.gateway,
-                    outbox=self.writer,
-                    keys=self.pen.records,
-                    version=agent.__version__,
-                    pack_every_ms=config.pack.every_ms,
-                    live_rate=1000 * (len(config.devices) + 1) / config.pack.every_ms,
-                    on_event=lambda event: loop.call_soon_threadsafe(self.sealing.remark, event),
-                )
-            )
+        self.uplinks += [self._uplink(uplink, config) for uplink in config.uplinks]
         self.writer.serve(self.uplinks)
         for running in self.uplinks:
             running.start()
+
+    def _uplink(self, entry: UplinkConfig, config: Config) -> Uplink:
+        from agent.uplink import Uplink
+
+        loop = asyncio.get_running_loop()
+        return Uplink(
+            entry,
+            site=config.site,
+            gateway=config.gateway,
+            outbox=self.writer,
+            keys=self.pen.records,
+            version=agent.__version__,
+            pack_every_ms=config.pack.every_ms,
+            live_rate=1000 * (len(config.devices) + 1) / config.pack.every_ms,
+            on_event=lambda event: loop.call_soon_threadsafe(self.sealing.remark, event),
+        )
 
     def _publish_keys(self, keys: bytes) -> None:
         """From the writer's thread, before anything that only these keys explain."""
@@ -216,7 +195,7 @@ class Service:
             log.warning("%s", note)
         for text in await self.writer.call(lambda store: [*store.warnings(), *_store_line(store)]):
             log.info("%s", text)
-        self._start_pollers()
+        self.fleet.start_pollers()
         self._snapshot = Snapshot(self.config, self.boot, self.ring_path.name)
         self._snapshot.write(self)
         self._ready()
@@ -225,9 +204,11 @@ class Service:
             self.sealing.run(),
             self._watch_clock(),
             self._snapshots(self._snapshot),
-            self._watch_pollers(),
+            self.fleet.watch(),
             self._housekeeping(),
+            self._reloads(),
             self.key_watch.run(),
+            Desk(Running(self), self.config.runtime_dir / FOLDER).run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
         async with asyncio.TaskGroup() as group:
@@ -238,9 +219,7 @@ class Service:
 
     async def _stop(self) -> None:
         """From the source: no more polls, seal what is held, commit, try to send for a bounded time."""
-        await self._stop_pollers()
-        for line in self.lines.values():
-            await line.close()
+        await self.fleet.close()
         try:
             sealed = await self.sealing.close()
             if sealed and self.checkpoints is not None:
@@ -257,46 +236,85 @@ class Service:
         if self._snapshot is not None:
             self._snapshot.remove()
 
-    # --- asking
+    # --- another configuration
 
-    def _start_pollers(self) -> None:
-        by_line: dict[str, list[DevicePoll]] = {}
-        self._unit_of = {id(unit.poll): unit for unit in self.units}
-        for unit in self.units:
-            by_line.setdefault(unit.config.line, []).append(unit.poll)
-        for line, polls in by_line.items():
-            poller = LinePoller(polls, self.grid, self._contact, self._collect)
-            self._pollers[poller] = asyncio.create_task(poller.run(), name=f"line {line}")
+    def reload(self) -> None:
+        """Take what the files say now, without losing a reading; what is wrong leaves everything as it is."""
+        self._reload_wanted.set()
 
-    async def _stop_pollers(self) -> None:
-        """Let visits end that end soon; what is asked for longer than that is given up and stays due."""
-        for poller, task in self._pollers.items():
-            if poller.busy:
-                poller.stopping = True
-            else:
-                task.cancel()
-        tasks = list(self._pollers.values())
-        if tasks:
-            await asyncio.wait(tasks, timeout=LAST_VISIT_S)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._pollers.clear()
+    async def _reloads(self) -> None:
+        while self._load is not None:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration anew")
+            try:
+                await self._take(await asyncio.to_thread(self._load))
+                self.complaints = []
+            except (ConfigError, ProfileError) as error:
+                self._refuse(error, [str(one) for one in error.complaints])
+            except GatewayError as error:
+                self._refuse(error, [str(error)])
+            except OSError as error:
+                self._refuse(error, [f"{error.filename or 'runtime directory'}: {error.strerror}"])
+            if self._snapshot is not None:
+                self._snapshot.write(self)
+            notify("READY=1")
 
-    async def _watch_pollers(self) -> None:
-        """A poller only ends by a bug; the service must not go on without its line and nobody knowing."""
-        while True:
-            for task in list(self._pollers.values()):
-                if task.done() and not task.cancelled() and (error := task.exception()):
-                    raise error
-            await asyncio.sleep(1)
+    def _refuse(self, error: Exception, complaints: list[str]) -> None:
+        self.complaints = complaints
+        log.error("not reloaded, the configuration of before stays in force: %d things are wrong", len(complaints))
+        for text in complaints[:20]:
+            log.error("not reloaded: %s", text)
 
-    def _collect(self, device: DevicePoll, positions: list[int], answered: bool) -> None:
-        self._unit_of[id(device)].stream.record(device.driver.table, positions, answered)
+    async def _take(self, config: Config) -> None:
+        """Bring a configuration into force. Raises GatewayError before anything was changed."""
+        check_fixed(self.config, config)
+        await self.key_watch.move(config.key.path(os.environ))
+        async with self.fleet.lock:
+            change = await prepare(self.fleet, config)
+            number, table = self.fleet.number(), change.roster.gateway_table(self._gateway.name, agent.__version__)
+            try:
+                await self._bound(config)
+                await self.fleet.register([*change.tables, (number, table)])
+            except BaseException:
+                for line in change.lines.values():
+                    await line.close()
+                raise
+            await carry_out(self.fleet, change)
+        self.sealing.pace(config.pack.every_ms)
+        for packer in self._packers.values():
+            packer.limit(config.pack.max_size_bytes)
+        said = await self._change_uplinks(config)
+        self.config, self.loaded_ms = config, time.time_ns() // 1_000_000
+        if not table.same_as(self._gateway.shape.table):
+            self._gateway.become(number, table, max(self.grid.now_ms() + 1, self._gateway.sealed_ms))
+            self.sealing.note(self._gateway, {"event": "reload", "config": config.hash()})
+        log.info("reloaded, configuration %s: %s%s", config.hash(), change, said)
+        for note in config.notes:
+            log.warning("%s", note)
 
-    async def _contact(self, device: DevicePoll, tick_ms: int) -> None:
-        """Read who the device is before its data counts."""
-        await self._contacts.meet(self._unit_of[id(device)], tick_ms, self._roster)
+    async def _bound(self, config: Config) -> None:
+        bounds, names = config.store, [uplink.name for uplink in config.uplinks]
+        now_ms = time.time_ns() // 1_000_000
+        await self.writer.bound(
+            lambda store: store.bound(bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms)
+        )
+
+    async def _change_uplinks(self, config: Config) -> str:
+        """Stop what left or changed, start what is new or changed; the others stay connected."""
+        old = {entry.name: entry for entry in self.config.uplinks}
+        same = {entry.name for entry in config.uplinks if old.get(entry.name) == entry}
+        leaving = [uplink for uplink in self.uplinks if uplink.name not in same]
+        await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in leaving))
+        running = {uplink.name: uplink for uplink in self.uplinks if uplink.name in same}
+        fresh = {entry.name: self._uplink(entry, config) for entry in config.uplinks if entry.name not in same}
+        self.uplinks[:] = [running.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
+        self.writer.serve(self.uplinks)
+        for uplink in fresh.values():
+            uplink.start()
+        if self.checkpoints is not None:
+            self.checkpoints.again(fresh.values())
+        return f"; destinations: {len(fresh)} new or changed, {len(leaving)} closed" if fresh or leaving else ""
 
     # --- watching
 
@@ -305,12 +323,13 @@ class Service:
             await asyncio.sleep(LOOK_EVERY_S)
             if step := self.grid.look():
                 log.warning("the clock was set from %.3f to %.3f", step[0] / 1000, step[1] / 1000)
-                await self._stop_pollers()
-                if await self.sealing.cut(*step):
-                    self.grid.take_step()
-                    for unit in self.units:
-                        unit.poll.align(self.grid.now_ms())
-                self._start_pollers()
+                async with self.fleet.lock:
+                    await self.fleet.stop_pollers()
+                    if await self.sealing.cut(*step):
+                        self.grid.take_step()
+                        for unit in self.units:
+                            unit.poll.align(self.grid.now_ms())
+                    self.fleet.start_pollers()
 
     async def _housekeeping(self) -> None:
         """Keep the store within its bounds; what had to be dropped is stated in the stream's next pack."""
@@ -334,8 +353,7 @@ class Service:
         """Let go of pages of ring and traces, which are in the runtime directory anyway, and of what was freed."""
         if self._ring is not None:
             self._ring.trim()
-        for line in self.lines.values():
-            line.trim()
+        self.fleet.trim()
         if give_back:
             ext.memory.give_back()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import agent
 from agent.config import Config
 from agent.pack import seconds
+from agent.service.pen import Pen
 from agent.service.roster import Unit
 from agent.service.streams import Shape
 from drivers.line import Line
@@ -26,10 +27,16 @@ class Running(Protocol):
 
     config: Config
     started_ms: int
-    units: list[Unit]
-    lines: dict[str, Line]
+    loaded_ms: int
+    complaints: list[str]
     uplinks: list[Uplink]
     sealing: Sealing
+    pen: Pen
+
+    @property
+    def units(self) -> Sequence[Unit]: ...
+    @property
+    def lines(self) -> Mapping[str, Line]: ...
 
 
 class Snapshot:
@@ -69,6 +76,12 @@ def status(service: Running) -> dict[str, Any]:
     """Devices, lines, uplinks and store at this moment."""
     return {
         "started": seconds(service.started_ms),
+        "key": {"alg": service.pen.signer.alg, "thumbprint": service.pen.signer.kid},
+        "config": {
+            "hash": service.config.hash(),
+            "loaded": seconds(service.loaded_ms),
+            "complaints": service.complaints,
+        },
         "devices": {unit.config.name: _device_facts(unit) for unit in service.units},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
         "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},

@@ -101,29 +101,56 @@ class Store(Intake):
                     (head.stream, self._boot(boot_hex(head.boot)), head.seq, head.hash, head.to_ms, head.ring_id,
                      head.ring_pos),
                 )  # fmt: skip
-            for name in destinations:
-                self._conn.execute(
-                    "INSERT INTO destinations (name, seen_ms) VALUES (?, ?)"
-                    " ON CONFLICT DO UPDATE SET seen_ms = excluded.seen_ms",
-                    (name, now_ms),
-                )
-            known = dict(self._conn.execute("SELECT name, id FROM destinations").fetchall())
-            self._destinations = {name: known[name] for name in destinations}
-            self._pruner.owed = tuple(self._destinations.values())
+            self._serve(destinations, now_ms)
             self._refresh()
             self._next_id = self._conn.execute("SELECT coalesce(max(id), 0) + 1 FROM packs").fetchone()[0]
-            for name, number in self._destinations.items():
-                count = self._conn.execute("SELECT count(*) FROM outbox WHERE destination = ?", (number,)).fetchone()
-                self._pending[name] = count[0]
             newest: tuple[int, bytes] | None = None
             for newest in self._conn.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
                 self._codec.learn(*newest)
             if newest:
                 self._codec.use(*newest)
                 self._learn_after = RELEARN_AFTER
+        self._guard()
+
+    def _serve(self, destinations: Sequence[str], now_ms: int) -> None:
+        for name in destinations:
+            self._conn.execute(
+                "INSERT INTO destinations (name, seen_ms) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET seen_ms = excluded.seen_ms",
+                (name, now_ms),
+            )
+        known = dict(self._conn.execute("SELECT name, id FROM destinations").fetchall())
+        self._destinations = {name: known[name] for name in destinations}
+        self._pruner.owed = tuple(self._destinations.values())
+        self._pending = {
+            name: self._conn.execute("SELECT count(*) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
+            for name, number in self._destinations.items()
+        }
+
+    def _guard(self) -> None:
         # the last guard should the estimates below be wrong: SQLite refuses instead of growing past the cap
         self._conn.execute(f"PRAGMA max_page_count = {self._page_limit + (2 << 20) // PAGE_BYTES}")
         self._ballast.take(SPARE_BYTES)
+
+    def bound(self, max_size_bytes: int, keep_delivered_s: float, destinations: Sequence[str], now_ms: int) -> None:
+        """Other bounds and destinations from now on; what is too much for a smaller cap goes with the next ``prune``.
+
+        Raises:
+            StoreFull, StoreBusy: nothing was changed.
+        """
+        before = self._destinations, self._pruner.owed, self._pending
+        try:
+            with self._transaction():
+                self._serve(destinations, now_ms)
+        except BaseException:
+            self._destinations, self._pruner.owed, self._pending = before
+            raise
+        self._keep_ms = int(keep_delivered_s * 1000)
+        if max_size_bytes != self._max:
+            self._max, self._page_limit = max_size_bytes, page_limit(max_size_bytes)
+            self._ballast.drop()
+            self._ballast = Ballast(self._path.with_name(self._path.name + ".ballast"), ballast_bytes(max_size_bytes))
+            self._guard()
 
     # --- keeping within bounds
 

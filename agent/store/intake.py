@@ -104,6 +104,8 @@ class Intake(Shelves):
         try:
             with self._transaction():
                 for name, numbers in (confirmed or {}).items():
+                    if name not in counts:  # the last word of a destination that was just taken out
+                        continue
                     counts[name] -= self._confirm(self._destinations[name], numbers)
                 lost = self._pruner.make_room(self._page_limit - need // PAGE_BYTES - 16) if packs else 0
                 if packs:
