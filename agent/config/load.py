@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.config import values as v
 from agent.config.devices import read_devices
+from agent.config.indicators import read_indicators
 from agent.config.lines import read_lines
 from agent.config.profiles import ProfileSource, check_profiles, site_profiles
 from agent.config.reader import Complaints, Layer, Source, Table, read_source
@@ -28,7 +29,7 @@ DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
 RUNTIME_DIR = Path("/run/meterhouse")
 PROFILES_DIR = Path("/etc/meterhouse/profiles")
-TABLES = ("site", "key", "store", "pack", "ring", "interval", "paths", "uplink", "line", "device")
+TABLES = ("site", "key", "store", "pack", "ring", "interval", "indicators", "paths", "uplink", "line", "device")
 LISTS = frozenset({"uplink", "line", "device"})
 DAY_MS = 86_400_000
 
@@ -207,6 +208,7 @@ def _build(
         pack=_pack(single("pack")),
         ring=_ring(single("ring")),
         interval=_interval(single("interval")),
+        indicators=read_indicators(single("indicators")),
         uplinks=read_uplinks(_many(layers, "uplink", complaints), notes),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,

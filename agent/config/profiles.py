@@ -232,6 +232,7 @@ def device_spec(
         probe=profile.probe,
         variant=resolved.variant,
         serial=device.serial,
+        zone=config.timezone,
         caching=profile.caching or profile.fresh is not None,
         fresh=profile.fresh if profile.fresh and any(p.name == profile.fresh.point for p in points) else None,
     )

@@ -128,6 +128,14 @@ class IntervalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IndicatorsConfig:
+    """The park's plan: None is the plain set. ``digest`` is the SHA-256 of the file, hex; "" without one."""
+
+    plan: Path | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkConfig:
     """One destination. ``confirm`` empty: subscriber where the broker speaks MQTT 5, else broker."""
 
@@ -206,6 +214,7 @@ class Config:
     pack: PackConfig = PackConfig()
     ring: RingConfig = RingConfig()
     interval: IntervalConfig = IntervalConfig()
+    indicators: IndicatorsConfig = IndicatorsConfig()
     uplinks: tuple[UplinkConfig, ...] = ()
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
@@ -267,6 +276,7 @@ _LEFT_OUT = {
     "runtime_dir",
     "profiles_dir",
     "files",
+    "plan",
     "notes",
     "digest",
     "key_file",

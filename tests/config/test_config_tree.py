@@ -90,7 +90,7 @@ def test_a_wrong_override_is_told_as_the_command_lines(site) -> None:
     site.write(MINIMAL)
     says = site.complaints(overrides={"pack.every": "2 sec", "device.x": 1, "store.size": "1 GiB"})
     assert says == [
-        "command line: device.x: cannot be set here. Known: interval, key, pack, paths, ring, site, store",
+        "command line: device.x: cannot be set here. Known: indicators, interval, key, pack, paths, ring, site, store",
         'command line: store.size: unknown key. Did you mean "max_size"?',
         'command line: pack.every: "sec" is not a unit of time. Write "2 s"; units are ms, s, min, h, d',
     ]

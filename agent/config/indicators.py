@@ -1,0 +1,36 @@
+"""``[indicators]``: where the park's plan lies. The plan is read whole, so that its complaints come with all others."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from agent.config import values as v
+from agent.config.reader import Table
+from agent.config.tree import IndicatorsConfig
+from drivers.model import ConfigError
+
+
+def read_indicators(table: Table) -> IndicatorsConfig:
+    """The checked table."""
+    found = table.find("plan")
+    plan: Path | None = None
+    if found is not None:
+        plan = table.take("plan", v.path_in(found[0].source.folder), None)
+    table.done({"sets": "Write sets = [...] into the plan, and plan = FILE here", "file": "The key is plan"})
+    if plan is None:
+        return IndicatorsConfig()
+    from agent.indicators.definitions import parse_plan
+    from agent.indicators.plan import make_plan
+
+    try:
+        raw = plan.read_bytes()
+    except OSError as error:
+        table.complain(None, "plan", f"{plan} cannot be read: {error.strerror}")
+        return IndicatorsConfig()
+    try:
+        make_plan(parse_plan(raw.decode("utf-8", "replace"), str(plan)), str(plan))
+    except ConfigError as error:
+        for one in error.complaints or (error,):
+            table.complain(None, "plan", str(one))
+    return IndicatorsConfig(plan, hashlib.sha256(raw).hexdigest())
