@@ -129,23 +129,37 @@ class Sealing:
             wait_ms = done_ms + every + offset - self._grid.now_ms()  # far too long if the clock was set back just now
             await asyncio.sleep(max(10, min(wait_ms, every)) / 1000)
 
+    def held(self) -> asyncio.Lock:
+        """``async with``: nothing is sealed meanwhile. Readings wait in the ring."""
+        return self._lock
+
     async def cut(self, old_ms: int, new_ms: int) -> bool:
-        """The clock was set: seal everything up to the old time; the next packs begin at the new one."""
+        """The clock was set: seal everything up to the old time; the next packs begin at the new one.
+
+        False where the store could not: then no stream has taken the step, and all go on by the old time. A stream that
+        had taken it alone would be sealed up to the old time once more.
+        """
         await self._see_off()
         async with self._lock:
-            jobs = [stream.job(max(old_ms, stream.sealed_ms), Reason.CLOCK) for stream in self.streams.values()]
+            streams = list(self.streams.values())
+            if not await self._carry_out([s.job(max(old_ms, s.sealed_ms), Reason.CLOCK) for s in streams]):
+                return False
+            jobs = [s.job(s.sealed_ms, Reason.CLOCK) for s in streams]
             for job in jobs:
                 job.step_ms = new_ms
-            return await self._carry_out(jobs)
+            return await self._carry_out(jobs, whole=True)
 
     async def close(self) -> bool:
         """Seal all that is held; what was not answered by now never will be. True if nothing unsealed is left."""
         if self._ring is None or self._gateway is None:
             return False
         self.note(self._gateway, {"event": "stop"})
-        if not await self._see_off():
-            return False
-        return await self._seal(self._grid.now_ms() + 1, list(self.streams.values()), ended=True)
+        now_ms, streams = self._grid.now_ms() + 1, list(self.streams.values())
+        done = await self._see_off() and await self._seal(now_ms, streams, ended=True)
+        if not done:
+            why = self.trouble or "the store could not commit"
+            log.error("readings stay unsealed in the ring (%s): the next start seals them, a reboot loses them", why)
+        return done
 
     async def _wait_for_first_round(self) -> None:
         loop = asyncio.get_running_loop()
@@ -189,9 +203,9 @@ class Sealing:
                 self._leaving.remove((stream, end_ms))
         return True
 
-    async def _carry_out(self, jobs: Sequence[SealJob]) -> bool:
+    async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
         assert self._ring is not None
-        outcome = await self._writer.seal(self._ring, jobs)
+        outcome = await self._writer.seal(self._ring, jobs, whole)
         for job in jobs:
             job.stream.sealing = False
         for sealed in outcome:

@@ -119,9 +119,12 @@ class Writer:
         self._queue.put(run)
         return await future
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed]:
-        """Seal and commit jobs, half a megabyte in a transaction. What is missing in the result did not happen."""
-        return await self.call(lambda store: self._seal(store, ring, jobs))
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Sealed]:
+        """Seal and commit jobs, half a megabyte in a transaction. What is missing in the result did not happen.
+
+        ``whole``: all in one transaction, or none; for jobs that are small.
+        """
+        return await self.call(lambda store: self._seal(store, ring, jobs, whole))
 
     async def prune(self, now_ms: int) -> set[str]:
         """Keep the store within its bounds. Returns the streams whose next pack must state a loss."""
@@ -250,14 +253,14 @@ class Writer:
                 return
             self._confirmed = {}
 
-    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob]) -> list[Sealed]:
+    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob], whole: bool) -> list[Sealed]:
         clock = self._clock()
         done: list[Sealed] = []
         batch = Batch()
         for job in jobs:
             losses = [note for note in self._losses if note.stream == job.stream.name]
             batch.seal(ring, job, clock, losses)
-            if batch.size >= COMMIT_BYTES or job is jobs[-1]:
+            if (batch.size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
                 if not self._commit(store, batch):
                     break
                 done += batch.outcome

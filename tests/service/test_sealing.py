@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from agent.pack import Packer, StreamTable
 from agent.poll import Grid
+from agent.service import writer as writing
 from agent.service.sealing import Sealing
 from agent.service.streams import SealJob, Stream
 from agent.service.writer import Writer
+from agent.store import Store, StoreFull
 from ext.ring import Ring
 
 EVERY_MS = 100
@@ -32,7 +39,7 @@ class CountingWriter:
         self.sealed: list[tuple[str, int]] = []
         self.begun = asyncio.Event()
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Any]:
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Any]:
         self.begun.set()
         await asyncio.sleep(0.02)
         self.sealed += [(job.stream.name, job.step_ms or job.to_ms) for job in jobs]
@@ -76,3 +83,91 @@ async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert all(at <= clock.grid.now_ms() + 1 for _, at in writer.sealed[done:])
+
+
+CLOCK: dict[str, Any] = {"error_ms": None, "kernel_boot": "0" * 36, "mono_ms": 1, "synced": True}
+POINTS = [{"n": "ac.power.active", "u": "W", "kind": "gauge", "pace": "fast", "period": 1, "phase": 0, "source": None}]
+
+
+class NarrowStore(Store):
+    """Has no room for one of its commits, whichever the test chooses."""
+
+    full_at = -1
+    commits = 0
+
+    def commit(self, packs: Any, confirmed: Any = None, stated: Any = (), *more: Any, **rest: Any) -> list[int]:
+        if packs:
+            self.commits += 1
+            if self.commits == self.full_at:
+                raise StoreFull("no room", where="here")
+        return super().commit(packs, confirmed, stated, *more, **rest)
+
+
+@pytest.mark.parametrize("full_at", range(1, 8))
+async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: int
+) -> None:
+    """Some streams had taken the step, the others not; the next try then sealed the former up to the old time again."""
+    monkeypatch.setattr(writing, "COMMIT_BYTES", 1)  # a transaction a stream
+    start = time.time_ns() // 1_000_000 // 1000 * 1000 - 60_000
+    monkeypatch.setattr(NarrowStore, "full_at", full_at)
+    writer = Writer(lambda: NarrowStore.open(tmp_path / "store.db"), lambda: CLOCK)
+    await writer.start()
+    clock = SetClock()
+    sealing = Sealing(writer, clock.grid, 1000)
+    ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
+    names = [f"park7/gw01/{name}" for name in ("_gateway", "a", "b", "c")]
+    try:
+        streams: list[Stream] = []
+        for name in names:
+            table = StreamTable(name, {"config": None, "device": None, "points": POINTS if name[-1] in "abc" else []})
+            stream = Stream(name, Packer(name, "0" * 15 + "1", None, lambda payload: "e30..sig", start, 65536), start)
+            stream.become(len(streams), table, start)
+            streams.append(stream)
+        sealing.open(ring, streams[0])
+        for stream in streams[1:]:
+            sealing.streams[stream.name] = stream
+
+        def record(tick: int) -> None:
+            for stream in streams[1:]:
+                number = stream.shape.number
+                stream.record(number, [ring.append_values(number, tick, tick * 1_000_000, 1, [(0, 1, 0, 0)])], True)
+
+        for tick in range(start, start + 20_000, 1000):
+            record(tick)
+        old, new = start + 20_000, start + 5_500
+        while not await sealing.cut(old, new):  # the grid is not set until all took the step: one more tick is read
+            record(old)
+            old, new = old + 1000, new + 1000
+        again = range(new + 500, start + 12_000, 1000)
+        for tick in again:
+            record(tick)
+        while not await sealing._carry_out([s.job(start + 12_000) for s in streams]):
+            pass
+        found = await writer.call(
+            lambda store: {n: [json.loads(p.data) for p in store.after(n, 0, 1 << 30)] for n in names}
+        )
+        for name, packs in found.items():
+            assert sum(covers_twice(packs)) == 0, (name, [(p["from"], p["to"], p.get("events")) for p in packs])
+            steps = [e for p in packs for e in p.get("events", ()) if e["event"] == "clock_step"]
+            assert len(steps) == 1
+            if name[-1] in "abc":
+                assert sum(len(p.get("e", ())) for p in packs) == (old - start) // 1000 + len(again)
+    finally:
+        ring.close()
+        await writer.stop()
+
+
+def covers_twice(packs: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """For each pack: does it say of ticks that they are missing which an earlier one has readings of?"""
+    read: set[int] = set()
+    found = []
+    for pack in packs:
+        ticks = range(-int(-pack["from"] // 1), -int(-pack["to"] // 1))
+        gaps = {t for gap in pack.get("gaps", ()) for t in ticks if gap["from"] <= t < gap["to"]}
+        found.append(bool(gaps & read))
+        base = 0.0
+        for record in pack.get("e", ()):
+            base = record.get("bt", base)
+            read.add(int(base + record.get("t", 0)))
+    return found
