@@ -46,7 +46,8 @@ def seal(
     The first SenML record carries ``bn`` and ``bt``; a later answer re-bases with ``bt`` when its read time differs
     (UTC seconds, cut to whole milliseconds). States and texts only where changed (Table); they carry no due ticks.
     Values with more than 15 significant digits that a double cannot hold have ``x`` with the exact decimal beside the
-    rounded ``v``; one that a double holds (as what came from an f64) has none. Text goes into ``vs``. Quality names:
+    rounded ``v``; one that a double holds (as what came from an f64) has none. The device's own time of a value goes into
+    ``mt``. Text goes into ``vs``. Quality names:
     suspect range frozen clock estimated substituted, in ``q``. A later value for the same point and tick is dropped
     (never two records for one due tick), as is a gauge's or counter's value at a tick at which its pace is not due.
     A reading beats a gap of the same tick, the first gap's reason a later one's.

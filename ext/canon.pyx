@@ -72,9 +72,11 @@ cdef class Table:
                 limits = f"kind 0 to {LAST_KIND} and pace 0 to {table.paces - 1}"
                 raise ValueError(f"{where}: want {limits}, got {kind} and {pace}")
             row = &table.rows[table.count]
-            start = (b'"du":' + quote(unit) + b"," if label == "du" else b"") + b'"n":' + quote(name)
+            front = b'"du":' + quote(unit) + b"," if label == "du" else b""
+            start = front + b'"n":' + quote(name)
             middle = b',"u":' + quote(unit) if label == "u" else b""
             row.kind, row.pace, row.text = kind, pace, at
+            row.unit_size = len(front)
             row.name_size, row.value_size, row.string_size = len(start), len(middle) + 5, len(middle) + 6
             texts += [start, middle, b',"v":', middle, b',"vs":']
             at += row.name_size + row.value_size + row.string_size

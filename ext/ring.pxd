@@ -28,6 +28,8 @@ cdef enum:
     KIND_EVENT = 4
     HEAD_SLOTS = 2
     FLAG_UNSIGNED = 1
+    FLAG_TIMED = 2  # a value whose next slot is the device's own time of it ...
+    FLAG_TIME = 4  # ... which is this: UTC ms in the place of the mantissa, and the value's point
     FIRST_REASON = 128  # qualities are below, gap reasons from here on
 
 cdef struct Header:  # the first page; each word that moves has a cache line of its own

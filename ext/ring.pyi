@@ -10,7 +10,8 @@ A *record* is a head of two slots (32 bytes) and its body:
            u8  aux     gap: reason code; answer, text: quality given to the whole answer; event: 0
            i64 tick_ms, i64 time_ns (UTC, when the answer arrived), i64 mono_ns
     value  i64 mantissa, u16 point, i16 exponent, u8 quality (>= 128: gap reason, no value), u8 flags
-           (bit 0: mantissa is unsigned), u16 zero            value = mantissa * 10**exponent
+           (bit 0: mantissa is unsigned; bit 1: the next slot is the device's own time of this value; bit 2: this is such
+           a time, UTC ms in the place of the mantissa), u16 zero            value = mantissa * 10**exponent
     gap    u16 point numbers, eight a slot (last padded with 0xFFFF); count 0 means all points of the table
     text   point number as u16, then UTF-8 bytes
     event  canonical JSON bytes
@@ -19,7 +20,8 @@ The writer first stores ``reserve`` (the position it will write up to), then the
 ``head`` is the commit word, so a record is seen whole or not at all, also by whoever opens the file after kill -9.
 A reader that copied a record checks afterwards that ``reserve - position <= slots``: else it was overwritten.
 """
-from typing import Final, Iterator, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 from typing_extensions import Buffer
 
 ANSWER: Final = 1
@@ -45,6 +47,7 @@ class Record(NamedTuple):
     values: tuple[Value, ...]  # ANSWER
     points: tuple[int, ...] | None  # GAP (None: all); TEXT: the one point
     text: bytes  # TEXT, EVENT
+    mt: tuple[tuple[int, int], ...] = ()  # ANSWER: (point, the device's own time of its value in UTC ms)
 
 class Ring:
     """One mapped ring file. ``create`` gives the writer; ``open`` a reader (or, writable, its continuation)."""
@@ -79,9 +82,15 @@ class Ring:
     ) -> int:
         """A text of a point. ValueError unless it is UTF-8."""
     def append_values(
-        self, table: int, tick_ms: int, time_ns: int, mono_ns: int, values: list[tuple[int, int, int, int]]
+        self,
+        table: int,
+        tick_ms: int,
+        time_ns: int,
+        mono_ns: int,
+        values: Sequence[tuple[int, int, int, int] | tuple[int, int, int, int, int | None]],
     ) -> int:
-        """Slow road, for answers that go through no decode plan: (point, mantissa, exponent, quality) each.
+        """Slow road, for answers that go through no decode plan: (point, mantissa, exponent, quality) each, and
+        where the device says when it took the value, that time in UTC ms (None: it does not).
         OverflowError if a mantissa does not fit 64 bits or the value no double."""
     def append_event(self, table: int, time_ns: int, mono_ns: int, text: bytes) -> int: ...
     def record(self, position: int) -> Record | None:

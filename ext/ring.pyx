@@ -15,6 +15,7 @@ cdef uint32_t VERSION = 1
 cdef size_t PAGE = 4096
 cdef uint64_t MIN_SIZE = 64 * 1024
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 40
+cdef int64_t MOST_MS = <int64_t>1 << 47  # of a device's own time: some four thousand years
 
 ANSWER, GAP, TEXT, EVENT = KIND_ANSWER, KIND_GAP, KIND_TEXT, KIND_EVENT
 
@@ -40,6 +41,7 @@ class Record(NamedTuple):
     values: tuple
     points: tuple | None
     text: bytes
+    mt: tuple = ()
 
 
 cdef class Ring:
@@ -229,19 +231,21 @@ cdef class Ring:
     def append_event(self, uint16_t table, int64_t time_ns, int64_t mono_ns, bytes text):
         return _bytes(self, Head(0, table, KIND_EVENT, 0, time_ns // 1_000_000, time_ns, mono_ns), text)
 
-    def append_values(self, uint16_t table, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, list values):
+    def append_values(self, uint16_t table, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, values):
         cdef Head head = Head(0, table, KIND_ANSWER, 0, tick_ms, time_ns, mono_ns)
-        cdef Py_ssize_t i, n = len(values)
+        cdef Py_ssize_t i, n = len(values), at = 0
         cdef uint64_t position
         cdef Slot *slots
+        n += sum([len(value) > 4 and value[4] is not None for value in values])  # each time takes a slot
         self.check_room(n)
-        head.count = <uint32_t>n
         slots = <Slot *>malloc(max(n, 1) * sizeof(Slot))
         if slots == NULL:
             raise MemoryError
         try:
-            for i in range(n):
-                _fill(&slots[i], values[i])
+            for value in values:
+                at += _fill(&slots[at], value)
+            head.count = <uint32_t>at  # a value that is missing has no time
+            n = at
             position = begin(&self.map, HEAD_SLOTS + n)
             put(&self.map, position, &head, sizeof(Head))
             put(&self.map, position + HEAD_SLOTS, slots, n * sizeof(Slot))
@@ -319,12 +323,14 @@ cdef int _take_over(Ring ring, int fd, boot) except -1:
 
 
 cdef int _fill(Slot *slot, value) except -1:
-    point, mantissa, exponent, quality = value
+    """Slots filled: one, or two with a time."""
+    cdef int64_t mt
+    point, mantissa, exponent, quality = value[:4]
     memset(slot, 0, sizeof(Slot))
     slot.point = point
     slot.quality = quality
     if slot.quality >= FIRST_REASON:
-        return 0
+        return 1
     if mantissa and not -400 <= exponent + len(str(abs(mantissa))) <= 308:
         raise OverflowError(f"point {point}: {mantissa}e{exponent} does not fit a double")
     slot.exponent = exponent
@@ -335,7 +341,15 @@ cdef int _fill(Slot *slot, value) except -1:
         slot.flags = FLAG_UNSIGNED
     else:
         raise OverflowError(f"point {point}: mantissa {mantissa} does not fit 64 bits")
-    return 0
+    if len(value) == 4 or value[4] is None:
+        return 1
+    mt = value[4]
+    if not -MOST_MS <= mt <= MOST_MS:
+        raise OverflowError(f"point {point}: {mt} ms is no time of a device")
+    slot.flags |= FLAG_TIMED
+    memset(&slot[1], 0, sizeof(Slot))
+    slot[1].point, slot[1].flags, slot[1].mantissa = slot.point, FLAG_TIME, mt
+    return 2
 
 
 cdef object _bytes(Ring ring, Head head, bytes body):
@@ -368,10 +382,11 @@ cdef object _record(Ring ring, uint64_t position):
         get(&ring.map, position + HEAD_SLOTS, body, slots * sizeof(Slot))
         if not intact(&ring.map, position):
             return None
-        values, points, text = (), None, b""
+        values, points, text, mt = (), None, b"", ()
         numbers = <uint16_t *>body
         if head.kind == KIND_ANSWER:
-            values = tuple([_value(&body[i]) for i in range(slots)])
+            values = tuple([_value(&body[i]) for i in range(slots) if not body[i].flags & FLAG_TIME])
+            mt = tuple([(body[i].point, body[i].mantissa) for i in range(slots) if body[i].flags & FLAG_TIME])
         elif head.kind == KIND_GAP and slots:
             points = tuple([numbers[i] for i in range(slots * 8) if numbers[i] != 0xFFFF])
         elif head.kind == KIND_TEXT:
@@ -385,7 +400,7 @@ cdef object _record(Ring ring, uint64_t position):
         free(body)
     return Record(
         position, position + HEAD_SLOTS + slots, head.kind, head.table, head.aux,
-        head.tick_ms, head.time_ns, head.mono_ns, values, points, text,
+        head.tick_ms, head.time_ns, head.mono_ns, values, points, text, mt,
     )  # fmt: skip
 
 

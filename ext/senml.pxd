@@ -7,7 +7,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_decimal, write_number, write_seconds
 from ext.ring cimport (
-    FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, KIND_GAP, KIND_TEXT, Head, Map, Slot, body_slots, get,
+    FIRST_REASON, FLAG_TIME, FLAG_TIMED, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, KIND_GAP, KIND_TEXT, Head, Map, Slot, body_slots, get,
     intact, plausible,
 )  # fmt: skip
 
@@ -37,7 +37,8 @@ cdef struct Sent:  # what the platform knows of a state or text
 
 cdef struct Row:
     uint32_t text  # in Points.texts: ["du":..,]"n":"..."  then  ,"u":"..","v":  then  ,"u":"..","vs":
-    uint32_t name_size
+    uint32_t unit_size  # of the first part: "mt" comes between "du" and "n"
+    uint32_t name_size  # both
     uint32_t value_size
     uint32_t string_size
     uint8_t kind
@@ -142,14 +143,17 @@ cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
     return -above(-ns, 1_000_000)
 
 cdef inline bint start(
-    Job *job, const Points *table, const Row *row, int64_t ms, uint8_t quality, bint string
+    Job *job, const Points *table, const Row *row, int64_t ms, uint8_t quality, bint string, const Slot *time
 ) noexcept nogil:  # fmt: skip
-    """A record up to its value; the base name in the first, the base time where it is another. False: no memory."""
+    """A record up to its value; the base name in the first, the base time where it is another. False: no memory.
+
+    ``time``: the device's own, NULL where it says none.
+    """
     cdef Out *out = &job.out
     cdef const char *text = table.texts + row.text
     cdef size_t tail = row.string_size if string else row.value_size
     cdef char *p
-    if not reserve(out, row.name_size + tail + table.base_size + 3 * NUMBER_ROOM):
+    if not reserve(out, row.name_size + tail + table.base_size + 4 * NUMBER_ROOM):
         return False
     p = out.text + out.size
     if job.based:
@@ -167,9 +171,17 @@ cdef inline bint start(
         p += 1
         job.bt_ms = ms
         job.based = True
-    if quality or string:
-        memcpy(p, text, row.name_size)
-        p += row.name_size
+    if quality or string or time != NULL:
+        memcpy(p, text, row.unit_size)
+        p += row.unit_size
+        if time != NULL:
+            memcpy(p, b'"mt":', 5)
+            p += 5
+            p += write_seconds(p, time.mantissa)
+            p[0] = c","
+            p += 1
+        memcpy(p, text + row.unit_size, row.name_size - row.unit_size)
+        p += row.name_size - row.unit_size
         quality = quality if quality <= LAST_QUALITY else 1
         if quality:
             memcpy(p, b',"q":"', 6)
@@ -186,7 +198,9 @@ cdef inline bint start(
     job.records += 1
     return True
 
-cdef inline bint write(Job *job, const Points *table, const Row *row, const Slot *slot, int64_t ms) noexcept nogil:
+cdef inline bint write(
+    Job *job, const Points *table, const Row *row, const Slot *slot, int64_t ms, const Slot *time
+) noexcept nogil:  # fmt: skip
     """One record. False: its value is beyond every double (then nothing was written), or no memory."""
     cdef Out *out = &job.out
     cdef char number[NUMBER_ROOM]
@@ -195,7 +209,7 @@ cdef inline bint write(Job *job, const Points *table, const Row *row, const Slot
     cdef uint64_t m = <uint64_t>0 - <uint64_t>slot.mantissa if minus else <uint64_t>slot.mantissa
     cdef int n = write_number(number, minus, m, slot.exponent, &rounded)
     cdef char *p
-    if n == 0 or not start(job, table, row, ms, slot.quality, False):
+    if n == 0 or not start(job, table, row, ms, slot.quality, False, time):
         return False
     p = out.text + out.size
     memcpy(p, number, 32)
@@ -213,6 +227,7 @@ cdef inline bint write(Job *job, const Points *table, const Row *row, const Slot
 cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *body) noexcept nogil:
     cdef int64_t ms = milliseconds(head.time_ns)
     cdef const Slot *slot
+    cdef const Slot *time
     cdef Row *row
     cdef Pace *pace
     cdef uint8_t *cell
@@ -220,6 +235,12 @@ cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *b
     cdef uint32_t i
     for i in range(head.count):
         slot = &body[i]
+        time = NULL
+        if slot.flags > FLAG_UNSIGNED:
+            if slot.flags & FLAG_TIME:  # went out with its value
+                continue
+            if i + 1 < head.count and body[i + 1].flags & FLAG_TIME:
+                time = &body[i + 1]
         if not job.low <= slot.point < job.high:
             continue
         row = &table.rows[slot.point]
@@ -232,7 +253,7 @@ cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *b
                 if cell[0] == 0:
                     cell[0] = slot.quality
             elif cell[0] != 1:
-                cell[0] = 1 if write(job, table, row, slot, ms) else REASON_SENTINEL
+                cell[0] = 1 if write(job, table, row, slot, ms, time) else REASON_SENTINEL
             continue
         if slot.quality >= FIRST_REASON or row.last_tick == head.tick_ms:
             continue
@@ -241,7 +262,7 @@ cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *b
             seen = Sent(True, slot.quality, slot.flags, slot.exponent, slot.mantissa, NULL, 0)
             if not news(table, slot.point, &seen):
                 continue
-        write(job, table, row, slot, ms)
+        write(job, table, row, slot, ms, time)
 
 cdef inline void gap(Job *job, Points *table, const Head *head, const uint16_t *points) noexcept nogil:
     cdef Row *row
@@ -273,7 +294,7 @@ cdef inline void text(Job *job, Points *table, const Head *head, uint8_t *body) 
         return
     row.last_tick = head.tick_ms
     seen = Sent(True, head.aux, 0, 0, 0, body + 2, head.count - 2)
-    if news(table, point, &seen) and start(job, table, row, milliseconds(head.time_ns), head.aux, True):
+    if news(table, point, &seen) and start(job, table, row, milliseconds(head.time_ns), head.aux, True, NULL):
         put_string(&job.out, seen.text, seen.size)
         put(&job.out, b"}", 1)
 

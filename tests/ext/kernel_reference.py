@@ -150,7 +150,9 @@ class Rec:
     kind: str  # answer, gap, text
     tick_ms: int
     time_ns: int
-    values: tuple[tuple[int, int, int, int], ...] = ()  # answer: point, mantissa, exponent, quality
+    values: tuple[
+        tuple[int, ...], ...
+    ] = ()  # answer: point, mantissa, exponent, quality; the device's time in ms if any
     points: tuple[int, ...] | None = None  # gap
     aux: int = 0  # gap: reason; text: quality
     text: bytes = b""
@@ -228,8 +230,8 @@ def statements(rec: Rec, count: int) -> Iterator[Said]:
         assert rec.points is not None
         yield Said(rec, rec.points[0], rec.aux, {"vs": rec.text.decode()}, (rec.aux, rec.text))
     else:
-        for p, m, e, quality in rec.values:
-            yield Said(rec, p, quality, number_members(m, e), (quality, m, e))
+        for p, m, e, quality, *mt in rec.values:
+            yield Said(rec, p, quality, ({"mt": mt[0] / 1000} if mt else {}) | number_members(m, e), (quality, m, e))
 
 
 def told(

@@ -308,3 +308,31 @@ def test_trimmed_pages_stay_in_the_file(new_ring: Callable[[int], Ring], tmp_pat
     model.append(append(ring, "gap", None, 7))
     holds(ring, model[:-1] + model[-1:])
     holds(Ring.open(str(tmp_path / "0.ring")), model)
+
+
+def test_a_value_may_carry_the_devices_own_time(tmp_path: Path) -> None:
+    ring = Ring.create(str(tmp_path / "ring"), 64 * 1024, 1, 1, bytes(32))
+    values = [
+        (1, 5, 0, 0, 1_795_500_900_123),
+        (2, 2**64 - 1, 0, 1, -1),
+        (3, 7, 0, 0, None),
+        (4, 0, 0, 133, 9),
+        (5, 1, 0, 0),
+    ]
+    at = ring.append_values(1, 0, 0, 0, values)
+    record = ring.record(at)
+    assert record is not None
+    assert record.values == (
+        Value(1, 5, 0, 0),
+        Value(2, 2**64 - 1, 0, 1),
+        Value(3, 7, 0, 0),
+        Value(4, 0, 0, 133),
+        Value(5, 1, 0, 0),
+    )
+    assert record.mt == ((1, 1_795_500_900_123), (2, -1)), "a value that is missing has no time"
+    assert record.next == at + 2 + 7 == ring.head
+    for wrong in (2**47 + 1, -(2**47) - 1, 2**70):
+        with pytest.raises(OverflowError):
+            ring.append_values(1, 0, 0, 0, [(1, 5, 0, 0, wrong)])
+    assert ring.head == record.next
+    ring.close()

@@ -50,7 +50,7 @@ def append(ring: Ring, records: Sequence[Rec]) -> array[int]:
     return at
 
 
-def answer(tick: int, *values: tuple[int, int, int, int], late_ns: int = 12_345_678) -> Rec:
+def answer(tick: int, *values: tuple[int, ...], late_ns: int = 12_345_678) -> Rec:
     return Rec("answer", T0 + tick, (T0 + tick) * 1_000_000 + late_ns, values)
 
 
@@ -63,6 +63,7 @@ qualities = st.sampled_from([0, 0, 0, 0, 1, 2, 3, 4, 5, 6, TIMEOUT, SENTINEL])
 one_value = st.tuples(
     st.sampled_from([0, 1, 2, 3, 5, 6, 7, 60000]), mantissas | st.integers(0, 3), st.integers(-20, 3), qualities
 )
+own_time = st.just(()) | st.just(()) | st.tuples(st.integers(-(10**13), 10**13) | st.integers(0, 10**4))
 late = st.integers(-(10**9), 5 * 10**9)
 
 
@@ -75,10 +76,8 @@ def slices(draw: st.DrawFn, in_order: bool = True) -> list[Rec]:
         kind = draw(st.sampled_from(["answer", "answer", "answer", "gap", "text"]))
         ns = (T0 + tick) * 1_000_000 + draw(late)
         if kind == "answer":
-            values = draw(st.lists(one_value, max_size=6))
-            out.append(
-                Rec("answer", T0 + tick, ns, tuple((p, m, e, q) if q < 128 else (p, 0, 0, q) for p, m, e, q in values))
-            )
+            values = [(*value, *draw(own_time)) for value in draw(st.lists(one_value, max_size=6))]
+            out.append(Rec("answer", T0 + tick, ns, tuple(v if v[3] < 128 else (v[0], 0, 0, v[3]) for v in values)))
         elif kind == "gap":
             points = draw(st.none() | st.lists(st.integers(0, 8), min_size=1, max_size=9).map(tuple))
             out.append(Rec("gap", T0 + tick, ns, points=points, aux=draw(st.integers(128, 141))))
@@ -324,3 +323,22 @@ def test_due_ticks_of_nothing() -> None:
     assert due_ticks(0, 100, 0) == due_ticks(100, 0, 1) == 0
     with pytest.raises(ValueError, match="0 or more"):
         due_ticks(0, 1, -1)
+
+
+def test_the_devices_own_time_goes_into_mt(one_ring: Ring) -> None:
+    """Between ``du`` and ``n``, as RFC 8785 sorts; a state that says the same again is no news, whatever its time."""
+    records = [
+        answer(0, (0, 1234, -1, 0, T0 - 61_500), (2, 5, 0, 0, T0)),
+        answer(1000, (3, 7, 0, 1, T0 - 1), (0, 1235, -1, 0)),
+        answer(5000, (3, 7, 0, 1, T0 - 1), (2, 5, 0, 0, T0 + 5)),
+    ]
+    table, slow = both()
+    piece = seal(one_ring, append(one_ring, records), table, T0, T0 + 6000)
+    assert said(piece) == slow_seal(records, slow, T0, T0 + 6000)
+    assert [(r["n"], r.get("mt")) for r in json.loads(piece.e)] == [
+        ("ac.power.active", (T0 - 61_500) / 1000),
+        ("device.state", T0 / 1000),
+        ("ac.power.active", None),
+        ("water.flow", (T0 - 1) / 1000),
+    ]
+    assert b'"du":"m3/h","mt":1795500899.999,"n":"water.flow","q":"suspect"' in piece.e
