@@ -129,10 +129,10 @@ class IntervalConfig:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorsConfig:
-    """The park's plan: None is the plain set. ``digest`` is the SHA-256 of the file, hex; "" without one."""
+    """The park's plan: None is the plain set. ``plan_hash`` is the SHA-256 of the file, hex; "" without one."""
 
     plan: Path | None = None
-    digest: str = ""
+    plan_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
