@@ -1,7 +1,15 @@
 """The key that signs packs: made, kept, checked, replaced, and its public half as a chain of signed records."""
 
 from agent.keys.files import create_key, load_key, rotate_key
-from agent.keys.records import KeyRecords, Revocation, check_key_records, current_records, key_records, new_root
+from agent.keys.records import (
+    KeyRecords,
+    Revocation,
+    check_key_records,
+    current_records,
+    key_records,
+    new_root,
+    signed_by,
+)
 from agent.keys.signer import (
     TYP_CHECKPOINT,
     TYP_KEYS,
@@ -32,5 +40,6 @@ __all__ = [
     "load_key",
     "new_root",
     "rotate_key",
+    "signed_by",
     "thumbprint",
 ]

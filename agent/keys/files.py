@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +70,13 @@ def create_key(
 
 
 def rotate_key(
-    path: Path, gateway: str, now_s: int, alg: str = "", token: str = "", revokes: Sequence[Revocation] = ()
+    path: Path,
+    gateway: str,
+    now_s: int,
+    alg: str = "",
+    token: str = "",
+    revokes: Sequence[Revocation] = (),
+    give_up_s: float = math.inf,
 ) -> tuple[Signer, Signer]:
     """Put a new key in the place of the one at ``path``, which signs its record. Returns the old and the new one.
 
@@ -80,6 +88,7 @@ def rotate_key(
         alg: of the new key; by default that of the old one.
         token: the URI of the new key in a token.
         revokes: keys that are cut off with this rotation, the old one among them if it was stolen.
+        give_up_s: on the monotonic clock: what ``revokes`` says does not hold any longer.
 
     Raises:
         KeyFileError: the old key cannot be read, may not be followed, or the place cannot be written.
@@ -98,10 +107,15 @@ def rotate_key(
         new.records = key_records(new, gateway, before, old, revokes=revokes)
         draft = _draft(path, _text(new, body), path.stat())
         try:
+            if time.monotonic() > give_up_s:
+                raise KeyFileError(
+                    "making the new key took too long", where=str(path), hint="Nothing was changed; again"
+                )
             draft.replace(path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise _unwritable(path, error) from error
+        finally:
+            draft.unlink(missing_ok=True)
         _sync(path.parent)
     return old, new
 

@@ -31,6 +31,7 @@ class TokenError(KeyFileError):
     """The token does not sign now. It may later: pulled out, locked, restarted."""
 
     retry: ClassVar[bool] = True
+    exit_code: ClassVar[int] = 4  # like a device that does not answer
 
 
 class TokenKey:

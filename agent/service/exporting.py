@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from agent.keys import key_records, load_key
+from agent.keys import current_records, load_key
 from agent.service.requests import Access, Reply
 from agent.store import Archive, Piece, Store
 from drivers.model import GatewayError, UsageError, clean_text
@@ -78,4 +78,4 @@ def _missing_keys(store: Store, access: Access) -> bytes | None:
     """The key records where the database has none: an agent of an early version without destinations wrote it."""
     if store.key_record():
         return None
-    return key_records(load_key(access.config.key.path(os.environ)), access.config.base)
+    return current_records(load_key(access.config.key.path(os.environ)), access.config.base)

@@ -52,7 +52,8 @@ class Sealing:
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
         self._leaving: list[tuple[Stream, int]] = []  # to be sealed once more, up to this time
-        self.trouble: str | None = None  # why the store does not commit at the moment
+        self.trouble: str | None = None  # why nothing can be sealed at the moment
+        self._blame = Reason.STOPPED  # for what is overwritten meanwhile
 
     def open(self, ring: Ring, gateway: Stream) -> None:
         """Seal from this ring; ``gateway`` takes the events of the gateway itself."""
@@ -94,13 +95,13 @@ class Sealing:
             if name in self.streams:
                 self.streams[name].news = True
 
-    def trouble_is(self, text: str | None) -> None:
-        """The store cannot commit, or can again. Logged at the edges."""
+    def trouble_is(self, text: str | None, blame: Reason = Reason.DISK) -> None:
+        """The store cannot commit or the key cannot sign, or both can again. Logged at the edges."""
         if text and not self.trouble:
             log.error("sealing pauses: %s", text)
         elif self.trouble and not text:
-            log.warning("sealing goes on: the store commits again")
-        self.trouble = text
+            log.warning("sealing goes on")
+        self.trouble, self._blame = text, blame if text else Reason.STOPPED
 
     async def run(self) -> None:
         """Seal until cancelled."""
@@ -186,7 +187,7 @@ class Sealing:
         """
         async with self._lock:
             to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back while we waited
-            unknown = Reason.DISK if self.trouble else Reason.STOPPED
+            unknown = self._blame
             jobs = []
             for stream in streams:
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from agent.keys import KeyFileError
 from agent.outbox import Ack, OutboxItem, ReplayPage
 from agent.pack import Mark, Packer, SealedPack, base64url, seconds
 from agent.service.streams import SealJob
@@ -76,12 +77,13 @@ class Writer:
         open_store: called in the thread; its error is raised by ``start``.
         clock: the ``clock`` object of a pack, at the moment of the call.
 
-    ``on_trouble`` is called in the loop with a text when the store cannot commit, with None when it could.
+    ``on_trouble`` is called in the loop with a text when the store cannot commit or the key cannot sign (then also
+    with the reason of gaps that come of it), with None when both could.
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
         self._open_store, self._clock = open_store, clock
-        self.on_trouble: Callable[[str | None], None] = _nobody_cares
+        self.on_trouble: Callable[..., None] = _nobody_cares
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()
@@ -259,7 +261,12 @@ class Writer:
         batch = Batch()
         for job in jobs:
             losses = [note for note in self._losses if note.stream == job.stream.name]
-            batch.seal(ring, job, clock, losses)
+            try:
+                batch.seal(ring, job, clock, losses)
+            except KeyFileError as error:  # a token that does not sign now: what was read waits in the ring
+                batch.undo()
+                self._back(self.on_trouble, str(error), Reason.STOPPED)
+                break
             if (batch.size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
                 if not self._commit(store, batch):
                     break

@@ -1,0 +1,94 @@
+"""Answers who wants to put another key in the place of the one that signs: up to where did a key sign, to the pack.
+
+In the running agent nothing is sealed from that answer on until the new key is there, so the answer stays true;
+readings wait in the ring. A tool that dies over it costs these few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agent.keys import signed_by
+from agent.service.requests import Access, Reply
+from agent.store import Store
+from drivers.model import UsageError, clean_text
+
+HOLD_S: Final = 10.0  # a tool has two seconds less to make its key
+LOOK_S: Final = 0.05
+
+
+async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+    """``body``: kid, until_ms (or null). One part: last sequence by stream. Gives the kid that signs then."""
+    kid, until_ms = checked(body)
+    service = access.service
+    if service is None:
+        await reply.part(json.dumps(await last_signed(access, kid, until_ms)).encode())
+        return {"kid": None}
+    async with service.sealing.held():
+        await reply.part(json.dumps(await last_signed(access, kid, until_ms)).encode())
+        before, give_up = service.key_watch.kid, time.monotonic() + HOLD_S
+        while service.key_watch.kid == before and time.monotonic() < give_up:
+            await service.key_watch.look()
+            await asyncio.sleep(LOOK_S)
+    return {"kid": service.key_watch.kid}
+
+
+def checked(body: Mapping[str, Any]) -> tuple[str, int | None]:
+    """The key and the time of a request. Raises UsageError."""
+    kid, until_ms = body.get("kid"), body.get("until_ms")
+    if not isinstance(kid, str) or not (until_ms is None or type(until_ms) is int):
+        raise UsageError("kid and until_ms are wanted", where="keys")
+    return kid, until_ms
+
+
+async def last_signed(access: Access, kid: str, until_ms: int | None) -> dict[str, int]:
+    """The last sequence that a key, or one before it, signed in each stream; up to a time, if there is one.
+
+    Raises:
+        UsageError: the published records do not name this key.
+    """
+    kept = await access.call(Store.key_record)
+    kids = [] if kept is None else [record["kid"] for record in json.loads(kept[1])["records"]]
+    if kid not in kids:
+        hint = f"Known are {', '.join(kids)}" if kids else "The agent has published none so far"
+        raise UsageError(f"no key {clean_text(kid, 60)} is recorded here", where="keys", hint=hint)
+    later = frozenset(kids[kids.index(kid) + 1 :])
+    found: dict[str, int] = {}
+    for stream in await access.call(Store.heads):
+        found[stream] = await access.call(lambda store, name=stream: _last(store, name, later))  # type: ignore[misc]
+    if until_ms is not None:
+        ends = await access.call(lambda store: {name: _until(store, name, until_ms) for name in found})
+        found = {name: min(seq, ends[name]) for name, seq in found.items()}
+    return {name: seq for name, seq in found.items() if seq}
+
+
+def _last(store: Store, stream: str, later: frozenset[str]) -> int:
+    """The last sequence before the first pack that one of the ``later`` keys signed."""
+    low, high = 0, store.heads()[stream].seq + 1
+    top = high
+    if not later:
+        return high - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        packs = store.after(stream, middle - 1, top, 1)
+        if not packs or signed_by(packs[0].data) in later:
+            high = middle
+        else:
+            low = packs[0].seq
+    if low == 0 and (oldest := store.after(stream, 0, top, 1)):
+        return oldest[0].seq - 1  # what it signed is gone from here
+    return low
+
+
+def _until(store: Store, stream: str, until_ms: int) -> int:
+    """The last sequence whose pack ends at or before a time."""
+    span = store.spans(0, until_ms).get(stream)
+    if span is None:
+        return 0
+    last = span[1]
+    packs = store.after(stream, last - 1, last, 1)
+    return last - 1 if packs and packs[0].to_ms > until_ms else last
