@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,14 +47,16 @@ def checkpoint(
     before: Sequence[tuple[int, int, bytes]],
     time_ms: int,
     page_heads: int = PAGE_HEADS,
+    retired: Callable[[str], bool] = lambda stream: False,
 ) -> list[Page]:
     """The checkpoint after the one that the store keeps, at least one page.
 
     Args:
         gateway: ``park7/gw01``.
         before: (page, counter, object) of the newest of each page.
+        retired: is a stream at its end, because its device is no longer configured?
     """
-    rows = [_head(head) for head in sorted(heads, key=lambda head: head.stream)]
+    rows = [_head(head, retired(head.stream)) for head in sorted(heads, key=lambda head: head.stream)]
     # a database that is new counts on above what one that was lost may have reached
     counter = max((kept for _, kept, _ in before), default=max(0, time_ms // 1000 - 1)) + 1
     known = {page: data for page, kept, data in before if kept == counter - 1}
@@ -82,6 +84,7 @@ def payload_hash(data: bytes) -> str:
     return base64url(hashlib.sha256(dumps(body)).digest())
 
 
-def _head(head: Headed) -> Mapping[str, Any]:
+def _head(head: Headed, retired: bool) -> Mapping[str, Any]:
     digest, to = base64url(head.hash), seconds(head.to_ms)
-    return {"boot": head.boot, "hash": digest, "seq": head.seq, "stream": head.stream, "to": to}
+    row: dict[str, Any] = {"boot": head.boot, "hash": digest, "seq": head.seq, "stream": head.stream, "to": to}
+    return row | {"retired": True} if retired else row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.checkpoint import Page, checkpoint
@@ -32,10 +32,11 @@ class Checkpoints:
         pen: Pen,
         gateway: str,
         uplinks: Sequence[Uplink],
+        devices: Callable[[], Collection[str]],
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._writer, self._pen, self._gateway, self._uplinks = writer, pen, gateway, uplinks
-        self._wall_ms = wall_ms
+        self._devices, self._wall_ms = devices, wall_ms
         self._newest: list[Page] = []
 
     async def run(self) -> None:
@@ -50,8 +51,9 @@ class Checkpoints:
 
     async def make(self) -> bool:
         """Sign the heads as they are durable now, keep the pages, publish them. False where the store could not."""
+        devices = frozenset(self._devices())
         try:
-            pages = await self._writer.call(self._keep)
+            pages = await self._writer.call(lambda store: self._keep(store, devices))
         except GatewayError as error:
             log.warning("no checkpoint: %s", error)
             return False
@@ -67,12 +69,17 @@ class Checkpoints:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)
 
-    def _keep(self, store: Store) -> list[Page]:
+    def _keep(self, store: Store, devices: Collection[str]) -> list[Page]:
         heads = store.heads().values()
         made: list[Page] = []
 
+        def is_retired(stream: str) -> bool:
+            name = stream.rpartition("/")[2]
+            return not name.startswith("_") and name not in devices
+
         def after(before: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
-            made.extend(checkpoint(self._pen.signer, self._gateway, heads, before, self._wall_ms()))
+            now_ms, signer = self._wall_ms(), self._pen.signer
+            made.extend(checkpoint(signer, self._gateway, heads, before, now_ms, retired=is_retired))
             return [(page.page, page.counter, page.time_ms, page.data) for page in made]
 
         if heads:

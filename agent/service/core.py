@@ -159,7 +159,9 @@ class Service:
 
     def _start_uplinks(self) -> None:
         config = self.config
-        self.checkpoints = Checkpoints(self.writer, self.pen, config.base, self.uplinks)
+        self.checkpoints = Checkpoints(
+            self.writer, self.pen, config.base, self.uplinks, lambda: [device.name for device in self.config.devices]
+        )
         self.uplinks += [self._uplink(uplink, config) for uplink in config.uplinks]
         self.writer.serve(self.uplinks)
         for running in self.uplinks:

@@ -21,8 +21,8 @@ class Checkpoints:
         self.count = 0
         self._newest: dict[tuple[str, int], tuple[int, str, str]] = {}  # (gateway, page) -> counter, hash, kid
 
-    def take(self, raw: bytes, value: dict[str, Any], ring: KeyRing) -> list[tuple[str, Head]]:
-        """The stream and its head, for each head.
+    def take(self, raw: bytes, value: dict[str, Any], ring: KeyRing) -> list[tuple[str, Head, bool]]:
+        """(stream, its head, is it at its end?) for each head.
 
         Raises:
             Refused: whatever does not hold; an older page than the one known among it.
@@ -40,7 +40,7 @@ class Checkpoints:
         if not isinstance(heads, list):
             raise Refused("shape", "a checkpoint without heads")
         made = [_head(head, ring.gateway) for head in heads]
-        for stream, head, *_ in made:
+        for stream, (_, seq, _, _), _ in made:
             ring.check_revoked(kid, stream, head[1])
         self._newest[key] = (counter, signed.hash, kid)
         self.count += 1
@@ -62,7 +62,7 @@ class Checkpoints:
             raise Refused("chain", f"checkpoint {counter} does not follow the hash of {last}")
 
 
-def _head(head: Any, gateway: str) -> tuple[str, Head]:
+def _head(head: Any, gateway: str) -> tuple[str, Head, bool]:
     if isinstance(head, dict):
         stream, boot, seq, digest = (head.get(name) for name in ("stream", "boot", "seq", "hash"))
         if (
@@ -73,5 +73,5 @@ def _head(head: Any, gateway: str) -> tuple[str, Head]:
             and isinstance(digest, str)
             and len(digest) == 43
         ):
-            return stream, (boot, seq, digest, ms_of(head.get("to"), "to of a head"))
+            return stream, (boot, seq, digest, ms_of(head.get("to"), "to of a head")), head.get("retired") is True
     raise Refused("shape", f"a checkpoint head that is not of {gateway}, or without stream, boot, seq, hash, to")

@@ -97,6 +97,7 @@ class StreamReport:
     rewritten: int = 0  # verified only after canonicalisation
     births: int = 0
     boots: int = 0
+    retired: bool = False  # the newest checkpoint says that its device is no longer read
     first_seq: int = 0
     last_seq: int = 0
     from_ms: int = 0
@@ -158,7 +159,7 @@ class Report:
         """What is stated missing, and so no fault, but not there all the same: for those who expect everything."""
         short = []
         for name, stream in self.streams.items():
-            if not stream.packs:
+            if not stream.packs and not stream.retired:
                 short.append(f"{name}: known, but no pack was seen")
             if awake := stream.gaps - stream.asleep:
                 short.append(f"{name}: {awake} readings lie in gaps")

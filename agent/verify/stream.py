@@ -98,8 +98,9 @@ class StreamState:
         for account in self._waiting.pop(birth, ()):
             self._balance(account, table, "")
 
-    def head(self, head: Head) -> None:
-        """A checkpoint says that the stream had come to here. The newest few are kept."""
+    def head(self, head: Head, retired: bool = False) -> None:
+        """A checkpoint says that the stream had come to here, and whether that is its end. The newest few are kept."""
+        self._sum.retired = retired
         self._heads = [*self._heads[-7:], head]
 
     @property
@@ -132,6 +133,7 @@ class StreamState:
 
     def _copy(self) -> StreamReport:
         made = StreamReport(**{name: getattr(self._sum, name) for name in _COUNTS}, stream=self.stream)
+        made.retired = self._sum.retired
         made.gap_reasons = dict(sorted(self._sum.gap_reasons.items()))
         made.faults = Faults(self._faults.count, dict(self._faults.by_code), list(self._faults.listed))
         made.reordered, made.uncompared = self.history.reordered, self.history.uncompared

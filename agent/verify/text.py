@@ -68,6 +68,8 @@ def _share(days: Iterable[Day]) -> str:
 
 
 def _notes(s: StreamReport) -> Iterator[str]:
+    if s.retired:
+        yield f"{s.stream}: retired, the gateway no longer reads this device"
     if s.first_seq > 1:
         yield f"{s.stream}: from sequence {s.first_seq} on"
     for hole in s.missing:

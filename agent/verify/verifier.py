@@ -175,8 +175,8 @@ class Verifier:
         ring = self._rings.get(gateway)
         if ring is None:
             return self._hold(raw, topic, where, gateway)
-        for stream, head in self._checkpoints.take(raw, value, ring):
-            self._state(stream).head(head)
+        for stream, head, retired in self._checkpoints.take(raw, value, ring):
+            self._state(stream).head(head, retired)
         return Outcome.TAKEN
 
     def _take_pack(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:

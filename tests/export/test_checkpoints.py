@@ -106,6 +106,19 @@ def test_the_store_keeps_the_newest_and_one_a_day(
         store.close()
 
 
+def test_a_stream_whose_device_was_removed_may_be_silent_and_another_may_not(signer: Signer) -> None:
+    verifier = Verifier([signer.kid])
+    verifier.feed(key_records(signer, BASE))
+    (page,) = checkpoint(signer, BASE, heads(3), [], T0, retired=lambda stream: stream.endswith("/d001"))
+    verifier.feed(page.data)
+    report = verifier.finish()
+    assert [name for name, s in report.streams.items() if s.retired] == [f"{BASE}/d001"]
+    assert report.shortfalls() == [f"{BASE}/{name}: known, but no pack was seen" for name in ("d000", "d002")]
+    (page,) = checkpoint(signer, BASE, heads(3), [(1, page.counter, page.data)], T0 + 1000)
+    verifier.feed(page.data)
+    assert len(verifier.finish().shortfalls()) == 3, "the device is back"
+
+
 def test_a_failure_between_two_pages_leaves_neither(signer: Signer, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store.db")
     try:

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "service"))
 
-from service_kit import SITE, House, Listener, one_meter, until
+from service_kit import SITE, House, Listener, Meter, one_meter, until
 
 from agent.verify import Verdict, Verifier
 from agent.verify.files import read_paths
@@ -99,3 +99,30 @@ def test_a_folder_and_the_broker_agree_after_a_kill(
     late = house.listen(broker)
     until(lambda: any("/checkpoint/1" in m.topic and m.retained for m in late.heard), 5)
     assert (tmp_path / "readings.csv").read_text().count("ac.energy.import") == len(set(listener.numbers("m1")))
+
+
+def test_the_stream_of_a_device_that_was_taken_out_is_retired(
+    tmp_path: Path, house: House, mh: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Who expects everything of this gateway does not wait for it for ever."""
+    meters = [Meter(1), Meter(2)]
+    agent = house.agent(None, {"roof": house.field.tcp(*meters)}, {"m1": ("roof", 1), "m2": ("roof", 2)})
+    agent.start()
+    until(lambda: agent.snapshot()["devices"]["m2"]["readings"] > 3, 15, lambda: agent.said)
+    assert agent.stop() == 0
+    agent.devices = {"m1": ("roof", 1)}
+    agent.configure()
+    agent.start()
+    until(lambda: agent.snapshot()["devices"]["m1"]["readings"] > 3, 15, lambda: agent.said)
+    assert agent.stop() == 0
+    for name in ("whole", "one"):
+        only = ["--stream", "m1", "--stream", "_gateway"] if name == "one" else []
+        code, _, err = mh("export", tmp_path / name, "-c", agent.config, *only)
+        assert code == 0, err
+        code, out, _ = mh("verify", tmp_path / name, "--trust", agent.kid, "--json")
+        report = json.loads(out)
+        assert report["verdict"] == "verified", report["reasons"]
+        retired = [stream for stream, facts in report["streams"].items() if facts["retired"]]
+        assert retired == [f"{SITE}/m2"]
+        code, out, _ = mh("verify", tmp_path / name, "--trust", agent.kid, "--expect-complete", "--json")
+        assert not [text for text in json.loads(out)["shortfalls"] if "no pack was seen" in text]
