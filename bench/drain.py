@@ -184,6 +184,9 @@ def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool
         came = sorted(platform.backlog.values())
         drained_s = came[-1] - came[0]
         ages = [age for at, age in platform.fresh if came[0] <= at <= came[-1]]
+        deadline = time.monotonic() + 20  # what the agent itself sealed before the broker came
+        while platform.verifier and platform.verifier.report().missing and time.monotonic() < deadline:
+            time.sleep(0.5)
         report = platform.verifier.report() if platform.verifier else None
         return {
             "packs": packs,

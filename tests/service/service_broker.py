@@ -40,6 +40,8 @@ def free_port() -> int:
 class Broker:
     """mosquitto on a port of its own, which it keeps when it is stopped and started."""
 
+    unix = ""  # path of a socket that subscribers use instead of the port
+
     def __init__(self, folder: Path, *lines: str) -> None:
         self.port = free_port()
         self._conf = folder / "mosquitto.conf"
@@ -97,7 +99,8 @@ class Listener:
         self.heard: list[Heard] = []
         self.broker = broker
         self.subscriptions = 0
-        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        host, way = (broker.unix, "unix") if broker.unix else ("127.0.0.1", "tcp")
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, transport=way)  # type: ignore[arg-type]
         self._client.on_connect = lambda client, *_: client.subscribe("meterhouse/#", 1)
         self._client.on_subscribe = self._subscribed
         self._client.on_message = self._came
@@ -105,11 +108,11 @@ class Listener:
             self._client.username_pw_set(*login)
         self._client.reconnect_delay_set(0.05, 0.1)  # type: ignore[arg-type]
         if connected_s:
-            self._client.connect("127.0.0.1", broker.port)
+            self._client.connect(host, broker.port)
             self._client.loop_start()
             until(lambda: self.subscriptions, connected_s, "subscribed")
         else:
-            self._client.connect_async("127.0.0.1", broker.port)
+            self._client.connect_async(host, broker.port)
             self._client.loop_start()
 
     def _subscribed(self, *_: object) -> None:
