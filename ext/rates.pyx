@@ -144,14 +144,17 @@ cdef class Tally:
     cdef bint inside(self, int64_t time_ms) noexcept nogil:
         return self.times.count > 1 and self.times.bounds[0] <= time_ms < self.times.bounds[self.times.count - 1]
 
-    cdef int reserve(self) except -1:
-        """Room for all cells that a step from anywhere in the boundaries may close."""
+    cdef int reserve(self, const Slot *s, int64_t to_ms) except -1:
+        """Room for all cells that a step of a slot to ``to_ms`` may close."""
         cdef Done *more
-        if self.dones + self.times.count + 2 > self.room:
-            more = <Done *>realloc(self.done, (self.dones + self.times.count + CHUNK) * sizeof(Done))
+        cdef int32_t need = self.dones + 2
+        if s.has and to_ms >= s.end:
+            need += find(&self.times, to_ms) - s.at
+        if need > self.room:
+            more = <Done *>realloc(self.done, (need + CHUNK) * sizeof(Done))
             if more == NULL:
                 raise MemoryError
-            self.done, self.room = more, self.dones + self.times.count + CHUNK
+            self.done, self.room = more, need + CHUNK
         return 0
 
     def configure(
@@ -211,7 +214,7 @@ cdef class Tally:
                 s.held = s.kind == COUNTER
                 odd.append(i)
                 continue
-            self.reserve()
+            self.reserve(s, times_ms[i])
             if s.has:
                 advance(
                     s, &self.times, numbers[i], times_ms[i], values[i], values[i] - s.level, seqs[i], flags[i], True,
@@ -230,7 +233,7 @@ cdef class Tally:
             raise ValueError(f"{time_ms} is outside of the boundaries")
         if not -1 <= growth <= MAX_VALUE or not -MAX_VALUE <= value <= MAX_VALUE:
             raise ValueError(f"value {value}, growth {growth}: out of bounds")
-        self.reserve()
+        self.reserve(s, time_ms)
         if s.has:
             advance(
                 s, &self.times, number, time_ms, value, growth, seq, flags, covered, self.done, &self.dones
@@ -258,12 +261,12 @@ cdef class Tally:
             if self.slots[i].has and not self.inside(self.slots[i].time + by_ms):
                 raise ValueError(f"slot {i} would leave the boundaries")
         for i in range(self.count):
-            self.reserve()
+            self.reserve(&self.slots[i], self.slots[i].time)
             step_clock(&self.slots[i], &self.times, i, by_ms, self.done, &self.dones)
 
     def cut_off(self, int number):
         cdef Slot *s = self.slot(number)
-        self.reserve()
+        self.reserve(s, s.time)
         cut_off(s, number, self.done, &self.dones)
 
     def take(self):

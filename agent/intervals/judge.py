@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from agent.intervals.rows import Flag
-from agent.intervals.series import BACK_STEP, FEW, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
+from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
 from ext.rates import Tally
 
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a verdict falls with what there is

@@ -4,11 +4,13 @@ from agent.store.archive import Archive, Piece
 from agent.store.database import Quarantine, Salvaged, mount_warnings
 from agent.store.engine import Store
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
+from agent.store.intervals import NewPage
 from agent.store.values import LossNote, Sealed, StoredPack, StoredTable, StreamHead, Usage
 
 __all__ = [
     "Archive",
     "LossNote",
+    "NewPage",
     "Piece",
     "Quarantine",
     "Salvaged",

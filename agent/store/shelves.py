@@ -13,6 +13,7 @@ from agent.outbox import Ack, Gone, OutboxItem, ReplayPage
 from agent.store.body import Codec, payload_hash
 from agent.store.database import suspect_file
 from agent.store.errors import StoreError, explain, is_damage
+from agent.store.intervals import IntervalShelf
 from agent.store.prune import Pruner
 from agent.store.records import Records
 from agent.store.values import Place, StoredPack, StreamHead, boot_hex, unsigned
@@ -20,7 +21,7 @@ from agent.store.values import Place, StoredPack, StreamHead, boot_hex, unsigned
 CHUNK = 32  # packs that an iteration holds at a time
 
 
-class Shelves(Records):
+class Shelves(IntervalShelf, Records):
     """The reading half of a store. Rows that are damaged are set aside and noted as lost, and never stop the rest."""
 
     _path: Path

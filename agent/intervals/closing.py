@@ -1,0 +1,162 @@
+"""When an interval is over: cells of all columns become rows, once each, and what comes later becomes corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.intervals.cut import Cut
+from agent.intervals.page import Cell, Row, Shape
+from agent.intervals.rows import Flag
+from ext.rates import Done
+
+Key = tuple[int, int, int]  # start, end, turn
+MAX_GRACE_MS = 900_000
+AT_ONCE = 4096  # rows made in one go, after a long time away
+
+
+class Closing:
+    """Cells on their way into rows.
+
+    An interval is written when the stream was sealed for ``grace`` beyond its end: by then the reading after the end is
+    there or known to be missing. What is still open then is written as far as it is known, and completed by a
+    correction (revision 1, LATE) when the next reading comes.
+    """
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        self.shape: Shape | None = None
+        self.grace_ms = 20_000
+        self.next_ms = 0  # start of the first interval that is not written
+        self.turn = 0  # how often the clock was set back
+        self.hold_ms = 0  # nothing is written before the stream is sealed up to here
+        self._end_ms = 0  # of the interval at ``next_ms``
+        self._cells: dict[Key, dict[int, Cell]] = {}
+        self._done: list[tuple[Shape, list[Row]]] = []
+
+    # --- where it stands
+
+    def start(self, boundary_ms: int) -> None:
+        """The first interval of a stream."""
+        self.next_ms, self._end_ms = boundary_ms, 0
+
+    def wait_until(self, to_ms: int) -> None:
+        """A new start of the agent, sealed up to here: its first readings may complete much of what lies before."""
+        self.hold_ms = to_ms + self.grace_ms
+
+    def begin_shape(self, shape: Shape, grace_ms: int) -> None:
+        """Cells come in this shape from now on."""
+        self.shape, self.grace_ms = shape, min(grace_ms, MAX_GRACE_MS)
+
+    def end_shape(self) -> None:
+        """Write all cells that came in the shape until now."""
+        rows = [self._row(key, cells) for key, cells in sorted(self._cells.items())]
+        self._cells = {}
+        if rows and self.shape is not None:
+            self._done.append((self.shape, rows))
+
+    def add(self, done: Done) -> None:
+        """A cell that the kernel closed."""
+        number, start, end = done[0], done[1], done[2]
+        self._cells.setdefault((start, end, self.turn), {})[number] = self._cell(done, late=start < self.next_ms)
+
+    # --- rows
+
+    def end_ms(self) -> int:
+        """The end of the first interval that is not written."""
+        if self._end_ms <= self.next_ms:
+            self._end_ms = next(b for b in self._cut.bounds(self.next_ms, self.next_ms + 1) if b > self.next_ms)
+        return self._end_ms
+
+    def ready(self, to_ms: int) -> bool:
+        """Is an interval over, and the time to write it?"""
+        return to_ms >= self.hold_ms and to_ms >= self.end_ms() + self.grace_ms
+
+    def take_late(self) -> list[tuple[Shape, list[Row]]]:
+        """Corrections and what a former shape left, if any."""
+        late = {key: cells for key, cells in self._cells.items() if key[0] < self.next_ms}
+        if late:
+            self._cells = {key: cells for key, cells in self._cells.items() if key not in late}
+            assert self.shape is not None
+            self._done.append((self.shape, [self._row(key, cells) for key, cells in sorted(late.items())]))
+        done, self._done = self._done, []
+        return done
+
+    def take(self, to_ms: int, open_cells: Sequence[Done]) -> list[tuple[Shape, list[Row]]]:
+        """Intervals that are over, in order, each a row even if nothing is known; corrections before them."""
+        out = self.take_late()
+        if self.shape is None:
+            return out
+        rows: list[Row] = []
+        while self.ready(to_ms) and len(rows) < AT_ONCE:
+            start, end = self.next_ms, self.end_ms()
+            mine = {key: self._cells.pop(key) for key in sorted(self._cells) if key[0] == start}
+            for done in open_cells:
+                if done[1] == start:
+                    mine.setdefault((start, end, self.turn), {}).setdefault(done[0], self._cell(done, late=False))
+            if not mine:
+                mine[start, end, self.turn] = {}
+            rows += [self._row(key, cells) for key, cells in mine.items()]
+            self.next_ms = end
+        if rows:
+            out.append((self.shape, rows))
+        return out
+
+    def _cell(self, done: Done, late: bool) -> Cell:
+        assert self.shape is not None
+        return cell_of(done, late, self.shape.columns[done[0]].kind == "counter")
+
+    def state(self) -> list[object]:
+        """Where it stands, and cells that are complete before their interval is written."""
+        cells = [[*key, [[n, cell] for n, cell in row.items()]] for key, row in self._cells.items()]
+        return [self.next_ms, self.turn, self.hold_ms, cells]
+
+    def restore(self, said: list[Any], column_of: Mapping[int, int]) -> None:
+        """The reverse; ``column_of``: the column now of one then."""
+        self.next_ms, self.turn, self.hold_ms, cells = said
+        self._end_ms = 0
+        self._cells = {
+            (start, end, turn): {column_of[n]: cell for n, cell in row if n in column_of}
+            for start, end, turn, row in cells
+        }
+
+    def _row(self, key: Key, cells: dict[int, Cell]) -> Row:
+        """A row with its packs; the cells' own as distances to them."""
+        start, end, turn = key
+        late = any((cell["flags"] - 1) & Flag.LATE for cell in cells.values())
+        packs = [cell[name] for cell in cells.values() for name in ("first_back", "last_back") if cell.get(name)]
+        first, last = min(packs, default=0), max(packs, default=0)
+        for cell in cells.values():
+            if cell.get("first_back"):
+                cell["first_back"] = cell["first_back"] - first + 1
+            if cell.get("last_back"):
+                cell["last_back"] = last - cell["last_back"] + 1
+        return Row(start, end, int(late), turn, first, last, cells)
+
+
+def cell_of(done: Done, late: bool, is_counter: bool) -> Cell:
+    """A cell of the kernel as a page keeps it; ``first_back`` and ``last_back`` are still packs."""
+    _, start, end, flags, amount, covered, spread, readings, first, last, low, high, above, below, demand, fixed = done
+    cell: Cell = {
+        "flags": (flags | (Flag.LATE if late else 0)) + 1,
+        "amount": amount,
+        "lack": end - start - covered,
+        "spread": spread,
+        "readings": readings,
+        "low": low or 0,
+        "high": high or 0,
+        "above": (above + 1000) // 2000,
+        "below": (below + 1000) // 2000,
+        "demand": 0 if demand is None else max(0, _window(demand, is_counter)) + 1,
+        "fixed": 0 if fixed is None else max(0, _window(fixed, is_counter)) + 1,
+    }
+    if first:
+        cell |= {"first_back": first[0], "first_lag": start - first[1], "first_value": first[2]}
+    if last:
+        cell |= {"last_back": last[0], "last_lag": last[1] - end, "last_value": last[2]}
+    return cell
+
+
+def _window(growth: int, is_counter: bool) -> int:
+    """A window's growth as kept: thousandths of a count, or value * ms of a gauge."""
+    return growth if is_counter else (growth + 1000) // 2000

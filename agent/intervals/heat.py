@@ -1,0 +1,78 @@
+"""Heat from flow and temperatures, where no heat counter exists. A plausibility figure: the meter's own GJ come first.
+
+Volumetric heat capacity of water, density times specific heat at atmospheric pressure, from IAPWS-IF97 as tabled in
+EN 1434-1 annex A style heat coefficients; taken at the mean of both temperatures, in between by a straight line. With
+the flow sensor in the return this is within 1 % of the coefficient of EN 1434 for differences up to 40 K.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from agent.intervals.feed import RANGE, Batch
+from agent.intervals.judge import TOO_LARGE
+from agent.intervals.sketch import FLOW_SECONDS, HEAT_PLACES, Watched
+
+# kJ/(m3 K) at 0, 10, ... 100 degrees
+CAPACITY = (4217, 4194, 4177, 4162, 4147, 4131, 4115, 4097, 4078, 4059, 4040)
+
+
+def capacity(celsius: Decimal) -> Decimal:
+    """kJ/(m3 K) of water; beyond 0 to 100 degrees as at the end."""
+    place = min(max(celsius / 10, Decimal(0)), Decimal(10))
+    low = min(int(place), 9)
+    return CAPACITY[low] + (CAPACITY[low + 1] - CAPACITY[low]) * (place - low)
+
+
+def heat_flow(flow: Decimal, unit: str, supply: Decimal, back: Decimal) -> Decimal:
+    """kW given by ``flow`` (m3/h and so on) that cools from ``supply`` to ``back`` degrees; below 0 where it warms."""
+    numerator, denominator = FLOW_SECONDS[unit]
+    return flow * numerator * capacity((supply + back) / 2) * (supply - back) / denominator
+
+
+class HeatFlows:
+    """The computed heat flows of one stream, made from each reading of a flow and the newest temperatures."""
+
+    def __init__(self, slots: Sequence[Watched]) -> None:
+        self._slots = slots
+        self._makers = {w.heat[0]: (n, w) for n, w in enumerate(slots) if w.heat}
+        self._parts = {slot for w in slots if w.heat for slot in w.heat}
+        self.last: dict[int, tuple[int, int]] = {}  # slot of a part -> (time, value)
+
+    def added(self, batch: Batch) -> Batch:
+        """The batch with heat flows, each right after the flow that it is made of."""
+        if not self._makers:
+            return batch
+        out = Batch(array("H"), array("q"), array("q"), b"")
+        qualities = bytearray()
+        for slot, time, value, quality in zip(batch.slots, batch.times, batch.values, batch.qualities, strict=True):
+            good = quality != RANGE and value != TOO_LARGE
+            found = [(slot, value)]
+            if slot in self._parts and good:
+                self.last[slot] = (time, value)
+            if slot in self._makers and good:
+                number, w = self._makers[slot]
+                power = self._power(w, time)
+                found += [(number, power)] if power is not None else []
+            for number, item in found:
+                out.slots.append(number)
+                out.times.append(time)
+                out.values.append(item)
+                qualities.append(quality)
+        out.qualities = bytes(qualities)
+        return out
+
+    def _power(self, w: Watched, time_ms: int) -> int | None:
+        """None where a temperature is missing or older than two rounds."""
+        assert w.heat is not None
+        limit = 2 * max(w.period_ms, 1000)
+        found = []
+        for slot in w.heat:
+            last = self.last.get(slot)
+            if last is None or not 0 <= time_ms - last[0] <= limit:
+                return None
+            found.append(Decimal(last[1]).scaleb(self._slots[slot].column.exponent))
+        power = heat_flow(found[0], self._slots[w.heat[0]].column.unit, found[1], found[2])
+        return int(power.scaleb(HEAT_PLACES).to_integral_value(ROUND_HALF_EVEN))

@@ -1,0 +1,218 @@
+"""Which points of a stream are watched, and how: from the table of a birth, the same for the agent and a verifier.
+
+Watched are all counters; of each part with a role its power (lowest, highest, mean, demand, and its integral where the
+part has no counter); of thermal parts flow and temperatures where there is no heat counter; a storage's state of
+charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from agent.intervals.page import Column, Shape
+from agent.intervals.roles import amount_unit, main_power, part_of, places, power_flows
+
+FLOAT_TYPES = frozenset({"f16", "f32", "f64"})
+COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals that are kept of a float
+KEY_RESOLUTION = {"dlt645": Decimal("0.01"), "cjt188": Decimal("0.01")}  # of meters that say no scale
+DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
+DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
+HEAT_PLACES = 6
+HEAT_POWER = "power.derived"  # last part of the name of a heat flow that we compute
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How intervals are made; from ``[interval]``."""
+
+    max_gap_ms: int = 300_000
+    period_ms: int = 900_000  # of demand windows
+    slip_ms: int = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A slot of the tally: a point, or for ``point`` None a value that is computed from three others."""
+
+    column: Column
+    point: int | None  # number in the table
+    period_ms: int
+    phase_ms: int
+    resolution: int = 1
+    modulus: int = 0
+    demand: bool = False
+    heat: tuple[int, int, int] | None = None  # slots of flow, supply and return
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """All slots of a table, in the order of columns."""
+
+    shape: Shape
+    slots: tuple[Watched, ...]
+
+    @property
+    def slowest_ms(self) -> int:
+        """The longest period of a counter."""
+        return max((w.period_ms for w in self.slots if w.column.kind == "counter"), default=0)
+
+
+def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
+    """From a birth's ``table``."""
+    device, points = table.get("device") or {}, table.get("points") or []
+    roles, parents = dict(device.get("roles") or {}), dict(device.get("parent") or {})
+    epoch, ratio = str(table.get("epoch", "")), _ratio(device)
+    numeric = {p["n"]: n for n, p in enumerate(points) if p["kind"] in ("counter", "gauge")}
+    counters = [p["n"] for p in points if p["kind"] == "counter"]
+    stand = places(counters, roles, parents)
+    slots: list[Watched] = []
+    for name in counters:
+        place = stand[name]
+        resolution = _resolution(points[numeric[name]], ratio, device.get("protocol"))
+        exponent = _exponent(points[numeric[name]], resolution, COUNTER_PLACES)
+        column = Column(
+            name,
+            "counter",
+            _unit(points[numeric[name]]),
+            exponent,
+            place.part,
+            place.role,
+            place.parent,
+            place.flow,
+            epoch,
+        )
+        count = max(1, int(resolution.scaleb(-exponent)))
+        demand = place.role.partition(".")[0] in DEMAND_ROLES and place.flow in DEMAND_FLOWS
+        demand = demand and amount_unit(name, column.unit)[0] == "kWh"
+        period, phase = _grid(points[numeric[name]])
+        modulus = _modulus(points[numeric[name]], count)
+        slots.append(Watched(column, numeric[name], period, phase, count, modulus, demand))
+    for part, role in roles.items():
+        members = [name for name in numeric if part_of(name, roles) == part and name not in stand]
+        flows = {w.column.flow for w in slots if w.column.part == part and w.column.flow}
+        slots += _gauges(points, numeric, members, _Part(part, role, parents, epoch, flows), len(slots))
+    period = rule.period_ms if any(w.demand for w in slots) else 0
+    return Sketch(Shape(tuple(w.column for w in slots), period, rule.slip_ms if period else 0), tuple(slots))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    name: str
+    role: str
+    parents: Mapping[str, str]
+    epoch: str
+    flows: set[str]  # that its counters give
+
+
+def _gauges(
+    points: Sequence[Mapping[str, Any]], numeric: Mapping[str, int], members: list[str], part: _Part, base: int
+) -> list[Watched]:
+    found: list[Watched] = []
+
+    def add(name: str, flow: str = "", demand: bool = False) -> int:
+        point = points[numeric[name]]
+        exponent = _exponent(point, _resolution(point, Decimal(1), None), GAUGE_PLACES)
+        parent = part_of(name, part.parents)
+        up = part.parents[parent] if parent is not None else ""
+        column = Column(name, "gauge", _unit(point), exponent, part.name, part.role, up, flow, part.epoch)
+        period, phase = _grid(point)
+        found.append(Watched(column, numeric[name], period, phase, demand=demand))
+        return base + len(found) - 1
+
+    power = main_power(members, part.name)
+    if power is not None and _unit(points[numeric[power]]) in ("W", "kW", "MW"):
+        wanted = [flow for flow in power_flows(part.role) if flow not in part.flows]
+        has_energy = bool(part.flows - {"volume", "mass"})
+        flow = "" if has_energy else ",".join(wanted)
+        add(power, flow, not has_energy and part.role.partition(".")[0] in DEMAND_ROLES)
+        part.flows.update(wanted if not has_energy else ())
+    elif part.role.partition(".")[0] in ("heat", "cold") and "heat" not in part.flows:
+        found += _heat(members, part, add, base, found)
+    for name in members:
+        if part.role == "storage" and name.endswith("battery.soc"):
+            add(name)
+    return found
+
+
+def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Watched]) -> list[Watched]:
+    """Flow and temperatures of a part without a heat counter, and the heat flow that follows from them."""
+    for name in sorted(members, key=len):
+        front, _, last = name.rpartition(".")
+        supply, back = f"{front}.temperature.supply", f"{front}.temperature.return"
+        if last != "flow" or supply not in members or back not in members:
+            continue
+        three = (add(name), add(supply), add(back))
+        unit = found[three[0] - base].column.unit
+        if unit not in FLOW_SECONDS:
+            return []
+        flow = "heat"
+        column = Column(
+            f"{front}.{HEAT_POWER}", "gauge", "kW", -HEAT_PLACES, part.name, part.role, "", flow, part.epoch
+        )
+        period = max(found[n - base].period_ms for n in three)
+        return [Watched(column, None, period, 0, heat=three)]
+    return []
+
+
+# m3 a second of one unit of flow, as a fraction: numerator, denominator
+FLOW_SECONDS: Mapping[str, tuple[int, int]] = {
+    "m3/h": (1, 3600), "l/h": (1, 3_600_000), "m3/s": (1, 1), "l/s": (1, 1000), "l/min": (1, 60_000), "m3/min": (1, 60),
+}  # fmt: skip
+
+
+def _unit(point: Mapping[str, Any]) -> str:
+    return str(point.get("u") or point.get("du") or "")
+
+
+def _grid(point: Mapping[str, Any]) -> tuple[int, int]:
+    """(period, phase) in ms; 0 where it is due on no grid."""
+    return round((point.get("period") or 0) * 1000), round((point.get("phase") or 0) * 1000)
+
+
+def _ratio(device: Mapping[str, Any]) -> Decimal:
+    said = device.get("ratio") or {}
+    return _decimal(said.get("ct"), Decimal(1)) * _decimal(said.get("pt"), Decimal(1))
+
+
+def _decimal(text: Any, default: Decimal) -> Decimal:
+    try:
+        found = Decimal(str(text)) if text is not None else default
+    except InvalidOperation:
+        return default
+    return found if found.is_finite() and found > 0 else default
+
+
+def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) -> Decimal:
+    """What one count is worth, in the point's unit; 0.001 where nobody says."""
+    source = point.get("source") or {}
+    scales = [_decimal(part.get("scale"), Decimal(1)) for part in source.get("parts") or ()]
+    if scales:
+        found = min(scales)
+    elif "key" in source:
+        found = _decimal(source.get("scale"), KEY_RESOLUTION.get(protocol or "", Decimal("0.001")))
+    elif source.get("type") in FLOAT_TYPES:
+        found = Decimal("0.001")
+    else:
+        found = _decimal(source.get("scale"), Decimal(1))
+    return found * ratio if point.get("ratio") == "apply" else found
+
+
+def _exponent(point: Mapping[str, Any], resolution: Decimal, places: int) -> int:
+    """The power of ten that values are kept in: fine enough for the device's counts."""
+    if (point.get("source") or {}).get("type") in FLOAT_TYPES:
+        return -places
+    return max(-9, min(0, int(resolution.normalize().as_tuple().exponent)))
+
+
+def _modulus(point: Mapping[str, Any], count: int) -> int:
+    """Where a counter starts again, in values as kept; 0: not known."""
+    if point.get("bits"):
+        found = (1 << int(point["bits"])) * count
+    elif point.get("digits"):
+        found = 10 ** int(point["digits"]) * count
+    else:
+        return 0
+    return found if found < 1 << 53 else 0

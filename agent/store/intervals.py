@@ -1,0 +1,165 @@
+"""Intervals in the database: pages that are only ever added, folded into days without loss, dropped when old."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from agent.intervals.page import StoredPage
+from agent.store.values import Place
+
+CHUNK = 256  # pages that an iteration holds at a time
+LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
+KEEP_CHANGES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewPage:
+    """Rows of a stream in one shape, on their way in. ``changed``: (start, end) of those that correct earlier ones."""
+
+    stream: str
+    from_ms: int
+    to_ms: int
+    shape: bytes
+    body: bytes
+    changed: tuple[tuple[int, int], ...] = ()
+
+
+class IntervalShelf:
+    """The part of a store that keeps intervals; the other parts give connection, transaction and streams."""
+
+    _conn: sqlite3.Connection
+    _heads: dict[str, Place]
+
+    def _transaction(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def add_intervals(self, pages: Iterable[NewPage], states: Mapping[str, tuple[int, bytes]]) -> None:
+        """Keep pages, and by stream (sequence, state): up to which pack they were made, and how to go on.
+
+        Raises:
+            StoreError: nothing of it was done.
+        """
+        with self._transaction():
+            for page in pages:
+                self._conn.execute(
+                    "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body) VALUES (?,?,?,?,0,?)",
+                    (self._stream_id(page.stream), page.from_ms, page.to_ms, self._shape(page.shape), page.body),
+                )
+                self._conn.executemany("INSERT INTO interval_changes (start_ms, end_ms) VALUES (?, ?)", page.changed)
+            for stream, (seq, state) in states.items():
+                self._conn.execute(
+                    "INSERT INTO interval_states (stream, seq, body) VALUES (?, ?, ?)"
+                    " ON CONFLICT DO UPDATE SET seq = excluded.seq, body = excluded.body",
+                    (self._stream_id(stream), seq, state),
+                )
+
+    def _stream_id(self, stream: str) -> int:
+        if stream not in self._heads:
+            raise ValueError(f"{stream} has no pack here, so it can have no intervals")
+        return self._heads[stream].id
+
+    def _shape(self, body: bytes) -> int:
+        digest = sha256(body).digest()
+        self._conn.execute(
+            "INSERT INTO interval_shapes (hash, body) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, body)
+        )
+        row = self._conn.execute("SELECT id FROM interval_shapes WHERE hash = ?", (digest,)).fetchone()
+        return int(row[0])
+
+    def interval_state(self, stream: str) -> tuple[int, bytes] | None:
+        """(sequence, state) as last kept."""
+        row: tuple[int, bytes] | None = self._conn.execute(
+            "SELECT i.seq, i.body FROM interval_states i JOIN streams s ON s.id = i.stream WHERE s.name = ?", (stream,)
+        ).fetchone()
+        return row
+
+    def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
+        """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
+        names = sorted(self._heads) if not streams else sorted(set(streams) & self._heads.keys())
+        for name in names:
+            after = 0
+            while True:  # a chunk at a time: an open cursor would keep the WAL from being reset
+                rows = self._conn.execute(
+                    "SELECT p.id, p.from_ms, p.to_ms, s.body, p.body FROM interval_pages p"
+                    " JOIN interval_shapes s ON s.id = p.shape WHERE p.stream = ? AND p.from_ms BETWEEN ? AND ?"
+                    " AND p.to_ms > ? AND p.id > ? ORDER BY p.id LIMIT ?",
+                    (self._heads[name].id, from_ms - LONGEST_PAGE_MS, to_ms - 1, from_ms, after, CHUNK),
+                ).fetchall()
+                for number, start, end, shape, body in rows:
+                    yield StoredPage(number, name, start, end, shape, body)
+                if len(rows) < CHUNK:
+                    break
+                after = rows[-1][0]
+
+    def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
+        """(number, start_ms, end_ms) of intervals corrected after they were first written, above ``after``."""
+        return self._conn.execute(
+            "SELECT id, start_ms, end_ms FROM interval_changes WHERE id > ? ORDER BY id LIMIT ?", (after, KEEP_CHANGES)
+        ).fetchall()
+
+    def fold_intervals(
+        self,
+        before_ms: int,
+        day_of: Callable[[int], Any],
+        fold: Callable[[Sequence[bytes], bytes], bytes],
+        limit: int = 8,
+    ) -> int:
+        """Make one page of the pages of a stream's day, for ``limit`` such days at most that end before ``before_ms``.
+
+        Args:
+            day_of: from the start of a page to something that is equal for pages of one day.
+            fold: from bodies and their shape to one body that says the same.
+
+        Returns:
+            How many days were folded; 0: nothing is left to do.
+        """
+        days = 0
+        while days < limit:
+            first = self._conn.execute(
+                "SELECT stream, shape, from_ms FROM interval_pages WHERE NOT folded AND to_ms <= ?"
+                " ORDER BY from_ms, stream LIMIT 1",
+                (before_ms,),
+            ).fetchone()
+            if first is None:
+                break
+            stream, shape, from_ms = first
+            rows = self._conn.execute(
+                "SELECT id, from_ms, to_ms, body FROM interval_pages WHERE NOT folded AND stream = ? AND shape = ?"
+                " AND from_ms BETWEEN ? AND ? AND to_ms <= ? ORDER BY id",
+                (stream, shape, from_ms, from_ms + LONGEST_PAGE_MS, before_ms),
+            ).fetchall()
+            mine = [row for row in rows if day_of(row[1]) == day_of(from_ms)]
+            columns = self._conn.execute("SELECT body FROM interval_shapes WHERE id = ?", (shape,)).fetchone()[0]
+            with self._transaction():
+                self._conn.executemany("DELETE FROM interval_pages WHERE id = ?", [(row[0],) for row in mine])
+                self._conn.execute(
+                    "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body) VALUES (?,?,?,?,1,?)",
+                    (
+                        stream,
+                        min(row[1] for row in mine),
+                        max(row[2] for row in mine),
+                        shape,
+                        fold([row[3] for row in mine], columns),
+                    ),
+                )
+            days += 1
+        return days
+
+    def prune_intervals(self, before_ms: int) -> int:
+        """Drop pages that ended before ``before_ms``. Returns how many."""
+        with self._transaction():
+            dropped = self._conn.execute("DELETE FROM interval_pages WHERE to_ms < ?", (before_ms,)).rowcount
+            if dropped > 0:
+                self._conn.execute(
+                    "DELETE FROM interval_shapes WHERE id NOT IN (SELECT shape FROM interval_pages)"
+                    " AND id < (SELECT max(id) FROM interval_shapes)"
+                )
+            self._conn.execute(
+                "DELETE FROM interval_changes WHERE id <= (SELECT max(id) FROM interval_changes) - ?", (KEEP_CHANGES,)
+            )
+        return max(dropped, 0)
