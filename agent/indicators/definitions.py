@@ -84,6 +84,7 @@ class IndicatorText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     better: Literal["higher", "lower"] = "higher"
     gate: Literal["", "core", "guiding"] = ""
     threshold: list[ThresholdText] = []
+    weighs: list[str] = []  # terms and quantities that keep it from being better, for the report
     note: Title = {}
 
 

@@ -58,7 +58,10 @@ class _Figuring:
             else:
                 value = numerator
         metered = [amount for amount in inputs if amount.basis == "metered"]
-        threshold = self._threshold() if not missing else None
+        try:
+            threshold = self._threshold() if not missing else None
+        except _Missing:
+            threshold = None
         return Figure(
             one,
             self._period,
@@ -78,11 +81,15 @@ class _Figuring:
 
     def _parts(self) -> Iterator[Part]:
         one = self._one
-        for side, formula in (("numerator", one.numerator), ("denominator", one.denominator)):
-            if formula is not None:
-                for sign, node in _summands(formula.tree, one, 1):
-                    name = node.name if isinstance(node, expression.Name) else _spelled(node)
-                    yield Part(side, name, sign * expression.value(node, self._of_name))  # type: ignore[arg-type]
+        for name, formula, unit in one.weighs:
+            try:
+                yield Part(name, expression.value(formula.tree, self._of_name), unit)
+            except (_Missing, ZeroDivisionError):
+                continue
+        if not one.weighs:
+            for sign, node in _summands(one.numerator.tree, one, 1):
+                name = node.name if isinstance(node, expression.Name) else _spelled(node)
+                yield Part(name, sign * expression.value(node, self._of_name), one.numerator_unit)
 
     def _inputs(self) -> tuple[list[Amount], list[str]]:
         found: list[Amount] = []
@@ -90,14 +97,19 @@ class _Figuring:
         for name in leaves(self._one):
             if name.startswith(("factor.", "period.")):
                 continue
-            if name not in self._cache:
-                self._cache[name] = self._amount(name)
-            amount = self._cache[name]
-            if amount is None or (amount.basis == "metered" and not amount.completeness):
-                missing.append(name)  # a meter of which nothing is known is no zero
+            amount = self._known(name)
+            if amount is None:
+                missing.append(name)
             else:
                 found.append(amount)
         return found, missing
+
+    def _known(self, name: str) -> Amount | None:
+        """None also for a meter of which nothing is known in the period: that is no zero."""
+        if name not in self._cache:
+            self._cache[name] = self._amount(name)
+        amount = self._cache[name]
+        return None if amount is None or (amount.basis == "metered" and not amount.completeness) else amount
 
     def _amount(self, name: str) -> Amount | None:
         declared = self._plan.inputs.get(name)
@@ -117,9 +129,9 @@ class _Figuring:
         return Amount(name, Fraction(0), unit, "assumed", note="no meter has this role")
 
     def _of_name(self, name: str) -> Fraction:
-        if name in self._one.terms:
+        if name in self._plan.terms:
             if name not in self._terms:
-                self._terms[name] = expression.value(self._one.terms[name].formula.tree, self._of_name)
+                self._terms[name] = expression.value(self._plan.terms[name].formula.tree, self._of_name)
             return self._terms[name]
         if name.startswith("factor."):
             entry = pick(self._plan, self._one, name.removeprefix("factor."), self._period.year)
@@ -127,8 +139,9 @@ class _Figuring:
             return entry.base
         if name == "period.duration":
             return self._period.elapsed_ms * _ONE_SECOND
-        amount = self._cache[name]
-        assert amount is not None, "a figure with a missing input is not computed"
+        amount = self._known(name)
+        if amount is None:
+            raise _Missing(name)
         return amount.value
 
     def _threshold(self) -> Threshold | None:
@@ -137,10 +150,8 @@ class _Figuring:
             if one.where is None:
                 return one
             term, least = one.where
-            if term in self._one.terms:
-                a_year = self._of_name(term) * self._period.year_ms / self._period.elapsed_ms
-                if a_year >= least:
-                    return one
+            if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:
+                return one
         return None
 
 

@@ -68,11 +68,11 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A summand of the numerator or the denominator, signed: what a figure is made up of, for people."""
+    """What weighs on a figure, for people: what its definition names, else the summands of the numerator."""
 
-    side: Literal["numerator", "denominator"]
-    name: str  # of a term or an input; the formula's text for anything else
-    value: Fraction  # base units of its side
+    name: str  # of a term or an input
+    value: Fraction  # base units
+    unit: Unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ class Indicator:
     excluded: str
     pins: Mapping[str, int]
     terms: Mapping[str, Term]
+    weighs: tuple[tuple[str, Formula, Unit], ...]
     hash: str
 
 
@@ -111,6 +112,7 @@ class Plan:
 
     indicators: tuple[Indicator, ...]
     inputs: Mapping[str, Input]
+    terms: Mapping[str, Term]
     factors: Mapping[str, Factor]
     absent: Mapping[str, str]
     sets: Mapping[str, SetText] = field(default_factory=dict)
@@ -189,7 +191,7 @@ class _Maker:
         if self._wrong:
             raise ConfigError("the plan is wrong", where=self._where, complaints=tuple(self._wrong))
         used = {name: one for name, one in chosen.items() if one.indicator}
-        return Plan(tuple(indicators), self._inputs, self._factors, dict(text.absent), used)
+        return Plan(tuple(indicators), self._inputs, self._terms, self._factors, dict(text.absent), used)
 
     def _chosen_sets(self) -> dict[str, SetText]:
         known, chosen = shipped_sets(), dict[str, SetText]()
@@ -307,10 +309,11 @@ class _Maker:
             return None
         thresholds = self._thresholds(self._text.threshold.get(name, one.threshold), unit, place)
         above, below = self._shown_units(unit, numerator, denominator)
+        weighs = self._weighs(one.weighs, place)
         made = Indicator(
             name, one.title, one.note, numerator, denominator, above, below, unit, one.better, one.gate,
             tuple(one.periods), official, thresholds, self._text.exclude.get(name, ""), dict(pins), dict(self._terms),
-            "",
+            weighs, "",
         )  # fmt: skip
         return _with_hash(made)
 
@@ -324,6 +327,15 @@ class _Maker:
         found = expression.dimension(numerator.tree, self._dimension) or NUMBER
         shown = _usual(found)
         return shown, shown
+
+    def _weighs(self, names: Iterable[str], place: str) -> tuple[tuple[str, Formula, Unit], ...]:
+        found = []
+        for name in names:
+            formula = self._formula(name, None, f"{place}: weighs")
+            if formula is not None:
+                unit = self._terms[name].unit if name in self._terms else _usual(self._dimension(name))
+                found.append((name, formula, unit))
+        return tuple(found)
 
     def _thresholds(self, texts: Iterable[ThresholdText], unit: Unit, place: str) -> tuple[Threshold, ...]:
         made = []

@@ -14,6 +14,7 @@ from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period, decimal_text
 from agent.indicators.plan import Plan
 from agent.indicators.trace import Traced, issue, trace
+from agent.indicators.units import Unit
 from agent.indicators.words import title_of
 from agent.intervals.cut import Cut
 from agent.intervals.rows import RoleSum
@@ -112,37 +113,27 @@ class Reporter:
     def _title(self, name: str) -> Mapping[str, str]:
         if name in self._plan.inputs:
             return self._plan.inputs[name].title
-        for one in self._plan.indicators:
-            if name in one.terms:
-                return one.terms[name].title
+        if name in self._plan.terms:
+            return self._plan.terms[name].title
         return title_of(name)
 
     def _drags(self, figure: Figure) -> list[dict[str, Any]]:
-        """The largest parts that keep the figure from being better.
-
-        Lower is better: parts of the numerator. Higher is better: parts of the denominator that the numerator lacks.
-        """
+        """The largest parts that keep the figure from being better, with their share of the whole they are in."""
         one = figure.indicator
-        side, unit = "numerator", one.numerator_unit
-        above = {part.name for part in figure.parts if part.side == "numerator"}
-        if one.better == "higher":
-            if figure.denominator is None or one.denominator_unit is None:
-                return []
-            side, unit = "denominator", one.denominator_unit
-        whole = figure.numerator if side == "numerator" else figure.denominator
-        heavy = [
-            part
-            for part in figure.parts
-            if part.side == side and part.value > 0 and (side == "numerator" or part.name not in above)
-        ]
-        heavy.sort(key=lambda part: part.value, reverse=True)
+        if not one.weighs and (one.better == "higher" or len(figure.parts) < 2):
+            return []
+        unit = one.numerator_unit if one.better == "lower" else one.denominator_unit
+        whole = figure.numerator if one.better == "lower" else figure.denominator
+        heavy = sorted((part for part in figure.parts if part.value > 0), key=lambda part: part.value, reverse=True)
         return [
             {
                 "n": part.name,
                 "title": self._title(part.name),
-                "v": decimal_text(part.value / unit.factor),
-                "u": unit.text,
-                "share": decimal_text(part.value / whole) if whole else "",
+                "v": decimal_text(part.value / part.unit.factor),
+                "u": part.unit.text,
+                "share": decimal_text(part.value / whole)
+                if whole and unit and unit.dimension == part.unit.dimension
+                else "",
             }
             for part in heavy[:MAX_DRAGS]
         ]
@@ -167,6 +158,10 @@ class Reporter:
             }
             for one in issue(months)
         ]}  # fmt: skip
+
+
+def _alike(one: Unit | None, other: Unit) -> bool:
+    return one is not None and one.dimension == other.dimension
 
 
 def _totals(traced: Traced) -> dict[str, Any]:

@@ -1,0 +1,214 @@
+"""`meterhouse report`: a day, month or year as a page for people."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.requests import ask
+from drivers.model import GatewayError, UsageError
+
+_DATES = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
+
+
+@click.command()
+@click.argument("period", metavar="[DAY|MONTH|YEAR|365d]", required=False, default="")
+@click.option(
+    "--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: LANG says it."
+)
+@click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with charts.")
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as CSV.")
+@click.option(
+    "--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path), help="Hourly green power as CSV."
+)
+@config_options
+@json_option
+def report(
+    period: str,
+    lang: str | None,
+    html_file: Path | None,
+    csv_file: Path | None,
+    trace_file: Path | None,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Show the park's figures of a day (2026-11-24), month (2026-11), year (2026) or the last 365 days (365d).
+
+    Without a period: today so far. Each figure comes with its target, its trend, what weighs on it, and how well it is
+    known. A running agent is asked; of one that is stopped the database is opened.
+
+    \b
+    Examples:
+      meterhouse report
+      meterhouse report 2026-11 --html november.html --lang zh
+      meterhouse report 2026-11-24 --trace green.csv
+
+    \b
+    Exit codes: 0 shown, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
+    """
+    import os
+
+    kind, day = parse_period(period)
+    language = lang or ("zh" if os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh") else "en")
+    config = read_config(config_file, state_dir, runtime_dir)
+    parts: list[bytes] = []
+    body = {"period": kind, "day": day, "now_ms": time.time_ns() // 1_000_000}
+    ask(config, "report", body, parts.append, _bar if sys.stderr.isatty() else _quietly)
+    page: dict[str, Any] = json.loads(b"".join(parts))
+    if html_file is not None:
+        from agent.cli.report_html import page as html
+
+        _write(html_file, html(page, language))
+    if csv_file is not None:
+        _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, language) for figure in page["figures"]])
+    if trace_file is not None:
+        _write_csv(trace_file, TRACE_HEADS, [_trace_row(hour, page["timezone"]) for hour in page["trace"]["hours"]])
+    if as_json:
+        click.echo(as_line(page))
+    elif html_file is None and csv_file is None and trace_file is None:
+        _show(page, language)
+
+
+def parse_period(text: str) -> tuple[str, str]:
+    """("month", "2026-11-01") of "2026-11". Raises UsageError."""
+    if text in ("", "today"):
+        return "day", ""
+    if text == "365d":
+        return "rolling", ""
+    for kind, pattern in _DATES.items():
+        if re.fullmatch(pattern, text):
+            return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
+    raise UsageError(f"{text!r} is no period", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
+
+
+def _quietly(done: int, total: int) -> None:
+    """Nobody looks."""
+
+
+def _bar(done: int, total: int) -> None:
+    if total > 1:
+        click.echo(f"\r{done} of {total} days" + (" " * 20 + "\r" if done >= total else ""), err=True, nl=False)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
+
+
+FIGURE_HEADS = (
+    "id", "title", "period", "value", "unit", "target", "verdict", "official", "completeness", "estimated",
+    "numerator", "denominator", "formula_hash", "factors",
+)  # fmt: skip
+TRACE_HEADS = (
+    "from",
+    "to",
+    "consumption_kWh",
+    "own_kWh",
+    "direct_kWh",
+    "storage_kWh",
+    "grid_kWh",
+    "exported_kWh",
+    "complete",
+)
+
+
+def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
+    from agent.cli.report_words import said, target
+
+    sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
+    return [
+        figure["id"],
+        said(figure["title"], language),
+        page["period"]["label"],
+        figure.get("v", ""),
+        figure["u"],
+        target(figure),
+        figure["verdict"],
+        str(figure["official"]).lower(),
+        figure["completeness"],
+        figure["estimated"],
+        *(f"{side['v']} {side['u']}".strip() if side else "" for side in sides),
+        figure["formula"]["hash"],
+        " ".join(one["id"] for one in figure["factors"]),
+    ]
+
+
+def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    zone = ZoneInfo(timezone)
+    times = [datetime.fromtimestamp(hour[key], zone).isoformat(timespec="seconds") for key in ("from", "to")]
+    names = ("consumption", "own", "direct", "storage", "grid", "exported")
+    return [*times, *(hour[name] for name in names), str(hour["complete"]).lower()]
+
+
+def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:
+    try:
+        with path.open("w", newline="", encoding="utf-8-sig") as stream:  # the mark tells spreadsheets that it is UTF-8
+            writer = csv.writer(stream)
+            writer.writerow(heads)
+            writer.writerows(rows)
+    except OSError as error:
+        raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
+
+
+def _show(page: Mapping[str, Any], language: str) -> None:
+    from agent.cli.report_words import WORDS, number, percent, said, target, unit
+    from agent.cli.tables import cell, open_console, plain_table
+
+    words, console = WORDS[language], open_console()
+    place = page["label"] or f"{page['site']}/{page['gateway']}"
+    console.print(f"[bold]{words['report']} {cell(page['period']['label'])}[/]  {cell(place)}")
+    heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
+    table = plain_table("", *heads, right=(heads[1], heads[4]))
+    colours = {"met": "green", "not met": "red"}
+    for figure in page["figures"]:
+        heavy = figure["drags"][:1]
+        missing = f"{words['missing']}: {', '.join(figure['missing'])}" if figure.get("missing") else ""
+        verdict = words[figure["verdict"]]
+        colour = colours.get(figure["verdict"], "dim")
+        table.add_row(
+            cell(said(figure["title"], language)),
+            cell(f"{number(figure.get('v', ''))} {unit(figure)}"),
+            cell(target(figure)),
+            f"[{colour}]{cell(verdict)}[/]",
+            percent(figure["completeness"]) if figure.get("v") else "",
+            spark([one["v"] for one in figure["trend"]]),
+            cell(missing or "; ".join(f"{said(one['title'], language)} {percent(one['share'])}" for one in heavy), 120),
+        )
+    console.print(table)
+    trace = page["trace"]
+    if trace["consumption"] != "0":
+        share = percent(trace["at_the_time"])
+        console.print(f"{words['trace']}: {words['at_the_time']} {share}, {words['with_certificates']} "
+                      f"{percent(trace['with_certificates'])}")  # fmt: skip
+    for one in page["excluded"]:
+        console.print(f"{words['excluded']}: {cell(said(one['title'], language))}: {cell(one['why'], 200)}")
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def spark(texts: list[str]) -> str:
+    """A trend in a line of blocks, at most 31 of them; a dot where there is no figure."""
+    values = [float(text) if text else None for text in texts[-31:]]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return ""
+    low, high = min(*known, 0.0), max(known)
+    span = (high - low) or 1.0
+    return "".join("·" if v is None else _BLOCKS[min(7, int((v - low) / span * 8))] for v in values)

@@ -1,0 +1,167 @@
+"""The page of a period: its figures agree with a sum by hand, and it reads in both languages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from agent.cli.report import parse_period, spark
+from agent.cli.report_html import page as html
+from agent.cli.report_words import WORDS, number, percent
+from agent.indicators.compute import Tally, demands, merge, period_of
+from agent.indicators.declared import Declaration
+from agent.indicators.definitions import parse_plan
+from agent.indicators.plan import Plan, make_plan
+from agent.indicators.report import Reporter
+from agent.intervals.cut import Cut
+from agent.intervals.rows import Flag, RoleSum, Source
+from drivers.model import UsageError
+
+CUT = Cut("Asia/Shanghai", 900_000)
+NOON = 1_795_492_800_000  # 2026-11-24 12:00 in Shanghai
+D = Decimal
+
+
+def plan() -> Plan:
+    text = 'schema = 1\nsets = ["national-2025", "plain"]\n[exclude]\n'
+    text += '"national-2025/residual_energy" = "no production <yet>"'
+    return make_plan(parse_plan(text, "plan.toml"))
+
+
+def day() -> Iterator[RoleSum]:
+    """Every interval of 24 November: 10 kWh from the grid; at 9 to 15 o'clock 30 kWh of sun, 5 sold, 8 stored."""
+    for start, end in CUT.intervals(CUT.midnight(CUT.day(NOON)), CUT.midnight(CUT.day(NOON)) + 86_400_000):
+        hour = CUT.local(start).hour
+        amounts = {("grid", "import", "kWh"): D(10), ("heat.recovered", "heat", "GJ"): D("0.5")}
+        if 9 <= hour < 15:
+            amounts |= {("generation.pv", "generation", "kWh"): D(30), ("grid", "export", "kWh"): D(5)}
+            amounts |= {("storage", "charge", "kWh"): D(8)}
+        for (role, flow, unit), amount in amounts.items():
+            trail = (Source(f"park7/gw01/{role}", "x", 1, 2, None, None),)
+            share, flags = (D("0.5"), Flag.INCOMPLETE) if hour == 3 else (D(1), Flag(0))
+            yield RoleSum(role, flow, start, end, amount, unit, share, D(0), flags, trail)
+
+
+def made() -> dict[str, Any]:
+    period = period_of(CUT, "day", NOON, NOON + 86_400_000)
+    month = period_of(CUT, "month", NOON, NOON)
+    cert = Declaration(
+        "0" * 15 + "1", "declared.certificates", "3000", "kWh", month.start_ms, month.end_ms, "李伟 <x>", 5
+    )
+    reporter = Reporter(plan(), CUT, period, [cert])
+    reporter.add(list(day()))
+    page = reporter.page()
+    return page | {
+        "site": "park7", "gateway": "gw01", "label": "<Park> 7", "timezone": "Asia/Shanghai", "config": "x"
+    }  # fmt: skip
+
+
+def test_the_day_by_hand() -> None:
+    page = made()
+    figures = {one["id"]: one for one in page["figures"]}
+    assert page["period"] == {
+        "kind": "day", "label": "2026-11-24", "from": 1_795_449_600, "to": 1_795_536_000, "until": 1_795_536_000
+    }  # fmt: skip
+    # 96 * 10 bought, 24 * 30 made, 24 * 5 sold
+    assert figures["plain/consumption"]["v"] == "1560"
+    assert figures["plain/self_consumption"]["v"] == number_text(100 * (720 - 120) / 720)
+    assert figures["plain/peak_demand"]["v"] == "40", "10 kWh in a quarter of an hour"
+    core = figures["national-2025/co2_per_energy"]
+    # certificates of a month of 30 days, shared by time: 100 kWh of this day
+    assert core["numerator"] == {"u": "tCO2", "v": number_text((960 - 100) * 0.8325 / 1000)}
+    assert core["verdict"] == "no threshold" and not core["official"]
+    assert [one["n"] for one in core["drags"]] == ["co2_electricity"]
+    clean = figures["national-2025/clean_share"]
+    assert clean["drags"][0]["n"] == "grid_uncovered", "what is no clean energy weighs on the share"
+    assert clean["worst"]["label"] in {f"{hour:02}:00" for hour in (*range(9), *range(15, 24))}
+    assert len(clean["trend"]) == 24 and clean["trend"][12]["v"]
+    assert D(clean["completeness"]) < 1
+    assert figures["national-2025/water_reuse"]["verdict"] == "no data"
+    assert [one["id"] for one in page["excluded"]] == ["national-2025/residual_energy"]
+    trace = page["trace"]
+    assert (trace["own"], trace["storage"], trace["certified"]) == ("600", "0", "100")
+    assert trace["issued"] == [
+        {"label": "2026-11", "traded": 0, "held": 0, "traded_rest": "120", "held_rest": "600"}
+    ]  # fmt: skip
+    assert len(trace["hours"]) == 24 and trace["incomplete"] == 1
+
+
+def number_text(value: float) -> str:
+    return f"{value:.12g}"
+
+
+class Reader(HTMLParser):
+    """Looks that every element is closed, and that nothing is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not {"src", "href"} & {name for name, _ in attrs} and tag != "script"
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "Clean-energy share"), ("zh", "清洁能源消费占比")])
+def test_the_page_in_both_languages(language: str, words: str) -> None:
+    text = html(made(), language)
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert not reader.open
+    shown = " ".join(reader.texts)
+    assert words in shown and "<Park> 7" in shown and "no production <yet>" in shown, "escaped, not interpreted"
+    assert "power.fossil.cn@2022" in shown and "0.8325" in shown
+    if language == "zh":
+        assert "Photovoltaics" not in shown and "光伏" in shown
+
+
+def test_both_languages_have_all_words() -> None:
+    assert set(WORDS["en"]) == set(WORDS["zh"])
+
+
+def test_adding_day_by_day_is_adding_at_once() -> None:
+    parts = list(day())
+    one, two = Tally(), Tally()
+    one.add(parts)
+    for at in range(0, len(parts), 7):
+        two.add(parts[at : at + 7])
+    period = period_of(CUT, "day", NOON, NOON + 86_400_000)
+    assert one.figures(plan(), period, []) == two.figures(plan(), period, [])
+    assert demands(parts)["grid"][0] == 40
+    whole = merge([part for part in parts if part.role == "grid" and part.flow == "import"])
+    assert (whole.amount, whole.start_ms, whole.end_ms) == (960, 1_795_449_600_000, 1_795_536_000_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", ("day", "")), ("2026-11-24", ("day", "2026-11-24")), ("2026-11", ("month", "2026-11-01")),
+     ("2026", ("year", "2026-01-01")), ("365d", ("rolling", ""))],
+)  # fmt: skip
+def test_periods(text: str, expected: tuple[str, str]) -> None:
+    assert parse_period(text) == expected
+    with pytest.raises(UsageError, match="is no period"):
+        parse_period(text + "x")
+
+
+def test_numbers_for_people() -> None:
+    assert [number(text) for text in ("", "0", "0.252681056114", "57748.13", "1234567.8", "-3.5", "100")] == [
+        "–", "0", "0.2527", "57\u2009748", "1\u2009234\u2009568", "-3.5", "100"
+    ]  # fmt: skip
+    assert percent("0.89864") == "89.9 %" and percent("") == "–"
+    assert spark(["1", "", "3"]) == "▃·█" and spark(["1"]) == ""
