@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,31 +13,10 @@ from pathlib import Path
 import click
 
 import ext.memory
+from agent.cli.logs import set_up_logging
 from agent.config import Config, load_config
 from agent.service import Service
 from agent.service.notify import notify
-
-JOURNAL_LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-
-
-class JournalFormat(logging.Formatter):
-    """One line a message; under systemd with the priority that journalctl filters by."""
-
-    def __init__(self, journal: bool) -> None:
-        super().__init__("%(name)s: %(message)s" if journal else "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        self._journal = journal
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).replace("\n", " | ")
-        return f"<{JOURNAL_LEVELS.get(record.levelno, 6)}>{text}" if self._journal else text
-
-
-def set_up_logging(verbose: bool) -> None:
-    """All logs go to standard error; libraries speak only when something is wrong."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JournalFormat("JOURNAL_STREAM" in os.environ))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("meterhouse").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 async def serve(config: Config, load: Callable[[], Config]) -> None:
