@@ -14,6 +14,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import ClassVar, Generic, TypeVar
 
+from drivers.clocks import offset_s, time_ms
 from drivers.hunting import Hunter
 from drivers.line import Answer, Line
 from drivers.model import (
@@ -272,23 +273,24 @@ class MeterDevice:
         found: dict[int, Reading] = {}
         for number in numbers:
             point = self.spec.points[number]
-            value, quality, raw = self._judged(number, what, heard)
-            found[number] = Reading(point.name, value if quality < 128 else None, point.unit, quality, raw)
+            value, quality, raw, time = self._judged(number, what, heard)
+            found[number] = Reading(point.name, value if quality < 128 else None, point.unit, quality, raw, time=time)
         return found
 
     def _take(self, ask: Ask, heard: Heard, tick_ms: int, positions: list[int]) -> None:
-        values: list[tuple[int, int, int, int]] = []
+        values: list[tuple[int, int, int, int, int | None]] = []
         stamp = (tick_ms, heard.time_ns, heard.mono_ns)
         for number in ask.points:
-            value, quality, _ = self._judged(number, ask.what, heard)
+            value, quality, _, time = self._judged(number, ask.what, heard)
             if quality >= 128:
-                values.append((number, 0, 0, quality))
+                values.append((number, 0, 0, quality, None))
             elif isinstance(value, str):
                 positions.append(
                     self._ring.append_text(self.table, number, quality, *stamp, value.encode("utf-8", "replace"))
                 )
             elif value is not None:
-                values.append((number, *exact(Decimal(value)), quality))
+                own_ms = time_ms(time, self.spec.zone) if time else None
+                values.append((number, *exact(Decimal(value)), quality, own_ms))
         if values:
             try:
                 positions.append(self._ring.append_values(self.table, *stamp, values))
@@ -299,25 +301,29 @@ class MeterDevice:
                     except OverflowError:
                         positions.append(self._gap(tick_ms, Reason.SENTINEL, (one[0],)))
 
-    def _judged(self, number: int, what: str, heard: Heard) -> tuple[Decimal | int | str | None, int, bytes]:
-        """(value in the point's unit, quality or reason, the value's bytes)."""
+    def _judged(self, number: int, what: str, heard: Heard) -> tuple[Decimal | int | str | None, int, bytes, str]:
+        """(value in the point's unit, quality or reason, the value's bytes, the device's own time of it)."""
         point = self.spec.points[number]
         reading = self.pick(point, what, heard)
         if reading is None:
-            return None, Reason.ABSENT, b""
+            return None, Reason.ABSENT, b"", ""
         if reading.value is None:
-            return None, reading.quality, reading.raw
+            return None, reading.quality, reading.raw, ""
         quality: int = Quality.SUSPECT if heard.suspect else reading.quality
         value: Decimal | int | str | None
         if point.kind is Kind.TEXT:
             value = str(reading.value)
+        elif point.clock:
+            said = reading.value if isinstance(reading.value, str) else int(reading.value)
+            value = offset_s(said, point.clock, self.spec.zone, heard.time_ns)
+            quality = Reason.SENTINEL if value is None else quality
         elif isinstance(reading.value, str):
             value, quality = None, Reason.MISMATCH
         elif point.kind is Kind.STATE:
             value = _state(point, int(reading.value))
         else:
             value, quality = self._number(number, Decimal(reading.value), reading.unit, quality)
-        return value, quality, reading.raw
+        return value, quality, reading.raw, "" if point.kind in (Kind.TEXT, Kind.STATE) else reading.time
 
     def _number(self, number: int, value: Decimal, unit: str, quality: int) -> tuple[Decimal | None, int]:
         """A number in the point's unit, with ratio and sign; None where the unit does not fit."""

@@ -215,9 +215,15 @@ class Point:
     optional: bool = False  # illegal address means: this firmware has it not; stop asking, quietly
     key: str = ""
     flips: bool = False  # the sign turns with a reversed CT
+    clock: str = ""  # "local" or "utc": what is read is the device's clock, the reading is how far it is ahead of ours
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
     en: str = ""  # what it means, where the vocabulary does not say it (or says too little)
     zh: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Its bytes are sliced out of an answer and read as a text, beside the compiled plan."""
+        return self.kind is Kind.TEXT or bool(self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +275,7 @@ class DeviceSpec:
     probe: str = ""  # point that is asked to see whether the device lives
     variant: str = ""
     serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
+    zone: str = ""  # IANA name of the time that the device's clock shows; "": that of this machine
     caching: bool = False  # answers come from a master's memory and prove nothing about the device behind it
     fresh: Fresh | None = None  # but this does
 

@@ -125,6 +125,8 @@ def _source(point: Point) -> dict[str, Any]:
         source["key"] = point.key
     else:
         source |= {"function": point.function, "address": point.address, "count": point.count}
+    if point.clock:
+        source["clock"] = point.clock
     if point.order:
         source["order"] = point.order
     if point.bit is not None:

@@ -1,7 +1,9 @@
 """One DL/T 645 meter on a line, 2007 or 1997 as the identifiers in its profile say. Reads only.
 
-A point's ``key`` is ``DI``, ``DI#N`` or ``DI@time``: the data identifier as the standard prints it (8 hex digits speak
-2007, 4 speak 1997), the N-th value from 0 of a block that is asked as such, the device's own time of the value.
+A point's ``key`` is ``DI``, ``DI#N``, ``DI@time`` or ``DATE+TIME``: the data identifier as the standard prints it (8
+hex digits speak 2007, 4 speak 1997), the N-th value from 0 of a block that is asked as such, the device's own time of
+the value, or the two identifiers whose values together are the meter's clock. What was frozen (05..) is read together
+with the time at which it was.
 Points whose identifiers differ in phase or tariff alone are asked as one block; a meter that refuses the block is
 asked singly from then on.
 """
@@ -39,11 +41,16 @@ from drivers.model import (
     LineError,
     MismatchError,
     Point,
+    Quality,
     Reading,
+    Reason,
 )
 from ext.ring import Ring
 
-_KEY = re.compile(r"([0-9A-F]{8}|[0-9A-F]{4})(?:#(\d{1,2})|(@time))?", re.IGNORECASE)
+_KEY = re.compile(
+    r"([0-9A-F]{8}\+[0-9A-F]{8}|[0-9A-F]{4}\+[0-9A-F]{4}|[0-9A-F]{8}|[0-9A-F]{4})(?:#(\d{1,2})|(@time))?", re.IGNORECASE
+)
+_FREEZE = re.compile(r"05(..)(?!00)..(..)")
 _MOST_FRAMES = 32  # of one answer; the standard's sequence number would allow 255
 _ENVELOPE = 4 + 12  # wake-up bytes and frame around the data
 
@@ -107,6 +114,33 @@ class Dlt645Device(MeterDevice):
         return self.plan(ask.points)
 
     async def fetch(self, what: str) -> Heard:
+        if "+" in what:
+            return await self._clock(*what.split("+"))
+        frozen = _FREEZE.fullmatch(what)
+        if frozen is None:
+            return await self._one(what)
+        moment = f"05{frozen[1]}00{frozen[2]}"
+        try:
+            before = _text(await self._one(moment))
+        except DeviceException:
+            return await self._one(what)  # it does not say when
+        heard = await self._one(what)
+        if _text(await self._one(moment)) != before:
+            raise MismatchError(f"froze anew while {what} was read", where=self.where)
+        return replace(heard, readings=[replace(reading, time=before) for reading in heard.readings])
+
+    async def _clock(self, date_di: str, time_di: str) -> Heard:
+        """The meter's date and time of day as one text, stamped when the time came in; never across a midnight."""
+        before = _text(await self._one(date_di))
+        heard = await self._one(time_di)
+        clock = _text(heard)
+        if clock.startswith("00:0"):
+            before = _text(await self._one(date_di))  # asked at 23:59 and answered past midnight, perhaps
+        said = f"{before}T{clock}" if before and clock else None
+        quality = Quality.GOOD if said else Reason.SENTINEL
+        return replace(heard, readings=[Reading("device.time", said, quality=quality, raw=heard.readings[0].raw)])
+
+    async def _one(self, what: str) -> Heard:
         is_97 = len(what) == 4
         answer = await self.exchange(self._request(build_read(self._address, what), READ_97 if is_97 else READ, what))
         frames = [Frame(answer.payload)]
@@ -131,6 +165,8 @@ class Dlt645Device(MeterDevice):
 
     def brings(self, point: Point, what: str) -> bool:
         di = _parts(point)[0]
+        if "+" in di:
+            return False  # there is no arrival time to hold it against
         return what in (di, (block_of(di) or ("",))[0])
 
     def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
@@ -146,6 +182,9 @@ class Dlt645Device(MeterDevice):
         return reading
 
     def cost(self, what: str) -> tuple[int, int]:
+        if "+" in what:
+            parts = [self.cost(part) for part in what.split("+")]
+            return sum(p[0] for p in parts), sum(p[1] for p in parts)
         asked = _ENVELOPE + len(what) // 2
         return 1, asked + asked + _data_bytes(what)
 
@@ -172,6 +211,12 @@ class Dlt645Device(MeterDevice):
         )
 
 
+def _text(heard: Heard) -> str:
+    """The text of an answer with one value, "" where the meter has none."""
+    value = heard.readings[0].value if heard.readings else None
+    return value if isinstance(value, str) else ""
+
+
 def _parts(point: Point) -> tuple[str, int, bool]:
     """(identifier, place in its answer, whether the time is wanted) of a key."""
     found = _KEY.fullmatch(point.key)
@@ -184,6 +229,8 @@ def block_of(di: str) -> tuple[str, int] | None:
 
     Source: DL/T 645-2007 annex A (DI1 FF: all tariffs or phases), DL/T 645-1997 annex A (low digit F).
     """
+    if "+" in di:
+        return None
     code = int(di, 16)
     if len(di) == 4:
         return _block_97(di, code)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -129,7 +130,13 @@ class MbusDevice(MeterDevice):
                 fitting.append(reading)
         if point.kind not in (Kind.TEXT, Kind.STATE):  # some meters count in kWh and in MJ beside it
             fitting = [r for r in fitting if unit_factor(r.unit, point.unit) is not None] or fitting
-        return fitting[place - 1] if len(fitting) >= place else None
+        if len(fitting) < place:
+            return None
+        chosen = fitting[place - 1]
+        if not storage and function == FUNCTIONS[0]:
+            return chosen
+        when = [r.value for r in heard.readings if _dates(r, storage, function)]
+        return replace(chosen, time=str(when[0])) if len(when) == 1 else chosen
 
     def cost(self, what: str) -> tuple[int, int]:
         before = 2 if self._select else 0
@@ -218,6 +225,13 @@ class MbusDevice(MeterDevice):
         return MeterRequest(
             frame, control, self.spec.address, self.where, expect, Parser, judge, lambda heard: broken(heard)[2]
         )
+
+
+def _dates(reading: Reading, storage: int, function: str) -> bool:
+    """Whether a record says when the values of this storage number and function were taken (EN 13757-3, annex)."""
+    if reading.name not in ("x.mbus.datetime", "x.mbus.date") or not isinstance(reading.value, str):
+        return False
+    return (reading.storage, reading.function or FUNCTIONS[0]) == (storage, function)
 
 
 def _header(telegram: Telegram) -> list[Reading]:

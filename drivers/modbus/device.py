@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from drivers.clocks import offset_s
 from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
 from drivers.modbus.requests import read_identification, read_request
 from drivers.modbus.slow import read_slowly
@@ -24,7 +25,7 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.plan import KnownHoles, plan_summary, text_of
+from drivers.plan import KnownHoles, exact, plan_summary, text_of
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
 from ext.ring import Ring
 
@@ -153,8 +154,13 @@ class ModbusDevice:
         if read.plan is not None:
             positions.append(read.plan.decode_into(self._ring, payload, self.table, tick_ms, time_ns, mono_ns, quality))
         for slot in read.texts:
-            text = text_of(self.spec.points[slot.point], payload[slot.offset : slot.offset + slot.size])
-            if text is None:
+            point = self.spec.points[slot.point]
+            text = text_of(point, payload[slot.offset : slot.offset + slot.size])
+            off = offset_s(text, point.clock, self.spec.zone, time_ns) if point.clock and text is not None else None
+            if off is not None:
+                value = (slot.point, *exact(off), quality)
+                positions.append(self._ring.append_values(self.table, tick_ms, time_ns, mono_ns, [value]))
+            elif text is None or point.clock:
                 positions.append(self._gap(tick_ms, Reason.SENTINEL, memoryview(array("H", (slot.point,)))))
             else:
                 positions.append(

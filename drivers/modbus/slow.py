@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 
-from drivers.line import Line, Manners
+from drivers.clocks import offset_s
+from drivers.line import Answer, Line, Manners
 from drivers.modbus.requests import read_request
 from drivers.model import (
     DeviceException,
@@ -76,7 +77,7 @@ async def read_slowly(
                 continue
             alive = True
             holes.good(block)
-            found.update(_readings(block, spec, answer.payload, answer.suspect))
+            found.update(_readings(block, spec, answer))
     for n in wanted - found.keys():
         found[n] = _nothing(spec.points[n], Reason.EXCEPTION)
     return {name: found[places[name]] for name in names}
@@ -86,17 +87,23 @@ def _nothing(point: Point, reason: Reason) -> Reading:
     return Reading(point.name, None, point.unit, reason)
 
 
-def _readings(block: Block, spec: DeviceSpec, payload: bytes, suspect: bool) -> dict[int, Reading]:
-    points = spec.points
+def _readings(block: Block, spec: DeviceSpec, answer: Answer) -> dict[int, Reading]:
+    points, payload, suspect = spec.points, answer.payload, answer.suspect
     found: dict[int, Reading] = {}
     quality: int = Quality.SUSPECT if suspect else Quality.GOOD
     for slot in text_slots(block, points):
         raw = payload[slot.offset : slot.offset + slot.size]
-        text = text_of(points[slot.point], raw)
+        point = points[slot.point]
+        text = text_of(point, raw)
+        if point.clock:
+            off = None if text is None else offset_s(text, point.clock, spec.zone, answer.time_ns)
+            judged = Reason.SENTINEL if off is None else quality
+            found[slot.point] = Reading(point.name, off, point.unit, judged, raw)
+            continue
         found[slot.point] = Reading(
             points[slot.point].name, text, quality=Reason.SENTINEL if text is None else quality, raw=raw
         )
-    if any(points[n].kind is not Kind.TEXT for n in block.points):
+    if any(not points[n].is_text for n in block.points):
         for number, mantissa, exponent, judged in compile_block(block, points, spec).values(payload):
             point, raw = points[number], _raw(block, points[number], payload)
             if judged >= 128:

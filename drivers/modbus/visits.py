@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from drivers.line import Line, ModbusRequest
 from drivers.modbus.requests import read_request
-from drivers.model import PACES, DeviceSpec, Kind, Limits, Point, Reason
+from drivers.model import PACES, DeviceSpec, Limits, Point, Reason
 from drivers.plan import Block, KnownHoles, LineTiming, TextSlot, compile_block, plan_blocks, text_slots
 from ext.decode import Plan
 
@@ -91,7 +91,7 @@ def _compiled(spec: DeviceSpec, wanted: list[int], limits: Limits, timing: LineT
     made: _Compiled = [
         (
             block,
-            compile_block(block, points, spec) if any(points[n].kind is not Kind.TEXT for n in block.points) else None,
+            compile_block(block, points, spec) if any(not points[n].is_text for n in block.points) else None,
             text_slots(block, points),
         )
         for block in plan_blocks(points, limits, timing, wanted, holes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from drivers.model import DeviceSpec, Kind, Part, Point, ProfileError, clean_text
+from drivers.model import DeviceSpec, Part, Point, ProfileError, clean_text
 from drivers.plan.blocks import Block
 from drivers.profile import concerned
 from ext.decode import Plan
@@ -55,7 +55,7 @@ def build_plan(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
     plan = Plan(block.payload)
     for number in block.points:
         point = points[number]
-        if point.kind is Kind.TEXT:
+        if point.is_text:
             continue
         try:
             _add(plan, number, point, block, spec)
@@ -65,11 +65,11 @@ def build_plan(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
 
 
 def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
-    """The text points of a block and where their bytes lie."""
+    """The points of a block that come as texts (times of a clock among them) and where their bytes lie."""
     return tuple(
         TextSlot(n, 2 * (points[n].address - block.address), 2 * points[n].count)
         for n in block.points
-        if points[n].kind is Kind.TEXT
+        if points[n].is_text
     )
 
 

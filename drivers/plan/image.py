@@ -60,6 +60,8 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
     if point.kind is Kind.TEXT:
         text = text_of(point, raw)
         return Reading(point.name, text, "", Quality.GOOD if text is not None else Reason.SENTINEL, raw)
+    if point.clock:  # a dump has no time that its clock could be held against
+        return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))
     ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)
     value = None if quality >= min(Reason) else plain(mantissa, exponent)

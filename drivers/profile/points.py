@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from drivers.clocks import CLOCKS
 from drivers.model import KIND_CODES, PACES, Kind, Point
 from drivers.profile.complaints import Table, did_you_mean
 from drivers.profile.places import Path
@@ -31,6 +32,7 @@ COMMON_KEYS = [
     "sentinel",
     "ratio",
     "sleeps",
+    "clock",
     "optional",
     "bit",
     "mask",
@@ -84,7 +86,12 @@ class _Reader:
         bits, digits = self._width(kind, type_, bool(shape.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
-        text = self._text(kind, type_, count)
+        if "clock" in self.said:  # it drifts by seconds a day
+            pace = "once"
+        clock = table.choice("clock", CLOCKS)
+        if clock and (kind is not Kind.GAUGE or unit != "s"):
+            table.add("clock", "'clock' makes an offset of a clock in s", "As device.clock.offset")
+        text = self._text(Kind.TEXT if clock else kind, type_, count)
         self._meaning(kind, type_, unit)
         return Point(
             name=self.name,
@@ -116,6 +123,7 @@ class _Reader:
             optional=table.flag("optional"),
             key=table.text("key", required=not self.modbus),
             flips=bool(entry and entry.flips),
+            clock=clock,
             text=text,
             en=table.text("en"),
             zh=table.text("zh"),
@@ -294,7 +302,7 @@ class _Reader:
             for key in ("scale", "decimals", "offset", "range", "ratio"):
                 if key in self.said:
                     self.table.add(key, f"{key} means nothing for a {kind.value}", "Its value is the raw one")
-        elif type_ == "str":
+        elif type_ == "str" and "clock" not in self.said:
             self.table.add("type", f"a {kind.value} cannot come from a str")
         if type_ in {"f16", "f32", "f64"} and "sentinel" in self.said and kind is Kind.STATE:
             self.table.add("type", f"a state cannot come from {type_}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from zoneinfo import ZoneInfo
 
 from drivers.dlt645.device import block_of
 from drivers.dlt645.values import decode
@@ -16,6 +18,7 @@ from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter
 from drivers.units import unit_factor
 
 Served = Decimal | int | str
+ZONE = "Asia/Shanghai"  # of the clocks of simulated meters, and of the park's configuration
 # M-Bus: point -> (DIF and VIF, unit, decimals); CJ/T 188 likewise: unit code, unit, decimals, bytes of the value
 _RECORDS = {
     "heat.energy": ("0403", "Wh", 0),
@@ -57,6 +60,7 @@ class MeterDisplay:
         self.clock, self.points, self.role, self.texts = clock, points, role, dict(texts)
         self._book = FactBook(role, clock.physics)
         self.decimals: dict[str, tuple[str, int]] = {}  # point -> unit and decimals on the wire
+        self.ahead_s = 0.0  # how far the meter's clock is off
 
     def number(self, name: str, unit: str, decimals: int) -> Decimal | None:
         """A fact as the wire rounds it, in the unit of the wire; None where the park knows nothing of it."""
@@ -144,13 +148,19 @@ def _format(di: str) -> tuple[str, int, int, bool] | None:
 def _dlt645(meter: Dlt645Meter, display: MeterDisplay) -> Callable[[], None]:
     formats: dict[str, tuple[Point, tuple[str, int, int, bool]]] = {}
     serials = [p.key for p in display.points if p.name == "device.serial"]
+    clocks = [p.key.split("+") for p in display.points if p.clock and "+" in p.key]
     for point in display.points:
-        shape = _format(point.key) if point.kind in (Kind.GAUGE, Kind.COUNTER) and "@" not in point.key else None
+        is_number = point.kind in (Kind.GAUGE, Kind.COUNTER) and not point.clock and "@" not in point.key
+        shape = _format(point.key) if is_number else None
         if shape is not None:
             formats[point.key] = point, shape
 
     def refresh() -> None:
         values: dict[str, bytes] = {key: bytes.fromhex(display.texts["device.serial"])[::-1] for key in serials}
+        now = datetime.now(ZoneInfo(ZONE)) + timedelta(seconds=display.ahead_s)
+        for day, time in clocks:
+            values[day] = bytes.fromhex(f"{now:%y%m%d}0{now.isoweekday() % 7}")[::-1]
+            values[time] = bytes.fromhex(f"{now:%H%M%S}")[::-1]
         blocks: dict[str, dict[int, bytes]] = {}
         with display.clock.hold():
             for key, (point, (unit, decimals, size, signed)) in formats.items():

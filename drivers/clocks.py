@@ -1,0 +1,68 @@
+"""What a device's own clock says, against ours: times of demands and freezes, and how far the clock is off.
+
+Meters say local time without a zone, so the site's is taken; in the hour that a summer time repeats, the first.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from functools import lru_cache
+
+_TEXT = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?")
+_START = datetime(1970, 1, 1)
+LONGEST_S = 100 * 366 * 86_400  # further off than a century is no clock
+CLOCKS = ("local", "utc")  # what a profile's ``clock`` may say
+
+
+def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
+    """UTC ms of a device's time, ISO 8601 without zone; a date alone is its midnight. None where it is no time.
+
+    ``zone``: IANA name; "": that of this machine.
+    """
+    found = _TEXT.fullmatch(text)
+    if not found:
+        return None
+    try:
+        moment = datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
+        return _utc_ms(moment, zone, utc)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def offset_s(said: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
+    """Seconds that a device's clock is ahead of ours at ``time_ns``, when its answer came in. None: it says no time.
+
+    Args:
+        said: ISO 8601 without zone, or seconds since 1970.
+        clock: ``utc``, or ``local`` where it runs on the wall time of ``zone``.
+    """
+    if isinstance(said, str) and said.isdecimal():
+        said = int(said)
+    if isinstance(said, int):
+        try:
+            device_ms = said * 1000 if clock == "utc" else _utc_ms(_START + timedelta(seconds=said), zone, False)
+        except (ValueError, OverflowError, OSError):
+            return None
+    else:
+        found = time_ms(said, zone, clock == "utc")
+        if found is None:
+            return None
+        device_ms = found
+    off_ms = device_ms - time_ns // 1_000_000
+    return Decimal(off_ms).scaleb(-3) if abs(off_ms) <= LONGEST_S * 1000 else None
+
+
+def _utc_ms(moment: datetime, zone: str, utc: bool) -> int:
+    aware = (
+        moment.replace(tzinfo=UTC) if utc else moment.astimezone() if not zone else moment.replace(tzinfo=_zone(zone))
+    )
+    return round(aware.timestamp() * 1000)
+
+
+@lru_cache(maxsize=4)
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
