@@ -82,7 +82,7 @@ def _card(figure: Mapping[str, Any], language: str) -> str:
         f'<div class="small {kind}">{escape(" ".join(filter(None, (target(figure), verdict))))}</div>',
     ]
     parts.append(_bars(figure))
-    small = [f"{words['known']} {percent(figure['completeness'])}"]
+    small = [f"{words['known']} {percent(figure['completeness'])}"] if figure.get("v") else []
     if figure["estimated"] != "0":
         small.append(f"{words['estimated']} {percent(figure['estimated'])}")
     if "worst" in figure:

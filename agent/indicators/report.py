@@ -104,7 +104,7 @@ class Reporter:
         }
         for amount in plain["inputs"]:
             amount["title"] = self._title(amount["n"])
-        if len(valued) > 1:
+        if len(valued) > 1 and one.denominator is not None:  # the worst of plain amounts is only the night
             pick = min if one.better == "higher" else max
             label, worst = pick(valued, key=lambda pair: pair[1].value or Fraction(0))
             plain["worst"] = {"label": label, "v": worst.shown}
