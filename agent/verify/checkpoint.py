@@ -40,7 +40,7 @@ class Checkpoints:
         if not isinstance(heads, list):
             raise Refused("shape", "a checkpoint without heads")
         made = [_head(head, ring.gateway) for head in heads]
-        for stream, (_, seq, _, _), _ in made:
+        for stream, head, _ in made:
             ring.check_revoked(kid, stream, head[1])
         self._newest[key] = (counter, signed.hash, kid)
         self.count += 1
