@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,27 @@ from agent.config import Config, load_config
 from agent.service import Service
 from agent.service.notify import notify
 
+log = logging.getLogger("meterhouse")
+
+
+def make_key(config: Config) -> None:
+    """A gateway makes its own key when it is first started: an image for many of them must hold none.
+
+    Raises:
+        KeyFileError: it cannot be written.
+    """
+    file = config.key.file
+    if file is None or file.exists():  # a credential is somebody else's to make
+        return
+    if config.store_path.exists():  # this gateway is not new: its key was lost, and another one would not be believed
+        return
+    from agent.keys import create_key
+
+    if file.parent == config.state_dir:
+        file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    signer = create_key(file, int(time.time()))
+    log.warning("made the signing key %s. Its thumbprint, for whoever verifies: %s", file, signer.kid)
+
 
 async def serve(config: Config, load: Callable[[], Config]) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reads the configuration anew."""
@@ -28,7 +51,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
         if stop.is_set():
             os._exit(1)  # what is sealed is on the disk; what is not is in the ring
         stop.set()
-        notify("STOPPING=1")
+        notify("STOPPING=1\nSTATUS=sealing and sending what is held")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -60,8 +83,9 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
 @click.option(
     "--runtime-dir", type=click.Path(path_type=Path), help="Where the ring lies, instead of the configured place."
 )
+@click.option("--create-key", is_flag=True, help="Make the signing key where its file is missing, as at a first boot.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: bool) -> None:
+def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, create_key: bool, verbose: bool) -> None:
     """Run the agent until it is told to stop.
 
     SIGTERM or Ctrl-C: no more polls, what is held is sealed and stored, sent for a few seconds, then exit 0.
@@ -79,6 +103,8 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, verbose: b
     set_up_logging(verbose)
     load = partial(load_config, path, state_dir=state_dir, runtime_dir=runtime_dir)
     config = load()
+    if create_key:
+        make_key(config)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(serve(config, load))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agent.cli.live import Latest
 
 STALE_S = 15.0  # the agent writes its snapshot every few seconds
-GOOD, OURS, LINE, BROKER = 0, 1, 4, 5
+GOOD, OURS, CONFIG, LINE, BROKER = 0, 1, 3, 4, 5
 
 
 @click.command()
@@ -44,7 +44,8 @@ def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
 
     \b
     Exit codes: 0 all is well, 1 no agent runs here, it hangs or its store is in trouble,
-    3 bad configuration, 4 a device or line is silent, 5 a destination is not reached.
+    3 bad configuration, also one that a reload did not take, 4 a device or line is silent,
+    5 a destination is not reached.
     """
     folder = find_runtime_dir(config_file, runtime_dir)
     snapshot = read_snapshot(folder)
@@ -55,7 +56,7 @@ def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
         click.echo(as_line(to_json(snapshot, faults, latest, now)))
     else:
         _print(snapshot, faults, latest, now)
-    raise SystemExit(min(faults, key=[OURS, LINE, BROKER].index, default=GOOD))
+    raise SystemExit(min(faults, key=[OURS, CONFIG, LINE, BROKER].index, default=GOOD))
 
 
 def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]:
@@ -72,6 +73,8 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
         add(OURS, f"the agent has said nothing for {show_age(age)}: it hangs, or the clock was set")
     if trouble := snapshot.get("store", {}).get("trouble"):
         add(OURS, f"store: {tidy(str(trouble), 200)}")
+    for text in snapshot.get("config", {}).get("complaints", ()):
+        add(CONFIG, f"not in force, the configuration of before is: {tidy(str(text), 300)}")
     for name, device in snapshot.get("devices", {}).items():
         if device.get("life") == "dead":
             why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""

@@ -26,11 +26,12 @@ from agent.service.fleet import Fleet
 from agent.service.notify import notify
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
+from agent.service.pulse import Pulse
 from agent.service.recover import Recovered, recover
 from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
 from agent.service.sealing import Sealing, pack_clock
-from agent.service.snapshot import Snapshot
+from agent.service.snapshot import Snapshot, summary
 from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store
@@ -94,7 +95,9 @@ class Service:
             self.writer = Writer(self._open_store, pack_clock)
             self.sealing = Sealing(self.writer, self.grid, self.config.pack.every_ms)
             self.writer.on_trouble = self.sealing.trouble_is
+            notify("STATUS=opening the store")
             self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
+            self.pulse = Pulse(self.writer, self.fleet, lambda: summary(self), os.environ)
             await self.writer.start()
             try:
                 await self._start(key_path)
@@ -198,6 +201,7 @@ class Service:
         for text in await self.writer.call(lambda store: [*store.warnings(), *_store_line(store)]):
             log.info("%s", text)
         self.fleet.start_pollers()
+        self.sealing.on_turn = self.pulse.beat
         self._snapshot = Snapshot(self.config, self.boot, self.ring_path.name)
         self._snapshot.write(self)
         self._ready()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
 FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
+TURN_MS = 5_000  # a turn is taken at least this often, also where packs are sealed each quarter of an hour
 SEAL_OFFSET_MS = 250  # sealing waits until the burst of the boundary's own tick is over
 ALL_SETTLED = 1 << 62
 
@@ -52,6 +53,7 @@ class Sealing:
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
         self._leaving: list[tuple[Stream, int]] = []  # to be sealed once more, up to this time
+        self.on_turn: Callable[[], Awaitable[None]] = _nobody_cares  # awaited at each turn of ``run``
         self.trouble: str | None = None  # why nothing can be sealed at the moment
         self._blame = Reason.STOPPED  # for what is overwritten meanwhile
 
@@ -123,12 +125,13 @@ class Sealing:
             ready = [s for s in waiting if self._settled_ms(s) >= boundary]
             if ready:
                 await self._seal(boundary, ready)
+            await self.on_turn()
             if len(ready) < len(waiting):
                 await asyncio.sleep(min(0.25, every / 4000))
                 continue
             done_ms = boundary
             wait_ms = done_ms + every + offset - self._grid.now_ms()  # far too long if the clock was set back just now
-            await asyncio.sleep(max(10, min(wait_ms, every)) / 1000)
+            await asyncio.sleep(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     def held(self) -> asyncio.Lock:
         """``async with``: nothing is sealed meanwhile. Readings wait in the ring."""
@@ -214,3 +217,7 @@ class Sealing:
         for job in jobs[len(outcome) :]:
             job.stream.forget(self._ring.tail)
         return len(outcome) == len(jobs)
+
+
+async def _nobody_cares() -> None:
+    """Until somebody wants to know."""

@@ -10,9 +10,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import agent
+import ext.clock
 from agent.config import Config
 from agent.pack import seconds
+from agent.service.metrics import write_metrics
 from agent.service.pen import Pen
+from agent.service.pulse import Pulse
 from agent.service.roster import Unit
 from agent.service.streams import Shape
 from drivers.line import Line
@@ -20,6 +23,8 @@ from drivers.line import Line
 if TYPE_CHECKING:
     from agent.service.sealing import Sealing
     from agent.uplink import Uplink
+
+METRICS_EVERY_S = 10.0
 
 
 class Running(Protocol):
@@ -32,6 +37,7 @@ class Running(Protocol):
     uplinks: list[Uplink]
     sealing: Sealing
     pen: Pen
+    pulse: Pulse
 
     @property
     def units(self) -> Sequence[Unit]: ...
@@ -44,6 +50,7 @@ class Snapshot:
 
     def __init__(self, config: Config, boot: str, ring_name: str) -> None:
         self._path = config.snapshot_path
+        self._metrics_path, self._metrics_due = config.runtime_dir / "metrics.prom", 0.0
         self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
         self._tables = "{}"
         self._fixed = {
@@ -61,6 +68,9 @@ class Snapshot:
         if (numbers := tuple(shape.number for _, shape in shapes)) != self._named:
             self._named, self._tables = numbers, _tables(shapes)
         content = {**self._fixed, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
+        if time.monotonic() >= self._metrics_due:
+            self._metrics_due = time.monotonic() + METRICS_EVERY_S
+            write_metrics(self._metrics_path, content)
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         new = self._path.with_suffix(".new")
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as stream:
@@ -70,10 +80,12 @@ class Snapshot:
     def remove(self) -> None:
         """The agent is gone: a tool should say so instead of showing old values."""
         self._path.unlink(missing_ok=True)
+        self._metrics_path.unlink(missing_ok=True)
 
 
 def status(service: Running) -> dict[str, Any]:
-    """Devices, lines, uplinks and store at this moment."""
+    """Devices, lines, uplinks, store and clock at this moment."""
+    clock = ext.clock.state()
     return {
         "started": seconds(service.started_ms),
         "key": {"alg": service.pen.signer.alg, "thumbprint": service.pen.signer.kid},
@@ -85,8 +97,38 @@ def status(service: Running) -> dict[str, Any]:
         "devices": {unit.config.name: _device_facts(unit) for unit in service.units},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
         "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},
-        "store": {"trouble": service.sealing.trouble, "path": str(service.config.store_path)},
+        "store": _store_facts(service),
+        "clock": {"synced": clock.synced, "error_ms": None if clock.error_us is None else clock.error_us / 1000},
     }
+
+
+def _store_facts(service: Running) -> dict[str, Any]:
+    """Sizes and backlog are those of the last beat, a few seconds ago."""
+    facts: dict[str, Any] = {"trouble": service.sealing.trouble, "path": str(service.config.store_path)}
+    if (usage := service.pulse.usage) is not None:
+        facts |= {
+            "size_bytes": usage.disk_bytes,
+            "limit_bytes": usage.max_bytes,
+            "disk_free_bytes": usage.free_disk_bytes,
+            "packs": usage.packs,
+            "pending": usage.pending,
+            "lost_packs": service.pulse.lost_packs,
+        }
+    return facts
+
+
+def summary(service: Running) -> str:
+    """One line for ``systemctl status``."""
+    lives = [unit.poll.life.value for unit in service.units]
+    parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
+    for uplink in service.uplinks:
+        state = uplink.state()
+        parts.append(f"{uplink.name} {'connected' if state.connected else 'not reached'}, {state.waiting} packs wait")
+    if service.sealing.trouble:
+        parts.append(f"store in trouble: {service.sealing.trouble}")
+    if service.complaints:
+        parts.append("the configuration on the disk is wrong and not in force")
+    return "; ".join(parts)[:400]
 
 
 def _tables(shapes: Sequence[tuple[str, Shape]]) -> str:
