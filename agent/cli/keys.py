@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import as_line, config_options, json_option, read_config
-from drivers.model import UsageError
+from agent.cli.common import config_options, json_option
+from agent.cli.keys_change import ask_for_lasts, revoke, rotate
+from agent.cli.keys_facts import (
+    ALGORITHMS,
+    Place,
+    alg_option,
+    ask_first,
+    facts,
+    file_argument,
+    find_place,
+    gateway_option,
+    in_use,
+    lasts_of,
+    show_facts,
+    token_option,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from agent.keys import Signer
@@ -20,115 +33,130 @@ if TYPE_CHECKING:
 
 @click.group()
 def keys() -> None:
-    """Create, show and publish the key that signs readings.
+    """Create, show, replace and revoke the key that signs readings.
 
     Its thumbprint is what a platform pins: hand it over by another way than the broker.
     """
 
 
-def _key_path(file: Path | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None) -> Path:
-    """The file named, else the one that the configuration names."""
-    if file is not None:
-        return file
-    return read_config(config_file, state_dir, runtime_dir).key.path(os.environ)
-
-
-def _facts(path: Path, signer: Signer) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "alg": signer.alg,
-        "thumbprint": signer.kid,
-        "not_before": signer.not_before,
-        "jwk": signer.jwk,
-    }
-
-
-def _show(facts: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(as_line(facts))
-        return
-    since = facts["not_before"]
-    made = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if since else "not known"
-    for name, text in (
-        ("file", facts["file"]),
-        ("algorithm", facts["alg"]),
-        ("made", made),
-        ("thumbprint", facts["thumbprint"]),
-    ):
-        click.echo(f"{name:<11} {text}")
+keys.add_command(rotate)
+keys.add_command(revoke)
 
 
 @keys.command()
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@file_argument
+@alg_option
+@token_option
+@click.option("--lost", metavar="KID", default="", help="It stands for this key, which nobody has any more.")
+@click.option("--last", "lasts", multiple=True, metavar="STREAM=SEQ", help="With --lost: how far that one is trusted.")
+@gateway_option
+@yes_option
 @config_options
 @json_option
 def create(
-    file: Path | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, as_json: bool
+    file: Path | None,
+    alg: str | None,
+    token: str,
+    lost: str,
+    lasts: tuple[str, ...],
+    gateway: str | None,
+    yes: bool,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    as_json: bool,
 ) -> None:
-    """Make a new Ed25519 key in FILE, or where the configuration says.
+    """Make a new key in FILE, or where the configuration says.
 
-    Never overwrites: packs signed with a key can only be checked as long as it is known.
+    Never overwrites: `keys rotate` replaces a key by one that follows it. Where a key is lost, nobody can sign its
+    successor; --lost makes a new root of trust, which every verifier must pin beside the old one.
 
     \b
-    Example:
+    Examples:
       meterhouse keys create /etc/meterhouse/signing.key
+      meterhouse keys create --lost pVa0zQ3kT5n0y1rY2a7kq3m1x0cB8vQ9sKfJ6hLwE4d
 
     \b
-    Exit codes: 0 made, 3 there is one already or it cannot be written.
+    Exit codes: 0 made, 3 there is one already or it cannot be written, 4 the token does not answer.
     """
-    from agent.keys import create_key
+    from agent.keys import Revocation, create_key
 
-    path = _key_path(file, config_file, state_dir, runtime_dir)
-    signer = create_key(path, int(time.time()))
-    _show(_facts(path, signer), as_json)
+    place = find_place(file, gateway, config_file, state_dir, runtime_dir, needs_gateway=bool(lost))
+    made: list[Signer] = []
+
+    def change(trusted: dict[str, int] | None) -> None:
+        revokes = [] if trusted is None else [Revocation(lost, trusted)]
+        alg_name = ALGORITHMS.get(alg or "", "Ed25519")
+        made.append(create_key(place.path, int(time.time()), alg_name, token, lost, place.gateway, revokes))
+
+    if not lost:
+        change(None)
+    else:
+        ask_first(f"Begin anew without {lost}? Every verifier must pin the new thumbprint.", yes)
+        if lasts:
+            change(lasts_of(lasts, place.gateway))
+        else:
+            _lose(place, lost, change)
+    show_facts(facts(place.path, made[0]), as_json)
     if not as_json:
         click.echo("Give the thumbprint to whoever verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
+        if lost:
+            click.echo("For what the lost key signed, --trust is given again with the thumbprint of before.", err=True)
+
+
+def _lose(place: Place, lost: str, change: Callable[[dict[str, int] | None], None]) -> None:
+    """Trust the lost key as far as the database knows that it signed; without one, in all that it ever signed."""
+    config = place.config
+    if config is not None and config.store_path.exists():
+        ask_for_lasts(place, lost, None, change)
+        return
+    click.echo("warning: no database says how far the lost key signed: it is not cut off. --last says it", err=True)
+    change(None)
 
 
 @keys.command()
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@file_argument
 @config_options
 @json_option
 def show(file: Path | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
-    """Show the thumbprint and public half of the key; never the secret.
+    """Show the thumbprint and public half of the key, and those before it; never the secret.
 
     \b
     Example:
       meterhouse keys show
 
     \b
-    Exit codes: 0 good, 3 missing, readable by others, or no key.
+    Exit codes: 0 good, 3 missing, readable by others, or no key, 4 the token does not answer.
     """
     from agent.keys import load_key
 
-    path = _key_path(file, config_file, state_dir, runtime_dir)
-    _show(_facts(path, load_key(path)), as_json)
+    place = find_place(file, None, config_file, state_dir, runtime_dir, needs_gateway=False)
+    signer = load_key(place.path, any_owner=True)
+    found = facts(place.path, signer)
+    if place.config is not None and place.is_agents:
+        found["in_use"] = in_use(place.config, signer.kid)
+    show_facts(found, as_json)
 
 
 @keys.command()
-@click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--gateway", help="SITE/GATEWAY, such as park7/gw01; default: the configuration's.")
+@file_argument
+@gateway_option
 @config_options
 def record(
     file: Path | None, gateway: str | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None
 ) -> None:
-    """Print the signed public key record, as it is published on the topic `keys`.
+    """Print the signed public key records, as they are published on the topic `keys`.
 
-    A verifier without access to the broker takes it as a file.
+    A verifier without access to the broker takes them as a file.
 
     \b
     Example:
       meterhouse keys record > park7-gw01-keys.json
 
     \b
-    Exit codes: 0 good, 2 no gateway named, 3 no usable key or configuration.
+    Exit codes: 0 good, 2 no gateway named, 3 no usable key or configuration, 4 the token does not answer.
     """
-    from agent.keys import key_records, load_key
+    from agent.keys import current_records, load_key
 
-    if gateway is None:
-        config = read_config(config_file, state_dir, runtime_dir)
-        gateway, file = config.base, file or config.key.path(os.environ)
-    if gateway.count("/") != 1 or not all(gateway.split("/")):
-        raise UsageError(f"{gateway!r} is no SITE/GATEWAY", where="--gateway", hint="Such as park7/gw01")
-    path = _key_path(file, config_file, state_dir, runtime_dir)
-    click.echo(key_records(load_key(path), gateway).decode())
+    place = find_place(file, gateway, config_file, state_dir, runtime_dir)
+    click.echo(current_records(load_key(place.path, any_owner=True), place.gateway).decode())

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from agent.keys.records import Revocation, current_records, key_records, new_root
-from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256
+from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
 
 MAX_KEY_BYTES = 1 << 20  # systemd hands out no larger credential
 ED25519, ES256 = "Ed25519", "ES256"
@@ -127,6 +127,13 @@ def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
 
         key = TokenKey(token, make=True)
         return key, key.uri.encode() + b"\n"
+    while True:
+        soft, body = _new_soft(alg)
+        if not thumbprint(soft.jwk).startswith("-"):  # people hand it to commands, which would take it for an option
+            return soft, body
+
+
+def _new_soft(alg: str) -> tuple[SecretKey, bytes]:
     how = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     if alg == ES256:
         from cryptography.hazmat.primitives.asymmetric import ec

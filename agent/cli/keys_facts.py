@@ -1,0 +1,182 @@
+"""What the commands about keys share: where the key lies, whose it is, and what is shown of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from agent.cli.common import as_line, is_alive, read_config, read_snapshot, tidy
+from drivers.model import GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.keys import Signer
+
+F = TypeVar("F", bound=Callable[..., Any])
+ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
+SEEN_S = 12.0  # the agent looks at its key every two seconds and says so every two
+
+file_argument = click.argument("file", type=click.Path(path_type=Path), required=False)
+gateway_option = click.option("--gateway", help="SITE/GATEWAY, such as park7/gw01; default: the configuration's.")
+alg_option = click.option(
+    "--alg", type=click.Choice(sorted(ALGORITHMS)), help="Ed25519, or ECDSA on P-256 for sites that must use it."
+)
+token_option = click.option(
+    "--pkcs11", "token", metavar="URI", default="", help="The key lies in a token; it is made there if it is missing."
+)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key lies, and the configuration if there is one."""
+
+    path: Path
+    config: Config | None
+    gateway: str
+
+    @property
+    def is_agents(self) -> bool:
+        """The agent itself reads this very file, so it sees a change of it."""
+        config = self.config
+        return bool(config and config.key.file and config.key.file.resolve() == self.path.resolve())
+
+
+def find_place(
+    file: Path | None,
+    gateway: str | None,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    needs_gateway: bool = True,
+) -> Place:
+    """The file named, else the one that the configuration names; the gateway likewise.
+
+    Raises:
+        UsageError: nothing says which file or gateway; ConfigError: the configuration is wrong.
+    """
+    config = None
+    if file is None or (needs_gateway and gateway is None) or config_file.exists():
+        config = read_config(config_file, state_dir, runtime_dir)
+    if file is None:
+        assert config is not None
+        if config.key.credential and not _has_credential(config.key.credential):
+            hint = f"Such as `meterhouse keys ... /etc/meterhouse/{config.key.credential}`; see docs/keys.md"
+            what = f"the key is the systemd credential {config.key.credential}: name the file that it comes from"
+            raise UsageError(what, where="keys", hint=hint)
+        file = config.key.path(os.environ)
+    if gateway is None:
+        gateway = config.base if config else ""
+    if needs_gateway and (gateway.count("/") != 1 or not all(gateway.split("/"))):
+        raise UsageError(f"{tidy(gateway)!r} is no SITE/GATEWAY", where="--gateway", hint="Such as park7/gw01")
+    return Place(file, config, gateway)
+
+
+def _has_credential(name: str) -> bool:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(folder) and (Path(folder) / name).is_file()
+
+
+_SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
+
+
+def facts(path: Path, signer: Signer) -> dict[str, Any]:
+    """All that may be known of a key."""
+    found: dict[str, Any] = {
+        "file": str(path),
+        "alg": signer.alg,
+        "thumbprint": signer.kid,
+        "not_before": signer.not_before,
+        "jwk": signer.jwk,
+        "in_token": signer.in_token,
+    }
+    if signer.records is not None:
+        found["records"] = [
+            {
+                name: record[name]
+                for name in ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
+                if name in record
+            }
+            for record in json.loads(signer.records)["records"]
+        ]
+    return found
+
+
+def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
+    """As JSON, or a line each for people."""
+    if as_json:
+        click.echo(as_line(found))
+        return
+    alg = found["alg"] + (", in a token" if found["in_token"] else "")
+    rows = [("file", found["file"]), ("algorithm", alg), ("made", _when(found["not_before"]))]
+    rows.append(("thumbprint", found["thumbprint"]))
+    records = found.get("records", ())
+    if records:
+        rows.append(("pinned", f"{records[0]['kid']} (the first, or any other of these)"))
+    for n, record in enumerate(records, 1):
+        rows.append((f"key {n}", f"{record['kid']} {record['alg']}, since {_when(record['not_before'])}"))
+        rows += [("", f"revokes {gone['kid']}") for gone in record.get("revokes", ())]
+        if "instead_of" in record:
+            rows.append(("", f"stands for {record['instead_of']}, which is lost"))
+    if "in_use" in found:
+        rows.append(("agent", _USE[found["in_use"]]))
+    for name, text in rows:
+        click.echo(f"{name:<11} {text}")
+
+
+_USE = {
+    True: "signs with it",
+    False: "does not sign with it; its log says why",
+    None: "no agent is running here; it takes the key at its start",
+}
+
+
+def _when(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds else "not known"
+
+
+def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
+    """Does the running agent sign with this key? None where none runs. Waits for it, if it is to take it up."""
+    give_up = time.monotonic() + wait_s
+    while True:
+        try:
+            snapshot = read_snapshot(config.runtime_dir)
+        except GatewayError:
+            return None
+        if not is_alive(snapshot.get("pid")):
+            return None
+        if snapshot.get("key", {}).get("thumbprint") == kid:
+            return True
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(0.1)
+
+
+def ask_first(question: str, yes: bool) -> None:
+    """What changes anything asks. Raises UsageError where nobody can answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is here to say yes", where="keys", hint="Say it with --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
+    """``inv1=812`` or ``park7/gw01/inv1=812`` to sequences by full stream name. Raises UsageError."""
+    found: dict[str, int] = {}
+    for text in texts:
+        stream, _, seq = text.rpartition("=")
+        if not stream or not seq.isascii() or not seq.isdigit():
+            hint = "Write STREAM=SEQUENCE, such as inv1=812; may be given again"
+            raise UsageError(f"{tidy(text)!r} says no last sequence", where="--last", hint=hint)
+        found[stream if "/" in stream else f"{gateway}/{stream}"] = int(seq)
+    return found
