@@ -19,7 +19,8 @@ from agent.service.roster import Roster, Unit
 from agent.service.sealing import Sealing
 from agent.service.streams import Stream
 from agent.service.writer import Writer
-from drivers.model import DeviceSpec, Kind, MismatchError, Quality, Reading, clean_text
+from agent.store import StoreDamaged, StoreError
+from drivers.model import DeviceSpec, Kind, LineDown, MismatchError, Quality, Reading, Reason, clean_text
 from drivers.registry import driver_class
 from ext.ring import ANSWER, Ring
 
@@ -29,6 +30,12 @@ LOOK_BACK = 512  # packs in which the last readings of all counters are looked f
 Identity = dict[str, str | None]
 Register = Callable[[Sequence[tuple[int, StreamTable]]], Awaitable[None]]
 Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decimal}
+
+
+class NotKept(LineDown):
+    """Who the device is could not be made durable: no word about the device, which is met again at its next tick."""
+
+    reason = Reason.DISK
 
 
 class Contacts:
@@ -62,7 +69,12 @@ class Contacts:
                 raise MismatchError("says another thing each time it is asked who it is", where=unit.config.name)
         identity = _joined(known, said)
         if unit.identity is None or identity != unit.identity:
-            await self._identified(unit, identity, tick_ms, roster)
+            try:
+                await self._identified(unit, identity, tick_ms, roster)
+            except StoreDamaged:
+                raise  # ends the service: the next start sets the file aside
+            except StoreError as error:
+                raise NotKept(error.what, where=error.where, hint=error.hint) from error
 
     async def _said(self, unit: Unit) -> Identity:
         """What the device says of itself; None for what it does not say."""

@@ -54,7 +54,7 @@ class Ledger:
         for pack in packs:
             if pack["stream"] != f"{SITE}/{self.device}":
                 continue
-            for at, values in by_time(pack).items():
+            for at, values in by_time(pack):
                 self._answer(at, values, pack["seq"])
             for gap in pack.get("gaps", ()):
                 if gap["points"] == "*" or COUNT in gap["points"]:
@@ -104,14 +104,16 @@ class Ledger:
         return found
 
 
-def by_time(pack: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
-    """The records of a pack by their read time in UTC seconds, names to values."""
-    found: dict[float, dict[str, Any]] = {}
+def by_time(pack: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+    """The answers in a pack: (read time in UTC seconds, names to values). Two may be of one millisecond."""
+    found: list[tuple[float, dict[str, Any]]] = []
     base = 0.0
     for record in pack.get("e", ()):
         base = record.get("bt", base)
         at = round(base + record.get("t", 0), 3)
-        found.setdefault(at, {})[record["n"]] = record.get("v", record.get("vs", record.get("vb")))
+        if not found or found[-1][0] != at or record["n"] in found[-1][1]:
+            found.append((at, {}))
+        found[-1][1][record["n"]] = record.get("v", record.get("vs", record.get("vb")))
     return found
 
 
