@@ -87,3 +87,6 @@ class Outbox(Protocol):
         callback: Callable[[ReplayPage], None],
     ) -> None:
         """Packs ``first`` to ``last`` of a stream (and boot) as published, confirmed or not; otherwise as ``fetch``."""
+
+    def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
+        """Write down that ``size`` bytes more are replayed to ``dest`` on ``day``; ``callback`` gets that day's sum."""

@@ -216,6 +216,10 @@ class Writer:
 
         self._queue.put(run)
 
+    def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
+        """Of a destination's budget of replays; ``callback`` runs in the writer thread, not at all if the store fails."""
+        self._queue.put(lambda store: callback(store.spend(dest, day, size)))
+
     # --- the thread
 
     def _run(self) -> None:

@@ -163,6 +163,20 @@ class Records:
             "SELECT page, max(counter), body FROM checkpoints GROUP BY page ORDER BY page"
         ).fetchall()
 
+    def spend(self, destination: str, day: int, size: int) -> int:
+        """Add to what was replayed to ``destination`` on a UTC day; returns that day's sum and forgets other days."""
+        name = f"replayed {destination}"
+        row = self._conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        kept, _, spent = str(row[0]).partition(" ") if row else ("", "", "0")
+        total = size + (int(spent) if kept == str(day) else 0)
+        if size:
+            with self._transaction():
+                self._conn.execute(
+                    "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                    (name, f"{day} {total}"),
+                )
+        return total
+
     def add_event(self, time_ms: int, kind: str, body: Mapping[str, Any], stream: str | None = None) -> None:
         """Note something for the technician's history. The signed road for events is the pack."""
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -98,6 +98,7 @@ class Uplink:
             lambda data: self._traffic.publish(f"{self._base}/replay/reply", data, retain=False),
             self._bell.ring,
             budget_bytes=replay_bytes,
+            in_flight=destination.in_flight,
         )
         self._traffic.replayed = self._replay.next
         self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)

@@ -1,7 +1,7 @@
 """What a platform asks for again: one job at a time, within a rate and a daily budget; all else costs a log line.
 
 Knows no socket and no thread but the letters that the store's thread leaves. What was under way when a connection ends
-is forgotten: nobody heard ``done``, so whoever still wants it asks again.
+goes on with the next one, from where nothing can have been lost on the way; the end of the agent ends it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 
 from agent.outbox import Outbox, OutboxItem, ReplayPage
 from agent.uplink.patience import Seldom
+from agent.uplink.purse import Purse
 from drivers.model import clean_text
 
 log = logging.getLogger("meterhouse.uplink")
@@ -26,7 +27,7 @@ MAX_REQUEST_BYTES: Final = 4096
 MAX_JOBS: Final = 8  # that wait
 MAX_IDS: Final = 16  # requests that one job answers
 BURST, EVERY_S = 20, 1.0  # requests that are read: so many at once, then one a second
-DAY_S: Final = 86_400.0
+RESUMES: Final = 10  # a job whose connection ended more often is given up
 BUDGET_BYTES: Final = 256 << 20  # a day and destination
 PAGE, PAGE_BYTES = 32, 1 << 20
 ANSWER_S: Final = 60.0  # a store that says nothing for so long has lost the question
@@ -59,6 +60,17 @@ class _Job:
     ended: bool = False  # nothing more will come from the store
     sent: int = 0
     items: deque[OutboxItem] = field(default_factory=deque)
+    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))  # first sequence, packs
+    resumed: int = 0
+
+    def rewind(self, in_flight: int) -> None:
+        """Back to where everything before has certainly arrived."""
+        out = -len(self.items)  # packs that left, of the pages looked at
+        while self.pages and out < in_flight:
+            self.at, count = self.pages.pop()
+            out += count
+        self.items.clear()
+        self.asked_s, self.ended, self.resumed = 0.0, False, self.resumed + 1
 
 
 class Replay:
@@ -68,6 +80,7 @@ class Replay:
         gateway: ``park7/gw01``.
         reply: publishes one object on ``replay/reply``.
         wake: called from the store's thread when it left something.
+        in_flight: packs that may be lost when a connection ends.
     """
 
     def __init__(
@@ -79,12 +92,14 @@ class Replay:
         wake: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
         budget_bytes: int = BUDGET_BYTES,
+        in_flight: int = 20,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._name, self._outbox, self._gateway, self._reply, self._wake = name, outbox, gateway, reply, wake
-        self._monotonic, self._budget = monotonic, budget_bytes
+        self._monotonic, self._in_flight = monotonic, in_flight
+        self._purse = Purse(name, outbox, budget_bytes, wake, monotonic, wall)
         self._jobs: deque[_Job] = deque()  # the first is under way
         self._mail: deque[tuple[_Job, ReplayPage]] = deque()
-        self._day, self._spent = -1, 0
         self._tokens, self._tokens_s = float(BURST), monotonic()
         self._wrong = Seldom(monotonic)
         self._begun_s, self._quick = 0.0, 0
@@ -100,6 +115,9 @@ class Replay:
         if self._quick >= STRIKES and now - self._begun_s < AGAIN_S:
             return False
         self._begun_s = now
+        self._purse.look()
+        while self._jobs and self._jobs[0].resumed > RESUMES:
+            self._finish(self._jobs[0], "refused", "the connection ended again and again")
         return True
 
     def end(self, by_broker: bool) -> None:
@@ -109,8 +127,11 @@ class Replay:
             self._quick += 1
         elif self._quick < STRIKES:
             self._quick = 0
-        self._jobs.clear()
         self._mail.clear()
+        if self._quick >= STRIKES:
+            self._jobs.clear()
+        elif self._jobs and self._jobs[0].begun:
+            self._jobs[0].rewind(self._in_flight)
 
     # --- requests
 
@@ -135,7 +156,7 @@ class Replay:
             return
         if wire.first > wire.last:
             self._say(wire.id, wire.stream, "refused", reason="first is after last")
-        elif self._left(now) <= 0:
+        elif self._purse.is_empty:
             self._say(wire.id, wire.stream, "refused", reason=self._spent_text())
         elif not self._enqueue(wire):
             self._say(wire.id, wire.stream, "refused", reason="busy: too many requests wait")
@@ -145,6 +166,9 @@ class Replay:
     def _enqueue(self, wire: _Wire) -> bool:
         """Join a job that covers or touches the range, else wait behind the others."""
         for job in self._jobs:
+            wanted = (wire.stream, wire.boot, wire.first, wire.last)
+            if wire.id in job.ids and (job.stream, job.boot, job.first, job.last) == wanted:
+                return True  # asked again, perhaps after a reconnect: it is still under way
             if (job.stream, job.boot) != (wire.stream, wire.boot) or len(job.ids) >= MAX_IDS:
                 continue
             if not job.begun and wire.first <= job.last + 1 and wire.last >= job.first - 1:
@@ -178,10 +202,13 @@ class Replay:
                 if len(item.data) > max_bytes:
                     self._tell(job, "refused", reason="a pack is larger than this broker takes")
                     continue
-                if len(item.data) > self._left(now):
+                may = self._purse.take(len(item.data))
+                if not may:
+                    job.items.appendleft(item)
+                    if may is None:
+                        return None
                     self._finish(job, "refused", self._spent_text())
                     continue
-                self._spent += len(item.data)
                 job.sent += 1
                 return item
             if job.ended:
@@ -210,20 +237,15 @@ class Replay:
             self._finish(job, "refused", page.refused)
             return
         job.items.extend(page.items)
+        job.pages.append((job.at, len(page.items)))
         job.at, job.ended = page.next_seq, not page.next_seq
 
     def _finish(self, job: _Job, verdict: str, reason: str) -> None:
         self._jobs.popleft()
         self._tell(job, verdict, reason=reason)
 
-    def _left(self, now: float) -> int:
-        """Bytes that may still go today."""
-        if (day := int(now // DAY_S)) != self._day:
-            self._day, self._spent = day, 0
-        return self._budget - self._spent
-
     def _spent_text(self) -> str:
-        return f"the {self._budget >> 20} MiB of a day are used up; ask again tomorrow"
+        return f"the {self._purse.budget_bytes >> 20} MiB of a day are used up; ask again tomorrow"
 
     def _tell(self, job: _Job, verdict: str, **more: object) -> None:
         for name in job.ids:

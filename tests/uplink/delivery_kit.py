@@ -220,6 +220,9 @@ class Desk:
     def replay(self, stream: str, boot: str | None, first: int, last: int, limit: int, size: int, back: Any) -> None:
         self._jobs.put(lambda store: back(store.replay(stream, boot, first, last, limit, size)))
 
+    def spend(self, dest: str, day: int, size: int, back: Callable[[int], None]) -> None:
+        self._jobs.put(lambda store: back(store.spend(dest, day, size)))
+
     def close(self) -> None:
         self._jobs.put(None)
         self._thread.join(10)

@@ -17,7 +17,8 @@ from paho.mqtt.enums import MQTTErrorCode
 from agent.outbox import Gone, OutboxItem, ReplayPage
 from agent.store import Store
 from agent.uplink import Uplink
-from agent.uplink.replay import MAX_JOBS, Replay
+from agent.uplink.purse import Purse
+from agent.uplink.replay import MAX_JOBS, RESUMES, Replay
 
 Broker = Callable[..., Mosquitto]
 Listen = Callable[..., Listener]
@@ -122,8 +123,82 @@ def test_the_daily_budget_holds(broker: Broker, listen: Listen, desk: Desks, upl
     assert "used up" in replies(heard, "a")[-1]["reason"]
 
 
+class Purses:
+    """What a store has written down."""
+
+    def __init__(self) -> None:
+        self.days: dict[int, int] = {}
+        self.asked: list[Any] = []
+
+    def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
+        def answer() -> None:
+            self.days[day] = self.days.get(day, 0) + size
+            callback(self.days[day])
+
+        self.asked.append(answer)
+
+    def answer(self) -> None:
+        for one in self.asked:
+            one()
+        self.asked.clear()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["take", "answer", "restart", "tomorrow", "wait"]), st.integers(1, 40_000)),
+                max_size=60))  # fmt: skip
+def test_no_day_has_more_than_its_budget_however_often_the_agent_restarts(steps: list[tuple[str, int]]) -> None:
+    """field pain 47: caps hold when everything else fails."""
+    store, budget, clock, spent = Purses(), 100_000, [86_400.0 * 20_000, 0.0], dict[int, int]()
+
+    def purse() -> Purse:
+        return Purse("x", store, budget, lambda: None, lambda: clock[1], lambda: clock[0])  # type: ignore[arg-type]
+
+    at = purse()
+    for step, size in steps:
+        match step:
+            case "take":
+                if at.take(size):
+                    day = int(clock[0] // 86_400)
+                    spent[day] = spent.get(day, 0) + size
+            case "answer":
+                store.answer()
+            case "restart":
+                store.asked.clear()  # a kill: what was asked may or may not be written
+                at = purse()
+            case "tomorrow":
+                clock[0] += 86_400
+            case "wait":
+                clock[1] += 100
+    assert all(size <= budget for size in spent.values())
+    at, left = purse(), budget - store.days.get(int(clock[0] // 86_400), 0)
+    store.asked.clear()
+    if left > 0:
+        for _ in range(3):
+            done = at.take(left)
+            store.answer()
+        assert done, "nothing of a budget that nobody wrote down is withheld"
+    assert at.take(1) is False and at.is_empty
+
+
+def test_a_restart_does_not_fill_the_budget_again(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    heard, at, _ = arrange(broker, listen, desk, uplink, 50, replay_bytes=9_000)
+    ask(heard, id="a", first=2, last=10)
+    until(lambda: "done" in verdicts(heard, "a"))
+    port = heard.client.port
+    at.uplinks.pop().stop(2)
+    until(lambda: any(b"offline" in m.payload for m in heard.heard if m.topic == f"{BASE}/status"))
+    up = uplink(at, To(port), replay_bytes=9_000)
+    until(lambda: up.state().connected)
+    ask(heard, id="b", first=2, last=10)
+    until(lambda: "refused" in verdicts(heard, "b"))
+    assert "used up" in replies(heard, "b")[-1]["reason"]
+
+
 class Shelf:
     """A store that answers at once: packs 1 to 60 of one stream, some of them gone."""
+
+    def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
+        callback(size)
 
     def __init__(self, gone: set[int]) -> None:
         self.gone, self.questions = gone, 0
@@ -142,16 +217,30 @@ class Shelf:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=18),
+    st.lists(
+        st.tuples(st.integers(1, 60), st.integers(0, 12), st.integers(0, 6), st.sampled_from([0, 0, 0, 1, 3, 7])),
+        min_size=1,
+        max_size=18,
+    ),
     st.sets(st.integers(1, 60), max_size=10),
 )
 def test_every_request_that_was_accepted_gets_all_of_its_packs_and_one_end(
-    wanted: list[tuple[int, int, int]], gone: set[int]
+    wanted: list[tuple[int, int, int, int]], gone: set[int]
 ) -> None:
-    """Whatever overlaps and whenever it comes: merged jobs leave nothing out, and say what is gone."""
+    """Whatever overlaps and whenever it comes: merged jobs leave nothing out, and say what is gone.
+
+    Connections end meanwhile, and what was in flight then (the last number) did not arrive.
+    """
     said: list[dict[str, Any]] = []
     shelf = Shelf(gone)
-    replay = Replay("x", shelf, "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
+    arrived = [0]  # so many of ``sent`` certainly did: whoever heard "done" also got what came before
+
+    def reply(data: bytes) -> None:
+        said.append(json.loads(data))
+        if said[-1]["verdict"] == "done":
+            arrived[0] = len(sent)
+
+    replay = Replay("x", shelf, "p/g", reply, lambda: None, lambda: 1.0, in_flight=7)  # type: ignore[arg-type]
     sent: list[int] = []
     since: dict[str, int] = {}
 
@@ -160,17 +249,26 @@ def test_every_request_that_was_accepted_gets_all_of_its_packs_and_one_end(
             if (item := replay.next(1 << 20)) is not None:
                 sent.append(item.id)
 
-    for n, (first, more, steps) in enumerate(wanted):
+    for n, (first, more, steps, lost) in enumerate(wanted):
+        if lost:
+            replay.end(by_broker=False)
+            gone_astray = min(lost, len(sent) - arrived[0])
+            sent[len(sent) - gone_astray :] = [0] * gone_astray
+            arrived[0] = len(sent)
+            assert replay.begin()
         since[str(n)] = len(sent)
         last = min(60, first + more)
         replay.ask(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
         turn(steps)
     turn(5000)
-    for n, (first, more, _) in enumerate(wanted):
+    for n, (first, more, *_) in enumerate(wanted):
         mine = [r["verdict"] for r in said if r["id"] == str(n)]
         range_ = set(range(first, min(60, first + more) + 1))
         if mine == ["refused"]:
             assert len(wanted) > MAX_JOBS
+            continue
+        if mine[-1] == "refused":
+            assert sum(cut > 0 for *_, cut in wanted) > RESUMES
             continue
         assert mine[0] == "accepted" and mine.count("done") == 1 and mine[-1] == "done", (n, said)
         assert range_ - gone <= set(sent[since[str(n)] :]), (n, since, sent)
@@ -186,3 +284,23 @@ def test_overlapping_requests_are_read_from_the_store_once() -> None:
     sent = [item.id for _ in range(200) if (item := replay.next(100)) is not None]
     assert sent == [1, 2, 3, *range(15, 51)]
     assert [r["id"] for r in said if r["verdict"] == "done"] == ["0", "1", "2", "3"]
+
+
+def test_a_job_goes_on_when_the_broker_is_back(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+    """What was in flight comes twice, nothing is left out, and a platform that asks again meanwhile gets one end."""
+    first = broker("persistence true")
+    heard, at, make = listen(first.port), desk(), Maker()
+    up = uplink(at, To(first.port, backfill_rate=100))
+    until(lambda: up.state().connected)
+    at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(149)))
+    until(lambda: len(heard.packs("readings")) == 150 and at.pending() == 0)
+    ask(heard, id="a", first=1, last=150)
+    until(lambda: len(heard.packs("backfill")) > 30)
+    first.stop(kill=True)
+    until(lambda: not up.state().connected)
+    broker(port=first.port)
+    until(lambda: up.state().connected and heard.client.is_connected())
+    ask(heard, id="a", first=1, last=150)
+    until(lambda: "done" in verdicts(heard, "a"))
+    assert len(heard.packs("backfill")) < 250 and verdicts(heard, "a").count("done") == 1
+    assert set(range(60, 151)) <= set(heard.seqs("inv1", "backfill"))
