@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import resource
 import socket
 import threading
@@ -10,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from delivery_kit import Desk, Mosquitto, Password, To, free_port, fresh, until
+from delivery_kit import Desk, Listener, Mosquitto, Password, To, free_port, fresh, until
 from fake_broker import HANG_UP, SILENT, FakeBroker, Sent
 from pack_kit import Maker
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
 
@@ -248,3 +252,30 @@ def test_a_bug_does_not_end_the_thread(fake: Fake, desk: Desks, uplink: Uplinks)
     up._outbox.confirm = working  # type: ignore[method-assign]
     until(lambda: at.pending() == 0)
     until(lambda: up.state().connected)
+
+
+def test_a_flood_of_acks_costs_a_line_a_minute(
+    broker: Broker, listen: Callable[..., Listener], desk: Desks, uplink: Uplinks, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A platform that confirms what is not ours, as fast as it can: fresh packs go on, and nothing piles up."""
+    port, at, make = broker().port, desk(), Maker()
+    up = uplink(at, To(port, confirm="platform"))
+    until(lambda: up.state().connected)
+    listen(port)
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.max_queued_messages_set(0)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    with caplog.at_level(logging.WARNING, "meterhouse.uplink"):
+        for n in range(3000):
+            ack = {"stream": "park7/gw01/inv1", "boot": f"{n:016x}", "first": 1, "last": n + 1, "hash": "A" * 43}
+            info = client.publish("meterhouse/v1/park7/gw01/ack", json.dumps(ack), 1)
+            if n % 100 == 0:
+                at.commit(fresh(make))
+        info.wait_for_publish(10)
+        until(lambda: up.state().confirmed == 30, why="fresh packs go on")
+    client.disconnect()
+    client.loop_stop()
+    lines = [r.getMessage() for r in caplog.records if "ack" in r.getMessage()]
+    assert len(lines) == 1, lines
+    assert at.pending() == 30, "and nothing is confirmed"
