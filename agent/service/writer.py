@@ -143,6 +143,7 @@ class Writer:
         def run(store: Store) -> None:
             self._flush(store, 0)
             change(store)
+            self._confirmed = {name: ids for name, ids in self._confirmed.items() if name in store.destinations}
 
         await self.call(run)
 
@@ -163,7 +164,12 @@ class Writer:
         callback: Callable[[Sequence[OutboxItem]], None],
     ) -> None:
         """Read from an outbox, oldest first; ``callback`` runs in the writer thread."""
-        self._queue.put(lambda store: callback(store.pending(dest, after_id, limit, max_bytes)))
+
+        def run(store: Store) -> None:
+            known = dest in store.destinations
+            callback(store.pending(dest, after_id, limit, max_bytes) if known else ())
+
+        self._queue.put(run)
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
         """The newest births, by stream; ``callback`` runs in the writer thread."""
@@ -173,6 +179,8 @@ class Writer:
         """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
 
         def run(store: Store) -> None:
+            if dest not in store.destinations:  # the last word of one that was just taken out
+                return
             if not self._confirmed:
                 self._confirmed_at = time.monotonic()
             self._confirmed.setdefault(dest, []).extend(ids)
@@ -185,7 +193,7 @@ class Writer:
 
         def run(store: Store) -> None:
             try:
-                ids, wrong = store.covered(dest, ack)
+                ids, wrong = store.covered(dest, ack) if dest in store.destinations else ([], "comes too late")
             except GatewayError as error:
                 ids, wrong = [], str(error)
             if ids:

@@ -60,6 +60,16 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    version = int(conn.execute("PRAGMA user_version").fetchone()[0])
+    major = version // schema.MAJOR_STEP
+    if major > schema.MAJOR:
+        raise StoreNewer(
+            f"the database was written by a newer major version (schema {major}.{version % schema.MAJOR_STEP}), "
+            f"this one knows up to {schema.MAJOR}.{len(schema.STEPS)}",
+            where=str(path),
+            hint="Install that version again. To go back for good, let it deliver all packs, stop it, and give this "
+            "one a new state_dir. Never put an older copy of the database in its place: it would fork the streams",
+        )
     # order matters: page size and auto_vacuum only take effect before the first table and before WAL
     conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -73,13 +83,6 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted: wear, and WAL
     conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute("PRAGMA cell_size_check = ON")
-    version = int(conn.execute("PRAGMA user_version").fetchone()[0])
-    if version > schema.VERSION:
-        raise StoreNewer(
-            f"the database has schema {version}, this version of meterhouse knows up to {schema.VERSION}",
-            where=str(path),
-            hint="Install the newer version again, or give this one another state directory",
-        )
     if version == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         schema.create(conn)
     elif version < schema.VERSION:
@@ -98,7 +101,9 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
                 hint="Is the state directory on a network or overlay file system? Put it on a local disk",
             )
     conn.execute("BEGIN IMMEDIATE")  # take the lock now: a second agent must fail here and not at its first commit
-    conn.execute("INSERT INTO meta VALUES ('opened', datetime()) ON CONFLICT DO UPDATE SET value = excluded.value")
+    conn.execute(
+        "INSERT INTO meta (name, value) VALUES ('opened', datetime()) ON CONFLICT DO UPDATE SET value = excluded.value"
+    )
     conn.execute("COMMIT")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from agent.store.body import Codec
@@ -131,6 +131,11 @@ class Store(Intake):
         # the last guard should the estimates below be wrong: SQLite refuses instead of growing past the cap
         self._conn.execute(f"PRAGMA max_page_count = {self._page_limit + (2 << 20) // PAGE_BYTES}")
         self._ballast.take(SPARE_BYTES)
+
+    @property
+    def destinations(self) -> Collection[str]:
+        """Who must confirm."""
+        return self._destinations.keys()
 
     def bound(self, max_size_bytes: int, keep_delivered_s: float, destinations: Sequence[str], now_ms: int) -> None:
         """Other bounds and destinations from now on; what is too much for a smaller cap goes with the next ``prune``.

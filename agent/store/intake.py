@@ -104,8 +104,6 @@ class Intake(Shelves):
         try:
             with self._transaction():
                 for name, numbers in (confirmed or {}).items():
-                    if name not in counts:  # the last word of a destination that was just taken out
-                        continue
                     counts[name] -= self._confirm(self._destinations[name], numbers)
                 lost = self._pruner.make_room(self._page_limit - need // PAGE_BYTES - 16) if packs else 0
                 if packs:
@@ -169,7 +167,8 @@ class Intake(Shelves):
             births = [row for row in rows if row.pack.is_birth and row.pack.stream == name]
             self._heads[name] = self._move_head(last.pack, births[-1] if births else None)
         self._conn.executemany(
-            "INSERT INTO packs VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO packs (id, stream, boot, seq, from_ms, span_ms, is_birth, birth, dictionary, body)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?)",
             [
                 (
                     row.id, self._heads[row.pack.stream].id, self._boot(row.pack.boot), row.pack.seq, row.pack.from_ms,
@@ -179,10 +178,13 @@ class Intake(Shelves):
             ],
         )  # fmt: skip
         self._conn.executemany(
-            "INSERT INTO births VALUES (?, ?)", [(row.id, row.pack.hash) for row in rows if row.pack.is_birth]
+            "INSERT INTO births (pack, hash) VALUES (?, ?)",
+            [(row.id, row.pack.hash) for row in rows if row.pack.is_birth],
         )
         for destination in self._destinations.values():
-            self._conn.executemany("INSERT INTO outbox VALUES (?, ?)", [(destination, row.id) for row in rows])
+            self._conn.executemany(
+                "INSERT INTO outbox (destination, pack) VALUES (?, ?)", [(destination, row.id) for row in rows]
+            )
 
     def _move_head(self, pack: Sealed, birth: _Row | None) -> Place:
         place = self._heads.get(pack.stream)
@@ -244,6 +246,8 @@ class Intake(Shelves):
                 return
             number = self._codec.newest + 1
             with self._transaction():
-                self._conn.execute("INSERT INTO dictionaries VALUES (?, ?, ?)", (number, self._next_id, raw))
+                self._conn.execute(
+                    "INSERT INTO dictionaries (id, first_pack, body) VALUES (?, ?, ?)", (number, self._next_id, raw)
+                )
             self._codec.learn(number, raw)
             self._codec.use(number, raw)

@@ -43,10 +43,10 @@ class Records:
                     text = json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode()
                 digest = hashlib.sha256(text).digest()
                 self._conn.execute(
-                    "INSERT INTO documents VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, compress(text))
+                    "INSERT INTO documents (hash, body) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, compress(text))
                 )
                 self._conn.execute(
-                    "INSERT INTO tables VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    "INSERT INTO tables (ring_id, number, stream, document) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     (signed(ring_id), number, stream, digest),
                 )
                 kept = self._conn.execute(
@@ -103,7 +103,7 @@ class Records:
     def add_key_record(self, counter: int, body: bytes) -> None:
         """Keep a signed key record object, as published."""
         with self._transaction():
-            self._conn.execute("INSERT OR IGNORE INTO key_records VALUES (?, ?)", (counter, body))
+            self._conn.execute("INSERT OR IGNORE INTO key_records (counter, body) VALUES (?, ?)", (counter, body))
 
     def key_record(self) -> tuple[int, bytes] | None:
         """(counter, object) of the newest one."""
@@ -112,10 +112,20 @@ class Records:
         ).fetchone()
         return row
 
+    def key_chains(self) -> list[bytes]:
+        """The newest object of each chain of keys, oldest first: a key that stands for a lost one begins another."""
+        chains: dict[str, bytes] = {}
+        for (body,) in self._conn.execute("SELECT body FROM key_records ORDER BY counter").fetchall():
+            chains[json.loads(body)["records"][0]["kid"]] = body
+        return list(chains.values())
+
     def add_checkpoint(self, page: int, counter: int, time_ms: int, body: bytes) -> None:
         """Keep a signed checkpoint page, as published."""
         with self._transaction():
-            self._conn.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", (page, counter, time_ms, body))
+            self._conn.execute(
+                "INSERT OR REPLACE INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)",
+                (page, counter, time_ms, body),
+            )
 
     def chain_checkpoint(
         self, make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]]
@@ -127,7 +137,7 @@ class Records:
         """
         with self._transaction():
             for row in make(self.newest_checkpoints()):
-                self._conn.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?)", row)
+                self._conn.execute("INSERT INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)", row)
             self._conn.execute(
                 "WITH c AS (SELECT DISTINCT counter, time_ms / 86400000 AS day FROM checkpoints),"
                 " kept AS (SELECT counter FROM (SELECT counter FROM c ORDER BY counter DESC LIMIT ?) UNION ALL"
@@ -172,7 +182,7 @@ class Records:
         if size:
             with self._transaction():
                 self._conn.execute(
-                    "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                    "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
                     (name, f"{day} {total}"),
                 )
         return total
@@ -199,6 +209,6 @@ class Records:
         """Keep a configuration that was in force from ``time_ms`` on, once."""
         with self._transaction():
             self._conn.execute(
-                "INSERT INTO configs VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO configs (hash, time_ms, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 (digest, time_ms, zstandard.ZstdCompressor(level=9).compress(text)),
             )

@@ -128,7 +128,11 @@ CREATE TABLE interval_changes (
 Steps = tuple[tuple[str, str], ...]  # name, SQL
 # append only; never edit what was released
 STEPS: Steps = (("0001_first", _FIRST), ("0002_devices", _DEVICES), ("0003_intervals", _INTERVALS))
-VERSION = len(STEPS)  # PRAGMA user_version of a current database
+# Within a major number steps only add, so that an older version opens what a newer one left. A step that an older
+# version could not live with raises MAJOR: then the older one refuses. PRAGMA user_version holds both.
+MAJOR = 0
+MAJOR_STEP = 1000
+VERSION = MAJOR * MAJOR_STEP + len(STEPS)  # of a current database
 
 # as sqlite-utils 4 makes it, so that it recognises a database that we made without it
 _RECORDS = """
@@ -153,7 +157,7 @@ def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)",
             (SET, name, str(datetime.now(UTC))),
         )
-    conn.execute(f"PRAGMA user_version = {len(steps)}")
+    conn.execute(f"PRAGMA user_version = {MAJOR * MAJOR_STEP + len(steps)}")
     conn.execute("COMMIT")
 
 
@@ -165,7 +169,7 @@ def upgrade(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
     for name, sql in steps:
         migrations(name=name)(_step(sql))
     migrations.apply(Database(conn))
-    conn.execute(f"PRAGMA user_version = {len(steps)}")
+    conn.execute(f"PRAGMA user_version = {MAJOR * MAJOR_STEP + len(steps)}")
 
 
 def _step(sql: str) -> Callable[[Any], None]:
