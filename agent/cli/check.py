@@ -49,12 +49,25 @@ def check(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, p
         click.echo(as_line({"ok": False, "complaints": [complaint_json(one) for one in error.complaints]}))
         raise SystemExit(error.exit_code) from None
     notes = [*config.notes, *find_notes(config), *_plan_notes(config, costs)]
+    learned = _learned(config)
     if as_json:
-        click.echo(as_line(to_json(config, costs, notes)))
+        click.echo(as_line(to_json(config, costs, notes) | {"learned": learned}))
         return
     _print(config, profiles, costs, plan)
+    for name, text in learned.items() if plan else ():
+        click.echo(f"device {name} taught the running agent of its map, so it asks otherwise: {text}")
     for note in notes:
         click.echo(f"warning: {note}", err=True)
+
+
+def _learned(config: Config) -> dict[str, str]:
+    """By device, where an agent runs here: its plan is another one than the profile alone gives."""
+    from agent.cli.common import learned_maps, read_snapshot
+
+    try:
+        return learned_maps(read_snapshot(config.runtime_dir))
+    except GatewayError:
+        return {}
 
 
 def complaint_json(error: GatewayError) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     return found
 
 
+def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
+    """What devices taught the agent about their maps, by name: cuts, missing registers, shorter reads."""
+    said = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
+    return {str(name): tidy(str(text), 300) for name, text in said.items() if text}
+
+
 def is_alive(pid: object) -> bool:
     """Does a process with this number exist?"""
     if not isinstance(pid, int) or pid <= 0:

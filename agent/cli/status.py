@@ -15,6 +15,7 @@ from agent.cli.common import (
     find_runtime_dir,
     is_alive,
     json_option,
+    learned_maps,
     read_snapshot,
     show_age,
     tidy,
@@ -138,6 +139,8 @@ def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest:
         if table.row_count:
             console.print(table)
             console.print()
+    for name, learned in learned_maps(snapshot).items():
+        click.echo(f"device {name} taught us of its map: {learned}")
     for text in (text for texts in faults.values() for text in texts):
         click.echo(f"error: {text}", err=True)
     if not faults:

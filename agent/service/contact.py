@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from agent.pack import StreamTable, changes, contradicts, seconds
+from agent.service.learned import Learned
 from agent.service.roster import Roster, Unit
 from agent.service.sealing import Sealing
 from agent.service.streams import Stream
@@ -43,6 +44,7 @@ class Contacts:
 
     Args:
         ring, register, number: where tables of new shapes are made known, and the next number of one.
+        learned: what devices taught their drivers before.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class Contacts:
         ring: Ring,
         register: Register,
         number: Callable[[], int],
+        learned: Learned | None = None,
     ) -> None:
         self._sealing, self._writer = sealing, writer
         self._ring, self._register, self._number = ring, register, number
+        self._learned = learned
 
     async def meet(self, unit: Unit, tick_ms: int, roster: Roster) -> None:
         """Make sure that we know who answers. Raises LineError where the device is silent or does not make sense."""
@@ -68,6 +72,8 @@ class Contacts:
             if again != said:
                 raise MismatchError("says another thing each time it is asked who it is", where=unit.config.name)
         identity = _joined(known, said)
+        if self._learned is not None:
+            self._learned.teach(unit, device.driver, unit.profile.hash, identity)
         if unit.identity is None or identity != unit.identity:
             try:
                 await self._identified(unit, identity, tick_ms, roster)
@@ -115,6 +121,8 @@ class Contacts:
         else:
             device.driver = driver
             device.respecified()
+            if self._learned is not None:
+                self._learned.teach(unit, driver, unit.profile.hash, identity)
 
     async def _tell(
         self,

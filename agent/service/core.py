@@ -23,6 +23,7 @@ from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
 from agent.service.desk import Desk
 from agent.service.fleet import Fleet
+from agent.service.learned import Learned
 from agent.service.notify import notify
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
@@ -127,8 +128,8 @@ class Service:
         recovered = await self.writer.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
-        known = known_devices(await self.writer.call(Store.devices))
-        roster = Roster(config, known, self.started_ms)
+        rows = await self.writer.call(Store.devices)
+        roster = Roster(config, known_devices(rows), self.started_ms)
         planned = self.fleet.plan(roster)
         name = f"{config.base}/_gateway"
         self._gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
@@ -138,7 +139,8 @@ class Service:
         number = self.fleet.number()
         gateway.become(number, table, self.started_ms)
         self.sealing.open(ring, gateway)
-        await self.fleet.register([*self.fleet.open(ring, planned, self.started_ms), (number, table)])
+        tables = self.fleet.open(ring, planned, self.started_ms, Learned(self.writer, rows))
+        await self.fleet.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered))
         self._start_uplinks()
@@ -345,6 +347,7 @@ class Service:
                 self.sealing.owe(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
             except GatewayError as error:
                 self.sealing.trouble_is(str(error))
+            await self.fleet.keep_lessons()
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: Snapshot) -> None:

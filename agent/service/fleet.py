@@ -10,6 +10,7 @@ from agent.config.tree import LineEntry
 from agent.pack import StreamTable
 from agent.poll import DevicePoll, Grid, LinePoller
 from agent.service.contact import Contacts
+from agent.service.learned import Learned
 from agent.service.roster import Roster, Unit
 from agent.service.sealing import Sealing
 from agent.service.streams import Stream
@@ -48,6 +49,7 @@ class Fleet:
         self.lock = asyncio.Lock()
         self.roster: Roster
         self.ring: Ring
+        self.learned: Learned | None = None
         self._contacts: Contacts
 
     def plan(self, roster: Roster) -> list[Planned]:
@@ -58,10 +60,12 @@ class Fleet:
         specs = [(device, roster.spec(device)) for device in self.config.devices]
         return [(device, spec, roster.table(device, spec)) for device, spec in specs]
 
-    def open(self, ring: Ring, planned: Sequence[Planned], start_ms: int) -> list[tuple[int, StreamTable]]:
+    def open(
+        self, ring: Ring, planned: Sequence[Planned], start_ms: int, learned: Learned
+    ) -> list[tuple[int, StreamTable]]:
         """Make the devices; returns their tables, to be made durable before anybody is asked."""
-        self.ring = ring
-        self._contacts = Contacts(self.sealing, self._writer, ring, self.register, self.number)
+        self.ring, self.learned = ring, learned
+        self._contacts = Contacts(self.sealing, self._writer, ring, self.register, self.number, self.learned)
         tables = []
         for device, spec, table in planned:
             number = self.number()
@@ -158,8 +162,14 @@ class Fleet:
     async def close(self) -> None:
         """No more polls, and the ports are free."""
         await self.stop_pollers()
+        await self.keep_lessons()
         for line in self.lines.values():
             await line.close()
+
+    async def keep_lessons(self) -> None:
+        """Make durable what devices taught their drivers."""
+        if self.learned is not None:
+            await self.learned.keep(self.units)
 
     def trim(self) -> None:
         """Let go of pages that lie in the runtime directory anyway."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.config import Config, DeviceConfig, device_spec, site_profiles
-from agent.pack import Facts, PointTable, StreamTable
+from agent.pack import Facts, PointTable, StreamTable, changes
 from agent.poll import DevicePoll
 from agent.service.streams import Stream
 from agent.service.tables import Source, device_front, gateway_table, point_rows
@@ -83,7 +83,11 @@ class Roster:
         profile = self.profile(device)
         source = Source(profile.id, profile.hash, profile.evidence)
         front = device_front(self._config, device, spec, source, identity) | {"epoch": epoch}
-        return StreamTable(spec.stream, front, self._tables[kind])
+        table = StreamTable(spec.stream, front, self._tables[kind])
+        before = self.known.get(spec.stream)
+        if before is not None and before.epoch == epoch and changes(before, table.facts):
+            table.met = False  # a change that is not told yet, which a restart must find again
+        return table
 
     def gateway_table(self, stream: str, version: str) -> StreamTable:
         """The table of the gateway's own stream."""

@@ -13,6 +13,7 @@ import agent
 import ext.clock
 from agent.config import Config
 from agent.pack import seconds
+from agent.service.learned import lessons_of
 from agent.service.metrics import write_metrics
 from agent.service.pen import Pen
 from agent.service.pulse import Pulse
@@ -155,6 +156,8 @@ def _device_facts(unit: Unit) -> dict[str, Any]:
         "error": poll.last_error or None,
         "overloads": poll.overloads,
         "identity": unit.identity,
+        "epoch": stream.shape.table.facts.epoch,
+        "learned": lessons_of(poll.driver) or None,
         "readings": stream.readings,
         "gap_readings": stream.gap_readings,
         "packs": stream.packs,

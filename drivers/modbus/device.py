@@ -52,7 +52,7 @@ class ModbusDevice:
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int, holes: KnownHoles | None = None) -> None:
         self.spec, self.table = spec, table
-        self.holes = holes or KnownHoles()
+        self._holes = holes or KnownHoles()
         self.where = f"{spec.name} (line {line.name} unit {spec.address})"
         lowest, highest = (0, 255) if line.is_mbap else (1, 247)
         if not (spec.address.isdecimal() and lowest <= int(spec.address) <= highest):
@@ -73,6 +73,16 @@ class ModbusDevice:
         for point in spec.points:
             self._used |= 1 << PACES.index(point.pace)
         self._visit(self._used)  # complain now, not at the first tick
+
+    @property
+    def holes(self) -> KnownHoles:
+        """What this device taught us about its map."""
+        return self._holes
+
+    @holes.setter
+    def holes(self, holes: KnownHoles) -> None:
+        self._holes, self._version = holes, holes.version
+        self._visits.clear()
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Ask what is due at a tick. A read that fails becomes a gap with its reason, never a zero.
