@@ -32,6 +32,7 @@ PROFILES_DIR = Path("/etc/meterhouse/profiles")
 TABLES = ("site", "key", "store", "pack", "ring", "interval", "indicators", "paths", "uplink", "line", "device")
 LISTS = frozenset({"uplink", "line", "device"})
 DAY_MS = 86_400_000
+MAX_SLIPS = 60  # positions of a demand window
 
 
 def load_config(
@@ -254,6 +255,31 @@ def _interval(table: Table) -> IntervalConfig:
             raise v.Wrong(f"{v.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h")
         return ms
 
-    out = IntervalConfig(table.take("length", length, IntervalConfig().length_ms))
-    table.done()
-    return out
+    default = IntervalConfig()
+    length_ms = table.take("length", length, default.length_ms)
+    gap_ms = table.take("max_gap", v.duration_ms(1_000, DAY_MS, "5 min"), default.max_gap_ms)
+    period_ms, slip_ms = _demand(table, default)
+    table.done({"gap": "Write max_gap", "demand_period": 'Write demand = { period = "15 min", slip = "1 min" }'})
+    return IntervalConfig(length_ms, gap_ms, period_ms, slip_ms)
+
+
+def _demand(table: Table, default: IntervalConfig) -> tuple[int, int]:
+    """Period and slip of the windows of demand, in ms."""
+    demand = table.table("demand")
+    if demand is None:
+        return default.demand_period_ms, default.demand_slip_ms
+    period_ms = demand.take("period", v.duration_ms(60_000, 3_600_000, "15 min"), default.demand_period_ms)
+
+    def slip(value: object) -> int:
+        ms = v.duration_ms(1_000, 3_600_000, "1 min")(value)
+        if period_ms % ms or period_ms // ms > MAX_SLIPS:
+            what = f"{v.show(value)} does not divide the period of {v.show_ms(period_ms)} into 1 to {MAX_SLIPS}"
+            raise v.Wrong(what, "Such as 1 min for a period of 15 min")
+        return ms
+
+    slip_ms = demand.take("slip", slip, min(default.demand_slip_ms, period_ms))
+    if period_ms % slip_ms:
+        demand.complain(None, "period", f"{v.show_ms(period_ms)} is no whole number of slips", "Say slip as well")
+        period_ms, slip_ms = default.demand_period_ms, default.demand_slip_ms
+    demand.done()
+    return period_ms, slip_ms

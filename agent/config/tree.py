@@ -122,9 +122,12 @@ class RingConfig:
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
-    """Stretches of energy; the length divides a day."""
+    """Stretches of energy; the length divides a day. A demand window is a whole number of slips."""
 
     length_ms: int = 900_000
+    max_gap_ms: int = 300_000  # between readings; what lies further apart is known in total only
+    demand_period_ms: int = 900_000
+    demand_slip_ms: int = 60_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.intervals.cut import Cut
 from agent.intervals.page import Cell, Row, Shape
 from agent.intervals.rows import Flag
-from ext.rates import Done
+
+if TYPE_CHECKING:
+    from ext.rates import Done
 
 Key = tuple[int, int, int]  # start, end, turn
 MAX_GRACE_MS = 900_000

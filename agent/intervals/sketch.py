@@ -169,7 +169,8 @@ def _unit(point: Mapping[str, Any]) -> str:
 
 def _grid(point: Mapping[str, Any]) -> tuple[int, int]:
     """(period, phase) in ms; 0 where it is due on no grid."""
-    return round((point.get("period") or 0) * 1000), round((point.get("phase") or 0) * 1000)
+    period, phase = (Decimal(str(point.get(name) or 0)) * 1000 for name in ("period", "phase"))
+    return round(period), round(phase)
 
 
 def _ratio(device: Mapping[str, Any]) -> Decimal:

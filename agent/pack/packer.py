@@ -71,6 +71,19 @@ def _blame(piece: Slice, unknown: Reason) -> Reason:
     return Reason.RING if piece.lost and unknown is Reason.STOPPED else unknown
 
 
+def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
+    """In order, each piece of at most ``room`` bytes or a single text."""
+    pieces: list[list[bytes]] = [[]]
+    size = 0
+    for text in texts:
+        if pieces[-1] and size + len(text) + 1 > room:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(text)
+        size += len(text) + 1
+    return pieces
+
+
 class Packer:
     """Seals one stream. Its state moves with every pack; ``mark`` and ``restore`` undo what was not committed.
 
@@ -198,6 +211,43 @@ class Packer:
         out.append(self._pack(ring, 0, max(to_ms, at.from_ms), clock, gaps=gaps, events=events, gap_readings=due))
         return out
 
+    def results(
+        self, ring: Ring, clock: Mapping[str, Any], made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]]
+    ) -> list[SealedPack]:
+        """Packs of results: of each stretch its end in UTC ms and what was found, in order; a birth first where due.
+
+        A stretch begins where the one before it ended, and is never cut unless it is too large by itself: then it
+        comes in parts.
+        """
+        table, at, room = self._table, self._at, self._max - HEADER_BYTES
+        if table is None:
+            raise ValueError(f"{self.stream} has no point table yet")
+        out: list[SealedPack] = []
+        if at.birth is None and made:
+            out.append(self._pack(ring, 0, at.from_ms, clock, table=table))
+        held: list[bytes] = []
+        end_ms = at.from_ms
+        for to_ms, found in made:
+            texts = [dumps(result) for result in found]
+            if held and sum(map(len, held)) + sum(map(len, texts)) > room:
+                out.append(self._pack(ring, 0, end_ms, clock, results=held))
+                held = []
+            pieces = _pieces(texts, room)
+            if len(pieces) > 1:
+                if end_ms > at.from_ms:
+                    out.append(self._pack(ring, 0, end_ms, clock, results=held))
+                    held = []
+                from_ms = at.from_ms
+                for k, piece in enumerate(pieces, 1):
+                    at.from_ms = from_ms
+                    out.append(self._pack(ring, 0, to_ms, clock, results=piece, part=[k, len(pieces)]))
+            else:
+                held += texts
+            end_ms = to_ms
+        if end_ms > at.from_ms:
+            out.append(self._pack(ring, 0, end_ms, clock, results=held))
+        return out
+
     def _refresh_states(self, table: StreamTable) -> None:
         hour = self._at.from_ms // HOUR_MS
         if hour != self._at.hour:
@@ -283,6 +333,7 @@ class Packer:
         e: bytes = b"[]",
         gaps: Sequence[Mapping[str, Any]] = (),
         events: Sequence[Mapping[str, Any]] = (),
+        results: Sequence[bytes] = (),
         part: list[int] | None = None,
         records: int = 0,
         gap_readings: int = 0,
@@ -307,6 +358,8 @@ class Packer:
         front.append(b'"prev":' + dumps(at.prev))
         if at.first:
             front.append(b'"prev_boot":' + dumps(at.prev_boot))
+        if results:
+            front.append(b'"results":[' + b",".join(results) + b"]")
         front.append(b'"seq":%d' % at.seq)
         back = b',"stream":' + dumps(self.stream)
         if table is not None:

@@ -23,6 +23,7 @@ from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
 from agent.service.desk import Desk
 from agent.service.fleet import Fleet
+from agent.service.intervals import Intervals
 from agent.service.learned import Learned
 from agent.service.notify import notify
 from agent.service.pen import KeyWatch, Pen
@@ -98,6 +99,7 @@ class Service:
             self.writer.on_trouble = self.sealing.trouble_is
             notify("STATUS=opening the store")
             self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
+            self.intervals = Intervals(self.config, self.writer, self.sealing, self.grid, self._packer)
             self.pulse = Pulse(self.writer, self.fleet, lambda: summary(self), os.environ)
             await self.writer.start()
             try:
@@ -143,6 +145,7 @@ class Service:
         await self.fleet.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered))
+        await self.intervals.open(ring, roster.gateway_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()
 
     def _packer(self, stream: str, from_ms: int | None = None) -> Packer:
@@ -216,6 +219,7 @@ class Service:
             self._housekeeping(),
             self._reloads(),
             self.key_watch.run(),
+            self.intervals.run(),
             Desk(Running(self), self.config.runtime_dir / FOLDER).run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
@@ -230,6 +234,7 @@ class Service:
         await self.fleet.close()
         try:
             sealed = await self.sealing.close()
+            await self.intervals.close()
             if sealed and self.checkpoints is not None:
                 await self.checkpoints.make()
         except GatewayError as error:
@@ -292,6 +297,8 @@ class Service:
         self.sealing.pace(config.pack.every_ms)
         for packer in self._packers.values():
             packer.limit(config.pack.max_size_bytes)
+        indicators = change.roster.gateway_table(f"{config.base}/_indicators", agent.__version__)
+        await self.intervals.reload(config, indicators)
         said = await self._change_uplinks(config)
         self.config, self.loaded_ms = config, time.time_ns() // 1_000_000
         if not table.same_as(self._gateway.shape.table):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.pack import Packer, StreamTable
+from agent.pack import Packer, SealedPack, StreamTable
 from drivers.model import Reason
 
 SILENT_MS = 900_000  # a stream without readings is sealed at least this often
@@ -27,13 +27,15 @@ class Shape:
 
 @dataclass(slots=True)
 class Segment:
-    """A stretch of one shape to seal; ``taken`` comes back as the number of positions used up."""
+    """A stretch of one shape to seal; ``taken`` comes back as the number of positions used up, ``packs`` as made."""
 
     number: int
     table: StreamTable
     positions: array[int]
     to_ms: int
     taken: int = 0
+    packs: tuple[SealedPack, ...] = ()
+    sealed: array[int] = field(default_factory=lambda: array("Q"))  # positions that are in ``packs``
 
 
 @dataclass(slots=True)

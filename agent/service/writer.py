@@ -18,6 +18,7 @@ from agent.keys import KeyFileError
 from agent.outbox import Ack, OutboxItem, ReplayPage
 from agent.pack import Mark, Packer, SealedPack, base64url, seconds
 from agent.service.streams import SealJob
+from agent.service.tallying import Work
 from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError, Reason
 from ext.ring import Ring
@@ -50,6 +51,7 @@ class Batch:
         self.packs: list[SealedPack] = []
         self.outcome: list[Sealed] = []
         self.stated: list[int] = []  # losses
+        self.works: list[Work] = []
         self.size = 0
         self._marks: list[tuple[Packer, Mark]] = []
 
@@ -63,6 +65,7 @@ class Batch:
         self.size += sum(len(pack.data) for pack in packs)
         records, missing = sum(p.records for p in packs), sum(p.gap_readings for p in packs)
         self.outcome.append(Sealed(job, records, missing, len(packs), packer.quiet))
+        self.works += [Work(job.stream.name, s.table, s.sealed, s.packs) for s in job.segments if s.packs]
 
     def undo(self) -> None:
         """Put the packers back."""
@@ -78,12 +81,14 @@ class Writer:
         clock: the ``clock`` object of a pack, at the moment of the call.
 
     ``on_trouble`` is called in the loop with a text when the store cannot commit or the key cannot sign (then also
-    with the reason of gaps that come of it), with None when both could.
+    with the reason of gaps that come of it), with None when both could. ``on_committed`` is called in the thread, once
+    packs are durable and offered.
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
         self._open_store, self._clock = open_store, clock
         self.on_trouble: Callable[..., None] = _nobody_cares
+        self.on_committed: Callable[[Store, Ring, Sequence[Work]], None] = lambda store, ring, works: None
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()
@@ -282,9 +287,15 @@ class Writer:
             if (batch.size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
                 if not self._commit(store, batch):
                     break
+                self.on_committed(store, ring, batch.works)
                 done += batch.outcome
                 batch = Batch()
         return done
+
+    def keep(self, store: Store, packs: Sequence[SealedPack]) -> None:
+        """Commit packs that hold no readings and offer them; in the thread. Raises what ``Store.commit`` raises."""
+        ids = store.commit(packs, {})
+        self._offer(ids, packs)
 
     def _commit(self, store: Store, batch: Batch) -> bool:
         """Make a batch durable and offer it; where the store cannot, its packs never existed."""
@@ -301,13 +312,16 @@ class Writer:
         if batch.stated:
             self._losses = [note for note in self._losses if note.id not in batch.stated]
         self._back(self.on_trouble, None)
+        self._offer(ids, batch.packs)
+        return True
+
+    def _offer(self, ids: Sequence[int], packs: Sequence[SealedPack]) -> None:
         items = [
             OutboxItem(id=number, stream=pack.stream, data=pack.data, is_birth=pack.is_birth, to_ms=pack.to_ms)
-            for number, pack in zip(ids, batch.packs, strict=True)
+            for number, pack in zip(ids, packs, strict=True)
         ]
         for uplink in self._uplinks:
             uplink.offer(items)
-        return True
 
     def _back(self, function: Callable[..., None], *args: object) -> None:
         """Run in the loop, if there still is one."""
@@ -344,6 +358,7 @@ def seal_job(
     packer = job.stream.packer
     packs: list[SealedPack] = []
     events = [*losses, *(event for _, event in job.events)]
+    made = 0  # packs of the segments before
     for segment in job.segments:
         if not segment.table.same_as(packer.table):
             packer.use(segment.table)
@@ -354,7 +369,7 @@ def seal_job(
                 packs += packer.absent(ring, job.start_ms, job.unknown, clock, events)
                 events = []
             job.start_ms = None
-        before = len(segment.positions)
+        held = segment.positions[:]
         long = _nothing_until(ring, segment.positions, segment.to_ms)
         if long - packer.from_ms > LONG_MS:  # sealing paused, and the ring has run over since
             over = bool(segment.positions) and segment.positions[0] < ring.tail
@@ -362,11 +377,13 @@ def seal_job(
             packs += packer.absent(ring, long, why, clock, events)
             events = []
         packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, job.unknown)
-        segment.taken = before - len(segment.positions)
-        events = []
+        segment.taken = len(held) - len(segment.positions)
+        segment.sealed, segment.packs = held[: segment.taken], tuple(packs[made:])
+        made, events = len(packs), []
     if job.step_ms is not None:
         event = packer.step(job.step_ms)
         packs += packer.seal(ring, job.segments[-1].positions, job.step_ms, clock, [event])
+        job.segments[-1].packs += tuple(packs[made:])
     return packs
 
 

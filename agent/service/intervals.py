@@ -1,0 +1,176 @@
+"""The loop's side of intervals: lets them be made behind the commits, closes them, publishes what follows from them.
+
+An interval of the site is closed when all devices have written theirs, or ``LATE_MS`` after its end: a device that is
+silent must not keep the park's figures. What is found is sealed as packs of the stream ``_indicators``, whose ``from``
+and ``to`` are boundaries of intervals: the head of the stream says what was published, in the same transaction as the
+pack, so each interval comes exactly once over all restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import ext.clock
+from agent.config import Config
+from agent.intervals import Cut
+from agent.intervals.sketch import Rule
+from agent.pack import Packer, StreamTable
+from agent.poll import Grid
+from agent.service.sealing import Sealing, pack_clock
+from agent.service.tallying import Tallying
+from agent.service.writer import Writer
+from agent.store import Store
+from drivers.model import GatewayError
+from ext.ring import Ring
+
+log = logging.getLogger("meterhouse.intervals")
+LATE_MS = 1_200_000  # a silent device is sealed every 15 minutes at least
+LOOK_S = 2.0
+SLICES_S = 0.05  # between slices of catching up: what is sealed goes first
+TIDY_EVERY_S = 60.0
+AT_ONCE = 96  # intervals published in one go, after a long time away
+
+Results = Sequence[Mapping[str, Any]]
+
+
+class Maker(Protocol):
+    """Makes results of a closed interval. Called once for each, in order, in the writer's thread."""
+
+    def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
+        """Result objects as docs/pack-format.md describes them. GatewayError: asked again at the next look."""
+
+
+class Intervals:
+    """Owned by the service; ``makers`` may be added before ``open``.
+
+    Args:
+        packer_of: the packer of a stream, going on where the store left it, else from a time in ms.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        writer: Writer,
+        sealing: Sealing,
+        grid: Grid,
+        packer_of: Callable[[str, int], Packer],
+    ) -> None:
+        self._config, self._writer, self._sealing, self._grid = config, writer, sealing, grid
+        self._packer_of = packer_of
+        self._loop = asyncio.get_running_loop()
+        self.makers: list[Maker] = []
+        self.tallying = self._make(config)
+        self._packer: Packer | None = None
+        self._ring: Ring | None = None
+        self.closed_ms = 0  # end of the newest interval that is published
+        self._failed = ""
+
+    def _make(self, config: Config) -> Tallying:
+        entry = config.interval
+        cut = Cut(config.timezone, entry.length_ms)
+        rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
+        return Tallying(cut, rule, config.store.keep_intervals_s * 1000, self._note)
+
+    def _note(self, stream: str, event: dict[str, Any]) -> None:
+        """From the writer's thread."""
+        self._loop.call_soon_threadsafe(self._remark, stream, event)
+
+    def _remark(self, stream: str, event: dict[str, Any]) -> None:
+        if stream in self._sealing.streams:
+            self._sealing.note(self._sealing.streams[stream], event)
+
+    # --- life
+
+    async def open(self, ring: Ring, table: StreamTable) -> None:
+        """Follow the commits from now on; ``table`` is that of the stream of results."""
+        self._ring = ring
+        now_ms = self._grid.now_ms()
+        self._packer = self._packer_of(table.stream, self.tallying.cut.floor(now_ms))
+        self._packer.use(table)
+        self.closed_ms = self._packer.from_ms
+        await self._writer.call(self._admit)
+        self._writer.on_committed = self.tallying.committed
+
+    def _admit(self, store: Store) -> None:
+        wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
+        self.tallying.admit(stream for stream in store.heads() if stream in wanted)
+
+    async def reload(self, config: Config, table: StreamTable) -> None:
+        """Another configuration: other devices, another table of results, perhaps another way to cut."""
+        old, self._config = self._config, config
+        if (old.interval, old.timezone, old.store) != (config.interval, config.timezone, config.store):
+            await self._writer.call(self.tallying.save)
+            self.tallying = self._make(config)
+            await self._writer.call(self._admit)
+            self._writer.on_committed = self.tallying.committed
+        if self._packer is not None and not table.same_as(self._packer.table):
+            await self._writer.call(lambda store: self._use(table))
+
+    def _use(self, table: StreamTable) -> None:
+        if self._packer is not None:
+            self._packer.use(table)
+
+    async def run(self) -> None:
+        """Catch up, publish, tidy; until cancelled."""
+        tidy_s = time.monotonic()
+        while True:
+            try:
+                behind = await self._writer.call(self.tallying.catch_up)
+                if not behind:
+                    await self._publish()
+                if time.monotonic() - tidy_s > TIDY_EVERY_S:
+                    tidy_s = time.monotonic()
+                    await self._writer.call(self._tidy)
+                self._failed = ""
+            except GatewayError as error:  # a full disk: packs say so as well, and nothing of this is lost
+                if str(error) != self._failed:
+                    log.warning("intervals wait: %s", error)
+                self._failed, behind = str(error), False
+            await asyncio.sleep(SLICES_S if behind else LOOK_S)
+
+    def _tidy(self, store: Store) -> None:
+        trusted = ext.clock.state().synced is not False
+        self.tallying.tidy(store, self._grid.now_ms() if trusted else 0)
+
+    async def close(self) -> None:
+        """After the last packs were committed: keep where every counter stands."""
+        if self._packer is not None:
+            await self._writer.call(self.tallying.save)
+
+    # --- results
+
+    async def _publish(self) -> None:
+        """Seal the results of intervals that are closed by now."""
+        streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
+        now_ms = self._grid.now_ms()
+        await self._writer.call(lambda store: self._close(store, streams, now_ms))
+
+    def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:
+        packer, ring = self._packer, self._ring
+        if packer is None or ring is None or not self.makers:
+            return
+        cut, settled_ms = self.tallying.cut, self.tallying.closed_ms(streams)
+        made: list[tuple[int, Results]] = []
+        start = packer.from_ms
+        while len(made) < AT_ONCE:
+            end = cut.stretch("interval", start)[1]
+            if end > settled_ms and now_ms < end + LATE_MS:
+                break
+            if end > now_ms:  # the clock was set back: these were published in the time that comes again
+                break
+            made.append((end, [result for maker in self.makers for result in maker(store, start, end)]))
+            start = end
+        if not made:
+            return
+        mark = packer.mark()
+        try:
+            self._writer.keep(store, packer.results(ring, pack_clock(), made))
+        except BaseException:
+            packer.restore(mark)
+            raise
+        self.closed_ms = start
+
