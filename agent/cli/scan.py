@@ -55,6 +55,11 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
     "--addresses", metavar="LIST", help="Modbus units or M-Bus primary addresses, such as 1-32,100.  [default: all]"
 )
 @click.option(
+    "--mbus-by",
+    type=click.Choice(["secondary", "primary", "both"]),
+    help="Ask for M-Bus meters by selection, by primary address, or both.  [default: both; primary with --addresses]",
+)
+@click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(0.02, 30),
@@ -104,7 +109,7 @@ def scan(
     Examples:
       meterhouse scan --line serial:/dev/ttyUSB0
       meterhouse scan --line serial:/dev/ttyUSB0 --protocol modbus --serial "9600 8N1" --serial "19200 8E1" --quick
-      meterhouse scan --line serial:/dev/ttyUSB1 --protocol mbus --addresses 0-30
+      meterhouse scan --line serial:/dev/ttyUSB1 --protocol mbus --mbus-by secondary
       meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
 
     \b
@@ -217,9 +222,16 @@ def _hunt(url: str, **asked: Any) -> Hunt:
         listen_s=asked["listen_s"],
         bus_is_mine=asked["bus_is_mine"],
         deep=asked["deep"],
+        mbus_by=_mbus_by(asked["mbus_by"], asked["addresses"]),
         identify=not asked["no_identify"],
         echo=asked["echo"],
     )
+
+
+def _mbus_by(said: str | None, addresses: str | None) -> tuple[str, ...]:
+    if said is None:
+        said = "primary" if addresses else "both"
+    return ("secondary", "primary") if said == "both" else (said,)
 
 
 def _scans(hunts: Sequence[Hunt]) -> list[Scan]:

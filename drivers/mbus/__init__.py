@@ -6,6 +6,7 @@ times, phases or negative contributions (VIFE); it stays an oracle in the tests.
 
 from drivers.mbus.link import (
     ALLOWED_CONTROLS,
+    SELECTED,
     Frame,
     Parser,
     broken,
@@ -21,6 +22,7 @@ __all__ = [
     "ALLOWED_CONTROLS",
     "CI_NAMES",
     "MEDIA",
+    "SELECTED",
     "Frame",
     "Parser",
     "Telegram",

@@ -2,9 +2,10 @@
 
 from drivers.scan.ear import AnotherMaster, Ear, describe
 from drivers.scan.fit import Fit, Identity, identify, profiles_of
+from drivers.scan.hunt import Found, Hunt
 from drivers.scan.memory import RememberingLine
 from drivers.scan.probes import COMMON_SETTINGS, FACTS, PROTOCOLS, SETTINGS
-from drivers.scan.search import Found, Hunt, Scan, one_device
+from drivers.scan.search import Scan, one_device
 
 __all__ = [
     "COMMON_SETTINGS",

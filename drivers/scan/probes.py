@@ -27,7 +27,9 @@ FACTS = {
     "13h": "DL/T 645-2007: read address, AA..AA",
     "11h": "DL/T 645-2007: read 00010000 of addresses that end in given digits",
     "01h": "DL/T 645-1997: read 9010, AA..AA; CJ/T 188: read 901F, AA..AA",
-    "SND_NKE": "M-Bus: reset the link of a primary address",
+    "SND_NKE": "M-Bus: reset the link of a primary address, or deselect",
+    "SND_UD select": "M-Bus: select by secondary address (CI 52h)",
+    "REQ_UD2": "M-Bus: read the data of who acknowledged",
 }
 _METER_S = 0.5  # DL/T 645-2007 and CJ/T 188: a meter answers within 500 ms
 
@@ -52,18 +54,47 @@ def modbus_probe(unit: int, serial: str, timeout_s: float, function: int = 3) ->
 
 def mbus_probe(address: int, serial: str, timeout_s: float) -> Probe:
     """SND_NKE, which a meter acknowledges within 330 bit times and 50 ms (EN 13757-2)."""
-    baud = int(serial.split(maxsplit=1)[0]) if serial else 2400
+    return _mbus_acknowledged(mbus.build_snd_nke(address), 0x40, str(address), serial, timeout_s)
+
+
+def mbus_select(frame: bytes, mask: str, serial: str, timeout_s: float) -> Probe:
+    """A selection by secondary address: whoever it means acknowledges."""
+    return _mbus_acknowledged(frame, 0x53, mask, serial, timeout_s)
+
+
+def _mbus_acknowledged(frame: bytes, control: int, address: str, serial: str, timeout_s: float) -> Probe:
     request = MeterRequest(
-        mbus.build_snd_nke(address),
-        0x40,
-        str(address),
+        frame,
+        control,
+        address,
         f"M-Bus {address}",
         1,
         mbus.Parser,
         lambda found: found.raw if found.kind == "ack" else None,
         lambda heard: mbus.broken(heard)[2],
     )
-    return Probe("mbus", str(address), serial, request, max(timeout_s, 0.06 + 330 / baud), f"address {address}")
+    return Probe("mbus", address, serial, request, max(timeout_s, mbus_ack_s(serial)), f"address {address}")
+
+
+def mbus_read(address: int, who: str, serial: str, timeout_s: float) -> Probe:
+    """REQ_UD2 to a primary address, or to the selected one (253)."""
+    request = MeterRequest(
+        mbus.build_req_ud2(address, fcb=True),
+        0x7B,
+        who,
+        f"M-Bus {who}",
+        261,
+        mbus.Parser,
+        lambda found: found.raw if found.kind == "long" and found.from_device else None,
+        lambda heard: mbus.broken(heard)[2],
+    )
+    return Probe("mbus", who, serial, request, max(timeout_s, mbus_ack_s(serial)), f"address {who}")
+
+
+def mbus_ack_s(serial: str) -> float:
+    """How long an M-Bus meter may take to begin its answer: 330 bit times and 50 ms, and a little for us."""
+    baud = int(serial.split(maxsplit=1)[0]) if serial else 2400
+    return 0.06 + 330 / baud
 
 
 def dlt645_probes(serial: str, timeout_s: float) -> list[Probe]:
@@ -76,10 +107,13 @@ def dlt645_probes(serial: str, timeout_s: float) -> list[Probe]:
     return [_dlt645(frame, function, serial, timeout_s, "any address") for frame, function in asked]
 
 
-def dlt645_ending(digits: str, serial: str, timeout_s: float) -> Probe:
-    """A read to all meters whose address ends in ``digits`` (abbreviated addressing, DL/T 645-2007 7.1)."""
-    frame = dlt645.build_read(digits.rjust(12, "A"), "00010000")
-    return _dlt645(frame, 0x11, serial, timeout_s, f"addresses that end in {digits}")
+def dlt645_ending(digits: str, serial: str, timeout_s: float, function: int = 0x11) -> Probe:
+    """A read to all meters whose address ends in ``digits`` (abbreviated addressing, DL/T 645-2007 7.1).
+
+    ``function``: 11h, or 01h for meters of 1997.
+    """
+    frame = dlt645.build_read(digits.rjust(12, "A"), "9010" if function == 0x01 else "00010000")
+    return _dlt645(frame, function, serial, timeout_s, f"addresses that end in {digits}")
 
 
 def cjt188_probes(serial: str, timeout_s: float) -> list[Probe]:

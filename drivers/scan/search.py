@@ -3,66 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from drivers import mbus
+from drivers import dlt645, mbus
 from drivers.line import Answer, LineConfig, SerialSetting, open_line, target
-from drivers.metering import MeterRequest
 from drivers.modbus import read_identification
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
+from drivers.scan.agenda import Agenda, baud_of
 from drivers.scan.ear import AnotherMaster, Ear, Heard, describe
-from drivers.scan.fit import Fit, identify, profiles_of
-from drivers.scan.probes import (
-    SETTINGS,
-    Probe,
-    address_in,
-    cjt188_probes,
-    dlt645_ending,
-    dlt645_probes,
-    mbus_probe,
-    modbus_probe,
-)
+from drivers.scan.fit import identify, profiles_of
+from drivers.scan.hunt import Found, Hunt
+from drivers.scan.narrow import Asker, dlt645_by_digits, identity_of, mbus_by_selection
+from drivers.scan.probes import SETTINGS, Probe, address_in, mbus_ack_s, mbus_probe, mbus_read, modbus_probe
 
-LISTEN_S = 10.0
 FOREIGN_FRAMES = 2  # that nobody here asked for, before the scan stops: once may be noise
 UNLIKELY_UNITS = (247, 201, 139)  # who answers to all of these is no bus behind a gateway
 IDENTIFY_S = 3.0  # guess, for the estimate
-_OVERHEAD_S = 0.001
 _LATE_S = 0.5
 
 Progress = Callable[[float, float, str], None]  # seconds of line time done, of all, what is asked
-
-
-@dataclass(frozen=True, slots=True)
-class Hunt:
-    """What to look for. ``settings`` () means each protocol's usual ones; not used over TCP."""
-
-    url: str
-    protocols: tuple[str, ...] = ("modbus",)
-    settings: tuple[str, ...] = ()
-    addresses: tuple[int, ...] = ()  # Modbus and M-Bus; (): all
-    timeout_s: float = 0.2
-    slow_s: float = 1.0
-    slow: bool = True
-    listen_s: float = LISTEN_S
-    bus_is_mine: bool = False
-    deep: bool = False  # also Modbus 43/14
-    identify: bool = True
-    echo: bool = False
-
-
-@dataclass(slots=True)
-class Found:
-    """One device. ``seen``: answer, refusal, late (its answer came when another was asked)."""
-
-    protocol: str
-    address: str
-    serial: str
-    seen: str
-    url: str = ""
-    identity: dict[str, str] = field(default_factory=dict)
-    fits: list[Fit] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 class Scan:
@@ -74,10 +33,12 @@ class Scan:
     """
 
     def __init__(self, hunt: Hunt) -> None:
-        config = LineConfig("scan", hunt.url, serial=_first_setting(hunt), echo=hunt.echo)
+        first = (hunt.settings or SETTINGS[hunt.protocols[0]])[0]
+        config = LineConfig("scan", hunt.url, serial=first, echo=hunt.echo)
         self.hunt = hunt
         self.is_mbap = target(config).is_mbap
         self.is_serial = target(config).scheme == "serial"
+        self._agenda = Agenda(hunt, self.is_serial, self.is_mbap)
         if self.is_mbap and set(hunt.protocols) - {"modbus"}:
             raise UsageError("only Modbus is spoken here", where=hunt.url, hint="Serial servers have tcp:// lines")
         if hunt.listen_s <= 0 and not hunt.bus_is_mine and not self.is_mbap:
@@ -92,51 +53,24 @@ class Scan:
         self._done_s = 0.0
         self._total_s = 0.0
         self._one_unit = False
+        self._crowded: list[Probe] = []  # questions that several meters answered at once
+        self._searched: set[tuple[str, str]] = set()  # (protocol, setting) that was searched part by part
+        self._mbus_seen: set[tuple[str, bytes]] = set()  # (baud, identity) of meters found by selection
 
     # --- the plan
 
-    def settings(self, protocol: str) -> tuple[str, ...]:
-        """Serial settings to try; "" where the line has none of its own to say."""
-        if not self.is_serial:
-            return ("",)
-        return self.hunt.settings or SETTINGS[protocol]
-
     def first_pass(self) -> list[Probe]:
         """Everything once, quickly; Modbus first."""
-        hunt, probes = self.hunt, list[Probe]()
-        for protocol in hunt.protocols:
-            for serial in self.settings(protocol):
-                if protocol == "modbus":
-                    probes += [modbus_probe(unit, serial, hunt.timeout_s) for unit in self._units()]
-                elif protocol == "dlt645":
-                    probes += dlt645_probes(serial, hunt.timeout_s)
-                elif protocol == "cjt188":
-                    probes += cjt188_probes(serial, hunt.timeout_s)
-                else:
-                    probes += [mbus_probe(a, serial, hunt.timeout_s) for a in self._primaries()]
-        return probes
+        return self._agenda.first_pass(self._units())
 
     def slow_pass(self) -> list[Probe]:
-        """The addresses that were silent, with patience; meters of one line one by one."""
-        hunt, probes = self.hunt, list[Probe]()
-        for protocol in hunt.protocols:
-            for serial in self.settings(protocol):
-                if protocol == "modbus":
-                    units = [unit for unit in self._units() if not self._is_known("modbus", str(unit), serial)]
-                    for function in (3, 4):
-                        probes += [modbus_probe(unit, serial, hunt.slow_s, function) for unit in units]
-                elif protocol == "dlt645":
-                    probes += [dlt645_ending(f"{n:02d}", serial, hunt.timeout_s) for n in range(100)]
-                elif protocol == "mbus":
-                    silent = [a for a in self._primaries() if not self._is_known("mbus", str(a), serial)]
-                    probes += [mbus_probe(a, serial, max(hunt.timeout_s * 2, 0.5)) for a in silent]
-        return probes
+        """The addresses that were silent, with patience. Meters are looked for part by part besides: ``_part``."""
+        return self._agenda.slow_pass(self._units(), self._is_known)
 
     def estimate_s(self) -> float:
         """How long the scan takes if nobody answers, in seconds."""
-        listening = self.hunt.listen_s if not self.is_mbap else 0.0
         passes = self.first_pass() + (self.slow_pass() if self.hunt.slow else [])
-        return listening + sum(self._cost_s(probe) for probe in passes)
+        return self._agenda.listen_s + sum(self._agenda.cost_s(p) for p in passes) + self._agenda.search_s()
 
     # --- the run
 
@@ -147,9 +81,13 @@ class Scan:
             await self._listen(progress)
             if self.is_mbap and len(self._units()) > 16:
                 await self._is_it_one()
+            await self._select(progress)
             await self._pass(self.first_pass(), progress)
+            await self._part(progress)
             if self.hunt.slow:
                 await self._pass(self.slow_pass(), progress)
+                await self._select(progress, slow=True)
+                await self._part(progress, slow=True)
             else:
                 await self._line.listen(_LATE_S)
                 self._overhear(None)
@@ -213,23 +151,84 @@ class Scan:
         self.notes.append("answers to every unit number: one device, reported as the first")
 
     async def _pass(self, probes: Iterable[Probe], progress: Progress) -> None:
-        waiting = list(probes)[::-1]
-        while waiting:
-            probe = waiting.pop()
-            serial = f" at {probe.serial}" if probe.serial else ""
-            progress(self._done_s, self._total_s, f"{probe.protocol} {probe.what}{serial}")
-            if probe.address and self._is_known(probe.protocol, probe.address, probe.serial):
-                self._done_s += self._cost_s(probe)
-                continue
-            await self._ask(probe)
-            self._done_s += self._cost_s(probe)
-            if probe.protocol == "dlt645" and self.notes and self.notes[-1].startswith(f"dlt645 {probe.what}: several"):
-                digits = probe.what.rpartition(" ")[2] if probe.what.startswith("addresses") else ""
-                if digits and len(digits) < 6:  # several answered at once: two digits more
-                    waiting += [dlt645_ending(f"{n:02d}{digits}", probe.serial, 0.5) for n in range(99, -1, -1)]
+        for probe in probes:
+            self._tell(probe, progress)
+            if not probe.address or not self._is_known(probe.protocol, probe.address, probe.serial):
+                await self._ask(probe)
+            self._done_s += self._agenda.cost_s(probe)
 
-    async def _ask(self, probe: Probe, quiet: bool = False) -> bool:
-        """One question; whether its own device answered. Raises LineDown, LineLent, AnotherMaster."""
+    def _tell(self, probe: Probe, progress: Progress) -> None:
+        serial = f" at {probe.serial}" if probe.serial else ""
+        progress(self._done_s, max(self._total_s, self._done_s), f"{probe.protocol} {probe.what}{serial}")
+
+    # --- meters that answer all at once
+
+    async def _select(self, progress: Progress, slow: bool = False) -> None:
+        """M-Bus by secondary address: all that can be selected, whatever their primary address is."""
+        if "mbus" not in self.hunt.protocols or "secondary" not in self.hunt.mbus_by:
+            return
+        for serial in self._agenda.settings("mbus"):
+            timeout_s = max(self.hunt.timeout_s, mbus_ack_s(serial)) * (1.5 if slow else 1.0)
+            found: list[Found] = []
+            async for frame in mbus_by_selection(self._searching(progress), serial, timeout_s, self._note, slow):
+                if self._is_new(serial, frame):
+                    found.append(self._add_telegram(_secondary(frame), serial, frame))
+            for device in found:  # a number that two makers gave: all sixteen digits tell them apart
+                if sum(other.address[:8] == device.address[:8] for other in self.found) == 1:
+                    device.address = device.address[:8]
+
+    async def _part(self, progress: Progress, slow: bool = False) -> None:
+        """DL/T 645 by the last digits: where several answered at once, and in the slow pass everywhere."""
+        wanted = {probe.serial: probe.request.function for probe in self._crowded if probe.protocol == "dlt645"}
+        if slow and "dlt645" in self.hunt.protocols:
+            wanted = {serial: 0x11 for serial in self._agenda.settings("dlt645")} | wanted
+        for serial, asked in wanted.items():
+            if ("dlt645", serial) in self._searched:
+                continue
+            self._searched.add(("dlt645", serial))
+            function = 0x01 if asked == 0x01 else 0x11
+            ask = self._searching(progress)
+            async for frame in dlt645_by_digits(ask, serial, function, self.hunt.timeout_s, self._note):
+                self._add("dlt645", dlt645.Frame(frame).address, serial, "answer")
+        if any(probe.protocol == "cjt188" for probe in self._crowded):
+            self._note("cjt188: several meters answer at once, and this protocol has no search: "
+                       "read their addresses off their faces")  # fmt: skip
+
+    def _searching(self, progress: Progress) -> Asker:
+        """A question of a search: it comes on top of what was foreseen."""
+
+        async def ask(probe: Probe) -> Answer | LineError:
+            self._tell(probe, progress)
+            result = await self._put(probe)
+            self._done_s += self._agenda.cost_s(probe)
+            return result
+
+        return ask
+
+    def _is_new(self, serial: str, frame: bytes) -> bool:
+        who = baud_of(serial), identity_of(frame)
+        if who in self._mbus_seen:
+            return False
+        self._mbus_seen.add(who)
+        return True
+
+    def _add_telegram(self, address: str, serial: str, frame: bytes) -> Found:
+        telegram, primary = mbus.decode_frame(mbus.Frame(frame)), mbus.Frame(frame).address
+        device = self._add("mbus", address, serial, "answer")
+        said = {"number": telegram.identity, "maker": telegram.manufacturer, "medium": telegram.medium}
+        device.identity.update({name: str(text) for name, text in said.items() if text})
+        if primary is not None and str(primary) != address and 1 <= primary <= 250:
+            device.identity["primary"] = str(primary)
+        return device
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    # --- one question
+
+    async def _put(self, probe: Probe) -> Answer | LineError:
+        """Ask, and take in what else was heard. Raises LineDown, LineLent, AnotherMaster."""
         request = probe.request
         if probe.protocol == "modbus":
             self._asked.add(int(probe.address))
@@ -240,6 +239,11 @@ class Scan:
         (result,) = await self._line.burst((request,), how)
         if isinstance(result, LineDown | LineLent):
             raise result
+        return result
+
+    async def _ask(self, probe: Probe, quiet: bool = False) -> bool:
+        """One question; whether its own device answered. Raises LineDown, LineLent, AnotherMaster."""
+        result = await self._put(probe)
         if isinstance(result, Answer):
             if probe.protocol == "mbus":
                 await self._confirm(probe)
@@ -256,29 +260,20 @@ class Scan:
     def _broken(self, probe: Probe, error: LineError) -> None:
         if probe.protocol == "modbus":
             text = f"modbus {probe.what}: bytes, but no sound frame ({error.what})"
-            text += ". Two devices of one address, or another serial setting?"
-        else:
-            text = f"{probe.protocol} {probe.what}: several meters answer at once, or at another setting"
-        if text not in self.notes:
-            self.notes.append(text)
+            self._note(text + ". Two devices of one address, or another serial setting?")
+            return
+        self._crowded.append(probe)
+        self._note(f"{probe.protocol} {probe.what}: several meters answer at once, or at another setting")
 
     async def _confirm(self, probe: Probe) -> None:
         """An acknowledgement bears no address: the data do (late answers, field pain 22)."""
         for address in (int(probe.address), int(probe.address) - 1):
             if address < 0 or self._is_known("mbus", str(address), probe.serial):
                 continue
-            ask = MeterRequest(
-                mbus.build_req_ud2(address, fcb=True), 0x7B, str(address), f"M-Bus {address}", 261, mbus.Parser,
-                lambda found: found.raw if found.kind == "long" and found.from_device else None,
-                lambda heard: mbus.broken(heard)[2],
-            )  # fmt: skip
-            how = self._line.manners(Limits(timeout_s=probe.timeout_s, late_s=0.0), probe.serial)
-            (result,) = await self._line.burst((ask,), how)
+            result = await self._put(mbus_read(address, str(address), probe.serial, probe.timeout_s))
             if isinstance(result, Answer):
-                telegram = mbus.decode_frame(mbus.Frame(result.payload))
-                device = self._add("mbus", str(mbus.Frame(result.payload).address), probe.serial, "answer")
-                said = {"number": telegram.identity, "maker": telegram.manufacturer, "medium": telegram.medium}
-                device.identity.update({name: str(text) for name, text in said.items() if text})
+                if (baud_of(probe.serial), identity_of(result.payload)) not in self._mbus_seen:
+                    self._add_telegram(str(mbus.Frame(result.payload).address), probe.serial, result.payload)
                 return
             if isinstance(result, FrameError | MismatchError):
                 self._broken(probe, result)
@@ -307,7 +302,7 @@ class Scan:
                 continue
             if not heard.is_request and heard.unit in self._asked and heard.function in (3, 4):
                 late = True
-                serial = probe.serial if probe is not None else self.settings("modbus")[-1]
+                serial = probe.serial if probe is not None else self._agenda.settings("modbus")[-1]
                 if not self._is_known("modbus", str(heard.unit), serial) and not self._one_unit:
                     self._add("modbus", str(heard.unit), serial, "late").notes.append("answers slowly")
             elif not self.is_mbap:
@@ -319,7 +314,7 @@ class Scan:
 
     def _add(self, protocol: str, address: str, serial: str, seen: str) -> Found:
         for device in self.found:
-            if (device.protocol, device.address) == (protocol, address) and _baud(device.serial) == _baud(serial):
+            if (device.protocol, device.address) == (protocol, address) and baud_of(device.serial) == baud_of(serial):
                 return device
         device = Found(protocol, address, serial, seen, self.hunt.url)
         self.found.append(device)
@@ -327,33 +322,21 @@ class Scan:
 
     def _is_known(self, protocol: str, address: str, serial: str) -> bool:
         return any(
-            (d.protocol, d.address) == (protocol, address) and _baud(d.serial) == _baud(serial) for d in self.found
+            (d.protocol, d.address) == (protocol, address) and baud_of(d.serial) == baud_of(serial) for d in self.found
         )
 
     def _units(self) -> list[int]:
-        units = [unit for unit in self.hunt.addresses or range(1, 248) if 1 <= unit <= 247 or self.is_mbap]
+        units = self._agenda.units()
         return units[:1] if self._one_unit else units
-
-    def _primaries(self) -> list[int]:
-        return [address for address in self.hunt.addresses or range(251) if 0 <= address <= 250]
-
-    def _cost_s(self, probe: Probe) -> float:
-        if not probe.serial:
-            return probe.timeout_s
-        setting = SerialSetting.parse(probe.serial, self.hunt.url)
-        return probe.timeout_s + len(probe.request.frame) * setting.char_s + setting.quiet_s + _OVERHEAD_S
 
 
 _MINE = "Stop it, or lend the line; say --bus-is-mine only if its traffic may suffer"
 
 
-def _baud(serial: str) -> str:
-    return serial.split(maxsplit=1)[0] if serial else ""
-
-
-def _first_setting(hunt: Hunt) -> str:
-    settings = hunt.settings or SETTINGS[hunt.protocols[0]]
-    return settings[0]
+def _secondary(frame: bytes) -> str:
+    """What agent.toml needs to select the sender of a telegram: sixteen digits, or the eight of its number alone."""
+    who = identity_of(frame)
+    return (who[3::-1] + who[4:]).hex().upper()
 
 
 def one_device(hunt: Hunt, protocol: str, address: str, serial: str) -> Scan:

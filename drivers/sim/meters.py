@@ -1,6 +1,7 @@
 """Meters that speak DL/T 645, M-Bus or CJ/T 188 from the device's side, and a bus that they share with Modbus devices.
 
-A meter hears every sound frame on its bus at its own speed and answers what is meant for it. Faults are those of
+A meter hears every sound frame on its bus at its own speed and answers what is meant for it; what several answer at
+once comes out overlaid. Faults are those of
 ``drivers.sim.faults`` that make sense for bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -81,6 +82,7 @@ class Dlt645Meter(_Common):
     address: str = "000000000001"
     values: dict[str, bytes] = field(default_factory=dict)
     most: int = 200
+    speaks: tuple[int, ...] = (0x01, 0x02, 0x11, 0x12, 0x13)  # to other control codes it says nothing
 
     def hear(self, frame: bytes) -> bytes | None:
         found = dlt645.Parser().feed(frame)
@@ -89,7 +91,12 @@ class Dlt645Meter(_Common):
         asked = found[0]
         if any(a not in (b, "A") for a, b in zip(asked.address, self.address, strict=True)):
             return None
+        if asked.control in READS and asked.control not in self.speaks:
+            return None
         self._asked(asked.control)
+        return self._answer(asked)
+
+    def _answer(self, asked: dlt645.Frame) -> bytes:
         if asked.control == 0x13:
             return _dlt645_frame(self.address, 0x93, bytes.fromhex(self.address)[::-1])
         if asked.control not in (0x11, 0x12, 0x01, 0x02):
@@ -214,6 +221,7 @@ class MixedBus(Bus):
     def __init__(self, meters: Iterable[Meter] = (), devices: Iterable[SimDevice] = (), *, name: str = "") -> None:
         super().__init__(devices, name=name)
         self.meters = list(meters)
+        self.overlaid = 0  # answers that were those of several meters at once
         self.device_baud: dict[int, int] = {}  # Modbus unit -> its own speed
         self._heard_baud = 0
 
@@ -233,14 +241,32 @@ class MixedBus(Bus):
                 return None
             return super().answer(request, framing)
         self.trace.append(Traced(time.monotonic_ns(), False, request.frame))
+        said: list[Answer] = []
+        heard = False
         for meter in self.meters:
             if self._heard_baud and meter.baud and meter.baud != self._heard_baud:
                 continue
             honest = meter.hear(request.frame)
             if honest is not None:
-                return _said(meter, request.frame, honest)
-        self.strangers += 1
-        return None
+                heard = True
+                answer = _said(meter, request.frame, honest)
+                if answer is not None:
+                    said.append(answer)
+        if not heard:
+            self.strangers += 1
+        if len(said) > 1:
+            self.overlaid += 1
+            return overlay(said)
+        return said[0] if said else None
+
+
+def overlay(answers: Sequence[Answer]) -> Answer:
+    """What a master hears where several meters answer at once: a 0 of any of them, which is the current, wins."""
+    frame = bytearray(b"\xff" * max(len(answer.frame) for answer in answers))
+    for answer in answers:
+        for n, byte in enumerate(answer.frame):
+            frame[n] &= byte
+    return Answer(bytes(frame), min(answer.delay_s for answer in answers), answers[0].echo)
 
 
 def _said(meter: Meter, asked: bytes, honest: bytes) -> Answer | None:
