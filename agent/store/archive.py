@@ -56,8 +56,8 @@ class Archive:
 
     def pieces(self) -> Iterator[Piece]:
         """Keys, births, checkpoints, then the packs of one stream after the other."""
-        if record := self._store.key_record():
-            yield Piece("keys.json", (record[1],), 0)
+        for n, chain in enumerate(self._store.key_chains()):
+            yield Piece(f"keys{n + 1 if n else ''}.json", (chain,), 0)
         for stream, (first, last) in self._spans.items():
             if first <= last and (birth := self._store.birth_before(stream, first)):
                 yield Piece("births.jsonl", (birth,), 0)

@@ -26,6 +26,10 @@ class _Chain:
     revoked: Mapping[str, Mapping[str, int]]
 
 
+class Unpinned(Refused):
+    """A chain that holds, but nothing pinned is in it: foreign, or from before the pinned key was."""
+
+
 class KeyRing:
     """Grows with each ``keys`` object of its gateway; never forgets a key.
 
@@ -81,6 +85,8 @@ class KeyRing:
         """Take a chain if it goes on from what is known. False: the same one again."""
         first = next(iter(new.keys))
         known = self._chains.get(first)
+        if known is not None and not self._pins & new.keys.keys() and self._is_part(new, known):
+            return False  # from before the pinned key was: it says nothing that is not known
         if known is None and self._chains and not self._begins_anew(new):
             known = next(reversed(self._chains.values()))
         if known is not None:
@@ -95,7 +101,7 @@ class KeyRing:
             if new.records[: len(known.records)] != known.records:
                 raise Refused("key-chain", "the records do not begin with the ones known before")
         if self._pins and not self._pins & new.keys.keys():
-            raise Refused("key-chain", f"foreign key chain: its first key is {first}, and none of it is pinned")
+            raise Unpinned("key-chain", f"foreign key chain: its first key is {first}, and none of it is pinned")
         self._chains[first] = new
         self.keys = {kid: key for chain in self._chains.values() for kid, key in chain.keys.items()}
         self.order = {
@@ -109,6 +115,9 @@ class KeyRing:
                 before = self._revoked.get(kid)
                 self._revoked[kid] = last if before is None else _lower(before, last)
         return True
+
+    def _is_part(self, old: _Chain, known: _Chain) -> bool:
+        return bool(self._pins) and old.counter < known.counter and old.records == known.records[: len(old.records)]
 
     def _begins_anew(self, new: _Chain) -> bool:
         """Another first key: an impostor, unless it was pinned beside what was pinned of the chains that are known."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from agent.verify.checkpoint import Checkpoints
 from agent.verify.history import Place
 from agent.verify.jws import TYP_PACK
-from agent.verify.keyring import KeyRing
+from agent.verify.keyring import KeyRing, Unpinned
 from agent.verify.pack import Pack, read_pack
 from agent.verify.report import Fault, Faults, Report, Verdict
 from agent.verify.signed import check_signed
@@ -19,6 +19,7 @@ from agent.verify.strict import MAX_OBJECT_BYTES, Refused, inflate, parse_object
 
 MAX_HELD: Final = 1000  # objects that came before the keys that they need
 MAX_HELD_BYTES: Final = 16 << 20
+MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
 PREFIX: Final = "meterhouse/v1/"
@@ -51,6 +52,7 @@ class Verifier:
         self._checkpoints = Checkpoints()
         self._held: deque[tuple[bytes, str | None, str, str]] = deque()
         self._held_bytes = 0
+        self._early: list[tuple[bytes, dict[str, Any], str, str]] = []  # keys objects without a pinned key
         self._faults = Faults()  # of what belongs to no stream, or whose signature does not hold
         self._first_bad: Fault | None = None
         self.bad_signatures = 0
@@ -141,12 +143,12 @@ class Verifier:
     def _route(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:
         kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
         if kind == "keys":
-            return self._take_keys(raw, value, "/".join(parts[:2]))
+            return self._take_keys(raw, value, "/".join(parts[:2]), where)
         if kind == "checkpoint":
             return self._take_checkpoint(raw, value, topic, parts, where)
         return self._take_pack(raw, value, topic, parts, where)
 
-    def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str) -> Outcome:
+    def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str, where: str) -> Outcome:
         if len(raw) > MAX_OBJECT_BYTES:
             raise Refused("size", f"a keys object of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
         gateway = value.get("gateway")
@@ -155,12 +157,33 @@ class Verifier:
         if bound and bound != gateway:
             raise Refused("topic", f"keys object of {gateway} published at {bound}: replayed across topics")
         ring = self._rings.get(gateway) or KeyRing(gateway, self._trust)
-        if ring.update(raw, value):
+        try:
+            news = ring.update(raw, value)
+        except Unpinned:
+            if gateway in self._rings or len(self._early) >= MAX_EARLY:
+                raise
+            self._early.append((raw, value, where, gateway))  # the chain may go on to a key that is pinned
+            return Outcome.HELD
+        if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
             self._rings[gateway] = ring
+            self._settle_early(gateway)
             self._release(gateway)
         return Outcome.TAKEN
+
+    def _settle_early(self, gateway: str | None = None) -> None:
+        """A pinned chain is here, or will never be: what came before is part of it, or refused."""
+        waiting, self._early = self._early, []
+        for raw, value, where, owner in waiting:
+            if gateway not in (None, owner):
+                self._early.append((raw, value, where, owner))
+                continue
+            ring = self._rings.get(owner) or KeyRing(owner, self._trust)
+            try:
+                ring.update(raw, value)
+            except Refused as error:
+                self._refuse(error, value, where)
 
     def _take_checkpoint(
         self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str
@@ -246,6 +269,7 @@ class Verifier:
 
     def finish(self) -> Report:
         """The last verdict: what still waits for its key is refused now."""
+        self._settle_early()
         for raw, topic, where, gateway in self._held:
             self._refuse(self._no_key(gateway), parse_object(raw), where or topic or "")
         self._held.clear()
