@@ -113,6 +113,8 @@ def open_or_quarantine(path: Path) -> tuple[sqlite3.Connection, Quarantine | Non
     Raises:
         StoreError: it cannot be opened for another reason.
     """
+    if aside := _unfinished(path):
+        return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage(aside)))
     try:
         conn = connect(path)
         try:
@@ -138,6 +140,31 @@ def suspect_file(path: Path) -> Path:
     return path.with_name(path.name + ".suspect")
 
 
+def salvage_file(path: Path) -> Path:
+    """Names the file that was set aside, until what can be read of it is in the new database."""
+    return path.with_name(path.name + ".salvage")
+
+
+def _unfinished(path: Path) -> Path | None:
+    """A damaged database whose rescue a start did not bring to its end; what that start made of it is dropped."""
+    marker = salvage_file(path)
+    if not marker.exists():
+        return None
+    aside = path.with_name(marker.read_text().strip() or "none")
+    if not aside.exists():  # it still lies in its place
+        marker.unlink()
+        return None
+    for name in (path, path.with_name(path.name + "-wal")):
+        name.unlink(missing_ok=True)
+    return aside
+
+
+def salvaged(path: Path) -> None:
+    """The rescue is committed."""
+    salvage_file(path).unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
 def _probe(conn: sqlite3.Connection, path: Path) -> None:
     """Touch what every start needs, so that damage there shows now; look at everything only where there is a suspicion.
 
@@ -161,6 +188,11 @@ def _set_aside(path: Path) -> Path:
     while aside.exists():
         n += 1
         aside = path.with_name(f"{path.name}.damaged-{stamp}-{n}")
+    with salvage_file(path).open("w") as marker:
+        marker.write(aside.name)
+        marker.flush()
+        os.fsync(marker.fileno())
+    sync_directory(path.parent)
     path.rename(aside)
     suspect_file(path).unlink(missing_ok=True)
     for suffix in ("-wal", "-shm"):  # the WAL goes with its file: it may hold the newest commits

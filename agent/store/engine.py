@@ -16,10 +16,12 @@ from agent.store.database import (
     free_bytes,
     mount_warnings,
     open_or_quarantine,
+    salvaged,
 )
 from agent.store.errors import StoreError
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
+from agent.store.salvage import Salvage
 from agent.store.values import LossNote, Place, Usage, boot_hex
 
 MIN_SIZE_BYTES = 8 * 1024 * 1024
@@ -39,6 +41,7 @@ class Store(Intake):
         self._conn, self._path, self._max = conn, path, max_size_bytes
         self._keep_ms = int(keep_delivered_s * 1000)
         self.quarantine = quarantine
+        self.saved_packs = 0  # that came over from a damaged database
         self.lost_packs = 0  # dropped by the cap or damaged, since the start
         self._ballast = Ballast(path.with_name(path.name + ".ballast"), ballast_bytes(max_size_bytes))
         self._page_limit = page_limit(max_size_bytes)
@@ -101,6 +104,10 @@ class Store(Intake):
                     (head.stream, self._boot(boot_hex(head.boot)), head.seq, head.hash, head.to_ms, head.ring_id,
                      head.ring_pos),
                 )  # fmt: skip
+            if self.quarantine:
+                rescue = Salvage(Path(self.quarantine.path), self._conn, self._codec, self._boot)
+                rescue.run()
+                self.saved_packs, self.lost_packs = rescue.packs, rescue.lost
             self._serve(destinations, now_ms)
             self._refresh()
             self._next_id = self._conn.execute("SELECT coalesce(max(id), 0) + 1 FROM packs").fetchone()[0]
@@ -110,6 +117,8 @@ class Store(Intake):
             if newest:
                 self._codec.use(*newest)
                 self._learn_after = RELEARN_AFTER
+        if self.quarantine:
+            salvaged(self._path)
         self._guard()
 
     def _serve(self, destinations: Sequence[str], now_ms: int) -> None:
