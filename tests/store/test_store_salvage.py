@@ -64,7 +64,7 @@ def pages_of(path: Path, *tables: str) -> list[int]:
 
 
 def check(store: Store, makers: list[Maker]) -> tuple[int, int]:
-    """Each pack that was owed is here as the same bytes, or stated lost with the right hash. Returns how many of each."""
+    """Each pack that was owed is here as the same bytes, or stated lost with its hash. Returns how many of each."""
     made = {(make.stream, pack.seq): pack for make in makers for pack in make.made}
     owed = {(m.stream, n) for k, m in enumerate(makers) for n in range(41, 121) if k != 1 or n not in (62, 63, 64)}
     here = {}
