@@ -21,7 +21,7 @@ $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
-	@tools/prepare $(VENV) demo,test,lint mosquitto socat faketime
+	@tools/prepare $(VENV) demo,test,lint,hardware mosquitto socat faketime softhsm2
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

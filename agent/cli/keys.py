@@ -12,7 +12,6 @@ import click
 from agent.cli.common import config_options, json_option
 from agent.cli.keys_change import ask_for_lasts, revoke, rotate
 from agent.cli.keys_facts import (
-    ALGORITHMS,
     Place,
     alg_option,
     ask_first,
@@ -21,6 +20,7 @@ from agent.cli.keys_facts import (
     find_place,
     gateway_option,
     in_use,
+    kind_of,
     lasts_of,
     show_facts,
     token_option,
@@ -86,7 +86,7 @@ def create(
 
     def change(trusted: dict[str, int] | None) -> None:
         revokes = [] if trusted is None else [Revocation(lost, trusted)]
-        alg_name = ALGORITHMS.get(alg or "", "Ed25519")
+        alg_name = kind_of(alg, token) or "Ed25519"
         made.append(create_key(place.path, int(time.time()), alg_name, token, lost, place.gateway, revokes))
 
     if not lost:

@@ -13,7 +13,6 @@ import click
 from agent.cli.common import config_options, json_option
 from agent.cli.export import read_time
 from agent.cli.keys_facts import (
-    ALGORITHMS,
     SEEN_S,
     Place,
     alg_option,
@@ -23,6 +22,7 @@ from agent.cli.keys_facts import (
     find_place,
     gateway_option,
     in_use,
+    kind_of,
     lasts_of,
     show_facts,
     token_option,
@@ -76,7 +76,7 @@ def rotate(
     place = find_place(file, gateway, config_file, state_dir, runtime_dir)
     old = load_key(place.path, any_owner=True)
     ask_first(f"Replace the key {old.kid} in {place.path} by a new one?", yes)
-    _, new = rotate_key(place.path, place.gateway, int(time.time()), ALGORITHMS.get(alg or "", ""), token)
+    _, new = rotate_key(place.path, place.gateway, int(time.time()), kind_of(alg, token), token)
     _tell(place, old, new, as_json)
 
 
@@ -138,7 +138,7 @@ def revoke(
     def change(trusted: Lasts) -> None:
         now = int(time.time())
         give_up_s = time.monotonic() + SPARE_S
-        name = ALGORITHMS.get(alg or "", "")
+        name = kind_of(alg, token)
         made.append(rotate_key(place.path, place.gateway, now, name, token, [Revocation(gone, trusted)], give_up_s)[1])
         said.update(trusted)
 

@@ -170,6 +170,14 @@ def ask_first(question: str, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
+def kind_of(alg: str | None, token: str) -> str:
+    """The name of an algorithm, "" where nobody said one. Raises UsageError."""
+    if alg and token:
+        hint = "A key that is made there is on P-256 (es256)"
+        raise UsageError("a key in a token has the kind that the token gives it", where="--alg", hint=hint)
+    return ALGORITHMS.get(alg or "", "")
+
+
 def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
     """``inv1=812`` or ``park7/gw01/inv1=812`` to sequences by full stream name. Raises UsageError."""
     found: dict[str, int] = {}

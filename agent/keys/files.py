@@ -21,7 +21,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from agent.keys.records import Revocation, current_records, key_records, new_root
+from agent.keys.records import Revocation, check_key_records, current_records, key_records, new_root
 from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
 
 MAX_KEY_BYTES = 1 << 20  # systemd hands out no larger credential
@@ -105,6 +105,7 @@ def rotate_key(
         if new.kid == old.kid:
             raise KeyFileError("this is the key that signs already", where=token, hint="Name another object")
         new.records = key_records(new, gateway, before, old, revokes=revokes)
+        check_key_records(new.records, gateway)  # what verifiers would refuse is never put in place
         draft = _draft(path, _text(new, body), path.stat())
         try:
             if time.monotonic() > give_up_s:

@@ -66,10 +66,12 @@ class TokenKey:
 
     def sign(self, message: bytes) -> bytes:
         """64 bytes. One try again with a new session: tokens forget theirs when they are reset."""
-        try:
-            return self._sign(message)
-        except self._pkcs11.exceptions.PKCS11Error:
-            self._open(False)
+        if self._private is not None:
+            try:
+                return self._sign(message)
+            except self._pkcs11.exceptions.PKCS11Error:
+                self.close()
+        self._open(False)
         try:
             return self._sign(message)
         except self._pkcs11.exceptions.PKCS11Error as error:
