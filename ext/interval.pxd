@@ -156,6 +156,7 @@ cdef inline void begin(Slot *s, const Times *t, int64_t time_ms, int64_t value, 
     s.carry = 0
     s.has, s.run, s.total = 1, 0, 0
     s.time, s.level, s.seq = time_ms, value, seq
+    s.carry = flags & (SUSPECT | ESTIMATED)
     remember(s, time_ms, value, 1)
     touch(s, time_ms, value, seq)
 
@@ -249,7 +250,6 @@ cdef inline void move(
         s.cell.first = s.cell.last = was
         low = high
         if to_ms == high:
-            s.cell.flags |= flags & (SUSPECT | ESTIMATED)
             break
     s.total += whole
     s.time = to_ms
@@ -265,6 +265,7 @@ cdef inline void advance(
         covered: False where nothing is known of what happened between the two readings.
     """
     cdef int64_t dt = time_ms - s.time, zero
+    cdef uint32_t own = flags & (SUSPECT | ESTIMATED)  # a doubtful reading touches the steps on both its sides
     cdef Mark now
     now.time, now.value, now.seq = time_ms, value, seq
     flags |= s.carry
@@ -291,12 +292,12 @@ cdef inline void advance(
                 remember(s, time_ms, value, 1)
             move(s, t, number, time_ms, value, growth, flags, covered, &now, done, dones)
             s.level = value
-            s.carry = flags & (SUSPECT | ESTIMATED)
+            s.carry = own
             s.seq = seq
             touch(s, time_ms, value, seq)
             return
         move(s, t, number, time_ms, s.level, growth, flags, covered, &now, done, dones)
-    s.carry = flags & (SUSPECT | ESTIMATED)
+    s.carry = own
     s.seq = seq
     touch(s, time_ms, value, seq)
 

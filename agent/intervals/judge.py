@@ -12,9 +12,11 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
+from itertools import pairwise
 
 from agent.intervals.rows import Flag
-from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
+from agent.intervals.series import BACK_STEP, FEW, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
 from ext.rates import Tally
 
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a verdict falls with what there is
@@ -153,12 +155,25 @@ class Judge:
             return Verdict(GLITCH, reading.time_ms, reading.value, level, 0, 1, reading.time_ms)
         if not late and not self._certain(kind, level[2], reading.value, later, rises):
             return None
-        if kind == NORMAL and rises < 3 and level[2] == 0:
-            kind, growth = SWAP, 0  # from zero to anywhere, and nothing to compare it with
+        if kind == NORMAL and level[2] == 0 and not self._grows_so(reading, level[1], later):
+            kind, growth = SWAP, 0  # from zero to anywhere: the zero may have been no reading
         flags = reading.flags | _FLAGS.get(kind, Flag(0))
         counted = kind in (NORMAL, ROLLOVER)
         self._tally.accept(self._number, reading.time_ms, reading.value, growth, reading.pack, flags, counted)
         return Verdict(kind, reading.time_ms, reading.value, level, growth, 1, reading.time_ms)
+
+    @staticmethod
+    def _grows_so(reading: Waiting, since_ms: int, later: list[Waiting]) -> bool:
+        """Did it rise from zero no faster than ten times what it does afterwards?"""
+        usual = max(
+            (
+                Fraction(b.value - a.value, b.time_ms - a.time_ms)
+                for a, b in pairwise([reading, *later])
+                if b.time_ms > a.time_ms
+            ),
+            default=Fraction(0),
+        )
+        return reading.value <= FEW * usual * (reading.time_ms - since_ms)
 
     def _certain(self, kind: str, level: int, value: int, later: list[Waiting], rises: int) -> bool:
         """Would the next reading leave the verdict as it is?"""

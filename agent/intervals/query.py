@@ -93,7 +93,7 @@ def _latest(taken: Sequence[Taken]) -> dict[Key, tuple[Taken, int, int]]:
                 # nothing known never takes the place of something
                 if known[n] and (key not in out or out[key][0] <= t.revision[n]):
                     out[key] = (t.revision[n], t, n, number)
-    return {key: rest for key, (_, *rest) in out.items()}  # type: ignore[misc]
+    return {key: (t, n, number) for key, (_, t, n, number) in out.items()}
 
 
 def _by_point(
@@ -110,7 +110,7 @@ def _by_point(
                     group.append((t, n, number))
                 elif latest.get((column.point, column.epoch, t.turn[n], t.start[n])) == (t, n, number):
                     group[:] = [*(g for g in group if g[0].get(g[2], "flags")[g[1]]), (t, n, number)]
-                elif not group:
+                elif not group and not t.get(number, "flags")[n]:
                     group.append((t, n, number))  # known to exist, nothing else
     return found
 
