@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 @click.command()
 @config_options
 @click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
+@click.option("--certificates", is_flag=True, help="Only: which certificates end within 30 days?")
 @json_option
-def check(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, plan: bool, as_json: bool) -> None:
+def check(
+    config_file: Path, state_dir: Path | None, runtime_dir: Path | None, plan: bool, certificates: bool, as_json: bool
+) -> None:
     """Check configuration and profiles, and show what will be in force.
 
     Opens no port and asks no device. Ports, files and folders that are not there are warnings:
@@ -37,10 +40,15 @@ def check(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, p
       meterhouse check --json | jq .complaints
 
     \b
-    Exit codes: 0 good (warnings included), 1 a fault of ours, 3 bad configuration or profile.
+    Exit codes: 0 good (warnings included), 1 a fault of ours, 3 bad configuration or profile,
+    5 with --certificates: one ends soon, has ended or cannot be read.
     """
     try:
         config = read_config(config_file, state_dir, runtime_dir)
+        if certificates:
+            from agent.cli.certificates import report
+
+            raise SystemExit(report(config, as_json))
         profiles = _profiles(config)
         costs = _costs(config, profiles)
     except (ConfigError, ProfileError) as error:

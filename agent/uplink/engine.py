@@ -35,7 +35,7 @@ TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
 CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # how long confirmed ids are gathered before the store hears of them
 GOODBYE_S: Final = 1.0
-WARN_DAYS: Final = 21
+WARN_DAYS: Final = 30
 
 
 class Uplink:
