@@ -90,9 +90,12 @@ class Closing:
         if self.shape is None:
             return out
         rows: list[Row] = []
+        keys: dict[int, list[Key]] = {}  # sorted once: after a clock step there are tens of thousands
+        for key in sorted(self._cells) if self.ready(to_ms) else ():
+            keys.setdefault(key[0], []).append(key)
         while self.ready(to_ms) and len(rows) < AT_ONCE:
             start, end = self.next_ms, self.end_ms()
-            mine = {key: self._cells.pop(key) for key in sorted(self._cells) if key[0] == start}
+            mine = {key: self._cells.pop(key) for key in keys.pop(start, ())}
             for done in open_cells:
                 if done[1] == start:
                     mine.setdefault((start, end, self.turn), {}).setdefault(done[0], self._cell(done, late=False))
