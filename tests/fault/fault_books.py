@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service_books import counted, report_of
-from service_kit import SITE, Heard, Meter
+from service_kit import SITE, Heard, Listener, Meter, whole
 
 from agent.verify import Report, Verdict
 
@@ -43,6 +43,17 @@ def balance(heard: Sequence[Heard], kid: str, meters: Mapping[str, Meter], offse
                 f"{device}: {number}, served at {at:.3f}, did not come and is not stated; {stated[-5:]}"
             )
     return report
+
+
+def came(ear: Listener, number: int, device: str = "m1") -> bool:
+    """Has this answer of a Meter come, or a later one? (It itself may be late for its tick, which is then a gap.)"""
+    return max(ear.numbers(device), default=0) >= number
+
+
+def ended(ear: Listener, stops: int = 1) -> bool:
+    """So many orderly ends have been told, and no sequence number before them is missing."""
+    told = [event for event in ear.events("_gateway") if event["event"] == "stop"]
+    return len(told) >= stops and whole(ear, "m1") and whole(ear, "_gateway")
 
 
 def bodies(heard: Sequence[Heard]) -> list[dict[str, Any]]:

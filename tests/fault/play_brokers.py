@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_broker import FakeBroker, Sent
-from fault_books import balance, bodies, figures
+from fault_books import balance, bodies, came, ended, figures
 from fault_rows import Row, scenario
 from fault_tap import Tap
 from service_kit import SECONDLY, Agent, Broker, Heard, House, Listener, Meter, until, whole
@@ -57,6 +57,7 @@ class Grudging:
     # as far as a Listener is needed
     packs = Listener.packs
     numbers = Listener.numbers
+    events = Listener.events
 
 
 def state(agent: Agent, uplink: str) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def brokers_of_all_kinds(folder: Path, house: House, rounds: int, seed: int) -> 
     until(lambda: tear.tears == 0, 15, lambda: agent.said)
     errors = {name: state(agent, name) for name in ways}
     count = meter.count + rng.randint(1, 2)
-    until(lambda: count in ears["good"].numbers("m1"), 15, lambda: agent.said)
+    until(lambda: came(ears["good"], count), 15, lambda: agent.said)
     dead.start()
     ears["unread"] = house.listen(unread)
     acl.write_text("topic readwrite #\n")
@@ -113,7 +114,7 @@ def brokers_of_all_kinds(folder: Path, house: House, rounds: int, seed: int) -> 
     stall.mode = "pass"
     for name, ear in ears.items():
         if name != "tight":
-            until(lambda ear=ear: whole(ear, "m1") and whole(ear, "_gateway") and count in ear.numbers("m1"), 30,
+            until(lambda ear=ear: whole(ear, "m1") and whole(ear, "_gateway") and came(ear, count), 30,
                   lambda name=name: (name, agent.said, state(agent, name)))  # fmt: skip
     code = agent.stop()
     before = agent.said
@@ -125,7 +126,7 @@ def brokers_of_all_kinds(folder: Path, house: House, rounds: int, seed: int) -> 
         until(lambda ear=ear: whole(ear, "m1") and whole(ear, "_gateway"), 20, lambda name=name: (name, agent.said))
     codes = (code, agent.stop())
     for name, ear in ears.items():
-        until(lambda ear=ear: meter.count in ear.numbers("m1"), 10, name)
+        until(lambda ear=ear: ended(ear, 2), 15, name)
     reports = {name: balance(ear.heard, agent.kid, {"m1": meter}) for name, ear in ears.items()}
     same = {(p["stream"], p["seq"]): p["sig"] for p in bodies(ears["good"].heard)}
     for name, ear in ears.items():

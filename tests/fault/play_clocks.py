@@ -10,21 +10,20 @@ import sys
 import threading
 from pathlib import Path
 
-from fault_books import balance, bodies, figures
+from fault_books import balance, bodies, came, ended, figures
 from fault_rows import Row, scenario
 from service_books import counted, times
 from service_clock import Clock, steps
-from service_kit import SECONDLY, Agent, House, Listener, Meter, one_meter, until, whole
+from service_kit import SECONDLY, Agent, House, Listener, one_meter, until, whole
 
 HOUR, YEAR = 3600, 365 * 86_400
 
 
-def come_home(agent: Agent, listener: Listener, meter: Meter) -> int:
-    """All that waits has arrived, the agent ends, and what it served last has arrived too. Returns its exit code."""
+def come_home(agent: Agent, listener: Listener) -> int:
+    """All that waits has arrived, the agent ends, and what it sealed last has arrived too. Returns its exit code."""
     until(lambda: whole(listener, "m1") and whole(listener, "_gateway"), 30, lambda: agent.said)
     code = agent.stop()
-    until(lambda: meter.count in listener.numbers("m1"), 10, lambda: agent.said)
-    until(lambda: whole(listener, "m1") and whole(listener, "_gateway"), 10, lambda: agent.said)
+    until(lambda: ended(listener), 15, lambda: agent.said)
     return code
 
 
@@ -46,11 +45,16 @@ def clock_steps(folder: Path, house: House, rounds: int, seed: int) -> Row:
         clock.set(now)
         until(lambda n=n: len(steps(listener, "m1")) == n + 1, 15, lambda: agent.said)
         count = meter.count + rng.randint(1, 3)
-        until(lambda count=count: count in listener.numbers("m1"), 15, lambda: (agent.said, agent.snapshot()))
-    code = come_home(agent, listener, meter)
+        until(lambda count=count: came(listener, count), 15, lambda: (agent.said, agent.snapshot()))
+    code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter}, offsets)
     packs = [pack for pack in bodies(listener.heard) if pack["stream"].endswith("/m1")]
+    monos: dict[str, int] = {}
     for pack in packs:
+        clock_says = pack["clock"]
+        assert set(clock_says) == {"error_ms", "kernel_boot", "mono_ms", "synced"}
+        assert clock_says["mono_ms"] >= monos.get(pack["boot"], 0), "the monotonic clock does not step"
+        monos[pack["boot"]] = clock_says["mono_ms"]
         for record, at in zip(counted(pack), times(pack), strict=True):
             beside = at - meter.served[record["v"]] / 1e9
             assert min(abs(beside - offset) for offset in offsets) < 2, f"{record}: read at {at}, {beside} s beside us"
@@ -74,8 +78,8 @@ def pauses_of_the_process(folder: Path, house: House, rounds: int, seed: int) ->
         threading.Event().wait(pause_s)  # the pause itself
         agent.send(signal.SIGCONT)
         count = meter.count + 2
-        until(lambda count=count: count in listener.numbers("m1"), 40, lambda: agent.said)
-    code = come_home(agent, listener, meter)
+        until(lambda count=count: came(listener, count), 40, lambda: agent.said)
+    code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
     missing = report.streams["park7/gw01/m1"].gap_reasons
     return figures(report, code=code, longest_pause_s=longest, overloads=missing.get("overload", 0))
@@ -94,12 +98,12 @@ def busy_cores(folder: Path, house: House, rounds: int, seed: int) -> Row:
         try:
             count = meter.count + (4 if rounds == 1 else rng.randint(20, 60))
             asked += count - meter.count
-            until(lambda count=count: count in listener.numbers("m1"), 120, lambda: agent.said)
+            until(lambda count=count: came(listener, count), 120, lambda: agent.said)
         finally:
             for loop in loops:
                 loop.kill()
                 loop.wait()
-    code = come_home(agent, listener, meter)
+    code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
     missing = report.streams["park7/gw01/m1"].gap_reasons
     return figures(report, code=code, answers_under_load=asked, overloads=missing.get("overload", 0))

@@ -7,11 +7,11 @@ import threading
 import time
 from pathlib import Path
 
-from fault_books import balance, bodies, figures
+from fault_books import balance, bodies, came, ended, figures
 from fault_rows import Row, scenario
 from play_brokers import broker_at, state, tap_to, uplinks
 from service_books import boots, report_of
-from service_kit import SECONDLY, Agent, House, Meter, until, whole
+from service_kit import SECONDLY, Agent, House, Meter, until
 
 
 @scenario(rounds=1, about_s=9, long=1)
@@ -42,12 +42,12 @@ def two_of_one_name(folder: Path, house: House, rounds: int, seed: int) -> Row:
     until(lambda: "took over" in str(state(first, "platform")["error"]), 10, lambda: first.said)
     until(lambda: [e for e in witness.events("_gateway") if e["event"] == "taken_over"], 10, lambda: first.said)
     count = meters[1].count + 1
-    until(lambda: count in listener.numbers("m1"), 10, lambda: clone.said)
+    until(lambda: came(listener, count), 10, lambda: clone.said)
     watched_s = 3.0 if rounds == 1 else 90.0
     threading.Event().wait(max(0.0, began + watched_s - time.monotonic()))  # a war would be fought in this time
     connects = [len([at for at in tap.connects if at >= began]) for tap in taps]
     codes = (first.stop(), clone.stop())
-    until(lambda: whole(witness, "m1") and meters[0].count in witness.numbers("m1"), 10, lambda: first.said)
+    until(lambda: ended(witness, 2), 15, lambda: first.said)
     events = [event for event in witness.events("_gateway") if event["event"] == "taken_over"]
     report = report_of(listener.heard, first.kid)
     mine = balance(witness.heard, first.kid, {"m1": meters[0]})

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from fault_books import balance, figures
+from fault_books import balance, came, figures
 from fault_rows import Row, scenario
 from play_brokers import state, tap_to
 from play_clocks import come_home
@@ -110,9 +110,9 @@ def networks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         finally:
             island.mend(kind)
         mended, count = time.monotonic(), meter.count + 2
-        until(lambda count=count: count in listener.numbers("m1"), 60, lambda kind=kind: (kind, agent.said))
+        until(lambda count=count: came(listener, count), 60, lambda kind=kind: (kind, agent.said))
         back_s.append(time.monotonic() - mended)
-    code = come_home(agent, listener, meter)
+    code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
     return figures(report, code=code, longest_back_s=round(max(back_s), 1), log_lines=len(agent.said.splitlines()),
                    connects=sum("connected to" in line for line in agent.said.splitlines()))  # fmt: skip
@@ -135,11 +135,11 @@ def thin_link(folder: Path, house: House, rounds: int, seed: int) -> Row:
         until(lambda count=count: meter.count >= count, 40, "a backlog")
         tap.rate, tap.mode, connects = 2_500.0, "pass", len(tap.connects)
         began = time.monotonic()
-        until(lambda count=count: count in listener.numbers("m1") and whole(listener, "m1"), 150,
+        until(lambda count=count: came(listener, count) and whole(listener, "m1"), 150,
               lambda: (agent.said, state(agent, "platform")))  # fmt: skip
         slowest = max(slowest, time.monotonic() - began)
         connects = len(tap.connects) - connects
         tap.rate = 0.0
-    code = come_home(agent, listener, meter)
+    code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
     return figures(report, code=code, slowest_s=round(slowest, 1), connects=connects)
