@@ -49,7 +49,7 @@ class TokenKey:
 
     def __init__(self, uri: str, make: bool = False, where: str = "") -> None:
         self.uri = uri
-        self._where = where or clean_text(uri, 120)
+        self._where = where or clean_text(uri.partition("?")[0], 120)
         self._parts = _parts(uri, self._where)
         try:
             self._pkcs11: Any = import_module("pkcs11")

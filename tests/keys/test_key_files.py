@@ -302,7 +302,7 @@ def test_what_is_wrong_is_said_and_nothing_done(
     before, kid = path.read_bytes(), load_key(path).kid
     line = [kid[:6] if word == "KID" else word for word in words]
     at = 2 if words[0] == "revoke" else 1
-    found, out, err = mh("keys", *line[:at], path, *line[at:], "--gateway", GATEWAY, "--yes")
+    found, out, err = mh("keys", *line[:at], path, *line[at:], "--gateway", GATEWAY, "--yes", "-c", "none.toml")
     assert (found, out) == (code, "") and what in err and err.startswith("error: "), err
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
 

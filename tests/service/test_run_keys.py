@@ -6,14 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from service_books import report_of, settle
 from service_kit import ROOT, SITE, Agent, Heard, House, Listener, one_meter, until
 
-from agent.keys import load_key, signed_by
+sys.path.append(str(Path(__file__).parent.parent / "keys"))
+
+import token_kit
+
+from agent.keys import create_key, load_key, signed_by
 from agent.verify import Verdict, Verifier
 
 KEYS = f"meterhouse/v1/{SITE}/keys"
@@ -22,7 +28,7 @@ KEYS = f"meterhouse/v1/{SITE}/keys"
 def keys(agent: Agent, *words: str, code: int = 0) -> tuple[dict[str, Any], str]:
     """`meterhouse keys` as a process: (what it prints as JSON, what it complains of)."""
     line = [sys.executable, "-m", "agent.cli.main", "keys", *words, "-c", str(agent.config), "--json"]
-    env = {name: value for name, value in os.environ.items() if not name.endswith("_DIRECTORY")}
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_DIRECTORY")} | agent.env
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, done.stderr
@@ -93,7 +99,8 @@ def play_keys_change_hands(folder: Path, house: House) -> dict[str, Any]:
     report = settle(listener.heard, chain[0], {"m1": meter})
     return {
         "chain": chain, "use": use, "code": code, "report": report, "heard": list(listener.heard), "said": said,
-        "signers": signers(listener, "m1"), "events": listener.events("_gateway"), "border": (ends(listener, chain[0]), ends(listener, second)),
+        "signers": signers(listener, "m1"), "events": listener.events("_gateway"),
+        "border": (ends(listener, chain[0]), ends(listener, second)),
     }  # fmt: skip
 
 
@@ -239,3 +246,84 @@ def test_a_lost_key(played: dict[str, Any]) -> None:
     (record,) = played["found"]["records"]
     assert record["instead_of"] == old and record["revokes"][0]["kid"] == old
     assert played["verdicts"] == [0, 6], "an export holds the records of both roots"
+
+
+# --- a lost database
+
+
+def play_a_lost_database(folder: Path, house: House) -> dict[str, Any]:
+    """The key is kept, all else is gone. ES256: its records are signed in other bytes each time."""
+    _, listener, meter, agent = one_meter(folder, house)
+    path = folder / agent.state / "signing.key"
+    path.unlink()
+    kid = create_key(path, int(time.time()), "ES256").kid
+    codes: list[int] = []
+    boundary: list[int] = []
+    for _ in range(2):
+        agent.start()
+        checkpoints = len(pages(listener.heard))
+        until(lambda n=checkpoints: len(pages(listener.heard)) > n, 20, lambda: agent.said)  # type: ignore[misc]
+        codes.append(agent.stop())
+        until(lambda: meter.count in listener.numbers("m1"), 10)
+        boundary.append(len(listener.heard))
+        for file in (folder / agent.state).glob("store.db*"):
+            file.unlink()
+    return {"codes": codes, "heard": list(listener.heard), "kid": kid, "boundary": boundary[0]}
+
+
+def pages(heard: Sequence[Heard]) -> list[dict[str, Any]]:
+    """Every checkpoint that came, in order."""
+    return [json.loads(message.payload) for message in heard if "/checkpoint/" in message.topic]
+
+
+def test_a_lost_database(played: dict[str, Any]) -> None:
+    """A verifier that was there all the time refuses nothing: the counters rise, the records say the same."""
+    before, after = (pages(part) for part in (played["heard"][: played["boundary"]], played["heard"]))
+    counters = [page["counter"] for page in after]
+    assert played["codes"] == [0, 0] and counters == sorted(set(counters))
+    assert counters[len(before)] > counters[len(before) - 1] and counters[0] > 1_700_000_000
+    first, *more = announced(played["heard"])
+    assert more and more[-1]["counter"] == first["counter"] == 1 and more[-1] != first
+    report = report_of(played["heard"], played["kid"])
+    assert not report.failures, report.faults[:3]
+    assert report.verdict is Verdict.INCOMPLETE, "but a stream that begins anew is told"
+    assert all(stream.restarts for name, stream in report.streams.items() if name.endswith("m1"))
+
+
+# --- a key that never leaves its token
+
+
+def play_a_key_in_a_token(folder: Path, house: House) -> dict[str, Any]:
+    if why := token_kit.why_no_token():
+        pytest.skip(why)
+    _, listener, meter, agent = one_meter(folder, house)
+    token = token_kit.Token(folder, token_kit.module())
+    agent.env |= token.env
+    agent.start()
+    until(lambda: len(listener.numbers("m1")) >= 2, 20, lambda: agent.said)
+    found, _ = keys(agent, "rotate", "--yes", "--pkcs11", token.uri("one"))
+    until(lambda: found["thumbprint"] in signs(listener, "m1", "_gateway"), 20, lambda: agent.said)
+    codes = [agent.stop()]
+    tokens, away = folder / "tokens", folder / "away"
+    tokens.rename(away)
+    tokens.mkdir()
+    agent.start(serving=False)
+    codes.append(agent.wait())
+    refusal = agent.said
+    tokens.rmdir()
+    away.rename(tokens)
+    agent.start()
+    seen = len(listener.numbers("m1"))
+    until(lambda: len(listener.numbers("m1")) > seen + 1, 20, lambda: agent.said)
+    codes.append(agent.stop())
+    until(lambda: meter.count in listener.numbers("m1"), 10)
+    report = settle(listener.heard, agent.kid, {"m1": meter})
+    return {"codes": codes, "refusal": refusal, "report": report, "found": found, "signers": signers(listener, "m1"),
+            "kid": agent.kid}  # fmt: skip
+
+
+def test_a_key_in_a_token(played: dict[str, Any]) -> None:
+    """From a file into the token while the agent runs, and a start without the token that says what is missing."""
+    assert played["codes"] == [0, 4, 0] and "the token is not there" in played["refusal"]
+    assert played["signers"] == [played["kid"], played["found"]["thumbprint"]]
+    assert (played["found"]["alg"], played["found"]["in_token"]) == ("ES256", True)

@@ -1,0 +1,50 @@
+"""A token in software: SoftHSM2 stands for a TPM, a card or an HSM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+MODULES = (
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+)
+
+
+class Token:
+    """SoftHSM2 with one token ``park7``, whose PIN lies in a file."""
+
+    def __init__(self, folder: Path, module: str) -> None:
+        self.module, self.pin_file = module, folder / "token.pin"
+        self.pin_file.write_text("4711\n")
+        self.pin_file.chmod(0o600)
+        self.env = {"SOFTHSM2_CONF": str(folder / "softhsm2.conf")}
+        (folder / "tokens").mkdir()
+        (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder}/tokens\nlog.level = ERROR\n")
+        subprocess.run(
+            ["softhsm2-util", "--init-token", "--free", "--label", "park7", "--so-pin", "12345678", "--pin", "4711"],
+            env={**os.environ, **self.env}, check=True, capture_output=True, timeout=30,
+        )  # fmt: skip
+
+    def uri(self, name: str, pin_source: str = "") -> str:
+        """Where a key of this name lies in it."""
+        pin = pin_source or f"file:{self.pin_file}"
+        return f"pkcs11:token=park7;object={name}?module-path={self.module}&pin-source={pin}"
+
+
+def why_no_token() -> str:
+    """ "" where tokens can be tried."""
+    if find_spec("pkcs11") is None:
+        return "python-pkcs11 is not installed (pip install 'meterhouse[hardware]')"
+    if not shutil.which("softhsm2-util") or not any(os.path.exists(module) for module in MODULES):
+        return "SoftHSM2 is not installed (apt-get install softhsm2)"
+    return ""
+
+
+def module() -> str:
+    """The library of the token."""
+    return next(path for path in MODULES if os.path.exists(path))
