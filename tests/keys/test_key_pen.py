@@ -1,0 +1,265 @@
+"""The key in the agent's hand: it changes between two rounds, and a token that does not sign loses nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "export"))
+
+from export_kit import BASE, CLOCK, T0, Gateway, table
+
+from agent.keys import Signer, check_key_records, create_key, current_records, load_key, rotate_key, signed_by
+from agent.keys.token import TokenError
+from agent.pack import Packer, StreamTable
+from agent.service.keydesk import last_signed
+from agent.service.pen import KeyWatch, Pen
+from agent.service.streams import Stream
+from agent.service.writer import Writer
+from agent.store import Store
+from agent.verify import Verdict, Verifier
+from drivers.model import Reason
+from ext.ring import Ring
+
+Mh = Callable[..., tuple[int, str, str]]
+
+
+class Moody:
+    """A key that signs when it likes to."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._key, self.alg, self.jwk, self.well = signer._key, signer.alg, signer.jwk, True
+
+    def sign(self, message: bytes) -> bytes:
+        if not self.well:
+            raise TokenError("the token does not sign", where="token")
+        return self._key.sign(message)
+
+
+class Rounds:
+    """Two streams that are sealed a second at a time by a real writer into a real store."""
+
+    def __init__(self, folder: Path, pen: Pen) -> None:
+        self.ring = Ring.create(str(folder / "ring"), 1 << 20, 77, 2, bytes(32))
+        self.now_ms, self.told = T0, list[tuple[Any, ...]]()
+        self.writer = Writer(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
+        self.writer.on_trouble = lambda *what: self.told.append(what)
+        self.streams = []
+        for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
+            stream = Stream(name, Packer(name, "00000000000000aa", None, pen.sign, T0, 1 << 16), T0)
+            stream.become(n, StreamTable(name, table()), T0)
+            self.streams.append(stream)
+
+    async def round(self) -> int:
+        """Streams that were sealed."""
+        tick, self.now_ms = self.now_ms, self.now_ms + 1000
+        for n, stream in enumerate(self.streams):
+            at = tick * 1_000_000 + 40_000_000
+            values = [(0, tick // 1000, -1, 0), (1, tick, -3, 0)]
+            stream.record(n, [self.ring.append_values(n, tick, at, 1, values)], True)
+        jobs = [stream.job(self.now_ms, Reason.STOPPED) for stream in self.streams]
+        done = await self.writer.seal(self.ring, jobs)
+        for sealed in done:
+            sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
+        return len(done)
+
+    async def packs(self) -> dict[str, list[bytes]]:
+        """Everything that is durable, by stream."""
+        return {
+            s.name: await self.writer.call(lambda store, s=s: [p.data for p in store.after(s.name, 0, 1 << 40)])  # type: ignore[misc]
+            for s in self.streams
+        }
+
+
+def verdict(packs: dict[str, list[bytes]], pen: Pen, trust: str) -> Any:
+    verifier = Verifier([trust])
+    verifier.feed(pen.records, f"meterhouse/v1/{BASE}/keys")
+    for name, datas in packs.items():
+        for data in datas:
+            verifier.feed(data, f"meterhouse/v1/{name}/readings")
+    return verifier.finish()
+
+
+async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
+    """Sealing pauses and says why; what was read waits in the ring and is sealed with the first signature after."""
+    key = Moody(create_key(tmp_path / "signing.key", T0 // 1000 - 5))
+    pen = Pen(Signer(key, T0 // 1000 - 5), BASE)
+    rounds = Rounds(tmp_path, pen)
+    await rounds.writer.start()
+    try:
+        await rounds.writer.call(pen.take_up)
+        assert await rounds.round() == 2
+        key.well = False
+        assert [await rounds.round() for _ in range(3)] == [0, 0, 0]
+        assert rounds.told[-1] == ("token: the token does not sign", Reason.STOPPED)
+        key.well = True
+        assert await rounds.round() == 2 and rounds.told[-1] == (None,)
+        packs = await rounds.packs()
+    finally:
+        await rounds.writer.stop()
+        rounds.ring.close()
+    report = verdict(packs, pen, pen.signer.kid)
+    assert report.verdict is Verdict.VERIFIED and report.gaps == 0 and report.readings == 2 * 2 * 5
+
+
+async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
+    """Records are durable and handed out before the first pack that needs them; every stream changes in one round."""
+    path = tmp_path / "signing.key"
+    first = create_key(path, T0 // 1000 - 5).kid
+    pen = Pen(load_key(path), BASE)
+    rounds, seen, notes, checkpoints = Rounds(tmp_path, pen), list[bytes](), list[Any](), list[str]()
+
+    async def checkpoint() -> None:
+        checkpoints.append(pen.signer.kid)
+
+    await rounds.writer.start()
+    try:
+        await rounds.writer.call(pen.take_up)
+        watch = KeyWatch(pen, path, rounds.writer, seen.append, notes.append, checkpoint)
+        await watch.look()
+        await rounds.round()
+        kids = [first]
+        for alg in ("ES256", "Ed25519", "ES256"):
+            kids.append(rotate_key(path, BASE, T0 // 1000, alg)[1].kid)
+            await rounds.round()
+            await watch.look()
+            kept = await rounds.writer.call(Store.key_record)
+            assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == pen.records
+            await watch.look()
+            await rounds.round()
+        path.write_text("nonsense")
+        await watch.look()
+        await watch.look()
+        await rounds.round()
+        path.unlink()
+        await watch.look()
+        assert watch.kid == kids[-1]
+        packs = await rounds.packs()
+    finally:
+        await rounds.writer.stop()
+        rounds.ring.close()
+    assert [(note["old"], note["new"]) for note in notes] == list(pairwise(kids))
+    assert checkpoints == kids[1:] and len(seen) == 3
+    rows = [[signed_by(data) for data in datas if '"table"' not in data.decode()] for datas in packs.values()]
+    a, b, c, d = kids
+    assert rows == [[a, a, b, b, c, c, d, d]] * 2
+    assert verdict(packs, pen, first).verdict is Verdict.VERIFIED
+
+
+async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "signing.key"
+    create_key(path, 1)
+    pen = Pen(load_key(path), BASE)
+    writer = Rounds(tmp_path, pen)
+    await writer.writer.start()
+    try:
+        await writer.writer.call(pen.take_up)
+        kid, records = pen.signer.kid, pen.records
+        other = create_key(tmp_path / "other.key", 2)
+
+        async def none() -> None:
+            raise AssertionError("no checkpoint of a key that was refused")
+
+        watch = KeyWatch(pen, path, writer.writer, lambda data: None, lambda event: None, none)
+        with pytest.raises(Exception, match="the last one recorded is"):
+            await watch.move(tmp_path / "other.key")
+        with pytest.raises(Exception, match="no signing key"):
+            await watch.move(tmp_path / "none.key")
+        assert (pen.signer.kid, pen.records) == (kid, records) != (other.kid, b"")
+        assert await writer.writer.call(Store.key_record) == (1, records)
+    finally:
+        await writer.writer.stop()
+        writer.ring.close()
+
+
+# --- how far a key signed, by the database
+
+
+class Straight:
+    service = None
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def call(self, function: Callable[[Store], Any]) -> Any:
+        return function(self._store)
+
+
+def rotated(gateway: Gateway, seconds: int) -> str:
+    """Another key from here on; returns it."""
+    path = gateway.folder / "state" / "signing.key"
+    gateway.signer = rotate_key(path, BASE, gateway.now_ms // 1000)[1]
+    records = current_records(gateway.signer, BASE)
+    gateway.keep(lambda store: store.add_key_record(json.loads(records)["counter"], records))
+    gateway.keys = records
+    gateway.restart()
+    gateway.seal(seconds)
+    return gateway.signer.kid
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Any:
+    made = Gateway(tmp_path)
+    yield made
+    made.ring.close()
+
+
+async def test_how_far_each_key_signed(gateway: Gateway) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    choose = random.Random(seed)
+    kids = [gateway.signer.kid]
+    gateway.seal(choose.randrange(1, 30))
+    kids += [rotated(gateway, choose.randrange(0, 30)) for _ in range(4)]
+    truth: dict[str, dict[str, int]] = {kid: {} for kid in kids}
+    for pack in gateway.made:
+        for kid in kids[kids.index(signed_by(pack.data)) :]:
+            truth[kid][pack.stream] = max(truth[kid].get(pack.stream, 0), pack.seq)
+    store = Store.open(gateway.folder / "state" / "store.db", 64 << 20)
+    try:
+        for kid in kids:
+            assert await last_signed(Straight(store), kid, None) == truth[kid]  # type: ignore[arg-type]
+        until = choose.randrange(T0, gateway.now_ms + 5000)
+        found = await last_signed(Straight(store), kids[-1], until)  # type: ignore[arg-type]
+        for stream in gateway.names:
+            ends = [pack.seq for pack in gateway.made if pack.stream == stream and pack.to_ms <= until]
+            assert found.get(stream, 0) == max(ends, default=0), until
+        with pytest.raises(Exception, match=r"no key x is recorded here.*Known are"):
+            await last_signed(Straight(store), "x", None)  # type: ignore[arg-type]
+    finally:
+        store.close()
+
+
+def test_a_revocation_with_the_agent_stopped(gateway: Gateway, mh: Mh) -> None:
+    """Everything that the gateway sealed stays good; cut at a time, what came later is refused for that reason."""
+    old = gateway.signer.kid
+    gateway.seal(15)
+    code, _, err = mh("keys", "revoke", old[:10], "-c", gateway.config, "--yes")
+    assert code == 0, err
+    path = gateway.folder / "state" / "signing.key"
+    gateway.signer = load_key(path)
+    gateway.keys = current_records(gateway.signer, BASE)
+    gateway.restart()
+    gateway.seal(4)
+    assert gateway.broker().verdict is Verdict.VERIFIED
+    assert check_key_records(gateway.keys, BASE, trust=old).kids == (old, gateway.signer.kid)
+    gateway.keep(lambda store: store.add_key_record(2, gateway.keys))
+    code, out, err = mh(
+        "keys", "revoke", gateway.signer.kid, "-c", gateway.config, "--yes", "--until", "2026-11-24T06:00:10Z", "--json"
+    )
+    assert code == 0, err
+    last = json.loads(out)["revoked"]["last"]
+    ends = {s: [p.seq for p in gateway.made if p.stream == s and p.to_ms <= T0 + 10_000] for s in gateway.names}
+    assert T0 + 10_000 == 1_795_500_010_000 and last == {name: max(seqs) for name, seqs in ends.items()}
+    gateway.signer = load_key(path)
+    gateway.keys = current_records(gateway.signer, BASE)
+    report = gateway.broker()
+    assert report.verdict is Verdict.FAILED and set(report.failures) == {"revoked"}
+    assert report.failures["revoked"] == sum(signed_by(p.data) not in (old, gateway.signer.kid) for p in gateway.made)
