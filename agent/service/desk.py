@@ -307,7 +307,10 @@ def prepare(folder: Path) -> bool:
             hint = "Remove it, and see who may write the runtime directory"
             raise GatewayError("is no folder of ours", where=str(folder), hint=hint) from None
         return False
-    folder.chmod(0o2770)  # what a tool makes here must be readable to the agent, and the other way: the group's
+    try:
+        folder.chmod(0o2770)  # what a tool makes here must be readable to the agent, and the other way: the group's
+    except PermissionError:  # a sandbox without that bit (RestrictSUIDSGID=); tmpfiles.d makes it beforehand
+        folder.chmod(0o770)
     return True
 
 

@@ -35,7 +35,10 @@ class LeaseDesk:
         """Makes the folder. Raises OSError."""
         if not folder.is_dir():
             folder.mkdir(parents=True)
-            folder.chmod(0o2770)  # what a technician's tool makes here must be readable to the agent: the group's
+            try:
+                folder.chmod(0o2770)  # what a technician's tool makes here must be readable to the agent: the group's
+            except PermissionError:  # a sandbox without that bit (RestrictSUIDSGID=); tmpfiles.d makes it beforehand
+                folder.chmod(0o770)
         self._folder, self._mono_ns = folder, mono_ns
         self._look_at = 0
         self._stamp = -1
