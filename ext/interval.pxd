@@ -312,8 +312,8 @@ cdef inline void step_clock(Slot *s, const Times *t, int32_t number, int64_t by_
     for i in range(s.past):
         s.past_time[i] += by_ms
     s.cell.flags |= CLOCK
-    if s.start <= s.time < s.end:
-        return
+    if by_ms >= 0 and s.start <= s.time < s.end:
+        return  # set back, the same time comes again: what it brings must not be mixed with what was there
     was = s.cell.last
     close(s, number, done, dones)
     s.at = find(t, s.time)

@@ -4,8 +4,11 @@
 """
 
 from agent.intervals.cut import Cut
+from agent.intervals.memory import Memory
 from agent.intervals.query import Book, changes, query, sums
+from agent.intervals.replay import recompute
 from agent.intervals.rows import FLAW, Flag, IntervalRow, Mark, RoleSum, Source
+from agent.intervals.sketch import Rule
 
 __all__ = [
     "FLAW",
@@ -14,9 +17,12 @@ __all__ = [
     "Flag",
     "IntervalRow",
     "Mark",
+    "Memory",
     "RoleSum",
+    "Rule",
     "Source",
     "changes",
     "query",
+    "recompute",
     "sums",
 ]

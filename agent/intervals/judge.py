@@ -16,10 +16,12 @@ from fractions import Fraction
 from itertools import pairwise
 
 from agent.intervals.rows import Flag
-from agent.intervals.series import BACK_STEP, FEW, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
+from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
 from ext.rates import Tally
 
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a verdict falls with what there is
+SILENCE_MS = 900_000
+ALIKE = 3
 MOST = 64  # readings that wait
 TOO_LARGE = (1 << 63) - 1  # the kernel's word for a value beyond all counters
 _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
@@ -164,16 +166,12 @@ class Judge:
 
     @staticmethod
     def _grows_so(reading: Waiting, since_ms: int, later: list[Waiting]) -> bool:
-        """Did it rise from zero no faster than ten times what it does afterwards?"""
-        usual = max(
-            (
-                Fraction(b.value - a.value, b.time_ms - a.time_ms)
-                for a, b in pairwise([reading, *later])
-                if b.time_ms > a.time_ms
-            ),
-            default=Fraction(0),
-        )
-        return reading.value <= FEW * usual * (reading.time_ms - since_ms)
+        """Did it rise from zero about as fast as it goes on, and without a silence in between?"""
+        pairs = [(a, b) for a, b in pairwise([reading, *later]) if b.time_ms > a.time_ms and b.value > a.value]
+        paces = sorted(Fraction(b.value - a.value, b.time_ms - a.time_ms) for a, b in pairs)
+        usual = paces[len(paces) // 2] if paces else Fraction(0)
+        since = reading.time_ms - since_ms
+        return since <= SILENCE_MS and reading.value <= ALIKE * usual * since
 
     def _certain(self, kind: str, level: int, value: int, later: list[Waiting], rises: int) -> bool:
         """Would the next reading leave the verdict as it is?"""

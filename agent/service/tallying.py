@@ -20,6 +20,7 @@ from agent.intervals import Cut
 from agent.intervals.feed import Happening, Span
 from agent.intervals.ledger import Ledger
 from agent.intervals.page import Row, Shape, encode, merged
+from agent.intervals.replay import happenings_in, take_body
 from agent.intervals.sketch import Rule
 from agent.pack import SealedPack, StreamTable, seconds
 from agent.store import NewPage, Store
@@ -227,20 +228,6 @@ class _Guard:
             return False
         self._tallying.give_up(self._stream, error)
         return True
-
-
-def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
-    """A pack as parsed with ``parse_float=str`` into a ledger; a birth puts its table in force."""
-    if "table" in body:
-        ledger.use(body["table"])
-    from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
-    ledger.take_pack(Span(body["seq"], body["boot"], from_ms, to_ms), body.get("e", ()))
-
-
-def happenings_in(body: Mapping[str, Any]) -> set[tuple[str, str, int]]:
-    """Counter events that a pack says already."""
-    found = (e for e in body.get("events", ()) if e.get("event") == "counter")
-    return {(str(e["point"]), str(e["kind"]), round(float(e["t"]) * 1000)) for e in found}
 
 
 def event_of(happening: Happening) -> dict[str, Any]:

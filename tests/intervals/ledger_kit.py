@@ -12,8 +12,8 @@ from agent.intervals import Cut, IntervalRow, query
 from agent.intervals.feed import Span
 from agent.intervals.ledger import Ledger
 from agent.intervals.page import Shape, StoredPage, encode
+from agent.intervals.replay import take_body
 from agent.intervals.sketch import Rule
-from agent.service.tallying import take_body
 from ext.ring import Ring
 
 LENGTH = 900_000

@@ -1,0 +1,39 @@
+"""From packs as published to intervals: what the agent does after a start, and anybody can do with an export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from agent.intervals.cut import Cut
+from agent.intervals.feed import Span
+from agent.intervals.ledger import Ledger
+from agent.intervals.page import Row, Shape
+from agent.intervals.sketch import Rule
+
+
+def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
+    """A pack as parsed with ``parse_float=str`` into a ledger; a birth puts its table in force."""
+    if "table" in body:
+        ledger.use(body["table"])
+    from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
+    ledger.take_pack(Span(body["seq"], body["boot"], from_ms, to_ms), body.get("e", ()))
+
+
+def happenings_in(body: Mapping[str, Any]) -> set[tuple[str, str, int]]:
+    """Counter events that a pack says already."""
+    found = (e for e in body.get("events", ()) if e.get("event") == "counter")
+    return {(str(e["point"]), str(e["kind"]), round(float(e["t"]) * 1000)) for e in found}
+
+
+def recompute(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[Shape, list[Row]]]:
+    """The rows of one stream, from its packs in order, a birth first; ``Memory`` takes them for queries.
+
+    What the agent wrote and what comes out here agree to the last digit, from the first interval on that lies wholly
+    behind the first pack: the one before may have begun earlier there.
+    """
+    ledger = Ledger(stream, cut, rule)
+    for data in packs:
+        take_body(ledger, json.loads(data, parse_float=str))
+        yield from ledger.rows()
