@@ -9,14 +9,14 @@ import asyncio
 import queue
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.keys import KeyFileError
 from agent.outbox import Ack, OutboxItem, ReplayPage
-from agent.pack import Mark, Packer, SealedPack, base64url, seconds
+from agent.pack import Mark, Packer, SealedPack
+from agent.service.carry import facts_in, loss_event, seal_job
 from agent.service.streams import SealJob
 from agent.service.tallying import Work
 from agent.store import LossNote, Store, StoreDamaged
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little memory while they wait
-LONG_MS = 3_600_000  # of nothing: said at once, and not found out tick by tick
-OUT_OF_TURN_MS = 600_000
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
 
 
@@ -99,6 +97,7 @@ class Writer:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
         self._losses: list[LossNote] = []
+        self._damaged: StoreDamaged | None = None
 
     # --- the loop's side
 
@@ -117,7 +116,7 @@ class Writer:
 
         def run(store: Store) -> None:
             try:
-                result = function(store)
+                result = self._do(store, function)
             except Exception as error:  # noqa: BLE001 - it is raised where the call was made
                 self._back(_fail, future, error)
             else:
@@ -222,7 +221,7 @@ class Writer:
 
         def run(store: Store) -> None:
             try:
-                page = store.replay(stream, boot, first, last, limit, max_bytes)
+                page = self._do(store, lambda store: store.replay(stream, boot, first, last, limit, max_bytes))
             except GatewayError as error:
                 page = ReplayPage(refused=str(error))
             callback(page)
@@ -230,7 +229,7 @@ class Writer:
         self._queue.put(run)
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Of a destination's budget of replays; ``callback`` runs in the writer thread, not at all if the store fails."""
+        """Of a destination's budget of replays; ``callback`` runs in the writer thread, unless the store fails."""
         self._queue.put(lambda store: callback(store.spend(dest, day, size)))
 
     # --- the thread
@@ -247,7 +246,7 @@ class Writer:
         try:
             while (job := self._next()) is not None:
                 try:
-                    job(store)
+                    self._do(store, job)
                 except GatewayError as error:  # an uplink's question that failed: it will ask again
                     self._back(self.on_trouble, str(error))
                 self._flush(store, FLUSH_S)
@@ -255,6 +254,14 @@ class Writer:
         finally:
             store.close()
             self._back(_settle, self._stopped, None)
+
+    def _do(self, store: Store, function: Callable[[Store], T]) -> T:
+        """Errors of SQLite come out as the store's. Where one says damage, the next sealing ends the service."""
+        try:
+            return store.call(function)
+        except StoreDamaged as error:
+            self._damaged = error
+            raise
 
     def _next(self) -> Callable[[Store], None] | None:
         try:
@@ -273,6 +280,8 @@ class Writer:
             self._confirmed = {}
 
     def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob], whole: bool) -> list[Sealed]:
+        if self._damaged is not None:
+            raise self._damaged
         clock = self._clock()
         done: list[Sealed] = []
         batch = Batch()
@@ -329,71 +338,6 @@ class Writer:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:  # the loop is closed: a second signal ended us at once
             return
-
-
-def facts_in(packs: Sequence[SealedPack]) -> dict[str, bytes]:
-    """What the newest births among packs say of the devices that were met, by stream."""
-    return {pack.stream: pack.facts for pack in packs if pack.facts is not None}
-
-
-def loss_event(note: LossNote) -> dict[str, Any]:
-    """What a stream says of its own packs that had to be dropped."""
-    return {
-        "boot": note.boot,
-        "event": "loss",
-        "first": note.first,
-        "from": seconds(note.from_ms),
-        "hash": base64url(note.hash),
-        "last": note.last,
-        "reason": note.reason,
-        "t": seconds(time.time_ns() // 1_000_000),
-        "to": seconds(note.to_ms),
-    }
-
-
-def seal_job(
-    ring: Ring, job: SealJob, clock: Mapping[str, Any], losses: Sequence[Mapping[str, Any]] = ()
-) -> list[SealedPack]:
-    """Carry out one job on its stream's packer: tables in turn, the downtime first where there was one."""
-    packer = job.stream.packer
-    packs: list[SealedPack] = []
-    events = [*losses, *(event for _, event in job.events)]
-    made = 0  # packs of the segments before
-    for segment in job.segments:
-        if not segment.table.same_as(packer.table):
-            packer.use(segment.table)
-        if job.start_ms is not None:
-            if packer.from_ms > job.start_ms:  # the clock was set back while we were away
-                events.insert(0, packer.step(job.start_ms))
-            elif packer.from_ms < job.start_ms:
-                packs += packer.absent(ring, job.start_ms, job.unknown, clock, events)
-                events = []
-            job.start_ms = None
-        held = segment.positions[:]
-        long = _nothing_until(ring, segment.positions, segment.to_ms)
-        if long - packer.from_ms > LONG_MS:  # sealing paused, and the ring has run over since
-            over = bool(segment.positions) and segment.positions[0] < ring.tail
-            why = Reason.RING if over and job.unknown is Reason.STOPPED else job.unknown
-            packs += packer.absent(ring, long, why, clock, events)
-            events = []
-        packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, job.unknown)
-        segment.taken = len(held) - len(segment.positions)
-        segment.sealed, segment.packs = held[: segment.taken], tuple(packs[made:])
-        made, events = len(packs), []
-    if job.step_ms is not None:
-        event = packer.step(job.step_ms)
-        packs += packer.seal(ring, job.segments[-1].positions, job.step_ms, clock, [event])
-        job.segments[-1].packs += tuple(packs[made:])
-    return packs
-
-
-def _nothing_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
-    """A time before which the ring holds none of these records, with room for ticks answered out of turn."""
-    at = bisect_left(positions, ring.tail)
-    if at == len(positions):
-        return to_ms
-    oldest = ring.record(positions[at])
-    return min(oldest.tick_ms, to_ms) - OUT_OF_TURN_MS if oldest else 0
 
 
 def _settle(future: asyncio.Future[T], result: T) -> None:

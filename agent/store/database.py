@@ -107,8 +107,11 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute("COMMIT")
 
 
-def open_or_quarantine(path: Path) -> tuple[sqlite3.Connection, Quarantine | None]:
+def open_or_quarantine(path: Path, damage: str = "") -> tuple[sqlite3.Connection, Quarantine | None]:
     """Open the database; a damaged one is set aside under a dated name and a new one made with its heads.
+
+    Args:
+        damage: what is known to be wrong with it already.
 
     Raises:
         StoreError: it cannot be opened for another reason.
@@ -116,21 +119,22 @@ def open_or_quarantine(path: Path) -> tuple[sqlite3.Connection, Quarantine | Non
     if aside := _unfinished(path):
         return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage(aside)))
     try:
-        conn = connect(path)
-        try:
-            _probe(conn, path)
-        except BaseException:
-            conn.close()
-            raise
-        return conn, None
+        if not damage:
+            conn = connect(path)
+            try:
+                _probe(conn, path)
+            except BaseException:
+                conn.close()
+                raise
+            return conn, None
     except sqlite3.Error as error:
         if not is_damage(error):
             raise explain(error, str(path)) from error
-        reason = str(error)
+        damage = str(error)
     aside = _set_aside(path)
     heads = tuple(_salvage(aside))
     try:
-        return connect(path), Quarantine(str(aside), reason, heads)
+        return connect(path), Quarantine(str(aside), damage, heads)
     except sqlite3.Error as error:
         raise explain(error, str(path)) from error
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from agent.store.body import Codec
 from agent.store.database import (
@@ -18,12 +19,13 @@ from agent.store.database import (
     open_or_quarantine,
     salvaged,
 )
-from agent.store.errors import StoreError
+from agent.store.errors import StoreDamaged, StoreError
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
 from agent.store.salvage import Salvage
 from agent.store.values import LossNote, Place, Usage, boot_hex
 
+T = TypeVar("T")
 MIN_SIZE_BYTES = 8 * 1024 * 1024
 
 
@@ -91,10 +93,24 @@ class Store(Intake):
         store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine)
         try:
             store._load(destinations, now_ms)
+        except StoreDamaged as error:
+            conn.close()
+            if quarantine is not None:
+                raise
+            conn, quarantine = open_or_quarantine(path, error.what)
+            store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine)
+            store._load(destinations, now_ms)
         except BaseException:
             conn.close()
             raise
         return store
+
+    def call(self, function: Callable[[Store], T]) -> T:
+        """``function`` of this store; SQLite's errors come out as ours, whichever method let them through."""
+        try:
+            return function(self)
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
 
     def _load(self, destinations: Sequence[str], now_ms: int) -> None:
         with self._transaction():

@@ -16,9 +16,10 @@ import pytest
 from agent.keys import create_key
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
+from agent.service.carry import seal_job
 from agent.service.sealing import Sealing
 from agent.service.streams import SealJob, Segment, Stream
-from agent.service.writer import Writer, seal_job
+from agent.service.writer import Writer
 from drivers.model import Reason
 from ext.ring import Ring
 
@@ -85,7 +86,7 @@ def test_a_device_that_was_never_read_meanwhile(ring: Ring, stream: Stream) -> N
 class FullDisk:
     """Commits nothing."""
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob]) -> list[Any]:
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Any]:
         return []
 
 
