@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,12 +145,17 @@ def revoke(
     if lasts:
         change(said)
     else:
-        ask_for_lasts(place, gone, until_ms, change)
+        ask_for_lasts(place, gone, until_ms, change, known[: known.index(gone)])
     _tell(place, old, made[0], as_json, {"kid": gone, "last": said})
 
 
-def ask_for_lasts(place: Place, kid: str, until_ms: int | None, change: Any) -> None:
+def ask_for_lasts(
+    place: Place, kid: str, until_ms: int | None, change: Callable[[Any], object], before: Sequence[str] = ()
+) -> None:
     """Call ``change`` with the last sequences that ``kid`` signed, while the agent seals nothing.
+
+    Args:
+        before: the keys that lead to it.
 
     Raises:
         UsageError: the agent runs and would not see the change.
@@ -167,7 +172,12 @@ def ask_for_lasts(place: Place, kid: str, until_ms: int | None, change: Any) -> 
             where=str(place.path),
             hint="`systemctl stop meterhouse`, then this again, then start it",
         )
-    ask(config, "keys", {"kid": kid, "until_ms": until_ms}, lambda data: change(json.loads(data)))
+
+    def take(data: bytes) -> None:
+        change(json.loads(data))
+
+    body = {"kid": kid, "until_ms": until_ms, "before": list(before)}
+    ask(config, "keys", body, take)
 
 
 def _whole(kid: str, known: tuple[str, ...]) -> str:

@@ -118,7 +118,7 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
 
 _WRONG_KEY = (
     "A new key must be recorded by the one before: put that one back, and let `meterhouse keys rotate` replace it. "
-    "If it is lost: `meterhouse keys create --lost {}`; every verifier must then pin the new thumbprint"
+    "Is it lost? `meterhouse keys create --lost {}`; every verifier must then pin the new thumbprint"
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from agent.keys import signed_by
@@ -22,37 +22,45 @@ LOOK_S: Final = 0.05
 
 
 async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """``body``: kid, until_ms (or null). One part: last sequence by stream. Gives the kid that signs then."""
-    kid, until_ms = checked(body)
+    """``body``: kid, until_ms (or null), and before: all kids of the tool's chain up to it, or null.
+
+    One part: last sequence by stream. Gives the kid that signs then.
+    """
+    kid, until_ms, before = checked(body)
     service = access.service
     if service is None:
-        await reply.part(json.dumps(await last_signed(access, kid, until_ms)).encode())
+        await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
     async with service.sealing.held():
-        await reply.part(json.dumps(await last_signed(access, kid, until_ms)).encode())
-        before, give_up = service.key_watch.kid, time.monotonic() + HOLD_S
-        while service.key_watch.kid == before and time.monotonic() < give_up:
+        await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
+        old, give_up = service.key_watch.kid, time.monotonic() + HOLD_S
+        while service.key_watch.kid == old and time.monotonic() < give_up:
             await service.key_watch.look()
             await asyncio.sleep(LOOK_S)
     return {"kid": service.key_watch.kid}
 
 
-def checked(body: Mapping[str, Any]) -> tuple[str, int | None]:
-    """The key and the time of a request. Raises UsageError."""
-    kid, until_ms = body.get("kid"), body.get("until_ms")
-    if not isinstance(kid, str) or not (until_ms is None or type(until_ms) is int):
-        raise UsageError("kid and until_ms are wanted", where="keys")
-    return kid, until_ms
+def checked(body: Mapping[str, Any]) -> tuple[str, int | None, Collection[str]]:
+    """The key, the time and the keys before of a request. Raises UsageError."""
+    kid, until_ms, before = body.get("kid"), body.get("until_ms"), body.get("before") or []
+    if not isinstance(kid, str) or not (until_ms is None or type(until_ms) is int) or not isinstance(before, list):
+        raise UsageError("kid, until_ms and before are wanted", where="keys")
+    return kid, until_ms, before
 
 
-async def last_signed(access: Access, kid: str, until_ms: int | None) -> dict[str, int]:
+async def last_signed(access: Access, kid: str, until_ms: int | None, before: Collection[str] = ()) -> dict[str, int]:
     """The last sequence that a key, or one before it, signed in each stream; up to a time, if there is one.
+
+    Args:
+        before: the keys that lead to it by the key's own file, which may be ahead of what was published.
 
     Raises:
         UsageError: the published records do not name this key.
     """
     kept = await access.call(Store.key_record)
     kids = [] if kept is None else [record["kid"] for record in json.loads(kept[1])["records"]]
+    if kid not in kids and kids and kids[-1] in before:
+        return {}  # made since the agent ran last: it has signed nothing
     if kid not in kids:
         hint = f"Known are {', '.join(kids)}" if kids else "The agent has published none so far"
         raise UsageError(f"no key {clean_text(kid, 60)} is recorded here", where="keys", hint=hint)

@@ -237,6 +237,21 @@ async def test_how_far_each_key_signed(gateway: Gateway) -> None:
         store.close()
 
 
+def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh) -> None:
+    """Made and stolen while the agent was down: nothing of it counts, and the one before keeps what it signed."""
+    gateway.seal(3)
+    path = gateway.folder / "state" / "signing.key"
+    first, second = gateway.signer.kid, rotate_key(path, BASE, 1_795_600_000)[1].kid
+    for kid, last in ((second, {}), (first, {name: 4 for name in gateway.names})):
+        code, out, err = mh("keys", "revoke", kid, "-c", gateway.config, "--yes", "--json")
+        assert code == 0, err
+        assert json.loads(out)["revoked"] == {"kid": kid, "last": last}
+    code, _, err = mh("keys", "create", path.with_name("x"), "--lost", second, "-c", gateway.config, "--yes")
+    assert code == 2 and "is recorded here" in err and not path.with_name("x").exists()
+    gateway.keys = current_records(load_key(path), BASE)
+    assert gateway.broker().verdict is Verdict.VERIFIED
+
+
 def test_a_revocation_with_the_agent_stopped(gateway: Gateway, mh: Mh) -> None:
     """Everything that the gateway sealed stays good; cut at a time, what came later is refused for that reason."""
     old = gateway.signer.kid
