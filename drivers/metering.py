@@ -38,6 +38,7 @@ from drivers.model import (
     UsageError,
 )
 from drivers.plan import LineTiming, exact, ratio_of
+from drivers.plausible import Guard
 from drivers.profile import concerned
 from drivers.units import unit_factor
 from ext.ring import Ring
@@ -133,6 +134,7 @@ class MeterDevice:
         self._refusals: dict[str, int] = {}
         self._rests: dict[str, float] = {}  # question -> monotonic seconds before which it is not asked
         self._told: set[int] = set()
+        self._guard = Guard(spec)
         for number in range(len(spec.points)):
             self.check(spec.points[number])
 
@@ -289,6 +291,9 @@ class MeterDevice:
                     self._ring.append_text(self.table, number, quality, *stamp, value.encode("utf-8", "replace"))
                 )
             elif value is not None:
+                if number in self._guard.counters and quality == Quality.GOOD:
+                    doubtful = self._guard.doubts([(number, Decimal(value))], heard.mono_ns / 1e9)
+                    quality = Quality.SUSPECT if doubtful else quality
                 own_ms = time_ms(time, self.spec.zone) if time else None
                 values.append((number, *exact(Decimal(value)), quality, own_ms))
         if values:

@@ -109,7 +109,8 @@ class Contacts:
         number = self._number()
         await self._register([(number, table)])
         driver = device.driver
-        if spec.points != driver.spec.points or spec.limits != driver.spec.limits:
+        if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
+            # also for the same points: what it has learned, and where counters stood, was about another device
             driver = driver_class(spec.protocol)(spec, unit.line, self._ring, number)
         if found:
             # raises where the device went silent: then nothing has changed yet, and it is met again

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import cast
 
 from drivers.clocks import offset_s
@@ -27,6 +28,8 @@ from drivers.model import (
 )
 from drivers.plan import KnownHoles, exact, plan_summary, text_of
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
+from drivers.plausible import Guard
+from ext.decode import Plan
 from ext.ring import Ring
 
 _EXPIRE_EVERY = 1024  # visits between looks at the age of what was learned
@@ -68,6 +71,7 @@ class ModbusDevice:
         self._timing = timing_of(line, self._limits, spec.serial)
         self._visits: dict[int, Visit] = {}
         self._version = self.holes.version
+        self._guard = Guard(spec)
         self._polls = 0
         self._used = 0
         for point in spec.points:
@@ -161,6 +165,8 @@ class ModbusDevice:
     def _take(self, read: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:
         payload, time_ns, mono_ns, suspect = answer
         quality = Quality.SUSPECT if suspect else Quality.GOOD
+        if read.counters is not None and self._doubts(read.counters, payload, mono_ns):
+            quality = Quality.SUSPECT  # all of it: an answer that is not what was asked for shows at its counters
         if read.plan is not None:
             positions.append(read.plan.decode_into(self._ring, payload, self.table, tick_ms, time_ns, mono_ns, quality))
         for slot in read.texts:
@@ -181,6 +187,10 @@ class ModbusDevice:
         self.holes.good(read.block)
         if read.silences:
             read.silences, read.rest_s = 0, FIRST_REST_S
+
+    def _doubts(self, counters: Plan, payload: bytes, mono_ns: int) -> bool:
+        values = [(n, Decimal(m).scaleb(e)) for n, m, e, quality in counters.values(payload) if quality == Quality.GOOD]
+        return self._guard.doubts(values, mono_ns / 1e9)
 
     def _missed(self, read: Read, error: LineError, tick_ms: int, result: PollResult, streak: int) -> int:
         """Note a read that failed; returns how many reads in a row were silent."""

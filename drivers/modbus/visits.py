@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from drivers.line import Line, ModbusRequest
 from drivers.modbus.requests import read_request
-from drivers.model import PACES, DeviceSpec, Limits, Point, Reason
-from drivers.plan import Block, KnownHoles, LineTiming, TextSlot, compile_block, plan_blocks, text_slots
+from drivers.model import PACES, DeviceSpec, Kind, Limits, Point, Reason
+from drivers.plan import Block, KnownHoles, LineTiming, TextSlot, build_plan, compile_block, plan_blocks, text_slots
 from ext.decode import Plan
 
 SILENT_VISITS = 8  # a read that is silent so often in a row, while others answer, is cut or given a rest
@@ -23,6 +23,7 @@ class Read:
     block: Block
     request: ModbusRequest
     plan: Plan | None  # None: texts only
+    counters: Plan | None  # of its counters alone; None: it has none
     texts: tuple[TextSlot, ...]
     points: memoryview  # uint16 numbers, for gaps
     silences: int = 0  # in a row, while other reads of the device were answered
@@ -65,10 +66,11 @@ def build_visit(
             block,
             read_request(unit, block.function, block.address, block.count, where),
             plan,
+            counters,
             texts,
             memoryview(array("H", block.points)),
         )
-        for block, plan, texts in _compiled(spec, wanted, limits, timing, holes)
+        for block, plan, counters, texts in _compiled(spec, wanted, limits, timing, holes)
     ]
     refused = array("H", (n for n in lacking if not points[n].optional))
     optional = array("H", (n for n in lacking if points[n].optional))  # this firmware has them not: no fault
@@ -76,7 +78,7 @@ def build_visit(
     return Visit(reads, [read.request for read in reads], [(those, why) for those, why in missing if len(those)])
 
 
-_Compiled = list[tuple[Block, Plan | None, tuple[TextSlot, ...]]]
+_Compiled = list[tuple[Block, Plan | None, Plan | None, tuple[TextSlot, ...]]]
 _shared: dict[Hashable, tuple[tuple[Point, ...], _Compiled]] = {}  # devices of one profile are many
 _MOST_SHARED = 32
 
@@ -92,6 +94,7 @@ def _compiled(spec: DeviceSpec, wanted: list[int], limits: Limits, timing: LineT
         (
             block,
             compile_block(block, points, spec) if any(not points[n].is_text for n in block.points) else None,
+            _counters(block, points, spec),
             text_slots(block, points),
         )
         for block in plan_blocks(points, limits, timing, wanted, holes)
@@ -101,3 +104,11 @@ def _compiled(spec: DeviceSpec, wanted: list[int], limits: Limits, timing: LineT
             del _shared[next(iter(_shared))]
         _shared[key] = (points, made)
     return made
+
+
+def _counters(block: Block, points: tuple[Point, ...], spec: DeviceSpec) -> Plan | None:
+    """What tells whether an answer makes sense: its counters, decoded beside the plan of all."""
+    numbers = tuple(n for n in block.points if points[n].kind is Kind.COUNTER)
+    if not numbers:
+        return None
+    return build_plan(Block(block.function, block.address, block.count, numbers), points, spec)

@@ -39,6 +39,7 @@ from drivers.model import (
     clean_text,
 )
 from drivers.plan import decoded, exact
+from drivers.plausible import Guard
 from drivers.sunspec.plan import Reach, Spot, alternatives, find_spots, reaches, share_of
 from drivers.sunspec.walk import BASES, MAX_READ, Device, decode_image, discover
 from ext.decode import Plan
@@ -79,6 +80,7 @@ class SunSpecDevice:
         self._timing = timing_of(line, limits, spec.serial)
         self._bases = list(BASES)
         self._asked = 0
+        self._guard = Guard(spec)
         self.device: Device | None = None  # as last walked
         self._spots: dict[int, Spot] = {}
         self._reaches: dict[int, list[Reach]] = {}  # by mask of paces
@@ -218,6 +220,11 @@ class SunSpecDevice:
         result.answered += 1
         quality = Quality.SUSPECT if answer.suspect else Quality.GOOD
         stamp = (tick_ms, answer.time_ns, answer.mono_ns)
+        if reach.counters is not None:
+            found = reach.counters.values(answer.payload)
+            values = [(n, Decimal(m).scaleb(e)) for n, m, e, judged in found if judged == Quality.GOOD]
+            if self._guard.doubts(values, answer.mono_ns / 1e9):
+                quality = Quality.SUSPECT
         if reach.plan is not None:
             result.positions.append(reach.plan.decode_into(self._ring, answer.payload, self.table, *stamp, quality))
         if reach.factors is not None:

@@ -80,7 +80,8 @@ class Spot:
 class Reach:
     """One read: registers, the kernel's plan, texts as (point, byte offset, bytes), all its points.
 
-    ``factors`` is the plan of power factors, whose values need a look (``share_of``).
+    ``factors`` is the plan of power factors, whose values need a look (``share_of``), ``counters`` that of its
+    counters alone.
     """
 
     address: int
@@ -89,6 +90,7 @@ class Reach:
     factors: Plan | None
     texts: list[tuple[int, int, int]]
     points: memoryview
+    counters: Plan | None = None
 
 
 def find_spots(device: Device, spec: DeviceSpec, most: int, where: str) -> dict[int, Spot]:
@@ -162,7 +164,7 @@ def reaches(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTimi
 
 
 def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec) -> Reach:
-    plan, factors = Plan(2 * (end - begin)), Plan(2 * (end - begin))
+    plan, factors, counters = (Plan(2 * (end - begin)) for _ in range(3))
     texts: list[tuple[int, int, int]] = []
     for spot in members:
         point, at = spec.points[spot.point], 2 * (spot.address - begin)
@@ -170,8 +172,11 @@ def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec) -> Re
             texts.append((spot.point, at, 2 * spot.place.point.size))
         else:
             _add(factors if is_factor(point) else plan, spot, point, at, begin, spec)
+            if point.kind is Kind.COUNTER:
+                _add(counters, spot, point, at, begin, spec)
     points = memoryview(array("H", (spot.point for spot in members)))
-    return Reach(begin, end - begin, plan if plan.points else None, factors if factors.points else None, texts, points)
+    some = [piece if piece.points else None for piece in (plan, factors, counters)]
+    return Reach(begin, end - begin, some[0], some[1], texts, points, some[2])
 
 
 def is_factor(point: Point) -> bool:

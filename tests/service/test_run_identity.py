@@ -30,13 +30,14 @@ def births(packs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def counted(packs: list[dict[str, Any]]) -> list[tuple[float, Decimal, int]]:
-    """(read time, value, sequence) of all readings of the counter, in order."""
+    """(read time, value, sequence) of all good readings of the counter, in order: those of a meter that was swapped
+    and not yet noticed are doubted."""
     found = []
     for pack in sorted(packs, key=lambda pack: pack["seq"]):
         base = 0.0
         for record in pack.get("e", ()):
             base = record.get("bt", base)
-            if record["n"] == "ac.energy.import":
+            if record["n"] == "ac.energy.import" and "q" not in record:
                 found.append((base + record.get("t", 0), Decimal(str(record["v"])), pack["seq"]))
     return found
 

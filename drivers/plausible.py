@@ -1,0 +1,126 @@
+"""Whether a counter can stand where an answer says, before the reading is kept as good.
+
+A wrong answer that looks sound gives itself away at the counters in it: a late one, one that is shifted by a register,
+a register that was blank, zero or underflowed while the device woke up (field pains 10 to 14, 31 to 35). Such a reading
+is kept as ``suspect``; a device that was really reset is believed once it has counted on from there for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from drivers.model import DeviceSpec, Kind, Point
+from drivers.plan import ratio_of
+
+BELIEVED_S, BELIEVED_READINGS = 60.0, 3  # a new level is believed after so long and so many readings that fit
+HIGHEST_W = Decimal(1_000_000_000)  # no device of a park moves more
+# unit -> what it counts a second at most; units that are not here may count at any speed
+_HIGHEST: dict[str, Decimal] = {
+    **{unit: HIGHEST_W / 3600 for unit in ("Wh", "varh", "VAh")},
+    **{f"k{unit}": HIGHEST_W / 3_600_000 for unit in ("Wh", "varh", "VAh")},
+    **{f"M{unit}": HIGHEST_W / 3_600_000_000 for unit in ("Wh", "varh", "VAh")},
+    "GWh": HIGHEST_W / 3_600_000_000_000,
+    "J": HIGHEST_W,
+    "kJ": HIGHEST_W / 1000,
+    "MJ": HIGHEST_W / 1_000_000,
+    "GJ": HIGHEST_W / 1_000_000_000,
+    "m3": Decimal(1000),  # a second: more than a river
+    "l": Decimal(1_000_000),
+    "Nm3": Decimal(100_000),
+    "kg": Decimal(1_000_000),
+    "t": Decimal(1000),
+    "Ah": Decimal(1000),
+    "kAh": Decimal(1),
+    "s": Decimal(2),  # operating time goes no faster than time, but for the steps it is shown in
+    "min": Decimal(2) / 60,
+    "h": Decimal(2) / 3600,
+    "d": Decimal(2) / 86_400,
+}
+SLACK_S = 2.0  # a device may have refreshed the register some time before it answers
+_COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # may show whole ones only
+STEPS = 2  # of the register's last digit, that a counter may take at once besides
+_ROUNDING = Decimal(1) / (1 << 20)  # of a value in 24 bits: it may seem to fall by that
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one counter may move."""
+
+    highest: Decimal | None  # a second, in its unit
+    steps: Decimal = Decimal(0)  # that it may take at once besides, in its unit
+    falls: bool = False  # a net counter counts both ways
+    around: Decimal | None = None  # it starts again at 0 there
+    decimal: bool = False  # or at some power of ten: digits of a display, whose decimals the meter knows
+    ratio: Decimal = Decimal(1)
+
+    @classmethod
+    def of(cls, point: Point, ratio: Decimal = Decimal(1)) -> Rule:
+        """For a counter of a profile."""
+        return cls(
+            _HIGHEST.get(point.unit),
+            STEPS * (max(abs(point.scale), Decimal(1)) if point.unit in _COARSE else abs(point.scale)) * ratio,
+            point.type.startswith("i") or point.name.rpartition(".")[2] in ("net", "total"),
+            Decimal(2**point.bits) * abs(point.scale) * ratio if point.bits is not None else None,
+            point.digits is not None,
+            ratio,
+        )
+
+    def fits(self, before: Decimal, after: Decimal, seconds: float) -> bool:
+        """Whether it can have come from ``before`` to ``after`` in that time, be it over its highest number."""
+        step = after - before
+        room = None if self.highest is None else self.highest * Decimal(seconds + SLACK_S) + self.steps
+        if step < 0 and -step <= abs(before) * _ROUNDING:
+            return True
+        if step < 0 and not self.falls:
+            around = self.around
+            if self.decimal and before > 0:
+                around = Decimal(10) ** ((before / self.ratio).adjusted() + 1) * self.ratio
+            if around is None or room is None or step + around < 0:
+                return False
+            step += around
+        return room is None or abs(step) <= room
+
+
+@dataclass(slots=True)
+class _Level:
+    """Where a counter stood, and where it claims to stand since."""
+
+    value: Decimal
+    at_s: float
+    claim: Decimal | None = None
+    claimed_s: float = 0.0  # when the claim was last heard
+    since_s: float = 0.0  # and first
+    times: int = 0
+
+
+class Guard:
+    """Judges the counters of one device. State a counter: where it was last believed to stand."""
+
+    def __init__(self, spec: DeviceSpec) -> None:
+        self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
+        self._rules = {n: Rule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
+        self._levels: dict[int, _Level] = {}
+
+    def doubts(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
+        """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some cannot be."""
+        doubtful = False
+        for number, value in values:
+            doubtful |= self._doubt(number, value, now_s)
+        return doubtful
+
+    def _doubt(self, number: int, value: Decimal, now_s: float) -> bool:
+        level = self._levels.get(number)
+        if level is None:
+            self._levels[number] = _Level(value, now_s)
+            return False
+        rule = self._rules[number]
+        if not rule.fits(level.value, value, now_s - level.at_s):
+            if level.claim is None or not rule.fits(level.claim, value, now_s - level.claimed_s):
+                level.since_s, level.times = now_s, 0
+            level.claim, level.claimed_s, level.times = value, now_s, level.times + 1
+            if level.times < BELIEVED_READINGS or now_s - level.since_s < BELIEVED_S:
+                return True
+        level.value, level.at_s, level.claim = value, now_s, None
+        return False
