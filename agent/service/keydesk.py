@@ -15,10 +15,11 @@ from typing import Any, Final
 from agent.keys import signed_by
 from agent.service.requests import Access, Reply
 from agent.store import Store
-from drivers.model import UsageError, clean_text
+from drivers.model import GatewayError, UsageError, clean_text
 
 HOLD_S: Final = 10.0  # a tool has two seconds less to make its key
 LOOK_S: Final = 0.05
+PAUSE_S: Final = 60.0  # after a tool that asked and made no key
 
 
 async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
@@ -31,13 +32,20 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     if service is None:
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
+    watch = service.key_watch
     async with service.sealing.held():
+        if time.monotonic() - watch.held_for_nothing_s < PAUSE_S:  # whoever may ask may not stop the sealing
+            hint = f"Again in {PAUSE_S:.0f} s, or stop the agent first"
+            raise GatewayError("sealing was held just now and no key came", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
-        old, give_up = service.key_watch.kid, time.monotonic() + HOLD_S
-        while service.key_watch.kid == old and time.monotonic() < give_up:
-            await service.key_watch.look()
+        old, give_up = watch.kid, time.monotonic() + HOLD_S
+        while watch.kid == old:
+            await watch.look()
+            if time.monotonic() > give_up:
+                watch.held_for_nothing_s = time.monotonic()
+                break
             await asyncio.sleep(LOOK_S)
-    return {"kid": service.key_watch.kid}
+    return {"kid": watch.kid}
 
 
 def checked(body: Mapping[str, Any]) -> tuple[str, int | None, Collection[str]]:

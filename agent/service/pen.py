@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -77,6 +78,7 @@ class KeyWatch:
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
         self._trouble = ""
+        self.held_for_nothing_s = -math.inf  # monotonic; kept for those who hold the sealing for a new key
 
     @property
     def kid(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import random
 import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +22,14 @@ from export_kit import BASE, CLOCK, T0, Gateway, table
 from agent.keys import Signer, check_key_records, create_key, current_records, load_key, rotate_key, signed_by
 from agent.keys.token import TokenError
 from agent.pack import Packer, StreamTable
+from agent.service import keydesk
 from agent.service.keydesk import last_signed
 from agent.service.pen import KeyWatch, Pen
 from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store
 from agent.verify import Verdict, Verifier
-from drivers.model import Reason
+from drivers.model import GatewayError, Reason
 from ext.ring import Ring
 
 Mh = Callable[..., tuple[int, str, str]]
@@ -183,7 +187,7 @@ async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> Non
 
 
 class Straight:
-    service = None
+    service: Any = None
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -209,6 +213,46 @@ def gateway(tmp_path: Path) -> Any:
     made = Gateway(tmp_path)
     yield made
     made.ring.close()
+
+
+class Held(Straight):
+    """A running agent, as far as a question about keys sees it."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.lock = asyncio.Lock()
+        self.sealing = SimpleNamespace(held=lambda: self.lock)
+        self.key_watch = SimpleNamespace(kid="old", held_for_nothing_s=-math.inf, look=self.look)
+        self.service, self.looks, self.new = self, 0, False
+
+    async def look(self) -> None:
+        self.looks += 1
+        self.key_watch.kid = "new" if self.new and self.looks > 2 else "old"
+
+    async def part(self, data: bytes) -> None:
+        assert self.lock.locked(), "nothing is sealed from the answer on"
+
+
+async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keydesk, "HOLD_S", 0.2)
+    gateway.seal(1)
+    store = Store.open(gateway.folder / "state" / "store.db", 64 << 20)
+    try:
+        agent, body = Held(store), {"kid": gateway.signer.kid, "until_ms": None}
+        agent.new = True
+        for _ in range(3):
+            agent.looks = 0
+            assert await keydesk.answer(agent, body, agent) == {"kid": "new"}  # type: ignore[arg-type]
+            agent.key_watch.kid = "old"
+        agent.new = False
+        assert await keydesk.answer(agent, body, agent) == {"kid": "old"}  # type: ignore[arg-type]
+        with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
+            await keydesk.answer(agent, body, agent)  # type: ignore[arg-type]
+        assert not agent.lock.locked()
+    finally:
+        store.close()
 
 
 async def test_how_far_each_key_signed(gateway: Gateway) -> None:
