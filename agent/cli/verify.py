@@ -28,7 +28,7 @@ STDIN = Path("-")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust this CA (mqtts).")
 @click.option("--username", help="For the broker.")
 @click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its first line.")
-@click.option("--trust", multiple=True, metavar="THUMBPRINT", help="First key of a gateway, got out of band.")
+@click.option("--trust", multiple=True, metavar="THUMBPRINT", help="A key of a gateway, got out of band; again for more.")
 @click.option(
     "--for", "duration_s", callback=parse_for, metavar="TIME", help="Listen so long (20s, 5 min); else Ctrl-C."
 )
