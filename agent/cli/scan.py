@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,8 @@ def scan(
             if interrupted:
                 break
     found = [device for one in scans for device in one.found]
-    _print(found, as_json)
+    known = _known_lines(config_file, runtime_dir, [hunt.url for hunt in hunts])
+    _print(found, as_json, known)
     for one in scans:
         for note in one.notes:
             click.echo(f"note: {note}", err=True)
@@ -281,10 +283,27 @@ def facts_of(device: Found) -> dict[str, Any]:
     }
 
 
-def _print(found: Sequence[Found], as_json: bool) -> None:
+def _known_lines(config_file: Path, runtime_dir: Path | None, urls: Sequence[str]) -> dict[str, str]:
+    """The lines of the configuration, where there is a sound one, that are among these."""
+    from agent.cli.common import read_config
+    from agent.cli.lease import is_same
+
+    if not os.path.exists(config_file):
+        return {}
+    try:
+        lines = read_config(config_file, None, runtime_dir).lines
+    except GatewayError:
+        return {}
+    return {url: line.name for url in urls for line in lines if is_same(line.url, url)}
+
+
+def _print(found: Sequence[Found], as_json: bool, known: Mapping[str, str]) -> None:
+    from agent.cli.snippet import tables
+
+    texts = tables(found, known)
     if as_json:
-        for device in found:
-            click.echo(as_line(facts_of(device)))
+        for device, text in zip(found, texts[len(texts) - len(found) :], strict=True):
+            click.echo(as_line({**facts_of(device), "toml": text}))
         return
     if not found:
         return
@@ -306,6 +325,9 @@ def _print(found: Sequence[Found], as_json: bool) -> None:
             cell("; ".join(device.notes), 100),
         )
     open_console().print(table)
+    if any(device.fits for device in found):
+        click.echo("\nfor agent.toml:\n")
+        click.echo("\n".join(texts), nl=False)
 
 
 def fit_words(device: Found, most: int = 3) -> str:

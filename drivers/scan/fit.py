@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,17 +34,26 @@ CHECKS = (
     "device.model", "device.model.number", "device.serial", "device.firmware", "ac.frequency", "ac.voltage.l1",
     "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
 )  # fmt: skip
-MOST_POINTS = 8
+MOST_POINTS, FEW_POINTS = 8, 4
+ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: what model the device says proves nothing
+MANY_WEAK = 4  # so many values that make sense are as good as one that only the right map gives
 MOST_SILENCES = 12  # questions without an answer before the others are not asked
 MOST_S = 15.0  # of asking one device
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
-    "Hz": (Decimal(45), Decimal(65)),
-    "V": (Decimal(20), Decimal(40000)),
-    "%": (Decimal(0), Decimal(100)),
+    "Hz": (Decimal(0), Decimal(500)),  # of pumps and fans
+    "V": (Decimal(0), Decimal(40000)),  # of cells, too
+    "%": (Decimal(0), Decimal(120)),
     "Cel": (Decimal(-60), Decimal(250)),
 }
-TELLING = frozenset(("Hz", "V"))  # units whose values say something about a map, if they make sense
+MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile -> media of its meters
+    "heat": frozenset((0x04, 0x0A, 0x0B, 0x0C, 0x0D)),
+    "water": frozenset((0x06, 0x07, 0x15, 0x16, 0x17)),
+}
+TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # of the grid: a value in it says something about the map
+    "Hz": (Decimal(45), Decimal(65)),
+    "V": (Decimal(20), Decimal(40000)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
             profile = load_profile(path)
         except ProfileError:
             continue
-        if profile.protocol in wanted and profile.vendor != "generic":
+        if profile.protocol in wanted and profile.vendor.lower() != "generic":
             found.append(profile)
     return found
 
@@ -123,26 +133,29 @@ async def _try(
         if param.default is None
     }
     points = _chosen(profile, profile.resolve(params).points)
-    if not points:
+    if not points or (profile.protocol == "mbus" and not _is_medium(profile.kind, said)):
         return None
     first = points[:2] if profile.protocol == "modbus" else points
     readings = await _read(profile, first, address, serial, memory, ring)
     proof = _names_itself(
         profile, [*(str(r.value) for r in readings.values() if isinstance(r.value, str)), *said.values()]
     )
-    against = any(_judge(point, readings[point.name], proof) < 0 for point in first)
+    known = proof or profile.vendor == ANY_MAKER
+    against = any(_judge(point, readings[point.name], known) < 0 for point in first)
     if not proof and (against or _lacking(first, readings) == len(first)):
         return None  # the others need not be asked
     readings = await _read(profile, points, address, serial, memory, ring)
     texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
     proof = _names_itself(profile, [texts.get("device.model", ""), *said.values()])
-    judged = [_judge(point, readings[point.name], proof) for point in points]
+    if profile.protocol == "sunspec":  # whoever made it: it says itself which models it has
+        proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
+    judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
     plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
     lacking = _lacking(points, readings)
     if not proof and (minus or plus < 1 or 2 * lacking > len(points)):
         return None
     variant = profile.resolve(params, texts.get("device.firmware"), texts).variant
-    strong = max(judged) >= 2
+    strong = max(judged) >= 2 or sum(j > 0 for j in judged) >= MANY_WEAK
     how = "certain" if proof else "likely" if plus >= 3 and strong and lacking <= 1 else "possible"
     rank = {"certain": 2, "likely": 1, "possible": 0}[how]
     fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points))
@@ -155,6 +168,10 @@ def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
         return tuple(points)
     names = dict.fromkeys((*profile.identity_points, profile.probe, *CHECKS))
     found = [by_name[name] for name in names if name in by_name]
+    if len(found) < FEW_POINTS:  # a heat pump knows neither voltage nor frequency: its temperatures must tell
+        others = [p for p in points if p not in found and p.kind is not Kind.TEXT and (p.unit in SANE or p.labels)]
+        others.sort(key=lambda p: (p.optional, p.unit not in SANE))
+        found += others[: MOST_POINTS - len(found)]
     return tuple((found or list(points))[:MOST_POINTS])
 
 
@@ -175,6 +192,12 @@ async def _read(
     )
     driver = driver_class(profile.protocol)(spec, memory.as_line(), ring, 0)
     return await driver.read_points([point.name for point in points])
+
+
+def _is_medium(kind: str, said: Mapping[str, str]) -> bool:
+    """Whether the medium that an M-Bus telegram named is that of the profile."""
+    named = said.get("medium", "")
+    return not named.isdecimal() or kind not in MEDIA or int(named) in MEDIA[kind]
 
 
 def _lacking(points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
@@ -198,8 +221,8 @@ def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
 def _judge(point: Point, reading: Reading, proof: bool) -> int:
     """2: a value that only the right map gives, 1: agrees, 0: says nothing, -1: speaks against the profile."""
     value = reading.value
-    if value is None:
-        return 0  # what it has not is counted apart: many a device lacks something of its family
+    if value is None:  # what it has not is counted apart: many a device lacks something of its family
+        return -1 if reading.quality == Reason.MISMATCH else 0  # a unit of another kind: kWh where GJ is wanted
     if isinstance(value, str):
         return _judge_text(point, value, proof)
     if value == 0:
@@ -209,8 +232,12 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
     known = point.labels or point.states
     if point.kind is Kind.STATE:
         return 0 if not known else 1 if int(value) in known else -1
-    low, high = SANE.get(point.unit, (value, value))
-    return -1 if not low <= value <= high else 2 if point.unit in TELLING else 1
+    tells = point.unit in TELLING and not _NO_GRID.search(point.name)
+    low, high = (TELLING if tells else SANE).get(point.unit, (value, value))
+    return -1 if not low <= value <= high else 2 if tells else 1
+
+
+_NO_GRID = re.compile(r"cell|pump|fan|compressor|heater")
 
 
 def _judge_text(point: Point, text: str, proof: bool) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from drivers import mbus
+from drivers import dlt645, mbus
 from drivers.line import Answer
 from drivers.model import FrameError, LineError, MismatchError
 from drivers.scan.probes import Probe, dlt645_ending, mbus_probe, mbus_read, mbus_select
@@ -140,11 +140,21 @@ async def dlt645_by_digits(
     for number in range(100):
         digits = f"{number:02d}{ending}"
         reply = await ask(dlt645_ending(digits, serial, timeout_s, function))
-        if isinstance(reply, Answer):
+        if isinstance(reply, Answer) and await answers_to_its_name(ask, reply.payload, serial, timeout_s, function):
             yield reply.payload
-        elif isinstance(reply, FrameError | MismatchError):
+        elif isinstance(reply, Answer | FrameError | MismatchError):
             if len(digits) == 12:
                 note(f"dlt645 {digits}: two meters have the same address; one of them needs another")
                 continue
             async for inner in dlt645_by_digits(ask, serial, function, timeout_s, note, digits):
                 yield inner
+
+
+async def answers_to_its_name(ask: Asker, frame: bytes, serial: str, timeout_s: float, function: int) -> bool:
+    """Whether the sender of a DL/T 645 frame is there: two that speak at once can sound like a third."""
+    address = dlt645.Frame(frame).address
+    for asked in dict.fromkeys((0x01 if function == 0x01 else 0x11, 0x01)):
+        reply = await ask(dlt645_ending(address, serial, timeout_s, asked))
+        if isinstance(reply, Answer):
+            return dlt645.Frame(reply.payload).address == address
+    return False

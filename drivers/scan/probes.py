@@ -118,26 +118,29 @@ def dlt645_ending(digits: str, serial: str, timeout_s: float, function: int = 0x
 
 def cjt188_probes(serial: str, timeout_s: float) -> list[Probe]:
     """A read to AA..AA, in both orders of the identifier."""
-    return [
-        Probe(
-            "cjt188",
-            "",
-            serial,
-            MeterRequest(
-                cjt188.build_read(0xAA, "A" * 14, low_first=low_first),
-                0x01,
-                "A" * 14,
-                "CJ/T 188",
-                64,
-                cjt188.Parser,
-                lambda found: found.raw if found.is_reply else None,
-                lambda heard: cjt188.broken(heard)[2],
-            ),
-            max(timeout_s, _METER_S),
-            "any address",
-        )
-        for low_first in (False, True)
-    ]
+    return [_cjt188(0xAA, "A" * 14, low_first, serial, timeout_s, "any address") for low_first in (False, True)]
+
+
+def cjt188_named(frame: bytes, serial: str, timeout_s: float) -> list[Probe]:
+    """The same to the sender of an answer, its own order first."""
+    found = cjt188.Parser().feed(frame)[0]
+    what = f"address {found.address}"
+    orders = (found.low_first, not found.low_first)
+    return [_cjt188(found.meter_type, found.address, order, serial, timeout_s, what) for order in orders]
+
+
+def _cjt188(meter_type: int, address: str, low_first: bool, serial: str, timeout_s: float, what: str) -> Probe:
+    request = MeterRequest(
+        cjt188.build_read(meter_type, address, low_first=low_first),
+        0x01,
+        address,
+        "CJ/T 188",
+        64,
+        cjt188.Parser,
+        lambda found: found.raw if found.is_reply else None,
+        lambda heard: cjt188.broken(heard)[2],
+    )
+    return Probe("cjt188", "", serial, request, max(timeout_s, _METER_S), what)
 
 
 def _dlt645(frame: bytes, function: int, serial: str, timeout_s: float, what: str) -> Probe:

@@ -13,8 +13,17 @@ from drivers.scan.agenda import Agenda, baud_of
 from drivers.scan.ear import AnotherMaster, Ear, Heard, describe
 from drivers.scan.fit import identify, profiles_of
 from drivers.scan.hunt import Found, Hunt
-from drivers.scan.narrow import Asker, dlt645_by_digits, identity_of, mbus_by_selection
-from drivers.scan.probes import SETTINGS, Probe, address_in, mbus_ack_s, mbus_probe, mbus_read, modbus_probe
+from drivers.scan.narrow import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
+from drivers.scan.probes import (
+    SETTINGS,
+    Probe,
+    address_in,
+    cjt188_named,
+    mbus_ack_s,
+    mbus_probe,
+    mbus_read,
+    modbus_probe,
+)
 
 FOREIGN_FRAMES = 2  # that nobody here asked for, before the scan stops: once may be noise
 UNLIKELY_UNITS = (247, 201, 139)  # who answers to all of these is no bus behind a gateway
@@ -54,7 +63,6 @@ class Scan:
         self._total_s = 0.0
         self._one_unit = False
         self._crowded: list[Probe] = []  # questions that several meters answered at once
-        self._searched: set[tuple[str, str]] = set()  # (protocol, setting) that was searched part by part
         self._mbus_seen: set[tuple[str, bytes]] = set()  # (baud, identity) of meters found by selection
 
     # --- the plan
@@ -183,9 +191,6 @@ class Scan:
         if slow and "dlt645" in self.hunt.protocols:
             wanted = {serial: 0x11 for serial in self._agenda.settings("dlt645")} | wanted
         for serial, asked in wanted.items():
-            if ("dlt645", serial) in self._searched:
-                continue
-            self._searched.add(("dlt645", serial))
             function = 0x01 if asked == 0x01 else 0x11
             ask = self._searching(progress)
             async for frame in dlt645_by_digits(ask, serial, function, self.hunt.timeout_s, self._note):
@@ -247,6 +252,8 @@ class Scan:
         if isinstance(result, Answer):
             if probe.protocol == "mbus":
                 await self._confirm(probe)
+            elif not await self._is_there(probe, result.payload):
+                self._broken(probe, MismatchError("nobody answers to this name", where=self.hunt.url))
             else:
                 self._add(probe.protocol, address_in(probe, result.payload), probe.serial, "answer")
         elif isinstance(result, DeviceException):
@@ -264,6 +271,18 @@ class Scan:
             return
         self._crowded.append(probe)
         self._note(f"{probe.protocol} {probe.what}: several meters answer at once, or at another setting")
+
+    async def _is_there(self, probe: Probe, frame: bytes) -> bool:
+        """Who answered to everybody's name must answer to its own."""
+        if probe.protocol == "dlt645":
+            function = probe.request.function
+            return await answers_to_its_name(self._put, frame, probe.serial, self.hunt.timeout_s, function)
+        if probe.protocol == "cjt188":
+            for named in cjt188_named(frame, probe.serial, self.hunt.timeout_s):
+                if isinstance(await self._put(named), Answer):
+                    return True
+            return False
+        return True
 
     async def _confirm(self, probe: Probe) -> None:
         """An acknowledgement bears no address: the data do (late answers, field pain 22)."""

@@ -1,0 +1,70 @@
+"""Which profile fits: every shipped family, played by the simulator, is recognised as itself or as its equal."""
+
+from __future__ import annotations
+
+import pytest
+
+from drivers.line import LineConfig, open_line
+from drivers.profile import Profile, find_profile, load_profile, shipped_dir
+from drivers.scan import identify, profiles_of
+from drivers.scan.fit import Identity
+from drivers.sim import Bus, TcpLine
+from drivers.sim.display import ParkClock
+from drivers.sim.families import device_from_profile
+
+EQUAL = {  # families that share a map, or a part of it: nothing that is asked can tell them apart
+    "eastron/sdm230": "eastron/sdm120",
+    "eastron/sdm630": "eastron/sdm72v2",
+    "growatt/mod-xh": "growatt/mid",
+    "huawei/luna2000": "huawei/sun2000",
+    "nibe/s-series-unswapped": "nibe/s-series",
+    "soltaro/rack": "byd/battery-box-c130",
+    "soltaro/rack-a": "byd/battery-box-c130",
+    "soltaro/rack-b": "byd/battery-box-c130",
+    "weidmueller/em525": "janitza/umg",
+}
+ALL = profiles_of(("modbus", "sunspec"))
+FAST = ("abb/b23", "nibe/s-series", "sunspec/inverter")
+
+
+def profile(name: str) -> Profile:
+    return load_profile(find_profile(name, [shipped_dir()]), [shipped_dir()])
+
+
+async def asked(wanted: Profile) -> Identity:
+    params = {
+        name: param.choices[0] if param.choices else max(param.low, 1)
+        for name, param in wanted.params.items()
+        if param.default is None
+    }
+    device, _ = device_from_profile(wanted, clock=ParkClock(1, 0.0), params=params, turnaround_s=0.0)
+    sim = TcpLine(Bus([device]))
+    await sim.start()
+    line = open_line(LineConfig("scan", sim.url))
+    try:
+        return await identify(line, "1", ALL)
+    finally:
+        await line.close()
+        await sim.stop()
+        assert device.writes == 0
+
+
+async def recognised(name: str) -> None:
+    found = await asked(profile(name))
+    fits = {fit.profile: fit for fit in found.fits}
+    assert name in fits, "a technician would not find it"
+    assert fits[name].how in ("certain", "likely")
+    assert found.fits[0].profile in (name, EQUAL.get(name)), [(f.profile, f.how) for f in found.fits[:3]]
+    assert not found.cut_short
+
+
+@pytest.mark.parametrize("name", FAST)
+async def test_a_family_is_recognised(name: str) -> None:
+    """Also where a family has neither a name nor a voltage to tell: a heat pump's temperatures make sense."""
+    await recognised(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [one.id for one in ALL if one.id not in FAST])
+async def test_every_family_is_recognised(name: str) -> None:
+    await recognised(name)
