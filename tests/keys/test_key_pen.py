@@ -25,6 +25,7 @@ from agent.pack import Packer, StreamTable
 from agent.service import keydesk
 from agent.service.keydesk import last_signed
 from agent.service.pen import KeyWatch, Pen
+from agent.service.places import taken
 from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store
@@ -322,3 +323,20 @@ def test_a_revocation_with_the_agent_stopped(gateway: Gateway, mh: Mh) -> None:
     report = gateway.broker()
     assert report.verdict is Verdict.FAILED and set(report.failures) == {"revoked"}
     assert report.failures["revoked"] == sum(signed_by(p.data) not in (old, gateway.signer.kid) for p in gateway.made)
+
+
+def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, mh: Mh, tmp_path: Path) -> None:
+    """The key is a credential: the file that it comes from changes, what the service was given does not."""
+    gateway.seal(2)
+    path = gateway.folder / "state" / "signing.key"
+    before, kid = path.read_bytes(), gateway.signer.kid
+    gateway.config.write_text(gateway.config.read_text() + '[key]\ncredential = "signing-key"\n')
+    code, _, err = mh("keys", "show", "-c", gateway.config)
+    assert code == 2 and "systemd credential signing-key: name the file that it comes from" in err
+    with taken(gateway.folder / "state", gateway.folder / "run"):
+        code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")
+        assert code == 2 and "systemctl stop meterhouse" in err and path.read_bytes() == before
+    code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")
+    assert code == 0 and "systemctl restart meterhouse" in err, err
+    code, _, err = mh("keys", "rotate", path, "-c", gateway.config, "--yes")
+    assert code == 0 and "systemctl restart meterhouse" in err, err
