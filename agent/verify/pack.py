@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.verify.canonical import canonical
+from agent.verify.quick import Sketch
 from agent.verify.signed import Signed
-from agent.verify.strict import Refused
+from agent.verify.strict import Refused, parse_object
 from agent.verify.table import Gap, Table, ms_of
 
 _BOOT: Final = re.compile(r"[0-9a-f]{16}")
@@ -74,8 +75,11 @@ class Pack:
     faults: list[str] = field(default_factory=list)
 
 
-def read_pack(signed: Signed, signer: int = 0) -> Pack:
+def read_pack(signed: Signed, signer: int = 0, sketch: Sketch | None = None) -> Pack:
     """What a pack says.
+
+    Args:
+        sketch: of its records, where ``signed.value`` has none.
 
     Raises:
         Refused: code ``shape``; a member that is needed is missing or not what it must be.
@@ -121,7 +125,10 @@ def read_pack(signed: Signed, signer: int = 0) -> Pack:
         _read_events(value["events"], pack)
     if "gaps" in value:
         pack.gaps = _gaps(value["gaps"], from_ms, to_ms)
-    if "e" in value:
+    if sketch is not None:
+        _read_records(sketch.records, pack)
+        pack.counts, pack.readings = sketch.counts, sketch.readings
+    elif "e" in value:
         _read_records(value["e"], pack)
     _read_clock(get("clock"), pack)
     _check_alone(value, pack)
@@ -146,9 +153,10 @@ def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
 def audit(pack: Pack, signed: Signed, table: Table) -> list[str]:
     """Faults that show the same way in every pack of a birth, so that one pack of each is looked at."""
     faults = []
-    if canonical({n: v for n, v in signed.value.items() if n != "sig"}) != signed.payload:
+    value = parse_object(signed.payload) if signed.sketched else signed.value
+    if canonical({n: v for n, v in value.items() if n != "sig"}) != signed.payload:
         faults.append("signed over bytes that are not in canonical form")
-    for record in signed.value.get("e", ()):
+    for record in value.get("e", ()):
         units = (record.get("u", ""), record.get("du", ""))
         if table.names is not None and record["n"] in table.units and units != table.units[record["n"]]:
             want = next(filter(None, table.units[record["n"]]), "none")

@@ -12,8 +12,9 @@ from agent.verify.history import Place
 from agent.verify.jws import TYP_PACK
 from agent.verify.keyring import KeyRing, Unpinned
 from agent.verify.pack import Pack, read_pack
+from agent.verify.quick import Quick, Sketch
 from agent.verify.report import Fault, Faults, Report, Verdict
-from agent.verify.signed import check_signed
+from agent.verify.signed import Signed, check_signed, check_sketched
 from agent.verify.stream import StreamState
 from agent.verify.strict import MAX_OBJECT_BYTES, Refused, inflate, parse_object
 
@@ -42,7 +43,7 @@ class Verifier:
     Not safe for use by several threads at once.
 
     Args:
-        trust: thumbprints of first keys, got out of band. Without any nothing proves the origin.
+        trust: thumbprints got out of band, one key of each chain. Without any nothing proves the origin.
     """
 
     def __init__(self, trust: Iterable[str] = ()) -> None:
@@ -50,6 +51,7 @@ class Verifier:
         self._rings: dict[str, KeyRing] = {}
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = Checkpoints()
+        self._quick = Quick()
         self._held: deque[tuple[bytes, str | None, str, str]] = deque()
         self._held_bytes = 0
         self._early: list[tuple[bytes, dict[str, Any], str, str]] = []  # keys objects without a pinned key
@@ -71,6 +73,10 @@ class Verifier:
         value: dict[str, Any] = {}
         try:
             raw = inflate(raw)
+            if (sketch := self._quick.read(raw)) is not None:
+                outcome = self._take_sketched(raw, sketch, topic, parts, where or topic or "")
+                if outcome is not None:
+                    return outcome
             value = parse_object(raw)
             return self._route(raw, value, topic, parts, where or topic or "")
         except Refused as error:
@@ -220,9 +226,32 @@ class Verifier:
             raise Refused("topic", f"pack of {stream} published at {topic}: replayed across topics")
         pack = read_pack(signed, ring.order[signed.key.kid])
         ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
+        if not signed.rewritten:
+            self._quick.learn(raw, value)
         state = self._state(stream)
         if parts and parts[3] == "birth":
             return self._take_retained(state, pack)
+        return self._book(state, pack, signed, where)
+
+    def _take_sketched(
+        self, raw: bytes, sketch: Sketch, topic: str | None, parts: list[str], where: str
+    ) -> Outcome | None:
+        """As ``_take_pack``; None, and nothing has happened, where anything is not as usual: the long way says what."""
+        stream = sketch.value["stream"]
+        ring = self._rings.get(stream.rpartition("/")[0])
+        if ring is None or (parts and (stream != "/".join(parts[:3]) or parts[-1] not in ("readings", "backfill"))):
+            return None
+        signed = check_sketched(raw, sketch.value, TYP_PACK, ring.keys)
+        if signed is None:
+            return None
+        try:
+            pack = read_pack(signed, ring.order[signed.key.kid], sketch)
+            ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
+        except Refused:
+            return None
+        return self._book(self._state(stream), pack, signed, where)
+
+    def _book(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
         place, holds = state.take(pack, signed, where)
         self._first_bad = self._first_bad or state.first_fault
         if place in (Place.AGAIN, Place.AGAIN_OLD):

@@ -1,0 +1,222 @@
+"""The quick road for large packs comes to the same verdict as the long one, whatever stands in a pack."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packs import POINTS, Key, Stream, keys
+
+from agent.verify import Outcome, Verifier, quick
+from agent.verify.quick import Quick
+
+KEY = Key()
+SHAPE = [(f"ac.circuit.{n}.power", *POINTS[0][1:]) for n in range(40)]
+
+
+@cache
+def base() -> tuple[str, list[bytes], bytes]:
+    """Topic, the packs that come first, and the payload of the one after them."""
+    stream = Stream(key=KEY, points=SHAPE)
+    before = stream.run(3)
+    pack = stream.pack()
+    return stream.topic(), before, json.dumps(_without(pack, "sig"), sort_keys=True, separators=(",", ":")).encode()
+
+
+def _without(raw: bytes, name: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(raw)
+    del value[name]
+    return value
+
+
+def signed(payload: bytes) -> bytes:
+    """Any bytes with a signature that holds, where canonical ones have it."""
+    at = payload.rindex(b',"stream":')
+    return payload[:at] + b',"sig":"' + KEY.jws(payload).encode() + b'"' + payload[at:]
+
+
+def judge(raw: bytes, topic: str | None, slow: bool) -> tuple[object, ...]:
+    """All that a verifier says of a pack after those before it, and whether it took the quick road."""
+    _, before, _ = base()
+    verifier = Verifier([KEY.kid])
+    taken: list[bool] = []
+    read = verifier._quick.read
+
+    def spy(raw: bytes) -> Any:
+        found = None if slow else read(raw)
+        taken.append(found is not None)
+        return found
+
+    verifier._quick.read = spy  # type: ignore[method-assign]
+    verifier.feed(keys(KEY), "meterhouse/v1/park7/gw01/keys")
+    for one in before:
+        assert verifier.feed(one, base()[0]) is Outcome.VERIFIED
+    outcome = verifier.feed(raw, topic)
+    report = verifier.finish().as_dict()
+    return outcome, report, taken[-1]
+
+
+def the_same(payload: bytes, topic: str | None = "") -> tuple[Outcome, bool]:
+    raw = signed(payload)
+    where = base()[0] if topic == "" else topic
+    one, two = judge(raw, where, slow=False), judge(raw, where, slow=True)
+    assert one[:2] == two[:2], payload
+    assert isinstance(one[0], Outcome)
+    return one[0], bool(one[2])
+
+
+def test_a_pack_that_differs_in_its_numbers_takes_the_quick_road() -> None:
+    payload = base()[2]
+    assert the_same(payload) == (Outcome.VERIFIED, True)
+    assert the_same(payload, None) == (Outcome.VERIFIED, True)
+    numbers = re.sub(rb'kW","v":[0-9.]+', lambda m: b'kW","v":-%d.5' % (m.start() % 977), payload)
+    assert the_same(numbers) == (Outcome.VERIFIED, True)
+
+
+NUMBERS = ["0", "-0", "1e3", "1E+3", "1e999", "-1e999", "1e-999", "9007199254740992", "9007199254740993", "1" * 400,
+           "-9007199254740993", "01", "1.", ".5", "+1", "0x10", "NaN", "Infinity", "true", "null", '"7"', "[1]", "{}",
+           "1,2", "", " 1", "1 ", "1\n", "1}", "1},{", '1,"v":2', '1,"v":1', '1,"q":"suspect"', '1,"zz_":1',
+           '1,"x":"1"', '1,"u":"V"', '{"v":1}', '1}],"x":[{"n":"a","v":1', "1\u00b2", "9007199254740991.5", "1e15",
+           "-"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+@pytest.mark.parametrize("place", [0, 1, 39, 40, 79])
+def test_whatever_stands_for_a_number(text: str, place: int) -> None:
+    found = list(re.finditer(rb'"v":([0-9.]+)', base()[2]))
+    low, high = found[place].span(1)
+    payload = base()[2]
+    the_same(payload[:low] + text.encode() + payload[high:])
+
+
+def swap(one: bytes, two: bytes) -> Callable[[bytes], bytes]:
+    return lambda payload: payload.replace(one, b"\0").replace(two, one).replace(b"\0", two)
+
+
+NINTH = b'{"n":"ac.circuit.9.power"'
+GAP = b'{"from":1795500925,"points":"*","reason":"crc","to":1795500930}'
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "names swapped": swap(b'circuit.3.power', b'circuit.4.power'),
+    "a name twice": lambda p: p.replace(b"circuit.5.power", b"circuit.6.power"),
+    "a foreign name": lambda p: p.replace(b"circuit.5.power", b"circuit.99.power"),
+    "a record less": lambda p: re.sub(rb'\{"n":"ac.circuit.7.power","u":"kW","v":[0-9.]+\},', b"", p, count=1),
+    "a record more": lambda p: re.sub(rb'(\{"n":"ac.circuit.7.power","u":"kW","v":[0-9.]+\},)', rb"\1\1", p, count=1),
+    "another unit": lambda p: p.replace(b'"u":"kW"', b'"u":"W"', 3),
+    "a member twice": lambda p: p.replace(b'"u":"kW","v"', b'"u":"kW","u":"kW","v"', 2),
+    "a label before n": lambda p: p.replace(b'{"n":"ac.circuit.8.power"', b'{"bt":1795500941,"n":"ac.circuit.8.power"'),
+    "spaces": lambda p: p.replace(b'},{"n"', b'}, {"n"', 4),
+    "an escape in a name": lambda p: p.replace(b"circuit.5.power", rb"circuit.\u0035.power"),
+    "a quality": lambda p: p.replace(b'"u":"kW","v":2', b'"q":"range","u":"kW","v":2', 1),
+    "another base name": lambda p: p.replace(b'"bn":"park7/gw01/inv1/"', b'"bn":"park7/gw01/inv2/"'),
+    "no base time": lambda p: re.sub(rb'"bt":[0-9.]+,', b"", p, count=1),
+    "an early base time": lambda p: re.sub(rb'"bt":[0-9.]+', b'"bt":1795500000', p, count=1),
+    "a base time that is a text": lambda p: re.sub(rb'"bt":([0-9.]+)', rb'"bt":"\1"', p, count=1),
+    "e inside the clock": lambda p: p.replace(b'"clock":{', b'"clock":{"e":[{"n":"a","v":1}],'),
+    "e twice": lambda p: p.replace(b'"from":', b'"e":[],"from":'),
+    "e closed early": lambda p: p.replace(b'},{"n":"ac.circuit.9', b'}],"f":[{"n":"ac.circuit.9', 1),
+    "e nested": lambda p: p.replace(NINTH, NINTH + b',"o":[{"n":"b","v":1}]', 1),
+    "an event with names": lambda p: p.replace(b'"to":', b'"events":[{"event":"x","c":[{"n":""},{"n":""}]}],"to":'),
+    "gaps": lambda p: p.replace(b'"prev":', b'"gaps":[' + GAP + b'],"prev":'),
+    "a table": lambda p: p.replace(b'"to":', b'"table":{"points":[]},"to":'),
+    "heads": lambda p: p.replace(b'"from":', b'"heads":[],"from":'),
+    "records": lambda p: p.replace(b'"prev":', b'"records":[],"prev":'),
+    "another sequence": lambda p: re.sub(rb'"seq":\d+', b'"seq":77', p),
+    "another prev": lambda p: re.sub(rb'"prev":"....', b'"prev":"AAAA', p),
+    "another stream": lambda p: p.replace(b'"stream":"park7/gw01/inv1"', b'"stream":"park7/gw01/inv9"'),
+    "another birth": lambda p: re.sub(rb'"birth":"....', b'"birth":"AAAA', p),
+    "a byte that is no text": lambda p: p.replace(b"circuit.5.power", b"circuit.\xff.power"),
+    "a byte order mark": lambda p: b"\xef\xbb\xbf" + p,
+    "something behind": lambda p: p + b"x",
+    "deep": lambda p: p.replace(b'"from":', b'"f":' + b"[" * 40 + b"]" * 40 + b',"from":'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_whatever_is_different(name: str) -> None:
+    payload = CHANGES[name](base()[2])
+    assert payload != base()[2]
+    the_same(payload)
+
+
+@pytest.mark.parametrize("where", ["inv1/birth", "inv2/readings", "checkpoint/1", "keys", "inv1/backfill", "status"])
+def test_wherever_it_is_published(where: str) -> None:
+    the_same(base()[2], f"meterhouse/v1/park7/gw01/{where}")
+
+
+TOKENS = [b"},{", b'},{"n":"', b'"e":[{', b"}]", b'"v":', b'"n":"', b"{", b"}", b"[", b"]", b",", b'"', b"\\", b"7",
+          b"-", b'"u":"kW",', b'"bt":1,', b" ", b"\n", b"e", b'"e":[]', b"\x00", b"null", b'{"n":"a","v":1},',
+          ]  # fmt: skip
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 3))
+def test_random_changes(seed: int, count: int) -> None:
+    dice, payload = random.Random(seed), base()[2]
+    end = payload.rindex(b',"stream":')
+    for _ in range(count):
+        at = dice.randrange(end - 60)
+        cut = dice.choice([0, 0, 1, 2, 7, 40])
+        payload = payload[:at] + dice.choice(TOKENS) + payload[at + cut :]
+        end = payload.rindex(b',"stream":')
+    the_same(payload)
+
+
+def test_records_cannot_be_slipped_into_a_pack_that_was_signed_without() -> None:
+    """`"e":[]` is not canonical, but may be signed: what somebody puts into it is not."""
+    payload = base()[2]
+    start, end = payload.index(b'"e":[') + 5, payload.index(b"}]") + 1
+    empty = signed(payload[:start] + payload[end:])
+    forged = empty.replace(b'"e":[]', b'"e":[' + payload[start:end] + b"]")
+    one, two = judge(forged, base()[0], slow=False), judge(forged, base()[0], slow=True)
+    assert one[:2] == two[:2] and one[0] is Outcome.FAILED
+
+
+def test_without_msgspec_the_numbers_are_counted_the_same() -> None:
+    for text in [*NUMBERS, "1,2,3", "1.5,-2e3"]:
+        whole = b"[" + text.encode() + b"]"
+        assert quick._plain_count(whole) == quick._count_numbers(whole), text
+
+
+def test_memory_is_bounded_and_shapes_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams of one kind share a shape; what is too much goes, oldest first."""
+    shapes = Quick()
+
+    def learn(name: str, count: int) -> bytes:
+        stream = Stream(name, key=KEY, points=[(f"p.{n}", "gauge", "W", 5) for n in range(count)])
+        stream.make_birth()
+        raw = stream.pack()
+        shapes.learn(raw, json.loads(raw))
+        return raw
+
+    kept = [learn(f"inv{n}", 50) for n in range(100)]
+    assert len(shapes._shapes) == 1 and all(shapes.read(raw) for raw in kept)
+    monkeypatch.setattr(quick, "MAX_BYTES", 60_000)
+    for n in range(30):
+        learn(f"dev{n}", 50 + n)
+        assert shapes._bytes == sum(shape.size for shape in shapes._shapes.values()) <= 60_000
+        assert all(any(shape is kept for kept in shapes._shapes.values()) for shape, _ in shapes._of.values())
+    assert shapes.read(kept[0]) is None and shapes._of
+
+
+def test_a_stream_whose_packs_change_all_the_time_is_not_learnt_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    make = quick._shape
+    monkeypatch.setattr(quick, "_shape", lambda raw, e: calls.append(1) or make(raw, e))  # type: ignore[func-returns-value]
+    stream = Stream(key=KEY, points=SHAPE)
+    verifier = Verifier([KEY.kid])
+    verifier.feed(keys(KEY))
+    verifier.feed(stream.make_birth(), stream.topic())
+    for n in range(64):
+        gap = [{"from": stream.at, "points": [SHAPE[n % 40][0]], "reason": "crc", "to": stream.at + 10}]
+        e = stream.readings(stream.at, stream.at + 10, skip=[SHAPE[n % 40][0]])
+        assert verifier.feed(stream.pack(e=e, gaps=gap), stream.topic()) is Outcome.VERIFIED
+    assert len(calls) <= 8
+    assert verifier.feed(stream.pack(), stream.topic()) is Outcome.VERIFIED
+    assert verifier.finish().ok
