@@ -1,4 +1,4 @@
-"""The verifier as a library of its own, on the standard library and ``cryptography`` (paho, zstandard, msgspec where used).
+"""The verifier as a library of its own: standard library, ``cryptography``; paho, zstandard and msgspec where used.
 
     verifier = Verifier(trust=["<thumbprint>"])
     verifier.feed(payload, topic)          # as often as something comes, in any order
