@@ -208,15 +208,31 @@ class Sealing:
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
+        """Have jobs sealed and book what became of them, also when we are cancelled meanwhile: the writer goes on."""
         assert self._ring is not None
-        outcome = await self._writer.seal(self._ring, jobs, whole)
+        work = asyncio.ensure_future(self._writer.seal(self._ring, jobs, whole))
+        cancelled = await _to_its_end(work)
+        outcome = work.result()
         for job in jobs:
             job.stream.sealing = False
         for sealed in outcome:
             sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
         for job in jobs[len(outcome) :]:
             job.stream.forget(self._ring.tail)
+        if cancelled:
+            raise asyncio.CancelledError
         return len(outcome) == len(jobs)
+
+
+async def _to_its_end(work: asyncio.Future[Any]) -> bool:
+    """Wait for what goes on whether we wait or not. True if we were cancelled meanwhile."""
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 async def _nobody_cares() -> None:

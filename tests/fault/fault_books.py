@@ -29,13 +29,13 @@ def balance(heard: Sequence[Heard], kid: str, meters: Mapping[str, Meter], offse
     packs = bodies(heard)
     for device, meter in meters.items():
         own = [pack for pack in packs if pack["stream"] == f"{SITE}/{device}"]
-        came: dict[int, int] = {}
+        came: dict[int, Mapping[str, Any]] = {}
         for pack in own:
             for record in counted(pack):
                 number = record["v"]
                 assert number in meter.served, f"{device}: {number} was never served"
-                assert number not in came, f"{device}: {number} is in packs {came[number]} and {pack['seq']}"
-                came[number] = pack["seq"]
+                assert number not in came, f"{device}: {number} is in two packs: {came[number]} and {pack}"
+                came[number] = pack
         stated = [*gaps_of(own), *losses_of(own)]
         for number in meter.served.keys() - came.keys():
             at = meter.served[number] / 1e9

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -153,6 +155,47 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
             assert len(steps) == 1
             if name[-1] in "abc":
                 assert sum(len(p.get("e", ())) for p in packs) == (old - start) // 1000 + len(again)
+    finally:
+        ring.close()
+        await writer.stop()
+
+
+async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path: Path) -> None:
+    """The sealer was cancelled before it could note what was sealed; the last seal then took all of it once more."""
+
+    class SlowStore(Store):
+        began = threading.Event()
+
+        def commit(self, *args: Any, **more: Any) -> list[int]:
+            self.began.set()
+            time.sleep(0.2)  # as a card does; in the writer's thread
+            return super().commit(*args, **more)
+
+    start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000
+    writer = Writer(lambda: SlowStore.open(tmp_path / "store.db"), lambda: CLOCK)
+    await writer.start()
+    sealing = Sealing(writer, SetClock().grid, 1000)
+    ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
+    table = StreamTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
+    stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)
+    stream.become(0, table, start)
+    sealing.open(ring, stream)
+    try:
+        for tick in range(start, start + 8000, 1000):
+            stream.record(0, [ring.append_values(0, tick, tick * 1_000_000, 1, [(0, 1, 0, 0)])], True)
+        task = asyncio.create_task(sealing._seal(start + 8000, [stream]))
+        async with asyncio.timeout(5):
+            while not SlowStore.began.is_set():  # noqa: ASYNC110 - it is set in another thread
+                await asyncio.sleep(0.005)
+        task.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert await sealing.close()
+        packs = [json.loads(p.data) for p in await writer.call(lambda store: store.after(table.stream, 0, 1 << 30))]
+        assert sum(len(pack.get("e", ())) for pack in packs) == 8
+        assert [e["event"] for pack in packs for e in pack.get("events", ())] == ["stop"]
+        assert all(before["to"] == after["from"] for before, after in pairwise(packs))
     finally:
         ring.close()
         await writer.stop()
