@@ -5,12 +5,14 @@ ARGS ?=
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
-.PHONY: demo test test-slow test-bounds soak lint bench clean help
+.PHONY: demo test test-slow test-system deb wheel bundle test-bounds soak lint bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
 	@echo "make test                             all fast tests (installs what they need)"
+	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
+	@echo "make deb | wheel | bundle             a Debian package; a wheel; all wheels with hashes and an install script"
 	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
 	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, about an hour; goes on where it was"
 	@echo "make lint                             format, lint, types, import contract"
@@ -28,10 +30,13 @@ demo: $(VENV)/.demo
 	@$(BIN)/meterhouse demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not system" $(ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow --timeout 1200 $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not system" --timeout 1200 $(ARGS)
+
+test-system: $(VENV)/.test
+	$(BIN)/python -m pytest -m system -rs tests/system $(ARGS)
 
 test-bounds: $(VENV)/.test
 	$(BIN)/python tests/ext/build_checked.py $(ARGS)
@@ -48,6 +53,17 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m bench $(ARGS)
+
+deb:
+	@tools/deb
+
+wheel: $(VENV)/.demo
+	@mkdir -p dist
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+	@ls -l dist/*.whl
+
+bundle:
+	@tools/bundle
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ext/*.so ext/*.c ext/*.cpp ext/*.html
