@@ -37,6 +37,8 @@ COMMANDS: Mapping[str, Entry] = {
     "keys": Entry("agent.cli.keys", "Create, show and publish the key that signs readings."),
     "verify": Entry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
     "export": Entry("agent.cli.export", "A stretch of time as files, for the verifier and for people."),
+    "report": Entry("agent.cli.report", "The park's figures of a day, month or year, as a page."),
+    "declare": Entry("agent.cli.declare", "Attest what no meter says: areas, certificates, tickets."),
     "replay": Entry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "simulate": Entry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
     "bench": Entry("agent.cli.bench", "Measure this machine: kernels, agent, line."),

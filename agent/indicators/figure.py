@@ -35,6 +35,16 @@ class Period:
     year_ms: int  # length of the calendar year, for thresholds that are laid down per year
     until_ms: int  # how far values exist: the end, or now
 
+    def as_dict(self) -> dict[str, Any]:
+        """Times are seconds."""
+        return {
+            "from": _seconds(self.start_ms),
+            "kind": self.kind,
+            "label": self.label,
+            "to": _seconds(self.end_ms),
+            "until": _seconds(self.until_ms),
+        }
+
     @property
     def elapsed_ms(self) -> int:
         """The part of the period that is past, never 0."""
@@ -113,14 +123,9 @@ class Figure:
             "formula": {"hash": one.hash, "numerator": one.numerator.text},
             "id": one.name,
             "inputs": [_input(amount) for amount in self.inputs],
+            "kind": "figure",
             "official": self.official,
-            "period": {
-                "from": _seconds(self.period.start_ms),
-                "kind": self.period.kind,
-                "label": self.period.label,
-                "to": _seconds(self.period.end_ms),
-                "until": _seconds(self.period.until_ms),
-            },
+            "period": self.period.as_dict(),
             "u": one.unit.text,
             "verdict": self.verdict,
         }

@@ -13,7 +13,7 @@ from agent.indicators.definitions import PeriodKind
 from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period, decimal_text
 from agent.indicators.plan import Plan
-from agent.indicators.trace import Traced, issue, trace
+from agent.indicators.trace import Slot, Traced, issue, trace
 from agent.indicators.units import Unit
 from agent.indicators.words import title_of
 from agent.intervals.cut import Cut
@@ -66,13 +66,7 @@ class Reporter:
                 found = evaluate(self._plan, finer, self._finer[start].supply(self._entries), kept)
             trend.append((self._label(start), {figure.indicator.name: figure for figure in found}))
         return {
-            "period": {
-                "kind": self._period.kind,
-                "label": self._period.label,
-                "from": self._period.start_ms // 1000,
-                "to": self._period.end_ms // 1000,
-                "until": self._period.until_ms // 1000,
-            },
+            "period": self._period.as_dict(),
             "sets": [{"id": one.id, "title": one.title, "source": one.source} for one in self._plan.sets.values()],
             "figures": [self._figure(figure, trend) for figure in figures],
             "excluded": [{"id": one.name, "title": one.title, "why": one.excluded} for one in wanted if one.excluded],
@@ -158,6 +152,15 @@ class Reporter:
             }
             for one in issue(months)
         ]}  # fmt: skip
+
+
+def trace_result(slots: Sequence[Slot], period: Period) -> dict[str, Any]:
+    """A day's green power, hour by hour, as a result of a pack; certificates are not in it: they belong to months."""
+    traced = trace(slots)
+    plain = _totals(traced)
+    del plain["certified"], plain["with_certificates"]
+    hours = [_hour(match) for match in traced.matches]
+    return {"kind": "trace", "id": "green/hour", "period": period.as_dict(), "u": "kWh", "hours": hours, **plain}
 
 
 def _alike(one: Unit | None, other: Unit) -> bool:

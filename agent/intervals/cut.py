@@ -8,6 +8,7 @@ longer by the change if the length does not divide it; 15 minutes always do.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -96,8 +97,8 @@ class Cut:
             more = self.bounds_of_day(day)
             found.extend(more[1:] if found else more)
             day += timedelta(days=1)
-        first = next(n for n in range(len(found) - 1, -1, -1) if found[n] <= from_ms)
-        last = next(n for n in range(len(found)) if found[n] >= max(to_ms, found[first]))
+        first = bisect_right(found, from_ms) - 1
+        last = bisect_left(found, max(to_ms, found[first]))
         return found[first : last + 1]
 
     def intervals(self, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
@@ -137,6 +138,9 @@ class Cut:
 
     def stretches(self, period: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
         """The stretches of one period that touch ``[from_ms, to_ms)``, in order."""
+        if period == "interval":
+            yield from self.intervals(from_ms, to_ms)
+            return
         at = from_ms
         while at < to_ms:
             start, end = self.stretch(period, at)

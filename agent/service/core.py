@@ -22,6 +22,7 @@ from agent.poll import Grid
 from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
 from agent.service.desk import Desk
+from agent.service.figures import Figures
 from agent.service.fleet import Fleet
 from agent.service.intervals import Intervals
 from agent.service.learned import Learned
@@ -100,6 +101,7 @@ class Service:
             notify("STATUS=opening the store")
             self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
             self.intervals = Intervals(self.config, self.writer, self.sealing, self.grid, self._packer)
+            self.intervals.makers.append(Figures(self.config))
             self.pulse = Pulse(self.writer, self.fleet, lambda: summary(self), os.environ)
             await self.writer.start()
             try:
@@ -299,6 +301,7 @@ class Service:
             packer.limit(config.pack.max_size_bytes)
         indicators = change.roster.gateway_table(f"{config.base}/_indicators", agent.__version__)
         await self.intervals.reload(config, indicators)
+        self.intervals.makers = [Figures(config)]
         said = await self._change_uplinks(config)
         self.config, self.loaded_ms = config, time.time_ns() // 1_000_000
         if not table.same_as(self._gateway.shape.table):

@@ -43,6 +43,9 @@ class Maker(Protocol):
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
         """Result objects as docs/pack-format.md describes them. GatewayError: asked again at the next look."""
 
+    def prepare(self, store: Store, start_ms: int) -> bool:
+        """Get ready for the interval that begins here, a slice at a time. True: there is more to do."""
+
 
 class Intervals:
     """Owned by the service; ``makers`` may be added before ``open``.
@@ -119,7 +122,7 @@ class Intervals:
         tidy_s = time.monotonic()
         while True:
             try:
-                behind = await self._writer.call(self.tallying.catch_up)
+                behind = await self._writer.call(self.tallying.catch_up) or await self._writer.call(self._prepare)
                 if not behind:
                     await self._publish()
                 if time.monotonic() - tidy_s > TIDY_EVERY_S:
@@ -131,6 +134,9 @@ class Intervals:
                     log.warning("intervals wait: %s", error)
                 self._failed, behind = str(error), False
             await asyncio.sleep(SLICES_S if behind else LOOK_S)
+
+    def _prepare(self, store: Store) -> bool:
+        return self._packer is not None and any(maker.prepare(store, self._packer.from_ms) for maker in self.makers)
 
     def _tidy(self, store: Store) -> None:
         trusted = ext.clock.state().synced is not False

@@ -16,8 +16,10 @@ VERSION: Final = 1
 
 # kind -> the module whose ``answer`` serves it; imported when first asked. A new kind is a line here and a module.
 KINDS: Final[Mapping[str, str]] = {
+    "declare": "agent.service.declaring",
     "export": "agent.service.exporting",
     "keys": "agent.service.keydesk",
+    "report": "agent.service.reporting",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -25,6 +26,20 @@ class Records:
 
     def _transaction(self) -> AbstractContextManager[None]:
         raise NotImplementedError
+
+    def declare(self, number: str, at_ms: int, body: Mapping[str, Any]) -> None:
+        """Keep what a person attests. Durable on return. ValueError: an entry of this id is there already."""
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        with self._transaction():
+            added = self._conn.execute(
+                "INSERT INTO declared (id, at_ms, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (number, at_ms, text)
+            ).rowcount
+        if not added:
+            raise ValueError(f"{number} is declared already")
+
+    def declarations(self) -> list[dict[str, Any]]:
+        """All that was ever attested, in the order of entry."""
+        return [json.loads(text) for (text,) in self._conn.execute("SELECT body FROM declared ORDER BY number")]
 
     def register_table(self, ring_id: int, number: int, stream: str, document: Mapping[str, Any]) -> None:
         """Keep what table ``number`` of a ring means. Durable on return: to be called before the first record."""
@@ -62,11 +77,14 @@ class Records:
             " WHERE t.ring_id = ?",
             (signed(ring_id),),
         ).fetchall()
-        reader = zstandard.ZstdDecompressor()
-        return {
-            number: StoredTable(stream, json.loads(reader.decompress(body, max_output_size=MAX_DOCUMENT_BYTES)))
-            for number, stream, body in rows
-        }
+        read = zstandard.ZstdDecompressor().decompress
+        found = {}
+        for number, stream, body in rows:
+            # what the disk has spoilt names nothing: the records of a table that is not known are set aside
+            with contextlib.suppress(zstandard.ZstdError, ValueError):
+                document = json.loads(read(body, max_output_size=MAX_DOCUMENT_BYTES))
+                found[number] = StoredTable(stream, document)
+        return found
 
     def forget_rings(self, keep: Collection[int]) -> None:
         """Drop the tables of all rings but these, once nothing of the others is left to seal."""

@@ -125,9 +125,19 @@ CREATE TABLE interval_changes (
 );
 """
 
+# What people attest, as JSON objects; rows are only added.
+_DECLARED = """
+CREATE TABLE declared (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, body TEXT NOT NULL);
+"""
+
 Steps = tuple[tuple[str, str], ...]  # name, SQL
 # append only; never edit what was released
-STEPS: Steps = (("0001_first", _FIRST), ("0002_devices", _DEVICES), ("0003_intervals", _INTERVALS))
+STEPS: Steps = (
+    ("0001_first", _FIRST),
+    ("0002_devices", _DEVICES),
+    ("0003_intervals", _INTERVALS),
+    ("0004_declared", _DECLARED),
+)
 # Within a major number steps only add, so that an older version opens what a newer one left. A step that an older
 # version could not live with raises MAJOR: then the older one refuses. PRAGMA user_version holds both.
 MAJOR = 0

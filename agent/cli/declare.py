@@ -1,0 +1,123 @@
+"""`meterhouse declare`: what no meter says, attested by a person."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.requests import ask
+from drivers.model import UsageError
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.argument("value", required=False)
+@click.argument("unit", required=False)
+@click.option("--from", "from_text", metavar="DATE", help="First day it is of, or from which it holds: 2026-11-01.")
+@click.option("--to", "to_text", metavar="DATE", help="Day after the last one, for amounts.")
+@click.option("--who", help="Who says so.")
+@click.option("--document", default="", help="What it is read from: a certificate's number, a ticket.")
+@click.option("--replaces", default="", metavar="ID", help="The entry whose place it takes; alone: withdraw it.")
+@config_options
+@json_option
+def declare(
+    name: str | None,
+    value: str | None,
+    unit: str | None,
+    from_text: str | None,
+    to_text: str | None,
+    who: str | None,
+    document: str,
+    replaces: str,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Attest an input of the indicators: NAME VALUE UNIT, for the days from --from to --to. Without NAME: list all.
+
+    An entry is never changed. It is signed into the stream _indicators with who and when, and a later one may take its
+    place. Amounts belong to a time, states (an area, a rated power) hold from a day on.
+
+    \b
+    Examples:
+      meterhouse declare
+      meterhouse declare certificates 90 MWh --from 2026-11-01 --to 2026-12-01 --who "Li Wei" --document GEC-2026-4711
+      meterhouse declare roof_suitable 42000 m2 --from 2026-01-01 --who "Li Wei"
+      meterhouse declare certificates --replaces 5f0c2a91d3e47b68 --who "Li Wei"
+
+    \b
+    Exit codes: 0 kept, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
+    """
+    config = read_config(config_file, state_dir, runtime_dir)
+    if name is None:
+        facts = ask(config, "declare", {})
+        if as_json:
+            click.echo(as_line(facts))
+        else:
+            _show(facts["entries"], ZoneInfo(config.timezone))
+        return
+    if value is not None and unit is None:
+        raise UsageError("a value wants its unit", where="declare", hint=f"meterhouse declare {name} {value} MWh ...")
+    if value is None and not replaces:
+        raise UsageError("a value is missing", where="declare", hint="`meterhouse declare --help`")
+    if who is None:
+        raise UsageError("who says so is missing", where="declare", hint="--who NAME")
+    zone = ZoneInfo(config.timezone)
+    full = name if name.startswith("declared.") else f"declared.{name}"
+    body: dict[str, Any] = {"n": full, "v": value or "", "u": unit or "", "who": who}
+    body["document"], body["replaces"] = document, replaces
+    if from_text is None and value is not None:
+        raise UsageError("--from is missing", where="declare", hint="The first day it is of: --from 2026-11-01")
+    body["from"] = _instant(from_text, zone) if from_text is not None else 0
+    if to_text is not None:
+        body["to"] = _instant(to_text, zone)
+    facts = ask(config, "declare", body)
+    if as_json:
+        click.echo(as_line(facts))
+    else:
+        entry = facts["entry"]
+        click.echo(f"kept as {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip())
+
+
+def _instant(text: str, zone: ZoneInfo) -> float:
+    """A local date, or a time, in UTC seconds."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no date", where="declare", hint="As 2026-11-01") from None
+    return (found if found.tzinfo else found.replace(tzinfo=zone)).timestamp()
+
+
+def _day(seconds: float, zone: ZoneInfo) -> str:
+    return datetime.fromtimestamp(seconds, zone).strftime("%Y-%m-%d")
+
+
+def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
+    from agent.cli.tables import cell, open_console, plain_table
+
+    if not entries:
+        click.echo("nothing was declared")
+        return
+    table = plain_table("", "id", "input", "value", "from", "to", "who", "entered", "document", "", right=("value",))
+    for entry in entries:
+        days = [
+            datetime.fromtimestamp(entry[key], zone).strftime("%Y-%m-%d") if key in entry else ""
+            for key in ("from", "to")
+        ]
+        table.add_row(
+            entry["id"],
+            cell(entry["n"].removeprefix("declared.")),
+            cell(f"{entry['v']} {entry['u']}"),
+            *days,
+            cell(entry["who"]),
+            datetime.fromtimestamp(entry["at"], zone).strftime("%Y-%m-%d %H:%M"),
+            cell(entry.get("document", "")),
+            "" if entry["in_force"] else "[dim]replaced[/]",
+        )
+    open_console().print(table)

@@ -1,0 +1,53 @@
+"""Answers a request to keep what a person attests, and one to list what was attested."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from agent.indicators.declared import Declaration, from_dict, in_force
+from agent.indicators.units import parse_unit
+from agent.service.figures import read
+from agent.service.requests import Access, Reply
+from agent.store import Store
+from drivers.model import UsageError
+
+
+async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+    """``body``: {} lists; else n, v, u, from, to (or none), who, document, replaces. Gives {"entries"} or {"entry"}."""
+    entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
+    if not body:
+        holding = {entry.id for entry in in_force(entries)}
+        return {"entries": [{**entry.as_dict(), "in_force": entry.id in holding} for entry in entries]}
+    at_ms = time.time_ns() // 1_000_000
+    if access.service is not None:  # never into an interval whose figures are out
+        at_ms = max(at_ms, access.service.intervals.closed_ms)
+    made = from_dict({**body, "id": secrets.token_hex(8), "at": at_ms / 1000})
+    check_against(made, entries, access)
+    await access.call(lambda store: store.declare(made.id, made.at_ms, made.as_dict()))
+    return {"entry": made.as_dict()}
+
+
+def check_against(made: Declaration, entries: list[Declaration], access: Access) -> None:
+    """Does it fit the plan and what was attested before? Raises UsageError."""
+    plan = read(access.config)
+    wanted = plan.inputs.get(made.name)
+    if wanted is None:
+        known = ", ".join(sorted(plan.inputs)) or "none: the plan names no set that takes any"
+        raise UsageError(f"the plan has no input {made.name}", where="declare", hint=f"Known: {known}")
+    if made.replaces and made.replaces not in {entry.id for entry in in_force(entries) if entry.name == made.name}:
+        raise UsageError(
+            f"{made.replaces} is no entry of {made.name} in force",
+            where="declare",
+            hint="`meterhouse declare` lists them",
+        )
+    if not made.value:
+        return
+    if parse_unit(made.unit).dimension != wanted.unit.dimension:
+        hint = f"In {wanted.unit.text} or a multiple of it"
+        raise UsageError(f"{made.name} cannot be in {made.unit}", where="declare", hint=hint)
+    if (made.to_ms is None) != (wanted.kind == "state"):
+        say = "holds from a day on: leave --to out" if wanted.kind == "state" else "belongs to a time: give --to"
+        raise UsageError(f"{made.name} {say}", where="declare")

@@ -1,0 +1,140 @@
+"""Makes the park's figures when intervals close: each interval's own; at the end of a day also of day, month, year.
+
+Called in the writer's thread. What a month and a year came to so far is added up day by day, a day at a time between
+other work, so that no commit ever waits for a year to be read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.config import Config
+from agent.indicators.compute import Tally, intervals_of, period_of, slots_of
+from agent.indicators.declared import Declaration, from_dict
+from agent.indicators.definitions import PeriodKind, read_plan
+from agent.indicators.plan import Plan, make_plan
+from agent.indicators.report import trace_result
+from agent.intervals import Cut, changes
+from agent.store import Store
+from drivers.model import GatewayError
+
+log = logging.getLogger("meterhouse.intervals")
+BROKEN = "figures stop until the next start, readings do not"
+SLICE_S = 0.03  # of the writer's time for adding up days
+LONGER: tuple[PeriodKind, ...] = ("month", "year")
+
+
+class NotYet(GatewayError):
+    """The days before are still being added up; asked again soon."""
+
+    retry = True
+
+
+def read(config: Config) -> Plan:
+    """The park's plan. Raises ConfigError; a configuration that was loaded has none."""
+    return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
+
+
+class Figures:
+    """A maker of results; see ``agent.service.intervals.Maker``."""
+
+    def __init__(self, config: Config) -> None:
+        self._cut = Cut(config.timezone, config.interval.length_ms)
+        self._config_hash, self._site_base = config.hash(), config.base
+        self._plan = read(config)
+        self._tallies: dict[PeriodKind, Tally] = {}
+        self._starts: dict[PeriodKind, int] = {}
+        self._added_ms = 0  # days up to here are in the tallies
+        self._change = 0
+        self._broken = False
+
+    def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
+        """Results of the interval that ends here: declarations first, then figures, then the day's if it ends too."""
+        if self._broken:
+            return []
+        try:
+            return self._make(store, start_ms, end_ms)
+        except GatewayError:
+            raise
+        except Exception:  # a fault of ours in a figure must never end the sealing of readings
+            log.exception(BROKEN)
+            self._broken = True
+            return []
+
+    def _make(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
+        entries = _entries(store)
+        made: list[Mapping[str, Any]] = [
+            {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms < end_ms
+        ]
+        if self._plan.of_period("interval"):
+            period = period_of(self._cut, "interval", start_ms, end_ms)
+            tally = Tally()
+            tally.add(intervals_of(store, self._cut, start_ms, end_ms))
+            made += [figure.as_dict(self._config_hash) for figure in tally.figures(self._plan, period, entries)]
+        day_start, day_end = self._cut.stretch("day", start_ms)
+        if end_ms == day_end:
+            made += self._day(store, day_start, day_end, entries)
+        return made
+
+    def prepare(self, store: Store, end_ms: int) -> bool:
+        """Add days to month and year, up to the day that ``end_ms`` lies in. True: there are more."""
+        if self._broken:
+            return False
+        try:
+            return self._add_day(store, end_ms)
+        except GatewayError:
+            raise
+        except Exception:  # as above
+            log.exception(BROKEN)
+            self._broken = True
+            return False
+
+    def _add_day(self, store: Store, end_ms: int) -> bool:
+        today, _ = self._cut.stretch("day", end_ms)
+        changed, self._change = changes(store, self._change)
+        if any(start < self._added_ms for start, _ in changed):
+            self._starts = {}  # late readings changed what was added up: once more
+        for kind in LONGER:
+            start, _ = self._cut.stretch(kind, today)
+            if self._starts.get(kind) != start:
+                self._starts = {other: self._cut.stretch(other, today)[0] for other in LONGER}
+                self._tallies = {other: Tally() for other in LONGER}
+                self._added_ms = min(self._starts.values())
+        if self._added_ms >= today:
+            return False
+        slice_end = time.monotonic() + SLICE_S
+        while self._added_ms < today and time.monotonic() < slice_end:
+            start, end = self._cut.stretch("day", self._added_ms)
+            if next(iter(store.interval_pages(start, end)), None) is not None:
+                parts = intervals_of(store, self._cut, start, end)
+                for kind in LONGER:
+                    if start >= self._starts[kind]:
+                        self._tallies[kind].add(parts)
+            self._added_ms = end
+        return self._added_ms < today
+
+    def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
+        if self._add_day(store, start):
+            raise NotYet("the days of this year are being added up", where="indicators")
+        parts = intervals_of(store, self._cut, start, end)
+        day = Tally()
+        day.add(parts)
+        made: list[Mapping[str, Any]] = []
+        tallies: dict[PeriodKind, Tally] = {"day": day}
+        for kind in LONGER:
+            if self._added_ms < end:  # else these results were made before, and could not be committed
+                self._tallies[kind].add(parts)
+            tallies[kind] = self._tallies[kind]
+        self._added_ms = end
+        for kind, tally in tallies.items():
+            period = period_of(self._cut, kind, start, end)
+            made += [figure.as_dict(self._config_hash) for figure in tally.figures(self._plan, period, entries)]
+        made.append(trace_result(slots_of(parts, self._cut), period_of(self._cut, "day", start, end)))
+        return made
+
+
+def _entries(store: Store) -> list[Declaration]:
+    return [from_dict(plain) for plain in store.declarations()]

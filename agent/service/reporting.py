@@ -1,0 +1,62 @@
+"""Answers a request for a report: the intervals of a period day by day, then its page as one part of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+
+from agent.indicators.compute import intervals_of, period_of
+from agent.indicators.declared import from_dict
+from agent.indicators.definitions import read_plan
+from agent.indicators.figure import Period
+from agent.indicators.plan import make_plan
+from agent.indicators.report import FINER, Reporter
+from agent.intervals.cut import Cut
+from agent.service.requests import Access, Reply
+from agent.store import Store
+from drivers.model import UsageError, clean_text
+
+
+async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+    """``body``: period (day, month, year, rolling), day (any date inside; empty: today), now_ms."""
+    config = access.config
+    kind, day, now_ms = checked(body)
+    cut = Cut(config.timezone, config.interval.length_ms)
+    at_ms = cut.midnight(day) if day is not None else now_ms
+    period: Period = period_of(cut, kind, at_ms, now_ms)  # type: ignore[arg-type]
+    plan = make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
+    entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
+    reporter = Reporter(plan, cut, period, entries)
+    days = list(cut.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
+    for done, (start, end) in enumerate(days, 1):
+        reporter.add(await access.call(lambda store, a=start, b=end: intervals_of(store, cut, a, b)))  # type: ignore[misc]
+        reply.progress(done, len(days))
+    page = reporter.page()
+    page |= {"site": config.site, "gateway": config.gateway, "label": config.site_label, "timezone": config.timezone}
+    page |= {"config": config.hash()}
+    text = json.dumps(page, ensure_ascii=False, separators=(",", ":")).encode()
+    for at in range(0, len(text), 1 << 19):
+        await reply.part(text[at : at + (1 << 19)])
+    return {"bytes": len(text)}
+
+
+def checked(body: Mapping[str, Any]) -> tuple[str, date | None, int]:
+    """Period, day and the tool's clock of a request. Raises UsageError."""
+    kind, day, now_ms = body.get("period"), body.get("day"), body.get("now_ms")
+    if not isinstance(kind, str) or kind not in FINER:
+        raise UsageError(f"a report is of a {', '.join(FINER)}", where="report")
+    if type(now_ms) is not int or not 0 <= now_ms < 1 << 52:
+        raise UsageError("now_ms is a time in ms", where="report")
+    if day in ("", None):
+        return kind, None, now_ms
+    try:
+        return kind, date.fromisoformat(str(day)), now_ms
+    except ValueError:
+        raise UsageError(f"{clean_text(str(day), 40)!r} is no date", where="report", hint="As 2026-11-24") from None
+
+
+def last_whole(cut: Cut, now_ms: int) -> date:
+    """Yesterday, local."""
+    return cut.day(now_ms) - timedelta(days=1)
