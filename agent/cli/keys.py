@@ -26,6 +26,8 @@ from agent.cli.keys_facts import (
     token_option,
     yes_option,
 )
+from agent.cli.requests import ask
+from drivers.model import UsageError
 
 if TYPE_CHECKING:
     from agent.keys import Signer
@@ -77,7 +79,8 @@ def create(
       meterhouse keys create --lost pVa0zQ3kT5n0y1rY2a7kq3m1x0cB8vQ9sKfJ6hLwE4d
 
     \b
-    Exit codes: 0 made, 3 there is one already or it cannot be written, 4 the token does not answer.
+    Exit codes: 0 made, 2 this gateway has signed with another, 3 there is one already or it cannot be written, 4 the
+    token does not answer.
     """
     from agent.keys import Revocation, create_key
 
@@ -90,6 +93,7 @@ def create(
         made.append(create_key(place.path, int(time.time()), alg_name, token, lost, place.gateway, revokes))
 
     if not lost:
+        _check_new(place)
         change(None)
     else:
         ask_first(f"Begin anew without {lost}? Every verifier must pin the new thumbprint.", yes)
@@ -102,6 +106,18 @@ def create(
         click.echo("Give the thumbprint to whoever verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
         if lost:
             click.echo("For what the lost key signed, --trust is given again with the thumbprint of before.", err=True)
+
+
+def _check_new(place: Place) -> None:
+    """Raises UsageError where the gateway has signed before: nobody would believe another key of it."""
+    config = place.config
+    if config is None or not place.is_agents or place.path.exists() or not config.store_path.exists():
+        return
+    if known := ask(config, "keys", {"kid": None})["kid"]:
+        hint = f"Put that key back. Is it lost? `meterhouse keys create --lost {known}`"
+        raise UsageError(
+            f"this gateway has signed with {known}, and nobody would believe another", where=str(place.path), hint=hint
+        )
 
 
 def _lose(place: Place, lost: str, change: Callable[[dict[str, int] | None], None]) -> None:

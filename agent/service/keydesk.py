@@ -25,8 +25,11 @@ PAUSE_S: Final = 60.0  # after a tool that asked and made no key
 async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
     """``body``: kid, until_ms (or null), and before: all kids of the tool's chain up to it, or null.
 
-    One part: last sequence by stream. Gives the kid that signs then.
+    One part: last sequence by stream. Gives the kid that signs then. Without a kid only the newest that was published.
     """
+    if body.get("kid") is None:
+        kept = await access.call(Store.key_record)
+        return {"kid": None if kept is None else json.loads(kept[1])["records"][-1]["kid"]}
     kid, until_ms, before = checked(body)
     service = access.service
     if service is None:

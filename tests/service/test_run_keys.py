@@ -135,7 +135,10 @@ def play_a_wrong_key(folder: Path, house: House) -> dict[str, Any]:
     right = path.read_bytes()
     path.unlink()
     until(lambda: "there is no signing key" in agent.said, 20, lambda: agent.said)
-    keys(agent, "create")
+    _, advice = keys(agent, "create", code=2)
+    other = create_key(folder / "other.key", 1_795_500_000)
+    (folder / "other.key").rename(path)
+    assert load_key(path).kid == other.kid
     until(lambda: "the last one recorded is" in agent.said, 20, lambda: agent.said)
     seen = len(listener.numbers("m1"))
     until(lambda: len(listener.numbers("m1")) > seen + 3, 20, lambda: agent.said)
@@ -155,7 +158,7 @@ def play_a_wrong_key(folder: Path, house: House) -> dict[str, Any]:
     until(lambda: meter.count in listener.numbers("m1"), 10)
     report = settle(listener.heard, agent.kid, {"m1": meter})
     return {"warned": warned, "refused": refused, "refusal": refusal, "code": code, "report": report,
-            "shown": shown, "kid": agent.kid, "signers": signers(listener, "m1")}  # fmt: skip
+            "shown": shown, "advice": advice, "kid": agent.kid, "signers": signers(listener, "m1")}  # fmt: skip
 
 
 def test_a_wrong_key(played: dict[str, Any]) -> None:
@@ -163,6 +166,7 @@ def test_a_wrong_key(played: dict[str, Any]) -> None:
     # field pain: nothing is lost by bad input
     assert played["signers"] == [played["kid"]] and played["shown"]["in_use"] is False
     assert played["warned"].count("the key in hand goes on signing") == 2
+    assert f"create --lost {played['kid']}" in played["advice"]
     assert (played["refused"], played["code"]) == (3, 0)
     assert f"the last one recorded is {played['kid']}" in played["refusal"] and "--lost" in played["refusal"]
 
