@@ -237,7 +237,7 @@ class Writer:
     def _run(self) -> None:
         try:
             store = self._open_store()
-            self._losses = store.losses()
+            self._losses = store.call(Store.losses)
         except Exception as error:  # noqa: BLE001 - it is raised by ``start``
             self._back(_fail, self._ready, error)
             self._back(_settle, self._stopped, None)
