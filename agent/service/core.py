@@ -147,7 +147,7 @@ class Service:
         await self.fleet.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered))
-        await self.intervals.open(ring, roster.gateway_table(f"{config.base}/_indicators", agent.__version__))
+        await self.intervals.open(ring, roster.results_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()
 
     def _packer(self, stream: str, from_ms: int | None = None) -> Packer:
@@ -299,7 +299,7 @@ class Service:
         self.sealing.pace(config.pack.every_ms)
         for packer in self._packers.values():
             packer.limit(config.pack.max_size_bytes)
-        indicators = change.roster.gateway_table(f"{config.base}/_indicators", agent.__version__)
+        indicators = change.roster.results_table(f"{config.base}/_indicators", agent.__version__)
         await self.intervals.reload(config, indicators)
         self.intervals.makers = [Figures(config)]
         said = await self._change_uplinks(config)

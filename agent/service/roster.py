@@ -12,7 +12,7 @@ from agent.config import Config, DeviceConfig, device_spec, site_profiles
 from agent.pack import Facts, PointTable, StreamTable, changes
 from agent.poll import DevicePoll
 from agent.service.streams import Stream
-from agent.service.tables import Source, device_front, gateway_table, point_rows
+from agent.service.tables import Source, device_front, gateway_table, point_rows, results_table
 from drivers.line import Line
 from drivers.model import DeviceSpec, Point
 from drivers.profile import Profile, vocabulary
@@ -92,6 +92,10 @@ class Roster:
     def gateway_table(self, stream: str, version: str) -> StreamTable:
         """The table of the gateway's own stream."""
         return StreamTable(stream, gateway_table(self._config, version))
+
+    def results_table(self, stream: str, version: str) -> StreamTable:
+        """The table of the stream of results."""
+        return StreamTable(stream, results_table(self._config, version))
 
     @staticmethod
     def _kind(device: DeviceConfig, spec: DeviceSpec) -> Kind:

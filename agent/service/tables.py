@@ -44,6 +44,30 @@ def gateway_table(config: Config, version: str) -> dict[str, Any]:
     }
 
 
+MAX_PLAN_BYTES = 48 << 10
+
+
+def results_table(config: Config, version: str) -> dict[str, Any]:
+    """The table of the ``_indicators`` stream: also how intervals are cut, and the park's plan with its text.
+
+    With these, the shipped sets and the packs, anybody can repeat a figure. A plan beyond 48 KiB is named by hash only.
+    """
+    entry = config.interval
+    cut = {
+        "demand": [entry.demand_period_ms / 1000, entry.demand_slip_ms / 1000],
+        "length": entry.length_ms / 1000,
+        "max_gap": entry.max_gap_ms / 1000,
+        "timezone": config.timezone,
+    }
+    plan: dict[str, Any] | None = None
+    if config.indicators.plan is not None:
+        plan = {"hash": config.indicators.plan_hash}
+        text = config.indicators.plan.read_text("utf-8", "replace")
+        if len(text.encode()) <= MAX_PLAN_BYTES:
+            plan["text"] = text
+    return {**gateway_table(config, version), "interval": cut, "plan": plan}
+
+
 def device_front(
     config: Config,
     device: DeviceConfig,
