@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from agent.cli.common import as_line, is_alive, read_config, read_snapshot, tidy
-from drivers.model import GatewayError, UsageError
+from drivers.model import ConfigError, GatewayError, UsageError
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -64,9 +64,13 @@ def find_place(
     Raises:
         UsageError: nothing says which file or gateway; ConfigError: the configuration is wrong.
     """
-    config = None
-    if file is None or (needs_gateway and gateway is None) or config_file.exists():
-        config = read_config(config_file, state_dir, runtime_dir)
+    config, needed = None, file is None or (needs_gateway and gateway is None)
+    if needed or config_file.exists():
+        try:
+            config = read_config(config_file, state_dir, runtime_dir)
+        except ConfigError:
+            if needed:
+                raise
     if file is None:
         assert config is not None
         if config.key.credential and not _has_credential(config.key.credential):

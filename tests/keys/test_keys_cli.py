@@ -46,6 +46,17 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert code == 3 and "none.toml" in err
 
 
+def test_a_file_that_is_named_needs_no_sound_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text("[sight]\n")
+    path = tmp_path / "signing.key"
+    assert run(capsys, "create", str(path), "-c", str(config))[0] == 0
+    assert run(capsys, "rotate", str(path), "--gateway", "park7/gw01", "--yes", "-c", str(config))[0] == 0
+    assert run(capsys, "show", str(path), "-c", str(config))[0] == 0
+    code, _, err = run(capsys, "rotate", str(path), "--yes", "-c", str(config))
+    assert code == 3 and "sight" in err
+
+
 def test_the_key_that_the_configuration_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(
