@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import config_options, json_option
-from agent.cli.export import read_time
 from agent.cli.keys_facts import (
     SEEN_S,
     Place,
@@ -130,7 +129,7 @@ def revoke(
     known = check_key_records(current_records(old, place.gateway), place.gateway).kids
     gone = _whole(kid, known)
     said = lasts_of(lasts, place.gateway)
-    until_ms = read_time(until, "--until", _timezone(place)) if until else None
+    until_ms = _read(until, place) if until else None
     how = "what you say" if lasts else f"what is sealed up to {until}" if until else "all that this gateway has sealed"
     ask_first(f"Revoke {gone}, trusting {how}, and replace the key {old.kid} in {place.path}?", yes)
     made: list[Signer] = []
@@ -190,8 +189,10 @@ def _whole(kid: str, known: tuple[str, ...]) -> str:
     raise UsageError(f"{kid[:50]!r} {what}", where="KID", hint=hint)
 
 
-def _timezone(place: Place) -> str:
-    return place.config.timezone if place.config else "UTC"
+def _read(until: str, place: Place) -> int:
+    from agent.cli.export import read_time
+
+    return read_time(until, "--until", place.config.timezone if place.config else "UTC")
 
 
 def _tell(place: Place, old: Signer, new: Signer, as_json: bool, revoked: Mapping[str, Any] | None = None) -> None:
