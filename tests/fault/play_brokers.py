@@ -67,7 +67,7 @@ def state(agent: Agent, uplink: str) -> dict[str, Any]:
     return {"connected": False, "error": None, "set_aside": 0}
 
 
-@scenario(about_s=15)
+@scenario(about_s=15, long=10, chunk=1)
 def brokers_of_all_kinds(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """One good destination and seven troubled ones beside it; then all of them get well."""
     rng = random.Random(seed)

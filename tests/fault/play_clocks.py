@@ -59,8 +59,9 @@ def clock_steps(folder: Path, house: House, rounds: int, seed: int) -> Row:
             beside = at - meter.served[record["v"]] / 1e9
             assert min(abs(beside - offset) for offset in offsets) < 2, f"{record}: read at {at}, {beside} s beside us"
     longest_s = max(pack["to"] - pack["from"] for pack in packs)
-    return figures(report, code=code, steps=len(steps(listener, "m1")), made=len(offsets) - 1, longest_s=longest_s,
-                   said=len(agent.said.splitlines()))  # fmt: skip
+    said = len(steps(listener, "m1"))
+    return figures(report, code=code, steps=said, steps_unsaid=rounds - said, longest_pack_s=longest_s,
+                   most_log_lines=len(agent.said.splitlines()))  # fmt: skip
 
 
 @scenario(rounds=1, about_s=7, long=20)

@@ -7,14 +7,14 @@ import threading
 import time
 from pathlib import Path
 
-from fault_books import balance, bodies, came, ended, figures
+from fault_books import balance, came, ended, figures
 from fault_rows import Row, scenario
 from play_brokers import broker_at, state, tap_to, uplinks
 from service_books import boots, report_of
 from service_kit import SECONDLY, Agent, House, Meter, until
 
 
-@scenario(rounds=1, about_s=9, long=1)
+@scenario(rounds=1, about_s=9, long=2)
 def two_of_one_name(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """The clone takes the first one's session; neither fights for it, and the books at the broker show two histories.
 
@@ -51,6 +51,6 @@ def two_of_one_name(folder: Path, house: House, rounds: int, seed: int) -> Row:
     events = [event for event in witness.events("_gateway") if event["event"] == "taken_over"]
     report = report_of(listener.heard, first.kid)
     mine = balance(witness.heard, first.kid, {"m1": meters[0]})
-    return figures(mine, codes=codes, connects=connects, watched_s=watched_s, events=events, said=first.said,
-                   at_the_broker=report.verdict.value, reasons=report.reasons, packs_seen=len(bodies(witness.heard)),
+    return figures(mine, codes=codes, connects=connects, longest_watched_s=watched_s, events=events, said=first.said,
+                   at_the_broker=report.verdict.value, reasons=report.reasons,
                    conflicts=[text for stream in report.streams.values() for text in stream.conflicts])  # fmt: skip

@@ -114,7 +114,7 @@ def networks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         back_s.append(time.monotonic() - mended)
     code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
-    return figures(report, code=code, longest_back_s=round(max(back_s), 1), log_lines=len(agent.said.splitlines()),
+    return figures(report, code=code, longest_back_s=round(max(back_s), 1), most_log_lines=len(agent.said.splitlines()),
                    connects=sum("connected to" in line for line in agent.said.splitlines()))  # fmt: skip
 
 
@@ -142,4 +142,4 @@ def thin_link(folder: Path, house: House, rounds: int, seed: int) -> Row:
         tap.rate = 0.0
     code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
-    return figures(report, code=code, slowest_s=round(slowest, 1), connects=connects)
+    return figures(report, code=code, longest_drain_s=round(slowest, 1), connects=connects)

@@ -71,7 +71,7 @@ def broker_outages(folder: Path, house: House, rounds: int, seed: int) -> Row:
         until(lambda ear=ear: ended(ear), 15, lambda: agent.said)
     report, _ = (balance(ear.heard, agent.kid, {"m1": meter}) for ear in ears.values())
     return figures(report, code=code, longest_outage_s=round(longest_s, 1), longest_back_s=round(back_s, 1),
-                   log_lines=len(agent.said.splitlines()))  # fmt: skip
+                   most_log_lines=len(agent.said.splitlines()))  # fmt: skip
 
 
 @scenario(rounds=1, about_s=100, long=20, chunk=10)
