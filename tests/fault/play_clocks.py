@@ -97,7 +97,7 @@ def busy_cores(folder: Path, house: House, rounds: int, seed: int) -> Row:
     for _ in range(rounds):
         loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 2))]
         try:
-            count = meter.count + (4 if rounds == 1 else rng.randint(20, 60))
+            count = meter.count + (2 if rounds == 1 else rng.randint(20, 60))
             asked += count - meter.count
             until(lambda count=count: came(listener, count), 120, lambda: agent.said)
         finally:
