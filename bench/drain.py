@@ -4,7 +4,8 @@
 
 The day is sealed with a real key and put into the store (one pack a second, 50 readings each); then the agent starts
 on it beside a broker that is not there yet, so that its memory at rest is known, and then the broker comes. ``--core``
-ties the agent to one core, ``--quota`` gives it only that share of one (root, cgroup v1), as a small board would.
+ties the agent to one core, ``--quota`` gives it only that share of one (root, cgroup v1), as a small board would
+(field pain 49: a throughput figure for little machines).
 """
 
 from __future__ import annotations
