@@ -118,6 +118,41 @@ def networks(folder: Path, house: House, rounds: int, seed: int) -> Row:
                    connects=sum("connected to" in line for line in agent.said.splitlines()))  # fmt: skip
 
 
+WIRES = ("swallow", "hold", "tear", "refuse", "thin")
+
+
+@scenario(rounds=2, about_s=4, long=40, chunk=20)
+def bad_wires(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """A proxy that swallows, stalls, tears packets apart, refuses, or lets through a trickle; needs no root."""
+    rng = random.Random(seed)
+    broker, listener, meter, agent = one_meter(folder, house, every=SECONDLY)
+    tap = tap_to(house, broker)
+    agent.broker = None
+    agent.more = f'[[uplink]]\nname = "platform"\nurl = "{tap.url}"'
+    agent.configure()
+    agent.start()
+    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    back_s = 0.0
+    for n in range(rounds):
+        kind = WIRES[n] if n < len(WIRES) else rng.choice(WIRES)
+        if kind == "tear":
+            tap.tears = rng.randint(1, 3)
+        elif kind == "thin":
+            tap.rate = 3_000.0
+        else:
+            tap.mode = kind
+        count = meter.count + (2 if rounds <= 2 else rng.randint(2, 45))
+        until(lambda count=count: meter.count >= count, 60, "the trouble itself")
+        tap.mode, tap.tears, tap.rate = "pass", 0, 0.0
+        mended, count = time.monotonic(), meter.count + 1
+        until(lambda count=count: came(listener, count), 60, lambda kind=kind: (kind, agent.said))
+        back_s = max(back_s, time.monotonic() - mended)
+    code = come_home(agent, listener)
+    report = balance(listener.heard, agent.kid, {"m1": meter})
+    return figures(report, code=code, longest_back_s=round(back_s, 1), connects=len(tap.connects),
+                   most_log_lines=len(agent.said.splitlines()))  # fmt: skip
+
+
 @scenario(rounds=1, about_s=45, long=3)
 def thin_link(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """A link that carries little more than what comes fresh, and a backlog before it: all of it gets through."""

@@ -5,8 +5,15 @@ from __future__ import annotations
 import time
 
 import pytest
-from fault_rows import play
+from fault_rows import Row, play
 from play_networks import WHY_NOT
+
+
+@pytest.mark.plays("bad_wires")
+def test_wires_that_swallow_and_stall(row: Row) -> None:
+    """Packs that vanish on their way, unacknowledged, come again by ``backfill``; the fresh ones do not wait."""
+    # field pain 55
+    assert row["code"] == 0 and set(row["gaps"]) <= {"overload"} and not row["lost_packs"]
 
 
 @pytest.mark.slow

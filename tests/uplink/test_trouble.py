@@ -279,3 +279,12 @@ def test_a_flood_of_acks_costs_a_line_a_minute(
     lines = [r.getMessage() for r in caplog.records if "ack" in r.getMessage()]
     assert len(lines) == 1, lines
     assert at.pending() == 30, "and nothing is confirmed"
+
+
+@pytest.mark.parametrize(("configured", "live", "rate"), [(0, 0.2, 200.0), (0, 40.0, 1000.0), (30, 40.0, 30.0)])
+def test_the_backlog_leaves_faster_than_it_comes(
+    desk: Desks, uplink: Uplinks, configured: int, live: float, rate: float
+) -> None:
+    """At least twenty times as fast, however many devices there are, unless somebody asked for less."""
+    up = uplink(desk(), To(free_port(), backfill_rate=configured), live_rate=live)
+    assert up._traffic._rate._a_second == rate
