@@ -15,6 +15,7 @@ from agent.cli.common import as_line, json_option, parse_for, tidy
 from drivers.model import BrokerError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli.recompute import Repeated
     from agent.verify import Report
 
 STDIN = Path("-")
@@ -28,10 +29,14 @@ STDIN = Path("-")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust this CA (mqtts).")
 @click.option("--username", help="For the broker.")
 @click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its first line.")
-@click.option("--trust", multiple=True, metavar="THUMBPRINT", help="A key of a gateway, got out of band; again for more.")
+@click.option(
+    "--trust", multiple=True, metavar="THUMBPRINT", help="A key of a gateway, got out of band; again for more."
+)
 @click.option(
     "--for", "duration_s", callback=parse_for, metavar="TIME", help="Listen so long (20s, 5 min); else Ctrl-C."
 )
+@click.option("--recompute", is_flag=True, help="Repeat the figures from the packs that are here.")
+@click.option("--plan", "plan_file", type=click.Path(dir_okay=False, path_type=Path), help="The park's plan.")
 @click.option("--expect-complete", is_flag=True, help="Gaps, stated losses and silent streams are failures too.")
 @json_option
 def verify(
@@ -44,6 +49,8 @@ def verify(
     password_file: Path | None,
     trust: tuple[str, ...],
     duration_s: float | None,
+    recompute: bool,
+    plan_file: Path | None,
     expect_complete: bool,
     as_json: bool,
 ) -> None:
@@ -51,7 +58,8 @@ def verify(
 
     PATHs are exported files or folders (.json, .jsonl, also with .zst behind); - reads packs from stdin, one a line.
     Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
-    gateway, not over the network.
+    gateway, not over the network. With --recompute each signed figure whose packs are all here is computed again and
+    must come out the same to the last digit; --plan names the park's plan where it is too long to be in the packs.
 
     \b
     Example:
@@ -73,8 +81,11 @@ def verify(
     else:
         report = _files(paths, trust)
     short = report.shortfalls() if expect_complete else []
+    repeated = _repeat(paths, plan_file) if recompute else None
     if as_json:
         facts = report.as_dict()
+        if repeated is not None:
+            facts["recomputed"] = repeated.as_dict()
         if expect_complete:
             facts["complete"], facts["shortfalls"] = not short, short
         click.echo(as_line(facts))
@@ -85,7 +96,29 @@ def verify(
             click.echo(tidy(line, 500))
         for text in short:
             click.echo(tidy(f"not complete: {text}", 500))
-    raise SystemExit(0 if report.ok and not short else 6)
+        if repeated is not None:
+            _say_repeated(repeated)
+    raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
+
+
+def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Repeated:
+    from agent.cli.recompute import recompute
+
+    files = [path for path in paths if path != STDIN]
+    if not files:
+        raise UsageError(
+            "--recompute wants exported files", where="verify", hint="`meterhouse export FOLDER` makes them"
+        )
+    return recompute(files, plan_file)
+
+
+def _say_repeated(repeated: Repeated) -> None:
+    for text in repeated.differ:
+        click.echo(tidy(f"differs: {text}", 500))
+    for text in repeated.unknown:
+        click.echo(tidy(f"not repeated: {text}", 500))
+    counts = repeated.counts
+    click.echo(f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be repeated")
 
 
 def _first_line(path: Path) -> str:
