@@ -141,6 +141,8 @@ def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest:
             console.print()
     for name, learned in learned_maps(snapshot).items():
         click.echo(f"device {name} taught us of its map: {learned}")
+    for text in snapshot.get("store", {}).get("warnings", ()):
+        click.echo(f"warning: {tidy(str(text), 300)}", err=True)
     for text in (text for texts in faults.values() for text in texts):
         click.echo(f"error: {text}", err=True)
     if not faults:

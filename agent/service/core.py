@@ -33,6 +33,7 @@ from agent.service.pulse import Pulse
 from agent.service.recover import Recovered, recover
 from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
+from agent.service.rounds import Rounds
 from agent.service.sealing import Sealing, pack_clock
 from agent.service.snapshot import Snapshot, summary
 from agent.service.streams import Stream
@@ -102,6 +103,7 @@ class Service:
             self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
             self.intervals = Intervals(self.config, self.writer, self.sealing, self.grid, self._packer)
             self.intervals.makers.append(Figures(self.config))
+            self.rounds = Rounds(self.writer, self.sealing.remark)
             self.pulse = Pulse(self.writer, self.fleet, lambda: summary(self), os.environ)
             await self.writer.start()
             try:
@@ -205,7 +207,7 @@ class Service:
     async def _serve(self, stop: asyncio.Event) -> None:
         for note in self.config.notes:
             log.warning("%s", note)
-        for text in await self.writer.call(lambda store: [*store.warnings(), *_store_line(store)]):
+        for text in await self.writer.call(_store_line):
             log.info("%s", text)
         self.fleet.start_pollers()
         self.sealing.on_turn = self.pulse.beat
@@ -222,6 +224,7 @@ class Service:
             self._reloads(),
             self.key_watch.run(),
             self.intervals.run(),
+            self.rounds.run(),
             Desk(Running(self), self.config.runtime_dir / FOLDER).run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
@@ -388,10 +391,6 @@ def _start_event(recovered: Recovered) -> dict[str, Any]:
 
 
 def _store_line(store: Store) -> list[str]:
-    """What is really in effect, at every start (field pain 54); and what had to be set aside, if anything."""
+    """What is really in effect, at every start (field pain 54)."""
     usage = store.usage()
-    lines = [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]
-    if store.quarantine is not None:
-        damaged = store.quarantine
-        lines.append(f"the database before was damaged ({damaged.reason}); it is set aside as {damaged.path}")
-    return lines
+    return [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]

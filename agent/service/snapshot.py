@@ -18,6 +18,7 @@ from agent.service.metrics import write_metrics
 from agent.service.pen import Pen
 from agent.service.pulse import Pulse
 from agent.service.roster import Unit
+from agent.service.rounds import Rounds
 from agent.service.streams import Shape
 from drivers.line import Line
 
@@ -39,6 +40,7 @@ class Running(Protocol):
     sealing: Sealing
     pen: Pen
     pulse: Pulse
+    rounds: Rounds
 
     @property
     def units(self) -> Sequence[Unit]: ...
@@ -115,7 +117,7 @@ def _store_facts(service: Running) -> dict[str, Any]:
             "pending": usage.pending,
             "lost_packs": service.pulse.lost_packs,
         }
-    return facts
+    return facts | service.rounds.facts()
 
 
 def summary(service: Running) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,8 @@ CHECKPOINT_PAGES = 64  # the WAL counts against what a reading may take on the d
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # what the WAL file is cut back to after something large
 BUSY_MS = 2_000
 MODE = 0o640
+SQLITE_FLOOR = (3, 40, 1)  # of the oldest system that the tests run on
+CHECK_BYTES = 256 << 20  # what a start may take the time to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,9 @@ def _probe(conn: sqlite3.Connection, path: Path) -> None:
     Raises sqlite3.DatabaseError on damage.
     """
     if suspect_file(path).exists():
-        (found,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+        found = "it was called damaged while in use, and is too large to be checked at a start"
+        if file_bytes(path) <= CHECK_BYTES:
+            (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             error = sqlite3.DatabaseError(found)
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -304,10 +308,34 @@ def mount_warnings(directory: Path, mountinfo: str | None = None) -> list[str]:
             best = (mount, tail[0], set(fields[5].split(",")) | set(tail[2].split(",")))
     mount, kind, options = best
     found = []
-    if bad := sorted(options & {"data=writeback", "nobarrier", "barrier=0"}):
+    if bad := sorted(options & {"data=writeback", "nobarrier", "barrier=0", "fsync_mode=nobarrier"}):
         found.append(f"{mount} is mounted with {', '.join(bad)}: a power cut can damage the database")
     if kind in {"tmpfs", "ramfs"}:
         found.append(f"{mount} is a {kind}: everything is lost when the power goes")
-    if kind in {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}:
+    if kind in {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs", "fuse.sshfs"}:
         found.append(f"{mount} is a network file system ({kind}): locks and syncs cannot be relied on")
+    if kind in {"overlay", "aufs"}:
+        found.append(f"{mount} is an overlay ({kind}): what lies there may be gone after the next start of the machine")
+    if kind in {"vfat", "exfat", "msdos"}:
+        found.append(f"{mount} is {kind}, which keeps no journal: a power cut can damage the database")
+    return found
+
+
+def build_warnings(options: Collection[str] | None = None, version: tuple[int, ...] | None = None) -> list[str]:
+    """Why this SQLite may not keep what it is asked for; usually nothing. The arguments are for tests."""
+    if options is None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as conn:
+            options = {row[0] for row in conn.execute("PRAGMA compile_options")}
+    version = version or sqlite3.sqlite_version_info
+    found = []
+    if version < SQLITE_FLOOR:
+        text, floor = (".".join(map(str, v)) for v in (version, SQLITE_FLOOR))
+        found.append(f"SQLite {text} is older than {floor}, the oldest that meterhouse is tested with")
+    for option, what in (
+        ("THREADSAFE=0", "it is not made for programs with threads"),
+        ("NO_SYNC", "it never waits for the disk: a power cut can damage the database"),
+        ("OMIT_WAL", "it has no write-ahead log"),
+    ):
+        if option in options:
+            found.append(f"this SQLite was built with {option}: {what}")
     return found

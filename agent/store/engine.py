@@ -13,6 +13,7 @@ from agent.store.database import (
     PAGE_BYTES,
     Ballast,
     Quarantine,
+    build_warnings,
     file_bytes,
     free_bytes,
     mount_warnings,
@@ -20,6 +21,7 @@ from agent.store.database import (
     salvaged,
 )
 from agent.store.errors import StoreDamaged, StoreError
+from agent.store.inspection import Inspection
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
 from agent.store.salvage import Salvage
@@ -236,9 +238,25 @@ class Store(Intake):
 
     # --- facts
 
+    def inspect(self, holds: Callable[[bytes], bool]) -> Inspection:
+        """Begin a look at all that is stored. ``holds``: has a pack, given its bytes, the signature it must have?"""
+        return Inspection(self._conn, self._explain, lambda number, body: self._drop_if_bad(number, body, holds))
+
+    def inspected(self, at_ms: int = 0) -> int:
+        """When the last look came to its end, UTC ms; 0: never. With ``at_ms``: it did so now."""
+        if at_ms:
+            with self._transaction():
+                self._conn.execute(
+                    "INSERT INTO meta (name, value) VALUES ('inspected', ?)"
+                    " ON CONFLICT DO UPDATE SET value = excluded.value",
+                    (at_ms,),
+                )
+        row = self._conn.execute("SELECT value FROM meta WHERE name = 'inspected'").fetchone()
+        return int(row[0]) if row else 0
+
     def warnings(self) -> list[str]:
         """Why this place may not keep what is promised; usually nothing."""
-        found = mount_warnings(self._path.parent)
+        found = [*mount_warnings(self._path.parent), *build_warnings()]
         if not self._ballast.held_bytes:
             found.append(f"{self._path.parent}: no room for the reserve that keeps a full disk manageable")
         return found

@@ -159,7 +159,7 @@ class Pruner:
             for n in range(1, len(packs) + 1):
                 if n == len(packs) or packs[n][0] != packs[n - 1][0] + 1:
                     run = packs[start:n]
-                    digest = self._hash(run[-1][1])
+                    digest = self._hash(run[-1][1], sound=reason != "damaged")
                     self._note(
                         stream,
                         boot,
@@ -175,13 +175,15 @@ class Pruner:
         self._forget_outbox(ids)
         return len(ids)
 
-    def _hash(self, number: int) -> bytes:
+    def _hash(self, number: int, sound: bool) -> bytes:
         packed = self._conn.execute(
             "SELECT p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth WHERE p.id = ?",
             (number,),
         ).fetchone()
         try:
-            return payload_hash(self._codec.unpack(*packed))
+            if sound:
+                return payload_hash(self._codec.unpack(*packed))
+            raise ValueError("whatever can be read of it")
         except ValueError:  # damaged: but its successor, or the head, tells its hash
             row = self._conn.execute(
                 "SELECT n.body, s.hash, s.seq - p.seq FROM packs p JOIN streams s ON s.id = p.stream"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,21 @@ class Shelves(IntervalShelf, Records):
             with self._transaction():
                 self.lost_packs += self._pruner.lose([number], "damaged")
             return None
+
+    def _drop_if_bad(self, number: int, body: Sequence[Any], holds: Callable[[bytes], bool]) -> bool:
+        """Drop a pack that is not what was sealed. It is a loss if somebody still waits for it."""
+        with contextlib.suppress(ValueError):
+            if holds(self._codec.unpack(*body)):
+                return False
+        with self._transaction():
+            owed = self._conn.execute(
+                "SELECT count(*) FROM outbox WHERE destination IN (SELECT id FROM destinations) AND pack = ?", (number,)
+            ).fetchone()[0]
+            if owed:
+                self.lost_packs += self._pruner.lose([number], "damaged")
+            else:
+                self._conn.execute("DELETE FROM packs WHERE id = ?", (number,))
+        return True
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
         """Our error for one of SQLite's. Damage is remembered beside the file, so that the next start looks closely."""

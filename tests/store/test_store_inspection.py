@@ -1,0 +1,204 @@
+"""The look at everything finds damage wherever it is, in slices, and what it finds is stated. # field pain 58"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pack_kit import Maker
+
+from agent.store import Store, StoreDamaged, inspection
+from agent.store.database import PAGE_BYTES, build_warnings, mount_warnings
+
+CAP = 64 << 20
+
+
+def sound(data: bytes) -> bool:
+    return True
+
+
+def filled(path: Path, packs: int = 400, streams: int = 3) -> list[Maker]:
+    makers = [Maker(f"park7/gw01/d{n}") for n in range(streams)]
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    store.commit([make(birth=True) for make in makers])
+    for n in range(packs):
+        store.commit([make() for make in makers])
+        if n % 40 == 0:
+            store.add_event(n, "note", {"n": n})
+            store.chain_checkpoint(lambda before: [(1, max([c for _, c, _ in before] or [0]) + 1, 0, b"x" * 9000)])
+    store.register_tables(7, [(n, make.stream, {"points": ["x" * 5000]}) for n, make in enumerate(makers)])
+    store.close()
+    return makers
+
+
+def whole(store: Store, holds: Callable[[bytes], bool] = sound) -> inspection.Inspection:
+    look = store.inspect(holds)
+    while look.step():
+        pass
+    return look
+
+
+@pytest.fixture(params=["whole", "walked"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "walked":
+        monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    return str(request.param)
+
+
+def test_a_sound_store_is_sound(tmp_path: Path, way: str) -> None:
+    filled(tmp_path / "store.db", 100)
+    store = Store.open(tmp_path / "store.db", CAP, destinations=["platform"])
+    look = whole(store)
+    assert look.packs == 303 and look.rows > 303 * 3 and not look.bad_packs
+    assert not store.losses() and len(store.pending("platform", 0, 1000, 1 << 30)) == 303
+    store.close()
+
+
+def pages(path: Path) -> list[tuple[str, int]]:
+    """(table or index, page) of all that SQLite's own statistics name; of what packs overflow to as well.
+
+    Nobody can see what stands in an overflow page of something that is neither compressed nor signed.
+    """
+    conn = sqlite3.connect(path)
+    try:
+        return conn.execute(
+            "SELECT name, pageno FROM dbstat WHERE pageno > 1 AND name NOT LIKE 'sqlite_auto%'"
+            " AND (pagetype != 'overflow' OR name = 'packs')"
+        ).fetchall()
+    except sqlite3.OperationalError:
+        pytest.skip("this SQLite has no dbstat to find pages with")
+    finally:
+        conn.close()
+
+
+def test_damage_is_found_on_whatever_page_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    path = tmp_path / "store.db"
+    filled(path)
+    dice = random.Random(58)
+    by_name: dict[str, list[int]] = {}
+    for name, page in pages(path):
+        by_name.setdefault(name, []).append(page)
+    assert {"packs", "packs_seq", "outbox", "checkpoints", "documents", "streams", "events_time"} <= set(by_name)
+    original = path.read_bytes()
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    try:
+        for name, numbers in by_name.items():
+            if name.startswith("_"):
+                continue  # the record of migrations: no reading depends on it
+            for page in dice.sample(numbers, min(4, len(numbers))):
+                store._checkpoint()  # what stands in the WAL hides what is damaged below
+                with path.open("r+b") as file:
+                    file.seek((page - 1) * PAGE_BYTES)
+                    file.write(dice.randbytes(PAGE_BYTES))
+                store._conn.execute("PRAGMA shrink_memory")
+                bad = 0
+                try:
+                    bad = whole(store, lambda data: True).bad_packs
+                except StoreDamaged:
+                    bad = 1
+                assert bad, f"nothing was noticed of page {page} of {name}"
+                store._conn.close()
+                for left in (path.with_name("store.db.suspect"), path.with_name("store.db-wal")):
+                    left.unlink(missing_ok=True)
+                path.write_bytes(original)
+                store = Store.open(path, CAP, destinations=["platform", "other"])
+    finally:
+        store.close()
+
+
+def test_a_pack_that_is_not_what_was_sealed_is_dropped_and_stated_where_it_is_owed(tmp_path: Path, way: str) -> None:
+    """A bit that turned inside a signature is no damage to SQLite, and would be delivered for ever."""
+    path = tmp_path / "store.db"
+    make = filled(path, 30, 1)[0]
+    conn = sqlite3.connect(path)
+    for seq in (5, 6, 20):
+        (body,) = conn.execute("SELECT body FROM packs WHERE seq = ?", (seq,)).fetchone()
+        assert body[0] in {1, 2}, "the signature lies as it is"
+        conn.execute("UPDATE packs SET body = ? WHERE seq = ?", (bytes([body[0], body[1] ^ 16]) + body[2:], seq))
+    conn.execute("DELETE FROM outbox WHERE pack = 20")
+    conn.commit()
+    conn.close()
+    good = {pack.data for pack in make.made}
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    assert whole(store, good.__contains__).bad_packs == 3
+    notes = [(n.first, n.last, n.hash, n.reason) for n in store.losses()]
+    assert notes == [(5, 6, make.made[5].hash, "damaged")], "20 had been delivered to all"
+    assert {p.seq for p in store.after(make.stream, 0, 99, 99)} == set(range(1, 32)) - {5, 6, 20}
+    assert [g.loss is None for g in store.replay(make.stream, None, 5, 20).gone] == [False, True]
+    assert not whole(store, good.__contains__).bad_packs
+    store.close()
+
+
+def test_commits_and_prunes_go_on_between_its_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    makers = filled(tmp_path / "store.db", 150)
+    store = Store.open(tmp_path / "store.db", CAP, destinations=["platform"])
+    look, slices = store.inspect(sound), 0
+    while look.step(0.0):
+        slices += 1
+        if slices % 3 == 0:
+            store.commit([make() for make in makers], {"platform": [slices]})
+        if slices % 10 == 0:
+            store.prune(0)
+    assert slices > 50 and look.packs >= 453
+    store.close()
+
+
+def test_the_end_of_a_look_is_remembered(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.db", CAP)
+    assert store.inspected() == 0 and store.inspected(1_795_500_900_000) == 1_795_500_900_000
+    store.close()
+    store = Store.open(tmp_path / "store.db", CAP)
+    assert store.inspected() == 1_795_500_900_000
+    store.close()
+
+
+def test_a_suspicion_of_a_large_file_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read gigabytes before the agent is ready, systemd would not wait."""
+    path = tmp_path / "store.db"
+    make = filled(path, 20, 1)[0]
+    path.with_name("store.db.suspect").touch()
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is None, "a small one is looked at"
+    store.close()
+    path.with_name("store.db.suspect").touch()
+    monkeypatch.setattr("agent.store.database.CHECK_BYTES", 1000)
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is not None and "while in use" in store.quarantine.reason
+    assert [item.data for item in store.pending("platform")] == [pack.data for pack in make.made]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "word"),
+    [
+        ("ext4", "rw,data=writeback", "data=writeback"),
+        ("ext4", "rw,barrier=0", "barrier=0"),
+        ("xfs", "rw,nobarrier", "nobarrier"),
+        ("f2fs", "rw,fsync_mode=nobarrier", "fsync_mode"),
+        ("overlay", "rw,lowerdir=/a,upperdir=/b", "overlay"),
+        ("9p", "rw,trans=virtio", "network"),
+        ("nfs4", "rw", "network"),
+        ("vfat", "rw", "journal"),
+        ("tmpfs", "rw", "power"),
+        ("ext4", "rw,data=ordered", ""),
+        ("btrfs", "rw", ""),
+    ],
+)
+def test_a_place_that_cannot_keep_the_promise_is_named(tmp_path: Path, kind: str, options: str, word: str) -> None:
+    info = f"22 1 0:20 / / rw - ext4 /dev/root rw\n30 22 0:40 / {tmp_path} rw,relatime - {kind} dev {options}\n"
+    found = mount_warnings(tmp_path, info)
+    assert (len(found) == 1 and word in found[0]) if word else not found
+
+
+def test_a_sqlite_that_cannot_keep_the_promise_is_named() -> None:
+    assert build_warnings() == [], "the one that runs here"
+    assert build_warnings({"THREADSAFE=1"}, (3, 46, 1)) == []
+    (text,) = build_warnings({"THREADSAFE=0"}, (3, 46, 1))
+    assert "THREADSAFE=0" in text
+    found = build_warnings({"NO_SYNC", "OMIT_WAL"}, (3, 7, 9))
+    assert len(found) == 3 and "3.7.9" in found[0]
