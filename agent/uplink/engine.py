@@ -130,7 +130,8 @@ class Uplink:
     def retain(self, topic: str, data: bytes) -> None:
         """Publish retained below our base topic now, and again at each connection. For any thread; never blocks."""
         self._retained[topic] = data
-        self._news.append(topic)
+        if self._connected:  # the next connection publishes all of them anyway
+            self._news.append(topic)
         self._bell.ring()
 
     def stop(self, deadline_s: float) -> None:
