@@ -279,8 +279,8 @@ def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[
     park: Park | None = said.get("made")
     if park is not None:
         for slot in park.slots:
-            address = slot.address or str(slot.unit)
-            _say(said, slot.name, slot.line, lines[slot.line].url, park.serial(slot), address, slot.profile)
+            who = (slot.address, slot.address) if slot.address else (str(slot.unit), f"unit {slot.unit}")
+            _say(said, slot.name, slot.line, lines[slot.line].url, park.serial(slot), who, slot.profile)
         path = said["park"] / "agent.toml"
         path.write_text(park.agent_toml(), encoding="utf-8")
         if said["as_json"]:
@@ -293,19 +293,21 @@ def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[
         serial = getattr(line, "serial", "")
         for device in devices.values():
             meters_own = getattr(device, "address", None)
-            address = str(getattr(device, "unit", "")) if meters_own is None else str(meters_own)
+            unit = getattr(device, "unit", "")
+            who = (str(unit), f"unit {unit}") if meters_own is None else (str(meters_own), str(meters_own))
             said_serial = serial.replace("8N1", "8E1") if meters_own is not None else serial
-            _say(said, device.name, "line", line.url, said_serial, address, profile)
+            _say(said, device.name, "line", line.url, said_serial, who, profile)
     sys.stdout.flush()
 
 
-def _say(said: dict[str, Any], name: str, line: str, url: str, serial: str, address: str, profile: str) -> None:
+def _say(said: dict[str, Any], name: str, line: str, url: str, serial: str, who: tuple[str, str], profile: str) -> None:
+    """One device; ``who`` is its address as agent.toml has it, and for people."""
+    address, shown = who
     if said["as_json"]:
         facts = {"device": name, "line": line, "url": url, "serial": serial or None}
         click.echo(as_line({**facts, "address": address, "profile": profile}))
     else:
-        who = f"unit {address}" if address.isdecimal() and len(address) <= 3 else address
-        click.echo(f"{name:<11} {profile:<26} {who:<15} {f'{url} {serial}'.strip()}")
+        click.echo(f"{name:<11} {profile:<26} {shown:<15} {f'{url} {serial}'.strip()}")
 
 
 def _listen_to(said: dict[str, Any], control: Control, stack: AsyncExitStack) -> None:
