@@ -15,8 +15,9 @@ from agent.indicators.plan import Plan
 from agent.indicators.supply import Sums
 from agent.indicators.trace import ZERO, Slot
 from agent.intervals.cut import Cut
-from agent.intervals.query import Book, sums
+from agent.intervals.query import Book
 from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
+from agent.intervals.sums import sums
 
 ROLLING_DAYS = 365
 _GREEN = ("generation.pv", "generation.wind", "generation.hydro")

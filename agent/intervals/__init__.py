@@ -5,10 +5,11 @@
 
 from agent.intervals.cut import Cut
 from agent.intervals.memory import Memory
-from agent.intervals.query import Book, changes, query, sums
+from agent.intervals.query import Book, changes, query
 from agent.intervals.replay import recompute
 from agent.intervals.rows import FLAW, Flag, IntervalRow, Mark, RoleSum, Source
 from agent.intervals.sketch import Rule
+from agent.intervals.sums import sums
 
 __all__ = [
     "FLAW",

@@ -22,6 +22,7 @@ from ext.rates import Tally
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a verdict falls with what there is
 SILENCE_MS = 900_000
 ALIKE = 3
+MOST_GROWTH = 10**12  # counts between two readings; more is no growth of anything
 MOST = 64  # readings that wait
 TOO_LARGE = (1 << 63) - 1  # the kernel's word for a value beyond all counters
 _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
@@ -159,6 +160,8 @@ class Judge:
             return None
         if kind == NORMAL and level[2] == 0 and not self._grows_so(reading, level[1], later):
             kind, growth = SWAP, 0  # from zero to anywhere: the zero may have been no reading
+        if growth > MOST_GROWTH:
+            kind, growth = SWAP, 0
         flags = reading.flags | _FLAGS.get(kind, Flag(0))
         counted = kind in (NORMAL, ROLLOVER)
         self._tally.accept(self._number, reading.time_ms, reading.value, growth, reading.pack, flags, counted)

@@ -19,7 +19,7 @@ from typing import Final
 
 import zstandard
 
-PLAIN, ZSTD = 0, 1
+PLAIN, ZSTD = 2, 3  # 0 and 1 were other runs, before the first release
 LEVEL = 9
 MAX_BYTES = 8 << 20  # of a page, whatever a damaged one claims
 ROW_FIELDS: Final = ("start", "length", "revision", "turn", "first_seq", "last_seq")
@@ -43,9 +43,10 @@ FIELDS: Final = (
     "fixed",
 )
 FIELD: Final = {name: number for number, name in enumerate(FIELDS)}
-_DIFFERENCES: Final = {"start", "first_seq", "last_seq", "first_value", "last_value", "low", "high"}
-_ROW_DIFF = tuple(name in _DIFFERENCES for name in ROW_FIELDS)
-_DIFF = tuple(name in _DIFFERENCES for name in FIELDS)
+_ROW_DIFF = tuple(name in {"start", "first_seq", "last_seq"} for name in ROW_FIELDS)
+_DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)  # kept as differences from row to row
+_TOGETHER: Final = frozenset({"amount", "first_value", "last_value", "demand", "fixed"})  # see ``_expected``
+PARTS: Final = 1000  # of a count, in amounts
 _CODES = "bhiq"
 _LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
 
@@ -114,7 +115,9 @@ def _run(values: Sequence[int], differences: bool) -> tuple[int, bytes]:
     if differences:
         values = [values[0], *(b - a for a, b in pairwise(values))]
     most = max(*values, -1 - min(values))
-    width = next(n for n, limit in enumerate(_LIMITS) if most < limit)
+    width = next((n for n, limit in enumerate(_LIMITS) if most < limit), None)
+    if width is None:
+        raise ValueError(f"{most} does not fit 64 bits")
     raw, size = array(_CODES[width], values).tobytes(), 1 << width
     return 1 + width, raw if size == 1 else b"".join(raw[n::size] for n in range(size))
 
@@ -126,10 +129,8 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
     empty: Cell = {}
     for number in range(columns):
         cells = [row.cells.get(number, empty) for row in rows]
-        for n, name in enumerate(FIELDS):
-            values = [cell.get(name, 0) for cell in cells]
-            if _DIFF[n]:
-                values = _carried(values, cells)
+        fields = [[cell.get(name, 0) for cell in cells] for name in FIELDS]
+        for n, values in enumerate(_expected(fields)):
             runs.append(_run(values, _DIFF[n]))
     body = b"".join(
         (struct.pack("<HH", len(rows), columns), bytes(code for code, _ in runs), *(raw for _, raw in runs))
@@ -141,15 +142,56 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
     return bytes((PLAIN,)) + body
 
 
-def _carried(values: list[int], cells: Sequence[Cell]) -> list[int]:
-    """Nothing known repeats the value before, which costs nothing as a difference."""
-    last = 0
-    for n, cell in enumerate(cells):
-        if cell:
-            last = values[n]
-        else:
-            values[n] = last
-    return values
+def _likely(growth: int) -> int:
+    """The amount that a growth between two ends lets one expect; none after a jump to another level."""
+    return PARTS * growth if abs(growth) < 1 << 48 else 0
+
+
+def _expected(fields: list[list[int]]) -> list[list[int]]:
+    """Fields as kept: less what others let one expect. ``_restore`` is the way back.
+
+    The reading at the end of an interval is a count or two above the one at the start of the next, the amount is about
+    what lies between two ends, and demands are not far from it. What differs from that is doubled and made odd, as 0
+    says that there is none.
+    """
+    names = ("flags", "amount", "first_value", "last_value", "demand", "fixed")
+    known, amount, first, last, demand, fixed = (fields[FIELD[name]] for name in names)
+    is_counter, level = any(amount), None
+    kept = 0
+    for n, there in enumerate(known):
+        if not there:
+            last[n] = kept  # costs nothing as a difference
+            continue
+        for window in (demand, fixed):
+            if window[n]:
+                window[n] = 2 * (window[n] - amount[n]) + 1
+        before = first[n] if level is None else level
+        first[n] -= last[n] if level is None else level
+        level = kept = last[n]
+        if is_counter:
+            amount[n] = 2 * (amount[n] - _likely(level - before)) + 1
+    return fields
+
+
+def _restore(known: Sequence[int], fields: dict[str, list[int]]) -> None:
+    """The way back, in place; ``last_value`` is as it was already."""
+    amount, first, last, demand, fixed = (
+        fields[name] for name in ("amount", "first_value", "last_value", "demand", "fixed")
+    )
+    is_counter, level = any(amount), None
+    for n, there in enumerate(known):
+        if not there:
+            last[n] = 0
+            continue
+        first[n] += last[n] if level is None else level
+        before = first[n] if level is None else level
+        level = last[n]
+        if is_counter:
+            amount[n] = (amount[n] - 1) // 2 + _likely(level - before)
+        if demand[n]:
+            demand[n] = (demand[n] - 1) // 2 + amount[n]
+        if fixed[n]:
+            fixed[n] = (fixed[n] - 1) // 2 + amount[n]
 
 
 class Page:
@@ -158,6 +200,8 @@ class Page:
     def __init__(self, body: bytes) -> None:
         try:
             raw = body[1:]
+            if body[0] not in (PLAIN, ZSTD):
+                raise ValueError(f"it begins with {body[0]}")
             if body[0] == ZSTD:
                 raw = zstandard.ZstdDecompressor().decompress(raw, max_output_size=MAX_BYTES)
             self._raw = raw
@@ -166,6 +210,7 @@ class Page:
             self._codes = raw[4 : 4 + count]
             sizes = [0, *((self.rows << (code - 1)) if code else 0 for code in self._codes)]
             self._at = list(accumulate(sizes, initial=4 + count))[1:]
+            self._whole: dict[int, dict[str, list[int]]] = {}
             if len(self._codes) != count or self._at[-1] != len(raw) or max(self._codes, default=0) > len(_CODES):
                 raise ValueError("sizes do not agree")
         except (IndexError, ValueError, struct.error, zstandard.ZstdError) as error:
@@ -192,6 +237,14 @@ class Page:
 
     def column(self, number: int, field: str) -> Sequence[int]:
         """A field of one column, a number a row."""
+        if field not in _TOGETHER:
+            return self._field(number, field)
+        if number not in self._whole:
+            self._whole[number] = {name: list(self._field(number, name)) for name in _TOGETHER}
+            _restore(self._field(number, "flags"), self._whole[number])
+        return self._whole[number][field]
+
+    def _field(self, number: int, field: str) -> Sequence[int]:
         n = FIELD[field]
         return self._values(len(ROW_FIELDS) + number * len(FIELDS) + n, _DIFF[n])
 

@@ -11,7 +11,7 @@ from typing import Any
 from agent.intervals import Cut, IntervalRow, query
 from agent.intervals.feed import Span
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Shape, StoredPage, encode
+from agent.intervals.page import Row, Shape, StoredPage, encode
 from agent.intervals.replay import take_body
 from agent.intervals.sketch import Rule
 from ext.ring import Ring
@@ -89,6 +89,7 @@ class Book:
         self.cut, self.rule = cut or Cut("Asia/Shanghai"), rule or Rule()
         self.ledger = Ledger(STREAM, self.cut, self.rule)
         self.pages: list[StoredPage] = []
+        self.made: list[tuple[Shape, list[Row]]] = []
 
     def read(self, bodies: Iterable[dict[str, Any]]) -> None:
         """From packs."""
@@ -108,9 +109,10 @@ class Book:
 
     def write(self) -> None:
         for shape, rows in self.ledger.rows():
+            self.made.append((shape, rows))
             self.add(shape, rows)
 
-    def add(self, shape: Shape, rows: Sequence[Any]) -> None:
+    def add(self, shape: Shape, rows: Sequence[Row]) -> None:
         body = encode(rows, len(shape.columns))
         end = max(row.end_ms for row in rows)
         self.pages.append(StoredPage(len(self.pages) + 1, STREAM, rows[0].start_ms, end, shape.encode(), body))

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import BrokenInput, Json, number, run
-from agent.intervals.series import NORMAL, Series, Step
 from agent.cli.decode_meters.sunspec import read_json
+from agent.intervals.series import NORMAL, Series, Step
 from drivers.model import clean_text
 
 MAX_BITS, MAX_DIGITS = 64, 19

@@ -1,0 +1,178 @@
+"""Amounts by role, flow and stretch: whole columns added, no object an interval.
+
+A month of 500 counters by day takes about a second. The amounts are those of ``query`` to the last digit: counters add
+up as whole numbers, integrated powers as what each interval says.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import groupby
+
+from agent.intervals.cells import Convert, amounts_of
+from agent.intervals.cut import Cut
+from agent.intervals.page import Column
+from agent.intervals.query import Book, latest_of, wanted
+from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
+from agent.intervals.taken import Taken, mark_at
+
+Place = tuple[str, str, str]  # role, flow, unit
+
+
+@dataclass(slots=True)
+class _Whole:
+    """Whole numbers that are worth the same, by stretch."""
+
+    convert: Convert
+    amount: list[int]
+    flawed: list[int]
+
+
+@dataclass(slots=True)
+class _Sum:
+    """One role and flow over all stretches."""
+
+    covered_ms: list[int]
+    flags: list[int]
+    wholes: dict[object, _Whole] = field(default_factory=dict)
+    powers: dict[int, Decimal] = field(default_factory=dict)  # of integrated powers, by stretch
+    points: set[tuple[str, str]] = field(default_factory=set)
+    trail: dict[tuple[int, str, str], _Ends] = field(default_factory=dict)  # stretch, stream, point
+    seen: set[int] = field(default_factory=set)  # stretches of which something is known
+
+
+@dataclass(slots=True)
+class _Ends:
+    """Where a counter's part of a sum came from: packs, and the rows at both ends."""
+
+    low: int
+    high: int
+    first: tuple[Taken, int, int]
+    last: tuple[Taken, int, int]
+
+
+def sums(
+    store: Book,
+    cut: Cut,
+    start_ms: int,
+    end_ms: int,
+    by: str = "interval",
+    roles: Collection[str] | None = None,
+    streams: Collection[str] = (),
+    trail: bool = True,
+) -> list[RoleSum]:
+    """Amounts in the order of stretch, role, flow.
+
+    Args:
+        by: interval, hour, day, month, year; "all" is one stretch ``[start_ms, end_ms)``.
+        roles: as in ``query``; only points with a role and a flow are summed.
+        trail: name the ``sources``; without, many short stretches are three times as fast.
+
+    A stretch ends, for its completeness, where the newest closed interval of all streams ends.
+    """
+    stretches = [(start_ms, end_ms)] if by == "all" else list(cut.stretches(by, start_ms, end_ms))
+    edges = [start for start, _ in stretches]
+    found: dict[Place, _Sum] = defaultdict(lambda: _Sum([0] * len(edges), [0] * len(edges)))
+    newest = start_ms
+    for _, pages in groupby(store.interval_pages(start_ms, end_ms, streams), key=lambda page: page.stream):
+        taken = [Taken(page) for page in pages]
+        latest = latest_of(taken)
+        for t in taken:
+            rows = [n for n in range(t.page.rows) if start_ms <= t.start[n] and t.start[n] + t.length[n] <= end_ms]
+            if not rows:
+                continue
+            newest = max(newest, *(t.start[n] + t.length[n] for n in (rows[0], rows[-1])))
+            places = [(n, bisect_left(edges, t.start[n] + 1) - 1) for n in rows]
+            for number, column in enumerate(t.shape.columns):
+                if not column.flow or not wanted(column.role, roles):
+                    continue
+                mine = places
+                if latest:
+                    keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in places)
+                    mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
+                _add_column(t, number, column, mine, found, trail)
+    return _finish(found, stretches, newest)
+
+
+def _add_column(
+    t: Taken, number: int, column: Column, rows: Sequence[tuple[int, int]], found: dict[Place, _Sum], trail: bool
+) -> None:
+    """Add one column of a page; ``rows``: (row, stretch)."""
+    known, lack, length = t.get(number, "flags"), t.get(number, "lack"), t.length
+    is_power = column.kind == "gauge"
+    for flow, name, unit, convert in amounts_of(column):
+        into = found[column.role, flow, unit]
+        into.points.add((t.stream, column.point))
+        amounts = t.get(number, name)
+        whole = into.wholes.setdefault((column.exponent, column.unit), _whole(convert, len(into.flags)))
+        good = [(n, at) for n, at in rows if known[n]]
+        for n, at in good:
+            into.flags[at] |= known[n] - 1
+            into.covered_ms[at] += length[n] - lack[n]
+            if is_power:
+                into.flags[at] |= Flag.POWER
+                into.powers[at] = into.powers.get(at, Decimal(0)) + convert(amounts[n])
+            else:
+                whole.amount[at] += amounts[n]
+                if (known[n] - 1) & FLAW:
+                    whole.flawed[at] += amounts[n]
+        into.seen.update(at for _, at in good)
+        if trail:
+            _trail(into, t, number, column, good)
+
+
+def _whole(convert: Convert, stretches: int) -> _Whole:
+    return _Whole(convert, [0] * stretches, [0] * stretches)
+
+
+def _trail(into: _Sum, t: Taken, number: int, column: Column, rows: Sequence[tuple[int, int]]) -> None:
+    """Where it came from, widened."""
+    for at, group in groupby(rows, key=lambda row: row[1]):
+        mine = [n for n, _ in group]
+        low, high = min([t.first_seq[n] for n in mine]), max([t.last_seq[n] for n in mine])
+        first, last = (t, number, mine[0]), (t, number, mine[-1])
+        key = (at, t.stream, column.point)
+        was = into.trail.get(key)
+        if was is None:
+            into.trail[key] = _Ends(low, high, first, last)
+            continue
+        was.low, was.high = min(low, was.low) or max(low, was.low), max(high, was.high)
+        if t.start[mine[0]] < was.first[0].start[was.first[2]]:
+            was.first = first
+        if t.start[mine[-1]] >= was.last[0].start[was.last[2]]:
+            was.last = last
+
+
+def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newest: int) -> list[RoleSum]:
+    sources: dict[tuple[Place, int], list[Source]] = defaultdict(list)
+    for place, s in found.items():
+        for (at, stream, point), ends in sorted(s.trail.items(), key=lambda item: item[0]):
+            first, last = _mark(ends.first, "first"), _mark(ends.last, "last")
+            sources[place, at].append(Source(stream, point, ends.low, ends.high, first, last))
+    out = []
+    for at, (start, end) in enumerate(stretches):
+        known_ms = min(end, newest) - start
+        for place in sorted(found):
+            s, (role, flow, unit) = found[place], place
+            if at not in s.seen:
+                if known_ms > 0:
+                    zero = Decimal(0)
+                    out.append(RoleSum(role, flow, start, end, zero, unit, zero, zero, Flag.INCOMPLETE, ()))
+                continue
+            due_ms = max(known_ms, 1) * len(s.points)
+            share = Decimal(min(s.covered_ms[at], due_ms) * 1_000_000 // due_ms) / 1_000_000
+            flags = Flag(s.flags[at]) | (Flag.INCOMPLETE if s.covered_ms[at] < due_ms else Flag(0))
+            power = s.powers.get(at, Decimal(0))
+            amount = sum((w.convert(w.amount[at]) for w in s.wholes.values() if w.amount[at]), power)
+            flawed = sum((w.convert(w.flawed[at]) for w in s.wholes.values() if w.flawed[at]), power)
+            out.append(RoleSum(role, flow, start, end, amount, unit, share, flawed, flags, tuple(sources[place, at])))
+    return out
+
+
+def _mark(end: tuple[Taken, int, int], name: str) -> Mark | None:
+    t, number, n = end
+    return mark_at(t, number, n, name)

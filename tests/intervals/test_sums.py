@@ -1,0 +1,157 @@
+"""Sums by role say what the rows say; the store gives back what it was given, folded or not."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledger_kit import LENGTH, START, STREAM, Book, Packs, point, table
+from test_ledger import growing, lives, meter, play
+
+from agent.intervals import FLAW, Cut, Flag, Memory, changes, query, recompute, sums
+from agent.intervals.sketch import Rule
+from agent.service.tallying import fold, page_of
+from agent.store import Store
+
+DAY_MS = 86_400_000
+
+
+@given(lives(), st.sampled_from(["interval", "hour", "day", "all"]))
+def test_sums_are_those_of_the_rows(life: list[tuple[str, int]], by: str) -> None:
+    book = Book()
+    book.read(play(life).bodies)
+    start, end = book.cut.stretch("day", START)[0], book.cut.stretch("day", START + DAY_MS)[1]
+    found = sums(book, book.cut, start, end, by)
+    assert [s.amount for s in sums(book, book.cut, start, end, by, trail=False)] == [s.amount for s in found]
+    for s in found:
+        rows = [row for row in query(book, s.start_ms, s.end_ms) if row.amount is not None and row.flow == s.flow]
+        assert s.amount == sum((row.amount for row in rows if row.amount is not None), Decimal(0))
+        assert all(row.role == s.role == "grid" and row.unit == s.unit for row in rows)
+        flawed = [row for row in rows if row.flags & FLAW]
+        assert s.estimated <= sum((row.amount for row in flawed if row.amount is not None), Decimal(0))
+        assert bool(s.estimated) <= bool(s.flags & FLAW)
+        for source in s.sources:
+            assert source.first_seq == min(row.first_seq for row in rows if row.first_seq)
+            assert source.last_seq == max(row.last_seq for row in rows)
+
+
+def test_completeness_counts_every_meter_for_the_whole_stretch() -> None:
+    one, two = Book(), Book()
+    packs = Packs(meter())
+    growing(packs, 70, Decimal(5))
+    one.read(packs.bodies)
+    silent = Packs(meter())
+    for _ in range(5):
+        silent.pack([], silent.to_ms + LENGTH)
+    two.read(silent.bodies)
+    memory = Memory()
+    for name, book in (("a", one), ("b", two)):
+        for page in book.pages:
+            memory._pages.setdefault(name, []).append(
+                type(page)(page.id, name, page.from_ms, page.to_ms, page.shape, page.body)
+            )
+    found = sums(memory, one.cut, START, START + 4 * LENGTH, "all")
+    assert len(found) == 1
+    assert found[0].completeness == Decimal("0.499972")  # one meter all but 200 ms, the other nothing
+    assert found[0].flags & Flag.INCOMPLETE
+
+
+def test_roles_are_found_by_their_front() -> None:
+    document = table(
+        point("ac.energy.generation", source={"scale": "0.1"}),
+        point("ac.energy.generation.l1", source={"scale": "0.1"}),
+        point("meter.ac.energy.import", source={"scale": "0.1"}),
+        roles={"ac": "generation.pv", "meter.ac": "grid"},
+    )
+    packs, book = Packs(document), Book()
+    for n in range(40):
+        t, v = packs.to_ms, Decimal(n) / 10
+        packs.pack([(t, p["n"], v, "") for p in document["points"]])
+    book.read(packs.bodies)
+    by_role = {(s.role, s.flow): s.amount for s in sums(book, book.cut, START, START + 2 * LENGTH, "all")}
+    assert by_role == {("generation.pv", "generation"): 3, ("grid", "import"): 3}  # the phase is not added again
+    assert {s.role for s in sums(book, book.cut, START, START + LENGTH, roles=["generation"])} == {"generation.pv"}
+
+
+# --- the store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    found = Store.open(tmp_path / "store.db")
+    found._conn.execute("INSERT INTO boots (boot) VALUES (1)")
+    for name in (STREAM, "park7/gw01/m2"):
+        found._conn.execute(
+            "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,1,1,x'00',0,0,0)", (name,)
+        )
+    found._refresh()
+    yield found
+    found.close()
+
+
+def written(store: Store, life: list[tuple[str, int]]) -> Book:
+    book = Book()
+    for body in play(life).bodies:
+        before = len(book.pages)
+        book.read([body])
+        if len(book.pages) > before:
+            made = [page_of(STREAM, shape, rows) for shape, rows in book.made]
+            store.add_intervals(made, {STREAM: (body["seq"], book.ledger.state())})
+            book.made.clear()
+    return book
+
+
+LIFE = [("read", 25), ("silent", 9), ("read", 20), ("zero", 1), ("read", 20), ("epoch", 1), ("read", 9), ("back", 3)]
+
+
+def test_the_store_gives_back_what_it_was_given_and_folding_changes_nothing(store: Store) -> None:
+    book = written(store, LIFE)
+    rows = list(query(store, 0, 1 << 50))
+    assert rows == list(query(book, 0, 1 << 50))
+    assert any(row.revision for row in rows)
+    changed, number = changes(store)
+    assert changed and changes(store, number) == ([], number)
+    assert {start for start, _ in changed} >= {row.start_ms for row in rows if row.revision}
+    pages = store._conn.execute("SELECT count(*) FROM interval_pages").fetchone()[0]
+    while store.fold_intervals(START + 30 * DAY_MS, book.cut.day, fold):
+        pass
+    assert store._conn.execute("SELECT count(*) FROM interval_pages").fetchone()[0] < pages / 2
+    assert list(query(store, 0, 1 << 50)) == rows
+    state = store.interval_state(STREAM)
+    assert state is not None and state[0] > 10
+
+
+def test_intervals_leave_when_they_are_old(store: Store) -> None:
+    book = written(store, LIFE)
+    last = book.pages[-1].to_ms
+    assert store.prune_intervals(last - LENGTH) > 0
+    assert {row.end_ms for row in query(store, 0, 1 << 50)} <= {last, last - LENGTH}
+    assert store.prune_intervals(last + 1) > 0
+    assert list(query(store, 0, 1 << 50)) == []
+
+
+def test_a_stream_without_packs_can_have_no_intervals(store: Store) -> None:
+    book = Book()
+    book.read(play(LIFE).bodies)
+    shape, rows = book.made[0]
+    with pytest.raises(ValueError, match="has no pack here"):
+        store.add_intervals([page_of("park7/gw01/nobody", shape, rows)], {})
+    assert list(query(store, 0, 1 << 50)) == []
+
+
+def test_packs_say_it_all_again() -> None:
+    """What a verifier needs: the same rows from the published bytes."""
+    import json
+
+    packs, memory = play(LIFE), Memory()
+    data = [json.dumps(body).encode() for body in packs.bodies]
+    for shape, rows in recompute(STREAM, data, Cut("Asia/Shanghai"), Rule()):
+        memory.add(STREAM, shape, rows)
+    book = Book()
+    book.read(packs.bodies)
+    assert list(query(memory, 0, 1 << 50)) == list(query(book, 0, 1 << 50))
+    assert changes(memory)[0]
