@@ -13,7 +13,7 @@ EXT = Path(__file__).parents[2] / "ext"
 SOURCES = sorted(EXT.glob("*.pyx"))
 SHARED = sorted(EXT.glob("*.pxd"))
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w., ]+))")
-OUTSIDE = {"cpython", "fcntl", "libc", "os", "posix", "typing"}
+OUTSIDE = {"array", "cpython", "fcntl", "libc", "os", "posix", "typing"}
 HEAD = "# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True"
 
 
