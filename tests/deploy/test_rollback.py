@@ -1,0 +1,125 @@
+"""Rollback for real: code of an older commit opens the database that today's code left, and goes on with it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KIT = ROOT / "tests" / "store"
+sys.path.insert(0, str(KIT))
+
+from pack_kit import START_MS, Maker, Pack
+
+from agent.store import Store, schema
+
+# the last commit before the step "0004_declared"
+OLDER = "dcacd13c434ee9c200066abfbcfa76470ace5331"
+STREAM = "park7/gw01/inv1"
+
+# what the older agent's store does with a database: told in stdin, answers on stdout, both pickled
+PLAY = """
+import pickle, sys
+import agent.store as rooms
+from agent.store import Store, StoreNewer, schema
+path, now_ms, packs = pickle.load(sys.stdin.buffer)
+said = {"from": rooms.__file__, "knows": schema.VERSION}
+try:
+    store = Store.open(path, max_size_bytes=64 << 20, destinations=["platform"], now_ms=now_ms)
+    said["heads"] = {name: (head.boot, head.seq, head.hash) for name, head in store.heads().items()}
+    said["owed"] = [item.data for item in store.pending("platform")]
+    ids = store.commit(packs)
+    store.commit([], {"platform": ids[:1]})
+    store.prune(now_ms)
+    said["check"] = store.check()
+    store.close()
+except StoreNewer as error:
+    said["refused"] = f"{error} [{error.exit_code}]"
+sys.stdout.buffer.write(pickle.dumps(said))
+"""
+
+
+def git(*words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", "-C", str(ROOT), *words], check=False, capture_output=True, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source of the older commit."""
+    made = git("archive", OLDER, "agent", "drivers/model.py", "drivers/__init__.py")
+    if made.returncode:
+        pytest.skip("no git history here")
+    folder = tmp_path_factory.mktemp("older")
+    with tarfile.open(fileobj=BytesIO(made.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+def play(older: Path, path: Path, packs: list[Pack]) -> dict[str, Any]:
+    env = {**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{KIT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAY], input=pickle.dumps((path, START_MS, packs)), env=env, cwd=older, capture_output=True,
+        check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    said = pickle.loads(done.stdout)
+    assert Path(said["from"]).is_relative_to(older), "it was really the older code"
+    return dict(said)
+
+
+def open_store(path: Path) -> Store:
+    return Store.open(path, max_size_bytes=64 << 20, destinations=["platform"], now_ms=START_MS)
+
+
+def test_an_older_commit_goes_on_with_our_database_and_we_with_its(older: Path, tmp_path: Path) -> None:
+    """Up, back, up again: one chain, the same bytes owed, and what is newer lies there untouched meanwhile."""
+    path, maker = tmp_path / "store.db", Maker(STREAM)
+    born = play(older, path, [maker(birth=True), *(maker() for _ in range(3))])
+    assert born["knows"] < schema.VERSION and born["heads"] == {}
+
+    store = open_store(path)  # the upgrade
+    assert store.heads()[STREAM].seq == 4
+    store.commit([maker() for _ in range(3)])
+    store.declare("d1", START_MS, {"number": "d1"})  # into the table that only the newer one knows
+    store.add_checkpoint(0, 1, START_MS, b"{}")
+    owed = [item.data for item in store.pending("platform")]
+    assert owed == [pack.data for pack in maker.made[1:]]
+    store.close()
+
+    back = play(older, path, [maker(), maker()])  # the rollback
+    assert back["heads"] == {STREAM: (maker.boot, 7, maker.made[6].hash)}
+    assert back["owed"] == owed and back["check"] == []
+
+    store = open_store(path)  # and the upgrade once more
+    assert store.heads()[STREAM].seq == 9 and store.check() == []
+    assert len(store.declarations()) == 1, "the older one did not touch it"
+    kept = [pack.data for pack in store.packs(STREAM, maker.boot, 1, 9)]
+    assert kept == [pack.data for pack in maker.made], "byte for byte"
+    store.commit([maker()])
+    store.close()
+
+
+def test_an_older_commit_refuses_the_next_major(older: Path, tmp_path: Path) -> None:
+    """It says so, says what to do, and touches nothing."""
+    import sqlite3
+
+    path, maker = tmp_path / "store.db", Maker(STREAM)
+    store = open_store(path)
+    store.commit([maker(birth=True)])
+    store.close()
+    conn = sqlite3.connect(path)
+    conn.execute(f"PRAGMA user_version = {(schema.MAJOR + 1) * schema.MAJOR_STEP + 1}")
+    conn.close()
+    before = path.read_bytes()
+    refused = play(older, path, [maker()])["refused"]
+    assert re.search(r"newer major version .* Install that version again.*\[3\]", refused), refused
+    assert path.read_bytes() == before
