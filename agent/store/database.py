@@ -62,6 +62,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    # one process. Before the first look into the file: no shared-memory file to find room for, or to lose
+    conn.execute("PRAGMA locking_mode = EXCLUSIVE")
     version = int(conn.execute("PRAGMA user_version").fetchone()[0])
     major = version // schema.MAJOR_STEP
     if major > schema.MAJOR:
@@ -75,7 +77,6 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     # order matters: page size and auto_vacuum only take effect before the first table and before WAL
     conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # one process; also no shared-memory file to lose
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute("PRAGMA synchronous = FULL")
     conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")

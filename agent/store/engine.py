@@ -20,7 +20,7 @@ from agent.store.database import (
     open_or_quarantine,
     salvaged,
 )
-from agent.store.errors import StoreDamaged, StoreError
+from agent.store.errors import StoreDamaged, StoreError, StoreFull
 from agent.store.inspection import Inspection
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
@@ -85,7 +85,11 @@ class Store(Intake):
             raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
         try:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            conn, quarantine = open_or_quarantine(path)
+            try:
+                conn, quarantine = open_or_quarantine(path)
+            except StoreFull:  # even opening writes: a start on a full disk lives on the reserve
+                Ballast(path.with_name(path.name + ".ballast"), 0).drop()
+                conn, quarantine = open_or_quarantine(path)
         except OSError as error:
             raise StoreError(
                 f"the state directory cannot be used ({error.strerror})",
@@ -128,6 +132,7 @@ class Store(Intake):
                 self.saved_packs, self.lost_packs = rescue.packs, rescue.lost
             self._serve(destinations, now_ms)
             self._refresh()
+            self._pruner.losses()  # every start asks for them: what is wrong there is to show here
             self._next_id = self._conn.execute("SELECT coalesce(max(id), 0) + 1 FROM packs").fetchone()[0]
             newest: tuple[int, bytes] | None = None
             for newest in self._conn.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():

@@ -273,3 +273,12 @@ def test_mounts_that_lose_data_are_named(tmp_path: Path, line: str, what: str) -
     found = mount_warnings(tmp_path / "state", info)
     assert (what in found[0]) if what else found == []
     assert sys.platform != "linux" or isinstance(mount_warnings(tmp_path), list)
+
+
+def test_there_is_no_shared_memory_file(tmp_path: Path) -> None:
+    """A full disk has no room for one: the agent did not start there. A look into the file before the lock made it."""
+    for _ in range(2):
+        store = Store.open(tmp_path / "store.db", 64 << 20)
+        store.register_table(1, 0, "park7/gw01/m1", {"points": []})
+        assert {path.name for path in tmp_path.iterdir()} == {"store.db", "store.db-wal", "store.db.ballast"}
+        store.close()
