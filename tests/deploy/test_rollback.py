@@ -5,25 +5,19 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sqlite3
 import subprocess
 import sys
-import tarfile
-from io import BytesIO
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-KIT = ROOT / "tests" / "store"
-sys.path.insert(0, str(KIT))
-
 from pack_kit import START_MS, Maker, Pack
 
 from agent.store import Store, schema
 
-# the last commit before the step "0004_declared"
-OLDER = "dcacd13c434ee9c200066abfbcfa76470ace5331"
+KIT = Path(__file__).resolve().parent.parent / "store"
 STREAM = "park7/gw01/inv1"
 
 # what the older agent's store does with a database: told in stdin, answers on stdout, both pickled
@@ -48,27 +42,16 @@ sys.stdout.buffer.write(pickle.dumps(said))
 """
 
 
-def git(*words: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["git", "-C", str(ROOT), *words], check=False, capture_output=True, timeout=30)
-
-
 @pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source of the older commit."""
-    made = git("archive", OLDER, "agent", "drivers/model.py", "drivers/__init__.py")
-    if made.returncode:
-        pytest.skip("no git history here")
-    folder = tmp_path_factory.mktemp("older")
-    with tarfile.open(fileobj=BytesIO(made.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
+def older(from_older: Callable[..., Path]) -> Path:
+    return from_older("agent", "drivers/model.py", "drivers/__init__.py")
 
 
 def play(older: Path, path: Path, packs: list[Pack]) -> dict[str, Any]:
     env = {**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{KIT}"}
     done = subprocess.run(
-        [sys.executable, "-c", PLAY], input=pickle.dumps((path, START_MS, packs)), env=env, cwd=older, capture_output=True,
-        check=False, timeout=30,
+        [sys.executable, "-c", PLAY], check=False, capture_output=True, timeout=30,
+        input=pickle.dumps((path, START_MS, packs)), env=env, cwd=older,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     said = pickle.loads(done.stdout)
@@ -110,8 +93,6 @@ def test_an_older_commit_goes_on_with_our_database_and_we_with_its(older: Path, 
 
 def test_an_older_commit_refuses_the_next_major(older: Path, tmp_path: Path) -> None:
     """It says so, says what to do, and touches nothing."""
-    import sqlite3
-
     path, maker = tmp_path / "store.db", Maker(STREAM)
     store = open_store(path)
     store.commit([maker(birth=True)])

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import tarfile
-from io import BytesIO
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_rollback import OLDER
 
 from agent.config import load_config
 from drivers.profile import load_profile
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
 
 @pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def older(from_older: Callable[..., Path]) -> Path:
     """What an operator has from it: its examples, and its profiles copied as his own."""
-    made = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", OLDER, "docs", "firmware_profiles", "systemd/agent.toml"],
-        check=False, capture_output=True, timeout=30,
-    )  # fmt: skip
-    if made.returncode:
-        pytest.skip("no git history here")
-    folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(fileobj=BytesIO(made.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
+    return from_older("docs", "firmware_profiles", "systemd/agent.toml")
 
 
 def test_the_whole_example_of_the_older_documentation_loads(older: Path, tmp_path: Path) -> None:
