@@ -192,31 +192,14 @@ cdef class Ring:
     def append_gap(
         self, uint16_t table, uint8_t reason, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, points=None
     ):  # fmt: skip
-        cdef const uint16_t[::1] view
-        cdef Head head = Head(0, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns)
-        cdef uint64_t position
-        cdef uint16_t last[8]
-        cdef Py_ssize_t n = 0, whole
+        cdef const uint16_t[::1] view = points
+        cdef bytes body = b"" if points is None else bytes(points)
         if reason < FIRST_REASON:
             raise ValueError(f"a gap reason is {FIRST_REASON} or more, got {reason}")
-        if points is not None:
-            view = points
-            n = view.shape[0]
-            if n == 0:
-                raise ValueError("a gap without points is none; all points of the table are None")
-        head.count = <uint32_t>min((n + 7) // 8, 0x7FFFFFFF)
-        self.check_room(head.count)
-        position = begin(&self.map, HEAD_SLOTS + head.count)
-        put(&self.map, position, &head, sizeof(Head))
-        if n:
-            whole = n & ~7
-            put(&self.map, position + HEAD_SLOTS, &view[0], whole * 2)
-            if whole < n:
-                memset(last, 0xFF, sizeof(last))
-                memcpy(last, &view[whole], (n - whole) * 2)
-                put(&self.map, position + HEAD_SLOTS + (whole >> 3), last, sizeof(last))
-        commit(&self.map, position + HEAD_SLOTS + head.count)
-        return position
+        if points is not None and not body:
+            raise ValueError("a gap without points is none; all points of the table are None")
+        body += b"\xff" * (-len(body) % sizeof(Slot))  # 0xFFFF is no point
+        return _bytes(self, Head(len(body) >> 4, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns), body)
 
     def append_text(
         self, uint16_t table, uint16_t point, uint8_t quality, int64_t tick_ms, int64_t time_ns, int64_t mono_ns,
@@ -225,11 +208,11 @@ cdef class Ring:
         if quality >= FIRST_REASON:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; a missing text is a gap")
         text.decode()  # what is in the ring can be sent
-        head = Head(0, table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns)
-        return _bytes(self, head, point.to_bytes(2, "little") + text)
+        text = point.to_bytes(2, "little") + text
+        return _bytes(self, Head(len(text), table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), text)
 
     def append_event(self, uint16_t table, int64_t time_ns, int64_t mono_ns, bytes text):
-        return _bytes(self, Head(0, table, KIND_EVENT, 0, time_ns // 1_000_000, time_ns, mono_ns), text)
+        return _bytes(self, Head(len(text), table, KIND_EVENT, 0, time_ns // 1_000_000, time_ns, mono_ns), text)
 
     def append_values(self, uint16_t table, int64_t tick_ms, int64_t time_ns, int64_t mono_ns, values):
         cdef Head head = Head(0, table, KIND_ANSWER, 0, tick_ms, time_ns, mono_ns)
@@ -356,7 +339,6 @@ cdef object _bytes(Ring ring, Head head, bytes body):
     cdef Py_ssize_t n = len(body)
     cdef uint64_t slots = (<uint64_t>n + 15) >> 4, position
     ring.check_room(slots)
-    head.count = <uint32_t>n
     position = begin(&ring.map, HEAD_SLOTS + slots)
     put(&ring.map, position, &head, sizeof(Head))
     put(&ring.map, position + HEAD_SLOTS, <const char *>body, n)
