@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Protocol
 
 from drivers.fresh import Freshness
-from drivers.model import PACES, DeviceSpec, LineDown, LineError, LineLent, PollResult, Reading, Reason
+from drivers.model import PACES, DeviceSpec, Fresh, LineDown, LineError, LineLent, PollResult, Reading, Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.poll")
@@ -28,6 +28,7 @@ DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
 PATIENCE_ROUNDS = 4
 AWAY_MS = 10_000  # without an answer for so long, a meter may have been exchanged for another
 MEET_EVERY_MS = 86_400_000  # a device that is always there is asked who it is so often, or when ``once`` is due
+LOOK_AGAIN_MS = 200  # for a heartbeat's first move
 STEP_MS = 500  # a wall clock further than this from the monotonic one has been set
 
 
@@ -390,18 +391,22 @@ class LinePoller:
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness
-        if judge is None or judge.rule != rule:
+        if is_first := judge is None or judge.rule != rule:
             judge = device.freshness = Freshness(rule)
+        assert judge is not None
+        stale_s, is_fresh = judge.stale_s, False
         try:
             reading = (await device.driver.read_points([rule.point]))[rule.point]
+            while not (is_fresh := judge.judge(reading, clock())) and is_first and self._may_look_again(device, rule):
+                await asyncio.sleep(LOOK_AGAIN_MS / 1000)
+                reading = (await device.driver.read_points([rule.point]))[rule.point]
         except LineError as error:
             self._collect(device, [device.gap(tick, paces, error.reason)], False)
             if not isinstance(error, LineLent):
                 device.failed(clock(), error)
             return False
         device.lives(self._grid.now_ms())
-        stale_s = judge.stale_s
-        if judge.judge(reading, clock()):
+        if is_fresh:
             if stale_s is not None:
                 log.info("%s: its source lives (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
             return True
@@ -410,6 +415,12 @@ class LinePoller:
             log.warning("%s: readings do not count for now: %s", device.driver.spec.name, device.last_error)
         self._collect(device, [device.gap(tick, paces, Reason.STALE_SOURCE)], False)
         return False
+
+    def _may_look_again(self, device: DevicePoll, rule: Fresh) -> bool:
+        """At a start nobody has seen a heartbeat move: time to see it, as long as nobody else waits for the line."""
+        others_wait = any(any(other.pending) for other in self._devices if other is not device)
+        has_time = self._grid.now_ms() + 2 * LOOK_AGAIN_MS < self._wake_ms
+        return rule.changes_within_s is not None and has_time and not others_wait and not self.stopping
 
 
 def _wake(nap: asyncio.Future[None]) -> None:

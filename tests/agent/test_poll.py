@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.poll import DEAD_SHARE, LONGEST_PAUSE_S, DevicePoll, Grid, Life, LinePoller
-from drivers.model import PACES, DeviceSpec, Kind, LineDown, LineTimeout, Point, PollResult, Reading, Reason
+from drivers.model import PACES, DeviceSpec, Fresh, Kind, LineDown, LineTimeout, Point, PollResult, Reading, Reason
 from ext.ring import GAP, Ring
 
 EPOCH_MS = 1_795_500_000_000
@@ -243,3 +244,37 @@ def test_a_line_asked_for_too_much_serves_all_alike(made_up_time, ring) -> None:
     Bench(made_up_time, ring, *drivers).run(60)
     counts = [len(driver.polls) for driver in drivers]
     assert max(counts) - min(counts) <= 1 and sum(counts) >= 145
+
+
+class BeatingDriver(FakeDriver):
+    """A caching master whose heartbeat moves once every ``beat_s``."""
+
+    def __init__(self, spec: DeviceSpec, table: int, beat_s: float) -> None:
+        rule = Fresh("device.heartbeat", changes_within_s=60.0)
+        super().__init__(replace(spec, fresh=rule, caching=True), table)
+        self.beat_s = beat_s
+        self.looks = 0
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        await self.probe()
+        self.looks += 1
+        return {name: Reading(name, int(asyncio.get_running_loop().time() / self.beat_s)) for name in names}
+
+
+def test_at_a_start_the_heartbeat_is_given_time_to_move(made_up_time, ring) -> None:
+    """Else the first tick of each start of the agent was missing, though the master lived."""
+    driver = BeatingDriver(spec("a", 1000), 1, 0.4)
+    bench = Bench(made_up_time, ring, driver)
+    bench.run(3.5)
+    assert bench.gaps(1) == [] and len(driver.polls) == 4
+    assert driver.looks <= 3 + 3, "looked at again at the start only"
+
+
+def test_a_heartbeat_that_stands_holds_up_nobody(made_up_time, ring) -> None:
+    """Looking again ends before the next tick, and at once where another device waits for the line."""
+    alone = Bench(made_up_time, ring, BeatingDriver(spec("a", 1000), 1, 1e9))
+    alone.run(3.5)
+    assert alone.gaps(1) == [(n, Reason.STALE_SOURCE) for n in range(4)]
+    beating, other = BeatingDriver(spec("a", 1000), 2, 1e9), FakeDriver(spec("b", 1000), 3)
+    Bench(made_up_time, ring, beating, other).run(0.1)
+    assert beating.looks == 1 and len(other.polls) == 1
