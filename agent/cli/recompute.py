@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from agent.indicators.compute import Tally, intervals_of
+from agent.cli.recompute_book import Adding, AsOf, Runs
+from agent.indicators.compute import slots_of
 from agent.indicators.declared import Declaration, from_dict
-from agent.indicators.definitions import PlanText, parse_plan, read_plan, shipped_sets
+from agent.indicators.definitions import PlanText, parse_plan, shipped_sets
 from agent.indicators.evaluate import evaluate
-from agent.indicators.figure import Figure, Period
-from agent.indicators.plan import Indicator, Plan, make_plan
-from agent.intervals import Cut, Memory, Rule
+from agent.indicators.figure import Period
+from agent.indicators.plan import Plan, make_plan
+from agent.indicators.report import trace_result
+from agent.intervals import Cut, Rule
 from agent.intervals.replay import recompute as intervals_from
 from agent.verify.files import find_files, read_objects
-from drivers.model import ConfigError
+from drivers.model import ConfigError, UsageError
 
 MAX_LISTED = 100
-COMPARED = ("v", "numerator", "denominator", "completeness", "estimated", "verdict")
+Result = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -46,15 +50,15 @@ class Repeated:
 
 @dataclass(slots=True)
 class _Results:
-    """What one stream of results says, with the birth in force at each figure."""
+    """What one stream of results says, in order, with the birth in force at each figure and trace."""
 
-    births: list[Mapping[str, Any]] = field(default_factory=list)
-    figures: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)  # (birth, figure)
+    births: list[Result] = field(default_factory=list)
+    made: list[tuple[int, Result]] = field(default_factory=list)  # (birth, figure or trace)
     entries: list[Declaration] = field(default_factory=list)
 
 
 def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
-    """Repeat every figure whose packs are all here.
+    """Repeat every figure and every trace whose packs are all here.
 
     Args:
         paths: files and folders of ``meterhouse export``. Verify them first: nothing is checked here.
@@ -62,6 +66,7 @@ def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
     """
     results: dict[str, _Results] = {}
     bodies: dict[str, list[Path]] = {}
+    repeated = Repeated()
     for path in find_files(paths):
         for raw, _ in read_objects(path):
             body = _pack(raw)
@@ -69,10 +74,9 @@ def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
                 continue
             stream: str = body["stream"]
             if stream.endswith("/_indicators"):
-                _take_results(results.setdefault(stream.rpartition("/")[0], _Results()), body)
+                _take_results(results.setdefault(stream.rpartition("/")[0], _Results()), body, repeated)
             elif not stream.rpartition("/")[2].startswith("_") and path not in bodies.setdefault(stream, []):
                 bodies[stream].append(path)
-    repeated = Repeated()
     for base, said in results.items():
         streams = {stream: files for stream, files in bodies.items() if stream.startswith(base + "/")}
         _repeat(said, streams, plan_file, repeated)
@@ -89,53 +93,83 @@ def _pack(raw: bytes) -> dict[str, Any] | None:
     return body if isinstance(body.get("stream"), str) and isinstance(body.get("seq"), int) else None
 
 
-def _take_results(into: _Results, body: Mapping[str, Any]) -> None:
+def _take_results(into: _Results, body: Mapping[str, Any], out: Repeated) -> None:
     if "table" in body:
         into.births.append(body["table"])
     for result in body.get("results", ()):
-        if result.get("kind") == "figure" and into.births:
-            into.figures.append((len(into.births) - 1, result))
+        if result.get("kind") in ("figure", "trace") and into.births:
+            into.made.append((len(into.births) - 1, result))
         elif result.get("kind") == "declaration":
-            into.entries.append(from_dict(_numbers(result)))
+            try:
+                into.entries.append(from_dict(_numbers(result)))
+            except (UsageError, TypeError, ValueError) as error:
+                out.add("unknown", f"declaration {result.get('id')}: {error}")
 
 
-def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(result: Result) -> dict[str, Any]:
     """Times were read as text."""
     return {key: float(value) if key in ("at", "from", "to") else value for key, value in result.items()}
 
 
 def _repeat(said: _Results, streams: Mapping[str, list[Path]], plan_file: Path | None, out: Repeated) -> None:
-    books: dict[str, tuple[Cut, Memory, dict[str, set[int]]]] = {}
-    for number, birth in enumerate(said.births):
-        mine = [figure for at, figure in said.figures if at == number]
+    books: dict[str, tuple[Adding, AsOf, dict[str, Runs]]] = {}
+    plans: dict[int, Plan | ConfigError] = {}
+    for number, result, last in _with_trails(said.made):
+        birth = said.births[number]
         entry = birth.get("interval")
-        if not mine or not entry:
+        if not entry:
             continue
         key = json.dumps(entry, sort_keys=True)
         if key not in books:
-            books[key] = _read(entry, streams)
-        cut, book, here = books[key]
-        try:
-            plan = _plan(birth, plan_file)
-        except ConfigError as error:
-            for figure in mine:
-                out.add("unknown", f"{_name(figure)}: {error}")
+            book, here = _read(entry, streams)
+            books[key] = Adding(book), book, here
+        if number not in plans:
+            try:
+                plans[number] = _plan(birth, plan_file)
+            except ConfigError as error:
+                plans[number] = error
+        plan = plans[number]
+        if isinstance(plan, ConfigError):
+            out.add("unknown", f"{_name(result)}: {plan}")
             continue
-        for figure in mine:
-            _compare(figure, plan, cut, book, here, said.entries, out)
+        adding, book, here = books[key]
+        adding.see(last)
+        try:
+            _compare(result, plan, adding, book, here, said.entries, out)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            out.add("differ", f"{_name(result)}: is not written as a gateway writes it ({error!r})")
 
 
-def _read(entry: Mapping[str, Any], streams: Mapping[str, list[Path]]) -> tuple[Cut, Memory, dict[str, set[int]]]:
+def _with_trails(made: Sequence[tuple[int, Result]]) -> Iterator[tuple[int, Result, dict[str, int]]]:
+    """Each result with the newest packs that all of its moment came from: they were made of the same intervals."""
+    for _, group in groupby(made, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
+        results = list(group)
+        last: dict[str, int] = {}
+        for _, result in results:
+            for trail in _trails(result):
+                last[trail["stream"]] = max(last.get(trail["stream"], 0), trail["last"])
+        for number, result in results:
+            yield number, result, last
+            last = {}
+
+
+def _trails(result: Result) -> list[Mapping[str, Any]]:
+    """What is written as a gateway writes it, of the trails of a figure."""
+    found = [trail for one in result.get("inputs", ()) if isinstance(one, dict) for trail in one.get("from", ())]
+    return [t for t in found if isinstance(t.get("stream"), str) and type(t.get("last")) is int]
+
+
+def _read(entry: Mapping[str, Any], streams: Mapping[str, list[Path]]) -> tuple[AsOf, dict[str, Runs]]:
     """All packs into intervals, one stream after the other; and which sequences are here."""
     cut = Cut(entry["timezone"], round(float(entry["length"]) * 1000))
     period, slip = (round(float(value) * 1000) for value in entry["demand"])
     rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
-    book, here = Memory(), dict[str, set[int]]()
+    book, here = AsOf(cut), dict[str, Runs]()
     for stream, files in streams.items():
-        packs = _packs_of(stream, files, here.setdefault(stream, set()))
-        for shape, rows in intervals_from(stream, packs, cut, rule):
-            book.add(stream, shape, rows)
-    return cut, book, here
+        seen: set[int] = set()
+        book.take(stream, intervals_from(stream, _packs_of(stream, files, seen), cut, rule))
+        here[stream] = Runs(seen)
+    return book, here
 
 
 def _packs_of(stream: str, files: Iterable[Path], seen: set[int]) -> Iterator[bytes]:
@@ -150,71 +184,91 @@ def _packs_of(stream: str, files: Iterable[Path], seen: set[int]) -> Iterator[by
                 yield raw
 
 
-def _plan(birth: Mapping[str, Any], plan_file: Path | None) -> Plan:
-    """The plan that the stream's birth names. Raises ConfigError where its text is nowhere."""
+def _plan(birth: Result, plan_file: Path | None) -> Plan:
+    """The plan that the stream's birth names. Raises ConfigError where its text is nowhere, or another one is here."""
     said = birth.get("plan")
     if said is None:
         return make_plan(PlanText(schema=1))
     if "text" in said:
-        return make_plan(parse_plan(said["text"], "plan"), "plan")
-    if plan_file is not None:
-        return make_plan(read_plan(plan_file), str(plan_file))
-    raise ConfigError("the plan is not in the packs", where="plan", hint="Give its file with --plan")
+        raw, where = said["text"].encode(), "the plan in the packs"
+    elif plan_file is None:
+        raise ConfigError("the plan is not in the packs", where="plan", hint="Give its file with --plan")
+    else:
+        try:
+            raw, where = plan_file.read_bytes(), str(plan_file)
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}", where=str(plan_file)) from error
+    if hashlib.sha256(raw).hexdigest() != said.get("hash"):
+        raise ConfigError("is not the plan whose hash the packs name", where=where, hint="Give its file with --plan")
+    return make_plan(parse_plan(raw.decode("utf-8", "replace"), where), where)
 
 
-def _name(figure: Mapping[str, Any]) -> str:
-    return f"{figure.get('id')} of {figure.get('period', {}).get('label')}"
+def _name(result: Result) -> str:
+    return f"{result.get('id')} of {result.get('period', {}).get('label')}"
 
 
 def _compare(
-    said: Mapping[str, Any],
+    said: Result,
     plan: Plan,
-    cut: Cut,
-    book: Memory,
-    here: Mapping[str, set[int]],
+    adding: Adding,
+    book: AsOf,
+    here: Mapping[str, Runs],
     entries: Sequence[Declaration],
     out: Repeated,
 ) -> None:
-    indicator = next((one for one in plan.indicators if one.name == said["id"]), None)
-    if indicator is None or indicator.hash != said["formula"]["hash"]:
-        known = "another formula" if indicator else "no such figure"
-        out.add("unknown", f"{_name(said)}: {known} in this plan and version; sets here: {', '.join(shipped_sets())}")
-        return
-    if lack := _lack(said, here):
-        out.add("unknown", f"{_name(said)}: {lack}")
-        return
-    when = said["period"]
-    start, end, until = (round(float(when[key]) * 1000) for key in ("from", "to", "until"))
-    first, after = cut.stretch("year", start)
-    period = Period(when["kind"], start, end, when["label"], cut.day(start).year, after - first, until)
-    made = _figure(plan, indicator, period, cut, book, entries).as_dict(said["config"])
-    wrong = [name for name in COMPARED if made.get(name) != said.get(name)]
-    inputs = {one["n"]: one["v"] for one in made["inputs"]}
-    wrong += [f"input {one['n']}" for one in said["inputs"] if inputs.get(one["n"]) != one["v"]]
-    if wrong:
-        pairs = "; ".join(f"{name}: signed {said.get(name)}, here {made.get(name)}" for name in wrong[:2])
-        out.add("differ", f"{_name(said)}: {pairs}")
+    for trail in _trails(said):
+        runs = here.get(trail["stream"])
+        if missing := runs.missing(trail["first"], trail["last"]) if runs else trail["first"]:
+            out.add("unknown", f"{_name(said)}: pack {missing} of {trail['stream']} is not here")
+            return
+    period = _period(said["period"], book.cut)
+    if said["kind"] == "trace":
+        made = trace_result(slots_of(book.parts(period.start_ms, period.until_ms), book.cut), period)
+    else:
+        indicator = next((one for one in plan.indicators if one.name == said["id"]), None)
+        if indicator is None or indicator.hash != said["formula"]["hash"]:
+            known = "another formula" if indicator else "no such figure"
+            sets = ", ".join(shipped_sets())
+            out.add("unknown", f"{_name(said)}: {known} in this plan and version; sets here: {sets}")
+            return
+        known_entries = [entry for entry in entries if entry.at_ms < period.until_ms]
+        supply = adding.tally(period).supply(known_entries, period)
+        made = evaluate(plan, period, supply, [indicator])[0].as_dict(said["config"])
+    if wrong := _differences(_texts(said), _texts(made)):
+        out.add("differ", f"{_name(said)}: {'; '.join(wrong[:2])}")
     else:
         out.agree += 1
 
 
-def _figure(
-    plan: Plan, indicator: Indicator, period: Period, cut: Cut, book: Memory, entries: Sequence[Declaration]
-) -> Figure:
-    tally = Tally()
-    for day_start, day_end in cut.stretches("day", period.start_ms, period.until_ms):
-        start, end = max(day_start, period.start_ms), min(day_end, period.until_ms)
-        tally.add(intervals_of(book, cut, start, end))
-    known = [entry for entry in entries if entry.at_ms < period.until_ms]
-    return evaluate(plan, period, tally.supply(known), [indicator])[0]
+def _period(when: Mapping[str, Any], cut: Cut) -> Period:
+    start, end, until = (round(float(when[key]) * 1000) for key in ("from", "to", "until"))
+    first, after = cut.stretch("year", start)
+    return Period(when["kind"], start, end, when["label"], cut.day(start).year, after - first, until)
 
 
-def _lack(said: Mapping[str, Any], here: Mapping[str, set[int]]) -> str:
-    """Which packs of a figure's trail are not here; "" if all are."""
-    for one in said["inputs"]:
-        for trail in one.get("from", ()):
-            seen = here.get(trail["stream"], set())
-            missing = [seq for seq in range(trail["first"], trail["last"] + 1) if seq not in seen]
-            if missing:
-                return f"{trail['stream']} pack {missing[0]} is not here ({len(missing)} of its packs are missing)"
-    return ""
+def _texts(value: Any) -> Any:
+    """Numbers as one text each: one side comes from JSON, the other one was just made."""
+    if isinstance(value, Mapping):
+        return {key: _texts(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_texts(item) for item in value]
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _differences(said: Any, made: Any, place: str = "") -> list[str]:
+    """Where two results differ, the first places of them."""
+    if isinstance(said, dict) and isinstance(made, dict):
+        keys = [*(key for key in ("v", "numerator", "denominator") if key in said or key in made)]
+        keys += sorted((said.keys() | made.keys()) - set(keys))
+        return [text for key in keys for text in _differences(said.get(key), made.get(key), f"{place} {key}".strip())]
+    if isinstance(said, list) and isinstance(made, list) and len(said) == len(made):
+        names = [one.get("n", one.get("id", n)) if isinstance(one, dict) else n for n, one in enumerate(said, 1)]
+        pairs = zip(names, said, made, strict=True)
+        return [text for name, a, b in pairs for text in _differences(a, b, f"{place} {name}".strip())]
+    return [] if said == made else [f"{place}: signed {_short(said)}, here {_short(made)}"]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)[:120]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Literal
@@ -56,6 +57,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str, str], RoleSum] = {}
+        self._known_ms: dict[tuple[str, str, str], Decimal] = {}
         self._demands: dict[str, Demand] = {}
 
     def add(self, parts: Iterable[RoleSum]) -> None:
@@ -70,14 +72,18 @@ class Tally:
         for key, group in groups.items():
             before = self._sums.get(key)
             self._sums[key] = merge([before, *group] if before is not None else group)
+            known = sum((one.completeness * (one.end_ms - one.start_ms) for one in group), ZERO)
+            self._known_ms[key] = self._known_ms.get(key, ZERO) + known
 
-    def supply(self, entries: Sequence[Declaration]) -> Sums:
-        """What figures are made of."""
-        return Sums(self._sums.values(), entries, self._demands)
+    def supply(self, entries: Sequence[Declaration], period: Period) -> Sums:
+        """What figures of the period are made of. What no interval tells of is not known: also days without any."""
+        shares = {key: min(known / period.elapsed_ms, Decimal(1)) for key, known in self._known_ms.items()}
+        whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
+        return Sums(whole, entries, self._demands)
 
     def figures(self, plan: Plan, period: Period, entries: Sequence[Declaration]) -> tuple[Figure, ...]:
         """All figures of the plan for the period that was added up."""
-        return evaluate(plan, period, self.supply(entries))
+        return evaluate(plan, period, self.supply(entries, period))
 
 
 def intervals_of(book: Book, cut: Cut, start_ms: int, end_ms: int) -> list[RoleSum]:

@@ -57,13 +57,13 @@ class Reporter:
         """All of it; strings, whole numbers, booleans, lists and objects."""
         wanted = [one for one in self._plan.indicators if self._period.kind in one.periods]
         kept = [one for one in wanted if not one.excluded]
-        figures = evaluate(self._plan, self._period, self._whole.supply(self._entries), kept)
+        figures = evaluate(self._plan, self._period, self._whole.supply(self._entries, self._period), kept)
         trend: list[tuple[str, dict[str, Figure]]] = []
         for start, end in self._cut.stretches(FINER[self._period.kind], self._period.start_ms, self._period.until_ms):
             found: tuple[Figure, ...] = ()
             if start in self._finer:
                 finer = self._finer_period(start, end)
-                found = evaluate(self._plan, finer, self._finer[start].supply(self._entries), kept)
+                found = evaluate(self._plan, finer, self._finer[start].supply(self._entries, finer), kept)
             trend.append((self._label(start), {figure.indicator.name: figure for figure in found}))
         return {
             "period": self._period.as_dict(),
@@ -136,7 +136,9 @@ class Reporter:
         known = self._plan.inputs.get("declared.certificates")
         certificates = Decimal(0)
         if known is not None:
-            found = self._whole.supply(self._entries).declared(known.name, known.unit, known.kind, self._period)
+            found = self._whole.supply(self._entries, self._period).declared(
+                known.name, known.unit, known.kind, self._period
+            )
             if found is not None:
                 certificates = Decimal(decimal_text(found.value / 3_600_000))
         traced = trace(self._hours, certificates)

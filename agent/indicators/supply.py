@@ -21,7 +21,10 @@ _GAS_UNITS = {"volume": "m3", "normal": "Nm3"}
 
 
 class Sums:
-    """A supply for one period: role sums of the interval store, demands by role (kW), and declarations."""
+    """A supply for one period: role sums of the interval store, demands by role (kW), and declarations.
+
+    A role without a sum has no meter and counts as nothing; where there is no sum at all, nothing is known.
+    """
 
     def __init__(
         self,
@@ -32,8 +35,10 @@ class Sums:
         self._sums, self._entries, self._demands = list(sums), entries, demands or {}
 
     def metered(self, name: str, period: Period) -> Amount | None:
-        """ROLE.FLOW summed over all counters that fit; None where none does."""
+        """ROLE.FLOW summed over all counters that fit; None where none does, completeness 0 where nothing is known."""
         role, _, flow = name.rpartition(".")
+        if not self._sums:
+            return Amount(name, Fraction(0), parse_unit(FLOWS[flow]), "metered", Fraction(0))
         if flow == "demand":
             return self._demand(name, role)
         found = [one for one in self._sums if _fits(one, role, flow)]
@@ -59,11 +64,16 @@ class Sums:
         return declared.amount(self._entries, name, unit, kind, period)
 
     def _demand(self, name: str, role: str) -> Amount | None:
-        if role not in self._demands:
+        """Of a role whose windows are all broken nothing is known: that is no peak of 0."""
+        shares = [Fraction(one.completeness) for one in self._sums if one.role == role and one.unit == "kWh"]
+        if not shares:
             return None
-        kilowatts, sources = self._demands[role]
         unit = parse_unit("kW")
-        return Amount(name, Fraction(kilowatts) * unit.factor, unit, "metered", trails=tuple(_trails(sources)))
+        if role not in self._demands:
+            return Amount(name, Fraction(0), unit, "metered", Fraction(0))
+        kilowatts, sources = self._demands[role]
+        trails = tuple(_trails(sources))
+        return Amount(name, Fraction(kilowatts) * unit.factor, unit, "metered", _mean(shares), trails=trails)
 
 
 def _fits(one: RoleSum, role: str, flow: str) -> bool:

@@ -65,9 +65,9 @@ class Figures:
             return []
 
     def _make(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        entries = _entries(store)
+        entries = [entry for entry in _entries(store) if entry.at_ms < end_ms]  # later ones are signed later
         made: list[Mapping[str, Any]] = [
-            {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms < end_ms
+            {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms
         ]
         if self._plan.of_period("interval"):
             period = period_of(self._cut, "interval", start_ms, end_ms)

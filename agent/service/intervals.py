@@ -1,9 +1,9 @@
 """The loop's side of intervals: lets them be made behind the commits, closes them, publishes what follows from them.
 
-An interval of the site is closed when all devices have written theirs, or ``LATE_MS`` after its end: a device that is
-silent must not keep the park's figures. What is found is sealed as packs of the stream ``_indicators``, whose ``from``
-and ``to`` are boundaries of intervals: the head of the stream says what was published, in the same transaction as the
-pack, so each interval comes exactly once over all restarts.
+An interval of the site is closed when all devices have written theirs, or 20 minutes and four packs after its end: a
+device that is silent must not keep the park's figures. What is found is sealed as packs of the stream ``_indicators``,
+whose ``from`` and ``to`` are boundaries of intervals: the head of the stream says what was published, in the same
+transaction as the pack, so each interval comes exactly once over all restarts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
 LATE_MS = 1_200_000  # a silent device is sealed every 15 minutes at least
+LATE_PACKS = 4  # and a start waits for the third pack of each stream, which may tell of the time before it
 LOOK_S = 2.0
 SLICES_S = 0.05  # between slices of catching up: what is sealed goes first
 TIDY_EVERY_S = 60.0
@@ -160,11 +161,12 @@ class Intervals:
         if packer is None or ring is None or not self.makers:
             return
         cut, settled_ms = self.tallying.cut, self.tallying.closed_ms(streams)
+        late_ms = LATE_MS + LATE_PACKS * self._config.pack.every_ms
         made: list[tuple[int, Results]] = []
         start = packer.from_ms
         while len(made) < AT_ONCE:
             end = cut.stretch("interval", start)[1]
-            if end > settled_ms and now_ms < end + LATE_MS:
+            if end > settled_ms and now_ms < end + late_ms:
                 break
             if end > now_ms:  # the clock was set back: these were published in the time that comes again
                 break
@@ -179,4 +181,3 @@ class Intervals:
             packer.restore(mark)
             raise
         self.closed_ms = start
-

@@ -1,0 +1,155 @@
+"""Intervals out of exported packs, as they were known when a figure was made: what came later is not looked at.
+
+A device that was silent while a figure was made is completed by corrections afterwards. A row names the last pack that
+it came from, and a figure the last packs that it came from, so that the one can be held against the other.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import date
+from functools import lru_cache
+
+from agent.indicators.compute import Tally, intervals_of
+from agent.indicators.definitions import PeriodKind
+from agent.indicators.figure import Period
+from agent.intervals import Cut
+from agent.intervals.page import Row, Shape, StoredPage, encode, merged
+from agent.intervals.rows import RoleSum
+
+
+class AsOf:
+    """Rows of all streams in pages of a day. ``seen``: by stream the newest pack that counts."""
+
+    def __init__(self, cut: Cut) -> None:
+        self.cut = cut
+        self.seen: dict[str, int] = {}
+        self._pages: dict[str, dict[date, list[tuple[StoredPage, int]]]] = {}  # with the newest pack in it
+        self._columns: dict[bytes, int] = {}
+        self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
+        self._late_days: set[date] = set()
+        self._parts = lru_cache(maxsize=4)(self._parts_of_day)
+
+    def take(self, stream: str, made: Iterable[tuple[Shape, list[Row]]]) -> None:
+        """All rows of a stream, in the order in which they were made."""
+        held: list[Row] = []
+        front: tuple[Shape, date] | None = None
+        for shape, rows in made:
+            for row in rows:
+                key = shape, self.cut.day(row.start_ms)
+                if held and front is not None and (key != front or row.revision or held[-1].revision):
+                    self._keep(stream, *front, held)
+                    held = []
+                front = key
+                held.append(row)
+                if row.revision or row.turn:
+                    self._late_days.add(key[1])
+                    self._late.setdefault(stream, []).append((row.last_seq, row.start_ms))
+        if held and front is not None:
+            self._keep(stream, *front, held)
+
+    def _keep(self, stream: str, shape: Shape, day: date, rows: list[Row]) -> None:
+        mine, text = self._pages.setdefault(stream, {}).setdefault(day, []), shape.encode()
+        self._columns[text] = len(shape.columns)
+        end_ms, body = max(row.end_ms for row in rows), encode(rows, len(shape.columns), compress=True)
+        newest = max(row.last_seq for row in rows)
+        mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), newest))
+
+    def see(self, stream: str, pack: int) -> list[int]:
+        """Packs up to this one count from now on. Returns the starts of intervals that this corrected."""
+        before = self.seen.get(stream, 0)
+        if pack <= before:
+            return []
+        self.seen[stream] = pack
+        return [start for seq, start in self._late.get(stream, ()) if before < seq <= pack]
+
+    def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
+        """See ``agent.intervals.query.Book``."""
+        days = {self.cut.day(from_ms), *(self.cut.day(at) for at, _ in self.cut.stretches("day", from_ms, to_ms))}
+        for stream in sorted(self._pages):
+            for day in sorted(days):
+                for page, newest in self._pages[stream].get(day, ()):
+                    if newest <= self.seen.get(stream, 0):
+                        yield page
+                    elif (rest := self._without(page, self.seen.get(stream, 0))) is not None:
+                        yield rest
+
+    def _without(self, page: StoredPage, pack: int) -> StoredPage | None:
+        rows = [row for row in merged([page.body]) if row.last_seq <= pack]
+        if not rows:
+            return None
+        body = encode(rows, self._columns[page.shape])
+        return StoredPage(page.id, page.stream, page.from_ms, page.to_ms, page.shape, body)
+
+    def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
+        """Nobody asks."""
+        return []
+
+    # --- what figures are made of
+
+    def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
+        """Role sums of the single intervals of a day or a part of one."""
+        day = self.cut.day(start_ms)
+        if day in self._late_days:  # the slow road: only what counts now
+            return intervals_of(self, self.cut, start_ms, end_ms)
+        parts, starts = self._parts(day)
+        return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
+
+    def _parts_of_day(self, day: date) -> tuple[list[RoleSum], list[int]]:
+        """Of a day without corrections: all of it, whatever counts now; no row can look different later."""
+        seen, self.seen = self.seen, dict.fromkeys(self._pages, 1 << 62)
+        try:
+            parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
+        finally:
+            self.seen = seen
+        return parts, [one.start_ms for one in parts]
+
+
+class Adding:
+    """Sums of the periods of figures, in their order: a month grows by a day and is not added up anew for each."""
+
+    def __init__(self, book: AsOf) -> None:
+        self._book = book
+        self._kept: dict[tuple[PeriodKind, int], tuple[Tally, int]] = {}
+
+    def see(self, last: Mapping[str, int]) -> None:
+        """The newest packs that the next figure came from, by stream."""
+        for stream, pack in last.items():
+            for start in self._book.see(stream, pack):
+                for key, (_, added_ms) in list(self._kept.items()):
+                    if key[1] <= start < added_ms:
+                        del self._kept[key]
+
+    def tally(self, period: Period) -> Tally:
+        """The sums of a period up to where it was known."""
+        key = period.kind, period.start_ms
+        tally, added_ms = self._kept.get(key, (Tally(), period.start_ms))
+        if added_ms > period.until_ms:
+            tally, added_ms = Tally(), period.start_ms
+        for day_start, day_end in self._book.cut.stretches("day", added_ms, period.until_ms):
+            start, end = max(day_start, added_ms), min(day_end, period.until_ms)
+            tally.add(self._book.parts(start, end))
+        self._kept = {k: v for k, v in self._kept.items() if k[0] != period.kind} | {key: (tally, period.until_ms)}
+        return tally
+
+
+class Runs:
+    """Which sequences of a stream are here, as stretches without a hole."""
+
+    def __init__(self, seqs: Iterable[int]) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for seq in sorted(seqs):
+            if self._ends and seq == self._ends[-1] + 1:
+                self._ends[-1] = seq
+            else:
+                self._starts.append(seq)
+                self._ends.append(seq)
+
+    def missing(self, first: int, last: int) -> int:
+        """The first sequence of ``first`` to ``last`` that is not here; 0 if all are."""
+        at = bisect_right(self._starts, first) - 1
+        if at < 0 or self._ends[at] < first:
+            return first
+        return 0 if self._ends[at] >= last else self._ends[at] + 1
