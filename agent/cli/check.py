@@ -124,7 +124,8 @@ def find_notes(config: Config) -> list[Note]:
     if not config.devices:
         notes.append(Note("agent.toml", "there is no [[device]]: nothing will be read"))
     if config.key.file is not None and not os.path.exists(config.key.file):
-        notes.append(Note("key", f"{config.key.file} is not there", "`meterhouse keys create` makes it"))
+        hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
+        notes.append(Note("key", f"{config.key.file} is not there", hint))
     return [*notes, *_disk_notes(config)]
 
 

@@ -155,13 +155,19 @@ def _text(signer: Signer, body: bytes) -> bytes:
 
 
 def _draft(path: Path, text: bytes, like: os.stat_result | None) -> Path:
-    """The whole text in a hidden file beside ``path``, on the disk; owner and mode as ``like``."""
+    """The whole text in a hidden file beside ``path``, on the disk; owner and mode as ``like``.
+
+    Without one, root gives it to whom the folder belongs: the state directory is the agent's.
+    """
+    owner = like
+    if like is None and os.geteuid() == 0 and path.parent.is_dir():
+        owner = path.parent.stat()
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
         try:
-            if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(fd, like.st_uid, like.st_gid)
+            if owner is not None and (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, owner.st_uid, owner.st_gid)
             os.fchmod(fd, 0o600 if like is None else stat.S_IMODE(like.st_mode))
             with open(fd, "wb", closefd=False) as stream:
                 stream.write(text)

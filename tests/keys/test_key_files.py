@@ -96,6 +96,17 @@ def test_the_new_file_is_like_the_old_one(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_makes_the_key_of_the_agents_user(tmp_path: Path, mh: Mh) -> None:
+    """`sudo meterhouse keys create` before the first start: the service could not read a key of root's."""
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 4242, 4343)
+    assert mh("keys", "create", state / "signing.key")[0] == 0
+    found = (state / "signing.key").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (4242, 4343, 0o600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_root_replaces_the_key_of_the_agents_user(path: Path, mh: Mh) -> None:
     os.chown(path, 4242, 4343)
     assert mh("keys", "show", path)[0] == 0, "root may look"
