@@ -240,6 +240,7 @@ class Limits:
     turnaround_s: float | None = None  # a typical time from request to answer, for the plan
     late_s: float | None = None  # raw TCP: how long a late answer may still come
     retries: int | None = None
+    connections: int | None = None  # to one host at a time, of all lines that lead there
 
     def over(self, other: Limits) -> Limits:
         """These limits where they say something, else the other's."""

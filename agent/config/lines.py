@@ -40,6 +40,7 @@ def read_limits(table: Table) -> Limits:
         turnaround_s=inner.take("turnaround", v.duration_s(0, 10_000, "20 ms"), none_float),
         late_s=inner.take("late", v.duration_s(0, 60_000, "2 s"), none_float),
         retries=inner.take("retries", v.whole(0, 5), none_int),
+        connections=inner.take("connections", v.whole(1, 64), none_int),
     )
     inner.done(_NOT_HERE)
     return out

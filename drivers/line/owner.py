@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from drivers.line.bytelink import ByteLink
 from drivers.line.config import NO_LIMITS, LineConfig, Manners, SerialSetting, manners, target, warnings
 from drivers.line.frames import BUSY, Answer, Request
+from drivers.line.hosts import host_of
 from drivers.line.lease import LeaseDesk
 from drivers.line.mbap import MbapLink
-from drivers.line.port import down, open_port
+from drivers.line.port import Port, down, open_port
 from drivers.line.stats import LineStats
 from drivers.line.trace import FrameTrace
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
@@ -50,6 +51,9 @@ class Line:
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
         self._manners = manners(config)
         self._turn = asyncio.Lock()
+        self._host = None if self.target.scheme == "serial" else host_of(self.target.host.lower())
+        self._connect_delay_s = config.limits.connect_delay_s or 0.0
+        self._connections = config.limits.connections
         self._link: MbapLink | ByteLink | None = None
         self._proven = False  # this connection has brought an answer
         self._pause_s = FIRST_PAUSE_S
@@ -71,8 +75,18 @@ class Line:
         return self._link is not None
 
     def manners(self, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
-        """How a device with these limits and its own serial setting is asked here. Raises ConfigError."""
-        return manners(self.config, limits, serial)
+        """How a device with these limits and its own serial setting is asked here. Raises ConfigError.
+
+        What concerns the connection itself is taken up, for as long as the line lives: the longest delay after
+        connecting that any device asks for, and the fewest connections that its host bears.
+        """
+        how = manners(self.config, limits, serial)
+        self._connect_delay_s = max(self._connect_delay_s, limits.connect_delay_s or 0.0)
+        said = [most for most in (self._connections, limits.connections) if most is not None]
+        self._connections = min(said, default=None)
+        if self._host is not None:
+            self._host.limit(self, self._connections)
+        return how
 
     async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
         """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
@@ -108,6 +122,7 @@ class Line:
                 self._link.abandon()
             if self.stats.foreign >= self._foreign_told:
                 self._tell_foreign()
+            self._end_of_turn()
             self.stats.busy_ns += time.monotonic_ns() - begin_ns
             self._turn.release()
         return results
@@ -115,8 +130,11 @@ class Line:
     async def listen(self, seconds: float) -> None:
         """Open the port and say nothing for a while; what is heard goes to the trace. Raises LineDown or LineLent."""
         async with self._turn:
-            await self._ready()
-            await asyncio.sleep(seconds)
+            try:
+                await self._ready()
+                await asyncio.sleep(seconds)
+            finally:
+                self._end_of_turn()
 
     def trim(self) -> None:
         """Give back memory that only holds what nobody looks at."""
@@ -199,13 +217,7 @@ class Line:
         loop = asyncio.get_running_loop()
         if loop.time() < self._retry_at and self._why_down is not None:
             raise LineDown(self._why_down.what, where=self._why_down.where, hint=self._why_down.hint)
-        try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                port = await open_port(self.config, self.target, self._setting)
-        except TimeoutError:
-            raise self._failed(down(self.where, None, f"no connection within {OPEN_TIMEOUT_S:g} s")) from None
-        except OSError as error:
-            raise self._failed(down(self.where, error, f"cannot open {self.config.url}")) from error
+        port = await self._open()
         self.stats.opened += 1
         self.stats.notes.update(port.notes)
         self._proven = False
@@ -219,11 +231,39 @@ class Line:
         if self._why_down is not None:
             _log.info("%s: open again", self.where)
             self._why_down = None
-        if self.config.limits.connect_delay_s:
-            await asyncio.sleep(self.config.limits.connect_delay_s)
+        if self._connect_delay_s:
+            await asyncio.sleep(self._connect_delay_s)
             if self._link is None:
                 raise self._why_down or LineDown("closed while its delay ran", where=self.where)
         return self._link
+
+    async def _open(self) -> Port:
+        """A port, and with it a place at its host. Raises LineDown."""
+        what = f"no connection within {OPEN_TIMEOUT_S:g} s"
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                if self._host is not None:
+                    waiting, what = what, f"other lines hold all connections that {self._host.name} takes"
+                    await self._host.enter(self, self._connections)
+                    what = waiting
+                return await open_port(self.config, self.target, self._setting)
+        except TimeoutError:
+            raise self._failed(down(self.where, None, what)) from None
+        except OSError as error:
+            raise self._failed(down(self.where, error, f"cannot open {self.config.url}")) from error
+        except asyncio.CancelledError:
+            self._leave_host()
+            raise
+
+    def give_way(self) -> None:
+        """Another line waits for a connection to this host: close ours if nobody uses it."""
+        if not self._turn.locked():
+            self._drop()
+
+    def _end_of_turn(self) -> None:
+        """Where another line to this host waits, it is its turn; ours is opened again for our next one."""
+        if self._host is not None and self._host.wanted and self._link is not None:
+            self._drop()
 
     def _tell_foreign(self) -> None:
         """Say once, and again only when it has become ten times as much, that somebody else talks here."""
@@ -235,6 +275,7 @@ class Line:
         )
 
     def _failed(self, error: LineDown) -> LineDown:
+        self._leave_host()
         self.stats.open_failures += 1
         self._rest(error)
         return error
@@ -262,6 +303,11 @@ class Line:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+        self._leave_host()
+
+    def _leave_host(self) -> None:
+        if self._host is not None:
+            self._host.leave(self)
 
 
 def open_line(

@@ -149,7 +149,7 @@ def _serial(table: Table) -> str:
 
 def read_limits(table: Table) -> Limits:
     """The limits in a table; durations are texts such as "20 ms"."""
-    table.unknown(["max_words", "max_gap", "holes", "retries", *LIMIT_KEYS])
+    table.unknown(["max_words", "max_gap", "holes", "retries", "connections", *LIMIT_KEYS])
     words = table.get("max_words", (int,), f"an integer from 1 to {MAX_WORDS}")
     if words is not None and not 1 <= words <= MAX_WORDS:  # field pain 28
         table.add("max_words", f"max_words is {words}, Modbus allows 1 to {MAX_WORDS} registers a read")
@@ -161,7 +161,8 @@ def read_limits(table: Table) -> Limits:
     if gap and holes is None:
         holes = True
     seconds = {field: table.seconds(key) for key, field in LIMIT_KEYS.items()}
-    return Limits(max_words=words, max_gap=gap, holes=holes, retries=table.integer("retries", 0, 20), **seconds)
+    retries, connections = table.integer("retries", 0, 20), table.integer("connections", 1, 64)
+    return Limits(max_words=words, max_gap=gap, holes=holes, retries=retries, connections=connections, **seconds)
 
 
 def _params(table: Table) -> dict[str, Param]:

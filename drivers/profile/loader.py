@@ -132,13 +132,14 @@ def _defaults(
 ) -> Defaults:
     table = Table(document, (), complaints)
     said = Table(table.table("defaults"), ("defaults",), complaints, "defaults")
-    said.unknown(("function", "type", "order", "pace", "ratio"))
+    said.unknown(("function", "type", "order", "pace", "ratio", "barrier"))
     values: dict[str, Any] = {
         "function": said.integer("function", 1, 4),
         "type": said.choice("type", REGISTERS),
         "order": said.choice("order", {o for orders in ORDERS.values() for o in orders}),
         "pace": said.choice("pace", PACES),
         "ratio": said.choice("ratio", ("apply", "done")),
+        "barrier": said.flag("barrier"),
     }
     sentinels = dict(inherited.sentinels)
     own = Table(table.table("sentinels"), ("sentinels",), complaints, "sentinels")

@@ -117,7 +117,7 @@ class _Reader:
             states=self._states(kind),
             parts=shape.parts,
             together=table.text("together"),
-            barrier=table.flag("barrier"),
+            barrier=table.flag("barrier", bool(self.defaults.values.get("barrier"))),
             ratio=ratio,
             sleeps=table.flag("sleeps", self.defaults.sleeps),
             optional=table.flag("optional"),

@@ -62,6 +62,10 @@ class Field:
         self._lines.append(line)
         return line
 
+    def url(self, number: int) -> str:
+        """Where a simulated line is."""
+        return self._sims[number].url
+
     def bus(self, number: int) -> Bus:
         """The devices of a simulated line."""
         return self._sims[number].bus
