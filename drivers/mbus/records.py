@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 
 from drivers.mbus import values, vif
 from drivers.mbus.names import manufacturer, name_of
@@ -89,9 +90,51 @@ def _maker_reading(found: Records) -> Reading:
     return Reading(name, shown, quality=quality, raw=found.maker, label=label)
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """All that a record says before its data: the same bytes in every readout of a meter."""
+
+    name: str
+    storage: int
+    tariff: int
+    subunit: int
+    function: str
+    label: str
+    coding: int  # low nibble of the DIF
+    effect: _Effect
+
+
 def _record(cursor: _Cursor, dif: int, medium: int) -> Reading:
     if dif & 0x0F == 0x0F:
         raise FrameError(f"DIF {dif:02X}h is reserved", where=f"record byte {cursor.at - 1}")
+    begin = cursor.at - 1
+    cursor.extensions(dif, "DIFE")
+    first = cursor.byte()
+    if first & 0x7F == 0x7C:
+        cursor.take(cursor.byte())
+    cursor.extensions(first, "VIFE")
+    shape = _shape(cursor.data[begin : cursor.at], medium)
+    coded, raw = _data(cursor, shape.coding, shape.effect.meaning)
+    value, quality = _scaled(coded, shape.effect)
+    return Reading(
+        shape.name,
+        value,
+        shape.effect.meaning.unit,
+        quality,
+        raw,
+        shape.storage,
+        shape.tariff,
+        shape.subunit,
+        shape.function,
+        label=shape.label,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _shape(head: bytes, medium: int) -> _Shape:
+    """What DIF, DIFE, VIF and VIFE say."""
+    cursor = _Cursor(head, False)
+    dif = cursor.byte()
     storage, tariff, subunit = dif >> 6 & 1, 0, 0
     for n, dife in enumerate(cursor.extensions(dif, "DIFE")):
         storage |= (dife & 0x0F) << (4 * n + 1)
@@ -99,23 +142,11 @@ def _record(cursor: _Cursor, dif: int, medium: int) -> Reading:
         subunit |= (dife >> 6 & 1) << n
     meaning, modifiers, own_unit = _value_information(cursor)
     effect = _effect_of(modifiers, own_unit is not None, meaning)
-    coded, raw = _data(cursor, dif & 0x0F, effect.meaning)
-    value, quality = _scaled(coded, effect)
     name = _named(effect, medium, tariff)
     if meaning.key == "datetime" and (storage or dif & 0x30 or effect.meaning is not meaning):
         name = "x.mbus.datetime"  # not the device's clock: when something was stored or reached its extreme
-    return Reading(
-        name=name,
-        value=value,
-        unit=effect.meaning.unit,
-        quality=quality,
-        raw=raw,
-        storage=storage,
-        tariff=tariff,
-        subunit=subunit,
-        function=FUNCTIONS[dif >> 4 & 3],
-        label=", ".join((effect.meaning.label, *effect.words)),
-    )
+    label = ", ".join((effect.meaning.label, *effect.words))
+    return _Shape(name, storage, tariff, subunit, FUNCTIONS[dif >> 4 & 3], label, dif & 0x0F, effect)
 
 
 def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]:
