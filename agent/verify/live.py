@@ -6,14 +6,14 @@ import queue
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from agent.verify.report import Report
 from agent.verify.strict import MAX_PACK_BYTES
-from agent.verify.verifier import PREFIX, Verifier
+from agent.verify.verifier import PREFIX, Outcome, Verifier
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
@@ -41,6 +41,7 @@ class Live:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
         site, gateway: as in the topics; ``+`` for all.
         trust: thumbprints of first keys.
+        heard: called in the verifier's thread with topic and bytes of each pack that was verified.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Live:
         ca_file: Path | None = None,
         username: str | None = None,
         password: str | None = None,
+        heard: Callable[[str, bytes], None] | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in PORTS or not parts.hostname:
@@ -65,6 +67,7 @@ class Live:
         self._login = (username, password)
         self._filter = f"{PREFIX}{site}/{gateway}/#"
         self._verifier = Verifier(trust)
+        self._heard = heard
         self._lock = threading.Lock()  # around the verifier
         self._messages: queue.Queue[tuple[bytes, str] | None] = queue.Queue(WAITING)
         self._ready = threading.Event()  # subscribed, or refused
@@ -187,4 +190,6 @@ class Live:
     def _work(self) -> None:
         while (item := self._messages.get()) is not None:
             with self._lock:
-                self._verifier.feed(*item)
+                outcome = self._verifier.feed(*item)
+            if self._heard is not None and outcome is Outcome.VERIFIED:
+                self._heard(item[1], item[0])

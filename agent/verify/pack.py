@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -20,7 +20,8 @@ _STREAM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(?:/[A-Za-z0-9_][
 _WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
 _EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
-_VALUES: Final = ("v", "vs", "vb", "vd")
+_VALUES: Final = ("v", "vs", "vb")
+_FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
 MAX_PARTS: Final = 4096
 EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
 
@@ -71,7 +72,7 @@ class Pack:
     losses: tuple[Loss, ...]
     synced: bool | None
     monotonic: tuple[str, int] | None  # (kernel boot, ms)
-    early: int = 0  # records read before the pack begins
+    early: int = 0  # read times before the pack begins
     faults: list[str] = field(default_factory=list)
 
 
@@ -150,19 +151,24 @@ def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
         faults.append("prev is there, but this is sequence 1 or prev_boot is null")
 
 
-def audit(pack: Pack, signed: Signed, table: Table) -> list[str]:
-    """Faults that show the same way in every pack of a birth, so that one pack of each is looked at."""
-    faults = []
+def audit(signed: Signed, table: Table) -> list[str]:
+    """Faults of form, which show the same way in every pack of a birth, so that one pack of each is looked at."""
     value = parse_object(signed.payload) if signed.sketched else signed.value
+    faults = check_units(value.get("e", ()), table)
     if canonical({n: v for n, v in value.items() if n != "sig"}) != signed.payload:
         faults.append("signed over bytes that are not in canonical form")
-    for record in value.get("e", ()):
-        units = (record.get("u", ""), record.get("du", ""))
-        if table.names is not None and record["n"] in table.units and units != table.units[record["n"]]:
-            want = next(filter(None, table.units[record["n"]]), "none")
-            faults.append(f"{record['n']} comes in unit {''.join(map(str, units)) or 'none'}, its birth says {want}")
-            break
     return faults
+
+
+def check_units(records: Sequence[Mapping[str, Any]], table: Table) -> list[str]:
+    """The first record whose unit is not its birth's."""
+    if table.names is not None:
+        for record in records:
+            want = table.units.get(record["n"])
+            if want is not None and (record.get("u", ""), record.get("du", "")) != want:
+                seen = f"{record.get('u', '')}{record.get('du', '')}" or "none"
+                return [f"{record['n']} comes in unit {seen}, its birth says {''.join(want) or 'none'}"]
+    return []
 
 
 def _hash(value: object, what: str, null: bool = False) -> str | None:
@@ -302,16 +308,16 @@ def _read_unusual(records: list[dict[str, Any]], pack: Pack) -> None:
     base_ms = 0.0
     for record in records:
         for label in record:
-            if label.endswith("_"):
+            if label.endswith("_") or label in _FOREIGN:
                 raise Refused("shape", f"SenML label {label!r} that must be understood and is not")
         if record.get("bn", pack.stream + "/") != pack.stream + "/":
             raise Refused("shape", f"records of {record['bn']!r} in a pack of {pack.stream}")
-        times = [record[label] for label in ("bt", "t", "mt") if label in record]
-        if not _NUMBERS.issuperset(map(type, times)):
+        times = [record[label] for label in ("bt", "t") if label in record]
+        if not _NUMBERS.issuperset(map(type, times)) or type(record.get("mt", 0)) not in _NUMBERS:
             raise Refused("shape", f"{record['n']} has a time that is no number")
         if "bt" in record:
             base_ms = record["bt"] * 1000
-        if base_ms + record.get("t", 0) * 1000 < pack.edge.from_ms - EARLY_MS:
+        if times and base_ms + record.get("t", 0) * 1000 < pack.edge.from_ms - EARLY_MS:
             pack.early += 1
         present = [label for label in _VALUES if label in record]
         if len(present) != 1:

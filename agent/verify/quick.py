@@ -6,7 +6,8 @@ and what stands around the records. Whatever is different in the least makes no 
 
 Why that is as strict: the cut ``},{"n":"`` cannot lie inside a text, where quotes are escaped, and a shape is only made
 of records without objects and arrays inside. So a piece of a shape with a number behind it is the same record with
-another value, whatever the number is; no name can be there twice.
+another value, whatever the number is; no name can be there twice. That each piece begins as its shape's does shows in
+the lengths; that the records are those of the pack's own ``e``, in that the name stands once around them, unescaped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from agent.verify.canonical import MAX_SAFE
 from agent.verify.strict import MAX_PACK_BYTES, Refused, parse_object
+from agent.verify.table import Units
 
 LEAST: Final = 32  # records that are worth it
 MAX_STREAMS: Final = 10_000
@@ -40,6 +42,8 @@ class Shape:
     names: tuple[str, ...]  # of the records in the odd places
     counts: Mapping[str, int]  # of all
     readings: int
+    units: Units  # of the plain ones
+    prefix: int  # bytes of all pieces
     size: int
 
 
@@ -51,6 +55,7 @@ class Sketch:
     records: list[dict[str, Any]]  # those that are not plain, and the last plain one before some of them
     counts: Mapping[str, int]
     readings: int
+    units: Units
 
 
 class Quick:
@@ -78,7 +83,7 @@ class Quick:
         records = _fit(pieces, shape)
         if (records is None) or misfits:
             self._of[value["stream"]] = (shape, misfits + 1 if records is None else 0)
-        return None if records is None else Sketch(value, records, shape.counts, shape.readings)
+        return None if records is None else Sketch(value, records, shape.counts, shape.readings, shape.units)
 
     def learn(self, raw: bytes, value: Mapping[str, Any]) -> None:
         """Keep the shape of a pack that was read the long way, and whose signature holds for these very bytes."""
@@ -117,11 +122,13 @@ class Quick:
 def _around(head: bytes, tail: bytes) -> dict[str, Any] | None:
     """A pack without its records; None unless these stood in its own ``e``, and in no other place that is called so."""
     outer = head + b'"e":[]' + tail
+    if b"\\" in outer or outer.count(b'"e"') != 1:  # else the ``e`` that is found below might be another
+        return None
     try:
         value = parse_object(outer)
     except Refused:
         return None
-    usual = value.get("e") == [] and outer.count(b'"e":[') == 1 and _OTHERS.isdisjoint(value)
+    usual = value.get("e") == [] and _OTHERS.isdisjoint(value)
     return value if usual and isinstance(value.get("stream"), str) else None
 
 
@@ -132,9 +139,12 @@ def _fit(pieces: list[bytes], shape: Shape) -> list[dict[str, Any]] | None:
     odd = [pieces[n] for n in shape.odd]
     for n in reversed(shape.odd):
         del pieces[n]
-    # a piece that does not begin as it must stays whole, and is no number
+    # a piece that does not begin as it must stays whole: then the rest is longer than it should be
+    rest = sum(map(len, pieces)) - shape.prefix + len(pieces) - 1
     numbers = b",".join(map(bytes.removeprefix, pieces, shape.pieces))
-    if _count_numbers(b"[" + numbers + b"]") != len(pieces) or any(b"]" in piece for piece in odd):
+    if len(numbers) != rest or any(b"]" in piece for piece in odd):
+        return None
+    if _count_numbers(b"[" + numbers + b"]") != len(pieces):
         return None
     opened = [(b"{" if n == 0 else b'{"n":"') + piece + b"}" for n, piece in zip(shape.odd, odd, strict=True)]
     try:
@@ -167,8 +177,12 @@ def _shape(raw: bytes, e: list[dict[str, Any]]) -> Shape | None:
             names += [record["n"] for record in mine]
     if at != len(e) or 4 * len(odd) > len(pieces):
         return None
-    size = sum(map(len, plain)) + 64 * len(pieces)
-    return Shape(tuple(plain), tuple(odd), tuple(names), Counter(record["n"] for record in e), len(e), size)
+    prefix = sum(map(len, plain))
+    counts = Counter(record["n"] for record in e)
+    units = tuple(
+        {(record["n"], (record.get("u", ""), record.get("du", ""))) for record in e if PLAIN.issuperset(record)}
+    )
+    return Shape(tuple(plain), tuple(odd), tuple(names), counts, len(e), units, prefix, prefix + 64 * len(pieces))
 
 
 def _plain_count(text: bytes) -> int:

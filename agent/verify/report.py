@@ -110,7 +110,7 @@ class StreamReport:
     clock_unsynced: int = 0  # packs
     clock_unknown: int = 0
     clock_backward: int = 0  # the monotonic clock went back within a kernel boot
-    early: int = 0  # readings older than their pack
+    early: int = 0  # read times before their pack
     days: dict[str, Day] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
 

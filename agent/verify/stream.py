@@ -10,7 +10,7 @@ from typing import Final
 
 from agent.verify.history import History, Place
 from agent.verify.holes import Head, survey
-from agent.verify.pack import Edge, Loss, Pack, audit
+from agent.verify.pack import Edge, Loss, Pack, audit, check_units
 from agent.verify.report import Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
 from agent.verify.table import DAY_MS, Gap, Table, by_day
@@ -80,7 +80,9 @@ class StreamState:
                 self._audited[edge.birth] = None
                 if len(self._audited) > MAX_TABLES:
                     self._audited.popitem(last=False)
-            pack.faults += audit(pack, signed, table)
+            pack.faults += audit(signed, table)
+        elif table and not signed.sketched:  # of a sketch the units have been looked at
+            pack.faults += check_units(signed.value.get("e", ()), table)
         for text in pack.faults:
             self._blame(edge, "rule", text, where)
         for other, text in seams:

@@ -12,6 +12,7 @@ from agent.verify.strict import Refused
 KINDS: Final = frozenset(("gauge", "counter", "state", "text"))
 DAY_MS: Final = 86_400_000
 MAX_POINTS: Final = 65_536
+Units = tuple[tuple[str, tuple[str, str]], ...]  # (name, (u, du))
 
 
 def ms_of(value: object, what: str) -> int:
@@ -86,7 +87,15 @@ class Table:
         self.names: frozenset[str] | None = frozenset(self.units) or None
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
         self._last: tuple[Mapping[str, int], list[int], Balance] | None = None  # a balance without gaps
+        self._suits: tuple[Units, bool] = ((), True)  # the last that was asked for
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
+
+    def suits(self, units: Units) -> bool:
+        """Have all points these units? Packs of one shape share the object, and are looked at once."""
+        if self._suits[0] is not units:
+            fits = self.names is None or all(self.units.get(name, unit) == unit for name, unit in units)
+            self._suits = (units, fits)
+        return self._suits[1]
 
     def due(self, from_ms: int, to_ms: int) -> int:
         """Readings due in ``[from_ms, to_ms)``."""

@@ -93,7 +93,7 @@ def _doubts(s: StreamReport) -> Iterator[str]:
     if s.clock_backward:
         yield f"{s.stream}: the monotonic clock went back {s.clock_backward} times"
     if s.early:
-        yield f"{s.stream}: {s.early} readings are older than their pack"
+        yield f"{s.stream}: {s.early} read times lie before their pack"
     if s.reordered:
         yield f"{s.stream}: {s.reordered} packs came after later ones"
     if s.uncompared:

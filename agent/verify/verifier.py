@@ -11,7 +11,7 @@ from agent.verify.checkpoint import Checkpoints
 from agent.verify.history import Place
 from agent.verify.jws import TYP_PACK
 from agent.verify.keyring import KeyRing, Unpinned
-from agent.verify.pack import Pack, read_pack
+from agent.verify.pack import Pack, check_units, read_pack
 from agent.verify.quick import Quick, Sketch
 from agent.verify.report import Fault, Faults, Report, Verdict
 from agent.verify.signed import Signed, check_signed, check_sketched
@@ -74,6 +74,7 @@ class Verifier:
         try:
             raw = inflate(raw)
             if (sketch := self._quick.read(raw)) is not None:
+                value = sketch.value  # for the message, should it be refused
                 outcome = self._take_sketched(raw, sketch, topic, parts, where or topic or "")
                 if outcome is not None:
                     return outcome
@@ -241,6 +242,8 @@ class Verifier:
         ring = self._rings.get(stream.rpartition("/")[0])
         if ring is None or (parts and (stream != "/".join(parts[:3]) or parts[-1] not in ("readings", "backfill"))):
             return None
+        if parts and parts[2] == "checkpoint":  # no device is called so, and a topic that begins so has checkpoints
+            return None
         signed = check_sketched(raw, sketch.value, TYP_PACK, ring.keys)
         if signed is None:
             return None
@@ -249,7 +252,11 @@ class Verifier:
             ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
         except Refused:
             return None
-        return self._book(self._state(stream), pack, signed, where)
+        state = self._state(stream)
+        table = state.tables.get(pack.edge.birth)
+        if table and not (table.suits(sketch.units) and not check_units(sketch.records, table)):
+            return None
+        return self._book(state, pack, signed, where)
 
     def _book(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
         place, holds = state.take(pack, signed, where)

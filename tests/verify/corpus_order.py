@@ -254,5 +254,23 @@ def wrong_unit() -> Case:
 
 
 @case
+def wrong_unit_later() -> Case:
+    stream = Stream()
+    packs = stream.run(3)
+    packs.append(stream.pack(e=[{**record, "u": "MW"} if "kW" in record.values() else record
+                                for record in stream.fields()["e"]]))  # fmt: skip
+    reason = "ac.power.generation comes in unit MW, its birth says kW"
+    about = "another unit than the birth's, some packs after it"
+    return Case("wrong_unit_later", about, feed(stream, packs), "failed", {"rule": 1}, reason, 4)
+
+
+@case
+def base_value() -> Case:
+    e = third().fields()["e"]
+    e[0]["bv"] = 1000
+    return refused("base_value", "a SenML base value, which changes readings", "shape", "'bv'", doctored(e=e))
+
+
+@case
 def no_clock() -> Case:
     return counted("no_clock", "a pack that says nothing of its clock", "rule", "no clock", doctored(clock={}))

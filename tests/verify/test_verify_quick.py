@@ -21,12 +21,24 @@ KEY = Key()
 SHAPE = [(f"ac.circuit.{n}.power", *POINTS[0][1:]) for n in range(40)]
 
 
+def rich_pack(stream: Stream) -> bytes:
+    """A pack with a bit of everything: qualities, exact decimals, a gap of one point, an event that names a counter."""
+    e = stream.readings(stream.at, stream.at + 10, skip=[SHAPE[7][0]])
+    for n, more in {3: {"q": "suspect"}, 4: {"q": "clock"}, 30: {"x": "1.2345678901234567"}, 50: {"mt": 3}}.items():
+        e[n] |= more
+    gap = {"from": stream.at, "points": [SHAPE[7][0]], "reason": "crc", "to": stream.at + 10}
+    counter = {"n": SHAPE[0][0], "new": None, "old": {"t": 1, "v": "2"}}
+    event = {"counters": [counter], "epoch": 3, "event": "ratio", "new": {}, "old": {}, "t": 1}
+    return stream.pack(e=e, gaps=[gap], events=[event])
+
+
 @cache
-def base() -> tuple[str, list[bytes], bytes]:
+def base(rich: bool = False) -> tuple[str, list[bytes], bytes]:
     """Topic, the packs that come first, and the payload of the one after them."""
     stream = Stream(key=KEY, points=SHAPE)
-    before = stream.run(3)
-    pack = stream.pack()
+    make = rich_pack if rich else Stream.pack
+    before = [stream.make_birth(), make(stream), make(stream)]
+    pack = make(stream)
     return stream.topic(), before, json.dumps(_without(pack, "sig"), sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -42,9 +54,9 @@ def signed(payload: bytes) -> bytes:
     return payload[:at] + b',"sig":"' + KEY.jws(payload).encode() + b'"' + payload[at:]
 
 
-def judge(raw: bytes, topic: str | None, slow: bool) -> tuple[object, ...]:
+def judge(raw: bytes, topic: str | None, slow: bool, rich: bool = False) -> tuple[object, ...]:
     """All that a verifier says of a pack after those before it, and whether it took the quick road."""
-    _, before, _ = base()
+    _, before, _ = base(rich)
     verifier = Verifier([KEY.kid])
     taken: list[bool] = []
     read = verifier._quick.read
@@ -63,10 +75,10 @@ def judge(raw: bytes, topic: str | None, slow: bool) -> tuple[object, ...]:
     return outcome, report, taken[-1]
 
 
-def the_same(payload: bytes, topic: str | None = "") -> tuple[Outcome, bool]:
+def the_same(payload: bytes, topic: str | None = "", rich: bool = False) -> tuple[Outcome, bool]:
     raw = signed(payload)
     where = base()[0] if topic == "" else topic
-    one, two = judge(raw, where, slow=False), judge(raw, where, slow=True)
+    one, two = judge(raw, where, slow=False, rich=rich), judge(raw, where, slow=True, rich=rich)
     assert one[:2] == two[:2], payload
     assert isinstance(one[0], Outcome)
     return one[0], bool(one[2])
@@ -78,6 +90,7 @@ def test_a_pack_that_differs_in_its_numbers_takes_the_quick_road() -> None:
     assert the_same(payload, None) == (Outcome.VERIFIED, True)
     numbers = re.sub(rb'kW","v":[0-9.]+', lambda m: b'kW","v":-%d.5' % (m.start() % 977), payload)
     assert the_same(numbers) == (Outcome.VERIFIED, True)
+    assert the_same(base(rich=True)[2], rich=True) == (Outcome.VERIFIED, True)
 
 
 NUMBERS = ["0", "-0", "1e3", "1E+3", "1e999", "-1e999", "1e-999", "9007199254740992", "9007199254740993", "1" * 400,
@@ -101,6 +114,7 @@ def swap(one: bytes, two: bytes) -> Callable[[bytes], bytes]:
 
 
 NINTH = b'{"n":"ac.circuit.9.power"'
+OTHER = re.compile(rb'"e":(\[.*?\}\])')  # the records, to be put somewhere else
 GAP = b'{"from":1795500925,"points":"*","reason":"crc","to":1795500930}'
 CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "names swapped": swap(b'circuit.3.power', b'circuit.4.power'),
@@ -121,6 +135,15 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "e inside the clock": lambda p: p.replace(b'"clock":{', b'"clock":{"e":[{"n":"a","v":1}],'),
     "e twice": lambda p: p.replace(b'"from":', b'"e":[],"from":'),
     "e closed early": lambda p: p.replace(b'},{"n":"ac.circuit.9', b'}],"f":[{"n":"ac.circuit.9', 1),
+    "a number for a record": lambda p: re.sub(rb'ac.circuit.9.power","u":"kW","v":[0-9.]+', b"7", p, count=1),
+    "records elsewhere, e escaped": lambda p: OTHER.sub(rb'"E":{"e":\1},"\\u0065":[]', p, count=1),
+    "records elsewhere, e with a space": lambda p: OTHER.sub(rb'"E":{"e":\1},"e" :[]', p, count=1),
+    "records elsewhere, e twice": lambda p: OTHER.sub(rb'"E":{"e":\1},"e":[]', p, count=1),
+    "records in a list of lists": lambda p: OTHER.sub(rb'"E":["e",\1],"e":[]', p, count=1),
+    "an early base time of qualities": lambda p: re.sub(
+        rb'"bt":[0-9.]+', b'"bt":1795500000', p.replace(b'"u":"kW"', b'"q":"clock","u":"kW"'), count=1
+    ),
+    "a base value": lambda p: p.replace(b'"bt":', b'"bv":5,"bt":', 1),
     "e nested": lambda p: p.replace(NINTH, NINTH + b',"o":[{"n":"b","v":1}]', 1),
     "an event with names": lambda p: p.replace(b'"to":', b'"events":[{"event":"x","c":[{"n":""},{"n":""}]}],"to":'),
     "gaps": lambda p: p.replace(b'"prev":', b'"gaps":[' + GAP + b'],"prev":'),
@@ -155,17 +178,65 @@ TOKENS = [b"},{", b'},{"n":"', b'"e":[{', b"}]", b'"v":', b'"n":"', b"{", b"}", 
           ]  # fmt: skip
 
 
-@settings(max_examples=250, deadline=None)
-@given(st.integers(0, 10**9), st.integers(1, 3))
-def test_random_changes(seed: int, count: int) -> None:
-    dice, payload = random.Random(seed), base()[2]
-    end = payload.rindex(b',"stream":')
-    for _ in range(count):
-        at = dice.randrange(end - 60)
-        cut = dice.choice([0, 0, 1, 2, 7, 40])
-        payload = payload[:at] + dice.choice(TOKENS) + payload[at + cut :]
+def changed(seed: int, rich: bool) -> bytes:
+    dice, payload = random.Random(seed), base(rich)[2]
+    for _ in range(dice.randint(1, 4)):
         end = payload.rindex(b',"stream":')
-    the_same(payload)
+        cuts = [m.start() for m in re.finditer(rb'\},\{|"e":\[|\}\]|"v":', payload[:end])]
+        at = dice.choice([dice.randrange(end - 60), dice.choice([*cuts, 9])])
+        cut = dice.choice([0, 0, 1, 2, 7, 40, 60, 600])
+        payload = payload[:at] + dice.choice(TOKENS) + payload[min(at + cut, end) :]
+    return payload
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**9), st.booleans())
+def test_random_changes(seed: int, rich: bool) -> None:
+    the_same(changed(seed, rich), rich=rich)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of everything inside."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(found for key, child in inner for found in places(child, (*at, key)))]
+
+
+def graft(value: Any, paths: list[tuple[Any, ...]], dice: random.Random) -> None:
+    """Change the object in one place: leave out, repeat, move, rename, or put something else there."""
+    path = dice.choice(paths)
+    holder = value
+    for step in path[:-1]:
+        holder = holder[step]
+    other: Any = value
+    for step in dice.choice(paths):
+        other = other[step]
+    new = dice.choice([None, True, 0, -1.5, 2**53, 1e20, "", "x", [], {}, [{"n": "a", "v": 1}], {"e": []}, other])
+    match dice.randrange(4):
+        case 0:
+            del holder[path[-1]]
+        case 1 if isinstance(holder, list):
+            holder.insert(path[-1], json.loads(json.dumps(new)))
+        case 2 if isinstance(holder, dict):
+            name = dice.choice(["n", "u", "v", "q", "bt", "t", "e", "E", "a_", "x", "sig", "table", "heads"])
+            holder[name] = json.loads(json.dumps(holder.pop(path[-1])))
+        case _:
+            holder[path[-1]] = json.loads(json.dumps(new))
+
+
+def grafted(seed: int, rich: bool) -> bytes:
+    dice, value = random.Random(seed), json.loads(base(rich)[2])
+    for _ in range(dice.randint(1, 2)):
+        graft(value, [path for path in places(value) if path], dice)
+    value.setdefault("stream", "park7/gw01/inv1")
+    value.pop("sig", None)
+    text = json.dumps(value, sort_keys=dice.random() < 0.9, separators=(",", dice.choice([":", ":", ": "])))
+    return (text if b',"stream":' in text.encode() else text[:-1] + ',"stream":"park7/gw01/inv1"}').encode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**9), st.booleans())
+def test_random_objects(seed: int, rich: bool) -> None:
+    the_same(grafted(seed, rich), rich=rich)
 
 
 def test_records_cannot_be_slipped_into_a_pack_that_was_signed_without() -> None:
