@@ -2,6 +2,9 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
+# most tests wait for something, so a few more than there are cores do no harm
+WORKERS ?= 3
+SIDE_BY_SIDE = -n $(WORKERS) --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
@@ -30,7 +33,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/meterhouse demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow and not system" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not system" $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow and not system" --timeout 1200 $(ARGS)
@@ -39,7 +42,7 @@ test-system: $(VENV)/.test
 	$(BIN)/python -m pytest -m system -rs tests/system $(ARGS)
 
 test-bounds: $(VENV)/.test
-	$(BIN)/python tests/ext/build_checked.py $(ARGS)
+	$(BIN)/python tests/ext/build_checked.py $(SIDE_BY_SIDE) $(ARGS)
 
 soak: $(VENV)/.test
 	@command -v mkfs.xfs >/dev/null || [ -x /sbin/mkfs.xfs ] || echo "without xfsprogs the power cuts are skipped"

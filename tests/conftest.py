@@ -14,6 +14,29 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+TOGETHER = ("tests/fault/", "tests/service/test_run_")  # their scenarios run side by side, and mostly wait
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))  # then other workers have work meanwhile
+    for item in items:
+        if item.nodeid.startswith(TOGETHER):  # the first of them waits until all scenarios have ended
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Spreads the tests over the workers by file; what is to be together stays together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return next((start for start in TOGETHER if file.startswith(start)), file)
+
+    return ByFile(config, log)
+
+
 def children() -> set[int]:
     """Process ids of our children, by the kernel's own list."""
     found: set[int] = set()
