@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from agent.cli.common import as_line, json_option, parse_for
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.live import Follower
+    from agent.cli.demo_screen import Board, Screen
     from agent.verify import Report
     from agent.verify.live import Live
 
@@ -43,12 +44,8 @@ max_payload_size = 8388608
 max_inflight_count = 100
 dynamic_filters = true
 """
-SHOWN = (  # what a device's row shows: the first of these that it has said, as many as the terminal is high
-    "ac.power.generation", "ac.power.active", "battery.soc", "battery.power", "heat.power", "ac.energy.generation",
-    "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
-)  # fmt: skip
-MOST_SHOWN = 3
-AROUND = 9  # lines of the screen that are no device
+PACK_S = 2
+GRACE_S = 26.0  # from the end of an interval to its figures: twice the slowest counter's period, packs, a look
 START_S = 30.0
 
 
@@ -57,12 +54,12 @@ class Stage:
     """The running demo."""
 
     folder: Path
-    url: str
     thumbprint: str
     devices: dict[str, dict[str, Any]]
     simulator: subprocess.Popen[bytes]
     agent: subprocess.Popen[bytes]
     live: Live
+    board: Board
 
 
 @click.command()
@@ -82,15 +79,24 @@ class Stage:
     metavar='"DEVICE FAULT"',
     help='Such as "inv2 silence"; see `meterhouse simulate`.',
 )
+@click.option(
+    "--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: LANG says it."
+)
 @json_option
 def demo(
-    seconds: float | None, folder: Path | None, seed: int, speed: float, faults: tuple[str, ...], as_json: bool
+    seconds: float | None,
+    folder: Path | None,
+    seed: int,
+    speed: float,
+    faults: tuple[str, ...],
+    lang: str | None,
+    as_json: bool,
 ) -> None:
     """A simulated park is read, sealed, stored, published and verified, live in this terminal.
 
     Starts a broker on loopback, simulated devices of five protocols, the agent and, on the other side of the broker,
     a verifier that knows only the thumbprint of the gateway's key. Nothing outside this machine is touched, and all
-    of it ends with the demo.
+    of it ends with the demo. After one to three minutes the first figures of the park come (intervals of a minute).
 
     \b
     Examples:
@@ -101,6 +107,9 @@ def demo(
     \b
     Exit codes: 0 every pack arrived and was verified, 1 something did not start, 6 something was not verified.
     """
+    from agent.cli.demo_screen import Screen, end_text, language_of
+
+    language = language_of(lang, os.environ)
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
@@ -114,7 +123,8 @@ def demo(
         began = time.monotonic()
         stage = _raise_curtain(stack, folder.absolute(), seed, speed, faults)
         live = stage.live
-        _show(stage, live, stop, None if seconds is None else began + seconds, as_json)
+        screen = Screen(stage.devices, stage.board, stage.thumbprint, stage.folder, speed, GRACE_S, language)
+        _show(stage, screen, stop, None if seconds is None else began + seconds, as_json)
         _end(stage.agent)
         report = _last_word(live)
         took = time.monotonic() - began
@@ -129,6 +139,7 @@ def demo(
         "gaps": report.gaps,
         "redelivered": report.redelivered,
         "seconds": round(took, 1),
+        "figures": stage.board.total,
     }
     # a silent device may keep its last pack from being sealed in time; it waits in the outbox for the next start
     due = sealed - waiting if faults else sealed
@@ -136,10 +147,7 @@ def demo(
     if as_json:
         click.echo(as_line(facts))
     else:
-        click.echo(
-            f"{facts['readings']:,} readings of {facts['devices']} devices in {facts['packs']} signed packs, "
-            f"{facts['verified']} verified, {facts['failed']} failed, {facts['gaps']} missing and accounted for"
-        )
+        click.echo(end_text(facts, language))
     if not good:
         reasons = [*report.reasons]
         if crashed:
@@ -157,6 +165,7 @@ def _raise_curtain(
 
     The verifier listens before the first pack is sent: this broker says that it took what nobody subscribes to.
     """
+    from agent.cli.demo_screen import Board
     from agent.keys import create_key
     from agent.verify.live import Live
 
@@ -182,8 +191,9 @@ def _raise_curtain(
     url = f"mqtt://127.0.0.1:{port}"
     config = folder / "agent.toml"
     text = config.read_text(encoding="utf-8").replace("mqtt://127.0.0.1:1883", url)
-    config.write_text(text + '\n[key]\nfile = "signing.key"\n\n[pack]\nevery = "2 s"\n', encoding="utf-8")
-    live = Live(url, [thumbprint])
+    config.write_text(text + f'\n[key]\nfile = "signing.key"\n\n[pack]\nevery = "{PACK_S} s"\n', encoding="utf-8")
+    board = Board(folder / "indicators.toml", "Asia/Shanghai")
+    live = Live(url, [thumbprint], heard=board.heard)
     live.start()
     stack.callback(live.stop)
     agent = stack.enter_context(_child(folder, "agent", ["run", "-c", str(config)]))
@@ -194,7 +204,7 @@ def _raise_curtain(
                 "the agent did not start", where=str(folder / "agent.log"), hint=_tail(folder / "agent.log")
             )
         time.sleep(0.02)
-    return Stage(folder, url, thumbprint, devices, simulator, agent, live)
+    return Stage(folder, thumbprint, devices, simulator, agent, live, board)
 
 
 @contextlib.contextmanager
@@ -276,78 +286,47 @@ def _count_sealed(path: Path) -> tuple[int, int]:
         store.close()
 
 
-def _show(stage: Stage, live: Live, stop: threading.Event, end: float | None, as_json: bool) -> None:
+def _show(stage: Stage, screen: Screen, stop: threading.Event, end: float | None, as_json: bool) -> None:
     """Until the end or Ctrl-C: a live table in a terminal, a line every few seconds elsewhere."""
 
     def over() -> bool:
         return stop.is_set() or stage.agent.poll() is not None or (end is not None and time.monotonic() >= end)
 
     if sys.stdout.isatty() and not as_json:
-        _show_live(stage, live, over)
+        _show_live(stage, screen, over)
         return
+    told: object = None
     while not over():
         stop.wait(2.0 if end is None else max(0.0, min(2.0, end - time.monotonic())))
-        if not as_json:
-            packs, readings, failed = live.counts()
-            click.echo(f"{packs} packs verified, {readings:,} readings, {failed} failed")
+        if as_json:
+            continue
+        packs, readings, failed = stage.live.counts()
+        click.echo(f"{packs} packs verified, {readings:,} readings, {failed} failed")
+        if stage.board.newest and stage.board.newest is not told:
+            told = stage.board.newest
+            click.echo(stage.board.line(screen.language))
 
 
-def _show_live(stage: Stage, live: Live, over: Any) -> None:
+def _show_live(stage: Stage, screen: Screen, over: Callable[[], bool]) -> None:
     from rich.console import Console
-    from rich.live import Live as Screen
+    from rich.live import Live as Moving
 
     from agent.cli.common import read_snapshot
     from agent.cli.live import Follower
 
     runtime = stage.folder / "run"
     follower = Follower.open(runtime, read_snapshot(runtime))
-    console = Console()
-    with Screen(console=console, refresh_per_second=4, transient=False) as screen:
+    console = Console(highlight=False)
+    with Moving(console=console, refresh_per_second=4, transient=False) as moving:
         learned = time.monotonic()
-        while not over():
+        while True:
             if time.monotonic() - learned > 2 and (runtime / "snapshot.json").exists():
                 with contextlib.suppress(GatewayError):
                     follower.learn(read_snapshot(runtime))
                 learned = time.monotonic()
             for _ in follower.follow():
                 pass
-            most = max(1, min(MOST_SHOWN, (console.height - AROUND) // len(stage.devices)))
-            screen.update(_picture(stage, follower, live, most))
+            moving.update(screen.picture(follower, stage.live.report(), console))
+            if over():
+                return
             time.sleep(0.25)
-
-
-def _picture(stage: Stage, follower: Follower, live: Live, most: int) -> Any:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from agent.cli.common import show_quality
-    from agent.cli.live import GAP_CODES, show_number
-
-    table = Table(title="a simulated park, read live", title_justify="left", expand=False)
-    for name in ("device", "profile", "line", "values", "age"):
-        table.add_column(name, justify="right" if name == "age" else "left", no_wrap=name != "values")
-    now = time.time_ns()
-    for name, facts in stage.devices.items():
-        mine = {point: latest for (device, point), latest in follower.latest.items() if device == name}
-        said = [p for p in SHOWN if p in mine and (mine[p].value is not None or mine[p].quality >= GAP_CODES)]
-        parts = []
-        for point in said[:most]:
-            latest = mine[point]
-            if latest.quality >= GAP_CODES:
-                parts.append(f"{point} [{show_quality(latest.quality)}]")
-            else:
-                parts.append(f"{point} {show_number(latest.value)} {latest.point.unit}".rstrip())
-        ages = [age for latest in mine.values() if (age := latest.age_s(now)) is not None]
-        age_text = f"{min(ages):.0f} s" if ages else "-"
-        values = Text("\n".join(parts)) if parts else Text("not asked yet", style="dim")
-        table.add_row(name, facts["profile"], facts["line"], values, age_text)
-    report = live.report()
-    style = "bold red" if report.failed else "green"
-    summary = Text(
-        f"verifier, through the broker: {report.packs} packs, {report.readings:,} readings, {report.failed} failed, "
-        f"{report.gaps} missing and accounted for, {report.redelivered} redelivered",
-        style=style,
-    )
-    key = Text(f"pinned key {stage.thumbprint}   files in {stage.folder}   Ctrl-C ends it", style="dim")
-    return Group(table, summary, key)

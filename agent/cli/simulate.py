@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--park",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="The demo park; writes DIR/agent.toml.",
+    help="The demo park; writes DIR/agent.toml and the plan of its figures.",
 )
 @click.option(
     "--listen", metavar="HOST:PORT", help="Modbus TCP here; port 0 takes a free one (127.0.0.1:0 by default)."
@@ -281,8 +281,7 @@ def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[
         for slot in park.slots:
             who = (slot.address, slot.address) if slot.address else (str(slot.unit), f"unit {slot.unit}")
             _say(said, slot.name, slot.line, lines[slot.line].url, park.serial(slot), who, slot.profile)
-        path = said["park"] / "agent.toml"
-        path.write_text(park.agent_toml(), encoding="utf-8")
+        path = park.write_config(said["park"])
         if said["as_json"]:
             click.echo(as_line({"config": str(path)}))
         else:

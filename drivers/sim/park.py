@@ -17,7 +17,7 @@ from drivers.sim.families import device_from_profile, meter_from_profile
 from drivers.sim.meter_display import MeterDisplay
 from drivers.sim.meters import Meter, MixedBus
 from drivers.sim.rtu import SerialLine
-from drivers.sim.slots import CABINETS, DEMO, METERS, Slot
+from drivers.sim.slots import CABINETS, DEMO, METERS, PLAN, Slot
 from drivers.sim.tcp import TcpLine
 
 __all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "Slot", "make_park", "start_park"]
@@ -149,7 +149,17 @@ class Park:
             if slot.params:
                 text += f"params = {_toml(slot.params)}\n"
             text += f"roles = {_toml(slot.roles)}\n"
+            if slot.parent:
+                text += f"parent = {_toml(slot.parent)}\n"
         return text
+
+    def write_config(self, folder: Path) -> Path:
+        """agent.toml with intervals of a minute, and the plan of the park's figures beside it. Raises OSError."""
+        path = folder / "agent.toml"
+        text = self.agent_toml() + '\n[interval]\nlength = "1 min"\n\n[indicators]\nplan = "indicators.toml"\n'
+        (folder / "indicators.toml").write_text(PLAN, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+        return path
 
 
 def _toml(value: object) -> str:

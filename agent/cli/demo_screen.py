@@ -1,0 +1,231 @@
+"""What the demo shows: every device's newest values, the park's figures, and the verifier's word, in any terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+
+    from agent.cli.live import Follower, Latest
+    from agent.verify import Report
+
+SHOWN = (  # what a device's row shows: the first of these that it has said, as many as the terminal is high
+    "ac.power.generation", "battery.soc", "battery.power", "heat.power", "ac.power.active", "ac.energy.generation",
+    "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
+)  # fmt: skip
+MOST_SHOWN = 3
+AROUND = 6  # lines of the screen that are neither device nor figure
+WIDE = 100  # columns from which on the line is shown, too
+RESULTS = "/_indicators/"
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "title": "A simulated park, read live. Its clock runs {speed:g} times as fast as ours.",
+        "device": "device", "profile": "profile", "line": "line", "values": "values", "age": "age",
+        "not yet": "not asked yet", "figures": "figures, {start} to {end}", "value": "value", "known": "known",
+        "no figures": "figures", "wait": "once an interval of 1 min is over and its last readings are in: about {at}",
+        "verifier": "verifier, through the broker: {packs} packs, {readings:,} readings, {failed} failed, "
+        "{gaps} missing",
+        "key": "pinned key {key}   Ctrl-C ends it", "files": "files in {folder}",
+        "end": "{readings:,} readings of {devices} devices in {packs} signed packs, {verified} verified, "
+        "{failed} failed, {gaps} missing and accounted for",
+    },
+    "zh": {
+        "title": "模拟园区，实时采集；园区时钟为实际时间的{speed:g}倍",
+        "device": "设备", "profile": "设备模板", "line": "线路", "values": "实时值", "age": "距今",
+        "not yet": "尚未采集", "figures": "指标（{start}至{end}）", "value": "数值", "known": "数据完整率",
+        "no figures": "指标", "wait": "每1分钟时段结束、数据到齐后给出，约在{at}",
+        "verifier": "验签端（经消息代理）：{packs}个数据包，{readings:,}个读数，失败{failed}，缺失{gaps}",
+        "key": "信任密钥 {key}   按Ctrl-C结束", "files": "文件目录 {folder}",
+        "end": "{devices}台设备共{readings:,}个读数，{packs}个签名数据包，验签通过{verified}个，失败{failed}个，"
+        "缺失并已说明原因的读数{gaps}个",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A figure of the last interval: its name in both languages, and the result of the pack."""
+
+    title: Mapping[str, str]
+    result: Mapping[str, Any]
+
+
+class Board:
+    """The newest figures, out of verified packs of results. ``heard`` is called in the verifier's thread."""
+
+    def __init__(self, plan_file: Path, timezone: str) -> None:
+        from agent.indicators.definitions import read_plan
+        from agent.indicators.plan import make_plan
+
+        plan = make_plan(read_plan(plan_file), str(plan_file))
+        self._titles = {one.name: one.title for one in plan.of_period("interval")}
+        self._zone = ZoneInfo(timezone)
+        self._began = time.time()
+        self.size = len(self._titles)
+        self.total = 0  # figures so far, of any period
+        self.newest: tuple[Shown, ...] = ()
+
+    def heard(self, topic: str, payload: bytes) -> None:
+        """Take what a verified pack says."""
+        if RESULTS not in topic:
+            return
+        from agent.verify.strict import inflate
+
+        found = [one for one in json.loads(inflate(payload)).get("results", ()) if one.get("kind") == "figure"]
+        self.total += len(found)
+        last = max((one["period"]["to"] for one in found if one["period"]["kind"] == "interval"), default=None)
+        mine = {one["id"]: one for one in found if one["period"]["kind"] == "interval" and one["period"]["to"] == last}
+        if mine:
+            self.newest = tuple(Shown(title, mine[name]) for name, title in self._titles.items() if name in mine)
+
+    def hours(self) -> tuple[str, str]:
+        """Begin and end of the newest interval, local."""
+        period = self.newest[0].result["period"]
+        begin, end = (datetime.fromtimestamp(period[name], self._zone) for name in ("from", "to"))
+        return f"{begin:%H:%M}", f"{end:%H:%M}"
+
+    def next_at(self, grace_s: float) -> str:
+        """When the first figures that are still to come will be there, on the clock of this machine."""
+        end = max(self._began, time.time() - grace_s) // 60 * 60 + 60
+        return f"{datetime.fromtimestamp(end + grace_s):%H:%M:%S}"
+
+    def line(self, language: str) -> str:
+        """The newest figures in one line, for a log."""
+        start, end = self.hours()
+        parts = [f"{title} {value} {unit}".rstrip() for title, value, unit, _ in self.rows(language)]
+        return WORDS[language]["figures"].format(start=start, end=end) + ": " + "; ".join(parts)
+
+    def rows(self, language: str) -> list[tuple[str, str, str, str]]:
+        """(title, value, unit, completeness) as people read them."""
+        from agent.cli.report_words import number, percent, said, unit
+
+        return [
+            (
+                said(one.title, language),
+                number(one.result.get("v", "")),
+                unit(one.result),
+                percent(one.result["completeness"]),
+            )
+            for one in self.newest
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """The picture; ``devices`` by name as the simulator announced them."""
+
+    devices: Mapping[str, Mapping[str, Any]]
+    board: Board
+    thumbprint: str
+    folder: Path
+    speed: float
+    grace_s: float
+    language: str
+
+    def picture(self, follower: Follower, report: Report, console: Console) -> Group:
+        """As high and wide as the terminal allows."""
+        from rich.console import Group
+        from rich.text import Text
+
+        words, room = WORDS[self.language], console.height - AROUND
+        figures = max(0, min(self.board.size, room - len(self.devices)))
+        most = max(1, min(MOST_SHOWN, (room - figures) // len(self.devices)))
+        facts = {"packs": report.packs, "readings": report.readings, "failed": report.failed, "gaps": report.gaps}
+        parts: list[Any] = [
+            Text(words["title"].format(speed=self.speed), style="bold", no_wrap=True, overflow="ellipsis"),
+            self._devices(follower, most, wide=console.width >= WIDE),
+            self._figures(figures),
+            Text(
+                words["verifier"].format(**facts),
+                style="bold red" if report.failed else "green",
+                no_wrap=True,
+                overflow="ellipsis",
+            ),
+            Text(words["key"].format(key=self.thumbprint), style="dim", no_wrap=True, overflow="ellipsis"),
+        ]
+        if room > figures + most * len(self.devices):
+            parts.append(Text(words["files"].format(folder=self.folder), style="dim", no_wrap=True))
+        return Group(*parts)
+
+    def _devices(self, follower: Follower, most: int, wide: bool) -> Table:
+        from rich.text import Text
+
+        words = WORDS[self.language]
+        table = self._table(words["device"], words["profile"], *([words["line"]] if wide else []), words["values"])
+        table.add_column(words["age"], justify="right", no_wrap=True)
+        now = time.time_ns()
+        for name, facts in self.devices.items():
+            mine = {point: latest for (device, point), latest in follower.latest.items() if device == name}
+            parts = self._values(mine)[:most]
+            ages = [age for latest in mine.values() if (age := latest.age_s(now)) is not None]
+            shown = Text("\n".join(parts)) if parts else Text(words["not yet"], style="dim")
+            newest = f"{min(ages):.0f} s" if ages else "-"
+            table.add_row(name, facts["profile"], *([facts["line"]] if wide else []), shown, newest)
+        return table
+
+    def _values(self, mine: Mapping[str, Latest]) -> list[str]:
+        from agent.cli.common import show_quality
+        from agent.cli.live import GAP_CODES, show_number
+
+        parts = []
+        for point in SHOWN:
+            latest = mine.get(point)
+            if latest is None:
+                continue
+            if latest.quality >= GAP_CODES:
+                parts.append(f"{self._name(point)} [{show_quality(latest.quality)}]")
+            elif latest.value is not None:
+                parts.append(f"{self._name(point)} {show_number(latest.value)} {latest.point.unit}".rstrip())
+        return parts
+
+    def _name(self, point: str) -> str:
+        if self.language != "zh":
+            return point
+        from drivers.profile import vocabulary
+
+        entry = vocabulary().find(point)
+        return entry.zh.partition("（")[0] if entry is not None else point
+
+    def _figures(self, most: int) -> Table:
+        words = WORDS[self.language]
+        if not self.board.newest:
+            table = self._table(words["no figures"])
+            table.add_row(words["wait"].format(at=self.board.next_at(self.grace_s)))
+            return table
+        start, end = self.board.hours()
+        table = self._table(words["figures"].format(start=start, end=end))
+        table.add_column(words["value"], justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column(words["known"], justify="right", no_wrap=True)
+        for row in self.board.rows(self.language)[:most]:
+            table.add_row(*row)
+        return table
+
+    @staticmethod
+    def _table(*columns: str) -> Table:
+        from agent.cli.tables import plain_table
+
+        table = plain_table("")
+        table.title = None
+        for column in columns:
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        return table
+
+
+def language_of(said: str | None, environment: Mapping[str, str]) -> str:
+    """English or Chinese: as asked for, else as the terminal's language says."""
+    return said or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
+
+
+def end_text(facts: Mapping[str, Any], language: str) -> str:
+    """The last line, for people."""
+    return WORDS[language]["end"].format(**facts)
