@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from agent.config import values as v
 from agent.config.lines import LineRead, is_first, place_of, read_limits
+from agent.config.metering import node, read_classes
 from agent.config.reader import Table
 from agent.config.tree import ROLES, DeviceConfig, Note
 from drivers.model import DEFAULT_PERIODS_MS, PACES
@@ -21,6 +22,7 @@ _ELSEWHERE = {
     "port": "It is part of the url of the line",
     "interval": 'Write every = "5 s"',
     "period": 'Write every = "5 s"',
+    "accuracy": 'Write class = "0.5S"',
     "role": 'Write roles = { "ac" = "grid" }',
     "ct": "Write ratio = { ct = 80, pt = 1 }",
     "pt": "Write ratio = { ct = 80, pt = 1 }",
@@ -126,12 +128,13 @@ def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
         phase_ms=table.take("phase", v.duration_ms(0, 86_400_000, "200 ms"), phase_ms),
         points=points or ("*",),
         roles=table.pairs("roles", prefix, role),
-        parent=table.pairs("parent", prefix, v.name),
+        parent=table.pairs("parent", prefix, node),
         ratio_ct=ct,
         ratio_pt=pt,
         reversed=_reversed(table),
         serial=table.take("serial", v.serial, ""),
         limits=read_limits(table),
+        accuracy=read_classes(table, prefix),
     )
     table.done(_ELSEWHERE)
     return DeviceRead(entry, table, said)

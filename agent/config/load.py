@@ -11,6 +11,7 @@ from agent.config import values as v
 from agent.config.devices import read_devices
 from agent.config.indicators import read_indicators
 from agent.config.lines import read_lines
+from agent.config.metering import check_tree, read_derived
 from agent.config.profiles import ProfileSource, check_profiles, site_profiles
 from agent.config.reader import Complaints, Layer, Source, Table, read_source
 from agent.config.tree import (
@@ -29,8 +30,21 @@ DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
 RUNTIME_DIR = Path("/run/meterhouse")
 PROFILES_DIR = Path("/etc/meterhouse/profiles")
-TABLES = ("site", "key", "store", "pack", "ring", "interval", "indicators", "paths", "uplink", "line", "device")
-LISTS = frozenset({"uplink", "line", "device"})
+TABLES = (
+    "site",
+    "key",
+    "store",
+    "pack",
+    "ring",
+    "interval",
+    "indicators",
+    "paths",
+    "uplink",
+    "line",
+    "device",
+    "derived",
+)
+LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
 MAX_SLIPS = 60  # positions of a demand window
 
@@ -147,7 +161,7 @@ def _build(
     profiles: ProfileSource | None,
 ) -> Config:
     top = Table("", layers, complaints, known=set(TABLES))
-    top.done({f"{name}s": f"Write [[{name}]], without s" for name in LISTS})
+    top.done({f"{name}s": f"Write [[{name}]], without s" for name in LISTS - {"derived"}})
     notes: list[Note] = []
 
     def single(name: str) -> Table:
@@ -195,6 +209,8 @@ def _build(
     if profiles is None:
         profiles = site_profiles(profiles_dir)
     checked = check_profiles(devices, {name: line.entry for name, line in lines.items()}, profiles, notes)
+    check_tree(devices, notes)
+    derived = read_derived(_many(layers, "derived", complaints), checked, profiles)
     return Config(
         site=names[0],
         gateway=names[1],
@@ -213,6 +229,7 @@ def _build(
         uplinks=read_uplinks(_many(layers, "uplink", complaints), notes),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,
+        derived=derived,
         notes=tuple(notes),
     )
 

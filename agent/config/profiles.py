@@ -137,6 +137,7 @@ def _prefixes(table: Table, entry: DeviceConfig, resolved: Resolved) -> None:
     fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
     spoken += [(f"roles.{part}", part) for part in entry.roles] + [(f"parent.{part}", part) for part in entry.parent]
+    spoken += [(f"class.{part}", part) for part in entry.accuracy]
     for key, part in spoken:
         if part and not any(concerned(name, frozenset({part})) for name in names):
             where = key.partition(".")[0]

@@ -25,11 +25,12 @@ ROLES: Mapping[str, str] = {
     "storage": "battery or other electric storage",
     "load": "consumption",
     "load.charging": "vehicle charging",
-    "transformer": "a transformer's meter, for balance",
-    "check": "a second meter that checks another",
+    "transformer": "a meter inside the tree: a transformer, a feeder, a board",
+    "check": "a second meter that measures what its parent measures",
     "heat.available": "residual heat that could be used",
     "heat.recovered": "residual heat that is used",
-    "heat.supplied": "heat bought or sold",
+    "heat.supplied": "heat bought",
+    "heat.sold": "heat sold",
     "heat.load": "heat consumption",
     "cold.available": "residual cold that could be used",
     "cold.recovered": "residual cold that is used",
@@ -198,6 +199,23 @@ class DeviceConfig:
     reversed: frozenset[str] = frozenset()
     serial: str = ""  # empty: as the line
     limits: Limits = field(default_factory=Limits)
+    accuracy: Mapping[str, str] = field(default_factory=dict)  # classes by part, "" is the whole device
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedConfig:
+    """A value that is computed from points, by interval: a sum of counters, or heat from flow and temperatures.
+
+    ``terms`` of a sum: (sign, device, point); a heat has ``device`` and three of its points.
+    """
+
+    name: str
+    terms: tuple[tuple[int, str, str], ...] = ()
+    device: str = ""
+    flow: str = ""
+    supply: str = ""
+    back: str = ""
+    role: str = ""  # of a heat: then it counts in figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +239,7 @@ class Config:
     uplinks: tuple[UplinkConfig, ...] = ()
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
+    derived: tuple[DerivedConfig, ...] = ()
     notes: tuple[Note, ...] = ()
     digest: str = field(
         default="", compare=False

@@ -37,7 +37,10 @@ class HeatFlows:
 
     def __init__(self, slots: Sequence[Watched]) -> None:
         self._slots = slots
-        self._makers = {w.heat[0]: (n, w) for n, w in enumerate(slots) if w.heat}
+        self._makers: dict[int, list[tuple[int, Watched]]] = {}
+        for n, w in enumerate(slots):
+            if w.heat:
+                self._makers.setdefault(w.heat[0], []).append((n, w))
         self._parts = {slot for w in slots if w.heat for slot in w.heat}
         self.last: dict[int, tuple[int, int]] = {}  # slot of a part -> (time, value)
 
@@ -52,8 +55,7 @@ class HeatFlows:
             found = [(slot, value)]
             if slot in self._parts and good:
                 self.last[slot] = (time, value)
-            if slot in self._makers and good:
-                number, w = self._makers[slot]
+            for number, w in self._makers.get(slot, ()) if good else ():
                 power = self._power(w, time)
                 found += [(number, power)] if power is not None else []
             for number, item in found:

@@ -64,6 +64,8 @@ class Column:
     parent: str = ""
     flow: str = ""
     epoch: str = ""  # another text: another counter, never compared with this one
+    count: int = 1  # what a count of the device is worth, in values as kept
+    accuracy: str = ""  # class of the meter as configured; "": nobody said
 
 
 @dataclass(frozen=True, slots=True)

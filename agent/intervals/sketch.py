@@ -2,12 +2,12 @@
 
 Watched are all counters; of each part with a role its power (lowest, highest, mean, demand, and its integral where the
 part has no counter); of thermal parts flow and temperatures where there is no heat counter; a storage's state of
-charge.
+charge; what a derived heat is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -65,14 +65,18 @@ def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
     device, points = table.get("device") or {}, table.get("points") or []
     roles, parents = dict(device.get("roles") or {}), dict(device.get("parent") or {})
     epoch, ratio = str(table.get("epoch", "")), _ratio(device)
+    classes = dict(device.get("class") or {})
     numeric = {p["n"]: n for n, p in enumerate(points) if p["kind"] in ("counter", "gauge")}
     counters = [p["n"] for p in points if p["kind"] == "counter"]
     stand = places(counters, roles, parents)
+    configured = [one for one in device.get("derived") or () if "heat" in one]
+    said = {one["heat"]["flow"] for one in configured}
     slots: list[Watched] = []
     for name in counters:
         place = stand[name]
         resolution = _resolution(points[numeric[name]], ratio, device.get("protocol"))
         exponent = _exponent(points[numeric[name]], resolution, COUNTER_PLACES)
+        count = max(1, int(resolution.scaleb(-exponent)))
         column = Column(
             name,
             "counter",
@@ -83,8 +87,9 @@ def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
             place.parent,
             place.flow,
             epoch,
+            count,
+            _class(name, classes),
         )
-        count = max(1, int(resolution.scaleb(-exponent)))
         demand = place.role.partition(".")[0] in DEMAND_ROLES and place.flow in DEMAND_FLOWS
         demand = demand and amount_unit(name, column.unit)[0] == "kWh"
         period, phase = _grid(points[numeric[name]])
@@ -93,9 +98,16 @@ def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
     for part, role in roles.items():
         members = [name for name in numeric if part_of(name, roles) == part and name not in stand]
         flows = {w.column.flow for w in slots if w.column.part == part and w.column.flow}
-        slots += _gauges(points, numeric, members, _Part(part, role, parents, epoch, flows), len(slots))
+        slots += _gauges(points, numeric, members, _Part(part, role, parents, epoch, flows), len(slots), said)
+    for one in configured:
+        _configured(one, points, numeric, slots, epoch)
     period = rule.period_ms if any(w.demand for w in slots) else 0
     return Sketch(Shape(tuple(w.column for w in slots), period, rule.slip_ms if period else 0), tuple(slots))
+
+
+def _class(point: str, classes: Mapping[str, str]) -> str:
+    part = part_of(point, classes)
+    return "" if part is None else classes[part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +120,14 @@ class _Part:
 
 
 def _gauges(
-    points: Sequence[Mapping[str, Any]], numeric: Mapping[str, int], members: list[str], part: _Part, base: int
+    points: Sequence[Mapping[str, Any]],
+    numeric: Mapping[str, int],
+    members: list[str],
+    part: _Part,
+    base: int,
+    said: Collection[str],
 ) -> list[Watched]:
+    """``said``: flows that the configuration makes a heat of itself."""
     found: list[Watched] = []
 
     def add(name: str, flow: str = "", demand: bool = False) -> int:
@@ -130,7 +148,7 @@ def _gauges(
         add(power, flow, not has_energy and part.role.partition(".")[0] in DEMAND_ROLES)
         part.flows.update(wanted if not has_energy else ())
     elif part.role.partition(".")[0] in ("heat", "cold") and "heat" not in part.flows:
-        found += _heat(members, part, add, base, found)
+        found += _heat([name for name in members if name not in said], part, add, base, found)
     for name in members:
         if part.role == "storage" and name.endswith("battery.soc"):
             add(name)
@@ -155,6 +173,41 @@ def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Watc
         period = max(found[n - base].period_ms for n in three)
         return [Watched(column, None, period, 0, heat=three)]
     return []
+
+
+def heat_point(name: str) -> str:
+    """What the column of a configured heat is called; no device has such a point."""
+    return f"heat.derived.{name}"
+
+
+def _configured(
+    one: Mapping[str, Any],
+    points: Sequence[Mapping[str, Any]],
+    numeric: Mapping[str, int],
+    slots: list[Watched],
+    epoch: str,
+) -> None:
+    """The slots of a ``[[derived]]`` heat; none where the device lacks a point or the flow has another unit."""
+    three = []
+    for key in ("flow", "supply", "return"):
+        name = one["heat"][key]
+        if name not in numeric:
+            return
+        found = next((n for n, w in enumerate(slots) if w.column.point == name and w.column.kind == "gauge"), None)
+        if found is None:
+            point = points[numeric[name]]
+            exponent = _exponent(point, _resolution(point, Decimal(1), None), GAUGE_PLACES)
+            slots.append(
+                Watched(Column(name, "gauge", _unit(point), exponent, epoch=epoch), numeric[name], *_grid(point))
+            )
+            found = len(slots) - 1
+        three.append(found)
+    if slots[three[0]].column.unit not in FLOW_SECONDS:
+        return
+    name, role = heat_point(one["n"]), one.get("role", "")
+    column = Column(name, "gauge", "kW", -HEAT_PLACES, role=role, flow="heat", epoch=epoch)
+    period = max(slots[n].period_ms for n in three)
+    slots.append(Watched(column, None, period, 0, heat=(three[0], three[1], three[2])))
 
 
 # m3 a second of one unit of flow, as a fraction: numerator, denominator

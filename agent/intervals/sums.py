@@ -15,6 +15,7 @@ from itertools import groupby
 
 from agent.intervals.cells import Convert, amounts_of
 from agent.intervals.cut import Cut
+from agent.intervals.meters import Meters
 from agent.intervals.page import Column
 from agent.intervals.query import Book, latest_of, wanted
 from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
@@ -64,6 +65,7 @@ def sums(
     roles: Collection[str] | None = None,
     streams: Collection[str] = (),
     trail: bool = True,
+    meters: Sequence[Meters] = (),
 ) -> list[RoleSum]:
     """Amounts in the order of stretch, role, flow.
 
@@ -71,6 +73,7 @@ def sums(
         by: interval, hour, day, month, year; "all" is one stretch ``[start_ms, end_ms)``.
         roles: as in ``query``; only points with a role and a flow are summed.
         trail: name the ``sources``; without, many short stretches are three times as fast.
+        meters: get what they want of all columns on the way, also of those that are summed nowhere.
 
     A stretch ends, for its completeness, where the newest closed interval of all streams ends.
     """
@@ -88,13 +91,20 @@ def sums(
             newest = max(newest, *(t.start[n] + t.length[n] for n in (rows[0], rows[-1])))
             places = [(n, bisect_left(edges, t.start[n] + 1) - 1) for n in rows]
             for number, column in enumerate(t.shape.columns):
-                if not column.flow or not wanted(column.role, roles):
+                takers = [one for one in meters if one.wants(t.stream, column)]
+                summed = bool(column.flow and column.role) and wanted(column.role, roles)
+                if not summed and not takers:
                     continue
                 mine = places
                 if latest:
                     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in places)
                     mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
-                _add_column(t, number, column, mine, found, trail)
+                if summed:
+                    _add_column(t, number, column, mine, found, trail)
+                for one in takers:
+                    one.take(t, number, column, mine)
+    for one in meters:
+        one.until_ms = newest
     return _finish(found, stretches, newest)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from agent.config import Config, DeviceConfig
+from agent.config import Config, DerivedConfig, DeviceConfig
 from agent.pack import seconds
 from drivers.model import PACES, DeviceSpec, Fresh, Point
 
@@ -65,7 +65,21 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
         text = config.indicators.plan.read_text("utf-8", "replace")
         if len(text.encode()) <= MAX_PLAN_BYTES:
             plan["text"] = text
-    return {**gateway_table(config, version), "interval": cut, "plan": plan}
+    table = {**gateway_table(config, version), "interval": cut, "plan": plan}
+    if config.derived:
+        table["derived"] = [derived_row(one) for one in config.derived]
+    return table
+
+
+def derived_row(one: DerivedConfig) -> dict[str, Any]:
+    """A derived point as births say it: of its device where it is a heat, and of the results."""
+    if one.terms:
+        return {
+            "n": one.name,
+            "sum": [f"{'-' if sign < 0 else ''}{device}/{point}" for sign, device, point in one.terms],
+        }
+    heat = {"device": one.device, "flow": one.flow, "supply": one.supply, "return": one.back}
+    return {"n": one.name, "heat": heat} | ({"role": one.role} if one.role else {})
 
 
 def device_front(
@@ -82,7 +96,11 @@ def device_front(
     """
     said = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
     firmware = said.pop("firmware", None)
-    caching = {"caching": True, "fresh": _fresh(spec.fresh)} if spec.caching else {}
+    more: dict[str, Any] = {"caching": True, "fresh": _fresh(spec.fresh)} if spec.caching else {}
+    if device.accuracy:
+        more["class"] = dict(device.accuracy)
+    if derived := [derived_row(one) for one in config.derived if one.device == device.name]:
+        more["derived"] = derived
     return {
         "config": config.hash(),
         "device": {
@@ -99,7 +117,7 @@ def device_front(
             "reversed": sorted(spec.reversed),
             "roles": dict(device.roles),
             "variant": spec.variant or None,
-            **caching,
+            **more,
         },
     }
 

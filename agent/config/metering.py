@@ -1,0 +1,205 @@
+"""The metering tree, accuracy classes, and derived points: what is said of meters beside how they are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from agent.config import values as v
+from agent.config.lines import is_first, place_of
+from agent.config.reader import Table
+from agent.config.tree import ROLES, DerivedConfig, DeviceConfig, Note
+from agent.intervals.accuracy import EXAMPLES, limit
+from drivers.model import ProfileError
+
+if TYPE_CHECKING:
+    from agent.config.devices import DeviceRead
+    from agent.config.profiles import ProfileSource
+
+NODE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}(/[a-z0-9][a-z0-9._-]{0,99})?\Z")
+_TERM = re.compile(r"([+-]?)([a-z0-9][a-z0-9-]{0,62})/([a-z0-9][a-z0-9._-]{0,199})\Z")
+HEAT_ROLES = tuple(role for role in ROLES if role.partition(".")[0] in ("heat", "cold"))
+MAX_TERMS = 256
+
+node = v.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "board-2/circuit.3" or "transformer-1"')
+
+
+def accuracy(value: object) -> str:
+    """A class as it is written on the meter."""
+    out = v.text(value)
+    if limit(out) is None:
+        raise v.Wrong(f"{v.show(value)} is no accuracy class", f"Such as {EXAMPLES}")
+    return out
+
+
+def read_classes(table: Table, prefix: Callable[[object], str]) -> dict[str, str]:
+    """``class = "0.5S"`` is the whole device; a table names parts of it."""
+    found = table.find("class")
+    if found is None:
+        return {}
+    if isinstance(found[1], dict):
+        return table.pairs("class", prefix, accuracy)
+    said = table.take("class", accuracy, "")
+    return {"": said} if said else {}
+
+
+# --- the tree
+
+
+def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
+    """Circles are complaints; what cannot be meant, or would be counted twice, is told."""
+    entries = {device.entry.name: device for device in devices}
+    up: dict[str, tuple[str, DeviceRead, str]] = {}
+    for device in devices:
+        for part, parent in device.entry.parent.items():
+            name, _, inner = parent.partition("/")
+            key = f"parent.{part}" if part else "parent"
+            other = entries.get(name)
+            if other is not None and not inner and len(other.entry.roles) > 1:
+                choices = ", ".join(f'"{name}/{one}"' for one in other.entry.roles if one)
+                device.table.complain(None, key, f"{name} has several parts with a role", f"Name one of {choices}")
+            elif inner and (other is None or inner not in other.entry.roles):
+                what = f"{name} gives no role to {v.show(inner)}" if other else f"there is no device {v.show(name)}"
+                device.table.complain(None, key, what, "A meter in the tree is a device, or DEVICE/PART with a role")
+            up[_place(device.entry, part)] = (_resolved(parent, entries), device, key)
+    for place, (_, device, key) in up.items():
+        seen, at = [place], place
+        while at in up and up[at][0] not in seen:
+            at = up[at][0]
+            seen.append(at)
+        if at in up and up[at][0] == place:
+            device.table.complain(
+                None, key, f"goes in a circle: {' > '.join([*seen, place])}", "Nothing hangs on itself"
+            )
+        elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
+            what = f"is a load below the load {above}: figures count both"
+            hint = f'Give it a role of its own, such as "x.{place.partition("/")[0]}", or take the role from {above}'
+            notes.append(Note(place_of(device.table, key), what, hint))
+
+
+def _place(entry: DeviceConfig, part: str) -> str:
+    return f"{entry.name}/{part}" if part and (len(entry.roles) != 1 or part not in entry.roles) else entry.name
+
+
+def _resolved(parent: str, entries: Mapping[str, DeviceRead]) -> str:
+    name, _, part = parent.partition("/")
+    return _place(entries[name].entry, part) if name in entries else parent
+
+
+def _is_load(place: str, entries: Mapping[str, DeviceRead]) -> bool:
+    name, _, part = place.partition("/")
+    roles = entries[name].entry.roles if name in entries else {}
+    role = roles.get(part) if part else next(iter(roles.values()), "")
+    return (role or "").partition(".")[0] == "load"
+
+
+# --- derived points
+
+
+def read_derived(
+    tables: Sequence[Table], devices: Sequence[DeviceConfig], profiles: ProfileSource
+) -> tuple[DerivedConfig, ...]:
+    """All ``[[derived]]``: a sum, or a heat."""
+    known = {device.name: device for device in devices}
+    names: dict[str, Table] = {}
+    out = []
+    for table in tables:
+        name = table.need("name", v.name, "", 'Add it, such as name = "hall-2"')
+        points = _Points(table, known, profiles)
+        sums, heats = table.has("sum"), table.has("heat")
+        if sums == heats:
+            table.complain(None, "", "is neither a sum nor a heat" if not sums else "is a sum and a heat", _HOW)
+        terms = _terms(table, points) if sums else ()
+        heat = _heat(table, points) if heats else ("", "", "", "")
+        role = table.take("role", _heat_role, "")
+        if role and not heats:
+            table.complain(None, "role", "has no effect on a sum", "A formula of the park's plan adds up counters")
+        table.done({"formula": _HOW, "points": _HOW})
+        if is_first(names, table, name):
+            out.append(DerivedConfig(name, terms, *heat, role))
+    return tuple(out)
+
+
+_HOW = (
+    'Write sum = ["meter-1/ac.energy.import", "-meter-2/ac.energy.import"] of counters, or '
+    'heat = { device = "plc1", flow = POINT, supply = POINT, return = POINT } of gauges'
+)
+
+
+def _heat_role(value: object) -> str:
+    out = v.text(value)
+    if out not in HEAT_ROLES:
+        raise v.Wrong(f"{v.show(value)} is no role of a heat", v.did_you_mean(out, HEAT_ROLES))
+    return out
+
+
+def _terms(table: Table, points: _Points) -> tuple[tuple[int, str, str], ...]:
+    def term(value: object) -> tuple[int, str, str]:
+        found = _TERM.match(v.text(value))
+        if not found:
+            raise v.Wrong(
+                f"{v.show(value)} is no term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
+            )
+        points.need(found[2], found[3], "counter")
+        return (-1 if found[1] == "-" else 1), found[2], found[3]
+
+    terms = table.items("sum", term) or ()
+    if not 1 <= len(terms) <= MAX_TERMS and not table.complaints.items:
+        table.complain(None, "sum", f"has {len(terms)} terms", f"1 to {MAX_TERMS}")
+    units = {points.unit(device, point) for _, device, point in terms}
+    if len(units) > 1:
+        table.complain(None, "sum", f"adds {' to '.join(sorted(units))}", "Terms of a sum have one unit")
+    return terms
+
+
+def _heat(table: Table, points: _Points) -> tuple[str, str, str, str]:
+    inner = table.table("heat")
+    if inner is None:
+        return "", "", "", ""
+    device = inner.need("device", v.name, "", "Name the device that reads all three")
+
+    def point(value: object) -> str:
+        out = v.text(value)
+        points.need(device, out, "gauge")
+        return out
+
+    three = [inner.need(key, point, "", "Flow, supply and return are points of the device") for key in _THREE]
+    inner.done()
+    return device, three[0], three[1], three[2]
+
+
+_THREE = ("flow", "supply", "return")
+
+
+class _Points:
+    """What the devices have."""
+
+    def __init__(self, table: Table, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
+        self._table, self._devices, self._profiles = table, devices, profiles
+
+    def _of(self, device: str) -> Mapping[str, tuple[str, str]]:
+        """name -> (kind, unit)"""
+        entry = self._devices[device]
+        try:
+            resolved = self._profiles(entry.profile).resolve(entry.params)
+        except ProfileError:  # complained about at the device
+            return {}
+        return {point.name: (point.kind.value, point.unit) for point in resolved.points}
+
+    def need(self, device: str, point: str, kind: str) -> None:
+        """Raises Wrong where there is no such point."""
+        if device not in self._devices:
+            raise v.Wrong(f"there is no device {v.show(device)}", v.did_you_mean(device, self._devices))
+        found = self._of(device)
+        if found and point not in found:
+            fitting = [name for name, (mine, _) in found.items() if mine == kind]
+            raise v.Wrong(f"{device} has no point {v.show(point)}", v.did_you_mean(point, fitting, f"Its {kind}s"))
+        if found and found[point][0] != kind:
+            raise v.Wrong(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
+
+    def unit(self, device: str, point: str) -> str:
+        """The unit of its amounts."""
+        from agent.intervals.roles import amount_unit
+
+        return amount_unit(point, self._of(device).get(point, ("", ""))[1])[0]

@@ -1,0 +1,240 @@
+"""The balance of the site and of each node of the metering tree: what goes in comes out, or something is not metered.
+
+Electricity of one stretch of time: what grid, direct lines, generation and storage gave equals what loads, storage and
+the grid took, and a residual: losses, whatever nobody meters, and what the meters are off. A node is a meter that
+others name as their ``parent``; it is held against the sum of what hangs below it, and against its check meters, which
+measure the same again.
+
+A residual is flagged where it is larger than all meters together may be off: the class of each times what it counted,
+and one count of each, as a counter moves in steps. Where a class is not known, the flag says so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, Literal
+
+from agent.intervals.accuracy import limit
+from agent.intervals.cells import tidy
+from agent.intervals.meters import Metered
+from agent.intervals.page import Column
+from agent.intervals.rows import Flag
+
+Verdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
+ELECTRIC: Final = "kWh"
+CHECK: Final = "check"
+ZERO = Decimal(0)
+
+# role -> (flows that give to the site, flows that take)
+_SIDES: Mapping[str, tuple[str, str]] = {
+    "grid": ("import", "export"),
+    "direct": ("import", "export"),
+    "generation": ("generation", "consumption"),
+    "storage": ("discharge", "charge"),
+    "load": ("feed", "consumption"),
+}
+_COUNTED = ("generation", "storage", "load")  # nothing below one of these is counted again
+_TAKEN: Mapping[str, int] = {  # what a meter says of what lies below it: taken 1, given back -1
+    "import": 1, "consumption": 1, "charge": 1, "total": 1, "heat": 1, "volume": 1, "mass": 1,
+    "export": -1, "feed": -1, "discharge": -1, "generation": -1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What is left of a difference, and how much of it the meters may be. ``unknown``: meters of unknown class."""
+
+    value: Decimal
+    allowed: Decimal
+    unknown: tuple[str, ...]
+    verdict: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """Decimals as text."""
+        plain: dict[str, Any] = {
+            "residual": _text(self.value),
+            "allowed": _text(self.allowed),
+            "verdict": self.verdict,
+        }
+        return plain | ({"unknown": list(self.unknown)} if self.unknown else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A meter against others: the sum of those below it, or one that measures the same."""
+
+    place: str
+    against: str  # "children", or the place of the check meter
+    unit: str
+    own: Decimal
+    others: Decimal
+    residual: Residual
+
+    def as_dict(self) -> dict[str, Any]:
+        """Decimals as text."""
+        front = {"n": self.place, "against": self.against, "u": self.unit}
+        return {**front, "own": _text(self.own), "others": _text(self.others), **self.residual.as_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Of one stretch. ``site`` is None where the roles make no balance: loads, or what feeds them, are not metered."""
+
+    inputs: tuple[tuple[str, Decimal], ...]  # ("grid.import", kWh)
+    outputs: tuple[tuple[str, Decimal], ...]
+    site: Residual | None
+    nodes: tuple[Node, ...]
+    trails: tuple[tuple[str, int, int], ...]  # stream, first and last pack
+
+    @property
+    def given(self) -> Decimal:
+        """All inputs, kWh."""
+        return sum((value for _, value in self.inputs), ZERO)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a pack's ``results`` and for reports, without the period."""
+        plain: dict[str, Any] = {"kind": "balance", "id": "electricity", "u": ELECTRIC}
+        if self.site is not None:
+            plain |= {
+                "inputs": [{"n": name, "v": _text(value)} for name, value in self.inputs],
+                "outputs": [{"n": name, "v": _text(value)} for name, value in self.outputs],
+                **self.site.as_dict(),
+            }
+        if self.nodes:
+            plain["nodes"] = [node.as_dict() for node in self.nodes]
+        plain["from"] = [{"stream": stream, "first": first, "last": last} for stream, first, last in self.trails]
+        return plain
+
+
+def _text(value: Decimal) -> str:
+    return f"{tidy(value):f}"
+
+
+def wants(stream: str, column: Column) -> bool:
+    """Does a column take part in balances? Any may be a node: others say so."""
+    return bool(column.flow and column.role)
+
+
+def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Balance | None:
+    """The balance of a stretch of ``length_ms``; None where there is nothing to hold against anything.
+
+    Args:
+        is_interval: a stretch as short as an interval, in which amounts that were spread over time say nothing.
+    """
+    tree = Tree(meters)
+    inputs: dict[str, Decimal] = defaultdict(Decimal)
+    outputs: dict[str, Decimal] = defaultdict(Decimal)
+    mine = []
+    for one in meters:
+        sides = _SIDES.get(one.column.role.partition(".")[0])
+        if sides is None or one.unit != ELECTRIC or one.key.flow not in sides or tree.is_inside(one):
+            continue
+        mine.append(one)
+        (inputs if one.key.flow == sides[0] else outputs)[f"{one.column.role}.{one.key.flow}"] += one.amount
+    roles = {one.column.role.partition(".")[0] for one in mine}
+    site = None
+    if "load" in roles and roles - {"load"}:
+        site = _residual(sum(inputs.values(), ZERO) - sum(outputs.values(), ZERO), mine, length_ms, is_interval)
+    nodes = tuple(tree.nodes(length_ms, is_interval))
+    if site is None and not nodes:
+        return None
+    used = mine if site is not None else []
+    sides_of = [tuple(sorted(side.items())) for side in (inputs, outputs)]
+    return Balance(sides_of[0], sides_of[1], site, nodes, _trails([*used, *tree.used]))
+
+
+def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Residual:
+    allowed, unknown = ZERO, set()
+    for one in meters:
+        share = limit(one.column.accuracy) if one.column.kind == "counter" else None
+        if share is not None:
+            allowed += share * abs(one.amount)
+        elif one.amount:  # what stood still is not off by a share
+            unknown.add(one.place)
+        allowed += one.count
+    verdict: Verdict
+    if any(one.covered_ms < length_ms for one in meters):
+        verdict = "incomplete"
+    elif is_interval and any(one.flags & Flag.SPREAD for one in meters):
+        verdict = "spread"
+    elif abs(value) <= allowed:
+        verdict = "within"
+    else:
+        verdict = "unknown" if unknown else "beyond"
+    return Residual(value, allowed, tuple(sorted(unknown)), verdict)
+
+
+def _trails(meters: Iterable[Metered]) -> tuple[tuple[str, int, int], ...]:
+    out: dict[str, tuple[int, int]] = {}
+    for one in meters:
+        stream = one.key.stream
+        if not one.last_seq:
+            continue
+        first, last = out.get(stream, (one.first_seq, one.last_seq))
+        out[stream] = min(first, one.first_seq), max(last, one.last_seq)
+    return tuple((stream, *out[stream]) for stream in sorted(out))
+
+
+class Tree:
+    """Meters by where they hang."""
+
+    def __init__(self, meters: Sequence[Metered]) -> None:
+        self._at: dict[str, list[Metered]] = defaultdict(list)  # by place, and by device where it has one part only
+        self._below: dict[str, list[Metered]] = defaultdict(list)
+        self.used: list[Metered] = []
+        for one in meters:
+            self._at[one.place].append(one)
+        parts: dict[str, set[str]] = defaultdict(set)
+        for one in meters:
+            parts[one.device].add(one.place)
+        for device, places in parts.items():
+            if len(places) == 1 and device not in self._at:
+                self._at[device] = self._at[next(iter(places))]
+        for one in meters:
+            if one.column.parent in self._at and self._at[one.column.parent][0].place != one.place:
+                self._below[self._at[one.column.parent][0].place].append(one)
+
+    def _above(self, one: Metered) -> Iterator[Metered]:
+        """The meters above one, upwards; each once, so that a circle ends."""
+        seen = {one.place}
+        while (up := self._at.get(one.column.parent)) and up[0].place not in seen:
+            one = up[0]
+            seen.add(one.place)
+            yield one
+
+    def is_inside(self, one: Metered) -> bool:
+        """Does it hang below a meter that is counted itself?"""
+        return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
+
+    def nodes(self, length_ms: int, is_interval: bool) -> Iterator[Node]:
+        """Each node against what is below it and against its check meters, by place."""
+        for place in sorted(self._below):
+            own = self._at[place]
+            children = [one for one in self._below[place] if one.column.role != CHECK]
+            checks: dict[str, list[Metered]] = defaultdict(list)
+            for one in self._below[place]:
+                if one.column.role == CHECK:
+                    checks[one.place].append(one)
+            for against, others in [("children", children), *sorted(checks.items())]:
+                for unit in sorted({one.unit for one in own} & {one.unit for one in others}):
+                    yield self._node(place, against, unit, own, others, length_ms, is_interval)
+
+    def _node(
+        self,
+        place: str,
+        against: str,
+        unit: str,
+        own: Sequence[Metered],
+        others: Sequence[Metered],
+        length_ms: int,
+        is_interval: bool,
+    ) -> Node:
+        mine = [one for one in own if one.unit == unit and one.key.flow in _TAKEN]
+        theirs = [one for one in others if one.unit == unit and one.key.flow in _TAKEN]
+        self.used += [*mine, *theirs]
+        above, below = (sum((_TAKEN[one.key.flow] * one.amount for one in side), ZERO) for side in (mine, theirs))
+        residual = _residual(above - below, [*mine, *theirs], length_ms, is_interval)
+        return Node(place, against, unit, above, below, residual)

@@ -1,0 +1,77 @@
+"""Derived points: sums of counters, and heat from flow and temperatures, of one stretch of time.
+
+They are results, never readings: what they are made of stays what the devices said. The heat itself is computed at each
+reading of the flow (``agent.intervals.heat``); here it is one more amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from agent.intervals.cells import tidy
+from agent.intervals.meters import Metered
+from agent.intervals.page import Column
+from agent.intervals.sketch import heat_point
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One summand."""
+
+    sign: int
+    stream: str
+    point: str
+
+
+def terms_of(row: Mapping[str, Any], base: str) -> tuple[Term, ...]:
+    """From a row of ``derived`` in the birth of results; ``base`` is ``park7/gw01``."""
+    if "sum" not in row:
+        return (Term(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
+    out = []
+    for text in row["sum"]:
+        device, _, point = text.removeprefix("-").partition("/")
+        out.append(Term(-1 if text.startswith("-") else 1, f"{base}/{device}", point))
+    return tuple(out)
+
+
+class Derived:
+    """All derived points of a gateway; ``rows`` as the birth of results has them."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], base: str) -> None:
+        self._terms = {str(row["n"]): terms_of(row, base) for row in rows}
+        self._wanted = {(term.stream, term.point) for terms in self._terms.values() for term in terms}
+
+    def wants(self, stream: str, column: Column) -> bool:
+        """Is a column a term of any?"""
+        return (stream, column.point) in self._wanted
+
+    def results(self, meters: Iterable[Metered], length_ms: int) -> list[dict[str, Any]]:
+        """One result each, without its period. Where a term is not known there is no value, and ``missing`` says so."""
+        known = {(one.key.stream, one.key.point): one for one in meters if one.covered_ms}
+        return [self._result(name, known, length_ms) for name in self._terms]
+
+    def _result(self, name: str, known: Mapping[tuple[str, str], Metered], length_ms: int) -> dict[str, Any]:
+        terms = self._terms[name]
+        found = [(term.sign, known[term.stream, term.point]) for term in terms if (term.stream, term.point) in known]
+        missing = [f"{t.stream.rpartition('/')[2]}/{t.point}" for t in terms if (t.stream, t.point) not in known]
+        plain: dict[str, Any] = {"kind": "derived", "id": name}
+        units = {one.unit for _, one in found}
+        if missing or len(units) != 1:
+            return {**plain, "missing": missing or sorted(units)}
+        whole = sum((abs(one.amount) for _, one in found), Decimal(0))
+        flawed = sum((abs(one.flawed) for _, one in found), Decimal(0))
+        covered_ms = min(length_ms, *(one.covered_ms for _, one in found))
+        return {
+            **plain,
+            "u": units.pop(),
+            "v": f"{tidy(sum((sign * one.amount for sign, one in found), Decimal(0))):f}",
+            "completeness": f"{tidy(Decimal(covered_ms * 1_000_000 // length_ms) / 1_000_000):f}",
+            "estimated": f"{tidy((flawed / whole).quantize(Decimal('1e-6'))):f}" if whole else "0",
+            "from": [
+                {"stream": one.key.stream, "point": one.key.point, "first": one.first_seq, "last": one.last_seq}
+                for _, one in found
+            ],
+        }

@@ -1,0 +1,165 @@
+"""What each single counter came to in a stretch of time: for the balance, for check meters, for sums of points.
+
+Filled by ``sums`` while it goes through the pages for the roles, so that a month of 500 counters is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import NamedTuple
+
+from agent.intervals.cells import Convert, amounts_of
+from agent.intervals.page import Column
+from agent.intervals.roles import amount_unit
+from agent.intervals.rows import FLAW, Flag
+from agent.intervals.taken import Taken
+
+Wants = Callable[[str, Column], bool]
+
+
+class MeterKey(NamedTuple):
+    """One flow of one point."""
+
+    stream: str
+    point: str
+    flow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """One flow of one point over one stretch."""
+
+    key: MeterKey
+    column: Column  # as it was last
+    unit: str
+    amount: Decimal
+    flawed: Decimal  # of it: spread, estimated, suspect or integrated from power
+    covered_ms: int
+    flags: Flag
+    first_seq: int
+    last_seq: int
+
+    @property
+    def device(self) -> str:
+        """``inv1`` of ``park7/gw01/inv1``."""
+        return self.key.stream.rpartition("/")[2]
+
+    @property
+    def place(self) -> str:
+        """``inv1/meter.ac``: how people call the meter."""
+        return f"{self.device}/{self.column.part}" if self.column.part else self.device
+
+    @property
+    def count(self) -> Decimal:
+        """What one count of the device is worth, in ``unit``; 0 of an integrated power."""
+        if self.column.kind != "counter":
+            return Decimal(0)
+        factor = amount_unit(self.column.point, self.column.unit)[1]
+        return Decimal(self.column.count).scaleb(self.column.exponent) * factor
+
+
+@dataclass(slots=True)
+class _Whole:
+    """A column's sums by stretch, in its own whole numbers."""
+
+    column: Column
+    unit: str
+    convert: Convert
+    amount: list[int]
+    flawed: list[int]
+    covered_ms: list[int]
+    flags: list[int]
+    first_seq: list[int]
+    last_seq: list[int]
+
+
+class Meters:
+    """Takes columns from ``sums``.
+
+    Args:
+        wants: whether a column of a stream counts.
+        stretches: how many there are; 1: everything that is taken is one.
+    """
+
+    def __init__(self, wants: Wants, stretches: int = 1) -> None:
+        self.wants, self._stretches = wants, stretches
+        self._wholes: dict[tuple[MeterKey, str, int, str], _Whole] = {}
+        self.until_ms = 0  # end of the newest closed interval of all streams; ``sums`` says it
+
+    def take(self, t: Taken, number: int, column: Column, rows: Sequence[tuple[int, int]]) -> None:
+        """One column of a page; ``rows``: (row, stretch)."""
+        if not rows:
+            return
+        known, lack = t.get(number, "flags"), t.get(number, "lack")
+        for flow, name, unit, convert in amounts_of(column) or []:
+            key = MeterKey(t.stream, column.point, flow), column.unit, column.exponent, column.kind
+            if key not in self._wholes:
+                self._wholes[key] = _Whole(column, unit, convert, *([0] * self._stretches for _ in range(6)))
+            into = self._wholes[key]
+            into.column = column
+            amounts = t.get(number, name)
+            power = Flag.POWER if column.kind == "gauge" else 0
+            if self._stretches == 1:
+                self._take_whole(into, t, [n for n, _ in rows if known[n]], known, amounts, lack, power)
+                continue
+            for n, at in rows:
+                if known[n]:
+                    self._take_whole(into, t, [n], known, amounts, lack, power, at)
+
+    @staticmethod
+    def _take_whole(
+        into: _Whole,
+        t: Taken,
+        rows: Sequence[int],
+        known: Sequence[int],
+        amounts: Sequence[int],
+        lack: Sequence[int],
+        power: int,
+        at: int = 0,
+    ) -> None:
+        if not rows:
+            return
+        into.amount[at] += sum([amounts[n] for n in rows])
+        into.covered_ms[at] += sum([t.length[n] - lack[n] for n in rows])
+        flags = power
+        for flag in {known[n] for n in rows}:
+            flags |= flag - 1
+        into.flags[at] |= flags
+        if flags & FLAW:
+            into.flawed[at] += sum([amounts[n] for n in rows if (known[n] - 1 | power) & FLAW])
+        low, high = min([t.first_seq[n] for n in rows]), max([t.last_seq[n] for n in rows])
+        into.first_seq[at] = min(into.first_seq[at], low) or max(into.first_seq[at], low)
+        into.last_seq[at] = max(into.last_seq[at], high)
+
+    def found(self, at: int = 0) -> list[Metered]:
+        """What was taken of one stretch, by stream, point and flow; what a counter was in other units is added."""
+        out: dict[MeterKey, Metered] = {}
+        for (key, *_), w in self._wholes.items():
+            one = Metered(
+                key,
+                w.column,
+                w.unit,
+                w.convert(w.amount[at]),
+                w.convert(w.flawed[at]),
+                w.covered_ms[at],
+                Flag(w.flags[at]),
+                w.first_seq[at],
+                w.last_seq[at],
+            )
+            out[key] = added(out[key], one) if key in out and out[key].unit == one.unit else one
+        return [out[key] for key in sorted(out)]
+
+
+def added(one: Metered, other: Metered) -> Metered:
+    """Two stretches of one meter as one."""
+    return replace(
+        other,
+        amount=one.amount + other.amount,
+        flawed=one.flawed + other.flawed,
+        covered_ms=one.covered_ms + other.covered_ms,
+        flags=one.flags | other.flags,
+        first_seq=min(one.first_seq, other.first_seq) or max(one.first_seq, other.first_seq),
+        last_seq=max(one.last_seq, other.last_seq),
+    )

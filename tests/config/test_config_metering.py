@@ -1,0 +1,106 @@
+"""What is said of meters: classes, the tree, derived points; and what a technician is told of mistakes in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.config import DerivedConfig
+
+MORE = """
+[[device]]
+name = "{name}"
+line = "roof"
+address = "{address}"
+profile = "test/meter"
+roles = {{ "ac" = "load" }}
+{more}
+"""
+SUM = """
+[[derived]]
+name = "hall-2"
+sum = ["main/ac.energy.import", "-third/ac.energy.import"]
+"""
+
+
+def device(name: str, address: int, more: str = "") -> str:
+    return MORE.format(name=name, address=address, more=more)
+
+
+def told(site: Any, good: str, *more: str) -> list[str]:
+    site.write(good + "".join(more))
+    return [line.partition(": ")[2] for line in site.complaints()]
+
+
+def test_classes_of_a_device_and_of_its_parts(site: Any, good: str) -> None:
+    site.write(good + device("third", 3, 'class = "0.5S"') + device("fourth", 4, 'class = { "ac" = "1.2 %" }'))
+    third, fourth = site.load().devices[2:]
+    assert (dict(third.accuracy), dict(fourth.accuracy)) == ({"": "0.5S"}, {"ac": "1.2 %"})
+
+
+def test_what_is_no_class(site: Any, good: str) -> None:
+    assert told(site, good, device("third", 3, 'class = "0.5 A"')) == [
+        'device.third.class: "0.5 A" is no accuracy class. Such as "0.5S", "1", "B", or a percentage of the whole '
+        'chain such as "1.2 %"'
+    ]
+    assert told(site, good, device("third", 3, 'class = { "dc" = "1" }')) == [
+        'device.third.class: the profile test/meter has no points below "dc". It has: ac, ac.energy, ac.power'
+    ]
+
+
+def test_nothing_hangs_on_itself(site: Any, good: str) -> None:
+    found = told(
+        site,
+        good,
+        device("third", 3, 'parent = { "ac" = "fourth" }'),
+        device("fourth", 4, 'parent = { "ac" = "third/ac" }'),
+    )
+    assert found == [
+        "device.third.parent.ac: goes in a circle: third > fourth > third. Nothing hangs on itself",
+        "device.fourth.parent.ac: goes in a circle: fourth > third > fourth. Nothing hangs on itself",
+    ]
+
+
+def test_a_part_that_is_none(site: Any, good: str) -> None:
+    assert told(site, good, device("third", 3, 'parent = { "ac" = "main/dc" }')) == [
+        'device.third.parent.ac: main gives no role to "dc". '
+        "A meter in the tree is a device, or DEVICE/PART with a role"
+    ]
+
+
+def test_a_load_below_a_load_is_told(site: Any, good: str) -> None:
+    """Figures count both: a note, as it may be what a park wants to see."""
+    site.write(good + device("third", 3) + device("fourth", 4, 'parent = { "ac" = "third" }'))
+    (note,) = [str(note) for note in site.load().notes if "figures" in str(note)]
+    assert "device.fourth.parent.ac: is a load below the load third: figures count both" in note
+
+
+def test_derived_points_arrive(site: Any, good: str) -> None:
+    site.write(good + device("third", 3) + SUM)
+    assert site.load().derived == (
+        DerivedConfig("hall-2", ((1, "main", "ac.energy.import"), (-1, "third", "ac.energy.import"))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('sum = ["main/ac.energy.imports"]', 'derived.x.sum: main has no point "ac.energy.imports". Did you mean'),
+        ('sum = ["man/ac.energy.import"]', 'derived.x.sum: there is no device "man". Did you mean "main"?'),
+        ('sum = ["main/ac.power.active"]', "derived.x.sum: ac.power.active is a gauge, not a counter"),
+        ('sum = ["main"]', 'derived.x.sum: "main" is no term of a sum. Such as "meter-1/ac.energy.import"'),
+        ("sum = []", "derived.x.sum: has 0 terms. 1 to 256"),
+        ("", "derived.x: is neither a sum nor a heat. Write sum ="),
+        ('sum = ["main/ac.energy.import"]\nrole = "heat.recovered"', "derived.x.role: has no effect on a sum"),
+        ('heat = { device = "main" }', 'derived.x.heat: the key "flow" is missing'),
+        (
+            'heat = { device = "main", flow = "ac.energy.import", supply = "ac.power.active", '
+            'return = "ac.power.active" }',
+            "derived.x.heat.flow: ac.energy.import is a counter, not a gauge",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_derived_point(site: Any, good: str, text: str, says: str) -> None:
+    found = told(site, good, f'\n[[derived]]\nname = "x"\n{text}\n')
+    assert found and found[0].startswith(says)
