@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 PARTS = {
     "kernels": ("bench.kernels",),
     "agent": ("bench.agent",),
+    "parsers": ("bench.parsers",),
     "rtu": ("bench.rtu",),
     "atrest": ("bench.atrest",),
     "verify": ("bench.verify",),

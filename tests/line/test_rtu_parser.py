@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -197,3 +200,44 @@ def test_an_answer_over_tcp_is_taken_only_if_all_of_it_fits(pdu: bytes, unit: in
         assert isinstance(verdict, DeviceException | LineTimeout)
     else:
         assert isinstance(verdict, MismatchError)
+
+
+def shake(count: int, seed: int) -> None:
+    """Random and mutated answers: bytes, nothing, or a LineError; never anything else, whatever was heard."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        unit, function, size = rng.randrange(1, 248), rng.choice((1, 2, 3, 4, 43)), 2 * rng.randrange(1, 20)
+        asked = identification_request(unit, 0, "t") if function == 43 else question(unit, function, size)
+        body = bytes((unit, function | (0x80 if rng.random() < 0.2 else 0), size)) + rng.randbytes(size)
+        if function == 43:
+            body = bytes((unit, 43, 14, 1, 1, 0, 0, 2)) + b"".join(
+                bytes((n, size)) + rng.randbytes(size) for n in range(2)
+            )
+        frame = bytearray(body + crc16(body).to_bytes(2, "little"))
+        for _ in range(rng.randrange(4)):
+            if rng.random() < 0.5:
+                frame[rng.randrange(len(frame))] = rng.randrange(256)
+            else:
+                frame[rng.randrange(len(frame)) :] = rng.randbytes(rng.randrange(1, 6))
+        heard = rng.randbytes(rng.randrange(4)) + bytes(frame)
+        for final in (False, True):
+            found = asked.find(heard, final)
+            assert found is None or isinstance(found, bytes | LineError)
+        assert isinstance(asked.judge_from(frame[0], bytes(frame[1:-2])), bytes | LineError)
+
+
+def test_mutated_answers_never_raise() -> None:
+    shake(2_000, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_million_mutated_answers_never_raise() -> None:
+    def resident_mib() -> float:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    shake(1_000, seed=1)
+    before = resident_mib()
+    shake(1_000_000, seed=485)
+    assert resident_mib() - before < 8

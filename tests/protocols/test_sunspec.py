@@ -386,10 +386,11 @@ def test_a_million_mutated_images_never_raise() -> None:
 
 
 def test_models_are_decoded_fast_enough_for_a_small_box() -> None:
+    """The bench has the figure (some 30,000); this is the guard, in CPU time."""
     registers, best = [103, 50, *range(1, 51)], 0.0
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         for _ in range(500):
             sunspec.decode_model(40002, registers)
-        best = max(best, 500 / (time.perf_counter() - begin))
-    assert best >= 5_000, f"{best:.0f} models a second"
+        best = max(best, 500 / (time.thread_time() - begin))
+    assert best >= 10_000, f"{best:.0f} models a second"

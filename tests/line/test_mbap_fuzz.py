@@ -1,0 +1,83 @@
+"""Modbus TCP answers, whole, cut, mutated and mixed with noise: answers or an error of the line's, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+
+import pytest
+from linekit import ask
+
+from drivers.line.config import Manners
+from drivers.line.frames import Answer
+from drivers.line.mbap import MbapLink
+from drivers.line.port import Port
+from drivers.line.stats import LineStats
+from drivers.model import LineError
+
+
+async def shake(count: int, seed: int) -> tuple[int, int]:
+    """(answers, errors) of ``count`` questions, each followed by one piece of what may come back."""
+    rng = random.Random(seed)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    answered = refused = 0
+    lost: list[LineError] = []
+
+    def link_of() -> MbapLink:
+        port = Port("test", ours.fileno(), ours.recv, len)  # what is sent is taken and forgotten
+        return MbapLink(port, lambda: (0, 0), LineStats(0), None, lambda _, error: lost.append(error))
+
+    link = link_of()
+    for _ in range(count):
+        words = rng.randrange(1, 5)
+        results: list[Answer | LineError] = []
+        done = link.run([ask(0, words)], results, Manners(timeout_s=3600))
+        tid = link._tid if rng.random() < 0.9 else rng.randrange(0x10000)
+        pdu = (
+            bytes((3, 2 * words)) + rng.randbytes(2 * words) if rng.random() < 0.8 else bytes((0x83, rng.randrange(12)))
+        )
+        frame = bytearray(tid.to_bytes(2) + b"\0\0" + (1 + len(pdu)).to_bytes(2) + b"\1" + pdu)
+        if rng.random() < 0.5:
+            frame[rng.randrange(len(frame))] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del frame[rng.randrange(len(frame)) :]
+        link._take(link._rest + bytes(frame), 0, 0)
+        assert len(link._rest) <= 260
+        verdict = done.result() if done.done() else None
+        assert verdict is None or isinstance(verdict, LineError)
+        assert not results or isinstance(results[0], Answer)
+        answered, refused = answered + bool(results), refused + (verdict is not None)
+        link.abandon()
+        if lost:
+            lost.clear()
+            if link._timer is not None:
+                link._timer.cancel()
+            link._loop.remove_reader(ours.fileno())
+            link = link_of()
+    link._loop.remove_reader(ours.fileno())
+    ours.close()
+    theirs.close()
+    return answered, refused
+
+
+async def test_mutated_answers_never_raise() -> None:
+    answered, refused = await shake(2_000, seed=502)
+    assert answered > 300 and refused > 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_a_million_mutated_answers_never_raise() -> None:
+    def resident_mib() -> float:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    await shake(1_000, seed=1)
+    before = resident_mib()
+    for part in range(100):
+        await shake(10_000, seed=part)
+        await asyncio.sleep(0)
+    assert resident_mib() - before < 8
