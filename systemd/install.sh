@@ -1,16 +1,19 @@
 #!/bin/sh
 # Installs meterhouse from this bundle on a system without Debian's packages: ./install [--remove [--purge]]
-# Needs root, systemd 254 or newer, and the Python that the bundle's name says. Uses no network and no compiler.
+# Needs root, systemd 254 or newer, and the Python that the bundle's name says (PYTHON=... if it is not python3).
+# Uses no network and no compiler. Again, or with another version's bundle: an upgrade or a rollback.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 home=/opt/meterhouse
 python=${PYTHON:-python3}
-
-if [ "$(id -u)" != 0 ]; then
-    echo "install: run it as root" >&2
-    exit 1
-fi
 units="meterhouse.service meterhouse-certificates.service meterhouse-certificates.timer"
+
+fail() {
+    echo "install: $*" >&2
+    exit 1
+}
+
+[ "$(id -u)" = 0 ] || fail "run it as root"
 
 if [ "${1:-}" = --remove ]; then
     systemctl disable --now meterhouse.service meterhouse-certificates.timer 2>/dev/null || true
@@ -19,26 +22,44 @@ if [ "${1:-}" = --remove ]; then
         /etc/modules-load.d/meterhouse.conf /etc/udev/rules.d/61-meterhouse.rules
     systemctl daemon-reload 2>/dev/null || true
     if [ "${2:-}" = --purge ]; then
-        rm -rf /etc/meterhouse /etc/default/meterhouse /run/meterhouse
-        [ -e /var/lib/meterhouse/KEEP ] || rm -rf /var/lib/meterhouse
+        rm -rf /etc/meterhouse /etc/default/meterhouse /run/meterhouse \
+            /var/lib/systemd/timers/stamp-meterhouse-certificates.timer
+        if [ -e /var/lib/meterhouse/KEEP ]; then
+            echo "install: /var/lib/meterhouse stays, because of the file KEEP in it"
+        else
+            rm -rf /var/lib/meterhouse
+            userdel meterhouse 2>/dev/null || true
+        fi
     fi
     exit 0
 fi
 
-(cd "$here" && sha256sum --quiet -c SHA256SUMS)
-# the new environment is complete before the old one goes: a failure half way leaves what is running alone
+# --- everything is looked at before anything is changed
+wanted=$(cat "$here/PYTHON")
+command -v "$python" >/dev/null 2>&1 || fail "there is no $python. This bundle needs Python $wanted; if it has another name: PYTHON=/usr/bin/python3.13 ./install"
+found=$("$python" -c 'import sys, platform; print("%d.%d" % sys.version_info[:2], platform.machine())')
+[ "$found" = "$wanted" ] || fail "this bundle is for Python $wanted, but $python is Python $found. Take the bundle of that name, or say PYTHON=/usr/bin/python3.13 ./install"
+systemd=$(systemctl --version 2>/dev/null | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p')
+[ "${systemd:-0}" -ge 254 ] || fail "systemd 254 or newer is needed, here is ${systemd:-none}"
+(cd "$here" && sha256sum --quiet -c SHA256SUMS) || fail "the bundle is not whole, copy it again"
+
+# --- the new environment is complete before the old one goes: a failure half way leaves what is running alone
 new=$home.new
 rm -rf "$new"
-"$python" -m venv "$new"
-"$new/bin/pip" install -q --disable-pip-version-check --no-index --no-deps --require-hashes \
-    --find-links "$here/wheels" -r "$here/requirements.txt"
-"$new/bin/python" -c 'import agent.cli.run'
-sed -i "s|$new|$home|g" "$new/bin/meterhouse"
+"$python" -m venv --without-pip --prompt meterhouse "$new"
+pip=$(echo "$here"/pip-*.whl)/pip
+"$new/bin/python" "$pip" install -q --disable-pip-version-check --no-index --no-deps --require-hashes \
+    --root-user-action ignore --find-links "$here/wheels" -r "$here/requirements.txt"
+"$new/bin/python" -I -c 'import agent.cli.run' || fail "the libraries of this bundle do not run on this system; nothing was changed"
+grep -rlI "$new" "$new/bin" "$new/pyvenv.cfg" | xargs sed -i "s|$new|$home|g"
 rm -rf "$home.old"
 [ ! -e "$home" ] || mv "$home" "$home.old"
 mv "$new" "$home"
 rm -rf "$home.old"
+mkdir -p "$home/doc/examples" /usr/local/bin
 ln -sf "$home/bin/meterhouse" /usr/local/bin/meterhouse
+cp "$here"/docs/*.md "$home/doc/"
+cp "$here/systemd/agent.toml" "$home/doc/examples/"
 
 install -D -m 644 "$here/systemd/meterhouse.sysusers" /etc/sysusers.d/meterhouse.conf
 install -D -m 644 "$here/systemd/meterhouse.tmpfiles" /etc/tmpfiles.d/meterhouse.conf
@@ -49,18 +70,17 @@ for unit in $units; do
     sed "s|/usr/bin/meterhouse|$home/bin/meterhouse|; s|/usr/share/doc/meterhouse|$home/doc|" "$here/systemd/$unit" \
         >"/etc/systemd/system/$unit"
 done
-mkdir -p "$home/doc/examples"
-cp "$here"/docs/*.md "$home/doc/"
-cp "$here/systemd/agent.toml" "$home/doc/examples/"
 systemd-sysusers meterhouse.conf
 systemd-tmpfiles --create meterhouse.conf
-udevadm control --reload 2>/dev/null || true
 if [ -d /run/systemd/system ]; then
+    udevadm control --reload 2>/dev/null || true
     systemctl restart systemd-modules-load.service || true
     systemctl daemon-reload
     systemctl enable -q --now meterhouse-certificates.timer
     systemctl enable -q meterhouse.service
     systemctl try-restart meterhouse.service
 fi
-echo "meterhouse: next, put /etc/meterhouse/agent.toml in its place (an example: $home/doc/examples/agent.toml),"
-echo "  then: meterhouse check && systemctl start meterhouse"
+if [ ! -e /etc/meterhouse/agent.toml ]; then
+    echo "meterhouse: next, put /etc/meterhouse/agent.toml in its place (an example to begin with:"
+    echo "  $home/doc/examples/agent.toml), then: meterhouse check && systemctl start meterhouse"
+fi
