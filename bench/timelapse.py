@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -261,25 +261,40 @@ class Timelapse:
     def _note(self, stream: str, event: dict[str, Any]) -> None:
         self.events.append({"stream": stream, **event})
 
-    def declare(self, name: str, value: str, unit: str, first: date, after: date | None, who: str, at_ms: int) -> str:
+    def declare(
+        self,
+        name: str,
+        value: str,
+        unit: str,
+        first: date,
+        after: date | None,
+        who: str,
+        at_ms: int,
+        document: str = "",
+        replaces: str = "",
+    ) -> str:
         """Attest something at a time of the made-up clock, as ``meterhouse declare`` does. Returns the entry's id."""
         number = f"{len(self.store.declarations()) + 1:016x}"
-        to_ms = self.cut.midnight(after) if after else None
-        made = Declaration(number, f"declared.{name}", value, unit, self.cut.midnight(first), to_ms, who, at_ms)
+        times = self.cut.midnight(first), self.cut.midnight(after) if after else None
+        made = Declaration(number, f"declared.{name}", value, unit, *times, who, at_ms, document, replaces)
         self.store.declare(made.id, made.at_ms, made.as_dict())
         return made.id
 
+    def plan(self, text: str) -> None:
+        """Another plan from now on, as a reload brings it."""
+        (self.folder / "plan.toml").write_text(text, encoding="utf-8")
+        self.config = load_config(self.folder / "agent.toml", environ={})
+        self._results.use(Roster(self.config).results_table(self._results.stream, agent.__version__))
+        self._figures = Figures(self.config)
+
     # --- time
 
-    def until(self, last: date) -> Iterator[date]:
-        """Live until midnight of ``last`` and an hour, in which the last figures are made; gives each day done."""
-        end_ms = self.cut.midnight(last)
+    def until(self, last: date) -> Iterator[int]:
+        """Live until midnight of ``last`` and an hour, in which the last figures are made; gives each hour's end."""
+        end_ms = self.cut.midnight(last) + HOUR_MS
         while self.now_ms < end_ms:
-            day = self.cut.day(self.now_ms)
-            for hour in range(self.now_ms + HOUR_MS, self.cut.midnight(day + timedelta(days=1)) + 1, HOUR_MS):
-                self._live(hour)
-            yield day
-        self._live(end_ms + HOUR_MS)
+            self._live(self.now_ms + HOUR_MS)
+            yield self.now_ms
 
     def _live(self, to_ms: int) -> None:
         """Read until an hour is over, seal it, make what follows from it."""

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -242,8 +244,13 @@ def _compare(
 
 def _period(when: Mapping[str, Any], cut: Cut) -> Period:
     start, end, until = (round(float(when[key]) * 1000) for key in ("from", "to", "until"))
-    first, after = cut.stretch("year", start)
-    return Period(when["kind"], start, end, when["label"], cut.day(start).year, after - first, until)
+    year = cut.day(start).year
+    return Period(when["kind"], start, end, when["label"], year, _year_ms(cut, year), until)
+
+
+@lru_cache(maxsize=16)
+def _year_ms(cut: Cut, year: int) -> int:
+    return cut.midnight(date(year + 1, 1, 1)) - cut.midnight(date(year, 1, 1))
 
 
 def _texts(value: Any) -> Any:

@@ -149,10 +149,15 @@ def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"]
     """What the green-power trace is made of, slot by slot; a slot without any counter is left out."""
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
+    hours, hour_of = Cut(cut.timezone, 3_600_000), dict[int, tuple[int, int]]()
     for one in parts:
         name = _slot_field(one)
         if name:
-            key = (one.start_ms, one.end_ms) if by == "interval" else cut.stretch(by, one.start_ms)
+            key = one.start_ms, one.end_ms
+            if by == "hour":
+                if one.start_ms not in hour_of:
+                    hour_of[one.start_ms] = hours.stretch("interval", one.start_ms)
+                key = hour_of[one.start_ms]
             fields = found.setdefault(key, {})
             fields[name] = fields.get(name, ZERO) + one.amount
             if one.completeness != 1 or one.flags & FLAW:

@@ -1,0 +1,66 @@
+"""One stretch of a park's life over a month's end, for all tests here that look at what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from agent.cli.main import outcome
+from bench.timelapse import PLAN, Silence, Timelapse
+
+FIRST, MIDDLE, LAST = date(2025, 1, 31), date(2025, 2, 1), date(2025, 2, 2)
+HOUR = 3_600_000
+
+
+def mh(*args: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command line."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = outcome([str(arg) for arg in args])
+    assert "Traceback" not in out.getvalue() + err.getvalue(), err.getvalue()
+    return code, out.getvalue(), err.getvalue()
+
+
+@dataclass(frozen=True)
+class Lived:
+    """A gateway's folder at rest, and its packs as exported. Tests only read them."""
+
+    folder: Path
+    packs: Path
+    kid: str
+    entries: tuple[str, ...]  # ids of what was declared
+    midnight_ms: int  # between the two days
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "agent.toml"
+
+    def report(self, *args: object) -> str:
+        code, out, err = mh("report", *args, "-c", self.config)
+        assert code == 0, err
+        return out
+
+
+def live(folder: Path) -> Lived:
+    """31 January and 1 February 2025: the gate's meter is silent over midnight, certificates come in on the 31st.
+
+    From noon of the second day the plan is another one: it takes another year of the fossil factor.
+    """
+    park = Timelapse(folder, FIRST, every_s=600)
+    midnight = park.cut.midnight(MIDDLE)
+    park.silences.append(Silence("gate", midnight - 3 * HOUR // 2, midnight + 5 * HOUR // 3))
+    wrong = park.declare("certificates", "900", "MWh", FIRST, MIDDLE, "Li Wei", midnight - 9 * HOUR)
+    right = park.declare(
+        "certificates", "310", "MWh", FIRST, MIDDLE, "Li Wei", midnight - 8 * HOUR, "GEC-2025-0117", wrong
+    )
+    audit = park.declare("residual_available", "9000", "GJ", FIRST, LAST, "Zhang Min", midnight - 7 * HOUR)
+    for now in park.until(LAST):
+        if now == midnight + 12 * HOUR:
+            park.plan(PLAN + '\n[pin]\n"power.fossil.cn" = 2023\n')
+    park.close()
+    code, _, err = mh("export", folder / "packs", "-c", folder / "agent.toml")
+    assert code == 0, err
+    return Lived(folder, folder / "packs", park.kid, (wrong, right, audit), midnight)
