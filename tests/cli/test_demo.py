@@ -77,7 +77,7 @@ def test_all_five_protocols_are_read_without_a_gap(tmp_path: Path, capsys: pytes
     assert [one["id"] for one in whole] == [one.name for one in plan(tmp_path / "demo").of_period("interval")]
     assert {one["completeness"] for one in whole} == {"1"}
     assert all(float(one["v"]) > 0 for one in whole if one["id"] != "site/co2_per_energy")
-    assert float(whole[-1]["v"]) == pytest.approx(72, abs=4), "of the compressor's power comes back as warm water"
+    assert float(whole[-1]["v"]) == pytest.approx(72, abs=10), "the PLC counts whole kWh, a dozen an interval"
 
 
 def figures(folder: Path) -> Iterator[dict[str, Any]]:
