@@ -196,8 +196,32 @@ def _show(page: Mapping[str, Any], language: str) -> None:
         share = percent(trace["at_the_time"])
         console.print(f"{words['trace']}: {words['at_the_time']} {share}, {words['with_certificates']} "
                       f"{percent(trace['with_certificates'])}")  # fmt: skip
+    _show_balance(page, language)
     for one in page["excluded"]:
         console.print(f"{words['excluded']}: {cell(said(one['title'], language))}: {cell(one['why'], 200)}")
+
+
+def _show_balance(page: Mapping[str, Any], language: str) -> None:
+    from agent.cli import report_balance as rows
+    from agent.cli.report_words import BALANCE_WORDS
+    from agent.cli.tables import cell, open_console, plain_table
+
+    words, console, balance = BALANCE_WORDS[language], open_console(), page.get("balance")
+    if balance is not None:
+        if text := rows.site_row(balance, language):
+            console.print(f"{words['balance']}: {cell(text, 300)}")
+            trend = spark([one["v"] for one in balance["trend"]])
+            console.print(f"  {words['stretches']}: {rows.counts_row(balance, language)}  {trend}")
+        heads = rows.node_heads(language)
+        table = plain_table("", *heads, right=heads[2:6])
+        for row in rows.node_rows(balance, language):
+            table.add_row(*(cell(text, 80) for text in row))
+        if table.row_count:
+            console.print(table)
+        if text := rows.unknown_row(balance, language):
+            console.print(cell(text, 400))
+    for name, value, known in rows.derived_rows(page.get("derived", ()), language):
+        console.print(f"{words['derived']}: {cell(name)} {cell(value)} ({cell(known, 200)})")
 
 
 _BLOCKS = "▁▂▃▄▅▆▇█"

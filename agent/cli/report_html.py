@@ -8,7 +8,8 @@ from html import escape
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from agent.cli.report_words import WORDS, number, percent, said, target, unit
+from agent.cli import report_balance
+from agent.cli.report_words import BALANCE_WORDS, WORDS, number, percent, said, target, unit
 
 _STYLE = """
 :root{--ink:#1b2a33;--soft:#5d6f7a;--line:#d8e0e4;--good:#1c7c4a;--bad:#b3362b;--bar:#3f8fb5;--worst:#d98032;--paper:#fff}
@@ -58,6 +59,7 @@ def page(report: Mapping[str, Any], language: str) -> str:
     if own:
         body.append('<h2>·</h2><div class="cards">' + "".join(_card(figure, language) for figure in own) + "</div>")
     body.append(_trace(report["trace"], language, zone))
+    body.append(_balance(report, language))
     body.append(_inputs(report["figures"], language))
     body.append(_factors(report["figures"], language))
     if report["excluded"]:
@@ -192,6 +194,31 @@ def _stack(hours: Sequence[Mapping[str, Any]], zone: ZoneInfo) -> str:
             x, anchor = (0.0, "start") if n == 0 else (wide, "end")
             out.append(f'<text x="{x:g}" y="{high + 15:g}" text-anchor="{anchor}">{when}</text>')
     return "".join(out) + "</svg>"
+
+
+def _balance(report: Mapping[str, Any], language: str) -> str:
+    words, balance, parts = BALANCE_WORDS[language], report.get("balance"), []
+    if balance is not None:
+        parts.append(f"<h2>{words['balance']}</h2>")
+        if text := report_balance.site_row(balance, language):
+            kind = {"within": "met", "beyond": "notmet"}.get(balance["verdict"], "")
+            parts.append(f'<p class="{kind}">{escape(text)}</p>')
+            worst = max(balance["trend"], key=lambda one: abs(float(one["v"])), default={"label": ""})
+            shown = {"id": words["residual"], "trend": balance["trend"], "worst": {"label": worst["label"]}}
+            parts.append(f'<div class="card">{_bars(shown)}<div class="soft small">{words["stretches"]}: '
+                         f"{escape(report_balance.counts_row(balance, language))}</div></div>")  # fmt: skip
+        titles = {one["n"]: said(one["title"], language) for figure in report["figures"] for one in figure["inputs"]}
+        flows = list(report_balance.flow_rows(balance, language, lambda name: titles.get(name, name)))
+        if flows:
+            parts.append(_table((words["balance"], WORDS[language]["input"], WORDS[language]["amount"]), flows))
+        if nodes := list(report_balance.node_rows(balance, language)):
+            parts.append(_table(report_balance.node_heads(language), nodes))
+        if text := report_balance.unknown_row(balance, language):
+            parts.append(f'<p class="soft small">{escape(text)}</p>')
+    if derived := list(report_balance.derived_rows(report.get("derived", ()), language)):
+        heads = (words["derived"], WORDS[language]["amount"], WORDS[language]["known"])
+        parts.append(f"<h2>{words['derived']}</h2>{_table(heads, derived)}")
+    return "".join(parts)
 
 
 def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:

@@ -81,3 +81,31 @@ def unit(figure: Mapping[str, Any]) -> str:
     """As people write it."""
     shown: str = figure["u"]
     return shown.replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
+
+
+BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "balance": "Balance of electricity", "derived": "Derived points", "given": "in", "residual": "residual",
+        "allowed": "meters may be off by", "meter": "meter", "against": "against", "own": "it says",
+        "others": "they say", "verdict": "verdict", "children": "sum of the meters below it",
+        "within": "within what the meters allow", "beyond": "more than the meters allow",
+        "unknown": "not judged, as the class of a meter is not known",
+        "spread": "not judged, as amounts were spread over time", "incomplete": "not judged, as readings are missing",
+        "short_within": "within", "short_beyond": "beyond", "short_unknown": "class not known",
+        "short_spread": "spread", "short_incomplete": "incomplete",
+        "no_class": "Meters of unknown accuracy class", "inputs": "in", "outputs": "out",
+        "stretches": "stretches",
+    },
+    "zh": {
+        "balance": "电量平衡", "derived": "导出量", "given": "输入", "residual": "差额",
+        "allowed": "计量允差", "meter": "计量点", "against": "对照", "own": "本表",
+        "others": "对照表", "verdict": "判定", "children": "下级计量之和",
+        "within": "在计量允差内", "beyond": "超出计量允差",
+        "unknown": "未判定：有计量器具准确度等级未知",
+        "spread": "未判定：电量按时间分摊", "incomplete": "未判定：缺少读数",
+        "short_within": "允差内", "short_beyond": "超差", "short_unknown": "等级未知",
+        "short_spread": "分摊", "short_incomplete": "不完整",
+        "no_class": "准确度等级未知的计量器具", "inputs": "输入", "outputs": "输出",
+        "stretches": "时段",
+    },
+}  # fmt: skip

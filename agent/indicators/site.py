@@ -10,10 +10,12 @@ from typing import Any
 
 from agent.indicators.compute import period_of
 from agent.indicators.definitions import PeriodKind
-from agent.intervals.balance import Balance, balance, wants
+from agent.indicators.figure import Period
+from agent.intervals.balance import Residual, balance, wants
+from agent.intervals.cells import tidy
 from agent.intervals.cut import Cut
 from agent.intervals.derived import Derived
-from agent.intervals.meters import Metered, Meters, added
+from agent.intervals.meters import Metered, MeterKey, Meters, added
 from agent.intervals.query import Book
 from agent.intervals.sums import sums
 
@@ -32,47 +34,77 @@ class SiteResults:
         self._cut, self._config = cut, config
         self._derived = Derived(rows, base)
 
-    def of(self, book: Book, kind: PeriodKind, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """Result objects of a stretch that is over: at most one balance, then the derived points."""
-        electric, terms = Meters(wants), Meters(self._derived.wants)
-        sums(book, self._cut, start_ms, end_ms, "all", roles=(), meters=[electric, terms])
-        said = {"period": period_of(self._cut, kind, start_ms, end_ms).as_dict(), "config": self._config}
-        length_ms = end_ms - start_ms
-        found = balance(electric.found(), length_ms, kind == "interval")
+    def takers(self, stretches: int = 1) -> tuple[Meters, Meters]:
+        """What goes into ``sums``."""
+        return Meters(wants, stretches), Meters(self._derived.wants, stretches)
+
+    def made(self, takers: tuple[Meters, Meters], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
+        """Result objects of one stretch that is over: at most one balance, then the derived points."""
+        electric, terms = takers
+        said = {"period": period.as_dict(), "config": self._config}
+        length_ms = period.end_ms - period.start_ms
+        found = balance(electric.found(at), length_ms, period.kind == "interval")
         made: list[Mapping[str, Any]] = [] if found is None else [found.as_dict() | said]
-        return made + [one | said for one in self._derived.results(terms.found(), length_ms)]
+        return made + [one | said for one in self._derived.results(terms.found(at), length_ms)]
+
+    def of(self, book: Book, kind: PeriodKind, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
+        """``made`` of a stretch in a book."""
+        takers = self.takers()
+        sums(book, self._cut, start_ms, end_ms, "all", roles=(), meters=takers)
+        return self.made(takers, period_of(self._cut, kind, start_ms, end_ms))
 
 
 class Balancer:
-    """The balance of a period that grows day by day, and of finer stretches: intervals of a day, days of the rest."""
+    """Balance and derived points of a period that grows day by day; the balance of finer stretches beside it.
 
-    def __init__(self, cut: Cut, is_day: bool) -> None:
-        self._cut, self._is_day = cut, is_day
-        self._meters: dict[object, Metered] = {}
+    Args:
+        period: of a day the finer stretches are its intervals, of all others their days.
+    """
+
+    def __init__(self, cut: Cut, period: Period, base: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._cut, self._is_day = cut, period.kind == "day"
+        self._derived = Derived(rows, base)
+        self._known: tuple[dict[MeterKey, Metered], dict[MeterKey, Metered]] = {}, {}
         self._length_ms = 0
-        self.finer: list[tuple[int, Balance]] = []
+        self._finer: list[tuple[int, Residual]] = []
 
-    def takers(self, start_ms: int, end_ms: int) -> list[Meters]:
+    def takers(self, start_ms: int, end_ms: int) -> tuple[Meters, Meters]:
         """What goes into ``sums`` of this day's single intervals."""
         count = len(list(self._cut.intervals(start_ms, end_ms))) if self._is_day else 1
-        return [Meters(wants, count)]
+        return Meters(wants, count), Meters(self._derived.wants)
 
-    def add(self, takers: Sequence[Meters], start_ms: int, end_ms: int) -> None:
+    def add(self, takers: tuple[Meters, Meters], start_ms: int, end_ms: int) -> None:
         """The day that they were filled with."""
-        (meters,) = takers
-        until_ms = min(end_ms, meters.until_ms)
+        until_ms = min(end_ms, takers[0].until_ms)
         if until_ms <= start_ms:
             return
-        self._length_ms += until_ms - start_ms
+        self._length_ms += until_ms - (start_ms if self._length_ms else takers[0].since_ms)
         stretches = list(self._cut.intervals(start_ms, until_ms)) if self._is_day else [(start_ms, until_ms)]
         for at, (start, end) in enumerate(stretches):
-            found = meters.found(at)
-            for one in found:
-                before = self._meters.get(one.key)
-                self._meters[one.key] = one if before is None else added(before, one)
-            if (made := balance(found, end - start, self._is_day)) is not None:
-                self.finer.append((start, made))
+            found = takers[0].found(at)
+            self._keep(0, found)
+            if end <= takers[0].since_ms:
+                continue  # before the first interval of all
+            made = balance(found, end - start, self._is_day)
+            if made is not None and made.site is not None:
+                self._finer.append((start, made.site))
+        self._keep(1, takers[1].found())
 
-    def whole(self) -> Balance | None:
-        """Of all that was added."""
-        return balance(list(self._meters.values()), max(self._length_ms, 1), is_interval=False)
+    def _keep(self, which: int, found: Sequence[Metered]) -> None:
+        known = self._known[which]
+        for one in found:
+            known[one.key] = added(known[one.key], one) if one.key in known else one
+
+    def page(self) -> dict[str, Any]:
+        """``balance`` (None: nothing to hold against anything) and ``derived`` of a report, as plain values."""
+        electric, terms = ([*known.values()] for known in self._known)
+        length_ms = max(self._length_ms, 1)
+        whole, said = balance(electric, length_ms, is_interval=False), None
+        if whole is not None:
+            said = whole.as_dict() | {"given": f"{tidy(whole.given):f}", "trend": [], "counts": {}}
+            for start, residual in self._finer:
+                local = self._cut.local(start)
+                label = f"{local:%H:%M}" if self._is_day else f"{local:%m-%d}"
+                said["trend"].append({"label": label, "v": f"{tidy(residual.value):f}", "verdict": residual.verdict})
+                said["counts"][residual.verdict] = said["counts"].get(residual.verdict, 0) + 1
+        return {"balance": said, "derived": self._derived.results(terms, length_ms)}

@@ -6,7 +6,8 @@ others name as their ``parent``; it is held against the sum of what hangs below 
 measure the same again.
 
 A residual is flagged where it is larger than all meters together may be off: the class of each times what it counted,
-and one count of each, as a counter moves in steps. Where a class is not known, the flag says so.
+and one count of each, as a counter moves in steps. Where a class is not known, the flag says so. Of a day or more a
+meter may lack a hundredth of the time; what it may have counted then is added to what the meters may be off.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from agent.intervals.rows import Flag
 Verdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
 ELECTRIC: Final = "kWh"
 CHECK: Final = "check"
-ZERO = Decimal(0)
+ZERO, FINE = Decimal(0), Decimal("1e-6")
+MAY_LACK = Decimal("0.01")  # of the time of a day or more
 
 # role -> (flows that give to the site, flows that take)
 _SIDES: Mapping[str, tuple[str, str]] = {
@@ -147,8 +149,13 @@ def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Bal
 
 
 def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Residual:
-    allowed, unknown = ZERO, set()
+    allowed, unknown, is_known = ZERO, set(), True
     for one in meters:
+        lack_ms = max(0, length_ms - one.covered_ms)
+        if lack_ms and (is_interval or lack_ms > MAY_LACK * length_ms):
+            is_known = False
+        elif lack_ms:
+            allowed += (abs(one.amount) * lack_ms / one.covered_ms).quantize(FINE)
         share = limit(one.column.accuracy) if one.column.kind == "counter" else None
         if share is not None:
             allowed += share * abs(one.amount)
@@ -156,7 +163,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
             unknown.add(one.place)
         allowed += one.count
     verdict: Verdict
-    if any(one.covered_ms < length_ms for one in meters):
+    if not is_known:
         verdict = "incomplete"
     elif is_interval and any(one.flags & Flag.SPREAD for one in meters):
         verdict = "spread"

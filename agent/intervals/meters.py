@@ -86,7 +86,7 @@ class Meters:
     def __init__(self, wants: Wants, stretches: int = 1) -> None:
         self.wants, self._stretches = wants, stretches
         self._wholes: dict[tuple[MeterKey, str, int, str], _Whole] = {}
-        self.until_ms = 0  # end of the newest closed interval of all streams; ``sums`` says it
+        self.since_ms = self.until_ms = 0  # all closed intervals of all streams lie in these; ``sums`` says it
 
     def take(self, t: Taken, number: int, column: Column, rows: Sequence[tuple[int, int]]) -> None:
         """One column of a page; ``rows``: (row, stretch)."""

@@ -80,7 +80,7 @@ def sums(
     stretches = [(start_ms, end_ms)] if by == "all" else list(cut.stretches(by, start_ms, end_ms))
     edges = [start for start, _ in stretches]
     found: dict[Place, _Sum] = defaultdict(lambda: _Sum([0] * len(edges), [0] * len(edges)))
-    newest = start_ms
+    newest, oldest = start_ms, end_ms
     for _, pages in groupby(store.interval_pages(start_ms, end_ms, streams), key=lambda page: page.stream):
         taken = [Taken(page) for page in pages]
         latest = latest_of(taken)
@@ -88,6 +88,7 @@ def sums(
             rows = [n for n in range(t.page.rows) if start_ms <= t.start[n] and t.start[n] + t.length[n] <= end_ms]
             if not rows:
                 continue
+            oldest = min(oldest, t.start[rows[0]])
             newest = max(newest, *(t.start[n] + t.length[n] for n in (rows[0], rows[-1])))
             places = [(n, bisect_left(edges, t.start[n] + 1) - 1) for n in rows]
             for number, column in enumerate(t.shape.columns):
@@ -104,7 +105,7 @@ def sums(
                 for one in takers:
                     one.take(t, number, column, mine)
     for one in meters:
-        one.until_ms = newest
+        one.since_ms, one.until_ms = oldest, newest
     return _finish(found, stretches, newest)
 
 

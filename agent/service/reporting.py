@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
-from agent.indicators.compute import intervals_of, period_of
+from agent.indicators.compute import period_of
 from agent.indicators.declared import from_dict
 from agent.indicators.definitions import read_plan
 from agent.indicators.figure import Period
 from agent.indicators.plan import make_plan
 from agent.indicators.report import FINER, Reporter
+from agent.indicators.site import Balancer
 from agent.intervals.cut import Cut
+from agent.intervals.meters import Meters
+from agent.intervals.rows import RoleSum
+from agent.intervals.sums import sums
 from agent.service.requests import Access, Reply
+from agent.service.tables import derived_row
 from agent.store import Store
 from drivers.model import UsageError, clean_text
 
@@ -29,17 +35,24 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     plan = make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
     entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
     reporter = Reporter(plan, cut, period, entries)
+    balancer = Balancer(cut, period, config.base, [derived_row(one) for one in config.derived])
     days = list(cut.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
     for done, (start, end) in enumerate(days, 1):
-        reporter.add(await access.call(lambda store, a=start, b=end: intervals_of(store, cut, a, b)))  # type: ignore[misc]
+        takers = balancer.takers(start, end)
+        reporter.add(await access.call(partial(_day, cut, start, end, takers)))
+        balancer.add(takers, start, end)
         reply.progress(done, len(days))
-    page = reporter.page()
+    page = reporter.page() | balancer.page()
     page |= {"site": config.site, "gateway": config.gateway, "label": config.site_label, "timezone": config.timezone}
     page |= {"config": config.hash()}
     text = json.dumps(page, ensure_ascii=False, separators=(",", ":")).encode()
     for at in range(0, len(text), 1 << 19):
         await reply.part(text[at : at + (1 << 19)])
     return {"bytes": len(text)}
+
+
+def _day(cut: Cut, start: int, end: int, takers: Sequence[Meters], store: Store) -> list[RoleSum]:
+    return sums(store, cut, start, end, meters=takers)
 
 
 def checked(body: Mapping[str, Any]) -> tuple[str, date | None, int]:

@@ -96,6 +96,22 @@ def test_nothing_is_judged_where_something_is_missing() -> None:
     assert found is not None and found.site is not None and found.site.verdict == "incomplete"
 
 
+def test_of_a_day_a_meter_may_lack_a_hundredth() -> None:
+    park = Park()
+    park.meter("grid", "grid", accuracy="1", **{"import": 100})
+    park.meter("hall", "load", accuracy="1", **{"import": 99})
+    meters = Meters(wants)
+    sums(park.memory, park.cut, START, START + 4 * LENGTH, "all", roles=(), meters=[meters])
+    known = meters.found()
+    exact = balance(known, 4 * LENGTH, is_interval=False)
+    longer = balance(known, 4 * LENGTH * 1005 // 1000, is_interval=False)
+    assert exact is not None and exact.site is not None and exact.site.verdict == "within"
+    assert longer is not None and longer.site is not None and longer.site.verdict == "within"
+    assert longer.site.allowed - exact.site.allowed == pytest.approx(Decimal("0.005") * 796, rel=Decimal("0.001"))
+    too_long = balance(known, 4 * LENGTH * 102 // 100, is_interval=False)
+    assert too_long is not None and too_long.site is not None and too_long.site.verdict == "incomplete"
+
+
 def test_a_park_without_metered_loads_has_no_balance_to_judge() -> None:
     park = Park()
     park.meter("grid", "grid", **{"import": 100})

@@ -1,0 +1,75 @@
+"""The balance as people see it: terminal rows and the HTML page, in both languages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ledger_kit import START
+from test_balance import BASE, Park
+
+from agent.cli import report_balance as rows
+from agent.cli.report_html import page as html
+from agent.indicators.compute import period_of
+from agent.indicators.site import Balancer
+from agent.intervals import sums
+
+DERIVED = [{"n": "both-halls", "sum": ["hall-1/ac.energy.import", "hall-2/ac.energy.import"]},
+           {"n": "gone", "sum": ["nobody/ac.energy.import"]}]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    park = Park()
+    park.meter("grid", "grid", accuracy="0.5S", **{"import": [100, 100, 100, 130]})
+    park.meter("main", "transformer", parent="grid", accuracy="0.5", **{"import": 80})
+    park.meter("hall-1", "load", parent="main", accuracy="1", **{"import": 60})
+    park.meter("hall-2", "load", parent="main", **{"import": 20})
+    park.meter("hall-3", "load", parent="grid", accuracy="1", **{"import": 20})
+    start, end = park.cut.stretch("day", START)
+    balancer = Balancer(park.cut, period_of(park.cut, "day", START, end), BASE, DERIVED)
+    takers = balancer.takers(start, end)
+    sums(park.memory, park.cut, start, end, meters=takers)
+    balancer.add(takers, start, end)
+    return balancer.page()
+
+
+def test_the_whole_and_its_intervals(made: dict[str, Any]) -> None:
+    balance = made["balance"]
+    assert (balance["given"], balance["residual"], balance["verdict"]) == ("430", "30", "unknown")
+    assert [one["verdict"] for one in balance["trend"]] == ["within", "within", "within", "unknown"]
+    assert [one["v"] for one in balance["trend"]] == ["0", "0", "0", "30"]
+    assert balance["counts"] == {"within": 3, "unknown": 1}
+    assert {(node["n"], node["residual"], node["verdict"]) for node in balance["nodes"]} == {
+        ("grid/ac", "30", "beyond"),
+        ("main/ac", "0", "within"),
+    }
+    both, gone = made["derived"]
+    assert (both["v"], both["u"], both["completeness"]) == ("320", "kWh", "1")
+    assert gone["missing"] == ["nobody/ac.energy.import"]
+
+
+def test_what_the_terminal_says(made: dict[str, Any]) -> None:
+    balance = made["balance"]
+    assert rows.site_row(balance, "en") == (
+        "in 430 kWh, residual 30 kWh (6.98 %), meters may be off by 5.39 kWh: "
+        "not judged, as the class of a meter is not known"
+    )
+    assert rows.counts_row(balance, "en") == "within 3, class not known 1"
+    assert rows.counts_row(balance, "zh") == "允差内 3, 等级未知 1"
+    assert rows.unknown_row(balance, "en") == "Meters of unknown accuracy class: hall-2/ac"
+    first, second = rows.node_rows(balance, "zh")
+    assert first == ("grid/ac", "下级计量之和", "430 kWh", "400 kWh", "30 kWh", "4.58 kWh", "超出计量允差")
+    assert second[0] == "main/ac" and second[-1] == "在计量允差内"
+    assert list(rows.derived_rows(made["derived"], "en"))[1] == ("gone", "–", "missing: nobody/ac.energy.import")
+
+
+@pytest.mark.parametrize(("language", "title"), [("en", "Balance of electricity"), ("zh", "电量平衡")])
+def test_the_page(made: dict[str, Any], language: str, title: str) -> None:
+    front = {"site": "park7", "gateway": "gw01", "label": "", "timezone": "Asia/Shanghai", "sets": [], "figures": []}
+    trace = {"consumption": "0"}
+    period = {"label": "2026-11-24", "until": START / 1000}
+    text = html({**front, "excluded": [], "trace": trace, "period": period, **made}, language)
+    assert title in text and "hall-2/ac" in text and "both-halls" in text
+    assert text.count("<rect") == 4, "a bar for each interval"
+    assert "None" not in text
