@@ -16,6 +16,7 @@ import click
 
 import ext.memory
 from agent.cli.logs import set_up_logging
+from agent.cli.open_files import allow_files
 from agent.config import Config, load_config
 from agent.service import Service
 from agent.service.notify import notify
@@ -101,7 +102,11 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, create_key
     """
     ext.memory.stay_small()
     set_up_logging(verbose)
-    load = partial(load_config, path, state_dir=state_dir, runtime_dir=runtime_dir)
+    read = partial(load_config, path, state_dir=state_dir, runtime_dir=runtime_dir)
+
+    def load() -> Config:
+        return allow_files(read())
+
     config = load()
     if create_key:
         make_key(config)
