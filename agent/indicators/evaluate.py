@@ -9,7 +9,8 @@ from typing import Protocol
 from agent.indicators import expression
 from agent.indicators.factors import Entry
 from agent.indicators.figure import Amount, Figure, Part, Period, Verdict
-from agent.indicators.plan import FLOWS, Indicator, Plan, Threshold, leaves, pick
+from agent.indicators.plan import Indicator, Plan, Threshold, leaves, pick
+from agent.indicators.quantities import FLOWS
 from agent.indicators.units import Unit, parse_unit
 
 _ONE_SECOND = Fraction(1, 1000)

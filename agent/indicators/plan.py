@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from fractions import Fraction
 
 from agent.indicators import expression
@@ -23,24 +22,12 @@ from agent.indicators.definitions import (
     shipped_sets,
 )
 from agent.indicators.factors import Entry, Factor, make_factors, shipped
+from agent.indicators.quantities import Unknown, dimension_of, near
 from agent.indicators.units import NUMBER, Dimension, Unit, parse_unit, show_dimension
 from drivers.model import ConfigError
 
 SITE = "site"  # the set of a plan's own figures
-# The flows of a role, by the last word of the name; `demand` is a power, of which a period takes the highest.
-FLOWS: Mapping[str, str] = {
-    "import": "kWh",
-    "export": "kWh",
-    "energy": "kWh",
-    "charge": "kWh",
-    "discharge": "kWh",
-    "volume": "m3",
-    "normal": "Nm3",
-    "mass": "t",
-    "demand": "kW",
-}
 BUILT_IN: Mapping[str, Dimension] = {"period.duration": (("s", 1),)}
-_ROLE = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*(?:\.\*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +164,7 @@ class _Maker:
         self._read_inputs(text.input, self._where)
         for name in text.assume:
             if name not in self._inputs:
-                self._complain(f"assume.{name}", f"is no input{_near(name, self._inputs)}")
+                self._complain(f"assume.{name}", f"is no input{near(name, self._inputs)}")
         for one in chosen.values():
             self._read_terms(one.term, one.id)
         self._read_terms(text.term, self._where)
@@ -198,7 +185,7 @@ class _Maker:
 
         def take(name: str, where: str) -> None:
             if name not in known:
-                self._complain(where, f"{name!r} is no set{_near(name, known)}; known are {', '.join(sorted(known))}")
+                self._complain(where, f"{name!r} is no set{near(name, known)}; known are {', '.join(sorted(known))}")
             elif name not in chosen:
                 for below in known[name].uses:
                     take(below, f"{name}: uses")
@@ -217,7 +204,7 @@ class _Maker:
         for name, year in pins.items():
             factor = self._factors.get(name)
             if factor is None:
-                self._complain(f"pin.{name}", f"is no factor{_near(name, self._factors)}")
+                self._complain(f"pin.{name}", f"is no factor{near(name, self._factors)}")
             elif year not in {entry.year for entry in factor.entries}:
                 years = ", ".join(str(entry.year) for entry in factor.entries)
                 self._complain(f"pin.{name}", f"has no entry of {year}; there are {years}")
@@ -281,15 +268,12 @@ class _Maker:
         if name.startswith("factor."):
             factor = self._factors.get(name.removeprefix("factor."))
             if factor is None:
-                raise expression.FormulaError(f"{name} is no factor{_near(name[7:], self._factors)}")
+                raise expression.FormulaError(f"{name} is no factor{near(name[7:], self._factors)}")
             return factor.unit.dimension
-        role, _, flow = name.rpartition(".")
-        if flow in FLOWS and _ROLE.fullmatch(role) and not name.startswith("declared."):
-            return parse_unit(FLOWS[flow]).dimension
-        known = [*self._terms, *self._inputs]
-        raise expression.FormulaError(
-            f"{name} is unknown{_near(name, known)}; a metered quantity is ROLE.FLOW with FLOW of {', '.join(FLOWS)}"
-        )
+        try:
+            return dimension_of(name, [*self._terms, *self._inputs])
+        except Unknown as error:
+            raise expression.FormulaError(str(error)) from None
 
     def _indicator(self, set_id: str, official: str, one: IndicatorText, pins: Mapping[str, int]) -> Indicator | None:
         name = f"{set_id}/{one.id}"
@@ -358,7 +342,7 @@ class _Maker:
         for table, keys in (("exclude", self._text.exclude), ("threshold", self._text.threshold)):
             for name in keys:
                 if name not in names:
-                    self._complain(f"{table}.{name}", f"is no indicator of this plan{_near(name, names)}")
+                    self._complain(f"{table}.{name}", f"is no indicator of this plan{near(name, names)}")
         for name, why in [*self._text.exclude.items(), *self._text.absent.items()]:
             if not why.strip():
                 self._complain(name, "wants a reason", "A verifier reads it beside the figure")
@@ -395,11 +379,6 @@ def _with_hash(made: Indicator) -> Indicator:
     digest = hashlib.sha256("\n".join(lines).encode()).digest()
     terms = {name: made.terms[name] for name in seen}
     return replace(made, terms=terms, hash=base64.urlsafe_b64encode(digest).rstrip(b"=").decode())
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    found = get_close_matches(name[:80], list(known), n=1, cutoff=0.6)
-    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def pick(plan: Plan, indicator: Indicator, factor: str, year: int) -> Entry:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from agent.indicators import declared
 from agent.indicators.declared import Declaration
 from agent.indicators.figure import Amount, Period, Trail
-from agent.indicators.plan import FLOWS
+from agent.indicators.quantities import FLOWS
 from agent.indicators.units import Unit, parse_unit
 from agent.intervals.rows import RoleSum, Source
 

@@ -1,0 +1,76 @@
+"""Metered quantities that a formula may name: ROLE.FLOW, where the role is one of a part of a device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Final
+
+from agent.indicators.units import Dimension, parse_unit
+from agent.indicators.words import ROLES
+from agent.intervals.roles import flows_of
+
+# The flows of a role, by the last word of the name; `demand` is a power, of which a period takes the highest.
+FLOWS: Final[Mapping[str, str]] = {
+    "import": "kWh",
+    "export": "kWh",
+    "energy": "kWh",
+    "charge": "kWh",
+    "discharge": "kWh",
+    "volume": "m3",
+    "normal": "Nm3",
+    "mass": "t",
+    "demand": "kW",
+}
+_ROLE = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*(?:\.\*)?")
+_ENERGIES = frozenset({"generation", "consumption", "heat", "total", "import"})
+_DEMANDS = frozenset({"import", "charge", "consumption"})
+
+
+class Unknown(ValueError):
+    """What is wrong with a name, and which one is near."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean X?)", or nothing."""
+    found = get_close_matches(name[:80], list(known), n=1, cutoff=0.6)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
+    """The dimension of a metered quantity. Raises Unknown.
+
+    Args:
+        others: what else the name could have been meant for: terms, inputs.
+    """
+    role, _, flow = name.rpartition(".")
+    if not _ROLE.fullmatch(role) or role.partition(".")[0] in ("declared", "factor", "period"):
+        hint = near(name, [*others, *_all()])
+        raise Unknown(f"{name} is unknown{hint}; a metered quantity is ROLE.FLOW with FLOW of {', '.join(FLOWS)}")
+    front = role.removesuffix(".*")
+    if not front.startswith("x.") and front not in ROLES:
+        hint = near(name, [*others, *_all()]) or near(front, ROLES)
+        raise Unknown(f"{name}: {role} is no role{hint}; a site's own begin with x.")
+    allowed = _flows(front)
+    if flow not in allowed:
+        raise Unknown(f"{name} is unknown{near(flow, allowed)}; {role} has {', '.join(allowed)}")
+    return parse_unit(FLOWS[flow]).dimension
+
+
+def _flows(role: str) -> list[str]:
+    """The flows that a role can have."""
+    if role.startswith("x."):
+        return list(FLOWS)
+    has = {flow for flow, _ in flows_of(role)}
+    if has & _ENERGIES:
+        has.add("energy")
+    if has & _DEMANDS:
+        has.add("demand")
+    if "volume" in has and role == "gas":
+        has.add("normal")
+    return [flow for flow in FLOWS if flow in has]
+
+
+def _all() -> list[str]:
+    return [f"{role}.{flow}" for role in ROLES for flow in _flows(role)]
