@@ -45,11 +45,12 @@ def _parser(protocol: str) -> Hunter[Any]:
 
 
 def read_sunspec(profile: Profile, points: tuple[Point, ...], words: Mapping[int, int]) -> dict[str, Reading]:
-    """Point name -> reading, out of holding registers that lie in one piece. Raises FrameError without a marker."""
+    """Point name -> reading, out of holding registers; points whose registers lack are left out.
+
+    Raises FrameError without a marker.
+    """
     from drivers.sunspec.device import SunSpecDevice
 
     spec = DeviceSpec("sample", "", "1", profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
     line = open_line(LineConfig("sample", "serial:/dev/null"))
-    first = min(words)
-    registers = [words.get(address, 0) for address in range(first, max(words) + 1)]
-    return SunSpecDevice(spec, line, cast(Ring, None), 0).read_image(first, registers)
+    return SunSpecDevice(spec, line, cast(Ring, None), 0).read_image(words)

@@ -14,9 +14,9 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, reading_json, run
-from drivers.model import Kind, Point, Quality, Reading, Reason, UsageError
+from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import decoded, exact, image_spec, plain, read_image, resolve_image
-from drivers.profile import default_dirs, find_profile, load_profile
+from drivers.profile import Profile, default_dirs, find_profile, load_profile
 from drivers.profile.shape import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan
 
@@ -203,15 +203,24 @@ def profile(
     Registers that the dump has not are no readings; their points are listed under "missing". Firmware and model in the
     dump choose the variant.
     """
+    from drivers.samples import has_frames  # brings lines and drivers, which the other commands do without
+
     dirs = (*((folder,) if folder else ()), *default_dirs())
     found = load_profile(find_profile(profile_id, dirs), dirs)
     # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
     chosen |= named_values(params)
 
+    if has_frames(found.protocol):
+        raise UsageError(
+            f"{found.id} reads frames, not registers", where="ID", hint=f"`meterhouse decode {found.protocol} HEX`"
+        )
+
     def explain() -> Json:
         dump = _dump(file)
         image = _image(dump)
+        if found.protocol == "sunspec":
+            return _models(found, found.resolve(chosen, firmware).points, image.get(3, {}), dump.get("address"))
         resolved, identity = resolve_image(found, image, chosen, firmware)
         if reversed_:
             prefixes = frozenset(reversed_)
@@ -231,6 +240,27 @@ def profile(
         }
 
     run(explain, as_json)
+
+
+def _models(found: Profile, points: tuple[Point, ...], words: Mapping[int, int], address: object) -> Json:
+    """A SunSpec device out of its holding registers: its models are walked as a driver walks them."""
+    from drivers.samples import read_sunspec
+
+    try:
+        readings = read_sunspec(found, points, words)
+    except FrameError as error:
+        raise BrokenInput(f"{error.what}. {error.hint}" if error.hint else error.what) from error
+    identity = {n: str(r.value) for n, r in readings.items() if n in found.identity_points and r.value is not None}
+    by_name = {p.name: p for p in points}
+    frame: Json = {"profile": found.id, "variant": None, "protocol": found.protocol}
+    shown = [_profile_json(reading, by_name[name]) for name, reading in readings.items()]
+    for reading in shown:
+        del reading["address"]  # it is the device that says where its points are
+    return {
+        "frame": frame | {"address": address, "identity": identity},
+        "readings": shown,
+        "missing": [p.name for p in points if p.name not in readings],
+    }
 
 
 def named_values(params: Sequence[str]) -> dict[str, int | str]:

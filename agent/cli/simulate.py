@@ -291,7 +291,7 @@ def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[
         (line,) = lines.values()
         serial = getattr(line, "serial", "")
         for device in devices.values():
-            meters_own = getattr(device, "address", None)
+            meters_own = getattr(device, "number", "") or getattr(device, "address", None)
             unit = getattr(device, "unit", "")
             who = (str(unit), f"unit {unit}") if meters_own is None else (str(meters_own), str(meters_own))
             said_serial = serial.replace("8N1", "8E1") if meters_own is not None else serial

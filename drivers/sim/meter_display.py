@@ -98,11 +98,12 @@ def meter_from_profile(
     seed: int = 1,
     turnaround_s: float | None = None,
 ) -> tuple[Dlt645Meter | MbusMeter | Cjt188Meter, MeterDisplay]:
-    """A meter of this family at this address (for M-Bus a primary one). Raises UsageError for what cannot be."""
+    """A meter of this family at this address; for M-Bus a primary one, or 8 digits. Raises UsageError for others."""
     digits = _ADDRESSES.get(profile.protocol, 0)
-    if digits and not (address.isascii() and address.isdecimal() and len(address) <= digits):
+    is_number = profile.protocol == "mbus" and len(address) == 8  # asked by secondary address
+    if digits and not (address.isascii() and address.isdecimal() and (len(address) <= digits or is_number)):
         raise UsageError(f"{address!r} is no address of a {profile.protocol} meter", where="simulated meter",
-                         hint=f"Up to {digits} digits")  # fmt: skip
+                         hint=f"Up to {digits} digits{', or the 8 of its number' * (digits == 3)}")  # fmt: skip
     clock = clock or ParkClock(seed, 0.0)
     role = role or {"meter": "grid"}.get(profile.kind, "heat")
     serial = f"{random.Random(seed).randrange(10**8):08d}"
@@ -115,10 +116,11 @@ def meter_from_profile(
         meter = Dlt645Meter(name=name, baud=baud, address=address.rjust(12, "0"))
         refresh = _dlt645(meter, display)
     elif profile.protocol == "mbus":
-        display.texts["device.serial"] = serial
+        display.texts["device.serial"] = serial = address if is_number else serial
         medium = 7 if profile.kind == "water" else 4
         secondary = bytes.fromhex(serial)[::-1] + b"\xa8\x55" + bytes((1, medium))
-        meter = MbusMeter(name=name, baud=baud, address=int(address), secondary=secondary)
+        meter = MbusMeter(name=name, baud=baud, address=0 if is_number else int(address), secondary=secondary)
+        meter.number = address if is_number else ""
         refresh = _mbus(meter, display)
     elif profile.protocol == "cjt188":
         is_water = profile.kind == "water"

@@ -151,6 +151,7 @@ class MbusMeter(_Common):
 
     address: int = 1
     secondary: bytes = bytes(8)
+    number: str = ""  # by which agent.toml names it, where that is not its address
     telegrams: tuple[bytes, ...] = ()
     selected: bool = False
     at: int = -1

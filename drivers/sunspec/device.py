@@ -189,13 +189,25 @@ class SunSpecDevice:
         self._adopt(device)
         return device
 
-    def read_image(self, address: int, registers: Sequence[int]) -> dict[str, Reading]:
-        """What recorded registers from ``address`` on hold, by point. Raises FrameError without a marker."""
-        self._adopt(decode_image(address, registers))
+    def read_image(self, words: Mapping[int, int]) -> dict[str, Reading]:
+        """What recorded registers hold, by point; points of registers that lack are left out.
+
+        Raises FrameError without a marker.
+        """
+        first = min(words, default=0)
+        registers = [words.get(address, 0) for address in range(first, max(words, default=0) + 1)]
+        self._adopt(decode_image(first, registers))
         found = {n: _nothing(point, Reason.ABSENT) for n, point in enumerate(self.spec.points)}
-        for reach in reaches(list(self._spots.values()), self.spec, self._most, self._timing):
-            words = registers[reach.address - address : reach.address - address + reach.count]
-            payload = b"".join(word.to_bytes(2) for word in words).ljust(2 * reach.count, b"\xff")
+        whole = []
+        for number, spot in self._spots.items():
+            if all(address in words for address in range(spot.address, spot.address + spot.place.point.size)) and (
+                spot.scale_at is None or spot.scale_at in words
+            ):
+                whole.append(spot)
+            else:
+                del found[number]
+        for reach in reaches(whole, self.spec, self._most, self._timing):
+            payload = b"".join(words.get(reach.address + n, 0).to_bytes(2) for n in range(reach.count))
             found.update(self._readings(reach, Answer(payload, 0, 0, False)))
         return {reading.name: reading for reading in found.values()}
 

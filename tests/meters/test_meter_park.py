@@ -61,6 +61,17 @@ async def test_every_family_has_a_device_side(cabinet: Cabinet, profile_id: str)
         assert found[name] == value, name
 
 
+async def test_meters_of_one_line_are_selected_by_their_numbers(cabinet: Cabinet) -> None:
+    """M-Bus meters as `simulate --address 12345678` plays them: all at primary address 0, told apart by selection."""
+    profile = load_profile(find_profile("mbus/heat", [shipped_dir()]), [shipped_dir()])
+    meters = [meter_from_profile(profile, address=number, turnaround_s=0.0)[0] for number in ("12345678", "12345679")]
+    line = await cabinet.pty(MixedBus(meters))
+    for number in ("12345678", "12345679", "12345678"):
+        device = cabinet.device(line, "mbus", number, profile.points)
+        found = await device.read_points(["device.serial", "heat.energy"])
+        assert found["device.serial"].value == number and found["heat.energy"].value is not None
+
+
 @pytest.mark.parametrize(
     ("profile_id", "role"), [("sunspec/inverter", "pv1"), ("sunspec/meter", "grid"), ("sunspec/storage", "storage")]
 )

@@ -15,7 +15,9 @@ from agent.cli.decode import decode
 from agent.cli.main import outcome
 from agent.cli.profiles import profiles
 from drivers.line.frames import crc16
+from drivers.model import UsageError
 from drivers.profile import find_profile
+from drivers.profile.find import shipped_dir
 
 Json = dict[str, Any]
 
@@ -34,6 +36,11 @@ def as_json(*args: str, code: int = 0) -> Json:
 
 def values(*args: str) -> list[Any]:
     return [r["value"] for r in as_json("registers", *args)["readings"]]
+
+
+def all_ids() -> list[str]:
+    """Every family that is shipped."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in shipped_dir().glob("*/*.toml"))
 
 
 def rtu(*frame: int) -> str:
@@ -196,6 +203,35 @@ def test_a_dump_through_a_profile(tmp_path: Path) -> None:
     assert found["frame"]["profile"] == "eastron/sdm630"
     result = invoke("profile", "eastron/sdm630", "-", stdin=file.read_text())
     assert "230.5" in result.output
+
+
+def test_a_dump_of_a_sunspec_device(tmp_path: Path) -> None:
+    """As `read --dump` writes it: the models are walked. What the dump has not is no reading, and never a zero."""
+    words = {40000: 0x5375, 40001: 0x6E53, 40002: 103, 40003: 50}
+    words |= {40004 + n: 0xFFFF for n in range(50)} | {40054: 0xFFFF, 40055: 0}
+    words |= {40016: 1234, 40017: 1, 40018: 4998, 40019: 0xFFFE}  # W, W_SF, Hz, Hz_SF of wire-protocols.md
+    file = tmp_path / "dump.json"
+    file.write_text(json.dumps({"protocol": "modbus", "address": 3, "holding": {str(a): w for a, w in words.items()}}))
+    found = as_json("profile", "sunspec/inverter", str(file))
+    value = {r["name"]: r["value"] for r in found["readings"]}
+    assert (value["ac.power.generation"], value["ac.frequency"], value["ac.voltage.l1"]) == (12340, 49.98, None)
+    assert found["frame"]["address"] == 3 and not found["missing"]
+    del words[40017], words[40019]  # a scale factor that was not recorded
+    file.write_text(json.dumps({"holding": {str(a): w for a, w in words.items()}}))
+    found = as_json("profile", "sunspec/inverter", str(file))
+    assert {"ac.power.generation", "ac.frequency"} <= set(found["missing"])
+    file.write_text('{"holding": {"0": 1}}')
+    assert "no SunSpec marker" in as_json("profile", "sunspec/inverter", str(file), code=4)["error"]
+
+
+@pytest.mark.parametrize("id", all_ids())
+def test_any_profile_takes_any_dump_or_says_why_not(id: str) -> None:
+    dump = json.dumps({"holding": {str(n): 0xFFFF for n in range(200)}, "input": {"0": 1}})
+    result = invoke("profile", id, "-", "--json", stdin=dump)
+    if id.startswith(("dlt645/", "cjt188/", "mbus/")):
+        assert isinstance(result.exception, UsageError) and "reads frames, not registers" in str(result.exception)
+    else:
+        assert result.exit_code in (0, 4), result.exception
 
 
 @pytest.mark.parametrize(
