@@ -66,18 +66,26 @@ def read_config(config_file: Path, state_dir: Path | None, runtime_dir: Path | N
 
 
 def find_runtime_dir(config_file: Path, runtime_dir: Path | None) -> Path:
-    """Where a running agent's snapshot should lie, as far as it can be known without a sound configuration."""
+    """Where a running agent's snapshot should lie, as far as it can be known without a sound configuration.
+
+    An agent that runs goes on with what it has while the file is wrong, and can be asked: then it is only a warning.
+    """
     if runtime_dir is not None:
         return runtime_dir
+    usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
     if os.path.exists(config_file):  # unlike Path.exists, no error for names that cannot be
         try:
             return read_config(config_file, None, None).runtime_dir
         except ConfigError as error:
+            if os.path.exists(usual / "snapshot.json"):
+                for one in error.complaints:
+                    click.echo(f"warning: the next start would fail: {one}", err=True)
+                return usual
             hint = "Or name the folder of the running agent with --runtime-dir"
             raise ConfigError(
                 error.what, where=error.where, hint=error.hint or hint, complaints=error.complaints
             ) from error
-    return Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
+    return usual
 
 
 def read_snapshot(runtime_dir: Path) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class _SerialPort(Port):
         super().__init__(where, fd, self._read, self._write)
         try:
             os.set_blocking(fd, False)
-            fcntl.ioctl(fd, termios.TIOCEXCL)
+            if not self._is_pty():  # there it would outlive us, as long as the other side is open; the lock is enough
+                fcntl.ioctl(fd, termios.TIOCEXCL)
             try:  # FTDI adapters collect bytes for 16 ms otherwise
                 self._serial.set_low_latency_mode(True)
                 self.notes["latency"] = "low"
@@ -116,8 +117,10 @@ class _SerialPort(Port):
         """Whether the port took speed and stop bits, and is no real UART."""
         _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
         stop = 2 if flags & termios.CSTOPB else 1
-        is_pty = os.major(os.fstat(self.fd).st_rdev) in range(136, 144)  # Unix98 slaves, Linux devices.txt
-        return is_pty and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
+        return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
+
+    def _is_pty(self) -> bool:
+        return os.major(os.fstat(self.fd).st_rdev) in range(136, 144)  # Unix98 slaves, Linux devices.txt
 
     def _switch_transmitter(self) -> None:
         """Ask the driver for RS-485 mode; some UARTs know only one level of RTS while sending."""

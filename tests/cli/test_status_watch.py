@@ -54,6 +54,18 @@ def test_status_knows_a_dead_and_a_hanging_agent(mh, traces, tmp_path) -> None:
     assert said.code == 1 and "the agent has said nothing for 100 s: it hangs, or the clock was set" in said.err
 
 
+def test_a_running_agent_can_be_asked_while_its_file_is_wrong(mh, traces, tmp_path, monkeypatch) -> None:
+    """Monitoring goes on while somebody edits; that the next start would fail is said."""
+    path = tmp_path / "agent.toml"
+    path.write_text("[site]\nid = 7\n")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    said = mh("status", "--json", "-c", path)
+    assert said.code == 0 and json.loads(said.out)["ok"]
+    assert f"warning: the next start would fail: {path}:2: site.id: " in said.err
+    (tmp_path / "run/snapshot.json").unlink()
+    assert mh("status", "--json", "-c", path).code == 3
+
+
 @pytest.mark.parametrize("command", ["status", "watch"])
 def test_without_an_agent_it_is_said_where_was_looked(mh, tmp_path, command) -> None:
     said = mh(command, "--runtime-dir", tmp_path)

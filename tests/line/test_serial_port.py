@@ -1,0 +1,23 @@
+"""What a serial line does to its port."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from linekit import Field, ask, sim_device
+
+TIOCGEXCL = 0x80045440  # asm-generic/ioctls.h; Python has no name for it
+
+
+async def test_a_pseudo_terminal_is_free_after_a_crash(field: Field) -> None:
+    """The kernel's exclusive mode would stay as long as the other side is open, and only root could open it again."""
+    sim = await field.pty(sim_device())
+    line = field.line(sim)
+    await line.exchange(ask(0, 2))
+    port = os.open(sim.link, os.O_RDWR | os.O_NOCTTY)
+    try:
+        exclusive = fcntl.ioctl(port, TIOCGEXCL, bytes(4))
+    finally:
+        os.close(port)
+    assert not any(exclusive)
