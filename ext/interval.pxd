@@ -55,7 +55,13 @@ cdef struct Cell:  # what is known of one interval
     uint8_t windows
     uint8_t fixed_windows
 
+cdef struct Past:
+    int64_t time[PAST]
+    int64_t value[PAST]
+
 cdef struct Slot:
+    Past *past  # of counters only, and positions of a window only where one slides: a gateway has thousands of plain gauges
+    i128 *position
     int64_t resolution
     int64_t modulus
     int64_t max_gap
@@ -72,13 +78,10 @@ cdef struct Slot:
     uint8_t kind
     uint8_t has
     uint8_t held  # somebody else judges its readings first
-    uint8_t past
+    uint8_t known  # of past
     double pace  # counts a millisecond where it grew; decides what is plain and what is looked at, never an amount
-    int64_t past_time[PAST]
-    int64_t past_value[PAST]
     Cell cell
     i128 total  # since the window's first position
-    i128 position[MAX_WINDOW]
     int32_t run  # positions without a break
 
 cdef struct Done:
@@ -117,21 +120,21 @@ cdef inline bint is_plain(const Slot *s, int64_t time_ms, int64_t value, int64_t
         return rise >= 0 or (value > 0 and rise >= -FEW * s.resolution)
     if s.modulus and rise > s.modulus >> 1:
         return False
-    return s.past > 3 and <double>rise <= FEW * s.pace * <double>(time_ms - s.time)
+    return s.known > 3 and <double>rise <= FEW * s.pace * <double>(time_ms - s.time)
 
 cdef inline void remember(Slot *s, int64_t time_ms, int64_t value, bint anew) noexcept nogil:
     """A level that was reached, for judging the next; ``anew`` forgets those of another level."""
     cdef int i
+    if s.past == NULL:
+        return
     if anew:
-        s.past = 0
-    if s.past == PAST:
+        s.known = 0
+    if s.known == PAST:
         for i in range(PAST - 1):
-            s.past_time[i] = s.past_time[i + 1]
-            s.past_value[i] = s.past_value[i + 1]
-        s.past = PAST - 1
-    s.past_time[s.past] = time_ms
-    s.past_value[s.past] = value
-    s.past += 1
+            s.past.time[i], s.past.value[i] = s.past.time[i + 1], s.past.value[i + 1]
+        s.known = PAST - 1
+    s.past.time[s.known], s.past.value[s.known] = time_ms, value
+    s.known += 1
 
 cdef inline void touch(Slot *s, int64_t time_ms, int64_t value, uint32_t seq) noexcept nogil:
     """A good reading within the open cell."""
@@ -286,7 +289,7 @@ cdef inline void advance(
             growth = 0
         elif value != s.level or not covered:
             if covered and dt > 0:
-                s.pace += (<double>growth / <double>dt - s.pace) / (4 if s.past > 1 else 1)
+                s.pace += (<double>growth / <double>dt - s.pace) / (4 if s.known > 1 else 1)
                 remember(s, time_ms, value, 0)
             else:
                 remember(s, time_ms, value, 1)
@@ -309,8 +312,8 @@ cdef inline void step_clock(Slot *s, const Times *t, int32_t number, int64_t by_
         return
     s.run = 0
     s.time += by_ms
-    for i in range(s.past):
-        s.past_time[i] += by_ms
+    for i in range(s.known):
+        s.past.time[i] += by_ms
     s.cell.flags |= CLOCK
     if by_ms >= 0 and s.start <= s.time < s.end:
         return  # set back, the same time comes again: what it brings must not be mixed with what was there
@@ -326,7 +329,7 @@ cdef inline void cut_off(Slot *s, int32_t number, Done *done, int32_t *dones) no
     """This counter ends here; what comes next is another."""
     if s.has:
         close(s, number, done, dones)
-    s.has = s.held = s.past = 0
+    s.has = s.held = s.known = 0
     s.carry, s.pace = 0, 0
 
 cdef struct Found:  # a value out of the ring

@@ -9,8 +9,8 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 from ext.interval cimport (
-    CHUNK, COUNTER, GAUGE, MAX_WINDOW, PAST, UNUSED, Cell, Done, Found, Mark, Slot, Times, advance, begin, cut_off, find,
-    i128, is_plain, scaled, step_clock, u128,
+    CHUNK, COUNTER, GAUGE, MAX_WINDOW, PAST, UNUSED, Cell, Done, Found, Mark, Past, Slot, Times, advance, begin, cut_off,
+    find, i128, is_plain, scaled, step_clock, u128,
 )
 from ext.ring cimport FIRST_REASON, HEAD_SLOTS, KIND_ANSWER, Head, Ring, get, intact, plausible
 from ext.ring cimport Slot as Value
@@ -93,7 +93,7 @@ def time_weighted_mean(const double[::1] values not None, const int64_t[::1] t_n
 
 
 MAX_SLOTS = 65_535
-STATE_VERSION = 1
+STATE_VERSION = 2
 cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # so that no product leaves 128 bits
 
 
@@ -132,6 +132,11 @@ cdef class Tally:
         self.count = count
 
     def __dealloc__(self):
+        cdef int i
+        if self.slots != NULL:
+            for i in range(self.count):
+                free(self.slots[i].past)
+                free(self.slots[i].position)
         free(self.slots)
         free(self.times.bounds)
         free(self.done)
@@ -168,22 +173,32 @@ cdef class Tally:
             raise ValueError(f"resolution {resolution}, modulus {modulus}, max_gap_ms {max_gap_ms}: out of bounds")
         if period_ms and (slip_ms <= 0 or period_ms % slip_ms or not 0 < period_ms // slip_ms < MAX_WINDOW):
             raise ValueError(f"a window of {period_ms} ms cannot slip by {slip_ms} ms: 1 to {MAX_WINDOW - 1} steps")
+        free(s.past)
+        free(s.position)
         memset(s, 0, sizeof(Slot))
+        if kind == COUNTER:
+            s.past = <Past *>calloc(1, sizeof(Past))
+        if period_ms:
+            s.position = <i128 *>calloc(period_ms // slip_ms + 1, sizeof(i128))
+        if (kind == COUNTER and s.past == NULL) or (period_ms and s.position == NULL):
+            raise MemoryError
         s.kind, s.resolution, s.modulus, s.max_gap = kind, resolution, modulus, max_gap_ms
         s.period, s.slip = period_ms, slip_ms if period_ms else 0
 
     def bounds(self, const int64_t[::1] bounds not None, int64_t offset_ms=0):
         cdef Py_ssize_t n = bounds.shape[0], i
         cdef int64_t *copy
+        cdef Times fresh
         if not 2 <= n <= 1 << 24:
             raise ValueError(f"boundaries are two to 2**24, got {n}")
         for i in range(1, n):
             if bounds[i] <= bounds[i - 1]:
                 raise ValueError(f"boundaries must grow, at {i}")
+        fresh.bounds, fresh.count = <int64_t *>&bounds[0], <int32_t>n
         for i in range(self.count):
             if self.slots[i].has:
                 at = self.slots[i].start
-                if not bounds[0] <= at < bounds[n - 1] or bounds[_find(bounds, at)] != at:
+                if not bounds[0] <= at < bounds[n - 1] or bounds[find(&fresh, at)] != at:
                     raise ValueError(f"slot {i} stands at {at}, which is none of these boundaries")
         copy = <int64_t *>realloc(self.times.bounds, n * sizeof(int64_t))
         if copy == NULL:
@@ -253,7 +268,7 @@ cdef class Tally:
 
     def past(self, int number):
         cdef Slot *s = self.slot(number)
-        return [(s.past_time[i], s.past_value[i]) for i in range(s.past)]
+        return [(s.past.time[i], s.past.value[i]) for i in range(s.known)]
 
     def step(self, int64_t by_ms):
         cdef int i
@@ -285,37 +300,38 @@ cdef class Tally:
         return _shown(number, s.start, s.end, &s.cell) if s.has else None
 
     def state(self, int number):
-        cdef Slot *s = self.slot(number)
-        return PyBytes_FromStringAndSize(<char *>s, sizeof(Slot))
+        cdef Slot was = self.slot(number)[0]
+        past = PyBytes_FromStringAndSize(<char *>was.past, sizeof(Past)) if was.past != NULL else b""
+        window = PyBytes_FromStringAndSize(<char *>was.position, was.run * sizeof(i128)) if was.run else b""
+        was.past, was.position = NULL, NULL
+        return PyBytes_FromStringAndSize(<char *>&was, sizeof(Slot)) + past + window
 
     def restore(self, int number, const uint8_t[::1] state not None):
         cdef Slot *s = self.slot(number)
         cdef Slot was
-        if state.shape[0] != sizeof(Slot):
-            raise ValueError(f"a state has {sizeof(Slot)} bytes, got {state.shape[0]}")
+        cdef Py_ssize_t past_size = sizeof(Past) if s.past != NULL else 0
+        if state.shape[0] < <Py_ssize_t>sizeof(Slot):
+            raise ValueError(f"a state has {sizeof(Slot)} bytes or more, got {state.shape[0]}")
         memcpy(&was, &state[0], sizeof(Slot))
         same = was.kind == s.kind and was.resolution == s.resolution and was.modulus == s.modulus
-        if not same or was.slip != s.slip or was.period != s.period or was.past > PAST or not 0 <= was.run <= MAX_WINDOW:
+        if not same or was.slip != s.slip or was.period != s.period or was.known > (PAST if past_size else 0):
             raise ValueError("the state of another slot")
-        was.max_gap = s.max_gap
+        if not 0 <= was.run <= (s.period // s.slip + 1 if s.slip else 0):
+            raise ValueError(f"the state has {was.run} positions of a window")
+        if state.shape[0] != <Py_ssize_t>sizeof(Slot) + past_size + was.run * <Py_ssize_t>sizeof(i128):
+            raise ValueError(f"a state of {state.shape[0]} bytes is not whole")
+        was.max_gap, was.past, was.position = s.max_gap, s.past, s.position
         if was.has:
             if not self.inside(was.start) or not was.start <= was.time < was.end:
                 raise ValueError(f"the state stands at {was.start}, outside of the boundaries")
             was.at = find(&self.times, was.start)
             if self.times.bounds[was.at] != was.start or self.times.bounds[was.at + 1] != was.end:
                 raise ValueError(f"the state stands at {was.start}, which is no boundary")
+        if past_size:
+            memcpy(s.past, &state[sizeof(Slot)], past_size)
+        if was.run:
+            memcpy(s.position, &state[sizeof(Slot) + past_size], was.run * sizeof(i128))
         s[0] = was
-
-
-cdef Py_ssize_t _find(const int64_t[::1] bounds, int64_t at_ms):
-    cdef Py_ssize_t low = 0, high = bounds.shape[0] - 1, middle
-    while high - low > 1:
-        middle = (low + high) >> 1
-        if bounds[middle] <= at_ms:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def gather(
