@@ -27,6 +27,8 @@ $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
 
 $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
 	@tools/prepare $(VENV) demo,test,lint,hardware mosquitto socat faketime softhsm2
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/node jose canonicalize 2>/dev/null || \
+	  echo "without npm one test of the second verifier is skipped"
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

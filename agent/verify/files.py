@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
-from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, Refused, inflate, parse_object
+from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, ZSTD_STEP, Frames, Refused, inflate, parse_object
 from agent.verify.verifier import PREFIX, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
@@ -54,18 +54,32 @@ def read_objects(path: Path) -> Iterator[tuple[bytes, str]]:
             return
         file.seek(0)
         try:
-            import zstandard
-        except ImportError:
-            raise Refused(
-                "zstd", f"{path} is compressed with zstd, and the package zstandard is not installed"
-            ) from None
-        try:
-            with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(
-                file, read_across_frames=True
-            ) as inside:
-                yield from read_lines(io.BufferedReader(inside), str(path))
-        except zstandard.ZstdError as error:
-            raise Refused("zstd", f"{path}: damaged zstd frame: {error}") from None
+            yield from read_lines(io.BufferedReader(_Inside(file)), str(path))
+        except Refused as error:
+            raise Refused(error.code, f"{path}: {error.text}") from None
+
+
+class _Inside(io.RawIOBase):
+    """What is inside a compressed file, as a file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._frames, self._held = file, Frames(MAX_WINDOW), memoryview(b"")
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """The next bytes; 0 at the end of the last frame."""
+        while not self._held:
+            step = self._file.read(ZSTD_STEP)
+            if not step:
+                self._frames.close()
+                return 0
+            self._held = memoryview(self._frames.feed(step))
+        count = min(len(into), len(self._held))
+        into[:count], self._held = self._held[:count], self._held[count:]
+        return count
 
 
 def read_lines(file: BinaryIO | io.BufferedReader, name: str) -> Iterator[tuple[bytes, str]]:

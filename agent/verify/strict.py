@@ -14,6 +14,7 @@ MAX_DEPTH: Final = 32
 MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits at 64 KiB, but births stay whole
 MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
+ZSTD_STEP: Final = 256  # compressed bytes that are taken at once: at most 8 MiB of a bomb come of them
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
@@ -78,18 +79,53 @@ def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
         return raw
     if len(raw) > MAX_COMPRESSED_BYTES:
         raise Refused("size", f"{len(raw)} compressed bytes, at most {MAX_COMPRESSED_BYTES} are read")
-    try:
-        import zstandard
-    except ImportError:
-        raise Refused("zstd", "compressed with zstd, and the package zstandard is not installed") from None
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=MAX_PACK_BYTES).stream_reader(raw) as reader:
-            plain: bytes = reader.read(cap + 1)
-    except (zstandard.ZstdError, MemoryError) as error:
-        raise Refused("zstd", f"damaged zstd frame: {error}") from None
-    if len(plain) > cap:
-        raise Refused("size", f"decompresses to more than {cap} bytes")
-    return plain
+    frame, plain = Frames(), bytearray()
+    for at in range(0, len(raw), ZSTD_STEP):
+        plain += frame.feed(raw[at : at + ZSTD_STEP])
+        if len(plain) > cap:
+            raise Refused("size", f"decompresses to more than {cap} bytes")
+    frame.close(only=1)
+    return bytes(plain)
+
+
+class Frames:
+    """zstd frames, one after the other, decompressed as their bytes come: fed in small steps, a bomb stays small.
+
+    Args:
+        max_window: bytes of memory that a frame may ask for.
+    """
+
+    def __init__(self, max_window: int = MAX_PACK_BYTES) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise Refused("zstd", "compressed with zstd, and the package zstandard is not installed") from None
+        self._error = zstandard.ZstdError
+        self._make = zstandard.ZstdDecompressor(max_window_size=max_window).decompressobj
+        self._frame: Any = None
+        self._count = 0
+
+    def feed(self, step: bytes) -> bytes:
+        """What the next bytes give. Raises Refused where they are no zstd."""
+        plain = b""
+        try:
+            while step:
+                if self._frame is None:
+                    self._frame, self._count = self._make(), self._count + 1
+                plain += self._frame.decompress(step)
+                step = self._frame.unused_data
+                if self._frame.eof:
+                    self._frame = None
+        except (self._error, MemoryError) as error:
+            raise Refused("zstd", f"damaged zstd frame: {error}") from None
+        return plain
+
+    def close(self, only: int = 0) -> None:
+        """All bytes were fed. Raises Refused where the last frame is cut off, or there were others than ``only``."""
+        if self._frame is not None:
+            raise Refused("zstd", "a zstd frame that is cut off")
+        if only and self._count != only:
+            raise Refused("zstd", f"{self._count} zstd frames for one object")
 
 
 _UNCLEAR: Final = (b"\\", b'" ', b"\n", b"\r", b"\t")  # where these are, names cannot be counted in the bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,3 +154,24 @@ def test_killed_in_the_middle_it_leaves_no_folder(gateway: Gateway) -> None:
     assert not folder.exists()
     subprocess.run(args, cwd=ROOT, timeout=30, check=True, capture_output=True)
     assert gateway.folder_report(folder).packs == gateway.broker().packs
+
+
+@pytest.mark.parametrize("stretch", [[], [10, 30]])
+def test_the_programs_of_the_docs_hold_what_was_exported(gateway: Gateway, mh: Mh, stretch: list[int]) -> None:
+    """The sample of verify.md and the verifier for Node read the folder as `meterhouse export` makes it."""
+    gateway.seal(20)
+    gateway.restart()
+    gateway.seal(20)
+    folder, script = gateway.folder / "out", gateway.folder / "check.py"
+    assert mh("export", folder, "-c", gateway.config, *(at(*stretch) if stretch else ()))[0] == 0
+    page = (ROOT / "docs" / "verify.md").read_text(encoding="utf-8")
+    script.write_text(page.partition("```python\nimport base64")[2].partition("```")[0].join(["import base64", ""]))
+    packs, readings = (len(gateway.made), 160) if not stretch else (42, 80)
+    done = subprocess.run(
+        [sys.executable, script, folder, gateway.signer.kid], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout == f"{packs} packs, {readings} readings hold\n", done.stderr
+    if node := shutil.which("node"):
+        command = [node, ROOT / "docs" / "vectors" / "check.mjs", folder, gateway.signer.kid]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stdout == f"verified: {packs} packs of 2 streams\n", done.stdout + done.stderr

@@ -60,7 +60,7 @@ def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
     assert code == 0, err
     assert tree(tmp_path / "living") == tree(tmp_path / "stopped")
     assert (tmp_path / "living.csv").read_bytes() == (tmp_path / "stopped.csv").read_bytes()
-    assert json.loads(out)["packs"] > 4 and mh("verify", tmp_path / "living", "--trust", agent.kid)[0] == 0
+    assert json.loads(out)["packs"] > 2 and mh("verify", tmp_path / "living", "--trust", agent.kid)[0] == 0
 
 
 def test_a_folder_and_the_broker_agree_after_a_kill(

@@ -81,7 +81,14 @@ def zip_bomb() -> Case:
 @case
 def damaged_zstd() -> Case:
     raw = zstandard.compress(doctored())
-    return refused("damaged_zstd", "half a zstd frame", "json", "", raw[: len(raw) // 2])
+    return refused("damaged_zstd", "half a zstd frame", "zstd", "cut off", raw[: len(raw) // 2])
+
+
+@case
+def second_zstd_frame() -> Case:
+    raw = zstandard.compress(doctored()) + zstandard.compress(b"   ")
+    about = "something behind the zstd frame, which some readers would read on and others not"
+    return refused("second_zstd_frame", about, "zstd", "2 zstd frames", raw)
 
 
 @case
