@@ -30,7 +30,10 @@ STDIN = Path("-")
 @click.option("--username", help="For the broker.")
 @click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its first line.")
 @click.option(
-    "--trust", multiple=True, metavar="THUMBPRINT", help="A key of a gateway, got out of band; again for more."
+    "--trust",
+    multiple=True,
+    metavar="[SITE/GATEWAY=]THUMBPRINT",
+    help="A key got out of band, of that gateway or of any; again for more.",
 )
 @click.option(
     "--for", "duration_s", callback=parse_for, metavar="TIME", help="Listen so long (20s, 5 min); else Ctrl-C."
@@ -72,8 +75,9 @@ def verify(
     if bool(paths) == bool(broker):
         raise UsageError("one of --broker and PATHs is wanted", where="verify", hint="`meterhouse verify --help`")
     for pin in trust:
-        if len(pin) != 43:
-            hint = "An RFC 7638 thumbprint has 43 characters; `meterhouse keys show` prints it"
+        owner, named, thumb = pin.rpartition("=")
+        if len(thumb) != 43 or (named and owner.count("/") != 1):
+            hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
             raise UsageError(f"{tidy(pin)!r} is no thumbprint", where="--trust", hint=hint)
     if broker:
         password = _first_line(password_file) if password_file else None

@@ -53,10 +53,7 @@ def read_objects(path: Path) -> Iterator[tuple[bytes, str]]:
             yield from read_lines(file, str(path))
             return
         file.seek(0)
-        try:
-            yield from read_lines(io.BufferedReader(_Inside(file)), str(path))
-        except Refused as error:
-            raise Refused(error.code, f"{path}: {error.text}") from None
+        yield from read_lines(io.BufferedReader(_Inside(file)), str(path))
 
 
 class _Inside(io.RawIOBase):

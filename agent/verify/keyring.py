@@ -26,6 +26,12 @@ class _Chain:
     revoked: Mapping[str, Mapping[str, int]]
 
 
+def split_pin(pin: str) -> tuple[str, str]:
+    """(gateway or "" for any, thumbprint)."""
+    gateway, _, thumb = pin.rpartition("=")
+    return gateway, thumb
+
+
 class Unpinned(Refused):
     """A chain that holds, but nothing pinned is in it: foreign, or from before the pinned key was."""
 
@@ -36,14 +42,16 @@ class KeyRing:
     Args:
         pins: thumbprints, one of which must be in the chain; empty: any chain, and nothing proves the origin. Any key
             of a chain will do: its object is signed by the newest, which only follows from all before. A second
-            chain (of a key that stands for a lost one) is taken only where it is pinned by itself.
+            chain (of a key that stands for a lost one) is taken only where it is pinned by itself. One written
+            ``park7/gw01=<thumbprint>`` holds for that gateway alone.
     """
 
     def __init__(self, gateway: str, pins: Collection[str] = ()) -> None:
         self.gateway = gateway
         self.keys: dict[str, PublicKey] = {}
         self.order: dict[str, int] = {}  # kid -> a number that grows from key to key
-        self._pins = frozenset(pins)
+        self._strict = bool(pins)
+        self._pins = frozenset(thumb for owner, thumb in map(split_pin, pins) if owner in ("", gateway))
         self._chains: dict[str, _Chain] = {}  # by first key
         self._revoked: dict[str, Mapping[str, int]] = {}  # kid -> last trusted sequence by stream
 
@@ -100,7 +108,7 @@ class KeyRing:
                 raise Refused("counter", f"two different keys objects with counter {new.counter}")
             if new.records[: len(known.records)] != known.records:
                 raise Refused("key-chain", "the records do not begin with the ones known before")
-        if self._pins and not self._pins & new.keys.keys():
+        if self._strict and not self._pins & new.keys.keys():
             raise Unpinned("key-chain", f"foreign key chain: its first key is {first}, and none of it is pinned")
         self._chains[first] = new
         self.keys = {kid: key for chain in self._chains.values() for kid, key in chain.keys.items()}
@@ -117,7 +125,7 @@ class KeyRing:
         return True
 
     def _is_part(self, old: _Chain, known: _Chain) -> bool:
-        return bool(self._pins) and old.counter < known.counter and old.records == known.records[: len(old.records)]
+        return self._strict and old.counter < known.counter and old.records == known.records[: len(old.records)]
 
     def _begins_anew(self, new: _Chain) -> bool:
         """Another first key: an impostor, unless it was pinned beside what was pinned of the chains that are known."""

@@ -119,7 +119,10 @@ class Live:
 
     def _connect(self, version: int, deadline: float) -> None:
         """One client; waits until it is subscribed or refused."""
-        from paho.mqtt import client as mqtt
+        try:
+            from paho.mqtt import client as mqtt
+        except ImportError:
+            raise LiveError("the package paho-mqtt is not installed", "pip install paho-mqtt") from None
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
         from paho.mqtt.packettypes import PacketTypes
         from paho.mqtt.properties import Properties

@@ -29,6 +29,10 @@ class Refused(ValueError):
         self.code, self.text = code, text
 
 
+class Unread(Refused):
+    """What is received may hold, but cannot be read here: a package is missing. No fault of whoever sent it."""
+
+
 def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES) -> dict[str, Any]:
     """The JSON object in ``raw``.
 
@@ -99,7 +103,7 @@ class Frames:
         try:
             import zstandard
         except ImportError:
-            raise Refused("zstd", "compressed with zstd, and the package zstandard is not installed") from None
+            raise Unread("zstd", "compressed with zstd, and the package zstandard is not installed") from None
         self._error = zstandard.ZstdError
         self._make = zstandard.ZstdDecompressor(max_window_size=max_window).decompressobj
         self._frame: Any = None

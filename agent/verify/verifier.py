@@ -16,7 +16,7 @@ from agent.verify.quick import Quick, Sketch
 from agent.verify.report import Fault, Faults, Report, Verdict
 from agent.verify.signed import Signed, check_signed, check_sketched
 from agent.verify.stream import StreamState
-from agent.verify.strict import MAX_OBJECT_BYTES, Refused, inflate, parse_object
+from agent.verify.strict import MAX_OBJECT_BYTES, Refused, Unread, inflate, parse_object
 
 MAX_HELD: Final = 1000  # objects that came before the keys that they need
 MAX_HELD_BYTES: Final = 16 << 20
@@ -33,6 +33,7 @@ class Outcome(Enum):
     REDELIVERED = "redelivered"
     FAILED = "failed"
     HELD = "held"  # its key is not known yet
+    UNREAD = "unread"  # a package is missing here, see the report's reasons
     TAKEN = "taken"  # keys, a checkpoint, a retained birth
     IGNORED = "ignored"  # a topic without signed objects
 
@@ -43,7 +44,8 @@ class Verifier:
     Not safe for use by several threads at once.
 
     Args:
-        trust: thumbprints got out of band, one key of each chain. Without any nothing proves the origin.
+        trust: thumbprints got out of band, one key of each chain; ``park7/gw01=<thumbprint>`` for that gateway alone.
+            Without any nothing proves the origin.
     """
 
     def __init__(self, trust: Iterable[str] = ()) -> None:
@@ -57,6 +59,7 @@ class Verifier:
         self._early: list[tuple[bytes, dict[str, Any], str, str]] = []  # keys objects without a pinned key
         self._faults = Faults()  # of what belongs to no stream, or whose signature does not hold
         self._first_bad: Fault | None = None
+        self._unread: dict[str, int] = {}  # why -> objects or files
         self.bad_signatures = 0
 
     def feed(self, raw: bytes, topic: str | None = None, where: str = "") -> Outcome:
@@ -82,7 +85,7 @@ class Verifier:
             return self._route(raw, value, topic, parts, where or topic or "")
         except Refused as error:
             self._refuse(error, value, where or topic or "")
-            return Outcome.FAILED
+            return Outcome.UNREAD if isinstance(error, Unread) else Outcome.FAILED
 
     def refuse(self, error: Refused, where: str) -> None:
         """Count something that could not even be read, such as a damaged file."""
@@ -133,11 +136,12 @@ class Verifier:
                 open_.append(f"{name}: {stream.unchecked} packs whose birth or other parts are not here")
         if total.missing:
             open_.append(f"{total.missing} packs missing")
+        open_ += [f"{count} objects or files not read: {why}" for why, count in self._unread.items()]
         if total.held:
             open_.append(f"{total.held} packs whose key record is not here")
         if broken:
             total.verdict = Verdict.FAILED
-        elif not total.packs and not total.held:
+        elif not total.packs and not total.held and not self._unread:
             total.verdict = Verdict.NOTHING
             open_.append("no pack was seen")
         elif open_:
@@ -318,6 +322,9 @@ class Verifier:
         return Refused("kid", f"no keys object of {gateway} that could be trusted was seen")
 
     def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
+        if isinstance(error, Unread):
+            self._unread[error.text] = self._unread.get(error.text, 0) + 1
+            return
         stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
         fault = Fault(
             error.code,

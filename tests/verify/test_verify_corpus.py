@@ -137,3 +137,27 @@ def test_clock_doubts_are_counted_and_do_not_fail() -> None:
     assert report.ok
     assert (s.clock_unsynced, s.clock_unknown, s.clock_backward) == (1, 1, 1)
     assert s.early > 0  # field pain 61: a read time far from its pack shows
+
+
+def test_a_pin_of_one_gateway_is_not_believed_for_another() -> None:
+    """Two owners, one verifier: whoever holds the key of gw02 cannot sign in the name of gw01."""
+    from packs import Key, Stream, keys
+
+    mine, theirs = Key(1), Key(2)
+    forged = Stream(key=theirs)  # park7/gw01/inv1
+    objects = [keys(theirs), *forged.run(2)]
+    bare, bound = [mine.kid, theirs.kid], [f"park7/gw01={mine.kid}", f"park7/gw02={theirs.kid}"]
+    for trust, verdict in ((bare, "verified"), (bound, "failed")):
+        verifier = Verifier(trust)
+        for raw in objects:
+            verifier.feed(raw)
+        assert verifier.finish().verdict.value == verdict
+    verifier = Verifier(bound)
+    own, other = Stream(key=mine), Stream(key=theirs, gateway="park7/gw02")
+    for raw in (keys(mine), *own.run(2), keys(theirs, gateway="park7/gw02"), *other.run(2)):
+        verifier.feed(raw)
+    assert verifier.finish().ok
+    verifier = Verifier(bound[:1])
+    for raw in (keys(theirs, gateway="park7/gw02"), *Stream(key=theirs, gateway="park7/gw02").run(2)):
+        verifier.feed(raw)
+    assert verifier.finish().failures == {"key-chain": 1, "kid": 2}, "a pin of another gateway is not no pin at all"
