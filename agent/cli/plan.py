@@ -133,4 +133,22 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:
             notes.append(
                 Note(f"line {line}", f"is busy for {share:.0%} of its time; a silent device makes it late", hint)
             )
+        if share <= FULL and (long := _long_visit([cost for cost in costs if cost.line == line])):
+            notes.append(Note(f"line {line}", *long))
     return notes
+
+
+def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
+    """Of one line: a visit is not interrupted, and a device that is due twice meanwhile has missed a tick."""
+    visits: dict[str, float] = {}
+    for cost in costs:
+        if cost.pace != "once":
+            visits[cost.device] = visits.get(cost.device, 0.0) + cost.cost.line_time_s
+    for cost in sorted(costs, key=lambda cost: cost.period_ms):
+        others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
+        seconds, device = max(others, default=(0.0, ""))
+        if seconds * 1000 > 2 * cost.period_ms:
+            what = f"one visit to {device} for all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
+            hint = f"Read fewer points of {device}, or {cost.device} less often"
+            return f"{what} every {show_ms(cost.period_ms)}, has gaps (overload)", hint
+    return None

@@ -105,6 +105,22 @@ def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says:
     assert all(says in note and "Most of it is bms at the pace fast, every 1 s" in note for note in notes)
 
 
+def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
+    """The line is free for most of the time, and still a device that is due each second has a gap each minute."""
+
+    def costs(period_ms: int) -> list[PaceCost]:
+        return [
+            PaceCost("m1", "cabinet", "fast", period_ms, PlanSummary(1, 2, 1, 0.01)),
+            PaceCost("tower", "cabinet", "normal", 30_000, PlanSummary(3, 74, 6, 1.0)),
+            PaceCost("tower", "cabinet", "slow", 60_000, PlanSummary(17, 430, 37, 6.0)),
+            PaceCost("tower", "cabinet", "once", 86_400_000, PlanSummary(8, 215, 7, 3.0)),
+        ]
+
+    (note,) = map(str, plan_notes(costs(1000)))
+    assert "one visit to tower for all its paces takes 7.00 s; meanwhile m1, due every 1 s, has gaps" in note
+    assert plan_notes(costs(5000)) == []
+
+
 def test_a_ring_that_is_small_or_not_what_it_seems_is_told(mh, park) -> None:
     device = '[[device]]\nname = "x{n}"\nline = "roof"\naddress = "{n}"\nprofile = "test/box"\n'
     device += 'every = {{ fast = "50 ms" }}\n'
