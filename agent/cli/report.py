@@ -167,18 +167,25 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
 
 
 def _show(page: Mapping[str, Any], language: str) -> None:
-    from agent.cli.report_words import WORDS, number, percent, said, target, unit
+    from agent.cli.report_words import WORDS, lacking, number, percent, said, target, unit
     from agent.cli.tables import cell, open_console, plain_table
 
     words, console = WORDS[language], open_console()
     place = page["label"] or f"{page['site']}/{page['gateway']}"
-    console.print(f"[bold]{words['report']} {cell(page['period']['label'])}[/]  {cell(place)}")
+    console.print(f"[bold]{words['report']} {cell(page['period']['label'])}[/]  {cell(place)}{_until(page, words)}")
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
     table = plain_table("", *heads, right=(heads[1], heads[4]))
     colours = {"met": "green", "not met": "red"}
+    of_set = ""
+    titles = {one["id"]: said(one["title"], language) for one in page["sets"]} | {"site": words["own_figures"]}
     for figure in page["figures"]:
-        heavy = figure["drags"][:1]
-        missing = f"{words['missing']}: {', '.join(figure['missing'])}" if figure.get("missing") else ""
+        if (now := figure["id"].partition("/")[0]) != of_set:
+            of_set = now
+            table.add_row(f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1))
+        heavy = "; ".join(f"{said(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
+        known = percent(figure["completeness"]) if figure.get("v") else ""
+        if known and figure["estimated"] != "0":
+            known += f", {percent(figure['estimated'])} {words['estimated']}"
         verdict = words[figure["verdict"]]
         colour = colours.get(figure["verdict"], "dim")
         table.add_row(
@@ -186,11 +193,13 @@ def _show(page: Mapping[str, Any], language: str) -> None:
             cell(f"{number(figure.get('v', ''))} {unit(figure)}"),
             cell(target(figure)),
             f"[{colour}]{cell(verdict)}[/]",
-            percent(figure["completeness"]) if figure.get("v") else "",
+            known,
             spark([one["v"] for one in figure["trend"]]),
-            cell(missing or "; ".join(f"{said(one['title'], language)} {percent(one['share'])}" for one in heavy), 120),
+            cell(lacking(figure, language) or heavy, 160),
         )
     console.print(table)
+    if any(figure["monitoring"] and figure.get("v") for figure in page["figures"]):
+        console.print(f"[dim]{words['monitoring']}[/]")
     trace = page["trace"]
     if trace["consumption"] != "0":
         share = percent(trace["at_the_time"])
@@ -199,6 +208,17 @@ def _show(page: Mapping[str, Any], language: str) -> None:
     _show_balance(page, language)
     for one in page["excluded"]:
         console.print(f"{words['excluded']}: {cell(said(one['title'], language))}: {cell(one['why'], 200)}")
+
+
+def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """How far a period that is not over is known."""
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    period = page["period"]
+    if period["until"] >= period["to"]:
+        return ""
+    return f", {words['until']} {datetime.fromtimestamp(period['until'], ZoneInfo(page['timezone'])):%Y-%m-%d %H:%M}"
 
 
 def _show_balance(page: Mapping[str, Any], language: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from agent.cli import report_balance
-from agent.cli.report_words import BALANCE_WORDS, WORDS, number, percent, said, target, unit
+from agent.cli.report_words import BALANCE_WORDS, WORDS, lacking, number, percent, said, target, unit
 
 _STYLE = """
 :root{--ink:#1b2a33;--soft:#5d6f7a;--line:#d8e0e4;--good:#1c7c4a;--bad:#b3362b;--bar:#3f8fb5;--worst:#d98032;--paper:#fff}
@@ -57,7 +57,13 @@ def page(report: Mapping[str, Any], language: str) -> str:
             body.append('<div class="cards">' + "".join(_card(figure, language) for figure in mine) + "</div>")
     own = [figure for figure in report["figures"] if figure["id"].startswith("site/")]
     if own:
-        body.append('<h2>·</h2><div class="cards">' + "".join(_card(figure, language) for figure in own) + "</div>")
+        body.append(
+            "<h2>"
+            + WORDS[language]["own_figures"]
+            + '</h2><div class="cards">'
+            + "".join(_card(figure, language) for figure in own)
+            + "</div>"
+        )
     body.append(_trace(report["trace"], language, zone))
     body.append(_balance(report, language))
     body.append(_inputs(report["figures"], language))
@@ -96,16 +102,13 @@ def _card(figure: Mapping[str, Any], language: str) -> str:
             for one in figure["drags"]
         )
         parts.append(f'<div class="small">{words["drags"]}: {heavy}</div>')
-    if figure.get("missing"):
-        parts.append(f'<div class="small notmet">{words["missing"]}: {escape(", ".join(figure["missing"]))}</div>')
-    for text in (said(figure["note"], language), "" if figure["official"] else _monitoring(figure, words)):
+    if why := lacking(figure, language):
+        parts.append(f'<div class="small">{escape(why)}</div>')
+    monitoring = words["monitoring"] if figure["monitoring"] and figure.get("v") else ""
+    for text in (said(figure["note"], language), monitoring):
         if text:
             parts.append(f'<div class="soft small">{escape(text)}</div>')
     return f'<div class="card">{"".join(parts)}</div>'
-
-
-def _monitoring(figure: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    return words["monitoring"] if figure["gate"] and figure.get("v") else ""
 
 
 def _bars(figure: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "until": "known until", "figure": "figure", "value": "value", "target": "target", "verdict": "verdict",
         "trend": "trend", "drags": "what weighs on it", "known": "known", "estimated": "estimated", "worst": "worst",
         "met": "met", "not met": "not met", "no threshold": "", "no data": "no data", "missing": "missing",
-        "monitoring": "monitoring value: the official figure is that of a calendar year",
+        "monitoring": "monitoring value: official figures are of a calendar year",
         "core": "core", "guiding": "guiding", "source": "Source", "excluded": "Left out by the plan",
         "inputs": "Inputs", "input": "input", "basis": "basis", "amount": "amount", "factors": "Factors",
         "metered": "metered", "declared": "declared", "assumed": "assumed", "absent": "not in the park",
@@ -23,6 +23,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "with_certificates": "green with certificates", "incomplete": "hours that are not known whole",
         "issued": "Certificates that on-site generation earns (1 = 1,000 kWh)", "traded": "for power sold",
         "held": "for power used on site, not tradable", "rest": "kWh carried over", "label": "month", "note": "note",
+        "own_figures": "The park's own figures", "zero": "nothing to divide by: {}",
         "nothing": "Nothing is known of this period.", "status": "status", "formula": "formula",
         "quoted": "quoted, check against the publication", "official": "official",
         "factor_assumed": "assumed, no official value found",
@@ -43,6 +44,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "with_certificates": "含绿证绿电占比", "incomplete": "数据不完整的小时数",
         "issued": "自发电量可核发绿证（1个=1000千瓦时）", "traded": "上网电量", "held": "自用电量（不可交易）",
         "rest": "结转千瓦时", "label": "月份", "note": "说明",
+        "own_figures": "园区自定义指标", "zero": "分母为零：{}",
         "nothing": "该时段无数据。", "status": "状态", "formula": "公式",
         "quoted": "引用值，发布前请核对原文", "official": "官方",
         "factor_assumed": "假定值，未见官方数值",
@@ -70,6 +72,17 @@ def number(text: str, digits: int = 4) -> str:
 def percent(text: str) -> str:
     """A share of 0 to 1."""
     return f"{number(str(Decimal(text) * 100), 3)} %" if text else "–"
+
+
+def lacking(figure: Mapping[str, Any], language: str) -> str:
+    """Why there is no figure; "" where there is one."""
+    words = WORDS[language]
+    if figure.get("lacking"):
+        names = [f"{said(one['title'], language)} ({one['n']})" for one in figure["lacking"]]
+        return f"{words['missing']}: {'; '.join(names)}"
+    if figure.get("zero"):
+        return words["zero"].format("; ".join(said(title, language) for title in figure["zero"]))
+    return ""
 
 
 def target(figure: Mapping[str, Any]) -> str:

@@ -59,10 +59,7 @@ class _Figuring:
             else:
                 value = numerator
         metered = [amount for amount in inputs if amount.basis == "metered"]
-        try:
-            threshold = self._threshold() if not missing else None
-        except _Missing:
-            threshold = None
+        threshold = self._threshold(bool(missing))
         return Figure(
             one,
             self._period,
@@ -145,14 +142,19 @@ class _Figuring:
             raise _Missing(name)
         return amount.value
 
-    def _threshold(self) -> Threshold | None:
+    def _threshold(self, missing: bool) -> Threshold | None:
         """The first whose condition holds; conditions per year are held against the period scaled to a year."""
         for one in self._one.thresholds:
             if one.where is None:
                 return one
+            if missing:
+                return None  # nobody knows which holds
             term, least = one.where
-            if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:
-                return one
+            try:
+                if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:
+                    return one
+            except _Missing:
+                return None
         return None
 
 

@@ -24,6 +24,7 @@ from agent.indicators.definitions import (
 from agent.indicators.factors import Entry, Factor, make_factors, shipped
 from agent.indicators.quantities import Unknown, dimension_of, near
 from agent.indicators.units import NUMBER, Dimension, Unit, parse_unit, show_dimension
+from agent.indicators.words import ROLES
 from drivers.model import ConfigError
 
 SITE = "site"  # the set of a plan's own figures
@@ -343,6 +344,9 @@ class _Maker:
             for name in keys:
                 if name not in names:
                     self._complain(f"{table}.{name}", f"is no indicator of this plan{near(name, names)}")
+        for role in self._text.absent:
+            if role not in ROLES and not role.startswith("x."):
+                self._complain(f"absent.{role}", f"is no role{near(role, ROLES)}")
         for name, why in [*self._text.exclude.items(), *self._text.absent.items()]:
             if not why.strip():
                 self._complain(name, "wants a reason", "A verifier reads it beside the figure")

@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from agent.indicators import expression
 from agent.indicators.compute import Tally, period_of, slots_of
 from agent.indicators.declared import Declaration
 from agent.indicators.definitions import PeriodKind
@@ -93,9 +94,13 @@ class Reporter:
             "note": one.note,
             "gate": one.gate,
             "better": one.better,
+            "monitoring": bool(one.official) and not figure.official,
+            "lacking": [{"n": name, "title": self._title(name)} for name in figure.missing],
             "trend": [{"label": label, "v": f.shown if f is not None else ""} for label, f in points],
             "drags": self._drags(figure),
         }
+        if figure.value is None and not figure.missing and one.denominator is not None:  # all of it is nothing
+            plain["zero"] = [self._title(name) for name in dict.fromkeys(expression.names(one.denominator.tree))]
         for amount in plain["inputs"]:
             amount["title"] = self._title(amount["n"])
         if len(valued) > 1 and one.denominator is not None:  # the worst of plain amounts is only the night

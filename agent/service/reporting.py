@@ -24,14 +24,22 @@ from agent.service.tables import derived_row
 from agent.store import Store
 from drivers.model import UsageError, clean_text
 
+SETTLED_MS = 2 * 3_600_000  # what is not written by then was not read
+
 
 async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """``body``: period (day, month, year, rolling), day (any date inside; empty: today), now_ms."""
+    """``body``: period (day, month, year, rolling), day (any date inside; empty: today), now_ms.
+
+    A running agent goes by its own clock: it is the one that its intervals were cut by.
+    """
     config = access.config
     kind, day, now_ms = checked(body)
+    if access.service is not None:
+        now_ms = access.service.grid.now_ms()
     cut = Cut(config.timezone, config.interval.length_ms)
     at_ms = cut.midnight(day) if day is not None else now_ms
-    period: Period = period_of(cut, kind, at_ms, now_ms)  # type: ignore[arg-type]
+    until_ms = await access.call(partial(_known_until, now_ms))
+    period: Period = period_of(cut, kind, at_ms, until_ms)  # type: ignore[arg-type]
     plan = make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
     entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
     reporter = Reporter(plan, cut, period, entries)
@@ -53,6 +61,12 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
 
 def _day(cut: Cut, start: int, end: int, takers: Sequence[Meters], store: Store) -> list[RoleSum]:
     return sums(store, cut, start, end, meters=takers)
+
+
+def _known_until(now_ms: int, store: Store) -> int:
+    """The end of the newest interval, unless it is long past: then nothing is known of what came after it."""
+    ends = (page.to_ms for page in store.interval_pages(now_ms - SETTLED_MS, now_ms))
+    return max((end for end in ends if end <= now_ms), default=now_ms)
 
 
 def checked(body: Mapping[str, Any]) -> tuple[str, date | None, int]:

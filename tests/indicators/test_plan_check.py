@@ -58,6 +58,10 @@ MISTAKES = {
         '[exclude]\n"national-2025/solid-waste" = "no waste"',
         "is no indicator of this plan (did you mean national-2025/solid_waste?)",
     ),
+    "a role that is said to be absent": (
+        '[absent]\n"generation.wnd" = "none"',
+        "absent.generation.wnd: is no role (did you mean generation.wind?)",
+    ),
     "an unknown key": ("absnt = {}", "unknown field `absnt`"),
     "no TOML": ("sets = [", "is not TOML"),
 }
