@@ -21,6 +21,7 @@ from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.keys import create_key, key_records
 from agent.pack import Packer, StreamTable
+from agent.service.balances import Balances
 from agent.service.figures import Figures
 from agent.service.intervals import LATE_MS, LATE_PACKS
 from agent.service.roster import Roster
@@ -239,7 +240,7 @@ class Timelapse:
         results = f"{self.config.base}/_indicators"
         self._results = packer(results)
         self._results.use(roster.results_table(results, agent.__version__))
-        self._figures = Figures(self.config)
+        self._figures, self._balances = Figures(self.config), Balances(self.config)
         self.readings = self.packs = self.figures = 0
 
     def _configure(self, timezone: str, plan: str, every_s: int) -> Config:
@@ -285,7 +286,7 @@ class Timelapse:
         (self.folder / "plan.toml").write_text(text, encoding="utf-8")
         self.config = load_config(self.folder / "agent.toml", environ={})
         self._results.use(Roster(self.config).results_table(self._results.stream, agent.__version__))
-        self._figures = Figures(self.config)
+        self._figures, self._balances = Figures(self.config), Balances(self.config)
 
     # --- time
 
@@ -335,7 +336,7 @@ class Timelapse:
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)  # who is silent is not waited for
         made, start = [], self._results.from_ms
         while (end := self.cut.stretch("interval", start)[1]) <= settled:
-            found = self._figures(self.store, start, end)
+            found = [*self._figures(self.store, start, end), *self._balances(self.store, start, end)]
             self.figures += sum(result["kind"] == "figure" for result in found)
             made.append((end, found))
             start = end

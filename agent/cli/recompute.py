@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.recompute_book import Adding, AsOf, Runs
+from agent.cli.recompute_site import Site
 from agent.indicators.compute import slots_of
 from agent.indicators.declared import Declaration, from_dict
 from agent.indicators.definitions import PlanText, parse_plan, shipped_sets
@@ -20,8 +21,10 @@ from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Period
 from agent.indicators.plan import Plan, make_plan
 from agent.indicators.report import trace_result
+from agent.indicators.site import KINDS as SITE_KINDS
+from agent.indicators.site import KNOWN
 from agent.intervals import Cut, Rule
-from agent.intervals.replay import recompute as intervals_from
+from agent.intervals.replay import emitted
 from agent.verify.files import find_files, read_objects
 from drivers.model import ConfigError, UsageError
 
@@ -81,7 +84,7 @@ def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
                 bodies[stream].append(path)
     for base, said in results.items():
         streams = {stream: files for stream, files in bodies.items() if stream.startswith(base + "/")}
-        _repeat(said, streams, plan_file, repeated)
+        _repeat(base, said, streams, plan_file, repeated)
     return repeated
 
 
@@ -99,7 +102,7 @@ def _take_results(into: _Results, body: Mapping[str, Any], out: Repeated) -> Non
     if "table" in body:
         into.births.append(body["table"])
     for result in body.get("results", ()):
-        if result.get("kind") in ("figure", "trace") and into.births:
+        if result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and into.births:
             into.made.append((len(into.births) - 1, result))
         elif result.get("kind") == "declaration":
             try:
@@ -113,8 +116,11 @@ def _numbers(result: Result) -> dict[str, Any]:
     return {key: float(value) if key in ("at", "from", "to") else value for key, value in result.items()}
 
 
-def _repeat(said: _Results, streams: Mapping[str, list[Path]], plan_file: Path | None, out: Repeated) -> None:
+def _repeat(
+    base: str, said: _Results, streams: Mapping[str, list[Path]], plan_file: Path | None, out: Repeated
+) -> None:
     books: dict[str, tuple[Adding, AsOf, dict[str, Runs]]] = {}
+    sites: dict[int, Site] = {}
     plans: dict[int, Plan | ConfigError] = {}
     for number, result, last in _with_trails(said.made):
         birth = said.births[number]
@@ -125,6 +131,12 @@ def _repeat(said: _Results, streams: Mapping[str, list[Path]], plan_file: Path |
         if key not in books:
             book, here = _read(entry, streams)
             books[key] = Adding(book), book, here
+        adding, book, here = books[key]
+        if result["kind"] in SITE_KINDS:
+            adding.see(last)
+            site = sites.setdefault(number, Site(book, base, birth))
+            _compare_site(result, site, book, here, out)
+            continue
         if number not in plans:
             try:
                 plans[number] = _plan(birth, plan_file)
@@ -134,7 +146,6 @@ def _repeat(said: _Results, streams: Mapping[str, list[Path]], plan_file: Path |
         if isinstance(plan, ConfigError):
             out.add("unknown", f"{_name(result)}: {plan}")
             continue
-        adding, book, here = books[key]
         adding.see(last)
         try:
             _compare(result, plan, adding, book, here, said.entries, out)
@@ -143,22 +154,29 @@ def _repeat(said: _Results, streams: Mapping[str, list[Path]], plan_file: Path |
 
 
 def _with_trails(made: Sequence[tuple[int, Result]]) -> Iterator[tuple[int, Result, dict[str, int]]]:
-    """Each result with the newest packs that all of its moment came from: they were made of the same intervals."""
+    """Each result with the packs up to which intervals were known at its moment; one without says nothing new."""
     for _, group in groupby(made, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)
         last: dict[str, int] = {}
         for _, result in results:
-            for trail in _trails(result):
-                last[trail["stream"]] = max(last.get(trail["stream"], 0), trail["last"])
+            if result["kind"] == KNOWN:
+                last |= {t["stream"]: t["last"] for t in _written(result.get("packs", ()))}
         for number, result in results:
-            yield number, result, last
-            last = {}
+            if result["kind"] != KNOWN:
+                yield number, result, last
+                last = {}
 
 
 def _trails(result: Result) -> list[Mapping[str, Any]]:
     """What is written as a gateway writes it, of the trails of a figure."""
     found = [trail for one in result.get("inputs", ()) if isinstance(one, dict) for trail in one.get("from", ())]
-    return [t for t in found if isinstance(t.get("stream"), str) and type(t.get("last")) is int]
+    return _written([*found, *result.get("from", ())])
+
+
+def _written(trails: Iterable[Any]) -> list[Mapping[str, Any]]:
+    return [
+        t for t in trails if isinstance(t, dict) and isinstance(t.get("stream"), str) and type(t.get("last")) is int
+    ]
 
 
 def _read(entry: Mapping[str, Any], streams: Mapping[str, list[Path]]) -> tuple[AsOf, dict[str, Runs]]:
@@ -169,7 +187,7 @@ def _read(entry: Mapping[str, Any], streams: Mapping[str, list[Path]]) -> tuple[
     book, here = AsOf(cut), dict[str, Runs]()
     for stream, files in streams.items():
         seen: set[int] = set()
-        book.take(stream, intervals_from(stream, _packs_of(stream, files, seen), cut, rule))
+        book.take(stream, emitted(stream, _packs_of(stream, files, seen), cut, rule))
         here[stream] = Runs(seen)
     return book, here
 
@@ -218,11 +236,9 @@ def _compare(
     entries: Sequence[Declaration],
     out: Repeated,
 ) -> None:
-    for trail in _trails(said):
-        runs = here.get(trail["stream"])
-        if missing := runs.missing(trail["first"], trail["last"]) if runs else trail["first"]:
-            out.add("unknown", f"{_name(said)}: pack {missing} of {trail['stream']} is not here")
-            return
+    if lack := _lack(said, here):
+        out.add("unknown", f"{_name(said)}: {lack}")
+        return
     period = _period(said["period"], book.cut)
     if said["kind"] == "trace":
         made = trace_result(slots_of(book.parts(period.start_ms, period.until_ms), book.cut), period)
@@ -236,6 +252,31 @@ def _compare(
         known_entries = [entry for entry in entries if entry.at_ms < period.until_ms]
         supply = adding.tally(period).supply(known_entries, period)
         made = evaluate(plan, period, supply, [indicator])[0].as_dict(said["config"])
+    _judge(said, made, out)
+
+
+def _compare_site(said: Result, site: Site, book: AsOf, here: Mapping[str, Runs], out: Repeated) -> None:
+    try:
+        if lack := _lack(said, here):
+            out.add("unknown", f"{_name(said)}: {lack}")
+            return
+        made = site.of(said, _period(said["period"], book.cut))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        out.add("differ", f"{_name(said)}: is not written as a gateway writes it ({error!r})")
+        return
+    _judge(said, made or {}, out)
+
+
+def _lack(said: Result, here: Mapping[str, Runs]) -> str:
+    """Which pack of a result's trails is not here; "" if all are."""
+    for trail in _trails(said):
+        runs = here.get(trail["stream"])
+        if missing := runs.missing(trail["first"], trail["last"]) if runs else trail["first"]:
+            return f"pack {missing} of {trail['stream']} is not here"
+    return ""
+
+
+def _judge(said: Result, made: Result, out: Repeated) -> None:
     if wrong := _differences(_texts(said), _texts(made)):
         out.add("differ", f"{_name(said)}: {'; '.join(wrong[:2])}")
     else:

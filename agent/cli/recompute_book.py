@@ -1,13 +1,16 @@
 """Intervals out of exported packs, as they were known when a figure was made: what came later is not looked at.
 
-A device that was silent while a figure was made is completed by corrections afterwards. A row names the last pack that
-it came from, and a figure the last packs that it came from, so that the one can be held against the other.
+A device that was silent while a figure was made is completed by corrections afterwards, and so is a counter whose jump
+was not judged yet. Each row was written at a pack, and the results of each interval say up to which pack of each stream
+rows were written then (``known``), so that the one can be held against the other.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
 from functools import lru_cache
 
@@ -15,7 +18,7 @@ from agent.indicators.compute import Tally, intervals_of
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
 from agent.intervals import Cut
-from agent.intervals.page import Row, Shape, StoredPage, encode, merged
+from agent.intervals.page import Page, Row, Shape, StoredPage, encode
 from agent.intervals.rows import RoleSum
 
 
@@ -25,36 +28,37 @@ class AsOf:
     def __init__(self, cut: Cut) -> None:
         self.cut = cut
         self.seen: dict[str, int] = {}
-        self._pages: dict[str, dict[date, list[tuple[StoredPage, int]]]] = {}  # with the newest pack in it
+        self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
         self._columns: dict[bytes, int] = {}
         self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
 
-    def take(self, stream: str, made: Iterable[tuple[Shape, list[Row]]]) -> None:
+    def take(self, stream: str, made: Iterable[tuple[int, Shape, list[Row]]]) -> None:
         """All rows of a stream, in the order in which they were made."""
         held: list[Row] = []
+        packs = array("q")
         front: tuple[Shape, date] | None = None
-        for shape, rows in made:
+        for pack, shape, rows in made:
             for row in rows:
                 key = shape, self.cut.day(row.start_ms)
                 if held and front is not None and (key != front or row.revision or held[-1].revision):
-                    self._keep(stream, *front, held)
-                    held = []
+                    self._keep(stream, *front, held, packs)
+                    held, packs = [], array("q")
                 front = key
                 held.append(row)
+                packs.append(pack)
                 if row.revision or row.turn:
                     self._late_days.add(key[1])
-                    self._late.setdefault(stream, []).append((row.last_seq, row.start_ms))
+                    self._late.setdefault(stream, []).append((pack, row.start_ms))
         if held and front is not None:
-            self._keep(stream, *front, held)
+            self._keep(stream, *front, held, packs)
 
-    def _keep(self, stream: str, shape: Shape, day: date, rows: list[Row]) -> None:
+    def _keep(self, stream: str, shape: Shape, day: date, rows: list[Row], packs: array[int]) -> None:
         mine, text = self._pages.setdefault(stream, {}).setdefault(day, []), shape.encode()
         self._columns[text] = len(shape.columns)
         end_ms, body = max(row.end_ms for row in rows), encode(rows, len(shape.columns), compress=True)
-        newest = max(row.last_seq for row in rows)
-        mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), newest))
+        mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
 
     def see(self, stream: str, pack: int) -> list[int]:
         """Packs up to this one count from now on. Returns the starts of intervals that this corrected."""
@@ -69,14 +73,15 @@ class AsOf:
         days = {self.cut.day(from_ms), *(self.cut.day(at) for at, _ in self.cut.stretches("day", from_ms, to_ms))}
         for stream in sorted(self._pages):
             for day in sorted(days):
-                for page, newest in self._pages[stream].get(day, ()):
-                    if newest <= self.seen.get(stream, 0):
+                for page, packs in self._pages[stream].get(day, ()):
+                    if packs[-1] <= self.seen.get(stream, 0):
                         yield page
-                    elif (rest := self._without(page, self.seen.get(stream, 0))) is not None:
+                    elif (rest := self._without(page, packs, self.seen.get(stream, 0))) is not None:
                         yield rest
 
-    def _without(self, page: StoredPage, pack: int) -> StoredPage | None:
-        rows = [row for row in merged([page.body]) if row.last_seq <= pack]
+    def _without(self, page: StoredPage, packs: array[int], pack: int) -> StoredPage | None:
+        """Rows came in the order of packs, and are kept in it."""
+        rows = Page(page.body).take_apart()[: bisect_right(packs, pack)]
         if not rows:
             return None
         body = encode(rows, self._columns[page.shape])
@@ -91,19 +96,29 @@ class AsOf:
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Role sums of the single intervals of a day or a part of one."""
         day = self.cut.day(start_ms)
-        if day in self._late_days:  # the slow road: only what counts now
+        if not self.is_plain(day):  # the slow road: only what counts now
             return intervals_of(self, self.cut, start_ms, end_ms)
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
 
     def _parts_of_day(self, day: date) -> tuple[list[RoleSum], list[int]]:
         """Of a day without corrections: all of it, whatever counts now; no row can look different later."""
+        with self.all_seen():
+            parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
+        return parts, [one.start_ms for one in parts]
+
+    def is_plain(self, day: date) -> bool:
+        """Has a day no corrections?"""
+        return day not in self._late_days
+
+    @contextmanager
+    def all_seen(self) -> Iterator[None]:
+        """For a while all packs count."""
         seen, self.seen = self.seen, dict.fromkeys(self._pages, 1 << 62)
         try:
-            parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
+            yield
         finally:
             self.seen = seen
-        return parts, [one.start_ms for one in parts]
 
 
 class Adding:

@@ -20,6 +20,7 @@ from agent.intervals.query import Book
 from agent.intervals.sums import sums
 
 KINDS = ("balance", "derived")
+KNOWN = "known"  # a result that says up to which packs intervals were known when those beside it were made
 
 
 class SiteResults:

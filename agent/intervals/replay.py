@@ -33,7 +33,14 @@ def recompute(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iter
     What the agent wrote and what comes out here agree to the last digit, from the first interval on that lies wholly
     behind the first pack: the one before may have begun earlier there.
     """
+    for _, shape, rows in emitted(stream, packs, cut, rule):
+        yield shape, rows
+
+
+def emitted(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[int, Shape, list[Row]]]:
+    """As ``recompute``, each with the sequence of the pack that let the rows be written."""
     ledger = Ledger(stream, cut, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))
-        yield from ledger.rows()
+        for shape, rows in ledger.rows():
+            yield ledger.seq, shape, rows

@@ -1,6 +1,6 @@
 """Makes the site's balance and the derived points when intervals close: each interval's own, and the day's at its end.
 
-Called in the writer's thread, beside ``Figures``.
+Called in the writer's thread, beside ``Figures``; says as well what was known then, for whoever repeats the results.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.config import Config
-from agent.indicators.site import SiteResults
+from agent.indicators.compute import period_of
+from agent.indicators.site import KNOWN, SiteResults
 from agent.intervals import Cut
 from agent.service.tables import derived_row
 from agent.store import Store
@@ -26,14 +27,16 @@ class Balances:
         cut = Cut(config.timezone, config.interval.length_ms)
         rows = [derived_row(one) for one in config.derived]
         self._cut, self._results = cut, SiteResults(cut, config.base, rows, config.hash())
+        self._streams = sorted(f"{config.base}/{device.name}" for device in config.devices)
         self._broken = False
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
         """Of the interval that ends here; then of the day, if it ends too."""
+        known = self._known(store, start_ms, end_ms)
         if self._broken:
-            return []
+            return [known]
         try:
-            made = self._results.of(store, "interval", start_ms, end_ms)
+            made = [known, *self._results.of(store, "interval", start_ms, end_ms)]
             day_start, day_end = self._cut.stretch("day", start_ms)
             return made + (self._results.of(store, "day", day_start, day_end) if end_ms == day_end else [])
         except GatewayError:
@@ -41,7 +44,13 @@ class Balances:
         except Exception:  # a fault of ours in a sum must never end the sealing of readings
             log.exception("balances stop until the next start, readings do not")
             self._broken = True
-            return []
+            return [known]
+
+    def _known(self, store: Store, start_ms: int, end_ms: int) -> Mapping[str, Any]:
+        """Up to which pack of each stream intervals were written by now: all results of the moment came from these."""
+        seqs = store.interval_seqs()
+        packs = [{"stream": stream, "last": seqs[stream]} for stream in self._streams if stream in seqs]
+        return {"kind": KNOWN, "period": period_of(self._cut, "interval", start_ms, end_ms).as_dict(), "packs": packs}
 
     def prepare(self, store: Store, start_ms: int) -> bool:
         """Nothing to get ready."""

@@ -78,6 +78,11 @@ class IntervalShelf:
         ).fetchone()
         return row
 
+    def interval_seqs(self) -> dict[str, int]:
+        """By stream the last pack of which intervals were written."""
+        rows = self._conn.execute("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream")
+        return dict(rows.fetchall())
+
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
         """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
         names = sorted(self._heads) if not streams else sorted(set(streams) & self._heads.keys())
