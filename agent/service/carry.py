@@ -52,7 +52,8 @@ def seal_job(
             if packer.from_ms > job.start_ms:  # the clock was set back while we were away
                 events.insert(0, packer.step(job.start_ms))
             elif packer.from_ms < job.start_ms:
-                packs += packer.absent(ring, job.start_ms, job.unknown, clock, events)
+                # whatever keeps this boot from sealing now: before it, nobody ran
+                packs += packer.absent(ring, job.start_ms, Reason.STOPPED, clock, events)
                 events = []
             job.start_ms = None
         held = segment.positions[:]

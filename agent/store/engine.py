@@ -20,7 +20,7 @@ from agent.store.database import (
     open_or_quarantine,
     salvaged,
 )
-from agent.store.errors import StoreDamaged, StoreError, StoreFull
+from agent.store.errors import StoreDamaged, StoreError
 from agent.store.inspection import Inspection
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
@@ -85,11 +85,10 @@ class Store(Intake):
             raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
         try:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            try:
-                conn, quarantine = open_or_quarantine(path)
-            except StoreFull:  # even opening writes: a start on a full disk lives on the reserve
+            if free_bytes(path.parent) < 2 * SPARE_BYTES:
+                # opening writes, and so does all that a start keeps before it reads: it lives on the reserve
                 Ballast(path.with_name(path.name + ".ballast"), 0).drop()
-                conn, quarantine = open_or_quarantine(path)
+            conn, quarantine = open_or_quarantine(path)
         except OSError as error:
             raise StoreError(
                 f"the state directory cannot be used ({error.strerror})",

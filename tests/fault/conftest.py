@@ -22,13 +22,20 @@ sys.path.insert(3, str(Path(__file__).parent.parent / "store"))
 
 from fault_rows import SCENARIOS, Row, play
 
+HERE = Path(__file__).parent
 AT_ONCE = 8
-for file in sorted(Path(__file__).parent.glob("play_*.py")):  # they register their scenarios
+for file in sorted(HERE.glob("play_*.py")):  # they register their scenarios
     importlib.import_module(file.stem)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "plays(*names): the scenarios whose rows the test looks at")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:  # whichever of them comes first waits for all scenarios
+        if HERE in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(300))
 
 
 def names_of(item: pytest.Item) -> tuple[str, ...]:

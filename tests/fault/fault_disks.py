@@ -113,7 +113,5 @@ def freeze(pid: int) -> float:
         ]
         return set(states) <= {"T", "D"}  # D: in a sync; it cannot come back from it before it is stopped
 
-    deadline = time.monotonic() + 5
-    while not still():
-        assert time.monotonic() < deadline, "the process does not stop"
+    until(still, 5, "the process stops")
     return time.time()

@@ -44,7 +44,7 @@ def bring_home(
             agent.start()
             until(arrived, 30, lambda: newest(listener))
             code = code or agent.stop()
-    until(lambda: arrived() and last(), 10, lambda: newest(listener))
+    until(lambda: arrived() and last(), 30, lambda: newest(listener))
     return code
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from service_kit import House
 
 Row = dict[str, Any]
+# gaps that a busy machine makes by itself, honestly: a poll or an answer comes too late, a start takes seconds
+BUSY = frozenset({"overload", "timeout", "stopped"})
 Play = Callable[[Path, House, int, int], Row]
 
 

@@ -155,7 +155,7 @@ def everything_fails_at_once(folder: Path, house: House, rounds: int, seed: int)
     agent.start()
     watch = Watch(agent)
     house.at_end(watch.stop)
-    until(lambda: listener.packs("m1", "readings"), 20, lambda: agent.said)
+    until(lambda: listener.packs("m1", "readings"), 30, lambda: agent.said)
     began_mb = watch.rss()
     requests = flood(good.port, seed, 1800 * rounds)
     count = meter.count + 2
@@ -170,7 +170,7 @@ def everything_fails_at_once(folder: Path, house: House, rounds: int, seed: int)
     until(lambda: complete(dead_ear, "m1") and complete(dead_ear, "_gateway"), 60, lambda: agent.said)
     codes = (code, agent.stop())
     for ear in (listener, dead_ear):
-        until(lambda ear=ear: stops(ear) == 2 and complete(ear, "m1"), 20, lambda: agent.said)
+        until(lambda ear=ear: stops(ear) == 2 and complete(ear, "m1"), 30, lambda: agent.said)
     report = balance(listener.heard, agent.kid, {"m1": meter})
     late = balance(dead_ear.heard, agent.kid, {"m1": meter})
     return figures(

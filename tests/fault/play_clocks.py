@@ -14,7 +14,7 @@ from fault_books import balance, bodies, came, ended, figures
 from fault_rows import Row, scenario
 from service_books import counted, times
 from service_clock import Clock, steps
-from service_kit import SECONDLY, Agent, House, Listener, one_meter, until, whole
+from service_kit import SECONDLY, Agent, House, Listener, one_meter, patience, until, whole
 
 HOUR, YEAR = 3600, 365 * 86_400
 
@@ -23,7 +23,7 @@ def come_home(agent: Agent, listener: Listener) -> int:
     """All that waits has arrived, the agent ends, and what it sealed last has arrived too. Returns its exit code."""
     until(lambda: whole(listener, "m1") and whole(listener, "_gateway"), 30, lambda: agent.said)
     code = agent.stop()
-    until(lambda: ended(listener), 15, lambda: agent.said)
+    until(lambda: ended(listener), 30, lambda: agent.said)
     return code
 
 
@@ -34,7 +34,7 @@ def clock_steps(folder: Path, house: House, rounds: int, seed: int) -> Row:
     clock = Clock(folder)
     _, listener, meter, agent = one_meter(folder, house, every=SECONDLY, env=clock.env)
     agent.start()
-    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: len(listener.packs("m1")) >= 2, 30, lambda: agent.said)
     offsets, now = [0.0], 0.0
     for n in range(rounds):
         far = rng.choice((HOUR, YEAR)) if rounds > 2 else YEAR
@@ -43,12 +43,13 @@ def clock_steps(folder: Path, house: House, rounds: int, seed: int) -> Row:
             now = 0.0
         offsets.append(now)
         clock.set(now)
-        until(lambda n=n: len(steps(listener, "m1")) == n + 1, 15, lambda: agent.said)
+        until(lambda n=n: len(steps(listener, "m1")) == n + 1, 30, lambda: agent.said)
         count = meter.count + rng.randint(1, 3)
-        until(lambda count=count: came(listener, count), 15, lambda: (agent.said, agent.snapshot()))
+        until(lambda count=count: came(listener, count), 30, lambda: (agent.said, agent.snapshot()))
     code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter}, offsets)
-    packs = [pack for pack in bodies(listener.heard) if pack["stream"].endswith("/m1")]
+    # by their sequence: on a busy machine some come late, as backlog
+    packs = sorted((p for p in bodies(listener.heard) if p["stream"].endswith("/m1")), key=lambda pack: pack["seq"])
     monos: dict[str, int] = {}
     for pack in packs:
         clock_says = pack["clock"]
@@ -57,7 +58,8 @@ def clock_steps(folder: Path, house: House, rounds: int, seed: int) -> Row:
         monos[pack["boot"]] = clock_says["mono_ms"]
         for record, at in zip(counted(pack), times(pack), strict=True):
             beside = at - meter.served[record["v"]] / 1e9
-            assert min(abs(beside - offset) for offset in offsets) < 2, f"{record}: read at {at}, {beside} s beside us"
+            late = [beside - offset for offset in offsets]
+            assert any(-0.05 < s < 5 * patience() for s in late), f"{record}: read at {at}, {beside} s beside us"
     longest_s = max(pack["to"] - pack["from"] for pack in packs)
     said = len(steps(listener, "m1"))
     return figures(report, code=code, steps=said, steps_unsaid=rounds - said, longest_pack_s=longest_s,
@@ -70,7 +72,7 @@ def pauses_of_the_process(folder: Path, house: House, rounds: int, seed: int) ->
     rng = random.Random(seed)
     _, listener, meter, agent = one_meter(folder, house, every=SECONDLY, uplink='keepalive = "5 s"')
     agent.start()
-    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: len(listener.packs("m1")) >= 2, 30, lambda: agent.said)
     longest = 0.0
     for n in range(rounds):
         pause_s = 3.0 if rounds == 1 else 65.0 if n == 0 else rng.uniform(2, 30)
@@ -92,7 +94,7 @@ def busy_cores(folder: Path, house: House, rounds: int, seed: int) -> Row:
     rng = random.Random(seed)
     _, listener, meter, agent = one_meter(folder, house, every=SECONDLY)
     agent.start()
-    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: len(listener.packs("m1")) >= 2, 30, lambda: agent.said)
     asked = 0
     for _ in range(rounds):
         loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 2))]

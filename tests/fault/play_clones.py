@@ -28,7 +28,7 @@ def two_of_one_name(folder: Path, house: House, rounds: int, seed: int) -> Row:
     first = house.agent(None, {"roof": lines[0]}, {"m1": ("roof", 1)}, every=SECONDLY,
                         more=uplinks({"platform": taps[0].url, "private": private.url}))  # fmt: skip
     first.start()
-    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: first.said)
+    until(lambda: len(listener.packs("m1")) >= 2, 30, lambda: first.said)
     assert first.stop() == 0
     (folder / "clone").mkdir()
     shutil.copytree(folder / "state", folder / "clone" / "state")
@@ -36,18 +36,18 @@ def two_of_one_name(folder: Path, house: House, rounds: int, seed: int) -> Row:
                   more=uplinks({"platform": taps[1].url}))  # fmt: skip
     house.at_end(clone.close)
     first.start()
-    until(lambda: len(boots(listener.packs("m1"))) == 2, 10, lambda: first.said)
+    until(lambda: len(boots(listener.packs("m1"))) == 2, 30, lambda: first.said)
     began = time.monotonic()
     clone.start()
-    until(lambda: "took over" in str(state(first, "platform")["error"]), 10, lambda: first.said)
-    until(lambda: [e for e in witness.events("_gateway") if e["event"] == "taken_over"], 10, lambda: first.said)
+    until(lambda: "took over" in str(state(first, "platform")["error"]), 30, lambda: first.said)
+    until(lambda: [e for e in witness.events("_gateway") if e["event"] == "taken_over"], 30, lambda: first.said)
     count = meters[1].count + 1
-    until(lambda: came(listener, count), 10, lambda: clone.said)
+    until(lambda: came(listener, count), 30, lambda: clone.said)
     watched_s = 3.0 if rounds == 1 else 90.0
     threading.Event().wait(max(0.0, began + watched_s - time.monotonic()))  # a war would be fought in this time
     connects = [len([at for at in tap.connects if at >= began]) for tap in taps]
     codes = (first.stop(), clone.stop())
-    until(lambda: ended(witness, 2), 15, lambda: first.said)
+    until(lambda: ended(witness, 2), 30, lambda: first.said)
     events = [event for event in witness.events("_gateway") if event["event"] == "taken_over"]
     report = report_of(listener.heard, first.kid)
     mine = balance(witness.heard, first.kid, {"m1": meters[0]})

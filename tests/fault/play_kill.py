@@ -42,11 +42,11 @@ def die(agent: Agent, meter: Tally, shim: Shim, way: str, rng: random.Random) ->
             shim.set(way, skip=rng.randrange(8), times=1)
         agent.start(serving=False)
         if not early:
-            until(lambda: "serving" in agent.said or agent.process.poll() is not None, 20, lambda: agent.said)  # type: ignore[union-attr]
+            until(lambda: "serving" in agent.said or agent.process.poll() is not None, 30, lambda: agent.said)  # type: ignore[union-attr]
             pause(rng.uniform(0.1, 1.5))
             shim.set(way, skip=rng.randrange(6), times=1)
         assert agent.process
-        until(lambda: agent.process.poll() is not None, 20, lambda: (way, shim.hits, agent.said))  # type: ignore[union-attr]
+        until(lambda: agent.process.poll() is not None, 30, lambda: (way, shim.hits, agent.said))  # type: ignore[union-attr]
         agent.wait()
     elif way == "while it starts":
         agent.start(serving=False)

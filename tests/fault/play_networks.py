@@ -100,7 +100,7 @@ def networks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         every=SECONDLY, before=island.inside,
     )  # fmt: skip
     agent.start()
-    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: len(listener.packs("m1")) >= 2, 30, lambda: agent.said)
     names, back_s = list(KINDS), [0.0]
     for n in range(rounds):
         kind = names[n] if n < len(names) else rng.choice(names)
@@ -131,7 +131,7 @@ def bad_wires(folder: Path, house: House, rounds: int, seed: int) -> Row:
     agent.more = f'[[uplink]]\nname = "platform"\nurl = "{tap.url}"'
     agent.configure()
     agent.start()
-    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: len(listener.packs("m1")) >= 2, 30, lambda: agent.said)
     back_s = 0.0
     for n in range(rounds):
         kind = WIRES[n] if n < len(WIRES) else rng.choice(WIRES)
@@ -162,7 +162,7 @@ def thin_link(folder: Path, house: House, rounds: int, seed: int) -> Row:
     agent.more = f'[[uplink]]\nname = "platform"\nurl = "{tap.url}"'
     agent.configure()
     agent.start()
-    until(lambda: len(listener.packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: len(listener.packs("m1")) >= 2, 30, lambda: agent.said)
     slowest = 0.0
     for _ in range(rounds):
         tap.mode = "refuse"

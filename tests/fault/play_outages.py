@@ -55,7 +55,7 @@ def broker_outages(folder: Path, house: House, rounds: int, seed: int) -> Row:
                         more=uplinks({name: broker.url for name, broker in brokers.items()}))  # fmt: skip
     agent.start()
     for ear in ears.values():
-        until(lambda ear=ear: len(ear.packs("m1")) >= 2, 15, lambda: agent.said)
+        until(lambda ear=ear: len(ear.packs("m1")) >= 2, 30, lambda: agent.said)
     longest_s = back_s = 0.0
     for n in range(rounds):
         name = ("plain", "kept")[n % 2]
@@ -68,7 +68,7 @@ def broker_outages(folder: Path, house: House, rounds: int, seed: int) -> Row:
         until(lambda ear=ear: whole(ear, "m1") and whole(ear, "_gateway"), 40, lambda: agent.said)
     code = agent.stop()
     for ear in ears.values():
-        until(lambda ear=ear: ended(ear), 15, lambda: agent.said)
+        until(lambda ear=ear: ended(ear), 30, lambda: agent.said)
     report, _ = (balance(ear.heard, agent.kid, {"m1": meter}) for ear in ears.values())
     return figures(report, code=code, longest_outage_s=round(longest_s, 1), longest_back_s=round(back_s, 1),
                    most_log_lines=len(agent.said.splitlines()))  # fmt: skip
@@ -85,7 +85,7 @@ def broker_kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
     agent = house.agent(None, {"roof": house.field.tcp(meter)}, {"m1": ("roof", 1)}, every=SECONDLY,
                         more=uplinks({"platform": broker.url}, 'confirm = "platform"'))  # fmt: skip
     agent.start()
-    until(lambda: len(platform.packs("m1")) >= 2, 15, lambda: agent.said)
+    until(lambda: len(platform.packs("m1")) >= 2, 30, lambda: agent.said)
     for _ in range(rounds):
         away(broker, True, rng.uniform(0.0, 5.0))
         count = meter.count + 1
@@ -93,6 +93,6 @@ def broker_kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
         threading.Event().wait(rng.uniform(0.0, 3.0))  # the moment of the next kill
     until(lambda: whole(platform, "m1") and whole(platform, "_gateway"), 200, lambda: agent.said)
     code = agent.stop()
-    until(lambda: ended(platform), 15, lambda: agent.said)
+    until(lambda: ended(platform), 30, lambda: agent.said)
     report = balance(platform.heard, agent.kid, {"m1": meter})
     return figures(report, code=code)

@@ -72,6 +72,6 @@ def killed_on_the_wire(folder: Path, house: House, rounds: int, seed: int) -> Ro
     count = meter.count + 2
     until(lambda: max(broker.numbers("m1"), default=0) >= count and whole(broker, "m1"), 30, lambda: agent.said)  # type: ignore[arg-type]
     code = agent.stop()
-    until(lambda: whole(broker, "m1") and whole(broker, "_gateway"), 10, lambda: agent.said)  # type: ignore[arg-type]
+    until(lambda: whole(broker, "m1") and whole(broker, "_gateway"), 30, lambda: agent.said)  # type: ignore[arg-type]
     report = balance(broker.heard, agent.kid, {"m1": meter})
     return figures(report, code=code, looked_up=checked)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from fault_disks import can_cut
-from fault_rows import Row
+from fault_rows import BUSY, Row
 
 
 @pytest.mark.plays("kills")
@@ -15,7 +15,7 @@ def test_kills(row: Row) -> None:
     # field pain 51 and 56: no pack is sealed twice, and a restart never starts from an empty or a full store
     assert row["code"] == 0 and row["verdict"] == "verified"
     assert row["held"] and row["on_the_wire"] <= 2 * row["rounds"]
-    assert set(row["gaps"]) <= {"stopped", "overload", "absent"}
+    assert set(row["gaps"]) <= BUSY | {"absent"}
 
 
 @pytest.mark.skipif(bool(can_cut()), reason=can_cut())
@@ -25,7 +25,7 @@ def test_power_cuts(row: Row) -> None:
     # field pain 56, 58 and 59: synchronous FULL, and no database that a cut destroys
     assert row["code"] == 0 and row["verdict"] == "verified"
     assert row["longest_loss_s"] < 8, "a pack interval of 1 s and the time to seal it, on a busy machine"
-    assert set(row["gaps"]) <= {"stopped", "overload", "absent"}
+    assert set(row["gaps"]) <= BUSY | {"absent"}
 
 
 @pytest.mark.plays("full_disks")
@@ -34,8 +34,32 @@ def test_a_disk_full_for_longer_than_the_ring_reaches(row: Row) -> None:
     # field pain 46, 47 and 56
     assert row["code"] == 0 and row["verdict"] == "verified"
     assert row["overwritten"] and row["missing_and_stated"] and row["gaps"]["disk"]
-    assert set(row["gaps"]) <= {"disk", "ring", "overload", "stopped"}
-    assert row["said"].count("sealing pauses") == row["said"].count("sealing goes on") == row["rounds"]
+    assert set(row["gaps"]) <= BUSY | {"disk", "ring"}
+    assert row["said"].count("sealing pauses") == row["said"].count("sealing goes on") >= row["rounds"]
+
+
+@pytest.mark.plays("starts_on_full_disks")
+def test_a_start_on_a_full_disk(row: Row) -> None:
+    """The reserve is there for it: it serves, says what is wrong, reads on, and goes on sealing when there is room."""
+    # field pain 46 and 56: no start waits for somebody to free space, and nothing is lost by one
+    assert row["code"] == 0 and row["verdict"] == "verified"
+    assert row["paused"] == row["rounds"] and row["held"] and not row["missing_and_stated"]
+    assert "sealing pauses" in row["said"] and set(row["gaps"]) <= BUSY
+
+
+@pytest.mark.plays("damaged_databases")
+def test_damaged_databases(row: Row) -> None:
+    """Pages, bits, headers, the WAL: it starts, takes over what can be read, and is judged right."""
+    # field pain 52 and 57: no start fails for a damaged file, and nobody deletes it
+    assert row["taken_over"] + row["stated_lost"] >= row["undelivered"] or row["streams_anew"]
+    assert not row["not_stated"] or row["streams_anew"], "where the heads could be read, all that is missing is stated"
+
+
+@pytest.mark.plays("restored_copies")
+def test_an_older_copy_is_put_back(row: Row) -> None:
+    """Two histories after one head: both are kept, the verifier reports it, and nothing is taken for a redelivery."""
+    assert row["verdict"] == "failed" and row["streams_forked"] == 3
+    assert all("rollback or clone" in text for text in row["conflicts"])
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler to build the failing disk with")
@@ -44,7 +68,7 @@ def test_a_disk_that_fails(row: Row) -> None:
     """Reads, writes and syncs fail or hang: the readings wait in the ring, and none is lost or there twice."""
     # field pain 45, 57 and 59: errors are survived, and nothing is retried for ever in memory
     assert row["code"] == 0 and row["verdict"] == "verified"
-    assert set(row["gaps"]) <= {"stopped", "overload", "absent"}
+    assert set(row["gaps"]) <= BUSY | {"absent"}
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler to build the failing disk with")
@@ -52,4 +76,4 @@ def test_a_disk_that_fails(row: Row) -> None:
 def test_a_device_that_changes_while_the_disk_fails(row: Row) -> None:
     """Its new table could not be kept: that ended the agent once. Now it is gap ``disk`` until the disk is well."""
     assert row["code"] == 0 and row["verdict"] == "verified"
-    assert row["births"] == 1 + row["rounds"] and row["gaps"]["disk"]
+    assert row["births"] == row["rounds"] and row["gaps"]["disk"]

@@ -18,12 +18,17 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def patience() -> float:
+    """How much longer things may take than on a machine that does nothing else."""
+    return min(8.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+
+
 def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:
     """Wait for a condition and return what it gave; ``what`` may be a function that tells more."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
+        if (waited := time.monotonic() - began) > seconds * patience():
+            raise AssertionError(f"not within {waited:.0f} s: {what() if callable(what) else what}")
         threading.Event().wait(0.02)
     return found
 

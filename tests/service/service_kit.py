@@ -18,14 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from service_broker import Broker, Heard, Listener, free_port, until, whole
+from service_broker import Broker, Heard, Listener, free_port, patience, until, whole
 
 from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-__all__ = ["Broker", "Heard", "Listener", "free_port", "until", "whole"]  # from there, for the scenarios
+__all__ = ["Broker", "Heard", "Listener", "free_port", "patience", "until", "whole"]  # from there, for the scenarios
 SITE = "park7/gw01"
 SECONDLY = '{ fast = "1 s", normal = "1 s", slow = "5 s" }'  # where not one tick may be missed, on a busy machine too
 
@@ -84,7 +84,7 @@ class Field:
         self._thread.start()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20 * patience())
 
     def tcp(self, *meters: Meter, port: int = 0, absent: int | None = None) -> TcpLine:
         line = TcpLine(Bus([meter.sim for meter in meters], absent=absent), port=port)
@@ -215,7 +215,7 @@ class Agent:
     def wait(self, seconds: float = 20.0) -> int:
         """Its exit code; a traceback in its log fails every test."""
         assert self.process
-        code = self.process.wait(seconds)
+        code = self.process.wait(seconds * patience())
         self.process = None
         assert "Traceback" not in self.said, self.said
         return code

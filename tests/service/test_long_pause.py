@@ -83,6 +83,18 @@ def test_a_device_that_was_never_read_meanwhile(ring: Ring, stream: Stream) -> N
     assert (gap["from"], gap["to"], gap["reason"]) == (T0 / 1000, (T0 + DAYS_MS) / 1000, "stopped")
 
 
+def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, stream: Stream) -> None:
+    """Whatever keeps the first packs of a boot from being sealed: until its start nobody ran."""
+    # found by the fault harness: a disk that failed right after the start was blamed for the time before it
+    start = T0 + 5_000
+    places = array("Q", (read(ring, start + n * 1000) for n in range(3)))
+    shape = stream.shape
+    job = SealJob(stream, start + 4_000, [Segment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
+    packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
+    gaps = [(gap["from"], gap["to"], gap["reason"]) for pack in packs for gap in pack.get("gaps", ())]
+    assert gaps == [(T0 / 1000, start / 1000, "stopped"), (start / 1000 + 3, start / 1000 + 4, "disk")]
+
+
 class FullDisk:
     """Commits nothing."""
 
