@@ -86,7 +86,9 @@ def _device(device: Found, line: str, lines_serial: str, taken: set[str]) -> str
         rows.append('profile = "VENDOR/FAMILY"  # none of the known profiles fits')
         return "".join(f"# {row}\n" for row in rows)
     others = ", ".join(fit.profile for fit in fits[1 : 1 + MOST_OTHERS])
-    rows.append(f"profile = {_text(fits[0].profile)}  # {fits[0].how}" + (f"; or {others}" if others else ""))
+    alike = sum(fit.how == fits[0].how for fit in fits) > 1
+    doubt = f"; or {others}" + (": the nameplate decides" if alike else "") if others else ""
+    rows.append(f"profile = {_text(fits[0].profile)}  # {fits[0].how}{doubt}")
     if device.serial and device.serial != lines_serial:
         rows.append(f"serial = {_text(device.serial)}")
     rows += _params(fits[0].profile)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import available_timezones
 
 from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import values as v
@@ -47,7 +49,7 @@ def adhoc_target(profile: str, line: str, address: str, serial: str | None, para
     config = Config(
         site="local",
         gateway="read",
-        timezone="UTC",
+        timezone=local_timezone(),  # meters keep local time, and a technician's clock is set to it
         key=Secret(file=nowhere),
         state_dir=nowhere,
         runtime_dir=nowhere,
@@ -57,6 +59,12 @@ def adhoc_target(profile: str, line: str, address: str, serial: str | None, para
         devices=(device,),
     )
     return config, device, found
+
+
+def local_timezone(link: Path = Path("/etc/localtime")) -> str:
+    """The name of this machine's time zone; UTC where it cannot be told."""
+    name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath(link).partition("zoneinfo/")[2]
+    return name if name in available_timezones() else "UTC"
 
 
 def _profile(profile: str) -> Profile:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.read import label
+from agent.cli.target import local_timezone
 from drivers.line.lease import LeaseDesk
 from drivers.model import Kind, Point, Reading
 
@@ -197,3 +198,14 @@ def test_a_path_with_a_fault_in_the_profile_names_the_line(mh, box, tmp_path: Pa
     said = mh("read", "--profile", bad, "--line", "tcp://h:1", "--address", "1")
     assert said.code == 3
     assert "bad.toml:" in said.err and "Herz" in said.err and "Hz" in said.err
+
+
+def test_a_meters_clock_is_held_against_this_machines_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a configuration; else every meter in China was eight hours off."""
+    monkeypatch.delenv("TZ", raising=False)
+    link = tmp_path / "localtime"
+    link.symlink_to("/usr/share/zoneinfo/Asia/Shanghai")
+    assert local_timezone(link) == "Asia/Shanghai"
+    assert local_timezone(tmp_path / "none") == "UTC"
+    monkeypatch.setenv("TZ", ":Europe/Berlin")
+    assert local_timezone(link) == "Europe/Berlin"
