@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import click
@@ -15,6 +16,9 @@ from agent.cli.common import as_line, config_options, json_option, read_config, 
 from agent.cli.exporting import Folder, Table
 from agent.cli.requests import ask
 from drivers.model import GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from agent.config import Config
 
 END_MS = 1 << 52
 BAR = 24
@@ -29,6 +33,18 @@ BAR = 24
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be given again.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Readings for people, as CSV.")
+@click.option(
+    "--intervals",
+    "interval_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Energy by interval for people, as CSV.",
+)
+@click.option(
+    "--intervals-flat",
+    "flat_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The same for programs: all columns, UTC and local time.",
+)
 @config_options
 @json_option
 def export(
@@ -38,6 +54,8 @@ def export(
     streams: tuple[str, ...],
     zstd: bool,
     csv_file: Path | None,
+    interval_file: Path | None,
+    flat_file: Path | None,
     config_file: Path,
     state_dir: Path | None,
     runtime_dir: Path | None,
@@ -53,17 +71,31 @@ def export(
     Examples:
       meterhouse export november/ --from 2026-11-01 --to 2026-12-01 --zstd
       meterhouse export --csv inv1.csv --stream inv1 --from 2026-11-25T08:00
+      meterhouse export --intervals november.csv --from 2026-11-01 --to 2026-12-01
 
     \b
     Exit codes: 0 written, 1 nothing is in the range or no answer, 2 wrong usage, 3 bad configuration.
     """
-    if folder is None and csv_file is None:
-        raise UsageError("a FOLDER, --csv FILE or both are wanted", where="export", hint="`meterhouse export --help`")
+    if not any((folder, csv_file, interval_file, flat_file)):
+        what = "a FOLDER, --csv, --intervals or --intervals-flat FILE is wanted"
+        raise UsageError(what, where="export", hint="`meterhouse export --help`")
     config = read_config(config_file, state_dir, runtime_dir)
     from_ms = read_time(from_text, "--from", config.timezone) if from_text else 0
     to_ms = read_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         raise UsageError("--from is not before --to", where="export")
+    body = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
+    said: dict[str, object] = {}
+    if folder or csv_file:
+        said = _packs(config, body, folder, zstd, csv_file)
+    if interval_file or flat_file:
+        said |= _intervals(config, body, interval_file, flat_file)
+    _say(said, as_json)
+
+
+def _packs(
+    config: Config, body: dict[str, Any], folder: Path | None, zstd: bool, csv_file: Path | None
+) -> dict[str, object]:
     from agent.service.exporting import from_part
 
     bar = Bar()
@@ -76,10 +108,9 @@ def export(
             if out:
                 out.add(piece.file, piece.lines)
             if table and piece.packs:
-                table.add(piece.lines, from_ms, to_ms)
+                table.add(piece.lines, body["from_ms"], body["to_ms"])
 
         try:
-            body = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
             found = ask(config, "export", body, take, bar.show)
             if out:
                 out.keep()
@@ -97,7 +128,39 @@ def export(
         said |= {"folder": str(out.path), "bytes": out.size_bytes}
     if table:
         said |= {"csv": str(table.path), "readings": table.rows}
-    _say(said, as_json)
+    return said
+
+
+def _intervals(
+    config: Config, body: dict[str, Any], interval_file: Path | None, flat_file: Path | None
+) -> dict[str, object]:
+    from agent.cli.export_intervals import IntervalTable
+
+    bar, said = Bar("days"), dict[str, object]()
+    with ExitStack() as stack:
+        people = stack.enter_context(IntervalTable(interval_file, flat=False)) if interval_file else None
+        flat = stack.enter_context(IntervalTable(flat_file, flat=True)) if flat_file else None
+        tables = [table for table in (people, flat) if table]
+
+        def take(data: bytes) -> None:
+            for table in tables:
+                table.add(data)
+
+        try:
+            found = ask(config, "intervals", body, take, bar.show)
+            for table in tables:
+                table.keep()
+        except OSError as error:
+            where = str(tables[0].path)
+            raise GatewayError(f"cannot be written ({error.strerror})", where=where) from error
+        finally:
+            bar.end()
+    said |= {"intervals": found["rows"]}
+    if people:
+        said["intervals_csv"] = str(people.path)
+    if flat:
+        said["intervals_flat"] = str(flat.path)
+    return said
 
 
 def read_time(text: str, where: str, timezone: str) -> int:
@@ -113,8 +176,8 @@ def read_time(text: str, where: str, timezone: str) -> int:
 class Bar:
     """A bar on stderr, if a person is there to see it."""
 
-    def __init__(self) -> None:
-        self._wanted, self._shown = sys.stderr.isatty(), 0.0
+    def __init__(self, what: str = "packs") -> None:
+        self._what, self._wanted, self._shown = what, sys.stderr.isatty(), 0.0
 
     def show(self, done: int, total: int) -> None:
         """Ten times a second at most."""
@@ -123,7 +186,7 @@ class Bar:
             self._shown = now
             share = min(1.0, done / max(total, 1))
             full = round(share * BAR)
-            click.echo(f"\r[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {done} packs ", err=True, nl=False)
+            click.echo(f"\r[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {done} {self._what} ", err=True, nl=False)
 
     def end(self) -> None:
         """Clear the line."""
@@ -135,9 +198,12 @@ def _say(said: dict[str, object], as_json: bool) -> None:
     if as_json:
         click.echo(as_line(said))
         return
-    streams = said["streams"]
-    assert isinstance(streams, list)
     if "folder" in said:
+        streams = said["streams"]
+        assert isinstance(streams, list)
         click.echo(f"{said['folder']}: {said['packs']} packs of {len(streams)} streams, {said['bytes']} bytes")
     if "csv" in said:
         click.echo(f"{said['csv']}: {said['readings']} readings")
+    for name in ("intervals_csv", "intervals_flat"):
+        if name in said:
+            click.echo(f"{said[name]}: {said['intervals']} rows")

@@ -18,6 +18,7 @@ VERSION: Final = 1
 KINDS: Final[Mapping[str, str]] = {
     "declare": "agent.service.declaring",
     "export": "agent.service.exporting",
+    "intervals": "agent.service.interval_export",
     "keys": "agent.service.keydesk",
     "report": "agent.service.reporting",
 }

@@ -83,6 +83,11 @@ class IntervalShelf:
         rows = self._conn.execute("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream")
         return dict(rows.fetchall())
 
+    def interval_span(self) -> tuple[int, int]:
+        """Where the first interval that is kept begins, and the last one ends; (0, 0): there are none."""
+        row = self._conn.execute("SELECT min(from_ms), max(to_ms) FROM interval_pages").fetchone()
+        return row[0] or 0, row[1] or 0
+
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
         """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
         names = sorted(self._heads) if not streams else sorted(set(streams) & self._heads.keys())
