@@ -229,11 +229,16 @@ class DevicePoll:
         if points is None:
             points = array("H", (n for n, p in enumerate(self.driver.spec.points) if paces >> PACES.index(p.pace) & 1))
             self._points[paces] = points
+        reason = self.driver.spec.silence(reason, tick_ms)
         return self.ring.append_gap(
             self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
         )
 
-    def failed(self, now: float, error: LineError | None) -> None:
+    def sleeps(self, utc_ms: int) -> bool:
+        """It is silent because it is dark, as its profile says of it."""
+        return self.life is Life.DEAD and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
+
+    def failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
         """A visit without any answer."""
         self.last_error = str(error) if error else "no answer"
         if isinstance(error, LineDown):  # the line's fault: cheap to find out again, and no word about the device
@@ -250,7 +255,11 @@ class DevicePoll:
             self.life = Life.DEAD
             if not self._told:
                 self._told = True
-                log.warning("%s is silent, and is asked ever less often: %s", self.driver.spec.name, self.last_error)
+                if self.sleeps(tick_ms):
+                    log.info("%s sleeps in the dark", self.driver.spec.name)
+                else:
+                    text = "%s is silent, and is asked ever less often: %s"
+                    log.warning(text, self.driver.spec.name, self.last_error)
             self.probe_at = now + self.pause_s
             self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
 
@@ -370,7 +379,7 @@ class LinePoller:
                 now = clock()
                 self._collect(device, [device.gap(tick, paces, error.reason)], False)
                 if not isinstance(error, LineLent):
-                    device.failed(now, error)
+                    device.failed(now, error, tick)
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
                 return
             device.lives(self._grid.now_ms())
@@ -384,7 +393,7 @@ class LinePoller:
         if result.answered:
             device.lives(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
-            device.failed(clock(), result.error)
+            device.failed(clock(), result.error, tick)
 
     async def _fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
         """Ask a caching master whether its source lives, right before it is read. False: gaps are written."""
@@ -403,7 +412,7 @@ class LinePoller:
         except LineError as error:
             self._collect(device, [device.gap(tick, paces, error.reason)], False)
             if not isinstance(error, LineLent):
-                device.failed(clock(), error)
+                device.failed(clock(), error, tick)
             return False
         device.lives(self._grid.now_ms())
         if is_fresh:

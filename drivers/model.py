@@ -12,6 +12,8 @@ from decimal import Decimal
 from enum import IntEnum, StrEnum
 from typing import ClassVar
 
+from drivers.night import Night
+
 
 class GatewayError(Exception):
     """Root of the tree. Callers branch on type or ``retry``, never on text."""
@@ -279,6 +281,13 @@ class DeviceSpec:
     zone: str = ""  # IANA name of the time that the device's clock shows; "": that of this machine
     caching: bool = False  # answers come from a master's memory and prove nothing about the device behind it
     fresh: Fresh | None = None  # but this does
+    night: Night | None = None  # of its place, where the device sleeps in the dark
+
+    def silence(self, reason: Reason, utc_ms: int) -> Reason:
+        """Why the device said nothing at all at a time: for ``reason``, or because it sleeps."""
+        if self.night is None or reason not in (Reason.TIMEOUT, Reason.ABSENT) or not self.night.is_dark(utc_ms):
+            return reason
+        return Reason.ASLEEP
 
 
 @dataclass(frozen=True, slots=True)

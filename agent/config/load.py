@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 from agent.config import values as v
@@ -25,6 +26,7 @@ from agent.config.tree import (
 )
 from agent.config.uplinks import read_secret, read_uplinks
 from drivers.model import ConfigError, clean_text
+from drivers.night import Night
 
 DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
@@ -170,7 +172,7 @@ def _build(
     site = single("site")
     if not site.layers and not site.over:
         complaints.add(layers[0].source, (), "", "the table [site] is missing", "It needs id, gateway and timezone")
-        names = ("", "", "UTC", "")
+        names, place = ("", "", "UTC", ""), None
     else:
         site.layers = site.layers or [Layer(layers[0].source, (), {})]
         names = (
@@ -184,6 +186,7 @@ def _build(
             ),
             site.take("label", v.label, ""),
         )
+        place = _place(site)
     site.done()
 
     paths = single("paths")
@@ -208,7 +211,7 @@ def _build(
     devices = read_devices(_many(layers, "device", complaints), lines, notes)
     if profiles is None:
         profiles = site_profiles(profiles_dir)
-    checked = check_profiles(devices, {name: line.entry for name, line in lines.items()}, profiles, notes)
+    checked = check_profiles(devices, {name: line.entry for name, line in lines.items()}, profiles, notes, place)
     check_tree(devices, notes)
     derived = read_derived(_many(layers, "derived", complaints), checked, profiles)
     return Config(
@@ -216,6 +219,7 @@ def _build(
         gateway=names[1],
         timezone=names[2],
         site_label=names[3],
+        place=place,
         key=secret or Secret(file=state_dir / "signing.key"),
         state_dir=state_dir,
         runtime_dir=runtime_dir,
@@ -232,6 +236,16 @@ def _build(
         derived=derived,
         notes=tuple(notes),
     )
+
+
+def _place(site: Table) -> Night | None:
+    """Where the site is, if it says so."""
+    none: Decimal | None = None
+    latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
+    for key, other in (("latitude", "longitude"), ("longitude", "latitude")):
+        if site.has(key) and not site.has(other):
+            site.complain(None, key, f"says nothing without {other}", f"Add {other} = ..., or leave both out")
+    return Night(latitude, longitude) if latitude is not None and longitude is not None else None
 
 
 def _store(table: Table) -> StoreConfig:

@@ -15,6 +15,7 @@ from agent.config.lines import place_of
 from agent.config.reader import Table
 from agent.config.tree import Config, DeviceConfig, LineEntry, Note
 from drivers.model import PACES, DeviceSpec, Limits, Point, ProfileError
+from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def line_config(entry: LineEntry) -> LineConfig:
 
 
 def check_profiles(
-    devices: Sequence[DeviceRead], lines: Mapping[str, LineEntry], profiles: ProfileSource, notes: list[Note]
+    devices: Sequence[DeviceRead],
+    lines: Mapping[str, LineEntry],
+    profiles: ProfileSource,
+    notes: list[Note],
+    place: Night | None,
 ) -> tuple[DeviceConfig, ...]:
     """Every device with its profile's own periods filled in; what does not fit is a complaint in its table."""
     found: dict[str, Profile | None] = {}
@@ -67,7 +72,23 @@ def check_profiles(
             found[name] = _find(device.table, name, profiles)
         profile = found.get(name)
         out.append(_check(device, lines.get(device.entry.line), profile, notes) if profile else device.entry)
+    asleep = [entry.name for entry in out if (profile := found.get(entry.profile)) and sleeps(entry, profile)]
+    if asleep and place is None:
+        _note_sleepers(asleep, notes)
     return tuple(out)
+
+
+def sleeps(device: DeviceConfig, profile: Profile) -> bool:
+    """Whether its silence in the dark is sleep: the profile says that it sleeps, its role that it lives of the sun."""
+    return profile.sleeps and "generation.pv" in device.roles.values()
+
+
+def _note_sleepers(names: Sequence[str], notes: list[Note]) -> None:
+    """One note for all devices whose silence at night will look like a fault."""
+    what = f"nobody knows when it is dark there: silence of {', '.join(names[:3])}"
+    what += f" and {len(names) - 3} more" if len(names) > 3 else ""
+    hint = "Add latitude and longitude to [site], in degrees; then it is counted apart, as asleep"
+    notes.append(Note("site", f"{what} at night counts as timeout", hint))
 
 
 def _find(table: Table, name: str, profiles: ProfileSource) -> Profile | None:
@@ -234,6 +255,7 @@ def device_spec(
         variant=resolved.variant,
         serial=device.serial,
         zone=config.timezone,
+        night=config.place if sleeps(device, profile) else None,
         caching=profile.caching or profile.fresh is not None,
         fresh=profile.fresh if profile.fresh and any(p.name == profile.fresh.point for p in points) else None,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, Limits
+from drivers.night import Night
 
 # What each part of a device can be in the park's balance. A site's own roles start with "x.".
 ROLES: Mapping[str, str] = {
@@ -231,6 +232,7 @@ class Config:
     profiles_dir: Path  # the site's own profiles
     files: tuple[Path, ...]
     site_label: str = ""
+    place: Night | None = None  # where the site is: inverters there may sleep while it is dark
     store: StoreConfig = StoreConfig()
     pack: PackConfig = PackConfig()
     ring: RingConfig = RingConfig()

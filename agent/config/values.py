@@ -154,6 +154,21 @@ def factor(value: object) -> Decimal:
     return out
 
 
+def degrees(most: int) -> Callable[[object], Decimal]:
+    """A latitude or longitude: degrees, from minus to plus ``most``."""
+
+    def parse(value: object) -> Decimal:
+        hint = f"Degrees from -{most} to {most}, such as {most * 0.4:g}; south and west are negative"
+        if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+            raise Wrong(f"{show(value)} is not a number", hint)
+        out = Decimal(value)
+        if not out.is_finite() or abs(out) > most:
+            raise Wrong(f"{show(value)} is out of range", hint)
+        return out
+
+    return parse
+
+
 def choice(*allowed: str) -> Callable[[object], str]:
     """One of the words."""
 

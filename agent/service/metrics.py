@@ -74,6 +74,8 @@ def families(facts: Mapping[str, Any]) -> Iterable[Family]:
 def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[Family]:
     rows = [({"device": name, "line": device["line"]}, device) for name, device in devices.items()]
     yield Family("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
+    asleep = [(labels, d["life"] == "asleep") for labels, d in rows]
+    yield Family("device_asleep", "1 if it is silent in the dark, as its profile says of it.", asleep)
     for name, key, words in (
         ("device_last_answer_timestamp_seconds", "last_answer", "When it answered last."),
         ("device_sealed_timestamp_seconds", "sealed_to", "Up to when its readings are sealed and stored."),

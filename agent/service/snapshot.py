@@ -13,6 +13,7 @@ import agent
 import ext.clock
 from agent.config import Config
 from agent.pack import seconds
+from agent.poll import Grid
 from agent.service.learned import lessons_of
 from agent.service.metrics import write_metrics
 from agent.service.pen import Pen
@@ -36,6 +37,7 @@ class Running(Protocol):
     started_ms: int
     loaded_ms: int
     complaints: list[str]
+    grid: Grid
     uplinks: list[Uplink]
     sealing: Sealing
     pen: Pen
@@ -97,7 +99,7 @@ def status(service: Running) -> dict[str, Any]:
             "loaded": seconds(service.loaded_ms),
             "complaints": service.complaints,
         },
-        "devices": {unit.config.name: _device_facts(unit) for unit in service.units},
+        "devices": {unit.config.name: _device_facts(unit, service.grid.now_ms()) for unit in service.units},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
         "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},
         "store": _store_facts(service),
@@ -124,6 +126,8 @@ def summary(service: Running) -> str:
     """One line for ``systemctl status``."""
     lives = [unit.poll.life.value for unit in service.units]
     parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
+    if asleep := sum(unit.poll.sleeps(service.grid.now_ms()) for unit in service.units):
+        parts[0] += f", {asleep} sleep"
     for uplink in service.uplinks:
         state = uplink.state()
         parts.append(f"{uplink.name} {'connected' if state.connected else 'not reached'}, {state.waiting} packs wait")
@@ -147,13 +151,13 @@ def _tables(shapes: Sequence[tuple[str, Shape]]) -> str:
     return "{" + ",".join(rows) + "}"
 
 
-def _device_facts(unit: Unit) -> dict[str, Any]:
+def _device_facts(unit: Unit, now_ms: int) -> dict[str, Any]:
     poll, stream = unit.poll, unit.stream
     return {
         "line": unit.config.line,
         "profile": unit.profile.id,
         "variant": poll.driver.spec.variant or None,
-        "life": poll.life.value,
+        "life": "asleep" if poll.sleeps(now_ms) else poll.life.value,
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
         "error": poll.last_error or None,
         "overloads": poll.overloads,

@@ -10,6 +10,7 @@ from typing import Any
 from agent.config import Config, DerivedConfig, DeviceConfig
 from agent.pack import seconds
 from drivers.model import PACES, DeviceSpec, Fresh, Point
+from drivers.night import DARK_BELOW_DEG
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,9 @@ def device_front(
     said = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
     firmware = said.pop("firmware", None)
     more: dict[str, Any] = {"caching": True, "fresh": _fresh(spec.fresh)} if spec.caching else {}
+    if spec.night is not None:
+        place = {"latitude": _text(spec.night.latitude), "longitude": _text(spec.night.longitude)}
+        more["sleeps"] = {**place, "sun_below": f"{DARK_BELOW_DEG:g}"}
     if device.accuracy:
         more["class"] = dict(device.accuracy)
     if derived := [derived_row(one) for one in config.derived if one.device == device.name]:

@@ -126,8 +126,9 @@ class ModbusDevice:
             if streak > 1 or (streak and not result.answered):
                 break
         if result.error is not None:
+            reason = result.error.reason if result.answered else self.spec.silence(result.error.reason, tick_ms)
             for read in reads[at:]:
-                positions.append(self._gap(tick_ms, result.error.reason, read.points))
+                positions.append(self._gap(tick_ms, reason, read.points))
             if isinstance(result.error, LineTimeout):
                 self._was_mute(visit, mute, result.answered > 0)
         return result
@@ -195,7 +196,8 @@ class ModbusDevice:
     def _missed(self, read: Read, error: LineError, tick_ms: int, result: PollResult, streak: int) -> int:
         """Note a read that failed; returns how many reads in a row were silent."""
         result.error = error
-        result.positions.append(self._gap(tick_ms, error.reason, read.points))
+        reason = error.reason if result.answered else self.spec.silence(error.reason, tick_ms)
+        result.positions.append(self._gap(tick_ms, reason, read.points))
         if isinstance(error, DeviceException):
             result.answered += 1
             if self.holes.refused(read.block, self.spec.points, error.code, self._now_s()):

@@ -95,7 +95,7 @@ class SunSpecDevice:
         except LineError as error:
             result.error = error
             result.asked, result.answered = self._asked, int(isinstance(error, DeviceException))
-            result.positions.append(self._gap(tick_ms, error.reason, due))
+            result.positions.append(self._gap(tick_ms, self.spec.silence(error.reason, tick_ms), due))
             return result
         lacking = [n for n in due if n not in self._spots]
         if lacking:
@@ -111,8 +111,10 @@ class SunSpecDevice:
             at += len(answers)
             if isinstance(answers[-1], LineTimeout | LineDown | LineLent):
                 break
+        reason = result.error.reason if result.error else Reason.TIMEOUT
+        if not result.answered:
+            reason = self.spec.silence(reason, tick_ms)
         for reach in reads[at:]:
-            reason = result.error.reason if result.error else Reason.TIMEOUT
             result.positions.append(
                 self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), reach.points)
             )
@@ -226,8 +228,9 @@ class SunSpecDevice:
             result.answered += isinstance(answer, DeviceException)
             if isinstance(answer, DeviceException | LineTimeout):
                 self.device = None
+            reason = answer.reason if result.answered else self.spec.silence(answer.reason, tick_ms)
             clock = self._line.clock()
-            result.positions.append(self._ring.append_gap(self.table, answer.reason, tick_ms, *clock, reach.points))
+            result.positions.append(self._ring.append_gap(self.table, reason, tick_ms, *clock, reach.points))
             return
         result.answered += 1
         quality = Quality.SUSPECT if answer.suspect else Quality.GOOD

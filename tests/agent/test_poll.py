@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from agent.poll import DEAD_SHARE, LONGEST_PAUSE_S, DevicePoll, Grid, Life, LinePoller
 from drivers.model import PACES, DeviceSpec, Fresh, Kind, LineDown, LineTimeout, Point, PollResult, Reading, Reason
+from drivers.night import Night
 from ext.ring import GAP, Ring
 
 EPOCH_MS = 1_795_500_000_000
@@ -209,6 +211,30 @@ def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring)
     driver.down = True
     bench.run(20)
     assert bench.devices[0].life is Life.UNKNOWN and bench.devices[0].failures == 0
+
+
+def test_a_sleeping_inverter_is_asleep_until_it_answers_or_day_breaks(made_up_time, ring) -> None:
+    """Silent through dusk, a night and a dawn that are put into two minutes: counted apart only while it is dark."""
+    dusk_s, dawn_s = 30, 90
+
+    class ShortNight(Night):
+        def is_dark(self, utc_ms: int) -> bool:
+            return EPOCH_MS + dusk_s * 1000 <= utc_ms < EPOCH_MS + dawn_s * 1000
+
+    night = ShortNight(Decimal(0), Decimal(0))
+    sleeper = FakeDriver(replace(spec("a"), night=night), 1, timeout_s=0.1)
+    faulty = FakeDriver(spec("b"), 2, timeout_s=0.1)
+    sleeper.silent = faulty.silent = True
+    bench = Bench(made_up_time, ring, sleeper, faulty)
+    bench.run(120)
+    device = bench.devices[0]
+    for at, reason in bench.gaps(1):
+        assert (reason == Reason.ASLEEP) is (dusk_s <= at < dawn_s), (at, reason)
+    assert Reason.ASLEEP not in {reason for _, reason in bench.gaps(2)}
+    assert device.sleeps(EPOCH_MS + 60_000) and not device.sleeps(EPOCH_MS + 100_000)
+    sleeper.silent = False
+    bench.run(70)
+    assert device.life is Life.ALIVE and not device.sleeps(EPOCH_MS + 60_000)
 
 
 def test_settled_means_that_nothing_before_it_is_open(made_up_time, ring) -> None:

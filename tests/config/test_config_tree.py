@@ -12,6 +12,7 @@ import rfc8785
 from agent.config import Secret, device_spec, device_specs, line_config, load_config, load_profiles, site_profiles
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
+from drivers.night import Night
 
 MINIMAL = """[site]
 id = "p"
@@ -240,3 +241,33 @@ def test_a_folder_conf_d_that_cannot_be_read_is_not_passed_over(site, good, monk
     assert site.complaints() == ["conf.d/10-gone.toml: cannot be read: No such file or directory"]
     (site.folder / "conf.d/20-folder.toml").mkdir()
     assert len(site.complaints()) == 2
+
+
+PV = """[[line]]
+name = "roof"
+url = "modbus-tcp://192.0.2.10"
+[[device]]
+name = "inv1"
+line = "roof"
+address = "1"
+profile = "goodwe/dt"
+"""
+
+
+@pytest.mark.parametrize("role", ["generation.pv", "generation", ""])
+def test_who_sleeps_in_the_dark(tmp_path: Path, role: str) -> None:
+    """The profile says that it sleeps, its role that it lives of the sun, and the site where the sun stands."""
+    roles = f'roles = {{ "ac" = "{role}" }}\n' if role else ""
+    path = tmp_path / "agent.toml"
+    found = {}
+    for place in ("", "latitude = 31.23\nlongitude = 121.47\n"):
+        path.write_text(MINIMAL + place + PV + roles)
+        config = load_config(path)
+        (spec,) = device_specs(config)
+        found[place] = spec.night, [note.what for note in config.notes if note.where == "site"]
+    without, with_place = found.values()
+    if role == "generation.pv":
+        assert without == (None, ["nobody knows when it is dark there: silence of inv1 at night counts as timeout"])
+        assert with_place == (Night(Decimal("31.23"), Decimal("121.47")), [])
+    else:
+        assert without == with_place == (None, [])
