@@ -237,3 +237,40 @@ def test_the_trace_of_green_power_by_the_hour(lived: Lived, tmp_path: Path) -> N
         assert parts == D(row["consumption_kWh"])
     sealed_trace = next(r for r in sealed(lived.packs) if r["kind"] == "trace" and r["period"]["label"] == "2025-02-01")
     assert [hour["own"] for hour in sealed_trace["hours"]] == [row["own_kWh"] for row in rows]
+
+
+# --- the verifier
+
+
+def test_results_are_verified_as_readings_are(lived: Lived, tmp_path: Path) -> None:
+    """Chained and complete like every stream: a pack of figures that is gone is missing, one digit is refused."""
+    for n, (spoil, want) in enumerate(
+        (
+            (
+                lambda lines: [*lines[:20], *lines[21:]],
+                ("incomplete", "park7/gw01/_indicators: sequence 21 to 21 missing"),
+            ),
+            (_another_figure, ("failed", "first bad: park7/gw01/_indicators seq 21")),
+            (lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]], ("verified", "1 packs came after later")),
+        )
+    ):
+        folder = tmp_path / str(n)
+        shutil.copytree(lived.packs, folder)
+        path = folder / "packs" / "_indicators.packs.jsonl"
+        path.write_bytes(b"\n".join(spoil(path.read_bytes().splitlines())) + b"\n")
+        code, out, _ = mh("verify", folder, "--trust", lived.kid)
+        assert f"\n{want[0]}: " in out and want[1] in out, out
+        assert code == (0 if want[0] == "verified" else 6)
+
+
+def _another_figure(lines: list[bytes]) -> list[bytes]:
+    lines[20] = lines[20].replace(b'"completeness":"1"', b'"completeness":"0"', 1)
+    return lines
+
+
+def test_the_schema_describes_packs_of_results(lived: Lived) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "pack.schema.json").read_bytes())
+    validator = jsonschema.Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/pack"})
+    for line in (lived.packs / "packs" / "_indicators.packs.jsonl").read_bytes().splitlines():
+        assert [error.message for error in validator.iter_errors(json.loads(line))] == []
