@@ -19,14 +19,13 @@ from agent.config import Config, UplinkConfig
 from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import Grid
-from agent.service.balances import Balances
 from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
 from agent.service.desk import Desk
-from agent.service.figures import Figures
 from agent.service.fleet import Fleet
 from agent.service.intervals import Intervals
 from agent.service.learned import Learned
+from agent.service.makers import makers
 from agent.service.notify import notify
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
@@ -42,6 +41,7 @@ from agent.service.writer import Writer
 from agent.store import Store
 from drivers.line import Line
 from drivers.model import ConfigError, GatewayError, ProfileError
+from drivers.profile import vocabulary
 from ext.ring import Ring
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Service:
             notify("STATUS=opening the store")
             self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
             self.intervals = Intervals(self.config, self.writer, self.sealing, self.grid, self._packer)
-            self.intervals.makers += Figures(self.config), Balances(self.config)
+            self.intervals.makers = makers(self.config)
             self.rounds = Rounds(self.writer, self.sealing.remark)
             self.pulse = Pulse(self.writer, self.fleet, lambda: summary(self), os.environ)
             await self.writer.start()
@@ -305,7 +305,7 @@ class Service:
             packer.limit(config.pack.max_size_bytes)
         indicators = change.roster.results_table(f"{config.base}/_indicators", agent.__version__)
         await self.intervals.reload(config, indicators)
-        self.intervals.makers = [Figures(config), Balances(config)]
+        self.intervals.makers = makers(config)
         said = await self._change_uplinks(config)
         self.config, self.loaded_ms = config, time.time_ns() // 1_000_000
         if not table.same_as(self._gateway.shape.table):
@@ -378,6 +378,7 @@ class Service:
             self._ring.trim()
         self.fleet.trim()
         if give_back:
+            vocabulary.cache_clear()  # a megabyte, needed for reading profiles only
             ext.memory.give_back()
 
 

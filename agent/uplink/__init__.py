@@ -1,5 +1,6 @@
 """Out to the broker: besides the verifier the only room that speaks MQTT."""
 
+import agent.uplink.spare  # noqa: F401 - before paho is imported
 from agent.outbox import Ack, Outbox, OutboxItem
 from agent.uplink.engine import Uplink
 from agent.uplink.values import Destination, UplinkState

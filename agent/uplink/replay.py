@@ -13,14 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from agent.outbox import Outbox, OutboxItem, ReplayPage
 from agent.uplink.patience import Seldom
 from agent.uplink.purse import Purse
 from drivers.model import clean_text
+
+if TYPE_CHECKING:
+    from agent.uplink.wire import ReplayWire
 
 log = logging.getLogger("meterhouse.uplink")
 MAX_REQUEST_BYTES: Final = 4096
@@ -33,18 +34,6 @@ PAGE, PAGE_BYTES = 32, 1 << 20
 ANSWER_S: Final = 60.0  # a store that says nothing for so long has lost the question
 HUNG_UP_S: Final = 3.0
 STRIKES, AGAIN_S = 3, 3600.0  # after so many quick ends we do without replay for so long
-_Seq = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-
-
-class _Wire(msgspec.Struct, frozen=True):
-    id: Annotated[str, msgspec.Meta(max_length=64)]
-    stream: Annotated[str, msgspec.Meta(max_length=200)]
-    first: _Seq
-    last: _Seq
-    boot: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")] | None = None
-
-
-_decoder = msgspec.json.Decoder(_Wire)
 
 
 @dataclass(slots=True, eq=False)
@@ -145,9 +134,11 @@ class Replay:
             return
         self._tokens -= 1
         wrong = f"{len(payload)} bytes, at most {MAX_REQUEST_BYTES} are read"
+        from agent.uplink.wire import decode_replay
+
         try:
-            wire = _decoder.decode(payload) if len(payload) <= MAX_REQUEST_BYTES else None
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            wire = decode_replay(payload) if len(payload) <= MAX_REQUEST_BYTES else None
+        except ValueError as error:
             wire, wrong = None, str(error)[:120]
         if wire is not None and not wire.stream.startswith(self._gateway + "/"):
             wire, wrong = None, f"stream is not one of {self._gateway}"
@@ -163,7 +154,7 @@ class Replay:
         else:
             self._say(wire.id, wire.stream, "accepted")
 
-    def _enqueue(self, wire: _Wire) -> bool:
+    def _enqueue(self, wire: ReplayWire) -> bool:
         """Join a job that covers or touches the range, else wait behind the others."""
         for job in self._jobs:
             wanted = (wire.stream, wire.boot, wire.first, wire.last)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
+import firmware_profiles
 from drivers.model import ProfileError
 
 SITE_DIR = Path("/etc/meterhouse/profiles")
@@ -16,7 +16,7 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*")
 
 def shipped_dir() -> Path:
     """The folder of the profiles that came with this version."""
-    return Path(str(resources.files("firmware_profiles")))
+    return Path(firmware_profiles.__file__).parent
 
 
 def default_dirs() -> tuple[Path, ...]:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
+import firmware_profiles
 from drivers.model import Kind
 
 # a variable of a pattern -> the words it stands for; None: a number from 1 on
@@ -196,5 +197,5 @@ def _shapes(vocabulary: Vocabulary) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def vocabulary() -> Vocabulary:
     """The shipped vocabulary, read once."""
-    text = resources.files("firmware_profiles").joinpath("vocabulary.toml").read_text("utf-8")
+    text = (Path(firmware_profiles.__file__).parent / "vocabulary.toml").read_text("utf-8")
     return Vocabulary(tomllib.loads(text, parse_float=Decimal))
