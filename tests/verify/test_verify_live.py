@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from corpus import CASES, all_cases
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -23,8 +24,10 @@ from packs import Key, Stream, keys
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from agent.verify import Outcome
 from agent.verify.live import Live, LiveError
 
+all_cases()
 pytestmark = pytest.mark.broker
 BASE = "meterhouse/v1/park7/gw01/"
 
@@ -282,3 +285,35 @@ def test_tls_with_the_named_ca_and_with_none(make_broker: Callable[..., Any], tm
     with pytest.raises(LiveError, match="closes the connection") as refusal:
         Live(broker.url).start()
     assert "TLS" in refusal.value.hint
+
+
+NEGATIVES = [  # as the files of the corpus get them, through a broker
+    "altered_byte", "swapped_kid", "other_key_same_kid", "alg_hs256", "duplicate_member", "wrong_typ", "truncated",
+    "reordered", "broken_chain", "cross_topic", "cross_gateway", "foreign_keys", "forked_records", "old_keys",
+    "old_checkpoint", "huge_number", "huge_integer", "zip_bomb", "damaged_zstd", "rollback", "fork", "revoked_key",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_the_corpus_through_a_broker(name: str, broker: Any, publisher: Publisher) -> None:
+    """The same verdict for the same reason as for files; what is retained comes as it was retained last."""
+    case = CASES[name]()
+    live = Live(broker.url, case.trust)
+    taken: list[str] = []
+    feed = live._verifier.feed
+
+    def count(raw: bytes, topic: str | None = None, where: str = "") -> Outcome:
+        taken.append(topic or "")
+        return feed(raw, topic, where)
+
+    live._verifier.feed = count  # type: ignore[method-assign]
+    live.start()
+    for topic, raw in case.objects:
+        publisher.send(topic or "", raw)
+    wait_for(live, lambda c: len(taken) == len(case.objects))
+    report = live.stop()
+    told = [*report.reasons, *(fault.reason for fault in report.faults)]
+    assert (report.verdict.value, report.failures, report.packs) == (case.verdict, case.failures, case.packs), told
+    assert any(case.reason in text for text in told) or not case.reason, told
+    if case.failures:
+        assert report.first_bad and report.first_bad.where.startswith("meterhouse/v1/park7/")
