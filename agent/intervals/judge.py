@@ -68,6 +68,7 @@ class Judge:
         self._tally, self._number = tally, number
         self._resolution, self._modulus = Decimal(resolution), Decimal(modulus) if modulus else None
         self.waiting: list[Waiting] = []
+        self._told: tuple[int, tuple[int, int, int] | None] | None = None  # value and level of the last glitch
 
     def take(self, reading: Waiting) -> list[Verdict]:
         """A reading that the kernel gave back. Returns what is certain now."""
@@ -75,7 +76,14 @@ class Judge:
             self.waiting[-1] = reading  # a night of zeros says no more than its first and its last
         else:
             self.waiting.append(reading)
-        return list(_joined(self._settle()))
+        return [verdict for verdict in _joined(self._settle()) if self._is_news(verdict)]
+
+    def _is_news(self, verdict: Verdict) -> bool:
+        """A night of all ones is one event: the same glitch again, from the same level, says nothing new."""
+        said = (verdict.value, verdict.before) if verdict.kind == GLITCH else None
+        again = said is not None and said == self._told
+        self._told = said
+        return not again
 
     def give_up(self) -> list[Verdict]:
         """Nothing more will come: verdicts with what there is."""
@@ -158,6 +166,8 @@ class Judge:
             return Verdict(GLITCH, reading.time_ms, reading.value, level, 0, 1, reading.time_ms)
         if not late and not self._certain(kind, level[2], reading.value, later, rises):
             return None
+        if kind == ROLLOVER and reading.value == 0 and not any(w.value > 0 for w in later):
+            kind, growth = RESET, 0  # it never went on from there
         if kind == NORMAL and level[2] == 0 and not self._grows_so(reading, level[1], later):
             kind, growth = SWAP, 0  # from zero to anywhere: the zero may have been no reading
         if growth > MOST_GROWTH:
@@ -178,8 +188,8 @@ class Judge:
 
     def _certain(self, kind: str, level: int, value: int, later: list[Waiting], rises: int) -> bool:
         """Would the next reading leave the verdict as it is?"""
-        if kind == ROLLOVER:
-            return len(later) >= 1
+        if kind == ROLLOVER:  # zeros near the end may be no readings: what comes back from them tells
+            return len(later) >= 1 and (value > 0 or later[-1].value > 0)
         if value >= level:  # it stayed up there, and what is usual is known
             return len(later) >= 2 and rises >= 3
         moved = later[-1].value - value if later else 0
