@@ -75,8 +75,9 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
     "path",
     type=click.Path(path_type=Path),
     default=Path("/etc/meterhouse/agent.toml"),
+    envvar="MH_CONFIG",
     show_default=True,
-    help="The configuration.",
+    help="The configuration. Also MH_CONFIG.",
 )
 @click.option(
     "--state-dir", type=click.Path(path_type=Path), help="Where the database lies, instead of the configured place."

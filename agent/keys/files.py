@@ -219,9 +219,8 @@ def _exists(path: Path) -> KeyFileError:
 
 
 def _unwritable(path: Path, error: OSError) -> KeyFileError:
-    return KeyFileError(
-        f"the key cannot be written here ({error.strerror})", where=str(path), hint="Try it as root, or elsewhere"
-    )
+    hint = f"Make the folder {path.parent} first" if not path.parent.exists() else "Try it as root, or elsewhere"
+    return KeyFileError(f"the key cannot be written here ({error.strerror})", where=str(path), hint=hint)
 
 
 # --- reading
