@@ -196,6 +196,8 @@ class Traffic:
                     return None
                 item, at = found, now
             self._floor = max(self._floor, item.id)
+            if item.is_birth:  # retained at once, whichever road the pack takes: a device met late has an old birth
+                self._births.queue.append(item)
             if item.id in self.aside or item.id in self._recent:
                 self._busy.discard(item.id)
                 continue
@@ -208,8 +210,6 @@ class Traffic:
                     self._busy.discard(item.id)
                     continue
                 probe = True
-            if item.is_birth:
-                self._births.queue.append(item)
             return self._parcel(item, READINGS, probe)
         return None
 

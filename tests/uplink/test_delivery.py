@@ -222,6 +222,25 @@ def test_status_keys_and_births_are_retained(broker: Broker, listen: Listen, des
     assert up.state().connected is False
 
 
+def test_a_birth_that_is_late_when_it_is_sealed_is_retained_too(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    """A device that is met long after its stream began, or by a slow line: the pack goes by backfill, and whoever joins
+    later still finds the table of what he gets."""
+    port, at, make = broker().port, desk(), Maker()
+    heard = listen(port)
+    up = uplink(at, To(port))
+    until(lambda: up.state().connected)
+    at.commit(make(birth=True), make())
+    until(lambda: heard.seqs() == [1, 2] and at.pending() == 0)
+    assert {m.topic.rpartition("/")[2] for m in heard.heard if m.payload == make.made[0].data} == {"backfill", "birth"}
+    at.commit(newer := make(birth=True))
+    until(lambda: heard.seqs() == [1, 2, 3] and (heard.last("inv1/birth") or {}).get("seq") == 3)
+    late = listen(port)
+    until(lambda: late.last("inv1/birth") is not None)
+    assert [m.payload for m in late.heard if m.topic == f"{BASE}/inv1/birth"] == [newer.data]
+
+
 def test_births_and_keys_come_again_after_the_broker_forgot_them(
     broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
 ) -> None:

@@ -177,6 +177,9 @@ def test_no_day_has_more_than_its_budget_however_often_the_agent_restarts(steps:
             done = at.take(left)
             store.answer()
         assert done, "nothing of a budget that nobody wrote down is withheld"
+    else:
+        at.look()
+        store.answer()
     assert at.take(1) is False and at.is_empty
 
 
