@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, unquote_to_bytes
 
+from agent.keys.secret import read_secret
 from agent.keys.signer import KeyFileError, p256_jwk
 from agent.pack import base64url
 from drivers.model import clean_text
@@ -159,8 +160,6 @@ class TokenKey:
         raise self._error("the key is neither on P-256 nor Ed25519")
 
     def _pin(self) -> str | None:
-        from agent.keys.files import read_secret
-
         source = self._parts.get("pin-source", "")
         if not source:
             return None

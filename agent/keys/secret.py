@@ -1,0 +1,53 @@
+"""Reading a file that nobody else may read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from agent.keys.signer import KeyFileError
+
+MAX_BYTES = 1 << 20  # systemd hands out no larger credential
+
+
+def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner: bool = False) -> bytes:
+    """The content of a file that nobody else may read. Raises KeyFileError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        hint = hint or f"Make one: `meterhouse keys create {path}`"
+        raise KeyFileError(f"there is no {what}", where=str(path), hint=hint) from error
+    except OSError as error:
+        raise KeyFileError(
+            f"the {what} cannot be read ({error.strerror})",
+            where=str(path),
+            hint="It must belong to the user that runs the agent",
+        ) from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise KeyFileError("this is not a file", where=str(path), hint=f"Name the file of the {what} itself")
+        _check_access(path, found, what, any_owner)
+        return os.read(fd, MAX_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool) -> None:
+    """Only the owner may read, and the owner is us. A file of root that one group may read is good as well."""
+    # so systemd hands out credentials (the group bits are then the mask of an ACL), and so packages install secrets
+    me, mode = os.geteuid(), stat.S_IMODE(found.st_mode)
+    if found.st_uid not in {me, 0} and not (any_owner and me == 0):
+        raise KeyFileError(
+            f"the {what} belongs to user {found.st_uid}, not to user {me} who runs this",
+            where=str(path),
+            hint=f"sudo chown {me} {path}",
+        )
+    open_bits = 0o037 if found.st_uid == 0 and me != 0 else 0o077
+    if mode & open_bits:
+        raise KeyFileError(
+            f"others may read or change the {what} (mode {mode:04o})",
+            where=str(path),
+            hint=f"chmod 600 {path}; if others could read it for a while, make a new one",
+        )
