@@ -289,6 +289,10 @@ class DeviceSpec:
             return reason
         return Reason.ASLEEP
 
+    def lack(self, utc_ms: int) -> Reason:
+        """Why an answer holds no value: some inverters answer all night with values that mean "not available"."""
+        return Reason.SENTINEL if self.night is None or not self.night.is_dark(utc_ms) else Reason.ASLEEP
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:

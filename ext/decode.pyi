@@ -43,13 +43,15 @@ class Plan:
     length: int
     points: tuple[int, ...]  # that an answer gives values of, in order
     def decode_into(
-        self, ring: Ring, payload: Buffer, table: int, tick_ms: int, time_ns: int, mono_ns: int, quality: int = 0
-    ) -> int:
-        """One ANSWER record with a value for every field; returns its position. ``quality`` goes to good values.
+        self, ring: Ring, payload: Buffer, table: int, tick_ms: int, time_ns: int, mono_ns: int, quality: int = 0,
+        absent: int = 133,
+    ) -> int:  # fmt: skip
+        """One ANSWER record with a value for every field; returns its position. ``quality`` goes to good values,
+        ``absent`` (a gap reason) to those that the device says it has not.
 
         ValueError if the payload is not ``length`` bytes (nothing is written then). An f32 or f64 becomes the shortest
         decimal that identifies it, an f16 the shortest that identifies the same number as an f64. A value that does not
-        fit 64 bits of mantissa loses last digits if it came from a float, else it is a SENTINEL gap, as is one beyond
+        fit 64 bits of mantissa loses last digits if it came from a float, else it is a gap too, as is one beyond
         every double."""
     def values(self, payload: Buffer) -> list[tuple[int, int, int, int]]:
         """The same as Python tuples (point, mantissa, exponent, quality), for tools and tests."""

@@ -156,7 +156,7 @@ cdef void _value(const Field *f, const uint64_t *sentinels, const uint8_t *paylo
 
 cdef int _run(
     const Field *fields, int count, const uint64_t *sentinels, const uint8_t *payload,
-    Slot *base, uint64_t mask, uint64_t start, uint8_t quality,
+    Slot *base, uint64_t mask, uint64_t start, uint8_t quality, uint8_t absent,
 ) noexcept nogil:  # fmt: skip
     """Every field's value into the slots from ``start`` on; gives how many."""
     cdef Decimal v
@@ -188,7 +188,7 @@ cdef int _run(
             slot.mantissa = 0
             slot.exponent = 0
             slot.flags = 0
-            slot.quality = REASON_SENTINEL
+            slot.quality = absent
         elif f.flags & F_LOW and compare(v.m, v.e, f.low_m, f.low_e) < 0:
             slot.quality = QUALITY_RANGE
         elif f.flags & F_HIGH and compare(v.m, v.e, f.high_m, f.high_e) > 0:
@@ -294,13 +294,15 @@ cdef class Plan:
 
     def decode_into(
         self, Ring ring not None, payload, uint16_t table, int64_t tick_ms, int64_t time_ns, int64_t mono_ns,
-        uint8_t quality=0,
+        uint8_t quality=0, uint8_t absent=REASON_SENTINEL,
     ):  # fmt: skip
         cdef Py_buffer view
         cdef Head head = Head(<uint32_t>self.emitted, table, KIND_ANSWER, quality, tick_ms, time_ns, mono_ns)
         cdef uint64_t position
         if quality >= FIRST_REASON:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; an answer that did not come is a gap")
+        if absent < FIRST_REASON:
+            raise ValueError(f"a reason is {FIRST_REASON} or more, got {absent}")
         ring.check_room(self.emitted)
         # no typed view: it would cost more than the decoding of ten registers
         PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
@@ -312,7 +314,7 @@ cdef class Plan:
             put(&ring.map, position, &head, sizeof(Head))
             _run(
                 self.fields, self.count, self.sentinels, <const uint8_t *>view.buf,
-                ring.map.slot, ring.map.mask, position + HEAD_SLOTS, quality,
+                ring.map.slot, ring.map.mask, position + HEAD_SLOTS, quality, absent,
             )  # fmt: skip
             commit(&ring.map, position + HEAD_SLOTS + self.emitted)
         finally:
@@ -327,7 +329,7 @@ cdef class Plan:
         if slots == NULL:
             raise MemoryError
         try:
-            _run(self.fields, self.count, self.sentinels, &payload[0], slots, UINT64_MAX, 0, 0)
+            _run(self.fields, self.count, self.sentinels, &payload[0], slots, UINT64_MAX, 0, 0, REASON_SENTINEL)
             return [
                 (
                     slots[i].point,

@@ -169,7 +169,9 @@ class ModbusDevice:
         if read.counters is not None and self._doubts(read.counters, payload, mono_ns):
             quality = Quality.SUSPECT  # all of it: an answer that is not what was asked for shows at its counters
         if read.plan is not None:
-            positions.append(read.plan.decode_into(self._ring, payload, self.table, tick_ms, time_ns, mono_ns, quality))
+            why = Reason.SENTINEL if self.spec.night is None else self.spec.lack(tick_ms)
+            stamp = (tick_ms, time_ns, mono_ns)
+            positions.append(read.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))
         for slot in read.texts:
             point = self.spec.points[slot.point]
             text = text_of(point, payload[slot.offset : slot.offset + slot.size])

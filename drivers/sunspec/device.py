@@ -234,16 +234,21 @@ class SunSpecDevice:
             return
         result.answered += 1
         quality = Quality.SUSPECT if answer.suspect else Quality.GOOD
-        stamp = (tick_ms, answer.time_ns, answer.mono_ns)
+        stamp, lack = (tick_ms, answer.time_ns, answer.mono_ns), self.spec.lack(tick_ms)
         if reach.counters is not None:
             found = reach.counters.values(answer.payload)
             values = [(n, Decimal(m).scaleb(e)) for n, m, e, judged in found if judged == Quality.GOOD]
             if self._guard.doubts(values, answer.mono_ns / 1e9):
                 quality = Quality.SUSPECT
         if reach.plan is not None:
-            result.positions.append(reach.plan.decode_into(self._ring, answer.payload, self.table, *stamp, quality))
+            result.positions.append(
+                reach.plan.decode_into(self._ring, answer.payload, self.table, *stamp, quality, lack)
+            )
         if reach.factors is not None:
-            shares = [(n, *exact(value), q) for n, value, q in self._shares(reach.factors, answer, quality)]
+            shares = [
+                (n, *exact(value), lack if q == Reason.SENTINEL else q)
+                for n, value, q in self._shares(reach.factors, answer, quality)
+            ]
             result.positions.append(self._ring.append_values(self.table, *stamp, shares))
         for number, at, size in reach.texts:
             text = _text(answer.payload[at : at + size])

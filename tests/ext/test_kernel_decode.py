@@ -122,15 +122,17 @@ def test_agrees_with_the_reference(f: Field, payload: bytes) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(fields(), min_size=1, max_size=30), payloads, st.integers(0, 6))
-def test_the_ring_gets_the_same_values(one_ring: Ring, many: list[Field], payload: bytes, quality: int) -> None:
+@given(st.lists(fields(), min_size=1, max_size=30), payloads, st.integers(0, 6), st.sampled_from((133, 134, 255)))
+def test_the_ring_gets_the_same_values(
+    one_ring: Ring, many: list[Field], payload: bytes, quality: int, absent: int
+) -> None:
     made = plan(*many)
-    position = made.decode_into(one_ring, payload, 3, 1_000, 2_000, 3_000, quality)
+    position = made.decode_into(one_ring, payload, 3, 1_000, 2_000, 3_000, quality, absent)
     record = one_ring.record(position)
     assert record is not None
     assert (record.kind, record.table, record.aux) == (ANSWER, 3, quality)
     assert (record.tick_ms, record.time_ns, record.mono_ns) == (1_000, 2_000, 3_000)
-    want = [(p, m, e, quality if q == 0 else q) for p, m, e, q in made.values(payload)]
+    want = [(p, m, e, {0: quality, 133: absent}.get(q, q)) for p, m, e, q in made.values(payload)]
     assert [tuple(v) for v in record.values] == want
     assert made.points == tuple(range(len(many)))
     for f, v in zip(many, made.values(payload), strict=True):
@@ -353,6 +355,8 @@ def test_a_wrong_length_writes_nothing(one_ring: Ring) -> None:
     for size in (0, LENGTH - 1, LENGTH + 1):
         with pytest.raises(ValueError, match=f"answer of 24 bytes, got {size}"):
             made.decode_into(one_ring, bytes(size), 1, 2, 3, 4)
+    with pytest.raises(ValueError, match="a reason is 128 or more, got 5"):
+        made.decode_into(one_ring, bytes(LENGTH), 1, 2, 3, 4, absent=5)
     assert one_ring.head == head
 
 

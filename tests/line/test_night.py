@@ -79,6 +79,19 @@ async def test_an_inverter_that_is_silent(field: Field, ring: Ring, values: Valu
     assert values() == {0: 0, 1: 100}, "it wakes up: readings again at once"
 
 
+@pytest.mark.parametrize(
+    ("place", "reason"), [(NORTH_POLE, Reason.ASLEEP), (SOUTH_POLE, Reason.SENTINEL), (None, Reason.SENTINEL)]
+)
+async def test_an_inverter_that_answers_not_available(
+    field: Field, ring: Ring, values: Values, place: Night, reason: int
+) -> None:
+    """Some answer all night, and have no values: what they do have counts. # field pain 31: never a zero"""
+    line = field.line(await field.tcp(sim_device(words=[0xFFFF, 7])))
+    device = ModbusDevice(replace(spec_of([gauge(0), gauge(1)]), night=place), line, ring, 1)
+    await device.poll(TICK, 1)
+    assert values() == {0: f"gap {int(reason)}", 1: 7}
+
+
 async def test_one_mute_register_is_no_sleep(field: Field, ring: Ring, values: Values) -> None:
     """Who answers something is awake."""
     sim = mute_when(sim_device(), lambda address, _: address == 100)
