@@ -10,7 +10,8 @@ import pytest
 from linekit import Field, ask, ask_while, sim_device, words
 
 from drivers.line import LineConfig, open_line
-from drivers.model import ConfigError, DeviceException, LineDown, LineTimeout, MismatchError
+from drivers.model import ConfigError, DeviceException, Limits, LineDown, LineTimeout, MismatchError
+from drivers.sim.framing import RtuFraming
 
 
 async def test_answers_come_as_raw_bytes_with_their_time(field: Field) -> None:
@@ -256,28 +257,55 @@ async def test_an_asker_that_is_cancelled_leaves_a_clean_line(field: Field) -> N
     assert line.stats.stale == 1
 
 
-async def test_udp_carries_rtu_bytes(field: Field) -> None:
-    loop = asyncio.get_running_loop()
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("127.0.0.1", 0))
-    server.setblocking(False)
+class UdpEnd:
+    """A dongle that takes RTU frames by UDP and puts a header before its answers; some of them get lost."""
 
-    def answer() -> None:
-        data, peer = server.recvfrom(300)
-        device = sim_device()
-        from drivers.sim.framing import RtuFraming
+    def __init__(self, header: bytes) -> None:
+        self.header, self.device, self.lose = header, sim_device(), 0
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.port = self.socket.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self.socket, self._heard)
 
+    def _heard(self) -> None:
+        data, peer = self.socket.recvfrom(300)
         framing = RtuFraming()
         for request in framing.feed(data):
-            said = device.answer(request, framing)
-            assert said is not None
-            server.sendto(said.frame, peer)
+            said = self.device.answer(request, framing)
+            if self.lose:
+                self.lose -= 1
+            elif said is not None:
+                self.socket.sendto(self.header + said.frame, peer)
 
-    loop.add_reader(server, answer)
-    line = field.line(f"udp://127.0.0.1:{server.getsockname()[1]}")
-    assert (await line.exchange(ask(20, 2))).payload == words(20, 21)
-    loop.remove_reader(server)
-    server.close()
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.socket)
+        self.socket.close()
+
+
+@pytest.mark.parametrize("header", [b"", b"\xaa\x55"], ids=["plain", "AA 55 in front, as GoodWe sends it"])
+async def test_udp_carries_rtu_frames(field: Field, header: bytes) -> None:
+    end = UdpEnd(header)
+    line = field.line(f"udp://127.0.0.1:{end.port}", timeout_s=0.1, late_s=0.0)
+    for n in range(5):
+        assert (await line.exchange(ask(20 + n, 2))).payload == words(20 + n, 21 + n)
+    end.lose = 1  # datagrams get lost: that costs one timeout, and not the line
+    with pytest.raises(LineTimeout):
+        await line.exchange(ask())
+    assert (await line.exchange(ask(3, 1))).payload == words(3)
+    assert line.stats.opened == 1
+    end.lose = 1
+    again = line.manners(Limits(timeout_s=0.1, late_s=0.0, retries=1))
+    assert (await line.exchange(ask(4, 1), again)).payload == words(4), "a profile may say that it asks again"
+    end.close()
+
+
+async def test_a_udp_port_where_nobody_listens_is_said(field: Field) -> None:
+    end = UdpEnd(b"")
+    end.close()
+    line = field.line(f"udp://127.0.0.1:{end.port}", timeout_s=0.2)
+    with pytest.raises(LineDown, match="is the port number right"):
+        await line.exchange(ask())
 
 
 @pytest.mark.parametrize(
