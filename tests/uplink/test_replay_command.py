@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +37,49 @@ def test_the_platform_gets_what_it_asks_for(
     assert out.read_bytes().splitlines() == [p.data for p in make.made[10:]]
     assert outcome(["replay", STREAM, "--broker", url, "--first", "99"]) == 6
     assert "nothing was sealed beyond 40" in capsys.readouterr().out
-    assert outcome(["replay", "park7/gw02/inv1", "--broker", url, "--for", "300 ms"]) == 5
-    assert "no answer" in capsys.readouterr().err
+    assert outcome(["replay", "park7/gw02/inv1", "--broker", url]) == 5
+    assert "no gateway of this name listens there" in capsys.readouterr().err
+    assert outcome(["replay", STREAM, "--broker", url, "--out", str(tmp_path / "no" / "file")]) == 2
     assert outcome(["replay", "inv1", "--broker", url]) == 2
+
+
+def test_a_broker_that_refuses_says_why_and_at_once(
+    broker: Callable[..., Mosquitto], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("topic read meterhouse/#\n")
+    url = f"mqtt://127.0.0.1:{broker(f'acl_file {rules}').port}"
+    assert outcome(["replay", STREAM, "--broker", url]) == 5
+    assert "refuses the request: Not authorized" in capsys.readouterr().err
+    url = f"mqtt://127.0.0.1:{broker('allow_anonymous false').port}"
+    assert outcome(["replay", STREAM, "--broker", url]) == 5
+    assert "the broker refuses: Not authorized" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hang_up", [True, False])
+def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refuses level 5 with return code 1 or by hanging up; then the gateway is silent there."""
+    levels: list[int] = []
+
+    def serve(server: socket.socket) -> None:
+        while 4 not in levels:
+            peer, _ = server.accept()
+            with peer, contextlib.suppress(OSError):  # the client may be gone
+                connect = peer.recv(4096)
+                levels.append(connect[8])
+                if levels[-1] == 5:
+                    peer.sendall(b"" if hang_up else b"\x20\x02\x00\x01")
+                    continue
+                peer.sendall(b"\x20\x02\x00\x00")
+                subscribe = peer.recv(4096)
+                peer.sendall(b"\x90\x04" + subscribe[2:4] + b"\x01\x01")
+                while peer.recv(4096):
+                    continue
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
+        assert outcome(["replay", STREAM, "--broker", url, "--for", "1500 ms"]) == 5
+        thread.join(5)
+    assert levels == [5, 4] and "no answer for 1.5 s" in capsys.readouterr().err
