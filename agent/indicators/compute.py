@@ -98,8 +98,12 @@ def merge(parts: Sequence[RoleSum]) -> RoleSum:
     known = sum((one.completeness * (one.end_ms - one.start_ms) for one in parts), Decimal(0))
     flags = Flag(0)
     sources: dict[tuple[str, str], Source] = {}
+    before: tuple[Source, ...] = ()
     for one in parts:
         flags |= one.flags
+        if one.sources is before:
+            continue  # the stretches of a day may share theirs
+        before = one.sources
         for source in one.sources:
             key = (source.stream, source.point)
             sources[key] = _widened(sources[key], source) if key in sources else source

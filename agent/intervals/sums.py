@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby
+from operator import add
+from typing import Literal
 
 from agent.intervals.cells import Convert, amounts_of
 from agent.intervals.cut import Cut
@@ -22,6 +24,7 @@ from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
 from agent.intervals.taken import Taken, mark_at
 
 Place = tuple[str, str, str]  # role, flow, unit
+Trail = Literal["each", "whole"]
 
 
 @dataclass(slots=True)
@@ -64,7 +67,7 @@ def sums(
     by: str = "interval",
     roles: Collection[str] | None = None,
     streams: Collection[str] = (),
-    trail: bool = True,
+    trail: Trail = "each",
     meters: Sequence[Meters] = (),
 ) -> list[RoleSum]:
     """Amounts in the order of stretch, role, flow.
@@ -72,7 +75,8 @@ def sums(
     Args:
         by: interval, hour, day, month, year; "all" is one stretch ``[start_ms, end_ms)``.
         roles: as in ``query``; only points with a role and a flow are summed.
-        trail: name the ``sources``; without, many short stretches are three times as fast.
+        trail: name the ``sources`` of each stretch, or those of the whole time with each: many short stretches are then
+            several times as fast.
         meters: get what they want of all columns on the way, also of those that are summed nowhere.
 
     A stretch ends, for its completeness, where the newest closed interval of all streams ends.
@@ -101,39 +105,57 @@ def sums(
                     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in places)
                     mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
                 if summed:
-                    _add_column(t, number, column, mine, found, trail)
+                    _add_column(t, number, column, mine, found, trail == "each")
                 for one in takers:
                     one.take(t, number, column, mine)
     for one in meters:
         one.since_ms, one.until_ms = oldest, newest
-    return _finish(found, stretches, newest)
+    return _finish(found, stretches, newest, trail == "each")
 
 
 def _add_column(
-    t: Taken, number: int, column: Column, rows: Sequence[tuple[int, int]], found: dict[Place, _Sum], trail: bool
+    t: Taken,
+    number: int,
+    column: Column,
+    rows: Sequence[tuple[int, int]],
+    found: dict[Place, _Sum],
+    each: bool,
 ) -> None:
     """Add one column of a page; ``rows``: (row, stretch)."""
     known, lack, length = t.get(number, "flags"), t.get(number, "lack"), t.length
     is_power = column.kind == "gauge"
+    good = rows if all(known) else [(n, at) for n, at in rows if known[n]]
+    plain = not is_power and len(good) > 1 and not any(lack) and max(known) == 1 and _is_run(good)
     for flow, name, unit, convert in amounts_of(column):
         into = found[column.role, flow, unit]
         into.points.add((t.stream, column.point))
         amounts = t.get(number, name)
-        whole = into.wholes.setdefault((column.exponent, column.unit), _whole(convert, len(into.flags)))
-        good = [(n, at) for n, at in rows if known[n]]
-        for n, at in good:
-            into.flags[at] |= known[n] - 1
-            into.covered_ms[at] += length[n] - lack[n]
-            if is_power:
-                into.flags[at] |= Flag.POWER
-                into.powers[at] = into.powers.get(at, Decimal(0)) + convert(amounts[n])
-            else:
-                whole.amount[at] += amounts[n]
-                if (known[n] - 1) & FLAW:
-                    whole.flawed[at] += amounts[n]
-        into.seen.update(at for _, at in good)
-        if trail:
-            _trail(into, t, number, column, good)
+        whole = into.wholes.get((column.exponent, column.unit)) or _whole(convert, len(into.flags))
+        into.wholes[column.exponent, column.unit] = whole
+        if plain:  # a quiet day, interval by interval: no look at single ones
+            (n, at), stop = good[0], len(good)
+            for sums_of, more in ((whole.amount, amounts), (into.covered_ms, length)):
+                sums_of[at : at + stop] = map(add, sums_of[at : at + stop], more[n : n + stop])
+            into.seen.update(range(at, at + stop))
+        else:
+            for n, at in good:
+                into.flags[at] |= known[n] - 1
+                into.covered_ms[at] += length[n] - lack[n]
+                if is_power:
+                    into.flags[at] |= Flag.POWER
+                    into.powers[at] = into.powers.get(at, Decimal(0)) + convert(amounts[n])
+                else:
+                    whole.amount[at] += amounts[n]
+                    if (known[n] - 1) & FLAW:
+                        whole.flawed[at] += amounts[n]
+            into.seen.update(at for _, at in good)
+        _trail(into, t, number, column, good if each else [(n, 0) for n, _ in good])
+
+
+def _is_run(rows: Sequence[tuple[int, int]]) -> bool:
+    """Does each row have a stretch of its own, one after the other?"""
+    (first, at), (last, end) = rows[0], rows[-1]
+    return last - first == end - at == len(rows) - 1
 
 
 def _whole(convert: Convert, stretches: int) -> _Whole:
@@ -158,12 +180,13 @@ def _trail(into: _Sum, t: Taken, number: int, column: Column, rows: Sequence[tup
             was.last = last
 
 
-def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newest: int) -> list[RoleSum]:
+def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newest: int, each: bool) -> list[RoleSum]:
     sources: dict[tuple[Place, int], list[Source]] = defaultdict(list)
     for place, s in found.items():
         for (at, stream, point), ends in sorted(s.trail.items(), key=lambda item: item[0]):
             first, last = _mark(ends.first, "first"), _mark(ends.last, "last")
             sources[place, at].append(Source(stream, point, ends.low, ends.high, first, last))
+    named = {key: tuple(mine) for key, mine in sources.items()}
     out = []
     for at, (start, end) in enumerate(stretches):
         known_ms = min(end, newest) - start
@@ -180,7 +203,20 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
             power = s.powers.get(at, Decimal(0))
             amount = sum((w.convert(w.amount[at]) for w in s.wholes.values() if w.amount[at]), power)
             flawed = sum((w.convert(w.flawed[at]) for w in s.wholes.values() if w.flawed[at]), power)
-            out.append(RoleSum(role, flow, start, end, amount, unit, share, flawed, flags, tuple(sources[place, at])))
+            out.append(
+                RoleSum(
+                    role,
+                    flow,
+                    start,
+                    end,
+                    amount,
+                    unit,
+                    share,
+                    flawed,
+                    flags,
+                    named.get((place, at if each else 0), ()),
+                )
+            )
     return out
 
 

@@ -60,7 +60,7 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
 
 
 def _day(cut: Cut, start: int, end: int, takers: Sequence[Meters], store: Store) -> list[RoleSum]:
-    return sums(store, cut, start, end, meters=takers)
+    return sums(store, cut, start, end, trail="whole", meters=takers)
 
 
 def _known_until(now_ms: int, store: Store) -> int:

@@ -27,7 +27,10 @@ def test_sums_are_those_of_the_rows(life: list[tuple[str, int]], by: str) -> Non
     book.read(play(life).bodies)
     start, end = book.cut.stretch("day", START)[0], book.cut.stretch("day", START + DAY_MS)[1]
     found = sums(book, book.cut, start, end, by)
-    assert [s.amount for s in sums(book, book.cut, start, end, by, trail=False)] == [s.amount for s in found]
+    whole = sums(book, book.cut, start, end, by, trail="whole")
+    assert [s.amount for s in whole] == [s.amount for s in found]
+    for one in sums(book, book.cut, start, end, "all"):
+        assert all(s.sources == one.sources for s in whole if s.sources and s.flow == one.flow)
     for s in found:
         rows = [row for row in query(book, s.start_ms, s.end_ms) if row.amount is not None and row.flow == s.flow]
         assert s.amount == sum((row.amount for row in rows if row.amount is not None), Decimal(0))
