@@ -33,7 +33,7 @@ from ext.ring import Ring
 
 HOUR_MS = 3_600_000
 SCALE = 1600  # the park of the simulator, as large as the parks of the notice
-PLANT = Plant(pv_w=(70_000.0, 20_000.0, 12_000.0), battery_w=20_000.0, battery_wh=80_000.0)
+PLANT = Plant(pv_w=(90_000.0, 25_000.0, 15_000.0), battery_w=20_000.0, battery_wh=80_000.0)
 BOOT = "3f2a9c41d07be815"
 
 PLAN = """schema = 1
@@ -151,7 +151,7 @@ class Truth:
         p = self._physics
         cold = 0.75 + 0.75 * _season(p.t_s)
         work = 0.3 + p.workshop_w / PLANT.workshop_w
-        self._more["direct"] += 14_000 * max(0.0, 0.85 + 1.6 * self._wind(p.t_s)) * self._hours
+        self._more["direct"] += 9_000 * max(0.0, 0.85 + 1.6 * self._wind(p.t_s)) * self._hours
         self._more["gas"] += 700 * cold * work * self._hours
         self._more["heat_bought"] += 5 * cold * work * self._hours
         self._more["water"] += 110 * work * self._hours

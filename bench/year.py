@@ -46,7 +46,7 @@ def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, 
         following = day + timedelta(days=1)
         if following.day == 1:
             month, at = (day.replace(day=1), following), midnight(following) - 12 * HOUR_MS
-            park.declare("certificates", "17500", "MWh", *month, "Li Wei", at, f"GEC-{day:%Y-%m}")
+            park.declare("certificates", "23500", "MWh", *month, "Li Wei", at, f"GEC-{day:%Y-%m}")
             park.declare("residual_available", "38000", "GJ", *month, "Zhang Min", at, "energy audit 2024")
             park.declare("waste_generated", "812.4", "t", *month, "Chen Yu", at, f"weighbridge {day:%Y-%m}")
             park.declare("waste_used", "690.1", "t", *month, "Chen Yu", at, f"weighbridge {day:%Y-%m}")

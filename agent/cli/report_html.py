@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from agent.cli import report_balance
 from agent.cli.report_words import BALANCE_WORDS, WORDS, lacking, number, percent, said, target, unit
+from agent.indicators.words import title_of
 
 _STYLE = """
 :root{--ink:#1b2a33;--soft:#5d6f7a;--line:#d8e0e4;--good:#1c7c4a;--bad:#b3362b;--bar:#3f8fb5;--worst:#d98032;--paper:#fff}
@@ -21,6 +22,7 @@ h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-b
 .soft{color:var(--soft)}.small{font-size:.85rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem}
 .card{border:1px solid var(--line);border-radius:.5rem;padding:.9rem 1rem;break-inside:avoid}
+.narrow{max-width:30rem;margin-bottom:1rem}
 .card h3{font-size:1rem;margin:0 0 .3rem;font-weight:600}.big{font-size:1.9rem;font-weight:650;line-height:1.2}
 .met{color:var(--good)}.notmet{color:var(--bad)}
 table{border-collapse:collapse;width:100%;font-size:.88rem}th,td{text-align:left;padding:.25rem .6rem .25rem 0;
@@ -208,10 +210,12 @@ def _balance(report: Mapping[str, Any], language: str) -> str:
             parts.append(f'<p class="{kind}">{escape(text)}</p>')
             worst = max(balance["trend"], key=lambda one: abs(float(one["v"])), default={"label": ""})
             shown = {"id": words["residual"], "trend": balance["trend"], "worst": {"label": worst["label"]}}
-            parts.append(f'<div class="card">{_bars(shown)}<div class="soft small">{words["stretches"]}: '
+            parts.append(f'<div class="card narrow">{_bars(shown)}<div class="soft small">{words["stretches"]}: '
                          f"{escape(report_balance.counts_row(balance, language))}</div></div>")  # fmt: skip
         titles = {one["n"]: said(one["title"], language) for figure in report["figures"] for one in figure["inputs"]}
-        flows = list(report_balance.flow_rows(balance, language, lambda name: titles.get(name, name)))
+        flows = list(
+            report_balance.flow_rows(balance, language, lambda name: titles.get(name) or said(title_of(name), language))
+        )
         if flows:
             parts.append(_table((words["balance"], WORDS[language]["input"], WORDS[language]["amount"]), flows))
         if nodes := list(report_balance.node_rows(balance, language)):
@@ -230,6 +234,8 @@ def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:
     for figure in figures:
         for one in figure["inputs"]:
             known = percent(one["completeness"]) if one["basis"] == "metered" else one.get("note", "")
+            if one["basis"] == "declared" and "estimated" in one:
+                known = words["shared"].format(percent(one["estimated"]))
             shown = (said(one["title"], language), one["n"], f"{number(one['v'], 6)} {one['u']}", words[one["basis"]])
             seen.setdefault(one["n"], (*shown, known))
     if not seen:

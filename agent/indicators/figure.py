@@ -161,6 +161,8 @@ def _input(amount: Amount) -> dict[str, Any]:
         ]
     if amount.entries:
         plain["entries"] = list(amount.entries)
+        if amount.estimated:  # an entry reaches beyond the period: its share of time was taken
+            plain["estimated"] = decimal_text(amount.estimated)
     if amount.note:
         plain["note"] = amount.note
     return plain

@@ -81,7 +81,7 @@ class Reporter:
 
     def _label(self, start: int) -> str:
         local = self._cut.local(start)
-        return {"hour": f"{local:%H:%M}", "day": f"{local:%d}", "month": f"{local:%Y-%m}"}[FINER[self._period.kind]]
+        return {"hour": f"{local:%H:%M}", "day": f"{local:%m-%d}", "month": f"{local:%Y-%m}"}[FINER[self._period.kind]]
 
     def _figure(self, figure: Figure, trend: Sequence[tuple[str, dict[str, Figure]]]) -> dict[str, Any]:
         one = figure.indicator
