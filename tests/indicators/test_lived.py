@@ -66,7 +66,8 @@ def test_the_energy_of_every_interval_balances_to_the_count(sums: dict[tuple[str
     assert sum(residuals) == 0
     spread = {n for n, one in enumerate(sums["grid", "import"]) if one.estimated}
     assert [n for n, rest in enumerate(residuals) if rest and n not in spread] == []
-    assert spread == set(range(89, 103)), "22:20 to 01:40, in quarters of an hour"
+    first_hours = set(range(8))  # until a counter has shown how it grows, a large step waits for the next
+    assert spread - first_hours == set(range(89, 103)), "22:20 to 01:40, in quarters of an hour"
 
 
 def test_a_day_is_the_sum_of_its_intervals_and_a_month_of_its_days(
