@@ -121,7 +121,8 @@ class Frame:
 
     @property
     def version(self) -> str:
-        return "2007" if self.function >= READ or self._is_security else "1997"
+        """Of what both have (08h, a broadcast of the time) the newer."""
+        return "2007" if self.function >= READ or self.function == 0x08 or self._is_security else "1997"
 
     @property
     def error_code(self) -> int | None:
