@@ -39,6 +39,7 @@ ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: what model 
 MANY_WEAK = 4  # so many values that make sense are as good as one that only the right map gives
 MOST_SILENCES = 12  # questions without an answer before the others are not asked
 MOST_S = 15.0  # of asking one device
+MOST_ALIKE = 4  # likely profiles that are held against each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
     "Hz": (Decimal(0), Decimal(500)),  # of pumps and fans
@@ -65,6 +66,9 @@ class Fit:
     how: str
     agreeing: int
     asked: int
+
+
+_Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
 
 
 @dataclass(slots=True)
@@ -97,7 +101,7 @@ async def identify(
     """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing."""
     identity = Identity(dict(said or {}))
     memory = RememberingLine(line, TIMEOUT_S, MOST_SILENCES, MOST_S)
-    ranked: list[tuple[tuple[int, int], Fit, dict[str, str]]] = []
+    ranked: list[_Ranked] = []
     no_sunspec = False
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
         ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept
@@ -114,9 +118,10 @@ async def identify(
                     continue
                 if found is not None:
                     ranked.append(found)
+            ranked.sort(key=lambda entry: entry[0], reverse=True)
+            await _larger_sister_first(ranked, {one.id: one for one in profiles}, line, address, serial, ring)
         finally:
             ring.close()
-    ranked.sort(key=lambda entry: entry[0], reverse=True)
     identity.fits = [fit for _, fit, _ in ranked]
     if ranked:
         identity.said = {**ranked[0][2], **identity.said}
@@ -124,14 +129,35 @@ async def identify(
     return identity
 
 
+async def _larger_sister_first(
+    ranked: list[_Ranked], profiles: Mapping[str, Profile], line: Line, address: str, serial: str, ring: Ring
+) -> None:
+    """A family whose map holds all of another's, and of which the device has all, is the better guess."""
+    likely = [entry for entry in ranked if entry[1].how == "likely" and profiles[entry[1].profile].protocol == "modbus"]
+    if len(likely) < 2 or likely[0] is not ranked[0]:
+        return
+    memory = RememberingLine(line, TIMEOUT_S, MOST_SILENCES, MOST_S)
+    best, known = likely[0], _registers(profiles[likely[0][1].profile])
+    for entry in likely[1:MOST_ALIKE]:
+        profile = profiles[entry[1].profile]
+        if not known < (registers := _registers(profile)):
+            continue
+        points = tuple(p for p in profile.resolve(_least(profile)).points if p.kind is not Kind.TEXT)
+        lacking = _lacking(points, await _read(profile, points, address, serial, memory, ring))
+        if not lacking and not memory.is_exhausted:
+            best, known = entry, registers
+    ranked.remove(best)
+    ranked.insert(0, best)
+
+
+def _registers(profile: Profile) -> frozenset[tuple[int, int]]:
+    return frozenset((point.function, point.address) for point in profile.resolve(_least(profile)).points)
+
+
 async def _try(
     profile: Profile, address: str, serial: str, memory: RememberingLine, ring: Ring, said: Mapping[str, str]
-) -> tuple[tuple[int, int], Fit, dict[str, str]] | None:
-    params = {
-        name: param.choices[0] if param.choices else max(param.low, 1)
-        for name, param in profile.params.items()
-        if param.default is None
-    }
+) -> _Ranked | None:
+    params = _least(profile)
     points = _chosen(profile, profile.resolve(params).points)
     if not points or (profile.protocol == "mbus" and not _is_medium(profile.kind, said)):
         return None
@@ -160,6 +186,15 @@ async def _try(
     rank = {"certain": 2, "likely": 1, "possible": 0}[how]
     fit = Fit(profile.id, variant, how, sum(1 for j in judged if j > 0), len(points))
     return (rank, plus - 2 * lacking), fit, {n: t for n, t in texts.items() if _is_text(t)}
+
+
+def _least(profile: Profile) -> dict[str, int | str]:
+    """What the installer must say, as the least that can be right."""
+    return {
+        name: param.choices[0] if param.choices else max(param.low, 1)
+        for name, param in profile.params.items()
+        if param.default is None
+    }
 
 
 def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:

@@ -14,7 +14,6 @@ from drivers.sim.families import device_from_profile
 
 EQUAL = {  # families that share a map, or a part of it: nothing that is asked can tell them apart
     "eastron/sdm230": "eastron/sdm120",
-    "eastron/sdm630": "eastron/sdm72v2",
     "growatt/mod-xh": "growatt/mid",
     "huawei/luna2000": "huawei/sun2000",
     "nibe/s-series-unswapped": "nibe/s-series",
@@ -24,7 +23,7 @@ EQUAL = {  # families that share a map, or a part of it: nothing that is asked c
     "weidmueller/em525": "janitza/umg",
 }
 ALL = profiles_of(("modbus", "sunspec"))
-FAST = ("abb/b23", "nibe/s-series", "sunspec/inverter")
+FAST = ("abb/b23", "nibe/s-series", "sunspec/inverter", "eastron/sdm630")
 
 
 def profile(name: str) -> Profile:
