@@ -309,9 +309,13 @@ class _Maker:
         above, _, below = unit.text.partition("/")
         if below:
             return parse_unit(above), parse_unit(below)
-        found = expression.dimension(numerator.tree, self._dimension) or NUMBER
-        shown = _usual(found)
-        return shown, shown
+        return self._shown_unit(numerator.tree), self._shown_unit(denominator.tree)
+
+    def _shown_unit(self, tree: expression.Node) -> Unit:
+        """Of a term or an input its own unit, else the usual one of the dimension."""
+        if isinstance(tree, expression.Name) and (found := self._terms.get(tree.name) or self._inputs.get(tree.name)):
+            return found.unit
+        return _usual(expression.dimension(tree, self._dimension) or NUMBER)
 
     def _weighs(self, names: Iterable[str], place: str) -> tuple[tuple[str, Formula, Unit], ...]:
         found = []
