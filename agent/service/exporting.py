@@ -27,8 +27,7 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     from_ms, to_ms, streams = checked(body)
     archive = await access.call(lambda store: Archive(store, from_ms, to_ms, streams))
     complain(archive, streams)
-    if keys := await access.call(lambda store: _missing_keys(store, access)):
-        await reply.part(as_part(Piece("keys.json", (keys,), 0)))
+    await access.call(lambda store: _look_at_key_file(store, access, archive))
     pieces, done = archive.pieces(), 0
     while True:
         began = time.monotonic()
@@ -74,8 +73,22 @@ def from_part(data: bytes) -> Piece:
     return Piece(facts["file"], tuple(lines), facts["packs"])
 
 
-def _missing_keys(store: Store, access: Access) -> bytes | None:
-    """The key records where the database has none: an agent of an early version without destinations wrote it."""
-    if store.key_record():
-        return None
-    return current_records(load_key(access.config.key.path(os.environ)), access.config.base)
+def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
+    """Records that were made while no agent ran are in the key's file alone: a revocation must not be missing.
+
+    A running agent has taken them up within seconds, unless it is of an early version without destinations.
+    """
+    kept = store.key_record()
+    if kept and access.service is not None:
+        return
+    try:
+        data = current_records(
+            load_key(access.config.key.path(os.environ)), access.config.base, kept[1] if kept else None
+        )
+    except GatewayError as error:
+        if kept is None:
+            raise
+        archive.warnings.append(f"key records are those of the database; newer ones cannot be looked for: {error.what}")
+        return
+    if kept is None or data != kept[1]:
+        archive.newest_keys = data

@@ -40,6 +40,7 @@ class Archive:
             for stream, span in store.spans(from_ms, to_ms).items()
             if not streams or stream.rpartition("/")[2] in streams
         }
+        self.newest_keys = b""  # a ``keys`` object that the store does not know yet
         self.warnings: list[str] = []
         if store.quarantine:
             self.warnings.append(f"the database was damaged; it is set aside as {store.quarantine.path}")
@@ -56,7 +57,7 @@ class Archive:
 
     def pieces(self) -> Iterator[Piece]:
         """Keys, births, checkpoints, then the packs of one stream after the other."""
-        for n, chain in enumerate(self._store.key_chains()):
+        for n, chain in enumerate(self._key_chains()):
             yield Piece(f"keys{n + 1 if n else ''}.json", (chain,), 0)
         for stream, (first, last) in self._spans.items():
             if first <= last and (birth := self._store.birth_before(stream, first)):
@@ -71,6 +72,12 @@ class Archive:
             while packs := self._store.after(stream, after, last, CHUNK, CHUNK_BYTES):
                 yield Piece(file, tuple(pack.data for pack in packs), len(packs))
                 after = packs[-1].seq
+
+    def _key_chains(self) -> list[bytes]:
+        chains = {json.loads(body)["records"][0]["kid"]: body for body in self._store.key_chains()}
+        if self.newest_keys:
+            chains[json.loads(self.newest_keys)["records"][0]["kid"]] = self.newest_keys
+        return list(chains.values())
 
     def _is_within(self, checkpoint: bytes) -> bool:
         heads = json.loads(checkpoint)["heads"]

@@ -120,7 +120,8 @@ class Verifier:
             for code, count in faults.by_code.items():
                 total.failures[code] = total.failures.get(code, 0) + count
         total.faults = sorted(total.faults, key=lambda f: f is not self._first_bad)[:100]
-        total.first_bad = self._first_bad or (total.faults[0] if total.faults else None)
+        conflicts = (Fault("conflict", text, s.stream) for s in every for text in s.conflicts)
+        total.first_bad = self._first_bad or (total.faults[0] if total.faults else next(conflicts, None))
         self._judge(total)
         return total
 

@@ -82,6 +82,22 @@ def test_what_retention_left_is_exported_without_a_hole(gateway: Gateway, mh: Mh
     assert seqs(folder, "inv1")[-1] == 41 and seqs(folder, "inv1")[0] > 15
 
 
+def test_a_key_that_was_revoked_while_no_agent_ran_is_revoked_in_the_export(gateway: Gateway, mh: Mh) -> None:
+    """The new records are in the key's file alone until the agent starts; an export must not call good what is cut."""
+    gateway.seal(10)
+    key = gateway.folder / "state" / "signing.key"
+    options = ["-c", gateway.config, "--last", "inv1=6", "--last", "births=11", "--yes"]
+    code, _, err = mh("keys", "revoke", gateway.signer.kid, *options)
+    assert code == 0, err
+    folder = gateway.folder / "out"
+    assert mh("export", folder, "-c", gateway.config)[0] == 0
+    report = gateway.folder_report(folder)
+    assert report.failures == {"revoked": 5} and report.packs == 6 + 11
+    key.chmod(0o644)  # whoever exports may not be allowed to read it: then it is said
+    code, _, err = mh("export", gateway.folder / "again", "-c", gateway.config)
+    assert code == 0 and "newer ones cannot be looked for: others may read or change the signing key" in err, err
+
+
 def test_a_pack_that_was_taken_out_of_the_folder_is_missed(gateway: Gateway, mh: Mh) -> None:
     gateway.seal(10)
     folder = gateway.folder / "out"
