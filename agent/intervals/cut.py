@@ -32,6 +32,7 @@ class Cut:
         self.timezone, self.length_ms = timezone, length_ms
         self._zone = ZoneInfo(timezone)
         self._days = lru_cache(maxsize=8)(self._cut_day)
+        self._midnights = lru_cache(maxsize=800)(self._find_midnight)
 
     def offset_ms(self, at_ms: int) -> int:
         """Local time minus UTC at an instant."""
@@ -45,6 +46,9 @@ class Cut:
 
     def midnight(self, day: date) -> int:
         """UTC ms of the first instant of a local day, also where its midnight does not exist or comes twice."""
+        return self._midnights(day)
+
+    def _find_midnight(self, day: date) -> int:
         guess = round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
         # every instant of the day lies within 15 hours of this; the first one is where the date changes
         low, high = guess - 15 * 3_600_000, guess + 15 * 3_600_000

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from operator import add
 from typing import Final
 
 import zstandard
@@ -181,6 +182,14 @@ def _restore(known: Sequence[int], fields: dict[str, list[int]]) -> None:
         fields[name] for name in ("amount", "first_value", "last_value", "demand", "fixed")
     )
     is_counter, level = any(amount), None
+    if is_counter and all(known):  # a quiet day
+        levels = [first[0] + last[0], *last]
+        amount[:] = [(kept - 1) // 2 + _likely(b - a) for kept, (a, b) in zip(amount, pairwise(levels), strict=True)]
+        first[:] = [levels[0], *map(add, first[1:], last)]
+        for window in (demand, fixed):
+            if any(window):
+                window[:] = [(kept - 1) // 2 + a if kept else 0 for kept, a in zip(window, amount, strict=True)]
+        return
     for n, there in enumerate(known):
         if not there:
             last[n] = 0
