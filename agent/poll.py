@@ -235,8 +235,9 @@ class DevicePoll:
         )
 
     def sleeps(self, utc_ms: int) -> bool:
-        """It is silent because it is dark, as its profile says of it."""
-        return self.life is Life.DEAD and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
+        """It, or the dongle that it feeds, is silent because it is dark, as its profile says of it."""
+        silent = self.life is Life.DEAD or (self.life is Life.UNKNOWN and bool(self.last_error))
+        return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
 
     def failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
         """A visit without any answer."""

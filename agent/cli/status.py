@@ -77,9 +77,11 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
     for text in snapshot.get("config", {}).get("complaints", ()):
         add(CONFIG, f"not in force, the configuration of before is: {tidy(str(text), 300)}")
     for name, device in snapshot.get("devices", {}).items():
+        why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
         if device.get("life") == "dead":
-            why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
             add(LINE, f"device {name} is silent{why}")
+        elif device.get("life") == "unknown" and why:  # its line is down: nobody knows how it is
+            add(LINE, f"device {name} is not reached{why}")
     for name, uplink in snapshot.get("uplinks", {}).items():
         if not uplink.get("connected", True):
             why = f": {tidy(str(uplink['error']), 160)}" if uplink.get("error") else ""

@@ -210,7 +210,10 @@ def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring)
     bench.run(2)
     driver.down = True
     bench.run(20)
-    assert bench.devices[0].life is Life.UNKNOWN and bench.devices[0].failures == 0
+    device = bench.devices[0]
+    assert device.life is Life.UNKNOWN and device.failures == 0 and not device.sleeps(EPOCH_MS)
+    driver.spec = replace(driver.spec, night=Night(Decimal(90), Decimal(0)))
+    assert device.sleeps(EPOCH_MS), "a dongle that its inverter feeds goes out with it"
 
 
 def test_a_sleeping_inverter_is_asleep_until_it_answers_or_day_breaks(made_up_time, ring) -> None:

@@ -42,6 +42,15 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     assert json.loads(said.out)["faults"][0] == "store: disk full" and len(json.loads(said.out)["faults"]) == 3
 
 
+def test_status_tells_a_line_that_is_down_and_lets_inverters_sleep(mh, traces, tmp_path) -> None:
+    """# field pain 70: a device that was never reached is not well, though nobody can say that it is silent."""
+    for life, error, code in (("unknown", "line roof: cannot open", 4), ("unknown", None, 0), ("asleep", "silent", 0)):
+        traces.write(devices={"inv1": {"line": "roof", "life": life, "last_answer": None, "error": error}})
+        said = mh("status", "--runtime-dir", tmp_path / "run")
+        assert said.code == code, life
+        assert ("device inv1 is not reached: line roof: cannot open" in said.err) is (code == 4)
+
+
 def test_status_knows_a_dead_and_a_hanging_agent(mh, traces, tmp_path) -> None:
     traces.write(pid=2**22 + 1)
     said = mh("status", "--runtime-dir", tmp_path / "run")
