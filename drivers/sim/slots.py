@@ -109,7 +109,7 @@ METERS: tuple[Slot, ...] = (
     ),
     Slot(
         "heat-hall",
-        "供热表 / heat meter",
+        "厂房热量表 / heat meter of the halls",
         "meters",
         0,
         "mbus/heat",
@@ -122,7 +122,7 @@ METERS: tuple[Slot, ...] = (
     ),
     Slot(
         "heat-office",
-        "热表 / heat meter",
+        "办公楼热量表 / heat meter of the offices",
         "meters",
         0,
         "cjt188/heat",
