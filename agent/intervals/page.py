@@ -176,19 +176,13 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
     return fields
 
 
-def _restore(known: Sequence[int], fields: dict[str, list[int]]) -> None:
-    """The way back, in place; ``last_value`` is as it was already."""
-    amount, first, last, demand, fixed = (
-        fields[name] for name in ("amount", "first_value", "last_value", "demand", "fixed")
-    )
+def _restore(known: Sequence[int], amount: list[int], first: list[int], last: list[int]) -> None:
+    """The way back, in place; ``last`` is as it was already."""
     is_counter, level = any(amount), None
     if is_counter and all(known):  # a quiet day
         levels = [first[0] + last[0], *last]
         amount[:] = [(kept - 1) // 2 + _likely(b - a) for kept, (a, b) in zip(amount, pairwise(levels), strict=True)]
         first[:] = [levels[0], *map(add, first[1:], last)]
-        for window in (demand, fixed):
-            if any(window):
-                window[:] = [(kept - 1) // 2 + a if kept else 0 for kept, a in zip(window, amount, strict=True)]
         return
     for n, there in enumerate(known):
         if not there:
@@ -199,10 +193,6 @@ def _restore(known: Sequence[int], fields: dict[str, list[int]]) -> None:
         level = last[n]
         if is_counter:
             amount[n] = (amount[n] - 1) // 2 + _likely(level - before)
-        if demand[n]:
-            demand[n] = (demand[n] - 1) // 2 + amount[n]
-        if fixed[n]:
-            fixed[n] = (fixed[n] - 1) // 2 + amount[n]
 
 
 class Page:
@@ -251,9 +241,14 @@ class Page:
         if field not in _TOGETHER:
             return self._field(number, field)
         if number not in self._whole:
-            self._whole[number] = {name: list(self._field(number, name)) for name in _TOGETHER}
-            _restore(self._field(number, "flags"), self._whole[number])
-        return self._whole[number][field]
+            found = {name: list(self._field(number, name)) for name in ("amount", "first_value", "last_value")}
+            _restore(self._field(number, "flags"), *found.values())
+            self._whole[number] = found
+        whole = self._whole[number]
+        if field not in whole:  # a demand
+            kept = self._field(number, field)
+            whole[field] = [(k - 1) // 2 + amount if k else 0 for k, amount in zip(kept, whole["amount"], strict=True)]
+        return whole[field]
 
     def _field(self, number: int, field: str) -> Sequence[int]:
         n = FIELD[field]

@@ -75,8 +75,8 @@ def sums(
     Args:
         by: interval, hour, day, month, year; "all" is one stretch ``[start_ms, end_ms)``.
         roles: as in ``query``; only points with a role and a flow are summed.
-        trail: name the ``sources`` of each stretch, or those of the whole time with each: many short stretches are then
-            several times as fast.
+        trail: name the ``sources`` of each stretch; or the packs of the whole time with each, without single readings:
+            many short stretches are then several times as fast.
         meters: get what they want of all columns on the way, also of those that are summed nowhere.
 
     A stretch ends, for its completeness, where the newest closed interval of all streams ends.
@@ -166,7 +166,10 @@ def _trail(into: _Sum, t: Taken, number: int, column: Column, rows: Sequence[tup
     """Where it came from, widened."""
     for at, group in groupby(rows, key=lambda row: row[1]):
         mine = [n for n, _ in group]
-        low, high = min([t.first_seq[n] for n in mine]), max([t.last_seq[n] for n in mine])
+        if mine[-1] - mine[0] == len(mine) - 1:
+            low, high = min(t.first_seq[mine[0] : mine[-1] + 1]), max(t.last_seq[mine[0] : mine[-1] + 1])
+        else:
+            low, high = min([t.first_seq[n] for n in mine]), max([t.last_seq[n] for n in mine])
         first, last = (t, number, mine[0]), (t, number, mine[-1])
         key = (at, t.stream, column.point)
         was = into.trail.get(key)
@@ -184,7 +187,8 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
     sources: dict[tuple[Place, int], list[Source]] = defaultdict(list)
     for place, s in found.items():
         for (at, stream, point), ends in sorted(s.trail.items(), key=lambda item: item[0]):
-            first, last = _mark(ends.first, "first"), _mark(ends.last, "last")
+            first = _mark(ends.first, "first") if each else None
+            last = _mark(ends.last, "last") if each else None
             sources[place, at].append(Source(stream, point, ends.low, ends.high, first, last))
     named = {key: tuple(mine) for key, mine in sources.items()}
     out = []
