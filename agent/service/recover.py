@@ -17,6 +17,7 @@ from ext.ring import EVENT, Ring
 
 log = logging.getLogger("meterhouse.recover")
 RING_GLOB = "ring.*"
+NEVER = 1 << 62
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Left:
 
     tables: list[tuple[StreamTable, array[int], int]] = field(default_factory=list)  # table, positions, last tick
     events: list[Mapping[str, Any]] = field(default_factory=list)
+    first_ms: int = NEVER  # the oldest tick or event
 
 
 @dataclass(slots=True)
@@ -40,13 +42,16 @@ class Recovered:
 def recover(
     store: Store,
     runtime_dir: Path,
-    packer_of: Callable[[str], Packer],
+    packer_of: Callable[[str, int], Packer],
     clock: Mapping[str, Any],
     now_ms: int,
 ) -> Recovered:
     """Seal and commit what older rings in ``runtime_dir`` hold beyond the stored heads, then remove them.
 
     A ring whose tables the store does not know (another store, a damaged one) cannot be named and is set aside.
+
+    Args:
+        packer_of: the packer of a stream; where nothing of it was ever sealed it begins at the time given.
     """
     done = Recovered()
     for path in sorted(runtime_dir.glob(RING_GLOB), key=lambda p: p.stat().st_mtime_ns):
@@ -86,11 +91,13 @@ def _gather(
             if table is None:
                 return left, f"the store does not know its table {record.table}"
             head = heads.get(table.stream)
-            if head is not None:
-                at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
-                if at_ms < head.to_ms or (head.ring_id == ring.ring_id and record.position < head.ring_pos):
-                    continue
+            at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
+            if head is not None and (
+                at_ms < head.to_ms or (head.ring_id == ring.ring_id and record.position < head.ring_pos)
+            ):
+                continue
             mine = left.setdefault(table.stream, Left())
+            mine.first_ms = min(mine.first_ms, at_ms)
             if not mine.tables or mine.tables[-1][0] is not table:
                 mine.tables.append((table, array("Q"), 0))
             if record.kind == EVENT:
@@ -107,7 +114,7 @@ def _gather(
 def _recover_ring(
     store: Store,
     ring: Ring,
-    packer_of: Callable[[str], Packer],
+    packer_of: Callable[[str, int], Packer],
     clock: Mapping[str, Any],
     now_ms: int,
     done: Recovered,
@@ -119,7 +126,7 @@ def _recover_ring(
     left, damage = _gather(ring, known, heads)
     packs: list[SealedPack] = []
     for stream, mine in sorted(left.items()):
-        packer = packer_of(stream)
+        packer = packer_of(stream, mine.first_ms)
         head = heads.get(stream)
         if head is not None and head.ring_id == ring.ring_id and head.ring_pos < ring.tail:
             # what stood between the last pack and the oldest record that is left was overwritten before it was sealed

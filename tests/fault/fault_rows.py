@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service_books import BUSY
 from service_kit import House
 
+__all__ = ["BUSY", "SCENARIOS", "Row", "Scenario", "play", "scenario"]
+
 Row = dict[str, Any]
-# gaps that a busy machine makes by itself, honestly: a poll or an answer comes too late, a start takes seconds
-BUSY = frozenset({"overload", "timeout", "stopped"})
 Play = Callable[[Path, House, int, int], Row]
 
 

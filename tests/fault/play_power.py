@@ -17,12 +17,21 @@ from service_kit import SITE, House, devices_on
 
 PERIOD_MS = 250
 PACK_S = 1.0
-FIRST_S = 1.5  # a start waits so long for the first readings before its first packs
 
 
 @scenario(rounds=2, about_s=4, long=200, chunk=50, section="processes")
 def power_cuts(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """After each cut what was published is in the store, the chain goes on, and a pack interval is missing at most."""
+    return cuts(folder, house, rounds, seed, PACK_S)
+
+
+@scenario(rounds=1, about_s=15, long=20, chunk=10, section="processes")
+def power_cuts_with_packs_of_10_s(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """The same with the default pack interval."""
+    return cuts(folder, house, rounds, seed, 10.0)
+
+
+def cuts(folder: Path, house: House, rounds: int, seed: int, pack_s: float) -> Row:
     rng = random.Random(seed)
     disk = CutDisk(house, folder)
     broker = house.broker()
@@ -36,6 +45,7 @@ def power_cuts(folder: Path, house: House, rounds: int, seed: int) -> Row:
         state="live/state",
         more='[ring]\nsize = "1 MiB"',
     )
+    agent.config.write_text(agent.config.read_text().replace('every = "1 s"', f'every = "{pack_s:g} s"'))
     disk.settle()  # the key was made long ago
     rest = AtRest(folder / "rest", agent.kid)
     ledgers = {name: Ledger(name, meter, PERIOD_MS) for name, meter in meters.items()}
@@ -46,7 +56,7 @@ def power_cuts(folder: Path, house: House, rounds: int, seed: int) -> Row:
     for n in range(rounds):
         serving = rng.random() < 0.9
         agent.start(serving=serving)
-        pause(rng.uniform(0.3, 3.2) if serving else rng.uniform(0.2, 1.0))
+        pause(rng.uniform(0.3, 1.4 * pack_s + 1.8) if serving else rng.uniform(0.2, 1.0))
         assert agent.process
         at = freeze(agent.process.pid)
         disk.cut()

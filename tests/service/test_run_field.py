@@ -7,8 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from service_books import gaps, reasons, report_of, settle, times
-from service_kit import SITE, House, Meter, blocked_port, until
+from service_books import BUSY, busy_only, gaps, reasons, report_of, settle, times
+from service_kit import House, Meter, blocked_port, patience, until
 
 PERIOD_S = 0.5
 PULLED = "m3"
@@ -82,7 +82,8 @@ def play_the_field(folder: Path, house: House) -> dict[str, Any]:
         "code": code, "report": settle(heard, agent.kid, known), "all": report_of(listener.heard, agent.kid),
         "said": agent.said, "sick": sick,
         "packs": {name: listener.packs(name) for name in meters}, "probes": probes, "accepted": gateway.accepted,
-        "terminals": (before, unplugged, replugged), "collisions": bus.collisions, "foreign": gateway.bus.strangers,
+        "patience": patience(), "terminals": (before, unplugged, replugged),
+        "collisions": bus.collisions, "foreign": gateway.bus.strangers,
     }  # fmt: skip
 
 
@@ -98,12 +99,10 @@ play_the_field.tests = {  # type: ignore[attr-defined]
 def check_period(played: dict[str, Any], names: tuple[str, ...]) -> None:
     """A reading at every tick, soon after it. A busy test machine may cost a tick; a sick neighbour may not."""
     for name in names:
-        missing, stream = reasons(played["report"], name), played["report"].streams[f"{SITE}/{name}"]
-        assert set(missing) <= {"overload"}, f"{name} has gaps: {gaps(played['packs'][name])}"
-        assert sum(missing.values()) <= stream.readings / 10, f"{name} has gaps: {gaps(played['packs'][name])}"
+        assert busy_only(played["report"], name), f"{name} has gaps: {gaps(played['packs'][name])}"
         assert played["sick"]["devices"][name]["life"] == "alive"
         late_s = [at % PERIOD_S for pack in played["packs"][name] for at in times(pack)]
-        assert statistics.median(late_s) < PERIOD_S / 2
+        assert statistics.median(late_s) < PERIOD_S / 2 * played["patience"]
 
 
 def test_a_pulled_device_costs_only_itself(played: dict[str, Any]) -> None:
@@ -111,9 +110,10 @@ def test_a_pulled_device_costs_only_itself(played: dict[str, Any]) -> None:
     # field pains 1, 4, 5, 8 and 9
     check_period(played, ("m1", "m2", "m4", "m5"))
     missing = gaps(played["packs"][PULLED])
-    assert {reason for reason, *_ in missing} == {"timeout", "absent"}
-    assert all(points == "*" for _, points, *_ in missing), "isolation is per device, not per block"
-    assert played["probes"] <= 4, "a dead device is asked once in a while"  # field pain 3
+    assert {"timeout", "absent"} <= {reason for reason, *_ in missing} <= {"timeout", "absent"} | BUSY
+    whole = [points == "*" for reason, points, *_ in missing if reason not in ("overload", "stopped")]
+    assert all(whole), "isolation is per device, not per block"
+    assert played["probes"] <= 4 * played["patience"], "a dead device is asked once in a while"  # field pain 3
     assert not played["collisions"]
     said = played["said"]
     assert said.count(f"{PULLED} is silent") == said.count(f"{PULLED} answers again after") == 1, (
@@ -127,14 +127,14 @@ def test_a_gateway_that_says_no_for_one_unit_keeps_its_connection(played: dict[s
     check_period(played, ("m21", "m22"))
     assert played["accepted"] == 1 and played["foreign"] >= 2
     assert played["sick"]["devices"]["m23"]["life"] == "dead"
-    assert set(reasons(played["report"], "m23")) <= {"exception", "timeout", "absent"}
+    assert set(reasons(played["report"], "m23")) <= {"exception", "absent"} | BUSY
 
 
 def test_a_line_blocked_in_connect_delays_nobody(played: dict[str, Any]) -> None:
     """While one line waits for its connection, another is on time."""
     # field pain 2
     check_period(played, ("m51",))
-    assert set(reasons(played["all"], "m41")) <= {"absent", "overload", "stopped"}, "stopped: the visit that we ended"
+    assert set(reasons(played["all"], "m41")) <= {"absent"} | BUSY, "stopped: the visit that we ended"
     assert not played["sick"]["lines"]["blocked"]["open"]
 
 
@@ -144,13 +144,13 @@ def test_an_adapter_that_is_pulled_comes_back(played: dict[str, Any]) -> None:
     before, unplugged, replugged = (len(found) for found in played["terminals"])
     assert unplugged == before - 1 and replugged == before
     assert played["said"].count("line usb: open again") == 1
-    assert set(reasons(played["report"], "m31")) <= {"absent", "timeout"} and reasons(played["report"], "m31")
+    assert {"absent"} <= set(reasons(played["report"], "m31")) <= {"absent"} | BUSY
 
 
 def test_every_gap_of_the_field_has_its_reason(played: dict[str, Any]) -> None:
     """Nothing is missing for a reason that nobody caused, and a broken connection is over when the device is back."""
     assert played["code"] == 0 and not played["all"].failed
     for name in ("m61",):
-        assert set(reasons(played["report"], name)) <= {"absent", "timeout"} and reasons(played["report"], name)
+        assert {"absent"} <= set(reasons(played["report"], name)) <= {"absent"} | BUSY
     told = {reason for name in played["packs"] if name != "m41" for reason in reasons(played["report"], name)}
-    assert told <= {"timeout", "absent", "exception", "overload"}
+    assert told <= {"absent", "exception"} | BUSY
