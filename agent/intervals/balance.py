@@ -124,7 +124,8 @@ def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Bal
     """The balance of a stretch of ``length_ms``; None where there is nothing to hold against anything.
 
     Args:
-        is_interval: a stretch as short as an interval, in which amounts that were spread over time say nothing.
+        is_interval: a stretch as short as an interval, in which amounts that were spread over time say nothing; of a
+            longer one that holds for what was spread over its ends.
     """
     tree = Tree(meters)
     inputs: dict[str, Decimal] = defaultdict(Decimal)
@@ -165,7 +166,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
     verdict: Verdict
     if not is_known:
         verdict = "incomplete"
-    elif is_interval and any(one.flags & Flag.SPREAD for one in meters):
+    elif any(one.flags & Flag.SPREAD if is_interval else any(one.ends_spread) for one in meters):
         verdict = "spread"
     elif abs(value) <= allowed:
         verdict = "within"

@@ -6,7 +6,7 @@ Filled by ``sums`` while it goes through the pages for the roles, so that a mont
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ class Metered:
     flags: Flag
     first_seq: int
     last_seq: int
+    ends_spread: tuple[bool, bool] = (False, False)  # its first and last interval: some of them may lie beyond
 
     @property
     def device(self) -> str:
@@ -73,6 +74,7 @@ class _Whole:
     flags: list[int]
     first_seq: list[int]
     last_seq: list[int]
+    ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)  # first and last start, spread there
 
 
 class Meters:
@@ -96,7 +98,8 @@ class Meters:
         for flow, name, unit, convert in amounts_of(column):
             key = MeterKey(t.stream, column.point, flow), column.unit, column.exponent, column.kind
             if key not in self._wholes:
-                self._wholes[key] = _Whole(column, unit, convert, *([0] * self._stretches for _ in range(6)))
+                six = [[0] * self._stretches for _ in range(6)]
+                self._wholes[key] = _Whole(column, unit, convert, six[0], six[1], six[2], six[3], six[4], six[5])
             into = self._wholes[key]
             into.column = column
             amounts = t.get(number, name)
@@ -136,6 +139,13 @@ class Meters:
         low, high = min(pick(t.first_seq)), max(pick(t.last_seq))
         into.first_seq[at] = min(into.first_seq[at], low) or max(into.first_seq[at], low)
         into.last_seq[at] = max(into.last_seq[at], high)
+        starts = pick(t.start)
+        was = into.ends.get(at, (starts[0], False, starts[-1], False))
+        if starts[0] <= was[0]:
+            was = starts[0], bool(said[0] - 1 & Flag.SPREAD), *was[2:]
+        if starts[-1] >= was[2]:
+            was = *was[:2], starts[-1], bool(said[-1] - 1 & Flag.SPREAD)
+        into.ends[at] = was
 
     def found(self, at: int = 0) -> list[Metered]:
         """What was taken of one stretch, by stream, point and flow; what a counter was in other units is added."""
@@ -151,13 +161,14 @@ class Meters:
                 Flag(w.flags[at]),
                 w.first_seq[at],
                 w.last_seq[at],
+                w.ends.get(at, (0, False, 0, False))[1::2],
             )
             out[key] = added(out[key], one) if key in out and out[key].unit == one.unit else one
         return [out[key] for key in sorted(out)]
 
 
 def added(one: Metered, other: Metered) -> Metered:
-    """Two stretches of one meter as one."""
+    """Two stretches of one meter as one, in their order."""
     return replace(
         other,
         amount=one.amount + other.amount,
@@ -166,6 +177,7 @@ def added(one: Metered, other: Metered) -> Metered:
         flags=one.flags | other.flags,
         first_seq=min(one.first_seq, other.first_seq) or max(one.first_seq, other.first_seq),
         last_seq=max(one.last_seq, other.last_seq),
+        ends_spread=(one.ends_spread[0], other.ends_spread[1]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
 
@@ -26,8 +27,19 @@ class Park:
     def __init__(self) -> None:
         self.memory, self.cut = Memory(), Cut("Asia/Shanghai")
 
-    def meter(self, name: str, role: str, parent: str = "", accuracy: str = "", **kwh: Any) -> None:
-        """``kwh``: energy an interval of each flow, over four intervals; a list has one amount for each of them."""
+    def meter(
+        self,
+        name: str,
+        role: str,
+        parent: str = "",
+        accuracy: str = "",
+        silent: Collection[int] = (),
+        **kwh: Any,
+    ) -> None:
+        """``kwh``: energy an interval of each flow, over four intervals; a list has one amount for each of them.
+
+        It does not answer in the minutes ``silent``.
+        """
         device: dict[str, Any] = {"parent": {"ac": parent} if parent else {}}
         if accuracy:
             device["class"] = {"": accuracy}
@@ -35,7 +47,8 @@ class Park:
         packs = Packs(table(*points, roles={"ac": role}, **device))
         levels = {flow: Decimal(1000) for flow in kwh}
         for minute in range(64):
-            packs.pack([(packs.to_ms, COUNTERS[flow], round(level, 2), "") for flow, level in levels.items()])
+            said = [(packs.to_ms, COUNTERS[flow], round(level, 2), "") for flow, level in levels.items()]
+            packs.pack([] if minute in silent else said)
             for flow, amount in kwh.items():
                 each = amount[min(minute // 15, 3)] if isinstance(amount, list) else amount
                 levels[flow] += Decimal(str(each)) / 15
@@ -110,6 +123,23 @@ def test_of_a_day_a_meter_may_lack_a_hundredth() -> None:
     assert longer.site.allowed - exact.site.allowed == pytest.approx(Decimal("0.005") * 796, rel=Decimal("0.001"))
     too_long = balance(known, 4 * LENGTH * 102 // 100, is_interval=False)
     assert too_long is not None and too_long.site is not None and too_long.site.verdict == "incomplete"
+
+
+def test_what_was_spread_over_the_end_of_a_day_is_not_judged_and_within_it_is() -> None:
+    park = Park()
+    park.meter("grid", "grid", accuracy="1", silent=range(20, 40), **{"import": [10, 90, 10, 90]})
+    park.meter("hall", "load", accuracy="1", **{"import": [10, 90, 10, 90]})
+
+    def judged(first: int, last: int) -> tuple[str, Decimal]:
+        meters = Meters(wants)
+        sums(park.memory, park.cut, START + first * LENGTH, START + last * LENGTH, "all", roles=(), meters=[meters])
+        found = balance(meters.found(), (last - first) * LENGTH, is_interval=False)
+        assert found is not None and found.site is not None
+        return found.site.verdict, found.site.value
+
+    assert judged(0, 4) == ("within", 0), "the silence lies inside"
+    assert judged(0, 2)[0] == judged(2, 4)[0] == "spread" and judged(0, 2)[1] != 0
+    assert park.balance(1).site.verdict == "spread"  # type: ignore[union-attr]
 
 
 def test_a_park_without_metered_loads_has_no_balance_to_judge() -> None:
