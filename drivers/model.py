@@ -180,6 +180,9 @@ class Part:
     function: int | None = None  # None: as the point's
 
 
+IDENTIFICATION = 43  # the Modbus function; with MEI type 14
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One named quantity of a device, and where and how its bytes lie.
@@ -221,6 +224,11 @@ class Point:
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
     en: str = ""  # what it means, where the vocabulary does not say it (or says too little)
     zh: str = ""
+
+    @property
+    def is_object(self) -> bool:
+        """Not in registers: an object of Modbus device identification, its number in ``address``."""
+        return self.function == IDENTIFICATION
 
     @property
     def is_text(self) -> bool:

@@ -10,7 +10,7 @@ from typing import cast
 
 from drivers.clocks import offset_s
 from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
-from drivers.modbus.requests import read_identification, read_request
+from drivers.modbus.requests import identification_request, read_identification, read_request
 from drivers.modbus.slow import read_slowly
 from drivers.modbus.visits import FIRST_REST_S, LONGEST_REST_S, SILENT_VISITS, Read, Visit, build_visit, timing_of
 from drivers.model import (
@@ -18,9 +18,12 @@ from drivers.model import (
     ConfigError,
     DeviceException,
     DeviceSpec,
+    LineDown,
     LineError,
+    LineLent,
     LineTimeout,
     PlanSummary,
+    Point,
     PollResult,
     Quality,
     Reading,
@@ -74,6 +77,7 @@ class ModbusDevice:
         self._guard = Guard(spec)
         self._polls = 0
         self._used = 0
+        self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
         for point in spec.points:
             self._used |= 1 << PACES.index(point.pace)
         self._visit(self._used)  # complain now, not at the first tick
@@ -126,18 +130,21 @@ class ModbusDevice:
             if streak > 1 or (streak and not result.answered):
                 break
         if result.error is not None:
-            reason = result.error.reason if result.answered else self.spec.silence(result.error.reason, tick_ms)
-            for read in reads[at:]:
-                positions.append(self._gap(tick_ms, reason, read.points))
+            self._give_up(reads[at:], result.error, tick_ms, result)
             if isinstance(result.error, LineTimeout):
                 self._was_mute(visit, mute, result.answered > 0)
+        if self._objects:
+            await self._ask_objects(paces, tick_ms, result)
         return result
 
     async def probe(self) -> None:
         """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
         wanted = [n for n, p in enumerate(self.spec.points) if p.name == self.spec.probe]
-        point = self.spec.points[wanted[0]] if wanted else min(self.spec.points, key=lambda p: p.count)
-        request = read_request(self.unit, point.function, point.address, point.count, self.where)
+        point = self.spec.points[wanted[0]] if wanted else min(self.spec.points, key=lambda p: (p.is_object, p.count))
+        if point.is_object:
+            request = identification_request(self.unit, 0, self.where)
+        else:
+            request = read_request(self.unit, point.function, point.address, point.count, self.where)
         try:
             await self._line.exchange(request, self._how)
         except DeviceException:
@@ -149,9 +156,32 @@ class ModbusDevice:
         What the device refuses or does not know is a Reading without value whose quality is the reason.
         Raises UsageError for a name that it has not, LineError if the device is silent.
         """
-        return await read_slowly(
-            self.spec, names, self._line, self.unit, self._limits, self._how, self._timing, self.holes, self.where
+        objects = {point.name: point for point in self.spec.points if point.is_object and point.name in names}
+        found = await read_slowly(
+            self.spec,
+            [name for name in names if name not in objects],
+            self._line,
+            self.unit,
+            self._limits,
+            self._how,
+            self._timing,
+            self.holes,
+            self.where,
         )
+        if objects:
+            found |= await self._read_objects(objects, alone=not found)
+        return {name: found[name] for name in names}
+
+    async def _read_objects(self, objects: Mapping[str, Point], alone: bool) -> dict[str, Reading]:
+        """Texts of function 43/14 by point. Raises LineDown, LineLent; LineTimeout where nothing else was asked."""
+        try:
+            said = await self.read_identification()
+        except LineError as error:
+            if isinstance(error, LineDown | LineLent) or (alone and isinstance(error, LineTimeout)):
+                raise
+            return {name: Reading(name, None, "", error.reason) for name in objects}
+        texts = {name: said.get(point.address) or None for name, point in objects.items()}
+        return {name: Reading(name, text, "", Quality.GOOD if text else Reason.ABSENT) for name, text in texts.items()}
 
     async def read_identification(self) -> dict[int, str]:
         """Function 43/14: 0 vendor, 1 product code, 2 revision. Raises LineError."""
@@ -191,6 +221,32 @@ class ModbusDevice:
         if read.silences:
             read.silences, read.rest_s = 0, FIRST_REST_S
 
+    async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
+        """Objects of device identification, after the registers; a device that said nothing to those is not asked."""
+        due = [n for n in self._objects if paces >> PACES.index(self.spec.points[n].pace) & 1]
+        if not due:
+            return
+        error, said = result.error, dict[int, str]()
+        if result.answered or not result.asked:
+            try:
+                said = await self.read_identification()
+            except LineError as raised:
+                result.error = error = raised
+                result.answered += isinstance(raised, DeviceException)
+            else:
+                error = None
+                result.answered += 1
+            result.asked += 1
+        for n in due:
+            point, text = self.spec.points[n], said.get(self.spec.points[n].address, "")
+            if text:
+                stamp = (tick_ms, *self._line.clock())
+                result.positions.append(self._ring.append_text(self.table, n, Quality.GOOD, *stamp, text.encode()))
+                continue
+            silent = error is not None and not isinstance(error, DeviceException)
+            reason = error.reason if error is not None and (silent or not point.optional) else Reason.ABSENT
+            result.positions.append(self._gap(tick_ms, reason, memoryview(array("H", (n,)))))
+
     def _doubts(self, counters: Plan, payload: bytes, mono_ns: int) -> bool:
         values = [(n, Decimal(m).scaleb(e)) for n, m, e, quality in counters.values(payload) if quality == Quality.GOOD]
         return self._guard.doubts(values, mono_ns / 1e9)
@@ -209,6 +265,12 @@ class ModbusDevice:
             return streak + 1
         # a line that is down or lent answers nobody; a broken frame says nothing about the next
         return 0 if error.reason in (Reason.CRC, Reason.MISMATCH) else 2
+
+    def _give_up(self, unasked: Sequence[Read], error: LineError, tick_ms: int, result: PollResult) -> None:
+        """The reads that were not asked any more."""
+        reason = error.reason if result.answered else self.spec.silence(error.reason, tick_ms)
+        for read in unasked:
+            result.positions.append(self._gap(tick_ms, reason, read.points))
 
     def _gap(self, tick_ms: int, reason: Reason, points: memoryview) -> int:
         return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), points)

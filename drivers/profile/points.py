@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from drivers.clocks import CLOCKS
-from drivers.model import KIND_CODES, PACES, Kind, Point
+from drivers.model import IDENTIFICATION, KIND_CODES, PACES, Kind, Point
 from drivers.profile.complaints import Table, did_you_mean
 from drivers.profile.places import Path
 from drivers.profile.shape import BITS, INTEGERS, REGISTERS, Defaults, read_shape
@@ -155,7 +155,8 @@ class _Reader:
             self.table.add("kind", f"kind is {own!r}, but the vocabulary says {entry.kind.value!r}")
         if entry:
             return entry.kind
-        return Kind(own) if own else Kind.TEXT if self.said.get("type") == "str" else Kind.GAUGE
+        is_text = self.said.get("type") == "str" or self.said.get("function") == IDENTIFICATION
+        return Kind(own) if own else Kind.TEXT if is_text else Kind.GAUGE
 
     def _unit(self, entry: Entry | None, kind: Kind) -> str:
         unit = self.table.text("unit")

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from drivers.model import Part
+from drivers.model import IDENTIFICATION, Part
 from drivers.profile.complaints import Table, did_you_mean
+
+OBJECTS = 3  # of basic identification: vendor, product code, revision
 
 # type -> registers; 0: the point says how many (mod10k, str, bits counts coils)
 REGISTERS: Mapping[str, int] = {
@@ -66,6 +68,8 @@ class _Shapes:
         self.table, self.defaults, self.said = table, defaults, table.document
 
     def read(self) -> Shape:
+        if self.said.get("function") == IDENTIFICATION:
+            return self._object()
         type_, order, count = self._shape()
         parts = self._parts() if "parts" in self.said else ()
         function, address = self._place(type_, count)
@@ -77,6 +81,17 @@ class _Shapes:
             longest = self.defaults.max_words
             self.table.add("count", f"{count} registers are longer than one read of this device ({longest} at most)")
         return Shape(type_, order, count, function, address, parts)
+
+    def _object(self) -> Shape:
+        """A text of function 43/14; ``address`` is the object's number."""
+        for key in ("type", "order", "count", "parts", "together", "barrier", "text"):
+            if key in self.said:
+                what = f"{key} means nothing for function {IDENTIFICATION}, whose objects are texts"
+                self.table.add(key, what, "Leave it out")
+        number = self.table.integer("address", 0, OBJECTS - 1)
+        if number is None and "address" not in self.said:
+            self.table.add("address", "the key 'address' is missing", "0 vendor, 1 product code, 2 revision")
+        return Shape("str", "", 1, IDENTIFICATION, number or 0)
 
     def _shape(self) -> tuple[str, str, int]:
         """Type, order and registers (coils for functions 1 and 2)."""
@@ -137,7 +152,7 @@ class _Shapes:
         function = table.integer("function", 1, 4, default)
         if function is None:
             if "function" not in self.said:
-                hint = "1 coils, 2 inputs, 3 holding, 4 input registers"
+                hint = "1 coils, 2 inputs, 3 holding, 4 input registers, 43 identification"
                 table.add("function", "the key 'function' is missing", hint)
             function = 3
         if "parts" in self.said:

@@ -48,7 +48,7 @@ def device_from_profile(
             profile, role=role, clock=clock, seed=seed, texts=said, knows=lambda name: book.get(name) is not None
         )
     else:
-        display = Display(clock, found.points, role, seed=seed, texts=said)
+        display = Display(clock, tuple(p for p in found.points if not p.is_object), role, seed=seed, texts=said)
     limits = found.limits
     if limits.holes:
         for function in display.image.functions:
@@ -64,4 +64,5 @@ def device_from_profile(
         restart=display.restart,
         asleep=display.asleep if sleeps and profile.sleeps else None,
     )
+    device.objects = {p.address: texts.get(p.name, "SIM").encode() for p in found.points if p.is_object}
     return device, display
