@@ -171,6 +171,18 @@ def check_units(records: Sequence[Mapping[str, Any]], table: Table) -> list[str]
     return []
 
 
+def units_of(signed: Signed) -> list[dict[str, Any]]:
+    """Records with nothing but name and unit, each pair once: for ``check_units``, when the birth is here."""
+    seen: dict[str, tuple[Any, Any]] = {}
+    kept = []
+    for record in (parse_object(signed.payload) if signed.sketched else signed.value).get("e", ()):
+        unit = (record.get("u", ""), record.get("du", ""))
+        if seen.get(record["n"]) != unit:
+            seen[record["n"]] = unit
+            kept.append({name: record[name] for name in ("n", "u", "du") if name in record})
+    return kept
+
+
 def _hash(value: object, what: str, null: bool = False) -> str | None:
     if value is None and null:
         return None

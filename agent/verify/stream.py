@@ -6,11 +6,11 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from agent.verify.history import History, Place
 from agent.verify.holes import Head, survey
-from agent.verify.pack import Edge, Loss, Pack, audit, check_units
+from agent.verify.pack import Edge, Loss, Pack, audit, check_units, units_of
 from agent.verify.report import Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
 from agent.verify.table import DAY_MS, Gap, Table, by_day
@@ -32,6 +32,7 @@ class _Account:
     gaps: tuple[Gap, ...]
     readings: int
     packs: list[Edge]
+    units: list[dict[str, Any]]  # where the birth is not known yet
 
 
 class StreamState:
@@ -87,7 +88,7 @@ class StreamState:
             self._blame(edge, "rule", text, where)
         for other, text in seams:
             self._blame(other, "chain", text, where if other is edge else "")
-        self._account(pack, where)
+        self._account(pack, [] if table else units_of(signed), where)
         return place, (edge.boot, edge.seq) not in self._blamed
 
     def know(self, birth: str, table: Table) -> None:
@@ -98,7 +99,10 @@ class StreamState:
         if len(self.tables) > MAX_TABLES:
             self.tables.popitem(last=False)
         for account in self._waiting.pop(birth, ()):
-            self._balance(account, table, "")
+            if faults := check_units(account.units, table):
+                self._blame(account.edge, "rule", faults[0], "")
+            else:
+                self._balance(account, table, "")
 
     def head(self, head: Head, retired: bool = False) -> None:
         """A checkpoint says that the stream had come to here, and whether that is its end. The newest few are kept."""
@@ -165,10 +169,10 @@ class StreamState:
             if (boot, kernel) != now[:2] or now[2] > seq:
                 self._monotonic = now
 
-    def _account(self, pack: Pack, where: str) -> None:
+    def _account(self, pack: Pack, units: list[dict[str, Any]], where: str) -> None:
         """Balance the pack, or wait for its other parts or its birth."""
         edge = pack.edge
-        account = _Account(edge, pack.counts, pack.gaps, pack.readings, [edge])
+        account = _Account(edge, pack.counts, pack.gaps, pack.readings, [edge], units)
         if edge.part:
             whole = self._gather(account, edge.part)
             if whole is None:
@@ -200,6 +204,7 @@ class StreamState:
             group.gaps += account.gaps
             group.readings += account.readings
             group.packs += account.packs
+            group.units += account.units
         if len(group.packs) < part[1]:
             return None
         del self._groups[key]

@@ -265,6 +265,17 @@ def wrong_unit_later() -> Case:
 
 
 @case
+def wrong_unit_before_its_birth() -> Case:
+    stream = Stream()
+    birth = stream.make_birth()
+    e = [{**record, "u": "MW"} if "kW" in record.values() else record for record in stream.fields()["e"]]
+    packs = [stream.pack(e=e), birth, stream.pack()]
+    reason = "ac.power.generation comes in unit MW, its birth says kW"
+    about = "another unit than the birth's, in a pack that comes before it"
+    return Case("wrong_unit_before_its_birth", about, feed(stream, packs), "failed", {"rule": 1}, reason, 3)
+
+
+@case
 def base_value() -> Case:
     e = third().fields()["e"]
     e[0]["bv"] = 1000
