@@ -25,10 +25,11 @@ from agent.indicators.site import KINDS as SITE_KINDS
 from agent.indicators.site import KNOWN
 from agent.intervals import Cut, Rule
 from agent.intervals.replay import emitted
-from agent.verify.files import find_files, read_objects
+from agent.verify.files import BIRTHS, find_files, read_objects
 from drivers.model import ConfigError, UsageError
 
 MAX_LISTED = 100
+LEAD_MS = 26 * 3_600_000  # a counter's odd step may wait so long for what those after it say
 Result = Mapping[str, Any]
 
 
@@ -62,6 +63,17 @@ class _Results:
     entries: list[Declaration] = field(default_factory=list)
 
 
+Births = dict[str, dict[int, Result]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where packs lie: files by stream, and all tables by stream and sequence of their birth."""
+
+    files: Mapping[str, list[Path]]
+    births: Births
+
+
 def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
     """Repeat every figure and every trace whose packs are all here.
 
@@ -71,6 +83,7 @@ def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
     """
     results: dict[str, _Results] = {}
     bodies: dict[str, list[Path]] = {}
+    births: Births = {}
     repeated = Repeated()
     for path in find_files(paths):
         for raw, _ in read_objects(path):
@@ -78,13 +91,17 @@ def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
             if body is None:
                 continue
             stream: str = body["stream"]
+            if "table" in body:
+                births.setdefault(stream, {})[body["seq"]] = body["table"]
+            if path.name in BIRTHS and not stream.endswith("/_indicators"):
+                continue
             if stream.endswith("/_indicators"):
                 _take_results(results.setdefault(stream.rpartition("/")[0], _Results()), body, repeated)
             elif not stream.rpartition("/")[2].startswith("_") and path not in bodies.setdefault(stream, []):
                 bodies[stream].append(path)
     for base, said in results.items():
         streams = {stream: files for stream, files in bodies.items() if stream.startswith(base + "/")}
-        _repeat(base, said, streams, plan_file, repeated)
+        _repeat(base, said, _Source(streams, births), plan_file, repeated)
     return repeated
 
 
@@ -116,9 +133,7 @@ def _numbers(result: Result) -> dict[str, Any]:
     return {key: float(value) if key in ("at", "from", "to") else value for key, value in result.items()}
 
 
-def _repeat(
-    base: str, said: _Results, streams: Mapping[str, list[Path]], plan_file: Path | None, out: Repeated
-) -> None:
+def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, out: Repeated) -> None:
     books: dict[str, tuple[Adding, AsOf, dict[str, Runs]]] = {}
     sites: dict[int, Site] = {}
     plans: dict[int, Plan | ConfigError] = {}
@@ -129,7 +144,7 @@ def _repeat(
             continue
         key = json.dumps(entry, sort_keys=True)
         if key not in books:
-            book, here = _read(entry, streams)
+            book, here = _read(entry, source)
             books[key] = Adding(book), book, here
         adding, book, here = books[key]
         if result["kind"] in SITE_KINDS:
@@ -179,29 +194,39 @@ def _written(trails: Iterable[Any]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _read(entry: Mapping[str, Any], streams: Mapping[str, list[Path]]) -> tuple[AsOf, dict[str, Runs]]:
+def _read(entry: Mapping[str, Any], source: _Source) -> tuple[AsOf, dict[str, Runs]]:
     """All packs into intervals, one stream after the other; and which sequences are here."""
     cut = Cut(entry["timezone"], round(float(entry["length"]) * 1000))
     period, slip = (round(float(value) * 1000) for value in entry["demand"])
     rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
     book, here = AsOf(cut), dict[str, Runs]()
-    for stream, files in streams.items():
+    for stream in source.files:
         seen: set[int] = set()
-        book.take(stream, emitted(stream, _packs_of(stream, files, seen), cut, rule))
+        book.take(stream, emitted(stream, _packs_of(stream, source, seen, book), cut, rule))
         here[stream] = Runs(seen)
     return book, here
 
 
-def _packs_of(stream: str, files: Iterable[Path], seen: set[int]) -> Iterator[bytes]:
-    """Packs of one stream, each once, in the order of the files; their sequences go into ``seen``."""
-    for path in files:
+def _packs_of(stream: str, source: _Source, seen: set[int], book: AsOf) -> Iterator[bytes]:
+    """Packs of one stream, each once, in the order of the files; their sequences go into ``seen``.
+
+    Where the first one is not the stream's first, it gets the table in force, and ``book`` learns from when on its
+    counters are known as the gateway knew them.
+    """
+    for path in source.files[stream]:
         for raw, _ in read_objects(path):
             body = _pack(raw)
             if body is not None and body["stream"] == stream and body["seq"] not in seen:
-                if not seen and "table" not in body:
-                    continue  # nothing is known of its points
+                pack = raw
+                if not seen and body["seq"] > 1:
+                    before = [seq for seq in source.births.get(stream, ()) if seq < body["seq"]]
+                    if "table" not in body and not before:
+                        continue  # nothing is known of its points
+                    if "table" not in body:
+                        pack = json.dumps(body | {"table": source.births[stream][max(before)]}).encode()
+                    book.ready_ms = max(book.ready_ms, round(float(body["from"]) * 1000) + LEAD_MS)
                 seen.add(body["seq"])
-                yield raw
+                yield pack
 
 
 def _plan(birth: Result, plan_file: Path | None) -> Plan:
@@ -236,7 +261,7 @@ def _compare(
     entries: Sequence[Declaration],
     out: Repeated,
 ) -> None:
-    if lack := _lack(said, here):
+    if lack := _lack(said, here, book):
         out.add("unknown", f"{_name(said)}: {lack}")
         return
     period = _period(said["period"], book.cut)
@@ -257,7 +282,7 @@ def _compare(
 
 def _compare_site(said: Result, site: Site, book: AsOf, here: Mapping[str, Runs], out: Repeated) -> None:
     try:
-        if lack := _lack(said, here):
+        if lack := _lack(said, here, book):
             out.add("unknown", f"{_name(said)}: {lack}")
             return
         made = site.of(said, _period(said["period"], book.cut))
@@ -267,12 +292,21 @@ def _compare_site(said: Result, site: Site, book: AsOf, here: Mapping[str, Runs]
     _judge(said, made or {}, out)
 
 
-def _lack(said: Result, here: Mapping[str, Runs]) -> str:
-    """Which pack of a result's trails is not here; "" if all are."""
+def _lack(said: Result, here: Mapping[str, Runs], book: AsOf) -> str:
+    """Which pack that a result was made from is not here, or that it lies too near to where the packs begin."""
     for trail in _trails(said):
         runs = here.get(trail["stream"])
         if missing := runs.missing(trail["first"], trail["last"]) if runs else trail["first"]:
             return f"pack {missing} of {trail['stream']} is not here"
+    if round(float(said["period"]["from"]) * 1000) < book.ready_ms:
+        return f"the packs begin too near to it: with an export from two days before it can be (here {book.ready})"
+    mine = {trail["stream"] for trail in _trails(said)}
+    if not mine or said.get("missing") or said.get("completeness") != "1":
+        mine = set(book.seen)  # it also says what was not known
+    for stream in sorted(mine):
+        runs, last = here.get(stream), book.seen.get(stream, 0)
+        if last and (runs is None or runs.missing(last, last)):
+            return f"pack {last} of {stream} is not here"
     return ""
 
 

@@ -27,12 +27,18 @@ class AsOf:
 
     def __init__(self, cut: Cut) -> None:
         self.cut = cut
+        self.ready_ms = 0  # what begins before is not known as the gateway knew it
         self.seen: dict[str, int] = {}
         self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
         self._columns: dict[bytes, int] = {}
         self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
+
+    @property
+    def ready(self) -> str:
+        """``ready_ms`` for people."""
+        return f"from {self.cut.local(self.ready_ms):%Y-%m-%d %H:%M} on"
 
     def take(self, stream: str, made: Iterable[tuple[int, Shape, list[Row]]]) -> None:
         """All rows of a stream, in the order in which they were made."""

@@ -30,6 +30,7 @@ _DATES = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"
 @click.option(
     "--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path), help="Hourly green power as CSV."
 )
+@click.option("--trace-by", type=click.Choice(["hour", "interval"]), default="hour", help="Match by the hour or finer.")
 @config_options
 @json_option
 def report(
@@ -38,6 +39,7 @@ def report(
     html_file: Path | None,
     csv_file: Path | None,
     trace_file: Path | None,
+    trace_by: str,
     config_file: Path,
     state_dir: Path | None,
     runtime_dir: Path | None,
@@ -63,7 +65,7 @@ def report(
     language = lang or ("zh" if os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh") else "en")
     config = read_config(config_file, state_dir, runtime_dir)
     parts: list[bytes] = []
-    body = {"period": kind, "day": day, "now_ms": time.time_ns() // 1_000_000}
+    body = {"period": kind, "day": day, "now_ms": time.time_ns() // 1_000_000, "by": trace_by}
     ask(config, "report", body, parts.append, _bar if sys.stderr.isatty() else _quietly)
     page: dict[str, Any] = json.loads(b"".join(parts))
     if html_file is not None:

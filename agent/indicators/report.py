@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from agent.indicators import expression
 from agent.indicators.compute import Tally, period_of, slots_of
@@ -29,9 +29,18 @@ class Reporter:
 
     Args:
         period: day, month, year or rolling.
+        by: how finely consumption is matched with green power.
     """
 
-    def __init__(self, plan: Plan, cut: Cut, period: Period, entries: Sequence[Declaration]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        cut: Cut,
+        period: Period,
+        entries: Sequence[Declaration],
+        by: Literal["interval", "hour"] = "hour",
+    ) -> None:
+        self._by: Literal["interval", "hour"] = by
         self._plan, self._cut, self._period, self._entries = plan, cut, period, entries
         self._whole = Tally()
         self._finer: dict[int, Tally] = {}
@@ -47,7 +56,7 @@ class Reporter:
             groups.setdefault(self._cut.stretch(finer, one.start_ms)[0], []).append(one)
         for start, group in groups.items():
             self._finer.setdefault(start, Tally()).add(group)
-        slots = slots_of(parts, self._cut)
+        slots = slots_of(parts, self._cut, self._by)
         for match in trace(slots).matches:
             month = self._months.setdefault(f"{self._cut.day(match.slot.start_ms):%Y-%m}", [Decimal(0), Decimal(0)])
             month[0] += match.exported

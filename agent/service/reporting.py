@@ -28,7 +28,7 @@ SETTLED_MS = 2 * 3_600_000  # what is not written by then was not read
 
 
 async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """``body``: period (day, month, year, rolling), day (any date inside; empty: today), now_ms.
+    """``body``: period (day, month, year, rolling), day (any date inside; empty: today), now_ms, by (hour, interval).
 
     A running agent goes by its own clock: it is the one that its intervals were cut by.
     """
@@ -42,7 +42,7 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     period: Period = period_of(cut, kind, at_ms, until_ms)  # type: ignore[arg-type]
     plan = make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
     entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
-    reporter = Reporter(plan, cut, period, entries)
+    reporter = Reporter(plan, cut, period, entries, "interval" if body.get("by") == "interval" else "hour")
     balancer = Balancer(cut, period, config.base, [derived_row(one) for one in config.derived])
     days = list(cut.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
     for done, (start, end) in enumerate(days, 1):

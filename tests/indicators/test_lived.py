@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from decimal import Decimal
@@ -151,8 +152,9 @@ def test_of_a_part_of_the_packs_what_can_be_repeated_is(lived: Lived, tmp_path: 
     shutil.copytree(lived.packs, tmp_path / "part")
     (tmp_path / "part" / "packs" / "reuse.packs.jsonl").unlink()
     code, out, _ = mh("verify", tmp_path / "part", "--trust", lived.kid, "--recompute")
-    assert "not repeated: national-2025/water_reuse of 2025-01-31: pack 2 of park7/gw01/reuse is not here" in out
-    assert code == 0 and " 0 differ" in out
+    assert "of park7/gw01/reuse is not here" in out
+    agree = re.search(r"figures: (\d+) agree, 0 differ", out)
+    assert code == 0 and agree and int(agree[1]) > 500, "what has nothing to do with it"
 
 
 Change = Callable[[dict[str, Any]], None]
