@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,7 @@ from agent.verify.verifier import PREFIX, Outcome, Verifier
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
 
-WAITING: Final = 2000  # messages; beyond that the broker is left waiting
+WAITING, WAITING_BYTES = 2000, 32 << 20  # messages; beyond that the broker is left waiting
 KEEPALIVE_S: Final = 30
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _UNSUPPORTED: Final = 132  # reason code: unsupported protocol version
@@ -30,6 +30,45 @@ class LiveError(Exception):
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
         self.hint = hint
+
+
+class Mail:
+    """Messages between two threads, bounded in number and bytes; a single one always has room."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[bytes, str]] = deque()
+        self._bytes = 0
+        self._change = threading.Condition()
+        self._closed = False
+
+    def put(self, payload: bytes, topic: str) -> None:
+        """Waits for room. After ``close`` it keeps nothing."""
+        with self._change:
+            self._change.wait_for(self._has_room)
+            if not self._closed:
+                self._waiting.append((payload, topic))
+                self._bytes += len(payload)
+                self._change.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._closed or not self._waiting or (len(self._waiting) < WAITING and self._bytes < WAITING_BYTES)
+
+    def take(self) -> tuple[bytes, str] | None:
+        """Waits for the next one. None: closed, and all of it was taken."""
+        with self._change:
+            self._change.wait_for(lambda: self._waiting or self._closed)
+            if not self._waiting:
+                return None
+            item: tuple[bytes, str] = self._waiting.popleft()
+            self._bytes -= len(item[0])
+            self._change.notify_all()
+            return item
+
+    def close(self) -> None:
+        """Nothing more comes; nobody waits for room any longer."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
 
 
 class Live:
@@ -69,13 +108,12 @@ class Live:
         self._verifier = Verifier(trust)
         self._heard = heard
         self._lock = threading.Lock()  # around the verifier
-        self._messages: queue.Queue[tuple[bytes, str] | None] = queue.Queue(WAITING)
+        self._mail = Mail()
         self._ready = threading.Event()  # subscribed, or refused
         self._refusal: LiveError | None = None
         self._reason = 0
         self._client: Client | None = None
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
-        self._quit = False
         self.connections = 0
 
     def start(self, timeout_s: float = 10.0) -> None:
@@ -94,6 +132,7 @@ class Live:
         if not self._ready.is_set():
             self._refuse(f"{self.url}: no answer within {timeout_s:g} s", "Is the broker running and the port right?")
         if self._refusal:
+            self._mail.close()
             self._hang_up()
             raise self._refusal
         self._worker.start()
@@ -110,11 +149,13 @@ class Live:
 
     def stop(self) -> Report:
         """Take what has already come, hang up, and give the last verdict."""
-        self._quit = True
-        self._hang_up()
         if self._worker.is_alive():
-            self._messages.put(None)
+            self._hang_up()  # while the worker makes room for what is on its way
+            self._mail.close()
             self._worker.join()
+        else:
+            self._mail.close()
+            self._hang_up()
         return self._verifier.finish()
 
     def _connect(self, version: int, deadline: float) -> None:
@@ -181,17 +222,12 @@ class Live:
         self._ready.set()
 
     def _came(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        while not self._quit:
-            try:
-                self._messages.put((bytes(message.payload), message.topic), timeout=0.2)
-                return
-            except queue.Full:  # the broker waits meanwhile: TCP holds it back
-                continue
+        self._mail.put(bytes(message.payload), message.topic)  # the broker waits meanwhile: TCP holds it back
 
     # --- the verifier's thread
 
     def _work(self) -> None:
-        while (item := self._messages.get()) is not None:
+        while (item := self._mail.take()) is not None:
             with self._lock:
                 outcome = self._verifier.feed(*item)
             if self._heard is not None and outcome is Outcome.VERIFIED:

@@ -25,7 +25,8 @@ from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.verify import Outcome
-from agent.verify.live import Live, LiveError
+from agent.verify import live as live_module
+from agent.verify.live import Live, LiveError, Mail
 
 all_cases()
 pytestmark = pytest.mark.broker
@@ -141,6 +142,27 @@ def test_the_verdict_names_what_was_acknowledged_but_never_arrived(broker: Any, 
     report = live.stop()
     hole = report.streams[stream.stream].missing[0]
     assert (hole.first, hole.last, hole.readings, report.redelivered) == (3, 3, 4, 2)
+
+
+def test_what_waits_is_bounded_in_bytes_and_a_stop_frees_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large packs that come faster than they are verified stay with the broker."""
+    monkeypatch.setattr(live_module, "WAITING_BYTES", 1000)
+    mail, came = Mail(), list[int]()
+
+    def fill() -> None:
+        for n in range(10):
+            mail.put(bytes(400), str(n))
+            came.append(n)
+
+    filler = threading.Thread(target=fill)
+    filler.start()
+    for n in range(3):
+        assert mail.take() == (bytes(400), str(n))
+    assert len(came) <= 6, "three taken, three that fill it"
+    mail.close()
+    filler.join(5)
+    rest = [item for item in iter(mail.take, None)]
+    assert not filler.is_alive() and 0 <= len(rest) <= 3
 
 
 def test_no_broker_is_told_in_time() -> None:
