@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 
 from agent.verify.history import History, Stretch
 from agent.verify.pack import Loss
 from agent.verify.report import MAX_LISTED, Day, Range, StreamReport
-from agent.verify.table import Table, by_day
+from agent.verify.table import Table, by_day, day_name
 
 Head = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
 
@@ -125,8 +124,7 @@ def _add(made: StreamReport, table: Table | None, from_ms: int, to_ms: int, what
         return
     for number, due, _, _ in by_day(table, (), from_ms, to_ms):
         if due:
-            name = datetime.fromtimestamp(number * 86400, UTC).date().isoformat() if number < 10**6 else "?"
-            day = made.days.setdefault(name, Day())
+            day = made.days.setdefault(day_name(number), Day())
             day.due += due
             setattr(day, what, getattr(day, what) + due)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from agent.verify.history import History, Place
@@ -13,7 +12,7 @@ from agent.verify.holes import Head, survey
 from agent.verify.pack import Edge, Loss, Pack, audit, check_units, units_of
 from agent.verify.report import Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
-from agent.verify.table import DAY_MS, Gap, Table, by_day
+from agent.verify.table import DAY_MS, Gap, Table, by_day, day_name
 
 MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256  # packs whose birth is not known yet
@@ -128,8 +127,7 @@ class StreamState:
         made.readings += sum(account.readings for account in {*pending, *self._groups.values()})
         for number in sorted(self._days):
             day = self._days[number]
-            name = datetime.fromtimestamp(number * DAY_MS / 1000, UTC).date().isoformat() if number < 10**6 else "?"
-            kept = made.days.setdefault(name, Day())
+            kept = made.days.setdefault(day_name(number), Day())
             kept.due += day.due
             kept.got += day.got
             kept.asleep += day.asleep

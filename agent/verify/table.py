@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from sys import intern
 from typing import Final
 
@@ -11,6 +12,7 @@ from agent.verify.strict import Refused
 
 KINDS: Final = frozenset(("gauge", "counter", "state", "text"))
 DAY_MS: Final = 86_400_000
+EPOCH: Final = date(1970, 1, 1).toordinal()
 MAX_POINTS: Final = 65_536
 Units = tuple[tuple[str, tuple[str, str]], ...]  # (name, (u, du))
 
@@ -182,6 +184,11 @@ def _unbalanced(name: str, due: int, got: int, gap: int) -> str:
     if got + gap < due:
         return f"{name}: {due} due, {got} read and {gap} in gaps: {due - got - gap} unaccounted for"
     return f"{name}: {due} due, but {got} read and {gap} in gaps: {got + gap - due} too many"
+
+
+def day_name(number: int) -> str:
+    """A day since 1970 as people write it; "?" before the year 1 and long after ours, where only a broken clock is."""
+    return date.fromordinal(EPOCH + number).isoformat() if -EPOCH < number < 10**6 else "?"
 
 
 def by_day(table: Table, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:

@@ -161,3 +161,18 @@ def test_a_pin_of_one_gateway_is_not_believed_for_another() -> None:
     for raw in (keys(theirs, gateway="park7/gw02"), *Stream(key=theirs, gateway="park7/gw02").run(2)):
         verifier.feed(raw)
     assert verifier.finish().failures == {"key-chain": 1, "kid": 2}, "a pin of another gateway is not no pin at all"
+
+
+@pytest.mark.parametrize("start", [-(10**11), -62_135_596_850, -50, 2**42, 86_400 * 10**6 - 50])
+def test_a_clock_that_is_out_of_all_years_ends_no_report(start: int) -> None:
+    from packs import Key, Stream, keys
+
+    stream = Stream(start=start)
+    verifier = Verifier([Key().kid])
+    packs = [stream.make_birth(), stream.gap(3 * 86_400), stream.pack(), stream.pack(), stream.pack()]
+    for raw in (keys(Key()), *packs[:3], packs[4]):
+        verifier.feed(raw)
+    report = verifier.finish()
+    assert (report.verdict.value, report.missing) == ("incomplete", 1)
+    days = report.as_dict()["streams"][stream.stream]["days"]
+    assert 3 * (2 * 17_280 + 1440) < sum(day["due"] for day in days.values()) < 3 * (2 * 17_280 + 1440) + 20
