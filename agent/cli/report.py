@@ -170,7 +170,7 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
 
 def _show(page: Mapping[str, Any], language: str) -> None:
     from agent.cli.report_words import WORDS, lacking, number, percent, said, target, unit
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.tables import open_console, plain_table
 
     words, console = WORDS[language], open_console()
     place = page["label"] or f"{page['site']}/{page['gateway']}"
@@ -223,10 +223,17 @@ def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
     return f", {words['until']} {datetime.fromtimestamp(period['until'], ZoneInfo(page['timezone'])):%Y-%m-%d %H:%M}"
 
 
+def cell(text: str, limit: int = 80) -> str:
+    """For the terminal: thousands apart by plain spaces, as thin ones are not shown everywhere."""
+    from agent.cli import tables
+
+    return tables.cell(text.replace("\u2009", " "), limit)
+
+
 def _show_balance(page: Mapping[str, Any], language: str) -> None:
     from agent.cli import report_balance as rows
     from agent.cli.report_words import BALANCE_WORDS
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.tables import open_console, plain_table
 
     words, console, balance = BALANCE_WORDS[language], open_console(), page.get("balance")
     if balance is not None:
