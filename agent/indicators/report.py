@@ -112,7 +112,8 @@ class Reporter:
             plain["zero"] = [self._title(name) for name in dict.fromkeys(expression.names(one.denominator.tree))]
         for amount in plain["inputs"]:
             amount["title"] = self._title(amount["n"])
-        if len(valued) > 1 and one.denominator is not None:  # the worst of plain amounts is only the night
+        # the worst of plain amounts is only the night, and of equal ones there is none
+        if one.denominator is not None and len({f.value for _, f in valued}) > 1:
             pick = min if one.better == "higher" else max
             label, worst = pick(valued, key=lambda pair: pair[1].value or Fraction(0))
             plain["worst"] = {"label": label, "v": worst.shown}

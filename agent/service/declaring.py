@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agent.indicators.declared import Declaration, from_dict, in_force
@@ -21,13 +22,19 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     if not body:
         holding = {entry.id for entry in in_force(entries)}
         return {"entries": [{**entry.as_dict(), "in_force": entry.id in holding} for entry in entries]}
-    at_ms = time.time_ns() // 1_000_000
-    if access.service is not None:  # never into an interval whose figures are out
-        at_ms = max(at_ms, access.service.intervals.closed_ms)
-    made = from_dict({**body, "id": secrets.token_hex(8), "at": at_ms / 1000})
+    made = from_dict({**body, "id": secrets.token_hex(8), "at": time.time_ns() // 1_000_000 / 1000})
     check_against(made, entries, access)
-    await access.call(lambda store: store.declare(made.id, made.at_ms, made.as_dict()))
-    return {"entry": made.as_dict()}
+    kept = await access.call(lambda store: _keep(store, made, f"{access.config.base}/_indicators"))
+    return {"entry": kept.as_dict()}
+
+
+def _keep(store: Store, made: Declaration, results: str) -> Declaration:
+    """Never into an interval whose figures are out: nothing would sign it. In the store's thread, which makes them."""
+    head = store.heads().get(results)
+    if head is not None and head.to_ms > made.at_ms:
+        made = replace(made, at_ms=head.to_ms)
+    store.declare(made.id, made.at_ms, made.as_dict())
+    return made
 
 
 def check_against(made: Declaration, entries: list[Declaration], access: Access) -> None:

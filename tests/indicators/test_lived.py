@@ -277,3 +277,27 @@ def test_the_schema_describes_packs_of_results(lived: Lived) -> None:
     validator = jsonschema.Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/pack"})
     for line in (lived.packs / "packs" / "_indicators.packs.jsonl").read_bytes().splitlines():
         assert [error.message for error in validator.iter_errors(json.loads(line))] == []
+
+
+def test_what_is_declared_at_rest_falls_into_an_interval_to_come(lived: Lived, tmp_path: Path) -> None:
+    """By whatever clock: an interval whose figures are out is closed, and an entry in it would never be signed."""
+    for name in ("agent.toml", "plan.toml"):
+        shutil.copy(lived.folder / name, tmp_path)
+    for name in ("profiles", "state"):
+        shutil.copytree(lived.folder / name, tmp_path / name)
+    store = Store.open(tmp_path / "state" / "store.db")
+    head_ms = store.heads()["park7/gw01/_indicators"].to_ms
+    store.close()
+    say = ("declare", "certificates", "5", "MWh", "--from", "2025-02-01", "--to", "2025-02-02", "--who", "Li Wei")
+    code, out, err = mh(*say, "--json", "-c", tmp_path / "agent.toml")
+    assert code == 0 and json.loads(out)["entry"]["at"] * 1000 >= head_ms, err
+    code, out, _ = mh("declare", "-c", tmp_path / "agent.toml")
+    assert code == 0 and "5 MWh" in out and out.count("replaced") == 1, out
+    for change, complaint in (
+        (("certificats",), "the plan has no input declared.certificats"),
+        ((None, "5", "m3"), "declared.certificates cannot be in m3"),
+        ((None, "five"), "'five' is no plain decimal number"),
+    ):
+        words = [given or said for given, said in zip((*change, *[None] * 9), say[1:], strict=False)]
+        code, _, err = mh("declare", *words, "-c", tmp_path / "agent.toml")
+        assert code == 2 and complaint in err, err

@@ -41,6 +41,16 @@ def test_a_day_in_four_hours() -> None:
     assert trace([]).at_the_time is None
 
 
+def test_a_discharge_into_the_grid_earns_no_certificate() -> None:
+    """Only what generation gave counts as exported, and what it loaded into the storage is counted once, as used."""
+    night = match(Slot(0, 3_600_000, discharge=D(5000), grid_export=D(4000)))
+    assert (night.exported, night.own, night.green, night.storage) == (0, 0, 0, 1000)
+    noon = match(Slot(0, 3_600_000, generation=D(9000), charge=D(5000), grid_export=D(3000)))
+    assert (noon.exported, noon.own, noon.stored) == (3000, 1000, 5000)
+    found = issue([("2025-06", noon.exported + night.exported, noon.own + noon.stored)])
+    assert (found[0].traded, found[0].held) == (3, 6)
+
+
 def test_units_of_a_year() -> None:
     months = [("2026-01", D("2500.5"), D("999.9")), ("2026-02", D("499.5"), D("0.1")), ("2026-03", D(0), D(1500))]
     found = issue(months)

@@ -131,6 +131,13 @@ def test_what_was_assumed_is_told_apart() -> None:
     assert bases["steam.energy"] == ("assumed", "no meter has this role")
 
 
+def test_what_comes_out_of_a_storage_earns_nothing() -> None:
+    """A storage that discharged half the park's power changes neither the clean share nor the core figure."""
+    stored = PARK | {"storage.charge": "360 GWh", "storage.discharge": "350 GWh"}
+    for name, figure in figures(PARK).items():
+        assert figures(stored)[name].value == figure.value
+
+
 def test_a_missing_declaration_is_no_zero() -> None:
     waste = figures(PARK)["national-2025/solid_waste"]
     assert waste.value is None and waste.verdict == "no data"
