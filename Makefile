@@ -15,7 +15,7 @@ help:
 	@echo "make demo [ARGS='--for 20s --json']   a simulated park, read, signed, delivered and verified"
 	@echo "make test                             all fast tests (installs what they need)"
 	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
-	@echo "make deb | wheel | bundle             a Debian package; a wheel; all wheels with hashes and an install script"
+	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); a wheel; all wheels with an install script"
 	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
 	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, about an hour; goes on where it was"
 	@echo "make lint                             format, lint, types, import contract"
@@ -27,7 +27,7 @@ $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
 
 $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
 	@tools/prepare $(VENV) demo,test,lint,hardware mosquitto socat faketime softhsm2
-	@npm install --silent --no-audit --no-fund --prefix $(VENV)/node jose canonicalize 2>/dev/null || \
+	@npm install --silent --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --prefix $(VENV)/node jose canonicalize 2>/dev/null || \
 	  echo "without npm one test of the second verifier is skipped"
 	@touch $@ $(VENV)/.demo
 
@@ -60,7 +60,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench $(ARGS)
 
 deb:
-	@tools/deb
+	@tools/deb $(ARCH)
 
 wheel: $(VENV)/.demo
 	@mkdir -p dist
