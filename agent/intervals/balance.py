@@ -243,6 +243,10 @@ class Tree:
         mine = [one for one in own if one.unit == unit and one.key.flow in _TAKEN]
         theirs = [one for one in others if one.unit == unit and one.key.flow in _TAKEN]
         self.used += [*mine, *theirs]
-        above, below = (sum((_TAKEN[one.key.flow] * one.amount for one in side), ZERO) for side in (mine, theirs))
+        above = sum((_TAKEN[one.key.flow] * one.amount for one in mine), ZERO)
+        # a direct line below a node gives to it
+        below = sum(
+            (_TAKEN[one.key.flow] * one.amount * (-1 if one.column.role == "direct" else 1) for one in theirs), ZERO
+        )
         residual = _residual(above - below, [*mine, *theirs], length_ms, is_interval)
         return Node(place, against, unit, above, below, residual)

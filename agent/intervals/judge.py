@@ -72,7 +72,10 @@ class Judge:
 
     def take(self, reading: Waiting) -> list[Verdict]:
         """A reading that the kernel gave back. Returns what is certain now."""
-        if len(self.waiting) >= 3 and self.waiting[-1].value == self.waiting[-2].value == reading.value:
+        level = self._tally.level(self._number)
+        is_rise = level is not None and level[2] <= reading.value < TOO_LARGE  # stands, and may be good all the time
+        alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
+        if alike and not is_rise:
             self.waiting[-1] = reading  # a night of zeros says no more than its first and its last
         else:
             self.waiting.append(reading)

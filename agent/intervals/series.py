@@ -129,6 +129,8 @@ class Series:
         later = next((v for v in self.values[index + 1 :] if v is not None and v < value), None)
         if later is None or later < level:
             return False
+        if self.is_sentinel(value):
+            return True  # near a counter's end all ones are no large rise; what follows tells
         usual = self._usual(last, index)
         unusual = usual is None or rise > FEW * max(usual, self.resolution)
         return unusual and rise > FEW * self.resolution and FEW * (later - level) <= value - later

@@ -157,7 +157,8 @@ def test_a_parent_is_held_against_its_children_and_a_check_meter_against_its_par
     park.meter("second", "check", parent="main", accuracy="1", **{"import": 29.8})
     park.meter("hall-1", "load", parent="main", accuracy="1", **{"import": 25})
     park.meter("hall-2", "load", parent="main", accuracy="1", **{"import": 15})
-    park.meter("roof", "generation.pv", parent="main", accuracy="1", generation=12)
+    park.meter("roof", "generation.pv", parent="main", accuracy="1", generation=10)
+    park.meter("wind", "direct", parent="main", accuracy="1", **{"import": 2})
     children, check = park.balance(1).nodes
     assert (children.place, children.against, children.own, children.others) == ("main/ac", "children", 30, 28)
     assert children.residual.value == 2 and children.residual.verdict == "beyond"

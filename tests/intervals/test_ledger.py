@@ -224,6 +224,18 @@ def test_a_meter_that_is_silent_at_night_and_says_zero_at_dawn() -> None:
     assert [(h.kind, h.count) for h in book.ledger.happenings] == [("glitch", 3)]
 
 
+def test_a_counter_that_stands_after_its_first_step_was_read_all_the_time() -> None:
+    """A first rise waits for what is usual; readings that stand meanwhile are readings, and no gap."""
+    packs, book = Packs(meter()), Book()
+    growing(packs, 2, Decimal(1000), Decimal(30))
+    growing(packs, 70, Decimal(1060), Decimal(0))
+    growing(packs, 40, Decimal(1060), Decimal(25))
+    book.read(packs.bodies)
+    rows = book.rows()
+    assert not any(row.flags & Flag.SPREAD for row in rows)
+    assert rows[0].amount == 60 and rows[1].readings == 15
+
+
 def test_qualities_reach_the_interval() -> None:
     packs, book = Packs(meter()), Book()
     value = growing(packs, 20, Decimal(1000))
