@@ -33,7 +33,18 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
             files.append(path)
         else:
             raise FileNotFoundError(f"{path}: no such file or folder")
-    return sorted(files, key=lambda p: (not p.name.startswith("keys"), str(p)))
+    return sorted(files, key=lambda p: (_rank(p), str(p)))
+
+
+def _rank(path: Path) -> int:
+    """Keys first, whatever their file is called: only so much can wait for them."""
+    if path.name.startswith("keys"):
+        return 0
+    if path.name.endswith(".json"):
+        with path.open("rb") as file:
+            if b'"records":' in file.read(4096):
+                return 1
+    return 2
 
 
 def read_objects(path: Path) -> Iterator[tuple[bytes, str]]:

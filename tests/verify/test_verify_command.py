@@ -250,3 +250,13 @@ def test_text_from_packs_cannot_play_with_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"stream":"\\u001b[2Jpark7/gw01/inv1"}\n')
     result = run(tmp_path)
     assert result.exit_code == 6 and "\x1b" not in result.output
+
+
+def test_keys_are_read_first_whatever_their_file_is_called(tmp_path: Path) -> None:
+    """`keys record` goes where people put it; only so many packs can wait for it."""
+    stream = Stream(points=[("ac.power.active", "gauge", "W", 5)])
+    (tmp_path / "all.jsonl").write_bytes(b"\n".join(stream.run(1100, 5)))
+    (tmp_path / "records.json").write_bytes(keys(Key()))
+    assert [path.name for path in find_files([tmp_path])] == ["records.json", "all.jsonl"]
+    result = run(tmp_path, "--trust", PIN)
+    assert result.exit_code == 0 and "verified: 1100 packs" in result.output, result.output
