@@ -19,6 +19,7 @@ from drivers.model import (
     Limits,
     LineDown,
     LineLent,
+    LineTimeout,
     Point,
     ProfileError,
     Quality,
@@ -38,7 +39,7 @@ MOST_POINTS, FEW_POINTS = 8, 4
 ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: what model the device says proves nothing
 MANY_WEAK = 4  # so many values that make sense are as good as one that only the right map gives
 MOST_SILENCES = 12  # questions without an answer before the others are not asked
-MOST_S = 15.0  # of asking one device
+MOST_S, MOST_PATIENT_S = 15.0, 60.0  # of asking one device
 MOST_ALIKE = 4  # likely profiles that are held against each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
@@ -96,11 +97,17 @@ def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
 
 
 async def identify(
-    line: Line, address: str, profiles: Sequence[Profile], serial: str = "", said: Mapping[str, str] | None = None
+    line: Line,
+    address: str,
+    profiles: Sequence[Profile],
+    serial: str = "",
+    said: Mapping[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Identity:
     """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing."""
     identity = Identity(dict(said or {}))
-    memory = RememberingLine(line, TIMEOUT_S, MOST_SILENCES, MOST_S)
+    most_s = MOST_S if timeout_s <= TIMEOUT_S else MOST_PATIENT_S
+    memory = RememberingLine(line, timeout_s, MOST_SILENCES, most_s)
     ranked: list[_Ranked] = []
     no_sunspec = False
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
@@ -119,31 +126,39 @@ async def identify(
                 if found is not None:
                     ranked.append(found)
             ranked.sort(key=lambda entry: entry[0], reverse=True)
-            await _larger_sister_first(ranked, {one.id: one for one in profiles}, line, address, serial, ring)
+            identity.cut_short = memory.is_exhausted
+            memory = RememberingLine(line, timeout_s, MOST_SILENCES, most_s)
+            await _larger_sister_first(ranked, {one.id: one for one in profiles}, memory, address, serial, ring)
         finally:
             ring.close()
     identity.fits = [fit for _, fit, _ in ranked]
     if ranked:
         identity.said = {**ranked[0][2], **identity.said}
-    identity.cut_short = memory.is_exhausted
     return identity
 
 
 async def _larger_sister_first(
-    ranked: list[_Ranked], profiles: Mapping[str, Profile], line: Line, address: str, serial: str, ring: Ring
+    ranked: list[_Ranked],
+    profiles: Mapping[str, Profile],
+    memory: RememberingLine,
+    address: str,
+    serial: str,
+    ring: Ring,
 ) -> None:
     """A family whose map holds all of another's, and of which the device has all, is the better guess."""
     likely = [entry for entry in ranked if entry[1].how == "likely" and profiles[entry[1].profile].protocol == "modbus"]
     if len(likely) < 2 or likely[0] is not ranked[0]:
         return
-    memory = RememberingLine(line, TIMEOUT_S, MOST_SILENCES, MOST_S)
     best, known = likely[0], _registers(profiles[likely[0][1].profile])
     for entry in likely[1:MOST_ALIKE]:
         profile = profiles[entry[1].profile]
         if not known < (registers := _registers(profile)):
             continue
         points = tuple(p for p in profile.resolve(_least(profile)).points if p.kind is not Kind.TEXT)
-        lacking = _lacking(points, await _read(profile, points, address, serial, memory, ring))
+        try:
+            lacking = _lacking(points, await _read(profile, points, address, serial, memory, ring))
+        except LineTimeout:
+            break
         if not lacking and not memory.is_exhausted:
             best, known = entry, registers
     ranked.remove(best)

@@ -11,7 +11,7 @@ from drivers.modbus import read_identification
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
 from drivers.scan.agenda import Agenda, baud_of
 from drivers.scan.ear import AnotherMaster, Ear, Heard, describe
-from drivers.scan.fit import identify, profiles_of
+from drivers.scan.fit import TIMEOUT_S, identify, profiles_of
 from drivers.scan.hunt import Found, Hunt
 from drivers.scan.narrow import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
 from drivers.scan.probes import (
@@ -105,6 +105,11 @@ class Scan:
             await self._line.close()
         return self.found
 
+    @property
+    def _patience_s(self) -> float:
+        """For one answer while profiles are tried; who was found late answers late again."""
+        return max(TIMEOUT_S, self.hunt.slow_s) if self.hunt.slow else TIMEOUT_S
+
     async def identify(self, progress: Progress = lambda done, total, what: None) -> None:
         """What those found say they are, and which profiles fit. Closes nothing."""
         for number, device in enumerate(self.found):
@@ -113,7 +118,9 @@ class Scan:
             if device.protocol == "modbus" and self.hunt.deep:
                 await self._ask_deep(device)
             protocols = ("modbus", "sunspec") if device.protocol == "modbus" else (device.protocol,)
-            known = await identify(self._line, device.address, profiles_of(protocols), device.serial, device.identity)
+            known = await identify(
+                self._line, device.address, profiles_of(protocols), device.serial, device.identity, self._patience_s
+            )
             device.identity, device.fits = known.said, known.fits
             if known.cut_short:
                 device.notes.append("was too silent or slow to try all profiles")

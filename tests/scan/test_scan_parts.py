@@ -168,3 +168,13 @@ def test_bad_addresses_are_refused(mh, text: str) -> None:
     said = mh("scan", "--line", "serial:/dev/null", "--addresses", text)
     assert said.code == 2
     assert "--addresses" in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_who_answers_late_is_identified_with_patience(mh, field: Park) -> None:
+    """It was found by the slow pass, and then no profile was given time enough."""
+    line = field.pty(Bus([sampled("abb/b23", 3, turnaround_s=0.6)]))
+    said = mh("identify", "--line", line.url, "--serial", line.serial, "--address", "3", "--json")
+    assert said.code == 0, said.err
+    assert said.lines[0]["profiles"][0]["profile"] == "abb/b23"
