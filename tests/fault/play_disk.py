@@ -128,14 +128,14 @@ def refuses(agent: Agent) -> bool:
     return True
 
 
-@scenario(rounds=1, about_s=8, long=20, chunk=10, section="processes")
+@scenario(rounds=1, about_s=8, long=20, chunk=1, section="processes")
 def starts_on_full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """Ended or killed; somebody fills the disk; it starts, on its reserve, reads, and goes on when there is room."""
     rng = random.Random(seed)
     if why := can_mount():
         pytest.skip(why)
     disk = folder / "disk"
-    mount("tmpfs", disk, "-t", "tmpfs", "-o", f"size={32 << 20}")
+    mount("tmpfs", disk, "-t", "tmpfs", "-o", f"size={48 << 20}")
     house.at_end(lambda: unmount(disk))
     broker = house.broker()
     listener = house.listen(broker)
@@ -146,7 +146,7 @@ def starts_on_full_disks(folder: Path, house: House, rounds: int, seed: int) -> 
         devices_on("roof", list(meters.values())),
         every=EVERY,
         state="disk/state",
-        more='[store]\nmax_size = "16 MiB"\n[ring]\nsize = "1 MiB"',
+        more='[store]\nmax_size = "40 MiB"\n[ring]\nsize = "1 MiB"',
     )
     held: dict[str, set[int]] = {name: set() for name in meters}
     paused = 0
