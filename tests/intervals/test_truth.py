@@ -60,7 +60,8 @@ def registers(draw: st.DrawFn) -> Register:
         shown.append(level)
     for n, event in events.items():
         calm = all(b is not None and 0 < b - a < 1000 for a, b in pairwise(shown[n - 3 : n + 6]))
-        if not calm or (event == "ones" and ONES[32] - 20_000 < (shown[n - 1] or 0) <= ONES[32]):
+        near_end = any((v or 0) > ONES[32] - 20_000 for v in shown[n - 14 : n + 14])
+        if not calm or (event == "ones" and near_end):
             continue  # all ones close to a counter's own end are a reading like any other
         for k in range({"zero": 1, "zeros": 3, "ones": 1, "spike": 1, "silence": 4}.get(event, 0)):
             value = {"zero": 0, "zeros": 0, "ones": ONES[32], "spike": (shown[n] + modulus // 2 + 7) % (1 << 33)}
