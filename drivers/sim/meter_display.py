@@ -25,6 +25,9 @@ _RECORDS = {
     "heat.power": ("042B", "W", 0),
     "heat.volume": ("0413", "m3", 3),
     "water.volume": ("0413", "m3", 3),
+    "gas.volume": ("0413", "m3", 3),
+    "ac.energy.import": ("0403", "Wh", 0),
+    "ac.power.active": ("042B", "W", 0),
     "heat.flow": ("043B", "m3/h", 3),
     "water.flow": ("043B", "m3/h", 3),
     "heat.temperature.supply": ("0259", "Cel", 2),
@@ -41,6 +44,9 @@ _HEAT_FIELDS: tuple[tuple[str, int | None, str, int, int], ...] = (
     ("heat.runtime", None, "h", 0, 3),
 )
 _WATER_FIELDS = (("water.volume", 0x2C, "m3", 2, 4), ("water.volume.settlement", 0x2C, "m3", 2, 4))
+_GAS_FIELDS = (("gas.volume", 0x2C, "m3", 2, 4), ("x.gas.volume.settlement", 0x2C, "m3", 2, 4))
+_CJT188 = {"water": (0x10, _WATER_FIELDS), "gas": (0x30, _GAS_FIELDS)}  # kind -> meter type, layout; else heat
+_MEDIA = {"water": 7, "gas": 3, "meter": 2}  # M-Bus; else heat
 _ADDRESSES = {"dlt645": 12, "mbus": 3, "cjt188": 14}  # most digits
 _NO_TIME_AND_GOOD = b"\xff" * 7 + b"\x00\x00"
 
@@ -66,8 +72,9 @@ class MeterDisplay:
         """A fact as the wire rounds it, in the unit of the wire; None where the park knows nothing of it."""
         with self.clock.hold():
             fact = self._book.get(name)
-            if fact is None and name.startswith("water."):  # the park's only water runs through its heat circuit
-                fact = self._book.get(f"heat.{name.removeprefix('water.')}")
+            medium, _, quantity = name.partition(".")
+            if fact is None and medium in ("water", "gas"):  # all that runs in the park runs through its heat circuit
+                fact = self._book.get(f"heat.{quantity}")
         if fact is None:
             return None
         self.decimals[name] = unit, decimals
@@ -117,15 +124,15 @@ def meter_from_profile(
         refresh = _dlt645(meter, display)
     elif profile.protocol == "mbus":
         display.texts["device.serial"] = serial = address if is_number else serial
-        medium = 7 if profile.kind == "water" else 4
+        medium = _MEDIA.get(profile.kind, 4)
         secondary = bytes.fromhex(serial)[::-1] + b"\xa8\x55" + bytes((1, medium))
         meter = MbusMeter(name=name, baud=baud, address=0 if is_number else int(address), secondary=secondary)
         meter.number = address if is_number else ""
         refresh = _mbus(meter, display)
     elif profile.protocol == "cjt188":
-        is_water = profile.kind == "water"
-        meter = Cjt188Meter(name=name, baud=baud, meter_type=0x10 if is_water else 0x20, address=address.rjust(14, "0"))
-        refresh = _cjt188(meter, display, _WATER_FIELDS if is_water else _HEAT_FIELDS)
+        kind, fields = _CJT188.get(profile.kind, (0x20, _HEAT_FIELDS))
+        meter = Cjt188Meter(name=name, baud=baud, meter_type=kind, address=address.rjust(14, "0"))
+        refresh = _cjt188(meter, display, fields)
     else:
         raise UsageError(
             f"{profile.id} speaks {profile.protocol}", where="simulated meter", hint="dlt645, mbus, cjt188"

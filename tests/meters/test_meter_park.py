@@ -48,8 +48,12 @@ async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, t
 
 
 @pytest.mark.parametrize(
-    "profile_id", ["dlt645/2007", "dlt645/1997", "mbus/heat", "mbus/water", "cjt188/heat", "cjt188/water"]
-)
+    "profile_id",
+    [
+        "dlt645/2007", "dlt645/1997", "mbus/heat", "mbus/water", "mbus/gas", "mbus/electricity", "cjt188/heat",
+        "cjt188/water", "cjt188/gas",
+    ],
+)  # fmt: skip
 async def test_every_family_has_a_device_side(cabinet: Cabinet, profile_id: str) -> None:
     profile = load_profile(find_profile(profile_id, [shipped_dir()]), [shipped_dir()])
     meter, display = meter_from_profile(profile, address="5", turnaround_s=0.0)

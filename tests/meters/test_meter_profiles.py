@@ -91,6 +91,10 @@ RECORDED = {  # frames of real meters, as libmbus collected them -> what the shi
     "test-frames/minol_minocal_c2": ("mbus/heat", {"heat.energy": "3", "heat.temperature.supply": "20.09"}),
     "test-frames/oms_frame2": ("mbus/water", {"water.volume": "2850.427", "water.volume.settlement": "1445.419"}),
     "test-frames/itron_bm_+m": ("mbus/water", {"water.volume": "54.321"}),
+    "test-frames/electricity-meter-1": (
+        "mbus/electricity",
+        {"ac.energy.import.tariff.1": "12.52", "ac.energy.import.tariff.2": "17744.33"},
+    ),
 }
 
 
