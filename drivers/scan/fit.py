@@ -51,6 +51,8 @@ SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value wi
 MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile -> media of its meters
     "heat": frozenset((0x04, 0x0A, 0x0B, 0x0C, 0x0D)),
     "water": frozenset((0x06, 0x07, 0x15, 0x16, 0x17)),
+    "gas": frozenset((0x03,)),
+    "meter": frozenset((0x02,)),
 }
 TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # of the grid: a value in it says something about the map
     "Hz": (Decimal(45), Decimal(65)),
