@@ -175,6 +175,9 @@ def _show(page: Mapping[str, Any], language: str) -> None:
     words, console = WORDS[language], open_console()
     place = page["label"] or f"{page['site']}/{page['gateway']}"
     console.print(f"[bold]{words['report']} {cell(page['period']['label'])}[/]  {cell(place)}{_until(page, words)}")
+    if not any(figure.get("v") for figure in page["figures"]):
+        console.print(words["nothing"])
+        return
     heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
     table = plain_table("", *heads, right=(heads[1], heads[4]))
     colours = {"met": "green", "not met": "red"}
