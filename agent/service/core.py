@@ -277,7 +277,7 @@ class Service:
                 self._refuse(error, [f"{error.filename or 'runtime directory'}: {error.strerror}"])
             if self._snapshot is not None:
                 self._snapshot.write(self)
-            notify("READY=1")
+            notify(f"READY=1\nSTATUS={summary(self)}")
 
     def _refuse(self, error: Exception, complaints: list[str]) -> None:
         self.complaints = complaints

@@ -1,7 +1,8 @@
 """A Debian machine with a real systemd, in a container of systemd-nspawn; every boot begins from the same root.
 
 The mount namespace gives it a pure cgroup v2 tree, whatever the host has; libbpf and its capabilities make
-``SocketBindDeny=`` and ``DevicePolicy=`` real. Nothing is registered anywhere, and its network is its own.
+``DevicePolicy=`` real; the container's own filter lets services ask for the clock's state, as on a real machine.
+Nothing is registered anywhere, and its network is its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from service_broker import patience
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / "build" / "system"
 PACKAGES = (
@@ -27,7 +30,8 @@ _BOOT = """
 umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 c=/sys/fs/cgroup/nsp.$$; mkdir $c; echo $$ > $c/cgroup.procs
 r=$0; exec systemd-nspawn -q -D "$r" -b -M meterhouse-test --register=no --keep-unit --console=pipe \
-    --capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON --system-call-filter=bpf --volatile=overlay --private-network "$@"
+    --capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON --system-call-filter="bpf adjtimex clock_adjtime" \
+    --volatile=overlay --private-network "$@"
 """
 
 
@@ -47,14 +51,14 @@ def why_not() -> str:
     return "" if probe.returncode == 0 else f"no cgroups of our own here: {probe.stderr.strip()[-120:]}"
 
 
-def mirror() -> str:
-    """The Debian mirror that this machine uses itself."""
+def mirror() -> list[str]:
+    """The Debian mirror that this machine uses itself; none: mmdebstrap's own choice."""
     sources = Path("/etc/apt/sources.list.d/debian.sources")
     if sources.exists():
         for line in sources.read_text().splitlines():
             if line.startswith("URIs:"):
-                return line.split()[1]
-    return "http://deb.debian.org/debian"
+                return [line.split()[1]]
+    return []
 
 
 def base_root() -> Path:
@@ -64,7 +68,7 @@ def base_root() -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         draft = tar.with_suffix(f".{os.getpid()}.tar")
         subprocess.run(
-            ["mmdebstrap", "-q", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(draft), mirror()],
+            ["mmdebstrap", "-q", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(draft), *mirror()],
             check=True, timeout=300,
         )  # fmt: skip
         draft.rename(tar)
@@ -77,7 +81,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "root"
         self._process: subprocess.Popen[bytes] | None = None
-        self._leader = 0
+        self.leader = 0
 
     def unpack(self) -> None:
         self.root.mkdir(parents=True)
@@ -101,12 +105,12 @@ class Machine:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         if not children:
             return False
-        self._leader = int(children[0])
+        self.leader = int(children[0])
         return self.run("systemctl", "is-system-running", ok=None).stdout.strip() in {"running", "degraded"}
 
     def command(self, *command: str) -> list[str]:
         """What runs ``command`` inside."""
-        enter = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
+        enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
         env = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG=C.UTF-8", "SYSTEMD_PAGER=",
                "SYSTEMD_COLORS=0", "HOME=/root", "DEBIAN_FRONTEND=noninteractive"]  # fmt: skip
         return [*enter, *env, *command]
@@ -128,6 +132,11 @@ class Machine:
     def write(self, path: str, text: str, mode: str = "644") -> None:
         self.run("bash", "-c", f"umask 022; mkdir -p $(dirname {path}); cat > {path}; chmod {mode} {path}", text=text)
 
+    def take(self, file: Path, path: str) -> None:
+        """Copy a file of ours into the running machine."""
+        with file.open("rb") as stream:
+            subprocess.run(self.command("bash", "-c", f"cat > {path}"), stdin=stream, check=True, timeout=120)
+
     def read(self, path: str) -> str:
         return self.run("cat", path).stdout
 
@@ -141,7 +150,7 @@ class Machine:
 
     @staticmethod
     def wait(condition: Callable[[], object], seconds: float, what: str = "") -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * min(3.0, patience())
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
             time.sleep(0.1)
@@ -154,7 +163,7 @@ class Machine:
             try:
                 self._process.wait(30)
             except subprocess.TimeoutExpired:
-                for pid in (self._leader, self._process.pid):
+                for pid in (self.leader, self._process.pid):
                     with contextlib.suppress(ProcessLookupError, TypeError):
                         os.kill(pid, signal.SIGKILL)
                 self._process.wait(10)
@@ -167,7 +176,9 @@ class Machine:
 
 
 def build_deb() -> Path:
-    """The package of this source tree."""
+    """The package of this source tree, or the one that MH_DEB names."""
+    if made := os.environ.get("MH_DEB"):
+        return Path(made)
     subprocess.run([str(ROOT / "tools" / "deb")], check=True, timeout=600, stdout=subprocess.DEVNULL)
     return max((ROOT / "dist").glob("meterhouse_*.deb"), key=lambda path: path.stat().st_mtime)
 
