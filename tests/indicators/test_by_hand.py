@@ -139,6 +139,15 @@ def test_an_export_that_begins_too_late_accuses_nobody(day: Lived, tmp_path: Pat
     assert "export from two days before it can be (here from 2025-06-22 02:00 on)" in out, out
 
 
+def test_the_report_of_the_page(day: Lived) -> None:
+    """Every line that the page shows is one that the command writes; columns are as wide as the terminal lets them."""
+    found = re.search(r"## The report\n\n```\n(.*?)```", PAGE, re.DOTALL)
+    assert found
+    said = [" ".join(line.split()) for lang in ("en", "zh") for line in day.report(DAY, "--lang", lang).splitlines()]
+    shown = [" ".join(line.split()) for line in found[1].splitlines() if line != "..." and not line.startswith("$")]
+    assert len(shown) > 12 and [line for line in shown if line not in said] == []
+
+
 def test_the_trace_by_the_quarter_of_an_hour(day: Lived, tmp_path: Path) -> None:
     sums: dict[str, dict[str, D]] = {}
     for by, count in (("hour", 24), ("interval", 96)):
