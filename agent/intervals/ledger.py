@@ -191,10 +191,13 @@ class Ledger:
             return
         batch = self._heat.added(batch)
         self._cover(min(batch.times), max(batch.times))
-        flags = array("I", [int(_QUALITY_FLAGS[q]) for q in batch.qualities])
-        for n, quality in enumerate(batch.qualities):
-            if quality == RANGE:
-                batch.values[n] = TOO_LARGE
+        if any(batch.qualities):
+            flags = array("I", [int(_QUALITY_FLAGS[q]) for q in batch.qualities])
+            for n, quality in enumerate(batch.qualities):
+                if quality == RANGE:
+                    batch.values[n] = TOO_LARGE
+        else:
+            flags = array("I", bytes(4 * len(batch.times)))
         packs = array("I", [seq]) * len(batch.times)
         odd = self.tally.feed(batch.slots, batch.times, batch.values, packs, flags)
         for n in odd:

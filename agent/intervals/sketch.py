@@ -95,8 +95,12 @@ def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
         period, phase = _grid(points[numeric[name]])
         modulus = _modulus(points[numeric[name]], count)
         slots.append(Watched(column, numeric[name], period, phase, count, modulus, demand))
+    beside: dict[str, list[str]] = {}  # by part, what is no counter
+    for name in numeric:
+        if name not in stand and (part_here := part_of(name, roles)) is not None:
+            beside.setdefault(part_here, []).append(name)
     for part, role in roles.items():
-        members = [name for name in numeric if part_of(name, roles) == part and name not in stand]
+        members = beside.get(part, [])
         flows = {w.column.flow for w in slots if w.column.part == part and w.column.flow}
         slots += _gauges(points, numeric, members, _Part(part, role, parents, epoch, flows), len(slots), said)
     for one in configured:

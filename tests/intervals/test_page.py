@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.intervals.page import FIELDS, Page, Row, encode, merged
@@ -36,6 +36,7 @@ def plain(found: list[Row]) -> list[Row]:
     ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(rows(), st.booleans())
 def test_what_goes_in_comes_out(made: tuple[list[Row], int], compress: bool) -> None:
     found, columns = made
@@ -43,6 +44,7 @@ def test_what_goes_in_comes_out(made: tuple[list[Row], int], compress: bool) -> 
     assert page.take_apart() == plain(found)
 
 
+@settings(deadline=None)
 @given(rows())
 def test_a_folded_day_says_the_same(made: tuple[list[Row], int]) -> None:
     found, columns = made
@@ -50,6 +52,7 @@ def test_a_folded_day_says_the_same(made: tuple[list[Row], int]) -> None:
     assert merged(singles) == sorted(plain(found), key=lambda row: (row.start_ms, row.turn, row.revision))
 
 
+@settings(deadline=None)
 @given(rows(), st.data())
 def test_damage_is_an_error_and_never_a_number(made: tuple[list[Row], int], data: st.DataObject) -> None:
     body = bytearray(encode(*made, compress=True))
