@@ -118,8 +118,11 @@ def _pack(raw: bytes) -> dict[str, Any] | None:
 def _take_results(into: _Results, body: Mapping[str, Any], out: Repeated) -> None:
     if "table" in body:
         into.births.append(body["table"])
-    for result in body.get("results", ()):
-        if result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and into.births:
+    results = body.get("results", ())
+    for result in results if isinstance(results, list) else ():
+        if not isinstance(result, dict) or not isinstance(result.get("period", {}), dict):
+            out.add("differ", f"pack {body['seq']} of {body['stream']}: a result is not written as a gateway writes it")
+        elif result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and into.births:
             into.made.append((len(into.births) - 1, result))
         elif result.get("kind") == "declaration":
             try:
@@ -144,7 +147,11 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
             continue
         key = json.dumps(entry, sort_keys=True)
         if key not in books:
-            book, here = _read(entry, source)
+            try:
+                book, here = _read(entry, source)
+            except (KeyError, TypeError, ValueError) as error:
+                out.add("unknown", f"{_name(result)}: the birth does not say how intervals are cut ({error!r})")
+                continue
             books[key] = Adding(book), book, here
         adding, book, here = books[key]
         if result["kind"] in SITE_KINDS:

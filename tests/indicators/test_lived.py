@@ -214,6 +214,37 @@ def test_figures_that_do_not_follow_from_the_readings_are_found(lived: Lived, tm
     assert f" {len(FORGERIES)} differ, " in out
 
 
+def _no_period(pack: dict[str, Any]) -> None:
+    pack["results"][0]["period"] = ["2025"]
+
+
+def _no_inputs(pack: dict[str, Any]) -> None:
+    pack["results"][0]["inputs"] = 7
+
+
+def _no_results(pack: dict[str, Any]) -> None:
+    pack["results"][1] = "nothing"
+
+
+@pytest.mark.parametrize("spoil", [_no_period, _no_inputs, _no_results])
+def test_results_in_another_form_are_told(lived: Lived, tmp_path: Path, spoil: Change) -> None:
+    """Signed, but no result: the verifier says so in words."""
+    shutil.copytree(lived.packs, tmp_path / "spoilt")
+    packs = tmp_path / "spoilt" / "packs"
+    for path in packs.glob("[a-z]*.jsonl"):
+        path.unlink()  # they would only take time
+    path = packs / "_indicators.packs.jsonl"
+    lines = path.read_bytes().splitlines()
+    pack = json.loads(lines[1])
+    assert pack["results"][0]["kind"] == "figure"
+    spoil(pack)
+    del pack["sig"]
+    pack["sig"] = load_key(lived.folder / "state" / "signing.key").signer("mh-pack")(dumps(pack))
+    path.write_bytes(b"\n".join([lines[0], dumps(pack)]) + b"\n")
+    code, out, _ = mh("verify", tmp_path / "spoilt", "--trust", lived.kid, "--recompute")
+    assert code == 6 and "not written as a gateway writes it" in out and " 1 differ, " in out, out
+
+
 # --- what people see
 
 
