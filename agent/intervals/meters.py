@@ -105,7 +105,7 @@ class Meters:
             amounts = t.get(number, name)
             power = Flag.POWER if column.kind == "gauge" else 0
             if self._stretches == 1:
-                self._add(into, 0, t, _picked([n for n, _ in rows], known), known, amounts, lack, power)
+                self._add(into, 0, t, _picked(rows, known), known, amounts, lack, power)
                 continue
             for n, at in rows:
                 if known[n]:
@@ -181,8 +181,9 @@ def added(one: Metered, other: Metered) -> Metered:
     )
 
 
-def _picked(rows: Sequence[int], known: Sequence[int]) -> slice | Sequence[int]:
+def _picked(rows: Sequence[tuple[int, int]], known: Sequence[int]) -> slice | Sequence[int]:
     """The rows of which something is known: a slice where they follow each other, which is the fast road."""
-    if all(known) and rows[-1] - rows[0] == len(rows) - 1:
-        return slice(rows[0], rows[-1] + 1)
-    return [n for n in rows if known[n]]
+    first, last = rows[0][0], rows[-1][0]
+    if last - first == len(rows) - 1 and all(known):
+        return slice(first, last + 1)
+    return [n for n, _ in rows if known[n]]

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from operator import add
+from operator import add, sub
 from typing import Final
 
 import zstandard
@@ -48,6 +48,7 @@ _ROW_DIFF = tuple(name in {"start", "first_seq", "last_seq"} for name in ROW_FIE
 _DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)  # kept as differences from row to row
 _TOGETHER: Final = frozenset({"amount", "first_value", "last_value", "demand", "fixed"})  # see ``_expected``
 PARTS: Final = 1000  # of a count, in amounts
+FAR: Final = 1 << 48  # counts; a jump to another level
 _CODES = "bhiq"
 _LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
 
@@ -147,7 +148,7 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
 
 def _likely(growth: int) -> int:
     """The amount that a growth between two ends lets one expect; none after a jump to another level."""
-    return PARTS * growth if abs(growth) < 1 << 48 else 0
+    return PARTS * growth if abs(growth) < FAR else 0
 
 
 def _expected(fields: list[list[int]]) -> list[list[int]]:
@@ -181,7 +182,11 @@ def _restore(known: Sequence[int], amount: list[int], first: list[int], last: li
     is_counter, level = any(amount), None
     if is_counter and all(known):  # a quiet day
         levels = [first[0] + last[0], *last]
-        amount[:] = [(kept - 1) // 2 + _likely(b - a) for kept, (a, b) in zip(amount, pairwise(levels), strict=True)]
+        grown = list(map(sub, last, levels))
+        if max(grown) < FAR and min(grown) > -FAR:
+            amount[:] = [(kept >> 1) + PARTS * growth for kept, growth in zip(amount, grown, strict=True)]
+        else:
+            amount[:] = [(kept >> 1) + _likely(growth) for kept, growth in zip(amount, grown, strict=True)]
         first[:] = [levels[0], *map(add, first[1:], last)]
         return
     for n, there in enumerate(known):

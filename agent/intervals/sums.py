@@ -149,7 +149,13 @@ def _add_column(
                     if (known[n] - 1) & FLAW:
                         whole.flawed[at] += amounts[n]
             into.seen.update(at for _, at in good)
-        _trail(into, t, number, column, good if each else [(n, 0) for n, _ in good])
+        if each:
+            for at, group in groupby(good, key=lambda row: row[1]):
+                _trail(into, t, number, column, at, [n for n, _ in group])
+        elif good:
+            first, end = good[0][0], good[-1][0]
+            one_run = end - first == len(good) - 1
+            _trail(into, t, number, column, 0, range(first, end + 1) if one_run else [n for n, _ in good])
 
 
 def _is_run(rows: Sequence[tuple[int, int]]) -> bool:
@@ -162,25 +168,24 @@ def _whole(convert: Convert, stretches: int) -> _Whole:
     return _Whole(convert, [0] * stretches, [0] * stretches)
 
 
-def _trail(into: _Sum, t: Taken, number: int, column: Column, rows: Sequence[tuple[int, int]]) -> None:
+def _trail(into: _Sum, t: Taken, number: int, column: Column, at: int, rows: Sequence[int]) -> None:
     """Where it came from, widened."""
-    for at, group in groupby(rows, key=lambda row: row[1]):
-        mine = [n for n, _ in group]
-        if mine[-1] - mine[0] == len(mine) - 1:
-            low, high = min(t.first_seq[mine[0] : mine[-1] + 1]), max(t.last_seq[mine[0] : mine[-1] + 1])
-        else:
-            low, high = min([t.first_seq[n] for n in mine]), max([t.last_seq[n] for n in mine])
-        first, last = (t, number, mine[0]), (t, number, mine[-1])
-        key = (at, t.stream, column.point)
-        was = into.trail.get(key)
-        if was is None:
-            into.trail[key] = _Ends(low, high, first, last)
-            continue
-        was.low, was.high = min(low, was.low) or max(low, was.low), max(high, was.high)
-        if t.start[mine[0]] < was.first[0].start[was.first[2]]:
-            was.first = first
-        if t.start[mine[-1]] >= was.last[0].start[was.last[2]]:
-            was.last = last
+    start, end = rows[0], rows[-1]
+    if end - start == len(rows) - 1:
+        low, high = min(t.first_seq[start : end + 1]), max(t.last_seq[start : end + 1])
+    else:
+        low, high = min([t.first_seq[n] for n in rows]), max([t.last_seq[n] for n in rows])
+    first, last = (t, number, start), (t, number, end)
+    key = (at, t.stream, column.point)
+    was = into.trail.get(key)
+    if was is None:
+        into.trail[key] = _Ends(low, high, first, last)
+        return
+    was.low, was.high = min(low, was.low) or max(low, was.low), max(high, was.high)
+    if t.start[start] < was.first[0].start[was.first[2]]:
+        was.first = first
+    if t.start[end] >= was.last[0].start[was.last[2]]:
+        was.last = last
 
 
 def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newest: int, each: bool) -> list[RoleSum]:
