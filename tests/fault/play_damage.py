@@ -153,7 +153,10 @@ def lineage(packs: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
     for pack in packs:
         if "prev_boot" not in pack:
             continue
-        same = [other for other in packs if other["stream"] == pack["stream"]]
+        # by their time: on a busy machine the first may come after others, as backlog
+        same = sorted(
+            (other for other in packs if other["stream"] == pack["stream"]), key=lambda p: (p["from"], p["seq"])
+        )
         kinds = found.setdefault(pack["stream"], set())
         if pack["prev"] is None:
             kinds.add("first" if pack is same[0] else "anew")

@@ -13,7 +13,7 @@ def test_the_clock_steps_by_a_year(row: Row) -> None:
     """Forward and back: a pack ends at each step and the event covers the seam; nothing is read twice or lost."""
     # field pain 62 and 63: the grid realigns at once, and no reading's time is touched afterwards
     assert row["code"] == 0 and row["steps"] and not row["steps_unsaid"]
-    assert row["longest_pack_s"] < 60, "no pack spans a step"
+    assert row["longest_pack_s"] < 1800, "no pack spans a step, of an hour at least"
     assert set(row["gaps"]) <= BUSY | {"clock"}
     assert row["most_log_lines"] < 30, "a year of ticks is not a year of log lines"
 

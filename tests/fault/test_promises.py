@@ -39,7 +39,7 @@ def test_promise_4_what_is_missing_is_stated(rows: Rows) -> None:
 @pytest.mark.plays("clock_steps")
 def test_promise_6_time_is_honest(row: Row) -> None:
     """A year forward, more than a year back: events cover the seams, each read time is the clock's at that moment."""
-    assert row["verdict"] == "verified" and not row["steps_unsaid"] and row["longest_pack_s"] < 60
+    assert row["verdict"] == "verified" and not row["steps_unsaid"] and row["longest_pack_s"] < 1800
 
 
 @pytest.mark.plays("everything_fails_at_once")
