@@ -52,7 +52,7 @@ CABINETS: tuple[Slot, ...] = (
         "pv2",
         {"ac": "generation.pv"},
         texts={"device.model": "GW20K-DT"},
-        every={"fast": "1 s", "normal": "5 s", "slow": "10 s"},
+        every={"fast": "2 s", "normal": "5 s", "slow": "10 s"},
     ),
     Slot("grid", "并网点 / grid connection", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}, every=BRISK),
     Slot(
@@ -63,7 +63,6 @@ CABINETS: tuple[Slot, ...] = (
         "acrel/adl400",
         "workshop",
         {"ac": "x.workshop"},  # not "load": the halls' meter counts it already
-        {"ac": "halls"},
         every=BRISK,
     ),
     Slot(
@@ -75,7 +74,7 @@ CABINETS: tuple[Slot, ...] = (
         "storage",
         {"battery": "storage"},
         texts={"device.vendor": "PYLON", "device.model": "Force-H2"},
-        every={"fast": "1 s", "normal": "5 s", "slow": "10 s", "cells": "60 s"},
+        every={"fast": "2 s", "normal": "5 s", "slow": "10 s", "cells": "60 s"},
     ),
     Slot(
         "heat",
@@ -155,19 +154,19 @@ schema = 1
 sets = ["plain", "national-2025"]
 
 [absent]
-"direct" = "no direct line"
-"gas" = "nothing burns gas here"
-"heat.supplied" = "no heat is bought"
-"steam" = "no steam is bought"
-"cold.available" = "no residual cold"
-"cold.recovered" = "no residual cold"
-"pressure.available" = "no residual pressure"
-"pressure.recovered" = "no residual pressure"
+"direct" = "no direct line / 无绿电直连"
+"gas" = "nothing burns gas here / 不用燃气"
+"heat.supplied" = "no heat is bought / 无外购热力"
+"steam" = "no steam is bought / 无外购蒸汽"
+"cold.available" = "no residual cold / 无余冷"
+"cold.recovered" = "no residual cold / 无余冷"
+"pressure.available" = "no residual pressure / 无余压"
+"pressure.recovered" = "no residual pressure / 无余压"
 
 [exclude]
-"national-2025/product_energy" = "the park makes nothing that has an energy limit"
-"national-2025/solid_waste" = "the park has no solid waste"
-"national-2025/water_reuse" = "the park has no water meters"
+"national-2025/product_energy" = "nothing that is made here has an energy limit / 无适用能耗限额标准的产品"
+"national-2025/solid_waste" = "no solid waste / 无工业固体废物"
+"national-2025/water_reuse" = "no water meters / 无水表"
 
 [[indicator]]
 id = "clean_share"
