@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from random import Random
@@ -127,8 +127,9 @@ SLOTS: tuple[Slot, ...] = (
 class Truth:
     """What all meters show at a moment, as whole counts: 0.01 kWh, 0.1 Nm3, 0.01 GJ, 0.1 m3."""
 
-    def __init__(self, seed: int, step_s: float) -> None:
-        self._physics = Physics(seed, start_s=0.0, step_s=step_s, plant=PLANT)
+    def __init__(self, seed: int, step_s: float, day_of_year: int) -> None:
+        plant = replace(PLANT, day_of_year=day_of_year)
+        self._physics = Physics(seed, start_s=0.0, step_s=step_s, plant=plant)
         rng = Random(seed)
         self._wind, self._hours = Noise(rng, 7200, 400_000), step_s / 3600
         self._more = dict.fromkeys(("direct", "gas", "heat_bought", "water", "water_again"), 0.0)
@@ -197,6 +198,7 @@ class Timelapse:
     Args:
         every_s: how often meters are read.
         late_ms: how long after the tick they answer; of meter n it is n times that.
+        sun_day: of the year, where the sun stands on the first day.
     """
 
     def __init__(
@@ -210,6 +212,7 @@ class Timelapse:
         seed: int = 1,
         late_ms: int = 0,
         silences: Sequence[Silence] = (),
+        sun_day: int = PLANT.day_of_year,
     ) -> None:
         self.folder, self._every_ms, self._late_ms, self.silences = folder, every_s * 1000, late_ms, list(silences)
         self.config = self._configure(timezone, plan, every_s)
@@ -224,7 +227,7 @@ class Timelapse:
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
         self.events: list[dict[str, Any]] = []
         self._tallying = Tallying(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
-        self._truth = Truth(seed, every_s)
+        self._truth = Truth(seed, every_s, sun_day)
         roster = Roster(self.config, {}, self.now_ms)
         sign = signer.signer("mh-pack")
 

@@ -36,7 +36,7 @@ USE = (("load", "consumption"), ("grid", "export"), ("storage", "charge"))
 def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, dict[str, Any]]:
     """Live from midnight of ``first`` to that of ``last``; what people attest month by month is declared at its end."""
     began = time.process_time()
-    park = Timelapse(folder, first, **how)
+    park = Timelapse(folder, first, sun_day=first.timetuple().tm_yday, **how)
     midnight = park.cut.midnight
     for n in range((last - first).days):
         day = first + timedelta(days=n)
