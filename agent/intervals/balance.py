@@ -115,6 +115,13 @@ def _text(value: Decimal) -> str:
     return f"{tidy(value):f}"
 
 
+def _counted_once(meters: Iterable[Metered]) -> list[Metered]:
+    """What counts at a node. A meter that tells both directions and their total says the same energy twice."""
+    known = [one for one in meters if one.key.flow in _TAKEN]
+    both = {one.place for one in known if one.key.flow == "import"}
+    return [one for one in known if one.key.flow != "total" or one.place not in both]
+
+
 def wants(stream: str, column: Column) -> bool:
     """Does a column take part in balances? Any may be a node: others say so."""
     return bool(column.flow and column.role)
@@ -240,8 +247,7 @@ class Tree:
         length_ms: int,
         is_interval: bool,
     ) -> Node:
-        mine = [one for one in own if one.unit == unit and one.key.flow in _TAKEN]
-        theirs = [one for one in others if one.unit == unit and one.key.flow in _TAKEN]
+        mine, theirs = (_counted_once([one for one in side if one.unit == unit]) for side in (own, others))
         self.used += [*mine, *theirs]
         above = sum((_TAKEN[one.key.flow] * one.amount for one in mine), ZERO)
         # a direct line below a node gives to it

@@ -18,7 +18,12 @@ from agent.intervals.meters import Meters
 from agent.intervals.replay import recompute
 
 BASE = "park7/gw01"
-COUNTERS = {"import": "ac.energy.import", "export": "ac.energy.export", "generation": "ac.energy.generation"}
+COUNTERS = {
+    "total": "ac.energy.total",
+    "import": "ac.energy.import",
+    "export": "ac.energy.export",
+    "generation": "ac.energy.generation",
+}
 
 
 class Park:
@@ -177,6 +182,16 @@ def test_what_hangs_below_a_counted_meter_is_not_counted_again() -> None:
     assert found.site is not None and found.site.verdict == "within" and found.site.value == 0
     (node,) = found.nodes
     assert (node.place, node.own, node.others) == ("board/ac", 40, 40)
+
+
+def test_a_total_beside_both_directions_is_no_energy_of_its_own() -> None:
+    """A meter of a role of its own tells import, export and total: the sum below a board was twice the energy."""
+    park = Park()
+    park.meter("board", "transformer", accuracy="1", **{"import": 30})
+    park.meter("line-1", "x.line", parent="board", accuracy="1", **{"import": 20, "export": 1, "total": 21})
+    park.meter("line-2", "x.line", parent="board", accuracy="1", total=11)
+    (node,) = park.balance(1).nodes
+    assert (node.own, node.others) == (30, 30)
 
 
 def test_a_circle_in_the_tree_ends() -> None:
