@@ -121,7 +121,8 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
         table.complain(None, "ratio", what, "Leave it out; `meterhouse read` shows whether the values are right")
     _serial_note(table, entry, line, profile, notes)
     _max_words(table, entry, profile, points)
-    return replace(entry, periods_ms=_periods(device, resolved.limits, points, profile, notes))
+    accuracy = entry.accuracy or ({"": profile.accuracy} if profile.accuracy else {})
+    return replace(entry, periods_ms=_periods(device, resolved.limits, points, profile, notes), accuracy=accuracy)
 
 
 def _patterns(entry: DeviceConfig) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ HEAD_KEYS = [
     "remove",
     "defaults",
     "sentinels",
+    "class",
     "sleeps",
     "caching",
     "fresh",
@@ -84,6 +85,7 @@ class Head:
     limits: Limits
     probe: str
     params: Mapping[str, Param]
+    accuracy: str
     sleeps: bool
     caching: bool
     fresh: Fresh | None
@@ -116,6 +118,7 @@ def read_head(document: Mapping[str, Any], complaints: Complaints, base: Head | 
         ),
         probe=_probe(table) or (base.probe if base else ""),
         params={**(base.params if base else {}), **_params(table)},
+        accuracy=_class(table) or (base.accuracy if base else ""),
         sleeps=table.flag("sleeps", base.sleeps if base else False),
         caching=table.flag("caching", base.caching if base else False),
         fresh=_fresh(table) or (base.fresh if base else None),
@@ -131,6 +134,14 @@ def _protocol(table: Table, base: Head | None) -> str:
     if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
         table.add("protocol", f"protocol is {protocol!r}, which is not known", near)
     return protocol if protocol and not near else "modbus"
+
+
+def _class(table: Table) -> str:
+    found = table.text("class")
+    if found and not re.fullmatch(r"[A-D]|(0\.[1-9]|[1-5](\.[0-9])?)(S| ?%)?", found):
+        table.add("class", f"class is {found!r}, which is no accuracy class", 'Such as "0.5S", "1", "B" or "1.2 %"')
+        return ""
+    return found
 
 
 def _probe(table: Table) -> str:

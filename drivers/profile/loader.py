@@ -214,6 +214,7 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
         limits=head.limits,
         probe=head.probe,
         params=head.params,
+        accuracy=head.accuracy,
         sleeps=head.sleeps,
         caching=head.caching,
         fresh=head.fresh,

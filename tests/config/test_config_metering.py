@@ -39,6 +39,17 @@ def test_classes_of_a_device_and_of_its_parts(site: Any, good: str) -> None:
     assert (dict(third.accuracy), dict(fourth.accuracy)) == ({"": "0.5S"}, {"ac": "1.2 %"})
 
 
+def test_a_class_that_the_profile_says_holds_where_the_device_says_none(site: Any, good: str) -> None:
+    site.write(good + device("third", 3) + device("fourth", 4, 'class = "0.2"'))
+    profile = site.folder / "profiles/test/meter.toml"
+    plain = profile.read_text()
+    profile.write_text(plain.replace('kind = "meter"', 'kind = "meter"\nclass = "1"'))
+    main, _, third, fourth = site.load().devices
+    assert (dict(main.accuracy), dict(third.accuracy), dict(fourth.accuracy)) == ({"": "1"}, {"": "1"}, {"": "0.2"})
+    profile.write_text(plain.replace('kind = "meter"', 'kind = "meter"\nclass = "A1"'))
+    assert "class is 'A1', which is no accuracy class" in site.complaints()[0]
+
+
 def test_what_is_no_class(site: Any, good: str) -> None:
     assert told(site, good, device("third", 3, 'class = "0.5 A"')) == [
         'device.third.class: "0.5 A" is no accuracy class. Such as "0.5S", "1", "B", or a percentage of the whole '
