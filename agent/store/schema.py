@@ -199,4 +199,4 @@ def split(sql: str) -> list[str]:
         if char == ";" and sqlite3.complete_statement(sql[start : at + 1]):
             found.append(sql[start : at + 1].strip())
             start = at + 1
-    return found
+    return [*found, rest] if (rest := sql[start:].strip()) else found

@@ -107,3 +107,11 @@ def test_a_newer_major_is_refused_with_a_way_forward(tmp_path: Path) -> None:
     assert refused.value.exit_code == 3 and "newer major version" in said and "Install that version again" in said
     assert "Never put an older copy" in said
     assert path.read_bytes() == before, "and nothing was touched"
+
+
+def test_no_statement_of_a_step_is_passed_over() -> None:
+    """Also the last one, where its semicolon was forgotten: the version would say that it was done."""
+    assert schema.split("CREATE TABLE a (b);\nALTER TABLE a ADD COLUMN c\n") == [
+        "CREATE TABLE a (b);", "ALTER TABLE a ADD COLUMN c",
+    ]  # fmt: skip
+    assert schema.split("CREATE TABLE a (b);\n") == ["CREATE TABLE a (b);"]
