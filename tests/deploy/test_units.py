@@ -68,6 +68,14 @@ def test_the_agent_may_ask_the_kernel_for_its_clock() -> None:
     assert "ProcSubset" not in unit, "the kernel's boot id is under /proc/sys"
 
 
+def test_it_cannot_listen_and_can_connect() -> None:
+    """By the filter of calls: SocketBindDeny= would also forbid the bind to no port that paho does to connect."""
+    unit = settings("meterhouse.service")
+    assert {"listen", "accept", "accept4"} <= set(unit["SystemCallFilter"][1].lstrip("~").split())
+    assert unit["SystemCallFilter"][1].startswith("~") and unit["SystemCallErrorNumber"] == ["EPERM"]
+    assert "SocketBindDeny" not in unit
+
+
 def test_the_ring_outlives_a_restart_and_a_bad_file_ends_it() -> None:
     unit = settings("meterhouse.service")
     assert unit["RuntimeDirectoryPreserve"] == ["yes"] and unit["RestartPreventExitStatus"] == ["2 3"]
