@@ -111,7 +111,7 @@ BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "stretches": "stretches",
     },
     "zh": {
-        "balance": "电量平衡", "derived": "导出量", "given": "输入", "residual": "差额",
+        "balance": "电量平衡", "derived": "导出量", "given": "输入", "residual": "不平衡量",
         "allowed": "计量允差", "meter": "计量点", "against": "对照", "own": "本表",
         "others": "对照表", "verdict": "判定", "children": "下级计量之和",
         "within": "在计量允差内", "beyond": "超出计量允差",

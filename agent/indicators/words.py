@@ -53,10 +53,23 @@ FLOWS: Words = {
     "total": ("total", "合计"),
 }
 
+# what the trade calls otherwise than role and flow put together
+NAMES: Words = {
+    "grid.import": ("Grid, imported", "网购电量"),
+    "grid.export": ("Grid, exported", "上网电量"),
+    "direct.import": ("Direct line, imported", "绿电直连电量"),
+    "generation.energy": ("Generation, energy", "总发电量"),
+    "generation.pv.energy": ("Photovoltaics, energy", "光伏发电量"),
+    "generation.wind.energy": ("Wind, energy", "风力发电量"),
+    "generation.hydro.energy": ("Hydro, energy", "水力发电量"),
+}
+
 
 def title_of(name: str) -> dict[str, str]:
     """A quantity ROLE.FLOW in both languages; a site's own roles keep their name."""
-    role, _, flow = name.rpartition(".")
-    found = ROLES.get(role.removesuffix(".*"), (role, role))
+    role, _, flow = name.replace(".*.", ".").rpartition(".")
+    if (known := NAMES.get(f"{role}.{flow}")) is not None:
+        return {"en": known[0], "zh": known[1]}
+    found = ROLES.get(role, (role, role))
     way = FLOWS.get(flow, (flow, flow))
     return {"en": f"{found[0]}, {way[0]}", "zh": f"{found[1]}{way[1]}"}
