@@ -206,6 +206,10 @@ class Gateway:
         )
         return self.machine.run("python3", "-c", script).stdout
 
+    def fed(self) -> str:
+        """When the watchdog was fed last."""
+        return self.machine.show("meterhouse", "WatchdogTimestampMonotonic")["WatchdogTimestampMonotonic"]
+
     def ready_s(self) -> float:
         """From the start of the process to READY=1."""
         shown = self.machine.show("meterhouse", "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")

@@ -203,6 +203,7 @@ def repack(deb: Path, version: str, folder: Path, edits: Sequence[tuple[str, str
         file.write_text(text.replace(old, new))
     (tree / "DEBIAN" / "md5sums").unlink(missing_ok=True)
     out = folder / f"meterhouse_{version}_amd64.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", str(tree), str(out)], check=True, stdout=subprocess.DEVNULL)
+    build = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b"]
+    subprocess.run([*build, str(tree), str(out)], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(tree)
     return out
