@@ -61,7 +61,7 @@ def full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         more=f'[store]\nmax_size = "16 MiB"\n[ring]\nsize = "{RING_BYTES >> 10} KiB"',
     )
     agent.start()
-    overwritten = refused = 0
+    overwritten = refused = restarts = 0
     for _ in range(rounds):
         until(lambda: not trouble(agent), 30, lambda: agent.said)
         pause(rng.uniform(0.5, 1.5))
@@ -73,6 +73,7 @@ def full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
             until(lambda disk=disk, overrun=overrun: fill(disk) and overrun.done(), 60, lambda: agent.said)
             overwritten += 1
         again = rng.random() < 0.3
+        restarts += again
         if again:  # the reserve is somebody else's too by now: not even a start can be kept
             agent.kill()
             refused += refuses(agent)
@@ -88,9 +89,10 @@ def full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         code=code,
         served=sum(len(meter.served) for meter in meters.values()),
         overwritten=overwritten,
+        restarts=restarts,
         refused_starts=refused,
         missing_and_stated=missing,
-        said=agent.said,
+        said="".join(log.read_text() for log in agent.folder.glob("agent.*.log")),
     )
 
 

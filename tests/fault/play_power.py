@@ -13,7 +13,7 @@ from fault_rest import AtRest
 from fault_rows import Row, scenario
 from fault_tally import Ledger, Tally
 from play_kill import pause
-from service_kit import SITE, House, devices_on
+from service_kit import SITE, House, devices_on, until
 
 PERIOD_MS = 250
 PACK_S = 1.0
@@ -46,7 +46,10 @@ def cuts(folder: Path, house: House, rounds: int, seed: int, pack_s: float) -> R
         more='[ring]\nsize = "1 MiB"',
     )
     agent.config.write_text(agent.config.read_text().replace('every = "1 s"', f'every = "{pack_s:g} s"'))
-    disk.settle()  # the key was made long ago
+    agent.start()  # it was installed long ago: of what was never in a pack, nothing could be stated
+    until(lambda: all(listener.numbers(name) for name in meters), 30, lambda: agent.said)
+    assert agent.stop() == 0
+    disk.settle()
     rest = AtRest(folder / "rest", agent.kid)
     ledgers = {name: Ledger(name, meter, PERIOD_MS) for name, meter in meters.items()}
     lost: dict[str, set[int]] = {name: set() for name in meters}

@@ -77,8 +77,9 @@ def reasons(report: Report, device: str) -> dict[str, int]:
     return report.streams[f"{SITE}/{device}"].gap_reasons
 
 
-# what a busy machine costs by itself, honestly stated: a poll or an answer comes too late, a start takes seconds
-BUSY = frozenset({"overload", "timeout", "stopped"})
+# what a busy machine costs by itself, honestly stated: a poll or an answer comes too late, a device's answers come too
+# late for so long that it counts as dead, a start takes seconds
+BUSY = frozenset({"overload", "timeout", "absent", "stopped"})
 
 
 def busy_only(report: Report, device: str, also: Collection[str] = ()) -> bool:
