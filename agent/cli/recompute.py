@@ -56,11 +56,38 @@ class Repeated:
 
 @dataclass(slots=True)
 class _Results:
-    """What one stream of results says, in order, with the birth in force at each figure and trace."""
+    """A stream of results, read pack by pack: what it said so far. A year of figures does not fit into memory."""
 
+    stream: str
+    files: list[Path] = field(default_factory=list)
     births: list[Result] = field(default_factory=list)
-    made: list[tuple[int, Result]] = field(default_factory=list)  # (birth, figure or trace)
     entries: list[Declaration] = field(default_factory=list)
+
+    def made(self, out: Repeated) -> Iterator[tuple[int, Result]]:
+        """(number of the birth in force, result), in order; declarations go into ``entries``."""
+        seen: set[int] = set()
+        for path in self.files:
+            for raw, _ in read_objects(path):
+                body = _pack(raw)
+                if body is not None and body["stream"] == self.stream and body["seq"] not in seen:
+                    seen.add(body["seq"])
+                    yield from self._of_pack(body, out)
+
+    def _of_pack(self, body: Mapping[str, Any], out: Repeated) -> Iterator[tuple[int, Result]]:
+        if "table" in body:
+            self.births.append(body["table"])
+        results = body.get("results", ())
+        for result in results if isinstance(results, list) else ():
+            if not isinstance(result, dict) or not isinstance(result.get("period", {}), dict):
+                what = "a result is not written as a gateway writes it"
+                out.add("differ", f"pack {body['seq']} of {self.stream}: {what}")
+            elif result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and self.births:
+                yield len(self.births) - 1, result
+            elif result.get("kind") == "declaration":
+                try:
+                    self.entries.append(from_dict(_numbers(result)))
+                except (UsageError, TypeError, ValueError) as error:
+                    out.add("unknown", f"declaration {result.get('id')}: {error}")
 
 
 Births = dict[str, dict[int, Result]]
@@ -96,7 +123,8 @@ def recompute(paths: Iterable[Path], plan_file: Path | None) -> Repeated:
             if path.name in BIRTHS and not stream.endswith("/_indicators"):
                 continue
             if stream.endswith("/_indicators"):
-                _take_results(results.setdefault(stream.rpartition("/")[0], _Results()), body, repeated)
+                mine = results.setdefault(stream.rpartition("/")[0], _Results(stream)).files
+                mine += [path] if path not in mine else []
             elif not stream.rpartition("/")[2].startswith("_") and path not in bodies.setdefault(stream, []):
                 bodies[stream].append(path)
     for base, said in results.items():
@@ -115,22 +143,6 @@ def _pack(raw: bytes) -> dict[str, Any] | None:
     return body if isinstance(body.get("stream"), str) and isinstance(body.get("seq"), int) else None
 
 
-def _take_results(into: _Results, body: Mapping[str, Any], out: Repeated) -> None:
-    if "table" in body:
-        into.births.append(body["table"])
-    results = body.get("results", ())
-    for result in results if isinstance(results, list) else ():
-        if not isinstance(result, dict) or not isinstance(result.get("period", {}), dict):
-            out.add("differ", f"pack {body['seq']} of {body['stream']}: a result is not written as a gateway writes it")
-        elif result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and into.births:
-            into.made.append((len(into.births) - 1, result))
-        elif result.get("kind") == "declaration":
-            try:
-                into.entries.append(from_dict(_numbers(result)))
-            except (UsageError, TypeError, ValueError) as error:
-                out.add("unknown", f"declaration {result.get('id')}: {error}")
-
-
 def _numbers(result: Result) -> dict[str, Any]:
     """Times were read as text."""
     return {key: float(value) if key in ("at", "from", "to") else value for key, value in result.items()}
@@ -140,7 +152,7 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
     books: dict[str, tuple[Adding, AsOf, dict[str, Runs]]] = {}
     sites: dict[int, Site] = {}
     plans: dict[int, Plan | ConfigError] = {}
-    for number, result, last in _with_trails(said.made):
+    for number, result, last in _with_trails(said.made(out)):
         birth = said.births[number]
         entry = birth.get("interval")
         if not entry:
@@ -175,7 +187,7 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
             out.add("differ", f"{_name(result)}: is not written as a gateway writes it ({error!r})")
 
 
-def _with_trails(made: Sequence[tuple[int, Result]]) -> Iterator[tuple[int, Result, dict[str, int]]]:
+def _with_trails(made: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, dict[str, int]]]:
     """Each result with the packs up to which intervals were known at its moment; one without says nothing new."""
     for _, group in groupby(made, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)
