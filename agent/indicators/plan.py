@@ -368,8 +368,9 @@ def _usual(found: Dimension) -> Unit:
 
 
 def _with_hash(made: Indicator) -> Indicator:
-    """SHA-256, base64url, over the trees of the formulas and of all terms below them, and the unit."""
-    lines = [made.unit.text, expression.show(made.numerator.tree)]
+    """SHA-256, base64url, over the trees of the formulas and of all terms below them, and the units."""
+    units = made.unit, made.numerator_unit, made.denominator_unit
+    lines = [" ".join(unit.text for unit in units if unit is not None), expression.show(made.numerator.tree)]
     if made.denominator is not None:
         lines.append(expression.show(made.denominator.tree))
     seen: dict[str, None] = {}
