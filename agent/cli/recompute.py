@@ -157,6 +157,9 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
         entry = birth.get("interval")
         if not entry:
             continue
+        if last is None:
+            out.add("unknown", f"{_name(result)}: nothing beside it says which packs were known then")
+            continue
         key = json.dumps(entry, sort_keys=True)
         if key not in books:
             try:
@@ -187,18 +190,20 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
             out.add("differ", f"{_name(result)}: is not written as a gateway writes it ({error!r})")
 
 
-def _with_trails(made: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, dict[str, int]]]:
-    """Each result with the packs up to which intervals were known at its moment; one without says nothing new."""
+def _with_trails(made: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, dict[str, int] | None]]:
+    """Each result with the packs up to which intervals were known at its moment; None where nothing says so."""
     for _, group in groupby(made, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)
-        last: dict[str, int] = {}
+        last: dict[str, int] | None = {}
         for _, result in results:
             if result["kind"] == KNOWN:
-                last |= {t["stream"]: t["last"] for t in _written(result.get("packs", ()))}
+                last = {**(last or {}), **{t["stream"]: t["last"] for t in _written(result.get("packs", ()))}}
+        if all(result["kind"] != KNOWN for _, result in results):
+            last = None
         for number, result in results:
             if result["kind"] != KNOWN:
                 yield number, result, last
-                last = {}
+                last = last and {}
 
 
 def _trails(result: Result) -> list[Mapping[str, Any]]:

@@ -95,3 +95,13 @@ def test_a_pack_that_is_not_here_is_said(tmp_path: Path) -> None:
     (folder / "hall.jsonl").write_bytes(b"\n".join([*lines[:39], *lines[41:]]))
     found = recompute([folder], None)
     assert found.agree == 4 and any("pack 40 of park7/gw01/hall is not here" in text for text in found.unknown)
+
+
+def test_results_that_do_not_say_what_was_known_are_not_repeated(tmp_path: Path) -> None:
+    def forge(n: int, results: list[dict[str, Any]]) -> None:
+        if n == 1:
+            results.pop()
+
+    found = recompute([park(tmp_path / "packs", forge)], None)
+    assert (found.agree, found.differ) == (4, [])
+    assert found.unknown[0].endswith("14:15+08:00: nothing beside it says which packs were known then")
