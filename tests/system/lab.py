@@ -165,15 +165,13 @@ class Machine:
     def halt(self) -> None:
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(30)
-            except subprocess.TimeoutExpired:
-                for pid in (self.leader, self._process.pid):
-                    with contextlib.suppress(ProcessLookupError, TypeError):
-                        os.kill(pid, signal.SIGKILL)
-                self._process.wait(10)
+        # nothing in it is kept, so nothing in it is asked to stop: with its first process all of them end
+        for pid in (self.leader, self._process.pid):
+            if pid and self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(10)
         number = self._process.pid
         self._process = None
         for base in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
