@@ -16,7 +16,9 @@ from drivers.model import LineTimeout, UsageError
 @click.argument("device", required=False)
 @config_options
 @click.option(
-    "--line", metavar="URL", help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT."
+    "--line",
+    metavar="URL",
+    help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT.",
 )
 @click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
 @click.option(

@@ -38,7 +38,9 @@ ADHOC = ("profile", "line", "address")
 @config_options
 @click.option("--profile", metavar="ID", help="Without configuration: a profile's id, or the path of its file.")
 @click.option(
-    "--line", metavar="URL", help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT."
+    "--line",
+    metavar="URL",
+    help="Without configuration: serial:/dev/..., modbus-tcp://HOST, tcp:// or udp://HOST:PORT.",
 )
 @click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
 @click.option(
