@@ -259,7 +259,7 @@ cdef inline void answer(Job *job, Points *table, const Head *head, const Slot *b
             continue
         row.last_tick = head.tick_ms
         if row.kind > COUNTER:
-            seen = Sent(True, slot.quality, slot.flags, slot.exponent, slot.mantissa, NULL, 0)
+            seen = Sent(True, slot.quality, slot.flags & FLAG_UNSIGNED, slot.exponent, slot.mantissa, NULL, 0)
             if not news(table, slot.point, &seen):
                 continue
         write(job, table, row, slot, ms, time)

@@ -342,3 +342,10 @@ def test_the_devices_own_time_goes_into_mt(one_ring: Ring) -> None:
         ("water.flow", (T0 - 1) / 1000),
     ]
     assert b'"du":"m3/h","mt":1795500899.999,"n":"water.flow","q":"suspect"' in piece.e
+
+
+def test_a_state_that_only_gets_a_time_of_its_own_is_no_news(new_ring: Callable[[int], Ring]) -> None:
+    ring, (table, _) = new_ring(64 * 1024), both()
+    at = append(ring, [answer(0, (2, 5, 0, 0)), answer(1_000, (2, 5, 0, 0, T0)), answer(2_000, (2, 6, 0, 0, T0))])
+    piece = seal(ring, at, table, T0, T0 + 3_000)
+    assert [r["v"] for r in json.loads(piece.e)] == [5, 6]
