@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-TOGETHER = ("tests/fault/", "tests/service/test_run_")  # their scenarios run side by side, and mostly wait
+TOGETHER = ("tests/fault/", "tests/service/test_run_")  # where scenarios run side by side, and mostly wait
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
