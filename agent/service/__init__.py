@@ -1,5 +1,1 @@
-"""The running agent: the only place where the parts meet."""
-
-from agent.service.core import Service
-
-__all__ = ["Service"]
+"""The running agent: the only place where the parts meet. Tools take single modules from here, which come alone."""
