@@ -17,6 +17,8 @@ from agent.intervals.rows import FLAW, Flag
 from agent.intervals.taken import Taken
 
 Wants = Callable[[str, Column], bool]
+# plain numbers: an enum's & makes an object each time
+_FLAW, _POWER, _SPREAD = int(FLAW), int(Flag.POWER), int(Flag.SPREAD)
 
 
 class MeterKey(NamedTuple):
@@ -103,7 +105,7 @@ class Meters:
             into = self._wholes[key]
             into.column = column
             amounts = t.get(number, name)
-            power = Flag.POWER if column.kind == "gauge" else 0
+            power = _POWER if column.kind == "gauge" else 0
             if self._stretches == 1:
                 self._add(into, 0, t, _picked(rows, known), known, amounts, lack, power)
                 continue
@@ -134,17 +136,17 @@ class Meters:
         for flag in set(said):
             flags |= flag - 1
         into.flags[at] |= flags
-        if flags & FLAW:
-            into.flawed[at] += sum([a for a, flag in zip(mine, said, strict=True) if (flag - 1 | power) & FLAW])
+        if flags & _FLAW:
+            into.flawed[at] += sum([a for a, flag in zip(mine, said, strict=True) if (flag - 1 | power) & _FLAW])
         low, high = min(pick(t.first_seq)), max(pick(t.last_seq))
         into.first_seq[at] = min(into.first_seq[at], low) or max(into.first_seq[at], low)
         into.last_seq[at] = max(into.last_seq[at], high)
         starts = pick(t.start)
         was = into.ends.get(at, (starts[0], False, starts[-1], False))
         if starts[0] <= was[0]:
-            was = starts[0], bool(said[0] - 1 & Flag.SPREAD), *was[2:]
+            was = starts[0], bool(said[0] - 1 & _SPREAD), *was[2:]
         if starts[-1] >= was[2]:
-            was = *was[:2], starts[-1], bool(said[-1] - 1 & Flag.SPREAD)
+            was = *was[:2], starts[-1], bool(said[-1] - 1 & _SPREAD)
         into.ends[at] = was
 
     def found(self, at: int = 0) -> list[Metered]:

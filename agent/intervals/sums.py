@@ -25,6 +25,8 @@ from agent.intervals.taken import Taken, mark_at
 
 Place = tuple[str, str, str]  # role, flow, unit
 Trail = Literal["each", "whole"]
+# plain numbers: an enum's & makes an object each time
+_FLAW, _POWER = int(FLAW), int(Flag.POWER)
 
 
 @dataclass(slots=True)
@@ -142,11 +144,11 @@ def _add_column(
                 into.flags[at] |= known[n] - 1
                 into.covered_ms[at] += length[n] - lack[n]
                 if is_power:
-                    into.flags[at] |= Flag.POWER
+                    into.flags[at] |= _POWER
                     into.powers[at] = into.powers.get(at, Decimal(0)) + convert(amounts[n])
                 else:
                     whole.amount[at] += amounts[n]
-                    if (known[n] - 1) & FLAW:
+                    if (known[n] - 1) & _FLAW:
                         whole.flawed[at] += amounts[n]
             into.seen.update(at for _, at in good)
         if each:
