@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
-from agent.cli.exporting import FORMULA
-from drivers.model import UsageError
+from agent.cli.exporting import FORMULA, CsvDraft
 
 # What people see: heading, column of the answer.
 PEOPLE = (
@@ -22,32 +18,16 @@ PEOPLE = (
 )  # fmt: skip
 
 
-class IntervalTable:
-    """One file, written under another name until ``keep``. ``flat``: for programs."""
+class IntervalTable(CsvDraft):
+    """One file of intervals. ``flat``: for programs."""
 
     def __init__(self, path: Path, flat: bool) -> None:
         from agent.service.interval_export import COLUMNS
 
-        self.path, self._draft = path, path.with_name(f".{path.name}.{os.getpid()}.new")
-        self.rows = 0
         self._places = None if flat else [COLUMNS.index(column) for _, column in PEOPLE]
-        try:
-            # the mark tells spreadsheets that it is UTF-8; programs may stumble over it
-            encoding = "utf-8" if flat else "utf-8-sig"
-            self._file: TextIO = self._draft.open("w", encoding=encoding, newline="")
-        except OSError as error:
-            raise UsageError(f"cannot be written ({error.strerror})", where=str(path)) from error
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(COLUMNS if flat else [heading for heading, _ in PEOPLE])
-
-    def __enter__(self) -> IntervalTable:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        self._draft.unlink(missing_ok=True)
+        head = COLUMNS if flat else [heading for heading, _ in PEOPLE]
+        # the mark tells spreadsheets that it is UTF-8; programs may stumble over it
+        super().__init__(path, head, "utf-8" if flat else "utf-8-sig", "\n")
 
     def add(self, part: bytes) -> None:
         """Rows as ``agent.service.interval_export`` sends them."""
@@ -55,12 +35,6 @@ class IntervalTable:
             cells: list[Any] = json.loads(line)
             self._writer.writerow(cells if self._places is None else _for_people(cells, self._places))
             self.rows += 1
-
-    def keep(self) -> None:
-        """All is there: let it appear, over an older one too."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._draft.replace(self.path)
 
 
 def _for_people(cells: Sequence[Any], places: Sequence[int]) -> list[Any]:

@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, Self, TextIO
 
 from agent.cli.common import tidy
 from drivers.model import UsageError
@@ -79,20 +79,20 @@ class Folder:
         self._draft.rename(self.path)
 
 
-class Table:
-    """Readings as CSV, written under another name until ``keep``."""
+class CsvDraft:
+    """A table on its way, written under another name until ``keep``. Raises UsageError where it cannot be written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: Sequence[str], encoding: str = "utf-8", line_end: str = "\r\n") -> None:
         self.path, self._draft = path, path.with_name(f".{path.name}.{os.getpid()}.new")
         self.rows = 0
         try:
-            self._file: TextIO = self._draft.open("w", encoding="utf-8", newline="")
+            self._file: TextIO = self._draft.open("w", encoding=encoding, newline="")
         except OSError as error:
             raise UsageError(f"cannot be written ({error.strerror})", where=str(path)) from error
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(CSV_HEAD)
+        self._writer = csv.writer(self._file, lineterminator=line_end)
+        self._writer.writerow(head)
 
-    def __enter__(self) -> Table:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -101,6 +101,19 @@ class Table:
         self._file.close()
         self._draft.unlink(missing_ok=True)
 
+    def keep(self) -> None:
+        """All is there: let it appear, over an older one too."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._draft.replace(self.path)
+
+
+class Table(CsvDraft):
+    """Readings as CSV."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, CSV_HEAD)
+
     def add(self, lines: Iterable[bytes], from_ms: int, to_ms: int) -> None:
         """The readings of packs that were read in ``[from_ms, to_ms)``."""
         for line in lines:
@@ -108,12 +121,6 @@ class Table:
                 if from_ms <= time_ms < to_ms:
                     self._writer.writerow(row)
                     self.rows += 1
-
-    def keep(self) -> None:
-        """All is there: let it appear, over an older one too."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._draft.replace(self.path)
 
 
 def rows_of(pack: bytes) -> Iterable[tuple[int, tuple[str, ...]]]:

@@ -30,7 +30,7 @@ class Access(Protocol):
     @property
     def config(self) -> Config: ...
     @property
-    def service(self) -> Any: ...  # agent.service.Service; None where no agent runs
+    def service(self) -> Any: ...  # agent.service.core.Service; None where no agent runs
 
     async def call(self, function: Callable[[Store], T]) -> T:
         """Run in the store's thread. Not for long: sealing waits behind it, so do large things in slices."""
@@ -50,7 +50,7 @@ Handler = Callable[[Access, Mapping[str, Any], Reply], Awaitable[Mapping[str, An
 
 
 class Running:
-    """The running agent as a request sees it. ``service``: an ``agent.service.Service``."""
+    """The running agent as a request sees it. ``service``: an ``agent.service.core.Service``."""
 
     def __init__(self, service: Any) -> None:
         self.service = service
