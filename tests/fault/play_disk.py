@@ -29,6 +29,16 @@ def trouble(agent: Agent) -> str:
     return str(agent.snapshot()["store"]["trouble"] or "")
 
 
+def small_disk(folder: Path, house: House, mib: int) -> Path:
+    """A file system of its own for the state, unmounted with the house; the test skips where nothing can be mounted."""
+    if why := can_mount():
+        pytest.skip(why)
+    disk = folder / "disk"
+    mount("tmpfs", disk, "-t", "tmpfs", "-o", f"size={mib << 20}")
+    house.at_end(lambda: unmount(disk))
+    return disk
+
+
 def fill(disk: Path) -> Path:
     """Take all the room that is left, as somebody else's log would."""
     hog = disk / "somebody-else"
@@ -44,11 +54,7 @@ def fill(disk: Path) -> Path:
 def full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """The ring runs over while the disk is full: that stretch is a gap, all else comes, and nobody has to help."""
     rng = random.Random(seed)
-    if why := can_mount():
-        pytest.skip(why)
-    disk = folder / "disk"
-    mount("tmpfs", disk, "-t", "tmpfs", "-o", f"size={32 << 20}")
-    house.at_end(lambda: unmount(disk))
+    disk = small_disk(folder, house, 32)
     broker = house.broker()
     listener = house.listen(broker)
     meters = {f"m{n}": Tally(n) for n in range(1, 7)}
@@ -134,11 +140,7 @@ def refuses(agent: Agent) -> bool:
 def starts_on_full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """Ended or killed; somebody fills the disk; it starts, on its reserve, reads, and goes on when there is room."""
     rng = random.Random(seed)
-    if why := can_mount():
-        pytest.skip(why)
-    disk = folder / "disk"
-    mount("tmpfs", disk, "-t", "tmpfs", "-o", f"size={48 << 20}")
-    house.at_end(lambda: unmount(disk))
+    disk = small_disk(folder, house, 48)
     broker = house.broker()
     listener = house.listen(broker)
     meters = {"m1": Tally(1), "m2": Tally(2)}
