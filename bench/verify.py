@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     results = {}
     for name, (points, seconds) in SHAPES.items():
-        results[name] = r = measure(points, seconds, max(300, args.packs * 10 // (points + 5)))
+        results[name] = r = measure(points, seconds, args.packs)
         if not args.json:
             print(
                 f"{name:>14} of {r['bytes']:>6} bytes: {r['packs_per_second']:>6} packs/s, "

@@ -1,20 +1,21 @@
 """Large packs read faster: a pack that repeats the one before in all but its numbers needs no object a reading.
 
 What a strictly parsed pack of the stream was made of, between the numbers, is kept as a shape. A later pack is cut at
-the same places; where all pieces between its numbers are those of the shape, only the numbers are left to be parsed,
-and what stands around the records. Whatever is different in the least makes no sketch, and is read the long way.
+the same places (``ext/shape``, where it is installed); where all pieces between its numbers are those of the shape,
+only what stands around the records is left to be parsed. Whatever is different in the least makes no sketch, and is
+read the long way.
 
 Why that is as strict: the cut ``},{"n":"`` cannot lie inside a text, where quotes are escaped, and a shape is only made
 of records without objects and arrays inside. So a piece of a shape with a number behind it is the same record with
-another value, whatever the number is; no name can be there twice. That each piece begins as its shape's does shows in
-the lengths; that the records are those of the pack's own ``e``, in that the name stands once around them, unescaped.
+another value, whatever the number is; no name can be there twice. That the records are those of the pack's own ``e``
+shows in that the name stands once around them, unescaped.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ MAX_STREAMS: Final = 10_000
 MAX_BYTES: Final = 32 << 20  # of all shapes; devices of one kind share theirs
 BETWEEN: Final = b'},{"n":"'
 OPEN: Final = b'"e":[{'
+STREAM: Final = b'"stream":"'
 MOST: Final = MAX_SAFE - 1  # an integer beyond 2^53 may round to 2^53 itself
 _OTHERS: Final = frozenset(("table", "records", "heads"))  # members of what is no pack, or a birth
 _SCALARS: Final = frozenset((str, int, float))
@@ -43,7 +45,6 @@ class Shape:
     counts: Mapping[str, int]  # of all
     readings: int
     units: Units  # of the plain ones
-    prefix: int  # bytes of all pieces
     size: int
 
 
@@ -68,21 +69,20 @@ class Quick:
 
     def read(self, raw: bytes) -> Sketch | None:
         """A sketch of a pack; None where it must be read the long way. Its signature is still to be checked."""
-        if not self._of or len(raw) > MAX_PACK_BYTES:
-            return None
-        pieces = raw.split(BETWEEN)
-        if len(pieces) < LEAST:
-            return None
-        head, _, pieces[0] = pieces[0].partition(OPEN)
-        pieces[-1], _, tail = pieces[-1].partition(b"}]")
-        value = _around(head, tail)
-        known = self._of.get(value["stream"]) if value else None
-        if value is None or known is None:
+        stream = _stream_of(raw)
+        known = self._of.get(stream)
+        if known is None or len(raw) > MAX_PACK_BYTES:
             return None
         shape, misfits = known
-        records = _fit(pieces, shape)
+        start, last = raw.find(OPEN) + len(OPEN), raw.rfind(BETWEEN)
+        end = raw.find(b"}]", last)
+        value = _around(raw[: start - len(OPEN)], raw[end + 2 :]) if len(OPEN) <= start <= last < end else None
+        if value is None or value["stream"] != stream:
+            return None
+        odd = fit(raw, start, end, shape.pieces, shape.odd)
+        records = None if odd is None else _records(odd, shape)
         if (records is None) or misfits:
-            self._of[value["stream"]] = (shape, misfits + 1 if records is None else 0)
+            self._of[stream] = (shape, misfits + 1 if records is None else 0)
         return None if records is None else Sketch(value, records, shape.counts, shape.readings, shape.units)
 
     def learn(self, raw: bytes, value: Mapping[str, Any]) -> None:
@@ -132,19 +132,9 @@ def _around(head: bytes, tail: bytes) -> dict[str, Any] | None:
     return value if usual and isinstance(value.get("stream"), str) else None
 
 
-def _fit(pieces: list[bytes], shape: Shape) -> list[dict[str, Any]] | None:
-    """The records in odd places; None if anything but the numbers is another."""
-    if len(pieces) != len(shape.pieces) + len(shape.odd):
-        return None
-    odd = [pieces[n] for n in shape.odd]
-    for n in reversed(shape.odd):
-        del pieces[n]
-    # a piece that does not begin as it must stays whole: then the rest is longer than it should be
-    rest = sum(map(len, pieces)) - shape.prefix + len(pieces) - 1
-    numbers = b",".join(map(bytes.removeprefix, pieces, shape.pieces))
-    if len(numbers) != rest or any(b"]" in piece for piece in odd):
-        return None
-    if _count_numbers(b"[" + numbers + b"]") != len(pieces):
+def _records(odd: list[bytes], shape: Shape) -> list[dict[str, Any]] | None:
+    """The records in the odd places; None where these are not the ones that the shape has there."""
+    if any(b"]" in piece for piece in odd):
         return None
     opened = [(b"{" if n == 0 else b'{"n":"') + piece + b"}" for n, piece in zip(shape.odd, odd, strict=True)]
     try:
@@ -177,47 +167,51 @@ def _shape(raw: bytes, e: list[dict[str, Any]]) -> Shape | None:
             names += [record["n"] for record in mine]
     if at != len(e) or 4 * len(odd) > len(pieces):
         return None
-    prefix = sum(map(len, plain))
+    size = sum(map(len, plain)) + 64 * len(pieces)
     counts = Counter(record["n"] for record in e)
     units = tuple(
         {(record["n"], (record.get("u", ""), record.get("du", ""))) for record in e if PLAIN.issuperset(record)}
     )
-    return Shape(tuple(plain), tuple(odd), tuple(names), counts, len(e), units, prefix, prefix + 64 * len(pieces))
+    return Shape(tuple(plain), tuple(odd), tuple(names), counts, len(e), units, size)
 
 
-def _plain_count(text: bytes) -> int:
-    """How many numbers a JSON list has, each a double and no integer beyond 2^53; -1 where there is anything else."""
+def plain_fit(
+    raw: bytes, start: int, end: int, pieces: tuple[bytes, ...], odd: tuple[int, ...], /
+) -> list[bytes] | None:
+    """What ``ext.shape.fit`` does, for a verifier that was installed without the kernels: three times slower."""
+    found = raw[start:end].split(BETWEEN)
+    if len(found) != len(pieces) + len(odd):
+        return None
+    others = [found[n] for n in odd]
+    for n in reversed(odd):
+        del found[n]
+    # a piece that does not begin as it must stays whole: then the rest is longer than it should be
+    rest = sum(map(len, found)) - sum(map(len, pieces)) + len(found) - 1
+    numbers = b",".join(map(bytes.removeprefix, found, pieces))
+    return others if len(numbers) == rest and _are_numbers(b"[" + numbers + b"]", len(found)) else None
+
+
+def _are_numbers(text: bytes, count: int) -> bool:
+    """Is ``text`` a JSON list of so many numbers, each a double and no integer beyond 2^53?"""
     try:
         found = json.loads(text, parse_constant=_refuse)
     except ValueError:
-        return -1
-    if not {int, float}.issuperset(map(type, found)) or (found and (min(found) < -MOST or max(found) > MOST)):
-        return -1
-    return len(found)
+        return False
+    usual = {int, float}.issuperset(map(type, found)) and (not found or -MOST <= min(found) <= max(found) <= MOST)
+    return usual and len(found) == count
 
 
 def _refuse(name: str) -> float:
     raise ValueError(name)
 
 
-def _fast_count() -> Callable[[bytes], int]:
-    """The same by msgspec, where it is installed: three times faster."""
-    try:
-        import msgspec
-    except ImportError:
-        return _plain_count
-    from typing import Annotated
-
-    number = Annotated[float, msgspec.Meta(ge=-MOST, le=MOST)]
-    decode = msgspec.json.Decoder(list[number]).decode
-
-    def count(text: bytes) -> int:
-        try:
-            return len(decode(text))
-        except msgspec.MsgspecError:
-            return -1
-
-    return count
+def _stream_of(raw: bytes) -> str:
+    """The stream that a pack seems to be of."""
+    start = raw.rfind(STREAM) + len(STREAM)
+    return raw[start : raw.find(b'"', start)].decode("utf-8", "replace")
 
 
-_count_numbers: Final = _fast_count()
+try:
+    from ext.shape import fit
+except ImportError:  # the verifier's folder alone
+    fit = plain_fit
