@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from agent.store.engine import Store
 
@@ -62,10 +63,10 @@ class Archive:
         for stream, (first, last) in self._spans.items():
             if first <= last and (birth := self._store.birth_before(stream, first)):
                 yield Piece("births.jsonl", (birth,), 0)
-        for key in self._store.checkpoint_keys(self._from, self._to):
-            body = self._store.checkpoint(*key)
-            if body and self._is_within(body):
-                yield Piece("checkpoints.jsonl", (body,), 0)
+        for _, keys in groupby(self._store.checkpoint_keys(self._from, self._to), lambda key: key[1]):
+            pages = [body for key in keys if (body := self._store.checkpoint(*key))]
+            if all(map(self._is_within, pages)):  # a page without the others would look held back
+                yield Piece("checkpoints.jsonl", tuple(pages), 0)
         for stream, (first, last) in self._spans.items():
             file = f"packs/{stream.rpartition('/')[2]}.packs.jsonl"
             after = first - 1

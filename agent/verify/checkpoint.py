@@ -1,65 +1,173 @@
-"""Signed checkpoints: heads of all streams, each checkpoint chained to the one before."""
+"""Signed checkpoints: heads of all streams in numbered pages, each page chained to the one of the checkpoint before."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from agent.verify.holes import Head
 from agent.verify.jws import TYP_CHECKPOINT
 from agent.verify.keyring import KeyRing
+from agent.verify.report import MAX_LISTED, Torn
 from agent.verify.signed import check_signed
 from agent.verify.strict import Refused
 from agent.verify.table import ms_of
 
-MAX_PAGES = 1000
+MAX_PAGES: Final = 1000
+MAX_PARTIAL: Final = 10_000  # checkpoints in files of which some pages are here and some not
+ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin link one in half a minute
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What is kept of a page."""
+
+    counter: int
+    hash: str
+    kid: str
+    pages: int  # of its checkpoint
+    time_ms: int
+
+
+@dataclass(slots=True)
+class _Book:
+    """The pages of one gateway."""
+
+    newest: dict[int, _Page] = field(default_factory=dict)  # by page
+    before: _Page | None = None  # of the checkpoint before the newest one
 
 
 class Checkpoints:
-    """Remembers of each gateway's pages the newest."""
+    """Remembers of each gateway's pages the newest, and which pages of a checkpoint are not here."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._newest: dict[tuple[str, int], tuple[int, str, str]] = {}  # (gateway, page) -> counter, hash, kid
+        self.forgotten = 0  # checkpoints in files that stayed without some pages, beyond what is kept
+        self._books: dict[str, _Book] = {}
+        self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = OrderedDict()  # one bit for each page here
 
-    def take(self, raw: bytes, value: dict[str, Any], ring: KeyRing) -> list[tuple[str, Head, bool]]:
+    def take(
+        self, raw: bytes, value: dict[str, Any], ring: KeyRing, *, filed: bool = False
+    ) -> list[tuple[str, Head, bool]]:
         """(stream, its head, is it at its end?) for each head.
+
+        Args:
+            filed: it was not published just now but lies in a file, where all pages of a checkpoint lie beside it.
 
         Raises:
             Refused: whatever does not hold; an older page than the one known among it.
         """
         signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys)
-        page, counter, heads = value.get("page"), value.get("counter"), value.get("heads")
-        if type(page) is not int or not 1 <= page <= MAX_PAGES or type(counter) is not int or value.get("v") != 1:
-            raise Refused("shape", "a checkpoint without page, counter or v 1")
-        key = (ring.gateway, page)
-        known, kid = self._newest.get(key), signed.key.kid
+        number, new = _page(value, signed.hash, signed.key.kid)
+        book = self._books.get(ring.gateway) or _Book()
+        known = book.newest.get(number)
         if known:
-            if known[:2] == (counter, signed.hash):
+            if (known.counter, known.hash) == (new.counter, new.hash):
                 return []
-            self._check_order(known, counter, value.get("prev"), kid, ring)
+            self._check_order(known, new, value.get("prev"), ring)
+        heads = value.get("heads")
         if not isinstance(heads, list):
             raise Refused("shape", "a checkpoint without heads")
         made = [_head(head, ring.gateway) for head in heads]
         for stream, head, _ in made:
-            ring.check_revoked(kid, stream, head[1])
-        self._newest[key] = (counter, signed.hash, kid)
+            ring.check_revoked(new.kid, stream, head[1])
+        top = _top(book.newest.values(), ring)
+        if top and top.counter == new.counter and top.pages != new.pages:
+            raise Refused("counter", f"checkpoint {new.counter} has {top.pages} pages, by another of them {new.pages}")
+        if top and new.counter > top.counter:
+            book.before = top
+        elif top and new.counter < top.counter and (book.before is None or new.counter > book.before.counter):
+            book.before = new
+        book.newest[number] = new
+        self._books[ring.gateway] = book
         self.count += 1
+        if filed and new.pages > 1:
+            self._file(ring.gateway, number, new)
+        return made
+
+    def _file(self, gateway: str, number: int, new: _Page) -> None:
+        """Note that this page is here; a checkpoint whose pages are all here is no longer of interest."""
+        key = (gateway, new.counter)
+        _, here = self._partial.get(key, (new, 0))
+        here |= 1 << number
+        if here.bit_count() == new.pages:
+            self._partial.pop(key, None)
+            return
+        self._partial[key] = (new, here)
+        if len(self._partial) > MAX_PARTIAL:
+            self._partial.popitem(last=False)
+            self.forgotten += 1
+
+    def torn(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[Torn]:
+        """Checkpoints of which pages are here and others not, the newest of each gateway first.
+
+        A page says how many there are, so one that is held back shows. Of what was published the newest checkpoint
+        counts, and the one before it while the newest may still be arriving: a page is replaced by its successor,
+        and older ones are seen by chance.
+
+        Args:
+            until_ms: by gateway, how far its time has come; infinite where nothing more is on its way.
+        """
+        made: list[Torn] = []
+        for gateway, book in self._books.items():
+            ring = rings[gateway]
+            pages = {number: page for number, page in book.newest.items() if not _is_void(page, ring)} or book.newest
+            last = max(pages.values(), key=_counter)
+            if last.time_ms + ARRIVING_MS > until_ms.get(gateway, math.inf):
+                if book.before is None or _is_void(book.before, ring):
+                    continue
+                last = book.before
+            behind = [n for n in range(1, last.pages + 1) if n not in pages or pages[n].counter < last.counter]
+            if behind:
+                made.append(Torn(gateway, last.counter, last.time_ms, last.pages, behind))
+        told = {(torn.gateway, torn.counter) for torn in made}
+        for key, (page, here) in self._partial.items():
+            if key not in told and not _is_void(page, rings[key[0]]):
+                gone = [n for n in range(1, page.pages + 1) if not here >> n & 1]
+                made.append(Torn(*key, page.time_ms, page.pages, gone))
+                if len(made) > MAX_LISTED:
+                    break
         return made
 
     @staticmethod
-    def _check_order(known: tuple[int, str, str], counter: int, prev: object, kid: str, ring: KeyRing) -> None:
-        last, digest, signer = known
-        later = ring.order[kid] > ring.order[signer]
-        if later and ring.is_revoked(signer):
+    def _check_order(known: _Page, new: _Page, prev: object, ring: KeyRing) -> None:
+        later = ring.order[new.kid] > ring.order[known.kid]
+        if later and ring.is_revoked(known.kid):
             return  # a thief may have counted as far as he liked
-        if counter < last:
-            raise Refused("counter", f"checkpoint {counter} after {last}: an old retained one")
-        if counter == last:
-            raise Refused("counter", f"two different checkpoints with counter {counter}")
-        if ring.order[kid] < ring.order[signer]:
-            raise Refused("chain", f"checkpoint {counter} is signed by an older key than {last}")
-        if counter == last + 1 and prev != digest:
-            raise Refused("chain", f"checkpoint {counter} does not follow the hash of {last}")
+        if new.counter < known.counter:
+            raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
+        if new.counter == known.counter:
+            raise Refused("counter", f"two different checkpoints with counter {new.counter}")
+        if ring.order[new.kid] < ring.order[known.kid]:
+            raise Refused("chain", f"checkpoint {new.counter} is signed by an older key than {known.counter}")
+        if new.counter == known.counter + 1 and prev != known.hash:
+            raise Refused("chain", f"checkpoint {new.counter} does not follow the hash of {known.counter}")
+
+
+def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
+    number, counter, pages = value.get("page"), value.get("counter"), value.get("pages")
+    if type(number) is not int or not 1 <= number <= MAX_PAGES or type(counter) is not int or value.get("v") != 1:
+        raise Refused("shape", "a checkpoint without page, counter or v 1")
+    if type(pages) is not int or not number <= pages <= MAX_PAGES:
+        raise Refused("shape", f"page {number} of a checkpoint that has {pages!r} pages")
+    return number, _Page(counter, digest, kid, pages, ms_of(value.get("time"), "time of a checkpoint"))
+
+
+def _counter(page: _Page) -> int:
+    return page.counter
+
+
+def _is_void(page: _Page, ring: KeyRing) -> bool:
+    """By a key that was cut off: a thief says whatever he likes."""
+    return ring.is_revoked(page.kid)
+
+
+def _top(pages: Iterable[_Page], ring: KeyRing) -> _Page | None:
+    """A page of the newest checkpoint."""
+    return max((page for page in pages if not _is_void(page, ring)), key=_counter, default=None)
 
 
 def _head(head: Any, gateway: str) -> tuple[str, Head, bool]:

@@ -140,7 +140,7 @@ class Live:
     def report(self) -> Report:
         """The verdict so far."""
         with self._lock:
-            return self._verifier.report()
+            return self._verifier.report(time.time() * 1000)
 
     def counts(self) -> tuple[int, int, int]:
         """(packs, readings, failed) so far, cheaply, for a progress line."""
@@ -156,7 +156,7 @@ class Live:
         else:
             self._mail.close()
             self._hang_up()
-        return self._verifier.finish()
+        return self._verifier.finish(time.time() * 1000)
 
     def _connect(self, version: int, deadline: float) -> None:
         """One client; waits until it is subscribed or refused."""

@@ -68,6 +68,22 @@ class Range:
         return self.last - self.first + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """A checkpoint of which some pages are here and some are not: the heads on those are not known."""
+
+    gateway: str
+    counter: int
+    time_ms: int  # when it was made
+    pages: int
+    missing: list[int]  # numbers of pages
+
+    def __str__(self) -> str:
+        some = ", ".join(map(str, self.missing[:5])) + (", ..." if len(self.missing) > 5 else "")
+        gone = f"page {some} of {self.pages} is" if len(self.missing) == 1 else f"pages {some} of {self.pages} are"
+        return f"{self.gateway}: {gone} missing in checkpoint {self.counter}"
+
+
 @dataclass(slots=True)
 class Day:
     """Completeness of a stream over one UTC day: readings of gauges and counters."""
@@ -144,7 +160,8 @@ class Report:
     missing: int = 0
     lost: int = 0
     bad_signatures: int = 0
-    checkpoints: int = 0
+    checkpoints: int = 0  # pages
+    torn_checkpoints: list[Torn] = field(default_factory=list)
     held: int = 0  # packs that wait for keys
     first_bad: Fault | None = None
     faults: list[Fault] = field(default_factory=list)
@@ -171,6 +188,8 @@ class Report:
         """One JSON object: times in UTC seconds, names as in docs/verify.md."""
         made = asdict(self)
         made["verdict"] = self.verdict.value
+        for torn in made["torn_checkpoints"]:
+            torn["time"] = torn.pop("time_ms") / 1000
         for name, stream in made["streams"].items():
             report = self.streams[name]
             for key in ("from", "to"):

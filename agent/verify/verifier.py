@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
@@ -97,8 +98,15 @@ class Verifier:
         packs, readings, failed = (sum(column) for column in zip(*each, strict=True)) if each else (0, 0, 0)
         return packs, readings, failed + self._faults.count
 
-    def report(self) -> Report:
-        """The verdict on all that was taken so far. May be asked at any time; it costs a look at every stream."""
+    def report(self, now_ms: float | None = None) -> Report:
+        """The verdict on all that was taken so far. May be asked at any time; it costs a look at every stream.
+
+        Args:
+            now_ms: UTC where it is known, to tell what is late from what is still arriving; else the packs say.
+        """
+        return self._report(now_ms or 0)
+
+    def _report(self, now_ms: float) -> Report:
         streams = {name: state.report() for name, state in sorted(self._streams.items())}
         total = Report(Verdict.VERIFIED, [], {ring.gateway: ring.first for ring in self._rings.values()}, streams)
         every = streams.values()
@@ -114,6 +122,11 @@ class Verifier:
         total.failed = self._faults.count + sum(s.faults.count for s in every)
         total.bad_signatures = self.bad_signatures
         total.checkpoints = self._checkpoints.count
+        until_ms = dict.fromkeys(self._rings, now_ms)
+        for name, stream in streams.items():
+            gateway = name.rpartition("/")[0]
+            until_ms[gateway] = max(until_ms.get(gateway, now_ms), stream.to_ms)
+        total.torn_checkpoints = self._checkpoints.torn(self._rings, until_ms)
         total.held = len(self._held)
         for faults in (self._faults, *(s.faults for s in every)):
             total.faults += faults.listed
@@ -137,6 +150,9 @@ class Verifier:
                 open_.append(f"{name}: {stream.unchecked} packs whose birth or other parts are not here")
         if total.missing:
             open_.append(f"{total.missing} packs missing")
+        open_ += map(str, total.torn_checkpoints[:3])
+        if more := max(0, len(total.torn_checkpoints) - 3) + self._checkpoints.forgotten:
+            open_.append(f"{more} more checkpoints of which pages are missing")
         open_ += [f"{count} objects or files not read: {why}" for why, count in self._unread.items()]
         if total.held:
             open_.append(f"{total.held} packs whose key record is not here")
@@ -210,7 +226,7 @@ class Verifier:
         ring = self._rings.get(gateway)
         if ring is None:
             return self._hold(raw, topic, where, gateway)
-        for stream, head, retired in self._checkpoints.take(raw, value, ring):
+        for stream, head, retired in self._checkpoints.take(raw, value, ring, filed=topic is None):
             self._state(stream).head(head, retired)
         return Outcome.TAKEN
 
@@ -308,14 +324,18 @@ class Verifier:
                 self._held.append((raw, topic, where, owner))
                 self._held_bytes += len(raw)
 
-    def finish(self) -> Report:
-        """The last verdict: what still waits for its key is refused now."""
+    def finish(self, now_ms: float | None = None) -> Report:
+        """The last verdict: what still waits for its key is refused now.
+
+        Args:
+            now_ms: UTC, where one stopped listening while more may have been on its way.
+        """
         self._settle_early()
         for raw, topic, where, gateway in self._held:
             self._refuse(self._no_key(gateway), parse_object(raw), where or topic or "")
         self._held.clear()
         self._held_bytes = 0
-        return self.report()
+        return self._report(math.inf if now_ms is None else now_ms)
 
     def _no_key(self, gateway: str) -> Refused:
         if gateway in self._rings:

@@ -146,7 +146,7 @@ const judge = async (objects, pins) => { // objects: {raw, topic or null, copy: 
   const refused = []
   const gateways = new Map()
   const gateway = (name) => {
-    if (!gateways.has(name)) gateways.set(name, { chains: [], early: [], pages: new Map(), heads: [], packs: [] })
+    if (!gateways.has(name)) gateways.set(name, { chains: [], early: [], pages: new Map(), checkpoints: new Map(), heads: [], packs: [] })
     return gateways.get(name)
   }
   const isPinned = (chain) => !pins.length || pins.some((pin) => chain.keys.has(pin))
@@ -180,6 +180,7 @@ const judge = async (objects, pins) => { // objects: {raw, topic or null, copy: 
     want(!topic || topic === `meterhouse/v1/${name}/checkpoint/${value.page}`, 'topic')
     const { hash, kid } = await check(value, 'mh-checkpoint', keysOf(name))
     want(value.v === 1 && whole(value.counter, 0) && whole(value.page, 1) && Array.isArray(value.heads), 'checkpoint')
+    want(whole(value.pages, value.page), 'a page beyond the last one')
     const last = gateway(name).pages.get(value.page)
     const order = orderOf(name)
     if (last?.hash === hash) return
@@ -190,6 +191,9 @@ const judge = async (objects, pins) => { // objects: {raw, topic or null, copy: 
       want(value.counter !== last.counter + 1 || value.prev === last.hash, 'prev of a checkpoint')
     }
     for (const head of value.heads) want(!isCut(name, kid, head.stream, head.seq), 'checkpoint by a revoked key')
+    const made = gateway(name).checkpoints.get(value.counter) ?? { pages: value.pages, here: new Set(), kid, filed: !topic }
+    want(made.pages === value.pages || isRevoked(name, made.kid), 'pages of one checkpoint that count them differently')
+    gateway(name).checkpoints.set(value.counter, { ...made, pages: value.pages, here: made.here.add(value.page) })
     gateway(name).pages.set(value.page, { hash, kid, counter: value.counter })
     gateway(name).heads.push(...value.heads)
   }
@@ -248,6 +252,13 @@ const judge = async (objects, pins) => { // objects: {raw, topic or null, copy: 
     found.conflicts.push(...verdict.conflicts.map((fault) => `${stream}: ${fault}`))
     found.open.push(...verdict.open.map((fault) => `${stream}: ${fault}`))
     found.packs += list.length
+  }
+  for (const [name, { checkpoints: made }] of gateways) { // on a broker pages replace those before: the newest counts
+    const held = [...made].filter(([, c]) => !isRevoked(name, c.kid))
+    const newest = Math.max(...held.map(([counter]) => counter))
+    for (const [counter, { pages, here, filed }] of held) {
+      if ((filed || counter === newest) && here.size < pages) found.open.push(`pages of checkpoint ${counter} of ${name}`)
+    }
   }
   if (!found.packs) found.open.push('no pack is here')
   if (refused.length || found.conflicts.length) found.verdict = 'failed'

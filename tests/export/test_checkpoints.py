@@ -165,3 +165,37 @@ def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway,
     code, _, err = mh("export", part, "-c", gateway.config, "--to", "2026-11-24T06:00:10Z")
     assert code == 0, err
     assert gateway.folder_report(part).verdict is Verdict.VERIFIED, "a checkpoint after the range is left out"
+
+
+def test_an_exported_checkpoint_has_all_its_pages_or_none(gateway: Gateway, mh) -> None:
+    """One page that names packs after the range takes the others with it: alone they look held back."""
+
+    def keep_pages(time_ms: int) -> None:
+        gateway.keep(
+            lambda store: store.chain_checkpoint(
+                lambda before: [
+                    (p.page, p.counter, p.time_ms, p.data)
+                    for p in checkpoint(gateway.signer, BASE, store.heads().values(), before, time_ms, page_heads=1)
+                ]
+            )
+        )
+
+    gateway.seal(10)
+    keep_pages(gateway.now_ms)
+    folder = gateway.folder / "out"
+    assert mh("export", folder, "-c", gateway.config)[0] == 0
+    report = gateway.folder_report(folder)
+    assert report.verdict is Verdict.VERIFIED and report.checkpoints == 2, report.reasons
+    file = folder / "checkpoints.jsonl"
+    pages = file.read_bytes().splitlines(keepends=True)
+    for n in (0, 1):
+        file.write_bytes(pages[n])
+        report = gateway.folder_report(folder)
+        assert report.verdict is Verdict.INCOMPLETE and [torn.missing for torn in report.torn_checkpoints] == [[2 - n]]
+    gateway.seal(10)
+    keep_pages(T0 + 5000)  # as if the clock had gone back: in the range, and names packs after it
+    part = gateway.folder / "part"
+    code, _, err = mh("export", part, "-c", gateway.config, "--to", "2026-11-24T06:00:10Z", "--stream", "inv1")
+    assert code == 0, err
+    assert not (part / "checkpoints.jsonl").exists()
+    assert gateway.folder_report(part).verdict is Verdict.VERIFIED

@@ -84,7 +84,7 @@ def in_parts(stream: Stream, count: int = 3) -> list[bytes]:
 
 
 def all_cases() -> list[Case]:
-    """Every case of the four modules beside this one."""
-    for name in ("corpus_good", "corpus_bytes", "corpus_keys", "corpus_order"):
+    """Every case of the five modules beside this one."""
+    for name in ("corpus_good", "corpus_bytes", "corpus_keys", "corpus_order", "corpus_pages"):
         import_module(name)
     return [make() for make in CASES.values()]
