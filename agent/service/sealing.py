@@ -22,7 +22,8 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse")
 FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
 TURN_MS = 5_000  # a turn is taken at least this often, also where packs are sealed each quarter of an hour
-SEAL_OFFSET_MS = 250  # sealing waits until the burst of the boundary's own tick is over
+BURST_MS = 250  # sealing waits at most this long until the burst of the boundary's own tick is over
+LOOK_MS = 10  # how often it looks; by the first look the burst has begun
 ALL_SETTLED = 1 << 62
 
 
@@ -109,11 +110,13 @@ class Sealing:
         """Seal until cancelled."""
         await self._wait_for_first_round()
         await self._seal(self._grid.now_ms(), list(self.streams.values()))
-        done_ms = self._grid.now_ms() // self._every * self._every
+        done_ms = waited_ms = self._grid.now_ms() // self._every * self._every
         while True:
             every = self._every
-            offset = min(SEAL_OFFSET_MS, every // 4)
-            boundary = (self._grid.now_ms() - offset) // every * every
+            boundary = (self._grid.now_ms() - LOOK_MS) // every * every
+            if boundary != waited_ms:
+                await self._wait_for_burst(min(BURST_MS, every // 4) / 1000)
+                waited_ms = boundary
             done_ms = min(done_ms, boundary)  # the clock may have been set back
             if self._leaving:
                 await self._see_off()
@@ -130,7 +133,7 @@ class Sealing:
                 await asyncio.sleep(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            wait_ms = done_ms + every + offset - self._grid.now_ms()  # far too long if the clock was set back just now
+            wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was set back just now
             await asyncio.sleep(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     def held(self) -> asyncio.Lock:
@@ -172,6 +175,13 @@ class Sealing:
         while polls and loop.time() < end:
             polls = [poll for poll in polls if poll.settled_ms <= poll.first_ms]
             await asyncio.sleep(0.02)
+
+    async def _wait_for_burst(self, longest_s: float) -> None:
+        """Answers that are under way go first: both at once would delay both."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + longest_s
+        while loop.time() < end and not all(poll.idle for poll in self._polls.values()):
+            await asyncio.sleep(LOOK_MS / 1000)
 
     def _settled_ms(self, stream: Stream) -> int:
         poll = self._polls.get(stream.name)
