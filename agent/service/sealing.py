@@ -180,8 +180,10 @@ class Sealing:
         """Answers that are under way go first: both at once would delay both."""
         loop = asyncio.get_running_loop()
         end = loop.time() + longest_s
-        while loop.time() < end and not all(poll.idle for poll in self._polls.values()):
+        busy = [poll for poll in self._polls.values() if not poll.idle]
+        while busy and loop.time() < end:
             await asyncio.sleep(LOOK_MS / 1000)
+            busy = [poll for poll in busy if not poll.idle]
 
     def _settled_ms(self, stream: Stream) -> int:
         poll = self._polls.get(stream.name)
