@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import traceback
@@ -160,6 +161,7 @@ def main() -> int:
         return 0
     if given.fresh:
         results.unlink(missing_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it takes its processes and disks along
     subprocess.run(["uptime"], check=False)
     failed = soak([SCENARIOS[name] for name in given.only or SCENARIOS], given.rounds, given.seed, results)
     print("\n\n".join(tables(read(results)).values()))

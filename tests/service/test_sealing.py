@@ -87,6 +87,35 @@ async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing(
     assert all(at <= clock.grid.now_ms() + 1 for _, at in writer.sealed[done:])
 
 
+class Visits:
+    """A device whose visits a test lets end; by its own ticks it is always settled."""
+
+    first_ms, settled_ms = 0, 1 << 62
+
+    def __init__(self, idle: bool) -> None:
+        self.idle = idle
+
+
+async def test_the_answers_of_the_boundary_go_first_and_a_device_that_is_always_busy_holds_up_nothing() -> None:
+    clock, writer = SetClock(), CountingWriter()
+    sealing = Sealing(cast(Writer, writer), clock.grid, 1_000_000_000)
+    sealing.open(cast(Ring, object()), Gateway("park7/gw01/_gateway", cast(Any, None), 0))
+    turns = [Visits(idle=False), Visits(idle=False), Visits(idle=True)]
+    for n, visits in enumerate(turns):
+        sealing.admit(Gateway(f"park7/gw01/d{n}", cast(Any, None), 0), cast(Any, visits))
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.create_task(sealing._wait_for_burst(30))
+    for visits in turns[:2]:
+        await asyncio.wait([waiting], timeout=0.05)
+        assert not waiting.done()
+        visits.idle = True
+        turns[2].idle = False  # its next tick: not of this burst
+    await asyncio.wait_for(waiting, 5)
+    start = loop.time()
+    await asyncio.wait_for(sealing._wait_for_burst(0.05), 5)
+    assert loop.time() - start >= 0.05
+
+
 CLOCK: dict[str, Any] = {"error_ms": None, "kernel_boot": "0" * 36, "mono_ms": 1, "synced": True}
 POINTS = [{"n": "ac.power.active", "u": "W", "kind": "gauge", "pace": "fast", "period": 1, "phase": 0, "source": None}]
 
