@@ -161,7 +161,7 @@ def main() -> int:
         return 0
     if given.fresh:
         results.unlink(missing_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it takes its processes and disks along
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it takes its processes and disks along
     subprocess.run(["uptime"], check=False)
     failed = soak([SCENARIOS[name] for name in given.only or SCENARIOS], given.rounds, given.seed, results)
     print("\n\n".join(tables(read(results)).values()))
