@@ -17,6 +17,7 @@ from itertools import pairwise
 
 from agent.intervals.rows import Flag
 from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
+from agent.intervals.widths import is_all_ones
 from ext.rates import Tally
 
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a verdict falls with what there is
@@ -162,9 +163,11 @@ class Judge:
         step, rises = self._series(level)
         kind, growth = step.kind, int(step.increment)
         late = at_once or len(self.waiting) >= MOST or self.waiting[-1].time_ms - reading.time_ms > PATIENCE_MS
-        if kind == GLITCH and reading.known is not None and level[2] == 0 < reading.value:
+        if kind == GLITCH and not step.stays and reading.known is not None:
             kind = SWAP  # it was the zero before that was no reading: go on from here, nothing is counted
         if kind == GLITCH:
+            if not late and reading.known is not None and not self._is_glitch(reading.value, level[2], later):
+                return None
             self._tally.carry(self._number, Flag.GLITCH)
             return Verdict(GLITCH, reading.time_ms, reading.value, level, 0, 1, reading.time_ms)
         if not late and not self._certain(kind, level[2], reading.value, later, rises):
@@ -189,10 +192,17 @@ class Judge:
         since = reading.time_ms - since_ms
         return since <= SILENCE_MS and reading.value <= ALIKE * usual * since
 
+    def _is_glitch(self, value: int, level: int, later: list[Waiting]) -> bool:
+        """Is a glitch certain? A jump far up may be another meter: it goes away, stands still or counts on."""
+        if value <= level or (self._modulus is not None and value >= self._modulus):
+            return True
+        gone = any(w.value < value for w in later)
+        return gone or len(later) >= 2 * ALIKE or is_all_ones(Decimal(value) / self._resolution)
+
     def _certain(self, kind: str, level: int, value: int, later: list[Waiting], rises: int) -> bool:
         """Would the next reading leave the verdict as it is?"""
         if kind == ROLLOVER:  # zeros near the end may be no readings: what comes back from them tells
-            return len(later) >= 1 and (value > 0 or later[-1].value > 0)
+            return len(later) >= 1 and (value != 0 or later[-1].value > 0)
         if value >= level:  # it stayed up there, and what is usual is known
             return len(later) >= 2 and rises >= 3
         moved = later[-1].value - value if later else 0

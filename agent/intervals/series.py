@@ -8,17 +8,17 @@ energy not counted: only growth and rollovers have an increment (# field pains 3
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from statistics import median
+
+from agent.intervals.paces import FEW, HUGE, Paces
+from agent.intervals.widths import is_all_nines, is_all_ones, is_nearly_full, natural_end, signed_end
 
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
-_ALL_ONES = tuple((1 << bits) - 1 for bits in (15, 16, 31, 32, 63, 64))
-_NATURAL_WIDTHS = (1 << 16, 1 << 32)
-FEW = 10  # this many times the usual step, or counts, is still usual
-_HUGE = 1000  # this many times the usual step is not growth
+_NONE = Decimal(0)
+_MOST_AT_ONCE = 10**9  # counts that one step may bring where nothing speaks for it, however wide the counter is
+_NEXT = 3  # readings within which an excursion has to end where nothing else tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Step:
     index: int  # of the reading that the step ends at
     increment: Decimal
     kind: str
+    stays: bool = False  # the next step starts from the same level
 
 
 class Series:
@@ -37,7 +38,7 @@ class Series:
         values: the readings in order; None where there was none.
         resolution: what one count of the device is worth.
         modulus: where the counter starts again, in the unit of the values; None if unknown.
-        seconds: when the readings were taken, from any epoch; None where nobody knows.
+        seconds: when the readings were taken, from any epoch, never falling; None where nobody knows.
     """
 
     def __init__(
@@ -48,151 +49,240 @@ class Series:
         seconds: Sequence[float] | None = None,
     ) -> None:
         self.values, self.resolution, self.modulus = values, resolution, modulus
-        self.seconds = seconds
-        there = [n for n, v in enumerate(values) if v is not None]
-        self._rises: dict[int, Decimal] = {}  # by the index of the later reading, per second where times are known
-        for before, index in itertools.pairwise(there):
-            old, new = values[before], values[index]
-            if old is not None and new is not None and new > old:
-                self._rises[index] = (new - old) / self._span(before, index)
-        self._pace = median(self._rises.values()) if len(self._rises) >= 3 else None
+        self._paces = Paces(values, resolution, seconds, self._is_none)
+        self._lower = _next_lower(values)
+        self._told: tuple[int, int, Decimal, Decimal | None] | None = None  # the last answer of _returns
 
     @property
     def rises(self) -> int:
-        """How many steps upward there are, of any kind."""
-        return len(self._rises)
-
-    def _span(self, before: int, index: int) -> Decimal:
-        """Seconds between two readings, or steps where times are not known."""
-        if self.seconds is None:
-            return Decimal(index - before)
-        return max(Decimal(self.seconds[index] - self.seconds[before]), Decimal("0.001"))
-
-    def _usual(self, before: int, index: int) -> Decimal | None:
-        """The growth that the rest of the series lets one expect from one reading to another."""
-        return None if self._pace is None else self._pace * self._span(before, index)
+        """How many steps upward there are that tell a pace."""
+        return len(self._paces.of)
 
     def steps(self) -> list[Step]:
         """One step for each reading after the first; also for a first one alone that is no reading at all."""
         found: list[Step] = []
         level = self.values[0] if self.values else None
         last = 0  # where ``level`` was read
-        if level is not None and self.bad_start(level):
+        if level is None or self.bad_start(level):
             level = None
             if len(self.values) == 1:
-                return [Step(0, Decimal(0), GLITCH)]
+                return [Step(0, _NONE, GLITCH)]
         for index in range(1, len(self.values)):
             value = self.values[index]
-            if value is None or value < 0 or (level is None and self.is_sentinel(value)):
-                found.append(Step(index, Decimal(0), GLITCH))
-            elif level is None:  # the first good reading: there is nothing to compare it with
-                found.append(Step(index, Decimal(0), GLITCH))
-                level, last = value, index
-            else:
-                step, stays = self._judge(last, index, level, value)
-                found.append(step)
-                if not stays:
+            if level is not None and value is not None:
+                found.append(self._judge(last, index, level, value))
+                if not found[-1].stays:
                     level, last = value, index
+                continue
+            found.append(Step(index, _NONE, GLITCH))
+            again = value == self.values[index - 1]  # as bad as it was
+            if value is not None and not again and not self.bad_start(value, index):
+                level, last = value, index  # the first good reading: there is nothing to compare it with
         return found
 
-    def _judge(self, last: int, index: int, level: Decimal, value: Decimal) -> tuple[Step, bool]:
-        """(the step, whether the next one starts from the same level as this one)."""
-        if value >= level:
-            kind, increment = self._rise(last, index, level, value)
-            return Step(index, increment, kind), kind == GLITCH and level > 0
+    def _judge(self, last: int, index: int, level: Decimal, value: Decimal) -> Step:
+        if value < level:
+            return self._down(last, index, level, value)
+        if self._is_spike(last, index, level, value):
+            return Step(index, _NONE, GLITCH, True)
+        if self._is_unheard_of(last, index, level, value):  # from 0: it was the zero that was no reading
+            return Step(index, _NONE, GLITCH if level == 0 else SWAP)
+        return Step(index, value - level, NORMAL)
+
+    def _down(self, last: int, index: int, level: Decimal, value: Decimal) -> Step:
+        if value < 0 <= level:
+            end = signed_end(level, value, self.resolution, self.modulus)
+            return Step(index, _NONE, GLITCH, True) if end is None else Step(index, value + end - level, ROLLOVER)
+        if 0 < value < level * 9 / 10 and self.is_sentinel(value) and not self._lives_at(index, value):
+            return Step(index, _NONE, GLITCH, True)
         kind, increment = self._fall(last, index, level, value)
         # a wobble of a few counts keeps the highest reading, a glitch the last good one
         stays = kind == GLITCH or (kind == BACK_STEP and level - value <= FEW * self.resolution)
-        return Step(index, increment, kind), stays
+        return Step(index, increment, kind, stays)
 
-    def _rise(self, last: int, index: int, level: Decimal, value: Decimal) -> tuple[str, Decimal]:
-        if self._is_spike(last, index, level, value):
-            return GLITCH, Decimal(0)
-        if self._is_unheard_of(last, index, value - level):
-            return (SWAP if level > 0 else GLITCH), Decimal(0)  # from 0: it was the zero that was no reading
-        return NORMAL, value - level
-
-    def _is_unheard_of(self, last: int, index: int, rise: Decimal) -> bool:
-        """Faster than anything else in the series by far: no growth."""
-        others = [pace for place, pace in self._rises.items() if place != index]
-        if len(others) < 3:
+    def _is_none(self, level: Decimal, value: Decimal, index: int) -> bool:
+        """Can this be no reading of a counter that stood at ``level``? Below zero, beyond its end, all ones."""
+        if value < 0 <= level:
+            return signed_end(level, value, self.resolution, self.modulus) is None
+        if self.modulus is not None and level < self.modulus <= value:
+            return True
+        if self.modulus is not None and value - level > self.modulus / 2 and level > 0:
+            return not self._lives_at(index, value)
+        if level >= value * 9 / 10:
             return False
-        pace = rise / self._span(last, index)
-        return pace > _HUGE * median(others) and pace > FEW * max(others) and rise > _HUGE * self.resolution
+        raw = value / self.resolution
+        return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
+
+    def _lives_at(self, index: int, value: Decimal) -> bool:
+        """Does it count on from there? What is no reading stands still or goes away."""
+        highest, readings = value, 0
+        for later in self.values[index + 1 : index + 2 * _NEXT]:
+            if later is not None:
+                if later < highest:
+                    break
+                highest, readings = later, readings + 1
+        return readings >= _NEXT and highest > value
+
+    def _is_unheard_of(self, last: int, index: int, level: Decimal, value: Decimal) -> bool:
+        """Faster than anything else in the series by far: no growth. Without anything else, out of proportion."""
+        rise = value - level
+        if rise <= HUGE * self.resolution:
+            return False
+        count, middle, fastest = self._paces.others(index)
+        span = self._paces.span(last, index)
+        if level == 0 and not any(v is not None and v > 2 * value for v in self.values[:last]):
+            # it did not fall to zero from far above: a silence may hide that the zero was none
+            span = min(span, self._paces.rhythm)
+        if count and rise <= FEW * fastest * span:
+            return False
+        if rise > _MOST_AT_ONCE * self.resolution:
+            return True
+        if level > 0 and count >= 2:
+            return rise > HUGE * middle * span
+        return rise > HUGE * level
 
     def _is_spike(self, last: int, index: int, level: Decimal, value: Decimal) -> bool:
-        rise = value - level
-        if self.modulus is not None and rise > self.modulus / 2:
+        if self._is_none(level, value, index):
             return True
-        if self.is_sentinel(value) and level < value * 9 / 10:
-            return True
-        later = next((v for v in self.values[index + 1 :] if v is not None and v < value), None)
-        if later is None or later < level:
+        place = self._lower[index]
+        later = None if place is None else self.values[place]
+        if place is None or later is None:
             return False
-        if self.is_sentinel(value):
-            return True  # near a counter's end all ones are no large rise; what follows tells
-        usual = self._usual(last, index)
-        unusual = usual is None or rise > FEW * max(usual, self.resolution)
-        return unusual and rise > FEW * self.resolution and FEW * (later - level) <= value - later
+        if level == 0:  # a later zero does not tell: it may be a reset or no reading, and the first one may be none
+            return self._is_blip(last, index, value)
+        back = later if later >= level else self._returns(last, place, level, later)
+        if back is None:  # it fell to elsewhere at once: a spike, then a reset
+            return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
+        # near a counter's end all ones are no large rise; what follows tells
+        return self.is_sentinel(value) or self._came_back(last, index, level, max(level, back))
+
+    def _came_back(self, last: int, index: int, level: Decimal, later: Decimal) -> bool:
+        """Was a rise too large, and taken back as good as whole, before it counted on from there?"""
+        value = self.values[index] or level
+        rise, usual = value - level, self._paces.usual(last, index)
+        if usual is not None and rise <= FEW * usual:
+            return False
+        back = rise > FEW * self.resolution and FEW * (later - level) <= value - later
+        return back and not self._lives_at(index, value)
+
+    def _is_blip(self, last: int, index: int, value: Decimal) -> bool:
+        """Was a counter that stands at zero elsewhere for one reading, out of proportion or out of its rest?"""
+        around = [self.values[n] for n in (index - 2, index - 1, index + 1, index + 2) if 0 <= n < len(self.values)]
+        if len(around) < 3 or around[-2] != 0:
+            return False
+        rests = len(around) == 4 and not any(around) and value > FEW * self.resolution
+        return rests or self._is_unheard_of(last, index, _NONE, value)
 
     def _fall(self, last: int, index: int, level: Decimal, value: Decimal) -> tuple[str, Decimal]:
         fall = level - value
-        small = fall <= FEW * self.resolution and value > 0
-        if not small and self._returns(last, index, level, value):
-            return GLITCH, Decimal(0)
+        small = fall <= FEW * self.resolution and (2 * value > level or fall <= 2 * self.resolution) and value > 0
+        if not small and self._returns(last, index, level, value) is not None:
+            return GLITCH, _NONE
         passed_end = self._rollover(last, index, level, value)
         if passed_end is not None:
             return ROLLOVER, passed_end
-        usual = self._usual(last, index) or Decimal(0)
+        usual = self._paces.usual(last, index) or _NONE
         if value == 0:
             kind = RESET
         elif small or FEW * fall <= level:
             kind = BACK_STEP
         else:
-            kind = RESET if value <= max(3 * usual, level / 100, self.resolution) else SWAP
-        return kind, Decimal(0)
+            kind = RESET if value <= max(3 * usual, level / 100, FEW * self.resolution) else SWAP
+        return kind, _NONE
 
-    def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> bool:
-        """Does a later reading jump back to about ``level``? Growth that gets there by itself is no return."""
-        before = value
-        share = 20 if level >= _HUGE * self.resolution else 100
+    def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
+        """The later reading that jumps back to about ``level``. Growth that gets there by itself is no return."""
+        if self._told is not None and self._told[:3] == (last, index - 1, value):
+            answer = self._told[3]  # a night of zeros is looked through once
+        else:
+            answer = self._looks_back(last, index, level, value)
+        self._told = last, index, value, answer
+        return answer
+
+    def _looks_back(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
+        before, above = value, 0
+        share = 10 if level >= HUGE * self.resolution else 100
         for place in range(index + 1, len(self.values)):
             later = self.values[place]
-            if later is None:
+            if later is None or self._is_none(level, later, place):
                 continue
             if later - before > (level - value) / 2:
-                bound = max(level / share, FEW * (self._usual(last, place) or Decimal(0)), 2 * self.resolution)
-                return -2 * self.resolution <= later - level <= bound
+                bound = max(level / share, FEW * (self._paces.expected(last, place) or _NONE), 2 * self.resolution)
+                if later - level <= bound:
+                    return later if later - level >= -2 * self.resolution else None
+                above += 1  # a spike while it is away
+                if above >= _NEXT:
+                    return None
+                continue
             if later - value > max(2 * self.resolution, (level - value) / 50):
-                return False  # it lives on from where it fell to
+                return None  # it lives on from where it fell to
             before = later
-        return False
+        return None
 
     def _rollover(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
         """The increment, if the counter may have passed its end: it was near it, and went on a little."""
-        modulus = self.modulus
-        if modulus is None:
-            near = (Decimal(w) * self.resolution for w in _NATURAL_WIDTHS)
-            modulus = next((m for m in near if m * 199 / 200 < level < m and value < m / 200), None)
-        if modulus is None or level >= modulus:
+        usual = self._paces.expected(last, index)
+        if self.modulus is None:
+            end = natural_end(level, value, self.resolution)
+            if end is None or (usual is not None and value + end - level > max(2 * FEW * usual, end / HUGE / FEW)):
+                return None
+            goes_on = value > 0 or any(
+                v is not None and 0 < v < end / 200 for v in self.values[index + 1 : index + 1 + _NEXT]
+            )
+            return value + end - level if goes_on else None
+        if level >= self.modulus:
             return None
-        increment = value + modulus - level
-        usual = self._usual(last, index)
-        bound = modulus / FEW
+        increment = value + self.modulus - level
+        bound = min(self.modulus / FEW, _MOST_AT_ONCE * self.resolution)
         if usual is not None:
-            bound = max(min(bound, 2 * FEW * usual), modulus / _HUGE)
+            bound = max(min(bound, 2 * FEW * usual), min(self.modulus / HUGE, _MOST_AT_ONCE * self.resolution / 100))
         return increment if increment <= bound else None
 
     def is_sentinel(self, value: Decimal) -> bool:
-        """All ones of a usual width: what devices send for "not available"."""
-        raw = value / self.resolution
-        return raw == raw.to_integral_value() and int(raw) in _ALL_ONES
+        """All ones of a usual width, all nines: what devices send for "not available"."""
+        return is_all_ones(value / self.resolution)
 
-    def bad_start(self, value: Decimal) -> bool:
+    def bad_start(self, value: Decimal, index: int = 0) -> bool:
         """Is the first reading none? Negative, or all ones that the next reading does not agree with."""
-        later = next((v for v in self.values[1:] if v is not None), None)
         if value < 0:
             return True
         if not self.is_sentinel(value):
             return False
-        return later < value * 9 / 10 if later is not None else int(value / self.resolution) >= _ALL_ONES[2]
+        place = next((n for n in range(index + 1, len(self.values)) if self._tells(value, self.values[n])), None)
+        if place is None:
+            return not is_all_nines(value / self.resolution)
+        later = self.values[place]
+        assert later is not None
+        if later > value:
+            return later > FEW * value
+        return later < value * 9 / 10 and not self._went_on(index, place, value, later)
+
+    @staticmethod
+    def _tells(value: Decimal, later: Decimal | None) -> bool:
+        return later is not None and later >= 0 and later != value
+
+    def _went_on(self, index: int, place: int, value: Decimal, later: Decimal) -> bool:
+        """Was a first reading of all ones or nines the last count before the end?"""
+        nines, end = is_all_nines(value / self.resolution), value + self.resolution
+        if self.modulus != end and not (nines and self.modulus is None):
+            return False
+        bound = end / FEW if nines else FEW * self.resolution
+        count, _, fastest = self._paces.others(index)
+        if count:
+            bound = max(min(end / FEW, _NEXT * fastest * self._paces.span(index, place)), FEW * self.resolution)
+        return later + self.resolution <= (
+            bound if self.modulus is not None else min(bound, FEW * FEW * self.resolution)
+        )
+
+
+def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
+    """For each reading where the next one is that is lower and not negative."""
+    found: list[int | None] = [None] * len(values)
+    waiting: list[int] = []  # places whose next lower one is still sought; their values never fall
+    for place, value in enumerate(values):
+        if value is None or value < 0:
+            continue
+        while waiting and (values[waiting[-1]] or 0) > value:
+            found[waiting.pop()] = place
+        waiting.append(place)
+    return found

@@ -51,8 +51,8 @@ def _levels(points: list[tuple[Any, Any]]) -> tuple[list[Decimal | None], set[in
         if value is None:
             values.append(None)
         elif isinstance(value, str):
-            above = max([Decimal(0), *known]) + 1_000_003 * (len(words) + 1)
-            values.append(words.setdefault(value, above))
+            highest = 200 * max([Decimal(0), *known]) or Decimal(1_000_003)  # a fall from it is large
+            values.append(words.setdefault(value, highest * (len(words) + 1)))
         else:
             values.append(_decimal(value, f"points[{place}]"))
     return values, {n for n, (_, v) in enumerate(points) if isinstance(v, str)}

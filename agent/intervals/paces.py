@@ -1,0 +1,91 @@
+"""How fast a counter usually grows, out of its own readings: what tells growth from a jump to another level."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from statistics import median
+
+FEW = 10  # this many times the usual step, or counts, is still usual
+HUGE = 1000  # this many times the usual step is not growth
+_ENOUGH = 3  # growths that make something usual
+
+
+class Paces:
+    """Growths of one series per second, or per step where times are not known.
+
+    Args:
+        values: the readings in order; None where there was none.
+        resolution: what one count is worth.
+        seconds: when they were taken, from any epoch, never falling; None where nobody knows.
+        is_none: whether a value can be no reading after another one: (the one before, the value, its index).
+    """
+
+    def __init__(
+        self,
+        values: Sequence[Decimal | None],
+        resolution: Decimal,
+        seconds: Sequence[float] | None,
+        is_none: Callable[[Decimal, Decimal, int], bool],
+    ) -> None:
+        self._seconds = seconds
+        self.of = self._growths(values, resolution, is_none)
+        self._ranked = _without_outliers(sorted(self.of.values()))
+        self._pace = median(self._ranked) if len(self._ranked) >= _ENOUGH else None
+        self.rhythm = median([self.span(n - 1, n) for n in range(1, len(values))] or [Decimal(1)])
+
+    def _growths(
+        self, values: Sequence[Decimal | None], resolution: Decimal, is_none: Callable[[Decimal, Decimal, int], bool]
+    ) -> dict[int, Decimal]:
+        """By the index of the later reading. What leaves a zero, takes a fall back or is taken back tells no pace."""
+        found: dict[int, Decimal] = {}
+        there = [(n, v) for n, v in enumerate(values) if v is not None]
+        fallen = height = Decimal(0)  # the last fall, until it rises; the last rise, until it falls
+        risen = 0
+        for (before, old), (index, new) in itertools.pairwise(there):
+            rise = new - old
+            if rise < -FEW * resolution:
+                fallen = -rise
+                if height / 2 < fallen < 2 * height:
+                    found.pop(risen, None)
+            elif rise > 0:
+                at_once = self._seconds is not None and self._seconds[index] <= self._seconds[before]
+                if not (at_once or 2 * rise > fallen > 0 or old * new <= 0 or is_none(old, new, index)):
+                    found[index] = rise / self.span(before, index)
+                risen, height, fallen = index, rise, Decimal(0)
+        return found
+
+    def span(self, before: int, index: int) -> Decimal:
+        """Seconds between two readings, or steps where times are not known."""
+        if self._seconds is None:
+            return Decimal(index - before)
+        return max(Decimal(self._seconds[index] - self._seconds[before]), Decimal("0.001"))
+
+    def others(self, index: int) -> tuple[int, Decimal, Decimal]:
+        """(how many there are beside the one to ``index``, their median, the fastest)."""
+        ranked = self._ranked
+        own = bisect_left(ranked, self.of[index]) if index in self.of else len(ranked)  # the end: it is an outlier
+        count = len(ranked) - (own < len(ranked))
+        if not count:
+            return 0, Decimal(0), Decimal(0)
+        low, high, last = (ranked[place + (place >= own)] for place in ((count - 1) // 2, count // 2, count - 1))
+        return count, (low + high) / 2, last
+
+    def usual(self, before: int, index: int) -> Decimal | None:
+        """The growth that the series lets one expect from one reading to another; None: it tells too little."""
+        return None if self._pace is None else self._pace * self.span(before, index)
+
+    def expected(self, before: int, index: int) -> Decimal | None:
+        """The same; the fastest there is where too little is known for what is usual."""
+        if self._pace is None and self._ranked:
+            return self._ranked[-1] * self.span(before, index)
+        return self.usual(before, index)
+
+
+def _without_outliers(ranked: list[Decimal]) -> list[Decimal]:
+    """All but those that are not of this counter: jumps to another level."""
+    while len(ranked) > 1 and ranked[-1] > FEW * ranked[-2] and ranked[-1] > HUGE * ranked[(len(ranked) - 1) // 2]:
+        ranked.pop()
+    return ranked
