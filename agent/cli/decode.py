@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from importlib import import_module
@@ -13,14 +11,15 @@ from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, reading_json, run
+from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, read_json, reading_json, run
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
-from drivers.plan import decoded, exact, image_spec, plain, read_image, resolve_image
+from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
 from drivers.profile.shape import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan
 
 Json = dict[str, Any]
+MAX_POWER = 100  # of ten, in a scale
 _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 
 
@@ -74,7 +73,7 @@ def _scale(text: str) -> Decimal:
         factor = Decimal(text)
     except InvalidOperation:
         factor = Decimal("NaN")
-    if not factor.is_finite() or not factor:
+    if not factor.is_finite() or not factor or abs(factor.adjusted()) > MAX_POWER:
         raise UsageError(f"{text!r} is no scale", where="--scale", hint="A number such as 0.1 or 1e-6, not 0")
     return factor
 
@@ -120,11 +119,12 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
     options: Json = {"bit": bit} if bit is not None else {}
     try:
         size = len(piece) if type_ == "mod10k" else 0
-        plan.add(0, 0, type_, order, size=size, scale=exact(factor), sentinels=(), **options)
+        plan.add(0, 0, type_, order, size=size, sentinels=(), **options)
     except ValueError as error:
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
-    return None if quality >= min(Reason) else plain(mantissa, exponent)
+    # scaled here, not by the kernel, whose numbers end at 64 bits: 0.5 times the largest u64 is still a number
+    return None if quality >= min(Reason) else factor * plain(mantissa, exponent)
 
 
 def _in_text_order(raw: bytes, order: str) -> bytes:
@@ -274,13 +274,7 @@ def named_values(params: Sequence[str]) -> dict[str, int | str]:
 
 
 def _dump(file: Path) -> Mapping[str, Any]:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        dump = json.loads(text)
-    except OSError as error:
-        raise BrokenInput(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BrokenInput(f"{file} is no JSON: {error}") from error
+    dump = read_json(file)
     if not isinstance(dump, dict):
         raise BrokenInput(f"{file} holds no object")
     if dump.get("protocol", "modbus") != "modbus":
@@ -299,13 +293,13 @@ def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
         function = dump.get("function", 3)
         image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(_words(dump["registers"], "registers"))
     if not image:
-        raise BrokenInput("the dump has no registers", {"hint": 'Want "holding" or "input" with addresses and words'})
+        raise BrokenInput("the dump has no registers", hint='Want "holding" or "input" with addresses and words')
     return image
 
 
 def _words(said: Any, key: str) -> dict[int, int]:
     if not isinstance(said, dict):
-        raise BrokenInput(f"{key} is no object of addresses and words")
+        raise BrokenInput(f"{key} is no object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
     result: dict[int, int] = {}
     for name, word in said.items():
         address = _address(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agent.cli.decode_meters.hints import AS_SENT, COPY_WHOLE, other_protocol
 from agent.cli.decode_meters.output import BrokenInput
 from drivers.line.frames import crc16
 from drivers.plan import decoded
@@ -55,6 +56,7 @@ IDENTITY: Mapping[int, str] = {
     5: "model name",
     6: "application",
 }
+_SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames say how long they are
 _AA55 = b"\xaa\x55"  # some inverters put it before an RTU answer sent by UDP
 
 
@@ -74,14 +76,31 @@ def decode_rtu(frame: bytes) -> Json:
 
 
 def _split_rtu(body: bytes) -> list[bytes] | None:
-    """The sound frames that make up the bytes, none left over; None if they do not."""
-    if len(body) >= 4 and _crc_ok(body):
-        return [body]
-    size = next((n for n in _rtu_sizes(body) if n < len(body) and _crc_ok(body[:n])), 0)
-    if not size:
-        return None
-    rest = _split_rtu(body[size + 2 :] if body[size : size + 2] == _AA55 else body[size:])
-    return None if rest is None else [body[:size], *rest]
+    """The sound frames that make up the bytes, none left over; None if they do not.
+
+    By the sizes that a function has, not by the CRC alone: that of a sound frame with zeros behind it fits too.
+    """
+    came: dict[int, tuple[int, int]] = {}  # where a frame may begin -> begin and end of the one before
+    ways = [0]
+    while ways:
+        at = ways.pop()
+        if at and at == len(body):
+            frames: list[bytes] = []
+            while at:
+                at, end = came[at]
+                frames.insert(0, body[at:end])
+            return frames
+        rest = body[at:]
+        sizes = [n for n in _rtu_sizes(rest) if n <= len(rest) and _crc_ok(rest[:n])]
+        if not sizes and _crc_ok(rest):
+            sizes = [len(rest)]
+        for size in sorted(sizes):  # the longest is tried first
+            end = at + size
+            follows = end + 2 if body[end : end + 2] == _AA55 and end + 2 < len(body) else end
+            if follows not in came:
+                came[follows] = (at, end)
+                ways.append(follows)
+    return None
 
 
 def _rtu_sizes(body: bytes) -> list[int]:
@@ -100,7 +119,7 @@ def _rtu_sizes(body: bytes) -> list[int]:
     elif function == 23 and len(body) > 10:
         sizes = [5 + body[2], 13 + body[10]]
     else:
-        sizes = list(range(4, min(len(body), 256)))
+        sizes = list(range(4, min(len(body), 256) + 1))
     return sizes
 
 
@@ -110,16 +129,37 @@ def _crc_ok(frame: bytes) -> bool:
 
 def _broken_rtu(body: bytes) -> BrokenInput:
     if len(body) < 4:
-        return BrokenInput(f"{len(body)} bytes are no RTU frame, the shortest has 4 (unit, function, CRC)")
+        return BrokenInput(
+            f"{len(body)} bytes are no RTU frame, the shortest has 4 (unit, function, CRC)", hint=COPY_WHOLE
+        )
     partly = _unproven({"protocol": "modbus-rtu", "unit": body[0], "crc_ok": False}, body[1:-2])
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
     expected = next(iter(_rtu_sizes(body)), 0)
-    hint = ""
+    if _crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros behind a frame leave its CRC in order
+        what = f"bytes {inside[0] + 1} to {inside[1]} are a sound frame, {len(body)} bytes are here"
+        return BrokenInput(what, {"frame": partly}, "Leave the others out")
+    what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
-        hint = f"; an answer of this function would have {expected} bytes, here are {len(body)}: cut short?"
+        what = f"; an answer of this function would have {expected} bytes, here are {len(body)}: cut short?"
+        hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
-        hint = "; its two bytes are swapped"
-    return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it would be {right}{hint}", {"frame": partly})
+        what = "; its two bytes are swapped"
+    if (inside := _sound_inside(body)) is not None:
+        first, last = inside
+        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a sound frame: leave the others out"
+    else:
+        hint = other_protocol(body, "modbus-rtu") or hint
+    return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it would be {right}{what}", {"frame": partly}, hint)
+
+
+def _sound_inside(body: bytes) -> tuple[int, int] | None:
+    """(begin, end) of the longest frame of a common function that has noise around it."""
+    found: list[tuple[int, int]] = []
+    for begin in range(min(len(body) - 4, 512)):
+        rest = body[begin:]
+        if rest[1] & 0x7F in _SIZED and 0 < rest[0] < 248:
+            found += [(begin, begin + n) for n in _rtu_sizes(rest) if n <= len(rest) and _crc_ok(rest[:n])]
+    return max(found, key=lambda place: place[1] - place[0], default=None)
 
 
 def decode_tcp(stream: bytes) -> Json:
@@ -129,7 +169,7 @@ def decode_tcp(stream: bytes) -> Json:
     while rest or not described:
         if len(rest) < 8:
             which = "after the frame" if described else "are no Modbus TCP frame, the shortest has 8"
-            raise BrokenInput(f"{len(rest)} bytes {which}", _partly(described))
+            raise BrokenInput(f"{len(rest)} bytes {which}", _partly(described), COPY_WHOLE)
         transaction, protocol, length = (int.from_bytes(rest[i : i + 2]) for i in (0, 2, 4))
         envelope: Json = {
             "protocol": "modbus-tcp",
@@ -139,13 +179,15 @@ def decode_tcp(stream: bytes) -> Json:
             "unit": rest[6],
         }
         if protocol != 0:
-            raise BrokenInput(f"protocol id in the header is {protocol}, Modbus has 0", {"frame": envelope})
+            what = f"protocol id in the header is {protocol}, Modbus has 0"
+            raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if not 2 <= length <= 254:
             what = f"the header's length is {length}, Modbus allows 2 to 254 (unit and PDU)"
-            raise BrokenInput(what, {"frame": envelope})
+            raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if len(rest) < 6 + length:
             what = f"the header says {length} bytes follow it, here are {len(rest) - 6}: cut short?"
-            raise BrokenInput(what, {"frame": _unproven(envelope, rest[7:])})
+            partly = {"frame": _unproven(envelope, rest[7:])}
+            raise BrokenInput(what, partly, other_protocol(stream, "modbus-tcp") or COPY_WHOLE)
         described.append(_explain(envelope, rest[7 : 6 + length]))
         rest = rest[6 + length :]
     return _result(described)
@@ -196,6 +238,8 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
         return {**frame, "kind": "answer", "registers": _registers(pdu[2:])}, _words(0, pdu[2:])
     if function == 43 and size >= 7 and pdu[1] == 14:
         return _identification(frame, pdu)
+    if function == 43 and size == 4 and pdu[1] == 14:
+        return {**frame, "kind": "request", "read_code": pdu[2], "object": pdu[3]}, []
     return {**frame, "kind": "not explained further"}, []
 
 
@@ -238,16 +282,17 @@ def _read_answer(frame: Json, function: int, payload: bytes) -> tuple[Json, list
 def _identification(frame: Json, pdu: bytes) -> tuple[Json, list[Json]]:
     """Function 43/14: a list of numbered texts."""
     readings: list[Json] = []
-    at = 7
-    for _ in range(pdu[6]):
+    at, kind = 7, "answer"
+    for n in range(pdu[6]):
         if at + 2 > len(pdu) or at + 2 + pdu[at + 1] > len(pdu):
+            kind = f"answer that ends within object {n + 1} of {pdu[6]}"
             break
         number, size = pdu[at], pdu[at + 1]
         raw = pdu[at + 2 : at + 2 + size]
         name = IDENTITY.get(number, f"object {number}")
         readings.append({"name": name, "value": decoded(raw), "unit": "", "raw": raw.hex()})
         at += 2 + size
-    return {**frame, "kind": "answer", "conformity": pdu[3], "more": pdu[4] == 0xFF}, readings
+    return {**frame, "kind": kind, "conformity": pdu[3], "more": pdu[4] == 0xFF}, readings
 
 
 def _response(frame: Json, pdu: int) -> int:

@@ -10,7 +10,7 @@ from drivers.cjt188.frames import (
     build_read,
     build_read_address,
 )
-from drivers.cjt188.values import UNITS, decode, decode_frame, status_words, unit_first
+from drivers.cjt188.values import UNITS, decode, decode_frame, status_words, undecoded, unit_first
 
 __all__ = [
     "ALLOWED_CONTROLS",
@@ -25,5 +25,6 @@ __all__ = [
     "decode",
     "decode_frame",
     "status_words",
+    "undecoded",
     "unit_first",
 ]

@@ -125,11 +125,17 @@ _PLAIN: dict[int, tuple[_Field, ...]] = {
 }
 
 
+def _size(layout: tuple[_Field, ...]) -> int:
+    return sum(field.size for field in layout)
+
+
 def _layout(identifier: int, meter_type: int, size: int) -> tuple[tuple[_Field, ...], int]:
     """(fields, storage number) of a payload of ``size`` bytes; no fields: unknown."""
     is_heat, high, low = meter_type >> 4 == 2, identifier >> 8, identifier & 0xFF
     if identifier == CURRENT:
-        return ((_HEAT_2018 if size == 40 else _HEAT_2004) if is_heat else _WATER), 0
+        if is_heat and size == _size(_WATER):  # it counts volume only
+            return _WATER, 0
+        return ((_HEAT_2018 if size == _size(_HEAT_2018) else _HEAT_2004) if is_heat else _WATER), 0
     if identifier == CURRENT_BOTH or identifier in _PLAIN:
         return _PLAIN.get(identifier, _HEAT_COLD_2018), 0
     history: tuple[_Field, ...] = ()
@@ -200,16 +206,13 @@ def _value(field: _Field, raw: bytes, unit_leads: bool) -> tuple[Decimal | int |
     code, digits = (raw[0], raw[1:]) if unit_leads else (raw[-1], raw[:-1])
     value, quality = _bcd(digits, field.decimals)
     unit, factor = UNITS.get(code, ("", Decimal(1)))
-    if value is not None and not unit:
-        quality = Quality.SUSPECT  # a number whose unit nobody knows
+    if value is not None and code not in _CLASSES[field.kind]:
+        quality = Quality.SUSPECT  # a number in no unit that anybody knows, or an energy in m3
     return (None if value is None else value * factor), unit, quality
 
 
-def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, ...]:
-    """The readings of an answer's ``payload`` (what follows SER). What a short answer leaves out is left out."""
-    layout, storage = _layout(identifier, meter_type, len(payload))
-    if not layout:
-        return (Reading(f"x.cjt188.{identifier:04x}", payload.hex(), raw=payload),) if payload else ()
+def _pieces(layout: tuple[_Field, ...], payload: bytes) -> list[tuple[_Field, bytes]]:
+    """The fields that are whole in ``payload``, with their bytes."""
     pieces: list[tuple[_Field, bytes]] = []
     at = 0
     for field in layout:
@@ -217,6 +220,23 @@ def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, .
             break
         pieces.append((field, payload[at : at + field.size]))
         at += field.size
+    return pieces
+
+
+def undecoded(frame: Frame) -> bytes:
+    """What stands in an answer behind the fields that are known: a field cut short, or the maker's own."""
+    if not frame.is_reply or frame.function != READ or frame.identifier is None:
+        return b""
+    layout, _ = _layout(frame.identifier, frame.meter_type, len(frame.payload))
+    return frame.payload[sum(len(raw) for _, raw in _pieces(layout, frame.payload)) :] if layout else b""
+
+
+def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, ...]:
+    """The readings of an answer's ``payload`` (what follows SER). What a short answer leaves out is left out."""
+    layout, storage = _layout(identifier, meter_type, len(payload))
+    if not layout:
+        return (Reading(f"x.cjt188.{identifier:04x}", payload.hex(), raw=payload),) if payload else ()
+    pieces = _pieces(layout, payload)
     leads = unit_first([(raw, field.kind) for field, raw in pieces if field.kind in _CLASSES])
     scope, readings = _scope(meter_type), []
     for field, raw in pieces:

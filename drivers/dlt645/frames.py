@@ -115,6 +115,11 @@ class Frame:
         return self.raw[8] & MORE != 0
 
     @property
+    def is_follow_on(self) -> bool:
+        """A reply that goes on with a block whose beginning came in the frames before."""
+        return self.is_reply and not self.is_error and self.function in (READ_NEXT, READ_NEXT_97)
+
+    @property
     def _is_security(self) -> bool:
         """03h of 2007 is security authentication (identifiers 07......), of 1997 rereading."""
         return self.function == REREAD_97 and self.length >= 4 and self.data[3] == 0x07

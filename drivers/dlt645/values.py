@@ -20,10 +20,11 @@ from drivers.dlt645.tables import (
     MOMENTARY,
     MOMENTARY_97,
 )
-from drivers.model import Reading, Reason
+from drivers.model import Quality, Reading, Reason
 
 Readings = tuple[Reading, ...]
 BLOCK = 0xFF
+STATUS_WORDS = 0x040005FF  # the block of all seven
 BLOCK_END = 0xAA  # 1997, and some makers in 2007, close a list of values with it
 
 
@@ -35,7 +36,10 @@ def decode_frame(frame: Frame) -> Readings:
         return (Reading("device.address.text", frame.reported_address, raw=frame.data, label="通信地址"),)
     if not frame.identifier or frame.function not in (READ, READ_NEXT, READ_97, READ_NEXT_97, REREAD_97):
         return ()
-    return decode(frame.identifier, frame.payload)
+    found = decode(frame.identifier, frame.payload)
+    if frame.is_follow_on:  # it goes on somewhere within the block, and only the frames before it tell where
+        return tuple(r if r.value is None else replace(r, quality=Quality.SUSPECT) for r in found)
+    return found
 
 
 def decode(identifier: str, payload: bytes) -> Readings:
@@ -51,6 +55,9 @@ def decode(identifier: str, payload: bytes) -> Readings:
     field = FIXED.get(code)
     if field is not None:
         return (reading(field, payload),)
+    if code == STATUS_WORDS:
+        words = (FIXED[code & ~BLOCK | n] for n in range(1, 8))
+        return tuple(reading(word, raw) for word, raw in zip(words, _pieces(payload, 2), strict=False))
     family = _FAMILIES.get(code >> 24)
     found = family(code >> 16 & 0xFF, code >> 8 & 0xFF, code & 0xFF, payload) if family else ()
     return found or _unknown(identifier, payload)

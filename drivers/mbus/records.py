@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
 
@@ -183,11 +183,12 @@ class _Effect:
     backwards: bool = False
     other: str = ""  # no longer the quantity itself: a limit, a rate, a forecast
     no_data: int | None = None  # the reason, where the device says that it has no value
+    foreign: bool = False  # in a unit of gallons, Fahrenheit and so on, scaled in another way
 
 
 _LIMIT_TIMES = frozenset((0x42, 0x43, 0x46, 0x47, 0x4A, 0x4B, 0x4E, 0x4F, 0x6A, 0x6B, 0x6E, 0x6F, 0x39))
 _DURATIONS = ("s", "min", "h", "d")
-_SAME_QUANTITY = frozenset((0x1D, 0x3A, 0x3B, 0x3D, 0x3E, 0x3F))  # VIFE after which a volume is still that volume
+_SAME_QUANTITY = frozenset((0x1D, 0x3A, 0x3B, 0x3E, 0x3F))  # VIFE after which a volume is still that volume
 
 
 def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect:
@@ -231,6 +232,8 @@ def _modify(effect: _Effect, code: int) -> None:
     elif code:
         words = vif.ANNOTATIONS.get(code, f"VIFE {code:02X}h")
         effect.words += (words,)
+        if code == 0x3D:
+            _foreign(effect)
         if code not in _SAME_QUANTITY:
             effect.other = "_".join(words.replace("/", " per ").lower().split())
 
@@ -251,6 +254,12 @@ def _retyped(effect: _Effect, kind: str, label: str, unit: str = "", factor: int
     effect.factor = Decimal(factor)
 
 
+def _foreign(effect: _Effect) -> None:
+    """A non-metric unit: not the one of the VIF. Which it is depends on the edition, so the number stands bare."""
+    effect.foreign, effect.other = True, "non-metric"
+    effect.meaning = replace(effect.meaning, unit="")
+
+
 def _second_table(effect: _Effect, code: int) -> None:
     """A VIFE after FC: phases and directions."""
     if code in vif.PHASES:
@@ -260,6 +269,8 @@ def _second_table(effect: _Effect, code: int) -> None:
     elif code:
         effect.words += (vif.SECOND_ANNOTATIONS.get(code, f"VIFE FCh {code:02X}h"),)
         effect.backwards = effect.backwards or code == 0x15
+        if code == 0x0F:
+            _foreign(effect)
 
 
 def _data(cursor: _Cursor, code: int, meaning: Meaning) -> tuple[Coded, bytes]:
@@ -307,6 +318,8 @@ def _scaled(coded: Coded, effect: _Effect) -> Coded:
         return None, effect.no_data
     if isinstance(value, Decimal):
         value = value * effect.factor + effect.offset
+    if effect.foreign and value is not None:
+        quality = Quality.SUSPECT
     return value, quality
 
 

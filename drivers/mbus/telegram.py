@@ -231,7 +231,8 @@ def looks_wireless(data: bytes) -> bool:
     if len(data) < 11 or data[1] not in _WIRELESS_CONTROLS:
         return False
     letters = manufacturer(int.from_bytes(data[2:4], "little"))
-    return letters.isalpha() and letters.isupper() and data[0] >= 10
+    named = letters.isalpha() and letters.isupper() and data[0] >= 10
+    return named or data[0] + 1 == len(data) or bool(strip_crc(data)[1])
 
 
 def decode_wireless(data: bytes) -> Telegram:

@@ -5,8 +5,10 @@ Source: SunSpec Device Information Model Specification 1.2, clause 6; the order 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from drivers.model import FrameError
 from drivers.sunspec.models import END_MODEL, Model, decode_model, whole_registers
@@ -91,8 +93,8 @@ def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answe
     return registers
 
 
-def decode_image(base_address: int, registers: Sequence[int]) -> Device:
-    """The device in a register image that begins at ``base_address``.
+def decode_image(base_address: int, registers: Sequence[int | None]) -> Device:
+    """The device in a register image that begins at ``base_address``; None is a register that was not read.
 
     The marker is looked for at the three addresses, then at the image's start, then anywhere in it.
 
@@ -104,14 +106,15 @@ def decode_image(base_address: int, registers: Sequence[int]) -> Device:
     while True:
         begin, count = ask[0] - base_address, ask[1]
         piece = registers[begin : begin + count] if 0 <= begin < len(registers) else ()
+        read = list(itertools.takewhile(lambda word: word is not None, piece))
         try:
-            ask = walk.send(piece or None)
+            ask = walk.send(cast(list[int], read) or None)
         except StopIteration as done:
             found: Device = done.value
             return found
 
 
-def _candidates(base_address: int, registers: Sequence[int]) -> list[int]:
+def _candidates(base_address: int, registers: Sequence[int | None]) -> list[int]:
     inside = [b for b in BASES if base_address <= b < base_address + len(registers)]
     anywhere = [base_address + i for i in range(len(registers) - 1) if (registers[i], registers[i + 1]) == MARKER]
     return list(dict.fromkeys([*inside, base_address, *anywhere]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from agent.cli.decode_meters.hints import frame_hint, placed
 from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, run, several, wake_bytes
 from drivers import cjt188
 
@@ -42,6 +43,8 @@ def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
     status = next((r.raw for r in cjt188.decode_frame(frame) if r.name == "device.status"), b"")
     if status:
         shown |= {"status_hex": status.hex(), **cjt188.status_words(status)}
+    if rest := cjt188.undecoded(frame):
+        shown["undecoded"] = rest.hex()
     return shown
 
 
@@ -53,7 +56,10 @@ def _broken(stream: bytes) -> BrokenInput:
     elif len(raw) >= 11:
         shown = {"protocol": "cjt188", "meter_type": raw[1], "address": raw[8:1:-1].hex().upper()}
         shown |= {"control": raw[9], "length": raw[10]}
-    return BrokenInput(error, {"frame": shown} if shown else None)
+    hint = frame_hint(
+        error, stream, "cjt188", "68h, the meter type, seven address bytes, control, length, data, checksum, 16h"
+    )
+    return BrokenInput(placed(error, offset), {"frame": shown} if shown else None, hint)
 
 
 def decode(stream: bytes) -> Json:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
+from agent.cli.decode_meters.hints import frame_hint, placed
 from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
 from drivers import dlt645
 from drivers.model import Reading
@@ -55,7 +56,8 @@ def _broken(stream: bytes) -> BrokenInput:
         shown = _frame(dlt645.Frame(raw, offset), stream)
     elif len(raw) >= 10:
         shown = {"protocol": "dlt645", "address": raw[6:0:-1].hex().upper(), "control": raw[8], "length": raw[9]}
-    return BrokenInput(error, {"frame": shown} if shown else None)
+    hint = frame_hint(error, stream, "dlt645", "68h, six address bytes, 68h, control, length, data, checksum, 16h")
+    return BrokenInput(placed(error, offset), {"frame": shown} if shown else None, hint)
 
 
 def decode(stream: bytes) -> Json:
@@ -66,18 +68,50 @@ def decode(stream: bytes) -> Json:
     end = frames[-1].offset + len(frames[-1].raw)
     result = several([(_frame(f, stream), dlt645.decode_frame(f)) for f in frames])
     result["frame"]["trailing"] = len(stream) - end
-    if len(frames) > 1 and frames[0].more and (whole := _joined(frames)) is not None:
-        result["readings"] = [reading_json(r) for r in whole]
+    parts = _answers(frames)
+    if any(len(part) > 1 for part in parts):
+        result["readings"] = [reading_json(r) for part in parts for r in _readings(part)]
+    if warnings := [words for part in parts for words in _lacks(part)]:
+        result["warnings"] = warnings
     return result
 
 
-def _joined(frames: Sequence[dlt645.Frame]) -> tuple[Reading, ...] | None:
-    """The readings of one answer that came in several frames; None where the frames are of different answers."""
-    replies = [f for f in frames if f.is_reply and not f.is_error]
+def _answers(frames: Sequence[dlt645.Frame]) -> list[list[dlt645.Frame]]:
+    """The replies, those together that are one answer in several frames."""
+    parts: list[list[dlt645.Frame]] = []
+    for frame in frames:
+        if not frame.is_reply or frame.is_error:
+            continue
+        if frame.is_follow_on and parts and _goes_on(parts[-1], frame):
+            parts[-1].append(frame)
+        else:
+            parts.append([frame])
+    return parts
+
+
+def _goes_on(part: Sequence[dlt645.Frame], frame: dlt645.Frame) -> bool:
+    if not part[-1].more:
+        return False
     try:
-        return dlt645.decode(replies[0].identifier, dlt645.join(replies))
+        dlt645.join([*part, frame])
     except dlt645.FrameError:
-        return None
+        return False
+    return True
+
+
+def _readings(part: Sequence[dlt645.Frame]) -> tuple[Reading, ...]:
+    if len(part) == 1 or part[0].is_follow_on:
+        return tuple(r for frame in part for r in dlt645.decode_frame(frame))
+    return dlt645.decode(part[0].identifier, dlt645.join(part))
+
+
+def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
+    """What an answer in several frames has not."""
+    if part[0].is_follow_on:
+        which = "" if part[0].sequence is None else f" {part[0].sequence}"
+        yield f"follow-on frame{which} without those before it: which values of {part[0].identifier} it holds is unknown"
+    if part[-1].more:
+        yield f"the meter has more of {part[-1].identifier or 'this'}: the frames that follow are not here"
 
 
 @click.command("dlt645")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from agent.cli.decode_meters.hints import frame_hint, placed
 from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
 from drivers import mbus
 from drivers.model import Reading
@@ -113,7 +114,9 @@ def decode(stream: bytes) -> Json:
     shown: Json = {"protocol": "mbus", "offset": offset}
     if len(raw) >= 7 and raw[0] == raw[3] == 0x68:
         shown |= {"kind": "long", "control": raw[4], "address": raw[5], "ci": raw[6]}
-    raise BrokenInput(error, {"frame": shown} if raw else None)
+    form = "68h, the length twice, 68h, control, address, CI, data, checksum, 16h"
+    hint = frame_hint(error, stream, "mbus", form)
+    raise BrokenInput(placed(error, offset), {"frame": shown} if raw else None, hint)
 
 
 @click.command("mbus")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -17,21 +20,53 @@ Json = dict[str, Any]
 
 
 class BrokenInput(Exception):
-    """The bytes cannot be decoded; ``partly`` is what could be made out of them."""
+    """The bytes cannot be decoded; ``partly`` is what could be made out of them, ``hint`` what to do."""
 
-    def __init__(self, error: str, partly: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, error: str, partly: Mapping[str, Any] | None = None, hint: str = "") -> None:
         super().__init__(error)
-        self.error, self.partly = error, dict(partly or {})
+        self.error, self.partly, self.hint = error, dict(partly or {}), hint
+
+
+HEX_HINT = "Write bytes as 68 61, 6861, 68:61 or 0x68 0x61"
+_QUOTE = re.compile(r"""\bb?["']""")  # a Python or C literal, before the prefixes of its bytes are looked at
+_PREFIX = re.compile(r"0[xX]|\\x|\$")
+_BETWEEN = re.compile(r"""[\s:,;_|"'(){}\[\]\u200b\ufeff\uff0c\uff1a\uff1b-]+""")  # the last are those of Chinese text
+_SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 
 
 def hex_bytes(words: Sequence[str]) -> bytes:
-    """Bytes out of hex in any usual dress: spaces, colons, commas, 0x."""
-    text = "".join(words).replace("0x", "").replace("0X", "")
-    text = "".join(c for c in text if not c.isspace() and c not in ":-,;_")
+    """Bytes out of hex in any usual dress: spaces, colons, commas, 0x, 68h, a literal of C or Python.
+
+    Where all stand apart a single digit is a byte too, as some tools print 3 for 03. Raises BrokenInput.
+    """
+    text = _PREFIX.sub(" ", _QUOTE.sub(" ", " ".join(words)))
+    pieces = [_SUFFIX.sub(r"\1", piece) for piece in _BETWEEN.split(text) if piece]
+    if len(pieces) > 1 and all(len(piece) <= 2 for piece in pieces):
+        pieces = [piece.rjust(2, "0") for piece in pieces]
+    digits = "".join(pieces)
+    wrong = re.search("[^0-9A-Fa-f]", digits)
+    if wrong is not None:
+        what = f"{clean_text(wrong[0])!r}, character {wrong.start() + 1} of these, is no hex digit"
+        raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=f"{what}. {HEX_HINT}")
+    if len(digits) % 2:
+        what = f"A byte has two digits, here are {len(digits)} in all: one is missing or too many"
+        raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=what)
+    return bytes.fromhex(digits)
+
+
+def read_json(path: Path, parse_float: Any = float) -> Any:
+    """A JSON file's content, in any UTF with or without its mark; ``-`` is standard input. Raises BrokenInput."""
     try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise BrokenInput(f"not hex: {clean_text(text, 40)!r}") from None
+        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return json.loads(raw, parse_float=parse_float)
+    except OSError as error:
+        raise BrokenInput(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BrokenInput(f"{path} is no JSON: byte {error.start} is no text") from error
+    except RecursionError as error:
+        raise BrokenInput(f"{path} is no JSON that we read: brackets within brackets, too many of them") from error
+    except ValueError as error:
+        raise BrokenInput(f"{path} is no JSON: {clean_text(str(error), 120)}") from error
 
 
 def number(value: Decimal | int | str | None) -> int | float | str | None:
@@ -75,7 +110,8 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     elif decoded["ok"]:
         _print_table(decoded)
     else:
-        click.echo(f"cannot decode: {decoded['error']}", err=True)
+        hint = f". {decoded['hint']}" if decoded.get("hint") else ""
+        click.echo(f"cannot decode: {decoded['error']}{hint}", err=True)
     raise SystemExit(0 if decoded["ok"] else 4)
 
 
@@ -84,7 +120,8 @@ def run(decode: Any, as_json: bool) -> NoReturn:
     try:
         decoded = {"ok": True, **decode()}
     except BrokenInput as broken:
-        decoded = {"ok": False, "error": broken.error, **broken.partly}
+        hint = {"hint": broken.hint} if broken.hint else {}
+        decoded = {"ok": False, "error": broken.error, **hint, **broken.partly}
     finish(decoded, as_json)
 
 

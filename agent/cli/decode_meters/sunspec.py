@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import BrokenInput, Json, number, reading_json, run
+from agent.cli.decode_meters.output import MAX_TEXT, BrokenInput, Json, number, read_json, reading_json, run
 from drivers import sunspec
 from drivers.model import FrameError, clean_text
 
-
-def read_json(path: Path, parse_float: Any = float) -> Any:
-    """A JSON file's content; ``-`` is standard input."""
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
-        return json.loads(text, parse_float=parse_float)
-    except (OSError, ValueError) as error:
-        raise BrokenInput(f"{path}: {error}") from error
+__all__ = ["command", "decode", "read_json"]
 
 
-def _image(content: Any) -> tuple[int, list[int]]:
-    """(base address, registers) of an image, or of a dump's holding registers from its lowest address on."""
+def _image(content: Any) -> tuple[int, list[int | None]]:
+    """(base address, registers) of an image, or of a dump's holding registers from its lowest address on.
+
+    None stands for a register that was not read: what needs it has no value.
+    """
     if not isinstance(content, dict):
         raise BrokenInput('want {"base_address": 40000, "registers": [...]}')
     base, registers = content.get("base_address", 40000), content.get("registers")
     if registers is None and isinstance(content.get("holding"), dict):
-        base, registers = _from_dump(content["holding"])
+        return _from_dump(content["holding"])
     if type(base) is not int or not 0 <= base <= 0xFFFF:
         raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
     if not isinstance(registers, list):
         raise BrokenInput("registers must be a list of numbers")
-    for place, register in enumerate(registers):
-        if type(register) is not int or not 0 <= register <= 0xFFFF:
-            raise BrokenInput(f"registers[{place}] must be 0 to 65535, got {register!r}")
-    return base, registers
+    return base, [_register(f"registers[{place}]", word) for place, word in enumerate(registers)]
 
 
-def _from_dump(holding: dict[str, Any]) -> tuple[int, list[Any]]:
-    try:
-        cells = {int(key, 0): value for key, value in holding.items()}
-    except ValueError as error:
-        raise BrokenInput(f"holding: {error}") from error
-    first, last = min(cells, default=0), max(cells, default=0)
-    if last - first > 0xFFFF:
-        raise BrokenInput("holding: addresses must be 0 to 65535")
-    return first, [cells.get(at, 0) for at in range(first, last + 1)]
+def _register(where: str, word: Any) -> int | None:
+    if word is not None and (type(word) is not int or not 0 <= word <= 0xFFFF):
+        raise BrokenInput(f"{where} must be 0 to 65535, got {clean_text(repr(word), 40)}")
+    return word
+
+
+def _from_dump(holding: dict[str, Any]) -> tuple[int, list[int | None]]:
+    cells: dict[int, int | None] = {}
+    for key, word in holding.items():
+        try:
+            at = int(key, 0)
+        except ValueError:
+            at = -1
+        if not 0 <= at <= 0xFFFF:
+            raise BrokenInput(f"holding has the address {clean_text(key, 40)!r}, want 0 to 65535")
+        cells[at] = _register(f"holding at {key}", word)
+    first, last = min(cells, default=0), max(cells, default=-1)
+    return first, [cells.get(at) for at in range(first, last + 1)]
 
 
 def decode(content: Any) -> Json:
@@ -61,7 +61,7 @@ def decode(content: Any) -> Json:
     models: list[Json] = []
     for model in device.models:
         points = {
-            name: clean_text(v.value, 200) if isinstance(v.value, str) else number(v.value)
+            name: clean_text(v.value, MAX_TEXT) if isinstance(v.value, str) else number(v.value)
             for name, v in model.points.items()
         }
         shown: Json = {"id": model.id, "address": model.address, "length": model.length, "points": points}

@@ -1,0 +1,54 @@
+"""What to do about bytes that are no frame of the protocol that was asked for."""
+
+from __future__ import annotations
+
+COPY_WHOLE = "Copy it whole, from its first byte to its last"
+AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
+_MODBUS_FUNCTIONS = frozenset((1, 2, 3, 4, 5, 6, 15, 16, 23, 43))
+_NAMES = {
+    "dlt645": "DL/T 645",
+    "cjt188": "CJ/T 188",
+    "mbus": "M-Bus",
+    "modbus-tcp": "Modbus TCP",
+    "modbus-rtu": "Modbus RTU",
+}
+
+
+def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
+    """The advice for a frame that failed with ``error``; ``form`` says what one looks like."""
+    elsewhere = other_protocol(stream, tried)
+    if elsewhere:
+        return elsewhere
+    if error.startswith("no frame"):
+        return f"Want {form}"
+    return COPY_WHOLE if "cut short" in error else AS_SENT
+
+
+def placed(error: str, offset: int) -> str:
+    """The error with the byte at which the broken frame begins, where that is not the first."""
+    return f"frame at byte {offset + 1}: {error}" if offset else error
+
+
+def other_protocol(stream: bytes, tried: str) -> str:
+    """Names the command that finds a sound frame in ``stream``, as advice; "" if none does."""
+    found = next((name for name in _NAMES if name != tried and _sound(name, stream)), "")
+    return f"It is a sound frame of {_NAMES[found]}: try `meterhouse decode {found}`" if found else ""
+
+
+def _sound(name: str, stream: bytes) -> bool:
+    from drivers import cjt188, dlt645, mbus
+    from drivers.line.frames import crc16
+
+    if name == "dlt645":
+        return bool(dlt645.Parser().feed(stream))
+    if name == "cjt188":
+        return bool(cjt188.Parser().feed(stream))
+    if name == "mbus":  # one byte E5 proves nothing, a short frame little
+        return any(f.kind == "long" for f in mbus.Parser().feed(stream))
+    if name == "modbus-tcp":
+        head = stream[2:6]
+        fits = len(stream) >= 8 and head == b"\0\0" + (len(stream) - 6).to_bytes(2)
+        return fits and stream[7] & 0x7F in _MODBUS_FUNCTIONS
+    if len(stream) < 5 or len(stream) > 256 or not any(stream):
+        return False
+    return stream[1] & 0x7F in _MODBUS_FUNCTIONS and crc16(stream[:-2]) == int.from_bytes(stream[-2:], "little")

@@ -1,0 +1,210 @@
+"""Bytes as people have them: in any dress, with noise, of another protocol; and numbers at the end of their range."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.cli.decode import decode
+from agent.cli.decode_meters.output import BrokenInput, hex_bytes
+from drivers.line.frames import crc16
+
+Json = dict[str, Any]
+ANSWER = "0103045375 6E5396F0".replace(" ", "")
+ELECTRIC = "6861010000000068910833333433AB8967457816"
+WATER = "68104433221100337881161F9000563412002C000012002C3015222411262000FFFA16"
+MBUS = "681f1f680802727856341224400107550000000313153100da023b13018b60043718021816"
+TCP = "0007000000050103020001"
+
+
+def run(*args: str, code: int = 0) -> Json:
+    result = CliRunner().invoke(decode, [*args, "--json"])
+    assert result.exit_code == code, (result.output, result.exception)
+    found: Json = json.loads(result.stdout)
+    return found
+
+
+def rtu(*body: int) -> bytes:
+    return bytes(body) + crc16(bytes(body)).to_bytes(2, "little")
+
+
+# ------------------------------------------------------------------ how bytes are written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "01 03 AA", "0103aa", "0x01 0x03 0xAA", "0x01,0x03,0xAA", "0x0103AA", "0X01 0X03 0XAA", "01:03:aa", "01-03-AA",
+        "{0x01, 0x03, 0xAA}", "[01, 03, AA]", "01h 03h AAh", "01H,03H,AAH", "\\x01\\x03\\xaa", "b'\\x01\\x03\\xaa'",
+        '"01 03 AA"', "'0103AA'", "$01 $03 $AA", "01|03|AA", "01;03;AA", "01_03_AA", "01\u300003\u00a0AA",
+        "\ufeff01 03 AA", "01\u200b03\u200bAA", "01\uff0c03\uff0cAA", "1 3 AA", "0x1 0x3 0xAA", "0x1, 0x3, 0xaa\r\n",
+        "01 03\tAA\n", "0103 AA", "010 3AA",
+    ],
+)  # fmt: skip
+def test_hex_in_any_dress(text: str) -> None:
+    assert hex_bytes([text]) == bytes((1, 3, 0xAA))
+    assert hex_bytes(text.split(" ")) == bytes((1, 3, 0xAA))
+
+
+@given(
+    st.binary(min_size=1, max_size=40), st.sampled_from(["", " ", ":", ", ", "\n", " 0x", "-", "\\x"]), st.booleans()
+)
+def test_any_bytes_come_back(raw: bytes, between: str, upper: bool) -> None:
+    text = between.join(f"{b:02X}" if upper else f"{b:02x}" for b in raw)
+    assert hex_bytes([text]) == raw
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("01 03 0G", "'G', character 6 of these, is no hex digit. Write bytes as 68 61"),
+        ("hello", "'h', character 1 of these, is no hex digit"),
+        ("01 03 0", None),  # all stand apart: a 0 is 00
+        ("01030", "A byte has two digits, here are 5 in all: one is missing or too many"),
+        ("0103 0", "A byte has two digits, here are 5 in all"),
+        ("6", "A byte has two digits, here are 1 in all"),
+        ("电表", "'电', character 1 of these, is no hex digit"),
+        ("٣٣", "is no hex digit"),  # digits of another script
+        ("01.03", "'.', character 3"),
+    ],
+)
+def test_what_is_no_hex_is_told_with_its_place(text: str, hint: str | None) -> None:
+    if hint is None:
+        assert hex_bytes([text]) == bytes((1, 3, 0))
+        return
+    with pytest.raises(BrokenInput) as broken:
+        hex_bytes([text])
+    assert broken.value.error.startswith("not hex: ")
+    assert hint in broken.value.hint
+    for command in ("dlt645", "cjt188", "mbus", "modbus-rtu", "modbus-tcp"):
+        assert hint in run(command, text, code=4)["hint"]
+        people = CliRunner().invoke(decode, [command, text])
+        assert (people.exit_code, people.stdout) == (4, "")
+        assert hint in people.stderr
+
+
+# ------------------------------------------------------------------ what to do about it
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "hint"),
+    [
+        ("dlt645", WATER, "It is a sound frame of CJ/T 188: try `meterhouse decode cjt188`"),
+        ("cjt188", ELECTRIC, "It is a sound frame of DL/T 645: try `meterhouse decode dlt645`"),
+        ("mbus", ELECTRIC, "try `meterhouse decode dlt645`"),
+        ("dlt645", MBUS, "It is a sound frame of M-Bus: try `meterhouse decode mbus`"),
+        ("modbus-rtu", TCP, "It is a sound frame of Modbus TCP: try `meterhouse decode modbus-tcp`"),
+        ("modbus-tcp", ANSWER, "It is a sound frame of Modbus RTU: try `meterhouse decode modbus-rtu`"),
+        ("dlt645", ANSWER, "try `meterhouse decode modbus-rtu`"),
+        ("dlt645", "00", "Want 68h, six address bytes, 68h"),
+        ("cjt188", "00", "Want 68h, the meter type"),
+        ("mbus", "00", "Want 68h, the length twice"),
+        ("dlt645", ELECTRIC[:-4], "Copy it whole"),
+        ("cjt188", WATER[:-4], "Copy it whole"),
+        ("mbus", MBUS[:-4], "Copy it whole"),
+        ("modbus-rtu", ANSWER[:-4], "Copy it whole"),
+        ("modbus-tcp", TCP[:-2], "Copy it whole"),
+        ("dlt645", ELECTRIC[:-4] + "0016", "A byte differs from what was sent"),
+        ("modbus-rtu", ANSWER[:-2] + "00", "A byte differs from what was sent"),
+    ],
+)
+def test_a_broken_frame_comes_with_advice(command: str, text: str, hint: str) -> None:
+    found = run(command, text, code=4)
+    assert hint in found["hint"]
+    assert found["ok"] is False and found["error"]
+
+
+def test_the_place_of_a_broken_frame_behind_noise() -> None:
+    found = run("dlt645", "00 11 FE FE" + ELECTRIC[:-4] + "0016", code=4)
+    assert found["error"] == "frame at byte 5: checksum is 00h, the bytes sum to 78h"
+
+
+# ------------------------------------------------------------------ Modbus
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 3, 8])
+def test_zeros_behind_a_frame_do_not_hide_its_registers(zeros: int) -> None:
+    """A CRC over a frame, its CRC and zeros is 0 again: by the CRC alone such bytes would be one odd frame."""
+    found = run("modbus-rtu", ANSWER + "00" * zeros, code=4)
+    assert found["error"] == f"bytes 1 to 9 are a sound frame, {9 + zeros} bytes are here"
+    assert found["hint"] == "Leave the others out"
+
+
+@pytest.mark.parametrize("noise", ["00", "FF", "FFFF", "55AA01"])
+def test_a_sound_frame_behind_noise_is_pointed_at(noise: str) -> None:
+    size = len(noise) // 2
+    found = run("modbus-rtu", noise + ANSWER, code=4)
+    assert found["error"].startswith("CRC is 96f0")
+    assert found["hint"] == f"Bytes {size + 1} to {size + 9} of the {size + 9} are a sound frame: leave the others out"
+
+
+def test_thousands_of_frames_in_a_row() -> None:
+    request, answer = rtu(1, 3, 0, 0, 0, 2), bytes.fromhex(ANSWER)
+    found = run("modbus-rtu", (request + answer).hex() * 1500)
+    assert len(found["frames"]) == 3000
+    assert [f["kind"] for f in found["frames"][:2]] == ["request", "answer"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(1, 60).map(lambda n: rtu(1, 3, 2 * n, *range(2 * n))),
+            st.tuples(st.integers(0, 255), st.integers(0, 255)).map(lambda a: rtu(17, 4, *a, 0, 9)),
+            st.integers(0, 255).map(lambda e: rtu(2, 0x83, e)),
+            st.integers(0, 255).map(lambda v: rtu(3, 6, 0, 1, 0, v)),
+            st.binary(min_size=1, max_size=6).map(lambda b: rtu(4, 7, *b)),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_frames_in_a_row_are_told_apart(frames: list[bytes]) -> None:
+    found = run("modbus-rtu", b"".join(frames).hex())
+    seen = found.get("frames") or [found["frame"]]
+    assert "".join(f"{f['unit']:02x}{f['pdu_hex']}{f['crc']}" for f in seen) == b"".join(frames).hex()
+    if all(f[1] != 7 for f in frames):  # a frame of free length may take in what follows it
+        assert len(seen) == len(frames)
+
+
+def test_identification_asked_and_cut_short() -> None:
+    frame = run("modbus-rtu", "01 2B 0E 01 00 70 77")["frame"]
+    assert (frame["kind"], frame["read_code"], frame["object"]) == ("request", 1, 0)
+    cut = rtu(1, 0x2B, 0x0E, 1, 1, 0, 0, 2, 0, 2, 0x41, 0x42, 1, 9, 0x43)
+    found = run("modbus-rtu", cut.hex())
+    assert found["frame"]["kind"] == "answer that ends within object 2 of 2"
+    assert [r["value"] for r in found["readings"]] == ["AB"]
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize(
+    ("type_", "raw", "scale"),
+    [
+        ("u64", "FFFFFFFFFFFFFFFF", "0.5"),
+        ("u64", "FFFFFFFFFFFFFFFF", "-1"),
+        ("u64", "FFFFFFFFFFFFFFFF", "2.5"),
+        ("i64", "7FFFFFFFFFFFFFFF", "0.0025"),
+        ("i64", "8000000000000000", "3"),
+        ("u32", "FFFFFFFF", "123456789.123"),
+    ],
+)
+def test_a_large_number_times_its_scale_is_a_number(type_: str, raw: str, scale: str) -> None:
+    """The kernel counts in 64 bits; "not available" would be a lie."""
+    whole = int.from_bytes(bytes.fromhex(raw), "big", signed=type_[0] == "i")
+    (reading,) = run("registers", "--type", type_, "--scale", scale, raw)["readings"]
+    assert "quality" not in reading
+    assert reading["value"] == pytest.approx(float(whole * Decimal(scale)), rel=1e-15)
+
+
+@pytest.mark.parametrize("scale", ["1e400", "1e999999999", "1e-999999999", "-1e101", "inf"])
+def test_a_scale_beyond_reason_is_wrong_usage(scale: str) -> None:
+    result = CliRunner().invoke(decode, ["registers", "--type", "u16", "--scale", scale, "0001"])
+    assert "is no scale" in str(result.exception)
