@@ -108,8 +108,9 @@ def _readings(part: Sequence[dlt645.Frame]) -> tuple[Reading, ...]:
 def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
     """What an answer in several frames has not."""
     if part[0].is_follow_on:
-        which = "" if part[0].sequence is None else f" {part[0].sequence}"
-        yield f"follow-on frame{which} without those before it: which values of {part[0].identifier} it holds is unknown"
+        number = "" if part[0].sequence is None else f" {part[0].sequence}"
+        what = f"which values of {part[0].identifier} it holds is unknown"
+        yield f"follow-on frame{number} without those before it: {what}"
     if part[-1].more:
         yield f"the meter has more of {part[-1].identifier or 'this'}: the frames that follow are not here"
 
