@@ -136,8 +136,11 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
     verifier = Verifier(trust)
     progress = _Progress()
     try:
-        read_paths(verifier, [path for path in paths if path != STDIN], lambda n: progress.show(f"{n} objects read"))
+        if files := [path for path in paths if path != STDIN]:
+            read_paths(verifier, files, lambda n: progress.show(f"{n} objects read"))
         if STDIN in paths:
+            if files:
+                verifier.new_file()
             for raw, where in read_lines(sys.stdin.buffer, "stdin"):
                 verifier.feed(raw, where=where)
     except OSError as error:

@@ -34,7 +34,7 @@ class Archive:
     """
 
     def __init__(self, store: Store, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> None:
-        self._store, self._from, self._to = store, from_ms, to_ms
+        self._store, self._from, self._to, self._wanted = store, from_ms, to_ms, sorted(streams)
         self.known = sorted(name.rpartition("/")[2] for name in store.heads())
         self._spans = {
             stream: span
@@ -57,7 +57,9 @@ class Archive:
         return sum(last - first + 1 for first, last in self._spans.values())
 
     def pieces(self) -> Iterator[Piece]:
-        """Keys, births, checkpoints, then the packs of one stream after the other."""
+        """Keys, births, checkpoints, then the packs of one stream after the other; of some streams, which they are."""
+        if self._wanted:
+            yield Piece("streams.txt", tuple(name.encode() for name in self._wanted), 0)
         for n, chain in enumerate(self._key_chains()):
             yield Piece(f"keys{n + 1 if n else ''}.json", (chain,), 0)
         for stream, (first, last) in self._spans.items():

@@ -17,6 +17,7 @@ from agent.verify.strict import Refused
 from agent.verify.table import ms_of
 
 MAX_PAGES: Final = 1000
+MAX_FILED: Final = 10_000  # pages of files that are known again
 MAX_PARTIAL: Final = 10_000  # checkpoints in files of which some pages are here and some not
 ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin link one in half a minute
 
@@ -27,9 +28,21 @@ class _Page:
 
     counter: int
     hash: str
+    prev: object
     kid: str
     pages: int  # of its checkpoint
     time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a checkpoint says of a stream."""
+
+    stream: str
+    head: Head
+    retired: bool  # its device is no longer read
+    counter: int
+    filed: bool
 
 
 @dataclass(slots=True)
@@ -47,12 +60,16 @@ class Checkpoints:
         self.count = 0
         self.forgotten = 0  # checkpoints in files that stayed without some pages, beyond what is kept
         self._books: dict[str, _Book] = {}
+        self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()  # of files: (gateway, page, counter)
+        self._file: dict[tuple[str, int], _Page] | None = None  # the newest of the file that is being read
         self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = OrderedDict()  # one bit for each page here
 
-    def take(
-        self, raw: bytes, value: dict[str, Any], ring: KeyRing, *, filed: bool = False
-    ) -> list[tuple[str, Head, bool]]:
-        """(stream, its head, is it at its end?) for each head.
+    def new_file(self) -> None:
+        """What comes now is in an order of its own: files have none among each other."""
+        self._file = {}
+
+    def take(self, raw: bytes, value: dict[str, Any], ring: KeyRing, *, filed: bool = False) -> list[Named]:
+        """What it says of each stream; nothing where it is known already.
 
         Args:
             filed: it was not published just now but lies in a file, where all pages of a checkpoint lie beside it.
@@ -64,32 +81,64 @@ class Checkpoints:
         number, new = _page(value, signed.hash, signed.key.kid)
         book = self._books.get(ring.gateway) or _Book()
         known = book.newest.get(number)
-        if known:
+        if self._file is not None and self._is_old(number, new, known, ring):
+            return []
+        if known and self._file is None:
             if (known.counter, known.hash) == (new.counter, new.hash):
                 return []
-            self._check_order(known, new, value.get("prev"), ring)
+            _check_order(known, new, ring)
         heads = value.get("heads")
         if not isinstance(heads, list):
             raise Refused("shape", "a checkpoint without heads")
-        made = [_head(head, ring.gateway) for head in heads]
-        for stream, head, _ in made:
-            ring.check_revoked(new.kid, stream, head[1])
+        made = [_head(head, ring.gateway, new.counter, filed) for head in heads]
+        for named in made:
+            ring.check_revoked(new.kid, named.stream, named.head[1])
         top = _top(book.newest.values(), ring)
-        if top and top.counter == new.counter and top.pages != new.pages:
-            raise Refused("counter", f"checkpoint {new.counter} has {top.pages} pages, by another of them {new.pages}")
+        peer, _ = self._partial.get((ring.gateway, new.counter), (top, 0))
+        if peer and peer.counter == new.counter and peer.pages != new.pages and not _is_void(peer, ring):
+            raise Refused("counter", f"checkpoint {new.counter} has {peer.pages} pages, by another of them {new.pages}")
         if top and new.counter > top.counter:
             book.before = top
         elif top and new.counter < top.counter and (book.before is None or new.counter > book.before.counter):
             book.before = new
-        book.newest[number] = new
+        if known is None or new.counter > known.counter or ring.order[new.kid] > ring.order[known.kid]:
+            book.newest[number] = new
         self._books[ring.gateway] = book
         self.count += 1
-        if filed and new.pages > 1:
-            self._file(ring.gateway, number, new)
+        self._note(ring.gateway, number, new, filed)
         return made
 
-    def _file(self, gateway: str, number: int, new: _Page) -> None:
-        """Note that this page is here; a checkpoint whose pages are all here is no longer of interest."""
+    def _is_old(self, number: int, new: _Page, known: _Page | None, ring: KeyRing) -> bool:
+        """Was just this page in another file, or before in this one? Else it must fit to what is near it in both."""
+        gateway, counter, files = ring.gateway, new.counter, self._filed
+        here = self._file.get((gateway, number)) if self._file else None
+        same = known if known and known.counter == counter else files.get((gateway, number, counter))
+        if here and (here.counter, here.hash) != (counter, new.hash):
+            _check_order(here, new, ring)
+        if same and same.hash == new.hash:
+            self._note(gateway, number, new, filed=False)
+            return True
+        if same:
+            _check_order(same, new, ring)
+        if before := files.get((gateway, number, counter - 1)):
+            _check_order(before, new, ring)
+        if after := files.get((gateway, number, counter + 1)):
+            _check_order(new, after, ring)
+        if known and counter > known.counter:
+            _check_order(known, new, ring)
+        elif known and not (_is_void(known, ring) and ring.order[new.kid] > ring.order[known.kid]):
+            _check_order(new, known, ring)
+        return False
+
+    def _note(self, gateway: str, number: int, new: _Page, filed: bool) -> None:
+        """This page is here; a checkpoint whose pages are all here is no longer of interest."""
+        if self._file is not None:
+            self._file[gateway, number] = new
+            self._filed[gateway, number, new.counter] = new
+            if len(self._filed) > MAX_FILED:
+                self._filed.popitem(last=False)
+        if not filed or new.pages == 1:
+            return
         key = (gateway, new.counter)
         _, here = self._partial.get(key, (new, 0))
         here |= 1 << number
@@ -100,6 +149,11 @@ class Checkpoints:
         if len(self._partial) > MAX_PARTIAL:
             self._partial.popitem(last=False)
             self.forgotten += 1
+
+    def newest_ms(self, rings: Mapping[str, KeyRing]) -> dict[str, int]:
+        """When the newest checkpoint of each gateway was made."""
+        tops = ((gateway, _top(book.newest.values(), rings[gateway])) for gateway, book in self._books.items())
+        return {gateway: top.time_ms for gateway, top in tops if top}
 
     def torn(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[Torn]:
         """Checkpoints of which pages are here and others not, the newest of each gateway first.
@@ -132,19 +186,19 @@ class Checkpoints:
                     break
         return made
 
-    @staticmethod
-    def _check_order(known: _Page, new: _Page, prev: object, ring: KeyRing) -> None:
-        later = ring.order[new.kid] > ring.order[known.kid]
-        if later and ring.is_revoked(known.kid):
-            return  # a thief may have counted as far as he liked
-        if new.counter < known.counter:
-            raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
-        if new.counter == known.counter:
-            raise Refused("counter", f"two different checkpoints with counter {new.counter}")
-        if ring.order[new.kid] < ring.order[known.kid]:
-            raise Refused("chain", f"checkpoint {new.counter} is signed by an older key than {known.counter}")
-        if new.counter == known.counter + 1 and prev != known.hash:
-            raise Refused("chain", f"checkpoint {new.counter} does not follow the hash of {known.counter}")
+
+def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
+    later = ring.order[new.kid] > ring.order[known.kid]
+    if later and ring.is_revoked(known.kid):
+        return  # a thief may have counted as far as he liked
+    if new.counter < known.counter:
+        raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
+    if new.counter == known.counter:
+        raise Refused("counter", f"two different checkpoints with counter {new.counter}")
+    if ring.order[new.kid] < ring.order[known.kid]:
+        raise Refused("chain", f"checkpoint {new.counter} is signed by an older key than {known.counter}")
+    if new.counter == known.counter + 1 and new.prev != known.hash:
+        raise Refused("chain", f"checkpoint {new.counter} does not follow the hash of {known.counter}")
 
 
 def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
@@ -153,7 +207,9 @@ def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
         raise Refused("shape", "a checkpoint without page, counter or v 1")
     if type(pages) is not int or not number <= pages <= MAX_PAGES:
         raise Refused("shape", f"page {number} of a checkpoint that has {pages!r} pages")
-    return number, _Page(counter, digest, kid, pages, ms_of(value.get("time"), "time of a checkpoint"))
+    return number, _Page(
+        counter, digest, value.get("prev"), kid, pages, ms_of(value.get("time"), "time of a checkpoint")
+    )
 
 
 def _counter(page: _Page) -> int:
@@ -170,7 +226,7 @@ def _top(pages: Iterable[_Page], ring: KeyRing) -> _Page | None:
     return max((page for page in pages if not _is_void(page, ring)), key=_counter, default=None)
 
 
-def _head(head: Any, gateway: str) -> tuple[str, Head, bool]:
+def _head(head: Any, gateway: str, counter: int, filed: bool) -> Named:
     if isinstance(head, dict):
         stream, boot, seq, digest = (head.get(name) for name in ("stream", "boot", "seq", "hash"))
         if (
@@ -181,5 +237,6 @@ def _head(head: Any, gateway: str) -> tuple[str, Head, bool]:
             and isinstance(digest, str)
             and len(digest) == 43
         ):
-            return stream, (boot, seq, digest, ms_of(head.get("to"), "to of a head")), head.get("retired") is True
+            end = (boot, seq, digest, ms_of(head.get("to"), "to of a head"))
+            return Named(stream, end, head.get("retired") is True, counter, filed)
     raise Refused("shape", f"a checkpoint head that is not of {gateway}, or without stream, boot, seq, hash, to")

@@ -12,6 +12,8 @@ from agent.verify.verifier import PREFIX, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
 BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as retained beside the packs
+ONLY: Final = "streams.txt"  # of an export of some devices: their names, a line each
+MAX_ONLY_BYTES: Final = 1 << 20
 MAX_WINDOW: Final = 1 << 27
 
 
@@ -20,7 +22,7 @@ def _nothing(count: int) -> None:
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """The files to read: key records first, then births' copies, checkpoints' and packs' files by name.
+    """The files to read: key records first, then checkpoints, then births' copies' and packs' files by name.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -36,15 +38,27 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     return sorted(files, key=lambda p: (_rank(p), str(p)))
 
 
+def find_only(paths: Iterable[Path]) -> list[str]:
+    """Names of the streams that exported folders were asked for; none: all of them."""
+    names: set[str] = set()
+    for path in (found for folder in paths if folder.is_dir() for found in folder.rglob(ONLY)):
+        with path.open("rb") as file:
+            names.update(file.read(MAX_ONLY_BYTES).decode(errors="replace").split())
+    return sorted(names)
+
+
 def _rank(path: Path) -> int:
-    """Keys first, whatever their file is called: only so much can wait for them."""
+    """Keys first, whatever their file is called: only so much can wait for them. Then what packs are held against."""
     if path.name.startswith("keys"):
         return 0
     if path.name.endswith(".json"):
         with path.open("rb") as file:
-            if b'"records":' in file.read(4096):
-                return 1
-    return 2
+            begin = file.read(4096)
+        if b'"records":' in begin:
+            return 1
+        if b'"heads":' in begin:
+            return 2
+    return 2 if path.name.startswith("checkpoint") else 3
 
 
 def read_objects(path: Path) -> Iterator[tuple[bytes, str]]:
@@ -120,8 +134,10 @@ def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[in
     Raises:
         OSError: a path that does not exist or may not be read.
     """
-    count = 0
+    paths, count = list(paths), 0
+    verifier.narrow(find_only(paths))
     for path in find_files(paths):
+        verifier.new_file()
         try:
             for raw, where in read_objects(path):
                 verifier.feed(raw, _topic(raw) if path.name in BIRTHS else None, where)

@@ -47,6 +47,7 @@ def survey(
     newest = max((line[-1] for line in lines), key=lambda s: s.last.to_ms)
     made.first_seq, made.last_seq = lines[0][0].first.seq, newest.last.seq
     made.from_ms, made.to_ms = lines[0][0].first.from_ms, newest.last.to_ms
+    made.begun_ms = lines[0][0].first.to_ms
     _compare_heads(history, heads, lines, tables, made)
     del made.conflicts[MAX_LISTED:], made.restarts[MAX_LISTED:]
 
@@ -129,6 +130,16 @@ def _add(made: StreamReport, table: Table | None, from_ms: int, to_ms: int, what
             setattr(day, what, getattr(day, what) + due)
 
 
+def differs(history: History, head: Head) -> bool | None:
+    """Is the pack that a checkpoint names here, and another one? False: it is, or too old to tell; None: it is not."""
+    boot, seq, digest, _ = head
+    known, kept = history.find(boot, seq)
+    if not known:
+        return None
+    ends = {stretch.last.seq: stretch.last.hash for stretch in history.boots[boot].stretches}
+    return ends.get(seq, digest) != digest or bool(kept and kept != _first16(digest))
+
+
 def _compare_heads(
     history: History,
     heads: Sequence[Head],
@@ -136,23 +147,55 @@ def _compare_heads(
     tables: Mapping[str, Table],
     made: StreamReport,
 ) -> None:
-    """What checkpoints say against what came."""
-    last = lines[-1][-1].last
-    behind: Head | None = None
+    """What checkpoints say against what came.
+
+    Args:
+        heads: in order of their checkpoints.
+    """
+    behind: dict[int, Head] = {}  # by line, the furthest
     gone = [*made.missing, *made.lost]
-    for head in heads:
-        boot, seq, digest, _ = head
-        known, kept = history.find(boot, seq)
-        ends = {s.last.seq: s.last.hash for s in history.boots[boot].stretches} if known else {}
-        if known and (ends.get(seq, digest) != digest or (kept and kept != _first16(digest))):
+    line_of = {s.first.boot: n for n, line in enumerate(lines) for s in line}
+    taken_over = _taken_over(lines)
+    reached = [max((s.last for s in line), key=lambda edge: edge.seq) for line in lines]
+    later: int | None = None  # the lowest sequence that a checkpoint after names: one above it is of a history before
+    before: Head | None = None
+    for head in reversed(heads):
+        boot, seq, _, _ = head
+        known = differs(history, head)
+        at, over = line_of.get(boot), taken_over.get(boot)
+        last = reached[-1 if at is None else at].seq
+        is_earlier = (len(lines) > 1 and seq <= last) or head[3] <= lines[-1][0].first.from_ms
+        is_earlier = is_earlier and seq >= made.first_seq
+        if known:
             made.conflicts.append(f"the checkpoint names another hash for sequence {seq} of boot {boot}")
-        elif not known and seq > last.seq and (behind is None or seq > behind[1]):
-            behind = head
-        elif not known and made.first_seq <= seq <= last.seq and not any(h.first <= seq <= h.last for h in gone):
-            made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is not here")
-    if behind:
-        table = tables.get(last.birth)
-        _missing(made, Range(last.seq + 1, behind[1], last.to_ms, max(last.to_ms, behind[3]), None), table)
+        elif known is None:
+            if over is not None and seq >= over:
+                text = f"a checkpoint has sequence {seq} in boot {boot}, which another boot follows from {over} on"
+                made.conflicts.append(f"rollback or clone: {text}")
+            elif at is None and (is_earlier or (later is not None and later < seq)):
+                before = head if before is None or seq > before[1] else before
+            elif seq > last:
+                line = len(lines) - 1 if at is None else at
+                behind[line] = max(behind.get(line, head), head, key=lambda one: one[1])
+            elif made.first_seq <= seq <= last and not any(hole.first <= seq <= hole.last for hole in gone):
+                made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is not here")
+        later = seq if later is None else min(later, seq)
+    if before:
+        text = f"a checkpoint has sequence {before[1]} in boot {before[0]}, which is not here"
+        made.restarts.append(f"the history begins anew: {text}")
+    for number, head in sorted(behind.items()):
+        end = reached[number]
+        hole = Range(end.seq + 1, head[1], end.to_ms, max(end.to_ms, head[3]), None)
+        _missing(made, hole, tables.get(end.birth))
+
+
+def _taken_over(lines: Sequence[Sequence[Stretch]]) -> dict[str, int]:
+    """By boot the sequence from which another boot goes on."""
+    begun: dict[str, int] = {}
+    for first in (stretch.first for line in lines for stretch in line):
+        if first.first and first.prev_boot is not None:
+            begun[first.prev_boot] = min(first.seq, begun.get(first.prev_boot, first.seq))
+    return begun
 
 
 def _first16(digest: str) -> bytes:

@@ -65,8 +65,11 @@ class KeyRing:
         """A key of each chain is a pinned one."""
         return bool(self._chains) and all(self._pins & chain.keys.keys() for chain in self._chains.values())
 
-    def update(self, raw: bytes, value: dict[str, Any]) -> bool:
+    def update(self, raw: bytes, value: dict[str, Any], *, unordered: bool = False) -> bool:
         """Take a ``keys`` object. False: the same one again.
+
+        Args:
+            unordered: nothing says that it came after those that are known; one from before them is no fault then.
 
         Raises:
             Refused: whatever does not hold; the known keys stay as they were.
@@ -87,9 +90,9 @@ class KeyRing:
         plain = [{name: member for name, member in record.items() if name != "sig"} for record in records]
         says = payload_of({**value, "records": plain})
         since = int(records[0]["not_before"])
-        return self._follows(_Chain(counter, keys, written, says, since, revoked))
+        return self._follows(_Chain(counter, keys, written, says, since, revoked), unordered)
 
-    def _follows(self, new: _Chain) -> bool:
+    def _follows(self, new: _Chain, unordered: bool) -> bool:
         """Take a chain if it goes on from what is known. False: the same one again."""
         first = next(iter(new.keys))
         known = self._chains.get(first)
@@ -99,6 +102,10 @@ class KeyRing:
             known = next(reversed(self._chains.values()))
         if known is not None:
             if new.says == known.says:
+                return False
+            if new.counter < known.counter and unordered:
+                if new.records != known.records[: len(new.records)]:
+                    raise Refused("key-chain", "the records known do not begin with these, which are older")
                 return False
             if new.counter < known.counter:
                 raise Refused(

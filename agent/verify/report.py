@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -114,10 +115,14 @@ class StreamReport:
     births: int = 0
     boots: int = 0
     retired: bool = False  # the newest checkpoint says that its device is no longer read
+    head_seq: int = 0  # how far it had come by the newest checkpoint; 0 without any
+    head_ms: int = 0
+    oldest_head_seq: int = 0  # by the oldest one in files
     first_seq: int = 0
     last_seq: int = 0
     from_ms: int = 0
     to_ms: int = 0
+    begun_ms: int = 0  # where the first pack ends
     missing: list[Range] = field(default_factory=list)
     lost: list[Range] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)  # rollbacks and clones
@@ -131,6 +136,11 @@ class StreamReport:
     faults: Faults = field(default_factory=Faults)
 
     @property
+    def is_cut(self) -> bool:
+        """Of after the oldest checkpoint in files packs are not here: no longer kept, or held back."""
+        return bool(self.packs and self.oldest_head_seq) and self.oldest_head_seq + 1 < self.first_seq
+
+    @property
     def missing_packs(self) -> int:
         """Packs that are neither here nor stated lost."""
         return sum(hole.packs for hole in self.missing)
@@ -139,6 +149,25 @@ class StreamReport:
     def lost_packs(self) -> int:
         """Packs that the gateway says it dropped."""
         return sum(hole.packs for hole in self.lost)
+
+
+def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str]) -> list[str]:
+    """Streams of files without any pack, although a checkpoint beside them has one from after where the others begin.
+
+    One whose device is no longer read may be left out, and so may what nobody asked for.
+    """
+    begun: dict[str, int] = {}
+    for name, stream in streams.items():
+        gateway = name.rpartition("/")[0]
+        if stream.packs:
+            begun[gateway] = min(begun.get(gateway, stream.begun_ms), stream.begun_ms)
+    return [
+        name
+        for name, stream in streams.items()
+        if stream.oldest_head_seq and not stream.packs and not stream.retired
+        if stream.head_ms > begun.get(name.rpartition("/")[0], stream.head_ms)
+        if not wanted or name.rpartition("/")[2] in wanted
+    ]
 
 
 @dataclass(slots=True)
@@ -161,6 +190,9 @@ class Report:
     lost: int = 0
     bad_signatures: int = 0
     checkpoints: int = 0  # pages
+    checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> ms of its newest checkpoint
+    only: list[str] = field(default_factory=list)  # streams that files say they were asked for; none: all
+    withheld: list[str] = field(default_factory=list)  # streams of which no pack is here, though some should be
     torn_checkpoints: list[Torn] = field(default_factory=list)
     held: int = 0  # packs that wait for keys
     first_bad: Fault | None = None
@@ -178,6 +210,11 @@ class Report:
         for name, stream in self.streams.items():
             if not stream.packs and not stream.retired:
                 short.append(f"{name}: known, but no pack was seen")
+            if stream.is_cut:
+                begin = f"begins with sequence {stream.first_seq}"
+                short.append(
+                    f"{name}: {begin}, a checkpoint from before is here and has it at {stream.oldest_head_seq}"
+                )
             if awake := stream.gaps - stream.asleep:
                 short.append(f"{name}: {awake} readings lie in gaps")
             if stream.lost_packs:
@@ -188,12 +225,15 @@ class Report:
         """One JSON object: times in UTC seconds, names as in docs/verify.md."""
         made = asdict(self)
         made["verdict"] = self.verdict.value
+        made["checkpointed"] = {gateway: time_ms / 1000 for gateway, time_ms in self.checkpointed.items()}
         for torn in made["torn_checkpoints"]:
             torn["time"] = torn.pop("time_ms") / 1000
         for name, stream in made["streams"].items():
             report = self.streams[name]
             for key in ("from", "to"):
                 stream[key] = stream.pop(f"{key}_ms") / 1000
+            stream["head_to"] = stream.pop("head_ms") / 1000
+            del stream["begun_ms"]
             for kind in ("missing", "lost"):
                 for hole in stream[kind]:
                     for key in ("from", "to"):

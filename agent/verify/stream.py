@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agent.verify.checkpoint import Named
 from agent.verify.history import History, Place
-from agent.verify.holes import Head, survey
+from agent.verify.holes import differs, survey
 from agent.verify.pack import Edge, Loss, Pack, audit, check_units, units_of
-from agent.verify.report import Day, Fault, Faults, StreamReport
+from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
 from agent.verify.table import DAY_MS, Gap, Table, by_day, day_name
 
@@ -20,6 +21,7 @@ MAX_GROUPS: Final = 64  # ticks in parts that are under way
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_BLAMED: Final = 10_000
+MAX_HEADS: Final = 512  # that checkpoints name of packs that are not here, about 200 bytes each
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +57,10 @@ class StreamState:
         self._blamed: set[tuple[str, int]] = set()
         self._bad = 0  # packs with a fault
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
-        self._heads: list[Head] = []  # of checkpoints
+        self._heads: dict[tuple[str, int], Named] = {}  # that checkpoints name of packs that are not here yet
+        self._newest: Named | None = None
+        self._oldest: Named | None = None  # in files
+        self._denied: dict[str, None] = {}  # what checkpoints say that is not so
 
     def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Place, bool]:
         """Put one pack into the books. Returns its place, and whether all that can be checked now holds."""
@@ -67,6 +72,8 @@ class StreamState:
         if place is not Place.NEW:
             self._sum.redelivered += 1
             return place, True
+        if self._heads and (named := self._heads.pop((edge.boot, edge.seq), None)) and named.head[2] != edge.hash:
+            self._deny(named)
         self._sum.packs += 1
         self._sum.rewritten += signed.rewritten
         self._sum.births += edge.is_birth
@@ -103,10 +110,33 @@ class StreamState:
             else:
                 self._balance(account, table, "")
 
-    def head(self, head: Head, retired: bool = False) -> None:
-        """A checkpoint says that the stream had come to here, and whether that is its end. The newest few are kept."""
-        self._sum.retired = retired
-        self._heads = [*self._heads[-7:], head]
+    def head(self, named: Named) -> None:
+        """A checkpoint says that the stream had come to here, and whether that is its end."""
+        newest, oldest = self._newest, self._oldest
+        if newest is None or named.counter >= newest.counter:
+            self._newest, self._sum.retired = named, named.retired
+        if named.filed and (oldest is None or named.counter < oldest.counter):
+            self._oldest = named
+        boot, seq, digest, _ = named.head
+        known = differs(self.history, named.head)
+        other = self._heads.get((boot, seq))
+        if known is None and other is None:
+            self._heads[boot, seq] = named
+            if len(self._heads) > MAX_HEADS:
+                self._thin_out()
+        elif known or (other and other.head[2] != digest):
+            self._deny(named)
+
+    def _deny(self, named: Named) -> None:
+        if len(self._denied) < MAX_LISTED:
+            boot, seq, _, _ = named.head
+            self._denied[f"the checkpoint names another hash for sequence {seq} of boot {boot}"] = None
+
+    def _thin_out(self) -> None:
+        """Every second of the older ones: a history that was written anew differs from any head after that."""
+        heads = sorted(self._heads.values(), key=lambda named: named.counter)
+        half = MAX_HEADS // 2
+        self._heads = {named.head[:2]: named for named in [*heads[:half:2], *heads[half:]]}
 
     @property
     def first_fault(self) -> Fault | None:
@@ -117,11 +147,20 @@ class StreamState:
         """(packs, readings, faulty packs)."""
         return self._sum.packs, self._sum.readings, self._faults.count
 
-    def report(self) -> StreamReport:
-        """The books as they stand."""
+    def report(self, ended: bool = False) -> StreamReport:
+        """The books as they stand.
+
+        Args:
+            ended: nothing more is on its way, not even the other parts of the last tick.
+        """
         made = self._copy()
-        survey(self.history, self.tables, self.losses, self._heads, made)
-        torn = [g for g in self._groups.values() if not {made.first_seq, made.last_seq} & {e.seq for e in g.packs}]
+        heads = sorted(self._heads.values(), key=lambda named: named.counter)
+        if self._newest and self._newest not in heads:
+            heads.append(self._newest)
+        survey(self.history, self.tables, self.losses, [named.head for named in heads], made)
+        made.conflicts = [*self._denied, *made.conflicts][:MAX_LISTED]
+        ends = {made.first_seq} if ended else {made.first_seq, made.last_seq}
+        torn = [group for group in self._groups.values() if not ends & {edge.seq for edge in group.packs}]
         pending = [*torn, *(account for some in self._waiting.values() for account in some)]
         made.unchecked = self._sum.unchecked + sum(len(account.packs) for account in pending)
         made.readings += sum(account.readings for account in {*pending, *self._groups.values()})
@@ -138,6 +177,10 @@ class StreamState:
     def _copy(self) -> StreamReport:
         made = StreamReport(**{name: getattr(self._sum, name) for name in _COUNTS}, stream=self.stream)
         made.retired = self._sum.retired
+        if self._newest:
+            _, made.head_seq, _, made.head_ms = self._newest.head
+        if self._oldest:
+            made.oldest_head_seq = self._oldest.head[1]
         made.gap_reasons = dict(sorted(self._sum.gap_reasons.items()))
         made.faults = Faults(self._faults.count, dict(self._faults.by_code), list(self._faults.listed))
         made.reordered, made.uncompared = self.history.reordered, self.history.uncompared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 
 from agent.verify.report import Day, Report, StreamReport, Verdict
 
@@ -14,7 +15,13 @@ def as_text(report: Report) -> str:
     """The whole report."""
     lines = list(_table(report))
     for gateway, first in report.trust.items():
-        lines.append(f"{gateway}: first key {first}")
+        newest = report.checkpointed.get(gateway)
+        until = (
+            f"newest checkpoint of {_time(newest)}" if newest is not None else "no checkpoint, so an end may be cut off"
+        )
+        lines.append(f"{gateway}: first key {first}; {until}")
+    if report.only:
+        lines.append(f"the files say that they are of {', '.join(report.only)} only")
     notes = [note for stream in report.streams.values() for note in _notes(stream)]
     lines += notes[:MAX_NOTES]
     if len(notes) > MAX_NOTES:
@@ -30,6 +37,13 @@ def as_text(report: Report) -> str:
     if report.verdict is not Verdict.VERIFIED:
         lines += [f"  because {reason}" for reason in report.reasons[:MAX_NOTES]]
     return "\n".join(lines)
+
+
+def _time(time_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ms // 1000} s"
 
 
 def _table(report: Report) -> Iterator[str]:
@@ -70,8 +84,11 @@ def _share(days: Iterable[Day]) -> str:
 def _notes(s: StreamReport) -> Iterator[str]:
     if s.retired:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
+    elif s.head_seq and not s.packs:
+        yield f"{s.stream}: no pack is here, a checkpoint has it at sequence {s.head_seq} of {_time(s.head_ms)}"
     if s.first_seq > 1:
-        yield f"{s.stream}: from sequence {s.first_seq} on"
+        older = f"; a checkpoint from before is here and has it at {s.oldest_head_seq}" if s.is_cut else ""
+        yield f"{s.stream}: from sequence {s.first_seq} on{older}"
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"
         yield f"{s.stream}: sequence {hole.first} to {hole.last} missing ({hole.packs} packs{due})"

@@ -14,7 +14,7 @@ from agent.verify.jws import TYP_PACK
 from agent.verify.keyring import KeyRing, Unpinned
 from agent.verify.pack import Pack, check_units, read_pack
 from agent.verify.quick import Quick, Sketch
-from agent.verify.report import Fault, Faults, Report, Verdict
+from agent.verify.report import Fault, Faults, Report, Verdict, held_back
 from agent.verify.signed import Signed, check_signed, check_sketched
 from agent.verify.stream import StreamState
 from agent.verify.strict import MAX_OBJECT_BYTES, Refused, Unread, inflate, parse_object
@@ -51,6 +51,7 @@ class Verifier:
 
     def __init__(self, trust: Iterable[str] = ()) -> None:
         self._trust = frozenset(trust)
+        self._only: set[str] = set()
         self._rings: dict[str, KeyRing] = {}
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = Checkpoints()
@@ -60,8 +61,18 @@ class Verifier:
         self._early: list[tuple[bytes, dict[str, Any], str, str]] = []  # keys objects without a pinned key
         self._faults = Faults()  # of what belongs to no stream, or whose signature does not hold
         self._first_bad: Fault | None = None
+        self._read: set[str] | None = None  # in files: gateways whose keys object came in the one that is being read
         self._unread: dict[str, int] = {}  # why -> objects or files
         self.bad_signatures = 0
+
+    def narrow(self, names: Iterable[str]) -> None:
+        """Files are of these streams only (last parts of their names): others may be held back."""
+        self._only.update(names)
+
+    def new_file(self) -> None:
+        """What comes now lies in a file of its own: nothing says that it was published after what is known."""
+        self._read = set()
+        self._checkpoints.new_file()
 
     def feed(self, raw: bytes, topic: str | None = None, where: str = "") -> Outcome:
         """Take one received object; a fault in it is counted, never raised.
@@ -107,7 +118,7 @@ class Verifier:
         return self._report(now_ms or 0)
 
     def _report(self, now_ms: float) -> Report:
-        streams = {name: state.report() for name, state in sorted(self._streams.items())}
+        streams = {name: state.report(math.isinf(now_ms)) for name, state in sorted(self._streams.items())}
         total = Report(Verdict.VERIFIED, [], {ring.gateway: ring.first for ring in self._rings.values()}, streams)
         every = streams.values()
         total.packs = sum(s.packs for s in every)
@@ -126,6 +137,9 @@ class Verifier:
         for name, stream in streams.items():
             gateway = name.rpartition("/")[0]
             until_ms[gateway] = max(until_ms.get(gateway, now_ms), stream.to_ms)
+        total.checkpointed = self._checkpoints.newest_ms(self._rings)
+        total.withheld = held_back(streams, self._only)
+        total.only = sorted(self._only)
         total.torn_checkpoints = self._checkpoints.torn(self._rings, until_ms)
         total.held = len(self._held)
         for faults in (self._faults, *(s.faults for s in every)):
@@ -150,6 +164,12 @@ class Verifier:
                 open_.append(f"{name}: {stream.unchecked} packs whose birth or other parts are not here")
         if total.missing:
             open_.append(f"{total.missing} packs missing")
+        open_ += [
+            f"{n}: no pack is here, a checkpoint has it at sequence {total.streams[n].head_seq}"
+            for n in total.withheld[:3]
+        ]
+        if more := max(0, len(total.withheld) - 3):
+            open_.append(f"{more} more streams of which no pack is here")
         open_ += map(str, total.torn_checkpoints[:3])
         if more := max(0, len(total.torn_checkpoints) - 3) + self._checkpoints.forgotten:
             open_.append(f"{more} more checkpoints of which pages are missing")
@@ -186,12 +206,14 @@ class Verifier:
             raise Refused("topic", f"keys object of {gateway} published at {bound}: replayed across topics")
         ring = self._rings.get(gateway) or KeyRing(gateway, self._trust)
         try:
-            news = ring.update(raw, value)
+            news = ring.update(raw, value, unordered=self._read is not None and gateway not in self._read)
         except Unpinned:
             if gateway in self._rings or len(self._early) >= MAX_EARLY:
                 raise
             self._early.append((raw, value, where, gateway))  # the chain may go on to a key that is pinned
             return Outcome.HELD
+        if self._read is not None:
+            self._read.add(gateway)
         if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
@@ -226,8 +248,8 @@ class Verifier:
         ring = self._rings.get(gateway)
         if ring is None:
             return self._hold(raw, topic, where, gateway)
-        for stream, head, retired in self._checkpoints.take(raw, value, ring, filed=topic is None):
-            self._state(stream).head(head, retired)
+        for named in self._checkpoints.take(raw, value, ring, filed=topic is None):
+            self._state(named.stream).head(named)
         return Outcome.TAKEN
 
     def _take_pack(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:

@@ -6,7 +6,7 @@
 // `--libraries` takes RFC 8785 and JWS from `jose` and `canonicalize`, where `npm install` has put them beside this
 // file, in place of what is written in signed.mjs. A second implementation, so that the format is what pack-format.md
 // says and not what one library does. It reads everything before it judges; `meterhouse verify` judges as packs come.
-import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import * as zlib from 'node:zlib'
 import { check, isObject, ms, parse, readChain, Refused, text, useLibraries, want, whole } from './signed.mjs'
@@ -142,7 +142,8 @@ const judgeStream = (packs, births, heads) => { // packs in order of sequence
 
 // --- everything
 
-const judge = async (objects, pins) => { // objects: {raw, topic or null, copy: a birth beside the packs}
+// objects: {raw, topic or null, copy: a birth beside the packs}; only: names of the streams that a folder was asked for
+const judge = async (objects, pins, only = []) => {
   const refused = []
   const gateways = new Map()
   const gateway = (name) => {
@@ -195,7 +196,7 @@ const judge = async (objects, pins) => { // objects: {raw, topic or null, copy: 
     want(made.pages === value.pages || isRevoked(name, made.kid), 'pages of one checkpoint that count them differently')
     gateway(name).checkpoints.set(value.counter, { ...made, pages: value.pages, here: made.here.add(value.page) })
     gateway(name).pages.set(value.page, { hash, kid, counter: value.counter })
-    gateway(name).heads.push(...value.heads)
+    gateway(name).heads.push(...value.heads.map((head) => ({ ...head, counter: value.counter, filed: !topic })))
   }
 
   const packs = []
@@ -252,6 +253,14 @@ const judge = async (objects, pins) => { // objects: {raw, topic or null, copy: 
     found.conflicts.push(...verdict.conflicts.map((fault) => `${stream}: ${fault}`))
     found.open.push(...verdict.open.map((fault) => `${stream}: ${fault}`))
     found.packs += list.length
+  }
+  for (const [name, { heads: all }] of gateways) { // a whole stream is not here, and has packs from after others began
+    const begun = Math.min(...[...streams].filter(([s]) => s.startsWith(`${name}/`)).map(([, list]) => list[0].high))
+    const ends = new Map(all.filter((h) => h.filed).sort((a, b) => a.counter - b.counter).map((h) => [h.stream, h]))
+    for (const [stream, end] of ends) {
+      if (only.length && !only.includes(stream.split('/')[2])) continue
+      if (!streams.has(stream) && !end.retired && ms(end.to) > begun) found.open.push(`${stream}: no pack is here`)
+    }
   }
   for (const [name, { checkpoints: made }] of gateways) { // on a broker pages replace those before: the newest counts
     const held = [...made].filter(([, c]) => !isRevoked(name, c.kid))
@@ -310,7 +319,9 @@ if (at >= 0) {
 }
 const [path, ...pins] = args
 if (statSync(path).isFile()) process.exit(await checkCases(path))
-const found = await judge(readFolder(path), pins)
+const list = join(path, 'streams.txt')
+const only = existsSync(list) ? readFileSync(list, 'utf8').split(/\s+/).filter(Boolean) : []
+const found = await judge(readFolder(path), pins, only)
 for (const line of [...found.refused, ...found.conflicts, ...found.open].slice(0, 20)) console.log(line)
 console.log(`${found.verdict}: ${found.packs} packs of ${found.streams} streams`)
 process.exit(found.verdict === 'verified' ? 0 : 6)

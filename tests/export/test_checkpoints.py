@@ -199,3 +199,27 @@ def test_an_exported_checkpoint_has_all_its_pages_or_none(gateway: Gateway, mh) 
     assert code == 0, err
     assert not (part / "checkpoints.jsonl").exists()
     assert gateway.folder_report(part).verdict is Verdict.VERIFIED
+
+
+def test_an_export_of_one_device_says_so(gateway: Gateway, mh) -> None:
+    """Without its word the other one would be held back, which a checkpoint names."""
+    gateway.seal(10)
+    gateway.keep(
+        lambda store: store.chain_checkpoint(
+            lambda before: [
+                (p.page, p.counter, p.time_ms, p.data)
+                for p in checkpoint(gateway.signer, BASE, store.heads().values(), before, gateway.now_ms)
+            ]
+        )
+    )
+    folder = gateway.folder / "out"
+    assert mh("export", folder, "-c", gateway.config, "--stream", "inv1")[0] == 0
+    assert (folder / "streams.txt").read_text() == "inv1\n"
+    report = gateway.folder_report(folder)
+    assert report.verdict is Verdict.VERIFIED and report.only == ["inv1"], report.reasons
+    assert report.shortfalls() == [f"{BASE}/births: known, but no pack was seen"]
+    (folder / "streams.txt").unlink()
+    report = gateway.folder_report(folder)
+    assert report.verdict is Verdict.INCOMPLETE and report.withheld == [f"{BASE}/births"]
+    assert mh("export", gateway.folder / "all", "-c", gateway.config)[0] == 0
+    assert not (gateway.folder / "all" / "streams.txt").exists()
