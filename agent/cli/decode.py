@@ -27,7 +27,8 @@ _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 def decode() -> None:
     """Explain bytes and registers without hardware.
 
-    HEX may hold spaces, colons and 0x. Every subcommand takes --json: one object with ok, frame and readings.
+    HEX may come in any dress (68 61, 6861, 68:61, 0x68 0x61, 68h 61h), - reads it from stdin. Every subcommand takes
+    --json: one object with ok, frame and readings; of what does not decode ok, error, a hint, and what could be read.
 
     \b
     Examples:

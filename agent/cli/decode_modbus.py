@@ -240,7 +240,35 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
         return _identification(frame, pdu)
     if function == 43 and size == 4 and pdu[1] == 14:
         return {**frame, "kind": "request", "read_code": pdu[2], "object": pdu[3]}, []
-    return {**frame, "kind": "not explained further"}, []
+    return {**frame, **_seldom(frame, function, pdu)}, []
+
+
+def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
+    """Functions that meters hardly use: which side speaks and what of, where the length tells."""
+    size = len(pdu)
+    told: Json = {"kind": "not explained further"}
+    if function in {7, 11, 12, 17} and size == 1:
+        told = {"kind": "request"}
+    elif function == 7 and size == 2:
+        told = {"kind": "answer", "status": pdu[1]}
+    elif function == 8 and size >= 3:
+        told = {"kind": "request or answer", "subfunction": _u16(pdu, 1), "response_length": _response(frame, size)}
+    elif function == 11 and size == 5:
+        told = {"kind": "answer", "status": _u16(pdu, 1), "events": _u16(pdu, 3)}
+    elif function == 17 and size >= 2 and pdu[1] == size - 2:
+        told = {"kind": "answer", "server_id": pdu[2:].hex()}
+    elif function == 22 and size == 7:
+        told = {"kind": "request or answer", "address": _u16(pdu, 1), "response_length": _response(frame, 7)}
+        told |= {"and_mask": _u16(pdu, 3), "or_mask": _u16(pdu, 5)}
+    elif function == 23 and size >= 10 and pdu[9] == size - 10:
+        told = {"kind": "request", "address": _u16(pdu, 1), "count": _u16(pdu, 3)}
+        told |= {"write_address": _u16(pdu, 5), "written": _registers(pdu[10:])}
+        told["response_length"] = _response(frame, 2 + 2 * told["count"])
+    elif function == 24 and size == 3:
+        told = {"kind": "request", "address": _u16(pdu, 1)}
+    elif function == 24 and size >= 5 and _u16(pdu, 1) == size - 3:
+        told = {"kind": "answer", "registers": _registers(pdu[5:])}
+    return told
 
 
 def _read(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import NamedTuple, NoReturn, TextIO
 
 import click
@@ -122,6 +123,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     An error of ours becomes one line on stderr; with MH_DEBUG=1 it keeps its traceback.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal without Chinese: shown by number, and no fault of ours
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(outcome(args))
 
 

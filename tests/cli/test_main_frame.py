@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -37,6 +38,21 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     args = [sys.executable, "-c", code]
     return subprocess.run(args, capture_output=True, text=True, env=env, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk", "utf-8"])
+def test_a_terminal_of_another_alphabet_is_no_fault_of_ours(encoding: str) -> None:
+    """What its encoding has not is shown by its number; in JSON that is the same text."""
+    code = "import agent.cli.main as m; m.main(['decode', 'dlt645', *{0!r}])"
+    energy = "6861010000000068910833333433AB8967457816"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    for args in ([energy], [energy, "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(args)], capture_output=True, env=env, timeout=30, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+    written = "utf-8" if encoding == "ascii" else encoding  # click takes ASCII for a wrong setting
+    assert json.loads(done.stdout.decode(written))["readings"][0]["label"] == "正向有功总电能"
 
 
 def test_the_frame_and_its_help_import_no_command_and_nothing_heavy() -> None:

@@ -208,3 +208,37 @@ def test_a_large_number_times_its_scale_is_a_number(type_: str, raw: str, scale:
 def test_a_scale_beyond_reason_is_wrong_usage(scale: str) -> None:
     result = CliRunner().invoke(decode, ["registers", "--type", "u16", "--scale", scale, "0001"])
     assert "is no scale" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("pdu", "told"),
+    [
+        ("07", {"kind": "request"}),
+        ("076D", {"kind": "answer", "status": 0x6D}),
+        ("0800001234", {"kind": "request or answer", "subfunction": 0, "response_length": 8}),
+        ("0BFFFF0108", {"kind": "answer", "status": 0xFFFF, "events": 0x108}),
+        ("110301FF41", {"kind": "answer", "server_id": "01ff41"}),
+        ("16000400F20025", {"kind": "request or answer", "address": 4, "and_mask": 0xF2, "or_mask": 0x25}),
+        ("170003000600 0E0003 06 00FF00FF00FF", {"kind": "request", "count": 6, "write_address": 14}),
+        ("170003000600 0E0003 06 00FF00FF00FF", {"written": [255, 255, 255], "response_length": 17}),
+        ("170C00FE0ACD00010003000D00FF", {"kind": "answer", "registers": [0xFE, 0xACD, 1, 3, 13, 255]}),
+        ("1804DE", {"kind": "request", "address": 0x4DE}),
+        ("18 0006 0002 01B8 1284", {"kind": "answer", "registers": [0x1B8, 0x1284]}),
+        ("18 0007 0002 01B8 1284", {"kind": "not explained further"}),
+        ("64010203", {"kind": "not explained further"}),
+    ],
+)  # fmt: skip
+def test_functions_that_meters_hardly_use(pdu: str, told: Json) -> None:
+    """The examples of the Modbus Application Protocol 1.1b3, clause 6."""
+    body = bytes.fromhex(pdu)
+    frame = run("modbus-rtu", rtu(5, *body).hex())["frame"]
+    assert {key: frame[key] for key in told} == told
+    assert frame["pdu_hex"] == body.hex()
+
+
+def test_hex_from_standard_input() -> None:
+    result = CliRunner().invoke(decode, ["modbus-rtu", "-", "--json"], input="01 03 04\n53 75 6E 53\r\n96 F0\n")
+    assert json.loads(result.stdout)["frame"]["registers"] == [0x5375, 0x6E53]
+    binary = CliRunner().invoke(decode, ["modbus-rtu", "-", "--json"], input=bytes.fromhex(ANSWER))
+    assert (binary.exit_code, "not hex" in json.loads(binary.stdout)["error"]) == (4, True)
+    assert CliRunner().invoke(decode, ["modbus-rtu", "-"], input="").exit_code == 4

@@ -27,6 +27,7 @@ class BrokenInput(Exception):
         self.error, self.partly, self.hint = error, dict(partly or {}), hint
 
 
+MAX_INPUT = 1 << 24  # bytes of hex from standard input
 HEX_HINT = "Write bytes as 68 61, 6861, 68:61 or 0x68 0x61"
 _QUOTE = re.compile(r"""\bb?["']""")  # a Python or C literal, before the prefixes of its bytes are looked at
 _PREFIX = re.compile(r"0[xX]|\\x|\$")
@@ -37,8 +38,11 @@ _SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 def hex_bytes(words: Sequence[str]) -> bytes:
     """Bytes out of hex in any usual dress: spaces, colons, commas, 0x, 68h, a literal of C or Python.
 
-    Where all stand apart a single digit is a byte too, as some tools print 3 for 03. Raises BrokenInput.
+    Where all stand apart a single digit is a byte too, as some tools print 3 for 03. A lone ``-`` reads them from
+    standard input. Raises BrokenInput.
     """
+    if list(words) == ["-"]:
+        words = [sys.stdin.buffer.read(MAX_INPUT).decode("utf-8", "replace")]
     text = _PREFIX.sub(" ", _QUOTE.sub(" ", " ".join(words)))
     pieces = [_SUFFIX.sub(r"\1", piece) for piece in _BETWEEN.split(text) if piece]
     if len(pieces) > 1 and all(len(piece) <= 2 for piece in pieces):
