@@ -248,7 +248,7 @@ class Series:
             return True
         if not self.is_sentinel(value):
             return False
-        place = next((n for n in range(index + 1, len(self.values)) if self._tells(value, self.values[n])), None)
+        place = self._next_other(index, value)
         if place is None:
             return not is_all_nines(value / self.resolution)
         later = self.values[place]
@@ -257,9 +257,16 @@ class Series:
             return later > FEW * value
         return later < value * 9 / 10 and not self._went_on(index, place, value, later)
 
-    @staticmethod
-    def _tells(value: Decimal, later: Decimal | None) -> bool:
-        return later is not None and later >= 0 and later != value
+    def _next_other(self, index: int, value: Decimal) -> int | None:
+        """Where the next reading is that is another one; a zero only if nothing but zeros comes."""
+        zero = None
+        for place in range(index + 1, len(self.values)):
+            later = self.values[place]
+            if later == 0:
+                zero = place if zero is None else zero
+            elif later is not None and later > 0 and later != value:
+                return place
+        return zero
 
     def _went_on(self, index: int, place: int, value: Decimal, later: Decimal) -> bool:
         """Was a first reading of all ones or nines the last count before the end?"""

@@ -11,11 +11,11 @@ _ONES = frozenset([(1 << bits) - 1 for bits in _BITS] + [1 << 15, 1 << 31, 1 << 
 _ENDS = tuple(Decimal(1 << bits) for bits in (16, 24, 31, 32, 48, 63, 64))
 _DECIMAL_ENDS = tuple(Decimal(10) ** digits for digits in range(4, 13))
 _SIGNED_ENDS = tuple(Decimal(1 << bits) for bits in (16, 32, 64))
-_MOST = Decimal(1 << 65)
+MOST_COUNTS = Decimal(1 << 65)  # what no register holds
 
 
 def _whole(raw: Decimal) -> int | None:
-    return int(raw) if 0 <= raw < _MOST and raw == raw.to_integral_value() else None
+    return int(raw) if 0 <= raw < MOST_COUNTS and raw == raw.to_integral_value() else None
 
 
 def is_all_nines(raw: Decimal) -> bool:
@@ -26,13 +26,11 @@ def is_all_nines(raw: Decimal) -> bool:
 def is_all_ones(raw: Decimal) -> bool:
     """All ones, all nines, the lowest signed number: what devices send for "not available"."""
     whole = _whole(raw)
-    return whole in _ONES or whole in _NINES
+    return raw >= MOST_COUNTS or whole in _ONES or whole in _NINES  # no register holds more: a float that is none
 
 
 def is_nearly_full(raw: Decimal) -> bool:
     """All ones as a float rounds them, or an unsigned register that went a little below zero (# field pain 35)."""
-    if raw > _MOST:
-        return False
     for bits in _BITS:
         end = 1 << bits
         away = end / 400 if bits in (31, 32, 63, 64) else max(end >> 12, 16)

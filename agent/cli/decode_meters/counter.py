@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from datetime import datetime
+import re
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import BrokenInput, Json, number, run
-from agent.cli.decode_meters.sunspec import read_json
+from agent.cli.decode_meters.output import BrokenInput, Json, number, read_json, run
 from agent.intervals.series import NORMAL, Series, Step
+from agent.intervals.widths import MOST_COUNTS, is_all_ones
 from drivers.model import clean_text
 
 MAX_BITS, MAX_DIGITS = 64, 19
+NO_READING = "Write null where there is no reading"
+WANT = '{"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [[time, value], ...]}'
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+_NO_READING = frozenset(
+    ("", "-", "--", "nan", "inf", "+inf", "-inf", "null", "none", "n/a", "na", "unavailable", "unknown")
+)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_ALMOST = re.compile(r"[+-]?[\d.,'_ ]*\d[\d.,'_ ]*([kMG]?(Wh|varh|VAh|J)|m3|m³|l|t)?", re.IGNORECASE)
+_FINEST = 6  # decimal places that are taken for counts; more are what a float makes of a number
+_KEYS = ("unit", "bits", "digits", "resolution", "scale", "points")
 
 
 def _decimal(content: Any, what: str) -> Decimal:
+    if isinstance(content, str) and _NUMBER.fullmatch(content.strip()):
+        content = Decimal(content.strip())
     if isinstance(content, bool) or not isinstance(content, int | float | Decimal):
         raise BrokenInput(f"{what} must be a number, got {clean_text(repr(content), 40)}")
     found = Decimal(str(content))
     if not found.is_finite():
-        raise BrokenInput(f"{what} must be a finite number, got {content!r}")
+        raise BrokenInput(f"{what} must be a finite number, got {content!r}", hint=NO_READING)
+    if found and not -60 < found.adjusted() < 400:
+        raise BrokenInput(f"{what} must be a number that a meter can show, got {clean_text(str(content), 40)}")
     return found
 
 
@@ -35,39 +53,58 @@ def _whole(content: Any, what: str, most: int) -> int:
 
 def _points(content: Any) -> list[tuple[Any, Any]]:
     if not isinstance(content, list):
-        raise BrokenInput("points must be a list of [time, value]")
+        seen = "there are none" if content is None else f"got {clean_text(repr(content), 40)}"
+        raise BrokenInput(f"points must be a list of [time, value], {seen}", hint=f"Want {WANT}")
     for place, point in enumerate(content):
         if not isinstance(point, list) or len(point) != 2:
             raise BrokenInput(f"points[{place}] must be [time, value], got {clean_text(repr(point), 40)}")
+        if isinstance(point[0], bool | list | dict):
+            raise BrokenInput(
+                f"points[{place}] must have a text or a number as time, got {clean_text(repr(point[0]), 40)}"
+            )
     return [(time, value) for time, value in content]
 
 
-def _levels(points: list[tuple[Any, Any]]) -> tuple[list[Decimal | None], set[int]]:
-    """(values, indexes of those that are words). A word stands for an unknown level, the same word for the same one."""
+def _value(content: Any, place: int) -> Decimal | str | None:
+    """A reading; a word stands for an unknown level, None for no reading."""
+    what = f"points[{place}]"
+    if content is None or (isinstance(content, str) and content.strip().lower() in _NO_READING):
+        return None
+    if not isinstance(content, str) or _NUMBER.fullmatch(content.strip()):
+        return _decimal(content, what)
+    if _moment(content) is not None:
+        raise BrokenInput(f"{what} has the time {clean_text(content, 40)!r} as its value", hint="Write [time, value]")
+    if _ALMOST.fullmatch(content.strip()):
+        hint = f"Write it as 1234.5, without unit. {NO_READING}"
+        raise BrokenInput(f"{what} must have a number as value, got {clean_text(content, 40)!r}", hint=hint)
+    return content
+
+
+def _levels(said: list[Decimal | str | None], modulus: Decimal | None) -> tuple[list[Decimal | None], set[int]]:
+    """(values, indexes of those that are words). The same word stands for the same unknown level."""
+    highest = max([Decimal(0), *(v for v in said if isinstance(v, Decimal))])
+    above = 200 * highest or Decimal(1_000_003)  # a fall from it is large
+    if modulus is not None:
+        above = min(above, modulus / 100)
     words: dict[str, Decimal] = {}
-    values: list[Decimal | None] = []
-    known = [_decimal(v, "value") for _, v in points if v is not None and not isinstance(v, str)]
-    for place, (_, value) in enumerate(points):
-        if value is None:
-            values.append(None)
-        elif isinstance(value, str):
-            highest = 200 * max([Decimal(0), *known]) or Decimal(1_000_003)  # a fall from it is large
-            values.append(words.setdefault(value, highest * (len(words) + 1)))
-        else:
-            values.append(_decimal(value, f"points[{place}]"))
-    return values, {n for n, (_, v) in enumerate(points) if isinstance(v, str)}
+    values = [words.setdefault(v, above * (len(words) + 1)) if isinstance(v, str) else v for v in said]
+    return values, {n for n, v in enumerate(said) if isinstance(v, str)}
 
 
-def _resolution(content: dict[str, Any], values: list[Decimal | None]) -> Decimal:
+def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
     """What one count is worth: as said, else the last decimal place that any value uses."""
     for key in ("resolution", "scale"):
         if content.get(key) is not None:
             found = _decimal(content[key], key)
             if found <= 0:
                 raise BrokenInput(f"{key} must be above 0, got {found}")
+            least = min((v for v in values if v), default=found)
+            if found < Decimal("1e-9") and least / found >= MOST_COUNTS:
+                most = f"{least} would be {least / found:.2E} counts, and no counter has more than {MOST_COUNTS:.2E}"
+                raise BrokenInput(f"{key} must be what one count is worth, got {found}: {most}")
             return found
-    places = [-int(v.normalize().as_tuple().exponent) for v in values if v is not None]
-    return Decimal(1).scaleb(-max([0, *places]))
+    places = [-int(v.normalize().as_tuple().exponent) for v in values]
+    return Decimal(1).scaleb(-min(_FINEST, max([0, *places])))
 
 
 def _modulus(content: dict[str, Any], resolution: Decimal) -> Decimal | None:
@@ -80,36 +117,94 @@ def _modulus(content: dict[str, Any], resolution: Decimal) -> Decimal | None:
     return None
 
 
-def _seconds(times: list[Any]) -> list[float] | None:
-    """Seconds since some epoch, where all times are ISO 8601 and grow; else None, and steps count alike."""
+def _width_fits(modulus: Decimal, resolution: Decimal, values: list[Decimal]) -> bool:
+    """Are most readings below the end? Single ones beyond it are none, all of them mean that it is wrong."""
+    known = [v for v in values if not is_all_ones(v / resolution)]
+    return 2 * sum(v >= modulus for v in known) <= len(known)
+
+
+def _moment(time: Any) -> datetime | None:
+    if isinstance(time, int | Decimal):  # since 1970, in seconds or milliseconds
+        return EPOCH + timedelta(seconds=float(time) / (1000 if time > 10**11 else 1)) if 0 <= time < 10**14 else None
     try:
-        found = [datetime.fromisoformat(str(t)) for t in times]
-        seconds = [(t - found[0]).total_seconds() for t in found]
-    except (ValueError, TypeError):  # no times, or some with and some without a zone
+        return datetime.fromisoformat(str(time))
+    except ValueError:
         return None
-    return seconds if all(b > a for a, b in itertools.pairwise(seconds)) else None
+
+
+def _seconds(times: list[Any]) -> list[float] | None:
+    """Seconds since some epoch, where all times are ISO 8601 or numbers; else None, and steps count alike."""
+    found = [_moment(t) for t in times]
+    try:
+        return [(t - found[0]).total_seconds() for t in found]  # type: ignore[operator]
+    except TypeError:  # no times, or some with and some without a zone
+        return None
+
+
+def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], list[float] | None, list[str]]:
+    """(the places in the order they were read, their seconds, what has to be said of it).
+
+    Where time goes back and the counter with it, a reading came late. Where only time does, a clock was set back (at
+    the end of summer time, for one), and the readings stand as they came; then nobody knows how long a step took.
+    """
+    places, seconds = list(range(len(values))), _seconds(times)
+    back = [n for n, (a, b) in enumerate(itertools.pairwise(seconds or []), 1) if b < a]
+    if seconds is None or not back:
+        return places, seconds, []
+    where = f"points[{back[0]}] at {clean_text(str(times[back[0]]), 40)} is earlier than the one before it"
+    if any((values[n] or 0) < (values[n - 1] or 0) for n in back):
+        places.sort(key=seconds.__getitem__)
+        return places, sorted(seconds), [f"{where}, and lower: all are judged in the order of their times"]
+    return places, None, [f"{where}, and not lower: taken as a clock that was set back, all stay in their order"]
+
+
+def _typos(content: dict[str, Any]) -> list[str]:
+    near = {key: difflib.get_close_matches(key, _KEYS, 1, 0.8) for key in content if key not in _KEYS}
+    return [f"nothing is known of {clean_text(key, 40)!r}: is {n[0]!r} meant?" for key, n in near.items() if n]
 
 
 def _shown(step: Step, points: list[tuple[Any, Any]], words: set[int]) -> Json:
     unknown = step.kind == NORMAL and step.increment != 0 and words & {step.index, step.index - 1}
     increment = None if unknown else number(step.increment)
-    return {"time": points[step.index][0], "increment": increment, "kind": step.kind}
+    time = points[step.index][0]
+    return {
+        "time": clean_text(time) if isinstance(time, str) else number(time),
+        "increment": increment,
+        "kind": step.kind,
+    }
 
 
 def decode(content: Any) -> Json:
     """The classified steps of one counter series."""
     if not isinstance(content, dict):
-        raise BrokenInput('want {"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [[time, value], ...]}')
-    points = _points(content.get("points"))
-    values, words = _levels(points)
-    resolution = _resolution(content, values)
+        raise BrokenInput(f"want {WANT}")
+    points, warnings = _points(content.get("points")), _typos(content)
+    said = [_value(value, place) for place, (_, value) in enumerate(points)]
+    known = [v for v in said if isinstance(v, Decimal)]
+    resolution = _resolution(content, known)
     modulus = _modulus(content, resolution)
-    steps = Series(values, resolution, modulus, _seconds([time for time, _ in points])).steps()
+    if modulus is not None and not _width_fits(modulus, resolution, known):
+        warnings.append(
+            f"most readings are beyond the counter's end, {modulus}: are bits, digits and resolution right?"
+        )
+        modulus = None
+    places, seconds, seen = _order([time for time, _ in points], _levels(said, modulus)[0])
+    points = [points[n] for n in places]
+    values, words = _levels([said[n] for n in places], modulus)
+    steps = Series(values, resolution, modulus, seconds).steps()
     shown = [_shown(step, points, words) for step in steps]
-    known = [s.increment for s, j in zip(steps, shown, strict=True) if j["increment"] is not None]
-    total = sum(known, Decimal(0))
+    total = sum((s.increment for s, j in zip(steps, shown, strict=True) if j["increment"] is not None), Decimal(0))
     unit = content.get("unit", "")
-    return {"unit": clean_text(str(unit)), "resolution": number(resolution), "steps": shown, "total": number(total)}
+    head = {"unit": clean_text(str(unit)), "resolution": number(resolution)}
+    warned = {"warnings": warnings + seen} if warnings + seen else {}
+    return head | {"steps": shown, "total": number(total)} | warned
+
+
+def _content(file: Path) -> Any:
+    try:
+        return read_json(file, Decimal)
+    except BrokenInput as broken:
+        raise BrokenInput(broken.error, hint=broken.hint or f"Want {WANT}") from broken
 
 
 @click.command("counter")
@@ -119,7 +214,7 @@ def command(file: Path, as_json: bool) -> None:
     """Explain a counter's readings: growth, rollover, reset, back step, glitch, swap.
 
     FILE is {"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [["2026-11-24T00:00:00Z", 1.0], ...]};
-    "digits" may stand for "bits", null is a reading that does not exist; - reads standard input.
+    "digits" may stand for "bits", null is a reading that does not exist, a word an unknown level; - reads stdin.
 
     \b
     Example:
@@ -128,4 +223,4 @@ def command(file: Path, as_json: bool) -> None:
     \b
     Exit codes: 0 classified, 2 wrong usage, 4 not a series.
     """
-    run(lambda: decode(read_json(file, Decimal)), as_json)
+    run(lambda: decode(_content(file)), as_json)
