@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, read_json, reading_json, run
-from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
+from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError, clean_text
 from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
 from drivers.profile.shape import REGISTERS
@@ -292,10 +292,21 @@ def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
             image.setdefault(function, {}).update(_words(dump[key], key))
     if "registers" in dump:
         function = dump.get("function", 3)
-        image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(_words(dump["registers"], "registers"))
+        words = _words(_by_address(dump), "registers")
+        image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(words)
     if not image:
         raise BrokenInput("the dump has no registers", hint='Want "holding" or "input" with addresses and words')
     return image
+
+
+def _by_address(dump: Mapping[str, Any]) -> Any:
+    """``registers`` by address, also where they are a list from ``base_address`` on, as `decode sunspec` takes them."""
+    said, base = dump["registers"], dump.get("base_address", 40000)
+    if not isinstance(said, list):
+        return said
+    if type(base) is not int or not 0 <= base <= 0xFFFF:
+        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
+    return {str(base + n): word for n, word in enumerate(said)}
 
 
 def _words(said: Any, key: str) -> dict[int, int]:
@@ -309,7 +320,7 @@ def _words(said: Any, key: str) -> dict[int, int]:
         if word is None:  # a register that could not be read
             continue
         if not isinstance(word, int) or not 0 <= word <= 0xFFFF:
-            raise BrokenInput(f"{key} at {name} is {word!r}, want 0 to 65535")
+            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
         result[address] = int(word)
     return result
 

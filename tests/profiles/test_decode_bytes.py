@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,3 +243,45 @@ def test_hex_from_standard_input() -> None:
     binary = CliRunner().invoke(decode, ["modbus-rtu", "-", "--json"], input=bytes.fromhex(ANSWER))
     assert (binary.exit_code, "not hex" in json.loads(binary.stdout)["error"]) == (4, True)
     assert CliRunner().invoke(decode, ["modbus-rtu", "-"], input="").exit_code == 4
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_a_dump_may_list_its_registers(tmp_path: Path) -> None:
+    """The form of `decode sunspec`, for any profile; what could not be read is null, and no zero."""
+    file = tmp_path / "dump.json"
+    words = [0x4366, 0x8000, 0x4367, 0x8000, None, None]
+    file.write_text(json.dumps({"function": 4, "base_address": 0, "registers": words}))
+    found = run("profile", "eastron/sdm630", str(file))
+    assert [(r["name"], r["value"]) for r in found["readings"]] == [("ac.voltage.l1", 230.5), ("ac.voltage.l2", 231.5)]
+    image = [0x5375, 0x6E53, 103, 50, *([0xFFFF] * 50), 0xFFFF, 0]
+    image[16:18] = [1234, 1]
+    file.write_text(json.dumps({"base_address": 40000, "registers": image}))
+    for command in (["profile", "sunspec/inverter"], ["sunspec"]):
+        value = {r["name"]: r["value"] for r in run(*command, str(file))["readings"]}
+        assert (value["ac.power.generation"], value["ac.voltage.l1"]) == (12340, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"registers": [1, "x"]}', "registers at 40001 is 'x', want 0 to 65535"),
+        ('{"registers": [1], "base_address": -1}', "base_address must be 0 to 65535, got -1"),
+        ('{"registers": [1, 2], "base_address": 65535}', "registers has the address '65536', want 0 to 65535"),
+        ('{"registers": "0001"}', "registers is no object of addresses and words"),
+    ],
+)
+def test_a_broken_list_of_registers(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "dump.json"
+    file.write_text(text)
+    assert run("profile", "goodwe/dt", str(file), code=4)["error"] == told
+
+
+@pytest.mark.parametrize("command", [["sunspec"], ["profile", "goodwe/dt"], ["counter"]])
+def test_a_file_of_hex_is_told_where_to_go(tmp_path: Path, command: list[str]) -> None:
+    file = tmp_path / "running_data.hex"
+    file.write_text("aa55f703fa" + "00" * 250 + "\n")
+    found = run(*command, str(file), code=4)
+    assert "is no JSON" in found["error"]
+    assert "It holds hex: give it to the command of its protocol" in found["hint"]

@@ -70,7 +70,14 @@ def read_json(path: Path, parse_float: Any = float) -> Any:
     except RecursionError as error:
         raise BrokenInput(f"{path} is no JSON that we read: brackets within brackets, too many of them") from error
     except ValueError as error:
-        raise BrokenInput(f"{path} is no JSON: {clean_text(str(error), 120)}") from error
+        raise BrokenInput(f"{path} is no JSON: {clean_text(str(error), 120)}", hint=_hex_hint(raw)) from error
+
+
+def _hex_hint(raw: bytes) -> str:
+    """Advice where a file that should be JSON holds hex; "" where it does not."""
+    if not re.fullmatch(rb"[0-9A-Fa-f\s:,xX-]{8,}", raw[:MAX_TEXT]):
+        return ""
+    return "It holds hex: give it to the command of its protocol, as `meterhouse decode modbus-rtu - < FILE`"
 
 
 def number(value: Decimal | int | str | None) -> int | float | str | None:
