@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from meter_cases import decode, values
+from click.testing import CliRunner
+from meter_cases import BY_NAME, decode, values
 
 from drivers import dlt645
 
@@ -124,6 +125,17 @@ def test_gallons_are_not_shown_as_cubic_metres(record: str) -> None:
     (reading,) = found["readings"]
     assert (reading["unit"], reading["quality"]) == ("", "suspect")
     assert reading["name"].startswith("x.mbus.volume.non-metric")
+
+
+def test_records_before_one_that_breaks_off_are_shown() -> None:
+    text = telegram("0C13 34120000 0D06F9")
+    code, found = decode("mbus", text)
+    assert (code, values(found)) == (4, [1.234])
+    assert found["error"] == "record byte 8: LVAR F9h is reserved"
+    people = CliRunner().invoke(BY_NAME["mbus"], [text])
+    assert people.exit_code == 4
+    assert "1.234 m3" in people.stdout
+    assert "LVAR F9h is reserved. The frame itself is sound" in people.stderr
 
 
 def test_a_wireless_maker_without_letters_is_a_maker() -> None:

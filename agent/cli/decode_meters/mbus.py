@@ -11,6 +11,8 @@ from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading
 from drivers import mbus
 from drivers.model import Reading
 
+_RECORDS_HINT = "The frame itself is sound: its meter sent this. What stands before it was read"
+
 
 def _telegram(telegram: mbus.Telegram) -> Json:
     """The application layer's part of a frame; nothing for what is not there."""
@@ -78,7 +80,7 @@ def _wired(frames: Sequence[mbus.Frame], stream: bytes) -> Json:
     result["readings"] = [r for t in telegrams for r in _readings(t)]
     faults = [t.fault for t in telegrams if t.fault]
     if faults:
-        raise BrokenInput(faults[0], result)
+        raise BrokenInput(faults[0], result, _RECORDS_HINT)
     return result
 
 
@@ -96,7 +98,7 @@ def _wireless(stream: bytes) -> Json:
     }
     result: Json = {"frame": shown, "readings": _readings(telegram)}
     if telegram.fault:
-        raise BrokenInput(telegram.fault, result)
+        raise BrokenInput(telegram.fault, result, "What stands before it was read")
     return result
 
 
@@ -133,6 +135,6 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
 
     \b
     Exit codes: 0 decoded, 2 wrong usage, 4 no sound frame, or records that
-      break off (what came before is printed with --json).
+      break off (what came before is printed).
     """
     run(lambda: decode(hex_bytes(words)), as_json)

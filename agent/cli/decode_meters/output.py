@@ -121,6 +121,8 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     elif decoded["ok"]:
         _print_table(decoded)
     else:
+        if decoded.get("readings"):  # sound as far as they go
+            _print_table(decoded)
         hint = f". {decoded['hint']}" if decoded.get("hint") else ""
         click.echo(f"cannot decode: {decoded['error']}{hint}", err=True)
     raise SystemExit(0 if decoded["ok"] else 4)
