@@ -13,7 +13,7 @@ from agent.verify.verifier import PREFIX, Verifier
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
 BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as retained beside the packs
 ONLY: Final = "streams.txt"  # of an export of some devices: their names, a line each
-MAX_ONLY_BYTES: Final = 1 << 20
+MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
 
 
@@ -43,7 +43,8 @@ def find_only(paths: Iterable[Path]) -> list[str]:
     names: set[str] = set()
     for path in (found for folder in paths if folder.is_dir() for found in folder.rglob(ONLY)):
         with path.open("rb") as file:
-            names.update(file.read(MAX_ONLY_BYTES).decode(errors="replace").split())
+            words = file.read(MAX_ONLY_BYTES).decode(errors="replace").split()
+        names.update(word for word in words if len(word) <= MAX_NAME)
     return sorted(names)
 
 

@@ -118,6 +118,7 @@ class StreamReport:
     head_seq: int = 0  # how far it had come by the newest checkpoint; 0 without any
     head_ms: int = 0
     oldest_head_seq: int = 0  # by the oldest one in files
+    is_unheard: bool = False  # it went on from one checkpoint to the next, and no pack came
     first_seq: int = 0
     last_seq: int = 0
     from_ms: int = 0
@@ -152,9 +153,10 @@ class StreamReport:
 
 
 def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str]) -> list[str]:
-    """Streams of files without any pack, although a checkpoint beside them has one from after where the others begin.
+    """Streams without any pack, although there were some.
 
-    One whose device is no longer read may be left out, and so may what nobody asked for.
+    In files a checkpoint beside them has one from after where the others begin; elsewhere they went on from one
+    checkpoint to the next. One whose device is no longer read may be left out, and so may what nobody asked for.
     """
     begun: dict[str, int] = {}
     for name, stream in streams.items():
@@ -164,8 +166,8 @@ def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str]) -> l
     return [
         name
         for name, stream in streams.items()
-        if stream.oldest_head_seq and not stream.packs and not stream.retired
-        if stream.head_ms > begun.get(name.rpartition("/")[0], stream.head_ms)
+        if stream.head_seq and not stream.packs and not stream.retired and (gateway := name.rpartition("/")[0]) in begun
+        if stream.is_unheard or (stream.oldest_head_seq and stream.head_ms > begun[gateway])
         if not wanted or name.rpartition("/")[2] in wanted
     ]
 

@@ -21,7 +21,7 @@ MAX_GROUPS: Final = 64  # ticks in parts that are under way
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_BLAMED: Final = 10_000
-MAX_HEADS: Final = 512  # that checkpoints name of packs that are not here, about 200 bytes each
+MAX_HEADS: Final = 128  # that checkpoints name of packs that are not here, about 250 bytes each
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +60,7 @@ class StreamState:
         self._heads: dict[tuple[str, int], Named] = {}  # that checkpoints name of packs that are not here yet
         self._newest: Named | None = None
         self._oldest: Named | None = None  # in files
+        self._second: Named | None = None  # made while one listened: the first one may have been retained
         self._denied: dict[str, None] = {}  # what checkpoints say that is not so
 
     def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Place, bool]:
@@ -113,6 +114,8 @@ class StreamState:
     def head(self, named: Named) -> None:
         """A checkpoint says that the stream had come to here, and whether that is its end."""
         newest, oldest = self._newest, self._oldest
+        if newest and named.counter > newest.counter and self._second is None and not named.filed:
+            self._second = named
         if newest is None or named.counter >= newest.counter:
             self._newest, self._sum.retired = named, named.retired
         if named.filed and (oldest is None or named.counter < oldest.counter):
@@ -159,8 +162,7 @@ class StreamState:
             heads.append(self._newest)
         survey(self.history, self.tables, self.losses, [named.head for named in heads], made)
         made.conflicts = [*self._denied, *made.conflicts][:MAX_LISTED]
-        ends = {made.first_seq} if ended else {made.first_seq, made.last_seq}
-        torn = [group for group in self._groups.values() if not ends & {edge.seq for edge in group.packs}]
+        torn = [group for group in self._groups.values() if not _is_at_an_end(group, made, ended)]
         pending = [*torn, *(account for some in self._waiting.values() for account in some)]
         made.unchecked = self._sum.unchecked + sum(len(account.packs) for account in pending)
         made.readings += sum(account.readings for account in {*pending, *self._groups.values()})
@@ -179,6 +181,7 @@ class StreamState:
         made.retired = self._sum.retired
         if self._newest:
             _, made.head_seq, _, made.head_ms = self._newest.head
+            made.is_unheard = self._second is not None and self._second.head[1] < made.head_seq and not made.packs
         if self._oldest:
             made.oldest_head_seq = self._oldest.head[1]
         made.gap_reasons = dict(sorted(self._sum.gap_reasons.items()))
@@ -285,6 +288,15 @@ class StreamState:
             if len(self._days) > MAX_DAYS:
                 del self._days[min(self._days)]
         return day
+
+
+def _is_at_an_end(group: _Account, made: StreamReport, ended: bool) -> bool:
+    """Were its other parts before the first pack here, or are they on their way?"""
+    low, high = (choose(group.packs, key=lambda edge: edge.seq) for choose in (min, max))
+    part, parts = low.part or (1, 1)
+    if low.seq == made.first_seq and part > 1 and len(group.packs) == parts - part + 1:
+        return True
+    return not ended and high.seq == made.last_seq
 
 
 _COUNTS: Final = (

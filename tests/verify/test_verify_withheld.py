@@ -273,6 +273,20 @@ def test_the_last_tick_wants_all_its_parts() -> None:
             assert report.reasons == ["park7/gw01/inv1: 2 packs whose birth or other parts are not here"]
 
 
+@pytest.mark.parametrize(("begin", "end", "ok"), [(1, 3, True), (2, 3, True), (0, 1, False), (1, 2, False)])
+def test_parts_at_both_ends_of_what_is_here(begin: int, end: int, ok: bool) -> None:
+    """Who joins late begins in the middle of a tick; its last part is missed all the same."""
+    stream = Stream()
+    birth, parts = stream.make_birth(), in_parts(stream)
+    verifier = Verifier([OLD.kid])
+    verifier.feed(keys(OLD))
+    verifier.feed(birth, stream.topic("birth"))
+    for raw in parts[begin:end]:
+        verifier.feed(raw)
+    assert verifier.report().ok
+    assert verifier.finish().ok is ok
+
+
 def test_keys_of_several_folders(tmp_path: Path) -> None:
     """An older list is part of the newer one; the successor of a thief is not."""
     old, new, thief = Key(1), Key(2), Key(9)
@@ -310,3 +324,36 @@ def test_packs_in_the_file_of_another_stream_are_no_matter(name: str, verdict: J
     other = packs_of(NAMES[NAMES.index(name) - 1])
     files = {**WHOLE, other: [*WHOLE[other], *WHOLE[packs_of(name)]], packs_of(name): []}
     assert verdict(files).ok
+
+
+def test_a_broker_that_holds_a_stream_back_shows_within_two_checkpoints() -> None:
+    """The first checkpoint may have been retained, and the packs up to the second may have come before one listened."""
+    made = Maker()
+    topic = "meterhouse/v1/park7/gw01/"
+    verifier = Verifier([OLD.kid])
+    verifier.feed(keys(OLD), f"{topic}keys")
+    for n, verdict in enumerate(("verified", "verified", "incomplete")):
+        made.run(2)
+        for raw in made.files[packs_of("inv1")][-2:] + made.files[packs_of("_gateway")][-2:]:
+            stream = json.loads(raw)["stream"].split("/")[2]
+            verifier.feed(raw, f"{topic}{stream}/readings")
+        for page, raw in enumerate(made.checkpoint(), 1):
+            verifier.feed(raw, f"{topic}checkpoint/{page}")
+        report = verifier.finish()
+        assert report.verdict.value == verdict, (n, report.reasons)
+    assert report.reasons == ["park7/gw01/gate-meter: no pack is here, a checkpoint has it at sequence 6"]
+    assert report.withheld == ["park7/gw01/gate-meter"]
+
+
+def test_a_device_that_seals_nothing_is_not_waited_for() -> None:
+    """Its head stays where it was."""
+    silent, stream = Stream("inv2"), Stream()
+    silent.run(3)
+    verifier = Verifier([OLD.kid])
+    verifier.feed(keys(OLD), "meterhouse/v1/park7/gw01/keys")
+    for counter in range(7, 12):
+        for raw in stream.run(2):
+            verifier.feed(raw, stream.topic())
+        page = checkpoint([head(stream), head(silent)], OLD, 2 * counter)
+        verifier.feed(page, "meterhouse/v1/park7/gw01/checkpoint/1")
+    assert verifier.finish().ok
