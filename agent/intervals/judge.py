@@ -26,6 +26,7 @@ ALIKE = 3
 MOST_GROWTH = 10**12  # counts between two readings; more is no growth of anything
 MOST = 64  # readings that wait
 TOO_LARGE = (1 << 63) - 1  # the kernel's word for a value beyond all counters
+_MOST_VALUE = 9 * 10**15  # what the kernel counts up to
 _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
 
 
@@ -40,8 +41,8 @@ class Waiting:
 
     @property
     def known(self) -> int | None:
-        """The value, None where it can be none."""
-        return None if self.value == TOO_LARGE else self.value
+        """The value, None where it can be none: no counter gets there."""
+        return self.value if -_MOST_VALUE <= self.value <= _MOST_VALUE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Judge:
     def take(self, reading: Waiting) -> list[Verdict]:
         """A reading that the kernel gave back. Returns what is certain now."""
         level = self._tally.level(self._number)
-        is_rise = level is not None and level[2] <= reading.value < TOO_LARGE  # stands, and may be good all the time
+        is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # stands, and may be good all the time
         alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
         if alike and not is_rise:
             self.waiting[-1] = reading  # a night of zeros says no more than its first and its last

@@ -1,0 +1,67 @@
+"""Readings that wait for a verdict in the running agent: what becomes of them, and of the counter after them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from ledger_kit import Book, Packs, point, table
+
+ENERGY = "ac.energy.import"
+ONES = (1 << 32) - 1
+
+
+def lived(*values: int | None, bits: int = 32, digits: int = 0) -> Book:
+    """One reading a minute; None: silence. Then another hour, so that everything is judged."""
+    width = {"digits": digits} if digits else {"bits": bits}
+    packs, book = Packs(table(point(ENERGY, source={"scale": "1"}, **width))), Book()
+    last = next(v for v in reversed(values) if v is not None)
+    for value in (*values, *(last + n for n in range(1, 61))):
+        packs.pack([] if value is None else [(packs.to_ms, ENERGY, value, "")])
+    book.read(packs.bodies)
+    return book
+
+
+def kinds(book: Book) -> list[str]:
+    return [happening.kind for happening in book.ledger.happenings]
+
+
+def amount(book: Book) -> Decimal:
+    return sum((row.amount or Decimal(0) for row in book.rows()[:4]), Decimal(0))
+
+
+GROWN = tuple(range(5000, 5020))
+
+
+def test_another_meter_beyond_half_of_the_range_counts_on() -> None:
+    """It was held for a glitch as long as it was there, and nothing was counted any more."""
+    book = lived(*GROWN, *range(700_000, 700_020), digits=6)
+    assert kinds(book) == ["swap"]
+    assert amount(book) == 60 - 1, "all but the minute in which it was changed"
+
+
+def test_garbage_of_that_size_does_not_count() -> None:
+    for odd in ([ONES - 200], [ONES - 200] * 9, [3_000_000_000, 2_900_000_000]):
+        book = lived(*GROWN, *odd, *range(5020 + len(odd), 5040))
+        assert set(kinds(book)) == {"glitch"}
+        assert amount(book) == 60, odd
+
+
+def test_numbers_that_no_counter_reaches_are_no_readings() -> None:
+    """A few in a row were taken for another meter, and the kernel that counts refused them with an error."""
+    book = lived(*GROWN, *range(10**17, 10**17 + 12), *range(5032, 5040), bits=64)
+    assert kinds(book) == ["glitch"] * len(kinds(book)) != []
+    assert amount(book) == 60
+
+
+def test_all_ones_of_a_counter_at_zero_are_no_other_meter() -> None:
+    book = lived(*[0] * 10, ONES, ONES, *[0] * 10, *range(1, 10))
+    assert kinds(book) == ["glitch"]
+    assert amount(book) == 60 - 21
+
+
+def test_two_that_are_none_follow_each_other() -> None:
+    """field pain 33: zero, then all ones, while an inverter boots."""
+    for odd in ((0, ONES), (ONES, 0), (-1, 0), (0, 0, ONES)):
+        book = lived(*GROWN, *odd, *range(5020 + len(odd), 5040))
+        assert set(kinds(book)) == {"glitch"}
+        assert amount(book) == 60, odd
