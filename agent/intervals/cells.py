@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 
 from agent.intervals.page import Column
 from agent.intervals.roles import amount_unit, gauge_unit, power_amount
@@ -24,18 +25,19 @@ def _scaled(unit: str, factor: Decimal, exponent: int) -> tuple[str, Convert]:
     return unit, lambda n: tidy(Decimal(n).scaleb(exponent) * factor)
 
 
-def amounts_of(column: Column) -> list[tuple[str, str, str, Convert]]:
+@lru_cache(maxsize=4096)  # columns change with the configuration only, and every page of a day asks
+def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
     """(flow, field, unit, conversion) of the amounts that a column holds: a power has two, above and below zero."""
     if column.kind == "counter":
         unit, convert = _scaled(*amount_unit(column.point, column.unit), column.exponent - PARTS)
-        return [(column.flow, "amount", unit, convert)]
+        return ((column.flow, "amount", unit, convert),)
 
     def area(n: int) -> Decimal:
         return tidy(power_amount(column.point, column.unit, Decimal(n).scaleb(column.exponent))[1])
 
     unit = power_amount(column.point, column.unit, Decimal(0))[0] if column.flow else ""
     above, _, below = column.flow.partition(",")
-    return [(flow, name, unit, area) for flow, name in ((above, "above"), (below, "below")) if flow]
+    return tuple((flow, name, unit, area) for flow, name in ((above, "above"), (below, "below")) if flow)
 
 
 def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRow]:
@@ -57,7 +59,7 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
     lasts = [m for p, r, c in known if (m := mark_at(p, c, r, "last"))]
     shared = _Shared(known, column)
     out = []
-    for flow, name, unit, convert in amounts_of(column) or [("", "", gauge_unit(column.unit)[0], tidy_int)]:
+    for flow, name, unit, convert in amounts_of(column) or (("", "", gauge_unit(column.unit)[0], tidy_int),):
         gauge = column.kind == "gauge"
         amount = sum((convert(p.get(c, name)[r]) for p, r, c in known), Decimal(0)) if known and name else None
         if gauge and name == "below" and not amount:

@@ -6,15 +6,17 @@ Filled by ``sums`` while it goes through the pages for the roles, so that a mont
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 
 from agent.intervals.cells import Convert, amounts_of
 from agent.intervals.page import Column
 from agent.intervals.roles import amount_unit
 from agent.intervals.rows import FLAW, Flag
-from agent.intervals.taken import Taken
+from agent.intervals.taken import Chosen, Taken
+from ext.columns import Sums
 
 Wants = Callable[[str, Column], bool]
 # plain numbers: an enum's & makes an object each time
@@ -52,15 +54,26 @@ class Metered:
     @property
     def place(self) -> str:
         """``inv1/meter.ac``: how people call the meter."""
-        return f"{self.device}/{self.column.part}" if self.column.part else self.device
+        return _place(self.key.stream, self.column.part)
 
     @property
     def count(self) -> Decimal:
         """What one count of the device is worth, in ``unit``; 0 of an integrated power."""
-        if self.column.kind != "counter":
-            return Decimal(0)
-        factor = amount_unit(self.column.point, self.column.unit)[1]
-        return Decimal(self.column.count).scaleb(self.column.exponent) * factor
+        return _count(self.column)
+
+
+# both are asked for again for each stretch, and change with the configuration only
+@lru_cache(maxsize=4096)
+def _place(stream: str, part: str) -> str:
+    device = stream.rpartition("/")[2]
+    return f"{device}/{part}" if part else device
+
+
+@lru_cache(maxsize=4096)
+def _count(column: Column) -> Decimal:
+    if column.kind != "counter":
+        return Decimal(0)
+    return Decimal(column.count).scaleb(column.exponent) * amount_unit(column.point, column.unit)[1]
 
 
 @dataclass(slots=True)
@@ -70,13 +83,22 @@ class _Whole:
     column: Column
     unit: str
     convert: Convert
-    amount: list[int]
-    flawed: list[int]
-    covered_ms: list[int]
-    flags: list[int]
+    sums: Sums
     first_seq: list[int]
     last_seq: list[int]
     ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)  # first and last start, spread there
+
+    def widen(self, at: int, t: Taken, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:
+        """Take in where rows of a page came from: the first and the last of them, their first and last pack."""
+        self.first_seq[at] = min(self.first_seq[at], low) or max(self.first_seq[at], low)
+        self.last_seq[at] = max(self.last_seq[at], high)
+        start, end = t.start[first], t.start[last]
+        was = self.ends.get(at, (start, False, end, False))
+        if start <= was[0]:
+            was = start, bool(known[first] - 1 & _SPREAD), *was[2:]
+        if end >= was[2]:
+            was = *was[:2], end, bool(known[last] - 1 & _SPREAD)
+        self.ends[at] = was
 
 
 class Meters:
@@ -92,75 +114,44 @@ class Meters:
         self._wholes: dict[tuple[MeterKey, str, int, str], _Whole] = {}
         self.since_ms = self.until_ms = 0  # all closed intervals of all streams lie in these; ``sums`` says it
 
-    def take(self, t: Taken, number: int, column: Column, rows: Sequence[tuple[int, int]]) -> None:
-        """One column of a page; ``rows``: (row, stretch)."""
-        if not rows:
+    def take(self, t: Taken, number: int, column: Column, mine: Chosen) -> None:
+        """One column of a page."""
+        if not mine.rows:
             return
         known, lack = t.get(number, "flags"), t.get(number, "lack")
+        power = _POWER if column.kind == "gauge" else 0
         for flow, name, unit, convert in amounts_of(column):
             key = MeterKey(t.stream, column.point, flow), column.unit, column.exponent, column.kind
-            if key not in self._wholes:
-                six = [[0] * self._stretches for _ in range(6)]
-                self._wholes[key] = _Whole(column, unit, convert, six[0], six[1], six[2], six[3], six[4], six[5])
-            into = self._wholes[key]
+            into = self._wholes.get(key)
+            if into is None:
+                sums = Sums(self._stretches, _FLAW)
+                zeros = [0] * self._stretches
+                into = self._wholes[key] = _Whole(column, unit, convert, sums, zeros, zeros.copy())
             into.column = column
-            amounts = t.get(number, name)
-            power = _POWER if column.kind == "gauge" else 0
-            if self._stretches == 1:
-                self._add(into, 0, t, _picked(rows, known), known, amounts, lack, power)
+            is_one = self._stretches == 1
+            places = None if is_one else mine.places
+            taken = into.sums.add(mine.rows, places, known, t.get(number, name), t.length, lack, power)
+            if is_one and taken:
+                rows = mine.known(known, taken)
+                into.widen(0, t, known, rows[0], rows[-1], *t.packs(rows))
                 continue
-            for n, at in rows:
+            for n, at in zip(*mine, strict=True) if taken else ():
                 if known[n]:
-                    self._add(into, at, t, slice(n, n + 1), known, amounts, lack, power)
-
-    @staticmethod
-    def _add(
-        into: _Whole,
-        at: int,
-        t: Taken,
-        rows: slice | Sequence[int],
-        known: Sequence[int],
-        amounts: Sequence[int],
-        lack: Sequence[int],
-        power: int,
-    ) -> None:
-        def pick(values: Sequence[int]) -> Sequence[int]:
-            return values[rows] if isinstance(rows, slice) else [values[n] for n in rows]
-
-        said, mine = pick(known), pick(amounts)
-        if not said:
-            return
-        into.amount[at] += sum(mine)
-        into.covered_ms[at] += sum(pick(t.length)) - sum(pick(lack))
-        flags = power
-        for flag in set(said):
-            flags |= flag - 1
-        into.flags[at] |= flags
-        if flags & _FLAW:
-            into.flawed[at] += sum([a for a, flag in zip(mine, said, strict=True) if (flag - 1 | power) & _FLAW])
-        low, high = min(pick(t.first_seq)), max(pick(t.last_seq))
-        into.first_seq[at] = min(into.first_seq[at], low) or max(into.first_seq[at], low)
-        into.last_seq[at] = max(into.last_seq[at], high)
-        starts = pick(t.start)
-        was = into.ends.get(at, (starts[0], False, starts[-1], False))
-        if starts[0] <= was[0]:
-            was = starts[0], bool(said[0] - 1 & _SPREAD), *was[2:]
-        if starts[-1] >= was[2]:
-            was = *was[:2], starts[-1], bool(said[-1] - 1 & _SPREAD)
-        into.ends[at] = was
+                    into.widen(at, t, known, n, n, t.first_seq[n], t.last_seq[n])
 
     def found(self, at: int = 0) -> list[Metered]:
         """What was taken of one stretch, by stream, point and flow; what a counter was in other units is added."""
         out: dict[MeterKey, Metered] = {}
         for (key, *_), w in self._wholes.items():
+            amount, flawed, covered_ms, flags = w.sums.get(at) or (0, 0, 0, 0)
             one = Metered(
                 key,
                 w.column,
                 w.unit,
-                w.convert(w.amount[at]),
-                w.convert(w.flawed[at]),
-                w.covered_ms[at],
-                Flag(w.flags[at]),
+                w.convert(amount),
+                w.convert(flawed),
+                covered_ms,
+                Flag(flags),
                 w.first_seq[at],
                 w.last_seq[at],
                 w.ends.get(at, (0, False, 0, False))[1::2],
@@ -171,21 +162,15 @@ class Meters:
 
 def added(one: Metered, other: Metered) -> Metered:
     """Two stretches of one meter as one, in their order."""
-    return replace(
-        other,
-        amount=one.amount + other.amount,
-        flawed=one.flawed + other.flawed,
-        covered_ms=one.covered_ms + other.covered_ms,
-        flags=one.flags | other.flags,
-        first_seq=min(one.first_seq, other.first_seq) or max(one.first_seq, other.first_seq),
-        last_seq=max(one.last_seq, other.last_seq),
-        ends_spread=(one.ends_spread[0], other.ends_spread[1]),
+    return Metered(
+        other.key,
+        other.column,
+        other.unit,
+        one.amount + other.amount,
+        one.flawed + other.flawed,
+        one.covered_ms + other.covered_ms,
+        one.flags | other.flags,
+        min(one.first_seq, other.first_seq) or max(one.first_seq, other.first_seq),
+        max(one.last_seq, other.last_seq),
+        (one.ends_spread[0], other.ends_spread[1]),
     )
-
-
-def _picked(rows: Sequence[tuple[int, int]], known: Sequence[int]) -> slice | Sequence[int]:
-    """The rows of which something is known: a slice where they follow each other, which is the fast road."""
-    first, last = rows[0][0], rows[-1][0]
-    if last - first == len(rows) - 1 and all(known):
-        return slice(first, last + 1)
-    return [n for n, _ in rows if known[n]]

@@ -3,7 +3,7 @@
 A page holds rows (an interval, a revision of it) and, by column, what the kernel said of a point in each row. Columns
 are described by a shape, which is kept once. All numbers are whole; a field of a column is a run of them, as narrow as
 its largest needs, left out where all are zero. Readings at the ends are kept as differences to the row before, so that
-a day compresses to a few bytes for each counter and interval. Decoding makes no object a value.
+a day compresses to a few bytes for each counter and interval. Decoding makes no object a value (``ext.columns``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
-from operator import add, sub
+from itertools import pairwise
 from typing import Final
 
 import zstandard
+
+from ext.columns import FAR, Runs, restore, restore_window
 
 PLAIN, ZSTD = 2, 3  # 0 and 1 were other runs, before the first release
 LEVEL = 9
@@ -46,9 +47,9 @@ FIELDS: Final = (
 FIELD: Final = {name: number for number, name in enumerate(FIELDS)}
 _ROW_DIFF = tuple(name in {"start", "first_seq", "last_seq"} for name in ROW_FIELDS)
 _DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)  # kept as differences from row to row
-_TOGETHER: Final = frozenset({"amount", "first_value", "last_value", "demand", "fixed"})  # see ``_expected``
+_ENDS: Final = ("amount", "first_value", "last_value")  # are kept together, see ``_expected``
+_WINDOWS: Final = ("demand", "fixed")
 PARTS: Final = 1000  # of a count, in amounts
-FAR: Final = 1 << 48  # counts; a jump to another level
 _CODES = "bhiq"
 _LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
 
@@ -152,7 +153,7 @@ def _likely(growth: int) -> int:
 
 
 def _expected(fields: list[list[int]]) -> list[list[int]]:
-    """Fields as kept: less what others let one expect. ``_restore`` is the way back.
+    """Fields as kept: less what others let one expect. ``ext.columns.restore`` is the way back.
 
     The reading at the end of an interval is a count or two above the one at the start of the next, the amount is about
     what lies between two ends, and demands are not far from it. What differs from that is doubled and made odd, as 0
@@ -177,29 +178,6 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
     return fields
 
 
-def _restore(known: Sequence[int], amount: list[int], first: list[int], last: list[int]) -> None:
-    """The way back, in place; ``last`` is as it was already."""
-    is_counter, level = any(amount), None
-    if is_counter and all(known):  # a quiet day
-        levels = [first[0] + last[0], *last]
-        grown = list(map(sub, last, levels))
-        if max(grown) < FAR and min(grown) > -FAR:
-            amount[:] = [(kept >> 1) + PARTS * growth for kept, growth in zip(amount, grown, strict=True)]
-        else:
-            amount[:] = [(kept >> 1) + _likely(growth) for kept, growth in zip(amount, grown, strict=True)]
-        first[:] = [levels[0], *map(add, first[1:], last)]
-        return
-    for n, there in enumerate(known):
-        if not there:
-            last[n] = 0
-            continue
-        first[n] += last[n] if level is None else level
-        before = first[n] if level is None else level
-        level = last[n]
-        if is_counter:
-            amount[n] = (amount[n] - 1) // 2 + _likely(level - before)
-
-
 class Page:
     """A body taken apart, a field of a column at a time."""
 
@@ -210,54 +188,36 @@ class Page:
                 raise ValueError(f"it begins with {body[0]}")
             if body[0] == ZSTD:
                 raw = zstandard.ZstdDecompressor().decompress(raw, max_output_size=MAX_BYTES)
-            self._raw = raw
             self.rows, self.columns = struct.unpack_from("<HH", raw)
-            count = len(ROW_FIELDS) + self.columns * len(FIELDS)
-            self._codes = raw[4 : 4 + count]
-            sizes = [0, *((self.rows << (code - 1)) if code else 0 for code in self._codes)]
-            self._at = list(accumulate(sizes, initial=4 + count))[1:]
-            self._whole: dict[int, dict[str, list[int]]] = {}
-            if len(self._codes) != count or self._at[-1] != len(raw) or max(self._codes, default=0) > len(_CODES):
-                raise ValueError("sizes do not agree")
+            self._runs = Runs(raw, 4, self.rows, len(ROW_FIELDS) + self.columns * len(FIELDS))
+            self._whole: dict[int, dict[str, array[int]]] = {}
         except (IndexError, ValueError, struct.error, zstandard.ZstdError) as error:
             raise ValueError(f"a page of intervals is damaged: {error}") from error
 
-    def _values(self, number: int, differences: bool) -> Sequence[int]:
-        code = self._codes[number]
-        if not code:
-            return bytes(self.rows)
-        start, n = self._at[number], self.rows
-        raw, size = self._raw[start : start + (n << (code - 1))], 1 << (code - 1)
-        if size > 1:
-            planes = bytearray(len(raw))
-            for k in range(size):
-                planes[k::size] = raw[k * n : (k + 1) * n]
-            raw = bytes(planes)
-        values = array(_CODES[code - 1], raw)
-        return list(accumulate(values)) if differences else values
-
-    def row(self, field: str) -> Sequence[int]:
+    def row(self, field: str) -> array[int]:
         """A field of all rows."""
         number = ROW_FIELDS.index(field)
-        return self._values(number, _ROW_DIFF[number])
+        return self._runs.get(number, _ROW_DIFF[number])
 
-    def column(self, number: int, field: str) -> Sequence[int]:
+    def column(self, number: int, field: str) -> array[int]:
         """A field of one column, a number a row."""
-        if field not in _TOGETHER:
-            return self._field(number, field)
-        if number not in self._whole:
-            found = {name: list(self._field(number, name)) for name in ("amount", "first_value", "last_value")}
-            _restore(self._field(number, "flags"), *found.values())
-            self._whole[number] = found
-        whole = self._whole[number]
-        if field not in whole:  # a demand
-            kept = self._field(number, field)
-            whole[field] = [(k - 1) // 2 + amount if k else 0 for k, amount in zip(kept, whole["amount"], strict=True)]
-        return whole[field]
+        if field in _ENDS:
+            return self._ends(number)[field]
+        kept = self._field(number, field)
+        if field in _WINDOWS:
+            restore_window(kept, self._ends(number)["amount"])
+        return kept
 
-    def _field(self, number: int, field: str) -> Sequence[int]:
+    def _ends(self, number: int) -> dict[str, array[int]]:
+        if number not in self._whole:
+            found = {name: self._field(number, name) for name in _ENDS}
+            restore(self._field(number, "flags"), *found.values())
+            self._whole[number] = found
+        return self._whole[number]
+
+    def _field(self, number: int, field: str) -> array[int]:
         n = FIELD[field]
-        return self._values(len(ROW_FIELDS) + number * len(FIELDS) + n, _DIFF[n])
+        return self._runs.get(len(ROW_FIELDS) + number * len(FIELDS) + n, _DIFF[n])
 
     def take_apart(self) -> list[Row]:
         """All rows again, for a page of a day."""

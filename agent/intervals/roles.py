@@ -37,7 +37,7 @@ _HEAT: dict[str, Decimal] = {  # kWh to GJ is exact the one way only, so heat is
     "Wh": Decimal("3.6e-6"), "kWh": Decimal("0.0036"), "MWh": Decimal("3.6"), "GWh": Decimal(3600),
 }  # fmt: skip
 _POWER = {"W": Decimal("0.001"), "kW": Decimal(1), "MW": Decimal(1000), "GW": Decimal(10**6)}
-_THERMAL = ("heat", "cool", "cold", "steam", "gas")
+_THERMAL = frozenset({"heat", "cool", "cold", "steam", "gas"})
 
 _ROLE_FLOWS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "generation": (("generation", ("energy.generation", "energy.export")), ("consumption", ("energy.import",))),
@@ -145,7 +145,7 @@ def main_power(members: Sequence[str], part: str) -> str | None:
 
 def is_thermal(point: str) -> bool:
     """Is energy of this point heat or cold, which is kept in GJ?"""
-    return any(word in _THERMAL for word in point.split("."))
+    return not _THERMAL.isdisjoint(point.split("."))
 
 
 def amount_unit(point: str, unit: str) -> tuple[str, Decimal]:

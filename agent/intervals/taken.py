@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 from agent.intervals.page import Page, Shape, StoredPage
 from agent.intervals.rows import Mark
+
+NO_ROWS = array("i")
+
+
+class Chosen(NamedTuple):
+    """Rows of a page that count, in order, and the stretch of each; as the kernel takes them."""
+
+    rows: array[int]
+    places: array[int]
+
+    def known(self, known: Sequence[int], count: int) -> array[int]:
+        """The rows of which something is known, as the kernel counted them: most often all, the same object then."""
+        return self.rows if count == len(self.rows) else array("i", [n for n in self.rows if known[n]])
 
 
 class Taken:
@@ -19,13 +34,21 @@ class Taken:
         self.start, self.length = self.page.row("start"), self.page.row("length")
         self.revision, self.turn = self.page.row("revision"), self.page.row("turn")
         self.first_seq, self.last_seq = self.page.row("first_seq"), self.page.row("last_seq")
-        self._columns: dict[tuple[int, str], Sequence[int]] = {}
+        self._columns: dict[tuple[int, str], array[int]] = {}
+        self._asked, self._packs = NO_ROWS, (0, 0)
 
-    def get(self, column: int, name: str) -> Sequence[int]:
+    def get(self, column: int, name: str) -> array[int]:
         """A field of a column, decoded once."""
         if (column, name) not in self._columns:
             self._columns[column, name] = self.page.column(column, name)
         return self._columns[column, name]
+
+    def packs(self, rows: array[int]) -> tuple[int, int]:
+        """The first and last pack of some rows. Column after column asks for the same ones: found once."""
+        if rows is not self._asked:
+            self._asked = rows
+            self._packs = min([self.first_seq[n] for n in rows]), max([self.last_seq[n] for n in rows])
+        return self._packs
 
     @property
     def plain(self) -> bool:
