@@ -15,6 +15,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -126,7 +127,7 @@ class Cut:
             start = self.floor(at_ms)
             return start, next(b for b in self.bounds(start, start + 1) if b > start)
         if period == "hour":
-            hours = self if self.length_ms == 3_600_000 else Cut(self.timezone, 3_600_000)
+            hours = self if self.length_ms == HOUR_MS else _hours_of(self.timezone)
             return hours.stretch("interval", at_ms)
         day = self.day(at_ms)
         if period == "day":
@@ -150,3 +151,9 @@ class Cut:
             start, end = self.stretch(period, at)
             yield start, end
             at = end
+
+
+@lru_cache(maxsize=4)
+def _hours_of(timezone: str) -> Cut:
+    """Whole hours: kept, since what it has cut of a day serves all the instants of that day."""
+    return Cut(timezone, HOUR_MS)
