@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,17 @@ TOGETHER = ("tests/fault/", "tests/service/test_run_")  # where scenarios run si
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what goes on in its background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.dont_write_bytecode:
+        keep_bytecode()
+
+
+def keep_bytecode() -> None:
+    """Who wants no bytecode beside the sources finds it in build/. Without any, each agent that a test starts would be
+    compiled anew: that doubles what its start costs, and the tests start more than a hundred.
+    """
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(ROOT / "build" / "pycache")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # for the workers, and for what tests start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
