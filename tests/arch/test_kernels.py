@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
 from html import unescape
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 EXT = Path(__file__).parents[2] / "ext"
+KEPT = EXT.parent / "build" / "annotated"
 SOURCES = sorted(EXT.glob("*.pyx"))
 SHARED = sorted(EXT.glob("*.pxd"))
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w., ]+))")
@@ -57,22 +63,41 @@ def without_gil(source: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the annotated page and the C code of each kernel."""
+def pages() -> Mapping[str, Path]:
+    """Of each kernel the folder with its annotated page and its C code.
+
+    Kept in build/ under a name that says from which sources, and by which Cython: nothing else changes them.
+    """
     build = pytest.importorskip("Cython.Build", reason="cython is not installed here")
-    folder = tmp_path_factory.mktemp("annotated") / "ext"
-    folder.mkdir()
-    for source in [*SOURCES, *SHARED, EXT / "__init__.py"]:
-        shutil.copy(source, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder.parent)
-        build.cythonize([f"ext/{s.name}" for s in SOURCES], annotate=True, quiet=True)
-    return folder
+    from Cython import __version__ as version
+
+    shared = {path.name: path.read_bytes() for path in [*SHARED, EXT / "__init__.py"]}
+    found = {}
+    for source in SOURCES:
+        sources = {source.name: source.read_bytes(), **shared}
+        name = sha256(repr((version, sys.version_info[:2], sorted(sources.items()))).encode()).hexdigest()[:16]
+        found[source.stem] = KEPT / f"{source.stem}-{name}"
+        if not found[source.stem].exists():
+            annotate(build, sources, source.stem, found[source.stem])
+    return found
+
+
+def annotate(build: ModuleType, sources: Mapping[str, bytes], stem: str, into: Path) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=KEPT) as folder, pytest.MonkeyPatch.context() as patch:
+        ext = Path(folder) / "ext"
+        ext.mkdir()
+        for name, text in sources.items():
+            (ext / name).write_bytes(text)
+        patch.chdir(folder)
+        build.cythonize([f"ext/{stem}.pyx"], annotate=True, quiet=True)
+        with suppress(OSError):  # another run was faster
+            ext.rename(into)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
-def test_no_line_under_nogil_touches_python(pages: Path, source: Path) -> None:
-    page = (pages / f"{source.stem}.html").read_text()
+def test_no_line_under_nogil_touches_python(pages: Mapping[str, Path], source: Path) -> None:
+    page = (pages[source.stem] / f"{source.stem}.html").read_text()
     scores = {
         int(line): int(score)
         for score, line in re.findall(r'<pre class="cython line score-(\d+)"[^>]*>.*?<span class="">(\d+)</span>', page)
@@ -85,9 +110,9 @@ def test_no_line_under_nogil_touches_python(pages: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", SHARED, ids=lambda p: p.stem)
-def test_no_inline_function_touches_python(pages: Path, shared: Path) -> None:
+def test_no_inline_function_touches_python(pages: Mapping[str, Path], shared: Path) -> None:
     """What a .pxd holds is on no annotated page: its functions are looked up in the C code."""
-    code = "".join(unescape(path.read_text()) for path in [*pages.glob("*.c"), *pages.glob("*.cpp")])
+    code = "".join(unescape(path.read_text()) for page in pages.values() for path in page.glob("*.c*"))
     names = re.findall(r"^cdef inline [^(]*?(\w+)\(", shared.read_text(), re.MULTILINE)
     assert names
     for name in names:
