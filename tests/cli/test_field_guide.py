@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,12 +129,19 @@ class Walk:
         """The agent has read each device, the slow ones too."""
         end = time.monotonic() + FIRST_ROUND_S
         while True:
+            told = self._told_ns()
             done = subprocess.run(["meterhouse", "status", "--json"], env=self._environment, stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT, text=True, check=False)  # fmt: skip
             if done.returncode == 0 and all(d["readings"] for d in json.loads(done.stdout)["devices"].values()):
                 return
-            assert time.monotonic() < end, done.stdout
-            time.sleep(0.5)
+            while self._told_ns() == told:  # until the agent says something new of itself
+                assert time.monotonic() < end, done.stdout
+                threading.Event().wait(0.02)
+
+    def _told_ns(self) -> int:
+        """When the agent last said how it is."""
+        snapshot = self._folder / "site" / "run" / "snapshot.json"
+        return snapshot.stat().st_mtime_ns if snapshot.exists() else 0
 
     def close(self) -> None:
         for child in reversed(self._running):
