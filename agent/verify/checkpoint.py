@@ -42,6 +42,7 @@ class Named:
     head: Head
     retired: bool  # its device is no longer read
     counter: int
+    kid: str
     filed: bool
 
 
@@ -90,7 +91,7 @@ class Checkpoints:
         heads = value.get("heads")
         if not isinstance(heads, list):
             raise Refused("shape", "a checkpoint without heads")
-        made = [_head(head, ring.gateway, new.counter, filed) for head in heads]
+        made = [_head(head, ring.gateway, new, filed) for head in heads]
         for named in made:
             ring.check_revoked(new.kid, named.stream, named.head[1])
         top = _top(book.newest.values(), ring)
@@ -226,7 +227,7 @@ def _top(pages: Iterable[_Page], ring: KeyRing) -> _Page | None:
     return max((page for page in pages if not _is_void(page, ring)), key=_counter, default=None)
 
 
-def _head(head: Any, gateway: str, counter: int, filed: bool) -> Named:
+def _head(head: Any, gateway: str, page: _Page, filed: bool) -> Named:
     if isinstance(head, dict):
         stream, boot, seq, digest = (head.get(name) for name in ("stream", "boot", "seq", "hash"))
         if (
@@ -238,5 +239,5 @@ def _head(head: Any, gateway: str, counter: int, filed: bool) -> Named:
             and len(digest) == 43
         ):
             end = (boot, seq, digest, ms_of(head.get("to"), "to of a head"))
-            return Named(stream, end, head.get("retired") is True, counter, filed)
+            return Named(stream, end, head.get("retired") is True, page.counter, page.kid, filed)
     raise Refused("shape", f"a checkpoint head that is not of {gateway}, or without stream, boot, seq, hash, to")

@@ -146,11 +146,16 @@ class KeyRing:
         """A later key has cut it off."""
         return kid in self._revoked
 
+    def is_cut(self, kid: str, stream: str, seq: int) -> bool:
+        """Is this key revoked, and the sequence beyond the last one that it is trusted for?"""
+        last = self._revoked.get(kid)
+        return last is not None and seq > last.get(stream, 0)
+
     def check_revoked(self, kid: str, stream: str, seq: int) -> None:
         """Raises Refused for what a revoked key signed after its last trusted sequence."""
-        last = self._revoked.get(kid)
-        if last is not None and seq > last.get(stream, 0):
-            raise Refused("revoked", f"signed by the revoked key {kid}, trusted up to sequence {last.get(stream, 0)}")
+        if self.is_cut(kid, stream, seq):
+            last = self._revoked[kid].get(stream, 0)
+            raise Refused("revoked", f"signed by the revoked key {kid}, trusted up to sequence {last}")
 
 
 def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[str, int]]]:

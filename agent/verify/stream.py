@@ -10,6 +10,7 @@ from typing import Any, Final
 from agent.verify.checkpoint import Named
 from agent.verify.history import History, Place
 from agent.verify.holes import differs, survey
+from agent.verify.keyring import KeyRing
 from agent.verify.pack import Edge, Loss, Pack, audit, check_units, units_of
 from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
@@ -61,7 +62,8 @@ class StreamState:
         self._newest: Named | None = None
         self._oldest: Named | None = None  # in files
         self._second: Named | None = None  # made while one listened: the first one may have been retained
-        self._denied: dict[str, None] = {}  # what checkpoints say that is not so
+        self._denied: list[Named] = []  # what checkpoints say that is not so
+        self._signed: dict[str, int] = {}  # by key the highest sequence
 
     def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Place, bool]:
         """Put one pack into the books. Returns its place, and whether all that can be checked now holds."""
@@ -75,6 +77,8 @@ class StreamState:
             return place, True
         if self._heads and (named := self._heads.pop((edge.boot, edge.seq), None)) and named.head[2] != edge.hash:
             self._deny(named)
+        if edge.seq > self._signed.get(signed.key.kid, 0):
+            self._signed[signed.key.kid] = edge.seq
         self._sum.packs += 1
         self._sum.rewritten += signed.rewritten
         self._sum.births += edge.is_birth
@@ -111,9 +115,11 @@ class StreamState:
             else:
                 self._balance(account, table, "")
 
-    def head(self, named: Named) -> None:
+    def head(self, named: Named, ring: KeyRing) -> None:
         """A checkpoint says that the stream had come to here, and whether that is its end."""
         newest, oldest = self._newest, self._oldest
+        if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
+            newest = None  # a thief may have counted as far as he liked
         if newest and named.counter > newest.counter and self._second is None and not named.filed:
             self._second = named
         if newest is None or named.counter >= newest.counter:
@@ -132,8 +138,7 @@ class StreamState:
 
     def _deny(self, named: Named) -> None:
         if len(self._denied) < MAX_LISTED:
-            boot, seq, _, _ = named.head
-            self._denied[f"the checkpoint names another hash for sequence {seq} of boot {boot}"] = None
+            self._denied.append(named)
 
     def _thin_out(self) -> None:
         """Every second of the older ones: a history that was written anew differs from any head after that."""
@@ -150,18 +155,30 @@ class StreamState:
         """(packs, readings, faulty packs)."""
         return self._sum.packs, self._sum.readings, self._faults.count
 
-    def report(self, ended: bool = False) -> StreamReport:
+    def report(self, ended: bool = False, ring: KeyRing | None = None) -> StreamReport:
         """The books as they stand.
 
         Args:
             ended: nothing more is on its way, not even the other parts of the last tick.
+            ring: says which keys were revoked after their packs had come.
         """
         made = self._copy()
+
+        def is_cut(named: Named) -> bool:
+            return ring is not None and ring.is_cut(named.kid, self.stream, named.head[1])
+
         heads = sorted(self._heads.values(), key=lambda named: named.counter)
         if self._newest and self._newest not in heads:
             heads.append(self._newest)
-        survey(self.history, self.tables, self.losses, [named.head for named in heads], made)
-        made.conflicts = [*self._denied, *made.conflicts][:MAX_LISTED]
+        survey(self.history, self.tables, self.losses, [named.head for named in heads if not is_cut(named)], made)
+        wrong = (named.head for named in self._denied if not is_cut(named))
+        denied = [f"the checkpoint names another hash for sequence {seq} of boot {boot}" for boot, seq, _, _ in wrong]
+        late = [
+            f"sequence {seq} is signed by the key {kid}, which was revoked later, and not trusted so far"
+            for kid, seq in self._signed.items()
+            if ring is not None and ring.is_cut(kid, self.stream, seq)
+        ]
+        made.conflicts = list(dict.fromkeys((*late, *denied, *made.conflicts)))[:MAX_LISTED]
         torn = [group for group in self._groups.values() if not _is_at_an_end(group, made, ended)]
         pending = [*torn, *(account for some in self._waiting.values() for account in some)]
         made.unchecked = self._sum.unchecked + sum(len(account.packs) for account in pending)

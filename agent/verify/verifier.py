@@ -118,7 +118,9 @@ class Verifier:
         return self._report(now_ms or 0)
 
     def _report(self, now_ms: float) -> Report:
-        streams = {name: state.report(math.isinf(now_ms)) for name, state in sorted(self._streams.items())}
+        rings, ended = self._rings, math.isinf(now_ms)
+        states = sorted(self._streams.items())
+        streams = {name: state.report(ended, rings.get(name.rpartition("/")[0])) for name, state in states}
         total = Report(Verdict.VERIFIED, [], {ring.gateway: ring.first for ring in self._rings.values()}, streams)
         every = streams.values()
         total.packs = sum(s.packs for s in every)
@@ -249,7 +251,7 @@ class Verifier:
         if ring is None:
             return self._hold(raw, topic, where, gateway)
         for named in self._checkpoints.take(raw, value, ring, filed=topic is None):
-            self._state(named.stream).head(named)
+            self._state(named.stream).head(named, ring)
         return Outcome.TAKEN
 
     def _take_pack(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from corpus import in_parts
 from corpus_pages import head
 from folder_kit import CHECKPOINTS, NAMES, OLD, Files, Maker, judge, only, packs_of, whole, write
-from packs import BOOTS, START, Key, Stream, checkpoint, keys
+from packs import BOOTS, START, Key, Stream, checkpoint, key_record, keys, keys_object
 
 from agent.cli.verify import verify
 from agent.verify import Report, Verifier
@@ -357,3 +357,48 @@ def test_a_device_that_seals_nothing_is_not_waited_for() -> None:
         page = checkpoint([head(stream), head(silent)], OLD, 2 * counter)
         verifier.feed(page, "meterhouse/v1/park7/gw01/checkpoint/1")
     assert verifier.finish().ok
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_revocation_counts_whenever_it_comes(place: int) -> None:
+    """A verifier that ran while the key was stolen took the thief's packs for good; the record says better."""
+    old, new = Key(1), Key(2)
+    stream = Stream(key=old)
+    packs = stream.run(5)
+    second = key_record(new, old, START + 1, revokes=[{"kid": old.kid, "last": {stream.stream: 3}}])
+    objects = [*packs[:place], keys_object([key_record(old), second], new, 2), *packs[place:]]
+    verifier = Verifier([old.kid])
+    for raw in (keys(old), *objects):
+        verifier.feed(raw)
+    report = verifier.finish()
+    assert report.verdict.value == "failed" and report.first_bad is not None
+    late = "sequence 5 is signed by the key" if place == 5 else "sequence 4 is signed by the key" if place == 4 else ""
+    assert report.failures == ({"revoked": 5 - max(place, 3)} if place < 5 else {})
+    assert any(late in text for text in report.reasons), report.reasons
+
+
+def test_what_a_thief_said_at_a_checkpoint_is_void_once_his_key_is_revoked() -> None:
+    """He named packs that never were, another hash, and an end; the owner's own, lower count is believed."""
+    old, new = Key(1), Key(2)
+    revokes = [{"kid": old.kid, "last": {Stream().stream: 4}}]
+    topic = "meterhouse/v1/park7/gw01/"
+    for claim in ({"seq": 9}, {"hash": "A" * 43}, {"retired": True, "seq": 7}):
+        stream = Stream(key=old)
+        packs = stream.run(4)
+        stream.key = new
+        packs += stream.run(2)
+        true = head(stream)
+        lie = checkpoint([{**true, "seq": 5, **claim}], old, 1 << 40)
+        verifier = Verifier([old.kid])
+        record = key_record(new, old, START + 1)
+        verifier.feed(keys_object([key_record(old), record], new, 2), f"{topic}keys")
+        for raw in packs:
+            verifier.feed(raw, stream.topic())
+        verifier.feed(lie, f"{topic}checkpoint/1")
+        assert not verifier.finish().ok
+        third = key_record(Key(3), new, START + 2, revokes=revokes)
+        verifier.feed(keys_object([key_record(old), record, third], Key(3), 3), f"{topic}keys")
+        verifier.feed(checkpoint([true], Key(3), 7), f"{topic}checkpoint/1")
+        report = verifier.finish()
+        assert report.ok and report.streams[stream.stream].head_seq == 6, (claim, report.reasons)
+        assert not report.streams[stream.stream].retired
