@@ -31,6 +31,39 @@ def telegram(records: str) -> str:
     return (bytes((0x68, len(body), len(body), 0x68)) + body + bytes((sum(body) & 0xFF, 0x16))).hex()
 
 
+def test_a_frame_that_breaks_off_says_what_it_is_as_far_as_it_goes() -> None:
+    whole = electric("00010000", "78563412", 0x91)
+    for size in range(10, len(whole)):
+        code, found = decode("dlt645", "fefe" + whole[:size].hex())
+        frame = found["frame"]
+        assert code == 4 and "readings" not in found
+        assert (frame["address"], frame["control"], frame["length"]) == ("000000000161", 0x91, 8)
+        assert (frame["preamble_fe"], frame["direction"], frame["checksum_ok"]) == (2, "reply", False)
+        assert frame.get("di") == ("00010000" if size >= 14 else None)
+        assert frame["data_minus33_hex"] == "0000010078563412"[: 2 * min(size - 10, 8)]
+    water = bytes.fromhex(thermal(0x10, "785634122C 000000002C 00000000000000 0000"))
+    for size in range(11, len(water)):
+        code, found = decode("cjt188", water[:size].hex())
+        frame = found["frame"]
+        assert code == 4 and "readings" not in found
+        assert (frame["medium"], frame["address"], frame["length"]) == ("cold water", "07060504030201", 22)
+        assert (frame.get("di"), frame["checksum_ok"]) == ("901F" if size >= 14 else None, False)
+
+
+def test_a_broken_telegram_says_what_its_frame_is() -> None:
+    whole = bytes.fromhex(telegram("0C13 34120000"))
+    for size in range(7, len(whole)):
+        code, found = decode("mbus", whole[:size].hex())
+        frame = found["frame"]
+        assert code == 4 and "readings" not in found
+        assert (frame["kind"], frame["function"], frame["direction"]) == ("long", "RSP_UD", "reply")
+        assert (frame["address"], frame["ci"], frame["length_in_frame"]) == (5, 0x72, len(whole) - 6)
+        assert frame["checksum_ok"] is False and "checksum_in_frame" not in frame
+    _, found = decode("mbus", (whole[:-2] + bytes((whole[-2] ^ 1, 0x16))).hex())
+    frame = found["frame"]
+    assert (frame["checksum_in_frame"] ^ 1, frame["checksum_ok"]) == (frame["checksum_computed"], False)
+
+
 FIRST = electric("0001FF00", "34120000 01000000 02", 0xB1)
 SECOND = electric("0001FF00", "000000 03000000", 0xB2, "01")
 THIRD = electric("0001FF00", "04000000", 0x92, "02")

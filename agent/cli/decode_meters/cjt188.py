@@ -48,14 +48,22 @@ def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
     return shown
 
 
+def _cut(raw: bytes, offset: int, stream: bytes) -> Json:
+    """What a frame that breaks off says as far as it goes; no values."""
+    data = raw[11 : 11 + raw[10]]
+    shown = _frame(cjt188.Frame(raw[:10] + bytes((len(data),)) + data + bytes(2), offset), stream)
+    for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
+        shown.pop(key, None)
+    return shown | {"length": raw[10], "checksum_ok": False, "stop_ok": False}
+
+
 def _broken(stream: bytes) -> BrokenInput:
     raw, offset, error = cjt188.broken(stream)
     shown: Json = {}
     if len(raw) >= 13 and len(raw) == 13 + raw[10]:
         shown = _frame(cjt188.Frame(raw, offset), stream)
     elif len(raw) >= 11:
-        shown = {"protocol": "cjt188", "meter_type": raw[1], "address": raw[8:1:-1].hex().upper()}
-        shown |= {"control": raw[9], "length": raw[10]}
+        shown = _cut(raw, offset, stream)
     hint = frame_hint(
         error, stream, "cjt188", "68h, the meter type, seven address bytes, control, length, data, checksum, 16h"
     )

@@ -49,13 +49,22 @@ def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
     return shown
 
 
+def _cut(raw: bytes, offset: int, stream: bytes) -> Json:
+    """What a frame that breaks off says as far as it goes; no values."""
+    data = raw[10 : 10 + raw[9]]
+    shown = _frame(dlt645.Frame(raw[:9] + bytes((len(data),)) + data + bytes(2), offset), stream)
+    for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
+        shown.pop(key, None)
+    return shown | {"length": raw[9], "checksum_ok": False, "stop_ok": False}
+
+
 def _broken(stream: bytes) -> BrokenInput:
     raw, offset, error = dlt645.broken(stream)
     shown: Json = {}
     if len(raw) >= 12 and len(raw) == 12 + raw[9]:
         shown = _frame(dlt645.Frame(raw, offset), stream)
     elif len(raw) >= 10:
-        shown = {"protocol": "dlt645", "address": raw[6:0:-1].hex().upper(), "control": raw[8], "length": raw[9]}
+        shown = _cut(raw, offset, stream)
     hint = frame_hint(error, stream, "dlt645", "68h, six address bytes, 68h, control, length, data, checksum, 16h")
     return BrokenInput(placed(error, offset), {"frame": shown} if shown else None, hint)
 

@@ -115,7 +115,11 @@ def decode(stream: bytes) -> Json:
     raw, offset, error = mbus.broken(stream)
     shown: Json = {"protocol": "mbus", "offset": offset}
     if len(raw) >= 7 and raw[0] == raw[3] == 0x68:
-        shown |= {"kind": "long", "control": raw[4], "address": raw[5], "ci": raw[6]}
+        frame = mbus.Frame(raw, offset)
+        shown = _frame(frame, stream) | {"ci": frame.ci}
+        if raw[1] != raw[2] or len(raw) != raw[1] + 6:  # it breaks off, or nobody knows where it ends
+            del shown["checksum_in_frame"], shown["checksum_computed"]
+            shown |= {"length_in_frame": raw[1], "checksum_ok": False}
     form = "68h, the length twice, 68h, control, address, CI, data, checksum, 16h"
     hint = frame_hint(error, stream, "mbus", form)
     raise BrokenInput(placed(error, offset), {"frame": shown} if raw else None, hint)
