@@ -135,7 +135,13 @@ const judgeStream = (packs, births, heads) => { // packs in order of sequence
   for (const head of heads) {
     const pack = packs.find((p) => p.boot === head.boot && p.seq === head.seq)
     if (pack && pack.hash !== head.hash) verdict.conflicts.push(`checkpoint of ${head.seq}`)
-    else if (!pack && packs.length && head.seq > last) verdict.open.push(`${head.seq} is missing`)
+    else if (!pack && packs.some((p) => p.prev_boot === head.boot && p.seq <= head.seq)) {
+      verdict.conflicts.push(`another boot goes on from before ${head.seq}`)
+    } else if (!pack && head.seq > last) verdict.open.push(`${head.seq} is missing`)
+    else if (!pack && seqs.has(head.seq)) { // of another boot: before the history began, or beside it
+      if (ms(head.to) <= packs[0].low) verdict.open.push(`begins anew, after ${head.seq} of boot ${head.boot}`)
+      else verdict.conflicts.push(`${head.seq} of boot ${head.boot} is not here`)
+    }
   }
   return verdict
 }

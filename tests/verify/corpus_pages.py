@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from corpus import Case, Object, case, feed
-from packs import START, Key, Stream, checkpoint, key_record, keys_object, payload_hash
+from packs import BOOTS, START, Key, Stream, checkpoint, key_record, keys_object, payload_hash
 
 TOPIC = "meterhouse/v1/park7/gw01/checkpoint/"
 
@@ -133,3 +133,35 @@ def page_signed_by_a_thief() -> Case:
     objects += [*pages(heads, 1 << 40, key=old, pages=3), *pages(heads[:1], 5, key=new)]
     return Case("page_signed_by_a_thief", "pages of a revoked key count for nothing", tuple(objects), "verified",
                 packs=6)  # fmt: skip
+
+
+@case
+def checkpoint_of_what_was_overtaken() -> Case:
+    """A database restored from before: the packs that it forgot never came out, the checkpoint that names them did."""
+    stream, forgotten = Stream(), Stream()
+    packs = stream.run(3)
+    forgotten.run(5)
+    stream.restart(BOOTS[1])
+    objects = (*feed(stream, packs + stream.run(4)), (f"{TOPIC}1", checkpoint([head(forgotten)], stream.key)))
+    return Case("checkpoint_of_what_was_overtaken", "another boot goes on from before what a checkpoint names", objects,
+                "failed", {}, "rollback or clone: a checkpoint has sequence 5", 7)  # fmt: skip
+
+
+@case
+def checkpoint_of_a_clone() -> Case:
+    """Two boxes with one key: only a head of the other one was ever seen."""
+    stream, clone = Stream(), Stream(boot=BOOTS[1])
+    clone.run(4)
+    objects = (*feed(stream, stream.run(6)), (f"{TOPIC}1", checkpoint([head(clone)], stream.key)))
+    return Case("checkpoint_of_a_clone", "a checkpoint of a boot that is not here, beside one that is", objects,
+                "failed", {}, "sequence 4 in boot b1946ac92492d234, which is not here", 6)  # fmt: skip
+
+
+@case
+def checkpoint_of_a_lost_database() -> Case:
+    """What the old database held never came out; the new one begins at 1, later than all of that."""
+    lost, stream = Stream(boot=BOOTS[1]), Stream(start=START + 600)
+    lost.run(4)
+    objects = (*feed(stream, stream.run(6)), (f"{TOPIC}1", checkpoint([head(lost)], stream.key)))
+    return Case("checkpoint_of_a_lost_database", "a checkpoint from before a stream began anew", objects, "incomplete",
+                {}, "the history begins anew: a checkpoint has sequence 4", 6)  # fmt: skip
