@@ -273,13 +273,12 @@ class Series:
         nines, end = is_all_nines(value / self.resolution), value + self.resolution
         if self.modulus != end and not (nines and self.modulus is None):
             return False
-        bound = end / FEW if nines else FEW * self.resolution
+        few = FEW * FEW * self.resolution
+        bound = end / FEW if nines else few
         count, _, fastest = self._paces.others(index)
         if count:
             bound = max(min(end / FEW, _NEXT * fastest * self._paces.span(index, place)), FEW * self.resolution)
-        return later + self.resolution <= (
-            bound if self.modulus is not None else min(bound, FEW * FEW * self.resolution)
-        )
+        return later + self.resolution <= (bound if self.modulus is not None else min(bound, few))
 
 
 def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:

@@ -63,6 +63,7 @@ def test_words_for_no_reading_are_none(tmp_path: Path, word: str) -> None:
         ({"points": [{"time": "t0", "value": 1}]}, "points[0] must be [time, value], got {'time'", ""),
         ({"points": [["t0", 1], ["t1", "12345,6"]]}, "points[1] must have a number as value, got '12345,6'", "1234.5"),
         ({"points": [["t0", "12 345.6 kWh"]]}, "points[0] must have a number as value, got '12 345.6 kWh'", "null"),
+        ({"points": [["t0", "0xFFFF"]]}, "points[0] must have a number as value, got '0xFFFF'", "1234.5"),
         ({"points": [[1.0, "2026-11-24T00:00:00Z"]]}, "points[0] has the time '2026-11-24T00:00:00Z' as its", "[time"),
         ({"points": [[{"at": 1}, 1]]}, "points[0] must have a text or a number as time", ""),
         (b'{"points": [["t0", 1], ["t1", 1e999999999]]}', "points[1] must be a number that a meter can show", ""),
@@ -147,3 +148,11 @@ def test_more_digits_than_a_float_has_are_exact(tmp_path: Path) -> None:
 
 def test_words_keep_within_the_width(tmp_path: Path) -> None:
     assert kinds(tmp_path, ["total", "total", 0], digits=5) == [(0, "normal"), (0, "reset")]
+
+
+def test_the_table_has_a_line_a_step(tmp_path: Path) -> None:
+    result = told(tmp_path, {"points": [["t0", 1.5], ["t1", 2.75], ["t2", 0]], "unit": "kWh"})
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["t1", "1.25", "normal"],
+        ["t2", "0", "reset"],
+    ]

@@ -61,6 +61,7 @@ def judged(values: list[Any], resolution: str = "0.1", bits: int = 0, digits: in
         ("daily counters", [12.4, 0, 4.2, 9.9, 0, 5.1], "rnnrn", "15", {}),
         # ends
         ("all ones is the last count of 32 bits", [ONES, 0, 3], "on", "4", {"resolution": "1", "bits": 32}),
+        ("and of 16 bits", [65535, 40], "o", "41", {"resolution": "1", "bits": 16}),
         ("nobody said six digits", [999990, 5, 12], "on", "22", {"resolution": "1"}),
         ("nobody said 64 bits", ["18446744073709551610", 5], "o", "11", {"resolution": "1"}),
         ("nobody said the width, and zero", [9999.5, 0], "r", "0", {}),

@@ -27,7 +27,7 @@ _NO_READING = frozenset(
     ("", "-", "--", "nan", "inf", "+inf", "-inf", "null", "none", "n/a", "na", "unavailable", "unknown")
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
-_ALMOST = re.compile(r"[+-]?[\d.,'_ ]*\d[\d.,'_ ]*([kMG]?(Wh|varh|VAh|J)|m3|m³|l|t)?", re.IGNORECASE)
+_ALMOST = re.compile(r"0x[\da-f]+|[+-]?[\d.,'_ ]*\d[\d.,'_ ]*([kMG]?(Wh|varh|VAh|J)|m3|m³|l|t)?", re.IGNORECASE)
 _FINEST = 6  # decimal places that are taken for counts; more are what a float makes of a number
 _KEYS = ("unit", "bits", "digits", "resolution", "scale", "points")
 

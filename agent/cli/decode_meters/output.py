@@ -141,7 +141,8 @@ def run(decode: Any, as_json: bool) -> NoReturn:
 def _print_table(decoded: Json) -> None:
     for frame in decoded.get("frames") or [decoded.get("frame") or {}]:
         shown = {k: v for k, v in frame.items() if v not in (None, "", []) and k != "readings"}
-        click.echo("  ".join(f"{key}={value}" for key, value in shown.items()))
+        if shown:
+            click.echo("  ".join(f"{key}={value}" for key, value in shown.items()))
     for reading in decoded.get("readings", ()):
         value = "-" if reading["value"] is None else reading["value"]
         notes = [f"{k} {reading[k]}" for k in ("quality", "storage", "tariff", "function", "time") if k in reading]
