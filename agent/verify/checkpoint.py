@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from agent.verify.signed import check_signed
 from agent.verify.strict import Refused
 from agent.verify.table import ms_of
 
+_HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
+MAX_NAME: Final = 200
 MAX_FILED: Final = 10_000  # pages of files that are known again
 MAX_PARTIAL: Final = 10_000  # checkpoints in files of which some pages are here and some not
 ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin link one in half a minute
@@ -232,11 +235,12 @@ def _head(head: Any, gateway: str, page: _Page, filed: bool) -> Named:
         stream, boot, seq, digest = (head.get(name) for name in ("stream", "boot", "seq", "hash"))
         if (
             isinstance(stream, str)
-            and stream.startswith(gateway + "/")
+            and stream.rpartition("/")[0] == gateway
+            and len(stream) <= MAX_NAME
             and isinstance(boot, str)
             and type(seq) is int
             and isinstance(digest, str)
-            and len(digest) == 43
+            and _HASH.fullmatch(digest)
         ):
             end = (boot, seq, digest, ms_of(head.get("to"), "to of a head"))
             return Named(stream, end, head.get("retired") is True, page.counter, page.kid, filed)

@@ -41,7 +41,7 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 def find_only(paths: Iterable[Path]) -> list[str]:
     """Names of the streams that exported folders were asked for; none: all of them."""
     names: set[str] = set()
-    for path in (found for folder in paths if folder.is_dir() for found in folder.rglob(ONLY)):
+    for path in (found for folder in paths if folder.is_dir() for found in folder.rglob(ONLY) if found.is_file()):
         with path.open("rb") as file:
             words = file.read(MAX_ONLY_BYTES).decode(errors="replace").split()
         names.update(word for word in words if len(word) <= MAX_NAME)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from packs import BOOTS, Key, Stream, checkpoint, key_record, keys, keys_object
 
 from agent.verify import Outcome, Verifier
+from agent.verify.text import as_text
 
 KEY = Key()
 STREAM = Stream(key=KEY)
@@ -129,10 +130,17 @@ def test_nonsense_in_keys_and_checkpoints_never_raises(data: st.DataObject) -> N
         return
     kind = {"mh-keys": "keys", "mh-checkpoint": "checkpoint/1"}[typ]
     for verifier in (fresh(), Verifier()):
+        if data.draw(st.booleans()):
+            verifier.new_file()
+            verifier.feed(object_)
+            verifier.new_file()
+        for raw in PACKS[: data.draw(st.integers(0, len(PACKS)))]:
+            verifier.feed(raw, TOPIC)
         verifier.feed(bad, data.draw(st.sampled_from([f"meterhouse/v1/park7/gw01/{kind}", None])))
         for raw in PACKS:
             verifier.feed(raw, TOPIC)
-        verifier.finish().as_dict()
+        as_text(verifier.finish())
+        verifier.report().as_dict()
 
 
 @settings(max_examples=100, deadline=None)

@@ -167,6 +167,16 @@ def test_a_page_that_does_not_say_how_many_there_are(change: dict[str, Any]) -> 
     assert report.failures == {"shape": 1} and report.checkpoints == 0
 
 
+@pytest.mark.parametrize("digest", ["!" * 43, "é" * 43, "A" * 42 + "=", "A" * 42 + "\n"])
+def test_a_head_whose_hash_is_none(digest: str) -> None:
+    """The pack is here, so it would be compared."""
+    stream = Stream()
+    packs = [(None, raw) for raw in stream.run(2)]
+    page = (None, checkpoint([{**head(stream), "hash": digest}], Key()))
+    for objects in ([*packs, page], [page, *packs]):
+        assert fed(objects, topics=False).finish().failures == {"shape": 1}
+
+
 def test_torn_checkpoints_without_end_cost_no_more_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_module, "MAX_PARTIAL", 20)
     heads = [head(stream) for stream in many(2)]
