@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,36 @@ def test_a_broker_that_holds_a_page_back(broker: Any) -> None:
             publisher.send("meterhouse/v1/park7/gw01/inv1/readings", b"end")
             wait_for(live, lambda c: c[2] == 1)
             assert torn(live.stop()) == ([] if more else [(8, [2])])
+
+
+@pytest.mark.broker
+def test_a_running_gateway_that_replaces_page_by_page_is_no_alarm(broker: Any) -> None:
+    """One listens all the while, and others join after each page; by now the checkpoint is seconds old."""
+    from contextlib import closing
+
+    from test_verify_live import Publisher, wait_for
+
+    objects, heads = two()
+    now = int(time.time())
+    eight = pages(heads, 8, time=now - 3600)
+    nine = pages(heads, 9, eight, time=now)
+    with closing(Publisher(broker.port)) as publisher:
+        for topic, raw in [objects[0], *eight]:
+            publisher.send(topic or "", raw, retain=True)
+        steady = Live(broker.url, [PIN])
+        steady.start()
+        for n, (topic, raw) in enumerate(nine):
+            publisher.send(topic or "", raw, retain=True)
+            joined = Live(broker.url, [PIN])
+            joined.start()
+            for stream, pack in objects[1:]:
+                publisher.send(stream or "", pack)
+            wait_for(joined, lambda c: c[0] == 6)
+            wait_for(steady, lambda c: c[0] == 6)
+            assert not steady.report().torn_checkpoints and not joined.report().torn_checkpoints
+            report = joined.stop()
+            assert report.ok and report.checkpoints == 2, (n, report.reasons)
+        publisher.send("meterhouse/v1/park7/gw01/inv1/readings", b"end")
+        wait_for(steady, lambda c: c[2] == 1)
+        report = steady.stop()
+        assert report.checkpoints == 4 and not report.torn_checkpoints and not report.missing
