@@ -18,6 +18,7 @@ from agent.intervals.widths import is_all_nines, is_all_ones, is_nearly_full, na
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
 _NONE = Decimal(0)
 _MOST_AT_ONCE = 10**9  # counts that one step may bring where nothing speaks for it, however wide the counter is
+_SHARES = (HUGE, 10), (FEW * FEW, 40)  # from so many counts on, this part of a level may be added while it is away
 _NEXT = 3  # readings within which an excursion has to end where nothing else tells
 
 
@@ -145,16 +146,22 @@ class Series:
         if self._is_none(level, value, index):
             return True
         place = self._lower[index]
-        later = None if place is None else self.values[place]
-        if place is None or later is None:
+        if place is None:
             return False
         if level == 0:  # a later zero does not tell: it may be a reset or no reading, and the first one may be none
             return self._is_blip(last, index, value)
-        back = later if later >= level else self._returns(last, place, level, later)
-        if back is None:  # it fell to elsewhere at once: a spike, then a reset
-            return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
-        # near a counter's end all ones are no large rise; what follows tells
-        return self.is_sentinel(value) or self._came_back(last, index, level, max(level, back))
+        while place is not None:
+            later = self.values[place] or _NONE
+            back = later if later >= level else self._returns(last, place, level, later)
+            if back is None:  # it fell to elsewhere at once: a spike, then a reset
+                return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
+            # near a counter's end all ones are no large rise; what follows tells
+            if self.is_sentinel(value) or self._came_back(last, index, level, max(level, back)):
+                return True
+            if place - index >= _NEXT or later < level:
+                break
+            place = self._lower[place]  # a lower spike may have followed
+        return False
 
     def _came_back(self, last: int, index: int, level: Decimal, later: Decimal) -> bool:
         """Was a rise too large, and taken back as good as whole, before it counted on from there?"""
@@ -201,7 +208,7 @@ class Series:
 
     def _looks_back(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
         before, above = value, 0
-        share = 10 if level >= HUGE * self.resolution else 100
+        share = next((n for least, n in _SHARES if level >= least * self.resolution), 100)
         for place in range(index + 1, len(self.values)):
             later = self.values[place]
             if later is None or self._is_none(level, later, place):
@@ -224,7 +231,7 @@ class Series:
         usual = self._paces.expected(last, index)
         if self.modulus is None:
             end = natural_end(level, value, self.resolution)
-            if end is None or (usual is not None and value + end - level > max(2 * FEW * usual, end / HUGE / FEW)):
+            if end is None or (usual is not None and value + end - level > max(2 * FEW * usual, FEW * self.resolution)):
                 return None
             goes_on = value > 0 or any(
                 v is not None and 0 < v < end / 200 for v in self.values[index + 1 : index + 1 + _NEXT]
