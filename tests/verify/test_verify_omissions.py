@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folder_kit import CHECKPOINTS, NAMES, OLD, Files, judge, packs_of, whole, write
+from folder_kit import CHECKPOINTS, NAMES, NEW, OLD, Files, judge, packs_of, whole, write
 from make_vectors import VECTORS
-from packs import payload_hash
+from packs import keys, payload_hash
 
 WHOLE = whole()
 ROUNDS = 60
@@ -99,3 +99,30 @@ def test_whatever_is_taken_out_the_verdict_is_the_slow_one(with_node: bool, tmp_
         else:
             report = judge([folder])
             assert (report.verdict.value, report.failed) == (want, 0), (seed, n, why, report.reasons)
+
+
+def deal_out(files: Files, rng: random.Random, folder: Path) -> list[Path]:
+    """The same objects over several exports that overlap, some with an older list of keys or a file a checkpoint."""
+    count = rng.randint(2, 4)
+    exports: list[Files] = [{name: [] for name in files} for _ in range(count)]
+    for name, lines in files.items():
+        for raw in lines:
+            for at in {rng.randrange(count) for _ in range(rng.randint(1, 3))}:
+                exports[at][name].append(raw)
+    for export in exports:
+        export["keys.json"] = [keys(OLD, NEW, counter=2) if export is exports[-1] or rng.random() < 0.5 else keys(OLD)]
+        if rng.random() < 0.3:
+            export |= {f"more/{rng.random()}.json": [raw] for raw in export.pop(CHECKPOINTS)}
+    names = rng.sample("abcdefgh", count)
+    return [write(export, folder / name) for export, name in zip(exports, names, strict=True)]
+
+
+def test_exports_that_overlap_come_to_the_verdict_on_all_of_them_together(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for n in range(ROUNDS // 2):
+        files = take_out(WHOLE, rng)
+        want, why = slow_verdict(files)
+        report = judge(deal_out(files, rng, tmp_path / str(n)))
+        assert (report.verdict.value, report.failed) == (want, 0), (seed, n, why, report.reasons)
