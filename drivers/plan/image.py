@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
+from drivers.clocks import time_ms
 from drivers.model import DeviceSpec, Kind, Point, Quality, Reading, Reason
 from drivers.plan.blocks import Block
 from drivers.plan.compiled import build_plan, text_of
@@ -59,7 +60,10 @@ def read_image(image: Image, points: Sequence[Point], spec: DeviceSpec) -> tuple
 def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spec: DeviceSpec) -> Reading:
     if point.kind is Kind.TEXT:
         text = text_of(point, raw)
-        return Reading(point.name, text, "", Quality.GOOD if text is not None else Reason.SENTINEL, raw)
+        quality: int = Quality.GOOD if text is not None else Reason.SENTINEL
+        if text and point.name.rpartition(".")[2] == "time" and time_ms(text, "UTC") is None:
+            quality = Quality.SUSPECT  # the 37th of a month: a clock that was never set, or registers of something else
+        return Reading(point.name, text, "", quality, raw)
     if point.clock:  # a dump has no time that its clock could be held against
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))

@@ -285,3 +285,18 @@ def test_a_file_of_hex_is_told_where_to_go(tmp_path: Path, command: list[str]) -
     found = run(*command, str(file), code=4)
     assert "is no JSON" in found["error"]
     assert "It holds hex: give it to the command of its protocol" in found["hint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "time", "quality"),
+    [
+        ([0x150B, 0x1C10, 0x0501], "2021-11-28 16:05:01", None),
+        ([0x150D, 0x2510, 0x0501], "2021-13-37 16:05:01", "suspect"),
+        ([0xFFFF, 0xFFFF, 0xFFFF], None, "sentinel"),
+    ],
+)
+def test_a_clock_that_shows_no_time_is_marked(tmp_path: Path, words: list[int], time: str | None, quality: str) -> None:
+    file = tmp_path / "dump.json"
+    file.write_text(json.dumps({"holding": {str(30100 + n): word for n, word in enumerate(words)}}))
+    (reading,) = (r for r in run("profile", "goodwe/dt", str(file))["readings"] if r["name"] == "device.time")
+    assert (reading["value"], reading.get("quality")) == (time, quality)
