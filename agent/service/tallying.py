@@ -121,21 +121,20 @@ class Tallying:
         if account is None:
             account = self._accounts[stream] = self._begin(store, stream)
         head = store.heads()[stream].seq
-        events: list[Happening] = []
         seen = set(account.known)
-        while account.ledger.seq < head and time.monotonic() < end:
-            page = store.after(stream, account.ledger.seq, head, PACKS)
-            if not page:
-                account.ledger.seq = head  # what is left was dropped by the size cap
-                break
-            for pack in page:
-                body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
-                take_body(account.ledger, body)
-                seen |= happenings_in(body)
-            events += account.ledger.happenings
-            account.ledger.happenings = []
-        account.ledger.happenings = [h for h in events if h.key not in seen]
-        account.known = frozenset(seen)
+        try:
+            while account.ledger.seq < head and time.monotonic() < end:
+                page = store.after(stream, account.ledger.seq, head, PACKS)
+                if not page:
+                    account.ledger.seq = head  # what is left was dropped by the size cap
+                    break
+                for pack in page:
+                    body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
+                    take_body(account.ledger, body)
+                    seen |= happenings_in(body)
+        finally:  # also where the disk fails in between: it goes on from there
+            account.ledger.happenings = [h for h in account.ledger.happenings if h.key not in seen]
+            account.known = frozenset(seen)
         self._write(store, {stream: account})
         return account.ledger.seq >= head
 
@@ -224,8 +223,8 @@ class _Guard:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if error is None or not isinstance(error, Exception) or isinstance(error, GatewayError):
-            return False
+        if not isinstance(error, Exception) or isinstance(error, GatewayError):
+            return False  # the store's trouble is told, and waited for, by whoever asked it
         self._tallying.give_up(self._stream, error)
         return True
 

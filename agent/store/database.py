@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.store import schema
+from agent.store.doubt import Tries, acquit, small, strikes
 from agent.store.errors import StoreError, StoreNewer, explain, is_damage
 
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
@@ -19,7 +20,6 @@ WAL_LIMIT_BYTES = 4 * 1024 * 1024  # what the WAL file is cut back to after some
 BUSY_MS = 2_000
 MODE = 0o640
 SQLITE_FLOOR = (3, 40, 1)  # of the oldest system that the tests run on
-CHECK_BYTES = 256 << 20  # what a start may take the time to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,8 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
 def open_or_quarantine(path: Path, damage: str = "") -> tuple[sqlite3.Connection, Quarantine | None]:
     """Open the database; a damaged one is set aside under a dated name and a new one made with its heads.
 
+    Damage that may be the disk's alone is looked at again for some seconds first.
+
     Args:
         damage: what is known to be wrong with it already.
 
@@ -121,19 +123,15 @@ def open_or_quarantine(path: Path, damage: str = "") -> tuple[sqlite3.Connection
     """
     if aside := _unfinished(path):
         return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage(aside)))
-    try:
-        if not damage:
-            conn = connect(path)
-            try:
-                _probe(conn, path)
-            except BaseException:
-                conn.close()
-                raise
-            return conn, None
-    except sqlite3.Error as error:
-        if not is_damage(error):
-            raise explain(error, str(path)) from error
-        damage = str(error)
+    tries = Tries(path)
+    while not damage:
+        try:
+            return _open(path), None
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise explain(error, str(path)) from error
+            if not tries.another():
+                damage = str(error)
     aside = _set_aside(path)
     heads = tuple(_salvage(aside))
     try:
@@ -142,9 +140,14 @@ def open_or_quarantine(path: Path, damage: str = "") -> tuple[sqlite3.Connection
         raise explain(error, str(path)) from error
 
 
-def suspect_file(path: Path) -> Path:
-    """Lies beside a database that SQLite called damaged while it was in use."""
-    return path.with_name(path.name + ".suspect")
+def _open(path: Path) -> sqlite3.Connection:
+    conn = connect(path)
+    try:
+        _probe(conn, path)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
 
 
 def salvage_file(path: Path) -> Path:
@@ -177,15 +180,15 @@ def _probe(conn: sqlite3.Connection, path: Path) -> None:
 
     Raises sqlite3.DatabaseError on damage.
     """
-    if suspect_file(path).exists():
+    if (times := strikes(path)) and (small(path) or times > 1):  # a large one gets a second chance: ``Inspection``
         found = "it was called damaged while in use, and is too large to be checked at a start"
-        if file_bytes(path) <= CHECK_BYTES:
+        if small(path):
             (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             error = sqlite3.DatabaseError(found)
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error
-        suspect_file(path).unlink(missing_ok=True)
+        acquit(path)
     conn.execute("SELECT count(*), sum(length(hash)) FROM streams").fetchone()
     conn.execute("SELECT length(body) FROM packs ORDER BY id DESC LIMIT 1").fetchone()
     conn.execute("SELECT pack FROM outbox LIMIT 1").fetchone()
@@ -203,7 +206,7 @@ def _set_aside(path: Path) -> Path:
         os.fsync(marker.fileno())
     sync_directory(path.parent)
     path.rename(aside)
-    suspect_file(path).unlink(missing_ok=True)
+    acquit(path)
     for suffix in ("-wal", "-shm"):  # the WAL goes with its file: it may hold the newest commits
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))

@@ -20,6 +20,7 @@ from agent.store.database import (
     open_or_quarantine,
     salvaged,
 )
+from agent.store.doubt import Doubt, Tries, acquit, strikes
 from agent.store.errors import StoreDamaged, StoreError
 from agent.store.inspection import Inspection
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
@@ -51,6 +52,7 @@ class Store(Intake):
         self._page_limit = page_limit(max_size_bytes)
         self._codec = Codec()
         self._pruner = Pruner(conn, self._codec)
+        self._doubt = Doubt(conn, path)
         self._heads: dict[str, Place] = {}
         self._boots: dict[str, int] = {}
         self._destinations: dict[str, int] = {}
@@ -88,27 +90,35 @@ class Store(Intake):
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
                 # opening writes, and so does all that a start keeps before it reads: it lives on the reserve
                 Ballast(path.with_name(path.name + ".ballast"), 0).drop()
-            conn, quarantine = open_or_quarantine(path)
+            return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms)
         except OSError as error:
             raise StoreError(
                 f"the state directory cannot be used ({error.strerror})",
                 where=str(path.parent),
                 hint="Create it, owned by the user that runs the agent",
             ) from error
-        store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine)
-        try:
-            store._load(destinations, now_ms)
-        except StoreDamaged as error:
-            conn.close()
-            if quarantine is not None:
-                raise
-            conn, quarantine = open_or_quarantine(path, error.what)
+
+    @classmethod
+    def _open(
+        cls, path: Path, max_size_bytes: int, keep_delivered_s: float, destinations: Sequence[str], now_ms: int
+    ) -> Store:
+        damage, tries = "", Tries(path)
+        while True:
+            conn, quarantine = open_or_quarantine(path, damage)
             store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine)
-            store._load(destinations, now_ms)
-        except BaseException:
-            conn.close()
-            raise
-        return store
+            try:
+                store._load(destinations, now_ms)
+                store._doubt.patient = True
+                return store
+            except StoreDamaged as error:
+                conn.close()
+                if quarantine is not None:
+                    raise
+                if not tries.another():
+                    damage = error.what
+            except BaseException:
+                conn.close()
+                raise
 
     def call(self, function: Callable[[Store], T]) -> T:
         """``function`` of this store; SQLite's errors come out as ours, whichever method let them through."""
@@ -247,8 +257,9 @@ class Store(Intake):
         return Inspection(self._conn, self._explain, lambda number, body: self._drop_if_bad(number, body, holds))
 
     def inspected(self, at_ms: int = 0) -> int:
-        """When the last look came to its end, UTC ms; 0: never. With ``at_ms``: it did so now."""
+        """When the last look came to its end, UTC ms; 0: never, or one is due now. With ``at_ms``: it did so now."""
         if at_ms:
+            acquit(self._path)
             with self._transaction():
                 self._conn.execute(
                     "INSERT INTO meta (name, value) VALUES ('inspected', ?)"
@@ -256,7 +267,7 @@ class Store(Intake):
                     (at_ms,),
                 )
         row = self._conn.execute("SELECT value FROM meta WHERE name = 'inspected'").fetchone()
-        return int(row[0]) if row else 0
+        return int(row[0]) if row and not strikes(self._path) else 0
 
     def warnings(self) -> list[str]:
         """Why this place may not keep what is promised; usually nothing."""

@@ -38,15 +38,16 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Does SQLite say that the file itself is broken?"""
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
+    """Does SQLite say that the file itself is broken? Of some reads that failed it says no more than that, either."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_CORRUPTFS
 
 
 def explain(error: sqlite3.Error, path: str) -> StoreError:
     """The error of ours for one of SQLite's."""
     code = getattr(error, "sqlite_errorcode", 0)
     primary = code & 0xFF
-    if primary in _DAMAGE:
+    if is_damage(error):
         return StoreDamaged(
             f"the database is damaged ({error})",
             where=path,

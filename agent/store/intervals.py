@@ -38,6 +38,9 @@ class IntervalShelf:
     def _transaction(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
+    def _all(self, sql: str, *values: object) -> list[Any]:
+        raise NotImplementedError
+
     def add_intervals(self, pages: Iterable[NewPage], states: Mapping[str, tuple[int, bytes]]) -> None:
         """Keep pages, and by stream (sequence, state): up to which pack they were made, and how to go on.
 
@@ -73,20 +76,19 @@ class IntervalShelf:
 
     def interval_state(self, stream: str) -> tuple[int, bytes] | None:
         """(sequence, state) as last kept."""
-        row: tuple[int, bytes] | None = self._conn.execute(
-            "SELECT i.seq, i.body FROM interval_states i JOIN streams s ON s.id = i.stream WHERE s.name = ?", (stream,)
-        ).fetchone()
-        return row
+        rows = self._all(
+            "SELECT i.seq, i.body FROM interval_states i JOIN streams s ON s.id = i.stream WHERE s.name = ?", stream
+        )
+        return rows[0] if rows else None
 
     def interval_seqs(self) -> dict[str, int]:
         """By stream the last pack of which intervals were written."""
-        rows = self._conn.execute("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream")
-        return dict(rows.fetchall())
+        return dict(self._all("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream"))
 
     def interval_span(self) -> tuple[int, int]:
         """Where the first interval that is kept begins, and the last one ends; (0, 0): there are none."""
-        row = self._conn.execute("SELECT min(from_ms), max(to_ms) FROM interval_pages").fetchone()
-        return row[0] or 0, row[1] or 0
+        ((start, end),) = self._all("SELECT min(from_ms), max(to_ms) FROM interval_pages")
+        return start or 0, end or 0
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
         """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
@@ -94,12 +96,12 @@ class IntervalShelf:
         for name in names:
             after = 0
             while True:  # a chunk at a time: an open cursor would keep the WAL from being reset
-                rows = self._conn.execute(
+                rows = self._all(
                     "SELECT p.id, p.from_ms, p.to_ms, s.body, p.body FROM interval_pages p"
                     " JOIN interval_shapes s ON s.id = p.shape WHERE p.stream = ? AND p.from_ms BETWEEN ? AND ?"
                     " AND p.to_ms > ? AND p.id > ? ORDER BY p.id LIMIT ?",
-                    (self._heads[name].id, from_ms - LONGEST_PAGE_MS, to_ms - 1, from_ms, after, CHUNK),
-                ).fetchall()
+                    *(self._heads[name].id, from_ms - LONGEST_PAGE_MS, to_ms - 1, from_ms, after, CHUNK),
+                )
                 for number, start, end, shape, body in rows:
                     yield StoredPage(number, name, start, end, shape, body)
                 if len(rows) < CHUNK:
@@ -108,9 +110,9 @@ class IntervalShelf:
 
     def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
         """(number, start_ms, end_ms) of intervals corrected after they were first written, above ``after``."""
-        return self._conn.execute(
-            "SELECT id, start_ms, end_ms FROM interval_changes WHERE id > ? ORDER BY id LIMIT ?", (after, KEEP_CHANGES)
-        ).fetchall()
+        return self._all(
+            "SELECT id, start_ms, end_ms FROM interval_changes WHERE id > ? ORDER BY id LIMIT ?", after, KEEP_CHANGES
+        )
 
     def fold_intervals(
         self,

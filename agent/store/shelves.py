@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.outbox import Ack, Gone, OutboxItem, ReplayPage
 from agent.store.body import Codec, payload_hash
-from agent.store.database import suspect_file
+from agent.store.doubt import Doubt
 from agent.store.errors import StoreError, explain, is_damage
 from agent.store.intervals import IntervalShelf
 from agent.store.prune import Pruner
@@ -25,6 +25,7 @@ class Shelves(IntervalShelf, Records):
     """The reading half of a store. Rows that are damaged are set aside and noted as lost, and never stop the rest."""
 
     _path: Path
+    _doubt: Doubt
     _codec: Codec
     _pruner: Pruner
     _destinations: dict[str, int]
@@ -57,11 +58,8 @@ class Shelves(IntervalShelf, Records):
         return True
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
-        """Our error for one of SQLite's. Damage is remembered beside the file, so that the next start looks closely."""
-        if is_damage(error):
-            with contextlib.suppress(OSError):
-                suspect_file(self._path).touch()
-        return explain(error, str(self._path))
+        """Our error for one of SQLite's. Damage is doubted first."""
+        return self._doubt.judge(error) if is_damage(error) else explain(error, str(self._path))
 
     def _all(self, sql: str, *values: object) -> list[Any]:
         """All rows; SQLite's errors come out as ours."""

@@ -18,7 +18,8 @@ from pack_kit import Maker
 from agent.outbox import OutboxItem
 from agent.service.writer import Writer
 from agent.store import Store, StoreDamaged
-from agent.store.database import PAGE_BYTES, suspect_file
+from agent.store.database import PAGE_BYTES
+from agent.store.doubt import suspect_file
 from ext.ring import Ring
 
 CAP = 64 << 20

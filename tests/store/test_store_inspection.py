@@ -157,19 +157,30 @@ def test_the_end_of_a_look_is_remembered(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_suspicion_of_a_large_file_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To read gigabytes before the agent is ready, systemd would not wait."""
+def test_a_suspicion_of_a_large_file_is_looked_into_and_the_second_one_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read gigabytes before the agent is ready, systemd would not wait; and it may have been the disk."""
     path = tmp_path / "store.db"
     make = filled(path, 20, 1)[0]
-    path.with_name("store.db.suspect").touch()
+    suspect = path.with_name("store.db.suspect")
+    suspect.touch()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert store.quarantine is None, "a small one is looked at"
+    assert store.quarantine is None and not suspect.exists(), "a small one is looked at"
     store.close()
-    path.with_name("store.db.suspect").touch()
-    monkeypatch.setattr("agent.store.database.CHECK_BYTES", 1000)
+    monkeypatch.setattr("agent.store.doubt.CHECK_BYTES", 1000)
+    suspect.write_bytes(b".")
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is None and suspect.exists()
+    assert store.inspected() == 0, "the look at everything does not wait for its day"
+    whole(store)
+    assert store.inspected(1_795_500_900_000) == 1_795_500_900_000 and not suspect.exists()
+    store.close()
+    suspect.write_bytes(b"..")
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is not None and "while in use" in store.quarantine.reason
     assert [item.data for item in store.pending("platform")] == [pack.data for pack in make.made]
+    assert not suspect.exists()
     store.close()
 
 

@@ -11,7 +11,8 @@ import pytest
 from pack_kit import Maker
 
 from agent.store import Store, salvage
-from agent.store.database import PAGE_BYTES, salvage_file, suspect_file
+from agent.store.database import PAGE_BYTES, salvage_file
+from agent.store.doubt import suspect_file
 
 CAP = 64 << 20
 RING = 1 << 63 | 7

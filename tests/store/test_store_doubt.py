@@ -1,0 +1,196 @@
+"""SQLite says "malformed" also where the disk did not answer: that passes, and no history is set aside for it."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "fault"))
+
+from fault_shim import Shim
+from pack_kit import Maker
+
+from agent.store import Store, StoreBusy, StoreDamaged
+from agent.store import doubt as doubting
+from agent.store.database import PAGE_BYTES
+from agent.store.doubt import Doubt, suspect_file, unreadable
+
+CAP = 64 << 20
+HERE = Path(__file__).parent
+PROGRAM = """
+import sys
+sys.path[:0] = [{root!r}, {here!r}]
+from agent.store import Store, StoreError, doubt
+doubt.PAUSES_S = (0.05, 0.05, 0.05, 0.05)
+store = None
+for line in sys.stdin:
+    word = line.strip()
+    try:
+        if word == "open":
+            store = Store.open({path!r}, 64 << 20, destinations=["platform"])
+            print("set aside" if store.quarantine else "open", flush=True)
+        elif word == "read":
+            store._conn.execute("PRAGMA shrink_memory")
+            found = store.call(lambda store: store._conn.execute("SELECT sum(length(body)) FROM packs").fetchone())
+            print("ok" if found[0] > 1000 else "nothing", flush=True)
+        elif word == "impatient":
+            doubt.PATIENCE_S = 0.0
+            print("ok", flush=True)
+    except StoreError as error:
+        print(type(error).__name__, str(error), flush=True)
+"""
+
+
+class Agent:
+    """A process that has the store open, on a disk that fails on demand."""
+
+    def __init__(self, path: Path, shim: Shim) -> None:
+        root = str(HERE.parent.parent)
+        program = PROGRAM.format(root=root, here=str(HERE), path=str(path))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | shim.env,
+        )  # fmt: skip
+
+    def ask(self, word: str) -> str:
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin and stdout
+        stdin.write(word + "\n")
+        stdin.flush()
+        return stdout.readline().strip()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "store.db"
+    make = Maker()
+    store = Store.open(path, CAP, destinations=["platform"])
+    store.commit([make(birth=True)])
+    for _ in range(300):
+        store.commit([make()])
+    store.close()
+    return path
+
+
+@pytest.fixture
+def shim(tmp_path: Path) -> Iterator[Shim]:
+    made = Shim(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agent(path: Path, shim: Shim) -> Iterator[Agent]:
+    made = Agent(path, shim)
+    yield made
+    made.end()
+
+
+def aside(path: Path) -> list[Path]:
+    return list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_disk_that_cannot_be_read_for_a_while_is_no_damage(path: Path, shim: Shim, agent: Agent) -> None:
+    assert agent.ask("open") == "open" and agent.ask("read") == "ok"
+    shim.set("read fails")
+    said = agent.ask("read")
+    assert said.startswith("StoreBusy") and "the disk cannot be read (Input/output error near byte 0" in said
+    shim.set("well")
+    assert agent.ask("read") == "ok"
+    assert not suspect_file(path).exists()
+
+
+def test_a_disk_that_fails_once_is_no_damage(path: Path, shim: Shim, agent: Agent) -> None:
+    """It is well again before anybody can look: then the file is checked."""
+    assert agent.ask("open") == "open"
+    shim.set("read fails", times=1)
+    said = agent.ask("read")
+    assert said.startswith("StoreBusy") and "failed for a moment" in said
+    assert agent.ask("read") == "ok" and not suspect_file(path).exists()
+
+
+def test_a_bad_sector_is_damage_in_the_end(path: Path, shim: Shim, agent: Agent) -> None:
+    assert agent.ask("open") == "open"
+    shim.set("read fails")
+    assert agent.ask("read").startswith("StoreBusy")
+    agent.ask("impatient")
+    assert agent.ask("read").startswith("StoreDamaged")
+    assert suspect_file(path).exists()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 5])
+def test_a_start_waits_for_a_disk(path: Path, shim: Shim, agent: Agent, times: int) -> None:
+    shim.set("read fails", times=times)
+    assert agent.ask("open") == "open" and agent.ask("read") == "ok"
+    assert not aside(path) and not suspect_file(path).exists()
+
+
+def test_a_start_sets_aside_what_stays_unreadable(path: Path, shim: Shim, agent: Agent) -> None:
+    """Where the disk gives nothing at all, the new file cannot be read either; the old one lies safe."""
+    before = path.read_bytes()
+    shim.set("read fails")
+    assert agent.ask("open").startswith("Store")
+    shim.set("well")
+    (left,) = [file for file in aside(path) if not file.name.endswith(("-wal", "-shm"))]
+    assert left.read_bytes() == before
+    again = Store.open(path, CAP, destinations=["platform"])
+    assert again.quarantine is not None and len(again.pending("platform", limit=1000, max_bytes=1 << 30)) == 301
+    again.close()
+
+
+def test_a_database_that_is_damaged_is_so_whatever_the_disk_says(path: Path, tmp_path: Path) -> None:
+    store = Store.open(path, CAP, destinations=["platform"])
+    dice = random.Random(1)
+    with path.open("r+b") as file:
+        for page in range(20, path.stat().st_size // PAGE_BYTES, 3):
+            file.seek(page * PAGE_BYTES)
+            file.write(dice.randbytes(PAGE_BYTES))
+    assert unreadable(path) == "" and not store._doubt._is_sound()
+    store.close()
+
+
+def test_sqlite_is_believed_when_it_says_so_again_and_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that finds nothing must not keep a service going that cannot work."""
+    monkeypatch.setattr(doubting, "MAX_CLEARED", 2)
+    conn = sqlite3.connect(path)
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    doubt = Doubt(conn, path)
+    doubt.patient = True
+    assert [type(doubt.judge(error)) for _ in range(4)] == [StoreBusy, StoreBusy, StoreDamaged, StoreDamaged]
+    assert suspect_file(path).stat().st_size == 2
+    conn.close()
+
+
+READS: dict[str, Callable[[Store], object]] = {
+    "interval_states": lambda store: store.interval_state("park7/gw01/inv1"),
+    "interval_pages": lambda store: store.interval_span(),
+    "interval_changes": lambda store: store.interval_changes(0),
+}
+
+
+@pytest.mark.parametrize("table", READS)
+def test_damage_that_the_intervals_meet_is_the_stores_to_tell(path: Path, table: str) -> None:
+    """Whoever sums takes any other error for a fault of his own, and stopped; now the service ends, as for all."""
+    with closing(sqlite3.connect(path)) as conn:
+        (page,) = conn.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    store = Store.open(path, CAP, destinations=["platform"])
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE_BYTES)
+        file.write(b"\xa5" * PAGE_BYTES)
+    store._conn.execute("PRAGMA shrink_memory")
+    with pytest.raises(StoreDamaged):
+        READS[table](store)
+    store.close()
