@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+HOUR_MS: Final = 3_600_000
+HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS  # checkpoints are made each hour; of old ones one a day is kept
 MAX_LISTED: Final = 100  # faults, ranges and so on that are listed one by one; counts go on
 
 
@@ -152,6 +154,16 @@ class StreamReport:
         return sum(hole.packs for hole in self.lost)
 
 
+def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
+    """By gateway where the last of its packs ends, in ms."""
+    ends: dict[str, int] = {}
+    for name, stream in streams.items():
+        if stream.packs:
+            gateway = name.rpartition("/")[0]
+            ends[gateway] = max(ends.get(gateway, stream.to_ms), stream.to_ms)
+    return ends
+
+
 def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str]) -> list[str]:
     """Streams without any pack, although there were some.
 
@@ -193,6 +205,7 @@ class Report:
     bad_signatures: int = 0
     checkpoints: int = 0  # pages
     checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> ms of its newest checkpoint
+    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms for which its packs go on after that
     only: list[str] = field(default_factory=list)  # streams that files say they were asked for; none: all
     withheld: list[str] = field(default_factory=list)  # streams of which no pack is here, though some should be
     torn_checkpoints: list[Torn] = field(default_factory=list)
@@ -221,12 +234,16 @@ class Report:
                 short.append(f"{name}: {awake} readings lie in gaps")
             if stream.lost_packs:
                 short.append(f"{name}: {stream.lost_packs} packs are stated lost")
+        for gateway, ms in self.beyond.items():
+            if ms > DAILY_MS:
+                short.append(f"{gateway}: packs go on for {ms / HOUR_MS:.0f} h after its newest checkpoint")
         return short
 
     def as_dict(self) -> dict[str, Any]:
         """One JSON object: times in UTC seconds, names as in docs/verify.md."""
         made = asdict(self)
         made["verdict"] = self.verdict.value
+        made["beyond"] = {gateway: ms / 1000 for gateway, ms in self.beyond.items()}
         made["checkpointed"] = {gateway: time_ms / 1000 for gateway, time_ms in self.checkpointed.items()}
         for torn in made["torn_checkpoints"]:
             torn["time"] = torn.pop("time_ms") / 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from agent.verify.report import Day, Report, StreamReport, Verdict
+from agent.verify.report import HOUR_MS, HOURLY_MS, Day, Report, StreamReport, Verdict
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
@@ -19,6 +19,8 @@ def as_text(report: Report) -> str:
         until = (
             f"newest checkpoint of {_time(newest)}" if newest is not None else "no checkpoint, so an end may be cut off"
         )
+        if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
+            until += f", packs go on for {beyond / HOUR_MS:.1f} h"
         lines.append(f"{gateway}: first key {first}; {until}")
     if report.only:
         lines.append(f"the files say that they are of {', '.join(report.only)} only")

@@ -14,7 +14,7 @@ from agent.verify.jws import TYP_PACK
 from agent.verify.keyring import KeyRing, Unpinned
 from agent.verify.pack import Pack, check_units, read_pack
 from agent.verify.quick import Quick, Sketch
-from agent.verify.report import Fault, Faults, Report, Verdict, held_back
+from agent.verify.report import Fault, Faults, Report, Verdict, held_back, latest
 from agent.verify.signed import Signed, check_signed, check_sketched
 from agent.verify.stream import StreamState
 from agent.verify.strict import MAX_OBJECT_BYTES, Refused, Unread, inflate, parse_object
@@ -135,14 +135,16 @@ class Verifier:
         total.failed = self._faults.count + sum(s.faults.count for s in every)
         total.bad_signatures = self.bad_signatures
         total.checkpoints = self._checkpoints.count
-        until_ms = dict.fromkeys(self._rings, now_ms)
-        for name, stream in streams.items():
-            gateway = name.rpartition("/")[0]
-            until_ms[gateway] = max(until_ms.get(gateway, now_ms), stream.to_ms)
-        total.checkpointed = self._checkpoints.newest_ms(self._rings)
+        until_ms = latest(streams)
+        total.checkpointed = self._checkpoints.newest_ms(rings)
+        total.beyond = {
+            name: max(0, until_ms[name] - ms) for name, ms in total.checkpointed.items() if name in until_ms
+        }
         total.withheld = held_back(streams, self._only)
         total.only = sorted(self._only)
-        total.torn_checkpoints = self._checkpoints.torn(self._rings, until_ms)
+        total.torn_checkpoints = self._checkpoints.torn(
+            rings, {gateway: max(now_ms, until_ms.get(gateway, now_ms)) for gateway in rings}
+        )
         total.held = len(self._held)
         for faults in (self._faults, *(s.faults for s in every)):
             total.faults += faults.listed

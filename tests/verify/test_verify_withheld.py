@@ -402,3 +402,19 @@ def test_what_a_thief_said_at_a_checkpoint_is_void_once_his_key_is_revoked() -> 
         report = verifier.finish()
         assert report.ok and report.streams[stream.stream].head_seq == 6, (claim, report.reasons)
         assert not report.streams[stream.stream].retired
+
+
+@pytest.mark.parametrize(("hours", "said", "short"), [(1, False, False), (2, True, False), (26, True, True)])
+def test_packs_that_go_on_long_after_the_newest_checkpoint(hours: int, said: bool, short: bool, tmp_path: Path) -> None:
+    """Who cuts off one stream must hold back the checkpoints of after that, while the others go on."""
+    made = Maker()
+    made.run(3)
+    made.checkpoint()
+    for name in NAMES[:2]:
+        stream = made.streams[name]
+        made.add(name, stream.gap(hours * 3600) if stream.points else stream.pack(hours * 3600))
+    folder = write(made.files, tmp_path / "cut")
+    done = CliRunner().invoke(verify, [str(folder), "--trust", OLD.kid])
+    assert done.exit_code == 0 and (f"packs go on for {hours}.0 h" in done.output) is said, done.output
+    text = f"park7/gw01: packs go on for {hours} h after its newest checkpoint"
+    assert (text in judge([folder]).shortfalls()) is short
