@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from drivers.hunting import REJECT, Hunter
+from drivers.envelope import STOP, measure, shortcoming
+from drivers.hunting import Hunter
 from drivers.model import UsageError
 
-START, STOP, WAKE, ANY = 0x68, 0x16, 0xFE, 0xAA
+START, WAKE, ANY = 0x68, 0xFE, 0xAA
+LENGTH_AT = 10
 READ, READ_ADDRESS = 0x01, 0x03
 ALLOWED_CONTROLS = frozenset({READ, READ_ADDRESS})  # all that we ever send
 CURRENT, CURRENT_BOTH, ADDRESS = 0x901F, 0x911F, 0x810A
@@ -130,14 +132,7 @@ class Parser(Hunter[Frame]):
     longest = 13 + 255
 
     def measure(self, buffer: bytearray, start: int, size: int) -> int:
-        if start + 10 >= size:
-            return start + 11
-        end = start + 13 + buffer[start + 10]
-        if end > size:
-            return end
-        if buffer[end - 1] != STOP or sum(buffer[start : end - 2]) & 0xFF != buffer[end - 2]:
-            return REJECT
-        return end
+        return measure(buffer, start, size, LENGTH_AT)
 
     def build(self, raw: bytes, offset: int) -> Frame:
         return Frame(raw, offset)
@@ -147,19 +142,8 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h and a meter type not found")
     for start in (m.start() for m in re.finditer(rb"\x68[\x10-\x4f\xaa]", stream)):
-        rest = stream[start:]
-        end = 13 + rest[10] if len(rest) > 10 else 0
-        if not end:
-            found = (1, rest, start, "cut short inside the header")
-        elif len(rest) < end:
-            have = min(len(rest) - 11, rest[10])
-            found = (2, rest, start, f"cut short: {rest[10]} data bytes announced, {have} present")
-        elif rest[end - 1] != STOP:
-            found = (3, rest[:end], start, f"stop byte is {rest[end - 1]:02X}h, not 16h")
-        else:
-            seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF
-            found = (4, rest[:end], start, f"checksum is {seen:02X}h, the bytes sum to {sums:02X}h")
-        best = max(best, found, key=lambda b: b[0])
+        rank, raw, wrong = shortcoming(stream[start:], LENGTH_AT)
+        best = max(best, (rank, raw, start, wrong), key=lambda b: b[0])
     return best[1:]
 
 

@@ -9,10 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drivers.envelope import STOP, measure, shortcoming
 from drivers.hunting import REJECT, Hunter
 from drivers.model import FrameError, UsageError
 
-START, STOP, WAKE = 0x68, 0x16, 0xFE
+START, WAKE = 0x68, 0xFE
+LENGTH_AT = 9
 REPLY, ERROR, MORE = 0x80, 0x40, 0x20  # bits of the control code
 
 READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
@@ -176,14 +178,7 @@ class Parser(Hunter[Frame]):
             return start + 8
         if buffer[start + 7] != START:
             return REJECT
-        if start + 9 >= size:
-            return start + 10
-        end = start + 12 + buffer[start + 9]
-        if end > size:
-            return end
-        if buffer[end - 1] != STOP or sum(buffer[start : end - 2]) & 0xFF != buffer[end - 2]:
-            return REJECT
-        return end
+        return measure(buffer, start, size, LENGTH_AT)
 
     def build(self, raw: bytes, offset: int) -> Frame:
         return Frame(raw, offset)
@@ -194,22 +189,9 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h, six address bytes, 68h not found")
     for start in (m.start() for m in re.finditer(rb"\x68", stream)):
         rest = stream[start:]
-        if len(rest) < 10:
-            if len(rest) <= 7 or rest[7] == START:
-                best = max(best, (1, rest, start, "cut short inside the header"), key=lambda b: b[0])
-            continue
-        if rest[7] != START:
-            continue
-        end = 12 + rest[9]
-        if len(rest) < end:
-            have = max(0, len(rest) - 10)
-            found = (2, rest, start, f"cut short: {rest[9]} data bytes announced, {min(have, rest[9])} present")
-        elif rest[end - 1] != STOP:
-            found = (3, rest[:end], start, f"stop byte is {rest[end - 1]:02X}h, not 16h")
-        else:
-            seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF
-            found = (4, rest[:end], start, f"checksum is {seen:02X}h, the bytes sum to {sums:02X}h")
-        best = max(best, found, key=lambda b: b[0])
+        if len(rest) <= 7 or rest[7] == START:
+            rank, raw, wrong = shortcoming(rest, LENGTH_AT)
+            best = max(best, (rank, raw, start, wrong), key=lambda b: b[0])
     return best[1:]
 
 
