@@ -25,7 +25,8 @@ EVERY = f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}'
 
 
 def trouble(agent: Agent) -> str:
-    """Why the store does not commit at the moment."""
+    """Why the store does not commit at the moment; just after a start, as soon as the agent says anything of itself."""
+    until((agent.runtime / "snapshot.json").exists, 30, lambda: agent.said)
     return str(agent.snapshot()["store"]["trouble"] or "")
 
 

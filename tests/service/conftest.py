@@ -17,10 +17,12 @@ from service_kit import House
 
 AT_ONCE = 6
 LONGEST_FIRST = (
-    "play_the_field",
+    "play_figures_at_the_end_of_a_year",
+    "play_keys_change_hands",
     "play_a_broker_that_was_away",
+    "play_the_field",
     "play_steps_of_an_hour",
-    "play_kill_at_random_moments",
+    "play_a_mangled_name",
 )
 Play = Callable[[Path, House], Any]
 
