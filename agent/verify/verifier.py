@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from agent.verify.checkpoint import Checkpoints
 from agent.verify.history import Place
+from agent.verify.judge import add_up, judge
 from agent.verify.jws import TYP_PACK
 from agent.verify.keyring import KeyRing, Unpinned
 from agent.verify.pack import Pack, check_units, read_pack
@@ -122,17 +123,6 @@ class Verifier:
         states = sorted(self._streams.items())
         streams = {name: state.report(ended, rings.get(name.rpartition("/")[0])) for name, state in states}
         total = Report(Verdict.VERIFIED, [], {ring.gateway: ring.first for ring in self._rings.values()}, streams)
-        every = streams.values()
-        total.packs = sum(s.packs for s in every)
-        total.verified = sum(s.verified for s in every)
-        total.readings = sum(s.readings for s in every)
-        total.gaps = sum(s.gaps for s in every)
-        total.asleep = sum(s.asleep for s in every)
-        total.redelivered = sum(s.redelivered for s in every)
-        total.reordered = sum(s.reordered for s in every)
-        total.missing = sum(s.missing_packs for s in every)
-        total.lost = sum(s.lost_packs for s in every)
-        total.failed = self._faults.count + sum(s.faults.count for s in every)
         total.bad_signatures = self.bad_signatures
         total.checkpoints = self._checkpoints.count
         until_ms = latest(streams)
@@ -146,51 +136,11 @@ class Verifier:
             rings, {gateway: max(now_ms, until_ms.get(gateway, now_ms)) for gateway in rings}
         )
         total.held = len(self._held)
-        for faults in (self._faults, *(s.faults for s in every)):
-            total.faults += faults.listed
-            for code, count in faults.by_code.items():
-                total.failures[code] = total.failures.get(code, 0) + count
-        total.faults = sorted(total.faults, key=lambda f: f is not self._first_bad)[:100]
-        conflicts = (Fault("conflict", text, s.stream) for s in every for text in s.conflicts)
-        total.first_bad = self._first_bad or (total.faults[0] if total.faults else next(conflicts, None))
-        self._judge(total)
+        add_up(total, self._faults, self._first_bad)
+        used = {name.rpartition("/")[0] for name in streams}
+        proven = all(ring.proven for gateway, ring in rings.items() if gateway in used)
+        judge(total, self._unread, self._checkpoints.forgotten, proven)
         return total
-
-    def _judge(self, total: Report) -> None:
-        broken, open_ = [], []
-        used = {name.rpartition("/")[0] for name in total.streams}
-        if total.failed:
-            broken.append(f"{total.failed} refused or faulty")
-        for name, stream in total.streams.items():
-            broken += [f"{name}: {text}" for text in stream.conflicts[:3]]
-            open_ += [f"{name}: {text}" for text in stream.restarts[:3]]
-            if stream.unchecked:
-                open_.append(f"{name}: {stream.unchecked} packs whose birth or other parts are not here")
-        if total.missing:
-            open_.append(f"{total.missing} packs missing")
-        open_ += [
-            f"{n}: no pack is here, a checkpoint has it at sequence {total.streams[n].head_seq}"
-            for n in total.withheld[:3]
-        ]
-        if more := max(0, len(total.withheld) - 3):
-            open_.append(f"{more} more streams of which no pack is here")
-        open_ += map(str, total.torn_checkpoints[:3])
-        if more := max(0, len(total.torn_checkpoints) - 3) + self._checkpoints.forgotten:
-            open_.append(f"{more} more checkpoints of which pages are missing")
-        open_ += [f"{count} objects or files not read: {why}" for why, count in self._unread.items()]
-        if total.held:
-            open_.append(f"{total.held} packs whose key record is not here")
-        if broken:
-            total.verdict = Verdict.FAILED
-        elif not total.packs and not total.held and not self._unread:
-            total.verdict = Verdict.NOTHING
-            open_.append("no pack was seen")
-        elif open_:
-            total.verdict = Verdict.INCOMPLETE
-        elif not all(ring.proven for ring in self._rings.values() if ring.gateway in used):
-            total.verdict = Verdict.UNPROVEN
-            open_.append("no thumbprint was pinned: anybody could have made these keys")
-        total.reasons = broken + open_
 
     def _route(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:
         kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
