@@ -106,6 +106,7 @@ class Uplink:
         self._protocol = V5
         self._v311_since = 0.0
         self._answered = False  # the broker spoke MQTT to us in the last attempt
+        self._confirmed_before = 0  # packs, when it began
         self._taken_over = 0  # so often another client had our name
         self._connected = False
         self._connects = 0
@@ -193,7 +194,8 @@ class Uplink:
             self._taken_over += 1
             with contextlib.suppress(RuntimeError):  # the service is gone: a second signal ended it at once
                 self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
-        delay = self._pauses.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over)
+        served = self._traffic.confirmed > self._confirmed_before
+        delay = self._pauses.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over, served=served)
         until = time.monotonic() + delay
         while not self._stopping and (left := until - time.monotonic()) > 0:
             self._bell.wait(left)
@@ -202,7 +204,7 @@ class Uplink:
         """One connection. Raises BrokerError when it ends, unless we end it."""
         if self._protocol == V311 and time.monotonic() - self._v311_since > TRY_V5_AGAIN_S:
             self._protocol = V5
-        session, self._answered = self._session(), False
+        session, self._answered, self._confirmed_before = self._session(), False, self._traffic.confirmed
         try:
             session.connect(lambda: self._stopping)
         except BrokerError as error:

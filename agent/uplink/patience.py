@@ -25,7 +25,8 @@ SAY_AGAIN_S: Final = 3600.0  # what lasts is said again
 class Pauses:
     """The pauses between attempts to connect: longer each time, and never in step with other gateways.
 
-    Where nobody can be reached, trying costs nobody anything: at most 10 s between attempts in the first ten minutes.
+    Where nobody can be reached, trying costs nobody anything: at most 10 s between attempts in the first ten minutes;
+    so it is where connections break that do their work as long as they last, as those of a shaky modem.
     A broker that answers and then refuses or hangs up is given up to a minute, another client with our name still more.
     """
 
@@ -34,15 +35,18 @@ class Pauses:
         self._delay_s, self._clone_s = retry_s, CLONE_S
         self._well_s = monotonic()  # when all was well last
 
-    def next(self, *, lived_s: float, answered: bool, taken_over: bool) -> float:
+    def next(self, *, lived_s: float, answered: bool, taken_over: bool, served: bool = False) -> float:
         """Seconds to wait now.
 
         Args:
             lived_s: how long the last attempt lasted, or the connection that it led to.
             answered: the broker spoke MQTT to us in it.
             taken_over: and said that another client has our name.
+            served: and packs were confirmed in it.
         """
         now = self._monotonic()
+        if served:
+            self._well_s = now
         if lived_s > STEADY_S and answered:
             self._delay_s, self._well_s = self._first_s, now
         if lived_s > CLONE_MAX_S and answered:
@@ -50,7 +54,7 @@ class Pauses:
         if taken_over:
             delay, self._clone_s = self._clone_s, min(self._clone_s * 2, CLONE_MAX_S)
         else:
-            soon = not answered and now - self._well_s < SOON_FOR_S
+            soon = (served or not answered) and now - self._well_s < SOON_FOR_S
             delay = min(self._delay_s, SOON_MAX_S) if soon else self._delay_s
             self._delay_s = min(self._delay_s * 2, RETRY_MAX_S)
         return delay * random.uniform(0.5, 1.0)

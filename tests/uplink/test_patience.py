@@ -56,6 +56,19 @@ def test_a_broker_that_answers_and_refuses_is_tried_less_and_less() -> None:
     assert pauses.next(lived_s=40.0, answered=True, taken_over=False) <= 1.0, "a connection that lived was a good one"
 
 
+def test_a_shaky_modem_waits_ten_seconds_at_most_as_long_as_its_connections_do_their_work() -> None:
+    """It was 45 s after each connection of a few seconds, when an outage had come before."""
+    clock = Time()
+    pauses = Pauses(1.0, clock)
+    outage(pauses, clock, 300.0)
+    for _ in range(50):
+        clock.now += 3.0
+        assert pauses.next(lived_s=3.0, answered=True, taken_over=False, served=True) <= 10.0
+        assert outage(pauses, clock, 20.0)[-1] <= 30.0
+    assert pauses.next(lived_s=0.1, answered=True, taken_over=False) >= 30.0, "one that only hangs up is not humoured"
+    assert pauses.next(lived_s=3.0, answered=True, taken_over=True, served=True) >= 30.0, "nor is a clone"
+
+
 def test_a_name_taken_over_is_not_fought_for() -> None:
     pauses = Pauses(1.0, Time())
     waits = [pauses.next(lived_s=50.0, answered=True, taken_over=True) for _ in range(6)]
