@@ -124,6 +124,8 @@ def open_or_quarantine(path: Path, damage: str = "") -> tuple[sqlite3.Connection
     if aside := _unfinished(path):
         return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage(aside)))
     tries = Tries(path)
+    if strikes(path) > 1 and not small(path):  # the first time a look at all of it was to come: ``Inspection``
+        damage = damage or "it was called damaged while in use, again, and is too large to be checked at a start"
     while not damage:
         try:
             return _open(path), None
@@ -180,10 +182,8 @@ def _probe(conn: sqlite3.Connection, path: Path) -> None:
 
     Raises sqlite3.DatabaseError on damage.
     """
-    if (times := strikes(path)) and (small(path) or times > 1):  # a large one gets a second chance: ``Inspection``
-        found = "it was called damaged while in use, and is too large to be checked at a start"
-        if small(path):
-            (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
+    if strikes(path) and small(path):
+        (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             error = sqlite3.DatabaseError(found)
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
