@@ -2,8 +2,8 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
-# most tests wait for something, so a few more than there are cores do no harm
-WORKERS ?= 3
+# most tests wait for something most of the time, so more than there are cores do no harm
+WORKERS ?= 6
 SIDE_BY_SIDE = -n $(WORKERS) --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
@@ -43,6 +43,7 @@ test-slow: $(VENV)/.test
 test-system: $(VENV)/.test
 	$(BIN)/python -m pytest -m system -rs tests/system $(ARGS)
 
+test-bounds: WORKERS = 3
 test-bounds: $(VENV)/.test
 	$(BIN)/python tests/ext/build_checked.py $(SIDE_BY_SIDE) $(ARGS)
 

@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ from agent.indicators.compute import Tally, intervals_of
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
 from agent.intervals import Cut
-from agent.intervals.page import Page, Row, Shape, StoredPage, encode
+from agent.intervals.page import Row, Shape, StoredPage, encode
 from agent.intervals.rows import RoleSum
 
 
@@ -30,7 +31,6 @@ class AsOf:
         self.ready_ms = 0  # what begins before is not known as the gateway knew it
         self.seen: dict[str, int] = {}
         self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
-        self._columns: dict[bytes, int] = {}
         self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
@@ -62,7 +62,6 @@ class AsOf:
 
     def _keep(self, stream: str, shape: Shape, day: date, rows: list[Row], packs: array[int]) -> None:
         mine, text = self._pages.setdefault(stream, {}).setdefault(day, []), shape.encode()
-        self._columns[text] = len(shape.columns)
         end_ms, body = max(row.end_ms for row in rows), encode(rows, len(shape.columns), compress=True)
         mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
 
@@ -80,18 +79,8 @@ class AsOf:
         for stream in sorted(self._pages):
             for day in sorted(days):
                 for page, packs in self._pages[stream].get(day, ()):
-                    if packs[-1] <= self.seen.get(stream, 0):
-                        yield page
-                    elif (rest := self._without(page, packs, self.seen.get(stream, 0))) is not None:
-                        yield rest
-
-    def _without(self, page: StoredPage, packs: array[int], pack: int) -> StoredPage | None:
-        """Rows came in the order of packs, and are kept in it."""
-        rows = Page(page.body).take_apart()[: bisect_right(packs, pack)]
-        if not rows:
-            return None
-        body = encode(rows, self._columns[page.shape])
-        return StoredPage(page.id, page.stream, page.from_ms, page.to_ms, page.shape, body)
+                    if count := bisect_right(packs, self.seen.get(stream, 0)):  # rows came in the order of packs
+                        yield page if count == len(packs) else replace(page, first=count)
 
     def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
         """Nobody asks."""

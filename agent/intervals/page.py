@@ -179,31 +179,37 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
 
 
 class Page:
-    """A body taken apart, a field of a column at a time."""
+    """A body taken apart, a field of a column at a time.
 
-    def __init__(self, body: bytes) -> None:
+    Args:
+        first: only so many rows of its beginning; None: all.
+    """
+
+    def __init__(self, body: bytes, first: int | None = None) -> None:
         try:
             raw = body[1:]
             if body[0] not in (PLAIN, ZSTD):
                 raise ValueError(f"it begins with {body[0]}")
             if body[0] == ZSTD:
                 raw = zstandard.ZstdDecompressor().decompress(raw, max_output_size=MAX_BYTES)
-            self.rows, self.columns = struct.unpack_from("<HH", raw)
-            self._runs = Runs(raw, 4, self.rows, len(ROW_FIELDS) + self.columns * len(FIELDS))
+            rows, self.columns = struct.unpack_from("<HH", raw)
+            self._runs = Runs(raw, 4, rows, len(ROW_FIELDS) + self.columns * len(FIELDS))
             self._whole: dict[int, dict[str, array[int]]] = {}
+            self.rows = rows if first is None else min(first, rows)
+            self._all = self.rows == rows
         except (IndexError, ValueError, struct.error, zstandard.ZstdError) as error:
             raise ValueError(f"a page of intervals is damaged: {error}") from error
 
     def row(self, field: str) -> array[int]:
         """A field of all rows."""
         number = ROW_FIELDS.index(field)
-        return self._runs.get(number, _ROW_DIFF[number])
+        return self._first(self._runs.get(number, _ROW_DIFF[number]))
 
     def column(self, number: int, field: str) -> array[int]:
         """A field of one column, a number a row."""
         if field in _ENDS:
             return self._ends(number)[field]
-        kept = self._field(number, field)
+        kept = self._first(self._field(number, field))
         if field in _WINDOWS:
             restore_window(kept, self._ends(number)["amount"])
         return kept
@@ -211,9 +217,12 @@ class Page:
     def _ends(self, number: int) -> dict[str, array[int]]:
         if number not in self._whole:
             found = {name: self._field(number, name) for name in _ENDS}
-            restore(self._field(number, "flags"), *found.values())
-            self._whole[number] = found
+            restore(self._field(number, "flags"), *found.values())  # of all rows: they build on each other
+            self._whole[number] = {name: self._first(run) for name, run in found.items()}
         return self._whole[number]
+
+    def _first(self, run: array[int]) -> array[int]:
+        return run if self._all else run[: self.rows]
 
     def _field(self, number: int, field: str) -> array[int]:
         n = FIELD[field]
@@ -245,6 +254,7 @@ class StoredPage:
     to_ms: int
     shape: bytes
     body: bytes
+    first: int | None = None  # only so many rows of its beginning count
 
 
 def merged(pages: Iterable[bytes]) -> list[Row]:

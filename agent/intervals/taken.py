@@ -30,7 +30,7 @@ class Taken:
     def __init__(self, stored: StoredPage) -> None:
         self.stream = stored.stream
         self.shape = Shape.decode(stored.shape)
-        self.page = Page(stored.body)
+        self.page = Page(stored.body, stored.first)
         self.start, self.length = self.page.row("start"), self.page.row("length")
         self.revision, self.turn = self.page.row("revision"), self.page.row("turn")
         self.first_seq, self.last_seq = self.page.row("first_seq"), self.page.row("last_seq")

@@ -45,6 +45,18 @@ def test_what_goes_in_comes_out(made: tuple[list[Row], int], compress: bool) -> 
 
 
 @settings(deadline=None)
+@given(rows(), st.booleans())
+def test_the_beginning_of_a_page_is_what_stood_there_before_the_rest_came(
+    made: tuple[list[Row], int], compress: bool
+) -> None:
+    found, columns = made
+    body = encode(found, columns, compress)
+    for first in range(len(found) + 2):
+        page = Page(body, first)
+        assert page.rows == min(first, len(found)) and page.take_apart() == plain(found[:first])
+
+
+@settings(deadline=None)
 @given(rows())
 def test_a_folded_day_says_the_same(made: tuple[list[Row], int]) -> None:
     found, columns = made
