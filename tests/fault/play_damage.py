@@ -147,8 +147,11 @@ def lives_on(park: Park) -> int:
     return ended
 
 
-def lineage(packs: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
-    """How each stream goes on from boot to boot, by what the packs themselves say: follows, anew, forked."""
+def lineage(packs: Sequence[dict[str, Any]], heads: Collection[Name]) -> dict[str, set[str]]:
+    """How each stream goes on from boot to boot, by what the packs themselves say: follows, anew, forked.
+
+    Forked is also what a checkpoint had as the head and nobody got as a pack, where another pack has its sequence now.
+    """
     found: dict[str, set[str]] = {}
     for pack in packs:
         if "prev_boot" not in pack:
@@ -162,13 +165,24 @@ def lineage(packs: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
             kinds.add("first" if pack is same[0] else "anew")
         else:
             kinds.add("forked" if sum(other["prev"] == pack["prev"] for other in same) > 1 else "follows")
+    came = {(pack["stream"], pack["boot"], pack["seq"]) for pack in packs}
+    for stream, boot, seq in heads:
+        others = {one for name, one, number in came if (name, number) == (stream, seq)}
+        if others and boot not in others:
+            found.setdefault(stream, set()).add("forked")
     return found
 
 
-def judged_right(report: Report, packs: Sequence[dict[str, Any]]) -> Counter[str]:
+def heads_in(heard: Sequence[Heard]) -> set[Name]:
+    """What the checkpoints among the messages name as heads."""
+    pages = [json.loads(m.payload) for m in heard if m.topic.split("/")[-2] == "checkpoint"]
+    return {(head["stream"], head["boot"], head["seq"]) for page in pages for head in page["heads"]}
+
+
+def judged_right(report: Report, packs: Sequence[dict[str, Any]], heads: Collection[Name]) -> Counter[str]:
     """Assert that the verifier says of each stream what its packs say themselves."""
     counts: Counter[str] = Counter()
-    for stream, kinds in lineage(packs).items():
+    for stream, kinds in lineage(packs, heads).items():
         said = report.streams[stream]
         assert bool(said.conflicts) == ("forked" in kinds), (stream, kinds, said.conflicts)
         assert bool(said.restarts) == ("anew" in kinds), (stream, kinds, said.restarts)
@@ -221,7 +235,7 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
         listener.close()
         heard = before + [m for m in listener.heard if not m.retained]
         report, packs = report_of(heard, agent.kid), bodies(heard)
-        counts = judged_right(report, packs)
+        counts = judged_right(report, packs, heads_in(heard))
         kinds.update(counts)
         came = names(heard)
         sums["undelivered"] += len(undelivered)
@@ -309,7 +323,7 @@ def restored_copies(folder: Path, house: House, rounds: int, seed: int) -> Row:
     assert agent.stop() == 0
     quiet(listener)
     report, packs = report_of(listener.heard, agent.kid), bodies(listener.heard)
-    kinds = judged_right(report, packs)
+    kinds = judged_right(report, packs, heads_in(listener.heard))
     assert report.verdict is Verdict.FAILED and kinds["forked"] == len(meters) + 1
     assert report.packs == len(packs), "both histories are kept, pack by pack"
     twice = 0
