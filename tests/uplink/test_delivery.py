@@ -128,9 +128,10 @@ def test_nobody_there_is_no_delivery(broker: Broker, listen: Listen, desk: Desks
     until(lambda: up.state().silent_topics == 2)
     assert "nobody subscribes" in str(up.state().error)
     assert at.pending() == 30 and up.state().confirmed == 0
-    assert up.state().refused <= 30, "each was tried at most once"
+    assert up.state().refused <= 60, "each was tried at most once on each of its two roads"
     heard = listen(port)
     until(lambda: at.pending() == 0)
+    until(lambda: len(set(heard.seqs())) == 30)  # an acknowledgement may overtake what it is about
     assert sorted(set(heard.seqs())) == list(range(1, 31))
     until(lambda: up.state().error is None)
     assert up.state().silent_topics == 0
