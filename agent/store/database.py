@@ -90,6 +90,8 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
         schema.create(conn)
     elif version < schema.VERSION:
         schema.upgrade(conn)
+    if missing := schema.lacks(conn):
+        raise _damage(f"the tables lack {missing}")
     for pragma, wanted in (
         ("journal_mode", "wal"),
         ("synchronous", 2),
@@ -185,13 +187,17 @@ def _probe(conn: sqlite3.Connection, path: Path) -> None:
     if strikes(path) and small(path):
         (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            error = sqlite3.DatabaseError(found)
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
+            raise _damage(found)
         acquit(path)
     conn.execute("SELECT count(*), sum(length(hash)) FROM streams").fetchone()
     conn.execute("SELECT length(body) FROM packs ORDER BY id DESC LIMIT 1").fetchone()
     conn.execute("SELECT pack FROM outbox LIMIT 1").fetchone()
+
+
+def _damage(found: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(found)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def _set_aside(path: Path) -> Path:

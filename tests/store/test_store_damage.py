@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -90,6 +91,36 @@ def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str) -> None:
     assert store.commit([make(birth=True)]) == [1]
     store.close()
     assert len(list(path.parent.glob("*.damaged-*Z"))) == 1
+
+
+def test_a_bit_that_turns_in_the_text_of_a_table_is_damage(path: Path) -> None:
+    """A column of another name is good SQL, and no start of the agent got beyond its first question. # field pain 52"""
+    make = filled(path, 5)
+    conn = sqlite3.connect(path)
+    columns = conn.execute(
+        "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+    ).fetchall()
+    conn.close()
+    pristine = path.read_bytes()
+    assert len(columns) > 80
+    for table, column in columns[::4]:
+        path.write_bytes(pristine)
+        conn = sqlite3.connect(path)
+        conn.execute("PRAGMA writable_schema = ON")
+        (sql,) = conn.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+        at = re.search(rf"[(,\n]\s*[\[\"]?({column})\b", sql)
+        assert at, (table, column)
+        place = at.start(1)
+        turned = sql[:place] + chr(ord(sql[place]) ^ 0x20 ^ 0x01) + sql[place + 1 :]
+        conn.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (turned, table))
+        conn.commit()
+        conn.close()
+        store = Store.open(path, CAP, destinations=["platform"])
+        assert store.quarantine is not None, (table, column)
+        store.commit([make(birth=True)])
+        store.close()
+        for left in path.parent.glob("store.db.*"):
+            left.unlink()
 
 
 def test_an_empty_file_and_an_orphaned_wal_are_a_new_database(path: Path) -> None:
