@@ -17,7 +17,7 @@ help:
 	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
 	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); a wheel; all wheels with an install script"
 	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
-	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, about an hour; goes on where it was"
+	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, some three hours; goes on where it was"
 	@echo "make lint                             format, lint, types, import contract"
 	@echo "make bench                            measures; results go to bench/RESULTS.md by hand"
 
