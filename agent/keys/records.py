@@ -179,6 +179,15 @@ def _check_follows(own: KeyRecords, before: KeyRecords, gateway: str) -> None:
         ) from error
 
 
+def is_sound(data: bytes) -> bool:
+    """Does a ``keys`` object that was kept hold by itself, of whichever gateway it is? Else the disk has changed it."""
+    try:
+        check_key_records(data, str(json.loads(data)["gateway"]))
+    except (KeyFileError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
 def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
     """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
 

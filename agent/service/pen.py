@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.keys import TYP_PACK, Signer, current_records, load_key
+from agent.keys import TYP_PACK, Signer, current_records, is_sound, load_key
 from agent.service.writer import Writer
 from agent.store import Store
 from drivers.model import GatewayError
@@ -46,7 +46,9 @@ class Pen:
             KeyFileError: the key does not follow the one that signed before; nothing has changed then.
         """
         signer = signer or self.signer
-        kept = store.key_record()
+        while (kept := store.key_record()) is not None and not is_sound(kept[1]):
+            log.error("the key records of counter %d in the store are not what was signed, and are dropped", kept[0])
+            store.drop_key_record(kept[0])
         data = current_records(signer, self._gateway, kept[1] if kept else None)
         if kept is None or data != kept[1]:
             store.add_key_record(json.loads(data)["counter"], data)

@@ -130,6 +130,11 @@ class Records:
         ).fetchone()
         return row
 
+    def drop_key_record(self, counter: int) -> None:
+        """Forget one that is not what was signed."""
+        with self._transaction():
+            self._conn.execute("DELETE FROM key_records WHERE counter = ?", (counter,))
+
     def key_chains(self) -> list[bytes]:
         """The newest object of each chain of keys, oldest first: a key that stands for a lost one begins another."""
         chains: dict[str, bytes] = {}

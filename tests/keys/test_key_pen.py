@@ -114,6 +114,28 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     assert report.verdict is Verdict.VERIFIED and report.gaps == 0 and report.readings == 2 * 2 * 5
 
 
+@pytest.mark.parametrize("rotated", [False, True])
+def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, rotated: bool) -> None:
+    """A turned bit in the row kept the agent from every start; the key's file has the records too. # field pain 52"""
+    path, dice = tmp_path / "signing.key", random.Random(1)
+    create_key(path, T0 // 1000 - 5)
+    if rotated:
+        rotate_key(path, BASE, T0 // 1000)
+    store = Store.open(tmp_path / "store.db", 64 << 20)
+    good = Pen(load_key(path), BASE).take_up(store)
+    for _ in range(60):
+        bad = bytearray(good)
+        bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(7)
+        store._conn.execute("UPDATE key_records SET body = ?", (bytes(bad),))
+        assert Pen(load_key(path), BASE).take_up(store) == good
+        kept = store.key_record()
+        assert kept is not None and kept[1] == good
+    with pytest.raises(GatewayError, match="park7/other"):  # sound, and of another gateway: nothing is dropped
+        Pen(load_key(path), "park7/other").take_up(store)
+    assert store.key_record() == kept
+    store.close()
+
+
 async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     """Records are durable and handed out before the first pack that needs them; every stream changes in one round."""
     path = tmp_path / "signing.key"
