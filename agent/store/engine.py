@@ -136,7 +136,7 @@ class Store(Intake):
                      head.ring_pos),
                 )  # fmt: skip
             if self.quarantine:
-                rescue = Salvage(Path(self.quarantine.path), self._conn, self._codec, self._boot)
+                rescue = Salvage(Path(self.quarantine.path), self._conn, self._codec, self._boot, destinations)
                 rescue.run()
                 self.saved_packs, self.lost_packs = rescue.packs, rescue.lost
             self._serve(destinations, now_ms)

@@ -27,6 +27,7 @@ log = logging.getLogger("meterhouse.store")
 MOST_PACKS = 100_000  # what is beyond stays in the old file, stated as lost
 ONE_BY_ONE = 2_000  # keys that are tried after each other behind a bad page; then ever longer steps
 DAMAGED = "damaged"
+NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))  # where the last id may be found
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
@@ -114,10 +115,19 @@ class Salvage:
     Args:
         codec: of the new database.
         boot_id: boots.id of a boot in the new database.
+        destinations: who must confirm from now on, should the old file not say who had to.
     """
 
-    def __init__(self, aside: Path, conn: sqlite3.Connection, codec: Codec, boot_id: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        aside: Path,
+        conn: sqlite3.Connection,
+        codec: Codec,
+        boot_id: Callable[[str], int],
+        destinations: Sequence[str] = (),
+    ) -> None:
         self._aside, self._conn, self._new, self._boot_id = aside, conn, codec, boot_id
+        self._destinations = destinations
         self._codec = Codec()
         self._next = 1
         self.packs = 0
@@ -186,15 +196,16 @@ class Salvage:
         Where it is, all that may have stood there counts as owed: the same bytes once more do no harm.
         """
         owed: dict[int, set[int]] = {}
-        torn = False
-        last = number(old, "SELECT max(id) FROM packs")
+        torn = lost_names = False
+        last = max(number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
         names: dict[int, str] = {}
         for row in rows(old, "SELECT id, name FROM destinations WHERE id > ? ORDER BY id", (), 1 << 31):
-            if not isinstance(row, Hole):
+            if isinstance(row, Hole):
+                torn = lost_names = True
+            else:
                 names[row[0]] = row[1]
         for key, name in names.items():
-            self._conn.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, 0)", (name,))
-            mine = self._conn.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0]
+            mine = self._destination(name)
             sql = "SELECT pack FROM outbox WHERE destination = ? AND pack > ? ORDER BY pack"
             for row in rows(old, sql, (key,), last):
                 if isinstance(row, Hole):
@@ -204,7 +215,16 @@ class Salvage:
                     ids = range(row[0], row[0] + 1)
                 for pack in ids:
                     owed.setdefault(pack, set()).add(mine)
+        if lost_names:  # each of ours may have been among them, and wait for anything
+            ours = set(map(self._destination, self._destinations))
+            for pack in range(max(1, last - MOST_PACKS), last + 1):
+                owed[pack] = owed.get(pack, set()) | ours
         return owed, torn
+
+    def _destination(self, name: str) -> int:
+        """Its number in the new database."""
+        self._conn.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, 0)", (name,))
+        return int(self._conn.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0])
 
     def _read(self, old: sqlite3.Connection, key: int) -> tuple[int, bytes] | None:
         """(stream, bytes) of a pack; None if they cannot be read."""

@@ -150,3 +150,17 @@ def test_what_is_stated_is_stated_once(full: tuple[Path, list[Maker]], tmp_path:
         store.commit([copy(birth=True)], {}, mine)
     assert store.losses() == []
     store.close()
+
+
+@pytest.mark.parametrize("tables", [("destinations",), ("destinations", "outbox"), ("destinations", "births")])
+def test_who_waited_is_known_from_the_configuration(
+    full: tuple[Path, list[Maker]], tmp_path: Path, tables: tuple[str, ...]
+) -> None:
+    """Where the list of destinations is gone, nobody seemed to wait for anything, and nothing was stated either."""
+    path, makers = copy_of(full[0], tmp_path), full[1]
+    scribble(path, pages_of(path, *tables), random.Random(1))
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    assert store.quarantine is not None
+    here, gone = check(store, makers)
+    assert here + gone >= 237
+    store.close()
