@@ -31,7 +31,8 @@ from agent.intervals.page import encode
 from agent.intervals.sketch import Rule
 from agent.keys import create_key
 from agent.pack import Packer, StreamTable
-from agent.service.tallying import FOLD_AFTER_MS, fold, page_of
+from agent.service.pack_replay import new_pages
+from agent.service.tallying import FOLD_AFTER_MS, fold
 from agent.store import Store
 from drivers.model import Reason
 from ext.ring import Ring
@@ -167,7 +168,7 @@ def month(folder: Path, days: int) -> dict[str, Any]:
         pages = []
         for meter, positions in zip(meters, taken, strict=True):
             meter.ledger.take_ring(ring, positions, [Span(seq, "0000000000000001", start, start + SPAN_MS)])
-            pages += [page_of(meter.ledger.stream, shape, rows) for shape, rows in meter.ledger.rows()]
+            pages += new_pages(meter.ledger.stream, meter.ledger.rows(), CUT)
         store.add_intervals(pages, {})
         while store.fold_intervals(CUT.stretch("day", start - FOLD_AFTER_MS)[0], CUT.day, fold):
             pass

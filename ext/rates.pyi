@@ -24,6 +24,7 @@ def time_weighted_mean(values: Buffer, t_ns: Buffer, max_gap_ns: int) -> float:
     Stretches that are longer than max_gap_ns, not longer than 0 or end in a NaN are left out; NaN if none is left."""
 
 STATE_VERSION: Final[int]  # of what ``Tally.state`` gives
+SLOT_BYTES: Final[int]  # of a counter's slot with its past: differs where another compiler lays it out otherwise
 
 Mark = tuple[int, int, int]  # pack, read time in UTC ms, value
 Done = tuple[

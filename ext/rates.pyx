@@ -94,6 +94,7 @@ def time_weighted_mean(const double[::1] values not None, const int64_t[::1] t_n
 
 MAX_SLOTS = 65_535
 STATE_VERSION = 2
+SLOT_BYTES = sizeof(Slot) + sizeof(Past)
 cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # so that no product leaves 128 bits
 
 
@@ -303,7 +304,7 @@ cdef class Tally:
         cdef Slot was = self.slot(number)[0]
         past = PyBytes_FromStringAndSize(<char *>was.past, sizeof(Past)) if was.past != NULL else b""
         window = PyBytes_FromStringAndSize(<char *>was.position, was.run * sizeof(i128)) if was.run else b""
-        was.past, was.position = NULL, NULL
+        was.past, was.position, was.at = NULL, NULL, 0  # of this process only: a state is the same wherever it is made
         return PyBytes_FromStringAndSize(<char *>&was, sizeof(Slot)) + past + window
 
     def restore(self, int number, const uint8_t[::1] state not None):

@@ -18,6 +18,7 @@ class Span:
     boot: str
     from_ms: int
     to_ms: int
+    part: tuple[int, int] | None = None  # of one tick that was too large for a pack: k of n
 
 
 @dataclass(frozen=True, slots=True)

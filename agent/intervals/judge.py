@@ -9,11 +9,12 @@ open, so nothing that might be phantom energy is ever written.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 from agent.intervals.rows import Flag
 from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
@@ -93,6 +94,21 @@ class Judge:
     def give_up(self) -> list[Verdict]:
         """Nothing more will come: verdicts with what there is."""
         return list(_joined(self._settle(at_once=True)))
+
+    @property
+    def is_fresh(self) -> bool:
+        """There is nothing to remember of it."""
+        return not self.waiting and self._told is None
+
+    def state(self) -> tuple[list[list[int]], list[Any] | None]:
+        """For ``restore``: the readings that wait, and the last glitch that was told."""
+        told = None if self._told is None else [self._told[0], self._told[1]]
+        return [[w.time_ms, w.value, w.pack, w.flags] for w in self.waiting], told
+
+    def restore(self, waiting: Iterable[Sequence[int]], told: Sequence[Any] | None) -> None:
+        """The reverse."""
+        self.waiting = [Waiting(*w) for w in waiting]
+        self._told = None if told is None else (told[0], None if told[1] is None else tuple(told[1]))
 
     def step(self, by_ms: int) -> None:
         """The clock was set by so much."""

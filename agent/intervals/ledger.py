@@ -10,13 +10,10 @@ clock.
 from __future__ import annotations
 
 import json
-import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
-
-import zstandard
 
 from agent.intervals.closing import Closing
 from agent.intervals.cut import DAY_MS, Cut
@@ -26,7 +23,8 @@ from agent.intervals.judge import TOO_LARGE, Judge, Verdict, Waiting
 from agent.intervals.page import Row, Shape
 from agent.intervals.rows import Flag
 from agent.intervals.sketch import Rule, Sketch, Watched, sketch
-from ext.rates import STATE_VERSION, Tally, gather
+from agent.intervals.state import STATE_LAYOUT, StateError, pack_state, unpack_state
+from ext.rates import Tally, gather
 from ext.ring import Ring
 
 _QUALITY_FLAGS = (
@@ -34,7 +32,6 @@ _QUALITY_FLAGS = (
 )  # fmt: skip
 LONGEST_MS = 400 * DAY_MS  # a counter that was silent for longer begins anew
 COUNTER, GAUGE = 1, 2
-MAX_STATE = 64 << 20
 FIRST_PACKS = 3  # of a boot: what the ring had kept, the downtime, the first readings
 
 
@@ -51,6 +48,8 @@ class Ledger:
         self.boot, self._fresh = "", 0  # packs of this boot that may still tell of the time before it
         self.closing = Closing(cut)
         self.happenings: list[Happening] = []
+        self._made: list[tuple[Shape, list[Row]]] = []
+        self._points = 0  # of the table
         self._bounds = array("q")
         self._heat = HeatFlows(())
         self._slot_of, self._wanted = array("i"), memoryview(bytes(24)).cast("q", (1, 3))
@@ -61,6 +60,7 @@ class Ledger:
     def use(self, table: Mapping[str, Any]) -> None:
         """Another table is in force. Counters that are the same in both go on; all others end, or begin."""
         new = sketch(table, self._rule)
+        self._points = len(table.get("points") or ())
         if self.sketch is not None and new == self.sketch:
             return
         old, old_tally = self.sketch, self.tally
@@ -123,18 +123,22 @@ class Ledger:
     def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[Span]) -> bool:
         """What was sealed from the ring into these packs, one after the other. False: some of it was overwritten."""
         whole = True
-        last: tuple[int, int] | None = None
         for span in spans:
             self._begin(span)
-            if span.from_ms == span.to_ms or (span.from_ms, span.to_ms) == last:
-                continue  # a birth; another part of the same tick
-            last = span.from_ms, span.to_ms
-            slots, times, values, qualities, lost = gather(
-                ring, positions, self._slot_of, self._wanted, span.from_ms, span.to_ms
-            )
-            whole = whole and not lost
-            self._feed(Batch(slots, times, values, qualities), span.seq)
+            if span.from_ms != span.to_ms:
+                slot_of = self._slot_of if span.part is None else self._slots_in(*span.part)
+                slots, times, values, qualities, lost = gather(
+                    ring, positions, slot_of, self._wanted, span.from_ms, span.to_ms
+                )
+                whole = whole and not lost
+                self._feed(Batch(slots, times, values, qualities), span.seq)
+            self._settle()
         return whole
+
+    def _slots_in(self, k: int, n: int) -> array[int]:
+        """``_slot_of`` for the points of one part of a tick, as the packer cuts them."""
+        low, high = self._points * (k - 1) // n, self._points * k // n
+        return array("i", [slot if low <= point < high else -1 for point, slot in enumerate(self._slot_of)])
 
     def take_pack(self, span: Span, records: Iterable[Mapping[str, Any]]) -> None:
         """A pack with its SenML ``e``; numbers as Decimal or int."""
@@ -153,6 +157,7 @@ class Ledger:
             qualities.append(QUALITIES.get(record.get("q", ""), 0))
         batch.qualities = bytes(qualities)
         self._feed(batch, span.seq)
+        self._settle()
 
     def _whole(self, value: Decimal, number: int) -> int:
         assert self.sketch is not None
@@ -263,77 +268,88 @@ class Ledger:
     # --- rows
 
     def rows(self) -> list[tuple[Shape, list[Row]]]:
-        """What can be written: intervals that are over and settled, corrections of earlier ones. Each comes once."""
+        """What can be written: intervals that are over and settled, corrections of earlier ones. Each comes once.
+
+        Which rows there are follows from the packs one by one, however many are taken in before this is asked.
+        """
+        made, self._made = self._made, []
+        return made
+
+    def _settle(self) -> None:
+        """After each pack: what can be written now."""
         if self.sketch is None or not self.to_ms:
-            return []
+            return
         if self.closing.next_ms and not self.closing.ready(self.to_ms):
-            return self.closing.take_late()
+            self._made += self.closing.take_late()
+            return
         open_cells = [cell for n in self._used() if (cell := self.tally.open(n))]
-        return self.closing.take(self.to_ms, open_cells)
+        self._made += self.closing.take(self.to_ms, open_cells)
+
+    def is_open_before(self, at_ms: int) -> bool:
+        """Would the next reading of a counter still change intervals that begin before an instant?"""
+        if any(w.time_ms < at_ms for judge in self.judges.values() for w in judge.waiting):
+            return True
+        counters = (n for n in self._used() if self.sketch and self.sketch.slots[n].column.kind == "counter")
+        return any((cell := self.tally.open(n)) is not None and cell[1] < at_ms for n in counters)
 
     # --- over restarts
 
     def state(self) -> bytes:
         """All that ``restore`` needs, as of the last pack taken in and with all ``rows`` written."""
         assert self.sketch is not None
-        slots = [_identity(w) for w in self.sketch.slots]
+        states = [self.tally.state(n) for n in self._used()]
         cells = [self.tally.open(n) for n in self._used()]
         document = {
-            "rates": STATE_VERSION,
-            "zone": self._cut.timezone,
-            "length": self._cut.length_ms,
+            "rule": self._made_by(),
             "seq": self.seq,
             "to": self.to_ms,
             "boot": self.boot,
             "fresh": self._fresh,
             "low": min((cell[1] for cell in cells if cell), default=self.to_ms),
-            "slots": slots,
-            "heat": [[slot, *last] for slot, last in self._heat.last.items()],
-            "waiting": {
-                n: [[w.time_ms, w.value, w.pack, w.flags] for w in j.waiting]
-                for n, j in self.judges.items()
-                if j.waiting
-            },
+            "slots": [[*_identity(w), len(raw)] for w, raw in zip(self.sketch.slots, states, strict=True)],
+            "heat": [[slot, *last] for slot, last in sorted(self._heat.last.items())],
+            "judges": [[n, *judge.state()] for n, judge in sorted(self.judges.items()) if not judge.is_fresh],
             "closing": self.closing.state(),
         }
-        text = json.dumps(document, separators=(",", ":")).encode()
-        raw = b"".join(self.tally.state(n) for n in self._used())
-        return zstandard.ZstdCompressor(level=3).compress(struct.pack("<I", len(text)) + text + raw)
+        return pack_state(document, states)
+
+    def _made_by(self) -> list[object]:
+        """What a state can only go on with."""
+        rule = self._rule
+        return [STATE_LAYOUT, self._cut.timezone, self._cut.length_ms, rule.max_gap_ms, rule.period_ms, rule.slip_ms]
 
     def restore(self, state: bytes, table: Mapping[str, Any]) -> None:
-        """Go on from a state; ``table`` is in force after its last pack. What does not fit in it begins anew.
+        """Go on from a state; ``table`` is in force after its last pack. Counters that are not in it begin anew.
 
         Raises:
-            ValueError: of another version, or cut in another way: ``seq`` and all else are as before.
+            StateError: damaged, of another version or of other settings. The ledger is of no use then.
         """
+        said, raws = unpack_state(state)
+        if said["rule"] != self._made_by():
+            raise StateError(f"it was made with {said['rule']}, not with {self._made_by()}", is_other=True)
         try:
-            raw = zstandard.ZstdDecompressor().decompress(state, max_output_size=MAX_STATE)
-            size = struct.unpack_from("<I", raw)[0]
-            said = json.loads(raw[4 : 4 + size])
-        except (zstandard.ZstdError, struct.error, ValueError) as error:
-            raise ValueError(f"the state of {self.stream} is damaged: {error}") from error
-        cut = (said["rates"], said["zone"], said["length"])
-        if cut != (STATE_VERSION, self._cut.timezone, self._cut.length_ms):
-            raise ValueError(f"the state of {self.stream} is of {cut}")
+            self._go_on(said, raws, table)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StateError(f"it does not fit the point table: {error!r}") from error
+
+    def _go_on(self, said: Mapping[str, Any], raws: Sequence[bytes], table: Mapping[str, Any]) -> None:
         self.use(table)
         assert self.sketch is not None
-        known = {json.dumps(identity): n for n, identity in enumerate(said["slots"])}
-        each = (len(raw) - 4 - size) // max(1, len(said["slots"]))
+        known = {json.dumps(slot[:-1]): n for n, slot in enumerate(said["slots"])}
         self._bounds = self._cut.bounds(min(said["low"], said["to"]), said["to"] + DAY_MS)
         self.tally.bounds(self._bounds, self._cut.offset_ms(said["to"]))
-        was_slot = {}
+        slot_of = {}  # the slot now of one then
         for number, w in enumerate(self.sketch.slots):
             was = known.get(json.dumps(_identity(w)))
             if was is not None:
-                start = 4 + size + was * each
-                self.tally.restore(number, raw[start : start + each])
-                was_slot[was] = number
-        for n, waiting in said["waiting"].items():
-            if int(n) in was_slot:
-                self._judge(was_slot[int(n)]).waiting = [Waiting(*w) for w in waiting]
-        self._heat.last = {was_slot[slot]: (time, value) for slot, time, value in said["heat"] if slot in was_slot}
+                self.tally.restore(number, raws[was])
+                slot_of[was] = number
+        for n, *judged in said["judges"]:
+            if n in slot_of:
+                self._judge(slot_of[n]).restore(*judged)
+        self._heat.last = {slot_of[slot]: (time, value) for slot, time, value in said["heat"] if slot in slot_of}
         self.seq, self.to_ms, self.boot, self._fresh = said["seq"], said["to"], said["boot"], said["fresh"]
-        self.closing.restore(said["closing"], was_slot)
+        self.closing.restore(said["closing"], slot_of)
 
 
 def _identity(w: Watched) -> tuple[object, ...]:

@@ -44,6 +44,7 @@ class SealedPack:
     ring_pos: int  # every record of the stream before this position of the ring is sealed
     records: int
     gap_readings: int
+    part: tuple[int, int] | None = None  # of a tick that did not fit one pack: k of n
     facts: bytes | None = None  # of a birth of a device that was met: kept beside the head
 
 
@@ -212,40 +213,51 @@ class Packer:
         return out
 
     def results(
-        self, ring: Ring, clock: Mapping[str, Any], made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]]
+        self,
+        ring: Ring,
+        clock: Mapping[str, Any],
+        made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
+        events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
         """Packs of results: of each stretch its end in UTC ms and what was found, in order; a birth first where due.
 
         A stretch begins where the one before it ended, and is never cut unless it is too large by itself: then it
         comes in parts.
+
+        Args:
+            events: go into the first pack.
         """
         table, at, room = self._table, self._at, self._max - HEADER_BYTES
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
         out: list[SealedPack] = []
+
+        def pack(to_ms: int, **more: Any) -> None:
+            out.append(self._pack(ring, 0, to_ms, clock, events=() if out else events, **more))
+
         if at.birth is None and made:
-            out.append(self._pack(ring, 0, at.from_ms, clock, table=table))
+            pack(at.from_ms, table=table)
         held: list[bytes] = []
         end_ms = at.from_ms
         for to_ms, found in made:
             texts = [dumps(result) for result in found]
             if held and sum(map(len, held)) + sum(map(len, texts)) > room:
-                out.append(self._pack(ring, 0, end_ms, clock, results=held))
+                pack(end_ms, results=held)
                 held = []
             pieces = _pieces(texts, room)
             if len(pieces) > 1:
                 if end_ms > at.from_ms:
-                    out.append(self._pack(ring, 0, end_ms, clock, results=held))
+                    pack(end_ms, results=held)
                     held = []
                 from_ms = at.from_ms
                 for k, piece in enumerate(pieces, 1):
                     at.from_ms = from_ms
-                    out.append(self._pack(ring, 0, to_ms, clock, results=piece, part=[k, len(pieces)]))
+                    pack(to_ms, results=piece, part=[k, len(pieces)])
             else:
                 held += texts
             end_ms = to_ms
         if end_ms > at.from_ms:
-            out.append(self._pack(ring, 0, end_ms, clock, results=held))
+            pack(end_ms, results=held)
         return out
 
     def _refresh_states(self, table: StreamTable) -> None:
@@ -385,6 +397,7 @@ class Packer:
             ring_pos=at.ring_pos,
             records=records,
             gap_readings=gap_readings,
+            part=(part[0], part[1]) if part else None,
             facts=table.facts.encode() if table is not None and table.met else None,
         )
         at.prev = base64url(digest)

@@ -28,7 +28,7 @@ LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
 
 class NotYet(GatewayError):
-    """The days before are still being added up; asked again soon."""
+    """The days before are still being read; asked again soon."""
 
     retry = True
 
@@ -117,6 +117,8 @@ class Figures:
         return self._added_ms < today
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
+        if any(repair.before_ms for repair in store.interval_repairs().values()):
+            raise NotYet("the intervals before are still being compared with their packs", where="indicators")
         if self._add_day(store, start):
             raise NotYet("the days of this year are being added up", where="indicators")
         parts = intervals_of(store, self._cut, start, end)

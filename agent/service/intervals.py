@@ -1,7 +1,8 @@
 """The loop's side of intervals: lets them be made behind the commits, closes them, publishes what follows from them.
 
 An interval of the site is closed when all devices have written theirs, or 20 minutes and four packs after its end: a
-device that is silent must not keep the park's figures. What is found is sealed as packs of the stream ``_indicators``,
+device that is silent must not keep the park's figures. After a start that time begins once all packs were read, since
+the first readings complete what lies before. What is found is sealed as packs of the stream ``_indicators``,
 whose ``from`` and ``to`` are boundaries of intervals: the head of the stream says what was published, in the same
 transaction as the pack, so each interval comes exactly once over all restarts.
 """
@@ -12,13 +13,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any, Protocol
 
 import ext.clock
 from agent.config import Config
 from agent.intervals import Cut
 from agent.intervals.sketch import Rule
-from agent.pack import Packer, StreamTable
+from agent.pack import Packer, StreamTable, seconds
 from agent.poll import Grid
 from agent.service.sealing import Sealing, pack_clock
 from agent.service.tallying import Tallying
@@ -72,6 +74,7 @@ class Intervals:
         self._ring: Ring | None = None
         self.closed_ms = 0  # end of the newest interval that is published
         self._failed = ""
+        self._followed_s: float | None = None  # since when all streams are followed
 
     def _make(self, config: Config) -> Tallying:
         entry = config.interval
@@ -95,13 +98,15 @@ class Intervals:
         now_ms = self._grid.now_ms()
         self._packer = self._packer_of(table.stream, self.tallying.cut.floor(now_ms))
         self._packer.use(table)
-        self.closed_ms = self._packer.from_ms
+        self.closed_ms = self.tallying.published_ms = self._packer.from_ms
         await self._writer.call(self._admit)
         self._writer.on_committed = self.tallying.committed
 
     def _admit(self, store: Store) -> None:
         wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
         self.tallying.admit(stream for stream in store.heads() if stream in wanted)
+        self.tallying.repair.open(store, wanted)
+        store.announced_change()
 
     async def reload(self, config: Config, table: StreamTable) -> None:
         """Another configuration: other devices, another table of results, perhaps another way to cut."""
@@ -109,6 +114,8 @@ class Intervals:
         if (old.interval, old.timezone, old.store) != (config.interval, config.timezone, config.store):
             await self._writer.call(self.tallying.save)
             self.tallying = self._make(config)
+            self.tallying.published_ms = self.closed_ms
+            self._followed_s = None
             await self._writer.call(self._admit)
             self._writer.on_committed = self.tallying.committed
         if self._packer is not None and not table.same_as(self._packer.table):
@@ -123,9 +130,13 @@ class Intervals:
         tidy_s = time.monotonic()
         while True:
             try:
-                behind = await self._writer.call(self.tallying.catch_up) or await self._writer.call(self._prepare)
-                if not behind:
-                    await self._publish()
+                busy = await self._writer.call(self.tallying.catch_up)
+                if not busy:
+                    self._followed_s = self._followed_s or time.monotonic()
+                    busy = await self._writer.call(self._prepare)
+                    if not busy:
+                        await self._publish()
+                    busy = await self._writer.call(self.tallying.repair.step) or busy
                 if time.monotonic() - tidy_s > TIDY_EVERY_S:
                     tidy_s = time.monotonic()
                     await self._writer.call(self._tidy)
@@ -133,10 +144,12 @@ class Intervals:
             except GatewayError as error:  # a full disk: packs say so as well, and nothing of this is lost
                 if str(error) != self._failed:
                     log.warning("intervals wait: %s", error)
-                self._failed, behind = str(error), False
-            await asyncio.sleep(SLICES_S if behind else LOOK_S)
+                self._failed, busy = str(error), False
+            await asyncio.sleep(SLICES_S if busy else LOOK_S)
 
     def _prepare(self, store: Store) -> bool:
+        if self.tallying.repair.left:
+            return False  # what is added up now would be added up again
         return self._packer is not None and any(maker.prepare(store, self._packer.from_ms) for maker in self.makers)
 
     def _tidy(self, store: Store) -> None:
@@ -162,22 +175,53 @@ class Intervals:
             return
         cut, settled_ms = self.tallying.cut, self.tallying.closed_ms(streams)
         late_ms = LATE_MS + LATE_PACKS * self._config.pack.every_ms
+        waited_ms = (time.monotonic() - (self._followed_s or time.monotonic())) * 1000
         made: list[tuple[int, Results]] = []
         start = packer.from_ms
         while len(made) < AT_ONCE:
             end = cut.stretch("interval", start)[1]
-            if end > settled_ms and now_ms < end + late_ms:
+            if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
                 break
             if end > now_ms:  # the clock was set back: these were published in the time that comes again
                 break
-            made.append((end, [result for maker in self.makers for result in maker(store, start, end)]))
+            try:
+                made.append((end, [result for maker in self.makers for result in maker(store, start, end)]))
+            except GatewayError:
+                if not made:
+                    raise
+                break
             start = end
         if not made:
             return
+        corrections, last = corrected_figures(store, cut, packer.from_ms)
         mark = packer.mark()
         try:
-            self._writer.keep(store, packer.results(ring, pack_clock(), made))
+            self._writer.keep(store, packer.results(ring, pack_clock(), made, corrections))
         except BaseException:
             packer.restore(mark)
             raise
-        self.closed_ms = start
+        self.closed_ms = self.tallying.published_ms = start
+        store.announce_changes(last)  # after the pack: a kill in between tells of them twice
+
+
+def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[dict[str, Any]], int]:
+    """Events for corrected intervals of days whose figures were signed, a run of days each; the last change told of."""
+    last = store.announced_change()
+    days: dict[date, tuple[int, int]] = {}
+    today_ms = cut.stretch("day", published_ms)[0]
+    for number, start, end in store.interval_changes(last):
+        last = number
+        if start < today_ms:
+            day = cut.day(start)
+            first, until = days.get(day, (start, end))
+            days[day] = min(first, start), max(until, end)
+    runs: list[list[int]] = []
+    before: date | None = None
+    for day in sorted(days):
+        if before is not None and day - before == timedelta(days=1):
+            runs[-1][1] = days[day][1]
+        else:
+            runs.append(list(days[day]))
+        before = day
+    said = {"event": "figures_corrected", "t": seconds(published_ms)}
+    return [said | {"from": seconds(start), "to": seconds(end)} for start, end in runs], last

@@ -3,7 +3,7 @@
 Lives in the writer's thread, behind the commit: what is sealed never waits for it, and what it has not written yet is
 found again in the packs. A stream that is behind (a start, a kill, packs recovered from a ring) is skipped until its
 packs were read up to the newest one, in slices; from then on readings come straight from the ring, at a few nanoseconds
-each.
+each. Where the kept state of a stream cannot be used, its intervals of the newest day are made again from its packs.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ import logging
 import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.intervals import Cut
 from agent.intervals.feed import Happening, Span
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Row, Shape, encode, merged
-from agent.intervals.replay import happenings_in, take_body
+from agent.intervals.page import Page, Shape, encode, merged
 from agent.intervals.sketch import Rule
+from agent.intervals.state import StateError
 from agent.pack import SealedPack, StreamTable, seconds
-from agent.store import NewPage, Store
+from agent.service.interval_repair import IntervalRepair
+from agent.service.pack_replay import Made, PackReplay, begin_replay, corrected_pages, new_pages, split_rows
+from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
 SLICE_S = 0.03  # of the writer's time for catching up
-PACKS = 32
 FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: corrections of the night are in
 
 Event = tuple[str, dict[str, Any]]  # stream, event
@@ -50,8 +51,18 @@ class _Account:
     """A stream's ledger and what must not be noted twice."""
 
     ledger: Ledger
+    replay: PackReplay
     table: StreamTable | None = None  # in force, where it came from the ring's side
-    known: frozenset[tuple[str, str, int]] = frozenset()
+    rebuild: _Rebuild | None = None
+
+
+@dataclass(slots=True)
+class _Rebuild:
+    """A ledger that is made anew from packs, beside intervals that are written."""
+
+    written_ms: int  # up to here they are
+    repair: Repair | None  # what is to be done with those before the ones that are made again here
+    made: Made = field(default_factory=list)  # of intervals that are written, to be held against them
 
 
 class Tallying:
@@ -66,9 +77,11 @@ class Tallying:
         self.cut, self.rule, self._keep_ms, self._note = cut, rule, keep_ms, note
         self._accounts: dict[str, _Account] = {}
         self._behind: dict[str, None] = {}  # in order
-        self._unsaved: tuple[list[NewPage], dict[str, tuple[int, bytes]]] = ([], {})
+        self._unsaved: tuple[list[NewPage], dict[str, tuple[int, bytes]], list[Repair]] = ([], {}, [])
         self._broken: set[str] = set()
+        self.repair = IntervalRepair(cut, rule)
         self.written_ms = 0  # end of the newest interval that was written
+        self.published_ms = 0  # results were published up to here
 
     # --- from the ring
 
@@ -76,19 +89,22 @@ class Tallying:
         """Take in what was committed just now."""
         touched: dict[str, _Account] = {}
         for work in works:
-            if work.stream in self._broken or not work.packs:
+            if work.stream in self._broken or work.stream in self._behind or not work.packs:
                 continue
             account = self._accounts.get(work.stream)
             if account is None or account.ledger.seq + 1 != work.packs[0].seq:
-                self._accounts.pop(work.stream, None)
                 self._behind[work.stream] = None
                 continue
             with _Guard(self, work.stream):
                 if account.table is not work.table and any(pack.is_birth for pack in work.packs):
                     account.ledger.use(json.loads(work.table.encoded))
                     account.table = work.table
-                spans = [Span(p.seq, p.boot, p.from_ms, p.to_ms) for p in work.packs]
-                account.ledger.take_ring(ring, work.positions, spans)
+                spans = [Span(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in work.packs]
+                if not account.ledger.take_ring(ring, work.positions, spans):
+                    # the ring came round meanwhile: from the kept state, and the packs since
+                    del self._accounts[work.stream]
+                    self._behind[work.stream] = None
+                    continue
                 touched[work.stream] = account
         self._write(store, touched)
 
@@ -120,85 +136,117 @@ class Tallying:
         account = self._accounts.get(stream)
         if account is None:
             account = self._accounts[stream] = self._begin(store, stream)
-        head = store.heads()[stream].seq
-        seen = set(account.known)
+        ledger = account.ledger
         try:
-            while account.ledger.seq < head and time.monotonic() < end:
-                page = store.after(stream, account.ledger.seq, head, PACKS)
-                if not page:
-                    account.ledger.seq = head  # what is left was dropped by the size cap
-                    break
-                for pack in page:
-                    body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
-                    take_body(account.ledger, body)
-                    seen |= happenings_in(body)
+            is_done = account.replay.read(store, store.heads()[stream].seq, end)
         finally:  # also where the disk fails in between: it goes on from there
-            account.ledger.happenings = [h for h in account.ledger.happenings if h.key not in seen]
-            account.known = frozenset(seen)
+            ledger.happenings = [h for h in ledger.happenings if h.key not in account.replay.events]
         self._write(store, {stream: account})
-        return account.ledger.seq >= head
+        if is_done and account.rebuild is not None:
+            self._finish(store, stream, account, account.rebuild)
+        return is_done
 
     def _begin(self, store: Store, stream: str) -> _Account:
-        """A ledger as it was kept, or a new one that begins with the newest packs."""
-        account = _Account(Ledger(stream, self.cut, self.rule))
+        """A ledger as it was kept; where that cannot be, one that is made again from the packs that are there."""
         kept = store.interval_state(stream)
-        head = store.heads()[stream].seq
-        seq = kept[0] if kept else max(0, head - PACKS)
-        table = store.birth_before(stream, seq + 1)
-        if table is None:
-            account.ledger.seq = seq
-            return account
-        document = json.loads(table)["table"]
-        if kept:
-            try:
-                account.ledger.restore(kept[1], document)
-            except ValueError as error:
-                log.warning("%s; its counters begin anew", error)
-                account = _Account(Ledger(stream, self.cut, self.rule))
-            else:
-                return account
-        account.ledger.use(document)
-        account.ledger.seq = seq
-        return account
+        if kept is None:
+            return self._rebuilt(store, stream, None)
+        birth = store.birth_before(stream, kept[0] + 1)
+        ledger = Ledger(stream, self.cut, self.rule)
+        try:
+            if birth is None:
+                raise StateError("the birth before it is not in the store")
+            ledger.restore(kept[1], json.loads(birth)["table"])
+        except StateError as error:
+            is_other = error.is_other
+            log.log(
+                logging.INFO if is_other else logging.WARNING,
+                "the counter state of %s is not used (%s); its intervals are rebuilt from its packs", stream, error,
+            )  # fmt: skip
+            return self._rebuilt(store, stream, kept[0] if is_other else None)
+        return _Account(ledger, PackReplay(stream, ledger, 0, False))
+
+    def _rebuilt(self, store: Store, stream: str, other: int | None) -> _Account:
+        """Begin where the newest day begins, or where the written intervals end, if that is earlier.
+
+        Args:
+            other: sequence of a whole state of another version or other settings: then the days before are held
+                against their packs as well.
+        """
+        written_ms, head = store.interval_end(stream), store.heads()[stream]
+        from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
+        replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
+        repair = None
+        if other is not None:
+            repair = Repair(stream, other, 0 if replay.is_from_the_first else replay.trusted_ms)
+        return _Account(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
+
+    def _finish(self, store: Store, stream: str, account: _Account, rebuild: _Rebuild) -> None:
+        """All packs are read again: correct what is written, keep the state, and go on as usual."""
+        ledger = account.ledger
+        pages, states, repairs = self._unsaved
+        pages += corrected_pages(
+            store, stream, self.cut, rebuild.made, account.replay.trusted_ms, rebuild.written_ms
+        )  # fmt: skip
+        ledger.closing.turn = max(ledger.closing.turn, _turn_at(store, stream, rebuild.written_ms))
+        if ledger.sketch is not None and ledger.to_ms:
+            states[stream] = (ledger.seq, ledger.state())
+        account.rebuild = None
+        if rebuild.repair is not None:
+            repairs.append(rebuild.repair)
+            self.repair.add(store, rebuild.repair)
+        self._save(store)
 
     # --- to the store
 
     def _write(self, store: Store, accounts: Mapping[str, _Account]) -> None:
-        pages, states = self._unsaved
+        pages, states, _ = self._unsaved
         for stream, account in accounts.items():
             with _Guard(self, stream):
                 made = account.ledger.rows()
                 for happening in account.ledger.happenings:
                     self._note(stream, event_of(happening))
                 account.ledger.happenings = []
-                if made:
-                    pages += [page_of(stream, shape, rows) for shape, rows in made]
+                if made and account.rebuild is not None:  # without a state: a kill begins this again
+                    written, made = split_rows(made, account.rebuild.written_ms)
+                    account.rebuild.made += written
+                elif made:
                     states[stream] = (account.ledger.seq, account.ledger.state())
-        if not pages:
-            return
+                pages += new_pages(stream, made, self.cut, self.published_ms)
+        if pages:
+            self._save(store)
+
+    def _save(self, store: Store) -> None:
+        pages, states, repairs = self._unsaved
         try:
-            store.add_intervals(pages, states)
+            store.add_intervals(pages, states, repairs)
         except GatewayError:  # the next commit of packs says what is wrong; these wait for it
-            self._unsaved = pages, states
             return
-        self._unsaved = [], {}
-        self.written_ms = max(self.written_ms, *(page.to_ms for page in pages))
+        self._unsaved = [], {}, []
+        self.written_ms = max(self.written_ms, *(page.to_ms for page in pages), 0)
 
     def save(self, store: Store) -> None:
         """Keep where every stream stands, so that the next start has nothing to read again."""
-        states = {}
+        pages, states, repairs = self._unsaved
         for stream, account in self._accounts.items():
-            if stream not in self._behind and account.ledger.sketch is not None and account.ledger.to_ms:
+            is_whole = account.rebuild is None and account.ledger.sketch is not None and account.ledger.to_ms
+            if stream not in self._behind and is_whole:
                 with _Guard(self, stream):
                     states[stream] = (account.ledger.seq, account.ledger.state())
-        pages, unsaved = self._unsaved
-        store.add_intervals(pages, unsaved | states)
-        self._unsaved = [], {}
+        store.add_intervals(pages, states, repairs)
+        self._unsaved = [], {}, []
 
     def closed_ms(self, streams: Iterable[str]) -> int:
-        """Up to where all of these streams have written their intervals; those that are not known here do not count."""
-        ends = [a.ledger.closing.next_ms for s in streams if (a := self._accounts.get(s)) and a.ledger.closing.next_ms]
-        return 0 if self._behind else min(ends, default=0)
+        """Up to where all of these streams have written their intervals; 0 while one of them has not begun."""
+        ends = []
+        for stream in streams:
+            if stream in self._broken:
+                continue
+            account = self._accounts.get(stream)
+            if stream in self._behind or account is None or not account.ledger.closing.next_ms:
+                return 0
+            ends.append(account.ledger.closing.next_ms)
+        return min(ends, default=0)
 
     def tidy(self, store: Store, now_ms: int) -> None:
         """Fold days that are over, a few at a time; drop what is too old. ``now_ms`` 0: the clock cannot be trusted."""
@@ -246,16 +294,10 @@ def event_of(happening: Happening) -> dict[str, Any]:
     return event
 
 
-def page_of(stream: str, shape: Shape, rows: Sequence[Row]) -> NewPage:
-    """Rows on their way into the store."""
-    return NewPage(
-        stream,
-        rows[0].start_ms,
-        max(row.end_ms for row in rows),
-        shape.encode(),
-        encode(rows, len(shape.columns)),
-        tuple(sorted({(row.start_ms, row.end_ms) for row in rows if row.revision})),
-    )
+def _turn_at(store: Store, stream: str, end_ms: int) -> int:
+    """How often the clock was set back before the last intervals that are written, as they count it."""
+    pages = store.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
+    return max((turn for page in pages for turn in Page(page.body).row("turn")), default=0)
 
 
 def fold(bodies: Sequence[bytes], shape: bytes) -> bytes:

@@ -4,7 +4,7 @@ from agent.store.archive import Archive, Piece
 from agent.store.database import Quarantine, Salvaged, mount_warnings
 from agent.store.engine import Store
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
-from agent.store.intervals import NewPage
+from agent.store.intervals import NewPage, Repair
 from agent.store.values import LossNote, Sealed, StoredPack, StoredTable, StreamHead, Usage
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "NewPage",
     "Piece",
     "Quarantine",
+    "Repair",
     "Salvaged",
     "Sealed",
     "Store",

@@ -15,6 +15,19 @@ from agent.store.values import Place
 CHUNK = 256  # pages that an iteration holds at a time
 LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
 KEEP_CHANGES = 100_000
+ANNOUNCED = "interval changes announced"  # in meta
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """How far the intervals of a stream were held against its packs: from ``before_ms`` on; 0: as far as packs go.
+
+    ``seq``: of the kept state that was the reason.
+    """
+
+    stream: str
+    seq: int
+    before_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +54,16 @@ class IntervalShelf:
     def _all(self, sql: str, *values: object) -> list[Any]:
         raise NotImplementedError
 
-    def add_intervals(self, pages: Iterable[NewPage], states: Mapping[str, tuple[int, bytes]]) -> None:
+    def add_intervals(
+        self,
+        pages: Iterable[NewPage],
+        states: Mapping[str, tuple[int, bytes]],
+        repairs: Iterable[Repair] = (),
+    ) -> None:
         """Keep pages, and by stream (sequence, state): up to which pack they were made, and how to go on.
+
+        Args:
+            repairs: how far streams are repaired with these pages.
 
         Raises:
             StoreError: nothing of it was done.
@@ -59,6 +80,12 @@ class IntervalShelf:
                     "INSERT INTO interval_states (stream, seq, body) VALUES (?, ?, ?)"
                     " ON CONFLICT DO UPDATE SET seq = excluded.seq, body = excluded.body",
                     (self._stream_id(stream), seq, state),
+                )
+            for repair in repairs:
+                self._conn.execute(
+                    "INSERT INTO interval_repairs (stream, seq, before_ms) VALUES (?, ?, ?)"
+                    " ON CONFLICT DO UPDATE SET seq = excluded.seq, before_ms = excluded.before_ms",
+                    (self._stream_id(repair.stream), repair.seq, repair.before_ms),
                 )
 
     def _stream_id(self, stream: str) -> int:
@@ -80,6 +107,25 @@ class IntervalShelf:
             "SELECT i.seq, i.body FROM interval_states i JOIN streams s ON s.id = i.stream WHERE s.name = ?", stream
         )
         return rows[0] if rows else None
+
+    def interval_state_fronts(self, size: int) -> dict[str, tuple[int, bytes]]:
+        """By stream the sequence and the first ``size`` bytes of its state."""
+        rows = self._all(
+            "SELECT s.name, i.seq, substr(i.body, 1, ?) FROM interval_states i JOIN streams s ON s.id = i.stream", size
+        )
+        return {name: (seq, front) for name, seq, front in rows}
+
+    def interval_repairs(self) -> dict[str, Repair]:
+        """All that were begun, by stream."""
+        rows = self._all("SELECT s.name, r.seq, r.before_ms FROM interval_repairs r JOIN streams s ON s.id = r.stream")
+        return {name: Repair(name, seq, before_ms) for name, seq, before_ms in rows}
+
+    def interval_end(self, stream: str) -> int:
+        """The end of the last interval of a stream that is written; 0: none is."""
+        rows = self._all(
+            "SELECT to_ms FROM interval_pages WHERE stream = ? ORDER BY from_ms DESC LIMIT 1", self._stream_id(stream)
+        )
+        return rows[0][0] if rows else 0
 
     def interval_seqs(self) -> dict[str, int]:
         """By stream the last pack of which intervals were written."""
@@ -113,6 +159,21 @@ class IntervalShelf:
         return self._all(
             "SELECT id, start_ms, end_ms FROM interval_changes WHERE id > ? ORDER BY id LIMIT ?", after, KEEP_CHANGES
         )
+
+    def announced_change(self) -> int:
+        """The number of the last corrected interval that results told of; at first, of all that were there before."""
+        with self._transaction():
+            self._conn.execute(
+                "INSERT INTO meta (name, value) SELECT ?, coalesce(max(id), 0) FROM interval_changes WHERE true"
+                " ON CONFLICT DO NOTHING",
+                (ANNOUNCED,),
+            )
+        return int(self._all("SELECT value FROM meta WHERE name = ?", ANNOUNCED)[0][0])
+
+    def announce_changes(self, number: int) -> None:
+        """Results told of the corrections up to this one."""
+        with self._transaction():
+            self._conn.execute("UPDATE meta SET value = ? WHERE name = ?", (number, ANNOUNCED))
 
     def fold_intervals(
         self,

@@ -131,6 +131,12 @@ _DECLARED = """
 CREATE TABLE declared (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, body TEXT NOT NULL);
 """
 
+# Streams whose intervals are being held against their packs: those from ``before_ms`` on agree, 0 says all do. ``seq``
+# is that of the state, of another version or other settings, for which this was begun.
+_REPAIRS = """
+CREATE TABLE interval_repairs (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL, before_ms INTEGER NOT NULL);
+"""
+
 Steps = tuple[tuple[str, str], ...]  # name, SQL
 # append only; never edit what was released
 STEPS: Steps = (
@@ -138,6 +144,7 @@ STEPS: Steps = (
     ("0002_devices", _DEVICES),
     ("0003_intervals", _INTERVALS),
     ("0004_declared", _DECLARED),
+    ("0005_interval_repairs", _REPAIRS),
 )
 # Within a major number steps only add, so that an older version opens what a newer one left. A step that an older
 # version could not live with raises MAJOR: then the older one refuses. PRAGMA user_version holds both.

@@ -194,6 +194,35 @@ class Shelves(IntervalShelf, Records):
             first = rows[1][1]
         return first
 
+    def first_pack(self, stream: str) -> tuple[int, int]:
+        """(sequence, ``from`` in ms) of the first pack of a stream that is here with those after it, or (0, 0)."""
+        number = self._heads[stream].id
+        ((first, last),) = self._all("SELECT min(seq), max(seq) FROM packs WHERE stream = ?", number)
+        if first is None:
+            return 0, 0
+        first = self._begin(number, first, last)
+        ((from_ms,),) = self._all("SELECT from_ms FROM packs WHERE stream = ? AND seq = ?", number, first)
+        return first, from_ms
+
+    def seq_at(self, stream: str, at_ms: int) -> int:
+        """The last pack of a stream that begins at or before an instant; the first one that is here if none does.
+
+        Found by bisection: where the clock was set back, it is one of those at which the instant was passed.
+        """
+        number, (low, from_ms) = self._heads[stream].id, self.first_pack(stream)
+        high = self._heads[stream].seq if from_ms <= at_ms else low
+        while low < high:
+            middle = (low + high + 1) // 2
+            rows = self._all(
+                "SELECT seq, from_ms FROM packs WHERE stream = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT 1",
+                *(number, middle, high),
+            )
+            if rows and rows[0][1] <= at_ms:
+                low = rows[0][0]
+            else:
+                high = middle - 1
+        return low
+
     def birth_before(self, stream: str, seq: int) -> bytes | None:
         """The birth in force before pack ``seq``, as published; None if it is not here."""
         rows = self._all(

@@ -22,7 +22,7 @@ from service_kit import House, one_meter, until
 
 from agent.intervals import Flag, query
 from agent.service.interval_export import COLUMNS
-from agent.service.tallying import page_of
+from agent.service.pack_replay import new_pages
 from agent.store import Store
 
 Mh = Callable[..., tuple[int, str, str]]
@@ -48,7 +48,7 @@ def life() -> Packs:
 def keep(store: Store, stream: str) -> Book:
     book = Book()
     book.read(life().bodies)
-    store.add_intervals([page_of(stream, shape, rows) for shape, rows in book.made], {})
+    store.add_intervals(new_pages(stream, book.made, book.cut), {})
     return book
 
 

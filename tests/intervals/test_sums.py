@@ -14,7 +14,8 @@ from test_ledger import growing, lives, meter, play
 
 from agent.intervals import FLAW, Cut, Flag, Memory, changes, query, recompute, sums
 from agent.intervals.sketch import Rule
-from agent.service.tallying import fold, page_of
+from agent.service.pack_replay import new_pages
+from agent.service.tallying import fold
 from agent.store import Store
 
 DAY_MS = 86_400_000
@@ -105,7 +106,7 @@ def written(store: Store, life: list[tuple[str, int]]) -> Book:
         before = len(book.pages)
         book.read([body])
         if len(book.pages) > before:
-            made = [page_of(STREAM, shape, rows) for shape, rows in book.made]
+            made = new_pages(STREAM, book.made, book.cut)
             store.add_intervals(made, {STREAM: (body["seq"], book.ledger.state())})
             book.made.clear()
     return book
@@ -145,7 +146,7 @@ def test_a_stream_without_packs_can_have_no_intervals(store: Store) -> None:
     book.read(play(LIFE).bodies)
     shape, rows = book.made[0]
     with pytest.raises(ValueError, match="has no pack here"):
-        store.add_intervals([page_of("park7/gw01/nobody", shape, rows)], {})
+        store.add_intervals(new_pages("park7/gw01/nobody", [(shape, rows)], book.cut), {})
     assert list(query(store, 0, 1 << 50)) == []
 
 

@@ -1,0 +1,131 @@
+"""Intervals as they are written, held against the same intervals made again from packs.
+
+Where they differ, the rows from the packs are appended with a higher revision, and what only the written ones know is
+taken back by a row that covers nothing. Nothing that was written is edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from agent.intervals.page import Cell, Page, Row, Shape, StoredPage
+from agent.intervals.rows import Flag
+
+Made = Sequence[tuple[Shape, Sequence[Row]]]
+
+
+class CounterKey(NamedTuple):
+    """A counter or gauge of a stream: another epoch is another counter."""
+
+    point: str
+    epoch: str
+
+
+@dataclass(slots=True)
+class _Known:
+    """What counts of one counter in one interval. ``cell`` with its packs as the row has them."""
+
+    revision: int
+    cell: Cell
+    row: Row
+    shape: Shape
+    number: int  # its column
+
+    def facts(self) -> tuple[object, ...]:
+        """All that is compared: a number that was known later is as good as one that was known at once."""
+        flags = (self.cell["flags"] - 1) & ~Flag.LATE
+        rest = sorted((name, value) for name, value in self.cell.items() if name != "flags" and value)
+        column = self.shape.columns[self.number], self.shape.period_ms, self.shape.slip_ms
+        return flags, self.row.end_ms, self.row.first_seq, self.row.last_seq, rest, column
+
+
+_Interval = dict[int, dict[CounterKey, _Known]]  # by turn
+
+
+def corrections(pages: Iterable[StoredPage], made: Made, from_ms: int, to_ms: int) -> list[tuple[Shape, list[Row]]]:
+    """Rows to append so that intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says, by shape.
+
+    Args:
+        pages: of one stream, as written, in the order of writing.
+        made: the same stream's rows from its packs, in the order of making. An interval of which it has no row at
+            all, and that lies in none of its own, stays as it is: the packs say nothing about it.
+    """
+    written = _by_start(_rows_of(pages), from_ms, to_ms)
+    true = _by_start(_rows_in(made), from_ms, to_ms)
+    out: dict[Shape, list[Row]] = {}
+    last_end, packs = 0, (0, 0)
+    for start in sorted(written.keys() | true.keys()):
+        old, new = written.get(start, {}), true.get(start, {})
+        if new:
+            rows = [one.row for counters in new.values() for one in counters.values()]
+            last_end = max((row.end_ms for row in rows), default=0)
+            packs = min((r.first_seq for r in rows), default=0), max((r.last_seq for r in rows), default=0)
+        elif start >= last_end:
+            continue
+        for shape, row in _corrected(old, new, packs):
+            out.setdefault(shape, []).append(row)
+    return list(out.items())
+
+
+def _rows_of(pages: Iterable[StoredPage]) -> Iterator[tuple[Shape, Row]]:
+    for page in pages:
+        shape = Shape.decode(page.shape)
+        for row in Page(page.body, page.first).take_apart():
+            yield shape, row
+
+
+def _rows_in(made: Made) -> Iterator[tuple[Shape, Row]]:
+    for shape, rows in made:
+        for row in rows:
+            yield shape, row
+
+
+def _by_start(rows: Iterable[tuple[Shape, Row]], from_ms: int, to_ms: int) -> dict[int, _Interval]:
+    """By start of the interval, turn of the clock and counter what counts: the highest revision, the last of equals."""
+    found: dict[int, _Interval] = {}
+    for shape, row in rows:
+        if not from_ms <= row.start_ms < to_ms:
+            continue
+        counters = found.setdefault(row.start_ms, {}).setdefault(row.turn, {})
+        for number, cell in row.cells.items():
+            key = CounterKey(shape.columns[number].point, shape.columns[number].epoch)
+            if cell.get("flags") and (key not in counters or counters[key].revision <= row.revision):
+                counters[key] = _Known(row.revision, cell, row, shape, number)
+    return found
+
+
+def _corrected(old: _Interval, new: _Interval, packs: tuple[int, int]) -> Iterator[tuple[Shape, Row]]:
+    """Of one interval. Turns are matched in their order: a count that begins anew says the same with other numbers."""
+    turns = sorted(old) + [max(old, default=-1) + 1 + n for n in range(len(new) - len(old))]
+    for turn, there, true in zip(turns, _in_order(old, len(turns)), _in_order(new, len(turns)), strict=True):
+        gone = [known for key, known in there.items() if key not in true]
+        same = not gone and all(key in there and there[key].facts() == known.facts() for key, known in true.items())
+        if same:
+            continue
+        revision = 1 + max((known.revision for known in there.values()), default=0)
+        if gone:
+            yield from _taken_back(gone, turn, revision, packs)
+        rows: dict[int, tuple[Shape, Row]] = {}
+        for known in true.values():
+            rows.setdefault(id(known.row), (known.shape, replace(known.row, turn=turn, cells={})))[1].cells[
+                known.number
+            ] = known.cell | {"flags": ((known.cell["flags"] - 1) | Flag.LATE) + 1}
+        for n, (shape, row) in enumerate(sorted(rows.values(), key=lambda pair: pair[1].revision)):
+            yield shape, replace(row, revision=revision + n)
+
+
+def _in_order(interval: _Interval, count: int) -> list[dict[CounterKey, _Known]]:
+    found = [interval[turn] for turn in sorted(interval)]
+    return found + [{} for _ in range(count - len(found))]
+
+
+def _taken_back(
+    gone: Sequence[_Known], turn: int, revision: int, packs: tuple[int, int]
+) -> Iterator[tuple[Shape, Row]]:
+    """Rows that say of counters: nothing is covered here, it stands elsewhere."""
+    for known in gone:
+        row, (first, last) = known.row, packs if packs[1] else (known.row.first_seq, known.row.last_seq)
+        cell: Cell = {"flags": int(Flag.LATE) + 1, "lack": row.end_ms - row.start_ms}
+        yield known.shape, Row(row.start_ms, row.end_ms, revision, turn, first, last, {known.number: cell})
