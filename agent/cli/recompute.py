@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from agent.cli.recompute_book import Adding, AsOf, Runs
+from agent.cli.recompute_book import Adding, AsOf, Life, Runs
 from agent.cli.recompute_site import Site
 from agent.indicators.compute import slots_of
 from agent.indicators.declared import Declaration, from_dict
@@ -93,6 +93,14 @@ class _Results:
 Births = dict[str, dict[int, Result]]
 
 
+@dataclass(slots=True)
+class _Moment:
+    """What was known when results were made: the packs whose intervals counted, and who was configured."""
+
+    last: dict[str, int]
+    configured: frozenset[str] | None  # None: an older version does not say
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Where packs lie: files by stream, and all tables by stream and sequence of their birth."""
@@ -152,12 +160,12 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
     books: dict[str, tuple[Adding, AsOf, dict[str, Runs]]] = {}
     sites: dict[int, Site] = {}
     plans: dict[int, Plan | ConfigError] = {}
-    for number, result, last in _with_trails(said.made(out)):
+    for number, result, moment in _with_moments(said.made(out)):
         birth = said.births[number]
         entry = birth.get("interval")
         if not entry:
             continue
-        if last is None:
+        if moment is None:
             out.add("unknown", f"{_name(result)}: nothing beside it says which packs were known then")
             continue
         key = json.dumps(entry, sort_keys=True)
@@ -169,8 +177,9 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
                 continue
             books[key] = Adding(book), book, here
         adding, book, here = books[key]
+        adding.see(moment.last)
+        book.configured = moment.configured
         if result["kind"] in SITE_KINDS:
-            adding.see(last)
             site = sites.setdefault(number, Site(book, base, birth))
             _compare_site(result, site, book, here, out)
             continue
@@ -183,27 +192,23 @@ def _repeat(base: str, said: _Results, source: _Source, plan_file: Path | None, 
         if isinstance(plan, ConfigError):
             out.add("unknown", f"{_name(result)}: {plan}")
             continue
-        adding.see(last)
         try:
             _compare(result, plan, adding, book, here, said.entries, out)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             out.add("differ", f"{_name(result)}: is not written as a gateway writes it ({error!r})")
 
 
-def _with_trails(made: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, dict[str, int] | None]]:
-    """Each result with the packs up to which intervals were known at its moment; None where nothing says so."""
+def _with_moments(made: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, _Moment | None]]:
+    """Each result with what was known at its moment; None where nothing says so."""
     for _, group in groupby(made, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)
-        last: dict[str, int] | None = {}
-        for _, result in results:
-            if result["kind"] == KNOWN:
-                last = {**(last or {}), **{t["stream"]: t["last"] for t in _written(result.get("packs", ()))}}
-        if all(result["kind"] != KNOWN for _, result in results):
-            last = None
+        said = [result for _, result in results if result["kind"] == KNOWN]
+        packs = [pack for one in said for pack in _written(one.get("packs", ()))]
+        streams = frozenset(pack["stream"] for pack in packs) if any(one.get("configured") for one in said) else None
+        moment = _Moment({pack["stream"]: pack["last"] for pack in packs}, streams) if said else None
         for number, result in results:
             if result["kind"] != KNOWN:
-                yield number, result, last
-                last = last and {}
+                yield number, result, moment
 
 
 def _trails(result: Result) -> list[Mapping[str, Any]]:
@@ -223,16 +228,18 @@ def _read(entry: Mapping[str, Any], source: _Source) -> tuple[AsOf, dict[str, Ru
     cut = Cut(entry["timezone"], round(float(entry["length"]) * 1000))
     period, slip = (round(float(value) * 1000) for value in entry["demand"])
     rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
-    book, here = AsOf(cut), dict[str, Runs]()
+    lives = {stream: Life(source.births.get(stream, {})) for stream in source.files}
+    book, here = AsOf(cut, rule, lives), dict[str, Runs]()
     for stream in source.files:
         seen: set[int] = set()
-        book.take(stream, emitted(stream, _packs_of(stream, source, seen, book), cut, rule))
+        packs = _packs_of(stream, source, seen, book, lives[stream])
+        book.take(stream, emitted(stream, packs, cut, rule))
         here[stream] = Runs(seen)
     return book, here
 
 
-def _packs_of(stream: str, source: _Source, seen: set[int], book: AsOf) -> Iterator[bytes]:
-    """Packs of one stream, each once, in the order of the files; their sequences go into ``seen``.
+def _packs_of(stream: str, source: _Source, seen: set[int], book: AsOf, life: Life) -> Iterator[bytes]:
+    """Packs of one stream, each once, in the order of the files; their sequences go into ``seen``, times into ``life``.
 
     Where the first one is not the stream's first, it gets the table in force, and ``book`` learns from when on its
     counters are known as the gateway knew them.
@@ -249,6 +256,8 @@ def _packs_of(stream: str, source: _Source, seen: set[int], book: AsOf) -> Itera
                     if "table" not in body:
                         pack = json.dumps(body | {"table": source.births[stream][max(before)]}).encode()
                     book.ready_ms = max(book.ready_ms, round(float(body["from"]) * 1000) + LEAD_MS)
+                from_ms, to_ms = (round(float(body[edge]) * 1000) for edge in ("from", "to"))
+                life.from_ms, life.to_ms = life.from_ms or from_ms, max(life.to_ms, to_ms)
                 seen.add(body["seq"])
                 yield pack
 

@@ -11,29 +11,63 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
+from typing import Any
 
 from agent.indicators.compute import Tally, intervals_of
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
-from agent.intervals import Cut
-from agent.intervals.page import Row, Shape, StoredPage, encode
+from agent.intervals import Cut, Rule
+from agent.intervals.page import Column, Row, Shape, StoredPage, encode
 from agent.intervals.rows import RoleSum
+from agent.intervals.sketch import sketch
+from agent.intervals.unwritten import Unwritten
+
+
+@dataclass(slots=True)
+class Life:
+    """What a stream's packs say of it: its tables by sequence of their birth, and from when to when it was there."""
+
+    births: Mapping[int, Mapping[str, Any]]
+    from_ms: int = 0
+    to_ms: int = 0
+
+
+@dataclass(slots=True)
+class _Written:
+    """First revisions of a stream's intervals in the order of making: of each the pack that let it be written."""
+
+    packs: array[int] = field(default_factory=lambda: array("q"))
+    starts: array[int] = field(default_factory=lambda: array("q"))
+    ends: array[int] = field(default_factory=lambda: array("q"))
+
+    def end_at(self, pack: int) -> int:
+        """The end of the last one that was written with packs up to this one; 0: none was."""
+        at = bisect_right(self.packs, pack)
+        return self.ends[at - 1] if at else 0
+
+    def first_between(self, before: int, pack: int) -> list[int]:
+        """The start of the first one that was written with packs above ``before`` up to ``pack``, if any was."""
+        at, end = bisect_right(self.packs, before), bisect_right(self.packs, pack)
+        return [min(self.starts[at:end])] if at < end else []
 
 
 class AsOf:
     """Rows of all streams in pages of a day. ``seen``: by stream the newest pack that counts."""
 
-    def __init__(self, cut: Cut) -> None:
-        self.cut = cut
+    def __init__(self, cut: Cut, rule: Rule, lives: Mapping[str, Life]) -> None:
+        self.cut, self._rule, self._lives = cut, rule, lives
         self.ready_ms = 0  # what begins before is not known as the gateway knew it
         self.seen: dict[str, int] = {}
+        self.configured: Collection[str] | None = None  # streams; None: a result of an older version does not say
         self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
+        self._written: dict[str, _Written] = {}
         self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
+        self._columns = lru_cache(maxsize=4096)(self._columns_at)
 
     @property
     def ready(self) -> str:
@@ -44,6 +78,7 @@ class AsOf:
         """All rows of a stream, in the order in which they were made."""
         held: list[Row] = []
         packs = array("q")
+        written = self._written.setdefault(stream, _Written())
         front: tuple[Shape, date] | None = None
         for pack, shape, rows in made:
             for row in rows:
@@ -57,6 +92,10 @@ class AsOf:
                 if row.revision or row.turn:
                     self._late_days.add(key[1])
                     self._late.setdefault(stream, []).append((pack, row.start_ms))
+                if not row.revision:
+                    written.packs.append(pack)
+                    written.starts.append(row.start_ms)
+                    written.ends.append(max(row.end_ms, written.ends[-1] if written.ends else 0))
         if held and front is not None:
             self._keep(stream, *front, held, packs)
 
@@ -66,12 +105,38 @@ class AsOf:
         mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
 
     def see(self, stream: str, pack: int) -> list[int]:
-        """Packs up to this one count from now on. Returns the starts of intervals that this corrected."""
+        """Packs up to this one count from now on. Returns starts of intervals that this wrote or corrected."""
         before = self.seen.get(stream, 0)
         if pack <= before:
             return []
         self.seen[stream] = pack
-        return [start for seq, start in self._late.get(stream, ()) if before < seq <= pack]
+        late = [start for seq, start in self._late.get(stream, ()) if before < seq <= pack]
+        return late + self._written.get(stream, _Written()).first_between(before, pack)
+
+    def unwritten(self, until_ms: int) -> list[Unwritten]:
+        """Streams that were configured and whose intervals were not written up to an instant; as the gateway has it."""
+        out = []
+        for stream, life in self._lives.items():
+            if not self._is_configured(stream, life, until_ms):
+                continue
+            from_ms = self._end_of(stream) or self.cut.floor(life.from_ms)
+            if from_ms < until_ms:
+                out.append(Unwritten(stream, from_ms, self._columns(stream, max(self.seen.get(stream, 0), 1))))
+        return out
+
+    def _end_of(self, stream: str) -> int:
+        return self._written.get(stream, _Written()).end_at(self.seen.get(stream, 0))
+
+    def _is_configured(self, stream: str, life: Life, until_ms: int) -> bool:
+        """An older version does not say it: a stream was, whose packs reach from before an instant to behind it."""
+        if self.configured is not None:
+            return stream in self.configured
+        return life.from_ms < until_ms <= life.to_ms
+
+    def _columns_at(self, stream: str, seq: int) -> tuple[Column, ...]:
+        births = self._lives[stream].births
+        before = max((birth for birth in births if birth <= seq), default=0)
+        return sketch(births[before], self._rule).shape.columns if before else ()
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
         """See ``agent.intervals.query.Book``."""
@@ -91,8 +156,8 @@ class AsOf:
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Role sums of the single intervals of a day or a part of one."""
         day = self.cut.day(start_ms)
-        if not self.is_plain(day):  # the slow road: only what counts now
-            return intervals_of(self, self.cut, start_ms, end_ms)
+        if not self.is_settled(day, end_ms):  # the slow road: only what counts now
+            return intervals_of(self, self.cut, start_ms, end_ms, self.unwritten(end_ms))
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
 
@@ -102,9 +167,11 @@ class AsOf:
             parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
         return parts, [one.start_ms for one in parts]
 
-    def is_plain(self, day: date) -> bool:
-        """Has a day no corrections?"""
-        return day not in self._late_days
+    def is_settled(self, day: date, until_ms: int) -> bool:
+        """Has a day no corrections, and counts everything of it up to an instant by now?"""
+        if day in self._late_days or self.unwritten(until_ms):
+            return False
+        return all(self._end_of(stream) >= min(until_ms, w.ends[-1]) for stream, w in self._written.items() if w.ends)
 
     @contextmanager
     def all_seen(self) -> Iterator[None]:

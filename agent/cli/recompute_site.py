@@ -24,7 +24,8 @@ class Site:
 
     def of(self, said: Mapping[str, Any], period: Period) -> Mapping[str, Any] | None:
         """The result that is to be the same; None where there is none of this name."""
-        key = period.kind, period.start_ms, dict(self._book.seen)
+        book = self._book
+        key = period.kind, period.start_ms, dict(book.seen), book.configured
         if self._last is None or self._last[0] != key:
             self._last = key, self._made(period)
         names = said["kind"], said["id"]
@@ -32,13 +33,14 @@ class Site:
 
     def _made(self, period: Period) -> list[Mapping[str, Any]]:
         book, day = self._book, self._book.cut.day(period.start_ms)
-        if period.kind == "interval" and book.is_plain(day):
+        if period.kind == "interval" and book.is_settled(day, period.end_ms):
             if self._day is None or self._day[0] != day:
                 self._day = day, *self._whole(day)
             _, takers, numbers = self._day
             return self._results.made(takers, period, numbers[period.start_ms])
         takers = self._results.takers()
-        sums(book, book.cut, period.start_ms, period.end_ms, "all", roles=(), meters=takers)
+        late = book.unwritten(period.end_ms)
+        sums(book, book.cut, period.start_ms, period.end_ms, "all", roles=(), meters=takers, unwritten=late)
         return self._results.made(takers, period)
 
     def _whole(self, day: date) -> tuple[tuple[Meters, Meters], dict[int, int]]:

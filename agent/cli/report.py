@@ -75,7 +75,7 @@ def report(
     if csv_file is not None:
         _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, language) for figure in page["figures"]])
     if trace_file is not None:
-        _write_csv(trace_file, TRACE_HEADS, [_trace_row(hour, page["timezone"]) for hour in page["trace"]["hours"]])
+        _write_csv(trace_file, TRACE_HEADS, [_trace_row(hour, page["timezone"]) for hour in _hours(page["trace"])])
     if as_json:
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:
@@ -148,6 +148,11 @@ def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: st
     ]
 
 
+def _hours(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All hours in order; those of which something is missing have no values."""
+    return sorted([*trace["hours"], *trace.get("missing", ())], key=lambda hour: hour["from"])
+
+
 def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
     from datetime import datetime
     from zoneinfo import ZoneInfo
@@ -155,7 +160,7 @@ def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
     zone = ZoneInfo(timezone)
     times = [datetime.fromtimestamp(hour[key], zone).isoformat(timespec="seconds") for key in ("from", "to")]
     names = ("consumption", "own", "direct", "storage", "grid", "exported")
-    return [*times, *(hour[name] for name in names), str(hour["complete"]).lower()]
+    return [*times, *(hour.get(name, "") for name in names), str(hour.get("complete", False)).lower()]
 
 
 def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:

@@ -13,9 +13,11 @@ JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
 
 def site_row(balance: Mapping[str, Any], language: str) -> str:
     """One sentence; "" where the site has no balance of its own."""
+    words, unit = BALANCE_WORDS[language], balance["u"]
+    if balance.get("missing"):
+        return f"{words[balance['verdict']]}: {', '.join(balance['missing'])}"
     if "residual" not in balance:
         return ""
-    words, unit = BALANCE_WORDS[language], balance["u"]
     given = Decimal(balance["given"])
     share = f" ({percent(str(Decimal(balance['residual']) / given))})" if given else ""
     return (
@@ -47,7 +49,8 @@ def node_rows(balance: Mapping[str, Any], language: str) -> Iterator[tuple[str, 
     words = BALANCE_WORDS[language]
     for node in balance.get("nodes", ()):
         against = words["children"] if node["against"] == "children" else node["against"]
-        figures = (f"{number(node[name])} {node['u']}" for name in ("own", "others", "residual", "allowed"))
+        names = ("own", "others", "residual", "allowed")
+        figures = (f"{number(node[name])} {node['u']}" if name in node else "–" for name in names)
         yield (node["n"], against, *figures, words[node["verdict"]])
 
 

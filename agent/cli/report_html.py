@@ -208,7 +208,7 @@ def _balance(report: Mapping[str, Any], language: str) -> str:
         if text := report_balance.site_row(balance, language):
             kind = {"within": "met", "beyond": "notmet"}.get(balance["verdict"], "")
             parts.append(f'<p class="{kind}">{escape(text)}</p>')
-            worst = max(balance["trend"], key=lambda one: abs(float(one["v"])), default={"label": ""})
+            worst = max(balance["trend"], key=lambda one: abs(float(one["v"] or 0)), default={"label": ""})
             shown = {"id": words["residual"], "trend": balance["trend"], "worst": {"label": worst["label"]}}
             parts.append(f'<div class="card narrow">{_bars(shown)}<div class="soft small">{words["stretches"]}: '
                          f"{escape(report_balance.counts_row(balance, language))}</div></div>")  # fmt: skip

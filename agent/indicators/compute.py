@@ -19,6 +19,7 @@ from agent.intervals.cut import Cut
 from agent.intervals.query import Book
 from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
 from agent.intervals.sums import sums
+from agent.intervals.unwritten import Unwritten
 
 ROLLING_DAYS = 365
 _GREEN = ("generation.pv", "generation.wind", "generation.hydro")
@@ -86,9 +87,11 @@ class Tally:
         return evaluate(plan, period, self.supply(entries, period))
 
 
-def intervals_of(book: Book, cut: Cut, start_ms: int, end_ms: int) -> list[RoleSum]:
+def intervals_of(
+    book: Book, cut: Cut, start_ms: int, end_ms: int, unwritten: Iterable[Unwritten] = ()
+) -> list[RoleSum]:
     """The role sums of single intervals, for ``Tally`` and ``slots_of``. A day of 500 counters takes a few 10 ms."""
-    return sums(book, cut, start_ms, end_ms, "interval") if end_ms > start_ms else []
+    return sums(book, cut, start_ms, end_ms, "interval", unwritten=unwritten) if end_ms > start_ms else []
 
 
 def merge(parts: Sequence[RoleSum]) -> RoleSum:
@@ -118,6 +121,7 @@ def merge(parts: Sequence[RoleSum]) -> RoleSum:
         sum((one.estimated for one in parts), Decimal(0)),
         flags,
         tuple(sources[key] for key in sorted(sources)),
+        frozenset[tuple[str, str]]().union(*{one.meters for one in parts}),
     )
 
 
@@ -153,6 +157,7 @@ def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"]
     """What the green-power trace is made of, slot by slot; a slot without any counter is left out."""
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
+    unheard: dict[tuple[int, int], dict[str, bool]] = {}  # role and flow: is nothing known of it in the slot?
     hours, hour_of = Cut(cut.timezone, 3_600_000), dict[int, tuple[int, int]]()
     for one in parts:
         name = _slot_field(one)
@@ -166,7 +171,15 @@ def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"]
             fields[name] = fields.get(name, ZERO) + one.amount
             if one.completeness != 1 or one.flags & FLAW:
                 broken.add(key)
-    return [_slot(key, fields, key not in broken) for key, fields in sorted(found.items())]
+            part, was = f"{one.role}.{one.flow}", unheard.setdefault(key, {})
+            was[part] = was.get(part, True) and not one.completeness
+    return [
+        replace(
+            _slot(key, fields, key not in broken),
+            missing=tuple(sorted(part for part, nothing in unheard[key].items() if nothing)),
+        )
+        for key, fields in sorted(found.items())
+    ]
 
 
 def _slot(key: tuple[int, int], fields: Mapping[str, Decimal], complete: bool) -> Slot:

@@ -59,6 +59,7 @@ class _Figuring:
             else:
                 value = numerator
         metered = [amount for amount in inputs if amount.basis == "metered"]
+        lacks_meter = any(name not in self._plan.inputs for name in missing)
         threshold = self._threshold(bool(missing))
         return Figure(
             one,
@@ -69,7 +70,7 @@ class _Figuring:
             (threshold.kind, threshold.text) if threshold is not None else None,
             _verdict(value, threshold, one.unit),
             self._period.kind == one.official and self._period.until_ms >= self._period.end_ms,
-            min((amount.completeness for amount in metered), default=Fraction(1)),
+            Fraction(0) if lacks_meter else min((amount.completeness for amount in metered), default=Fraction(1)),
             max((amount.estimated for amount in metered), default=Fraction(0)),
             tuple(inputs),
             tuple(missing),

@@ -74,6 +74,7 @@ class Amount:
     trails: tuple[Trail, ...] = ()
     entries: tuple[str, ...] = ()  # ids of declarations
     note: str = ""  # why it is absent or assumed
+    silent: tuple[tuple[str, str], ...] = ()  # (stream, point) of counters of which nothing is known in the period
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,8 @@ def _input(amount: Amount) -> dict[str, Any]:
         plain["from"] = [
             {"first": t.first, "last": t.last, "point": t.point, "stream": t.stream} for t in amount.trails
         ]
+    if amount.silent:
+        plain["silent"] = [{"point": point, "stream": stream} for stream, point in amount.silent]
     if amount.entries:
         plain["entries"] = list(amount.entries)
         if amount.estimated:  # an entry reaches beyond the period: its share of time was taken

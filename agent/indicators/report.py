@@ -158,8 +158,9 @@ class Reporter:
                 certificates = Decimal(decimal_text(found.value / 3_600_000))
         traced = trace(self._hours, certificates)
         months = [(label, exported, held) for label, (exported, held) in sorted(self._months.items())]
-        hours = traced.matches if self._period.kind in ("day", "month") else ()
-        return {**_totals(traced), "hours": [_hour(match) for match in hours], "issued": [
+        is_short = self._period.kind in ("day", "month")
+        hours, missing = (traced.matches, _missing(traced)) if is_short else ((), {})
+        return {**_totals(traced), **missing, "hours": [_hour(match) for match in hours], "issued": [
             {
                 "label": one.label,
                 "traded": one.traded,
@@ -177,7 +178,18 @@ def trace_result(slots: Sequence[Slot], period: Period) -> dict[str, Any]:
     plain = _totals(traced)
     del plain["certified"], plain["with_certificates"]
     hours = [_hour(match) for match in traced.matches]
+    plain |= _missing(traced)
     return {"kind": "trace", "id": "green/hour", "period": period.as_dict(), "u": "kWh", "hours": hours, **plain}
+
+
+def _missing(traced: Traced) -> dict[str, Any]:
+    """Hours of which nobody knows the consumption, with what is not known."""
+    hours = [{**_times(slot), "n": list(slot.missing)} for slot in traced.missing]
+    return {"missing": hours} if hours else {}
+
+
+def _times(slot: Slot) -> dict[str, int]:
+    return {"from": slot.start_ms // 1000, "to": slot.end_ms // 1000}
 
 
 def _alike(one: Unit | None, other: Unit) -> bool:
@@ -200,7 +212,7 @@ def _hour(match: Any) -> dict[str, Any]:
     values = {
         name: _plain(getattr(match, name)) for name in ("consumption", "own", "direct", "storage", "grid", "exported")
     }
-    return {"from": slot.start_ms // 1000, "to": slot.end_ms // 1000, "complete": slot.complete, **values}
+    return {**_times(slot), "complete": slot.complete, **values}
 
 
 def _plain(value: Decimal) -> str:

@@ -5,7 +5,7 @@ The same from the agent's store and from intervals that a verifier made of packs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agent.indicators.compute import period_of
@@ -18,6 +18,7 @@ from agent.intervals.derived import Derived
 from agent.intervals.meters import Metered, MeterKey, Meters, added
 from agent.intervals.query import Book
 from agent.intervals.sums import sums
+from agent.intervals.unwritten import Unwritten
 
 KINDS = ("balance", "derived")
 KNOWN = "known"  # a result that says up to which packs intervals were known when those beside it were made
@@ -48,10 +49,12 @@ class SiteResults:
         made: list[Mapping[str, Any]] = [] if found is None else [found.as_dict() | said]
         return made + [one | said for one in self._derived.results(terms.found(at), length_ms)]
 
-    def of(self, book: Book, kind: PeriodKind, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
+    def of(
+        self, book: Book, kind: PeriodKind, start_ms: int, end_ms: int, unwritten: Iterable[Unwritten] = ()
+    ) -> list[Mapping[str, Any]]:
         """``made`` of a stretch in a book."""
         takers = self.takers()
-        sums(book, self._cut, start_ms, end_ms, "all", roles=(), meters=takers)
+        sums(book, self._cut, start_ms, end_ms, "all", roles=(), meters=takers, unwritten=unwritten)
         return self.made(takers, period_of(self._cut, kind, start_ms, end_ms))
 
 
@@ -106,6 +109,7 @@ class Balancer:
             for start, residual in self._finer:
                 local = self._cut.local(start)
                 label = f"{local:%H:%M}" if self._is_day else f"{local:%m-%d}"
-                said["trend"].append({"label": label, "v": f"{tidy(residual.value):f}", "verdict": residual.verdict})
+                value = "" if residual.missing else f"{tidy(residual.value):f}"
+                said["trend"].append({"label": label, "v": value, "verdict": residual.verdict})
                 said["counts"][residual.verdict] = said["counts"].get(residual.verdict, 0) + 1
         return {"balance": said, "derived": self._derived.results(terms, length_ms)}

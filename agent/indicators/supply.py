@@ -23,7 +23,8 @@ _GAS_UNITS = {"volume": "m3", "normal": "Nm3"}
 class Sums:
     """A supply for one period: role sums of the interval store, demands by role (kW), and declarations.
 
-    A role without a sum has no meter and counts as nothing; where there is no sum at all, nothing is known.
+    A role without a sum has no meter and counts as nothing; where there is no sum at all, nothing is known. Nor is
+    anything known of a role whose sums have completeness 0.
     """
 
     def __init__(
@@ -35,15 +36,21 @@ class Sums:
         self._sums, self._entries, self._demands = list(sums), entries, demands or {}
 
     def metered(self, name: str, period: Period) -> Amount | None:
-        """ROLE.FLOW summed over all counters that fit; None where none does, completeness 0 where nothing is known."""
+        """ROLE.FLOW summed over all counters that fit; None where none does.
+
+        Completeness 0, where nothing is known of one of the roles that fit: the others alone are no sum.
+        """
         role, _, flow = name.rpartition(".")
+        unknown = Amount(name, Fraction(0), parse_unit(FLOWS[flow]), "metered", Fraction(0))
         if not self._sums:
-            return Amount(name, Fraction(0), parse_unit(FLOWS[flow]), "metered", Fraction(0))
+            return unknown
         if flow == "demand":
             return self._demand(name, role)
         found = [one for one in self._sums if _fits(one, role, flow)]
         if not found:
             return None
+        if {one.role for one in found} - {one.role for one in found if one.completeness}:
+            return unknown
         value = estimated = Fraction(0)
         for one in found:
             factor = parse_unit(one.unit).factor
@@ -57,6 +64,7 @@ class Sums:
             _mean([Fraction(one.completeness) for one in found]),
             abs(estimated / value) if value else Fraction(0),
             tuple(trail for one in found for trail in _trails(one.sources)),
+            silent=tuple(sorted({meter for one in found for meter in one.silent})),
         )
 
     def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:

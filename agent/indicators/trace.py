@@ -21,7 +21,11 @@ UNIT_KWH = Decimal(1000)
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What was metered in ``[start_ms, end_ms)``. ``complete``: every counter covered the whole slot."""
+    """What was metered in ``[start_ms, end_ms)``.
+
+    ``complete``: every counter covered the whole slot. ``missing``: roles and flows of which nothing is known; then
+    nobody knows what was consumed.
+    """
 
     start_ms: int
     end_ms: int
@@ -32,6 +36,7 @@ class Slot:
     charge: Decimal = ZERO
     discharge: Decimal = ZERO
     complete: bool = True
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +63,20 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A stretch of slots and its totals. ``certified``: grid power that certificates of the stretch cover."""
+    """A stretch of slots and its totals. ``certified``: grid power that certificates of the stretch cover.
+
+    Slots of which something is ``missing`` are in no match and in no total.
+    """
 
     matches: tuple[Match, ...]
+    missing: tuple[Slot, ...]
     consumption: Decimal
     own: Decimal
     direct: Decimal
     storage: Decimal
     grid: Decimal
     certified: Decimal
-    incomplete: int  # slots
+    incomplete: int  # slots, those that are missing among them
 
     @property
     def at_the_time(self) -> Decimal | None:
@@ -107,7 +116,9 @@ def match(slot: Slot) -> Match:
 
 def trace(slots: Iterable[Slot], certificates_kwh: Decimal = ZERO) -> Traced:
     """All slots of a stretch, and what its certificates cover."""
-    matches = tuple(match(slot) for slot in slots)
+    slots = tuple(slots)
+    matches = tuple(match(slot) for slot in slots if not slot.missing)
+    missing = tuple(slot for slot in slots if slot.missing)
 
     def total(name: str) -> Decimal:
         found: Decimal = sum((getattr(one, name) for one in matches), ZERO)
@@ -116,13 +127,14 @@ def trace(slots: Iterable[Slot], certificates_kwh: Decimal = ZERO) -> Traced:
     grid = total("grid")
     return Traced(
         matches,
+        missing,
         total("consumption"),
         total("own"),
         total("direct"),
         total("storage"),
         grid,
         min(max(certificates_kwh, ZERO), grid),
-        sum(not one.slot.complete for one in matches),
+        sum(not one.slot.complete for one in matches) + len(missing),
     )
 
 

@@ -7,7 +7,8 @@ measure the same again.
 
 A residual is flagged where it is larger than all meters together may be off: the class of each times what it counted,
 and one count of each, as a counter moves in steps. Where a class is not known, the flag says so. Of a day or more a
-meter may lack a hundredth of the time; what it may have counted then is added to what the meters may be off.
+meter may lack a hundredth of the time; what it may have counted then is added to what the meters may be off. Where
+nothing is known of a meter, there is no residual: the meter is named as missing.
 """
 
 from __future__ import annotations
@@ -47,15 +48,21 @@ _TAKEN: Mapping[str, int] = {  # what a meter says of what lies below it: taken 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """What is left of a difference, and how much of it the meters may be. ``unknown``: meters of unknown class."""
+    """What is left of a difference, and how much of it the meters may be.
+
+    ``unknown``: meters of unknown class. ``missing``: meters of which nothing is known; then ``value`` means nothing.
+    """
 
     value: Decimal
     allowed: Decimal
     unknown: tuple[str, ...]
     verdict: Verdict
+    missing: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Decimals as text."""
+        if self.missing:
+            return {"verdict": self.verdict, "missing": list(self.missing)}
         plain: dict[str, Any] = {
             "residual": _text(self.value),
             "allowed": _text(self.allowed),
@@ -71,14 +78,15 @@ class Node:
     place: str
     against: str  # "children", or the place of the check meter
     unit: str
-    own: Decimal
-    others: Decimal
+    own: Decimal | None  # None: a meter of this side is missing
+    others: Decimal | None
     residual: Residual
 
     def as_dict(self) -> dict[str, Any]:
         """Decimals as text."""
         front = {"n": self.place, "against": self.against, "u": self.unit}
-        return {**front, "own": _text(self.own), "others": _text(self.others), **self.residual.as_dict()}
+        sides = {name: _text(v) for name, v in (("own", self.own), ("others", self.others)) if v is not None}
+        return {**front, **sides, **self.residual.as_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,8 @@ def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Bal
         if sides is None or one.unit != ELECTRIC or one.key.flow not in sides or tree.is_inside(one):
             continue
         mine.append(one)
-        (inputs if one.key.flow == sides[0] else outputs)[f"{one.column.role}.{one.key.flow}"] += one.amount
+        if one.covered_ms:
+            (inputs if one.key.flow == sides[0] else outputs)[f"{one.column.role}.{one.key.flow}"] += one.amount
     roles = {one.column.role.partition(".")[0] for one in mine}
     site = None
     if "load" in roles and roles - {"load"}:
@@ -170,6 +179,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
         elif one.amount:  # what stood still is not off by a share
             unknown.add(one.place)
         allowed += one.count
+    missing = tuple(sorted({one.place for one in meters if not one.covered_ms}))
     verdict: Verdict
     if not is_known:
         verdict = "incomplete"
@@ -179,7 +189,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
         verdict = "within"
     else:
         verdict = "unknown" if unknown else "beyond"
-    return Residual(value, allowed, tuple(sorted(unknown)), verdict)
+    return Residual(value, allowed, tuple(sorted(unknown)), verdict, missing)
 
 
 def _trails(meters: Iterable[Metered]) -> tuple[tuple[str, int, int], ...]:
@@ -242,12 +252,12 @@ class Tree:
         place: str,
         against: str,
         unit: str,
-        own: Sequence[Metered],
-        others: Sequence[Metered],
+        meters: Sequence[Metered],
+        held_against: Sequence[Metered],
         length_ms: int,
         is_interval: bool,
     ) -> Node:
-        mine, theirs = (_counted_once([one for one in side if one.unit == unit]) for side in (own, others))
+        mine, theirs = (_counted_once([one for one in side if one.unit == unit]) for side in (meters, held_against))
         self.used += [*mine, *theirs]
         above = sum((_TAKEN[one.key.flow] * one.amount for one in mine), ZERO)
         # a direct line below a node gives to it
@@ -255,4 +265,6 @@ class Tree:
             (_TAKEN[one.key.flow] * one.amount * (-1 if one.column.role == "direct" else 1) for one in theirs), ZERO
         )
         residual = _residual(above - below, [*mine, *theirs], length_ms, is_interval)
-        return Node(place, against, unit, above, below, residual)
+        own = above if all(one.covered_ms for one in mine) else None
+        others = below if all(one.covered_ms for one in theirs) else None
+        return Node(place, against, unit, own, others, residual)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from agent.intervals.page import Column
 from agent.intervals.roles import amount_unit, gauge_unit, power_amount
 from agent.intervals.rows import Flag, IntervalRow, Mark
-from agent.intervals.taken import Group, mark_at
+from agent.intervals.taken import Group, is_taken_back, mark_at
 
 PARTS = 3  # amounts are thousandths of a count
 Convert = Callable[[int], Decimal]
@@ -44,7 +44,7 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
     """The row of one point in one interval, from all that counts; two for a power that has amounts both ways."""
     t, n, number = group[-1]
     column, end = t.shape.columns[number], start + t.length[n]
-    known = [g for g in group if g[0].get(g[2], "flags")[g[1]]]
+    known = [g for g in group if g[0].get(g[2], "flags")[g[1]] and not is_taken_back(*g)]
     flags, covered, spread, readings = Flag(0), 0, 0, 0
     for page, row, place in known:
         flags |= Flag(page.get(place, "flags")[row] - 1)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import NamedTuple
 
 from agent.intervals.page import Cell, Page, Row, Shape, StoredPage
 from agent.intervals.rows import Flag
 
+FOREVER = 1 << 60
 Made = Sequence[tuple[Shape, Sequence[Row]]]
 
 
@@ -44,13 +46,16 @@ class _Known:
 _Interval = dict[int, dict[CounterKey, _Known]]  # by turn
 
 
-def corrections(pages: Iterable[StoredPage], made: Made, from_ms: int, to_ms: int) -> list[tuple[Shape, list[Row]]]:
+def corrections(
+    pages: Iterable[StoredPage], made: Made, from_ms: int, to_ms: int, open_ms: int = FOREVER
+) -> list[tuple[Shape, list[Row]]]:
     """Rows to append so that intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says, by shape.
 
     Args:
         pages: of one stream, as written, in the order of writing.
         made: the same stream's rows from its packs, in the order of making. An interval of which it has no row at
             all, and that lies in none of its own, stays as it is: the packs say nothing about it.
+        open_ms: intervals from here on may still be corrected by the ledger that made these rows.
     """
     written = _by_start(_rows_of(pages), from_ms, to_ms)
     true = _by_start(_rows_in(made), from_ms, to_ms)
@@ -64,7 +69,8 @@ def corrections(pages: Iterable[StoredPage], made: Made, from_ms: int, to_ms: in
             packs = min((r.first_seq for r in rows), default=0), max((r.last_seq for r in rows), default=0)
         elif start >= last_end:
             continue
-        for shape, row in _corrected(old, new, packs):
+        pairs = _in_order(old, new) if start < open_ms else [(turn, turn, turn) for turn in sorted(old | new)]
+        for shape, row in _corrected(old, new, pairs, packs):
             out.setdefault(shape, []).append(row)
     return list(out.items())
 
@@ -96,10 +102,22 @@ def _by_start(rows: Iterable[tuple[Shape, Row]], from_ms: int, to_ms: int) -> di
     return found
 
 
-def _corrected(old: _Interval, new: _Interval, packs: tuple[int, int]) -> Iterator[tuple[Shape, Row]]:
-    """Of one interval. Turns are matched in their order: a count that begins anew says the same with other numbers."""
-    turns = sorted(old) + [max(old, default=-1) + 1 + n for n in range(len(new) - len(old))]
-    for turn, there, true in zip(turns, _in_order(old, len(turns)), _in_order(new, len(turns)), strict=True):
+def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | None, int]]:
+    """(turn as written, turn as made, turn to write) that say the same, where turns were counted from another start."""
+    free = max(old, default=-1) + 1
+    return [
+        (was, made, was if was is not None else free + n)
+        for n, (was, made) in enumerate(zip_longest(sorted(old), sorted(new)))
+    ]
+
+
+def _corrected(
+    old: _Interval, new: _Interval, turns: Iterable[tuple[int | None, int | None, int]], packs: tuple[int, int]
+) -> Iterator[tuple[Shape, Row]]:
+    """Of one interval."""
+    for was, made, turn in turns:
+        there = old.get(was, {}) if was is not None else {}
+        true = new.get(made, {}) if made is not None else {}
         gone = [known for key, known in there.items() if key not in true]
         same = not gone and all(key in there and there[key].facts() == known.facts() for key, known in true.items())
         if same:
@@ -114,11 +132,6 @@ def _corrected(old: _Interval, new: _Interval, packs: tuple[int, int]) -> Iterat
             ] = known.cell | {"flags": ((known.cell["flags"] - 1) | Flag.LATE) + 1}
         for n, (shape, row) in enumerate(sorted(rows.values(), key=lambda pair: pair[1].revision)):
             yield shape, replace(row, revision=revision + n)
-
-
-def _in_order(interval: _Interval, count: int) -> list[dict[CounterKey, _Known]]:
-    found = [interval[turn] for turn in sorted(interval)]
-    return found + [{} for _ in range(count - len(found))]
 
 
 def _taken_back(

@@ -285,12 +285,13 @@ class Ledger:
         open_cells = [cell for n in self._used() if (cell := self.tally.open(n))]
         self._made += self.closing.take(self.to_ms, open_cells)
 
-    def is_open_before(self, at_ms: int) -> bool:
-        """Would the next reading of a counter still change intervals that begin before an instant?"""
-        if any(w.time_ms < at_ms for judge in self.judges.values() for w in judge.waiting):
-            return True
-        counters = (n for n in self._used() if self.sketch and self.sketch.slots[n].column.kind == "counter")
-        return any((cell := self.tally.open(n)) is not None and cell[1] < at_ms for n in counters)
+    def open_ms(self, kinds: str = "counter gauge") -> int:
+        """The start of the first interval that a reading may still change, or when the first that waits was read."""
+        starts = [w.time_ms for judge in self.judges.values() for w in judge.waiting]
+        for n in self._used():
+            if self.sketch and self.sketch.slots[n].column.kind in kinds and (cell := self.tally.open(n)) is not None:
+                starts.append(cell[1])
+        return min(starts, default=self.to_ms)
 
     # --- over restarts
 

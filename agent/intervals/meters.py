@@ -5,7 +5,8 @@ Filled by ``sums`` while it goes through the pages for the roles, so that a mont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -15,6 +16,7 @@ from agent.intervals.cells import Convert, amounts_of
 from agent.intervals.page import Column
 from agent.intervals.roles import amount_unit
 from agent.intervals.rows import FLAW, Flag
+from agent.intervals.spans import Spans, due_in
 from agent.intervals.taken import Chosen, Taken
 from ext.columns import Sums
 
@@ -86,6 +88,7 @@ class _Whole:
     sums: Sums
     first_seq: list[int]
     last_seq: list[int]
+    spans: Spans = field(default_factory=Spans)  # where it was configured
     ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)  # first and last start, spread there
 
     def widen(self, at: int, t: Taken, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:
@@ -112,25 +115,24 @@ class Meters:
     def __init__(self, wants: Wants, stretches: int = 1) -> None:
         self.wants, self._stretches = wants, stretches
         self._wholes: dict[tuple[MeterKey, str, int, str], _Whole] = {}
+        self._due: list[frozenset[tuple[MeterKey, str, int, str]]] | None = None
         self.since_ms = self.until_ms = 0  # all closed intervals of all streams lie in these; ``sums`` says it
 
-    def take(self, t: Taken, number: int, column: Column, mine: Chosen) -> None:
-        """One column of a page."""
-        if not mine.rows:
-            return
+    def take(self, t: Taken, number: int, column: Column, mine: Chosen, places: array[int]) -> None:
+        """One column of a page: the rows of it that count, and the stretches of all."""
         known, lack = t.get(number, "flags"), t.get(number, "lack")
         power = _POWER if column.kind == "gauge" else 0
-        for flow, name, unit, convert in amounts_of(column):
-            key = MeterKey(t.stream, column.point, flow), column.unit, column.exponent, column.kind
-            into = self._wholes.get(key)
-            if into is None:
-                sums = Sums(self._stretches, _FLAW)
-                zeros = [0] * self._stretches
-                into = self._wholes[key] = _Whole(column, unit, convert, sums, zeros, zeros.copy())
-            into.column = column
-            is_one = self._stretches == 1
-            places = None if is_one else mine.places
-            taken = into.sums.add(mine.rows, places, known, t.get(number, name), t.length, lack, power)
+        is_one = self._stretches == 1
+        for into, name in self._places(t.stream, column):
+            if is_one:
+                into.spans.add(0, 0)
+            else:
+                into.spans.add_places(places)
+            if not mine.rows:
+                continue
+            taken = into.sums.add(
+                mine.rows, None if is_one else mine.places, known, t.get(number, name), t.length, lack, power
+            )
             if is_one and taken:
                 rows = mine.known(known, taken)
                 into.widen(0, t, known, rows[0], rows[-1], *t.packs(rows))
@@ -139,10 +141,35 @@ class Meters:
                 if known[n]:
                     into.widen(at, t, known, n, n, t.first_seq[n], t.last_seq[n])
 
+    def expect(self, stream: str, column: Column, span: tuple[int, int]) -> None:
+        """A column that is configured in these stretches, first and last, whatever is known of it."""
+        for into, _ in self._places(stream, column):
+            into.spans.add(*span if self._stretches > 1 else (0, 0))
+
+    def _places(self, stream: str, column: Column) -> Iterator[tuple[_Whole, str]]:
+        """Where each amount of a column goes, and the field that holds it."""
+        self._due = None
+        for flow, name, unit, convert in amounts_of(column):
+            key = MeterKey(stream, column.point, flow), column.unit, column.exponent, column.kind
+            into = self._wholes.get(key)
+            if into is None:
+                sums = Sums(self._stretches, _FLAW)
+                zeros = [0] * self._stretches
+                into = self._wholes[key] = _Whole(column, unit, convert, sums, zeros, zeros.copy())
+            into.column = column
+            yield into, name
+
     def found(self, at: int = 0) -> list[Metered]:
-        """What was taken of one stretch, by stream, point and flow; what a counter was in other units is added."""
+        """All that were configured in one stretch, by stream, point and flow.
+
+        What a counter was in other units is added. Where nothing is known of one, ``covered_ms`` is 0.
+        """
+        if self._due is None:
+            self._due = due_in({key: w.spans for key, w in self._wholes.items()}, self._stretches)
         out: dict[MeterKey, Metered] = {}
-        for (key, *_), w in self._wholes.items():
+        for (key, *rest), w in self._wholes.items():
+            if (key, *rest) not in self._due[at]:
+                continue
             amount, flawed, covered_ms, flags = w.sums.get(at) or (0, 0, 0, 0)
             one = Metered(
                 key,

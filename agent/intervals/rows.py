@@ -102,8 +102,9 @@ class Source:
 class RoleSum:
     """All counters of one role and flow over one stretch.
 
-    ``completeness`` is the mean over the counters that were configured in the stretch, weighted by time. ``estimated``
-    is the part of ``amount`` that carries a flag of ``FLAW``, in the same unit.
+    ``completeness`` is the mean over the counters that were configured in the stretch, weighted by time; where it is 0,
+    nothing is known and the amount means nothing. ``estimated`` is the part of ``amount`` that carries a flag of
+    ``FLAW``, in the same unit. ``meters``: (stream, point) of all counters that were configured, heard of or not.
     """
 
     role: str
@@ -116,3 +117,9 @@ class RoleSum:
     estimated: Decimal
     flags: Flag
     sources: tuple[Source, ...]
+    meters: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def silent(self) -> frozenset[tuple[str, str]]:
+        """The counters of which nothing is known in the whole stretch."""
+        return self.meters - {(source.stream, source.point) for source in self.sources}

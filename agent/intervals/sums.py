@@ -7,9 +7,9 @@ counters add up as whole numbers, integrated powers as what each interval says.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby
@@ -21,10 +21,13 @@ from agent.intervals.meters import Meters
 from agent.intervals.page import Column
 from agent.intervals.query import Book, Key, latest_of, wanted
 from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
-from agent.intervals.taken import Chosen, Taken, mark_at
+from agent.intervals.spans import Spans, due_in
+from agent.intervals.taken import Chosen, Taken, is_taken_back, mark_at
+from agent.intervals.unwritten import Unwritten
 from ext.columns import Sums
 
 Place = tuple[str, str, str]  # role, flow, unit
+Meter = tuple[str, str]  # stream, point
 Trail = Literal["each", "whole"]
 # plain numbers: an enum's & makes an object each time
 _FLAW, _POWER = int(FLAW), int(Flag.POWER)
@@ -44,7 +47,7 @@ class _Sum:
 
     wholes: dict[object, _Whole] = field(default_factory=dict)
     powers: dict[int, Decimal] = field(default_factory=dict)  # of integrated powers, by stretch
-    points: set[tuple[str, str]] = field(default_factory=set)
+    spans: dict[Meter, Spans] = field(default_factory=dict)
     trail: dict[tuple[int, str, str], _Ends] = field(default_factory=dict)  # stretch, stream, point
 
 
@@ -68,6 +71,7 @@ def sums(
     streams: Collection[str] = (),
     trail: Trail = "each",
     meters: Sequence[Meters] = (),
+    unwritten: Iterable[Unwritten] = (),
 ) -> list[RoleSum]:
     """Amounts in the order of stretch, role, flow.
 
@@ -77,6 +81,7 @@ def sums(
         trail: name the ``sources`` of each stretch; or the packs of the whole time with each, without single readings:
             many short stretches are then several times as fast.
         meters: get what they want of all columns on the way, also of those that are summed nowhere.
+        unwritten: streams that are configured beyond what is written of them: due there, and not known.
 
     A stretch ends, for its completeness, where the newest closed interval of all streams ends.
     """
@@ -102,19 +107,44 @@ def sums(
                 mine = _latest(t, number, column, whole, latest) if latest else whole
                 if summed:
                     _add_column(t, number, column, mine, found, len(edges), trail == "each")
+                    for flow, _, unit, _ in amounts_of(column):
+                        spans = found[column.role, flow, unit].spans
+                        spans.setdefault((t.stream, column.point), Spans()).add_places(whole.places)
                 for one in takers:
-                    one.take(t, number, column, mine)
+                    one.take(t, number, column, mine, whole.places)
+    for late in unwritten:
+        if late.from_ms < end_ms and (not streams or late.stream in streams):
+            span = max(0, bisect_right(edges, late.from_ms) - 1), len(edges) - 1
+            _add_unwritten(late, span, found, roles, meters)
     for one in meters:
         one.since_ms, one.until_ms = oldest, newest
     return _finish(found, stretches, newest, trail == "each")
 
 
+def _add_unwritten(
+    late: Unwritten,
+    span: tuple[int, int],
+    found: dict[Place, _Sum],
+    roles: Collection[str] | None,
+    meters: Sequence[Meters],
+) -> None:
+    """Counters that are due in these stretches, and of which nothing is known there so far."""
+    for column in late.columns:
+        if column.flow and column.role and wanted(column.role, roles):
+            for flow, _, unit, _ in amounts_of(column):
+                spans = found[column.role, flow, unit].spans
+                spans.setdefault((late.stream, column.point), Spans()).add(*span)
+        for one in meters:
+            if one.wants(late.stream, column):
+                one.expect(late.stream, column, span)
+
+
 def _latest(
     t: Taken, number: int, column: Column, rows: Chosen, latest: Mapping[Key, tuple[Taken, int, int]]
 ) -> Chosen:
-    """Those that no correction took the place of."""
+    """Those that no correction took the place of, without what was taken back."""
     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in zip(*rows, strict=True))
-    mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
+    mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number) and not is_taken_back(t, n, number)]
     return Chosen(array("i", [n for n, _ in mine]), array("i", [at for _, at in mine]))
 
 
@@ -126,7 +156,6 @@ def _add_column(
     is_power = column.kind == "gauge"
     for flow, name, unit, convert in amounts_of(column):
         into = found[column.role, flow, unit]
-        into.points.add((t.stream, column.point))
         amounts, key = t.get(number, name), (column.kind, column.exponent, column.unit)
         whole = into.wholes.get(key)
         if whole is None:
@@ -169,18 +198,22 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
             last = _mark(ends.last, "last") if each else None
             sources[place, at].append(Source(stream, point, ends.low, ends.high, first, last))
     named = {key: tuple(mine) for key, mine in sources.items()}
+    due = {place: due_in(s.spans, len(stretches)) for place, s in found.items()}
     out = []
     for at, (start, end) in enumerate(stretches):
         known_ms = min(end, newest) - start
         for place in sorted(found):
             s, (role, flow, unit) = found[place], place
+            if not (meters := due[place][at]):
+                continue  # none was configured then
             said = [(w.convert, some) for w in s.wholes.values() if (some := w.sums.get(at))]
             if not said:
                 if known_ms > 0:
                     zero = Decimal(0)
-                    out.append(RoleSum(role, flow, start, end, zero, unit, zero, zero, Flag.INCOMPLETE, ()))
+                    lacking = Flag.INCOMPLETE
+                    out.append(RoleSum(role, flow, start, end, zero, unit, zero, zero, lacking, (), meters))
                 continue
-            due_ms = max(known_ms, 1) * len(s.points)
+            due_ms = max(known_ms, 1) * len(meters)
             covered_ms = sum(some[2] for _, some in said)
             share = Decimal(min(covered_ms, due_ms) * 1_000_000 // due_ms) / 1_000_000
             told = int(Flag.INCOMPLETE) if covered_ms < due_ms else 0
@@ -201,6 +234,7 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
                     flawed,
                     Flag(told),
                     named.get((place, at if each else 0), ()),
+                    meters,
                 )
             )
     return out

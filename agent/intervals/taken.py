@@ -68,4 +68,9 @@ def mark_at(t: Taken, number: int, n: int, end: str) -> Mark | None:
     return Mark(t.last_seq[n] - back + 1, t.start[n] + t.length[n] + lag, Decimal(value).scaleb(exponent))
 
 
+def is_taken_back(t: Taken, n: int, number: int) -> bool:
+    """Says a cell only that what was written of its interval stands elsewhere? It covers nothing and has no reading."""
+    return not t.get(number, "last_back")[n] and t.get(number, "lack")[n] == t.length[n]
+
+
 Group = list[tuple[Taken, int, int]]  # page, row, column: what adds up to one interval of one point

@@ -14,6 +14,7 @@ from agent.indicators.compute import period_of
 from agent.indicators.site import KNOWN, SiteResults
 from agent.intervals import Cut
 from agent.service.tables import derived_row
+from agent.service.unwritten import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
 
@@ -27,7 +28,7 @@ class Balances:
         cut = Cut(config.timezone, config.interval.length_ms)
         rows = [derived_row(one) for one in config.derived]
         self._cut, self._results = cut, SiteResults(cut, config.base, rows, config.hash())
-        self._streams = sorted(f"{config.base}/{device.name}" for device in config.devices)
+        self._unwritten = UnwrittenStreams(config)
         self._broken = False
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
@@ -36,9 +37,11 @@ class Balances:
         if self._broken:
             return [known]
         try:
-            made = [known, *self._results.of(store, "interval", start_ms, end_ms)]
+            unwritten = self._unwritten.before(store, end_ms)
+            made = [known, *self._results.of(store, "interval", start_ms, end_ms, unwritten)]
             day_start, day_end = self._cut.stretch("day", start_ms)
-            return made + (self._results.of(store, "day", day_start, day_end) if end_ms == day_end else [])
+            is_day = end_ms == day_end
+            return made + (self._results.of(store, "day", day_start, day_end, unwritten) if is_day else [])
         except GatewayError:
             raise
         except Exception:  # a fault of ours in a sum must never end the sealing of readings
@@ -47,10 +50,15 @@ class Balances:
             return [known]
 
     def _known(self, store: Store, start_ms: int, end_ms: int) -> Mapping[str, Any]:
-        """Up to which pack of each stream intervals were written by now: all results of the moment came from these."""
-        seqs = store.interval_seqs()
-        packs = [{"stream": stream, "last": seqs[stream]} for stream in self._streams if stream in seqs]
-        return {"kind": KNOWN, "period": period_of(self._cut, "interval", start_ms, end_ms).as_dict(), "packs": packs}
+        """Up to which pack of each configured stream intervals were written by now: all results came from these.
+
+        ``last`` is 0 where none of a stream was written. ``configured``: no stream is left out.
+        """
+        heads, seqs = store.heads(), store.interval_seqs()
+        streams = [stream for stream in self._unwritten.streams if stream in heads]
+        packs = [{"stream": stream, "last": seqs.get(stream, 0)} for stream in streams]
+        period = period_of(self._cut, "interval", start_ms, end_ms).as_dict()
+        return {"kind": KNOWN, "period": period, "packs": packs, "configured": True}
 
     def prepare(self, store: Store, start_ms: int) -> bool:
         """Nothing to get ready."""

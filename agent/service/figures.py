@@ -17,7 +17,8 @@ from agent.indicators.declared import Declaration, from_dict
 from agent.indicators.definitions import PeriodKind, read_plan
 from agent.indicators.plan import Plan, make_plan
 from agent.indicators.report import trace_result
-from agent.intervals import Cut, changes
+from agent.intervals import Cut, RoleSum, changes
+from agent.service.unwritten import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
 
@@ -45,6 +46,7 @@ class Figures:
         self._cut = Cut(config.timezone, config.interval.length_ms)
         self._config_hash, self._site_base = config.hash(), config.base
         self._plan = read(config)
+        self._unwritten = UnwrittenStreams(config)
         self._tallies: dict[PeriodKind, Tally] = {}
         self._starts: dict[PeriodKind, int] = {}
         self._added_ms = 0  # days up to here are in the tallies
@@ -72,7 +74,7 @@ class Figures:
         if self._plan.of_period("interval"):
             period = period_of(self._cut, "interval", start_ms, end_ms)
             tally = Tally()
-            tally.add(intervals_of(store, self._cut, start_ms, end_ms))
+            tally.add(self._parts(store, start_ms, end_ms))
             made += [figure.as_dict(self._config_hash) for figure in tally.figures(self._plan, period, entries)]
         day_start, day_end = self._cut.stretch("day", start_ms)
         if end_ms == day_end:
@@ -108,20 +110,24 @@ class Figures:
         slice_end = time.monotonic() + SLICE_S
         while self._added_ms < today and time.monotonic() < slice_end:
             start, end = self._cut.stretch("day", self._added_ms)
-            if next(iter(store.interval_pages(start, end)), None) is not None:
-                parts = intervals_of(store, self._cut, start, end)
+            if next(iter(store.interval_pages(start, end)), None) is not None:  # a day before all of it is quick
+                parts = self._parts(store, start, end)
                 for kind in LONGER:
                     if start >= self._starts[kind]:
                         self._tallies[kind].add(parts)
             self._added_ms = end
         return self._added_ms < today
 
+    def _parts(self, store: Store, start_ms: int, end_ms: int) -> list[RoleSum]:
+        """Sums of single intervals, with all meters that are configured."""
+        return intervals_of(store, self._cut, start_ms, end_ms, self._unwritten.before(store, end_ms))
+
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
         if any(repair.before_ms for repair in store.interval_repairs().values()):
             raise NotYet("the intervals before are still being compared with their packs", where="indicators")
         if self._add_day(store, start):
             raise NotYet("the days of this year are being added up", where="indicators")
-        parts = intervals_of(store, self._cut, start, end)
+        parts = self._parts(store, start, end)
         day = Tally()
         day.add(parts)
         made: list[Mapping[str, Any]] = []

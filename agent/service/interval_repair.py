@@ -39,7 +39,7 @@ class _Day:
         ledger, end_ms = self.replay.ledger, self.repair.before_ms
         if ledger.seq >= self.head or ledger.to_ms > end_ms + PATIENCE_MS:
             return True
-        return ledger.closing.next_ms >= end_ms and not ledger.is_open_before(end_ms)
+        return ledger.closing.next_ms >= end_ms and ledger.open_ms("counter") >= end_ms
 
 
 class IntervalRepair:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.intervals import Cut
-from agent.intervals.contradictions import corrections
+from agent.intervals.contradictions import FOREVER, corrections
 from agent.intervals.judge import PATIENCE_MS
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Row, Shape, encode
+from agent.intervals.page import Page, Row, Shape, encode
 from agent.intervals.replay import happenings_in, take_body
 from agent.intervals.sketch import Rule, sketch
 from agent.intervals.taken import Taken, mark_at
@@ -59,9 +59,7 @@ class PackReplay:
 def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) -> PackReplay:
     """A replay whose intervals can be trusted from ``from_ms`` on, or from earlier, as far as packs are there."""
     first, first_ms = store.first_pack(stream)
-    trusted_ms = from_ms
-    if silent_ms := _last_reading_before(store, stream, cut, rule, from_ms - PATIENCE_MS, first_ms):
-        trusted_ms = cut.floor(silent_ms)
+    trusted_ms = cut.floor(min(from_ms, _oldest_last_reading(store, stream, cut, rule, from_ms, first_ms)))
     seq = store.seq_at(stream, trusted_ms - PATIENCE_MS)
     ledger = Ledger(stream, cut, rule)
     is_from_the_first = seq <= first
@@ -73,22 +71,19 @@ def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) 
     return PackReplay(stream, ledger, trusted_ms, is_from_the_first)
 
 
-def _last_reading_before(store: Store, stream: str, cut: Cut, rule: Rule, at_ms: int, first_ms: int) -> int:
-    """When the counter that was silent longest before ``at_ms`` was read last; 0 where all were read the day before.
+def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms: int, first_ms: int) -> int:
+    """When the point that was silent longest at an instant was read last; the instant where none was read before.
 
-    Counters without a reading since the first pack are not looked for.
+    What follows changes intervals from there on. Points without any reading are looked for up to the first pack.
     """
     birth = store.birth_before(stream, store.seq_at(stream, at_ms) + 1)
-    if birth is None:
-        return 0
-    columns = sketch(json.loads(birth)["table"], rule).shape.columns
-    missing = {(c.point, c.epoch) for c in columns if c.kind == "counter"}
-    end_ms, oldest = at_ms, 0
+    columns = sketch(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
+    missing = {(column.point, column.epoch) for column in columns}
+    end_ms = oldest = at_ms
     while missing and end_ms > first_ms:
         start_ms = cut.stretch("day", end_ms - 1)[0]
         found = _last_readings(store, stream, start_ms, end_ms, missing)
-        if found and end_ms < at_ms:
-            oldest = min(found.values())
+        oldest = min(oldest, *found.values(), at_ms)
         missing -= found.keys()
         end_ms = start_ms
     return oldest
@@ -119,11 +114,34 @@ def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple
     return [pair for pair in before if pair[1]], [pair for pair in after if pair[1]]
 
 
-def corrected_pages(store: Store, stream: str, cut: Cut, made: Made, from_ms: int, to_ms: int) -> list[NewPage]:
-    """Pages to append so that the written intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says."""
+def corrected_pages(
+    store: Store, stream: str, cut: Cut, made: Made, from_ms: int, to_ms: int, open_ms: int = FOREVER
+) -> list[NewPage]:
+    """Pages to append so that the written intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says.
+
+    Args:
+        open_ms: see ``agent.intervals.contradictions``.
+    """
     first = max(from_ms, min((row.start_ms for _, rows in made for row in rows), default=to_ms))
     pages = store.interval_pages(first, to_ms, [stream]) if first < to_ms else ()
-    return new_pages(stream, corrections(pages, made, first, to_ms), cut)
+    return new_pages(stream, corrections(pages, made, first, to_ms, open_ms), cut)
+
+
+def above_written(store: Store, stream: str, made: Made) -> Made:
+    """Corrections with a revision above those that are written of the same intervals."""
+    late = [row for _, rows in made for row in rows if row.revision]
+    if not late:
+        return made
+    written: dict[int, int] = {}
+    for page in store.interval_pages(min(r.start_ms for r in late), max(r.end_ms for r in late), [stream]):
+        fields = Page(page.body)
+        for start, revision in zip(fields.row("start"), fields.row("revision"), strict=True):
+            written[start] = max(written.get(start, 0), revision)
+
+    def above(row: Row) -> Row:
+        return replace(row, revision=max(row.revision, 1 + written.get(row.start_ms, 0))) if row.revision else row
+
+    return [(shape, [above(row) for row in rows]) for shape, rows in made]
 
 
 def new_pages(

@@ -21,6 +21,7 @@ from agent.intervals.rows import RoleSum
 from agent.intervals.sums import sums
 from agent.service.requests import Access, Reply
 from agent.service.tables import derived_row
+from agent.service.unwritten import UnwrittenStreams
 from agent.store import Store
 from drivers.model import UsageError, clean_text
 
@@ -44,10 +45,11 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
     reporter = Reporter(plan, cut, period, entries, "interval" if body.get("by") == "interval" else "hour")
     balancer = Balancer(cut, period, config.base, [derived_row(one) for one in config.derived])
+    unwritten = UnwrittenStreams(config)
     days = list(cut.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
     for done, (start, end) in enumerate(days, 1):
         takers = balancer.takers(start, end)
-        reporter.add(await access.call(partial(_day, cut, start, end, takers)))
+        reporter.add(await access.call(partial(_day, cut, start, min(end, period.until_ms), takers, unwritten)))
         balancer.add(takers, start, end)
         reply.progress(done, len(days))
     page = reporter.page() | balancer.page()
@@ -59,8 +61,11 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     return {"bytes": len(text)}
 
 
-def _day(cut: Cut, start: int, end: int, takers: Sequence[Meters], store: Store) -> list[RoleSum]:
-    return sums(store, cut, start, end, trail="whole", meters=takers)
+def _day(
+    cut: Cut, start: int, end: int, takers: Sequence[Meters], unwritten: UnwrittenStreams, store: Store
+) -> list[RoleSum]:
+    late = unwritten.before(store, end)
+    return sums(store, cut, start, end, trail="whole", meters=takers, unwritten=late)
 
 
 def _known_until(now_ms: int, store: Store) -> int:

@@ -24,7 +24,15 @@ from agent.intervals.sketch import Rule
 from agent.intervals.state import StateError
 from agent.pack import SealedPack, StreamTable, seconds
 from agent.service.interval_repair import IntervalRepair
-from agent.service.pack_replay import Made, PackReplay, begin_replay, corrected_pages, new_pages, split_rows
+from agent.service.pack_replay import (
+    Made,
+    PackReplay,
+    above_written,
+    begin_replay,
+    corrected_pages,
+    new_pages,
+    split_rows,
+)  # fmt: skip
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
 from ext.ring import Ring
@@ -176,6 +184,8 @@ class Tallying:
         written_ms, head = store.interval_end(stream), store.heads()[stream]
         from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
+        if replay.trusted_ms:  # else all times that the clock was set back are seen again
+            replay.ledger.closing.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
             repair = Repair(stream, other, 0 if replay.is_from_the_first else replay.trusted_ms)
@@ -185,10 +195,8 @@ class Tallying:
         """All packs are read again: correct what is written, keep the state, and go on as usual."""
         ledger = account.ledger
         pages, states, repairs = self._unsaved
-        pages += corrected_pages(
-            store, stream, self.cut, rebuild.made, account.replay.trusted_ms, rebuild.written_ms
-        )  # fmt: skip
-        ledger.closing.turn = max(ledger.closing.turn, _turn_at(store, stream, rebuild.written_ms))
+        trusted_ms, written_ms = account.replay.trusted_ms, rebuild.written_ms
+        pages += corrected_pages(store, stream, self.cut, rebuild.made, trusted_ms, written_ms, ledger.open_ms())
         if ledger.sketch is not None and ledger.to_ms:
             states[stream] = (ledger.seq, ledger.state())
         account.rebuild = None
@@ -212,7 +220,7 @@ class Tallying:
                     account.rebuild.made += written
                 elif made:
                     states[stream] = (account.ledger.seq, account.ledger.state())
-                pages += new_pages(stream, made, self.cut, self.published_ms)
+                pages += new_pages(stream, above_written(store, stream, made), self.cut, self.published_ms)
         if pages:
             self._save(store)
 

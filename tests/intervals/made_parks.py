@@ -1,0 +1,241 @@
+"""Streams made up at random, for a ledger that is cut off: tables, paces and faults of all kinds, from a seed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from ledger_kit import START, STREAM, point, table
+
+from agent.intervals import Cut
+from agent.intervals.sketch import Rule
+
+HOUR_MS = 3_600_000
+
+
+@dataclass
+class Pack:
+    """As ``agent.pack.SealedPack``."""
+
+    stream: str
+    boot: str
+    seq: int
+    from_ms: int
+    to_ms: int
+    is_birth: bool
+    data: bytes
+    hash: bytes = bytes(32)
+    ring_id: int = 1
+    ring_pos: int = 0
+
+
+@dataclass
+class _Counter:
+    """A meter's counter. ``clean``: nothing but growth was read of it."""
+
+    name: str
+    every: int  # packs
+    scale: Decimal
+    bits: int
+    step: int  # counts at most, a pack
+    value: int
+    offset: int  # ms after the tick
+    silent_until: int = 0
+    clean: bool = True
+    readings: list[tuple[int, Decimal]] = field(default_factory=list)
+
+
+@dataclass
+class Park:
+    """One stream's packs, with how its intervals are cut. ``clean``: counters that only grew, with their readings."""
+
+    cut: Cut
+    rule: Rule
+    packs: list[Pack]
+    clean: dict[str, list[tuple[int, Decimal]]]
+
+    @property
+    def counts(self) -> dict[str, Decimal]:
+        return self._counts
+
+    _counts: dict[str, Decimal] = field(default_factory=dict)
+
+
+_COUNTERS = (
+    ("ac.energy.import", "kWh"), ("ac.energy.export", "kWh"), ("circuit.1.energy.import", "kWh"),
+    ("circuit.2.energy.import", "kWh"), ("water.volume", "m3"), ("heat.energy", "GJ"), ("x.stray", "kWh"),
+)  # fmt: skip
+_GAUGES = (("ac.power.active", "kW"), ("circuit.2.power.active", "W"), ("battery.soc", "%"), ("x.level", "V"))
+_ROLES = {
+    "ac": ("grid", "load", "direct", "generation.pv"), "circuit.1": ("load", "transformer"),
+    "circuit.2": ("load", "check"), "water": ("water.fresh",), "heat": ("heat.recovered",), "battery": ("storage",),
+}  # fmt: skip
+_FAULTS = (
+    "silence", "silence", "device silence", "zero", "ones", "spike", "back step", "reset", "swap", "suspect",
+    "estimated", "restart", "restart", "ahead", "back", "epoch", "roles", "parts",
+)  # fmt: skip
+
+
+class Maker:
+    """Makes a park. ``faults`` False: readings come as they should, and only the counters' paces differ."""
+
+    def __init__(self, seed: int, packs: int = 90, faults: bool = True, hours: float = 0) -> None:
+        self.rng = rng = random.Random(seed)
+        self.cut = Cut(rng.choice(("Asia/Shanghai", "Europe/Berlin")), rng.choice((60_000, 300_000, 900_000)))
+        self.rule = Rule(rng.choice((60_000, 300_000)), 900_000, rng.choice((60_000, 300_000)))
+        self.every = rng.choice((10_000, 60_000, 300_000))
+        if hours:
+            self.every = int(hours * HOUR_MS / packs) // 1000 * 1000
+        self.to_ms = START + rng.randrange(0, 86_400) * 1000
+        self.boot, self.seq, self.epoch = rng.getrandbits(62), 0, 1
+        self.packs: list[Pack] = []
+        self.counters = [
+            self._counter(*entry) for entry in rng.sample(_COUNTERS, rng.randint(1, len(_COUNTERS)))
+        ]  # fmt: skip
+        self.gauges = rng.sample(_GAUGES, rng.randint(0, len(_GAUGES)))
+        self.heat = rng.random() < 0.2 and all(c.name != "heat.energy" for c in self.counters)
+        self.units = dict(_COUNTERS + _GAUGES)
+        self._roles()
+        self._birth()
+        at = set(rng.sample(range(5, packs), rng.randint(1, 12))) if faults else set()
+        for n in range(packs):
+            if n in at:
+                self._fault(rng.choice(_FAULTS))
+            self._pack(n)
+
+    def park(self) -> Park:
+        found = {c.name: c.readings for c in self.counters if c.clean}
+        return Park(self.cut, self.rule, self.packs, found, {c.name: c.scale for c in self.counters})
+
+    def _counter(self, name: str, unit: str) -> _Counter:
+        rng = self.rng
+        bits = rng.choice((16, 32, 32, 64))
+        scale = rng.choice((Decimal(1), Decimal("0.1"), Decimal("0.001")))
+        value = rng.choice((0, 5, (1 << bits) - 300 if bits < 64 else 10**12, rng.randrange(1000, 40_000)))
+        step = rng.choice((0, 1, 3, 40, 500)) if bits > 16 else rng.choice((0, 1, 3, 40))
+        return _Counter(name, rng.choice((1, 1, 1, 2, 5)), scale, bits, step, value, rng.randrange(0, 900))
+
+    def _roles(self) -> None:
+        rng = self.rng
+        self.roles = {part: rng.choice(names) for part, names in _ROLES.items() if rng.random() < 0.8}
+
+    # --- packs
+
+    def _table(self) -> dict[str, Any]:
+        period = self.every / 1000
+        points = []
+        for c in self.counters:
+            source = {"scale": f"{c.scale}", "type": f"u{c.bits}"}
+            more = {} if c.bits == 64 else {"width": {"bits": c.bits}}
+            points.append(point(c.name, "counter", self.units[c.name], period * c.every, source=source, **more))
+        for name, unit in self.gauges:
+            points.append(point(name, "gauge", unit, period, source={"scale": "0.001", "type": "f32"}))
+        if self.heat:
+            points += [
+                point("heat.flow", "gauge", "m3/h", period, source={"scale": "0.001"}),
+                point("heat.temperature.supply", "gauge", "Cel", period, source={"scale": "0.1"}),
+                point("heat.temperature.return", "gauge", "Cel", period, source={"scale": "0.1"}),
+            ]
+        return table(*points, epoch=self.epoch, roles=self.roles)
+
+    def _birth(self) -> None:
+        self._add(self.to_ms, [], table=self._table())
+
+    def _add(self, to_ms: int, e: Sequence[dict[str, Any]], **more: Any) -> None:
+        self.seq += 1
+        boot = f"{self.boot:016x}"
+        body: dict[str, Any] = {"boot": boot, **({"e": list(e)} if e else {}), "from": self.to_ms / 1000, **more}
+        body |= {"prev": None, "seq": self.seq, "sig": "none", "stream": STREAM, "to": to_ms / 1000, "v": 1}
+        data = json.dumps(body, separators=(",", ":")).encode()
+        self.packs.append(Pack(STREAM, boot, self.seq, self.to_ms, to_ms, "table" in more, data))
+        self.to_ms = to_ms
+
+    def _pack(self, n: int) -> None:
+        e, to_ms = [], self.to_ms + self.every
+        for c in self.counters:
+            c.value = (c.value + self.rng.randint(0, c.step)) % (1 << c.bits)
+            if n % c.every == 0 and self.to_ms >= c.silent_until:
+                e.append(self._reading(c, c.value))
+        for name, _ in self.gauges:
+            value = Decimal(self.rng.randint(-90_000, 90_000)).scaleb(-3)
+            e.append({"bt": (self.to_ms + 120) / 1000, "n": name, "v": float(value)})
+        if self.heat:
+            flow = [("heat.temperature.supply", 700), ("heat.temperature.return", 500), ("heat.flow", 20)]
+            for name, tenths in flow:
+                value = (tenths + self.rng.randint(-5, 5)) / 10
+                e.append({"bt": (self.to_ms + 150) / 1000, "n": name, "v": value})
+        self._send(e, to_ms)
+
+    def _send(self, e: list[dict[str, Any]], to_ms: int) -> None:
+        if not self.split or len(e) < 2:
+            self._add(to_ms, e)
+            return
+        self.split, from_ms, half = False, self.to_ms, len(e) // 2
+        for k, some in enumerate((e[:half], e[half:]), 1):
+            self.to_ms = from_ms
+            self._add(to_ms, some, part=[k, 2])
+
+    split = False  # the next pack comes in parts
+
+    def _reading(self, c: _Counter, counts: int, quality: str = "") -> dict[str, Any]:
+        value, at = counts * c.scale, self.to_ms + c.offset
+        c.readings.append((at, value))
+        record = {"bt": at / 1000, "n": c.name, "v": float(value), "x": f"{value}"}
+        return record | ({"q": quality} if quality else {})
+
+    # --- faults
+
+    def _fault(self, kind: str) -> None:
+        rng, c = self.rng, self.rng.choice(self.counters)
+        if kind == "silence":
+            c.silent_until = self.to_ms + rng.randint(1, 30) * self.every
+        elif kind == "device silence":
+            until = self.to_ms + rng.randint(1, 12) * max(self.every, 300_000)
+            self._add(until, [])
+        elif kind == "restart":
+            self.boot += 1
+            self._birth()
+            self._add(self.to_ms + rng.choice((0, 1, 7, 200)) * 10_000, [])
+        elif kind in ("ahead", "back"):
+            self.to_ms += rng.randint(1, 40) * 60_000 * (1 if kind == "ahead" else -1)
+            self._spoil()
+        elif kind == "epoch":
+            self.epoch += 1
+            self._spoil()
+            self._birth()
+        elif kind == "roles":
+            self._roles()
+            self._birth()
+        elif kind == "parts":
+            self.split = True
+        else:
+            self._odd(c, kind)
+
+    def _spoil(self) -> None:
+        for c in self.counters:
+            c.clean = False
+
+    def _odd(self, c: _Counter, kind: str) -> None:
+        c.clean = c.clean and kind in ("suspect", "estimated")
+        if kind == "reset":
+            c.value = self.rng.randint(0, 3)
+        elif kind == "swap":
+            c.value = self.rng.randrange(0, min(1 << c.bits, 10**6))
+        odd = {
+            "zero": 0,
+            "ones": (1 << c.bits) - 1,
+            "spike": min(c.value + 50_000_000, (1 << c.bits) - 2),
+            "back step": max(c.value - self.rng.randint(1, 5), 0),
+        }
+        for _ in range(self.rng.randint(1, 4)):
+            quality = kind if kind in ("suspect", "estimated") else ""
+            self._send([self._reading(c, odd.get(kind, c.value), quality)], self.to_ms + self.every)
+
+
+def make(seed: int, packs: int = 90, faults: bool = True, hours: float = 0) -> Park:
+    """The park of a seed. ``hours``: how long its packs reach, about; 0: as long as its paces give."""
+    return Maker(seed, packs, faults, hours).park()

@@ -1,0 +1,207 @@
+"""A ledger that was stopped, killed or given a damaged or old state ends like one that read all packs at once."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+from ledger_kit import STREAM
+from made_parks import Pack, Park, make
+
+from agent.intervals import Flag, IntervalRow, query, sums
+from agent.intervals.ledger import Ledger
+from agent.intervals.rows import RoleSum
+from agent.service.pack_replay import new_pages
+from agent.service.tallying import Tallying
+from agent.store import Store
+
+OLD_STATE = zstandard.ZstdCompressor().compress(b"\x02\0\0\0{}")
+END = 1 << 50
+
+
+class Gateway:
+    """A store and the ledgers over it. A new ``Gateway`` on the same folder is another start of the agent."""
+
+    def __init__(self, folder: Path, park: Park) -> None:
+        self.path, self.park = folder / "store.db", park
+        folder.mkdir(parents=True, exist_ok=True)
+        self.store = Store.open(self.path)
+        self.tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+        if self.store.heads():
+            self.tallying.repair.open(self.store, {STREAM})
+            self.follow()
+
+    def commit(self, packs: list[Pack]) -> None:
+        self.store.commit(packs)
+        self.follow()
+
+    def follow(self) -> None:
+        self.tallying.admit([STREAM])
+        while self.tallying.catch_up(self.store):
+            pass
+        while self.tallying.repair.step(self.store):
+            pass
+
+    def close(self) -> None:
+        self.store.close()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.tallying._accounts[STREAM].ledger
+
+    def rows(self) -> list[IntervalRow]:
+        """What is known, whenever it came to be known."""
+        found = query(self.store, 0, END)
+        return [replace(row, revision=0, flags=row.flags & ~Flag.LATE) for row in found if row.covered_ms or row.first]
+
+    def sums(self) -> list[RoleSum]:
+        start, end = self.store.interval_span()
+        days = self.park.cut.stretch("day", start)[0], self.park.cut.stretch("day", end)[1]
+        return [replace(one, flags=one.flags & ~Flag.LATE) for one in sums(self.store, self.park.cut, *days)]
+
+
+def stop(gateway: Gateway, rng: random.Random) -> None:
+    gateway.tallying.save(gateway.store)
+    gateway.close()
+
+
+def kill(gateway: Gateway, rng: random.Random) -> None:
+    gateway.close()
+
+
+def damage(gateway: Gateway, rng: random.Random) -> None:
+    """A bit of the state is turned, or its end is missing."""
+    gateway.tallying.save(gateway.store)
+    gateway.close()
+    with closing(sqlite3.connect(gateway.path)) as conn, conn:
+        for stream, body in conn.execute("SELECT stream, body FROM interval_states").fetchall():
+            at = rng.randrange(len(body))
+            bad = (
+                body[:at]
+                if rng.random() < 0.3
+                else body[:at] + bytes([body[at] ^ 1 << rng.randrange(8)]) + body[at + 1 :]
+            )
+            conn.execute("UPDATE interval_states SET body = ? WHERE stream = ?", (bad, stream))
+
+
+def age(gateway: Gateway, rng: random.Random) -> None:
+    """An older version ran: at some start its counters began anew, and what it wrote since lacks energy."""
+    park, store = gateway.park, gateway.store
+    seen = [pack for pack in park.packs if pack.seq <= store.heads()[STREAM].seq]
+    anew = rng.randrange(len(seen))
+    gateway.close()
+    with closing(sqlite3.connect(gateway.path)) as conn, conn:
+        conn.execute("DELETE FROM interval_states")
+        conn.execute("DELETE FROM interval_pages")
+    store = Store.open(gateway.path)
+    first = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+    play(first, store, seen[:anew])
+    ledger = Ledger(STREAM, park.cut, park.rule)
+    made = [pair for pack in seen[anew:] for pair in taken(ledger, pack, seen)]
+    old = [row for row in store.interval_pages(0, END)]
+    store.add_intervals(new_pages(STREAM, made, park.cut), {STREAM: (seen[-1].seq, OLD_STATE)})
+    assert len(list(store.interval_pages(0, END))) >= len(old)
+    store.close()
+
+
+def play(tallying: Tallying, store: Store, packs: list[Pack]) -> None:
+    """The packs in one go, as a stopped agent of before left their intervals."""
+    ledger = Ledger(STREAM, tallying.cut, tallying.rule)
+    made = [pair for pack in packs for pair in taken(ledger, pack, packs)]
+    store.add_intervals(new_pages(STREAM, made, tallying.cut), {})
+
+
+def taken(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
+    import json
+
+    from agent.intervals.replay import take_body
+
+    body = json.loads(pack.data, parse_float=str)
+    if ledger.sketch is None and "table" not in body:
+        birth = next(p for p in reversed(seen) if p.is_birth and p.seq < pack.seq)
+        ledger.use(json.loads(birth.data, parse_float=str)["table"])
+    take_body(ledger, body)
+    return ledger.rows()
+
+
+def power_cut(gateway: Gateway, rng: random.Random) -> None:
+    """Everything is as it was some packs ago; the ring had those since, and they are sealed again."""
+    head = gateway.store.heads()[STREAM].seq
+    gateway.close()
+    kept = gateway.path.with_name("before.db")
+    if kept.exists():
+        shutil.copy(kept, gateway.path)
+        for suffix in ("-wal", "-shm"):
+            gateway.path.with_name(gateway.path.name + suffix).unlink(missing_ok=True)
+    gateway.path.with_name("head").write_text(str(head))
+
+
+CUTS: dict[str, Callable[[Gateway, random.Random], None]] = {
+    "stop": stop, "kill": kill, "power cut": power_cut, "damaged state": damage, "old state": age,
+}  # fmt: skip
+
+
+def cut_off(folder: Path, seed: int, how: str, packs: int = 90, hours: float = 0) -> tuple[Gateway, Gateway]:
+    """(a gateway that read all packs at once, one that was cut off on the way), at their end."""
+    park, rng = make(seed, packs, hours=hours), random.Random(f"{seed} {how}")
+    once = Gateway(folder / "once", park)
+    once.commit(park.packs)
+    cut = Gateway(folder / "cut", park)
+    where = rng.randrange(2, len(park.packs) - 1)
+    at, keep = 0, rng.randrange(0, where)
+    while at < where:
+        step = rng.choice((1, 1, 2, 5))
+        cut.commit(park.packs[at : min(at + step, where)])
+        at = min(at + step, where)
+        if how == "power cut" and at >= keep > 0:
+            cut.store._conn.execute("VACUUM INTO ?", (str(folder / "cut" / "before.db"),))
+            keep = 0
+    CUTS[how](cut, rng)
+    cut = Gateway(folder / "cut", park)
+    at = cut.store.heads()[STREAM].seq
+    while at < len(park.packs):
+        step = rng.choice((1, 3, 10))
+        cut.commit(park.packs[at : at + step])
+        at += step
+    return once, cut
+
+
+def check_alike(folder: Path, seed: int, how: str, same_state: bool = True, **more: float) -> None:
+    once, cut = cut_off(folder, seed, how, **more)  # type: ignore[arg-type]
+    try:
+        where = f"seed {seed}, {how}"
+        assert cut.rows() == once.rows(), where
+        assert cut.sums() == once.sums(), where
+        assert not same_state or cut.ledger.state() == once.ledger.state(), where
+    finally:
+        once.close()
+        cut.close()
+
+
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_ledger_that_was_cut_off_ends_like_one_that_was_not(tmp_path: Path, seed: int, how: str) -> None:
+    check_alike(tmp_path, seed, how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("front", range(0, 400, 50))
+def test_two_thousand_parks_that_were_cut_off(tmp_path: Path, front: int, how: str) -> None:
+    for seed in range(1000 + front, 1000 + front + 50):
+        check_alike(tmp_path / str(seed), seed, how)
+        shutil.rmtree(tmp_path / str(seed))
+
+
+@pytest.mark.parametrize("how", ["damaged state", "old state"])
+@pytest.mark.parametrize("seed", range(5000, 5006))
+def test_a_week_that_was_cut_off(tmp_path: Path, seed: int, how: str) -> None:
+    """What is made again begins a day before where it matters: the packs of the whole week are not read at once."""
+    check_alike(tmp_path, seed, how, same_state=False, packs=400, hours=168)
