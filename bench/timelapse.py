@@ -199,6 +199,7 @@ class Timelapse:
         every_s: how often meters are read.
         late_ms: how long after the tick they answer; of meter n it is n times that.
         sun_day: of the year, where the sun stands on the first day.
+        silent_every_ms: how often a meter that does not answer is sealed.
     """
 
     def __init__(
@@ -213,7 +214,9 @@ class Timelapse:
         late_ms: int = 0,
         silences: Sequence[Silence] = (),
         sun_day: int = PLANT.day_of_year,
+        silent_every_ms: int = HOUR_MS,
     ) -> None:
+        self._silent_every_ms = silent_every_ms
         self.folder, self._every_ms, self._late_ms, self.silences = folder, every_s * 1000, late_ms, list(silences)
         self.config = self._configure(timezone, plan, every_s)
         signer = create_key(folder / "state" / "signing.key", 0)
@@ -309,6 +312,8 @@ class Timelapse:
         works, packs = [], []
         clock = {"error_ms": 1.2, "kernel_boot": None, "mono_ms": to_ms & 0xFFFFFFFF, "synced": True}
         for meter in self._meters:
+            if meter.packer.quiet and not meter.positions and to_ms < meter.packer.from_ms + self._silent_every_ms:
+                continue
             held = meter.positions[:]
             made = meter.packer.seal(self.ring, meter.positions, to_ms, clock, (), Reason.TIMEOUT)
             works.append(Work(meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], tuple(made)))

@@ -103,7 +103,9 @@ class Tally:
     def state(self, number: int) -> bytes:
         """All of a slot, for ``restore``. Of this machine's layout and STATE_VERSION."""
     def restore(self, number: int, state: Buffer) -> None:
-        """Put a slot back, after ``configure`` with the same arguments and ``bounds``. ValueError if it does not fit."""
+        """Put a slot back, after ``configure`` and ``bounds``. ValueError if it is of another counter or does not fit.
+
+        Where its demand window is another one, that begins anew."""
 
 def gather(
     ring: Ring,

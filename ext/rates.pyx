@@ -315,12 +315,17 @@ cdef class Tally:
             raise ValueError(f"a state has {sizeof(Slot)} bytes or more, got {state.shape[0]}")
         memcpy(&was, &state[0], sizeof(Slot))
         same = was.kind == s.kind and was.resolution == s.resolution and was.modulus == s.modulus
-        if not same or was.slip != s.slip or was.period != s.period or was.known > (PAST if past_size else 0):
+        if not same or was.known > (PAST if past_size else 0):
             raise ValueError("the state of another slot")
-        if not 0 <= was.run <= (s.period // s.slip + 1 if s.slip else 0):
+        if not 0 <= was.run <= MAX_WINDOW:
             raise ValueError(f"the state has {was.run} positions of a window")
         if state.shape[0] != <Py_ssize_t>sizeof(Slot) + past_size + was.run * <Py_ssize_t>sizeof(i128):
             raise ValueError(f"a state of {state.shape[0]} bytes is not whole")
+        if was.slip != s.slip or was.period != s.period:
+            was.run, was.slip, was.period = 0, s.slip, s.period  # another window, or none: it begins anew
+            was.cell.windows, was.cell.fixed_windows, was.cell.demand, was.cell.fixed = 0, 0, 0, 0
+        elif was.run > (s.period // s.slip + 1 if s.slip else 0):
+            raise ValueError(f"the state has {was.run} positions of a window")
         was.max_gap, was.past, was.position = s.max_gap, s.past, s.position
         if was.has:
             if not self.inside(was.start) or not was.start <= was.time < was.end:

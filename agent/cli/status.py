@@ -90,6 +90,22 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
     return faults
 
 
+def interval_notes(facts: Mapping[str, Any]) -> list[str]:
+    """What is still to be done before all intervals are known, a sentence each."""
+    notes = []
+    if count := facts.get("reading"):
+        notes.append(f"intervals: reading the packs of {count} devices")
+    if repair := facts.get("repair"):
+        done, packs = (
+            time.strftime("%Y-%m-%d %H:%M", time.gmtime(repair[key])) for key in ("compared_from", "packs_from")
+        )
+        notes.append(
+            f"intervals: comparing those of {repair['streams']} devices with their packs, newest first;"
+            f" done back to {done} UTC, packs reach back to {packs} UTC. Figures of days wait for it"
+        )
+    return notes
+
+
 def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
     from agent.cli.live import Follower
 
@@ -143,6 +159,8 @@ def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest:
             console.print()
     for name, learned in learned_maps(snapshot).items():
         click.echo(f"device {name} taught us of its map: {learned}")
+    for text in interval_notes(snapshot.get("intervals", {})):
+        click.echo(text)
     for text in snapshot.get("store", {}).get("warnings", ()):
         click.echo(f"warning: {tidy(str(text), 300)}", err=True)
     for text in (text for texts in faults.values() for text in texts):

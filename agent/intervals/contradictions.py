@@ -35,6 +35,11 @@ class _Known:
     shape: Shape
     number: int  # its column
 
+    @property
+    def lack(self) -> int:
+        """Of the interval, not covered; ms."""
+        return self.cell.get("lack", 0)
+
     def facts(self) -> tuple[object, ...]:
         """All that is compared: a number that was known later is as good as one that was known at once."""
         flags = (self.cell["flags"] - 1) & ~Flag.LATE
@@ -47,7 +52,7 @@ _Interval = dict[int, dict[CounterKey, _Known]]  # by turn
 
 
 def corrections(
-    pages: Iterable[StoredPage], made: Made, from_ms: int, to_ms: int, open_ms: int = FOREVER
+    pages: Iterable[StoredPage], made: Made, from_ms: int, to_ms: int, *, is_whole: bool, open_ms: int = FOREVER
 ) -> list[tuple[Shape, list[Row]]]:
     """Rows to append so that intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says, by shape.
 
@@ -55,6 +60,8 @@ def corrections(
         pages: of one stream, as written, in the order of writing.
         made: the same stream's rows from its packs, in the order of making. An interval of which it has no row at
             all, and that lies in none of its own, stays as it is: the packs say nothing about it.
+        is_whole: ``made`` is from all packs that the stream ever had. Else a counter may be undecided in it that was
+            not when it was written: what was written stays, unless as much is known or it stands elsewhere now.
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
     """
     written = _by_start(_rows_of(pages), from_ms, to_ms)
@@ -69,6 +76,8 @@ def corrections(
             packs = min((r.first_seq for r in rows), default=0), max((r.last_seq for r in rows), default=0)
         elif start >= last_end:
             continue
+        if not is_whole:
+            _keep_what_is_known(old, new)
         pairs = _in_order(old, new) if start < open_ms else [(turn, turn, turn) for turn in sorted(old | new)]
         for shape, row in _corrected(old, new, pairs, packs):
             out.setdefault(shape, []).append(row)
@@ -100,6 +109,16 @@ def _by_start(rows: Iterable[tuple[Shape, Row]], from_ms: int, to_ms: int) -> di
             if cell.get("flags") and (key not in counters or counters[key].revision <= row.revision):
                 counters[key] = _Known(row.revision, cell, row, shape, number)
     return found
+
+
+def _keep_what_is_known(old: _Interval, new: _Interval) -> None:
+    """Take what is written where the packs that were read tell less of a counter, in an interval that both have."""
+    for was, made in zip(sorted(old), sorted(new), strict=False):
+        there, true = old[was], new[made]
+        for key, known in there.items():
+            elsewhere = any(key in counters for turn, counters in new.items() if turn != made)
+            if (key not in true and not elsewhere) or (key in true and true[key].lack > known.lack):
+                true[key] = known
 
 
 def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | None, int]]:

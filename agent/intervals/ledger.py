@@ -166,7 +166,8 @@ class Ledger:
         return found if -TOO_LARGE < found < TOO_LARGE else TOO_LARGE
 
     def _begin(self, span: Span) -> None:
-        if self.to_ms and span.from_ms != self.to_ms:
+        is_later_part = span.part is not None and span.part[0] > 1  # of the same tick
+        if self.to_ms and span.from_ms != self.to_ms and not is_later_part:
             self._step(span.from_ms - self.to_ms)
         if span.boot != self.boot:
             self.boot, self._fresh = span.boot, FIRST_PACKS
@@ -355,4 +356,4 @@ class Ledger:
 
 def _identity(w: Watched) -> tuple[object, ...]:
     c = w.column
-    return c.point, c.kind, c.unit, c.exponent, c.epoch, w.resolution, w.modulus, w.demand, w.heat
+    return c.point, c.kind, c.unit, c.exponent, c.epoch, w.resolution, w.modulus, w.heat

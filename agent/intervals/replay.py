@@ -18,7 +18,9 @@ def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
     if "table" in body:
         ledger.use(body["table"])
     from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
-    ledger.take_pack(Span(body["seq"], body["boot"], from_ms, to_ms), body.get("e", ()))
+    part = body.get("part")
+    span = Span(body["seq"], body["boot"], from_ms, to_ms, (part[0], part[1]) if part else None)
+    ledger.take_pack(span, body.get("e", ()))
 
 
 def happenings_in(body: Mapping[str, Any]) -> set[tuple[str, str, int]]:

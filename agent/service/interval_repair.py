@@ -17,6 +17,7 @@ from agent.intervals import Cut
 from agent.intervals.judge import PATIENCE_MS
 from agent.intervals.sketch import Rule
 from agent.intervals.state import MAGIC, is_of_before
+from agent.pack import seconds
 from agent.service.pack_replay import PACKS, Made, PackReplay, begin_replay, corrected_pages, split_rows
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
@@ -76,11 +77,11 @@ class IntervalRepair:
         self.oldest_ms = min((store.first_pack(stream)[1] for stream in self.left), default=0)
 
     def facts(self) -> dict[str, Any]:
-        """For status: nothing, or how many streams are left, how far it came and how far packs go, UTC ms."""
-        if not self.left:
+        """For status: nothing, or how many streams are left, from when on all agree, and how far packs go back."""
+        if not (left := list(self.left.values())):  # the loop asks, while the writer's thread works
             return {}
-        before_ms = max(repair.before_ms for repair in self.left.values())
-        return {"streams": len(self.left), "done_from_ms": before_ms, "packs_from_ms": self.oldest_ms}
+        before_ms = max(repair.before_ms for repair in left)
+        return {"streams": len(left), "compared_from": seconds(before_ms), "packs_from": seconds(self.oldest_ms)}
 
     def step(self, store: Store) -> bool:
         """Read packs for a slice of time, of the newest day that is left. True: there is more to do."""
@@ -113,7 +114,7 @@ class IntervalRepair:
             day.made += split_rows(replay.ledger.rows(), repair.before_ms)[0]
             replay.ledger.happenings = []
         before_ms = 0 if replay.is_from_the_first else min(replay.trusted_ms, repair.before_ms - 1)
-        pages = corrected_pages(store, repair.stream, self._cut, day.made, replay.trusted_ms, repair.before_ms)
+        pages = corrected_pages(store, replay, self._cut, day.made, repair.before_ms)
         self._keep(store, repair, pages, before_ms)
 
     def _keep(self, store: Store, repair: Repair, pages: Sequence[NewPage], before_ms: int) -> None:

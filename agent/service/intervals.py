@@ -161,6 +161,11 @@ class Intervals:
         if self._packer is not None:
             await self._writer.call(self.tallying.save)
 
+    def facts(self) -> dict[str, Any]:
+        """For status: streams whose packs are being read, and how far written intervals are compared with packs."""
+        reading, repair = self.tallying.reading, self.tallying.repair.facts()
+        return ({"reading": reading} if reading else {}) | ({"repair": repair} if repair else {})
+
     # --- results
 
     async def _publish(self) -> None:

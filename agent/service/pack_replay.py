@@ -115,16 +115,18 @@ def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple
 
 
 def corrected_pages(
-    store: Store, stream: str, cut: Cut, made: Made, from_ms: int, to_ms: int, open_ms: int = FOREVER
+    store: Store, replay: PackReplay, cut: Cut, made: Made, to_ms: int, open_ms: int = FOREVER
 ) -> list[NewPage]:
-    """Pages to append so that the written intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says.
+    """Pages to append so that the written intervals before ``to_ms`` are what a replay made, as far as it is trusted.
 
     Args:
         open_ms: see ``agent.intervals.contradictions``.
     """
-    first = max(from_ms, min((row.start_ms for _, rows in made for row in rows), default=to_ms))
+    stream = replay.stream
+    first = max(replay.trusted_ms, min((row.start_ms for _, rows in made for row in rows), default=to_ms))
     pages = store.interval_pages(first, to_ms, [stream]) if first < to_ms else ()
-    return new_pages(stream, corrections(pages, made, first, to_ms, open_ms), cut)
+    true = corrections(pages, made, first, to_ms, is_whole=not replay.trusted_ms, open_ms=open_ms)
+    return new_pages(stream, true, cut)
 
 
 def above_written(store: Store, stream: str, made: Made) -> Made:

@@ -24,6 +24,7 @@ from agent.service.streams import Shape
 from drivers.line import Line
 
 if TYPE_CHECKING:
+    from agent.service.intervals import Intervals
     from agent.service.sealing import Sealing
     from agent.uplink import Uplink
 
@@ -43,6 +44,7 @@ class Running(Protocol):
     pen: Pen
     pulse: Pulse
     rounds: Rounds
+    intervals: Intervals
 
     @property
     def units(self) -> Sequence[Unit]: ...
@@ -103,6 +105,7 @@ def status(service: Running) -> dict[str, Any]:
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
         "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},
         "store": _store_facts(service),
+        "intervals": service.intervals.facts(),
         "clock": {"synced": clock.synced, "error_ms": None if clock.error_us is None else clock.error_us / 1000},
     }
 

@@ -123,6 +123,11 @@ class Tallying:
         """Is there a stream whose packs are to be read?"""
         return bool(self._behind)
 
+    @property
+    def reading(self) -> int:
+        """How many streams these are; from any thread."""
+        return len(self._behind)
+
     def admit(self, streams: Iterable[str]) -> None:
         """Streams that have packs, to be caught up with."""
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
@@ -195,8 +200,7 @@ class Tallying:
         """All packs are read again: correct what is written, keep the state, and go on as usual."""
         ledger = account.ledger
         pages, states, repairs = self._unsaved
-        trusted_ms, written_ms = account.replay.trusted_ms, rebuild.written_ms
-        pages += corrected_pages(store, stream, self.cut, rebuild.made, trusted_ms, written_ms, ledger.open_ms())
+        pages += corrected_pages(store, account.replay, self.cut, rebuild.made, rebuild.written_ms, ledger.open_ms())
         if ledger.sketch is not None and ledger.to_ms:
             states[stream] = (ledger.seq, ledger.state())
         account.rebuild = None

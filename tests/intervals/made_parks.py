@@ -57,12 +57,7 @@ class Park:
     rule: Rule
     packs: list[Pack]
     clean: dict[str, list[tuple[int, Decimal]]]
-
-    @property
-    def counts(self) -> dict[str, Decimal]:
-        return self._counts
-
-    _counts: dict[str, Decimal] = field(default_factory=dict)
+    counts: dict[str, Decimal]  # what one count of each is worth
 
 
 _COUNTERS = (
@@ -74,22 +69,24 @@ _ROLES = {
     "ac": ("grid", "load", "direct", "generation.pv"), "circuit.1": ("load", "transformer"),
     "circuit.2": ("load", "check"), "water": ("water.fresh",), "heat": ("heat.recovered",), "battery": ("storage",),
 }  # fmt: skip
-_FAULTS = (
+FAULTS = (
     "silence", "silence", "device silence", "zero", "ones", "spike", "back step", "reset", "swap", "suspect",
     "estimated", "restart", "restart", "ahead", "back", "epoch", "roles", "parts",
 )  # fmt: skip
+HARMLESS = ("silence", "device silence", "restart", "roles", "parts")  # counters only grow
 
 
 class Maker:
-    """Makes a park. ``faults`` False: readings come as they should, and only the counters' paces differ."""
+    """Makes a park. ``faults``: what may happen to it."""
 
-    def __init__(self, seed: int, packs: int = 90, faults: bool = True, hours: float = 0) -> None:
+    def __init__(self, seed: int, packs: int = 90, faults: Sequence[str] = FAULTS, hours: float = 0) -> None:
         self.rng = rng = random.Random(seed)
         self.cut = Cut(rng.choice(("Asia/Shanghai", "Europe/Berlin")), rng.choice((60_000, 300_000, 900_000)))
         self.rule = Rule(rng.choice((60_000, 300_000)), 900_000, rng.choice((60_000, 300_000)))
         self.every = rng.choice((10_000, 60_000, 300_000))
         if hours:
             self.every = int(hours * HOUR_MS / packs) // 1000 * 1000
+            self.cut = Cut(self.cut.timezone, 900_000)
         self.to_ms = START + rng.randrange(0, 86_400) * 1000
         self.boot, self.seq, self.epoch = rng.getrandbits(62), 0, 1
         self.packs: list[Pack] = []
@@ -101,10 +98,11 @@ class Maker:
         self.units = dict(_COUNTERS + _GAUGES)
         self._roles()
         self._birth()
-        at = set(rng.sample(range(5, packs), rng.randint(1, 12))) if faults else set()
+        self.wild = faults is FAULTS  # else counters grow steadily, and their pace is known before anything happens
+        at = set(rng.sample(range(5 if self.wild else 30, packs), rng.randint(1, 12)))
         for n in range(packs):
             if n in at:
-                self._fault(rng.choice(_FAULTS))
+                self._fault(rng.choice(faults))
             self._pack(n)
 
     def park(self) -> Park:
@@ -117,7 +115,9 @@ class Maker:
         scale = rng.choice((Decimal(1), Decimal("0.1"), Decimal("0.001")))
         value = rng.choice((0, 5, (1 << bits) - 300 if bits < 64 else 10**12, rng.randrange(1000, 40_000)))
         step = rng.choice((0, 1, 3, 40, 500)) if bits > 16 else rng.choice((0, 1, 3, 40))
-        return _Counter(name, rng.choice((1, 1, 1, 2, 5)), scale, bits, step, value, rng.randrange(0, 900))
+        made = _Counter(name, rng.choice((1, 1, 1, 2, 5)), scale, bits, step, value, rng.randrange(0, 900))
+        made.clean = 1000 <= value < (1 << bits) - 30_000  # near its ends a first reading may be none
+        return made
 
     def _roles(self) -> None:
         rng = self.rng
@@ -157,7 +157,7 @@ class Maker:
     def _pack(self, n: int) -> None:
         e, to_ms = [], self.to_ms + self.every
         for c in self.counters:
-            c.value = (c.value + self.rng.randint(0, c.step)) % (1 << c.bits)
+            c.value = (c.value + self.rng.randint(0 if self.wild else c.step, c.step)) % (1 << c.bits)
             if n % c.every == 0 and self.to_ms >= c.silent_until:
                 e.append(self._reading(c, c.value))
         for name, _ in self.gauges:
@@ -236,6 +236,6 @@ class Maker:
             self._send([self._reading(c, odd.get(kind, c.value), quality)], self.to_ms + self.every)
 
 
-def make(seed: int, packs: int = 90, faults: bool = True, hours: float = 0) -> Park:
+def make(seed: int, packs: int = 90, faults: Sequence[str] = FAULTS, hours: float = 0) -> Park:
     """The park of a seed. ``hours``: how long its packs reach, about; 0: as long as its paces give."""
     return Maker(seed, packs, faults, hours).park()

@@ -1,0 +1,120 @@
+"""A configured meter that is silent is missing: no figure without its energy, no zero in its place, nothing assumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lived_kit import mh
+
+from bench.timelapse import Silence, Timelapse
+
+FIRST, NEXT, LAST = date(2025, 6, 21), date(2025, 6, 22), date(2025, 6, 23)
+DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+Results = list[Mapping[str, Any]]
+
+
+class Day:
+    """A day of the park in which some meters never answered; what was sealed of it, its report, and both once more."""
+
+    def __init__(self, folder: Path, *silent: str) -> None:
+        park = Timelapse(folder, FIRST, every_s=900, silent_every_ms=DAY_MS)  # nothing is written of them before night
+        park.silences += [Silence(name, 0, 1 << 50) for name in silent]
+        for now in park.until(LAST):
+            if now >= park.cut.midnight(NEXT) + 6 * HOUR_MS:  # results wait four packs of this park for a silent meter
+                break
+        park.close()
+        config = folder / "agent.toml"
+        code, _, err = mh("export", folder / "packs", "-c", config)
+        assert code == 0, err
+        code, out, err = mh("verify", folder / "packs", "--trust", park.kid, "--recompute", "--json")
+        self.recomputed = json.loads(out)["recomputed"]
+        lines = (folder / "packs" / "packs" / "_indicators.packs.jsonl").read_text(encoding="utf-8").splitlines()
+        self.results: Results = [result for line in lines for result in json.loads(line).get("results", ())]
+        code, out, err = mh("report", f"{FIRST}", "--json", "-c", config)
+        assert code == 0, err
+        self.report = json.loads(out)
+        code, self.text, err = mh("report", f"{FIRST}", "-c", config, "--lang", "en")
+        code, _, err = mh("report", f"{FIRST}", "-c", config, "--html", folder / "r.html", "--trace", folder / "t.csv")
+        assert code == 0, err
+        self.trace_rows = (folder / "t.csv").read_text(encoding="utf-8-sig").splitlines()
+
+    def of(self, kind: str, period: str, name: str = "") -> Results:
+        found = [r for r in self.results if r["kind"] == kind and r.get("period", {}).get("kind") == period]
+        return [r for r in found if not name or r["id"] == name]
+
+
+@pytest.fixture(scope="module")
+def no_direct(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    return Day(tmp_path_factory.mktemp("direct"), "wind-line")
+
+
+@pytest.fixture(scope="module")
+def no_roof(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    return Day(tmp_path_factory.mktemp("roof"), "pv-canteen")
+
+
+@pytest.mark.parametrize("period", ["interval", "day", "month", "year"])
+def test_a_figure_without_a_meter_has_no_value(no_direct: Day, period: str) -> None:
+    found = no_direct.of("figure", period, "plain/consumption")
+    assert len(found) > 96 if period == "interval" else len(found) == 1
+    for figure in found:
+        assert "v" not in figure and figure["verdict"] == "no data"
+        assert figure["missing"] == ["direct.import"] and figure["completeness"] == "0"
+        assert all(one["n"] != "direct.import" for one in figure["inputs"])
+        assert all(one["basis"] != "assumed" for one in figure["inputs"])
+
+
+def test_figures_that_do_not_need_the_meter_are_whole(no_direct: Day) -> None:
+    (figure,) = no_direct.of("figure", "day", "plain/generation")
+    assert Decimal(figure["v"]) > 0 and Decimal(figure["completeness"]) > Decimal("0.9")
+
+
+def test_a_balance_without_a_meter_has_no_residual(no_direct: Day) -> None:
+    for period in ("interval", "day"):
+        for result in no_direct.of("balance", period):
+            assert result["verdict"] == "incomplete" and result["missing"] == ["wind-line/ac"]
+            assert "residual" not in result
+            assert "direct.import" not in {one["n"] for one in result["inputs"]}
+
+
+def test_an_hour_without_a_meter_has_no_consumption(no_direct: Day) -> None:
+    (trace,) = no_direct.of("trace", "day")
+    assert trace["hours"] == [] and trace["incomplete"] == 24 and trace["at_the_time"] == ""
+    assert [hour["n"] for hour in trace["missing"]] == [["direct.import"]] * 24
+    assert no_direct.trace_rows[1].endswith(",,,,,,,false")
+
+
+def test_a_report_names_what_is_missing(no_direct: Day) -> None:
+    (figure,) = [one for one in no_direct.report["figures"] if one["id"] == "plain/consumption"]
+    assert "v" not in figure and figure["missing"] == ["direct.import"] and figure["completeness"] == "0"
+    assert no_direct.report["balance"]["missing"] == ["wind-line/ac"]
+    assert "not judged, as readings are missing: wind-line/ac" in no_direct.text
+
+
+def test_what_is_missing_can_be_repeated(no_direct: Day, no_roof: Day) -> None:
+    for day in (no_direct, no_roof):
+        assert day.recomputed["differ"] == 0 and day.recomputed["unknown"] == 0, day.recomputed
+        assert day.recomputed["agree"] > 500
+
+
+def test_one_silent_meter_of_several_is_named(no_roof: Day) -> None:
+    """The others of its role still count: the figure is a lower bound, says how much of it is known, and names it."""
+    silent = [{"point": "ac.energy.export", "stream": "park7/gw01/pv-canteen"}]
+    for period in ("interval", "day", "month", "year"):
+        for figure in no_roof.of("figure", period, "plain/generation"):
+            (metered,) = figure["inputs"]
+            assert metered["silent"] == silent
+            assert Decimal(figure["completeness"]) <= Decimal(2) / 3
+    for result in no_roof.of("balance", "day"):
+        assert result["missing"] == ["pv-canteen/ac"] and "residual" not in result
+
+
+def test_a_report_knows_the_silent_meter(no_roof: Day) -> None:
+    (figure,) = [one for one in no_roof.report["figures"] if one["id"] == "plain/generation"]
+    assert figure["inputs"][0]["silent"][0]["stream"] == "park7/gw01/pv-canteen"
