@@ -31,6 +31,7 @@ class AsOf:
         self.ready_ms = 0  # what begins before is not known as the gateway knew it
         self.seen: dict[str, int] = {}
         self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
+        self._starts: dict[str, dict[date, list[array[int]]]] = {}  # of the same pages, by row
         self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
@@ -62,6 +63,8 @@ class AsOf:
 
     def _keep(self, stream: str, shape: Shape, day: date, rows: list[Row], packs: array[int]) -> None:
         mine, text = self._pages.setdefault(stream, {}).setdefault(day, []), shape.encode()
+        starts = self._starts.setdefault(stream, {}).setdefault(day, [])
+        starts.append(array("q", [row.start_ms for row in rows]))
         end_ms, body = max(row.end_ms for row in rows), encode(rows, len(shape.columns), compress=True)
         mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
 
@@ -91,7 +94,7 @@ class AsOf:
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Role sums of the single intervals of a day or a part of one."""
         day = self.cut.day(start_ms)
-        if not self.is_plain(day):  # the slow road: only what counts now
+        if not self.is_plain(day, end_ms):  # the slow road: only what counts now
             return intervals_of(self, self.cut, start_ms, end_ms)
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
@@ -102,9 +105,20 @@ class AsOf:
             parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
         return parts, [one.start_ms for one in parts]
 
-    def is_plain(self, day: date) -> bool:
-        """Has a day no corrections?"""
-        return day not in self._late_days
+    def is_plain(self, day: date, end_ms: int) -> bool:
+        """Has a day no corrections, and does every row of it that begins before ``end_ms`` count now?
+
+        A row may be written after the figure of its interval was made: of a device that is silent after a start.
+        """
+        if day in self._late_days:
+            return False
+        for stream, days in self._starts.items():
+            seen = self.seen.get(stream, 0)
+            for (_, packs), starts in zip(self._pages[stream].get(day, ()), days.get(day, ()), strict=True):
+                count = bisect_right(packs, seen)
+                if count < len(packs) and starts[count] < end_ms:
+                    return False
+        return True
 
     @contextmanager
     def all_seen(self) -> Iterator[None]:

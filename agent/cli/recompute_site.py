@@ -32,7 +32,7 @@ class Site:
 
     def _made(self, period: Period) -> list[Mapping[str, Any]]:
         book, day = self._book, self._book.cut.day(period.start_ms)
-        if period.kind == "interval" and book.is_plain(day):
+        if period.kind == "interval" and book.is_plain(day, period.end_ms):
             if self._day is None or self._day[0] != day:
                 self._day = day, *self._whole(day)
             _, takers, numbers = self._day
