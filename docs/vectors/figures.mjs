@@ -81,7 +81,7 @@ const show = (tree) => {
 const USUAL = ['kWh', 'tCO2', 'tce', 'm3', 'Nm3', 't', 'm2', 'kW', 'h'].map(unit)
 const sameDimension = (a, b) => JSON.stringify(bases(a)) === JSON.stringify(bases(b))
 
-const makePlan = (text, { sets, factors }) => {
+export const makePlan = (text, { sets, factors }) => {
   const chosen = []
   const choose = (id) => {
     if (chosen.some((one) => one.id === id)) return
@@ -145,7 +145,7 @@ const termsBelow = (plan, trees) => { // in the order in which they are met
   return [...found]
 }
 
-const formulaHash = (plan, one) => {
+export const formulaHash = (plan, one) => {
   const trees = [one.above, one.below].filter(Boolean)
   const lines = [[one.unit, ...one.units].map((u) => u.text).join(' '), ...trees.map(show)]
   for (const name of termsBelow(plan, trees).sort(byText)) lines.push(`${name} = ${show(plan.terms.get(name).tree)}`)

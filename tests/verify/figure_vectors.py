@@ -480,13 +480,13 @@ def files_of(name: str, park: Park) -> dict[str, bytes]:
 
 
 def definitions() -> bytes:
-    """The shipped sets and factors that the vectors need, as JSON: what a program without a TOML reader takes."""
+    """The shipped sets, and the factors that they use, as JSON: for a program without a TOML reader."""
     folder = Path(agent.indicators.__file__).parent
 
     def read(path: Path) -> Any:
         return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=str)
 
-    sets = {name: read(folder / "sets" / f"{name}.toml") for name in ("common", "plain", "national-2025")}
+    sets = {path.stem: read(path) for path in (folder / "sets").glob("*.toml")}
     factors = read(folder / "tables" / "china.toml")["factor"]
     return _json({"factors": factors, "sets": sets})
 

@@ -215,3 +215,22 @@ def test_the_page_names_every_vector() -> None:
 
     assert tomllib.loads(birth["text"], parse_float=str) == plan
     assert rfc8785.dumps(plan)
+
+
+def test_the_example_of_the_page_is_a_step_of_a_vector() -> None:
+    """docs/intervals.md: what of a step comes together until a boundary, rounded down in thousandths of a count."""
+    page = (VECTORS.parent / "intervals.md").read_text(encoding="utf-8")
+    found = re.search(
+        r"Example: counts of 0\.01 kWh, (\S+) at (\S+) and (\S+) at (\S+)\. Until\n(\S+) it is "
+        r"floor\(1000 \* (\d+) \* (\d+) / (\d+)\) = (\d+), which is (\S+) kWh; the next interval gets the other (\d+) ",
+        page,
+    )
+    assert found
+    first, at, last, until, boundary, growth, into, whole, part, amount, rest = found.groups()
+    rows = [line.split(",") for line in (FIGURES / "reset.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    exported = [row for row in rows if row[9] == "ac.energy.export"]
+    assert any(row[2][11:19] == boundary and row[21][14:23] == at[3:] and row[22] == first for row in exported)
+    assert any(row[3][11:19] == boundary and row[24][14:23] == until[3:] and row[25] == last for row in exported)
+    assert round((float(last) - float(first)) * 100) == int(growth)
+    assert 1000 * int(growth) * int(into) // int(whole) == int(part) and int(part) + int(rest) == 1000 * int(growth)
+    assert float(amount) == int(part) / 100_000
