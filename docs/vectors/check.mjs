@@ -333,7 +333,8 @@ if (options.includes('--recompute')) {
   const { lines, intervals, figures, others } = recompute(path, objects.map(({ raw }) => parse(raw)))
   for (const line of lines.slice(0, 20)) console.log(`differs: ${line}`)
   console.log(`intervals: ${intervals[0]} agree, ${intervals[1]} differ`)
-  console.log(`figures: ${figures[0]} agree, ${figures[1]} differ; ${others} results of other kinds are not recomputed here`)
+  const more = others ? `; ${others} balances and derived points are not recomputed here` : ''
+  console.log(`figures and traces: ${figures[0]} agree, ${figures[1]} differ${more}`)
   differ = intervals[1] + figures[1]
 }
 process.exit(found.verdict === 'verified' && !differ ? 0 : 6)

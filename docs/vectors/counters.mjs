@@ -27,11 +27,13 @@ export const makeCut = (zone, length) => {
     const guess = Date.UTC(year, month, day)
     return guess - offset(guess - offset(guess))
   }
+  let today = [0, 0]
   const dayOf = (at) => {
+    if (today[0] <= at && at < today[1]) return today
     const p = parts(at)
-    const [start, end] = [midnight(p.year, p.month - 1, p.day), midnight(p.year, p.month - 1, p.day + 1)]
-    if (end - start !== DAY) throw new Unsupported('a day on which the clock changes')
-    return [start, end]
+    today = [midnight(p.year, p.month - 1, p.day), midnight(p.year, p.month - 1, p.day + 1)]
+    if (today[1] - today[0] !== DAY) throw new Unsupported('a day on which the clock changes')
+    return today
   }
   const interval = (at) => {
     const [day] = dayOf(at)

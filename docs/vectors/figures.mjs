@@ -1,8 +1,8 @@
 // Intervals and figures recomputed from an exported folder, with nothing of meterhouse: `check.mjs FOLDER --recompute`.
 //
 // Formulas, terms, inputs and factors come from definitions.json, the park's plan from FOLDER.plan.json (both are the
-// TOML files as JSON), everything else from the packs. Figures are compared member by member; balances, derived points
-// and traces are not recomputed here.
+// TOML files as JSON), everything else from the packs. Figures and traces are compared member by member; balances and
+// derived points are not recomputed here.
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -174,20 +174,16 @@ const entryOf = (plan, id, year) => {
 // --- amounts by role and flow
 
 // The sums of one interval: of each (role, flow, unit) amount, flawed part, share that is known, flags, where from.
-const sumsOf = (streams, seen, start, end, places) => {
-  const found = new Map()
-  let newest = start
+// places: by those three what the day has of them, {role, flow, unit, points}; newest: end of the newest row of the day.
+const sumsOf = (streams, seen, start, end, places, newest) => {
+  const found = new Map([...places].map(([key, { role, flow, unit: u }]) => [key, { key, role, flow, unit: u, amount: ZERO,
+    flawed: ZERO, covered: 0, flags: 0, sources: [], isKnown: false }]))
   for (const [stream, { columns, rows }] of streams) {
-    const mine = rows.filter((r) => r.pack <= (seen.get(stream) ?? 0) && start <= r.start && r.end <= end)
-    if (!mine.length) continue
-    newest = Math.max(newest, ...mine.map((r) => r.end))
+    const mine = rows.filter((r) => r.pack <= (seen.get(stream) ?? 0) && r.start === start)
     for (const [n, c] of columns.entries()) {
-      if (!c.role || !c.flow) continue
-      const key = [c.role, c.flow, c.unit].join('\n')
-      const into = found.get(key) ?? found.set(key, { key, role: c.role, flow: c.flow, unit: c.unit, amount: ZERO,
-        flawed: ZERO, covered: 0, flags: 0, sources: [], isKnown: false }).get(key)
-      const known = mine.filter((r) => r.cells.has(n)).sort((a, b) => a.revision - b.revision)
-      if (!known.length) continue
+      const into = found.get([c.role, c.flow, c.unit].join('\n'))
+      const known = mine.filter((r) => r.cells.has(n)).sort((x, y) => x.revision - y.revision)
+      if (!into || !known.length) continue
       const row = known.at(-1)
       const cell = row.cells.get(n)
       const amount = times(ratio(cell.amount, 10n ** BigInt(c.places + 3)), c.factor)
@@ -199,10 +195,10 @@ const sumsOf = (streams, seen, start, end, places) => {
       into.sources.push({ stream, point: c.point, first: row.first, last: row.last })
     }
   }
-  const known = Math.min(end, newest) - start
-  return [...found.values()].filter((one) => one.isKnown || known > 0).sort((a, b) => byText(a.key, b.key)).map((one) => {
-    one.sources.sort((a, b) => byText(a.stream, b.stream) || byText(a.point, b.point))
-    const due = Math.max(known, 1) * places.get(one.key).size
+  const time = Math.min(end, newest) - start
+  return [...found.values()].filter((one) => one.isKnown || time > 0).sort((x, y) => byText(x.key, y.key)).map((one) => {
+    one.sources.sort((x, y) => byText(x.stream, y.stream) || byText(x.point, y.point))
+    const due = Math.max(time, 1) * places.get(one.key).points.size
     const share = one.isKnown ? Math.floor((Math.min(one.covered, due) * 1e6) / due) : 0
     const isWhole = one.isKnown && one.covered >= due
     return { ...one, start, end, share: ratio(BigInt(share), 1_000_000n), flags: one.flags | (isWhole ? 0 : FLAG.incomplete) }
@@ -212,24 +208,37 @@ const sumsOf = (streams, seen, start, end, places) => {
 const widened = (one, other) => ({ ...one, last: Math.max(one.last, other.last),
   first: Math.min(...[one.first, other.first].filter(Boolean), one.first || other.first || 0) })
 
+// The sums of all intervals of a period, one interval after the other, of days of which something is known.
+const intervalSums = function* (streams, seen, cut, from, until) {
+  const isHere = (stream, row, start, end) => row.pack <= (seen.get(stream) ?? 0) && start <= row.start && row.end <= end
+  const days = new Set([...streams.values()].flatMap(({ rows }) => rows.map((row) => cut.dayOf(row.start)[0])))
+  for (const day of [...days].sort((x, y) => x - y)) {
+    const [start, end] = [Math.max(day, from), Math.min(cut.dayOf(day)[1], until)]
+    const places = new Map()
+    let newest = start
+    for (const [stream, { columns, rows }] of streams) {
+      const mine = rows.filter((row) => isHere(stream, row, start, end))
+      newest = Math.max(newest, ...mine.map((row) => row.end))
+      for (const { role, flow, unit: u, point } of mine.length ? columns : []) {
+        const key = [role, flow, u].join('\n')
+        if (!role || !flow) continue
+        if (!places.has(key)) places.set(key, { role, flow, unit: u, points: new Set() })
+        places.get(key).points.add(`${stream}\n${point}`)
+      }
+    }
+    for (let [at, to] = cut.interval(start); to <= end; [at, to] = cut.interval(to)) {
+      yield sumsOf(streams, seen, at, to, places, newest)
+    }
+  }
+}
+
 // All intervals of a period added up, and the highest window of each role.
 const supplyOf = (streams, seen, cut, from, until) => {
   const sums = new Map()
   const demands = new Map()
-  const starts = [...new Set([...streams.values()].flatMap(({ rows }) => rows.map((r) => r.start)))].sort((a, b) => a - b)
-  for (const start of starts.filter((at) => from <= at && cut.interval(at)[1] <= until)) {
-    const places = new Map() // how many points each (role, flow, unit) has in this day
-    const [day, over_] = cut.dayOf(start)
-    for (const [stream, { columns, rows }] of streams) {
-      if (!rows.some((r) => r.pack <= (seen.get(stream) ?? 0) && day <= r.start && r.start < over_)) continue
-      for (const c of columns) {
-        const key = [c.role, c.flow, c.unit].join('\n')
-        if (c.role && c.flow) (places.get(key) ?? places.set(key, new Set()).get(key)).add(`${stream}\n${c.point}`)
-      }
-    }
-    const [first, end] = cut.interval(start)
-    for (const one of sumsOf(streams, seen, first, end, places)) {
-      const length = BigInt(end - first)
+  for (const found of intervalSums(streams, seen, cut, from, until)) {
+    for (const one of found) {
+      const length = BigInt(one.end - one.start)
       const before = sums.get(one.key)
       const known = times(one.share, ratio(length))
       if (!before) sums.set(one.key, { ...one, known, sources: [...one.sources] })
@@ -401,6 +410,44 @@ const makeFigure = (plan, one, said, supply, entries, cut) => {
   }
 }
 
+// --- the green power of a day, hour by hour
+
+const SLOTS = { 'direct import': 'direct', 'grid import': 'taken', 'grid export': 'given', 'storage charge': 'charge',
+  'storage discharge': 'discharge' }
+const slotOf = ({ role, flow }) => (/^generation\.(pv|wind|hydro)$/.test(role) && flow === 'generation' ? 'generation'
+  : SLOTS[`${role} ${flow}`])
+
+const makeTrace = (said, streams, seen, cut) => {
+  const hours = new Map()
+  for (const found of intervalSums(streams, seen, cut, ms(said.period.from), ms(said.period.until))) {
+    for (const one of found.filter((s) => s.unit === 'kWh' && slotOf(s))) {
+      const at = one.start + cut.offset(one.start)
+      const from = one.start - (at % 3_600_000)
+      const hour = hours.get(from) ?? hours.set(from, { complete: true }).get(from)
+      hour[slotOf(one)] = plus(hour[slotOf(one)] ?? ZERO, one.amount)
+      if (compare(one.share, ONE) !== 0 || one.flags & FLAW) hour.complete = false
+    }
+  }
+  const totals = { consumption: ZERO, own: ZERO, direct: ZERO, storage: ZERO, grid: ZERO }
+  const made = [...hours].sort((a, b) => a[0] - b[0]).map(([from, hour]) => {
+    const { generation = ZERO, direct = ZERO, taken = ZERO, given = ZERO, charge = ZERO, discharge = ZERO } = hour
+    const consumption = largest(minus(minus(sum([generation, direct, taken, discharge]), given), charge), ZERO)
+    const exported = smallest(given, generation)
+    const own = smallest(minus(generation, exported), consumption)
+    const line = smallest(direct, minus(consumption, own))
+    const storage = smallest(discharge, minus(minus(consumption, own), line))
+    const parts = { consumption, own, direct: line, storage, grid: minus(minus(minus(consumption, own), line), storage) }
+    for (const [name, amount] of Object.entries(parts)) totals[name] = plus(totals[name], amount)
+    const shown = Object.fromEntries(Object.entries({ ...parts, exported }).map(([name, amount]) => [name, written(amount)]))
+    return { from: from / 1000, to: from / 1000 + 3600, complete: hour.complete, ...shown }
+  })
+  const green = plus(totals.own, totals.direct)
+  return { kind: 'trace', id: 'green/hour', period: said.period, u: 'kWh', hours: made,
+    ...Object.fromEntries(Object.entries(totals).map(([name, amount]) => [name, written(amount)])),
+    at_the_time: isZero(totals.consumption) ? '' : written(significant(over(green, totals.consumption), 28)),
+    incomplete: made.filter((hour) => !hour.complete).length }
+}
+
 const differences = (said, made, place = '') => {
   if (said !== null && made !== null && typeof said === 'object' && typeof made === 'object') {
     const keys = [...new Set([...Object.keys(said), ...Object.keys(made)])]
@@ -451,6 +498,7 @@ export const recompute = (folder, objects) => {
   const plan = makePlan(text, definitions)
   const entries = []
   const seen = new Map()
+  const supplies = new Map() // by period, and by what was known
   for (const pack of results) {
     const all = pack.results ?? []
     for (const result of all) if (result.kind === 'declaration') entries.push(result)
@@ -459,12 +507,18 @@ export const recompute = (folder, objects) => {
       for (const { packs: known } of group.filter((r) => r.kind === 'known')) for (const p of known) seen.set(p.stream, p.last)
       const known = entries.filter((e) => e.at < until)
       for (const said of group) {
+        if (said.kind === 'trace') {
+          judge(found.figures, `${said.id} of ${said.period.label}`, differences(said, makeTrace(said, streams, seen, cut)))
+          continue
+        }
         if (said.kind !== 'figure') {
           found.others += said.kind === 'known' ? 0 : 1
           continue
         }
         const one = plan.indicators.get(said.id)
-        const supply = supplyOf(streams, seen, cut, ms(said.period.from), ms(until))
+        const stretch = `${said.period.from} ${until} ${[...seen]}`
+        if (!supplies.has(stretch)) supplies.set(stretch, supplyOf(streams, seen, cut, ms(said.period.from), ms(until)))
+        const supply = supplies.get(stretch)
         const wrong = one ? differences(said, makeFigure(plan, one, said, supply, known, cut)) : ['no such figure in this plan']
         judge(found.figures, `${said.id} of ${said.period.label}`, wrong)
       }

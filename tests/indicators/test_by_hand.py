@@ -94,7 +94,7 @@ def test_a_program_in_javascript_comes_to_every_interval_and_figure(day: Lived, 
     )  # fmt: skip
     rows = (tmp_path / "park.csv").read_text(encoding="utf-8").count("\n") - 1
     assert done.returncode == 0 and f"intervals: {rows} agree, 0 differ" in done.stdout, done.stdout + done.stderr
-    assert re.search(r"figures: [0-9]{3} agree, 0 differ;", done.stdout) and rows > 3000
+    assert re.search(r"figures and traces: [0-9]{3} agree, 0 differ;", done.stdout) and rows > 3000
 
 
 def totals() -> dict[str, F]:

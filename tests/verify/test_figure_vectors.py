@@ -65,12 +65,12 @@ def rewritten(folder: Path, file: str, change: Change) -> None:
     path.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
-def figures_in(packs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [r for pack in packs for r in pack.get("results", ()) if r["kind"] == "figure"]
+def figures_in(packs: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    return [r for pack in packs for r in pack.get("results", ()) if r["kind"] in (kinds or ("figure",))]
 
 
-def signed(name: str) -> list[dict[str, Any]]:
-    return figures_in([json.loads(line) for line in (FIGURES / name / INDICATORS).read_bytes().splitlines()])
+def signed(name: str, *kinds: str) -> list[dict[str, Any]]:
+    return figures_in([json.loads(line) for line in (FIGURES / name / INDICATORS).read_bytes().splitlines()], *kinds)
 
 
 def last_digit(text: str) -> str:
@@ -90,7 +90,7 @@ def test_javascript_comes_to_the_same_intervals_and_figures(name: str) -> None:
     rows = (FIGURES / f"{name}.csv").read_text(encoding="utf-8").count("\n") - 1
     assert code == 0 and re.match("verified: ", out), out
     assert f"intervals: {rows} agree, 0 differ\n" in out
-    assert f"figures: {len(signed(name))} agree, 0 differ;" in out
+    assert f"figures and traces: {len(signed(name, 'figure', 'trace'))} agree, 0 differ\n" in out
     assert len(signed(name)) >= 12 and rows >= 9
 
 
@@ -159,7 +159,19 @@ def test_javascript_sees_one_digit_of_a_signed_figure(name: str, change: Any, tm
     one = signed(name)[wanted[-1]]
     assert out.startswith("verified: ") or "\nverified: " in out, out
     assert code == 6 and f"differs: {one['id']} of {one['period']['label']}: " in out, out
-    assert " agree, 1 differ; " in out and "intervals" in out
+    assert " agree, 1 differ\n" in out and "intervals" in out
+
+
+def test_javascript_sees_one_digit_of_a_trace(tmp_path: Path) -> None:
+    folder = copied("day", tmp_path)
+
+    def change(packs: list[dict[str, Any]]) -> None:
+        hour = figures_in(packs, "trace")[0]["hours"][3]
+        hour["grid"] = last_digit(hour["grid"])
+
+    rewritten(folder, INDICATORS, change)
+    code, out = node(folder)
+    assert code == 6 and "differs: green/hour of 2025-06-30: hours 3 grid: signed" in out, out
 
 
 @pytest.mark.parametrize("name", NAMES)
