@@ -148,13 +148,14 @@ const emptyCell = () => ({ amount: 0n, covered: 0, spread: 0, readings: 0, flags
 
 class Counter {
   constructor(column, cut, closed, verdicts) {
-    Object.assign(this, { column, cut, closed, verdicts, has: false, held: false, carry: 0, known: 0, pace: 0, waiting: [] })
+    Object.assign(this, { column, cut, closed, verdicts, has: false, held: false, carry: 0, levels: [], pace: 0, waiting: [] })
   }
 
   // A reading as it comes. What is no plain growth waits until those after it tell what happened.
   take(reading) {
     if (!this.held && this.isPlain(reading)) return this.accept(reading, reading.value - (this.has ? this.level : 0n), true, 0)
     this.held = true
+    if (this.isRepeated(reading)) this.waiting.pop()
     this.waiting.push(reading)
     while (this.waiting.length) {
       const [now, ...later] = this.waiting
@@ -165,6 +166,11 @@ class Counter {
     this.held = false
   }
 
+  isRepeated({ value, range }) { // a night of zeros says no more than its first ones and its last
+    if (this.waiting.length < 3 || (this.has && !range && value >= this.level)) return false
+    return this.waiting.slice(-2).every((one) => one.range === range && (range || one.value === value))
+  }
+
   isPlain({ time, value, range }) {
     if (range || value < 0n || (this.has && time <= this.time)) return false
     if (!this.has) return false // the first of all is looked at as well
@@ -172,7 +178,7 @@ class Counter {
     const few = 10n * this.column.count
     if (rise <= few) return rise >= 0n || (value > 0n && -rise <= few)
     if (this.column.modulus && rise > this.column.modulus >> 1n) return false
-    return this.known > 3 && Number(rise) <= 10 * this.pace * (time - this.time)
+    return this.levels.length > 3 && Number(rise) <= 10 * this.pace * (time - this.time)
   }
 
   judge(now, later) {
@@ -184,10 +190,9 @@ class Counter {
       this.accept(now, 0n, true, 0)
       return true
     }
-    const event = this.verdicts.find((e) => e.t <= now.time && now.time <= e.until)
+    const event = this.verdicts.find((e) => this.isAbout(e, now))
     if (!event) { // growth, as it turned out: two readings after it, and three rises known beside its own
-      if (now.value < this.level) throw new Unsupported(`${this.column.point}: a fall without a verdict`)
-      if (!this.hasStayed(now, later)) return false
+      if (now.value < this.level || !this.hasStayed(now, later)) return false // of a fall the event says when it is judged
       this.accept(now, now.value - this.level, true, 0)
       return true
     }
@@ -202,13 +207,17 @@ class Counter {
     return true
   }
 
+  isAbout(event, { time, value }) { // the same wrong value again, from the same good reading, has no event of its own
+    if (event.t <= time && time <= event.until) return true
+    const isSame = event.kind === 'glitch' && event.t < time && ms(event.before.t) === this.time
+    return isSame && event.after !== null && scaled(event.after, this.column.places) === value
+  }
+
   hasStayed(now, later) { // up there, and what is usual is known
-    let [rises, before] = [this.known - 2, this.level]
-    for (const { value } of [now, ...later]) {
-      if (value > before && before > 0n) rises += 1
-      before = value
-    }
-    return (later.length >= 2 && rises >= 3) || this.isLate(now)
+    const isGlitch = ({ time }) => this.verdicts.some((e) => e.kind === 'glitch' && e.t <= time && time <= e.until)
+    const all = [...this.levels, ...[now, ...later].filter((one) => !isGlitch(one)).map((one) => one.value)]
+    const rises = all.filter((value, n) => n && value > all[n - 1] && all[n - 1] > 0n).length
+    return (later.length >= 2 && rises - 1 >= 3) || this.isLate(now)
   }
 
   livesOn(now, later) { // from where it fell to
@@ -223,7 +232,7 @@ class Counter {
     const now = { time, value, seq }
     if (!this.has) {
       [this.start, this.end] = this.cut.interval(time)
-      Object.assign(this, { has: true, cell: emptyCell(), total: 0n, run: [], time, level: value, known: 1 })
+      Object.assign(this, { has: true, cell: emptyCell(), total: 0n, run: [], time, level: value, levels: [value] })
       this.cell.flags = own | this.carry
       this.carry = own
       return this.touch(now)
@@ -235,8 +244,8 @@ class Counter {
       growth = 0n
       value = this.level
     } else if (value !== this.level || !covered) {
-      if (covered) this.pace += (Number(growth) / (time - this.time) - this.pace) / (this.known > 1 ? 4 : 1)
-      this.known = covered ? Math.min(this.known + 1, 8) : 1
+      if (covered) this.pace += (Number(growth) / (time - this.time) - this.pace) / (this.levels.length > 1 ? 4 : 1)
+      this.levels = covered ? [...this.levels, value].slice(-8) : [value]
     }
     this.move(time, growth, flags, covered, now)
     this.level = value

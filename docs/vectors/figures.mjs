@@ -263,7 +263,7 @@ const supplyOf = (streams, seen, cut, from, until) => {
   }
   const elapsed = whole(Math.max(until - from, 1))
   const all = [...sums.values()].map((one) => ({ ...one, share: smallest(significant(over(one.known, elapsed), 28), ONE) }))
-  return { all, demands }
+  return { all, demands, configured: [...streams.values()].flatMap(({ columns }) => columns) }
 }
 
 const ENERGY = { generation: ['generation'], load: ['consumption'] }
@@ -278,20 +278,21 @@ const fits = (one, role, flow) => {
 }
 const mean = (all) => over(sum(all), whole(all.length))
 
-const metered = (name, { all, demands }) => {
+// configured: what role, flow and unit the counters of all births have; such a role without any row is missing, not 0
+const metered = (name, { all, demands, configured }) => {
   const at = name.lastIndexOf('.')
   const [role, flow] = [name.slice(0, at), name.slice(at + 1)]
   const made = { n: name, basis: 'metered', unit: unit(FLOWS[flow]), value: ZERO, share: ZERO, estimated: ZERO, from: [] }
   if (!all.length) return made
   if (flow === 'demand') {
     const mine = all.filter((one) => one.role === role && one.unit === 'kWh')
-    if (!mine.length) return null
+    if (!mine.length) return configured.some((one) => one.role === role && one.unit === 'kWh') ? made : null
     const top = demands.get(role)
     if (!top) return made
     return { ...made, value: times(top.power, made.unit.factor), share: mean(mine.map((one) => one.share)), from: top.sources }
   }
   const mine = all.filter((one) => fits(one, role, flow))
-  if (!mine.length) return null
+  if (!mine.length) return configured.some((one) => one.flow && fits(one, role, flow)) ? made : null
   const base = (one, key) => times(one[key], unit(one.unit).factor)
   const amount = sum(mine.map((one) => base(one, 'amount')))
   const flawed = sum(mine.map((one) => base(one, 'flawed')))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import struct
 import tempfile
 import tomllib
@@ -104,6 +105,9 @@ class Meter:
     roles: Mapping[str, str]
     points: Mapping[str, Count]
     ct: int = 1
+    seal_s: int = (
+        0  # how often it is sealed, where that is less often than the others: a silent device's packs are long
+    )
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,8 @@ class Play:
         clock = {"error_ms": 1.2, "kernel_boot": None, "mono_ms": to_ms - self.start_ms, "synced": True}
         works, packs = [], []
         for unit in self.units:
+            if unit.meter.seal_s and (to_ms - self.start_ms) % (unit.meter.seal_s * 1000):
+                continue
             held, events = unit.positions[:], unit.events
             unit.events = []
             made = unit.packer.seal(self.ring, unit.positions, to_ms, clock, events, Reason.TIMEOUT)
@@ -453,10 +459,11 @@ def day() -> Park:
 def missing() -> Park:
     """A direct line is configured, and its meter never answers: what a figure says of it then.
 
-    Not among ``VECTORS`` as long as figures take such a meter for one that nobody has.
+    The first figures are made before anything is written of it, as its packs are of 15 minutes. Not among ``VECTORS``
+    as long as figures take such a meter for one that nobody has; then ``@vector`` makes it one.
     """
     about = "the meter of the direct line never answers: figures that need it have no value"
-    line = Meter("line", "electric", {"ac": "direct"}, {"ac.energy.import": lambda ms: None})
+    line = Meter("line", "electric", {"ac": "direct"}, {"ac.energy.import": lambda ms: None}, seal_s=900)
     return Park(about, datetime(2025, 6, 30, 11), datetime(2025, 6, 30, 12, 20), (gate(), roof(), line))
 
 
@@ -497,3 +504,33 @@ def all_files() -> dict[str, bytes]:
     for name, make in VECTORS.items():
         out |= files_of(name, make())
     return out
+
+
+def random_park(seed: int) -> Park:
+    """Counters that are even, bursty, rare or huge, silences, a restart; another one for each seed."""
+    rng = random.Random(seed)
+    every_s = rng.choice([20, 60, 60, 120])
+
+    def counter(scale: str) -> Count:
+        kind = rng.choice(["even", "bursty", "rare", "huge"])
+        draws: dict[str, Callable[[], int]] = {
+            "even": lambda: rng.randint(20, 60),
+            "bursty": lambda: rng.choice([0, 0, 0, rng.randint(1, 200)]),
+            "rare": lambda: rng.choice([0] * 8 + [rng.randint(1, 5000)]),
+            "huge": lambda: rng.randint(100_000, 3_000_000),
+        }
+        steps = [str(draws[kind]() * Decimal(scale)) for _ in range(rng.randint(3, 40))]
+        made = steady(str(rng.randint(1000, 10**7) * Decimal(scale)), steps, every_s)
+        if rng.random() < 0.4:
+            from_ms = rng.randint(5, 60) * MINUTE_MS
+            made = silent(made, from_ms, from_ms + rng.randint(1, 45) * MINUTE_MS)
+        return made
+
+    taken, given, sun = counter("0.01"), counter("0.01"), counter("0.001")
+    if rng.random() < 0.35:
+        at_ms = rng.randint(20, 50) * MINUTE_MS // (every_s * 1000) * every_s * 1000
+        taken = restarted(taken, at_ms, rng.choice(["0", "0.05", "3.20"]))
+    begins = datetime(2025, 6, 30, 22, rng.choice([0, 7, 30]))
+    seal_s, length_s = rng.choice([60, 300, 900]), rng.choice([300, 900, 1800])
+    meters = gate(taken, given), roof(sun)
+    return Park(f"seed {seed}", begins, datetime(2025, 7, 1, 0, 30), meters, every_s, seal_s, length_s)

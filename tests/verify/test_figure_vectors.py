@@ -217,6 +217,18 @@ def test_a_figure_that_was_made_before_a_device_wrote_its_interval_is_repeated(t
     assert found.differ == [] and found.agree > 60 and not found.counts["unknown"]
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_javascript_agrees_on_parks_made_at_random(seed: int, tmp_path: Path) -> None:
+    """The page is enough: whatever the pace of counters, silences, restarts, packs and intervals."""
+    for file, raw in figure_vectors.files_of("park", figure_vectors.random_park(seed)).items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(raw)
+    shutil.copy(FIGURES / "definitions.json", tmp_path)
+    code, out = node(tmp_path / "park")
+    assert code == 0 and out.count(" 0 differ") == 2, out
+    assert recompute([tmp_path / "park"], None).counts == {"differ": 0, "unknown": 0}
+
+
 def test_the_page_names_every_vector() -> None:
     page = (VECTORS / "README.md").read_text(encoding="utf-8")
     for name in NAMES:
