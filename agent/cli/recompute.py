@@ -18,6 +18,7 @@ from agent.indicators.compute import slots_of
 from agent.indicators.declared import Declaration, from_dict
 from agent.indicators.definitions import PlanText, parse_plan, shipped_sets
 from agent.indicators.evaluate import evaluate
+from agent.indicators.factors import shipped
 from agent.indicators.figure import Period
 from agent.indicators.plan import Plan, make_plan
 from agent.indicators.report import trace_result
@@ -310,7 +311,23 @@ def _compare(
         known_entries = [entry for entry in entries if entry.at_ms < period.until_ms]
         supply = adding.tally(period).supply(known_entries, period)
         made = evaluate(plan, period, supply, [indicator])[0].as_dict(said["config"])
+        _keep_words(said["factors"], made["factors"])
     _judge(said, made, out)
+
+
+def _keep_words(said: Sequence[Mapping[str, Any]], made: Iterable[dict[str, Any]]) -> None:
+    """What a version says about a shipped factor beside its value may be corrected in the next: no other figure."""
+    signed = {one["id"]: one for one in said}
+    for one in made:
+        name, _, year = one["id"].rpartition("@")
+        factor, words = shipped().get(name), signed.get(one["id"])
+        entry = next((e for e in factor.entries if f"{e.year}" == year), None) if factor else None
+        if words is None or entry is None or (entry.text, entry.source) != (one["v"], one["source"]):
+            continue  # not in the figure, or the plan's own: its text is in the packs
+        for key in ("source", "status", "published"):
+            one.pop(key, None)
+            if key in words:
+                one[key] = words[key]
 
 
 def _compare_site(said: Result, site: Site, book: AsOf, here: Mapping[str, Runs], out: Repeated) -> None:

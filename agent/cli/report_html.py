@@ -250,7 +250,8 @@ def _factors(figures: Iterable[Mapping[str, Any]], language: str) -> str:
     for figure in figures:
         for one in figure["factors"]:
             status = words["factor_assumed" if one["status"] == "assumed" else one["status"]]
-            seen.setdefault(one["id"], (one["id"], f"{one['v']} {one['u']}", status, one["source"]))
+            source = ", ".join(filter(None, (one["source"], one.get("published"))))
+            seen.setdefault(one["id"], (one["id"], f"{one['v']} {one['u']}", status, source))
     if not seen:
         return ""
     heads = (words["factors"], words["value"], words["status"], words["source"])

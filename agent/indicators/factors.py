@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from fractions import Fraction
 from functools import cache
 from importlib import resources
@@ -20,12 +21,16 @@ Status = Literal["official", "quoted", "assumed"]
 
 
 class EntryText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One published value as written in TOML; ``value`` is a decimal or a quotient of whole numbers, as text."""
+    """One published value as written in TOML; ``value`` is a decimal or a quotient of whole numbers, as text.
+
+    ``year`` is the year of the data; ``published`` the date of the publication, "" where it is not known.
+    """
 
     year: int
     value: str
     status: Status
     source: str
+    published: str = ""
 
 
 class FactorText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -55,6 +60,7 @@ class Entry:
     base: Fraction
     status: Status
     source: str
+    published: str = ""  # 2025-12-31; "" where nobody knows
 
     @property
     def name(self) -> str:
@@ -87,11 +93,13 @@ def make_factors(texts: Iterable[FactorText], where: str) -> dict[str, Factor]:
         try:
             unit = parse_unit(text.unit)
             entries = [
-                Entry(text.id, e.year, e.value, unit, _number(e.value) * unit.factor, e.status, e.source)
+                Entry(text.id, e.year, e.value, unit, _number(e.value) * unit.factor, e.status, e.source, e.published)
                 for e in text.entry
             ]
         except (ValueError, ZeroDivisionError) as error:
             raise ConfigError(str(error), where=place, hint='A value is text, such as "0.8325" or "44/12"') from None
+        for entry in entries:
+            _check_date(entry.published, place)
         years = [entry.year for entry in entries]
         if not years or len(set(years)) != len(years):
             raise ConfigError("wants one entry a year, and at least one", where=place)
@@ -110,6 +118,15 @@ def _number(text: str) -> Fraction:
         raise ValueError(f"{text!r} is no plain number")
     above, slash, below = text.partition("/")
     return Fraction(above) / (int(below) if slash else 1)
+
+
+def _check_date(text: str, where: str) -> None:
+    try:
+        right = not text or date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        right = False
+    if not right:
+        raise ConfigError(f"published = {text!r} is not a date", where=where, hint='Write it as "2025-12-31"')
 
 
 @cache

@@ -117,10 +117,7 @@ class Figure:
             "completeness": decimal_text(self.completeness),
             "config": config,
             "estimated": decimal_text(self.estimated),
-            "factors": [
-                {"id": e.name, "source": e.source, "status": e.status, "u": e.unit.text, "v": e.text}
-                for e in self.factors
-            ],
+            "factors": [_factor(entry) for entry in self.factors],
             "formula": {"hash": one.hash, "numerator": one.numerator.text},
             "id": one.name,
             "inputs": [_input(amount) for amount in self.inputs],
@@ -151,6 +148,11 @@ def _value(base: Fraction, unit: Unit) -> dict[str, str]:
 
 def _seconds(ms: int) -> int | float:
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
+
+
+def _factor(entry: Entry) -> dict[str, str]:
+    plain = {"id": entry.name, "source": entry.source, "status": entry.status, "u": entry.unit.text, "v": entry.text}
+    return plain | ({"published": entry.published} if entry.published else {})
 
 
 def _input(amount: Amount) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 // Checks an exported folder, or all cases of cases.json, with nothing but Node 20:
 //
-//   node check.mjs FOLDER [THUMBPRINT...]
+//   node check.mjs FOLDER [THUMBPRINT...] [--recompute]
 //   node check.mjs cases.json
 //
-// `--libraries` takes RFC 8785 and JWS from `jose` and `canonicalize`, where `npm install` has put them beside this
+// `--recompute` makes the intervals and figures of the folder again from its readings (figures.mjs). `--libraries` takes RFC 8785 and JWS from `jose` and `canonicalize`, where `npm install` has put them beside this
 // file, in place of what is written in signed.mjs. A second implementation, so that the format is what pack-format.md
 // says and not what one library does. It reads everything before it judges; `meterhouse verify` judges as packs come.
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import * as zlib from 'node:zlib'
+import { recompute } from './figures.mjs'
 import { check, isObject, ms, parse, readChain, Refused, text, useLibraries, want, whole } from './signed.mjs'
 
 // --- one pack by itself
@@ -317,17 +318,23 @@ const checkCases = async (file) => {
   return wrong.length ? 1 : 0
 }
 
-const args = process.argv.slice(2)
-const at = args.indexOf('--libraries')
-if (at >= 0) {
-  args.splice(at, 1)
-  await useLibraries()
-}
-const [path, ...pins] = args
+const options = process.argv.slice(2).filter((arg) => arg.startsWith('--'))
+const [path, ...pins] = process.argv.slice(2).filter((arg) => !arg.startsWith('--'))
+if (options.includes('--libraries')) await useLibraries()
 if (statSync(path).isFile()) process.exit(await checkCases(path))
 const list = join(path, 'streams.txt')
 const only = existsSync(list) ? readFileSync(list, 'utf8').split(/\s+/).filter(Boolean) : []
-const found = await judge(readFolder(path), pins, only)
+const objects = readFolder(path)
+const found = await judge(objects, pins, only)
 for (const line of [...found.refused, ...found.conflicts, ...found.open].slice(0, 20)) console.log(line)
 console.log(`${found.verdict}: ${found.packs} packs of ${found.streams} streams`)
-process.exit(found.verdict === 'verified' ? 0 : 6)
+let differ = 0
+if (options.includes('--recompute')) {
+  const { lines, intervals, figures, others } = recompute(path, objects.map(({ raw }) => parse(raw)))
+  for (const line of lines.slice(0, 20)) console.log(`differs: ${line}`)
+  console.log(`intervals: ${intervals[0]} agree, ${intervals[1]} differ`)
+  const more = others ? `; ${others} balances and derived points are not recomputed here` : ''
+  console.log(`figures and traces: ${figures[0]} agree, ${figures[1]} differ${more}`)
+  differ = intervals[1] + figures[1]
+}
+process.exit(found.verdict === 'verified' && !differ ? 0 : 6)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from decimal import Decimal
 
 import pytest
+import rfc8785
 
 from agent.cli.plan import PaceCost, line_shares, plan_notes
 from drivers.model import PlanSummary
@@ -143,3 +146,10 @@ def test_opens_nothing(mh, park, served) -> None:
 def test_shares_are_exact_enough_for_a_thousand_devices() -> None:
     costs = [PaceCost(f"m{n}", "l", "normal", 5_000, PlanSummary(1, 10, 5, 0.004)) for n in range(1_000)]
     assert Decimal(line_shares(costs)["l"]).quantize(Decimal("0.001")) == Decimal("0.800")
+
+
+def test_the_hash_follows_from_the_configuration_that_is_printed(mh, park) -> None:
+    """docs/pack-format.md: SHA-256 of the RFC 8785 form of `config`, as births carry it."""
+    facts = json.loads(mh("check", "--json", "-c", park(more=UPLINK + 'confirm = "broker"\n')).out)
+    digest = hashlib.sha256(rfc8785.dumps(facts["config"])).digest()
+    assert facts["hash"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import subprocess
+import tomllib
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -72,6 +75,26 @@ def test_the_tables_are_those_of_the_run(day: Lived, tmp_path: Path) -> None:
     for row in shown:
         assert [D(cell) for cell in row[1:]] == [hours[row[0], name] for name in COLUMNS]
     assert [D(cell) for cell in whole[1:]] == [sum(D(row[n]) for row in shown) for n in range(1, len(COLUMNS) + 1)]
+
+
+def test_a_program_in_javascript_comes_to_every_interval_and_figure(day: Lived, tmp_path: Path) -> None:
+    """docs/vectors/figures.mjs, on two days of a whole park: storage, loads, all media."""
+    if not shutil.which("node"):
+        pytest.skip("no Node here")
+    vectors = Path(__file__).parents[2] / "docs" / "vectors"
+    code, _, err = mh("export", tmp_path / "park", "-c", day.config)
+    assert code == 0, err
+    shutil.copy(vectors / "figures" / "definitions.json", tmp_path)
+    (tmp_path / "park.plan.json").write_text(json.dumps(tomllib.loads(PLAN)), encoding="utf-8")
+    code, _, err = mh("export", "--intervals-flat", tmp_path / "park.csv", "-c", day.config)
+    assert code == 0, err
+    done = subprocess.run(
+        ["node", str(vectors / "check.mjs"), str(tmp_path / "park"), day.kid, "--recompute"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    rows = (tmp_path / "park.csv").read_text(encoding="utf-8").count("\n") - 1
+    assert done.returncode == 0 and f"intervals: {rows} agree, 0 differ" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"figures and traces: [0-9]{3} agree, 0 differ;", done.stdout) and rows > 3000
 
 
 def totals() -> dict[str, F]:

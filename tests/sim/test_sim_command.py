@@ -200,3 +200,26 @@ def test_a_taken_port_is_named() -> None:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         code, _, complaints = outcome("--profile", "eastron/sdm630", "--listen", place)
     assert code == 4 and place in complaints and "Traceback" not in complaints
+
+
+def test_an_agent_runs_against_the_park_as_the_page_says(tmp_path: Path) -> None:
+    """The commands of docs/simulator.md: without the key in between `run` ends at once."""
+    page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+    found = re.search(r"```console\n\$ meterhouse simulate --park /tmp/park &\n(.*?)```", page, re.DOTALL)
+    assert found
+    lines = [line.removeprefix("$ ").replace("/tmp/park", str(tmp_path)) for line in found[1].splitlines()]
+    assert [line.split()[0] for line in lines] == ["mkdir", "meterhouse", "meterhouse"] and " keys create " in lines[1]
+    ours = [sys.executable, "-m", "agent.cli.main"]
+    commands = [[*ours, *words[1:]] if (words := line.split())[0] == "meterhouse" else words for line in lines]
+    with running("--park", str(tmp_path), "--json", lines=12):
+        for command in commands[:2]:
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+        agent = subprocess.Popen(commands[2], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert agent.stderr
+        for line in agent.stderr:
+            if "serving 11 devices" in line or line.startswith("error"):
+                break
+        agent.send_signal(signal.SIGTERM)
+        agent.stderr.read()
+        agent.stderr.close()
+        assert agent.wait(60) == 0 and "serving 11 devices" in line, line

@@ -336,3 +336,19 @@ def test_stopping_sends_what_is_fresh_and_no_backlog(
     until(lambda: heard.seqs("inv1", "readings") == list(range(51, 91)))
     assert at.pending() >= 40, "the backlog waits for the next start"
     until(lambda: (heard.last("status") or {})["state"] == "offline")
+
+
+def test_messages_are_plain_json_without_any_property(
+    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+) -> None:
+    """docs/asyncapi.yaml promises no content type and no compression: route by topic."""
+    port = broker().port
+    heard, at, make = listen(port), desk(), Maker()
+    up = uplink(at, To(port))
+    until(lambda: up.state().connected)
+    at.commit(fresh(make, birth=True))
+    at.commit(fresh(make))
+    until(lambda: len(heard.packs("readings")) == 2)
+    until(lambda: {m.topic.rpartition("/")[2] for m in list(heard.heard)} >= {"status", "birth", "readings"})
+    for message in heard.heard:
+        assert json.loads(message.payload) and message.properties.json() == {}, message.topic

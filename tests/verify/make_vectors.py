@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import figure_vectors
 from corpus import Case, all_cases
 from packs import BOOTS, Key, Stream, checkpoint, keys
 
@@ -50,14 +52,21 @@ def as_vector(case: Case) -> dict[str, Any]:
 def all_files() -> dict[str, bytes]:
     """Path below docs/vectors and content."""
     files = {f"export/{name}": raw for name, raw in good_files().items()}
+    files |= {f"figures/{name}": raw for name, raw in figure_vectors.all_files().items()}
     rows = ",\n".join(json.dumps(as_vector(case), ensure_ascii=True, sort_keys=True) for case in all_cases())
     files["cases.json"] = f"[\n{rows}\n]\n".encode()
     return files
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """All files anew; what is no vector any more goes."""
+    shutil.rmtree(VECTORS / "figures", ignore_errors=True)
     for name, raw in all_files().items():
         path = VECTORS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw)
         print(f"{len(raw):8} {path}")
+
+
+if __name__ == "__main__":
+    write()

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import rfc8785
+from corpus import feed
 from hypothesis import given
 from hypothesis import strategies as st
 from packs import Key, Stream, sign
 
+from agent.verify import Verifier
 from agent.verify.canonical import canonical, number_text
 from agent.verify.jws import check_signature, public_key, read_header, thumbprint
 from agent.verify.signed import check_signed, cut_signature
@@ -228,3 +230,17 @@ def test_the_signature_has_one_spelling() -> None:
             with pytest.raises(Refused) as refusal:
                 check_signature(good[:-1] + other, b"{}", "mh-pack", keys)
             assert refusal.value.code == "signature"
+
+
+@pytest.mark.parametrize("member", ["v", "seq"])
+def test_a_whole_number_that_a_bridge_wrote_with_a_fraction_is_refused(member: str) -> None:
+    """Its canonical form is the same, so the signature holds. docs/pack-format.md says that it is refused."""
+    stream = Stream()
+    good = stream.run(2)
+    value = json.loads(good[1])
+    text = good[1].decode().replace(f'"{member}":{value[member]}', f'"{member}":{value[member]}.0', 1)
+    assert text.encode() != good[1] and json.loads(text) == value
+    verifier = Verifier([stream.key.kid])
+    for topic, raw in feed(stream, [good[0], text.encode()]):
+        verifier.feed(raw, topic)
+    assert verifier.finish().failures == {"shape": 1}
