@@ -141,7 +141,10 @@ def above_written(store: Store, stream: str, made: Made) -> Made:
             written[start] = max(written.get(start, 0), revision)
 
     def above(row: Row) -> Row:
-        return replace(row, revision=max(row.revision, 1 + written.get(row.start_ms, 0))) if row.revision else row
+        if not row.revision:
+            return row
+        written[row.start_ms] = 1 + written.get(row.start_ms, 0)
+        return replace(row, revision=written[row.start_ms])
 
     return [(shape, [above(row) for row in rows]) for shape, rows in made]
 

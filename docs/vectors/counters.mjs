@@ -317,6 +317,7 @@ export const rowsOf = (packs, cut, rule) => {
   const verdicts = packs.flatMap((p) => p.events ?? []).filter((e) => e.event === 'counter')
     .map((e) => ({ ...e, t: ms(e.t), until: ms(e.until ?? e.t) }))
   let [columns, counters, grace, next, hold, fresh, boot, end] = [null, [], 0, 0, 0, 0, '', 0]
+  const revisions = new Map() // start -> corrections so far
   let cells = new Map() // start -> {end, late, cells by number}
   const put = (number) => (start, stop, cell) => {
     const row = cells.get(start) ?? cells.set(start, { start, end: stop, late: false, cells: new Map() }).get(start)
@@ -326,7 +327,8 @@ export const rowsOf = (packs, cut, rule) => {
   }
   const write = (pack, { start, end: stop, late, cells: all }) => {
     const seqs = [...all.values()].flatMap((c) => [c.first?.seq, c.last?.seq]).filter(Boolean)
-    rows.push({ pack, start, end: stop, revision: late ? 1 : 0, cells: all,
+    if (late) revisions.set(start, (revisions.get(start) ?? 0) + 1)
+    rows.push({ pack, start, end: stop, revision: late ? revisions.get(start) : 0, cells: all,
       first: seqs.length ? Math.min(...seqs) : 0, last: seqs.length ? Math.max(...seqs) : 0 })
   }
   for (const pack of packs) {

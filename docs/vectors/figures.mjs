@@ -173,18 +173,33 @@ const entryOf = (plan, id, year) => {
 
 // --- amounts by role and flow
 
-// The sums of one interval: of each (role, flow, unit) amount, flawed part, share that is known, flags, where from.
-// places: by those three what the day has of them, {role, flow, unit, points}; newest: end of the newest row of the day.
-const sumsOf = (streams, seen, start, end, places, newest) => {
-  const found = new Map([...places].map(([key, { role, flow, unit: u }]) => [key, { key, role, flow, unit: u, amount: ZERO,
-    flawed: ZERO, covered: 0, flags: 0, sources: [], isKnown: false }]))
+// What was known at a moment. seen: by stream the pack up to which intervals were written; configured: streams, those of
+// which nothing was written yet among them; late: by such a stream from when on its intervals were not written.
+const momentOf = (streams, seen, configured, cut) => {
+  const late = new Map()
+  for (const stream of configured) {
+    const { rows, from } = streams.get(stream)
+    const ends = rows.filter((r) => r.pack <= (seen.get(stream) ?? 0) && !r.revision).map((r) => r.end)
+    late.set(stream, ends.length ? ends.reduce((x, y) => Math.max(x, y)) : cut.interval(from)[0])
+  }
+  return { seen: new Map(seen), late }
+}
+
+// The sums of one interval: of each (role, flow, unit) amount, flawed part, share that is known, flags, where from, and
+// the meters that were configured then. newest: end of the newest row of the day.
+const sumsOf = (streams, { seen, late }, start, end, newest) => {
+  const found = new Map()
   for (const [stream, { columns, rows }] of streams) {
     const mine = rows.filter((r) => r.pack <= (seen.get(stream) ?? 0) && r.start === start)
+    if (!mine.length && !(late.get(stream) <= start)) continue
     for (const [n, c] of columns.entries()) {
-      const into = found.get([c.role, c.flow, c.unit].join('\n'))
-      const known = mine.filter((r) => r.cells.has(n)).sort((x, y) => x.revision - y.revision)
-      if (!into || !known.length) continue
-      const row = known.at(-1)
+      if (!c.role || !c.flow) continue
+      const key = [c.role, c.flow, c.unit].join('\n')
+      const into = found.get(key) ?? found.set(key, { key, role: c.role, flow: c.flow, unit: c.unit, amount: ZERO, flawed: ZERO,
+        covered: 0, flags: 0, sources: [], isKnown: false, meters: new Set() }).get(key)
+      into.meters.add(`${stream}\n${c.point}`)
+      const row = mine.filter((r) => r.cells.has(n)).sort((x, y) => x.revision - y.revision).at(-1)
+      if (!row) continue
       const cell = row.cells.get(n)
       const amount = times(ratio(cell.amount, 10n ** BigInt(c.places + 3)), c.factor)
       into.isKnown = true
@@ -198,7 +213,7 @@ const sumsOf = (streams, seen, start, end, places, newest) => {
   const time = Math.min(end, newest) - start
   return [...found.values()].filter((one) => one.isKnown || time > 0).sort((x, y) => byText(x.key, y.key)).map((one) => {
     one.sources.sort((x, y) => byText(x.stream, y.stream) || byText(x.point, y.point))
-    const due = Math.max(time, 1) * places.get(one.key).points.size
+    const due = Math.max(time, 1) * one.meters.size
     const share = one.isKnown ? Math.floor((Math.min(one.covered, due) * 1e6) / due) : 0
     const isWhole = one.isKnown && one.covered >= due
     return { ...one, start, end, share: ratio(BigInt(share), 1_000_000n), flags: one.flags | (isWhole ? 0 : FLAG.incomplete) }
@@ -209,43 +224,36 @@ const widened = (one, other) => ({ ...one, last: Math.max(one.last, other.last),
   first: Math.min(...[one.first, other.first].filter(Boolean), one.first || other.first || 0) })
 
 // The sums of all intervals of a period, one interval after the other, of days of which something is known.
-const intervalSums = function* (streams, seen, cut, from, until) {
-  const isHere = (stream, row, start, end) => row.pack <= (seen.get(stream) ?? 0) && start <= row.start && row.end <= end
+const intervalSums = function* (streams, moment, cut, from, until) {
+  const isHere = (stream, row, start, end) => row.pack <= (moment.seen.get(stream) ?? 0) && start <= row.start && row.end <= end
   const days = new Set([...streams.values()].flatMap(({ rows }) => rows.map((row) => cut.dayOf(row.start)[0])))
   for (const day of [...days].sort((x, y) => x - y)) {
     const [start, end] = [Math.max(day, from), Math.min(cut.dayOf(day)[1], until)]
-    const places = new Map()
     let newest = start
-    for (const [stream, { columns, rows }] of streams) {
-      const mine = rows.filter((row) => isHere(stream, row, start, end))
-      newest = Math.max(newest, ...mine.map((row) => row.end))
-      for (const { role, flow, unit: u, point } of mine.length ? columns : []) {
-        const key = [role, flow, u].join('\n')
-        if (!role || !flow) continue
-        if (!places.has(key)) places.set(key, { role, flow, unit: u, points: new Set() })
-        places.get(key).points.add(`${stream}\n${point}`)
-      }
+    for (const [stream, { rows }] of streams) {
+      for (const row of rows) if (isHere(stream, row, start, end)) newest = Math.max(newest, row.end)
     }
     for (let [at, to] = cut.interval(start); to <= end; [at, to] = cut.interval(to)) {
-      yield sumsOf(streams, seen, at, to, places, newest)
+      yield sumsOf(streams, moment, at, to, newest)
     }
   }
 }
 
 // All intervals of a period added up, and the highest window of each role.
-const supplyOf = (streams, seen, cut, from, until) => {
+const supplyOf = (streams, moment, cut, from, until) => {
   const sums = new Map()
   const demands = new Map()
-  for (const found of intervalSums(streams, seen, cut, from, until)) {
+  for (const found of intervalSums(streams, moment, cut, from, until)) {
     for (const one of found) {
       const length = BigInt(one.end - one.start)
       const before = sums.get(one.key)
       const known = times(one.share, ratio(length))
-      if (!before) sums.set(one.key, { ...one, known, sources: [...one.sources] })
+      if (!before) sums.set(one.key, { ...one, known, sources: [...one.sources], meters: new Set(one.meters) })
       else {
         before.amount = plus(before.amount, one.amount)
         before.flawed = plus(before.flawed, one.flawed)
         before.known = plus(before.known, known)
+        for (const meter of one.meters) before.meters.add(meter)
         for (const source of one.sources) {
           const at = before.sources.findIndex((s) => s.stream === source.stream && s.point === source.point)
           if (at < 0) before.sources.push(source)
@@ -263,7 +271,7 @@ const supplyOf = (streams, seen, cut, from, until) => {
   }
   const elapsed = whole(Math.max(until - from, 1))
   const all = [...sums.values()].map((one) => ({ ...one, share: smallest(significant(over(one.known, elapsed), 28), ONE) }))
-  return { all, demands, configured: [...streams.values()].flatMap(({ columns }) => columns) }
+  return { all, demands }
 }
 
 const ENERGY = { generation: ['generation'], load: ['consumption'] }
@@ -278,26 +286,33 @@ const fits = (one, role, flow) => {
 }
 const mean = (all) => over(sum(all), whole(all.length))
 
-// configured: what role, flow and unit the counters of all births have; such a role without any row is missing, not 0
-const metered = (name, { all, demands, configured }) => {
+// Gives null where no meter has the role, and a share of 0 where one of the roles that fit was never heard of.
+const metered = (name, { all, demands }) => {
   const at = name.lastIndexOf('.')
   const [role, flow] = [name.slice(0, at), name.slice(at + 1)]
   const made = { n: name, basis: 'metered', unit: unit(FLOWS[flow]), value: ZERO, share: ZERO, estimated: ZERO, from: [] }
   if (!all.length) return made
   if (flow === 'demand') {
     const mine = all.filter((one) => one.role === role && one.unit === 'kWh')
-    if (!mine.length) return configured.some((one) => one.role === role && one.unit === 'kWh') ? made : null
+    if (!mine.length) return null
     const top = demands.get(role)
     if (!top) return made
     return { ...made, value: times(top.power, made.unit.factor), share: mean(mine.map((one) => one.share)), from: top.sources }
   }
   const mine = all.filter((one) => fits(one, role, flow))
-  if (!mine.length) return configured.some((one) => one.flow && fits(one, role, flow)) ? made : null
+  if (!mine.length) return null
+  const heard = new Set(mine.filter((one) => !isZero(one.share)).map((one) => one.role))
+  if (mine.some((one) => !heard.has(one.role))) return made
+  const silent = mine.flatMap((one) => {
+    const known = new Set(one.sources.map((source) => `${source.stream}\n${source.point}`))
+    return [...one.meters].filter((meter) => !known.has(meter))
+  })
   const base = (one, key) => times(one[key], unit(one.unit).factor)
   const amount = sum(mine.map((one) => base(one, 'amount')))
   const flawed = sum(mine.map((one) => base(one, 'flawed')))
   const estimated = isZero(amount) ? ZERO : over(flawed, amount)
   return { ...made, value: amount, share: mean(mine.map((one) => one.share)), from: mine.flatMap((one) => one.sources),
+    silent: [...new Set(silent)].sort(byText).map((meter) => ({ stream: meter.split('\n')[0], point: meter.split('\n')[1] })),
     unit: flow === 'energy' && mine[0].unit === 'GJ' ? unit('GJ') : made.unit,
     estimated: compare(estimated, ZERO) < 0 ? minus(ZERO, estimated) : estimated }
 }
@@ -385,6 +400,7 @@ const makeFigure = (plan, one, said, supply, entries, cut) => {
   }
   const kind = threshold && Object.keys(BOUNDS).find((key) => key in threshold)
   const known = inputs.filter((input) => input.basis === 'metered')
+  const lacksMeter = missing.some((name) => !plan.inputs.has(name))
   const shown = (number, made) => ({ u: made.text, v: written(over(number, made.factor)) })
   const verdict = result === undefined ? 'no data' : !threshold ? 'no threshold'
     : BOUNDS[kind](compare(result, times(parse(threshold[kind]), one.unit.factor))) ? 'met' : 'not met'
@@ -397,13 +413,14 @@ const makeFigure = (plan, one, said, supply, entries, cut) => {
     ...(missing.length && { missing }),
     formula: { hash: formulaHash(plan, one), numerator: one.numerator.split(/\s+/).join(' ').trim(),
       ...(one.below && { denominator: one.denominator.split(/\s+/).join(' ').trim() }) },
-    completeness: written(known.length ? smallest(...known.map((input) => input.share)) : ONE),
+    completeness: written(lacksMeter ? ZERO : known.length ? smallest(...known.map((input) => input.share)) : ONE),
     estimated: written(known.length ? largest(...known.map((input) => input.estimated)) : ZERO),
     official: said.period.kind === one.official && when.until >= when.to,
     factors: [...factors.keys()].sort(byText).map((id) => factors.get(id)),
-    inputs: inputs.map(({ n, basis, value: number, unit: made, share, estimated, from, entries: used, note }) => ({
+    inputs: inputs.map(({ n, basis, value: number, unit: made, share, estimated, from, silent, entries: used, note }) => ({
       n, basis, ...shown(number, made),
       ...(basis === 'metered' && { completeness: written(share), estimated: written(estimated), from }),
+      ...(silent?.length && { silent }),
       ...(used && { entries: used }),
       ...(used && !isZero(estimated) && { estimated: written(estimated) }),
       ...(note && { note }),
@@ -418,19 +435,24 @@ const SLOTS = { 'direct import': 'direct', 'grid import': 'taken', 'grid export'
 const slotOf = ({ role, flow }) => (/^generation\.(pv|wind|hydro)$/.test(role) && flow === 'generation' ? 'generation'
   : SLOTS[`${role} ${flow}`])
 
-const makeTrace = (said, streams, seen, cut) => {
+const makeTrace = (said, streams, moment, cut) => {
   const hours = new Map()
-  for (const found of intervalSums(streams, seen, cut, ms(said.period.from), ms(said.period.until))) {
+  for (const found of intervalSums(streams, moment, cut, ms(said.period.from), ms(said.period.until))) {
     for (const one of found.filter((s) => s.unit === 'kWh' && slotOf(s))) {
       const at = one.start + cut.offset(one.start)
       const from = one.start - (at % 3_600_000)
-      const hour = hours.get(from) ?? hours.set(from, { complete: true }).get(from)
+      const hour = hours.get(from) ?? hours.set(from, { complete: true, unheard: new Map() }).get(from)
+      const name = `${one.role}.${one.flow}`
+      hour.unheard.set(name, (hour.unheard.get(name) ?? true) && isZero(one.share))
       hour[slotOf(one)] = plus(hour[slotOf(one)] ?? ZERO, one.amount)
       if (compare(one.share, ONE) !== 0 || one.flags & FLAW) hour.complete = false
     }
   }
   const totals = { consumption: ZERO, own: ZERO, direct: ZERO, storage: ZERO, grid: ZERO }
-  const made = [...hours].sort((a, b) => a[0] - b[0]).map(([from, hour]) => {
+  const unheard = ({ unheard: names }) => [...names].filter(([, nothing]) => nothing).map(([name]) => name).sort(byText)
+  const ordered = [...hours].sort((a, b) => a[0] - b[0])
+  const missing = ordered.map(([from, hour]) => ({ from: from / 1000, to: from / 1000 + 3600, n: unheard(hour) })).filter((one) => one.n.length)
+  const made = ordered.filter(([, hour]) => !unheard(hour).length).map(([from, hour]) => {
     const { generation = ZERO, direct = ZERO, taken = ZERO, given = ZERO, charge = ZERO, discharge = ZERO } = hour
     const consumption = largest(minus(minus(sum([generation, direct, taken, discharge]), given), charge), ZERO)
     const exported = smallest(given, generation)
@@ -446,7 +468,7 @@ const makeTrace = (said, streams, seen, cut) => {
   return { kind: 'trace', id: 'green/hour', period: said.period, u: 'kWh', hours: made,
     ...Object.fromEntries(Object.entries(totals).map(([name, amount]) => [name, written(amount)])),
     at_the_time: isZero(totals.consumption) ? '' : written(significant(over(green, totals.consumption), 28)),
-    incomplete: made.filter((hour) => !hour.complete).length }
+    incomplete: made.filter((hour) => !hour.complete).length + missing.length, ...(missing.length && { missing }) }
 }
 
 const differences = (said, made, place = '') => {
@@ -482,7 +504,7 @@ export const recompute = (folder, objects) => {
   for (const pack of packs) {
     if (!pack.stream.split('/')[2].startsWith('_')) streams.set(pack.stream, [...(streams.get(pack.stream) ?? []), pack])
   }
-  for (const [stream, mine] of streams) streams.set(stream, rowsOf(mine, cut, rule))
+  for (const [stream, mine] of streams) streams.set(stream, { ...rowsOf(mine, cut, rule), from: ms(mine[0].from) })
   if (existsSync(`${path}.csv`)) {
     const key = (row) => [row.device, row.point, row.start_utc].join(' ')
     const made = new Map([...streams].flatMap(([s, rows]) => flatRows(rows, s.split('/')[2])).map((row) => [key(row), row]))
@@ -505,11 +527,13 @@ export const recompute = (folder, objects) => {
     for (const result of all) if (result.kind === 'declaration') entries.push(result)
     for (const until of new Set(all.map((r) => r.period?.until).filter((at) => at !== undefined))) {
       const group = all.filter((r) => r.period?.until === until)
-      for (const { packs: known } of group.filter((r) => r.kind === 'known')) for (const p of known) seen.set(p.stream, p.last)
+      const listed = group.filter((r) => r.kind === 'known').flatMap((r) => r.packs)
+      for (const p of listed) seen.set(p.stream, p.last)
+      const moment = momentOf(streams, seen, listed.map((p) => p.stream), cut)
       const known = entries.filter((e) => e.at < until)
       for (const said of group) {
         if (said.kind === 'trace') {
-          judge(found.figures, `${said.id} of ${said.period.label}`, differences(said, makeTrace(said, streams, seen, cut)))
+          judge(found.figures, `${said.id} of ${said.period.label}`, differences(said, makeTrace(said, streams, moment, cut)))
           continue
         }
         if (said.kind !== 'figure') {
@@ -517,8 +541,8 @@ export const recompute = (folder, objects) => {
           continue
         }
         const one = plan.indicators.get(said.id)
-        const stretch = `${said.period.from} ${until} ${[...seen]}`
-        if (!supplies.has(stretch)) supplies.set(stretch, supplyOf(streams, seen, cut, ms(said.period.from), ms(until)))
+        const stretch = `${said.period.from} ${until} ${[...seen]} ${[...moment.late]}`
+        if (!supplies.has(stretch)) supplies.set(stretch, supplyOf(streams, moment, cut, ms(said.period.from), ms(until)))
         const supply = supplies.get(stretch)
         const wrong = one ? differences(said, makeFigure(plan, one, said, supply, known, cut)) : ['no such figure in this plan']
         judge(found.figures, `${said.id} of ${said.period.label}`, wrong)

@@ -40,7 +40,7 @@ def test_directives_are_in_the_head(source: Path) -> None:
     """Also of a .pxd: its inline functions are compiled with its own directives."""
     text = source.read_text()
     assert text.startswith(HEAD if "nogil" in text else "# cython: language_level=3")
-    assert len(text.splitlines()) < 400
+    assert len(text.splitlines()) < 600
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)

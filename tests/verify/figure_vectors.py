@@ -456,11 +456,11 @@ def day() -> Park:
     return Park(about, begins, ends, meters, 3600, 3600, 3 * 3600, _PLAN, entries)
 
 
+@vector
 def missing() -> Park:
-    """A direct line is configured, and its meter never answers: what a figure says of it then.
+    """A direct line is configured, and its meter never answers.
 
-    The first figures are made before anything is written of it, as its packs are of 15 minutes. Not among ``VECTORS``
-    as long as figures take such a meter for one that nobody has; then ``@vector`` makes it one.
+    The first figures are made before anything is written of it, as its packs are of 15 minutes.
     """
     about = "the meter of the direct line never answers: figures that need it have no value"
     line = Meter("line", "electric", {"ac": "direct"}, {"ac.energy.import": lambda ms: None}, seal_s=900)
