@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agent.verify.report import Fault, Faults, Report, Verdict
@@ -38,15 +38,24 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
     total.first_bad = first_bad or (total.faults[0] if total.faults else next(conflicts, None))
 
 
-def judge(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool) -> None:
+def judge(
+    total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, shared: Sequence[str] = ()
+) -> None:
     """The verdict of a report whose sums are made, and why.
 
     Args:
         unread: why -> objects or files that could not be read here.
         forgotten: torn checkpoints that are counted and not listed.
         proven: the keys of all gateways that have packs lead back to a pinned one.
+        shared: several gateways, and a pinned thumbprint that does not say which of them it is for.
     """
     broken, left = [], []
+    if shared:
+        names = ", ".join(shared[:LISTED]) + (f" and {len(shared) - LISTED} more" if len(shared) > LISTED else "")
+        broken.append(
+            f"a pinned thumbprint does not say whose it is, and there are {len(shared)} gateways ({names}): "
+            f"give each as SITE/GATEWAY=THUMBPRINT, else the owner of one could sign for another"
+        )
     if total.failed:
         broken.append(f"{total.failed} refused or faulty")
     for name, stream in total.streams.items():
