@@ -131,7 +131,7 @@ def _first_line(path: Path) -> str:
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
     from agent.verify import Verifier
-    from agent.verify.files import read_lines, read_paths
+    from agent.verify.files import read_paths, read_stream
 
     verifier = Verifier(trust)
     progress = _Progress()
@@ -141,8 +141,7 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
         if STDIN in paths:
             if files:
                 verifier.new_file()
-            for raw, where in read_lines(sys.stdin.buffer, "stdin"):
-                verifier.feed(raw, where=where)
+            read_stream(verifier, sys.stdin.buffer, "stdin")
     except OSError as error:
         hint = "Name the files or the folder that `meterhouse export` wrote"
         raise UsageError(error.strerror or str(error), where=str(error.filename or "verify"), hint=hint) from error

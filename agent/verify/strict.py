@@ -36,6 +36,11 @@ class Unread(Refused):
     """What is received may hold, but cannot be read here: a package is missing. No fault of whoever sent it."""
 
 
+def clean(text: str, limit: int) -> str:
+    """Text from outside in one line: no control character, no line break, nothing that turns the writing direction."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:limit]) + ("..." if len(text) > limit else "")
+
+
 def shown(value: object) -> str:
     """A received value for a message: what it is, cut to length, in one line."""
     if isinstance(value, str):

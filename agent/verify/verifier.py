@@ -26,6 +26,7 @@ from agent.verify.strict import (
     MAX_OBJECT_BYTES,
     Refused,
     Unread,
+    clean,
     count_items,
     inflate,
     parse_object,
@@ -40,7 +41,7 @@ MAX_STREAMS: Final = 10_000  # about 30 KB each
 MAX_REASON, MAX_WHERE = 400, 300  # characters that are kept of a fault
 REFUSAL: Final = 20  # what a refused object costs beside its brackets and commas, in the unit of these
 PREFIX: Final = "meterhouse/v1/"
-_GATEWAY: Final = re.compile(f"{NAME}/{NAME}")
+_NAME, _GATEWAY = re.compile(NAME), re.compile(f"{NAME}/{NAME}")
 # what bytes that nobody parsed seem to be: only for messages, and to know whose keys to wait for
 _CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
 _CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
@@ -104,7 +105,7 @@ class Verifier:
 
     def narrow(self, names: Iterable[str]) -> None:
         """Files are of these streams only (last parts of their names): others may be held back."""
-        self._only.update(names)
+        self._only.update(name for name in names if _NAME.fullmatch(name))
 
     def new_file(self) -> None:
         """What comes now lies in a file of its own: nothing says that it was published after what is known."""
@@ -380,11 +381,11 @@ class Verifier:
         stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
         fault = Fault(
             error.code,
-            error.text[:MAX_REASON],
+            clean(error.text, MAX_REASON),
             stream if isinstance(stream, str) and STREAM.fullmatch(stream) else "",
             boot if isinstance(boot, str) and BOOT.fullmatch(boot) else "",
             seq if type(seq) is int and 0 < seq < 1 << 53 else 0,
-            where[:MAX_WHERE],
+            clean(where, MAX_WHERE),
         )
         self.wasted += REFUSAL
         self.bad_signatures += error.code in _SIGNATURE_CODES
