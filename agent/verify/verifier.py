@@ -39,7 +39,7 @@ MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
 MAX_REASON, MAX_WHERE = 400, 300  # characters that are kept of a fault
-REFUSAL: Final = 20  # what a refused object costs beside its brackets and commas, in the unit of these
+REFUSAL: Final = 100  # what a refused object costs beside its brackets and commas, in the unit of these
 PREFIX: Final = "meterhouse/v1/"
 _NAME, _GATEWAY = re.compile(NAME), re.compile(f"{NAME}/{NAME}")
 # what bytes that nobody parsed seem to be: only for messages, and to know whose keys to wait for
