@@ -1,4 +1,4 @@
-"""What hostile messages and files of at most 1 MiB cost a verifier, each in a process of its own; and an agent a broker's.
+"""What hostile messages and files of at most 1 MiB cost a verifier, each in a process of its own.
 
 python -m bench.hostile [--only WORD] [--all]
 """
@@ -69,7 +69,8 @@ def measure(wanted: str, show_all: bool) -> int:
             seconds, mb, said = out.rstrip().split(" ", 2)
             found.append((float(seconds), float(mb), f"{name} ({len(made.raw):,} bytes)", said))
     over = [row for row in found if row[0] > MOST_S or row[1] > MOST_MB]
-    shown = sorted(found) if show_all else sorted({*sorted(found)[-5:], *sorted(found, key=lambda row: row[1])[-5:], *over})
+    largest = sorted(found, key=lambda row: row[1])[-5:]
+    shown = sorted(found if show_all else {*sorted(found)[-5:], *largest, *over})
     print("| message or file | CPU s | MB more at the peak | verdict |\n|---|---:|---:|---|")
     for seconds, mb, name, said in shown:
         print(f"| {name} | {seconds:.3f} | {mb:.0f} | {said} |")

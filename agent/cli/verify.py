@@ -159,8 +159,12 @@ def _live(
     password: str | None,
     duration_s: float | None,
 ) -> Report:
-    from agent.verify.live import Live, LiveError
+    from agent.verify.live import Live, LiveError, broker_of
 
+    try:
+        broker_of(broker)
+    except LiveError as error:
+        raise UsageError(str(error), where="--broker", hint=error.hint.rstrip(".")) from None
     try:
         live = Live(broker, trust, site=site, gateway=gateway, ca_file=ca_file, username=username, password=password)
         live.start()

@@ -12,8 +12,8 @@ from typing import Any, Final
 from agent.verify.holes import Head
 from agent.verify.jws import TYP_CHECKPOINT
 from agent.verify.keyring import KeyRing
-from agent.verify.report import MAX_LISTED, Torn
 from agent.verify.pack import BOOT
+from agent.verify.report import MAX_LISTED, Torn
 from agent.verify.signed import Seal, check_signed
 from agent.verify.strict import Refused, shown
 from agent.verify.table import ms_of

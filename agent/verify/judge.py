@@ -38,9 +38,7 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
     total.first_bad = first_bad or (total.faults[0] if total.faults else next(conflicts, None))
 
 
-def judge(
-    total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, shared: Sequence[str] = ()
-) -> None:
+def judge(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, shared: Sequence[str] = ()) -> None:
     """The verdict of a report whose sums are made, and why.
 
     Args:
@@ -50,12 +48,7 @@ def judge(
         shared: several gateways, and a pinned thumbprint that does not say which of them it is for.
     """
     broken, left = [], []
-    if shared:
-        names = ", ".join(shared[:LISTED]) + (f" and {len(shared) - LISTED} more" if len(shared) > LISTED else "")
-        broken.append(
-            f"a pinned thumbprint does not say whose it is, and there are {len(shared)} gateways ({names}): "
-            f"give each as SITE/GATEWAY=THUMBPRINT, else the owner of one could sign for another"
-        )
+    broken += _shared(shared)
     if total.failed:
         broken.append(f"{total.failed} refused or faulty")
     for name, stream in total.streams.items():
@@ -86,3 +79,13 @@ def judge(
         total.verdict = Verdict.UNPROVEN
         left.append("no thumbprint was pinned: anybody could have made these keys")
     total.reasons = broken + left
+
+
+def _shared(gateways: Sequence[str]) -> list[str]:
+    """Whoever owns one of several gateways could sign for the others, where a pin is believed for any of them."""
+    if not gateways:
+        return []
+    more = len(gateways) - LISTED
+    names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")
+    what = f"a pinned thumbprint does not say whose it is, and there are {len(gateways)} gateways ({names})"
+    return [f"{what}: give each as SITE/GATEWAY=THUMBPRINT"]

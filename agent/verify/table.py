@@ -221,7 +221,7 @@ def day_name(number: int) -> str:
 
 def by_day(table: Table, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:
     """(day number since 1970, due, in gaps, of these asleep) of a balanced stretch, cut at UTC midnight."""
-    last = from_ms // DAY_MS + MAX_DAYS  # what is longer is nonsense, or a clock that began at zero: one row for the rest
+    last = from_ms // DAY_MS + MAX_DAYS  # longer is nonsense, or a clock that began at zero: one row for the rest
     lost: dict[int, tuple[int, int]] = {}
     for gap in gaps:
         for day, low, high in _days(max(gap.from_ms, from_ms), min(gap.to_ms, to_ms), last):

@@ -1,7 +1,7 @@
 """What a stranger may publish or hand in to wear a verifier out, and what a gateway with a good key may sign.
 
-Each is at most 1 MiB as it is sent. The bench measures seconds and megabytes of all of them (``python -m bench.hostile``);
-the tests hold what causes them.
+Each is at most 1 MiB as it is sent. ``python -m bench.hostile`` measures seconds and megabytes of all of them; the
+tests hold what causes them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def stream() -> tuple[Stream, list[tuple[str, bytes]]]:
 
 
 def body(inner: bytes, key: Key | None = None, size: int = MIB) -> bytes:
-    """A pack of inv1 with ``inner`` where readings should be; with ``key`` it carries a signature of it, of other bytes."""
+    """A pack of inv1 with ``inner`` where readings should be; with ``key`` also a signature by it, of other bytes."""
     sig = b',"sig":"' + key.jws(b"{}").encode() + b'"' if key else b""
     tail = b',"seq":3' + sig + b',"stream":"park7/gw01/inv1","to":1795500930,"v":1}'
     head = b'{"boot":"3f2a9c41d07be815","e":'
@@ -63,7 +63,8 @@ def many(one: bytes, size: int = MIB - 2048, last: bytes = b"0") -> bytes:
 
 
 FILLINGS: dict[str, bytes] = {
-    "lists": b"[],", "dicts": b"{},", "objects": b'{"a":1},', "floats": b"1.5,", "exponents": b"1e5,", "integers": b"1,",
+    "lists": b"[],", "dicts": b"{},", "objects": b'{"a":1},', "floats": b"1.5,", "exponents": b"1e5,",
+    "integers": b"1,",
     "texts": b'"",', "escapes": b'"\\u0061",', "astral texts": '"\U0001f600",'.encode(), "nulls": b"null,",
     "long integers": b"9" * 4000 + b",", "records": b'{"n":"a","u":"kW","v":1.5},', "nested": b"[[[[[[]]]]]],",
     "not utf-8": b'"\xff\xfe",',
