@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from agent.verify.checkpoint import Checkpoints
 from agent.verify.history import Place
-from agent.verify.judge import add_up, judge
+from agent.verify.judge import LISTED, add_up, judge, shared_pins
 from agent.verify.jws import TYP_PACK, PublicKey
 from agent.verify.keyring import KeyRing, Unpinned, split_pin
 from agent.verify.pack import BOOT, NAME, STREAM, Pack, check_units, read_pack
@@ -100,6 +100,7 @@ class Verifier:
         self._first_bad: Fault | None = None
         self._read: set[str] | None = None  # in files: gateways whose keys object came in the one that is being read
         self._unread: dict[str, int] = {}  # why -> objects or files
+        self._cut_short: list[str] = []  # files, and why
         self.bad_signatures = 0
         self.wasted = 0  # brackets and commas of what was refused: for who reads files, to know when it is enough
 
@@ -149,8 +150,10 @@ class Verifier:
             return Outcome.UNREAD if isinstance(error, Unread) else Outcome.FAILED
 
     def refuse(self, error: Refused, where: str) -> None:
-        """Count something that could not even be read, such as a damaged file."""
+        """Count something that could not be read, or not to its end, such as a damaged file."""
         self._refuse(error, {}, where)
+        if not isinstance(error, Unread) and len(self._cut_short) < LISTED:
+            self._cut_short.append(f"{clean(where, MAX_WHERE)}: {clean(error.text, MAX_REASON)}")
 
     def counts(self) -> tuple[int, int, int]:
         """(packs, readings, failed) so far, without a look at what is missing."""
@@ -187,8 +190,8 @@ class Verifier:
         add_up(total, self._faults, self._first_bad)
         used = {name.rpartition("/")[0] for name in streams}
         proven = all(ring.proven for gateway, ring in rings.items() if gateway in used)
-        shared = sorted(rings) if self._is_bare and len(rings) > 1 else []
-        judge(total, self._unread, self._checkpoints.forgotten, proven, shared)
+        broken = shared_pins(sorted(rings)) if self._is_bare and len(rings) > 1 else []
+        judge(total, self._unread, self._checkpoints.forgotten, proven, [*broken, *self._cut_short])
         return total
 
     def _route(
