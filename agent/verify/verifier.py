@@ -192,6 +192,8 @@ class Verifier:
         proven = all(ring.proven for gateway, ring in rings.items() if gateway in used)
         broken = shared_pins(sorted(rings)) if self._is_bare and len(rings) > 1 else []
         judge(total, self._unread, self._checkpoints.forgotten, proven, [*broken, *self._cut_short])
+        if broken and total.first_bad is None:
+            total.first_bad = Fault("pin", broken[0], where="--trust")
         return total
 
     def _route(
