@@ -73,7 +73,7 @@ def broker(make_broker: Callable[..., Broker]) -> Broker:
 
 @pytest.fixture
 def unruly() -> Iterator[Callable[[int, bytes], str]]:
-    """``unruly(version, packet)``: url of a broker that sends this once after a subscription, by MQTT 5 or 3.1.1 (4)."""
+    """``unruly(version, packet)``: url of a broker that sends it once after a subscription; by MQTT 5, or 4: 3.1.1."""
     servers: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
