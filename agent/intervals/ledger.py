@@ -26,6 +26,7 @@ from agent.intervals.judge import TOO_LARGE, Judge, Verdict, Waiting
 from agent.intervals.page import Row, Shape
 from agent.intervals.rows import Flag
 from agent.intervals.sketch import Rule, Sketch, Watched, sketch
+from agent.zstd import read_frame
 from ext.rates import STATE_VERSION, Tally, gather
 from ext.ring import Ring
 
@@ -307,10 +308,10 @@ class Ledger:
             ValueError: of another version, or cut in another way: ``seq`` and all else are as before.
         """
         try:
-            raw = zstandard.ZstdDecompressor().decompress(state, max_output_size=MAX_STATE)
+            raw = read_frame(state, MAX_STATE)
             size = struct.unpack_from("<I", raw)[0]
             said = json.loads(raw[4 : 4 + size])
-        except (zstandard.ZstdError, struct.error, ValueError) as error:
+        except (struct.error, ValueError) as error:
             raise ValueError(f"the state of {self.stream} is damaged: {error}") from error
         cut = (said["rates"], said["zone"], said["length"])
         if cut != (STATE_VERSION, self._cut.timezone, self._cut.length_ms):
