@@ -15,7 +15,7 @@ BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as re
 ONLY: Final = "streams.txt"  # of an export of some devices: their names, a line each
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-MAX_WASTE: Final = 100_000  # brackets and commas of refused objects, and empty lines, without a good object between
+MAX_WASTE: Final = 60_000  # brackets and commas of refused objects, and empty lines, without a good object between
 SKIPPED: Final = 1024  # bytes of a line too long to be read that count as one of these
 FREE_BYTES, RATIO = 64 << 20, 1000  # more than the first comes of a file only up to so many times its own bytes
 
@@ -34,7 +34,7 @@ class Waste:
         """So many brackets and commas, or empty lines. Raises Refused when it is enough."""
         self._left -= cost
         if self._left < 0:
-            raise Refused("size", "too much of this file holds nothing that was signed; its rest is not read")
+            raise Refused("size", "too much of this file proves nothing; its rest is not read")
 
     def refill(self) -> None:
         """Here was a good object."""

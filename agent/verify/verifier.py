@@ -102,7 +102,7 @@ class Verifier:
         self._unread: dict[str, int] = {}  # why -> objects or files
         self._cut_short: list[str] = []  # files, and why
         self.bad_signatures = 0
-        self.wasted = 0  # brackets and commas of what was refused: for who reads files, to know when it is enough
+        self.wasted = 0  # brackets and commas of what proved nothing: for who reads files, to know when it is enough
 
     def narrow(self, names: Iterable[str]) -> None:
         """Files are of these streams only (last parts of their names): others may be held back."""
@@ -224,6 +224,8 @@ class Verifier:
             return Outcome.HELD
         if self._read is not None:
             self._read.add(gateway)
+        if not self._trust:
+            self.wasted += REFUSAL  # anybody can make one, at our cost
         if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")

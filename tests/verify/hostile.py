@@ -257,6 +257,12 @@ def a_file_of_strangers_keys() -> Attack:
 
 
 @attack
+def a_file_of_strangers_keys_and_nothing_pinned() -> Attack:
+    lines = [keys(Key(n % 200 + 20), gateway=f"park9/gw{n}") for n in range(1300)]
+    return Attack(b"\n".join(lines)[:MIB], file="keys.jsonl", objects=stream()[1], trust=())
+
+
+@attack
 def a_file_of_altered_packs() -> Attack:
     made, before = stream()
     line = made.pack().replace(b'"v":2', b'"v":9') + b"\n"
