@@ -443,3 +443,13 @@ def test_what_is_quoted_is_short() -> None:
         verifier.feed(json.dumps(value).encode(), "meterhouse/v1/" + "z" * 60_000 + "/b/c/readings")
     report = verifier.finish()
     assert report.failed == 3 and len(json.dumps(report.as_dict())) < 10_000
+
+
+def test_nothing_is_computed_from_files_in_which_something_was_refused(tmp_path: Path) -> None:
+    """The figures' repetition parses whatever calls itself a pack."""
+    deep = b'{"stream":"park7/gw01/inv1","from":' + b"[" * 100_000
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(OWNER), *Stream(key=OWNER).run(3), deep]))
+    done = CliRunner().invoke(verify, [str(tmp_path), "--trust", OWNER.kid, "--recompute"])
+    assert done.exit_code == 6 and "not repeated, because something in the files was refused" in done.output
+    as_json = CliRunner().invoke(verify, [str(tmp_path), "--trust", OWNER.kid, "--recompute", "--json"])
+    assert json.loads(as_json.output)["recomputed"] is None
