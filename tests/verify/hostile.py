@@ -321,8 +321,8 @@ def by_a_known_key_all_brackets_that_are_read() -> Attack:
 @attack
 def by_a_known_key_all_names_that_are_read() -> Attack:
     made = Stream("inv2", OWNER)
-    fields = made.fields(0, table={"points": [], "x": {f"\n{n:x}": 1 for n in range(100_000)}}, birth=None, e=None)
-    return Attack(made.seal(fields)[:MIB], made.topic(), objects=[(BASE + "keys", keys(OWNER))])
+    fields = made.fields(0, table={"points": [], "x": {f"\n{n:x}": 1 for n in range(70_000)}}, birth=None, e=None)
+    return Attack(made.seal(fields), made.topic(), objects=[(BASE + "keys", keys(OWNER))])
 
 
 @attack
@@ -340,3 +340,30 @@ def by_a_known_key_clock_steps_without_end() -> Attack:
     before = [(BASE + "keys", keys(OWNER)), (made.topic(), made.make_birth())]
     steps = [{"event": "clock_step", "new": START + n, "old": START, "t": START} for n in range(12_000)]
     return Attack(made.pack(events=steps), made.topic(), objects=before)
+
+
+@attack
+def by_a_known_key_records_without_end() -> Attack:
+    made = Stream("inv2", OWNER, points=[])
+    first = {"bn": made.stream + "/", "bt": START, "n": "a", "v": 1}
+    e = [first, *({"n": f"p.{n:x}", "v": n} for n in range(86_000))]
+    before = [(BASE + "keys", keys(OWNER)), (made.topic(), made.make_birth())]
+    return Attack(pack(made.pack(e=e)), made.topic(), objects=before)
+
+
+@attack
+def by_a_known_key_records_of_a_birth_that_is_not_here() -> Attack:
+    made = Stream("inv2", OWNER, points=[])
+    first = {"bn": made.stream + "/", "bt": START, "n": "a", "v": 1}
+    e = [first, *({"n": f"p.{n:x}", "u": "W", "v": n} for n in range(65_000))]
+    made.make_birth()
+    return Attack(pack(made.pack(e=e)), made.topic(), objects=[(BASE + "keys", keys(OWNER))])
+
+
+@attack
+def by_a_known_key_events_without_end() -> Attack:
+    made = Stream("inv2", OWNER)
+    before = [(BASE + "keys", keys(OWNER)), (made.topic(), made.make_birth())]
+    counters = [{"n": "a", "new": {"t": 1, "v": "1"}, "old": None}] * 24_000
+    event = {"counters": counters, "epoch": 1, "event": "ratio", "new": {}, "old": {}, "t": START}
+    return Attack(made.pack(events=[event]), made.topic(), objects=before)
