@@ -8,7 +8,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
-.PHONY: demo test test-slow test-system deb wheel bundle test-bounds soak lint bench clean help
+.PHONY: demo test test-slow test-system deb wheel bundle release test-bounds soak lint bench clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test                             all fast tests (installs what they need)"
 	@echo "make test-system                      the package in a Debian machine with a real systemd (root, systemd-nspawn)"
 	@echo "make deb | wheel | bundle             a Debian package (ARCH=arm64: for that); a wheel; all wheels with an install script"
+	@echo "make release KEY=FILE                 all three, and the list of their hashes signed with that SSH key"
 	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
 	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, some three hours; goes on where it was"
 	@echo "make lint                             format, lint, types, import contract"
@@ -70,6 +71,9 @@ wheel: $(VENV)/.demo
 
 bundle:
 	@tools/bundle
+
+release: $(VENV)/.demo
+	@VENV=$(VENV) tools/release $(KEY)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ext/*.so ext/*.c ext/*.cpp ext/*.html

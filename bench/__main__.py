@@ -15,6 +15,8 @@ PARTS = {
     "atrest": ("bench.atrest",),
     "intervals": ("bench.intervals",),
     "verify": ("bench.verify",),
+    "hostile": ("bench.hostile",),
+    "broker": ("bench.hostile_broker",),
     "wear": ("bench.wear",),
     "drain": ("bench.drain", "--rate", "10000"),
     "scan": ("bench.scan", "--quick"),

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.cli.exporting import FORMULA, CsvDraft
+from agent.cli.csv_cells import safe_cell
+from agent.cli.exporting import CsvDraft
 
 # What people see: heading, column of the answer.
 PEOPLE = (
@@ -43,11 +44,5 @@ def _for_people(cells: Sequence[Any], places: Sequence[int]) -> list[Any]:
         cell = cells[place]
         if heading in ("from", "to"):
             cell = cell[:10] + " " + cell[11:19]  # as spreadsheets read it; the offset is in the flat table
-        elif isinstance(cell, str) and cell.startswith(FORMULA) and not _is_number(cell):
-            cell = f"'{cell}"
-        out.append(cell)
+        out.append(safe_cell(cell))
     return out
-
-
-def _is_number(text: str) -> bool:
-    return text.lstrip("-").replace(".", "", 1).isdigit()

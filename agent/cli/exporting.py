@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, TextIO
 
 from agent.cli.common import tidy
+from agent.cli.csv_cells import safe_cell
 from drivers.model import UsageError
 
 CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take for a formula
 
 
 class Folder:
@@ -141,8 +141,7 @@ def _value(record: dict[str, Any]) -> str:
     if "x" in record:
         return str(record["x"])
     if "vs" in record:
-        text = tidy(str(record["vs"]), 500)
-        return f"'{text}" if text.startswith(FORMULA) else text
+        return str(safe_cell(tidy(str(record["vs"]), 500)))
     if "vb" in record:
         return "true" if record["vb"] else "false"
     value = record["v"]

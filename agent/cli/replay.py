@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import queue
 import secrets
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
@@ -21,10 +19,14 @@ from drivers.model import BrokerError, UsageError
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
+    from agent.verify.mqtt import BoundedClient
+
 PREFIX = "meterhouse/v1/"
 NO_SUBSCRIBERS, UNSUPPORTED = 0x10, 0x84  # reason codes of MQTT 5
-PORTS = {"mqtt": 1883, "mqtts": 8883}
 LAST = 2**53
+MAX_REPLIES: Final = 10_000  # to one request
+MAX_REPLY_BYTES: Final = 64 << 10
+MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to tell a pack that comes twice
 
 
 @click.command()
@@ -63,9 +65,12 @@ def replay(
     \b
     Exit codes: 0 all came, 2 wrong usage, 5 no broker or no answer, 6 some are expired, lost or refused.
     """
-    url = urlsplit(broker)
-    if url.scheme not in PORTS or not url.hostname:
-        raise UsageError(f"{tidy(broker)!r} is no broker", where="--broker", hint="mqtt://host or mqtts://host")
+    from agent.verify.live import LiveError, broker_of
+
+    try:
+        place = broker_of(broker)
+    except LiveError as error:
+        raise UsageError(str(error), where="--broker", hint=error.hint.rstrip(".")) from None
     if stream.count("/") != 2 or not all(stream.split("/")) or set(stream) & set("+#"):
         raise UsageError(f"{tidy(stream)!r} is no stream", where="replay", hint="Such as park7/gw01/inv1")
     name = secrets.token_hex(8)
@@ -73,7 +78,7 @@ def replay(
     if boot:
         request["boot"] = boot
     password = password_file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r") if password_file else None
-    asking = Asking(broker, stream, request, ca_file, (username, password))
+    asking = Asking(broker, place, stream, request, ca_file, (username, password))
     with ExitStack() as stack:
         try:
             file = stack.enter_context(out.open("ab")) if out else None
@@ -102,40 +107,50 @@ class Refusal:
 
 
 class Asking:
-    """A connection that asks once it is subscribed, again after a reconnect, and leaves in ``mail`` what comes."""
+    """A connection that asks once it is subscribed, again after a reconnect, and leaves in ``mail`` what comes.
+
+    ``mail`` has room for some messages; while it is full, the broker waits.
+    """
 
     def __init__(
         self,
         broker: str,
+        place: tuple[str, str, int],
         stream: str,
         request: dict[str, Any],
         ca_file: Path | None,
         login: tuple[str | None, str | None],
     ) -> None:
-        self.mail: queue.SimpleQueue[tuple[str, bytes] | Refusal] = queue.SimpleQueue()
-        self._broker, self._url, self._ca_file, self._login = broker, urlsplit(broker), ca_file, login
+        from agent.verify.live import Mail
+
+        self.mail = Mail()
+        self.refusal: Refusal | None = None
+        self._broker, self._place, self._ca_file, self._login = broker, place, ca_file, login
         base = PREFIX + stream.rpartition("/")[0]
-        self._topics = [(f"{base}/replay/reply", 1), (f"{PREFIX}{stream}/backfill", 1)]
+        self._topics = (f"{base}/replay/reply", f"{PREFIX}{stream}/backfill")
         self._ask_topic, self._request = f"{base}/replay/request", json.dumps(request)
         self._heard = False  # something came that a broker says to a client of its version
-        self._client: Client | None = None
+        self._client: BoundedClient | None = None
 
     def dial(self, version: int) -> None:
         """Connect as MQTT 5 or 4 (3.1.1). Raises BrokerError where nobody is there."""
-        from paho.mqtt.client import Client
-        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+        from paho.mqtt.enums import MQTTProtocolVersion
+
+        from agent.verify.live import KEEPALIVE_S, MAX_PACKET, Mail, tls_context
+        from agent.verify.mqtt import BoundedClient
 
         self.hang_up()
-        self.mail, self._heard = queue.SimpleQueue(), False
-        client = self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(version))
+        self.mail, self.refusal, self._heard = Mail(), None, False
+        client = self._client = BoundedClient(MQTTProtocolVersion(version), MAX_PACKET)
         client.on_connect, client.on_disconnect = self._connected, self._disconnected
         client.on_subscribe, client.on_publish, client.on_message = self._subscribed, self._published, self._came
         if self._login[0]:
             client.username_pw_set(*self._login)
+        scheme, host, port = self._place
         try:
-            if self._url.scheme == "mqtts":
-                client.tls_set(str(self._ca_file) if self._ca_file else None)
-            client.connect(self._url.hostname or "", self._url.port or PORTS[self._url.scheme])
+            if scheme == "mqtts":
+                client.tls_set_context(tls_context(self._ca_file))
+            client.reach(host, port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
             hint = "Is it running, and the port right?"
             raise BrokerError(getattr(error, "strerror", None) or str(error), where=self._broker, hint=hint) from error
@@ -143,6 +158,7 @@ class Asking:
 
     def hang_up(self) -> None:
         """Leave nothing running."""
+        self.mail.close()  # whoever waits for room in it goes on
         if self._client:
             self._client.disconnect()
             self._client.loop_stop()
@@ -150,34 +166,46 @@ class Asking:
 
     # --- paho's thread
 
-    def _connected(self, client: Client, _data: object, _flags: object, reason: Any, _props: object) -> None:
+    def _refused(self, code: int, text: str, hint: str) -> None:
+        self.refusal = Refusal(code, text, hint)
+        self.mail.close()
+
+    def _connected(self, _client: Client, _data: object, _flags: object, reason: Any, _props: object) -> None:
         self._heard = True
         if reason.is_failure:
-            self.mail.put(Refusal(reason.value, f"the broker refuses: {reason}", "Check user name and password"))
-        else:
-            client.subscribe(self._topics)
+            self._refused(reason.value, f"the broker refuses: {reason}", "Check user name and password")
+        elif self._client:
+            self._client.follow(*self._topics, retained=False)
 
     def _disconnected(self, *_rest: object) -> None:
-        if not self._heard:  # some brokers of one version answer the other one this way
-            self.mail.put(Refusal(UNSUPPORTED, "the broker closes the connection without an answer", "Is TLS right?"))
+        if self._client and self._client.fault:
+            text = f"the broker sent {self._client.fault}; the connection was cut"
+            self._refused(0, text, "No pack is so large. Ask its operator")
+        elif not self._heard:  # some brokers of one version answer the other one this way
+            self._refused(UNSUPPORTED, "the broker closes the connection without an answer", "Is TLS right?")
 
     def _subscribed(self, client: Client, _data: object, _mid: int, reasons: list[Any], _props: object) -> None:
         if any(reason.is_failure for reason in reasons):
             hint = "Its access rules must let us read backfill and replay/reply"
-            self.mail.put(Refusal(reasons[0].value, f"the broker refuses the subscription: {reasons[0]}", hint))
+            self._refused(reasons[0].value, f"the broker refuses the subscription: {reasons[0]}", hint)
         else:
             client.publish(self._ask_topic, self._request, 1)
 
     def _published(self, _client: Client, _data: object, _mid: int, reason: Any, _props: object) -> None:
         if reason.is_failure:
             hint = "Its access rules must let us write replay/request"
-            self.mail.put(Refusal(reason.value, f"the broker refuses the request: {reason}", hint))
+            self._refused(reason.value, f"the broker refuses the request: {reason}", hint)
         elif reason.value == NO_SUBSCRIBERS:
             hint = "Is the name right, and the gateway online? Its topic status says so"
-            self.mail.put(Refusal(reason.value, "no gateway of this name listens there", hint))
+            self._refused(reason.value, "no gateway of this name listens there", hint)
 
     def _came(self, _client: Client, _data: object, message: Any) -> None:
-        self.mail.put((message.topic, bytes(message.payload)))
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return  # no topic of ours
+        if topic in self._topics and not message.retain:
+            self.mail.put(bytes(message.payload), topic)
 
 
 def _take(
@@ -190,19 +218,18 @@ def _take(
     asking.dial(version)
     end = time.monotonic() + silence_s
     while True:
-        try:
-            letter = asking.mail.get(timeout=max(0.0, end - time.monotonic()))
-        except queue.Empty:
-            hint = "Is the gateway online, and may we write to replay/request?"
-            raise BrokerError(f"no answer for {silence_s:g} s", where=broker, hint=hint) from None
-        if isinstance(letter, Refusal):
-            if version == 5 and letter.code in (1, UNSUPPORTED):
+        letter = asking.mail.take(max(0.0, end - time.monotonic()))
+        if letter is None and (refusal := asking.refusal):
+            if version == 5 and refusal.code in (1, UNSUPPORTED):
                 version = 4
                 asking.dial(version)
                 end = time.monotonic() + silence_s
                 continue
-            raise BrokerError(letter.text, where=broker, hint=letter.hint)
-        topic, payload = letter
+            raise BrokerError(refusal.text, where=broker, hint=refusal.hint)
+        if letter is None:
+            hint = "Is the gateway online, and may we write to replay/request?"
+            raise BrokerError(f"no answer for {silence_s:g} s", where=broker, hint=hint)
+        payload, topic = letter
         if topic.endswith("/backfill"):
             end = time.monotonic() + silence_s
             digest = hashlib.sha256(payload).digest()
@@ -210,13 +237,22 @@ def _take(
                 seen.add(digest)
                 if file:
                     file.write(payload + b"\n")
-            continue
-        try:
-            reply = json.loads(payload)
-        except ValueError:
-            continue
-        if isinstance(reply, dict) and reply.get("id") == name:
+        elif (reply := _reply(payload, name)) is not None:
             replies.append(reply)
             end = time.monotonic() + silence_s
             if reply.get("verdict") in {"done", "refused"}:
                 return len(seen), replies
+        if len(seen) > MAX_PACKS or len(replies) > MAX_REPLIES:
+            hint = f"At most {MAX_PACKS:,} packs and {MAX_REPLIES:,} replies are taken; ask for a shorter range"
+            raise BrokerError("more comes than anybody asked for", where=broker, hint=hint)
+
+
+def _reply(payload: bytes, name: str) -> dict[str, Any] | None:
+    """A reply to our request; None for any other message."""
+    from agent.verify.strict import MAX_LOOSE_ITEMS, Refused, parse_object
+
+    try:
+        reply = parse_object(payload, MAX_REPLY_BYTES, MAX_LOOSE_ITEMS)
+    except Refused:
+        return None
+    return reply if reply.get("id") == name else None

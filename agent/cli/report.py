@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.csv_cells import safe_cell
 from agent.cli.requests import ask
 from drivers.model import GatewayError, UsageError
 
@@ -168,7 +169,7 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
         with path.open("w", newline="", encoding="utf-8-sig") as stream:  # the mark tells spreadsheets that it is UTF-8
             writer = csv.writer(stream)
             writer.writerow(heads)
-            writer.writerows(rows)
+            writer.writerows([safe_cell(value) for value in row] for row in rows)
     except OSError as error:
         raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
 

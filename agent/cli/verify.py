@@ -33,7 +33,7 @@ STDIN = Path("-")
     "--trust",
     multiple=True,
     metavar="[SITE/GATEWAY=]THUMBPRINT",
-    help="A key got out of band, of that gateway or of any; again for more.",
+    help="A key got out of band; with its gateway where there are several. Again for more.",
 )
 @click.option(
     "--for", "duration_s", callback=parse_for, metavar="TIME", help="Listen so long (20s, 5 min); else Ctrl-C."
@@ -61,13 +61,15 @@ def verify(
 
     PATHs are exported files or folders (.json, .jsonl, also with .zst behind); - reads packs from stdin, one a line.
     Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
-    gateway, not over the network. With --recompute each signed figure whose packs are all here is computed again and
+    gateway, not over the network. Where there are several gateways, each thumbprint needs its SITE/GATEWAY= in front,
+    else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose packs are all here is computed again and
     must come out the same to the last digit; --plan names the park's plan where it is too long to be in the packs.
 
     \b
     Example:
       meterhouse verify --broker mqtt://127.0.0.1 --trust pVa0...Q3k --for 20s
       meterhouse verify export/ --trust pVa0...Q3k --json
+      meterhouse verify exports/ --trust park7/gw01=pVa0...Q3k --trust park7/gw02=x7Rt...0aE
 
     \b
     Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
@@ -85,11 +87,12 @@ def verify(
     else:
         report = _files(paths, trust)
     short = report.shortfalls() if expect_complete else []
-    repeated = _repeat(paths, plan_file) if recompute else None
+    # what was refused may be anything: nothing is computed from files that hold such
+    repeated = _repeat(paths, plan_file) if recompute and not report.failures else None
     if as_json:
         facts = report.as_dict()
-        if repeated is not None:
-            facts["recomputed"] = repeated.as_dict()
+        if recompute:
+            facts["recomputed"] = repeated.as_dict() if repeated else None
         if expect_complete:
             facts["complete"], facts["shortfalls"] = not short, short
         click.echo(as_line(facts))
@@ -102,6 +105,8 @@ def verify(
             click.echo(tidy(f"not complete: {text}", 500))
         if repeated is not None:
             _say_repeated(repeated)
+        elif recompute:
+            click.echo("figures: not repeated, because something in the files was refused")
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
 
 
@@ -131,7 +136,7 @@ def _first_line(path: Path) -> str:
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
     from agent.verify import Verifier
-    from agent.verify.files import read_lines, read_paths
+    from agent.verify.files import read_paths, read_stream
 
     verifier = Verifier(trust)
     progress = _Progress()
@@ -141,8 +146,7 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
         if STDIN in paths:
             if files:
                 verifier.new_file()
-            for raw, where in read_lines(sys.stdin.buffer, "stdin"):
-                verifier.feed(raw, where=where)
+            read_stream(verifier, sys.stdin.buffer, "stdin")
     except OSError as error:
         hint = "Name the files or the folder that `meterhouse export` wrote"
         raise UsageError(error.strerror or str(error), where=str(error.filename or "verify"), hint=hint) from error
@@ -160,8 +164,12 @@ def _live(
     password: str | None,
     duration_s: float | None,
 ) -> Report:
-    from agent.verify.live import Live, LiveError
+    from agent.verify.live import Live, LiveError, broker_of
 
+    try:
+        broker_of(broker)
+    except LiveError as error:
+        raise UsageError(str(error), where="--broker", hint=error.hint.rstrip(".")) from None
     try:
         live = Live(broker, trust, site=site, gateway=gateway, ca_file=ca_file, username=username, password=password)
         live.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,7 +55,34 @@ def read_uplinks(tables: list[Table], notes: list[Note]) -> tuple[UplinkConfig, 
                     "mqtts:// protects password and readings",
                 )
             )
+        notes += _open_secrets(table, uplink)
     return tuple(out)
+
+
+def _open_secrets(table: Table, uplink: UplinkConfig) -> list[Note]:
+    """Files that others may read. No error: a destination that worked is not cut off by an upgrade."""
+    password = uplink.password.file if uplink.password else None
+    files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
+    notes = []
+    for key, path, remedy in files:
+        if path is not None and (mode := _open_to_others(path)):
+            hint = f"chmod 600 {path}, for the user that runs the agent; if others could read it for a while, {remedy}"
+            notes.append(Note(place_of(table, key), f"others may read or change {path} (mode {mode:04o})", hint))
+    return notes
+
+
+def _open_to_others(path: Path) -> int:
+    """The mode, if more than its owner may read or change a file; 0 where all is well, or nothing is there.
+
+    One of root that one group may read is well: so packages install secrets.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return 0
+    mode = stat.S_IMODE(found.st_mode)
+    is_open = stat.S_ISREG(found.st_mode) and mode & (0o037 if found.st_uid == 0 else 0o077)
+    return mode if is_open else 0
 
 
 def _uplink(table: Table) -> UplinkConfig:

@@ -19,6 +19,7 @@ from typing import Final
 
 import zstandard
 
+from agent.zstd import read_frame
 from ext.columns import FAR, Runs, restore, restore_window
 
 PLAIN, ZSTD = 2, 3  # 0 and 1 were other runs, before the first release
@@ -191,13 +192,13 @@ class Page:
             if body[0] not in (PLAIN, ZSTD):
                 raise ValueError(f"it begins with {body[0]}")
             if body[0] == ZSTD:
-                raw = zstandard.ZstdDecompressor().decompress(raw, max_output_size=MAX_BYTES)
+                raw = read_frame(raw, MAX_BYTES)
             rows, self.columns = struct.unpack_from("<HH", raw)
             self._runs = Runs(raw, 4, rows, len(ROW_FIELDS) + self.columns * len(FIELDS))
             self._whole: dict[int, dict[str, array[int]]] = {}
             self.rows = rows if first is None else min(first, rows)
             self._all = self.rows == rows
-        except (IndexError, ValueError, struct.error, zstandard.ZstdError) as error:
+        except (IndexError, ValueError, struct.error) as error:
             raise ValueError(f"a page of intervals is damaged: {error}") from error
 
     def row(self, field: str) -> array[int]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import zstandard
 
+from agent.zstd import read_frame
 from ext.rates import SLOT_BYTES, STATE_VERSION
 
 MAGIC: Final = b"MHL3"  # before it, states had none: those were of one length for all slots, and could not be read back
@@ -53,11 +54,11 @@ def unpack_state(state: bytes) -> tuple[dict[str, Any], list[bytes]]:
     if len(state) < _FRONT.size or _FRONT.unpack_from(state)[1] != zlib.crc32(body):
         raise StateError("its checksum is wrong")
     try:
-        raw = zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_BYTES)
+        raw = read_frame(body, MAX_BYTES)
         size = _SIZE.unpack_from(raw)[0]
         document = json.loads(raw[_SIZE.size : _SIZE.size + size])
         ends = list(accumulate((slot[-1] for slot in document["slots"]), initial=_SIZE.size + size))
-    except (zstandard.ZstdError, struct.error, LookupError, TypeError, ValueError) as error:
+    except (struct.error, LookupError, TypeError, ValueError) as error:
         raise StateError(f"it cannot be taken apart: {error!r}") from error
     if ends[-1] != len(raw):
         raise StateError(f"its slots take {ends[-1]} bytes and there are {len(raw)}")

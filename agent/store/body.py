@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 import zstandard
 
+from agent.zstd import read_frame
+
 MAX_PACK_BYTES = 64 * 1024 * 1024  # what decompression may give at most, whatever a damaged frame claims
 DICTIONARY_BYTES = 32 * 1024
 SAMPLE_BYTES = 12 * 1024  # of one pack in a dictionary: all points once, as a rule
@@ -199,8 +201,8 @@ class Codec:
         if reader is None or skip is None or len(body) <= skip or (form == 2 and birth is None):
             raise ValueError(f"a pack's body of form {form} and dictionary {number} that cannot be read")
         try:
-            rest = reader.decompress(body[skip:], max_output_size=MAX_PACK_BYTES)
-        except zstandard.ZstdError as error:
+            rest = read_frame(body[skip:], MAX_PACK_BYTES, reader)
+        except ValueError as error:
             raise ValueError(f"a pack's body is damaged: {error}") from error
         return rest if form == 0 else _join(body[1:65], body[65:97], birth if form == 2 else None, rest)
 

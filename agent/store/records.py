@@ -13,6 +13,7 @@ from typing import Any
 import zstandard
 
 from agent.store.values import StoredTable, signed
+from agent.zstd import read_frame
 
 KEEP_EVENTS = 20_000
 KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest, and the first of each day: a month of hours, a year of days
@@ -77,12 +78,11 @@ class Records:
             " WHERE t.ring_id = ?",
             (signed(ring_id),),
         ).fetchall()
-        read = zstandard.ZstdDecompressor().decompress
         found = {}
         for number, stream, body in rows:
             # what the disk has spoilt names nothing: the records of a table that is not known are set aside
-            with contextlib.suppress(zstandard.ZstdError, ValueError):
-                document = json.loads(read(body, max_output_size=MAX_DOCUMENT_BYTES))
+            with contextlib.suppress(ValueError, RecursionError):
+                document = json.loads(read_frame(body, MAX_DOCUMENT_BYTES))
                 found[number] = StoredTable(stream, document)
         return found
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from agent.store.body import Codec, payload_hash
 from agent.store.values import boot_hex
+from agent.zstd import read_frame
 
 log = logging.getLogger("meterhouse.store")
 MOST_PACKS = 100_000  # what is beyond stays in the old file, stated as lost
@@ -147,12 +146,11 @@ class Salvage:
 
     def _tables(self, old: sqlite3.Connection) -> None:
         """What names the records of a ring that is not sealed yet; a document that is not what it was is left out."""
-        read = zstandard.ZstdDecompressor().decompress
         with suppress(sqlite3.DatabaseError):
             for ring, key, stream, digest in old.execute("SELECT ring_id, number, stream, document FROM tables"):
                 body = old.execute("SELECT body FROM documents WHERE hash = ?", (digest,)).fetchone()
-                with suppress(zstandard.ZstdError, TypeError):
-                    if hashlib.sha256(read(body[0], max_output_size=MAX_DOCUMENT_BYTES)).digest() != digest:
+                with suppress(ValueError, TypeError):
+                    if hashlib.sha256(read_frame(body[0], MAX_DOCUMENT_BYTES)).digest() != digest:
                         continue
                     self._conn.execute("INSERT OR IGNORE INTO documents VALUES (?, ?)", (digest, body[0]))
                     self._conn.execute("INSERT OR IGNORE INTO tables VALUES (?, ?, ?, ?)", (ring, key, stream, digest))

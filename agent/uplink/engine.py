@@ -223,7 +223,7 @@ class Uplink:
         finally:
             session.drop()
             self._connected = False
-            self._traffic.end(session.by_broker)
+            self._traffic.end(session.by_broker and not session.disobeyed)
             self._replay.end(session.by_broker)
             self._report()
 
@@ -321,8 +321,12 @@ class Uplink:
             self._acked(packet, code)
         for topic, payload in session.messages:
             self._heard(topic, payload)
+        for topic in session.stale:
+            what = "%s: a retained message on %s is left alone: acks and requests count once; let its operator clear it"
+            self._wrong_acks.say(log.warning, what, self.name, clean_text(topic, 200))
         session.acks.clear()
         session.messages.clear()
+        session.stale.clear()
 
     def _goodbye(self, session: Session) -> None:
         """Offline by our own word, so that the will stays in the drawer."""

@@ -2,7 +2,8 @@
 
 paho's own thread and queue are not used: it resends what it holds in memory, knows nothing of our store and reads no
 Receive Maximum. Each connection gets a new client, so that nothing of the one before can leak into it, and our thread
-drives it through the interface that paho offers for foreign event loops.
+drives it through the interface that paho offers for foreign event loops. What a broker may send is bounded
+(``agent.verify.mqtt``): it is told in CONNECT, and cut off where it sends more all the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 from paho.mqtt import MQTTException
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -28,9 +29,12 @@ from agent.uplink import words
 from agent.uplink.parcel import Parcel
 from agent.uplink.traffic import NEVER
 from agent.uplink.values import Destination
+from agent.verify.live import tls_context
+from agent.verify.mqtt import BoundedClient
 from drivers.model import BrokerError
 
 CONNECT_S: Final = 10.0
+MAX_PACKET: Final = 64 << 10  # bytes of what we take: acks of 32 KiB and requests, with their topics
 _BYTES_ACKED: Final = 120  # where struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
@@ -55,6 +59,7 @@ class Session:
         self._to, self._wake_fd, self._woken = destination, wake_fd, woken
         self.acks: list[tuple[int, int]] = []  # packet id and reason code of each PUBACK, until somebody clears it
         self.messages: list[tuple[str, bytes]] = []  # topic and payload, likewise
+        self.stale: list[str] = []  # topics of retained messages, which are left alone, likewise
         self.protocol = protocol
         self.connack: int | None = None
         self.receive_maximum, self.max_packet, self.retain = 65_535, NEVER, True
@@ -63,7 +68,7 @@ class Session:
         self.by_broker = False
         self._misc_s = 0.0
         self._dropped = False
-        client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol, reconnect_on_failure=False)
+        client = BoundedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
         client.max_inflight_messages_set(0)  # our own window counts
         client.connect_timeout = CONNECT_S
         client.on_connect = self._on_connect
@@ -90,7 +95,7 @@ class Session:
         """Made anew for each connection, so that renewed certificates are used from the next one on."""
         to = self._to
         try:
-            context = ssl.create_default_context(cafile=str(to.ca_file) if to.ca_file else None)
+            context = tls_context(to.ca_file)
             if to.cert_file:
                 context.load_cert_chain(to.cert_file, to.key_file, password=lambda: b"")
         except (OSError, ssl.SSLError) as error:
@@ -109,10 +114,7 @@ class Session:
         """Connect and wait for the broker's answer. Raises BrokerError."""
         to = self._to
         try:
-            if self.protocol == V5:
-                self._client.connect(to.host, to.port, to.keepalive_s, clean_start=True)
-            else:
-                self._client.connect(to.host, to.port, to.keepalive_s)
+            self._client.reach(to.host, to.port, to.keepalive_s)
         except (OSError, ssl.SSLError) as error:
             raise words.unreachable(error, to.url, to.port) from error
         except ValueError as error:  # an empty host name, a name that is no name
@@ -134,6 +136,11 @@ class Session:
         if self.max_qos < 1:
             self.close()
             raise words.refused(0x9B, to.url)
+
+    @property
+    def disobeyed(self) -> bool:
+        """Did we cut the connection for what the broker sent?"""
+        return bool(self._client.fault)
 
     @property
     def alive(self) -> bool:
@@ -211,6 +218,9 @@ class Session:
             self.drop()
             what = f"the broker sent something that is not MQTT ({type(error).__name__})"
             raise BrokerError(what, where=self._to.url, hint="Is it the right port?") from error
+        if self._client.fault:
+            self.drop()
+            raise words.disobeyed(self._client.fault, self._to.url)
 
     def _forget(self, fd: int) -> None:
         with contextlib.suppress(KeyError):
@@ -222,8 +232,8 @@ class Session:
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
 
     def subscribe(self, topic: str) -> None:
-        """Ask for messages of a topic, QoS 1."""
-        self._client.subscribe(topic, 1)
+        """Ask for messages of a topic that are published from now on, QoS 1."""
+        self._client.follow(topic, retained=False)
 
     def close(self) -> None:
         """Say goodbye, so that the broker does not send our will."""
@@ -267,7 +277,10 @@ class Session:
         self.acks.append((packet, reason.value))
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
-        self.messages.append((message.topic, bytes(message.payload)))
+        if message.retain:  # it was meant for a connection before: an ack or a request counts once
+            self.stale.append(message.topic)
+        else:
+            self.messages.append((message.topic, bytes(message.payload)))
 
 
 def _first_line(error: Exception) -> str:

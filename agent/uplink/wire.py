@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 _Seq = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-_Boot = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+_Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # a $ would let a line feed pass behind it
 
 
 class AckWire(msgspec.Struct, frozen=True):

@@ -87,6 +87,12 @@ def disconnected(code: int, url: str) -> BrokerError:
     return BrokerError(what, where=url, hint=hint)
 
 
+def disobeyed(fault: str, url: str) -> BrokerError:
+    """A connection that we cut: the broker sent what it must not."""
+    hint = "Is something large retained on ack or replay/request? Its operator can clear it and limit packets"
+    return BrokerError(f"the broker sent {fault}; the connection was cut", where=url, hint=hint)
+
+
 def hung_up(code: int, url: str, tls: bool, has_certificate: bool) -> BrokerError:
     """A connection that ended before the broker's first word; ``code`` as in MQTT 5, 0: none."""
     if code:

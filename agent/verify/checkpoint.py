@@ -12,14 +12,16 @@ from typing import Any, Final
 from agent.verify.holes import Head
 from agent.verify.jws import TYP_CHECKPOINT
 from agent.verify.keyring import KeyRing
+from agent.verify.pack import BOOT
 from agent.verify.report import MAX_LISTED, Torn
-from agent.verify.signed import check_signed
-from agent.verify.strict import Refused
+from agent.verify.signed import Seal, check_signed
+from agent.verify.strict import Refused, shown
 from agent.verify.table import ms_of
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
 MAX_NAME: Final = 200
+MAX_HEADS: Final = 1000  # on a page; gateways put 200 on one
 MAX_FILED: Final = 10_000  # pages of files that are known again
 MAX_PARTIAL: Final = 10_000  # checkpoints in files of which some pages are here and some not
 ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin link one in half a minute
@@ -72,7 +74,9 @@ class Checkpoints:
         """What comes now is in an order of its own: files have none among each other."""
         self._file = {}
 
-    def take(self, raw: bytes, value: dict[str, Any], ring: KeyRing, *, filed: bool = False) -> list[Named]:
+    def take(
+        self, raw: bytes, value: dict[str, Any], ring: KeyRing, seal: Seal | None = None, *, filed: bool = False
+    ) -> list[Named]:
         """What it says of each stream; nothing where it is known already.
 
         Args:
@@ -81,7 +85,7 @@ class Checkpoints:
         Raises:
             Refused: whatever does not hold; an older page than the one known among it.
         """
-        signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys)
+        signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, seal)
         number, new = _page(value, signed.hash, signed.key.kid)
         book = self._books.get(ring.gateway) or _Book()
         known = book.newest.get(number)
@@ -92,8 +96,8 @@ class Checkpoints:
                 return []
             _check_order(known, new, ring)
         heads = value.get("heads")
-        if not isinstance(heads, list):
-            raise Refused("shape", "a checkpoint without heads")
+        if not isinstance(heads, list) or len(heads) > MAX_HEADS:
+            raise Refused("shape", f"a checkpoint without heads, or with more than {MAX_HEADS} on a page")
         made = [_head(head, ring.gateway, new, filed) for head in heads]
         for named in made:
             ring.check_revoked(new.kid, named.stream, named.head[1])
@@ -210,7 +214,7 @@ def _page(value: Mapping[str, Any], digest: str, kid: str) -> tuple[int, _Page]:
     if type(number) is not int or not 1 <= number <= MAX_PAGES or type(counter) is not int or value.get("v") != 1:
         raise Refused("shape", "a checkpoint without page, counter or v 1")
     if type(pages) is not int or not number <= pages <= MAX_PAGES:
-        raise Refused("shape", f"page {number} of a checkpoint that has {pages!r} pages")
+        raise Refused("shape", f"page {number} of a checkpoint that has {shown(pages)} pages")
     return number, _Page(
         counter, digest, value.get("prev"), kid, pages, ms_of(value.get("time"), "time of a checkpoint")
     )
@@ -238,6 +242,7 @@ def _head(head: Any, gateway: str, page: _Page, filed: bool) -> Named:
             and stream.rpartition("/")[0] == gateway
             and len(stream) <= MAX_NAME
             and isinstance(boot, str)
+            and BOOT.fullmatch(boot)
             and type(seq) is int
             and isinstance(digest, str)
             and _HASH.fullmatch(digest)

@@ -7,14 +7,38 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, ZSTD_STEP, Frames, Refused, inflate, parse_object
-from agent.verify.verifier import PREFIX, Verifier
+from agent.verify.strict import MAX_PACK_BYTES, ZSTD_MAGIC, ZSTD_STEP, Frames, Refused, inflate
+from agent.verify.verifier import Outcome, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
 BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # copies, as retained beside the packs
 ONLY: Final = "streams.txt"  # of an export of some devices: their names, a line each
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
+MAX_WASTE: Final = 60_000  # brackets and commas of refused objects, and empty lines, without a good object between
+SKIPPED: Final = 1024  # bytes of a line too long to be read that count as one of these
+FREE_BYTES, RATIO = 64 << 20, 1000  # more than the first comes of a file only up to so many times its own bytes
+
+
+class Waste:
+    """What a file costs without being of use: its rest is not read once it is too much.
+
+    A file whose objects do not hold has failed with the first of them; the others are read to say what is wrong, and
+    that is said after some hundred.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_WASTE
+
+    def add(self, cost: int) -> None:
+        """So many brackets and commas, or empty lines. Raises Refused when it is enough."""
+        self._left -= cost
+        if self._left < 0:
+            raise Refused("size", "too much of this file proves nothing; its rest is not read")
+
+    def refill(self) -> None:
+        """Here was a good object."""
+        self._left = MAX_WASTE
 
 
 def _nothing(count: int) -> None:
@@ -62,11 +86,11 @@ def _rank(path: Path) -> int:
     return 2 if path.name.startswith("checkpoint") else 3
 
 
-def read_objects(path: Path) -> Iterator[tuple[bytes, str]]:
+def read_objects(path: Path, waste: Waste | None = None) -> Iterator[tuple[bytes, str]]:
     """(bytes of an object, file and line) for each object in a file. Lines beyond the cap come cut, to be refused.
 
     Raises:
-        Refused: a damaged or unreadable compressed file.
+        Refused: a damaged or unreadable compressed file, or one that holds too much of no use.
         OSError: what the file system says.
     """
     if path.name.endswith((".json", ".json.zst")):
@@ -76,10 +100,10 @@ def read_objects(path: Path) -> Iterator[tuple[bytes, str]]:
     with path.open("rb") as file:
         if file.read(4) != ZSTD_MAGIC:
             file.seek(0)
-            yield from read_lines(file, str(path))
+            yield from read_lines(file, str(path), waste)
             return
         file.seek(0)
-        yield from read_lines(io.BufferedReader(_Inside(file)), str(path))
+        yield from read_lines(io.BufferedReader(_Inside(file)), str(path), waste)
 
 
 class _Inside(io.RawIOBase):
@@ -87,6 +111,7 @@ class _Inside(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._frames, self._held = file, Frames(MAX_WINDOW), memoryview(b"")
+        self._taken = self._given = 0
 
     def readable(self) -> bool:
         """Always."""
@@ -100,30 +125,51 @@ class _Inside(io.RawIOBase):
                 self._frames.close()
                 return 0
             self._held = memoryview(self._frames.feed(step))
+            self._taken, self._given = self._taken + len(step), self._given + len(self._held)
+            if self._given > FREE_BYTES + RATIO * self._taken:
+                raise Refused("size", f"decompresses to more than {RATIO} times its size; its rest is not read")
         count = min(len(into), len(self._held))
         into[:count], self._held = self._held[:count], self._held[count:]
         return count
 
 
-def read_lines(file: BinaryIO | io.BufferedReader, name: str) -> Iterator[tuple[bytes, str]]:
+def read_lines(
+    file: BinaryIO | io.BufferedReader, name: str, waste: Waste | None = None
+) -> Iterator[tuple[bytes, str]]:
     """(line, name and number) of what is not empty; never more than the cap of a pack in memory."""
-    number = 0
+    waste, number = waste or Waste(), 0
     while line := file.readline(MAX_PACK_BYTES + 2):
         number += 1
         rest = line
         while len(rest) > MAX_PACK_BYTES and not rest.endswith(b"\n"):  # skip what is left of a monstrous line
             rest = file.readline(MAX_PACK_BYTES + 2)
+            waste.add(len(rest) // SKIPPED)
         if line := line.strip():
             yield line, f"{name}:{number}"
+        else:
+            waste.add(1)
 
 
-def _topic(raw: bytes) -> str | None:
-    """The topic of a birth that lies beside the packs as it lies retained beside them on a broker."""
+def feed_all(verifier: Verifier, objects: Iterable[tuple[bytes, str]], waste: Waste, retained: bool) -> Iterator[int]:
+    """Feed what a file holds; counts as it goes. Raises as ``read_objects``."""
+    for count, (raw, where) in enumerate(objects, 1):
+        before = verifier.wasted
+        outcome = verifier.feed(raw, None, where, retained=retained)
+        if cost := verifier.wasted - before:
+            waste.add(cost + len(raw) // SKIPPED)
+        elif outcome in (Outcome.VERIFIED, Outcome.TAKEN):
+            waste.refill()
+        yield count
+
+
+def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:
+    """Feed what comes of a pipe, an object a line."""
+    waste = Waste()
     try:
-        stream = parse_object(inflate(raw)).get("stream")
-    except Refused:
-        return None
-    return f"{PREFIX}{stream}/birth" if isinstance(stream, str) and stream.count("/") == 2 else None
+        for _ in feed_all(verifier, read_lines(file, name, waste), waste, False):
+            continue
+    except Refused as error:
+        verifier.refuse(error, name)
 
 
 def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[int], None] = _nothing) -> None:
@@ -135,16 +181,16 @@ def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[in
     Raises:
         OSError: a path that does not exist or may not be read.
     """
-    paths, count = list(paths), 0
+    paths, total = list(paths), 0
     verifier.narrow(find_only(paths))
     for path in find_files(paths):
         verifier.new_file()
+        waste = Waste()
         try:
-            for raw, where in read_objects(path):
-                verifier.feed(raw, _topic(raw) if path.name in BIRTHS else None, where)
-                count += 1
-                if count % 500 == 0:
-                    progress(count)
+            for _ in feed_all(verifier, read_objects(path, waste), waste, path.name in BIRTHS):
+                total += 1
+                if total % 500 == 0:
+                    progress(total)
         except Refused as error:
             verifier.refuse(error, str(path))
-    progress(count)
+    progress(total)

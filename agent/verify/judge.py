@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agent.verify.report import Fault, Faults, Report, Verdict
@@ -38,15 +38,16 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
     total.first_bad = first_bad or (total.faults[0] if total.faults else next(conflicts, None))
 
 
-def judge(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool) -> None:
+def judge(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, broken: Sequence[str]) -> None:
     """The verdict of a report whose sums are made, and why.
 
     Args:
         unread: why -> objects or files that could not be read here.
         forgotten: torn checkpoints that are counted and not listed.
         proven: the keys of all gateways that have packs lead back to a pinned one.
+        broken: what fails for other reasons than a stream's.
     """
-    broken, left = [], []
+    broken, left = [*broken], []
     if total.failed:
         broken.append(f"{total.failed} refused or faulty")
     for name, stream in total.streams.items():
@@ -77,3 +78,11 @@ def judge(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool
         total.verdict = Verdict.UNPROVEN
         left.append("no thumbprint was pinned: anybody could have made these keys")
     total.reasons = broken + left
+
+
+def shared_pins(gateways: Sequence[str]) -> list[str]:
+    """Why pins that name no gateway are not enough for several: the owner of one could sign for the others."""
+    more = len(gateways) - LISTED
+    names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")
+    what = f"a pinned thumbprint does not say whose it is, and there are {len(gateways)} gateways ({names})"
+    return [f"{what}: give each as SITE/GATEWAY=THUMBPRINT"]

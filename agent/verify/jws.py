@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from agent.verify.canonical import canonical
-from agent.verify.strict import Refused, parse_object
+from agent.verify.strict import Refused, parse_object, shown
 
 TYP_PACK: Final = "mh-pack"
 TYP_KEYS: Final = "mh-keys"
@@ -27,6 +27,19 @@ _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _HEADER_MEMBERS: Final = {"alg", "b64", "crit", "kid", "typ"}
 _OKP_MEMBERS: Final = ("crv", "kty", "x")
 _EC_MEMBERS: Final = ("crv", "kty", "x", "y")
+COORDINATE: Final = 32  # bytes of each, in both kinds of keys
+_PRIME: Final = 2**255 - 19
+# y of the eight points of small order, with either sign of x: under such a key one signature fits many messages, and
+# anybody can make it
+_SMALL_ORDER: Final = frozenset(
+    (
+        0,
+        1,
+        _PRIME - 1,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,7 @@ def base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def unbase64url(text: str, what: str) -> bytes:
+def unbase64url(text: str, what: str, code: str = "signature") -> bytes:
     """The bytes of ``text``. Raises Refused on padding, foreign characters and loose bits at the end."""
     if _BASE64URL.fullmatch(text):
         try:
@@ -61,7 +74,7 @@ def unbase64url(text: str, what: str) -> bytes:
             raw = b""
         if raw and base64url(raw) == text:
             return raw
-    raise Refused("signature", f"{what} is not base64url")
+    raise Refused(code, f"{what} is not base64url")
 
 
 def hash_of(payload: bytes) -> str:
@@ -73,12 +86,12 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
     """RFC 7638 thumbprint of an OKP or EC key. Raises Refused on any other."""
     names = _OKP_MEMBERS if jwk.get("kty") == "OKP" else _EC_MEMBERS
     if not all(isinstance(jwk.get(name), str) for name in names):
-        raise Refused("key", f"a JWK of kty OKP (crv, x) or EC (crv, x, y) is wanted, not {sorted(jwk)}")
+        raise Refused("key", "a JWK of kty OKP (crv, x) or EC (crv, x, y) is wanted")
     return hash_of(canonical({name: jwk[name] for name in names}))
 
 
 def public_key(alg: object, jwk: object) -> PublicKey:
-    """The key of a key record.
+    """The key of a key record. A key has one spelling, and so one thumbprint.
 
     Raises:
         Refused: an algorithm other than Ed25519 and ES256, or a JWK that is not a public key of it.
@@ -90,17 +103,35 @@ def public_key(alg: object, jwk: object) -> PublicKey:
     kid = thumbprint(jwk)
     try:
         if alg == "Ed25519" and (jwk["kty"], jwk["crv"]) == ("OKP", "Ed25519"):
-            edwards = Ed25519PublicKey.from_public_bytes(unbase64url(jwk["x"], "x of the key"))
-            return PublicKey(kid, "Ed25519", edwards.verify)
+            raw = _coordinate(jwk, "x")
+            _check_order(raw)
+            return PublicKey(kid, "Ed25519", Ed25519PublicKey.from_public_bytes(raw).verify)
         if alg == "ES256" and (jwk["kty"], jwk["crv"]) == ("EC", "P-256"):
-            x, y = (int.from_bytes(unbase64url(jwk[n], f"{n} of the key"), "big") for n in "xy")
+            x, y = (int.from_bytes(_coordinate(jwk, name), "big") for name in "xy")
             curve = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
             return PublicKey(kid, "ES256", _es256(curve))
     except ValueError as error:
         if isinstance(error, Refused):
             raise
-        raise Refused("key", f"key {kid} is no valid {alg} key") from None
-    raise Refused("key", f"algorithm {alg!r} with kty {jwk['kty']!r}, crv {jwk['crv']!r}; Ed25519 or ES256 is wanted")
+        raise Refused("key", f"key {kid} is no valid {shown(alg)} key") from None
+    kind = f"kty {shown(jwk['kty'])}, crv {shown(jwk['crv'])}"
+    raise Refused("key", f"algorithm {shown(alg)} with {kind}; Ed25519 or ES256 is wanted")
+
+
+def _coordinate(jwk: Mapping[str, Any], name: str) -> bytes:
+    raw = unbase64url(jwk[name], f"{name} of the key", "key")
+    if len(raw) != COORDINATE:
+        raise Refused("key", f"{name} of the key has {len(raw)} bytes, {COORDINATE} are wanted")
+    return raw
+
+
+def _check_order(raw: bytes) -> None:
+    """Raises Refused for a point of small order, and for one that is not in its only form (RFC 8032, 5.1.3)."""
+    y = int.from_bytes(raw, "little") & (1 << 255) - 1
+    if y >= _PRIME:
+        raise Refused("key", "x of the key is not in the form of RFC 8032")
+    if y in _SMALL_ORDER:
+        raise Refused("key", "x of the key is a point of small order: anybody could sign")
 
 
 def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, PublicKey]) -> PublicKey:
@@ -117,12 +148,12 @@ def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, Pu
         raise Refused("signature", "not a detached JWS (header..signature)")
     header = read_header(encoded)
     if header.typ != typ:
-        raise Refused("typ", f"signed as {header.typ!r}, {typ!r} is wanted")
+        raise Refused("typ", f"signed as {shown(header.typ)}, {typ!r} is wanted")
     key = keys.get(header.kid)
     if key is None:
-        raise Refused("kid", f"signed by {header.kid}, which no key record names")
+        raise Refused("kid", f"signed by {shown(header.kid)}, which no key record names")
     if header.alg != key.alg:
-        raise Refused("alg", f"signed as {header.alg!r}, but the key {key.kid} is for {key.alg}")
+        raise Refused("alg", f"signed as {shown(header.alg)}, but the key {key.kid} is for {key.alg}")
     try:
         key.check(unbase64url(signature, "the signature"), encoded.encode() + b"." + payload)
     except InvalidSignature:
@@ -145,7 +176,8 @@ def read_header(encoded: str) -> Header:
     if header.get("b64") is not False or header.get("crit") != ["b64"]:
         raise Refused("header", 'a JWS header without "b64":false and "crit":["b64"]')
     if header.keys() != _HEADER_MEMBERS:
-        raise Refused("header", f"JWS header members {sorted(header.keys() - _HEADER_MEMBERS)} are not allowed")
+        strange = ", ".join(map(shown, sorted(header.keys() - _HEADER_MEMBERS)[:5]))
+        raise Refused("header", f"JWS header members [{strange}] are not allowed")
     return Header(alg, kid, typ)
 
 

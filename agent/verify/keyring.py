@@ -8,10 +8,11 @@ from typing import Any
 
 from agent.verify.jws import TYP_KEYS, PublicKey, check_signature, public_key
 from agent.verify.signed import check_signed, payload_of
-from agent.verify.strict import Refused
+from agent.verify.strict import Refused, shown
 
 MAX_RECORDS = 1000
 MAX_ROOTS = 20
+MANY_RECORDS = 16  # more are looked through for a pinned key before their signatures are checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,16 @@ class KeyRing:
             Refused: whatever does not hold; the known keys stay as they were.
         """
         if value.get("v") != 1:
-            raise Refused("shape", f"keys object of format {value.get('v')!r}, 1 is known")
+            raise Refused("shape", f"keys object of format {shown(value.get('v'))}, 1 is known")
         if value.get("gateway") != self.gateway:
-            raise Refused("topic", f"keys object of gateway {value.get('gateway')!r} at {self.gateway!r}")
+            raise Refused("topic", f"keys object of gateway {shown(value.get('gateway'))} at {shown(self.gateway)}")
         counter, records = value.get("counter"), value.get("records")
         if type(counter) is not int or counter < 0:
-            raise Refused("shape", f"keys object with counter {counter!r}")
+            raise Refused("shape", f"keys object with counter {shown(counter)}")
         if not isinstance(records, list) or not 1 <= len(records) <= MAX_RECORDS:
             raise Refused("shape", f"keys object without records, or with more than {MAX_RECORDS}")
+        if len(records) > MANY_RECORDS and self._is_foreign(records):
+            raise Unpinned("key-chain", f"foreign key chain: none of its {len(records)} keys is pinned")
         keys, revoked = _chain(records)
         check_signed(raw, value, TYP_KEYS, {(newest := next(reversed(keys))): keys[newest]})
         written = [payload_of(record) for record in records]
@@ -131,6 +134,12 @@ class KeyRing:
                 self._revoked[kid] = last if before is None else _lower(before, last)
         return True
 
+    def _is_foreign(self, records: list[Any]) -> bool:
+        """A chain that is not known, and does not even claim a pinned key."""
+        kids = [record.get("kid") for record in records if isinstance(record, dict)]
+        claimed = {kid for kid in kids if isinstance(kid, str)}
+        return self._strict and not self._pins & claimed and not (kids and kids[0] in self._chains)
+
     def _is_part(self, old: _Chain, known: _Chain) -> bool:
         return self._strict and old.counter < known.counter and old.records == known.records[: len(old.records)]
 
@@ -169,14 +178,14 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
             raise Refused("shape", f"key record {number} is no object")
         key = public_key(record.get("alg"), record.get("jwk"))
         if record.get("kid") != key.kid:
-            raise Refused("key", f"key record {number} says kid {record.get('kid')!r}, its key is {key.kid}")
+            raise Refused("key", f"key record {number} says kid {shown(record.get('kid'))}, its key is {key.kid}")
         if record.get("prev", "") != before:
-            raise Refused("key-chain", f"key record {number} follows {record.get('prev')!r}, not {before!r}")
+            raise Refused("key-chain", f"key record {number} follows {shown(record.get('prev'))}, not {shown(before)}")
         if key.kid in keys:
             raise Refused("key-chain", f"key {key.kid} is recorded twice")
         since = record.get("not_before")
         if not isinstance(since, (int, float)) or since < not_before:
-            raise Refused("key-chain", f"key record {number} has not_before {since!r} after {not_before}")
+            raise Refused("key-chain", f"key record {number} has not_before {shown(since)} after {not_before}")
         signers = {before: keys[before]} if before else {key.kid: key}
         try:
             check_signature(record.get("sig"), payload_of(record), TYP_KEYS, signers)
@@ -188,7 +197,7 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
         for entry in revokes:
             kid, last = _revocation(entry, number)
             if kid not in keys and before is not None:  # a first key may cut off the lost one that it stands for
-                raise Refused("shape", f"key record {number} revokes {kid!r}, which is no earlier key")
+                raise Refused("shape", f"key record {number} revokes {shown(kid)}, which is no earlier key")
             revoked[kid] = _lower(revoked[kid], last) if kid in revoked else last
         keys[key.kid] = key
         before, not_before = key.kid, since
@@ -198,7 +207,7 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
 def _revocation(entry: Any, number: int) -> tuple[str, Mapping[str, int]]:
     kid, last = (entry.get("kid"), entry.get("last")) if isinstance(entry, dict) else (None, None)
     if not isinstance(kid, str) or not isinstance(last, dict) or not all(type(seq) is int for seq in last.values()):
-        raise Refused("shape", f"key record {number} revokes {kid!r} without a last sequence for each stream")
+        raise Refused("shape", f"key record {number} revokes {shown(kid)} without a last sequence for each stream")
     return kid, last
 
 

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from agent.verify.report import Report
-from agent.verify.strict import MAX_PACK_BYTES
+from agent.verify.strict import MAX_PACK_BYTES, Refused, shown
 from agent.verify.verifier import PREFIX, Outcome, Verifier
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
 
+    from agent.verify.mqtt import BoundedClient
+
 WAITING, WAITING_BYTES = 2000, 32 << 20  # messages; beyond that the broker is left waiting
+MAX_PACKET: Final = MAX_PACK_BYTES + 65_536
 KEEPALIVE_S: Final = 30
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _UNSUPPORTED: Final = 132  # reason code: unsupported protocol version
@@ -30,6 +33,27 @@ class LiveError(Exception):
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
         self.hint = hint
+
+
+def broker_of(url: str) -> tuple[str, str, int]:
+    """(scheme, host, port). Raises LiveError; never shows a url that holds a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise LiveError("the host or port of the broker url cannot be read", "mqtt://host:1883 is wanted.") from None
+    if "@" in url:
+        raise LiveError("a broker url must not hold a user or password", "Use --username and --password-file.")
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise LiveError(f"broker url {shown(url)}", "mqtt://host:1883 or mqtts://host:8883 is wanted.")
+    return parts.scheme, parts.hostname, port or PORTS[parts.scheme]
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """What a broker's certificate must hold against; only its DNS names and addresses count, never its common name."""
+    context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    context.hostname_checks_common_name = False  # RFC 9525, section 2
+    return context
 
 
 class Mail:
@@ -53,10 +77,10 @@ class Mail:
     def _has_room(self) -> bool:
         return self._closed or not self._waiting or (len(self._waiting) < WAITING and self._bytes < WAITING_BYTES)
 
-    def take(self) -> tuple[bytes, str] | None:
-        """Waits for the next one. None: closed, and all of it was taken."""
+    def take(self, timeout_s: float | None = None) -> tuple[bytes, str] | None:
+        """Waits for the next one. None: closed, and all of it was taken; or nothing came in time."""
         with self._change:
-            self._change.wait_for(lambda: self._waiting or self._closed)
+            self._change.wait_for(lambda: self._waiting or self._closed, timeout_s)
             if not self._waiting:
                 return None
             item: tuple[bytes, str] = self._waiting.popleft()
@@ -95,14 +119,9 @@ class Live:
         password: str | None = None,
         heard: Callable[[str, bytes], None] | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in PORTS or not parts.hostname:
-            raise LiveError(f"broker url {url!r}", "mqtt://host:1883 or mqtts://host:8883 is wanted.")
+        scheme, self._host, self._port = broker_of(url)
         self.url = url
-        self._host, self._port = parts.hostname, parts.port or PORTS[parts.scheme]
-        self._tls = (
-            ssl.create_default_context(cafile=str(ca_file) if ca_file else None) if parts.scheme == "mqtts" else None
-        )
+        self._tls = tls_context(ca_file) if scheme == "mqtts" else None
         self._login = (username, password)
         self._filter = f"{PREFIX}{site}/{gateway}/#"
         self._verifier = Verifier(trust)
@@ -112,7 +131,7 @@ class Live:
         self._ready = threading.Event()  # subscribed, or refused
         self._refusal: LiveError | None = None
         self._reason = 0
-        self._client: Client | None = None
+        self._client: BoundedClient | None = None
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
         self.connections = 0
 
@@ -161,14 +180,12 @@ class Live:
     def _connect(self, version: int, deadline: float) -> None:
         """One client; waits until it is subscribed or refused."""
         try:
-            from paho.mqtt import client as mqtt
+            from paho.mqtt.enums import MQTTProtocolVersion
         except ImportError:
             raise LiveError("the package paho-mqtt is not installed", "pip install paho-mqtt") from None
-        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-        from paho.mqtt.packettypes import PacketTypes
-        from paho.mqtt.properties import Properties
+        from agent.verify.mqtt import BoundedClient
 
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(version))
+        client = BoundedClient(MQTTProtocolVersion(version), MAX_PACKET)
         client.reconnect_delay_set(1, 15)
         if self._tls:
             client.tls_set_context(self._tls)
@@ -176,13 +193,8 @@ class Live:
             client.username_pw_set(*self._login)
         client.on_connect, client.on_disconnect = self._connected, self._disconnected
         client.on_subscribe, client.on_message = self._subscribed, self._came
-        options: dict[str, Any] = {}
-        if version == 5:
-            limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            limits.MaximumPacketSize = MAX_PACK_BYTES + 65_536
-            options = {"clean_start": True, "properties": limits}
         try:
-            client.connect(self._host, self._port, KEEPALIVE_S, **options)
+            client.reach(self._host, self._port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
             raise LiveError(f"{self.url}: {error}", "Is the broker running and the port right?") from error
         self._client = client
@@ -197,16 +209,25 @@ class Live:
 
     # --- paho's thread
 
-    def _connected(self, client: Client, _userdata: object, _flags: object, reason: Any, _props: object) -> None:
+    def _connected(self, _client: Client, _userdata: object, _flags: object, reason: Any, _props: object) -> None:
         if reason.is_failure:
             self._reason = reason.value
             self._refuse(f"{self.url} refuses: {reason}", "Check user name, password and the broker's access rules.")
             return
         self.connections += 1
-        client.subscribe(self._filter, qos=1)
+        if self._client:
+            self._client.follow(self._filter, retained=True)
 
     def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
-        if not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
+        client = self._client
+        if client and client.fault:  # what it sent can be nothing that was signed; paho connects again
+            text, client.fault = f"the broker sent {client.fault}; the connection was cut", ""
+            if self._ready.is_set():
+                with self._lock:
+                    self._verifier.refuse(Refused("size", text), self.url)
+            else:
+                self._refuse(f"{self.url}: {text}", "Is this really an MQTT broker? Ask its operator.")
+        elif not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
             self._reason = _UNSUPPORTED
             self._refuse(f"{self.url} closes the connection without an answer", "Is TLS wanted there, or not wanted?")
 
@@ -222,7 +243,11 @@ class Live:
         self._ready.set()
 
     def _came(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        self._mail.put(bytes(message.payload), message.topic)  # the broker waits meanwhile: TCP holds it back
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return  # no topic of ours
+        self._mail.put(bytes(message.payload), topic)  # the broker waits meanwhile: TCP holds it back
 
     # --- the verifier's thread
 

@@ -11,18 +11,21 @@ from typing import Any, Final
 from agent.verify.canonical import canonical
 from agent.verify.quick import Sketch
 from agent.verify.signed import Signed
-from agent.verify.strict import Refused, parse_object
+from agent.verify.strict import MAX_SHOWN, Refused, parse_object, shown
 from agent.verify.table import Gap, Table, ms_of
 
-_BOOT: Final = re.compile(r"[0-9a-f]{16}")
+NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the last part of a stream
+STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
+BOOT: Final = re.compile(r"[0-9a-f]{16}")
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-_STREAM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(?:/[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}){2}")
 _WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
 _EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
 _VALUES: Final = ("v", "vs", "vb")
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
 MAX_PARTS: Final = 4096
+MAX_STEPS: Final = 100  # clock steps and losses that one pack states
+MAX_KERNEL: Final = 64  # characters of a kernel's boot
 EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
 
 
@@ -88,22 +91,22 @@ def read_pack(signed: Signed, signer: int = 0, sketch: Sketch | None = None) -> 
     value = signed.value
     get = value.get
     if get("v") != 1 or type(get("v")) is not int:
-        raise Refused("shape", f"pack of format {get('v')!r}, 1 is known")
+        raise Refused("shape", f"pack of format {shown(get('v'))}, 1 is known")
     stream, boot, seq = get("stream"), get("boot"), get("seq")
-    if not isinstance(stream, str) or not _STREAM.fullmatch(stream):
-        raise Refused("shape", f"stream {stream!r}, <site>/<gateway>/<name> is wanted")
-    if not isinstance(boot, str) or not _BOOT.fullmatch(boot):
-        raise Refused("shape", f"boot {boot!r}, 16 hex digits are wanted")
+    if not isinstance(stream, str) or not STREAM.fullmatch(stream):
+        raise Refused("shape", f"stream {shown(stream)}, <site>/<gateway>/<name> is wanted")
+    if not isinstance(boot, str) or not BOOT.fullmatch(boot):
+        raise Refused("shape", f"boot {shown(boot)}, 16 hex digits are wanted")
     if type(seq) is not int or not 1 <= seq < 1 << 53:
-        raise Refused("shape", f"seq {seq!r}, a whole number from 1 on is wanted")
+        raise Refused("shape", f"seq {shown(seq)}, a whole number from 1 on is wanted")
     prev = _hash(get("prev", ""), "prev", null=True)
     first = "prev_boot" in value
     prev_boot = get("prev_boot")
-    if prev_boot is not None and not (isinstance(prev_boot, str) and _BOOT.fullmatch(prev_boot)):
-        raise Refused("shape", f"prev_boot {prev_boot!r}, 16 hex digits or null are wanted")
+    if prev_boot is not None and not (isinstance(prev_boot, str) and BOOT.fullmatch(prev_boot)):
+        raise Refused("shape", f"prev_boot {shown(prev_boot)}, 16 hex digits or null are wanted")
     from_ms, to_ms = ms_of(get("from"), "from"), ms_of(get("to"), "to")
     if from_ms > to_ms:
-        raise Refused("shape", f"from {get('from')} is later than to {get('to')}")
+        raise Refused("shape", f"from {shown(get('from'))} is later than to {shown(get('to'))}")
     table = Table(value["table"]) if "table" in value else None
     digest_text = signed.hash
     edge = Edge(
@@ -167,7 +170,8 @@ def check_units(records: Sequence[Mapping[str, Any]], table: Table) -> list[str]
             want = table.units.get(record["n"])
             if want is not None and (record.get("u", ""), record.get("du", "")) != want:
                 seen = f"{record.get('u', '')}{record.get('du', '')}" or "none"
-                return [f"{record['n']} comes in unit {seen}, its birth says {''.join(want) or 'none'}"]
+                name, wanted = record["n"][:MAX_SHOWN], "".join(want)[:MAX_SHOWN] or "none"
+                return [f"{name} comes in unit {seen[:MAX_SHOWN]}, its birth says {wanted}"]
     return []
 
 
@@ -187,7 +191,7 @@ def _hash(value: object, what: str, null: bool = False) -> str | None:
     if value is None and null:
         return None
     if not isinstance(value, str) or not _HASH.fullmatch(value):
-        raise Refused("shape", f"{what} {value!r}, a hash of 43 characters is wanted")
+        raise Refused("shape", f"{what} {shown(value)}, a hash of 43 characters is wanted")
     return value
 
 
@@ -202,7 +206,7 @@ def _part(value: object) -> tuple[int, int]:
         part, parts = value
         if 1 <= part <= parts <= MAX_PARTS:
             return part, parts
-    raise Refused("shape", f"part {value!r}, [k, n] with 1 <= k <= n is wanted")
+    raise Refused("shape", f"part {shown(value)}, [k, n] with 1 <= k <= n is wanted")
 
 
 def _gaps(value: object, from_ms: int, to_ms: int) -> tuple[Gap, ...]:
@@ -214,10 +218,10 @@ def _gaps(value: object, from_ms: int, to_ms: int) -> tuple[Gap, ...]:
             raise Refused("shape", "a gap is no object")
         low, high = ms_of(item.get("from"), "from of a gap"), ms_of(item.get("to"), "to of a gap")
         if not from_ms <= low < high <= to_ms:
-            raise Refused("shape", f"gap [{item['from']}, {item['to']}) is empty or not inside the pack")
+            raise Refused("shape", f"gap [{low / 1000}, {high / 1000}) is empty or not inside the pack")
         points, reason = item.get("points"), item.get("reason")
         if not isinstance(reason, str) or not _WORD.fullmatch(reason):
-            raise Refused("shape", f"a gap with reason {reason!r}")
+            raise Refused("shape", f"a gap with reason {shown(reason)}")
         if points == "*":
             gaps.append(Gap(low, high, None, reason))
         elif isinstance(points, list) and points and all(isinstance(p, str) for p in points):
@@ -243,6 +247,8 @@ def _read_events(value: object, pack: Pack) -> None:
             losses.append(_loss(event))
         elif name in _EPOCHS:
             _check_epoch(name, event)
+        if len(steps) + len(losses) > MAX_STEPS:
+            raise Refused("shape", f"more than {MAX_STEPS} clock steps and losses in one pack")
     pack.losses = tuple(losses)
     pack.edge = replace(pack.edge, steps=tuple(steps))
 
@@ -263,8 +269,9 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
                 continue
             value = reading.get("v") if isinstance(reading, dict) else None
             if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
-                raise Refused("shape", f"{side} of {counter['n']} in an event {name} is {value!r}, no exact decimal")
-            ms_of(reading.get("t"), f"t of {side} of {counter['n']}")
+                of = f"{side} of {counter['n'][:MAX_SHOWN]} in an event {name}"
+                raise Refused("shape", f"{of} is {shown(value)}, no exact decimal")
+            ms_of(reading.get("t"), f"t of {side} of a counter in an event {name}")
 
 
 def _loss(event: Mapping[str, Any]) -> Loss:
@@ -277,9 +284,10 @@ def _loss(event: Mapping[str, Any]) -> Loss:
         or not 1 <= first <= last
     ):  # fmt: skip
         raise Refused("shape", "a loss event without boot, first and last")
-    return Loss(
-        boot, first, last, low, high, _hash(event.get("hash"), "hash of a loss") or "", str(event.get("reason"))
-    )
+    reason = event.get("reason")
+    if not isinstance(reason, str) or not _WORD.fullmatch(reason):
+        reason = "?"  # it is shown and weighs nothing
+    return Loss(boot, first, last, low, high, _hash(event.get("hash"), "hash of a loss") or "", reason)
 
 
 def _read_clock(value: object, pack: Pack) -> None:
@@ -289,7 +297,7 @@ def _read_clock(value: object, pack: Pack) -> None:
     pack.synced = value["synced"]
     kernel, mono = value.get("kernel_boot"), value.get("mono_ms")
     if isinstance(kernel, str) and isinstance(mono, (int, float)):
-        pack.monotonic = (kernel, int(mono))
+        pack.monotonic = (kernel[:MAX_KERNEL], int(mono))
 
 
 def _read_records(e: object, pack: Pack) -> None:
@@ -321,20 +329,20 @@ def _read_unusual(records: list[dict[str, Any]], pack: Pack) -> None:
     for record in records:
         for label in record:
             if label.endswith("_") or label in _FOREIGN:
-                raise Refused("shape", f"SenML label {label!r} that must be understood and is not")
+                raise Refused("shape", f"SenML label {shown(label)} that must be understood and is not")
         if record.get("bn", pack.stream + "/") != pack.stream + "/":
-            raise Refused("shape", f"records of {record['bn']!r} in a pack of {pack.stream}")
+            raise Refused("shape", f"records of {shown(record['bn'])} in a pack of {pack.stream}")
         times = [record[label] for label in ("bt", "t") if label in record]
         if not _NUMBERS.issuperset(map(type, times)) or type(record.get("mt", 0)) not in _NUMBERS:
-            raise Refused("shape", f"{record['n']} has a time that is no number")
+            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has a time that is no number")
         if "bt" in record:
             base_ms = record["bt"] * 1000
         if times and base_ms + record.get("t", 0) * 1000 < pack.edge.from_ms - EARLY_MS:
             pack.early += 1
         present = [label for label in _VALUES if label in record]
         if len(present) != 1:
-            raise Refused("shape", f"{record['n']} has {len(present)} values, one is wanted")
+            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {len(present)} values, one is wanted")
         kind = type(record[present[0]])
         want: tuple[type, ...] = {"v": (int, float), "vb": (bool,)}.get(present[0], (str,))
         if kind not in want:
-            raise Refused("shape", f"{record['n']} has {present[0]} of type {kind.__name__}")
+            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {present[0]} of type {kind.__name__}")

@@ -20,12 +20,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.verify.canonical import MAX_SAFE
-from agent.verify.strict import MAX_PACK_BYTES, Refused, parse_object
+from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Refused, parse_object
 from agent.verify.table import Units
 
 LEAST: Final = 32  # records that are worth it
 MAX_STREAMS: Final = 10_000
 MAX_BYTES: Final = 32 << 20  # of all shapes; devices of one kind share theirs
+MAX_PACK: Final = 1 << 20  # larger ones are rare, and read the long way
+MAX_AROUND: Final = 64 << 10  # bytes around the records
+MAX_NAME: Final = 200
+MAX_NUMBER: Final = 32  # characters on average
 BETWEEN: Final = b'},{"n":"'
 OPEN: Final = b'"e":[{'
 STREAM: Final = b'"stream":"'
@@ -71,7 +75,7 @@ class Quick:
         """A sketch of a pack; None where it must be read the long way. Its signature is still to be checked."""
         stream = _stream_of(raw)
         known = self._of.get(stream)
-        if known is None or len(raw) > MAX_PACK_BYTES:
+        if known is None or len(raw) > MAX_PACK:
             return None
         shape, misfits = known
         start, last = raw.find(OPEN) + len(OPEN), raw.rfind(BETWEEN)
@@ -88,7 +92,7 @@ class Quick:
     def learn(self, raw: bytes, value: Mapping[str, Any]) -> None:
         """Keep the shape of a pack that was read the long way, and whose signature holds for these very bytes."""
         e, stream = value.get("e"), value["stream"]
-        if not isinstance(e, list) or len(e) < LEAST:
+        if not isinstance(e, list) or len(e) < LEAST or len(raw) > MAX_PACK:
             return
         known = self._of.get(stream)
         if known and known[1] & (known[1] - 1):  # it changes all the time: look again after 1, 2, 4, ... misfits
@@ -121,6 +125,8 @@ class Quick:
 
 def _around(head: bytes, tail: bytes) -> dict[str, Any] | None:
     """A pack without its records; None unless these stood in its own ``e``, and in no other place that is called so."""
+    if len(head) + len(tail) > MAX_AROUND:
+        return None
     outer = head + b'"e":[]' + tail
     if b"\\" in outer or outer.count(b'"e"') != 1:  # else the ``e`` that is found below might be another
         return None
@@ -138,7 +144,7 @@ def _records(odd: list[bytes], shape: Shape) -> list[dict[str, Any]] | None:
         return None
     opened = [(b"{" if n == 0 else b'{"n":"') + piece + b"}" for n, piece in zip(shape.odd, odd, strict=True)]
     try:
-        records = parse_object(b'{"e":[' + b",".join(opened) + b"]}")["e"]
+        records = parse_object(b'{"e":[' + b",".join(opened) + b"]}", MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)["e"]
         return records if tuple(record["n"] for record in records) == shape.names else None
     except (Refused, KeyError, TypeError, IndexError):
         return None
@@ -179,14 +185,16 @@ def plain_fit(
     raw: bytes, start: int, end: int, pieces: tuple[bytes, ...], odd: tuple[int, ...], /
 ) -> list[bytes] | None:
     """What ``ext.shape.fit`` does, for a verifier without the kernels: slower, and it takes large numbers too."""
-    found = raw[start:end].split(BETWEEN)
-    if len(found) != len(pieces) + len(odd):
+    if raw.count(BETWEEN, start, end) + 1 != len(pieces) + len(odd):
         return None
+    found = raw[start:end].split(BETWEEN)
     others = [found[n] for n in odd]
     for n in reversed(odd):
         del found[n]
     # a piece that does not begin as it must stays whole: then the rest is longer than it should be
     rest = sum(map(len, found)) - sum(map(len, pieces)) + len(found) - 1
+    if rest > MAX_NUMBER * len(found):
+        return None
     numbers = b",".join(map(bytes.removeprefix, found, pieces))
     return others if len(numbers) == rest and _are_numbers(b"[" + numbers + b"]", len(found)) else None
 
@@ -206,9 +214,10 @@ def _refuse(name: str) -> float:
 
 
 def _stream_of(raw: bytes) -> str:
-    """The stream that a pack seems to be of."""
+    """The stream that a pack seems to be of; "" without one."""
     start = raw.rfind(STREAM) + len(STREAM)
-    return raw[start : raw.find(b'"', start)].decode("utf-8", "replace")
+    end = raw.find(b'"', start, start + MAX_NAME + 1)
+    return raw[start:end].decode("ascii", "replace") if len(STREAM) <= start < end else ""
 
 
 try:

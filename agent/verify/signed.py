@@ -1,15 +1,33 @@
-"""A signed object: what was received, taken apart into payload, hash and the key that signed it."""
+"""A signed object: what was received, taken apart into payload, hash and the key that signed it.
+
+Whoever may publish on one topic can send anything. So the signature is looked for in the bytes before they are parsed:
+what an unknown key has signed costs a look, and only what a known key has signed as it stands may be large.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from agent.verify.canonical import canonical
-from agent.verify.jws import PublicKey, base64url, check_signature
+from agent.verify.jws import PublicKey, base64url, check_signature, read_header
 from agent.verify.strict import Refused
+
+_SIG: Final = b'"sig":"'
+MAX_SIG: Final = 2048  # bytes of it
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A signature as canonical bytes have it, found without parsing them."""
+
+    sig: str
+    kid: str
+    key: PublicKey | None = None  # None: not known
+    typ: str = ""
+    payload: bytes | None = None  # None: not what this key has signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +56,33 @@ def cut_signature(raw: bytes, sig: str) -> bytes | None:
     return before + after
 
 
+def find_seal(raw: bytes, keys: Mapping[str, PublicKey]) -> Seal | None:
+    """The signature of an object that stands in canonical form; None where none is seen. Costs one look at the bytes.
+
+    Args:
+        keys: all that are known, of any gateway: which of them may sign this object is asked when it was parsed.
+    """
+    start = raw.rfind(_SIG) + len(_SIG)
+    end = raw.find(b'"', start, start + MAX_SIG)
+    if not len(_SIG) <= start < end:
+        return None
+    try:
+        sig = raw[start:end].decode("ascii")
+        header = read_header(sig.partition(".")[0])
+    except (UnicodeDecodeError, Refused):
+        return None
+    key = keys.get(header.kid)
+    if key is None:
+        return Seal(sig, header.kid)
+    payload = cut_signature(raw, sig)
+    try:
+        if payload is not None:
+            check_signature(sig, payload, header.typ, keys)
+    except Refused:
+        payload = None
+    return Seal(sig, header.kid, key, header.typ, payload)
+
+
 def payload_of(value: Mapping[str, Any]) -> bytes:
     """The canonical bytes that are signed."""
     return canonical({name: inner for name, inner in value.items() if name != "sig"})
@@ -56,15 +101,24 @@ def check_sketched(raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[st
     return Signed(value, cut, sha256(cut).digest(), key, rewritten=False, sketched=True)
 
 
-def check_signed(raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[str, PublicKey]) -> Signed:
+def check_signed(
+    raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[str, PublicKey], seal: Seal | None = None
+) -> Signed:
     """Check the signature of ``value``, which was parsed from ``raw``.
 
     The received bytes are tried first. Only where they do not fit is the object written anew and tried again.
+
+    Args:
+        seal: of the same bytes, so that nothing is checked twice.
 
     Raises:
         Refused: as ``check_signature``.
     """
     sig = value.get("sig")
+    if seal and seal.payload is not None and (seal.sig, seal.typ) == (sig, typ):
+        known = keys.get(seal.kid)
+        if known is not None and known is seal.key:
+            return Signed(value, seal.payload, sha256(seal.payload).digest(), known, rewritten=False)
     cut = cut_signature(raw, sig) if isinstance(sig, str) and sig.isascii() else None
     if cut is not None:
         try:

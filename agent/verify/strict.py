@@ -14,8 +14,11 @@ MAX_DEPTH: Final = 32
 MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits at 64 KiB, but births stay whole
 MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
+MAX_ITEMS: Final = 1 << 18  # brackets and commas, of which a parsed object costs so much each: births of 18,000 points
+MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # of bytes that no known key has signed as they are
 ZSTD_STEP: Final = 256  # compressed bytes that are taken at once: at most 8 MiB of a bomb come of them
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+MAX_SHOWN: Final = 80
 
 
 class Refused(ValueError):
@@ -33,11 +36,36 @@ class Unread(Refused):
     """What is received may hold, but cannot be read here: a package is missing. No fault of whoever sent it."""
 
 
-def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES) -> dict[str, Any]:
+def clean(text: str, limit: int) -> str:
+    """Text from outside in one line: no control character, no line break, nothing that turns the writing direction."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:limit]) + ("..." if len(text) > limit else "")
+
+
+def shown(value: object) -> str:
+    """A received value for a message: what it is, cut to length, in one line."""
+    if isinstance(value, str):
+        return repr(value[:MAX_SHOWN]) + ("..." if len(value) > MAX_SHOWN else "")
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**30):
+        return repr(value)
+    return {dict: "an object", list: "an array", int: "an integer of more than 30 digits"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def count_items(raw: bytes) -> int:
+    """Brackets and commas in the bytes: at least what a parser makes of them. Costs a nanosecond a byte."""
+    return len(raw) - len(raw.translate(None, b"[{,"))
+
+
+def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES, items: int = MAX_ITEMS) -> dict[str, Any]:
     """The JSON object in ``raw``.
 
     Bytes in canonical form take a fast road: where no name is written with escapes or spaces, two equal names show as
     more ``":`` in the text than members in the result. Everything else is parsed with a hook per object.
+
+    Args:
+        cap: bytes.
+        items: brackets and commas, in texts too; they are counted before anything is parsed.
 
     Raises:
         Refused: too large, not UTF-8, not JSON, not an object, a name twice, a number that is no double or no exact
@@ -45,6 +73,8 @@ def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES) -> dict[str, Any]:
     """
     if len(raw) > cap:
         raise Refused("size", f"{len(raw)} bytes, at most {cap} are read")
+    if len(raw) > items and (found := count_items(raw)) > items:
+        raise Refused("size", f"{found} brackets and commas, at most {items} are read")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -55,6 +85,7 @@ def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES) -> dict[str, Any]:
             raise Refused("json", f"a JSON {type(value).__name__}, an object is wanted")
         members = _survey(value, 1)
         if members != raw.count(b'":') or any(mark in raw for mark in _UNCLEAR):
+            value = None  # never both in memory
             value = _STRICT.decode(text)
             _survey(value, 1)
             if b"\\u" in raw:
@@ -83,13 +114,15 @@ def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
         return raw
     if len(raw) > MAX_COMPRESSED_BYTES:
         raise Refused("size", f"{len(raw)} compressed bytes, at most {MAX_COMPRESSED_BYTES} are read")
-    frame, plain = Frames(), bytearray()
+    frame, plain, size = Frames(), [], 0
     for at in range(0, len(raw), ZSTD_STEP):
-        plain += frame.feed(raw[at : at + ZSTD_STEP])
-        if len(plain) > cap:
+        if step := frame.feed(raw[at : at + ZSTD_STEP]):
+            plain.append(step)
+            size += len(step)
+        if size > cap:
             raise Refused("size", f"decompresses to more than {cap} bytes")
     frame.close(only=1)
-    return bytes(plain)
+    return b"".join(plain)
 
 
 class Frames:
@@ -144,7 +177,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise Refused("duplicate", f"the member {json.dumps(twice)} is there twice")
+        raise Refused("duplicate", f"the member {json.dumps(twice[:MAX_SHOWN])} is there twice")
     return made
 
 
@@ -165,12 +198,13 @@ def _survey(value: Any, depth: int) -> int:
                 members += _survey(inner, depth + 1)
         return members
     if kind is list:
-        if len(value) > 8 and set(map(type, value)) == {dict}:  # records: all at once
-            inside = list(chain.from_iterable(map(dict.values, value)))
+        if len(value) > 8:  # all at once
+            kinds = set(map(type, value))
+            inside = list(chain.from_iterable(map(dict.values, value))) if kinds == {dict} else value
             if _SCALARS.issuperset(map(type, inside)):
                 numbers = [v for v in inside if type(v) is not str]
                 if not numbers or (min(numbers) >= -MAX_SAFE and max(numbers) <= MAX_SAFE):
-                    return sum(map(len, value))
+                    return sum(map(len, value)) if kinds == {dict} else 0
         return sum(_survey(inner, depth + 1) for inner in value)
     if kind is int:
         if not -MAX_SAFE <= value <= MAX_SAFE:
@@ -187,5 +221,4 @@ def _check_large(value: int) -> None:
     except (OverflowError, ValueError):
         same = False
     if not same:
-        shown = f"{value}" if abs(value) < 10**30 else "an integer of more than 30 digits"
-        raise Refused("number", f"{shown} is beyond 2^53 and no exact double")
+        raise Refused("number", f"{shown(value)} is beyond 2^53 and no exact double")

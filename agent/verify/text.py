@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from agent.verify.report import HOUR_MS, HOURLY_MS, Day, Report, StreamReport, Verdict
+from agent.verify.strict import clean
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
+MAX_LINE = 2000
 
 
 def as_text(report: Report) -> str:
-    """The whole report."""
+    """The whole report. Each line is cleaned by itself: what is quoted in it can neither begin nor end one."""
     lines = list(_table(report))
     for gateway, first in report.trust.items():
         newest = report.checkpointed.get(gateway)
@@ -38,7 +40,7 @@ def as_text(report: Report) -> str:
     )
     if report.verdict is not Verdict.VERIFIED:
         lines += [f"  because {reason}" for reason in report.reasons[:MAX_NOTES]]
-    return "\n".join(lines)
+    return "\n".join(clean(line, MAX_LINE) for line in lines)
 
 
 def _time(time_ms: int) -> str:

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
 from agent.verify.checkpoint import Checkpoints
 from agent.verify.history import Place
-from agent.verify.judge import add_up, judge
-from agent.verify.jws import TYP_PACK
-from agent.verify.keyring import KeyRing, Unpinned
-from agent.verify.pack import Pack, check_units, read_pack
+from agent.verify.judge import LISTED, add_up, judge, shared_pins
+from agent.verify.jws import TYP_PACK, PublicKey
+from agent.verify.keyring import KeyRing, Unpinned, split_pin
+from agent.verify.pack import BOOT, NAME, STREAM, Pack, check_units, read_pack
 from agent.verify.quick import Quick, Sketch
 from agent.verify.report import Fault, Faults, Report, Verdict, held_back, latest
-from agent.verify.signed import Signed, check_signed, check_sketched
+from agent.verify.signed import Seal, Signed, check_signed, check_sketched, find_seal
 from agent.verify.stream import StreamState
-from agent.verify.strict import MAX_OBJECT_BYTES, Refused, Unread, inflate, parse_object
+from agent.verify.strict import (
+    MAX_LOOSE_BYTES,
+    MAX_LOOSE_ITEMS,
+    MAX_OBJECT_BYTES,
+    Refused,
+    Unread,
+    clean,
+    count_items,
+    inflate,
+    parse_object,
+    shown,
+)
 
 MAX_HELD: Final = 1000  # objects that came before the keys that they need
 MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
+MAX_REASON, MAX_WHERE = 400, 300  # characters that are kept of a fault
+REFUSAL: Final = 100  # what a refused object costs beside its brackets and commas, in the unit of these
 PREFIX: Final = "meterhouse/v1/"
+_NAME, _GATEWAY = re.compile(NAME), re.compile(f"{NAME}/{NAME}")
+# what bytes that nobody parsed seem to be: only for messages, and to know whose keys to wait for
+_CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
+_CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
+_CLAIMED_SEQ: Final = re.compile(rb'"seq":([0-9]{1,16}),$')
+_CLAIMED_GATEWAY: Final = re.compile(rb'"gateway":"([A-Za-z0-9_.:/-]{1,130})"')
 
 
 class Outcome(Enum):
@@ -40,6 +61,19 @@ class Outcome(Enum):
     IGNORED = "ignored"  # a topic without signed objects
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An object that came before the key that it needs."""
+
+    raw: bytes
+    topic: str | None
+    where: str
+    gateway: str
+    kid: str = ""  # where it was seen
+    retained: bool = False
+    claims: dict[str, Any] = field(default_factory=dict)  # stream, boot and seq, as it says
+
+
 class Verifier:
     """Takes packs, keys and checkpoints of any number of gateways, in any order, for any time.
 
@@ -47,62 +81,79 @@ class Verifier:
 
     Args:
         trust: thumbprints got out of band, one key of each chain; ``park7/gw01=<thumbprint>`` for that gateway alone.
-            Without any nothing proves the origin.
+            Without any nothing proves the origin; where there are several gateways, a bare one proves nothing either.
     """
 
     def __init__(self, trust: Iterable[str] = ()) -> None:
         self._trust = frozenset(trust)
+        self._is_bare = any(not split_pin(pin)[0] for pin in self._trust)
         self._only: set[str] = set()
         self._rings: dict[str, KeyRing] = {}
+        self._signers: dict[str, PublicKey] = {}  # of all rings
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = Checkpoints()
         self._quick = Quick()
-        self._held: deque[tuple[bytes, str | None, str, str]] = deque()
+        self._held: deque[_Held] = deque()
         self._held_bytes = 0
-        self._early: list[tuple[bytes, dict[str, Any], str, str]] = []  # keys objects without a pinned key
+        self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
         self._faults = Faults()  # of what belongs to no stream, or whose signature does not hold
         self._first_bad: Fault | None = None
         self._read: set[str] | None = None  # in files: gateways whose keys object came in the one that is being read
         self._unread: dict[str, int] = {}  # why -> objects or files
+        self._cut_short: list[str] = []  # files, and why
         self.bad_signatures = 0
+        self.wasted = 0  # brackets and commas of what proved nothing: for who reads files, to know when it is enough
 
     def narrow(self, names: Iterable[str]) -> None:
         """Files are of these streams only (last parts of their names): others may be held back."""
-        self._only.update(names)
+        self._only.update(name for name in names if _NAME.fullmatch(name))
 
     def new_file(self) -> None:
         """What comes now lies in a file of its own: nothing says that it was published after what is known."""
         self._read = set()
         self._checkpoints.new_file()
 
-    def feed(self, raw: bytes, topic: str | None = None, where: str = "") -> Outcome:
+    def feed(self, raw: bytes, topic: str | None = None, where: str = "", *, retained: bool = False) -> Outcome:
         """Take one received object; a fault in it is counted, never raised.
 
         Args:
             raw: the published bytes, compressed or not.
             topic: where it was published; None for files, then nothing binds it to a topic.
             where: file and line, for messages.
+            retained: it lies in a file as it lies retained on the birth's own topic.
         """
         parts = topic.removeprefix(PREFIX).split("/") if topic is not None else []
         if topic is not None and not _signed_topic(topic, parts):
             return Outcome.IGNORED
+        where = where or topic or ""
         value: dict[str, Any] = {}
+        is_parsed = False
         try:
             raw = inflate(raw)
-            if (sketch := self._quick.read(raw)) is not None:
+            if not retained and (sketch := self._quick.read(raw)) is not None:
                 value = sketch.value  # for the message, should it be refused
-                outcome = self._take_sketched(raw, sketch, topic, parts, where or topic or "")
+                outcome = self._take_sketched(raw, sketch, topic, parts, where)
                 if outcome is not None:
                     return outcome
-            value = parse_object(raw)
-            return self._route(raw, value, topic, parts, where or topic or "")
+            seal = find_seal(raw, self._signers)
+            if seal and seal.key is None and not _may_be_keys(raw, parts) and (claims := _claims_of(raw, parts)):
+                return self._hold(_Held(raw, topic, where, claims["gateway"], seal.kid, retained, claims))
+            is_parsed = True
+            value = _parse(raw, seal)
+            if retained and isinstance(stream := value.get("stream"), str) and stream.count("/") == 2:
+                topic = f"{PREFIX}{stream}/birth"
+                parts = [*stream.split("/"), "birth"]
+            return self._route(raw, value, seal, topic, parts, where)
         except Refused as error:
-            self._refuse(error, value, where or topic or "")
+            self.wasted += count_items(raw) if is_parsed else 0
+            self._refuse(error, value, where)
             return Outcome.UNREAD if isinstance(error, Unread) else Outcome.FAILED
 
     def refuse(self, error: Refused, where: str) -> None:
-        """Count something that could not even be read, such as a damaged file."""
+        """Count something that could not be read, or not to its end, such as a damaged file."""
         self._refuse(error, {}, where)
+        if not isinstance(error, Unread) and len(self._cut_short) < LISTED:
+            self._cut_short.append(f"{clean(where, MAX_WHERE)}: {clean(error.text, MAX_REASON)}")
 
     def counts(self) -> tuple[int, int, int]:
         """(packs, readings, failed) so far, without a look at what is missing."""
@@ -139,39 +190,47 @@ class Verifier:
         add_up(total, self._faults, self._first_bad)
         used = {name.rpartition("/")[0] for name in streams}
         proven = all(ring.proven for gateway, ring in rings.items() if gateway in used)
-        judge(total, self._unread, self._checkpoints.forgotten, proven)
+        broken = shared_pins(sorted(rings)) if self._is_bare and len(rings) > 1 else []
+        judge(total, self._unread, self._checkpoints.forgotten, proven, [*broken, *self._cut_short])
+        if broken and total.first_bad is None:
+            total.first_bad = Fault("pin", broken[0], where="--trust")
         return total
 
-    def _route(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:
+    def _route(
+        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
+    ) -> Outcome:
         kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
         if kind == "keys":
             return self._take_keys(raw, value, "/".join(parts[:2]), where)
         if kind == "checkpoint":
-            return self._take_checkpoint(raw, value, topic, parts, where)
-        return self._take_pack(raw, value, topic, parts, where)
+            return self._take_checkpoint(raw, value, seal, topic, parts, where)
+        return self._take_pack(raw, value, seal, topic, parts, where)
 
     def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str, where: str) -> Outcome:
         if len(raw) > MAX_OBJECT_BYTES:
             raise Refused("size", f"a keys object of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
         gateway = value.get("gateway")
-        if not isinstance(gateway, str) or not 1 <= len(gateway) <= 130:
-            raise Refused("shape", f"keys object of gateway {gateway!r}")
+        if not isinstance(gateway, str) or not _GATEWAY.fullmatch(gateway):
+            raise Refused("shape", f"keys object of gateway {shown(gateway)}, <site>/<gateway> is wanted")
         if bound and bound != gateway:
             raise Refused("topic", f"keys object of {gateway} published at {bound}: replayed across topics")
         ring = self._rings.get(gateway) or KeyRing(gateway, self._trust)
         try:
             news = ring.update(raw, value, unordered=self._read is not None and gateway not in self._read)
-        except Unpinned:
+        except Unpinned as error:
             if gateway in self._rings or len(self._early) >= MAX_EARLY:
                 raise
-            self._early.append((raw, value, where, gateway))  # the chain may go on to a key that is pinned
+            self._early.append((raw, where, gateway, error))  # the chain may go on to a key that is pinned
             return Outcome.HELD
         if self._read is not None:
             self._read.add(gateway)
+        if not self._trust:
+            self.wasted += REFUSAL  # anybody can make one, at our cost
         if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
             self._rings[gateway] = ring
+            self._signers |= ring.keys
             self._settle_early(gateway)
             self._release(gateway)
         return Outcome.TAKEN
@@ -179,46 +238,49 @@ class Verifier:
     def _settle_early(self, gateway: str | None = None) -> None:
         """A pinned chain is here, or will never be: what came before is part of it, or refused."""
         waiting, self._early = self._early, []
-        for raw, value, where, owner in waiting:
-            if gateway not in (None, owner):
-                self._early.append((raw, value, where, owner))
-                continue
-            ring = self._rings.get(owner) or KeyRing(owner, self._trust)
-            try:
-                ring.update(raw, value)
-            except Refused as error:
-                self._refuse(error, value, where)
+        for raw, where, owner, error in waiting:
+            if gateway is None:
+                self._refuse(error, {}, where)
+            elif gateway != owner:
+                self._early.append((raw, where, owner, error))
+            else:
+                try:
+                    self._rings[owner].update(raw, _parse(raw, None))
+                except Refused as refusal:
+                    self._refuse(refusal, {}, where)
 
     def _take_checkpoint(
-        self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str
+        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
     ) -> Outcome:
         if len(raw) > MAX_OBJECT_BYTES:
             raise Refused("size", f"a checkpoint page of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
         gateway = value.get("gateway")
-        if not isinstance(gateway, str):
-            raise Refused("shape", f"checkpoint of gateway {gateway!r}")
-        if parts and ("/".join(parts[:2]) != gateway or parts[3] != str(value.get("page"))):
-            raise Refused("topic", f"checkpoint page {value.get('page')} of {gateway} published at {topic}")
+        if not isinstance(gateway, str) or not _GATEWAY.fullmatch(gateway):
+            raise Refused("shape", f"checkpoint of gateway {shown(gateway)}, <site>/<gateway> is wanted")
+        if parts and ("/".join(parts[:2]) != gateway or parts[3] != shown(value.get("page"))):
+            raise Refused("topic", f"checkpoint page {shown(value.get('page'))} of {gateway} published at {topic}")
         ring = self._rings.get(gateway)
         if ring is None:
-            return self._hold(raw, topic, where, gateway)
-        for named in self._checkpoints.take(raw, value, ring, filed=topic is None):
+            return self._hold(_Held(raw, topic, where, gateway))
+        for named in self._checkpoints.take(raw, value, ring, seal, filed=topic is None):
             self._state(named.stream).head(named, ring)
         return Outcome.TAKEN
 
-    def _take_pack(self, raw: bytes, value: dict[str, Any], topic: str | None, parts: list[str], where: str) -> Outcome:
+    def _take_pack(
+        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
+    ) -> Outcome:
         stream = value.get("stream")
         if not isinstance(stream, str) or len(stream) > 200:
-            raise Refused("shape", f"stream {str(stream)[:80]!r}, <site>/<gateway>/<name> is wanted")
+            raise Refused("shape", f"stream {shown(stream)}, <site>/<gateway>/<name> is wanted")
         gateway = stream.rpartition("/")[0]
         ring = self._rings.get(gateway)
         if ring is None:
-            return self._hold(raw, topic, where, gateway)
+            return self._hold(_held_pack(raw, value, topic, where, gateway))
         try:
-            signed = check_signed(raw, value, TYP_PACK, ring.keys)
+            signed = check_signed(raw, value, TYP_PACK, ring.keys, seal)
         except Refused as error:
             if error.code == "kid":  # a new key may be on its way
-                return self._hold(raw, topic, where, gateway)
+                return self._hold(_held_pack(raw, value, topic, where, gateway))
             raise
         if topic is not None and stream != "/".join(parts[:3]):
             raise Refused("topic", f"pack of {stream} published at {topic}: replayed across topics")
@@ -280,25 +342,25 @@ class Verifier:
         state.know(pack.edge.hash, pack.table)
         return Outcome.TAKEN
 
-    def _hold(self, raw: bytes, topic: str | None, where: str, gateway: str) -> Outcome:
+    def _hold(self, held: _Held) -> Outcome:
         """Keep what came before its keys; the oldest is refused when there is too much of it."""
-        self._held.append((raw, topic, where, gateway))
-        self._held_bytes += len(raw)
+        self._held.append(held)
+        self._held_bytes += len(held.raw)
         while len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
-            old, old_topic, old_where, old_gateway = self._held.popleft()
-            self._held_bytes -= len(old)
-            self._refuse(self._no_key(old_gateway), parse_object(old), old_where or old_topic or "")
+            old = self._held.popleft()
+            self._held_bytes -= len(old.raw)
+            self._refuse(self._no_key(old.gateway), old.claims, old.where)
         return Outcome.HELD
 
     def _release(self, gateway: str) -> None:
         """Its keys are here: take what waited for them."""
         waiting, self._held, self._held_bytes = self._held, deque(), 0
-        for raw, topic, where, owner in waiting:
-            if owner == gateway:
-                self.feed(raw, topic, where)
+        for held in waiting:
+            if held.gateway == gateway and (not held.kid or held.kid in self._signers):
+                self.feed(held.raw, held.topic, held.where, retained=held.retained)
             else:
-                self._held.append((raw, topic, where, owner))
-                self._held_bytes += len(raw)
+                self._held.append(held)
+                self._held_bytes += len(held.raw)
 
     def finish(self, now_ms: float | None = None) -> Report:
         """The last verdict: what still waits for its key is refused now.
@@ -307,8 +369,8 @@ class Verifier:
             now_ms: UTC, where one stopped listening while more may have been on its way.
         """
         self._settle_early()
-        for raw, topic, where, gateway in self._held:
-            self._refuse(self._no_key(gateway), parse_object(raw), where or topic or "")
+        for held in self._held:
+            self._refuse(self._no_key(held.gateway), held.claims, held.where)
         self._held.clear()
         self._held_bytes = 0
         return self._report(math.inf if now_ms is None else now_ms)
@@ -316,7 +378,8 @@ class Verifier:
     def _no_key(self, gateway: str) -> Refused:
         if gateway in self._rings:
             return Refused("kid", f"signed by a key that no key record of {gateway} names")
-        return Refused("kid", f"no keys object of {gateway} that could be trusted was seen")
+        name = gateway if _GATEWAY.fullmatch(gateway) else shown(gateway)
+        return Refused("kid", f"no keys object of {name} that could be trusted was seen")
 
     def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
         if isinstance(error, Unread):
@@ -325,12 +388,13 @@ class Verifier:
         stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
         fault = Fault(
             error.code,
-            error.text,
-            stream if isinstance(stream, str) and len(stream) <= 200 else "",
-            boot if isinstance(boot, str) and len(boot) == 16 else "",
+            clean(error.text, MAX_REASON),
+            stream if isinstance(stream, str) and STREAM.fullmatch(stream) else "",
+            boot if isinstance(boot, str) and BOOT.fullmatch(boot) else "",
             seq if type(seq) is int and 0 < seq < 1 << 53 else 0,
-            where,
+            clean(where, MAX_WHERE),
         )
+        self.wasted += REFUSAL
         self.bad_signatures += error.code in _SIGNATURE_CODES
         self._first_bad = self._first_bad or fault
         self._faults.add(fault)
@@ -346,3 +410,45 @@ def _signed_topic(topic: str, parts: list[str]) -> bool:
     if len(parts) == 3:
         return parts[2] == "keys"
     return len(parts) == 4 and (parts[2] == "checkpoint" or parts[3] in ("readings", "backfill", "birth"))
+
+
+def _parse(raw: bytes, seal: Seal | None) -> dict[str, Any]:
+    """The object; what no known key has signed as it stands is small, or refused before it is parsed."""
+    if seal and seal.payload is not None:
+        return parse_object(raw)
+    try:
+        return parse_object(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)
+    except Refused as error:
+        if error.code == "size" and seal and seal.key:
+            text = f"the signature does not fit the bytes (key {seal.kid}), and they are too many to be written anew"
+            raise Refused("signature", f"{text}: {error.text}") from None
+        raise
+
+
+def _may_be_keys(raw: bytes, parts: list[str]) -> bool:
+    """A keys object brings its own keys."""
+    return parts[2] == "keys" if parts else b'"records":' in raw
+
+
+def _claims_of(raw: bytes, parts: list[str]) -> dict[str, Any]:
+    """What canonical bytes seem to be: ``gateway``, and of a pack ``stream``, ``boot`` and ``seq``; {} without any."""
+    sig = raw.rfind(b'"sig":"')
+    if stream := _CLAIMED_STREAM.search(raw, sig):
+        boot, seq = _CLAIMED_BOOT.search(raw), _CLAIMED_SEQ.search(raw, max(0, sig - 32), sig)
+        name = stream[1].decode()
+        found: dict[str, Any] = {"gateway": name.rpartition("/")[0], "stream": name}
+        return found | {"boot": boot and boot[1].decode(), "seq": seq and int(seq[1])}
+    here = "/".join(parts[:2])
+    gateway = _CLAIMED_GATEWAY.search(raw)
+    name = gateway[1].decode() if gateway else here
+    return {"gateway": name} if name and (name == here or not parts) else {}
+
+
+def _held_pack(raw: bytes, value: dict[str, Any], topic: str | None, where: str, gateway: str) -> _Held:
+    claims = {name: value.get(name) for name in ("stream", "boot", "seq")}
+    kept = {name: claim for name, claim in claims.items() if isinstance(claim, int) or _is_short(claim)}
+    return _Held(raw, topic, where, gateway, claims=kept)
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 200

@@ -1,6 +1,6 @@
 // Checks an exported folder, or all cases of cases.json, with nothing but Node 20:
 //
-//   node check.mjs FOLDER [THUMBPRINT...] [--recompute]
+//   node check.mjs FOLDER [[SITE/GATEWAY=]THUMBPRINT...] [--recompute]
 //   node check.mjs cases.json
 //
 // `--recompute` makes the intervals and figures of the folder again from its readings (figures.mjs). `--libraries` takes RFC 8785 and JWS from `jose` and `canonicalize`, where `npm install` has put them beside this
@@ -15,6 +15,7 @@ import { check, isObject, ms, parse, readChain, Refused, text, useLibraries, wan
 // --- one pack by itself
 
 const STREAM = /^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(\/[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}){2}$/
+const GATEWAY = /^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}\/[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$/
 const [BOOT, HASH] = [/^[0-9a-f]{16}$/, /^[A-Za-z0-9_-]{43}$/]
 const KNOWN_ONLY = ['bs', 'bu', 'bv', 'bver', 'vd']
 
@@ -26,6 +27,8 @@ const readPack = (value) => {
   want('table' in value ? Array.isArray(value.table?.points) : text(value.birth, HASH), 'birth')
   const pack = { ...value, low: ms(value.from), high: ms(value.to), faults: [] }
   want(pack.low <= pack.high, 'from after to')
+  const steps = (value.events ?? []).filter((e) => ['clock_step', 'loss'].includes(e.event))
+  want(steps.length <= 100, 'clock steps and losses without end')
   for (const gap of value.gaps ?? []) {
     const [low, high] = [ms(gap.from), ms(gap.to)]
     want(pack.low <= low && low < high && high <= pack.high, 'a gap outside its pack')
@@ -157,7 +160,9 @@ const judge = async (objects, pins, only = []) => {
     if (!gateways.has(name)) gateways.set(name, { chains: [], early: [], pages: new Map(), checkpoints: new Map(), heads: [], packs: [] })
     return gateways.get(name)
   }
-  const isPinned = (chain) => !pins.length || pins.some((pin) => chain.keys.has(pin))
+  const named = pins.map((pin) => [pin.slice(0, Math.max(0, pin.lastIndexOf('='))), pin.slice(pin.lastIndexOf('=') + 1)])
+  const isPinned = (chain) => !pins.length ||
+    named.some(([owner, kid]) => (!owner || owner === chain.gateway) && chain.keys.has(kid))
   const keysOf = (name) => new Map(gateway(name).chains.flatMap((c) => [...c.keys]))
   const orderOf = (name) => [...keysOf(name).keys()]
   const isRevoked = (name, kid) => gateway(name).chains.some((c) => c.revoked.has(kid))
@@ -166,7 +171,8 @@ const judge = async (objects, pins, only = []) => {
 
   const takeKeys = async (value, topic) => {
     want(!topic || topic === `meterhouse/v1/${value.gateway}/keys`, 'topic')
-    const chain = await readChain(value)
+    want(text(value.gateway, GATEWAY), 'gateway')
+    const chain = { ...await readChain(value), gateway: value.gateway }
     const { chains, early } = gateway(value.gateway)
     const known = chains.find((c) => c.first.kid === chain.first.kid)
     const begins = (c, with_) => with_.plain.every((record, n) => c.plain[n] === record)
@@ -179,7 +185,7 @@ const judge = async (objects, pins, only = []) => {
       want(chain.counter > known.counter && begins(chain, known), 'an old or another chain of keys')
       chains[chains.indexOf(known)] = chain
     } else {
-      want(!chains.length || pins.some((pin) => chain.keys.has(pin)), 'a second chain that is not pinned')
+      want(!chains.length || (pins.length && isPinned(chain)), 'a second chain that is not pinned')
       chains.push(chain)
     }
   }
@@ -275,6 +281,10 @@ const judge = async (objects, pins, only = []) => {
     for (const [counter, { pages, here, filed }] of held) {
       if ((filed || counter === newest) && here.size < pages) found.open.push(`pages of checkpoint ${counter} of ${name}`)
     }
+  }
+  const seen = [...gateways].filter(([, { chains }]) => chains.length).map(([name]) => name)
+  if (named.some(([owner]) => !owner) && seen.length > 1) {
+    found.conflicts.push(`${seen.length} gateways: pin each as SITE/GATEWAY=THUMBPRINT`)
   }
   if (!found.packs) found.open.push('no pack is here')
   if (refused.length || found.conflicts.length) found.verdict = 'failed'

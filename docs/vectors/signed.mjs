@@ -95,6 +95,20 @@ export const check = async (object, typ, keys) => {
   return { hash: hashOf(payload), kid: header.kid }
 }
 
+const P = 2n ** 255n - 19n
+const SMALL_ORDER = [0n, 1n, P - 1n, // y of the eight points that make a key with which anybody can sign
+  0x05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826n,
+  0x7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7n]
+const checkCoordinates = ({ kty, x, y }) => { // 32 bytes in one spelling each, so that a key has one thumbprint
+  for (const text of kty === 'OKP' ? [x] : [x, y]) {
+    want(typeof text === 'string' && Buffer.from(text, 'base64url').toString('base64url') === text, 'base64url of a key')
+    want(Buffer.from(text, 'base64url').length === 32, 'length of a key')
+  }
+  if (kty !== 'OKP') return
+  const low = BigInt(`0x${Buffer.from(x, 'base64url').reverse().toString('hex')}`) & (2n ** 255n - 1n)
+  want(low < P && !SMALL_ORDER.includes(low), 'a key of small order, or not in its only form')
+}
+
 export const readChain = async (value) => {
   want(value.v === 1 && whole(value.counter, 0) && value.records?.length, 'keys object')
   const keys = new Map()
@@ -106,6 +120,7 @@ export const readChain = async (value) => {
     want(isObject(jwk) && !('d' in jwk), 'jwk')
     const kind = { Ed25519: 'OKP Ed25519', ES256: 'EC P-256' }[record.alg]
     want(kind === `${jwk.kty} ${jwk.crv}`, 'algorithm of a key')
+    checkCoordinates(jwk)
     const { crv, kty, x, y } = jwk
     const members = kty === 'OKP' ? { crv, kty, x } : { crv, kty, x, y }
     want(hashOf(Buffer.from(canonical(members))) === record.kid, 'thumbprint')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -149,6 +150,41 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:73: device.second.every: no point is read at the pace normal",
         "agent.toml:81: uplink.plain.url: goes over the network unencrypted. mqtts:// protects password and readings",
     ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "is_open"),
+    [
+        (0o600, 0, False),
+        (0o640, 0, False),  # as packages install secrets
+        (0o640, 61001, True),
+        (0o644, 0, True),
+        (0o660, 0, True),
+        (0o604, 61001, True),
+        (0o400, 61001, False),
+    ],
+)
+def test_password_and_key_files_that_others_may_read_are_noted(
+    site, good, tmp_path: Path, mode: int, owner: int, is_open: bool
+) -> None:
+    """They were taken without a word, where the signing key is refused."""
+    if os.geteuid():
+        pytest.skip("wants root, to make files of others")
+    files = {name: tmp_path / name for name in ("pw", "client.key", "client.crt")}
+    for path in files.values():
+        path.write_text("secret")
+        path.chmod(mode)
+        os.chown(path, owner, -1)
+    uplink = (
+        f'[[uplink]]\nname = "second"\nurl = "mqtts://b.example"\nusername = "u"\npassword_file = "{files["pw"]}"\n'
+    )
+    uplink += f'cert_file = "{files["client.crt"]}"\nkey_file = "{files["client.key"]}"\n'
+    site.write(good + uplink)
+    notes = [str(note) for note in site.load().notes if "others may read" in str(note)]
+    assert len(notes) == (2 if is_open else 0)
+    for note, key, remedy in zip(notes, ("password_file", "key_file"), ("another password", "a new key"), strict=False):
+        assert f"uplink.second.{key}: others may read or change" in note and f"(mode {mode:04o})" in note
+        assert "chmod 600" in note and remedy in note and "secret" not in note
 
 
 def test_the_hash_is_of_what_shapes_readings(site, good) -> None:

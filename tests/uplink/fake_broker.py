@@ -33,6 +33,10 @@ class FakeBroker:
     only_v311: bool = False
     connack: int = 0
     mute: bool = False  # accepts connections and says nothing
+    then: Callable[[socket.socket, int], None] = lambda sock, version: None  # called after each SUBACK
+    connects: list[bytes] = field(default_factory=list)  # bodies of CONNECT
+    subscribes: list[bytes] = field(default_factory=list)
+    goodbyes: list[bytes] = field(default_factory=list)  # bodies of DISCONNECT
     heard: list[Sent] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     most_unanswered: int = 0
@@ -66,6 +70,7 @@ class FakeBroker:
                 if kind >> 4 == 1:
                     version = body[6]
                     self.versions.append(version)
+                    self.connects.append(body)
                     if self.only_v311 and version > 4:
                         sock.sendall(b"\x20\x02\x00\x01")  # as 3.1.1 says: unacceptable protocol version
                         return
@@ -92,9 +97,12 @@ class FakeBroker:
                 elif kind >> 4 == 8:
                     suback = body[:2] + (b"\x00\x01" if version > 4 else b"\x01")
                     sock.sendall(b"\x90" + bytes([len(suback)]) + suback)
+                    self.subscribes.append(body)
+                    self.then(sock, version)
                 elif kind >> 4 == 12:
                     sock.sendall(b"\xd0\x00")
                 elif kind >> 4 == 14:
+                    self.goodbyes.append(body)
                     return
 
     def close(self) -> None:

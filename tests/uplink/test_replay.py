@@ -307,3 +307,17 @@ def test_a_job_goes_on_when_the_broker_is_back(broker: Broker, listen: Listen, d
     until(lambda: "done" in verdicts(heard, "a"))
     assert len(heard.packs("backfill")) < 250 and verdicts(heard, "a").count("done") == 1
     assert set(range(60, 151)) <= set(heard.seqs("inv1", "backfill"))
+
+
+@pytest.mark.parametrize(
+    "boot", ["3f2a9c41d07be815\n", "\n3f2a9c41d07be815", "3f2a9c41d07be815 ", "3F2A9C41D07BE815", ""]
+)
+def test_a_boot_is_sixteen_digits_and_nothing_behind_them(boot: str) -> None:
+    """A pattern that ends in $ lets one line feed pass."""
+    from agent.uplink.wire import decode_ack, decode_replay
+
+    both = {"stream": STREAM, "boot": boot, "first": 1, "last": 2, "id": "7", "hash": "A" * 43}
+    for decode in (decode_ack, decode_replay):
+        with pytest.raises(ValueError, match=r"boot"):
+            decode(json.dumps(both).encode())
+        assert decode(json.dumps(both | {"boot": "3f2a9c41d07be815"}).encode()).boot == "3f2a9c41d07be815"

@@ -83,3 +83,89 @@ def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFi
         assert outcome(["replay", STREAM, "--broker", url, "--for", "1500 ms"]) == 5
         thread.join(5)
     assert levels == [5, 4] and "no answer for 1.5 s" in capsys.readouterr().err
+
+
+def test_a_password_in_the_url_is_refused_and_never_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the configuration refuses it: it would stand in the list of processes."""
+    for command in (["replay", STREAM], ["verify"]):
+        assert outcome([*command, "--broker", "mqtt://platform:s3cret@127.0.0.1:1"]) == 2
+        said = "".join(capsys.readouterr())
+        assert "must not hold a user or password" in said and "s3cret" not in said and "--password-file" in said
+
+
+class Sender(threading.Thread):
+    """Takes a subscription by MQTT 5, sends what it is given, and reads on."""
+
+    def __init__(self, packets: Callable[[str], list[bytes]]) -> None:
+        super().__init__(daemon=True)
+        self._packets = packets
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        self.sent = 0
+
+    def run(self) -> None:
+        with self._server, contextlib.suppress(OSError):
+            peer, _ = self._server.accept()
+            with peer:
+                peer.recv(4096)
+                peer.sendall(b"\x20\x03\x00\x00\x00")
+                subscribe = peer.recv(4096)
+                peer.sendall(b"\x90\x05" + subscribe[2:4] + b"\x00\x01\x01")
+                asked = peer.recv(4096)
+                for packet in self._packets(asked.partition(b'"id": "')[2][:16].decode()):
+                    peer.sendall(packet)
+                    self.sent += len(packet)
+                while peer.recv(4096):
+                    continue
+
+
+def published(topic: str, payload: bytes, first: int = 0x30) -> bytes:
+    body = len(topic).to_bytes(2, "big") + topic.encode() + b"\x00" + payload
+    size = b"".join(bytes([len(body) >> 7 * n & 127 | (128 if len(body) >> 7 * (n + 1) else 0)]) for n in range(4))
+    return bytes([first]) + size.rstrip(b"\x00") + body
+
+
+def test_a_broker_cannot_hurt_who_asks_for_packs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Replies nested without end, retained and foreign messages are passed over; what is too large ends it."""
+    reply = "meterhouse/v1/park7/gw01/replay/reply"
+
+    def harmless(name: str) -> list[bytes]:
+        done = json.dumps({"id": name, "stream": STREAM, "verdict": "done"}).encode()
+        return [
+            published(reply, b"[" * 60_000),
+            published(reply, b'{"id":' * 10_000),
+            published(reply, b"[" + b"[]," * 20_000),
+            published(reply, done, 0x31),
+            published("meterhouse/v1/park7/gw01/inv2/backfill", b"x"),
+            published(f"meterhouse/v1/{STREAM}/backfill", b"pack"),
+            published(reply, done),
+        ]
+
+    sender = Sender(harmless)
+    sender.start()
+    assert outcome(["replay", STREAM, "--broker", sender.url, "--json"]) == 0
+    sender.join(5)
+    assert json.loads(capsys.readouterr().out)["packs"] == 1
+    for packet, said in ((b"\x30\xff\xff\xff\x7f" + bytes(1 << 20), "268,435,455 bytes"), (b"\x34\x09", "QoS 2")):
+        sender = Sender(lambda name, packet=packet: [packet])
+        sender.start()
+        assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
+        sender.join(5)
+        assert said in capsys.readouterr().err
+
+
+def test_what_waits_to_be_looked_at_is_bounded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.cli.replay.MAX_REPLIES", 5)
+    reply = "meterhouse/v1/park7/gw01/replay/reply"
+
+    def endless(name: str) -> list[bytes]:
+        said = json.dumps({"id": name, "stream": STREAM, "verdict": "expired"}).encode()
+        return [published(reply, said) for _ in range(9)]
+
+    sender = Sender(endless)
+    sender.start()
+    assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
+    sender.join(5)
+    assert "more comes than anybody asked for" in capsys.readouterr().err

@@ -17,7 +17,9 @@ from cryptography.x509.oid import NameOID
 from delivery_kit import Desk, Mosquitto, To, fresh, until
 from pack_kit import Maker
 
+from agent.cli.main import outcome
 from agent.uplink import Uplink
+from agent.verify.live import Live, LiveError
 
 Broker = Callable[..., Mosquitto]
 Desks = Callable[..., Desk]
@@ -56,9 +58,12 @@ class Authority:
             .add_extension(authority, critical=False)
         )
 
-    def issue(self, name: str, days: float = 300, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    def issue(
+        self, name: str, days: float = 300, address: str = "127.0.0.1", *, dns: str = "localhost"
+    ) -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(address))]
+        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(address))]
+        names += [x509.DNSName(dns)] if dns else []
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         cert = (
             self._builder(subject, key, days)
@@ -150,3 +155,22 @@ def test_files_that_do_not_belong_together_are_named(desk: Desks, uplink: Uplink
     other = uplink(desk(), To(1, tls=True, ca_file=text))
     until(lambda: other.state().error)
     assert "TLS files cannot be used" in str(other.state().error)
+
+
+def test_a_common_name_never_stands_for_a_dns_name(
+    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A certificate that says localhost in its common name only: for the agent, for `verify` and for `replay`."""
+    ca = Authority(tmp_path, "ca")
+    port = broker(*tls(ca.issue("localhost", dns=""), ca.file)).port
+    up = uplink(desk(), To(port, host="localhost", tls=True, ca_file=ca.file))
+    until(lambda: up.state().error)
+    assert "certificate does not hold" in str(up.state().error) and "Does url name" in str(up.state().hint)
+    url = f"mqtts://localhost:{port}"
+    with pytest.raises(LiveError, match="Hostname mismatch"):
+        Live(url, ca_file=ca.file).start()
+    assert outcome(["replay", "park7/gw01/inv1", "--broker", url, "--ca-file", str(ca.file)]) == 5
+    assert "Hostname mismatch" in capsys.readouterr().err
+    by_address = Live(f"mqtts://127.0.0.1:{port}", ca_file=ca.file)
+    by_address.start()
+    by_address.stop()

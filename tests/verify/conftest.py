@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,3 +69,42 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
 @pytest.fixture
 def broker(make_broker: Callable[..., Broker]) -> Broker:
     return make_broker()
+
+
+@pytest.fixture
+def unruly() -> Iterator[Callable[[int, bytes], str]]:
+    """``unruly(version, packet)``: url of a broker that sends it once after a subscription; by MQTT 5, or 4: 3.1.1."""
+    servers: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(server: socket.socket, version: int, packets: list[bytes]) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = server.accept()
+                with peer, contextlib.suppress(OSError):
+                    level = peer.recv(4096)[8]
+                    if level > version:
+                        peer.sendall(b"\x20\x02\x00\x01")
+                        continue
+                    peer.sendall(b"\x20\x03\x00\x00\x00" if level == 5 else b"\x20\x02\x00\x00")
+                    asked = peer.recv(4096)
+                    peer.sendall(
+                        b"\x90" + (b"\x04" if level == 5 else b"\x03") + asked[2:4] + b"\x00\x01"[level == 4 :]
+                    )
+                    if packets:
+                        peer.sendall(packets.pop())
+                    while peer.recv(4096):
+                        continue
+
+    def start(version: int, packet: bytes) -> str:
+        servers.append(socket.create_server(("127.0.0.1", 0)))
+        threads.append(threading.Thread(target=serve, args=(servers[-1], version, [packet]), daemon=True))
+        threads[-1].start()
+        return f"mqtt://127.0.0.1:{servers[-1].getsockname()[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+    for thread in threads:
+        thread.join(5)

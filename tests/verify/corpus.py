@@ -83,11 +83,11 @@ def in_parts(stream: Stream, count: int = 3) -> list[bytes]:
     return packs
 
 
-MODULES = ("corpus_good", "corpus_bytes", "corpus_keys", "corpus_order", "corpus_pages")
+MODULES = ("corpus_good", "corpus_bytes", "corpus_keys", "corpus_order", "corpus_pages", "corpus_bounds")
 
 
 def all_cases() -> list[Case]:
-    """Every case of the five modules beside this one, in their order whichever was imported first."""
+    """Every case of the six modules beside this one, in their order whichever was imported first."""
     for name in MODULES:
         import_module(name)
     return [make() for make in sorted(CASES.values(), key=lambda make: MODULES.index(make.__module__))]

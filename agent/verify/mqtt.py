@@ -1,0 +1,79 @@
+"""An MQTT client with limits on what a broker may send. paho has none: it takes 256 MiB where a broker sends them.
+
+MQTT 5 has Maximum Packet Size for it; 3.1.1 has nothing, and a broker may disobey. So the header of each packet is
+looked at as soon as it is in: before anything is kept of one that is too large, the connection is cut. QoS 2 is never
+subscribed to, and paho would keep such messages without bound until they are released: that cuts the connection too.
+``fault`` says why a connection was cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+READ: Final = 16 << 10  # bytes of the socket at once: the system library makes room for all that it is asked for
+MAX_ANSWERS: Final = 4096  # packets that wait to be sent: a broker that does not read must not fill our memory
+TOO_LARGE, QOS_REFUSED, QUOTA = 0x95, 0x9B, 0x97  # reason codes of DISCONNECT
+_PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # in a packet's first byte
+
+
+class Disobeyed(ConnectionError):
+    """The broker sent what it was told not to send."""
+
+
+class BoundedClient(Client):
+    """paho's client for our use of it.
+
+    Args:
+        most: bytes that a packet may have behind its first bytes.
+        more: as for paho's client.
+    """
+
+    def __init__(self, protocol: MQTTProtocolVersion, most: int, client_id: str = "", **more: Any) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=protocol, **more)
+        self._most = most
+        self.fault = ""  # what the broker did, for which the connection was cut
+
+    def reach(self, host: str, port: int, keepalive_s: int) -> None:
+        """Connect with a clean session and our limit. Raises OSError, ValueError."""
+        self.fault = ""
+        if self.protocol != MQTTProtocolVersion.MQTTv5:
+            self.connect(host, port, keepalive_s)
+            return
+        limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        limits.MaximumPacketSize = self._most
+        self.connect(host, port, keepalive_s, clean_start=True, properties=limits)
+
+    def follow(self, *topics: str, retained: bool) -> None:
+        """Subscribe at QoS 1; ``retained``: also to what lies there already. 3.1.1 sends that in any case."""
+        if self.protocol != MQTTProtocolVersion.MQTTv5:
+            self.subscribe([(topic, 1) for topic in topics])
+            return
+        handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if retained else SubscribeOptions.RETAIN_DO_NOT_SEND
+        self.subscribe([(topic, SubscribeOptions(qos=1, retainHandling=handling)) for topic in topics])
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """paho asks for the first byte, for the bytes of the length, then for all the rest."""
+        packet = self._in_packet
+        if packet["command"] & _KIND == _PUBLISH and packet["command"] & _QOS_2:
+            self._cut(QOS_REFUSED, "a message at QoS 2 on a subscription for QoS 1")
+        if packet["have_remaining"] and packet["remaining_length"] > self._most:
+            self._cut(TOO_LARGE, f"a packet of {packet['remaining_length']:,} bytes, at most {self._most:,} are taken")
+        if len(self._out_packet) > MAX_ANSWERS:
+            self._cut(QUOTA, f"packets and reads none of our {len(self._out_packet):,} answers")
+        return super()._sock_recv(min(bufsize, READ))
+
+    def _cut(self, code: int, fault: str) -> None:
+        """paho takes the error for the end of the connection, and closes it."""
+        self.fault = fault
+        between = not self._out_packet or not self._out_packet[0]["pos"]  # two packets of ours
+        if self.protocol == MQTTProtocolVersion.MQTTv5 and self._sock is not None and between:
+            with contextlib.suppress(OSError):
+                self._sock.send(bytes((0xE0, 1, code)))  # DISCONNECT with its reason; it does not take back our will
+        raise Disobeyed(fault)

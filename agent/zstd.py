@@ -1,0 +1,23 @@
+"""zstd frames out of the database, which a disk may have damaged or somebody altered.
+
+A module of its own because the store and the intervals both read such frames and neither may import the other.
+"""
+
+from __future__ import annotations
+
+import zstandard
+
+
+def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None = None) -> bytes:
+    """What is in ``frame``, at most ``cap`` bytes. Raises ValueError where it is damaged or holds more.
+
+    ``max_output_size`` alone bounds nothing: the library ignores it where the frame states a size, and makes room for
+    whatever is stated. A frame that states less than comes of it is an error to the library itself.
+    """
+    try:
+        stated = zstandard.frame_content_size(frame)  # -1: not stated, then the library keeps to the cap
+        if stated > cap:
+            raise ValueError(f"a frame of {stated} bytes, at most {cap} are read")
+        return (reader or zstandard.ZstdDecompressor()).decompress(frame, max_output_size=cap)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise ValueError(f"a damaged frame: {error}") from error

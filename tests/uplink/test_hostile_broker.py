@@ -1,0 +1,305 @@
+"""A broker that sends what it was told not to send, by MQTT 5 and by 3.1.1: that costs a connection and no memory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from delivery_kit import BASE, Desk, Listener, Mosquitto, To, fresh, until
+from fake_broker import SILENT, FakeBroker, Sent
+from pack_kit import Maker
+
+from agent.uplink import Uplink
+from agent.uplink.session import MAX_PACKET
+from agent.verify import mqtt
+
+Fake = Callable[..., FakeBroker]
+Desks = Callable[..., Desk]
+Uplinks = Callable[..., Uplink]
+Broker = Callable[..., Mosquitto]
+ACK, REQUEST = f"{BASE}/ack", f"{BASE}/replay/request"
+MOST = 268_435_455  # bytes that the length of a packet can say
+
+
+def length(size: int) -> bytes:
+    made = bytearray()
+    while True:
+        size, byte = divmod(size, 128)
+        made.append(byte | (128 if size else 0))
+        if not size:
+            return bytes(made)
+
+
+def publish(topic: str, payload: bytes, version: int, first: int = 0x32, size: int | None = None) -> bytes:
+    """A PUBLISH; ``size``: what its length says."""
+    name = topic.encode()
+    body = struct.pack(">H", len(name)) + name + (struct.pack(">H", 7) if first & 6 else b"")
+    body += (b"\0" if version > 4 else b"") + payload
+    return bytes([first]) + length(len(body) if size is None else size) + body
+
+
+class Once:
+    """What the broker does after the first subscription, and never again."""
+
+    def __init__(self, attack: Callable[[socket.socket, int], None]) -> None:
+        self._attack, self._done = attack, threading.Event()
+
+    def __call__(self, sock: socket.socket, version: int) -> None:
+        if not self._done.is_set():
+            self._done.set()
+            self._attack(sock, version)
+
+
+@pytest.fixture(params=[5, 4], ids=["MQTT 5", "3.1.1"])
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def attacked(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> Callable[..., tuple[FakeBroker, Desk, Uplink]]:
+    """An uplink whose broker attacks once it is subscribed."""
+
+    def start(attack: Callable[[socket.socket, int], None], **more: Any) -> tuple[FakeBroker, Desk, Uplink]:
+        broker, at = fake(only_v311=version == 4, then=Once(attack)), desk()
+        return broker, at, uplink(at, To(broker.port), **more)
+
+    return start
+
+
+Attacked = Callable[..., tuple[FakeBroker, Desk, Uplink]]
+
+
+def comes_back(broker: FakeBroker, at: Desk, up: Uplink) -> None:
+    """The next connection delivers."""
+    make = Maker()
+    until(lambda: len(broker.subscribes) > 1 and up.state().connected)
+    at.commit(fresh(make), fresh(make))
+    until(lambda: at.pending() == 0)
+    assert up.state().error is None
+
+
+def test_256_mib_in_one_message_are_cut_off_at_its_header(attacked: Attacked, version: int) -> None:
+    """What is taken of it is what the kernel had taken already."""
+    taken: list[int] = []
+
+    def attack(sock: socket.socket, version: int) -> None:
+        sock.sendall(publish(REQUEST, b"", version, size=MOST))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(sock.send(b"x" * 65_536))
+
+    broker, at, up = attacked(attack)
+    until(lambda: up.state().error)
+    assert "268,435,455 bytes, at most 65,536 are taken" in str(up.state().error) and "retained" in str(up.state().hint)
+    comes_back(broker, at, up)
+    assert sum(taken) < 16 << 20, "no more than buffers of the kernel"
+
+
+def test_what_is_read_at_once_is_bounded(attacked: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system library makes room for all that it is asked for, so it is never asked for much."""
+    asked: list[int] = []
+    read = mqtt.Client._sock_recv
+
+    def count(client: mqtt.Client, size: int) -> bytes:
+        asked.append(size)
+        return read(client, size)
+
+    monkeypatch.setattr(mqtt.Client, "_sock_recv", count)
+    payload = b"[" * (MAX_PACKET - 200)
+    _, at, up = attacked(lambda sock, version: sock.sendall(publish(REQUEST, payload, version)))
+    make = Maker()
+    at.commit(fresh(make))
+    until(lambda: at.pending() == 0 and sum(asked) > len(payload))
+    assert max(asked) == mqtt.READ and up.state().error is None, "what is within the limit is taken, and is no request"
+
+
+def test_a_byte_more_than_the_limit(attacked: Attacked) -> None:
+    broker, at, up = attacked(lambda sock, version: sock.sendall(publish(ACK, b"", version, size=MAX_PACKET + 1)))
+    until(lambda: up.state().error)
+    assert "65,537 bytes" in str(up.state().error)
+    comes_back(broker, at, up)
+
+
+def test_a_header_that_drips_in(attacked: Attacked) -> None:
+    def attack(sock: socket.socket, version: int) -> None:
+        for byte in publish(REQUEST, b"", version, size=MOST)[:5]:
+            with contextlib.suppress(OSError):
+                sock.sendall(bytes([byte]))
+
+    _, _, up = attacked(attack)
+    until(lambda: up.state().error)
+    assert "268,435,455 bytes" in str(up.state().error)
+
+
+@pytest.mark.parametrize("first", [0x34, 0x3D, 0x36])
+def test_qos_2_is_refused(attacked: Attacked, first: int) -> None:
+    """paho would keep such messages without bound until they are released."""
+
+    def attack(sock: socket.socket, version: int) -> None:
+        with contextlib.suppress(OSError):
+            sock.sendall(publish(REQUEST, b"{}" * 1000, version, first) * 1000)
+
+    broker, at, up = attacked(attack)
+    until(lambda: up.state().error)
+    assert "at QoS 2 on a subscription for QoS 1" in str(up.state().error)
+    comes_back(broker, at, up)
+
+
+@pytest.mark.parametrize(("begun", "code"), [(b"\x32" + length(MOST), 0x95), (b"\x34", 0x9B)])
+def test_mqtt_5_says_why_it_goes(fake: Fake, desk: Desks, uplink: Uplinks, begun: bytes, code: int) -> None:
+    broker = fake(then=Once(lambda sock, version: sock.sendall(begun)))
+    uplink(desk(), To(broker.port))
+    until(lambda: broker.goodbyes)
+    assert broker.goodbyes[0] == bytes([code])
+
+
+def test_connect_states_the_limit(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+    broker = fake()
+    up = uplink(desk(), To(broker.port))
+    until(lambda: up.state().connected)
+    assert b"\x27" + struct.pack(">I", MAX_PACKET) in broker.connects[0][:40], "Maximum Packet Size"
+    until(lambda: broker.subscribes)
+    assert broker.subscribes[0][-1] == 0x21, "QoS 1, and nothing of what is retained"
+
+
+def test_a_connack_without_end(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> None:
+    """The first packet is looked at as all others are."""
+    server = socket.create_server(("127.0.0.1", 0))
+    with server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, _ = server.accept()
+                    with sock, contextlib.suppress(OSError):
+                        sock.recv(4096)
+                        sock.sendall(b"\x20" + length(MOST))
+                        while sock.send(b"\0" * 65_536):
+                            continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        up = uplink(desk(), To(server.getsockname()[1]))
+        until(lambda: up.state().error)
+        assert "268,435,455 bytes" in str(up.state().error)
+        up.stop(1.0)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def test_a_broker_that_reads_none_of_our_answers(attacked: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message at QoS 1 is acknowledged; acknowledgements that nobody reads are not kept without bound."""
+    connect = socket.create_connection
+
+    def connect_narrowly(*args: Any, **more: Any) -> socket.socket:
+        sock = connect(*args, **more)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel keeps few of them
+        return sock
+
+    monkeypatch.setattr(socket, "create_connection", connect_narrowly)
+    monkeypatch.setattr(mqtt, "MAX_ANSWERS", 20)
+
+    def attack(sock: socket.socket, version: int) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        some = publish(REQUEST, b"{}", version) * 1000
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(some)
+
+    _, _, up = attacked(attack)
+    until(lambda: up.state().error, 20)
+    assert "reads none of our" in str(up.state().error)
+
+
+def test_a_pack_in_flight_is_not_blamed_for_a_connection_that_we_cut(
+    fake: Fake, desk: Desks, uplink: Uplinks, version: int
+) -> None:
+    """Three times alone in flight when a broker hangs up, and a pack is set aside; not where it was us."""
+    cut: list[int] = []
+
+    def answer(sent: Sent) -> int | None:
+        if not sent.topic.endswith(("readings", "backfill")) or len(cut) == 5:
+            return 0
+        cut.append(sent.connection)
+        broker._open[sent.connection - 1].sendall(publish(REQUEST, b"", version, size=MOST))
+        return SILENT
+
+    broker, at, make = fake(only_v311=version == 4, answer=answer), desk(), Maker()
+    up = uplink(at, To(broker.port, in_flight=1))
+    at.commit(fresh(make))
+    until(lambda: at.pending() == 0, 20)
+    assert len(cut) == 5 and up.state().set_aside == 0
+
+
+def test_after_three_such_ends_it_does_without_replay(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> None:
+    """A request of 100 MB that somebody retained comes at each subscription to it; packs are delivered all the same."""
+    broker = fake(
+        only_v311=version == 4,
+        then=lambda sock, version: sock.sendall(publish(REQUEST, b"", version, size=100 << 20)),
+    )
+    at, make = desk(), Maker()
+    up = uplink(at, To(broker.port))
+    until(lambda: len(broker.subscribes) == 3 and up.state().connected and up.state().connects > 3, 20)
+    at.commit(fresh(make))
+    until(lambda: at.pending() == 0)
+    assert len(broker.subscribes) == 3
+
+
+def test_retained_requests_and_acks_are_left_alone(attacked: Attacked, caplog: pytest.LogCaptureFixture) -> None:
+    """By a broker that sends them although it was told not to, or does not know how."""
+    ask = b'{"id":"7","stream":"park7/gw01/inv1","first":1,"last":9}'
+    with caplog.at_level(logging.WARNING):
+        broker, at, _ = attacked(lambda sock, version: sock.sendall(publish(REQUEST, ask, version, 0x33)))
+        until(lambda: "left alone" in caplog.text)
+    make = Maker()
+    at.commit(fresh(make))
+    until(lambda: at.pending() == 0)
+    assert not [sent for sent in broker.heard if sent.topic.endswith("replay/reply")]
+    assert "a retained message on meterhouse/v1/park7/gw01/replay/request" in caplog.text
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("lines", [(), ("max_packet_size 20000000",)])
+def test_a_real_broker_with_a_large_retained_message(
+    broker: Broker, desk: Desks, uplink: Uplinks, listen: Callable[..., Listener], lines: tuple[str, ...]
+) -> None:
+    """mosquitto obeys: nothing of it comes, and packs go out."""
+    port = broker(*lines).port
+    there = listen(port)
+    there.client.publish(REQUEST, b"x" * 10_000_000, 1, True).wait_for_publish(10)
+    at, make = desk(), Maker()
+    up = uplink(at, To(port, confirm="broker"))
+    at.commit(fresh(make), fresh(make))
+    until(lambda: at.pending() == 0)
+    there.client.publish(REQUEST, b"x" * 10_000_000, 1).wait_for_publish(10)
+    at.commit(fresh(make))
+    until(lambda: at.pending() == 0)
+    assert up.state().error is None and up.state().connects == 1
+
+
+@pytest.mark.broker
+def test_a_real_broker_with_a_retained_request(
+    broker: Broker, desk: Desks, uplink: Uplinks, listen: Callable[..., Listener]
+) -> None:
+    """It was carried out again at every connection; now only one that comes while we are connected is."""
+    port = broker().port
+    there = listen(port)
+    at, make = desk(), Maker()
+    at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(9)))
+    ask = b'{"id":"%s","stream":"park7/gw01/inv1","first":1,"last":5}'
+    there.client.publish(REQUEST, ask % b"retained", 1, True).wait_for_publish(10)
+    up = uplink(at, To(port, confirm="broker"))
+    until(lambda: at.pending() == 0)
+
+    def replies() -> list[bytes]:
+        return [message.payload for message in list(there.heard) if message.topic.endswith("replay/reply")]
+
+    there.client.publish(REQUEST, ask % b"now", 1).wait_for_publish(10)
+    until(lambda: any(b'"done"' in reply for reply in replies()))
+    assert all(b'"now"' in reply for reply in replies()) and up.state().connects == 1

@@ -1,0 +1,455 @@
+"""A verifier cannot be worn out: what is parsed, decompressed and compared is bounded before it is done.
+
+Seconds and megabytes are the bench's (``python -m bench.hostile``); here are their causes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from click.testing import CliRunner
+from hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packs import POINTS, Key, Stream, keys, sign
+
+from agent.cli.verify import verify
+from agent.verify import Outcome, Report, Verifier, files, jws, keyring, strict
+from agent.verify.files import FREE_BYTES, MAX_WASTE, read_paths
+from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refused, inflate
+from agent.verify.table import DAY_MS, MAX_DAYS, Gap, Table, by_day
+from agent.verify.text import as_text
+
+KEYS = BASE + "keys"
+
+
+class Work:
+    """What was done for one attack."""
+
+    def __init__(self) -> None:
+        self.parsed = self.largest = 0  # brackets and commas
+        self.inflated = 0  # bytes
+
+    def clear(self) -> None:
+        self.parsed = self.largest = self.inflated = 0
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    done = Work()
+
+    class Counted:
+        def __init__(self, decoder: json.JSONDecoder) -> None:
+            self._decode = decoder.decode
+
+        def decode(self, text: str) -> Any:
+            items = sum(map(text.count, "[{,"))
+            done.parsed, done.largest = done.parsed + items, max(done.largest, items)
+            return self._decode(text)
+
+    feed = strict.Frames.feed
+
+    def count(frames: strict.Frames, step: bytes) -> bytes:
+        plain = feed(frames, step)
+        done.inflated += len(plain)
+        return plain
+
+    monkeypatch.setattr(strict, "_PLAIN", Counted(strict._PLAIN))
+    monkeypatch.setattr(strict, "_STRICT", Counted(strict._STRICT))
+    monkeypatch.setattr(strict.Frames, "feed", count)
+    jws.read_header.cache_clear()
+    return done
+
+
+def run(made: Attack, folder: Path, work: Work) -> Report:
+    """The verdict; ``work`` has what the attack alone has cost."""
+    verifier = Verifier(made.trust)
+    for topic, good in made.objects:
+        verifier.feed(good, topic)
+    work.clear()
+    if made.file:
+        (folder / made.file).write_bytes(made.raw)
+        read_paths(verifier, [folder])
+    else:
+        verifier.feed(made.raw, made.topic)
+    report = verifier.finish()
+    as_text(report)
+    return report
+
+
+SLOW = ("8 MiB", "thousand", "17000", "in zstd", "gigabyte", "strangers", "periods")  # to make: the bench has them
+QUICK = [name for name in ATTACKS if not any(word in name for word in SLOW)]
+
+
+@pytest.mark.parametrize("name", [name for name in QUICK if "known key" not in name or "another signature" in name])
+def test_what_strangers_send_is_parsed_within_bounds(name: str, work: Work, tmp_path: Path) -> None:
+    made = ATTACKS[name]()
+    report = run(made, tmp_path, work)
+    assert not report.ok and len(made.raw) <= MIB
+    assert work.largest <= MAX_LOOSE_ITEMS
+    assert work.parsed <= 2 * (MAX_WASTE + MAX_LOOSE_ITEMS), "a file: twice where names must be looked at closer"
+
+
+@pytest.mark.parametrize("name", [name for name in QUICK if name.startswith("by a known key")])
+def test_what_a_good_key_signs_is_bounded_too(name: str, work: Work, tmp_path: Path) -> None:
+    run(ATTACKS[name](), tmp_path, work)
+    assert work.largest <= MAX_ITEMS
+
+
+@pytest.mark.parametrize("name", ["lists", "exponents", "escapes"])
+def test_800_bytes_of_zstd_are_looked_at_and_not_parsed(name: str, work: Work, tmp_path: Path) -> None:
+    """They cost seconds and hundreds of megabytes, unsigned, from whoever may publish on one topic."""
+    report = run(ATTACKS[f"{name}, 8 MiB in zstd, a known key"](), tmp_path, work)
+    assert report.failures == {"signature": 1} and "too many to be written anew" in report.faults[0].reason
+    assert work.largest < 100, "the header of the signature"
+    assert run(ATTACKS[f"{name}, 8 MiB in zstd, unsigned"](), tmp_path, work).failures == {"size": 1}
+    assert work.largest < 100 and work.inflated <= MAX_PACK_BYTES + (8 << 20)
+
+
+def test_what_an_unknown_key_has_signed_is_never_parsed(work: Work) -> None:
+    """It waits for its key as it came, and is refused unread at the end."""
+    verifier = Verifier([OWNER.kid])
+    for topic, good in stream()[1]:
+        verifier.feed(good, topic)
+    work.clear()
+    raw = body(many(b"[],"), STRANGER)
+    for _ in range(30):
+        assert verifier.feed(raw, READINGS) is Outcome.HELD
+    report = verifier.finish()
+    assert report.failures == {"kid": 30} and work.parsed < 100
+    fault = report.faults[0]
+    assert (fault.stream, fault.boot, fault.seq) == ("park7/gw01/inv1", "3f2a9c41d07be815", 3), "as its bytes say"
+
+
+def large_birth(count: int) -> tuple[Stream, bytes]:
+    made = Stream("bms", OWNER, points=[(f"battery.cell.{n}.voltage", *POINTS[1][1:]) for n in range(count)])
+    return made, made.make_birth()
+
+
+def test_a_large_birth_waits_unparsed_for_its_key_and_is_read_then(work: Work) -> None:
+    made, birth = large_birth(5000)
+    assert strict.count_items(birth) > MAX_LOOSE_ITEMS
+    verifier = Verifier([OWNER.kid])
+    assert verifier.feed(birth, made.topic()) is Outcome.HELD and work.parsed < 100
+    assert verifier.feed(keys(OWNER), KEYS) is Outcome.TAKEN
+    assert verifier.feed(made.gap(10), made.topic()) is Outcome.VERIFIED
+    assert verifier.finish().ok and work.largest > MAX_LOOSE_ITEMS
+
+
+def test_what_a_bridge_has_written_anew_still_holds_within_its_bound() -> None:
+    """Only what stands there as it was signed may be larger."""
+    verifier = Verifier([OWNER.kid])
+    verifier.feed(keys(OWNER), KEYS)
+    made, birth = large_birth(1000)
+    assert verifier.feed(json.dumps(json.loads(birth)).encode(), made.topic()) is Outcome.VERIFIED
+    other, large = large_birth(5000)
+    assert verifier.feed(json.dumps(json.loads(large)).encode(), other.topic()) is Outcome.FAILED
+    report = verifier.finish()
+    assert report.failures == {"size": 1} and report.streams[made.stream].rewritten == 1
+
+
+# --- zstd
+
+
+def test_a_frame_that_lies_of_its_size_gives_no_more_than_it_may(work: Work, tmp_path: Path) -> None:
+    """Neither where its header states less than comes, nor where it states nothing."""
+    made = ATTACKS["a frame that lies of its size"]()
+    assert zstandard.get_frame_parameters(made.raw).content_size == 200
+    assert run(made, tmp_path, work).failures == {"zstd": 1} and work.inflated <= MIB
+    with pytest.raises(Refused, match="more than 100000 bytes"):
+        inflate(zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1 << 24)), 100_000)
+    assert work.inflated <= MIB + (16 << 20)
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"{}\n", b"x", b"[" * 999 + b"\n"], ids=["empty", "objects", "endless", "deep"]
+)
+def test_a_file_is_not_read_on_where_it_holds_nothing(line: bytes, work: Work, tmp_path: Path) -> None:
+    """6 KB became 200 MiB of newlines, and 23 seconds."""
+    raw = zstandard.compress(line * ((200 << 20) // len(line)))
+    report = run(Attack(raw, file="a.jsonl.zst", objects=stream()[1]), tmp_path, work)
+    assert len(raw) < 60_000 and report.failures["size"] and "its rest is not read" in str(report.reasons)
+    assert work.inflated <= 120 << 20 and work.parsed <= 2 * MAX_WASTE
+    assert report.failed < MAX_WASTE / 50
+
+
+def test_good_packs_are_not_lost_for_bad_ones_between(tmp_path: Path) -> None:
+    """A file with thousands of bad lines is read to its end, as long as something in it holds now and then."""
+    made = Stream()
+    lines = [keys(Key())]
+    for raw in made.run(30):
+        lines += [raw, *[b'{"stream":"park7/gw01/inv1","seq":1}'] * 200]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    verifier = Verifier([Key().kid])
+    read_paths(verifier, [tmp_path])
+    report = verifier.finish()
+    assert report.packs == 30 and report.failures == {"signature": 6000}
+
+
+def test_a_pipe_is_bounded_as_a_file_is() -> None:
+    done = CliRunner().invoke(verify, ["-", "--trust", OWNER.kid, "--json"], input=b"{}\n" * 200_000)
+    facts = json.loads(done.output)
+    assert done.exit_code == 6 and facts["failed"] < 2000 and facts["failures"]["size"] == 1
+
+
+def test_a_file_gives_at_most_a_thousand_times_itself(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One good pack, again and again: it is never a fault, but the file is too good to be true."""
+    monkeypatch.setattr(files, "FREE_BYTES", MIB)
+    _, before = stream()
+    raw = zstandard.compress((before[-1][1] + b"\n") * 4000, 19)
+    report = run(Attack(raw, file="a.jsonl.zst", objects=before), tmp_path, work)
+    assert report.failures == {"size": 1} and "more than 1000 times" in report.faults[0].reason
+    assert work.inflated <= FREE_BYTES
+
+
+# --- gaps
+
+
+def test_star_gaps_are_merged_and_not_multiplied_by_points(work: Work, tmp_path: Path) -> None:
+    """4,000 gaps times 2,000 points; they were gone through one by one."""
+    report = run(ATTACKS["by a known key gaps times points"](), tmp_path, work)
+    assert report.ok and report.gaps == 4000 * 2000
+
+
+def test_gaps_that_no_pack_needs_are_a_fault(work: Work, tmp_path: Path) -> None:
+    report = run(ATTACKS["by a known key gaps over ages"](), tmp_path, work)
+    assert report.failures == {"due": 1} and "10000 gaps, too many" in report.faults[0].reason
+
+
+def test_other_lists_without_end_are_refused(work: Work, tmp_path: Path) -> None:
+    for name, said in (
+        ("clock steps without end", "more than 100 clock steps"),
+        ("periods without end", "more than 256 different periods"),
+        ("a page of heads", "more than 1000 on a page"),
+    ):
+        report = run(ATTACKS[f"by a known key {name}"](), tmp_path, work)
+        assert report.failures == {"shape": 1} and said in report.faults[0].reason
+
+
+SPAN = st.tuples(*(st.integers(low, 200).map(lambda n: n * 1_234_567) for low in (0, 1)))
+GAPS = st.lists(
+    st.tuples(SPAN, st.sampled_from([None, ("a",), ("a", "b"), ("c",)]), st.sampled_from(["crc", "asleep"])), max_size=6
+)
+
+
+def table_of(periods: list[int]) -> Table:
+    names = "abcdef"
+    points = [{"kind": "gauge", "n": names[n], "period": period, "phase": n} for n, period in enumerate(periods)]
+    return Table({"points": points})
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([3600, 7200, 86_400, 100_000]), min_size=3, max_size=6), GAPS, SPAN)
+def test_gaps_come_out_as_if_counted_one_by_one(periods: list[int], gaps: list[Any], span: tuple[int, int]) -> None:
+    """Merged by grid, and dealt over the days that they touch: the same numbers as tick by tick."""
+    made, (low, size) = table_of(periods), span
+    high = low + size
+    cut = [
+        Gap(max(low, at), min(high, at + long), points, reason)
+        for (at, long), points, reason in gaps
+        if max(low, at) < min(high, at + long)
+    ]
+    due_at = {
+        name: [t for t in range(-(-(low - phase) // period) * period + phase, high, period)]
+        for period, phase, names in made.grids
+        for name in names
+    }
+
+    def inside(gap: Gap, name: str) -> list[int]:
+        is_in = gap.points is None or name in gap.points
+        return [t for t in due_at[name] if is_in and gap.from_ms <= t < gap.to_ms]
+
+    want: dict[str, int] = {}
+    for gap in cut:
+        want[gap.reason] = want.get(gap.reason, 0) + sum(len(inside(gap, name)) for name in due_at)
+    found = made.balance({}, cut, low, high)
+    assert found.gaps == want
+    twice = {name for name in due_at if len(ticks := [t for g in cut for t in inside(g, name)]) != len(set(ticks))}
+    blamed = {text.split()[3] for text in found.faults if "lies in two gaps" in text}
+    assert blamed <= twice and bool(blamed) == bool(twice)
+    days: dict[int, list[int]] = {}
+    for name, ticks in due_at.items():
+        for t in ticks:
+            row = days.setdefault(t // DAY_MS, [0, 0, 0])
+            holes = [gap for gap in cut if t in inside(gap, name)]
+            row[0] += 1
+            row[1] += len(holes)
+            row[2] += sum(gap.reason == "asleep" for gap in holes)
+    assert {day: [due, gone, asleep] for day, due, gone, asleep in by_day(made, cut, low, high) if due or gone} == days
+
+
+def test_ages_are_one_row_beyond_what_is_sensible() -> None:
+    rows = by_day(table_of([3600, 3600, 3600]), (), 0, 10_000 * DAY_MS)
+    assert len(rows) == MAX_DAYS + 1 and sum(due for _, due, _, _ in rows) == 3 * 24 * 10_000
+
+
+# --- keys
+
+
+def test_a_chain_that_nobody_pinned_is_not_checked_key_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+    check = keyring.check_signature
+    monkeypatch.setattr(keyring, "check_signature", lambda *args: checked.append(args) or check(*args))  # type: ignore[func-returns-value]
+    verifier = Verifier([OWNER.kid])
+    assert verifier.feed(chain(40), "meterhouse/v1/park9/gw99/keys") is Outcome.HELD
+    assert not checked and verifier.finish().failures == {"key-chain": 1}
+    assert Verifier().feed(chain(40), "meterhouse/v1/park9/gw99/keys") is Outcome.TAKEN and len(checked) == 40
+
+
+SMALL_ORDER = [  # the eight points, and their other encodings that a careless reader takes (RFC 8032 has one of each)
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+]
+
+
+@pytest.mark.parametrize("encoded", SMALL_ORDER)
+def test_a_key_of_small_order_is_refused(encoded: str) -> None:
+    """Under some of them one and the same signature holds for any text."""
+    jwk = {"crv": "Ed25519", "kty": "OKP", "x": jws.base64url(bytes.fromhex(encoded))}
+    with pytest.raises(Refused, match=r"small order|RFC 8032") as refusal:
+        jws.public_key("Ed25519", jwk)
+    assert refusal.value.code == "key"
+
+
+def test_a_gateway_whose_key_anybody_can_sign_with_is_refused() -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    point = bytes.fromhex(SMALL_ORDER[0])
+    anybody = point + bytes(32)
+    Ed25519PublicKey.from_public_bytes(point).verify(anybody, b"whatever")  # the library does not mind
+
+    class Anybody(Key):
+        def __init__(self) -> None:
+            super().__init__()
+            self.jwk = {"crv": "Ed25519", "kty": "OKP", "x": jws.base64url(point)}
+            self.kid = jws.thumbprint(self.jwk)
+
+        def raw_sign(self, signed: bytes) -> bytes:
+            return anybody
+
+    key = Anybody()
+    verifier = Verifier([key.kid])
+    assert verifier.feed(keys(key), KEYS) is Outcome.FAILED
+    assert verifier.finish().failures == {"key": 1}
+
+
+def respelt(name: str, change: Callable[[bytes], bytes]) -> dict[str, str]:
+    jwk = Key(3, "ES256").jwk
+    return {**jwk, name: jws.base64url(change(jws.unbase64url(jwk[name], name)))}
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize("change", [lambda raw: b"\0" + raw, lambda raw: bytes(8) + raw, lambda raw: raw[1:]])
+def test_a_key_has_one_spelling(name: str, change: Callable[[bytes], bytes]) -> None:
+    """With zeros in front it was one key of many thumbprints."""
+    jwk = respelt(name, change)
+    assert jws.thumbprint(jwk) != Key(3, "ES256").kid
+    with pytest.raises(Refused, match="32 are wanted") as refusal:
+        jws.public_key("ES256", jwk)
+    assert refusal.value.code == "key"
+
+
+@pytest.mark.parametrize("alg", ["Ed25519", "ES256"])
+def test_a_coordinate_with_loose_bits_or_padding_is_refused(alg: str) -> None:
+    jwk = Key(3, alg).jwk
+    last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    good = last.index(jwk["x"][-1])
+    for other in (jwk["x"][:-1] + last[good ^ 1], jwk["x"] + "=", jwk["x"] + "\n", " " + jwk["x"]):
+        with pytest.raises(Refused, match="base64url") as refusal:
+            jws.public_key(alg, {**jwk, "x": other})
+        assert refusal.value.code == "key"
+
+
+def test_a_coordinate_that_begins_with_zero_is_a_good_key() -> None:
+    """Thirty-two bytes, the first of them 0, as one key in 256 has it."""
+    key = next(key for n in range(1, 2000) if jws.unbase64url((key := Key(n, "ES256")).jwk["x"], "x")[0] == 0)
+    assert jws.public_key("ES256", key.jwk).kid == key.kid
+
+
+# --- what is quoted
+
+
+FORGED = "verified: 49 packs, 3010 readings, 0 gap readings, 0 redelivered, 0 missing, 0 failed"
+BREAKS = ["\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\x1b[2K\r", "\u202e"]
+
+
+def forgeries(mark: str) -> dict[str, bytes]:
+    """Unsigned text in every place from which the report quotes."""
+    name = f"park7/gw01/inv1{mark}{FORGED}{mark}"
+    other = Key(4)
+    return {
+        "stream": json.dumps({"stream": name, "boot": "3f2a9c41d07be815", "seq": 4}).encode(),
+        "stream of nobody": json.dumps({"stream": f"x{mark}{FORGED}{mark}/y/z"}).encode(),
+        "gateway of keys": keys(other, gateway=f"park9/gw{mark}{FORGED}{mark}"),
+        "member": ('{"a":1,' + json.dumps(f"{mark}{FORGED}{mark}") + ":1," * 2 + '"b":2}').encode(),
+        "name twice": b"{" + b",".join([json.dumps(mark + FORGED + mark).encode() + b":1"] * 2) + b"}",
+        "checkpoint": json.dumps({"heads": [], "gateway": f"a/b{mark}{FORGED}{mark}", "page": 1}).encode(),
+        "kid": json.dumps({"gateway": "park7/gw01", "v": f"1{mark}{FORGED}{mark}", "records": []}).encode(),
+        "typ": sign({"stream": "park7/gw01/inv1"}, OWNER, f"mh{mark}{FORGED}{mark}"),
+    }
+
+
+@pytest.mark.parametrize("mark", BREAKS)
+def test_nothing_unsigned_can_forge_a_line_of_the_verdict(mark: str, tmp_path: Path) -> None:
+    """Not by what is in a file, nor by its name, nor by streams.txt."""
+    lines = [keys(OWNER), *Stream(key=OWNER).run(3), *forgeries(mark).values()]
+    (tmp_path / f"a{mark}{FORGED}.jsonl").write_bytes(b"\n".join(lines))
+    (tmp_path / "streams.txt").write_text(f"inv1 {mark}{FORGED}{mark}", encoding="utf-8")
+    for pins in ([], ["--trust", OWNER.kid]):
+        done = CliRunner().invoke(verify, [str(tmp_path), *pins])
+        assert done.exit_code == 6
+        said = done.output.split("\n")
+        assert not [line for line in said if line.strip().startswith("verified:")], done.output
+        assert all(c.isprintable() for line in said for c in line), "one line is one line, whoever splits it"
+        assert said[-2].startswith("  because") and sum(line.startswith("failed:") for line in said) == 1
+        as_json = CliRunner().invoke(verify, [str(tmp_path), *pins, "--json"])
+        assert as_json.exit_code == 6 and json.loads(as_json.output)["verdict"] == "failed"
+        assert as_json.output.count("\n") == 1 and len(as_json.output.splitlines()) == 1
+        as_json.output.encode()
+
+
+def test_a_file_whose_name_is_no_text_breaks_nothing(tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / os.fsdecode(b"a\xff\xfe.jsonl")).write_bytes(b"{}\n")
+    for more in ([], ["--json"]):
+        done = CliRunner().invoke(verify, [str(tmp_path), *more])
+        assert done.exit_code == 6 and "failed" in done.output and not isinstance(done.exception, UnicodeError)
+
+
+def test_what_is_quoted_is_short() -> None:
+    verifier = Verifier([OWNER.kid])
+    verifier.feed(keys(OWNER), KEYS)
+    for value in ({"stream": "x" * 900_000}, {"stream": ["y"] * 60_000}, {"v" * 900_000: 1, "stream": 3}):
+        verifier.feed(json.dumps(value).encode(), "meterhouse/v1/" + "z" * 60_000 + "/b/c/readings")
+    report = verifier.finish()
+    assert report.failed == 3 and len(json.dumps(report.as_dict())) < 10_000
+
+
+def test_nothing_is_computed_from_files_in_which_something_was_refused(tmp_path: Path) -> None:
+    """The figures' repetition parses whatever calls itself a pack."""
+    deep = b'{"stream":"park7/gw01/inv1","from":' + b"[" * 100_000
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(OWNER), *Stream(key=OWNER).run(3), deep]))
+    done = CliRunner().invoke(verify, [str(tmp_path), "--trust", OWNER.kid, "--recompute"])
+    assert done.exit_code == 6 and "not repeated, because something in the files was refused" in done.output
+    as_json = CliRunner().invoke(verify, [str(tmp_path), "--trust", OWNER.kid, "--recompute", "--json"])
+    assert json.loads(as_json.output)["recomputed"] is None
