@@ -62,8 +62,9 @@ def verify(
     PATHs are exported files or folders (.json, .jsonl, also with .zst behind); - reads packs from stdin, one a line.
     Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
     gateway, not over the network. Where there are several gateways, each thumbprint needs its SITE/GATEWAY= in front,
-    else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose packs are all here is computed again and
-    must come out the same to the last digit; --plan names the park's plan where it is too long to be in the packs.
+    else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose packs
+    are all here is computed again and must come out the same to the last digit; --plan names the park's plan where it is
+    too long to be in the packs.
 
     \b
     Example:
@@ -103,10 +104,8 @@ def verify(
             click.echo(tidy(line, 500))
         for text in short:
             click.echo(tidy(f"not complete: {text}", 500))
-        if repeated is not None:
+        if recompute:
             _say_repeated(repeated)
-        elif recompute:
-            click.echo("figures: not repeated, because something in the files was refused")
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
 
 
@@ -121,7 +120,10 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Repeated:
     return recompute(files, plan_file)
 
 
-def _say_repeated(repeated: Repeated) -> None:
+def _say_repeated(repeated: Repeated | None) -> None:
+    if repeated is None:
+        click.echo("figures: not repeated, because something in the files was refused")
+        return
     for text in repeated.differ:
         click.echo(tidy(f"differs: {text}", 500))
     for text in repeated.unknown:
