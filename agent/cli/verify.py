@@ -63,8 +63,8 @@ def verify(
     Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
     gateway, not over the network. Where there are several gateways, each thumbprint needs its SITE/GATEWAY= in front,
     else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose packs
-    are all here is computed again and must come out the same to the last digit; --plan names the park's plan where it is
-    too long to be in the packs.
+    are all here is computed again and must come out the same to the last digit; --plan names the park's plan where it
+    is too long to be in the packs.
 
     \b
     Example:
