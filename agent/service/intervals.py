@@ -103,19 +103,28 @@ class Intervals:
         wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
         self.tallying.admit(stream for stream in store.heads() if stream in wanted)
 
-    async def reload(self, config: Config, table: StreamTable) -> None:
-        """Another configuration: other devices, another table of results, perhaps another way to cut."""
-        old, self._config = self._config, config
-        if (old.interval, old.timezone, old.store) != (config.interval, config.timezone, config.store):
-            await self._writer.call(self.tallying.save)
-            self.tallying = self._make(config)
-            await self._writer.call(self._admit)
-            self._writer.on_committed = self.tallying.committed
-        if self._packer is not None and not table.same_as(self._packer.table):
-            await self._writer.call(lambda store: self._use(table))
+    def prepare(self, config: Config) -> Tallying | None:
+        """What another way to cut needs; None where the ledgers go on as they are."""
+        old = self._config
+        if (old.interval, old.timezone, old.store) == (config.interval, config.timezone, config.store):
+            return None
+        return self._make(config)
 
-    def _use(self, table: StreamTable) -> None:
-        if self._packer is not None:
+    async def reload(self, config: Config, table: StreamTable, tallying: Tallying | None) -> None:
+        """Another configuration: other devices, another table of results, perhaps what ``prepare`` made."""
+        self._config = config
+        await self._writer.call(lambda store: self._take(store, table, tallying))
+
+    def _take(self, store: Store, table: StreamTable, tallying: Tallying | None) -> None:
+        if tallying is not None:
+            before, self.tallying = self.tallying, tallying
+            self._writer.on_committed = tallying.committed
+            try:
+                before.save(store)
+                self._admit(store)
+            except GatewayError as error:  # what is not kept is read from the packs again
+                log.warning("intervals: %s", error)
+        if self._packer is not None and not table.same_as(self._packer.table):
             self._packer.use(table)
 
     async def run(self) -> None:

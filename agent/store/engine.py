@@ -178,8 +178,18 @@ class Store(Intake):
         """Who must confirm."""
         return self._destinations.keys()
 
-    def bound(self, max_size_bytes: int, keep_delivered_s: float, destinations: Sequence[str], now_ms: int) -> None:
+    def bound(
+        self,
+        max_size_bytes: int,
+        keep_delivered_s: float,
+        destinations: Sequence[str],
+        now_ms: int,
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
         """Other bounds and destinations from now on; what is too much for a smaller cap goes with the next ``prune``.
+
+        Args:
+            also: what is to be written in the same transaction.
 
         Raises:
             StoreFull, StoreBusy: nothing was changed.
@@ -187,6 +197,7 @@ class Store(Intake):
         before = self._destinations, self._pruner.owed, self._pending
         try:
             with self._transaction():
+                also()
                 self._serve(destinations, now_ms)
         except BaseException:
             self._destinations, self._pruner.owed, self._pending = before
@@ -194,9 +205,11 @@ class Store(Intake):
         self._keep_ms = int(keep_delivered_s * 1000)
         if max_size_bytes != self._max:
             self._max, self._page_limit = max_size_bytes, page_limit(max_size_bytes)
-            self._ballast.drop()
-            self._ballast = Ballast(self._path.with_name(self._path.name + ".ballast"), ballast_bytes(max_size_bytes))
-            self._guard()
+            with contextlib.suppress(OSError, sqlite3.Error):  # the next ``prune`` sees to the reserve again
+                self._ballast.drop()
+                path = self._path.with_name(self._path.name + ".ballast")
+                self._ballast = Ballast(path, ballast_bytes(max_size_bytes))
+                self._guard()
 
     # --- keeping within bounds
 

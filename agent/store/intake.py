@@ -41,6 +41,7 @@ class Intake(Shelves):
     _next_id: int
     _since_learned: int
     _learn_after: int
+    _within = False  # a transaction
 
     def _refresh(self) -> None:
         """Names and numbers as the database has them."""
@@ -50,7 +51,11 @@ class Intake(Shelves):
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing; SQLite's errors come out as ours."""
+        """All or nothing; SQLite's errors come out as ours. Within another one it is part of that one."""
+        if self._within:
+            yield
+            return
+        self._within = True
         try:
             self._conn.execute("BEGIN IMMEDIATE")
             yield
@@ -62,6 +67,8 @@ class Intake(Shelves):
             if isinstance(error, sqlite3.Error):
                 raise self._explain(error) from error
             raise
+        finally:
+            self._within = False
 
     def _boot(self, boot: str) -> int:
         if boot not in self._boots:

@@ -15,13 +15,13 @@ PAST_S = 3  # seconds of packs on both sides of a change
 
 def reload(agent: Agent, count: int = 1) -> None:
     """Write the configuration of the fields and have it read; returns when it is in force, or refused."""
-    before = agent.said.count("reloaded, configuration") + agent.said.count("of before stays in force")
+
+    def outcomes() -> int:
+        return agent.said.count("reloaded, configuration") + agent.said.count("reload rejected, ")
+
+    before = outcomes()
     agent.send(signal.SIGHUP)
-    until(
-        lambda: agent.said.count("reloaded, configuration") + agent.said.count("of before stays in force") > before,
-        20,
-        lambda: agent.said,
-    )
+    until(lambda: outcomes() > before, 20, lambda: agent.said)
 
 
 def tables(listener: Listener, device: str) -> list[dict[str, Any]]:
