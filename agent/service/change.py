@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,15 +24,17 @@ from drivers.registry import Driver
 
 log = logging.getLogger("meterhouse")
 # what is written into files, packs or memory at the start and cannot be another in the same boot
-FIXED = (
-    ("site.id", "site"),
-    ("site.gateway", "gateway"),
-    ("site.timezone", "timezone"),
-    ("ring.size", "ring"),
-    ("interval.length", "interval"),
-    ("paths.state_dir", "state_dir"),
-    ("paths.runtime_dir", "runtime_dir"),
-)
+FIXED: Mapping[str, Callable[[Config], object]] = {
+    "site.id": lambda config: config.site,
+    "site.gateway": lambda config: config.gateway,
+    "site.timezone": lambda config: config.timezone,
+    "ring.size": lambda config: config.ring,
+    "interval.length": lambda config: config.interval.length_ms,
+    "interval.max_gap": lambda config: config.interval.max_gap_ms,
+    "interval.demand": lambda config: (config.interval.demand_period_ms, config.interval.demand_slip_ms),
+    "paths.state_dir": lambda config: config.state_dir,
+    "paths.runtime_dir": lambda config: config.runtime_dir,
+}
 
 
 def fixed(old: Config, new: Config) -> list[ConfigError]:
@@ -41,8 +43,8 @@ def fixed(old: Config, new: Config) -> list[ConfigError]:
         ConfigError(
             "can only change at a restart", where=new.at(key), hint="`systemctl restart meterhouse`, or put it back"
         )
-        for key, name in FIXED
-        if getattr(old, name) != getattr(new, name)
+        for key, value in FIXED.items()
+        if value(old) != value(new)
     ]
 
 
@@ -248,8 +250,12 @@ async def _in_place(fleet: Fleet, exchange: Exchange) -> None:
 
 
 async def _leave(fleet: Fleet, unit: Unit) -> None:
-    await unit.poll.hold()  # and it stays held
-    fleet.dismiss(unit)
+    try:
+        await unit.poll.hold()  # and it stays held
+        fleet.dismiss(unit)
+    except BaseException:
+        unit.poll.release()
+        raise
 
 
 def _swap(fleet: Fleet, exchange: Exchange) -> None:

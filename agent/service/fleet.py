@@ -127,15 +127,15 @@ class Fleet:
         stream.become(made.number, made.table, start_ms)
         poll = DevicePoll(made.driver, self.ring, start_ms)
         unit = Unit(made.device, self.roster, line, stream, poll)
+        self.sealing.admit(stream, poll)
         self.units.append(unit)
         self._unit_of[id(poll)] = unit
-        self.sealing.admit(stream, poll)
 
     def dismiss(self, unit: Unit) -> None:
         """A device that is configured no more, while it is held: its stream is sealed up to now and rests."""
         end_ms = self.cut_ms(unit)
-        self.units.remove(unit)
         self.sealing.retire(unit.stream, end_ms)
+        self.units.remove(unit)
 
     def cut_ms(self, unit: Unit) -> int:
         """From here on a held device may be another: what was due before is answered or a gap in the ring."""

@@ -104,11 +104,8 @@ class Intervals:
         self.tallying.admit(stream for stream in store.heads() if stream in wanted)
 
     def prepare(self, config: Config) -> Tallying | None:
-        """What another way to cut needs; None where the ledgers go on as they are."""
-        old = self._config
-        if (old.interval, old.timezone, old.store) == (config.interval, config.timezone, config.store):
-            return None
-        return self._make(config)
+        """What another time to keep needs; None where the ledgers go on as they are."""
+        return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: StreamTable, tallying: Tallying | None) -> None:
         """Another configuration: other devices, another table of results, perhaps what ``prepare`` made."""

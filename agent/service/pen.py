@@ -130,18 +130,15 @@ class KeyWatch:
         return NextKey(path, stamp, signer, records)
 
     async def take(self, key: NextKey) -> None:
-        """Sign with a key that was prepared, and whose records are durable."""
-        self._path, self._stamp, self._trouble = key.path, key.stamp, ""
-        if (signer := key.signer) is None:
-            return
-        before = self.kid
+        """Sign with a key that was prepared, and whose records are durable; ``tell`` is to follow."""
 
         def switch(store: Store) -> None:
-            self._publish(key.records)
-            self._pen.switch(signer, key.records)
+            if key.signer is not None:
+                self._publish(key.records)
+                self._pen.switch(key.signer, key.records)
 
         await self._writer.call(switch)
-        await self._changed(before)
+        self._path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def look(self) -> None:
         """Take up the key in the file if it is another one. Where it cannot be, the key in hand goes on signing."""
@@ -168,9 +165,12 @@ class KeyWatch:
             self._publish(self._pen.take_up(store, signer))
 
         await self._writer.call(take_up)
-        await self._changed(before)
+        await self.tell(before)
 
-    async def _changed(self, before: str) -> None:
+    async def tell(self, before: str) -> None:
+        """Say that another key signs than the one of this thumbprint; nothing where it is the same."""
+        if self.kid == before:
+            return
         counter = json.loads(self._pen.records)["counter"]
         self._note({"counter": counter, "event": "key", "new": self.kid, "old": before})
         log.warning("packs are signed with the key %s from here on, until now with %s", self.kid, before)

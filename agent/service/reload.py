@@ -186,13 +186,18 @@ class Reloads:
                 await prepared.discard()
                 raise
             before = (running.config, running.fleet.roster, tuple(running.intervals.makers))
-            loaded_ms = running.loaded_ms
+            loaded_ms, kid = running.loaded_ms, running.key_watch.kid
             try:
                 said = await self._apply(prepared)
             except Exception:
                 await self._put_back(prepared, *before)
                 running.loaded_ms = loaded_ms
                 raise
+            try:
+                self._tell(prepared)
+                await running.key_watch.tell(kid)
+            except Exception as error:  # a fault of ours, but what the files say is in effect
+                log.error("reload: not all is told", exc_info=error)
         log.info("reloaded, configuration %s: %s", config.hash(), said)
         for note in config.notes:
             log.warning("%s", note)
@@ -286,13 +291,16 @@ class Reloads:
         await running.intervals.reload(config, prepared.results, prepared.tallying)
         running.intervals.makers = list(prepared.makers)
         said = await self._exchange_uplinks(config, prepared.uplinks)
-        if prepared.key is not None:
+        if prepared.key is not None:  # last: a key that has signed cannot be put back
             await running.key_watch.take(prepared.key)
-        number, table = prepared.gateway
+        return f"{prepared.change}{said}"
+
+    def _tell(self, prepared: Prepared) -> None:
+        """The gateway's own stream says which configuration is in effect."""
+        running, (number, table) = self._agent, prepared.gateway
         if not table.same_as(running.gateway.shape.table):
             running.gateway.become(number, table, max(running.grid.now_ms() + 1, running.gateway.sealed_ms))
-            running.sealing.note(running.gateway, {"event": "reload", "config": config.hash()})
-        return f"{prepared.change}{said}"
+            running.sealing.note(running.gateway, {"event": "reload", "config": prepared.config.hash()})
 
     async def _exchange_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
         """Stop what left or changed, start what is new or changed; the others stay connected."""
