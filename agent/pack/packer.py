@@ -212,9 +212,15 @@ class Packer:
         return out
 
     def results(
-        self, ring: Ring, clock: Mapping[str, Any], made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]]
+        self,
+        ring: Ring,
+        clock: Mapping[str, Any],
+        made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
+        events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
         """Packs of results: of each stretch its end in UTC ms and what was found, in order; a birth first where due.
+
+        ``events`` stand in the first pack, which then comes also where nothing was found.
 
         A stretch begins where the one before it ended, and is never cut unless it is too large by itself: then it
         comes in parts.
@@ -223,8 +229,10 @@ class Packer:
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
         out: list[SealedPack] = []
-        if at.birth is None and made:
-            out.append(self._pack(ring, 0, at.from_ms, clock, table=table))
+        if at.birth is None and (made or events):
+            out.append(self._pack(ring, 0, at.from_ms, clock, table=table, events=events))
+        elif events:
+            out.append(self._pack(ring, 0, at.from_ms, clock, events=events))
         held: list[bytes] = []
         end_ms = at.from_ms
         for to_ms, found in made:

@@ -29,7 +29,7 @@ from agent.service.notify import notify
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
 from agent.service.pulse import Pulse
-from agent.service.recover import Recovered, recover
+from agent.service.recover import Recovered, WentBack, recover, take_up
 from agent.service.reload import LAST_PACKS_S, Outcome, Reloads
 from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
@@ -127,6 +127,7 @@ class Service:
         await self.writer.call(self.pen.take_up)  # before anything is sealed: a wrong key signs nothing
         note, publish = self.sealing.remark, self._publish_keys
         self.key_watch = KeyWatch(self.pen, key_path, self.writer, publish, note, self._make_checkpoint)
+        gone = await self.writer.call(lambda store: take_up(store, config.runtime_dir))
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
             for name, head in (await self.writer.call(Store.heads)).items()
@@ -134,6 +135,7 @@ class Service:
         recovered = await self.writer.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
+        await self.writer.call(self.writer.look_for_losses)
         rows = await self.writer.call(Store.devices)
         roster = Roster(config, known_devices(rows), self.started_ms)
         planned = self.fleet.plan(roster)
@@ -148,7 +150,7 @@ class Service:
         tables = self.fleet.open(ring, planned, self.started_ms, Learned(self.writer, rows))
         await self.fleet.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
-        self.sealing.note(gateway, _start_event(recovered))
+        self.sealing.note(gateway, _start_event(recovered, gone))
         await self.intervals.open(ring, roster.results_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()
 
@@ -316,11 +318,13 @@ class Service:
             ext.memory.give_back()
 
 
-def _start_event(recovered: Recovered) -> dict[str, Any]:
+def _start_event(recovered: Recovered, gone: WentBack | None) -> dict[str, Any]:
     event: dict[str, Any] = {"event": "start", "version": agent.__version__}
     if recovered.packs:
         event["recovered"] = {"packs": recovered.packs, "readings": recovered.readings}
         log.info("sealed %d readings that the run before left in the ring", recovered.readings)
+    if gone is not None:
+        event["went_back"] = {"packs": gone.packs, "streams": gone.streams}
     if recovered.lost_rings:
         event["rings_set_aside"] = recovered.lost_rings
     return event

@@ -20,6 +20,7 @@ from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
+from agent.service.carry import loss_event
 from agent.service.sealing import Sealing, pack_clock
 from agent.service.tallying import Tallying
 from agent.service.writer import Writer
@@ -178,11 +179,13 @@ class Intervals:
                 break
             made.append((end, [result for maker in self.makers for result in maker(store, start, end)]))
             start = end
-        if not made:
+        lost = self._writer.losses_of(packer.stream)
+        if not made and not lost:
             return
         mark = packer.mark()
         try:
-            self._writer.keep(store, packer.results(ring, pack_clock(), made))
+            packs = packer.results(ring, pack_clock(), made, [loss_event(note) for note in lost])
+            self._writer.keep(store, packs, lost)
         except BaseException:
             packer.restore(mark)
             raise

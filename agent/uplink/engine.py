@@ -295,6 +295,7 @@ class Uplink:
                     return
             traffic.collect()
             while (parcel := traffic.next()) is not None:
+                self._outbox.leaving()
                 if not (packet := session.publish(parcel)):
                     break
                 traffic.sent(packet, parcel)
