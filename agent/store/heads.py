@@ -177,8 +177,9 @@ class HeadRecord:
             self._put(name)
         self._dirty, self.begun = set(range(len(self._image) // PAGE)), True
         self._flush()
-        with contextlib.suppress(OSError):
-            os.fsync(self._fd)
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.fsync(self._fd)
 
     def advance(self, packs: Sequence[Sealed], ids: Sequence[int]) -> None:
         """These packs are committed. To be called before they are published."""
@@ -247,8 +248,8 @@ class HeadRecord:
 
     def _put(self, name: str) -> None:
         at = self._slots[name] * SLOT
-        if at + SLOT > len(self._image):
-            self._image.extend(bytes(PAGE))
+        if (short := at + SLOT - len(self._image)) > 0:
+            self._image.extend(bytes(-(-short // PAGE) * PAGE))
         self._image[at : at + SLOT] = self._heads[name].encode()
         self._dirty.add(at // PAGE)
 
