@@ -166,7 +166,8 @@ def stale_wal(path: Path, record: HeadRecord) -> bool:
     wal = path.with_name(path.name + "-wal")
     if not record.found or not file_bytes(path) or not file_bytes(wal) or not small(path):
         return False
-    if _reaches(path, "mode=ro", record, whole=False) or not _reaches(path, "mode=ro&immutable=1", record, whole=True):
+    # where it cannot be read both ways, nothing is known: the open that follows will say what is wrong
+    if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
     aside, n = path.with_name(f"{wal.name}.damaged-{_stamp()}"), 1
     while aside.exists():
@@ -178,8 +179,8 @@ def stale_wal(path: Path, record: HeadRecord) -> bool:
     return True
 
 
-def _reaches(path: Path, how: str, record: HeadRecord, whole: bool) -> bool:
-    """Read so, does the database hold all heads and packs of the record (``whole``: and is it sound)?"""
+def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> bool | None:
+    """Read so, does the database hold all heads and packs of the record (and is it ``sound``)? None: not readable."""
     try:
         conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
         try:
@@ -189,11 +190,11 @@ def _reaches(path: Path, how: str, record: HeadRecord, whole: bool) -> bool:
                 seq, digest = heads.get(name, (0, b""))
                 if seq < kept.seq or (seq == kept.seq and digest != kept.hash) or last < kept.pack_id:
                     return False
-            return not whole or conn.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+            return not sound or conn.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
         finally:
             conn.close()
     except sqlite3.Error:
-        return False
+        return None
     finally:
         with contextlib.suppress(OSError):  # what reading a WAL needs beside it, and opening for writing does not
             path.with_name(path.name + "-shm").unlink()

@@ -205,12 +205,16 @@ class HeadRecord:
         if not self._ahead:
             return
         with self._lock:
-            for name in self._ahead:
-                entry = self._heads[name]
-                entry.left_seq, entry.left_ms, entry.left_pos = entry.seq, entry.to_ms, entry.ring_pos
-                self._put(name)
-            self._ahead.clear()
-            self._flush()
+            if self.begun:
+                self._all_left()
+                self._flush()
+
+    def _all_left(self) -> None:
+        for name in self._ahead:
+            entry = self._heads[name]
+            entry.left_seq, entry.left_ms, entry.left_pos = entry.seq, entry.to_ms, entry.ring_pos
+            self._put(name)
+        self._ahead.clear()
 
     def owe(self, owed: Mapping[str, tuple[int, int]]) -> None:
         """By stream the lowest sequence that somebody waits for, and where it begins."""
@@ -232,11 +236,13 @@ class HeadRecord:
         """The database is closed in order: what stands here is all that there is, also for another kernel."""
         if not self.begun:
             return
-        with self._lock, contextlib.suppress(OSError):
+        with self._lock:
+            self._all_left()  # nobody says any more what leaves
             self._put_header(closed=True)
-            self._write()
-            os.fsync(self._fd)
-        self.abandon()
+            with contextlib.suppress(OSError):
+                self._write()
+                os.fsync(self._fd)
+            self.abandon()
 
     def abandon(self) -> None:
         """Let go of the file as it is."""

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from agent.service.writer import Writer
 from agent.store import Store, StoreFull
 from agent.uplink import Uplink
 from drivers.line import Line
+from drivers.model import ConfigError
 from drivers.registry import driver_class
 from drivers.sim import Bus, TcpLine
 
@@ -68,6 +68,7 @@ class Park:
 
     def __init__(self, folder: Path, roof: TcpLine, hall: TcpLine, yard: TcpLine) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         shutil.copytree(HERE / "profiles", folder / "profiles")
         (folder / "state").mkdir()
         create_key(folder / "state/signing.key", int(time.time()) - 10)
@@ -133,7 +134,7 @@ class Park:
         """All that a configuration shapes, as objects where another object would be a change."""
         service = self.service
         fleet, intervals = service.fleet, service.intervals
-        await until(lambda: all(unit.identity is not None for unit in service.units))
+        await until(lambda: all(unit.identity is not None and unit.stream.packs for unit in service.units))
         async with fleet.lock:
             found: dict[str, Any] = {
                 "config": (service.config, service.config.hash(), service.loaded_ms),
@@ -451,6 +452,21 @@ async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, n
             )
 
 
+async def test_a_start_tells_what_a_reload_tells(tmp_path: Path) -> None:
+    """All devices that their drivers cannot serve, each with its place; it was the first, without one."""
+    async with running(tmp_path / "a") as park:
+        (park.folder / "profiles/test/odd.toml").write_text(ODD)
+        text = park.good
+        for name, address in (("odd", 1), ("even", 2)):
+            text += METER.format("server", address, "test/odd").replace('"new"', f'"{name}"')
+        outcome = await park.reload(text)
+        assert [complaint.split(": ")[1] for complaint in outcome.complaints] == ["device.odd", "device.even"]
+    park.service = Service(park.load())
+    with pytest.raises(ConfigError) as caught:
+        await park.service.run(asyncio.Event())
+    assert tuple(str(one) for one in caught.value.complaints) == outcome.complaints
+
+
 async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> None:
     """Two tools and a signal: the files are read once after the last of them asked, and each is told."""
     async with running(tmp_path) as park:
@@ -464,6 +480,4 @@ async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> No
 
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
-        service = Service(park.service.config)
-        service.complaints = []
-        assert "no files" in (await partial(service._reloads.once)()).complaints[0]
+        assert "no files" in (await Service(park.service.config)._reloads.once()).complaints[0]
