@@ -53,12 +53,14 @@ def checkpoint(
 
     Args:
         gateway: ``park7/gw01``.
-        before: (page, counter, object) of the newest of each page.
+        before: (page, counter, object) of the newest of each page; page 0: later ones were made, and are lost.
         retired: is a stream at its end, because its device is no longer configured?
     """
     rows = [_head(head, retired(head.stream)) for head in sorted(heads, key=lambda head: head.stream)]
-    # a database that is new counts on above what one that was lost may have reached
-    counter = max((kept for _, kept, _ in before), default=max(0, time_ms // 1000 - 1)) + 1
+    counts = [kept for _, kept, _ in before]
+    if not before or any(page == 0 for page, _, _ in before):
+        counts.append(max(0, time_ms // 1000 - 1))  # counts on above what those that were lost may have reached
+    counter = max(counts) + 1
     known = {page: data for page, kept, data in before if kept == counter - 1}
     pages = max(1, -(-len(rows) // page_heads))
     made = []

@@ -70,6 +70,9 @@ class Outbox(Protocol):
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
         """The newest birth of each stream whose name is above ``after``, by name; otherwise as ``fetch``."""
 
+    def leaving(self) -> None:
+        """Something is about to be handed to a destination: to be called before, each time. Costs next to nothing."""
+
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """These packs have left the outbox of ``dest``."""
 

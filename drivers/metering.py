@@ -14,12 +14,12 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import ClassVar, Generic, TypeVar
 
+from drivers.addresses import demand_address
 from drivers.clocks import offset_s, time_ms
 from drivers.hunting import Hunter
 from drivers.line import Answer, Line
 from drivers.model import (
     PACES,
-    ConfigError,
     DeviceException,
     DeviceSpec,
     FrameError,
@@ -122,12 +122,7 @@ class MeterDevice:
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         self.spec, self.table = spec, table
         self.where = f"{spec.name} (line {line.name} address {spec.address})"
-        if line.is_mbap:
-            raise ConfigError(
-                f"{self.protocol} does not go over modbus-tcp",
-                where=f"device {spec.name}",
-                hint="Use a line with tcp://HOST:PORT (raw bytes) or a serial port",
-            )
+        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
         self._line, self._ring = line, ring
         self._how = line.manners(spec.limits, spec.serial)
         self._asked = 0  # requests sent since the visit began

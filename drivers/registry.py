@@ -7,12 +7,13 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
-from drivers.line import Line
 from drivers.model import ConfigError, DeviceSpec, PlanSummary, PollResult, Reading
-from ext.ring import Ring
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from drivers.line import Line
+    from ext.ring import Ring
 
 GROUP = "meterhouse.drivers"
 DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"

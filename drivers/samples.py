@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from drivers.addresses import ANYBODY
 from drivers.hunting import Hunter
 from drivers.line import LineConfig, open_line
 from drivers.metering import MeterDevice
@@ -13,12 +14,10 @@ from drivers.profile import Profile
 from drivers.registry import driver_class
 from ext.ring import Ring
 
-_ADDRESSES = {"dlt645": "A" * 12, "cjt188": "A" * 14, "mbus": "254"}
-
 
 def has_frames(protocol: str) -> bool:
     """Whether samples of this protocol are frames."""
-    return protocol in _ADDRESSES
+    return protocol in ANYBODY
 
 
 def read_frames(profile: Profile, points: tuple[Point, ...], frames: Mapping[str, str]) -> dict[str, Reading]:
@@ -26,7 +25,7 @@ def read_frames(profile: Profile, points: tuple[Point, ...], frames: Mapping[str
 
     Raises ValueError where there is no hex or no sound frame, LineError where the answer is a refusal.
     """
-    spec = DeviceSpec("sample", "", _ADDRESSES[profile.protocol], profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
+    spec = DeviceSpec("sample", "", ANYBODY[profile.protocol], profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
     line = open_line(LineConfig("sample", "serial:/dev/null"))  # never opened: nothing is asked
     device = cast(MeterDevice, driver_class(profile.protocol)(spec, line, cast(Ring, None), 0))
     found: dict[str, list[bytes]] = {}

@@ -7,11 +7,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from agent.config import Config, Note, device_spec, line_config
+from agent.config import Config, Note, device_spec, gathered, line_config, make_driver
 from agent.config.values import show_bytes, show_ms
-from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary, ProfileError
+from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary
 from drivers.profile import Profile
 
 FULL = 1.0
@@ -55,14 +54,14 @@ def show_time(seconds: float) -> str:
 def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
     """The cost of every pace that a device has points for, in the order of the configuration.
 
-    Raises ConfigError or ProfileError where a driver cannot serve a device.
+    Raises ConfigError with one complaint for each device that its driver cannot serve.
     """
     from drivers.line import open_line
-    from drivers.registry import driver_class
     from ext.ring import Ring
 
     lines = {entry.name: open_line(line_config(entry)) for entry in config.lines}  # opens nothing before a request
     costs: list[PaceCost] = []
+    wrong: list[ConfigError] = []
     with tempfile.TemporaryDirectory(prefix="meterhouse-check-") as folder:
         ring = Ring.create(str(Path(folder) / "ring"), 1 << 16, 0, 0, bytes(32))
         for device in config.devices:
@@ -70,15 +69,18 @@ def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost
             if not spec.points:
                 continue
             try:
-                driver: Any = driver_class(spec.protocol)(spec, lines[device.line], ring, 0)
-            except (ConfigError, ProfileError) as error:
-                raise type(error)(error.what, where=f"device {device.name}: {error.where}", hint=error.hint) from error
+                driver = make_driver(config, spec, lines[device.line], ring, 0)
+            except ConfigError as error:
+                wrong.append(error)
+                continue
             costs += [
                 PaceCost(spec.name, device.line, pace, spec.periods_ms[n], driver.plan_summary(1 << n))
                 for n, pace in enumerate(PACES)
                 if spec.periods_ms[n] and has_pace(spec, pace)
             ]
         ring.close()
+    if wrong:
+        raise gathered(wrong, str(config.path))
     return costs
 
 

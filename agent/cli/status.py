@@ -75,7 +75,7 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
     if trouble := snapshot.get("store", {}).get("trouble"):
         add(OURS, f"store: {tidy(str(trouble), 200)}")
     for text in snapshot.get("config", {}).get("complaints", ()):
-        add(CONFIG, f"not in force, the configuration of before is: {tidy(str(text), 300)}")
+        add(CONFIG, f"rejected, the previous one stays in effect: {tidy(str(text), 300)}")
     for name, device in snapshot.get("devices", {}).items():
         why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
         if device.get("life") == "dead":

@@ -1,7 +1,15 @@
 """agent.toml and conf.d to one frozen object, with all complaints at once."""
 
 from agent.config.load import DEFAULT_PATH, RUNTIME_DIR, STATE_DIR, load_config
-from agent.config.profiles import ProfileSource, device_spec, device_specs, line_config, load_profiles, site_profiles
+from agent.config.profiles import (
+    ProfileSource,
+    device_spec,
+    device_specs,
+    line_config,
+    load_profiles,
+    make_driver,
+    site_profiles,
+)
 from agent.config.tree import (
     ROLES,
     Complaint,
@@ -16,6 +24,7 @@ from agent.config.tree import (
     Secret,
     StoreConfig,
     UplinkConfig,
+    gathered,
 )
 
 __all__ = [
@@ -38,8 +47,10 @@ __all__ = [
     "UplinkConfig",
     "device_spec",
     "device_specs",
+    "gathered",
     "line_config",
     "load_config",
     "load_profiles",
+    "make_driver",
     "site_profiles",
 ]

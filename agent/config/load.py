@@ -207,8 +207,10 @@ def _build(
     secret = read_secret(key, "credential", "file")
     key.done()
 
-    lines = read_lines(_many(layers, "line", complaints), notes)
-    devices = read_devices(_many(layers, "device", complaints), lines, notes)
+    tables = {name: _many(layers, name, complaints) for name in ("line", "device", "uplink")}
+    kept = {name: single(name) for name in ("ring", "interval")}
+    lines = read_lines(tables["line"], notes)
+    devices = read_devices(tables["device"], lines, notes)
     if profiles is None:
         profiles = site_profiles(profiles_dir)
     checked = check_profiles(devices, {name: line.entry for name, line in lines.items()}, profiles, notes, place)
@@ -227,15 +229,29 @@ def _build(
         files=tuple(Path(layer.source.name) for layer in layers),
         store=_store(single("store")),
         pack=_pack(single("pack")),
-        ring=_ring(single("ring")),
-        interval=_interval(single("interval")),
+        ring=_ring(kept["ring"]),
+        interval=_interval(kept["interval"]),
         indicators=read_indicators(single("indicators")),
-        uplinks=read_uplinks(_many(layers, "uplink", complaints), notes),
+        uplinks=read_uplinks(tables["uplink"], notes),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,
         derived=derived,
         notes=tuple(notes),
+        places=_places(tables, {"site": site, "paths": paths, "key": key, **kept}),
     )
+
+
+def _places(lists: Mapping[str, list[Table]], singles: Mapping[str, Table]) -> dict[str, tuple[str, int | None]]:
+    """Where each table of a list and each key of the others stands: what is found out later can name it as well."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for table in (table for tables in lists.values() for table in tables):
+        layer = table.layers[0]
+        found[table.name] = (layer.source.name, layer.source.line(layer.path))
+    for name, table in singles.items():
+        for layer in table.layers:
+            for key in layer.raw:
+                found[f"{name}.{key}"] = (layer.source.name, layer.source.line((*layer.path, key)))
+    return found
 
 
 def _place(site: Table) -> Night | None:

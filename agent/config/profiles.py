@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,25 +13,18 @@ from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
 from agent.config.reader import Table
 from agent.config.tree import Config, DeviceConfig, LineEntry, Note
-from drivers.model import PACES, DeviceSpec, Limits, Point, ProfileError
+from drivers.addresses import check_address
+from drivers.model import PACES, ConfigError, DeviceSpec, Limits, Point, ProfileError
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
+from drivers.registry import driver_class
 
 if TYPE_CHECKING:
-    from drivers.line import LineConfig
+    from drivers.line import Line, LineConfig
+    from drivers.registry import Driver
+    from ext.ring import Ring
 
 ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError
-
-# What an address looks like on the wire, by protocol; others check their own.
-_ADDRESSES: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "dlt645": (re.compile(r"[0-9]{1,12}\Z"), 'The digits on the meter\'s plate, such as "000000000161"'),
-    "mbus": (
-        re.compile(r"([0-9]{1,3}|[0-9A-Fa-f]{8}|[0-9A-Fa-f]{16})\Z"),
-        'A primary address "0" to "250", or the 8 digits of the meter\'s number',
-    ),
-    "cjt188": (re.compile(r"[0-9A-Fa-f]{1,14}\Z"), "The 14 digits on the meter's plate"),
-}
-_ANY_ADDRESS = frozenset("A")  # AA...A asks whoever is there
 
 
 def site_profiles(site_dir: Path) -> ProfileSource:
@@ -130,18 +122,8 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
 
 
 def _address(table: Table, address: str, profile: Profile, line: LineEntry | None) -> None:
-    if profile.protocol in {"modbus", "sunspec"}:
-        low = 0 if line and line.scheme == "modbus-tcp" else 1  # on a serial bus 0 is a broadcast, which nobody answers
-        high = 247 if line and line.scheme != "modbus-tcp" else 255
-        if address and not (address.isascii() and address.isdigit() and low <= int(address[:9]) <= high):
-            table.complain(None, "address", f"{v.show(address)} is not a Modbus address", f"Allowed: {low} to {high}")
-    elif line and line.scheme == "modbus-tcp" and profile.protocol in _ADDRESSES:
-        what = f"speaks {profile.protocol}, which does not go over modbus-tcp"
-        table.complain(None, "line", what, "Use a line with tcp://HOST:PORT (raw bytes) or a serial port")
-    elif profile.protocol in _ADDRESSES:
-        pattern, hint = _ADDRESSES[profile.protocol]
-        if address and not pattern.match(address) and set(address) != _ANY_ADDRESS:
-            table.complain(None, "address", f"{v.show(address)} is not an address of {profile.protocol}", hint)
+    if address and (wrong := check_address(profile.protocol, address, line.scheme if line else "")) is not None:
+        table.complain(None, wrong.key, wrong.what, wrong.hint)
 
 
 def _max_words(table: Table, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
@@ -260,6 +242,16 @@ def device_spec(
         caching=profile.caching or profile.fresh is not None,
         fresh=profile.fresh if profile.fresh and any(p.name == profile.fresh.point for p in points) else None,
     )
+
+
+def make_driver(config: Config, spec: DeviceSpec, line: Line, ring: Ring, number: int) -> Driver:
+    """The driver of a device. Raises ConfigError that names the device's place in the configuration."""
+    try:
+        return driver_class(spec.protocol)(spec, line, ring, number)
+    except (ConfigError, ProfileError) as error:
+        own = error.where == f"device {spec.name}"
+        what = error.what if own else f"{error.where}: {error.what}"
+        raise ConfigError(what, where=config.at(f"device.{spec.name}"), hint=error.hint) from error
 
 
 def _matches(points: Sequence[Point], glob: str) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, Limits
+from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
 from drivers.night import Night
 
 # What each part of a device can be in the park's balance. A site's own roles start with "x.".
@@ -54,6 +54,18 @@ class Complaint(ConfigError):
         place = file if line is None else f"{file}:{line}"
         super().__init__(what, where=f"{place}: {key}" if key else place, hint=hint)
         self.file, self.line, self.key = file, line, key
+
+
+def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
+    """One error for all that is wrong, to be raised; the only one itself, where there is one."""
+    found = [
+        one if isinstance(one, ConfigError) else ConfigError(one.what, where=one.where, hint=one.hint)
+        for error in errors
+        for one in getattr(error, "complaints", (error,))
+    ]
+    if len(found) == 1:
+        return found[0]
+    return ConfigError(f"{len(found)} things are wrong", where=where, complaints=tuple(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +255,7 @@ class Config:
     devices: tuple[DeviceConfig, ...] = ()
     derived: tuple[DerivedConfig, ...] = ()
     notes: tuple[Note, ...] = ()
+    places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)  # see ``at``
     digest: str = field(
         default="", compare=False
     )  # of a loaded configuration, so that 400 births need not make it anew
@@ -251,6 +264,12 @@ class Config:
     def base(self) -> str:
         """``park7/gw01``: the front of every stream name."""
         return f"{self.site}/{self.gateway}"
+
+    def at(self, key: str) -> str:
+        """A key or a table as a complaint names it, with the file and line where it stands: ``device.inv1``."""
+        file, line = self.places.get(key, ("", None))
+        place = f"{file}:{line}" if line else file
+        return f"{place}: {key}" if place else key
 
     @property
     def path(self) -> Path:
@@ -302,6 +321,7 @@ _LEFT_OUT = {
     "files",
     "plan",
     "notes",
+    "places",
     "digest",
     "key_file",
     "cert_file",

@@ -151,14 +151,16 @@ def _convert(text: str, kind: type[Any], where: str) -> Any:
     try:
         # a bound written as a number keeps its digits
         return msgspec.convert(tomllib.loads(text, parse_float=str), kind)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is not TOML: {error}", where=where) from None
+    except RecursionError:
+        raise ConfigError("brackets are nested too deep", where=where) from None
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at ")
         hint = "docs/indicators.md lists the keys"
         raise ConfigError(
             what, where=f"{where}: {place.strip('`').removeprefix('$.')}" if place else where, hint=hint
         ) from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise ConfigError(f"is not TOML: {error}", where=where) from None
 
 
 def decimal(text: Text) -> Fraction:

@@ -225,7 +225,7 @@ class Packer:
         comes in parts.
 
         Args:
-            events: go into the first pack.
+            events: go into the first pack, which then comes also where nothing was found.
         """
         table, at, room = self._table, self._at, self._max - HEADER_BYTES
         if table is None:
@@ -235,8 +235,10 @@ class Packer:
         def pack(to_ms: int, **more: Any) -> None:
             out.append(self._pack(ring, 0, to_ms, clock, events=() if out else events, **more))
 
-        if at.birth is None and made:
+        if at.birth is None and (made or events):
             pack(at.from_ms, table=table)
+        elif events and not made:
+            pack(at.from_ms)
         held: list[bytes] = []
         end_ms = at.from_ms
         for to_ms, found in made:

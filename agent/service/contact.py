@@ -60,9 +60,9 @@ class Contacts:
         self._ring, self._register, self._number = ring, register, number
         self._learned = learned
 
-    async def meet(self, unit: Unit, tick_ms: int, roster: Roster) -> None:
+    async def meet(self, unit: Unit, tick_ms: int) -> None:
         """Make sure that we know who answers. Raises LineError where the device is silent or does not make sense."""
-        device = unit.poll
+        device, roster = unit.poll, unit.roster
         await device.driver.probe()  # one cheap request: a silent device costs one timeout, not one a register
         said = await self._said(unit)
         known = _known(unit, roster)
@@ -112,6 +112,7 @@ class Contacts:
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
             # also for the same points: what it has learned, and where counters stood, was about another device
             driver = driver_class(spec.protocol)(spec, unit.line, self._ring, number)
+            unit.line.heed(unit.line.manners(spec.limits, spec.serial))
         if found:
             # raises where the device went silent: then nothing has changed yet, and it is met again
             await self._tell(unit, found, table, await _first_counts(driver, spec))

@@ -19,7 +19,6 @@ from agent.config import Config, UplinkConfig
 from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import Grid
-from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
 from agent.service.desk import Desk
 from agent.service.fleet import Fleet
@@ -30,7 +29,8 @@ from agent.service.notify import notify
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
 from agent.service.pulse import Pulse
-from agent.service.recover import Recovered, recover
+from agent.service.recover import Recovered, WentBack, recover, take_up
+from agent.service.reload import LAST_PACKS_S, Outcome, Reloads
 from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
 from agent.service.rounds import Rounds
@@ -40,7 +40,7 @@ from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store
 from drivers.line import Line
-from drivers.model import ConfigError, GatewayError, ProfileError
+from drivers.model import GatewayError
 from drivers.profile import vocabulary
 from ext.ring import Ring
 
@@ -52,7 +52,6 @@ LOOK_EVERY_S = 1.0  # at the wall clock
 SNAPSHOT_EVERY_S = 2.0
 GIVE_BACK_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
-LAST_PACKS_S = 6.0  # for the last packs to leave
 
 
 class Service:
@@ -66,16 +65,16 @@ class Service:
     def __init__(
         self, config: Config, ready: Callable[[], None] = lambda: None, load: Callable[[], Config] | None = None
     ) -> None:
-        self.config, self._load = config, load
+        self.config = config
         self.loaded_ms = time.time_ns() // 1_000_000
         self.complaints: list[str] = []  # why the configuration on the disk is not the one in force
-        self._reload_wanted = asyncio.Event()
+        self._reloads = Reloads(self, load)
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
         self.grid = Grid()
         self.started_ms = self.grid.now_ms()
         self.uplinks: list[Uplink] = []
-        self._packers: dict[str, Packer] = {}
+        self.packers: dict[str, Packer] = {}
         self._ring: Ring | None = None
         self._snapshot: Snapshot | None = None
         self.checkpoints: Checkpoints | None = None
@@ -128,6 +127,7 @@ class Service:
         await self.writer.call(self.pen.take_up)  # before anything is sealed: a wrong key signs nothing
         note, publish = self.sealing.remark, self._publish_keys
         self.key_watch = KeyWatch(self.pen, key_path, self.writer, publish, note, self._make_checkpoint)
+        gone = await self.writer.call(lambda store: take_up(store, config.runtime_dir))
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
             for name, head in (await self.writer.call(Store.heads)).items()
@@ -135,11 +135,12 @@ class Service:
         recovered = await self.writer.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
+        await self.writer.call(self.writer.look_for_losses)
         rows = await self.writer.call(Store.devices)
         roster = Roster(config, known_devices(rows), self.started_ms)
         planned = self.fleet.plan(roster)
         name = f"{config.base}/_gateway"
-        self._gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
+        self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
         table = roster.gateway_table(name, agent.__version__)
         self.started_ms = self.grid.now_ms()
         ring = self._make_ring([table, *(table for _, _, table in planned)])
@@ -149,15 +150,15 @@ class Service:
         tables = self.fleet.open(ring, planned, self.started_ms, Learned(self.writer, rows))
         await self.fleet.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
-        self.sealing.note(gateway, _start_event(recovered))
+        self.sealing.note(gateway, _start_event(recovered, gone))
         await self.intervals.open(ring, roster.results_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()
 
     def _packer(self, stream: str, from_ms: int | None = None) -> Packer:
-        if stream not in self._packers:
+        if stream not in self.packers:
             start_ms, most = self.started_ms if from_ms is None else from_ms, self.config.pack.max_size_bytes
-            self._packers[stream] = Packer(stream, self.boot, self._heads.get(stream), self.pen.sign, start_ms, most)
-        return self._packers[stream]
+            self.packers[stream] = Packer(stream, self.boot, self._heads.get(stream), self.pen.sign, start_ms, most)
+        return self.packers[stream]
 
     def _stream(self, name: str, start_ms: int) -> Stream:
         return Stream(name, self._packer(name, start_ms), start_ms)
@@ -175,12 +176,12 @@ class Service:
         self.checkpoints = Checkpoints(
             self.writer, self.pen, config.base, self.uplinks, lambda: [device.name for device in self.config.devices]
         )
-        self.uplinks += [self._uplink(uplink, config) for uplink in config.uplinks]
+        self.uplinks += [self.make_uplink(uplink, config) for uplink in config.uplinks]
         self.writer.serve(self.uplinks)
         for running in self.uplinks:
             running.start()
 
-    def _uplink(self, entry: UplinkConfig, config: Config) -> Uplink:
+    def make_uplink(self, entry: UplinkConfig, config: Config) -> Uplink:
         from agent.uplink import Uplink
 
         loop = asyncio.get_running_loop()
@@ -222,7 +223,7 @@ class Service:
             self._snapshots(self._snapshot),
             self.fleet.watch(),
             self._housekeeping(),
-            self._reloads(),
+            self._reloads.run(),
             self.key_watch.run(),
             self.intervals.run(),
             self.rounds.run(),
@@ -257,86 +258,21 @@ class Service:
 
     # --- another configuration
 
-    def reload(self) -> None:
+    def reload(self) -> asyncio.Future[Outcome]:
         """Take what the files say now, without losing a reading; what is wrong leaves everything as it is."""
-        self._reload_wanted.set()
+        return self._reloads.ask()
 
-    async def _reloads(self) -> None:
-        while self._load is not None:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration anew")
+    def tell(self) -> None:
+        """Say to local tools what holds now."""
+        if self._snapshot is not None:
             try:
-                await self._take(await asyncio.to_thread(self._load))
-                self.complaints = []
-            except (ConfigError, ProfileError) as error:
-                self._refuse(error, [str(one) for one in error.complaints])
-            except GatewayError as error:
-                self._refuse(error, [str(error)])
-            except OSError as error:
-                self._refuse(error, [f"{error.filename or 'runtime directory'}: {error.strerror}"])
-            if self._snapshot is not None:
                 self._snapshot.write(self)
-            notify(f"READY=1\nSTATUS={summary(self)}")
+            except OSError as error:
+                log.warning("%s: %s", error.filename, error.strerror)
 
-    def _refuse(self, error: Exception, complaints: list[str]) -> None:
-        self.complaints = complaints
-        log.error("not reloaded, the configuration of before stays in force: %d things are wrong", len(complaints))
-        for text in complaints[:20]:
-            log.error("not reloaded: %s", text)
-
-    async def _take(self, config: Config) -> None:
-        """Bring a configuration into force. Raises GatewayError before anything was changed."""
-        check_fixed(self.config, config)
-        await self.key_watch.move(config.key.path(os.environ))
-        async with self.fleet.lock:
-            change = await prepare(self.fleet, config)
-            number, table = self.fleet.number(), change.roster.gateway_table(self._gateway.name, agent.__version__)
-            try:
-                await self._bound(config)
-                await self.fleet.register([*change.tables, (number, table)])
-            except BaseException:
-                for line in change.lines.values():
-                    await line.close()
-                raise
-            await carry_out(self.fleet, change)
-        self.sealing.pace(config.pack.every_ms)
-        for packer in self._packers.values():
-            packer.limit(config.pack.max_size_bytes)
-        indicators = change.roster.results_table(f"{config.base}/_indicators", agent.__version__)
-        await self.intervals.reload(config, indicators)
-        self.intervals.makers = makers(config)
-        said = await self._change_uplinks(config)
-        self.config, self.loaded_ms = config, time.time_ns() // 1_000_000
-        if not table.same_as(self._gateway.shape.table):
-            self._gateway.become(number, table, max(self.grid.now_ms() + 1, self._gateway.sealed_ms))
-            self.sealing.note(self._gateway, {"event": "reload", "config": config.hash()})
-        log.info("reloaded, configuration %s: %s%s", config.hash(), change, said)
-        for note in config.notes:
-            log.warning("%s", note)
-
-    async def _bound(self, config: Config) -> None:
-        bounds, names = config.store, [uplink.name for uplink in config.uplinks]
-        now_ms = time.time_ns() // 1_000_000
-        await self.writer.bound(
-            lambda store: store.bound(bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms)
-        )
-
-    async def _change_uplinks(self, config: Config) -> str:
-        """Stop what left or changed, start what is new or changed; the others stay connected."""
-        old = {entry.name: entry for entry in self.config.uplinks}
-        same = {entry.name for entry in config.uplinks if old.get(entry.name) == entry}
-        leaving = [uplink for uplink in self.uplinks if uplink.name not in same]
-        await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in leaving))
-        running = {uplink.name: uplink for uplink in self.uplinks if uplink.name in same}
-        fresh = {entry.name: self._uplink(entry, config) for entry in config.uplinks if entry.name not in same}
-        self.uplinks[:] = [running.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
-        self.writer.serve(self.uplinks)
-        for uplink in fresh.values():
-            uplink.start()
-        if self.checkpoints is not None:
-            self.checkpoints.again(fresh.values())
-        return f"; destinations: {len(fresh)} new or changed, {len(leaving)} closed" if fresh or leaving else ""
+    def summary(self) -> str:
+        """One line for ``systemctl status``."""
+        return summary(self)
 
     # --- watching
 
@@ -382,11 +318,13 @@ class Service:
             ext.memory.give_back()
 
 
-def _start_event(recovered: Recovered) -> dict[str, Any]:
+def _start_event(recovered: Recovered, gone: WentBack | None) -> dict[str, Any]:
     event: dict[str, Any] = {"event": "start", "version": agent.__version__}
     if recovered.packs:
         event["recovered"] = {"packs": recovered.packs, "readings": recovered.readings}
         log.info("sealed %d readings that the run before left in the ring", recovered.readings)
+    if gone is not None:
+        event["went_back"] = {"packs": gone.packs, "streams": gone.streams}
     if recovered.lost_rings:
         event["rings_set_aside"] = recovered.lost_rings
     return event

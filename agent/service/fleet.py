@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from agent.config import Config, DeviceConfig, line_config
+from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
 from agent.config.tree import LineEntry
 from agent.pack import StreamTable
 from agent.poll import DevicePoll, Grid, LinePoller
@@ -16,13 +17,24 @@ from agent.service.sealing import Sealing
 from agent.service.streams import Stream
 from agent.service.writer import Writer
 from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
-from drivers.model import DeviceSpec
-from drivers.registry import driver_class
+from drivers.model import ConfigError, DeviceSpec
+from drivers.registry import Driver
 from ext.ring import Ring
 
 LAST_VISIT_S = 2.0  # for visits under way when the agent stops
 
 Planned = tuple[DeviceConfig, DeviceSpec, StreamTable]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A device that is ready to be asked. ``number`` is that of its table in the ring."""
+
+    device: DeviceConfig
+    spec: DeviceSpec
+    table: StreamTable
+    number: int
+    driver: Driver
 
 
 class Fleet:
@@ -56,27 +68,45 @@ class Fleet:
         """What the configured devices are asked for, before any was met. Makes the lines; no port is opened."""
         self.roster = roster
         for line in self.config.lines:
-            self.lines[line.name] = self.make_line(line, self.config)
+            self.lines[line.name], _ = self.make_line(line, self.config)
         specs = [(device, roster.spec(device)) for device in self.config.devices]
         return [(device, spec, roster.table(device, spec)) for device, spec in specs]
 
     def open(
         self, ring: Ring, planned: Sequence[Planned], start_ms: int, learned: Learned
     ) -> list[tuple[int, StreamTable]]:
-        """Make the devices; returns their tables, to be made durable before anybody is asked."""
+        """Make the devices; returns their tables, to be made durable before anybody is asked.
+
+        Raises ConfigError with a complaint for each device that its driver cannot serve.
+        """
         self.ring, self.learned = ring, learned
         self._contacts = Contacts(self.sealing, self._writer, ring, self.register, self.number, self.learned)
-        tables = []
+        made: list[Made] = []
+        wrong: list[ConfigError] = []
         for device, spec, table in planned:
-            number = self.number()
-            self.admit(device, spec, table, number, start_ms)
-            tables.append((number, table))
-        return tables
+            try:
+                made.append(self.make(self.config, device, spec, table, self.lines[device.line]))
+            except ConfigError as error:
+                wrong.append(error)
+        if wrong:
+            raise gathered(wrong, str(self.config.path))
+        for one in made:
+            self.admit(one, start_ms)
+        return [(one.number, one.table) for one in made]
 
-    def make_line(self, entry: LineEntry, config: Config) -> Line:
-        """A line, not yet open, with an empty trace of its frames."""
-        trace = FrameTrace(config.runtime_dir / f"frames.{entry.name}", frames_each(len(config.lines)))
-        return open_line(line_config(entry), desk=self._desk, trace=trace)
+    def make(self, config: Config, device: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line) -> Made:
+        """A device with its driver. Raises ConfigError that names its place; nothing else has changed."""
+        number = self.number()
+        return Made(device, spec, table, number, make_driver(config, spec, line, self.ring, number))
+
+    def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
+        """A line, not yet open, and the empty trace of its frames; ``hidden`` until the trace is to be shown.
+
+        Raises ConfigError or OSError.
+        """
+        path = config.runtime_dir / f"frames.{entry.name}"
+        trace = FrameTrace(path, frames_each(len(config.lines)), hidden=hidden)
+        return open_line(line_config(entry), desk=self._desk, trace=trace), trace
 
     def number(self) -> int:
         """A number for a table in the ring, used once in a boot."""
@@ -89,23 +119,23 @@ class Fleet:
         rows = [(number, table.stream, table.encoded) for number, table in tables]
         await self._writer.call(lambda store: store.register_tables(ring_id, rows))
 
-    def admit(self, device: DeviceConfig, spec: DeviceSpec, table: StreamTable, number: int, start_ms: int) -> None:
+    def admit(self, made: Made, start_ms: int) -> None:
         """A device that is asked from ``start_ms`` on, once its line has a poller."""
-        line = self.lines[device.line]
-        stream = self._stream_of(spec.stream, start_ms)
-        stream.become(number, table, start_ms)
-        driver = driver_class(spec.protocol)(spec, line, self.ring, number)
-        poll = DevicePoll(driver, self.ring, start_ms)
-        unit = Unit(device, self.roster.profile(device), line, stream, poll)
+        line = self.lines[made.device.line]
+        line.heed(line.manners(made.spec.limits, made.spec.serial))
+        stream = self._stream_of(made.spec.stream, start_ms)
+        stream.become(made.number, made.table, start_ms)
+        poll = DevicePoll(made.driver, self.ring, start_ms)
+        unit = Unit(made.device, self.roster, line, stream, poll)
+        self.sealing.admit(stream, poll)
         self.units.append(unit)
         self._unit_of[id(poll)] = unit
-        self.sealing.admit(stream, poll)
 
     def dismiss(self, unit: Unit) -> None:
         """A device that is configured no more, while it is held: its stream is sealed up to now and rests."""
         end_ms = self.cut_ms(unit)
-        self.units.remove(unit)
         self.sealing.retire(unit.stream, end_ms)
+        self.units.remove(unit)
 
     def cut_ms(self, unit: Unit) -> int:
         """From here on a held device may be another: what was due before is answered or a gap in the ring."""
@@ -183,4 +213,4 @@ class Fleet:
 
     async def _contact(self, device: DevicePoll, tick_ms: int) -> None:
         """Read who the device is before its data counts."""
-        await self._contacts.meet(self._unit_of[id(device)], tick_ms, self.roster)
+        await self._contacts.meet(self._unit_of[id(device)], tick_ms)

@@ -22,6 +22,7 @@ from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable, seconds
 from agent.poll import Grid
+from agent.service.carry import loss_event
 from agent.service.sealing import Sealing, pack_clock
 from agent.service.tallying import Tallying
 from agent.service.writer import Writer
@@ -108,21 +109,26 @@ class Intervals:
         self.tallying.repair.open(store, wanted)
         store.announced_change()
 
-    async def reload(self, config: Config, table: StreamTable) -> None:
-        """Another configuration: other devices, another table of results, perhaps another way to cut."""
-        old, self._config = self._config, config
-        if (old.interval, old.timezone, old.store) != (config.interval, config.timezone, config.store):
-            await self._writer.call(self.tallying.save)
-            self.tallying = self._make(config)
-            self.tallying.published_ms = self.closed_ms
-            self._followed_s = None
-            await self._writer.call(self._admit)
-            self._writer.on_committed = self.tallying.committed
-        if self._packer is not None and not table.same_as(self._packer.table):
-            await self._writer.call(lambda store: self._use(table))
+    def prepare(self, config: Config) -> Tallying | None:
+        """What another time to keep needs; None where the ledgers go on as they are."""
+        return None if self._config.store == config.store else self._make(config)
 
-    def _use(self, table: StreamTable) -> None:
-        if self._packer is not None:
+    async def reload(self, config: Config, table: StreamTable, tallying: Tallying | None) -> None:
+        """Another configuration: other devices, another table of results, perhaps what ``prepare`` made."""
+        self._config = config
+        await self._writer.call(lambda store: self._take(store, table, tallying))
+
+    def _take(self, store: Store, table: StreamTable, tallying: Tallying | None) -> None:
+        if tallying is not None:
+            before, self.tallying = self.tallying, tallying
+            tallying.published_ms, self._followed_s = self.closed_ms, None
+            self._writer.on_committed = tallying.committed
+            try:
+                before.save(store)
+                self._admit(store)
+            except GatewayError as error:  # what is not kept is read from the packs again
+                log.warning("intervals: %s", error)
+        if self._packer is not None and not table.same_as(self._packer.table):
             self._packer.use(table)
 
     async def run(self) -> None:
@@ -196,12 +202,14 @@ class Intervals:
                     raise
                 break
             start = end
-        if not made:
+        lost = self._writer.losses_of(packer.stream)
+        if not made and not lost:
             return
         corrections, last = corrected_figures(store, cut, packer.from_ms)
         mark = packer.mark()
         try:
-            self._writer.keep(store, packer.results(ring, pack_clock(), made, corrections))
+            events = [*(loss_event(note) for note in lost), *corrections]
+            self._writer.keep(store, packer.results(ring, pack_clock(), made, events), lost)
         except BaseException:
             packer.restore(mark)
             raise

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,36 @@ class Pen:
             KeyFileError: the key does not follow the one that signed before; nothing has changed then.
         """
         signer = signer or self.signer
+        data = self.records_of(store, signer)
+        store.add_key_record(json.loads(data)["counter"], data)
+        self.switch(signer, data)
+        return data
+
+    def records_of(self, store: Store, signer: Signer) -> bytes:
+        """The ``keys`` object that ends with a key. Raises KeyFileError where it does not follow the one before."""
         while (kept := store.key_record()) is not None and not is_sound(kept[1]):
             log.error("the key records of counter %d in the store are not what was signed, and are dropped", kept[0])
             store.drop_key_record(kept[0])
-        data = current_records(signer, self._gateway, kept[1] if kept else None)
-        if kept is None or data != kept[1]:
-            store.add_key_record(json.loads(data)["counter"], data)
-        self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), data
-        return data
+        return current_records(signer, self._gateway, kept[1] if kept else None)
+
+    def switch(self, signer: Signer, records: bytes) -> None:
+        """Sign with this key from here on; its records are durable."""
+        self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), records
+
+
+@dataclass(frozen=True, slots=True)
+class NextKey:
+    """A key's file and what it holds. ``signer`` None: the key in hand; else ``records`` say that it may sign."""
+
+    path: Path
+    stamp: tuple[int, int, int] | None
+    signer: Signer | None = None
+    records: bytes = b""
+
+    @property
+    def counter(self) -> int:
+        """Of its records."""
+        return int(json.loads(self.records)["counter"])
 
 
 class KeyWatch:
@@ -93,12 +116,29 @@ class KeyWatch:
             await self.look()
             await asyncio.sleep(LOOK_S)
 
-    async def move(self, path: Path) -> None:
-        """The configuration names this file: take up its key. Raises GatewayError; nothing has changed then."""
-        async with self._lock:
-            stamp = _stamp(path)
-            await self._change(path)
-            self._path, self._stamp = path, stamp
+    def held(self) -> asyncio.Lock:
+        """``async with``: the key stays the same meanwhile, but for ``take``."""
+        return self._lock
+
+    async def prepare(self, path: Path) -> NextKey:
+        """The key of a configuration that names this file, ready to be taken up. Raises GatewayError."""
+        stamp = _stamp(path)
+        signer = await asyncio.to_thread(load_key, path)  # a token takes its time
+        if signer.kid == self.kid:
+            return NextKey(path, stamp)
+        records = await self._writer.call(lambda store: self._pen.records_of(store, signer))
+        return NextKey(path, stamp, signer, records)
+
+    async def take(self, key: NextKey) -> None:
+        """Sign with a key that was prepared, and whose records are durable; ``tell`` is to follow."""
+
+        def switch(store: Store) -> None:
+            if key.signer is not None:
+                self._publish(key.records)
+                self._pen.switch(key.signer, key.records)
+
+        await self._writer.call(switch)
+        self._path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def look(self) -> None:
         """Take up the key in the file if it is another one. Where it cannot be, the key in hand goes on signing."""
@@ -116,17 +156,21 @@ class KeyWatch:
                 self._stamp = stamp
 
     async def _change(self, path: Path) -> None:
-        signer = await asyncio.to_thread(load_key, path)  # a token takes its time
-        before = self.kid
-        if signer.kid == before:
-            self._trouble = ""
+        key, before = await self.prepare(path), self.kid
+        self._trouble = ""
+        if (signer := key.signer) is None:
             return
 
         def take_up(store: Store) -> None:
             self._publish(self._pen.take_up(store, signer))
 
         await self._writer.call(take_up)
-        self._trouble = ""
+        await self.tell(before)
+
+    async def tell(self, before: str) -> None:
+        """Say that another key signs than the one of this thumbprint; nothing where it is the same."""
+        if self.kid == before:
+            return
         counter = json.loads(self._pen.records)["counter"]
         self._note({"counter": counter, "event": "key", "new": self.kid, "old": before})
         log.warning("packs are signed with the key %s from here on, until now with %s", self.kid, before)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent.pack import Packer, SealedPack, StreamTable
-from agent.store import Store, StreamHead
+from agent.service.carry import loss_event
+from agent.store import Resume, Store, StreamHead
 from drivers.model import Reason
 from ext.ring import EVENT, Ring
 
 log = logging.getLogger("meterhouse.recover")
 RING_GLOB = "ring.*"
+RESULTS = "_indicators"
 NEVER = 1 << 62
 
 
@@ -29,6 +31,15 @@ class Left:
     first_ms: int = NEVER  # the oldest tick or event
 
 
+@dataclass(frozen=True, slots=True)
+class WentBack:
+    """What the database had lost of its newest transactions, for the ``start`` event and the log."""
+
+    streams: int
+    packs: int  # that are stated lost
+    again: int  # streams whose readings of that time are in the ring, and are sealed again
+
+
 @dataclass(slots=True)
 class Recovered:
     """What a recovery did, for the ``start`` event and the log."""
@@ -37,6 +48,50 @@ class Recovered:
     packs: int = 0
     streams: int = 0
     lost_rings: list[str] = field(default_factory=list)
+
+
+def take_up(store: Store, runtime_dir: Path) -> WentBack | None:
+    """Go on after packs that the database has lost without a word: note the loss; None where there is none.
+
+    A stream goes on with the sequence after the highest that was ever committed. What had left the house may have
+    arrived, so it is not sealed a second time; what had not is sealed again where the ring still has all of it.
+    """
+    if not store.behind:
+        return None
+    tails = dict(_readable(store, runtime_dir))
+    resumes: dict[str, Resume] = {}
+    again = 0
+    for name, behind in store.behind.items():
+        in_ring = behind.resealable and tails.get(behind.head.ring_id, NEVER) <= behind.left_pos
+        if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed anew
+            resumes[name] = Resume(behind.left_ms, behind.left_pos)
+            again += behind.left_ms < behind.head.to_ms
+    streams, packs = store.take_up(resumes)
+    log.error(
+        "the database had lost its newest transactions: %d packs of %d streams are gone and will be stated lost; "
+        "the readings of %d streams are sealed again", packs, streams, again
+    )  # fmt: skip
+    return WentBack(streams, packs, again)
+
+
+def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
+    """(ring id, tail) of the rings that can be sealed to their end."""
+    for path in runtime_dir.glob(RING_GLOB):
+        try:
+            ring = Ring.open(str(path))
+        except (ValueError, OSError):
+            continue
+        try:
+            if not _gather(ring, _tables(store, ring), {})[1]:
+                yield ring.ring_id, ring.tail
+        finally:
+            ring.close()
+
+
+def _tables(store: Store, ring: Ring) -> dict[int, StreamTable]:
+    return {
+        number: StreamTable(stored.stream, stored.document) for number, stored in store.tables(ring.ring_id).items()
+    }
 
 
 def recover(
@@ -119,35 +174,45 @@ def _recover_ring(
     now_ms: int,
     done: Recovered,
 ) -> None:
-    known = {
-        number: StreamTable(stored.stream, stored.document) for number, stored in store.tables(ring.ring_id).items()
-    }
-    heads = store.heads()
-    left, damage = _gather(ring, known, heads)
+    heads, losses = store.heads(), store.losses()
+    left, damage = _gather(ring, _tables(store, ring), heads)
     packs: list[SealedPack] = []
+    stated: list[int] = []
     for stream, mine in sorted(left.items()):
         packer = packer_of(stream, mine.first_ms)
         head = heads.get(stream)
+        lost = [note for note in losses if note.stream == stream]
+        events: list[Mapping[str, Any]] = [loss_event(note) for note in lost]
         if head is not None and head.ring_id == ring.ring_id and head.ring_pos < ring.tail:
             # what stood between the last pack and the oldest record that is left was overwritten before it was sealed
             first = ring.record(mine.tables[0][1][0]) if mine.tables[0][1] else None
             if first is not None and first.tick_ms > packer.from_ms:
                 packer.use(mine.tables[0][0])
-                packs += packer.absent(ring, first.tick_ms, Reason.RING, clock)
-        sealed = _seal_left(ring, packer, mine, clock, now_ms)
+                packs += packer.absent(ring, first.tick_ms, Reason.RING, clock, events)
+                events = []
+        sealed = _seal_left(ring, packer, mine, clock, now_ms, events)
         packs += sealed
+        stated += [note.id for note in lost]
         done.readings += sum(p.records for p in sealed)
         done.streams += 1
     if packs:
-        store.commit(packs, {}, (), {pack.stream: pack.facts for pack in packs if pack.facts is not None})
+        store.commit(packs, {}, stated, {pack.stream: pack.facts for pack in packs if pack.facts is not None})
         done.packs += len(packs)
     if damage:
         raise ValueError(damage)
 
 
-def _seal_left(ring: Ring, packer: Packer, mine: Left, clock: Mapping[str, Any], now_ms: int) -> list[SealedPack]:
+def _seal_left(
+    ring: Ring,
+    packer: Packer,
+    mine: Left,
+    clock: Mapping[str, Any],
+    now_ms: int,
+    first: Sequence[Mapping[str, Any]],
+) -> list[SealedPack]:
+    """``first``: events that are to stand in the first pack."""
     packs: list[SealedPack] = []
-    events = mine.events
+    events = [*first, *mine.events]
     for n, (table, positions, last) in enumerate(mine.tables):
         if packer.table is not table:
             packer.use(table)

@@ -25,11 +25,16 @@ class Unit:
     """One device in the running agent."""
 
     config: DeviceConfig
-    profile: Profile
+    roster: Roster  # of the configuration that it was made of
     line: Line
     stream: Stream
     poll: DevicePoll
     identity: dict[str, str | None] | None = None  # None: not met yet
+
+    @property
+    def profile(self) -> Profile:
+        """The family that it belongs to."""
+        return self.roster.profile(self.config)
 
 
 def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:

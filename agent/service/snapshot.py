@@ -137,7 +137,7 @@ def summary(service: Running) -> str:
     if service.sealing.trouble:
         parts.append(f"store in trouble: {service.sealing.trouble}")
     if service.complaints:
-        parts.append("the configuration on the disk is wrong and not in force")
+        parts.append("the configuration on disk was rejected, the previous one stays in effect")
     return "; ".join(parts)[:400]
 
 

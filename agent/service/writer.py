@@ -93,6 +93,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._leaving: Callable[[], None] = _nothing_yet
         # touched by the writer thread only:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
@@ -179,6 +180,10 @@ class Writer:
         """The newest births, by stream; ``callback`` runs in the writer thread."""
         self._queue.put(lambda store: callback(store.births(after, limit, max_bytes)))
 
+    def leaving(self) -> None:
+        """What is committed by now may leave the house."""
+        self._leaving()
+
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
 
@@ -238,6 +243,7 @@ class Writer:
         try:
             store = self._open_store()
             self._losses = store.call(Store.losses)
+            self._leaving = store.leaving
         except Exception as error:  # noqa: BLE001 - it is raised by ``start``
             self._back(_fail, self._ready, error)
             self._back(_settle, self._stopped, None)
@@ -286,7 +292,7 @@ class Writer:
         done: list[Sealed] = []
         batch = Batch()
         for job in jobs:
-            losses = [note for note in self._losses if note.stream == job.stream.name]
+            losses = self.losses_of(job.stream.name)
             try:
                 batch.seal(ring, job, clock, losses)
             except KeyFileError as error:  # a token that does not sign now: what was read waits in the ring
@@ -301,9 +307,21 @@ class Writer:
                 batch = Batch()
         return done
 
-    def keep(self, store: Store, packs: Sequence[SealedPack]) -> None:
-        """Commit packs that hold no readings and offer them; in the thread. Raises what ``Store.commit`` raises."""
-        ids = store.commit(packs, {})
+    def look_for_losses(self, store: Store) -> None:
+        """Those that the store knows now are to be stated; in the thread."""
+        self._losses = store.losses()
+
+    def losses_of(self, stream: str) -> list[LossNote]:
+        """What the next pack of a stream must state; in the thread."""
+        return [note for note in self._losses if note.stream == stream]
+
+    def keep(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
+        """Commit packs that hold no readings and offer them; in the thread. Raises what ``Store.commit`` raises.
+
+        ``stated``: losses that stand in the first of them.
+        """
+        ids = store.commit(packs, {}, [note.id for note in stated])
+        self._losses = [note for note in self._losses if note not in stated]
         self._offer(ids, packs)
 
     def _commit(self, store: Store, batch: Batch) -> bool:
@@ -352,6 +370,10 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
 
 def _nobody_cares(text: str | None) -> None:
     """Until somebody wants to know."""
+
+
+def _nothing_yet() -> None:
+    """No store is open, so nothing can leave."""
 
 
 def _nothing(store: Store) -> None:

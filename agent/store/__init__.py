@@ -5,15 +5,17 @@ from agent.store.database import Quarantine, Salvaged, mount_warnings
 from agent.store.engine import Store
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
 from agent.store.intervals import NewPage, Repair
-from agent.store.values import LossNote, Sealed, StoredPack, StoredTable, StreamHead, Usage
+from agent.store.values import Behind, LossNote, Resume, Sealed, StoredPack, StoredTable, StreamHead, Usage
 
 __all__ = [
     "Archive",
+    "Behind",
     "LossNote",
     "NewPage",
     "Piece",
     "Quarantine",
     "Repair",
+    "Resume",
     "Salvaged",
     "Sealed",
     "Store",

@@ -35,6 +35,7 @@ class Archive:
 
     def __init__(self, store: Store, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> None:
         self._store, self._from, self._to, self._wanted = store, from_ms, to_ms, sorted(streams)
+        store.leaving()
         self.known = sorted(name.rpartition("/")[2] for name in store.heads())
         self._spans = {
             stream: span

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -13,7 +14,9 @@ from pathlib import Path
 from agent.store import schema
 from agent.store.doubt import Tries, acquit, small, strikes
 from agent.store.errors import StoreError, StoreNewer, explain, is_damage
+from agent.store.heads import HeadRecord
 
+log = logging.getLogger("meterhouse.store")
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
 CHECKPOINT_PAGES = 64  # the WAL counts against what a reading may take on the disk
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # what the WAL file is cut back to after something large
@@ -154,6 +157,49 @@ def _open(path: Path) -> sqlite3.Connection:
     return conn
 
 
+def stale_wal(path: Path, record: HeadRecord) -> bool:
+    """Set a WAL aside with which the database is less than it is alone. True if there was one.
+
+    All of a WAL may have come into the database already, right before the end. If it is damaged then, SQLite reads
+    older pages from what is left of it over the newer ones of the file. To be called before the database is opened.
+    """
+    wal = path.with_name(path.name + "-wal")
+    if not record.found or not file_bytes(path) or not file_bytes(wal) or not small(path):
+        return False
+    # where it cannot be read both ways, nothing is known: the open that follows will say what is wrong
+    if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
+        return False
+    aside, n = path.with_name(f"{wal.name}.damaged-{_stamp()}"), 1
+    while aside.exists():
+        n += 1
+        aside = aside.with_name(f"{wal.name}.damaged-{_stamp()}-{n}")
+    wal.rename(aside)
+    sync_directory(path.parent)
+    log.warning("%s is damaged, and all of it is in the database already: set aside as %s", wal.name, aside.name)
+    return True
+
+
+def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> bool | None:
+    """Read so, does the database hold all heads and packs of the record (and is it ``sound``)? None: not readable."""
+    try:
+        conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
+        try:
+            heads = {name: (seq, digest) for name, seq, digest in conn.execute("SELECT name, seq, hash FROM streams")}
+            last = conn.execute("SELECT max(id) FROM packs").fetchone()[0] or 0
+            for name, kept in record.found.items():
+                seq, digest = heads.get(name, (0, b""))
+                if seq < kept.seq or (seq == kept.seq and digest != kept.hash) or last < kept.pack_id:
+                    return False
+            return not sound or conn.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+        finally:
+            conn.close()
+    except sqlite3.Error:
+        return None
+    finally:
+        with contextlib.suppress(OSError):  # what reading a WAL needs beside it, and opening for writing does not
+            path.with_name(path.name + "-shm").unlink()
+
+
 def salvage_file(path: Path) -> Path:
     """Names the file that was set aside, until what can be read of it is in the new database."""
     return path.with_name(path.name + ".salvage")
@@ -200,8 +246,12 @@ def _damage(found: str) -> sqlite3.DatabaseError:
     return error
 
 
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
 def _set_aside(path: Path) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = _stamp()
     aside, n = path.with_name(f"{path.name}.damaged-{stamp}"), 1
     while aside.exists():
         n += 1

@@ -35,6 +35,12 @@ def strikes(path: Path) -> int:
         return 0
 
 
+def suspect(path: Path) -> None:
+    """Remember that all of the database is to be looked at."""
+    with contextlib.suppress(OSError), suspect_file(path).open("ab") as file:
+        file.write(b".")
+
+
 def acquit(path: Path) -> None:
     """All of the database was looked at, and is sound."""
     with contextlib.suppress(OSError):
@@ -103,8 +109,7 @@ class Doubt:
                 if self.patient and self._cleared < MAX_CLEARED and self._is_sound():
                     self._cleared += 1
                     return self._busy(f"the disk failed for a moment ({error}, but what it holds is sound)")
-        with contextlib.suppress(OSError), suspect_file(self._path).open("ab") as file:
-            file.write(b".")
+        suspect(self._path)
         return found
 
     def _is_sound(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,23 +14,47 @@ from agent.store.database import (
     PAGE_BYTES,
     Ballast,
     Quarantine,
+    Salvaged,
     build_warnings,
     file_bytes,
     free_bytes,
     mount_warnings,
     open_or_quarantine,
     salvaged,
+    stale_wal,
 )
-from agent.store.doubt import Doubt, Tries, acquit, strikes
+from agent.store.doubt import Doubt, Tries, acquit, small, strikes, suspect
 from agent.store.errors import StoreDamaged, StoreError
+from agent.store.heads import HeadRecord, Recorded, head_of, record_file
 from agent.store.inspection import Inspection
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
-from agent.store.salvage import Salvage
-from agent.store.values import LossNote, Place, Usage, boot_hex
+from agent.store.salvage import DAMAGED, Recollection, Salvage
+from agent.store.values import Behind, LossNote, Place, Resume, StreamHead, Usage, boot_hex, signed, unsigned
 
 T = TypeVar("T")
 MIN_SIZE_BYTES = 8 * 1024 * 1024
+
+
+def newest_head(salvaged: Salvaged, kept: Recorded | None) -> StreamHead:
+    """Of a stream that a damaged database and the record beside it know."""
+    if kept is not None and kept.seq > salvaged.seq and kept.to_ms >= salvaged.to_ms:
+        return head_of(kept)
+    ring_id, ring_pos = unsigned(salvaged.ring_id), unsigned(salvaged.ring_pos)
+    boot = boot_hex(salvaged.boot)
+    return StreamHead(salvaged.stream, boot, salvaged.seq, salvaged.hash, salvaged.to_ms, None, ring_id, ring_pos)
+
+
+def _behind(kept: Recorded, head: StreamHead | None, exact: bool) -> Behind:
+    """What is gone of a stream, above ``head`` (None: all of it)."""
+    seq, to_ms, pos = kept.left_seq, kept.left_ms, kept.left_pos
+    first, first_ms = max(1, kept.owed_seq), kept.owed_ms
+    if head is not None:
+        if head.seq >= seq:
+            seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
+        if head.seq >= first:
+            first, first_ms = head.seq + 1, head.to_ms
+    return Behind(kept.stream, head_of(kept), to_ms, pos, exact and seq >= kept.ring_seq, first, first_ms)
 
 
 class Store(Intake):
@@ -42,6 +67,7 @@ class Store(Intake):
         max_size_bytes: int,
         keep_delivered_s: float,
         quarantine: Quarantine | None,
+        record: HeadRecord,
     ) -> None:
         self._conn, self._path, self._max = conn, path, max_size_bytes
         self._keep_ms = int(keep_delivered_s * 1000)
@@ -53,6 +79,8 @@ class Store(Intake):
         self._codec = Codec()
         self._pruner = Pruner(conn, self._codec)
         self._doubt = Doubt(conn, path)
+        self._record = record
+        self.behind: dict[str, Behind] = {}  # streams whose newest packs are gone; see ``take_up``
         self._heads: dict[str, Place] = {}
         self._boots: dict[str, int] = {}
         self._destinations: dict[str, int] = {}
@@ -102,12 +130,16 @@ class Store(Intake):
     def _open(
         cls, path: Path, max_size_bytes: int, keep_delivered_s: float, destinations: Sequence[str], now_ms: int
     ) -> Store:
-        damage, tries = "", Tries(path)
+        damage, torn, tries = "", False, Tries(path)
+        record = HeadRecord(record_file(path))
+        stale_wal(path, record)
         while True:
             conn, quarantine = open_or_quarantine(path, damage)
-            store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine)
+            store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine, record)
             try:
-                store._load(destinations, now_ms)
+                store._load(destinations, now_ms, torn)
+                if torn := store._compare():
+                    raise StoreDamaged("its newest transactions are gone, and the rest does not agree", where=str(path))
                 store._doubt.patient = True
                 return store
             except StoreDamaged as error:
@@ -127,22 +159,23 @@ class Store(Intake):
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
-    def _load(self, destinations: Sequence[str], now_ms: int) -> None:
+    def _load(self, destinations: Sequence[str], now_ms: int, torn: bool) -> None:
         with self._transaction():
-            for head in self.quarantine.heads if self.quarantine else ():
-                self._conn.execute(
-                    "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,?,?,?,?,?,?)",
-                    (head.stream, self._boot(boot_hex(head.boot)), head.seq, head.hash, head.to_ms, head.ring_id,
-                     head.ring_pos),
-                )  # fmt: skip
             if self.quarantine:
-                rescue = Salvage(Path(self.quarantine.path), self._conn, self._codec, self._boot, destinations)
+                known = self._record.found if self._record.exact else {}
+                for head in self.quarantine.heads:
+                    self._move(newest_head(head, known.get(head.stream)))
+                self._keep("last_id", self._record.last_id)
+                rescue = Salvage(
+                    Path(self.quarantine.path), self._conn, self._codec, self._boot, destinations,
+                    Recollection(known, torn, self._record.last_id + 1, self._move),
+                )  # fmt: skip
                 rescue.run()
                 self.saved_packs, self.lost_packs = rescue.packs, rescue.lost
             self._serve(destinations, now_ms)
             self._refresh()
             self._pruner.losses()  # every start asks for them: what is wrong there is to show here
-            self._next_id = self._conn.execute("SELECT coalesce(max(id), 0) + 1 FROM packs").fetchone()[0]
+            self._next_id = self._last_id() + 1
             newest: tuple[int, bytes] | None = None
             for newest in self._conn.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
                 self._codec.learn(*newest)
@@ -152,6 +185,130 @@ class Store(Intake):
         if self.quarantine:
             salvaged(self._path)
         self._guard()
+
+    def _last_id(self) -> int:
+        """The highest pack id that was ever given here, also where that pack is gone."""
+        row = self._conn.execute(
+            "SELECT max(coalesce((SELECT max(id) FROM packs), 0),"
+            " coalesce((SELECT value FROM meta WHERE name = 'last_id'), 0))"
+        ).fetchone()
+        return int(row[0])
+
+    # --- what is gone without SQLite saying so
+
+    def _compare(self) -> bool:
+        """Find the streams that are behind what was recorded. True: what is left does not agree with itself."""
+        heads, last = self.heads(), self._last_id()
+        row = self._conn.execute("SELECT from_ms + span_ms FROM packs ORDER BY id DESC LIMIT 1").fetchone()
+        newest_ms = row[0] if row else 0
+        agrees = True
+        for name, kept in self._record.found.items():
+            head = heads.get(name)
+            if head is None:
+                if self._record.exact:  # else the stream begins anew: how far it had come is not known
+                    self.behind[name] = _behind(kept, None, self._record.exact)
+            elif head.seq < kept.seq and head.to_ms <= kept.to_ms:
+                self.behind[name] = _behind(kept, head, self._record.exact)
+                agrees &= not kept.pack_id or kept.pack_id > last
+            elif head.hash == kept.hash and kept.pack_id > last and newest_ms <= kept.to_ms:
+                agrees = False  # the head is there, its pack is not
+        if not self.behind and agrees:
+            return False
+        if agrees and self.quarantine is None and any(name in heads for name in self.behind):
+            agrees = self._agrees()
+        return not agrees and self.quarantine is None
+
+    def _agrees(self) -> bool:
+        """Do tables and indexes fit together, and does no pack lie beyond the head of its stream?"""
+        strays = self._conn.execute(
+            "SELECT EXISTS(SELECT 1 FROM streams s WHERE s.boot NOT IN (SELECT id FROM boots))"
+            " OR EXISTS(SELECT 1 FROM streams s WHERE EXISTS"
+            " (SELECT 1 FROM packs p INDEXED BY packs_seq WHERE p.stream = s.id AND p.seq > s.seq))"
+        ).fetchone()[0]
+        if strays:
+            return False
+        if not small(self._path):  # the first look at all of it, minutes from now, will tell
+            suspect(self._path)
+            return True
+        return bool(self._conn.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
+
+    def take_up(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
+        """Go on after the packs that are gone, and note them as lost. Returns how many streams and packs.
+
+        Args:
+            resumes: where streams go on; by default after their last pack.
+        """
+        lost = 0
+        with self._transaction():
+            for name, behind in self.behind.items():
+                head = behind.head
+                resume = resumes.get(name) or Resume(head.to_ms, head.ring_pos)
+                stream = self._move(replace(head, to_ms=resume.to_ms, ring_pos=resume.ring_pos))
+                if behind.lost_first <= head.seq:
+                    lost += head.seq - behind.lost_first + 1
+                    from_ms = min(behind.lost_ms, resume.to_ms)
+                    self._pruner.note(
+                        stream, self._boot(head.boot), behind.lost_first, head.seq, from_ms, resume.to_ms, head.hash,
+                        DAMAGED,
+                    )  # fmt: skip
+            self._keep("last_id", self._record.last_id)
+            self._keep("checkpoints_lost", 1)
+        streams, self.behind = len(self.behind), {}
+        self._refresh()
+        self._next_id = self._last_id() + 1
+        self.lost_packs += lost
+        return streams, lost
+
+    def _move(self, head: StreamHead) -> int:
+        """Put a stream's head there, whose packs are not here. Returns its number."""
+        values = (
+            self._boot(head.boot), head.seq, head.hash, head.to_ms, signed(head.ring_id), signed(head.ring_pos),
+        )  # fmt: skip
+        row = self._conn.execute(
+            "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,?,?,?,?,?,?)"
+            " ON CONFLICT (name) DO UPDATE SET boot = excluded.boot, seq = excluded.seq, hash = excluded.hash,"
+            " to_ms = excluded.to_ms, ring_id = excluded.ring_id, ring_pos = excluded.ring_pos, birth = NULL,"
+            " birth_pack = NULL RETURNING id",
+            (head.stream, *values),
+        ).fetchone()
+        return int(row[0])
+
+    def _follow(self) -> None:
+        """From the first commit on, heads are recorded beside the database as well."""
+        if self.behind:
+            self.take_up({})
+        newest = (
+            "SELECT s.name, max(p.id) FROM streams s, packs p WHERE p.stream = s.id AND p.seq = s.seq GROUP BY s.id"
+        )
+        self._record.begin(self.heads().values(), dict(self._all(newest)))
+        try:
+            self._record.owe(self._owed())
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
+
+    def _owed(self) -> dict[str, tuple[int, int]]:
+        """By stream the first sequence that a destination waits for, and where it begins; where that is soon found."""
+        firsts = [
+            self._conn.execute("SELECT min(pack) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
+            for number in self._destinations.values()
+        ]
+        first = min((number for number in firsts if number is not None), default=None)
+        heads = self._record.heads()
+        nothing = {
+            name: (head.seq + 1, head.to_ms) for name, head in heads.items() if first is None or head.pack_id < first
+        }
+        if first is None:
+            return nothing
+        rows = self._conn.execute(
+            "SELECT s.name, min(p.seq), p.from_ms FROM packs p JOIN streams s ON s.id = p.stream"
+            " WHERE p.id BETWEEN ? AND ? GROUP BY s.id",
+            (first, first + 4 * len(heads)),
+        )
+        return nothing | {name: (seq, from_ms) for name, seq, from_ms in rows}
+
+    def leaving(self) -> None:
+        """Whatever is committed by now may leave the house: called before it does. For any thread."""
+        self._record.left()
 
     def _serve(self, destinations: Sequence[str], now_ms: int) -> None:
         for name in destinations:
@@ -178,8 +335,18 @@ class Store(Intake):
         """Who must confirm."""
         return self._destinations.keys()
 
-    def bound(self, max_size_bytes: int, keep_delivered_s: float, destinations: Sequence[str], now_ms: int) -> None:
+    def bound(
+        self,
+        max_size_bytes: int,
+        keep_delivered_s: float,
+        destinations: Sequence[str],
+        now_ms: int,
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
         """Other bounds and destinations from now on; what is too much for a smaller cap goes with the next ``prune``.
+
+        Args:
+            also: what is to be written in the same transaction.
 
         Raises:
             StoreFull, StoreBusy: nothing was changed.
@@ -187,6 +354,7 @@ class Store(Intake):
         before = self._destinations, self._pruner.owed, self._pending
         try:
             with self._transaction():
+                also()
                 self._serve(destinations, now_ms)
         except BaseException:
             self._destinations, self._pruner.owed, self._pending = before
@@ -194,9 +362,11 @@ class Store(Intake):
         self._keep_ms = int(keep_delivered_s * 1000)
         if max_size_bytes != self._max:
             self._max, self._page_limit = max_size_bytes, page_limit(max_size_bytes)
-            self._ballast.drop()
-            self._ballast = Ballast(self._path.with_name(self._path.name + ".ballast"), ballast_bytes(max_size_bytes))
-            self._guard()
+            with contextlib.suppress(OSError, sqlite3.Error):  # the next ``prune`` sees to the reserve again
+                self._ballast.drop()
+                path = self._path.with_name(self._path.name + ".ballast")
+                self._ballast = Ballast(path, ballast_bytes(max_size_bytes))
+                self._guard()
 
     # --- keeping within bounds
 
@@ -231,6 +401,8 @@ class Store(Intake):
                 self._checkpoint()
             else:
                 vacuum(self._conn, min(16 << 20, self._max // 8) // PAGE_BYTES)
+            if self._record.begun:
+                self._record.owe(self._owed())
         except sqlite3.Error as error:
             raise self._explain(error) from error
         finally:
@@ -261,11 +433,7 @@ class Store(Intake):
         if at_ms:
             acquit(self._path)
             with self._transaction():
-                self._conn.execute(
-                    "INSERT INTO meta (name, value) VALUES ('inspected', ?)"
-                    " ON CONFLICT DO UPDATE SET value = excluded.value",
-                    (at_ms,),
-                )
+                self._keep("inspected", at_ms)
         row = self._conn.execute("SELECT value FROM meta WHERE name = 'inspected'").fetchone()
         return int(row[0]) if row and not strikes(self._path) else 0
 
@@ -298,3 +466,4 @@ class Store(Intake):
         with contextlib.suppress(sqlite3.Error):
             self._checkpoint()
         self._conn.close()
+        self._record.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.store.body import make_dictionary
 from agent.store.database import PAGE_BYTES, free_bytes
 from agent.store.errors import StoreError, StoreFull
+from agent.store.heads import HeadRecord
 from agent.store.shelves import Shelves
 from agent.store.values import Place, Sealed, boot_hex, boot_number, signed
 
@@ -41,6 +42,11 @@ class Intake(Shelves):
     _next_id: int
     _since_learned: int
     _learn_after: int
+    _within = False  # a transaction
+    _record: HeadRecord
+
+    def _follow(self) -> None:
+        raise NotImplementedError
 
     def _refresh(self) -> None:
         """Names and numbers as the database has them."""
@@ -50,7 +56,11 @@ class Intake(Shelves):
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing; SQLite's errors come out as ours."""
+        """All or nothing; SQLite's errors come out as ours. Within another one it is part of that one."""
+        if self._within:
+            yield
+            return
+        self._within = True
         try:
             self._conn.execute("BEGIN IMMEDIATE")
             yield
@@ -62,6 +72,8 @@ class Intake(Shelves):
             if isinstance(error, sqlite3.Error):
                 raise self._explain(error) from error
             raise
+        finally:
+            self._within = False
 
     def _boot(self, boot: str) -> int:
         if boot not in self._boots:
@@ -95,6 +107,8 @@ class Intake(Shelves):
             StoreBusy: the disk failed for the moment; nothing was done.
             StoreDamaged: nothing was done, and nothing will be until the store is opened anew.
         """
+        if packs and not self._record.begun:
+            self._follow()
         ids = list(range(self._next_id, self._next_id + len(packs)))
         rows = self._rows(packs, ids)
         need = sum(len(row.body) + ROW_BYTES for row in rows)
@@ -114,6 +128,7 @@ class Intake(Shelves):
         except BaseException:
             self._refresh_quietly()
             raise
+        self._record.advance(packs, ids)
         self.lost_packs += lost
         self._next_id += len(packs)
         for name, change in counts.items():

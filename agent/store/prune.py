@@ -160,7 +160,7 @@ class Pruner:
                 if n == len(packs) or packs[n][0] != packs[n - 1][0] + 1:
                     run = packs[start:n]
                     digest = self._hash(run[-1][1], sound=reason != "damaged")
-                    self._note(
+                    self.note(
                         stream,
                         boot,
                         run[0][0],
@@ -195,7 +195,7 @@ class Pruner:
                 return bytes(head)
             return prev_of(successor) or bytes(32)
 
-    def _note(
+    def note(
         self, stream: int, boot: int, first: int, last: int, from_ms: int, to_ms: int, digest: bytes, reason: str
     ) -> None:
         """Add a loss, joined with its neighbours, stated or not: so there are few a stream, not thousands."""

@@ -28,6 +28,13 @@ class Records:
     def _transaction(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
+    def _keep(self, name: str, value: object) -> None:
+        """A value under a name, within the caller's transaction."""
+        self._conn.execute(
+            "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
     def declare(self, number: str, at_ms: int, body: Mapping[str, Any]) -> None:
         """Keep what a person attests. Durable on return. ValueError: an entry of this id is there already."""
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
@@ -156,10 +163,14 @@ class Records:
         """Keep all pages of the next checkpoint in one transaction, and of old ones the first of each UTC day.
 
         Args:
-            make: from the newest (page, counter, object) of each page to rows (page, counter, time_ms, object).
+            make: from the newest (page, counter, object) of each page to rows (page, counter, time_ms, object); page 0
+                stands for pages that are lost, whose counter was at least that.
         """
         with self._transaction():
-            for row in make(self.newest_checkpoints()):
+            before = self.newest_checkpoints()
+            if self._conn.execute("DELETE FROM meta WHERE name = 'checkpoints_lost' RETURNING value").fetchone():
+                before = [(0, counter, b"") for _, counter, _ in before]  # others followed them, and are gone
+            for row in make(before):
                 self._conn.execute("INSERT INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)", row)
             self._conn.execute(
                 "WITH c AS (SELECT DISTINCT counter, time_ms / 86400000 AS day FROM checkpoints),"
@@ -204,10 +215,7 @@ class Records:
         total = size + (int(spent) if kept == str(day) else 0)
         if size:
             with self._transaction():
-                self._conn.execute(
-                    "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-                    (name, f"{day} {total}"),
-                )
+                self._keep(name, f"{day} {total}")
         return total
 
     def add_event(self, time_ms: int, kind: str, body: Mapping[str, Any], stream: str | None = None) -> None:

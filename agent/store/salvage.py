@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.store.body import Codec, payload_hash
-from agent.store.values import boot_hex
+from agent.store.heads import Recorded, head_of
+from agent.store.values import StreamHead, boot_hex
 from agent.zstd import read_frame
 
 log = logging.getLogger("meterhouse.store")
@@ -55,6 +56,23 @@ def edge_of(pack: Mapping[str, Any]) -> Edge:
     return Edge(prev, boot, round(pack["from"] * 1000), round(pack["to"] * 1000))
 
 
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What is known of the old database from beside it.
+
+    Args:
+        heads: by stream; the file may know less, or nothing of it.
+        torn: what destinations had confirmed cannot be believed.
+        first_id: for the packs that come over.
+        place: puts a head into the new database; returns the number of its stream.
+    """
+
+    heads: Mapping[str, Recorded]
+    torn: bool
+    first_id: int
+    place: Callable[[StreamHead], int]
+
+
 @dataclass(slots=True)
 class Stream:
     """One stream of the old database whose head came over."""
@@ -66,6 +84,7 @@ class Stream:
     hash: bytes
     boot: str
     to_ms: int
+    told: int = 0  # the head's sequence as the old database has it; 0 where it does not say
     saved: dict[int, Edge] = field(default_factory=dict)
 
 
@@ -123,12 +142,13 @@ class Salvage:
         conn: sqlite3.Connection,
         codec: Codec,
         boot_id: Callable[[str], int],
-        destinations: Sequence[str] = (),
+        destinations: Sequence[str],
+        beside: Recollection,
     ) -> None:
         self._aside, self._conn, self._new, self._boot_id = aside, conn, codec, boot_id
-        self._destinations = destinations
+        self._destinations, self._beside = destinations, beside
         self._codec = Codec()
-        self._next = 1
+        self._next = beside.first_id
         self.packs = 0
         self.lost = 0
 
@@ -168,7 +188,10 @@ class Salvage:
             if self.packs >= MOST_PACKS or not self._take(old, key, owed[key], streams):
                 bad.add(key)
         for stream in streams.values():
-            if gone := self._gone(old, stream, bad, unknown, min(owed, default=0)):
+            gone = self._gone(old, stream, bad, unknown, min(owed, default=0))
+            if first := self._dropped(old, stream):
+                gone[first] = 0
+            if gone:
                 self._state(old, stream, gone)
             if stream.saved:
                 top = max(stream.saved)
@@ -183,9 +206,9 @@ class Salvage:
             )
         }
         found = {}
-        for row in rows(old, "SELECT id, name FROM streams WHERE id > ? ORDER BY id", (), 1 << 31):
+        for row in rows(old, "SELECT id, name, seq FROM streams WHERE id > ? ORDER BY id", (), 1 << 31):
             if not isinstance(row, Hole) and row[1] in mine:
-                found[row[0]] = Stream(row[1], row[0], *mine[row[1]])
+                found[row[0]] = Stream(row[1], row[0], *mine[row[1]], told=row[2])
         return found
 
     def _owed(self, old: sqlite3.Connection) -> tuple[dict[int, set[int]], bool]:
@@ -194,7 +217,7 @@ class Salvage:
         Where it is, all that may have stood there counts as owed: the same bytes once more do no harm.
         """
         owed: dict[int, set[int]] = {}
-        torn = lost_names = False
+        torn = lost_names = self._beside.torn
         last = max(number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
         names: dict[int, str] = {}
         for row in rows(old, "SELECT id, name FROM destinations WHERE id > ? ORDER BY id", (), 1 << 31):
@@ -236,13 +259,24 @@ class Salvage:
         except (sqlite3.DatabaseError, ValueError, TypeError):
             return None
 
-    def _take(self, old: sqlite3.Connection, key: int, owed: set[int], streams: Mapping[int, Stream]) -> bool:
+    def _by_name(self, name: str, old_id: int, streams: dict[int, Stream]) -> Stream:
+        """A stream whose row cannot be read, as its pack names it. Raises KeyError where nothing is known of it."""
+        head = head_of(self._beside.heads[name])
+        stream = Stream(name, old_id, self._beside.place(head), head.seq, head.hash, head.boot, head.to_ms)
+        streams[old_id] = stream
+        return stream
+
+    def _take(self, old: sqlite3.Connection, key: int, owed: set[int], streams: dict[int, Stream]) -> bool:
         found = self._read(old, key)
-        if found is None or found[0] not in streams:
+        if found is None:
             return False
-        stream, data = streams[found[0]], found[1]
+        data = found[1]
         try:
             pack = json.loads(data)
+            stream = streams.get(found[0]) or self._by_name(pack["stream"], found[0], streams)
+            kept = self._beside.heads.get(stream.name)
+            if self._beside.torn and kept is not None and pack["seq"] < kept.owed_seq:
+                return True  # nobody waits for it
             if pack["stream"] != stream.name or not 0 < pack["seq"] <= stream.seq or pack["seq"] in stream.saved:
                 return False
             edge = edge_of(pack)
@@ -280,6 +314,13 @@ class Salvage:
             elif row[1] in bad and row[0] not in stream.saved:
                 gone[row[0]] = row[1]
         return gone
+
+    def _dropped(self, old: sqlite3.Connection, stream: Stream) -> int:
+        """The first pack that the old file should have, as is known from beside it, and has not; 0 if none is known."""
+        top = number(old, f"SELECT max(seq) FROM packs INDEXED BY packs_seq WHERE stream = {stream.old_id}")
+        kept = self._beside.heads.get(stream.name)
+        first = max(top, stream.told, *stream.saved, kept.owed_seq - 1 if kept else 0) + 1
+        return first if first <= stream.seq else 0
 
     def _state(self, old: sqlite3.Connection, stream: Stream, gone: Mapping[int, int]) -> None:
         """Note what is gone, run by run. A run ends where the pack after it can be read: its ``prev`` is the hash."""

@@ -56,6 +56,27 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """A stream of which the database has less than was committed."""
+
+    stream: str
+    head: StreamHead  # as it was committed last: the next pack follows it
+    left_ms: int  # of the packs that are gone, those that end after this never left the house ...
+    left_pos: int  # ... and hold no record before this position of the head's ring ...
+    resealable: bool  # ... if they were sealed from that ring
+    lost_first: int  # the first of them that somebody may wait for; above the head's sequence where there is none
+    lost_ms: int  # where that one begins
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a stream that is behind goes on: its next pack begins at ``to_ms``."""
+
+    to_ms: int
+    ring_pos: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPack:
     """A pack as it was published."""
 

@@ -102,6 +102,7 @@ class Uplink:
         )
         self._traffic.replayed = self._replay.next
         self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
+        self._begin = threading.Event()
         self._stop_at: float | None = None
         self._protocol = V5
         self._v311_since = 0.0
@@ -118,9 +119,23 @@ class Uplink:
 
     # --- from other threads
 
+    @property
+    def destination(self) -> Destination:
+        """Where it delivers."""
+        return self._to
+
+    def prepare(self) -> None:
+        """Take all that it needs to run, which may not be there; ``start`` cannot fail then.
+
+        Raises RuntimeError where there can be no more threads.
+        """
+        if self._thread.ident is None:
+            self._thread.start()
+
     def start(self) -> None:
         """Begin to connect; returns at once, whatever the broker does."""
-        self._thread.start()
+        self.prepare()
+        self._begin.set()
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
         """Packs that were just committed, in the order of their ids. For the writer thread; never blocks."""
@@ -138,6 +153,7 @@ class Uplink:
     def stop(self, deadline_s: float) -> None:
         """Send what is fresh, say goodbye, end the thread; after ``deadline_s`` in any case."""
         self._stop_at = time.monotonic() + deadline_s
+        self._begin.set()
         self._bell.ring()
         if self._thread.ident is not None:
             self._thread.join(deadline_s + 0.5)
@@ -170,6 +186,7 @@ class Uplink:
     # --- the thread
 
     def _run(self) -> None:
+        self._begin.wait()
         while not self._stopping:
             began = time.monotonic()
             try:
@@ -278,6 +295,7 @@ class Uplink:
                     return
             traffic.collect()
             while (parcel := traffic.next()) is not None:
+                self._outbox.leaving()
                 if not (packet := session.publish(parcel)):
                     break
                 traffic.sent(packet, parcel)

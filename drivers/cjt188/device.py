@@ -45,15 +45,8 @@ class Cjt188Device(MeterDevice):
     FRAMES: ClassVar[Mapping[str, str]] = {"01h": "read data"}
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
-        address = spec.address.upper()
-        if not re.fullmatch(r"[0-9A]{1,14}", address):
-            raise ConfigError(
-                f"address {spec.address!r} is no CJ/T 188 address",
-                where=f"device {spec.name}",
-                hint="The digits on the meter's plate, at most 14",
-            )
         super().__init__(spec, line, ring, table)
-        self._address = address.rjust(14, "0")
+        self._address = spec.address.upper().rjust(14, "0")
         self._whose = re.compile(self._address.replace("A", "[0-9A-F]"))
         self._low_first = False
         self._proven = False  # this meter has answered in this order

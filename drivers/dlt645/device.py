@@ -71,15 +71,8 @@ class Dlt645Device(MeterDevice):
     }
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
-        address = spec.address.upper()
-        if not re.fullmatch(r"[0-9A]{1,12}", address):
-            raise ConfigError(
-                f"address {spec.address!r} is no DL/T 645 address",
-                where=f"device {spec.name}",
-                hint="The digits on the meter's plate, at most 12",
-            )
         super().__init__(spec, line, ring, table)
-        self._address = address.rjust(12, "0")
+        self._address = spec.address.upper().rjust(12, "0")
         self._whose = re.compile(self._address.replace("A", "[0-9A-F]"))
         self._no_blocks: set[str] = set()  # blocks that this meter refuses
 

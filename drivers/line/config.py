@@ -129,6 +129,8 @@ class Manners:
     late_s: float = 0.0  # how long after a timeout its answer may still come
     retries: int = 0  # after a timeout; a broken frame is asked for once more in any case
     setting: SerialSetting | None = None  # serial lines: this device's own
+    connect_delay_s: float = 0.0  # of the whole connection: silence after it was opened
+    connections: int | None = None  # of the host behind it: how many it bears
 
 
 def manners(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
@@ -158,4 +160,6 @@ def manners(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") ->
         late_s=late_s if both.late_s is None else both.late_s,
         retries=both.retries or 0,
         setting=setting,
+        connect_delay_s=both.connect_delay_s or 0.0,
+        connections=both.connections,
     )

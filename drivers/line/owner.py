@@ -49,7 +49,7 @@ class Line:
         self.stats = LineStats(since_ns=time.monotonic_ns())
         self.clock, self._desk, self._trace = clock, desk, trace
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
-        self._manners = manners(config)
+        self._manners = self._heeded = manners(config)
         self._turn = asyncio.Lock()
         self._host = None if self.target.scheme == "serial" else host_of(self.target.host.lower())
         self._connect_delay_s = config.limits.connect_delay_s or 0.0
@@ -75,18 +75,21 @@ class Line:
         return self._link is not None
 
     def manners(self, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
-        """How a device with these limits and its own serial setting is asked here. Raises ConfigError.
+        """How a device with these limits and its own serial setting is asked here. Raises ConfigError."""
+        return manners(self.config, limits, serial)
 
-        What concerns the connection itself is taken up, for as long as the line lives: the longest delay after
-        connecting that any device asks for, and the fewest connections that its host bears.
+    def heed(self, how: Manners) -> None:
+        """Take up what concerns the connection itself, for as long as the line lives.
+
+        That is the longest delay after connecting that any device asks for, and the fewest connections that its host
+        bears. To be called for each device before the line is opened; asking a device does it as well.
         """
-        how = manners(self.config, limits, serial)
-        self._connect_delay_s = max(self._connect_delay_s, limits.connect_delay_s or 0.0)
-        said = [most for most in (self._connections, limits.connections) if most is not None]
+        self._heeded = how
+        self._connect_delay_s = max(self._connect_delay_s, how.connect_delay_s)
+        said = [most for most in (self._connections, how.connections) if most is not None]
         self._connections = min(said, default=None)
         if self._host is not None:
             self._host.limit(self, self._connections)
-        return how
 
     async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
         """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
@@ -104,6 +107,8 @@ class Line:
         results: list[Answer | LineError] = []
         await self._turn.acquire()
         begin_ns = time.monotonic_ns()
+        if how is not self._heeded:
+            self.heed(how)
         link = self._link
         try:
             if link is None or self._desk is not None:

@@ -43,22 +43,34 @@ def frames_each(lines: int, budget_bytes: int = 4 << 20) -> int:
 class FrameTrace:
     """The writer: one a line, owned by it."""
 
-    def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640) -> None:
-        """A new, empty file at ``path`` (replaces an old one). Raises OSError."""
+    def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640, *, hidden: bool = False) -> None:
+        """A new, empty file at ``path`` (replaces an old one). Raises OSError.
+
+        ``hidden``: it takes that name with ``show``; until then an old one stays where it is.
+        """
         size = HEADER + frames * SLOT
-        fresh = path.with_name(path.name + ".new")
-        fresh.unlink(missing_ok=True)
-        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        self._path, self._draft = path, path.with_name(path.name + ".new")
+        self._draft.unlink(missing_ok=True)
+        fd = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
             os.ftruncate(fd, size)
             self._map = mmap.mmap(fd, size)
-            fresh.rename(path)
         finally:
             os.close(fd)
         self._map[: len(_MAGIC)] = _MAGIC
         self._header = memoryview(self._map)[:24].cast("Q")  # magic, slots, count
         self._header[1] = frames
         self._frames, self._count = frames, 0
+        if not hidden:
+            self.show()
+
+    def show(self) -> None:
+        """Take the place of the old file. Raises OSError."""
+        self._draft.rename(self._path)
+
+    def discard(self) -> None:
+        """Take back one that was never shown."""
+        self._draft.unlink(missing_ok=True)
 
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
         """Keep a frame, cut to 268 bytes."""

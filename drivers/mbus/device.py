@@ -72,25 +72,17 @@ class MbusDevice(MeterDevice):
     }
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        super().__init__(spec, line, ring, table)
         self._select: tuple[str, int, int, int] | None = None
         self._primary = SELECTED
         text = spec.address.upper()
-        if re.fullmatch(r"\d{1,3}", text) and (int(text) <= 250 or int(text) == 254):
+        if len(text) <= 3:
             self._primary = int(text)
-        elif re.fullmatch(r"[0-9F]{8}", text):
+        elif len(text) == 8:
             self._select = text, 0xFFFF, 0xFF, 0xFF
-        elif re.fullmatch(
-            r"[0-9F]{8}[0-9A-F]{8}", text
-        ):  # as it is sent: number, maker (low byte first), version, medium
+        else:  # as it is sent: number, maker (low byte first), version, medium
             maker = int.from_bytes(bytes.fromhex(text[8:12]), "little")
             self._select = text[:8], maker, int(text[12:14], 16), int(text[14:], 16)
-        else:
-            raise ConfigError(
-                f"address {spec.address!r} is no M-Bus address",
-                where=f"device {spec.name}",
-                hint='A primary address "0" to "250", the 8 digits of the meter\'s number, or all 16 hex digits',
-            )
-        super().__init__(spec, line, ring, table)
         self._fcb = True
         self._reset = True  # the next readout begins with SND_NKE or selection: then the first telegram comes
         self._telegrams = 1  # of the last readout

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import cast
 
+from drivers.addresses import demand_address
 from drivers.clocks import offset_s
 from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
 from drivers.modbus.requests import identification_request, read_identification, read_request
@@ -15,7 +16,6 @@ from drivers.modbus.slow import read_slowly
 from drivers.modbus.visits import FIRST_REST_S, LONGEST_REST_S, SILENT_VISITS, Read, Visit, build_visit, timing_of
 from drivers.model import (
     PACES,
-    ConfigError,
     DeviceException,
     DeviceSpec,
     LineDown,
@@ -60,13 +60,7 @@ class ModbusDevice:
         self.spec, self.table = spec, table
         self._holes = holes or KnownHoles()
         self.where = f"{spec.name} (line {line.name} unit {spec.address})"
-        lowest, highest = (0, 255) if line.is_mbap else (1, 247)
-        if not (spec.address.isdecimal() and lowest <= int(spec.address) <= highest):
-            raise ConfigError(
-                f"address {spec.address!r} is no Modbus unit",
-                where=f"device {spec.name}",
-                hint=f"On this line it is a number from {lowest} to {highest}",
-            )
+        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
         self.unit = int(spec.address)
         self._line, self._ring = line, ring
         self._limits = spec.limits.over(line.config.limits)

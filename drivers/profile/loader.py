@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.model import PACES, Limits, Point, ProfileError
+from drivers.model import PACES, Limits, Point, ProfileError, clean_text
 from drivers.profile.complaints import Complaints, Table, did_you_mean
 from drivers.profile.find import default_dirs, find_profile
 from drivers.profile.head import Head, read_head, read_limits
@@ -72,10 +72,13 @@ def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profi
     Raises:
         ProfileError: naming file, line, key, what was seen and what would be right; ``complaints`` holds all of them.
     """
-    layers = _layers(path, search_dirs, ())
-    profile = _assemble(path, layers)
-    for layer in layers:
-        layer.complaints.check()
+    try:
+        layers = _layers(path, search_dirs, ())
+        profile = _assemble(path, layers)
+        for layer in layers:
+            layer.complaints.check()
+    except RecursionError:  # in tomllib, or in what walks through a document that it just bore
+        raise ProfileError("brackets are nested too deep", where=_short(path)) from None
     return profile
 
 
@@ -118,8 +121,8 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
         raise ProfileError(f"cannot be read: {error.strerror}", where=_short(path)) from error
     except UnicodeDecodeError as error:
         raise ProfileError(f"is not UTF-8 at byte {error.start}", where=_short(path)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"is no TOML: {error}", where=_short(path)) from error
+    except (ValueError, ArithmeticError) as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise ProfileError(f"is not valid TOML: {clean_text(str(error), 200)}", where=_short(path)) from error
 
 
 def _short(path: Path) -> str:

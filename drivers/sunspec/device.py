@@ -15,12 +15,12 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import ClassVar
 
+from drivers.addresses import demand_address
 from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
 from drivers.modbus.requests import read_request
 from drivers.modbus.visits import timing_of
 from drivers.model import (
     PACES,
-    ConfigError,
     DeviceException,
     DeviceSpec,
     FrameError,
@@ -63,13 +63,7 @@ class SunSpecDevice:
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         self.spec, self.table = spec, table
         self.where = f"{spec.name} (line {line.name} unit {spec.address})"
-        lowest, highest = (0, 255) if line.is_mbap else (1, 247)
-        if not (spec.address.isdecimal() and lowest <= int(spec.address) <= highest):
-            raise ConfigError(
-                f"address {spec.address!r} is no Modbus unit",
-                where=f"device {spec.name}",
-                hint=f"On this line it is a number from {lowest} to {highest}",
-            )
+        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
         for point in spec.points:
             alternatives(point.key, f"{spec.profile}: {point.name}")
         self.unit = int(spec.address)

@@ -106,7 +106,7 @@ def test_a_refused_connection_is_said_once(mh, box, free_port) -> None:
             2,
             'error: --profile: there is no file "x.toml"',
         ),
-        (["--profile", "BOX", "--line", "tcp://h:1", "--address", "x"], 3, "'x' is no Modbus unit"),
+        (["--profile", "BOX", "--line", "tcp://h:1", "--address", "x"], 3, '"x" is not a Modbus address'),
         (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1", "--serial", "9600"], 2, "error: --serial: "),
         (["--profile", "BOX", "--line", "modbus-tcp://h", "--address", "1", "--serial", "9600 8N1"], 2, "no effect"),
         (

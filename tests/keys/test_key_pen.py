@@ -196,9 +196,9 @@ async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> Non
 
         watch = KeyWatch(pen, path, writer.writer, lambda data: None, lambda event: None, none)
         with pytest.raises(Exception, match="the last one recorded is"):
-            await watch.move(tmp_path / "other.key")
+            await watch.prepare(tmp_path / "other.key")
         with pytest.raises(Exception, match="no signing key"):
-            await watch.move(tmp_path / "none.key")
+            await watch.prepare(tmp_path / "none.key")
         assert (pen.signer.kid, pen.records) == (kid, records) != (other.kid, b"")
         assert await writer.writer.call(Store.key_record) == (1, records)
     finally:

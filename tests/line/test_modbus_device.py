@@ -217,7 +217,7 @@ async def test_identification_in_several_parts(field: Field, ring: Ring) -> None
 )
 async def test_an_address_that_cannot_be_is_said_at_once(field: Field, ring: Ring, address: str, serial: bool) -> None:
     line = field.line("serial:/dev/null" if serial else "modbus-tcp://127.0.0.1:1")
-    with pytest.raises(ConfigError, match="no Modbus unit"):
+    with pytest.raises(ConfigError, match="is not a Modbus address"):
         ModbusDevice(replace(spec_of([gauge(0)]), address=address), line, ring, 0)
 
 

@@ -133,5 +133,5 @@ async def test_what_cannot_be_is_refused(cabinet: Cabinet) -> None:
         cabinet.device(line, "cjt188", A, [replace(POINTS[0], key="90:volume")])
     with pytest.raises(ConfigError, match="no meter type"):
         cabinet.device(line, "cjt188", A, [replace(POINTS[0], type="50")])
-    with pytest.raises(ConfigError, match="no CJ/T 188 address"):
+    with pytest.raises(ConfigError, match="is not a CJ/T 188 address"):
         cabinet.device(line, "cjt188", "222233334444556", POINTS)

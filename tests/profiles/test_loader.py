@@ -144,7 +144,7 @@ def test_all_complaints_come_at_once_and_in_file_order(write: Write) -> None:
 
 
 def test_what_is_no_toml_or_not_there(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match=r"example/ex630.toml: is no TOML: .*line 2"):
+    with pytest.raises(ProfileError, match=r"example/ex630.toml: is not valid TOML: .*line 2"):
         load_profile(write("schema = 1\nvendor =\n"))
     with pytest.raises(ProfileError, match="cannot be read: No such file"):
         load_profile(tmp_path / "example" / "none.toml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ PAST_S = 3  # seconds of packs on both sides of a change
 
 def reload(agent: Agent, count: int = 1) -> None:
     """Write the configuration of the fields and have it read; returns when it is in force, or refused."""
-    before = agent.said.count("reloaded, configuration") + agent.said.count("of before stays in force")
+
+    def outcomes() -> int:
+        return agent.said.count("reloaded, configuration") + agent.said.count("reload rejected, ")
+
+    before = outcomes()
     agent.send(signal.SIGHUP)
-    until(
-        lambda: agent.said.count("reloaded, configuration") + agent.said.count("of before stays in force") > before,
-        20,
-        lambda: agent.said,
-    )
+    until(lambda: outcomes() > before, 20, lambda: agent.said)
 
 
 def tables(listener: Listener, device: str) -> list[dict[str, Any]]:
@@ -91,6 +92,19 @@ def test_a_reload(played: dict[str, Any]) -> None:
     assert played["snapshot"]["config"]["complaints"] == []
 
 
+WATER_METER = """
+[[line]]
+name = "yard"
+url = "tcp://127.0.0.1:9"
+
+[[device]]
+name = "w"
+line = "yard"
+address = "BCDEF"
+profile = "cjt188/water"
+"""
+
+
 def play_a_bad_reload(folder: Path, house: House) -> dict[str, Any]:
     """A wrong file, a key that needs a restart, a profile that is gone; then a good one again."""
     broker = house.broker()
@@ -111,6 +125,13 @@ def play_a_bad_reload(folder: Path, house: House) -> dict[str, Any]:
         agent.config.write_text(good.replace(*change))
         reload(agent)
         complaints.append(agent.snapshot()["config"]["complaints"])
+    before = agent.snapshot()
+    other_pace = good.replace(SECONDLY, '{ fast = "2 s", normal = "2 s" }\nlabel = "other"')
+    assert other_pace != good
+    agent.config.write_text(other_pace + WATER_METER)
+    reload(agent)
+    complaints.append(agent.snapshot()["config"]["complaints"])
+    refused = agent.snapshot()
     count = len(listener.packs("m1"))
     until(lambda: served(listener, "m1", count + 2), 20, lambda: agent.said)
     agent.devices = devices_on("roof", [meter, other])
@@ -123,7 +144,8 @@ def play_a_bad_reload(folder: Path, house: House) -> dict[str, Any]:
     report = settle(listener.heard, agent.kid, {"m1": meter, "m2": other})
     return {
         "code": code, "report": report, "complaints": complaints, "after": after, "said": agent.said,
-        "lost": sorted(meter.served.keys() - set(listener.numbers("m1"))),
+        "lost": sorted(meter.served.keys() - set(listener.numbers("m1"))), "before": before, "refused": refused,
+        "births": tables(listener, "m1"), "gateway": tables(listener, "_gateway"),
     }  # fmt: skip
 
 
@@ -131,12 +153,20 @@ def test_a_bad_reload(played: dict[str, Any]) -> None:
     """Promise 10: file, line, key and what would be right, in the log and the snapshot; not one reading is lost."""
     # field pain 71
     assert played["code"] == 0 and not played["lost"] and busy_only(played["report"], "m1")
-    line, fixed, profile, broken = ("\n".join(texts) for texts in played["complaints"])
+    line, fixed, profile, broken, half = ("\n".join(texts) for texts in played["complaints"])
     assert "agent.toml:" in line and 'Did you mean "roof"?' in line
     assert "site.gateway" in fixed and "restart" in fixed
     assert "test/taly" in profile and "agent.toml:1" in broken
     assert all(text in played["said"] for texts in played["complaints"] for text in texts)
     assert played["after"] == []
+    assert "reload rejected, 1 error; the previous configuration stays in effect" in played["said"]
+    # the other period and label of m1 were in effect once, although the device beside it was refused
+    assert '"BCDEF" is not a CJ/T 188 address' in half and re.search(r"agent\.toml:\d+: device\.w\.address: ", half)
+    for part in ("tables", "ring", "key"):
+        assert played["refused"][part] == played["before"][part], part
+    assert played["refused"]["config"]["hash"] == played["before"]["config"]["hash"]
+    assert [table["device"]["label"] for table in played["births"]] == [""]
+    assert len({table["config"] for table in played["gateway"]}) == 2, "the first one, and the last that was right"
 
 
 def play_other_destinations(folder: Path, house: House) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pack_kit import BOOT, Maker
 from agent.store import Store, StoreBusy, StoreDamaged, StoreFull
 from agent.store.database import PAGE_BYTES
 from agent.store.errors import explain
+from agent.store.heads import record_file
 
 CAP = 64 << 20
 HERE = Path(__file__).parent
@@ -72,10 +73,14 @@ def test_a_damaged_database_is_set_aside_and_its_heads_go_on(path: Path) -> None
     again.close()
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an older version"])
 @pytest.mark.parametrize("fault", ["no database", "cut short", "header", "schema"])
-def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str) -> None:
-    """# field pain 52, field pain 56"""
-    filled(path, 50)
+def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str, recorded: bool) -> None:
+    """Streams go on after the heads recorded beside it, else they begin anew. # field pain 52, field pain 56"""
+    make = filled(path, 50)
+    if not recorded:
+        record_file(path).unlink()
+        make = Maker()
     if fault == "no database":
         path.write_bytes(b"this was a database once\n" * 1000)
     elif fault == "cut short":
@@ -87,8 +92,8 @@ def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str) -> None:
         scribble(path, 1)
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is not None and "damaged" in store.quarantine.path
-    make = Maker()
-    assert store.commit([make(birth=True)]) == [1]
+    assert store.commit([make(birth=True)]) == [52 if recorded else 1]
+    assert [(note.first, note.last) for note in store.losses()] == ([(1, 51)] if recorded else [])
     store.close()
     assert len(list(path.parent.glob("*.damaged-*Z"))) == 1
 

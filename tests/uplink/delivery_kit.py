@@ -206,6 +206,9 @@ class Desk:
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
         self._jobs.put(lambda store: callback(store.births(after, limit, max_bytes)))
 
+    def leaving(self) -> None:
+        """Nothing is recorded here."""
+
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         self._jobs.put(lambda store: self._confirmed.setdefault(dest, []).extend(ids))
 

@@ -1,0 +1,351 @@
+"""Another configuration while the agent runs: all that can fail is made first; it takes effect, or nothing changed.
+
+    read the files        wrong: rejected
+    prepare               lines, drivers, key, plan, destinations: made and not in use. Anything wrong: rejected
+    one transaction       tables, bounds, destinations, key records. The store cannot: rejected
+    take effect           exchanges what was made; a fault here, which would be ours, is undone by the same means
+
+What is rejected is told with all that is wrong at once, and what was in effect stays so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import agent
+from agent.config import Config, UplinkConfig, gathered
+from agent.pack import Packer, StreamTable
+from agent.poll import Grid
+from agent.service.change import Change, carry_out, fixed, prepare
+from agent.service.fleet import Fleet
+from agent.service.intervals import Intervals, Maker
+from agent.service.makers import makers
+from agent.service.notify import notify
+from agent.service.pen import KeyWatch, NextKey
+from agent.service.roster import Roster
+from agent.service.sealing import Sealing
+from agent.service.streams import Stream
+from agent.service.tallying import Tallying
+from agent.service.writer import Writer
+from agent.store import Store
+from drivers.model import ConfigError, GatewayError
+
+if TYPE_CHECKING:
+    from agent.service.checkpoints import Checkpoints
+    from agent.uplink import Uplink
+
+log = logging.getLogger("meterhouse")
+LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that goes
+MOST_TOLD = 20  # complaints in the log; all are in the snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a reload. ``complaints``: why it was rejected; none: it is in effect."""
+
+    config: str  # hash of the configuration that is in effect now
+    changed: str = ""  # in words
+    complaints: tuple[str, ...] = ()
+    fault: bool = False  # of ours: the files may be right
+
+    @property
+    def accepted(self) -> bool:
+        """Is what the files say in effect?"""
+        return not self.complaints
+
+    def as_json(self) -> dict[str, Any]:
+        """For whoever asked through a tool."""
+        return {
+            "ok": self.accepted,
+            "config": self.config,
+            "changed": self.changed,
+            "complaints": list(self.complaints),
+            "fault": self.fault,
+        }
+
+
+class Running(Protocol):
+    """The parts that a configuration reaches: the service."""
+
+    config: Config
+    loaded_ms: int
+    complaints: list[str]
+    grid: Grid
+    fleet: Fleet
+    writer: Writer
+    sealing: Sealing
+    intervals: Intervals
+    key_watch: KeyWatch
+    uplinks: list[Uplink]
+    checkpoints: Checkpoints | None
+    gateway: Stream
+    packers: dict[str, Packer]
+
+    def make_uplink(self, entry: UplinkConfig, config: Config) -> Uplink: ...
+    def tell(self) -> None: ...
+    def summary(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Prepared:
+    """All that a configuration needs, made and not in use yet."""
+
+    config: Config
+    change: Change
+    key: NextKey | None
+    gateway: tuple[int, StreamTable]
+    results: StreamTable
+    makers: Sequence[Maker]
+    tallying: Tallying | None
+    uplinks: dict[str, Uplink]  # those that are new or changed
+
+    async def discard(self) -> None:
+        """Let go of it."""
+        await self.change.discard()
+        for uplink in self.uplinks.values():
+            await asyncio.to_thread(uplink.stop, 0.0)
+
+
+class Reloads:
+    """Takes up configurations, one after the other. Only the loop touches it.
+
+    Args:
+        load: reads the files; None: there are none.
+    """
+
+    def __init__(self, running: Running, load: Callable[[], Config] | None) -> None:
+        self._agent, self._load = running, load
+        self._wanted = asyncio.Event()
+        self._waiting: list[asyncio.Future[Outcome]] = []
+
+    def ask(self) -> asyncio.Future[Outcome]:
+        """Have the files read and taken up, soon. The result says what became of it."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._wanted.set()
+        return future
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        waiting: list[asyncio.Future[Outcome]] = []
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                waiting, self._waiting = self._waiting, []
+                notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration")
+                outcome = await self.once()
+                self._agent.complaints = list(outcome.complaints)
+                self._agent.tell()
+                notify(f"READY=1\nSTATUS={self._agent.summary()}")
+                for future in waiting:
+                    if not future.done():
+                        future.set_result(outcome)
+        finally:
+            for future in (*waiting, *self._waiting):
+                future.cancel()
+
+    async def once(self) -> Outcome:
+        """Read the files and take them up. Never raises: what is wrong is in the outcome and in the log."""
+        try:
+            if self._load is None:
+                raise ConfigError("this agent has no files to read again", where="reload")
+            changed = await self._take(await asyncio.to_thread(self._load))
+        except GatewayError as error:
+            return self._rejected([str(one) for one in getattr(error, "complaints", (error,))])
+        except OSError as error:
+            return self._rejected([f"{error.filename or 'runtime directory'}: {error.strerror}"])
+        except Exception as error:  # nothing that a file says may end an agent that runs
+            log.error("reload: a fault of ours", exc_info=error)
+            return self._rejected([f"a fault of ours: {type(error).__name__}: {error}"], fault=True)
+        return Outcome(self._agent.config.hash(), changed)
+
+    def _rejected(self, complaints: Sequence[str], fault: bool = False) -> Outcome:
+        count = f"{len(complaints)} error{'' if len(complaints) == 1 else 's'}"
+        log.error("reload rejected, %s; the previous configuration stays in effect", count)
+        for text in complaints[:MOST_TOLD]:
+            log.error("reload: %s", text)
+        return Outcome(self._agent.config.hash(), complaints=tuple(complaints), fault=fault)
+
+    # --- all or nothing
+
+    async def _take(self, config: Config) -> str:
+        """Bring a configuration into effect. Raises where it could not be; then nothing has changed."""
+        running = self._agent
+        async with running.key_watch.held(), running.fleet.lock:
+            prepared = await self._prepare(config)
+            try:
+                await self._keep(prepared)
+            except BaseException:
+                await prepared.discard()
+                raise
+            before = (running.config, running.fleet.roster, tuple(running.intervals.makers))
+            loaded_ms, kid = running.loaded_ms, running.key_watch.kid
+            try:
+                said = await self._apply(prepared)
+            except Exception:
+                await self._put_back(prepared, *before)
+                running.loaded_ms = loaded_ms
+                raise
+            try:
+                self._tell(prepared)
+                await running.key_watch.tell(kid)
+            except Exception as error:  # a fault of ours, but what the files say is in effect
+                log.error("reload: not all is told", exc_info=error)
+        log.info("reloaded, configuration %s: %s", config.hash(), said)
+        for note in config.notes:
+            log.warning("%s", note)
+        return said
+
+    async def _prepare(self, config: Config) -> Prepared:
+        """Everything that can fail for what the files say. Raises ConfigError with all that is wrong."""
+        running = self._agent
+        wrong: list[GatewayError] = [*fixed(running.config, config)]
+        key: NextKey | None = None
+        change: Change | None = None
+        made: list[Maker] = []
+        uplinks: dict[str, Uplink] = {}
+        try:
+            try:
+                key = await running.key_watch.prepare(config.key.path(os.environ))
+            except GatewayError as error:
+                wrong.append(error)
+            try:
+                change = await prepare(running.fleet, config)
+            except GatewayError as error:
+                wrong.append(error)
+            try:
+                made = makers(config)
+            except GatewayError as error:
+                wrong.append(error)
+            self._make_uplinks(config, uplinks, wrong)
+            if wrong or change is None:
+                raise gathered(wrong, str(config.path))
+            number = running.fleet.number()
+            return Prepared(
+                config,
+                change,
+                key,
+                (number, change.roster.gateway_table(running.gateway.name, agent.__version__)),
+                change.roster.results_table(f"{config.base}/_indicators", agent.__version__),
+                made,
+                running.intervals.prepare(config),
+                uplinks,
+            )
+        except BaseException:
+            if change is not None:
+                await change.discard()
+            for uplink in uplinks.values():
+                await asyncio.to_thread(uplink.stop, 0.0)
+            raise
+
+    def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
+        """Those that are new or changed, each with its thread, waiting for the word to connect."""
+        same = {uplink.name: uplink.destination for uplink in self._agent.uplinks}
+        for entry in config.uplinks:
+            if same.get(entry.name) == entry:
+                continue
+            try:
+                uplinks[entry.name] = self._agent.make_uplink(entry, config)
+                uplinks[entry.name].prepare()
+            except GatewayError as error:
+                wrong.append(error)
+            except (OSError, RuntimeError) as error:  # no more descriptors or threads
+                wrong.append(ConfigError(f"cannot be served: {error}", where=config.at(f"uplink.{entry.name}")))
+
+    async def _keep(self, prepared: Prepared) -> None:
+        """All that has to be durable before it takes effect, in one transaction. Raises StoreError."""
+        key, ring_id = prepared.key, self._agent.fleet.ring.ring_id
+        rows = [(number, table.stream, table.encoded) for number, table in (*prepared.change.tables, prepared.gateway)]
+
+        def also(store: Store) -> None:
+            store.register_tables(ring_id, rows)
+            if key is not None and key.signer is not None:
+                store.add_key_record(key.counter, key.records)
+
+        await self._bound(prepared.config, also)
+
+    async def _bound(self, config: Config, also: Callable[[Store], None]) -> None:
+        bounds, names = config.store, [uplink.name for uplink in config.uplinks]
+        now_ms = time.time_ns() // 1_000_000
+        await self._agent.writer.bound(
+            lambda store: store.bound(
+                bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms, lambda: also(store)
+            )
+        )
+
+    async def _apply(self, prepared: Prepared) -> str:
+        """Exchange what was made for what is in use. Returns what changed, in words."""
+        running, config = self._agent, prepared.config
+        await carry_out(running.fleet, prepared.change)
+        running.config, running.loaded_ms = config, time.time_ns() // 1_000_000
+        running.sealing.pace(config.pack.every_ms)
+        for packer in running.packers.values():
+            packer.limit(config.pack.max_size_bytes)
+        await running.intervals.reload(config, prepared.results, prepared.tallying)
+        running.intervals.makers = list(prepared.makers)
+        said = await self._exchange_uplinks(config, prepared.uplinks)
+        if prepared.key is not None:  # last: a key that has signed cannot be put back
+            await running.key_watch.take(prepared.key)
+        return f"{prepared.change}{said}"
+
+    def _tell(self, prepared: Prepared) -> None:
+        """The gateway's own stream says which configuration is in effect."""
+        running, (number, table) = self._agent, prepared.gateway
+        if not table.same_as(running.gateway.shape.table):
+            running.gateway.become(number, table, max(running.grid.now_ms() + 1, running.gateway.sealed_ms))
+            running.sealing.note(running.gateway, {"event": "reload", "config": prepared.config.hash()})
+
+    async def _exchange_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
+        """Stop what left or changed, start what is new or changed; the others stay connected."""
+        running = self._agent
+        staying = {
+            uplink.name: uplink
+            for uplink in running.uplinks
+            if uplink.name not in fresh and any(entry.name == uplink.name for entry in config.uplinks)
+        }
+        leaving = [uplink for uplink in running.uplinks if uplink.name not in staying]
+        await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in leaving))
+        running.uplinks[:] = [staying.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
+        running.writer.serve(running.uplinks)
+        for uplink in fresh.values():
+            uplink.start()
+        if running.checkpoints is not None:
+            running.checkpoints.again(fresh.values())
+        return f"; destinations: {len(fresh)} new or changed, {len(leaving)} closed" if fresh or leaving else ""
+
+    async def _put_back(self, failed: Prepared, config: Config, roster: Roster, made: Sequence[Maker]) -> None:
+        """A fault of ours in the middle: what was in effect takes effect again, by the same means as any other.
+
+        Raises what goes wrong here: an agent that is half one thing and half another must not go on.
+        """
+        running = self._agent
+        log.error("reload: a fault while it took effect; the previous configuration is put back")
+        change = await prepare(running.fleet, config, roster)
+        uplinks: dict[str, Uplink] = {}
+        wrong: list[GatewayError] = []
+        self._make_uplinks(config, uplinks, wrong)
+        if wrong:
+            raise gathered(wrong, str(config.path))
+        front = roster.gateway_table(running.gateway.name, agent.__version__)
+        results = roster.results_table(f"{config.base}/_indicators", agent.__version__)
+        tallying = running.intervals.prepare(config)
+        back = Prepared(config, change, None, (running.fleet.number(), front), results, made, tallying, uplinks)
+        key = failed.key
+
+        def also(store: Store) -> None:
+            store.register_tables(running.fleet.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables])
+            if key is not None and key.signer is not None and running.key_watch.kid != key.signer.kid:
+                store.drop_key_record(key.counter)
+
+        await self._bound(config, also)
+        await self._apply(back)
+        for uplink in failed.uplinks.values():  # those that never served
+            if uplink not in running.uplinks:
+                await asyncio.to_thread(uplink.stop, 0.0)

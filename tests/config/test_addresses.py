@@ -1,0 +1,148 @@
+"""The address of a device: one rule, which the configuration, `check` and the drivers ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.cli.main import outcome
+from drivers.addresses import ANYBODY, RULES, check_address
+from drivers.line import LineConfig, open_line
+from drivers.model import ConfigError, DeviceSpec
+from drivers.registry import DRIVERS, driver_class
+from drivers.samples import has_frames
+
+SITE = """[site]
+id = "park7"
+gateway = "gw01"
+timezone = "Asia/Shanghai"
+
+[paths]
+profiles_dir = "profiles"
+state_dir = "state"
+runtime_dir = "run"
+
+[[line]]
+name = "bus"
+url = "serial:/dev/ttyS0"
+
+[[line]]
+name = "roof"
+url = "modbus-tcp://192.0.2.10"
+"""
+WRONG = (  # name, line, profile, address, what is said of it
+    ("a", "bus", "eastron/sdm630", "248", '"248" is not a Modbus address. Allowed: 1 to 247'),
+    ("b", "roof", "eastron/sdm630", "256", '"256" is not a Modbus address. Allowed: 0 to 255'),
+    ("c", "bus", "sunspec/inverter", "0", '"0" is not a Modbus address. Allowed: 1 to 247'),
+    ("d", "bus", "mbus/heat", "999", '"999" is not an M-Bus address. A primary address "0" to "250"'),
+    ("e", "bus", "mbus/heat", "ABCDEF01", '"ABCDEF01" is not an M-Bus address.'),
+    ("f", "bus", "cjt188/water", "BCDEF", '"BCDEF" is not a CJ/T 188 address.'),
+    ("g", "bus", "dlt645/2007", "0000000001612", '"0000000001612" is not a DL/T 645 address.'),
+    ("h", "bus", "dlt645/1997", "12-34", '"12-34" is not a DL/T 645 address.'),
+    ("i", "roof", "dlt645/2007", "161", "DL/T 645 does not go over modbus-tcp. Use a line with tcp://HOST:PORT"),
+)
+TRIED = st.one_of(
+    st.text("0123456789ABCDEFabcdef", min_size=1, max_size=17),
+    st.integers(0, 300).map(str),
+    st.text(min_size=1, max_size=14),
+    st.sampled_from(["A" * 12, "A" * 14, "254", "250", "251", "FFFFFFFF", "12345678FFFF0407", "٣", "１"]),
+)
+
+
+def device(name: str, line: str, profile: str, address: str) -> str:
+    return f'\n[[device]]\nname = "{name}"\nline = "{line}"\naddress = "{address}"\nprofile = "{profile}"\n'
+
+
+def test_all_wrong_addresses_of_all_protocols_are_told_at_once_with_file_and_line(
+    site: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was the first device's alone, and without a place."""
+    text = SITE + "".join(device(name, line, profile, address) for name, line, profile, address, _ in WRONG)
+    site.write(text)
+    found = site.complaints()
+    assert len(found) == len(WRONG)
+    lines = text.splitlines()
+    for complaint, (name, _, _, _, said) in zip(found, WRONG, strict=True):
+        file, line, rest = complaint.split(":", 2)
+        key = rest.split(":")[0].strip().rpartition(".")[2]
+        assert file == "agent.toml" and lines[int(line) - 1].startswith(f"{key} = "), complaint
+        assert rest.startswith(f" device.{name}.{key}: {said}"), complaint
+    assert outcome(["check", "-c", "agent.toml"]) == 3
+    said_by_check = capsys.readouterr().err
+    assert all(complaint in said_by_check for complaint in found)
+
+
+def test_a_driver_that_cannot_be_made_is_told_for_each_device_with_its_place(
+    site: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` ended at the first of them."""
+    (site.folder / "profiles/test/odd.toml").write_text(ODD)
+    site.write(SITE + device("x", "bus", "test/odd", "1") + device("y", "bus", "test/odd", "2"))
+    assert site.complaints() == [], "the profile alone is sound"
+    assert outcome(["check", "-c", "agent.toml"]) == 3
+    said = capsys.readouterr().err
+    for name, line in (("x", 19), ("y", 25)):
+        assert f"agent.toml:{line}: device.{name}: test/odd: heat.energy: key " in said, said
+
+
+ODD = """schema = 1
+vendor = "Test"
+models = ["Odd"]
+kind = "heat"
+protocol = "mbus"
+source = "a test"
+evidence = "derived"
+
+[[point]]
+name = "heat.energy"
+key = "Energy!"
+type = "record"
+unit = "kWh"
+pace = "slow"
+
+[[sample]]
+name = "none"
+[sample.frames]
+readout = ""
+[sample.expect]
+"heat.energy" = 1
+"""
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(sorted(DRIVERS)),
+    TRIED,
+    st.sampled_from(["serial:/dev/null", "modbus-tcp://192.0.2.1", "tcp://h:1"]),
+)
+def test_the_rule_and_the_driver_agree(protocol: str, address: str, url: str) -> None:
+    """What the configuration lets through, the driver takes; what it refuses, the driver refuses in the same words."""
+    line = open_line(LineConfig("l", url))
+    wrong = check_address(protocol, address, line.target.scheme)
+    spec = DeviceSpec("m", "p/g/m", address, protocol, "test/none", (), (1000, 1000, 1000, 1000, 0))
+    if wrong is None:
+        driver_class(protocol)(spec, line, cast(Any, None), 0)
+        return
+    with pytest.raises(ConfigError) as caught:
+        driver_class(protocol)(spec, line, cast(Any, None), 0)
+    assert (caught.value.what, caught.value.hint) == (wrong.what, wrong.hint)
+
+
+def test_every_protocol_has_its_rule_and_samples_ask_the_only_device() -> None:
+    assert set(RULES) == set(DRIVERS)
+    for protocol, address in ANYBODY.items():
+        assert has_frames(protocol) and check_address(protocol, address, "serial") is None
+
+
+def test_a_profile_that_is_nested_too_deep_is_a_complaint(site: Any, good: str) -> None:
+    """It ended the running agent when it was read anew."""
+    path: Path = site.folder / "profiles/test/meter.toml"
+    for text in ("schema = " + "[" * 2000, "schema = " + "[" * 500 + "]" * 500, "schema = " + "9" * 5000):
+        path.write_text(text)
+        site.write(good)
+        found = site.complaints()
+        assert found and found[0].startswith("agent.toml:59: device.main.profile: profiles/test/meter.toml"), found

@@ -1,0 +1,483 @@
+"""A reload that is refused, for whatever reason and at whichever step, changes nothing in the agent that runs.
+
+One agent lives through all of it in this process: with a real database, simulated devices, and files that are edited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service_kit import HERE, Meter, free_port
+
+from agent.config import load_config
+from agent.keys import create_key
+from agent.poll import DevicePoll
+from agent.service import change
+from agent.service.core import Service
+from agent.service.fleet import Fleet
+from agent.service.intervals import Intervals
+from agent.service.pen import KeyWatch
+from agent.service.reload import Outcome
+from agent.service.roster import Roster
+from agent.service.sealing import Sealing
+from agent.service.snapshot import status
+from agent.service.streams import Stream
+from agent.service.writer import Writer
+from agent.store import Store, StoreFull
+from agent.uplink import Uplink
+from drivers.line import Line
+from drivers.model import ConfigError
+from drivers.registry import driver_class
+from drivers.sim import Bus, TcpLine
+
+DEEP = "schema = " + "[" * 3000
+ODD = """schema = 1
+vendor = "Test"
+models = ["Odd"]
+kind = "heat"
+protocol = "mbus"
+source = "a test"
+evidence = "derived"
+[[point]]
+name = "heat.energy"
+key = "Energy!"
+type = "record"
+unit = "kWh"
+pace = "slow"
+[[sample]]
+name = "none"
+frames = { readout = "" }
+expect = { "heat.energy" = 1 }
+"""
+METER = '\n[[device]]\nname = "new"\nline = "{}"\naddress = "{}"\nprofile = "{}"\n'
+EXPECTED_LEFT = {"snapshot.json", "metrics.prom"}  # written anew all the time
+
+
+class Park:
+    """The files of one agent, the agent, and what it looks like from inside."""
+
+    def __init__(self, folder: Path, roof: TcpLine, hall: TcpLine, yard: TcpLine) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        shutil.copytree(HERE / "profiles", folder / "profiles")
+        (folder / "state").mkdir()
+        create_key(folder / "state/signing.key", int(time.time()) - 10)
+        create_key(folder / "other.key", int(time.time()) - 5)
+        (folder / "plan.toml").write_text('schema = 1\nsets = ["plain"]\n')
+        self.broker = f"mqtt://127.0.0.1:{free_port()}"
+        self.roof, self.hall, self.yard = roof.url, hall.url, yard.url
+        self.good = (
+            '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n'
+            '\n[paths]\nprofiles_dir = "profiles"\nstate_dir = "state"\nruntime_dir = "run"\n'
+            '\n[pack]\nevery = "1 s"\n\n[store]\nmax_size = "32 MiB"\n'
+            f'\n[[uplink]]\nname = "platform"\nurl = "{self.broker}"\n'
+            f'\n[[line]]\nname = "roof"\nurl = "{self.roof}"\n'
+            f'\n[[line]]\nname = "hall"\nurl = "{self.hall}"\n'
+            f'\n[[line]]\nname = "server"\nurl = "tcp://127.0.0.1:{free_port()}"\n'
+        ) + "".join(
+            f'\n[[device]]\nname = "{name}"\nline = "{line}"\naddress = "{unit}"\nprofile = "test/tally"\n'
+            f'every = {{ fast = "200 ms", normal = "1 s", slow = "2 s" }}\nlabel = "first"\n'
+            for name, line, unit in (("w", "roof", 1), ("gone", "roof", 2), ("moves", "roof", 5), ("x", "hall", 3))
+        )
+        self.write(self.good)
+        self.service = Service(self.load(), self._ready, self.load)
+        self.serving = asyncio.Event()
+
+    def _ready(self) -> None:
+        self.serving.set()
+
+    def load(self) -> Any:
+        return load_config(self.folder / "agent.toml", environ={})
+
+    def write(self, text: str) -> None:
+        (self.folder / "agent.toml").write_text(text)
+
+    def edited(self, *edits: tuple[str, str], more: str = "") -> str:
+        """The good configuration with other places, each of which must be there."""
+        text = self.good
+        for old, new in edits:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        return text + more
+
+    def large(self) -> str:
+        """A sound configuration in which nearly everything is another."""
+        return self.edited(
+            ('every = { fast = "200 ms"', 'every = { fast = "400 ms"'),
+            ('label = "first"', 'label = "second"'),
+            ('name = "gone"', 'name = "come"'),
+            (f'url = "{self.hall}"', f'url = "{self.hall}"\nlimits = {{ timeout = "2 s", connect_delay = "10 ms" }}'),
+            ('name = "moves"\nline = "roof"', 'name = "moves"\nline = "hall"'),
+            ("[pack]\nevery", "[pack]\nmax_size = '32 KiB'\nevery"),
+            ('max_size = "32 MiB"', 'max_size = "48 MiB"'),
+            ("[store]\n", '[store]\nkeep_intervals = "300 d"\n'),
+            ('name = "platform"', 'name = "platform"\nin_flight = 5'),
+            more=f'\n[indicators]\nplan = "plan.toml"\n\n[[line]]\nname = "yard"\nurl = "{self.yard}"\n'
+            + METER.format("yard", 4, "test/tally"),
+        )
+
+    async def reload(self, text: str) -> Outcome:
+        self.write(text)
+        return await asyncio.wait_for(self.service.reload(), 30)
+
+    async def picture(self) -> dict[str, Any]:
+        """All that a configuration shapes, as objects where another object would be a change."""
+        service = self.service
+        fleet, intervals = service.fleet, service.intervals
+        await until(lambda: all(unit.identity is not None and unit.stream.packs for unit in service.units))
+        async with fleet.lock:
+            found: dict[str, Any] = {
+                "config": (service.config, service.config.hash(), service.loaded_ms),
+                "roster": id(fleet.roster),
+                "units": {
+                    unit.config.name: (
+                        id(unit), unit.config, id(unit.roster), id(unit.line), id(unit.stream), id(unit.poll.driver),
+                        unit.poll.driver.table, unit.poll.driver.spec, tuple(unit.poll.periods), unit.poll.held,
+                        dict(unit.identity or {}), [(s.number, id(s.table)) for s in unit.stream.shapes],
+                    )
+                    for unit in service.units
+                },
+                "order": [unit.config.name for unit in service.units],
+                "lines": {
+                    name: (id(line), line.config, line._connect_delay_s, line._connections, line.is_open)
+                    for name, line in service.lines.items()
+                },
+                "pollers": {name: id(poller) for name, poller in fleet.pollers.items()},
+                "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._leaving),
+                "packs": {name: packer._max for name, packer in service.packers.items()},
+                "intervals": (id(intervals.tallying), [id(maker) for maker in intervals.makers]),
+                "results": id(intervals._packer and intervals._packer.table),
+                "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.shapes],
+                "uplinks": [(id(uplink), uplink.destination) for uplink in service.uplinks],
+                "key": (service.key_watch.kid, service.pen.records, service.key_watch._path),
+                "snapshot": {
+                    "devices": sorted(status(service)["devices"]), "lines": sorted(status(service)["lines"]),
+                    "hash": status(service)["config"]["hash"], "loaded": status(service)["config"]["loaded"],
+                },
+                "threads": sorted(
+                    thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio")
+                ),
+                "descriptors": len(os.listdir("/proc/self/fd")),
+                "files": {
+                    path.name: path.stat().st_ino
+                    for path in sorted((self.folder / "run").iterdir())
+                    if path.name not in EXPECTED_LEFT and path.suffix != ".new"
+                },
+            }  # fmt: skip
+        found["store"] = await service.writer.call(self._in_store)
+        return found
+
+    def _in_store(self, store: Store) -> dict[str, Any]:
+        return {
+            "tables": {number: table.stream for number, table in store.tables(self.service.fleet.ring.ring_id).items()},
+            "bounds": (store._max, store._keep_ms, store._page_limit, tuple(store.destinations)),
+            "destinations": store._conn.execute("SELECT id, name FROM destinations ORDER BY id").fetchall(),
+            "keys": store.key_record(),
+            "reserve": store._ballast.held_bytes,
+        }
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Park]:
+    lines = [TcpLine(Bus([Meter(n).sim for n in units])) for units in ((1, 2, 5), (3, 5), (4,))]
+    for line in lines:
+        await line.start()
+    park = Park(folder, *lines)
+    stop = asyncio.Event()
+    run = asyncio.create_task(park.service.run(stop))
+    try:
+        await asyncio.wait({run, asyncio.create_task(park.serving.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if run.done():
+            await run
+        yield park
+        assert not run.done(), "the agent runs on"
+    finally:
+        stop.set()
+        await run
+        for line in lines:
+            await line.stop()
+
+
+def different(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+
+
+def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
+    """What is written, and what the complaint must say. Each changes much that is right, too."""
+    big, edited = park.large(), park.edited
+    label = ('label = "first"', 'label = "second"')
+    period = ('fast = "200 ms"', 'fast = "400 ms"')
+    profiles = park.folder / "profiles/test"
+    (profiles / "deep.toml").write_text(DEEP)
+    (profiles / "odd.toml").write_text(ODD)
+    (profiles / "bad.toml").write_text((profiles / "tally.toml").read_text().replace('unit = "W"', 'unit = "furlong"'))
+    (park.folder / "deep-plan.toml").write_text(DEEP)
+    return {
+        "another period and label, and a device whose address cannot be": (
+            edited(label, period, more=METER.format("server", "BCDEF", "cjt188/water")),
+            r'agent\.toml:\d+: device\.new\.address: "BCDEF" is not a CJ/T 188 address',
+        ),
+        "an M-Bus address out of range": (
+            edited(label, more=METER.format("server", "999", "mbus/heat")), '"999" is not an M-Bus address',
+        ),
+        "a meter on modbus-tcp": (
+            edited(label, more=METER.format("roof", "161", "dlt645/2007")), "does not go over modbus-tcp",
+        ),
+        "a device that its driver cannot serve": (
+            big + METER.format("server", "1", "test/odd").replace('"new"', '"odd"'),
+            r"agent\.toml:\d+: device\.odd: test/odd: heat\.energy: key ",
+        ),
+        "two of them": (
+            big + METER.format("server", "1", "test/odd").replace('"new"', '"odd"')
+            + METER.format("server", "2", "test/odd").replace('"new"', '"even"'),
+            r"device\.even: test/odd: heat\.energy: key ",
+        ),
+        "a profile that is nested too deep": (
+            big.replace('profile = "test/tally"', 'profile = "test/deep"', 1), "brackets are nested too deep",
+        ),
+        "a profile that is wrong": (
+            big.replace('profile = "test/tally"', 'profile = "test/bad"', 1), "furlong",
+        ),
+        "a profile that is not there": (
+            big.replace('profile = "test/tally"', 'profile = "test/none"', 1), "test/none",
+        ),
+        "a line that is not there": (big.replace('line = "roof"', 'line = "rof"', 1), 'Did you mean "roof"'),
+        "no TOML": (big.replace("[site]", "[site"), r"agent\.toml:1"),
+        "brackets without end": (big + "x = " + "[" * 3000, "nested too deep"),
+        "another site": (big.replace('id = "park7"', 'id = "park8"'), r"agent\.toml:2: site\.id: can only change at"),
+        "another ring": (big + '\n[ring]\nsize = "1 MiB"\n', r"agent\.toml:\d+: ring\.size: can only change at"),
+        "another state directory": (big.replace('"state"', '"elsewhere"'), r"paths\.state_dir: can only change at"),
+        "another gap between readings": (
+            big + '\n[interval]\nmax_gap = "4 min"\n', r"agent\.toml:\d+: interval\.max_gap: can only change at",
+        ),
+        "a key that is not there": (big + '\n[key]\nfile = "none.key"\n', "none.key"),
+        "a key that does not follow": (big + '\n[key]\nfile = "other.key"\n', "the last one recorded is"),
+        "a credential that systemd does not give": (
+            big + '\n[key]\ncredential = "nowhere"\n', "systemd gave no such credential",
+        ),
+        "a plan that is nested too deep": (big.replace("plan.toml", "deep-plan.toml"), "nested too deep"),
+        "a plan that is not there": (big.replace("plan.toml", "no-plan.toml"), "no-plan.toml cannot be read"),
+        "a name twice": (big + METER.format("yard", 5, "test/tally"), '"new" is used in '),
+        "a destination without a scheme": (big.replace("mqtt://", "mqtttt://"), "uplink.platform.url"),
+        "several at once": (
+            big.replace('id = "park7"', 'id = "park8"') + '\n[key]\nfile = "other.key"\n'
+            + METER.format("server", "1", "test/odd").replace('"new"', '"odd"'),
+            "(?s)site.id.*(the last one recorded is.*heat.energy|heat.energy.*the last one recorded is)",
+        ),
+    }  # fmt: skip
+
+
+async def test_a_refused_reload_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was half applied: other devices were exchanged, lines closed, and the key changed, before it was refused."""
+    async with running(tmp_path) as park:
+        edits = refused_edits(park)
+        assert len(edits) >= 15
+        before = await park.picture()
+        for name, (text, says) in edits.items():
+            caplog.clear()
+            outcome = await park.reload(text)
+            assert not outcome.accepted and not outcome.fault, name
+            assert re.search(says, "\n".join(outcome.complaints)), (name, outcome.complaints)
+            assert outcome.config == before["config"][1], name
+            count = len(outcome.complaints)
+            rejected = f"reload rejected, {count} error{'s' * (count != 1)}; the previous configuration stays in effect"
+            assert rejected in caplog.messages, name
+            assert all(f"reload: {complaint}" in caplog.messages for complaint in outcome.complaints), name
+            assert status(park.service)["config"]["complaints"] == list(outcome.complaints), name
+            assert different(before, await park.picture()) == {}, name
+        fine = await park.reload(park.large())
+        assert fine.accepted and "1 removed" in fine.changed and "1 new or changed" in fine.changed, fine
+        after = await park.picture()
+        assert after["snapshot"]["devices"] == ["come", "moves", "new", "w", "x"]
+        assert after["config"][1] == fine.config != outcome.config
+        assert status(park.service)["config"]["complaints"] == []
+
+
+async def test_what_cannot_be_made_on_this_machine_changes_nothing(tmp_path: Path) -> None:
+    """No room for the frames of a line, no more threads, a store that is full: found before anything is exchanged."""
+    async with running(tmp_path) as park:
+        before = await park.picture()
+        draft = tmp_path / "run/frames.hall.new"
+        draft.mkdir()
+        outcome = await park.reload(park.large())
+        draft.rmdir()
+        assert re.search(r"agent\.toml:\d+: line\.hall: its trace cannot be made", "\n".join(outcome.complaints))
+        assert different(before, await park.picture()) == {}
+        for kind, method, error, says in (
+            (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be served"),
+            (Store, "register_tables", StoreFull("the disk is full", where="state"), "the disk is full"),
+            (Store, "_serve", StoreFull("the disk is full", where="state"), "the disk is full"),
+        ):
+            with failing(kind, method, error, lambda *a: "uplink" in getattr(a[0], "name", "uplink")) as count:
+                outcome = await park.reload(park.large())
+            assert count() and not outcome.accepted, method
+            assert re.search(says, "\n".join(outcome.complaints)), outcome.complaints
+            assert different(before, await park.picture()) == {}, method
+
+
+class failing:
+    """A method that raises instead of doing its work, the first time that ``when`` says so."""
+
+    def __init__(
+        self, owner: Any, name: str, error: BaseException, when: Callable[..., bool] = lambda *a: True
+    ) -> None:
+        self.owner, self.name, self.error, self.when = owner, name, error, when
+        self.real, self.count = getattr(owner, name), 0
+
+    def __enter__(self) -> Callable[[], int]:
+        real = self.real
+
+        def fail(*args: Any, **named: Any) -> Any:
+            if not self.count and self.when(*args):
+                self.count += 1
+                raise self.error
+            return real(*args, **named)
+
+        setattr(self.owner, self.name, fail)
+        return lambda: self.count
+
+    def __exit__(self, *rest: object) -> None:
+        setattr(self.owner, self.name, self.real)
+
+
+BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use yet
+    (Roster, "__init__"), (Roster, "spec"), (Roster, "table"), (Roster, "gateway_table"), (Roster, "results_table"),
+    (Fleet, "make_line"), (Fleet, "make"), (driver_class("modbus"), "__init__"), (change, "_exchange"),
+    (KeyWatch, "prepare"), (Intervals, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"),
+    (Store, "register_tables"), (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (Writer, "bound"),
+)  # fmt: skip
+AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
+    (change, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"),
+    (Stream, "become"), (Fleet, "end_poller"), (Line, "close"), (Fleet, "dismiss"), (Fleet, "admit"),
+    (Fleet, "cut_ms"), (Fleet, "start_pollers"), (Sealing, "retire"), (Sealing, "admit"), (Sealing, "pace"),
+    (Intervals, "reload"), (Uplink, "stop"), (Writer, "serve"), (Uplink, "start"), (KeyWatch, "take"),
+)  # fmt: skip
+
+
+def rotated(park: Park) -> str:
+    """The large configuration with the next key in another file."""
+    from agent.keys import load_key, rotate_key
+
+    path = park.folder / "next.key"
+    if not path.exists():
+        shutil.copy(park.folder / "state/signing.key", path)
+        rotate_key(path, "park7/gw01", int(time.time()))
+        assert load_key(path).kid != park.service.key_watch.kid
+    return park.large() + '\n[key]\nfile = "next.key"\n'
+
+
+async def test_a_fault_of_ours_while_it_is_prepared_changes_nothing(tmp_path: Path) -> None:
+    """Any exception at any step, also one that nobody thought of: logged as a fault, and the agent runs on."""
+    async with running(tmp_path) as park:
+        text = rotated(park)
+        before = await park.picture()
+        for owner, name in BEFORE:
+            for error in (RuntimeError("injected"), RecursionError("injected")):
+                where = f"{getattr(owner, '__name__', owner)}.{name}"
+                with failing(owner, name, error) as count:
+                    outcome = await park.reload(text)
+                assert count() == 1, where
+                assert not outcome.accepted and different(before, await park.picture()) == {}, where
+                if not outcome.complaints[0].startswith("agent.toml") and "cannot be served" not in str(outcome):
+                    assert outcome.fault and f"a fault of ours: {type(error).__name__}: injected" in str(outcome), where
+        outcome = await park.reload(text)
+        assert outcome.accepted, outcome
+        assert (await park.picture())["key"][0] != before["key"][0]
+
+
+def meaning(picture: dict[str, Any]) -> dict[str, Any]:
+    """What a picture says without naming objects: drivers, births and connections may be new ones of the same kind."""
+    return {
+        "config": picture["config"],
+        "units": {name: (facts[1], facts[7], facts[8], facts[9]) for name, facts in picture["units"].items()},
+        "order": picture["order"],
+        "lines": {name: facts[1] for name, facts in picture["lines"].items()},
+        "sealing": picture["sealing"][:2],
+        "packs": {name: most for name, most in picture["packs"].items() if name.rpartition("/")[2] in picture["units"]},
+        "uplinks": [destination for _, destination in picture["uplinks"]],
+        "key": picture["key"],
+        "snapshot": picture["snapshot"],
+        "threads": picture["threads"],
+        "files": sorted(picture["files"]),
+        "bounds": picture["store"]["bounds"],
+        "keys": picture["store"]["keys"],
+    }
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, nth: int) -> None:
+    """Half of the devices exchanged and then a fault: all is put back, and readings go on."""
+    async with running(tmp_path) as park:
+        text = rotated(park) if nth == 1 else park.large()
+        before = await park.picture()
+        for owner, name in AFTER:
+            where, calls = f"{getattr(owner, '__name__', owner)}.{name}", [0]
+
+            def when(*args: Any, calls: list[int] = calls) -> bool:
+                calls[0] += 1
+                return calls[0] == nth
+
+            with failing(owner, name, RuntimeError("injected"), when) as count:
+                outcome = await park.reload(text)
+            if nth > 1 and not count():  # it is needed once only
+                assert outcome.accepted and (await park.reload(park.good)).accepted, where
+                before = await park.picture()
+                continue
+            assert count() == 1 and not outcome.accepted and outcome.fault, (where, outcome)
+            await until(lambda: not park.service.sealing._leaving)
+            assert different(meaning(before), meaning(await park.picture())) == {}, where
+        readings = {unit.config.name: unit.stream.readings for unit in park.service.units}
+        await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.units))
+        with failing(Sealing, "note", RuntimeError("injected")) as count:
+            assert (await park.reload(rotated(park))).accepted and count(), (
+                "what cannot be told is in effect all the same"
+            )
+
+
+async def test_a_start_tells_what_a_reload_tells(tmp_path: Path) -> None:
+    """All devices that their drivers cannot serve, each with its place; it was the first, without one."""
+    async with running(tmp_path / "a") as park:
+        (park.folder / "profiles/test/odd.toml").write_text(ODD)
+        text = park.good
+        for name, address in (("odd", 1), ("even", 2)):
+            text += METER.format("server", address, "test/odd").replace('"new"', f'"{name}"')
+        outcome = await park.reload(text)
+        assert [complaint.split(": ")[1] for complaint in outcome.complaints] == ["device.odd", "device.even"]
+    park.service = Service(park.load())
+    with pytest.raises(ConfigError) as caught:
+        await park.service.run(asyncio.Event())
+    assert tuple(str(one) for one in caught.value.complaints) == outcome.complaints
+
+
+async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> None:
+    """Two tools and a signal: the files are read once after the last of them asked, and each is told."""
+    async with running(tmp_path) as park:
+        park.write(park.edited(('label = "first"', 'label = "second"')))
+        first, second = park.service.reload(), park.service.reload()
+        outcomes = await asyncio.gather(first, second)
+        assert outcomes[0] is outcomes[1] and outcomes[0].accepted
+        assert outcomes[0].as_json()["changed"].startswith("devices: 1 changed")
+        assert outcomes[0].as_json()["ok"] and outcomes[0].config == park.service.config.hash()
+
+
+async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as park:
+        assert "no files" in (await Service(park.service.config)._reloads.once()).complaints[0]
