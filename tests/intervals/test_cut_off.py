@@ -141,7 +141,7 @@ def power_cut(gateway: Gateway, rng: random.Random) -> None:
     kept = gateway.path.with_name("before.db")
     if kept.exists():
         shutil.copy(kept, gateway.path)
-        for suffix in ("-wal", "-shm"):
+        for suffix in ("-wal", "-shm", ".heads"):  # what lies beside it is as old
             gateway.path.with_name(gateway.path.name + suffix).unlink(missing_ok=True)
     gateway.path.with_name("head").write_text(str(head))
 
