@@ -62,9 +62,9 @@ def verify(
     PATHs are exported files or folders (.json, .jsonl, also with .zst behind); - reads packs from stdin, one a line.
     Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
     gateway, not over the network. Where there are several gateways, each thumbprint needs its SITE/GATEWAY= in front,
-    else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose packs
-    are all here is computed again and must come out the same to the last digit; --plan names the park's plan where it
-    is too long to be in the packs.
+    else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose
+    packs are all here is computed again and must come out the same to the last digit; --plan names the park's plan
+    where it is too long to be in the packs.
 
     \b
     Example:
@@ -98,12 +98,7 @@ def verify(
             facts["complete"], facts["shortfalls"] = not short, short
         click.echo(as_line(facts))
     else:
-        from agent.verify.text import as_text
-
-        for line in as_text(report).splitlines():
-            click.echo(tidy(line, 500))
-        for text in short:
-            click.echo(tidy(f"not complete: {text}", 500))
+        _say(report, short)
         if recompute:
             _say_repeated(repeated)
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
@@ -118,6 +113,15 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Repeated:
             "--recompute wants exported files", where="verify", hint="`meterhouse export FOLDER` makes them"
         )
     return recompute(files, plan_file)
+
+
+def _say(report: Report, short: list[str]) -> None:
+    from agent.verify.text import as_text
+
+    for line in as_text(report).splitlines():
+        click.echo(tidy(line, 500))
+    for text in short:
+        click.echo(tidy(f"not complete: {text}", 500))
 
 
 def _say_repeated(repeated: Repeated | None) -> None:
