@@ -21,7 +21,10 @@ from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import Grid
 from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
-from agent.service.desk import Desk
+from agent.service.control.access import RunningAccess, Slices
+from agent.service.control.peer import Caller
+from agent.service.control.protocol import Right
+from agent.service.control.server import ControlServer
 from agent.service.fleet import Fleet
 from agent.service.intervals import Intervals
 from agent.service.learned import Learned
@@ -31,7 +34,6 @@ from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
 from agent.service.pulse import Pulse
 from agent.service.recover import Recovered, recover
-from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
 from agent.service.rounds import Rounds
 from agent.service.sealing import Sealing, pack_clock
@@ -70,6 +72,7 @@ class Service:
         self.loaded_ms = time.time_ns() // 1_000_000
         self.complaints: list[str] = []  # why the configuration on the disk is not the one in force
         self._reload_wanted = asyncio.Event()
+        self._reload_waiters: list[asyncio.Future[list[str]]] = []
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
         self.grid = Grid()
@@ -79,6 +82,8 @@ class Service:
         self._ring: Ring | None = None
         self._snapshot: Snapshot | None = None
         self.checkpoints: Checkpoints | None = None
+        self._slices = Slices()
+        self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
     def units(self) -> Sequence[Unit]:
@@ -94,7 +99,7 @@ class Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
-        with taken(self.config.state_dir, self.config.runtime_dir):
+        with taken(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
             self.pen = Pen(load_key(key_path), self.config.base)
             self.writer = Writer(self._open_store, pack_clock)
@@ -196,6 +201,10 @@ class Service:
             on_event=lambda event: loop.call_soon_threadsafe(self.sealing.remark, event),
         )
 
+    def _access(self, caller: Caller, right: Right) -> RunningAccess:
+        """What a request on the control socket works with: who looks waits for its turn at the store."""
+        return RunningAccess(self, caller, self._slices if right is Right.LOOK else None)
+
     def _publish_keys(self, keys: bytes) -> None:
         """From the writer's thread, before anything that only these keys explain."""
         for uplink in self.uplinks:
@@ -226,7 +235,7 @@ class Service:
             self.key_watch.run(),
             self.intervals.run(),
             self.rounds.run(),
-            Desk(Running(self), self.config.runtime_dir / FOLDER).run(),
+            self._control.run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
         async with asyncio.TaskGroup() as group:
@@ -261,10 +270,20 @@ class Service:
         """Take what the files say now, without losing a reading; what is wrong leaves everything as it is."""
         self._reload_wanted.set()
 
+    async def reloaded(self) -> list[str]:
+        """Reload, and wait for what comes of it: the complaints, none where it is in effect."""
+        if self._load is None:
+            raise GatewayError("this agent cannot reload its configuration", where="agent", hint="Restart it")
+        waiter: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._reload_waiters.append(waiter)
+        self.reload()
+        return await waiter
+
     async def _reloads(self) -> None:
         while self._load is not None:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
+            waiters, self._reload_waiters = self._reload_waiters, []
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration anew")
             try:
                 await self._take(await asyncio.to_thread(self._load))
@@ -277,6 +296,9 @@ class Service:
                 self._refuse(error, [f"{error.filename or 'runtime directory'}: {error.strerror}"])
             if self._snapshot is not None:
                 self._snapshot.write(self)
+            for waiter in waiters:
+                if not waiter.done():  # who asked may be gone
+                    waiter.set_result(list(self.complaints))
             notify(f"READY=1\nSTATUS={summary(self)}")
 
     def _refuse(self, error: Exception, complaints: list[str]) -> None:

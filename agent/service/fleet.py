@@ -15,7 +15,7 @@ from agent.service.roster import Roster, Unit
 from agent.service.sealing import Sealing
 from agent.service.streams import Stream
 from agent.service.writer import Writer
-from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
+from drivers.line import FrameTrace, Line, frames_each, open_line
 from drivers.model import DeviceSpec
 from drivers.registry import driver_class
 from ext.ring import Ring
@@ -45,7 +45,6 @@ class Fleet:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._unit_of: dict[int, Unit] = {}
         self._next_table = 0
-        self._desk = LeaseDesk(config.runtime_dir / "leases")
         self.lock = asyncio.Lock()
         self.roster: Roster
         self.ring: Ring
@@ -76,7 +75,7 @@ class Fleet:
     def make_line(self, entry: LineEntry, config: Config) -> Line:
         """A line, not yet open, with an empty trace of its frames."""
         trace = FrameTrace(config.runtime_dir / f"frames.{entry.name}", frames_each(len(config.lines)))
-        return open_line(line_config(entry), desk=self._desk, trace=trace)
+        return open_line(line_config(entry), trace=trace)
 
     def number(self) -> int:
         """A number for a table in the ring, used once in a boot."""

@@ -22,8 +22,9 @@ from export_kit import BASE, CLOCK, T0, Gateway, table
 from agent.keys import Signer, check_key_records, create_key, current_records, load_key, rotate_key, signed_by
 from agent.keys.token import TokenError
 from agent.pack import Packer, StreamTable
-from agent.service import keydesk
-from agent.service.keydesk import last_signed
+from agent.service.control import keys as key_requests
+from agent.service.control.keys import last_signed
+from agent.service.control.protocol import Keys
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
 from agent.service.streams import Stream
@@ -259,20 +260,20 @@ class Held(Straight):
 async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keydesk, "HOLD_S", 0.2)
+    monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
     gateway.seal(1)
     store = Store.open(gateway.folder / "state" / "store.db", 64 << 20)
     try:
-        agent, body = Held(store), {"kid": gateway.signer.kid, "until_ms": None}
+        agent, request = Held(store), Keys(kid=gateway.signer.kid, hold=True)
         agent.new = True
         for _ in range(3):
             agent.looks = 0
-            assert await keydesk.answer(agent, body, agent) == {"kid": "new"}  # type: ignore[arg-type]
+            assert await key_requests.answer(agent, request, agent) == {"kid": "new"}  # type: ignore[arg-type]
             agent.key_watch.kid = "old"
         agent.new = False
-        assert await keydesk.answer(agent, body, agent) == {"kid": "old"}  # type: ignore[arg-type]
+        assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
         with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
-            await keydesk.answer(agent, body, agent)  # type: ignore[arg-type]
+            await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         assert not agent.lock.locked()
     finally:
         store.close()
