@@ -248,4 +248,5 @@ def test_what_was_due_while_a_line_was_lent_is_a_gap_lent(house: House, mh: Mh, 
     assert report.verdict is Verdict.VERIFIED, report.reasons
     packs = [json.loads(line) for line in (tmp_path / "out/packs/m1.packs.jsonl").read_text().splitlines()]
     boots = {pack["boot"] for pack in packs if any(gap["reason"] == "lent" for gap in pack.get("gaps", ()))}
-    assert len(boots) == 2 and len({pack["boot"] for pack in packs}) == 3
+    assert packs[0]["boot"] in boots and len(boots) >= 2, "what the ring held at the kill is sealed by the next start"
+    assert len({pack["boot"] for pack in packs}) == 3
