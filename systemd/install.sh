@@ -82,7 +82,7 @@ if [ -d /run/systemd/system ]; then
     systemctl try-restart meterhouse.service
 fi
 # where versions before the control socket were asked by files; after the restart, as the older agent looks there
-rm -rf /run/meterhouse/requests /run/meterhouse/leases
+rm -rf /run/meterhouse/requests /run/meterhouse/leases /run/meterhouse/lock
 if [ ! -e /etc/meterhouse/agent.toml ]; then
     echo "meterhouse: next, put /etc/meterhouse/agent.toml in its place (an example to begin with:"
     echo "  $home/doc/examples/agent.toml), then: meterhouse check && systemctl start meterhouse"

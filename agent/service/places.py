@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drivers.model import GatewayError
 
-LOCK = "lock"
+LOCK = "agent.lock"
 PATIENCE_S = 0.5  # a tool that looks whether an agent runs holds the lock for an instant
 
 
@@ -42,8 +42,6 @@ def taken(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
             f"cannot be written: {error.strerror}", where=str(runtime_dir), hint="Another place: [paths] in agent.toml"
         ) from error
     try:
-        with contextlib.suppress(PermissionError):  # another user's: then we hold what he may hold as well
-            os.fchmod(fd, 0o600)  # an earlier version let the group open it
         if not _locked(fd):
             raise GatewayError(
                 "another agent runs with this runtime directory",

@@ -149,7 +149,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
         "Right only if it was set at the device",
         "agent.toml:73: device.second.every: no point is read at the pace normal",
-        "agent.toml:81: uplink.plain.url: goes over the network unencrypted. mqtts:// protects password and readings",
+        "agent.toml:84: uplink.plain.url: goes over the network unencrypted. mqtts:// protects password and readings",
     ]
 
 

@@ -68,7 +68,7 @@ def test_parts_arrive_in_order_and_nothing_is_left(served: Served, answered: Any
     assert result == {"parts": 40}
     assert [(len(part), part[0]) for part in got] == [(100_000, n) for n in range(40)]
     until(lambda: served.count() == 0)
-    assert {path.name for path in served.runtime.iterdir()} == {"control", "lock"}
+    assert {path.name for path in served.runtime.iterdir()} == {"control", "agent.lock"}
 
 
 def test_who_waits_hears_that_the_agent_is_at_it(served: Served, answered: Any, monkeypatch: Any) -> None:

@@ -229,7 +229,7 @@ def test_who_declares_cannot_do_so_in_anothers_name(running: Park) -> None:
 
 
 def test_a_stranger_gets_nowhere(running: Park) -> None:
-    names = ["", "lock", "snapshot.json"]
+    names = ["", "agent.lock", "snapshot.json"]
     done = running.town.python(
         STRANGER, TRY_TO_OPEN, *(running.run / name for name in names), running.state, running.state / "store.db"
     )
@@ -266,20 +266,19 @@ print(tried(os.open, run + "/new", os.O_CREAT | os.O_WRONLY), tried(os.open, run
 
 def test_a_member_of_the_group_cannot_hold_a_lock_that_keeps_the_agent_from_starting(running: Park) -> None:
     """Neither the instance's lock nor the database's: both are for the agent's user alone."""
-    done = running.town.python(ANNA, TRY_TO_OPEN, running.run / "lock", running.state / "store.db", running.state)
+    done = running.town.python(ANNA, TRY_TO_OPEN, running.run / "agent.lock", running.state / "store.db", running.state)
     assert done.stdout.split() == ["EACCES"] * 3, done
-    assert (running.run / "lock").stat().st_mode & 0o777 == 0o600
+    assert (running.run / "agent.lock").stat().st_mode & 0o777 == 0o600
     assert running.state.stat().st_mode & 0o777 == 0o700
     assert {p.stat().st_mode & 0o077 for p in running.state.glob("store.db*")} == {0}
 
 
-def test_a_lock_of_an_earlier_version_is_closed_to_the_group(stopped: Park) -> None:
-    (stopped.run / "lock").chmod(0o640)
-    for name in ("store.db", "signing.key"):
-        (stopped.state / name).chmod(0o640 if name == "store.db" else 0o600)
+def test_what_an_earlier_version_made_is_closed_to_the_group(stopped: Park) -> None:
+    (stopped.state / "store.db").chmod(0o640)
     stopped.state.chmod(0o750)
+    stopped.run.chmod(0o770)
     stopped.start()
-    assert (stopped.run / "lock").stat().st_mode & 0o777 == 0o600
+    assert stopped.run.stat().st_mode & 0o777 == 0o750
     assert stopped.state.stat().st_mode & 0o777 == 0o700
     assert (stopped.state / "store.db").stat().st_mode & 0o777 == 0o600
 
