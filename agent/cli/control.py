@@ -14,11 +14,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.service.control.frames import (
+    HEADER,
+    MAX_ANSWER,
+    SOCKET,
+    Frame,
+    decode_error,
+    decode_facts,
+    parse_header,
+)
+from agent.service.control.peer import peer_of
 from drivers.model import GatewayError
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.service.control.protocol import Frame, Request
+    from agent.service.control.protocol import Request
 
 PICK_UP_S: Final = 15.0  # an agent that starts seals first what the one before left in the ring
 SILENCE_S: Final = 30.0  # it says every second or two that it is at it
@@ -101,9 +111,6 @@ class ControlClient:
             NoAgent: nobody listens there.
             GatewayError: this user may not connect, or who listens is not the directory's owner.
         """
-        from agent.service.control.peer import peer_of
-        from agent.service.control.protocol import SOCKET
-
         where = runtime_dir / SOCKET
         try:
             folder = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -157,8 +164,6 @@ class ControlClient:
         silence_s: float = SILENCE_S,
     ) -> dict[str, Any]:
         """Send the request and take the whole answer. Raises GatewayError."""
-        from agent.service.control.protocol import Frame, decode_error, decode_facts
-
         self.send(request)
         limit_s = pick_up_s
         while True:
@@ -188,8 +193,6 @@ class ControlClient:
 
     def receive(self, limit_s: float | None) -> tuple[Frame, bytes]:
         """The next frame of the answer. Raises GatewayError where none comes in time."""
-        from agent.service.control.protocol import HEADER, MAX_ANSWER, Frame, parse_header
-
         self._sock.settimeout(limit_s)
         kinds = frozenset(Frame) - {Frame.REQUEST}
         kind, size = parse_header(self._exactly(HEADER.size), kinds, MAX_ANSWER)

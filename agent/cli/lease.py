@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from agent.cli.common import find_runtime_dir, read_snapshot
+from agent.service.control.frames import Frame, decode_error
 from drivers.model import ConfigError, GatewayError, LineDown, LineLent
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Borrowed:
 
     def __enter__(self) -> Borrowed:
         from agent.cli.control import ControlClient, NoAgent
-        from agent.service.control.protocol import Frame, Lease, decode_error
+        from agent.service.control.protocol import Lease
 
         if self._folder is None:
             return self

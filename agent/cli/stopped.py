@@ -21,11 +21,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import agent
 from agent.cli.control import ControlClient, Progress, Take, Unheard, quietly
+from agent.service.control.frames import (
+    HEADER,
+    MAX_REQUEST,
+    Frame,
+    encode_error,
+    encode_facts,
+    frame,
+    header,
+    parse_header,
+)
+from agent.service.control.peer import Caller, login_of, peer_of
 from drivers.model import GatewayError
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.service.control.peer import Caller
     from agent.service.control.protocol import Request
     from agent.store import Store
 
@@ -138,17 +148,7 @@ def main(fd: int) -> None:
 
 async def _serve(sock: socket.socket, config: Config) -> None:
     from agent.service.control.access import handler
-    from agent.service.control.peer import Caller, login_of, peer_of
-    from agent.service.control.protocol import (
-        HEADER,
-        MAX_REQUEST,
-        Frame,
-        decode_request,
-        encode_error,
-        encode_facts,
-        parse_header,
-    )
-    from agent.service.control.protocol import frame as framed
+    from agent.service.control.protocol import decode_request
 
     with sock.makefile("rb") as stream:
         _, size = parse_header(stream.read(HEADER.size), frozenset({Frame.REQUEST}), MAX_REQUEST)
@@ -158,11 +158,11 @@ async def _serve(sock: socket.socket, config: Config) -> None:
         with _opened(config) as store:
             access = StoppedAccess(config, Caller(uid, login_of(uid)), store)
             result = await handler(request)(access, request, StoppedReply(sock))
-        last = framed(Frame.DONE, encode_facts(result))
+        last = frame(Frame.DONE, encode_facts(result))
     except BrokenPipeError:  # the tool is gone
         return
     except GatewayError as error:
-        last = framed(Frame.FAILED, encode_error(error))
+        last = frame(Frame.FAILED, encode_error(error))
     sock.sendall(last)
 
 
@@ -212,14 +212,10 @@ class StoppedReply:
         self._sock = sock
 
     async def part(self, data: bytes) -> None:
-        from agent.service.control.protocol import Frame, header
-
         self._sock.sendall(header(Frame.PART, len(data)))
         self._sock.sendall(data)
 
     def progress(self, done: int, total: int) -> None:
-        from agent.service.control.protocol import Frame, encode_facts, frame
-
         self._sock.sendall(frame(Frame.PROGRESS, encode_facts({"done": done, "total": total})))
 
     def rest(self) -> None:

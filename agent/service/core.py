@@ -22,8 +22,7 @@ from agent.poll import Grid
 from agent.service.change import carry_out, check_fixed, prepare
 from agent.service.checkpoints import Checkpoints
 from agent.service.control.access import RunningAccess, Slices
-from agent.service.control.peer import Caller
-from agent.service.control.protocol import Right
+from agent.service.control.peer import Caller, Right
 from agent.service.control.server import ControlServer
 from agent.service.fleet import Fleet
 from agent.service.intervals import Intervals

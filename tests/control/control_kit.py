@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from agent.cli.control import ControlClient, quietly
 from agent.service.control import server as server_module
-from agent.service.control.peer import Caller
-from agent.service.control.protocol import Export, Frame, Request, Right
+from agent.service.control.frames import Frame
+from agent.service.control.peer import Caller, Right
+from agent.service.control.protocol import Export, Request
 from agent.service.control.server import ControlServer
 from agent.service.places import taken
 

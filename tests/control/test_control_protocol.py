@@ -8,25 +8,27 @@ from typing import Any, get_args
 
 import pytest
 
-from agent.service.control.protocol import (
+from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
-    Declare,
-    Export,
     Frame,
-    Keys,
-    Lease,
     ProtocolError,
-    Report,
-    Request,
-    Right,
     decode_error,
     decode_facts,
-    decode_request,
     encode_error,
+    parse_header,
+)
+from agent.service.control.peer import Right
+from agent.service.control.protocol import (
+    Declare,
+    Export,
+    Keys,
+    Lease,
+    Report,
+    Request,
+    decode_request,
     encode_request,
     kind_of,
-    parse_header,
 )
 from drivers.model import GatewayError, LineLent, UsageError, clean_text
 

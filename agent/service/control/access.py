@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from agent.config import Config
 from agent.service.control.peer import Caller
-from agent.service.control.protocol import Request
 from agent.store import Store
+
+if TYPE_CHECKING:
+    from agent.service.control.protocol import Request
 
 T = TypeVar("T")
 

@@ -9,15 +9,22 @@ import socket
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from agent.service.control.protocol import Right
 from drivers.model import GatewayError, clean_text
 
 _SO_PEERGROUPS: Final = 59  # the socket module does not name it
 _GROUPS_BYTES: Final = 1024  # as much as Python reads: 256 groups
 _CREDENTIALS: Final = struct.Struct("iII")
+
+
+class Right(Enum):
+    """What a request takes: the group of the socket may look; root, the agent's user and ``[control] group`` change."""
+
+    LOOK = "look"
+    CHANGE = "change"
 
 
 @dataclass(frozen=True, slots=True)

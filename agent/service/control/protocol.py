@@ -1,57 +1,22 @@
-"""What goes over the control socket: frames, the kinds of requests, and who may make which. Shared by agent and tools.
+"""The kinds of requests on the control socket, and who may make which. Shared by agent and tools.
 
-A frame is one byte (``Frame``), the length of its payload (32 bits, big endian), and the payload. A connection carries
-one request of the client; everything after it comes from the agent:
-
-    REQUEST   JSON object, at most 64 KiB: ``version``, ``kind`` and the members of that kind; others are refused
-    PART      bytes of the answer, in order
-    PROGRESS  JSON object {"done", "total"}; sent at least every second or two while the agent is at it
-    DONE      JSON object: the end of the answer
-    FAILED    JSON object {"type", "what", "where", "hint"}: why there is none
-
-Whoever closes the connection ends the request. A client passes over members of an answer that it does not know.
+A request is a JSON object: ``version``, ``kind`` and the members of that kind; any other member is refused, so that an
+older agent never passes over what a newer tool meant.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
-from enum import Enum, IntEnum
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from drivers.model import ConfigError, GatewayError, LineDown, LineLent, UsageError, clean_text
+from agent.service.control.frames import VERSIONS, Frame, ProtocolError, frame
+from agent.service.control.peer import Right
+from drivers.model import clean_text
 
-SOCKET: Final = "control"  # its name in the runtime directory
-HEADER: Final = struct.Struct(">BI")
-MAX_REQUEST: Final = 64 << 10
-MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may have 16 MiB
 LONGEST_LEASE_S: Final = 900
 END_MS: Final = 1 << 52  # of all times
-
-
-class Frame(IntEnum):
-    """The first byte of a frame."""
-
-    REQUEST = 1
-    PART = 2
-    PROGRESS = 3
-    DONE = 4
-    FAILED = 5
-
-
-class Right(Enum):
-    """What a request takes: the group of the socket may look; root, the agent's user and ``[control] group`` change."""
-
-    LOOK = "look"
-    CHANGE = "change"
-
-
-class ProtocolError(GatewayError):
-    """What came over the socket is not what this version speaks."""
-
 
 Text = Annotated[str, Meta(max_length=400)]
 TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
@@ -166,35 +131,11 @@ class Reload(Base, frozen=True, tag="reload"):
 Request: TypeAlias = Export | Intervals | Report | Declarations | Declare | PublishedKey | Keys | Lease | Reload
 
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
-_plain: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
-_ERRORS: Final[Mapping[str, type[GatewayError]]] = {
-    kind.__name__: kind for kind in (UsageError, ConfigError, LineDown, LineLent, ProtocolError)
-}
 
 
 def kind_of(request: Request) -> str:
     """``export``, ``lease`` and so on."""
     return str(request.__struct_config__.tag)
-
-
-def header(kind: Frame, size: int) -> bytes:
-    """The five bytes before a payload."""
-    return HEADER.pack(kind, size)
-
-
-def frame(kind: Frame, payload: bytes) -> bytes:
-    """A whole frame."""
-    return header(kind, len(payload)) + payload
-
-
-def parse_header(data: bytes, kinds: frozenset[Frame], limit: int) -> tuple[Frame, int]:
-    """Kind and length of what follows. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
-    number, size = HEADER.unpack(data)
-    if number not in kinds:
-        raise ProtocolError(f"a frame of kind {number}", where="control", hint=_VERSIONS)
-    if size > limit:
-        raise ProtocolError(f"a frame of {size} bytes", where="control", hint=f"At most {limit} are read")
-    return Frame(number), size
 
 
 def encode_request(request: Request) -> bytes:
@@ -207,34 +148,4 @@ def decode_request(payload: bytes) -> Request:
     try:
         return _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # of msgspec, or too deep for it
-        raise ProtocolError(clean_text(str(error), 200), where="request", hint=_VERSIONS) from None
-
-
-def encode_facts(facts: Mapping[str, Any]) -> bytes:
-    """The payload of PROGRESS and DONE."""
-    return msgspec.json.encode(facts)
-
-
-def decode_facts(payload: bytes) -> dict[str, Any]:
-    """The reverse. Raises ProtocolError."""
-    try:
-        return _plain.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(clean_text(str(error), 200), where="answer", hint=_VERSIONS) from None
-
-
-def encode_error(error: GatewayError) -> bytes:
-    """The payload of FAILED."""
-    kind = type(error).__name__
-    return encode_facts({"type": kind if kind in _ERRORS else "", "what": error.what, "where": error.where,
-                         "hint": error.hint})  # fmt: skip
-
-
-def decode_error(payload: bytes) -> GatewayError:
-    """The error that a FAILED tells, safe to show. Raises ProtocolError."""
-    facts = decode_facts(payload)
-    what, where, hint = (clean_text(str(facts.get(name, "")), 1000) for name in ("what", "where", "hint"))
-    return _ERRORS.get(str(facts.get("type")), GatewayError)(what, where=where, hint=hint)
-
-
-_VERSIONS: Final = "Are agent and tool of one version? `meterhouse status` shows the agent's"
+        raise ProtocolError(clean_text(str(error), 200), where="request", hint=VERSIONS) from None

@@ -16,27 +16,26 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.service.control.access import Access, handler
-from agent.service.control.peer import Caller, NotAllowed, Peer, Rules, gid_of, login_of, peer_of
-from agent.service.control.protocol import (
+from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
     SOCKET,
     Frame,
     ProtocolError,
-    Request,
-    Right,
-    decode_request,
     encode_error,
     encode_facts,
     frame,
     header,
-    kind_of,
     parse_header,
 )
+from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, gid_of, login_of, peer_of
 from drivers.model import GatewayError, clean_text
+
+if TYPE_CHECKING:
+    from agent.service.control.protocol import Request
 
 log = logging.getLogger("meterhouse")
 MODE: Final = 0o660
@@ -192,9 +191,9 @@ class ControlServer:
             self._limits.leave(peer.uid, privileged)
 
     async def _answer(self, connection: Connection, peer: Peer) -> None:
-        request = await connection.request()
+        request, kind = await asyncio.to_thread(_decoded, await connection.request())  # the first imports the kinds
         login, gid = await self._look_up(peer.uid)
-        caller, kind = Caller(peer.uid, login), kind_of(request)
+        caller = Caller(peer.uid, login)
         try:
             self._rules.check(peer, caller, request.right, self._group(), gid)
         except NotAllowed:
@@ -240,12 +239,12 @@ class Connection:
         self._silent = False
         self._progress = (0, 0)
 
-    async def request(self) -> Request:
-        """The one request. Raises ProtocolError, or ClientGone where it does not come whole in time."""
+    async def request(self) -> bytes:
+        """The payload of the one request. Raises ProtocolError, or ClientGone where it does not come whole in time."""
         try:
             async with asyncio.timeout(REQUEST_S):
                 _, size = parse_header(await self._exactly(HEADER.size), _REQUESTS, MAX_REQUEST)
-                return decode_request(await self._exactly(size))
+                return await self._exactly(size)
         except TimeoutError:
             raise ClientGone(f"said nothing whole for {REQUEST_S:g} s") from None
 
@@ -319,6 +318,14 @@ class Connection:
         """Say why there is no answer, if the client is at a place where it would understand it."""
         if not self._broken:
             _last_word(self._sock, error)
+
+
+def _decoded(payload: bytes) -> tuple[Request, str]:
+    """A request and the name of its kind. Raises ProtocolError."""
+    from agent.service.control.protocol import decode_request, kind_of
+
+    request = decode_request(payload)
+    return request, kind_of(request)
 
 
 def _last_word(sock: socket.socket, error: GatewayError) -> None:
