@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
 import os
@@ -9,6 +10,8 @@ import random
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -218,6 +221,19 @@ def test_a_path_longer_than_an_address_of_a_socket(tmp_path: Path, answered: Any
     with Served(deep) as served:
         assert len(str(served.runtime / "control")) > 108
         assert served.ask()[0] == {"asked": "Export"}
+
+
+def test_an_agent_that_nobody_asked_has_not_loaded_what_decodes_requests() -> None:
+    """A megabyte that most agents never need."""
+    code = (
+        "import sys, agent.cli.run, agent.uplink.engine\n"
+        "print([m for m in sys.modules if m.startswith('msgspec') or m.startswith('agent.service.control')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = {"agent.service.control", *(f"agent.service.control.{m}" for m in ("access", "frames", "peer", "server"))}
+    assert set(ast.literal_eval(done.stdout)) == loaded
 
 
 def test_what_was_left_there_is_removed(tmp_path: Path, answered: Any) -> None:

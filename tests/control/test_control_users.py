@@ -143,6 +143,12 @@ def place(park: Park, user: User, name: str) -> Path:
 # --- who may what
 
 
+def test_check_complains_of_nothing_that_it_cannot_see(running: Park) -> None:
+    """A member of the group: the state directory is not his to look into."""
+    done = running.mh(ANNA, "check")
+    assert done.returncode == 0 and "is not there" not in done.stderr and "max_size" not in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("user", [ROOT, AGENT, ANNA, LI], ids=lambda user: user.name)
 def test_who_may_look_gets_an_export_as_his_own_files(running: Park, user: User) -> None:
     out = place(running, user, "looked")

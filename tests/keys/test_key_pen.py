@@ -363,3 +363,36 @@ def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, m
     assert code == 0 and "systemctl restart meterhouse" in err, err
     code, _, err = mh("keys", "rotate", path, "-c", gateway.config, "--yes")
     assert code == 0 and "systemctl restart meterhouse" in err, err
+
+
+def test_the_numbers_of_a_revocation_are_shown_before_somebody_says_yes(gateway: Gateway, mh: Mh) -> None:
+    gateway.seal(5)
+    path = gateway.folder / "state" / "signing.key"
+    before = path.read_bytes()
+    code, _, err = mh("keys", "revoke", gateway.signer.kid, "-c", gateway.config)
+    assert code == 2 and "--yes" in err and path.read_bytes() == before
+    assert all(f"{name} up to 6" in err for name in gateway.names), err
+
+
+def test_a_number_beyond_what_the_key_signed_is_not_trusted(gateway: Gateway, mh: Mh) -> None:
+    """By --last a person may trust less than the key signed, never more: that would be the thief's."""
+    gateway.seal(5)
+    path = gateway.folder / "state" / "signing.key"
+    before, kid = path.read_bytes(), gateway.signer.kid
+    for last, says in (("inv1=7", "up to 6 only"), ("other=1", "signed nothing"), ("inv1=0", "cannot have sequence 0"),
+                       ("inv1=9007199254740991", "cannot have sequence")):  # fmt: skip
+        code, _, err = mh("keys", "revoke", kid, "--last", last, "-c", gateway.config, "--yes")
+        assert code == 2 and says in err and path.read_bytes() == before, err
+    code, _, err = mh("keys", "create", path.with_name("x"), "--lost", kid, "--last", "inv1=7", "-c", gateway.config,
+                      "--yes")  # fmt: skip
+    assert code == 2 and "up to 6 only" in err and not path.with_name("x").exists()
+    code, out, err = mh("keys", "revoke", kid, "--last", "inv1=4", "-c", gateway.config, "--yes", "--json")
+    assert code == 0 and json.loads(out)["revoked"]["last"] == {f"{BASE}/inv1": 4}, err
+
+
+def test_where_no_database_can_be_asked_a_number_is_taken_with_a_warning(tmp_path: Path, mh: Mh) -> None:
+    path = tmp_path / "signing.key"
+    kid = create_key(path, 1).kid
+    words = ("keys", "revoke", kid, path, "--gateway", BASE, "--last", "inv1=4", "--yes", "-c", tmp_path / "none.toml")
+    code, _, err = mh(*words)
+    assert code == 0 and "no database is asked" in err, err

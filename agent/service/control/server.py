@@ -140,16 +140,19 @@ class ControlServer:
         if self._door is None:
             return
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as group:
-            while True:
-                try:
-                    sock, _ = await loop.sock_accept(self._door)
-                except OSError as error:  # no descriptor is left, or the client is gone already
-                    self._complain(f"cannot take a connection: {error.strerror}")
-                    await asyncio.sleep(1)
-                    continue
-                self._admit(sock, group)
-                await asyncio.sleep(0)  # one connection a turn of the loop, however many wait
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    try:
+                        sock, _ = await loop.sock_accept(self._door)
+                    except OSError as error:  # no descriptor is left, or the client is gone already
+                        self._complain(f"cannot take a connection: {error.strerror}")
+                        await asyncio.sleep(1)
+                        continue
+                    self._admit(sock, group)
+                    await asyncio.sleep(0)  # one connection a turn of the loop, however many wait
+        finally:
+            self.close()  # while the agent seals its last packs tools find nobody here, and wait for its database
 
     def _admit(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
         try:
