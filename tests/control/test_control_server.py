@@ -229,9 +229,7 @@ def test_an_agent_that_nobody_asked_has_not_loaded_what_decodes_requests() -> No
         "import sys, agent.cli.run, agent.uplink.engine\n"
         "print([m for m in sys.modules if m.startswith('msgspec') or m.startswith('agent.service.control')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     loaded = {"agent.service.control", *(f"agent.service.control.{m}" for m in ("access", "frames", "peer", "server"))}
     assert set(ast.literal_eval(done.stdout)) == loaded
 
@@ -269,6 +267,12 @@ def test_a_second_agent_does_not_take_the_socket_of_the_first(served: Served, tm
     with pytest.raises(AssertionError, match="another agent runs"), Served(tmp_path):
         pass
     assert served.ask()[0] == {"asked": "Export"}
+
+
+def test_reload_without_an_agent_says_so(tmp_path: Path, mh: Any) -> None:
+    (tmp_path / "agent.toml").write_text(CONFIG)
+    code, out, err = mh("reload", "-c", tmp_path / "agent.toml")
+    assert (code, out) == (1, "") and "no agent is running here" in err
 
 
 # --- clients that behave as nobody should

@@ -471,6 +471,25 @@ def test_the_agents_user_cannot_make_roots_tools_touch_what_a_name_leads_to(stop
     assert victim.read_text() == "root's own" and not place(stopped, ROOT, "led").exists()
 
 
+@pytest.mark.parametrize("leads", ["/dev/zero", "fifo", "deep"])
+def test_the_agents_user_cannot_make_roots_status_hang_or_swell(stopped: Park, leads: str) -> None:
+    """A snapshot that never ends, never comes, or is nested without end."""
+    snapshot = stopped.run / "snapshot.json"
+    if leads == "fifo":
+        os.mkfifo(snapshot)
+    elif leads == "deep":
+        snapshot.write_text("[" * 1_000_000)
+    else:
+        snapshot.symlink_to(leads)
+    os.chown(snapshot, AGENT.uid, AGENT.gid, follow_symlinks=False)
+    try:
+        for command in ("status", "watch"):
+            done = stopped.mh(ROOT, command)
+            assert done.returncode == 1 and "snapshot.json" in done.stderr, done.stderr
+    finally:
+        snapshot.unlink()
+
+
 def test_a_forged_answer_signs_no_revocation(stopped: Park) -> None:
     """A thief who would be trusted for ever, streams that are not ours: the tool looks before anything is signed."""
     key = stopped.state / "signing.key"
