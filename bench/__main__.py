@@ -20,6 +20,7 @@ PARTS = {
     "wear": ("bench.wear",),
     "drain": ("bench.drain", "--rate", "10000"),
     "scan": ("bench.scan", "--quick"),
+    "control": ("bench.control",),
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import agent
 from agent.config import Config, load_config
-from agent.indicators.declared import Declaration
+from agent.indicators.declared import Declaration, EnteredBy
 from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.keys import create_key, key_records
@@ -279,11 +279,12 @@ class Timelapse:
         at_ms: int,
         document: str = "",
         replaces: str = "",
+        by: EnteredBy | None = None,
     ) -> str:
         """Attest something at a time of the made-up clock, as ``meterhouse declare`` does. Returns the entry's id."""
         number = f"{len(self.store.declarations()) + 1:016x}"
         times = self.cut.midnight(first), self.cut.midnight(after) if after else None
-        made = Declaration(number, f"declared.{name}", value, unit, *times, who, at_ms, document, replaces)
+        made = Declaration(number, f"declared.{name}", value, unit, *times, who, at_ms, document, replaces, by)
         self.store.declare(made.id, made.at_ms, made.as_dict())
         return made.id
 

@@ -29,6 +29,7 @@ if [ "${1:-}" = --remove ]; then
         else
             rm -rf /var/lib/meterhouse
             userdel meterhouse 2>/dev/null || true
+            groupdel meterhouse-control 2>/dev/null || true
         fi
     fi
     exit 0
@@ -80,6 +81,8 @@ if [ -d /run/systemd/system ]; then
     systemctl enable -q meterhouse.service
     systemctl try-restart meterhouse.service
 fi
+# where versions before the control socket were asked by files; after the restart, as the older agent looks there
+rm -rf /run/meterhouse/requests /run/meterhouse/leases /run/meterhouse/lock
 if [ ! -e /etc/meterhouse/agent.toml ]; then
     echo "meterhouse: next, put /etc/meterhouse/agent.toml in its place (an example to begin with:"
     echo "  $home/doc/examples/agent.toml), then: meterhouse check && systemctl start meterhouse"

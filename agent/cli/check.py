@@ -104,7 +104,8 @@ def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
 
 def find_notes(config: Config) -> list[Note]:
     """What this machine lacks of what the configuration names. Only the key is needed to start."""
-    from agent.config import Note
+    from agent.config import ControlConfig, Note
+    from agent.service.control.peer import gid_of
 
     notes: list[Note] = []
     for line in config.lines:
@@ -123,10 +124,18 @@ def find_notes(config: Config) -> list[Note]:
         notes.append(Note("agent.toml", "there is no [[uplink]]: readings stay in this box"))
     if not config.devices:
         notes.append(Note("agent.toml", "there is no [[device]]: nothing will be read"))
-    if config.key.file is not None and not os.path.exists(config.key.file):
+    if (file := config.key.file) is not None and not _is_hidden(file.parent) and not os.path.exists(file):
         hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
-        notes.append(Note("key", f"{config.key.file} is not there", hint))
+        notes.append(Note("key", f"{file} is not there", hint))
+    if config.control != ControlConfig() and gid_of(config.control.group) is None:
+        hint = "Until there is one, only root and the agent's user may declare, replace keys, borrow lines and reload"
+        notes.append(Note("control", f"there is no group {config.control.group} on this machine", hint))
     return [*notes, *_disk_notes(config)]
+
+
+def _is_hidden(folder: Path) -> bool:
+    """Is it there, and this user may not see what is in it?"""
+    return os.path.isdir(folder) and not os.access(folder, os.X_OK)
 
 
 def _port_notes(where: str, port: Path) -> Iterable[Note]:
@@ -152,6 +161,8 @@ def _disk_notes(config: Config) -> Iterable[Note]:
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
+    if _is_hidden(folder):
+        return  # it is its owner's alone: how much the database has of it already cannot be seen
     used = os.path.getsize(config.store_path) if os.path.isfile(config.store_path) else 0
     if free + used < config.store.max_size_bytes:
         what = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
+MAX_SNAPSHOT = 64 << 20
 DEFAULT_CONFIG = "/etc/meterhouse/agent.toml"
 
 
@@ -65,7 +67,7 @@ def read_config(config_file: Path, state_dir: Path | None, runtime_dir: Path | N
     return load_config(config_file, state_dir=state_dir, runtime_dir=runtime_dir)
 
 
-def find_runtime_dir(config_file: Path, runtime_dir: Path | None) -> Path:
+def find_runtime_dir(config_file: Path, runtime_dir: Path | None, warn: bool = True) -> Path:
     """Where a running agent's snapshot should lie, as far as it can be known without a sound configuration.
 
     An agent that runs goes on with what it has while the file is wrong, and can be asked: then it is only a warning.
@@ -78,7 +80,7 @@ def find_runtime_dir(config_file: Path, runtime_dir: Path | None) -> Path:
             return read_config(config_file, None, None).runtime_dir
         except ConfigError as error:
             if os.path.exists(usual / "snapshot.json"):
-                for one in error.complaints:
+                for one in error.complaints if warn else ():
                     click.echo(f"warning: the next start would fail: {one}", err=True)
                 return usual
             hint = "Or name the folder of the running agent with --runtime-dir"
@@ -96,18 +98,31 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     """
     path = runtime_dir / "snapshot.json"
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_plain(path, MAX_SNAPSHOT))
     except FileNotFoundError:
         hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
         raise GatewayError("no agent is running here", where=str(runtime_dir), hint=hint) from None
     except OSError as error:
         hint = "Members of the group meterhouse may read it"
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise GatewayError("is not a snapshot of an agent", where=str(path), hint="Was it written by another program?")
     return found
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """The content of a file in a folder of somebody else: no link, no pipe, no device, at most ``limit`` bytes.
+
+    Raises OSError; ValueError for what is no such file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as stream:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
+            raise ValueError("not a plain file, or too large")
+        return stream.read(limit)
 
 
 def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:

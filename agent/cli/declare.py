@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config
-from agent.cli.requests import ask
+from agent.cli.control import ask
 from drivers.model import UsageError
 
 
@@ -54,9 +54,12 @@ def declare(
     \b
     Exit codes: 0 kept, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
     """
+    from agent.indicators.declared import MAX_TEXT
+    from agent.service.control.protocol import Declarations, Declare
+
     config = read_config(config_file, state_dir, runtime_dir)
     if name is None:
-        facts = ask(config, "declare", {})
+        facts = ask(config, Declarations())
         if as_json:
             click.echo(as_line(facts))
         else:
@@ -70,14 +73,22 @@ def declare(
         raise UsageError("who says so is missing", where="declare", hint="--who NAME")
     zone = ZoneInfo(config.timezone)
     full = name if name.startswith("declared.") else f"declared.{name}"
-    body: dict[str, Any] = {"n": full, "v": value or "", "u": unit or "", "who": who}
-    body["document"], body["replaces"] = document, replaces
     if from_text is None and value is not None:
         raise UsageError("--from is missing", where="declare", hint="The first day it is of: --from 2026-11-01")
-    body["from"] = _instant(from_text, zone) if from_text is not None else 0
-    if to_text is not None:
-        body["to"] = _instant(to_text, zone)
-    facts = ask(config, "declare", body)
+    for option, text in (("NAME", full), ("VALUE", value), ("UNIT", unit), ("--who", who), ("--document", document)):
+        if text is not None and len(text) > MAX_TEXT:
+            raise UsageError(f"more than {MAX_TEXT} characters", where=option, hint="Shorten it")
+    request = Declare(
+        n=full,
+        v=value or "",
+        u=unit or "",
+        who=who,
+        from_=_instant(from_text, zone) if from_text is not None else 0.0,
+        to=_instant(to_text, zone) if to_text is not None else None,
+        document=document,
+        replaces=replaces,
+    )
+    facts = ask(config, request)
     if as_json:
         click.echo(as_line(facts))
     else:
@@ -98,13 +109,21 @@ def _day(seconds: float, zone: ZoneInfo) -> str:
     return datetime.fromtimestamp(seconds, zone).strftime("%Y-%m-%d")
 
 
+def _by(entry: dict[str, Any]) -> str:
+    """Who entered it, as the kernel said; "" before that was kept."""
+    by = entry.get("by", {})
+    return str(by.get("login", f"uid {by['uid']}" if by else ""))
+
+
 def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
     from agent.cli.tables import cell, open_console, plain_table
 
     if not entries:
         click.echo("nothing was declared")
         return
-    table = plain_table("", "id", "input", "value", "from", "to", "who", "entered", "document", "", right=("value",))
+    table = plain_table(
+        "", "id", "input", "value", "from", "to", "who", "entered", "by", "document", "", right=("value",)
+    )
     for entry in entries:
         days = [
             datetime.fromtimestamp(entry[key], zone).strftime("%Y-%m-%d") if key in entry else ""
@@ -117,6 +136,7 @@ def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
             *days,
             cell(entry["who"]),
             datetime.fromtimestamp(entry["at"], zone).strftime("%Y-%m-%d %H:%M"),
+            cell(_by(entry)),
             cell(entry.get("document", "")),
             "" if entry["in_force"] else "[dim]replaced[/]",
         )

@@ -13,12 +13,13 @@ from zoneinfo import ZoneInfo
 import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config, tidy
-from agent.cli.exporting import Folder, Table
-from agent.cli.requests import ask
+from agent.cli.control import ask
+from agent.cli.exporting import Folder, Table, from_part
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.service.control.protocol import Export, Intervals
 
 END_MS = 1 << 52
 BAR = 24
@@ -76,6 +77,8 @@ def export(
     \b
     Exit codes: 0 written, 1 nothing is in the range or no answer, 2 wrong usage, 3 bad configuration.
     """
+    from agent.service.control.protocol import Export, Intervals
+
     if not any((folder, csv_file, interval_file, flat_file)):
         what = "a FOLDER, --csv, --intervals or --intervals-flat FILE is wanted"
         raise UsageError(what, where="export", hint="`meterhouse export --help`")
@@ -84,19 +87,18 @@ def export(
     to_ms = read_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         raise UsageError("--from is not before --to", where="export")
-    body = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
+    stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     said: dict[str, object] = {}
     if folder or csv_file:
-        said = _packs(config, body, folder, zstd, csv_file)
+        said = _packs(config, Export(**stretch), folder, zstd, csv_file)
     if interval_file or flat_file:
-        said |= _intervals(config, body, interval_file, flat_file)
+        said |= _intervals(config, Intervals(**stretch), interval_file, flat_file)
     _say(said, as_json)
 
 
 def _packs(
-    config: Config, body: dict[str, Any], folder: Path | None, zstd: bool, csv_file: Path | None
+    config: Config, request: Export, folder: Path | None, zstd: bool, csv_file: Path | None
 ) -> dict[str, object]:
-    from agent.service.exporting import from_part
 
     bar = Bar()
     with ExitStack() as stack:
@@ -108,10 +110,10 @@ def _packs(
             if out:
                 out.add(piece.file, piece.lines)
             if table and piece.packs:
-                table.add(piece.lines, body["from_ms"], body["to_ms"])
+                table.add(piece.lines, request.from_ms, request.to_ms)
 
         try:
-            found = ask(config, "export", body, take, bar.show)
+            found = ask(config, request, take, bar.show)
             if out:
                 out.keep()
             if table:
@@ -122,8 +124,8 @@ def _packs(
         finally:
             bar.end()
     for text in found["warnings"]:
-        click.echo(f"warning: {tidy(text, 200)}", err=True)
-    said: dict[str, object] = {"packs": found["packs"], "streams": found["streams"]}
+        click.echo(f"warning: {tidy(str(text), 200)}", err=True)
+    said: dict[str, object] = {"packs": found["packs"], "streams": [tidy(str(name), 200) for name in found["streams"]]}
     if out:
         said |= {"folder": str(out.path), "bytes": out.size_bytes}
     if table:
@@ -132,7 +134,7 @@ def _packs(
 
 
 def _intervals(
-    config: Config, body: dict[str, Any], interval_file: Path | None, flat_file: Path | None
+    config: Config, request: Intervals, interval_file: Path | None, flat_file: Path | None
 ) -> dict[str, object]:
     from agent.cli.export_intervals import IntervalTable
 
@@ -147,7 +149,7 @@ def _intervals(
                 table.add(data)
 
         try:
-            found = ask(config, "intervals", body, take, bar.show)
+            found = ask(config, request, take, bar.show)
             for table in tables:
                 table.keep()
         except OSError as error:

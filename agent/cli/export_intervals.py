@@ -23,7 +23,7 @@ class IntervalTable(CsvDraft):
     """One file of intervals. ``flat``: for programs."""
 
     def __init__(self, path: Path, flat: bool) -> None:
-        from agent.service.interval_export import COLUMNS
+        from agent.service.control.intervals import COLUMNS
 
         self._places = None if flat else [COLUMNS.index(column) for _, column in PEOPLE]
         head = COLUMNS if flat else [heading for heading, _ in PEOPLE]
@@ -31,7 +31,7 @@ class IntervalTable(CsvDraft):
         super().__init__(path, head, "utf-8" if flat else "utf-8-sig", "\n")
 
     def add(self, part: bytes) -> None:
-        """Rows as ``agent.service.interval_export`` sends them."""
+        """Rows as ``agent.service.control.intervals`` sends them."""
         for line in part.split(b"\n"):
             cells: list[Any] = json.loads(line)
             self._writer.writerow(cells if self._places is None else _for_people(cells, self._places))

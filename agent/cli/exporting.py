@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TextIO
+from typing import Any, BinaryIO, NamedTuple, Self, TextIO
+
+import msgspec
 
 from agent.cli.common import tidy
 from agent.cli.csv_cells import safe_cell
-from drivers.model import UsageError
+from drivers.model import GatewayError, UsageError
 
 CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
+MOST_DIGITS = 40  # written out; what has more is written with an exponent
+# all that an export consists of; an answer that names anything else is none
+_FILE = re.compile(
+    r"keys[0-9]{0,4}\.json|births\.jsonl|checkpoints\.jsonl|streams\.txt|packs/[a-z0-9_][a-z0-9_-]{0,99}\.packs\.jsonl"
+)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class _Head(msgspec.Struct):
+    file: str
+    packs: int
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+class Piece(NamedTuple):
+    """Lines for the end of one file of the folder."""
+
+    file: str
+    lines: list[bytes]
+    packs: int  # how many of them count as packs
+
+
+def from_part(data: bytes) -> Piece:
+    """A part of an answer to an export. Raises GatewayError for what is none."""
+    head, *lines = data.split(b"\n")
+    try:
+        facts = _head.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GatewayError("the answer is not an export", where="export", hint=tidy(str(error))) from None
+    if not _FILE.fullmatch(facts.file):
+        hint = "Nothing was written. Who answers there?"
+        raise GatewayError(f"the answer names the file {tidy(facts.file)!r}", where="export", hint=hint)
+    return Piece(facts.file, lines, facts.packs)
 
 
 class Folder:
     """Files of signed objects under a hidden name beside ``path``; ``keep`` puts them there.
+
+    Everything is made anew, below directories that are held open: nobody who may write there too can lead it elsewhere.
 
     Raises:
         UsageError: there is something at ``path`` already, or the place cannot be written.
@@ -31,15 +74,26 @@ class Folder:
 
     def __init__(self, path: Path, compress: bool) -> None:
         self.path, self._compress = path, compress
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if path.name in ("", "..") or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
             raise UsageError("there is something already", where=str(path), hint="Name a folder that does not exist")
+        self._draft = f".{path.name}.{secrets.token_hex(4)}"
+        self._stack, self._held = ExitStack(), ExitStack()
         try:
-            self._draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            self._parent = self._hold(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            os.mkdir(self._draft, 0o700, dir_fd=self._parent)
+            self._folder = self._hold(os.open(self._draft, _FOLDER, dir_fd=self._parent))
+            if os.fstat(self._folder).st_uid != os.geteuid():
+                raise PermissionError(13, "somebody else changes it just now")
         except OSError as error:
+            self._held.close()
             raise UsageError(f"cannot be written ({error.strerror})", where=str(path.parent)) from error
+        self._packs = -1
         self._open: dict[str, BinaryIO] = {}
-        self._stack = ExitStack()
         self.size_bytes = 0
+
+    def _hold(self, fd: int) -> int:
+        self._held.callback(os.close, fd)
+        return fd
 
     def __enter__(self) -> Folder:
         return self
@@ -47,11 +101,13 @@ class Folder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
-        shutil.rmtree(self._draft, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._stack.close()
+        shutil.rmtree(self._draft, ignore_errors=True, dir_fd=self._parent)
+        self._held.close()
 
     def add(self, file: str, lines: Iterable[bytes]) -> None:
-        """Append lines to one of the files. Pieces of one file come one after the other."""
+        """Append lines to one of the files. Pieces of one file come one after the other. Raises OSError."""
         if file not in self._open:
             self._stack.close()  # the one before is complete
             self._open = {file: self._begin(file)}
@@ -59,34 +115,44 @@ class Folder:
             self._open[file].write(line + b"\n")
 
     def _begin(self, file: str) -> BinaryIO:
-        path = self._draft / file
-        path.parent.mkdir(exist_ok=True)
-        raw = self._stack.enter_context(path.open("wb"))
-        self._stack.callback(lambda: os.fsync(raw.fileno()))
-        self._stack.callback(raw.flush)
-        if not self._compress or not file.startswith("packs/"):
+        folder, name = self._folder, file
+        if file.startswith("packs/"):
+            if self._packs < 0:
+                os.mkdir("packs", dir_fd=self._folder)
+                self._packs = self._hold(os.open("packs", _FOLDER, dir_fd=self._folder))
+            folder, name = self._packs, file.removeprefix("packs/") + (".zst" if self._compress else "")
+        raw = self._stack.enter_context(os.fdopen(os.open(name, _NEW, 0o666, dir_fd=folder), "wb"))
+        self._stack.callback(self._written, raw)
+        if folder == self._folder or not self._compress:
             return raw
         import zstandard
 
-        path.rename(path.with_name(path.name + ".zst"))
         return self._stack.enter_context(zstandard.ZstdCompressor(level=9).stream_writer(raw, closefd=False))
 
+    def _written(self, raw: BinaryIO) -> None:
+        raw.flush()
+        os.fsync(raw.fileno())
+        self.size_bytes += os.fstat(raw.fileno()).st_size
+
     def keep(self) -> None:
-        """All is there: let it appear."""
+        """All is there: let it appear, with the rights that the umask leaves."""
         self._stack.close()
-        self._draft.chmod(0o755)
-        self.size_bytes = sum(path.stat().st_size for path in self._draft.rglob("*") if path.is_file())
-        self._draft.rename(self.path)
+        mask = os.umask(0o077)
+        os.umask(mask)
+        os.fchmod(self._folder, 0o777 & ~mask)
+        if not stat.S_ISDIR(os.stat(self._draft, dir_fd=self._parent, follow_symlinks=False).st_mode):
+            raise PermissionError(13, "somebody else changes it just now")
+        os.rename(self._draft, self.path.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
 
 
 class CsvDraft:
     """A table on its way, written under another name until ``keep``. Raises UsageError where it cannot be written."""
 
     def __init__(self, path: Path, head: Sequence[str], encoding: str = "utf-8", line_end: str = "\r\n") -> None:
-        self.path, self._draft = path, path.with_name(f".{path.name}.{os.getpid()}.new")
+        self.path, self._draft = path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
         self.rows = 0
         try:
-            self._file: TextIO = self._draft.open("w", encoding=encoding, newline="")
+            self._file: TextIO = os.fdopen(os.open(self._draft, _NEW, 0o666), "w", encoding=encoding, newline="")
         except OSError as error:
             raise UsageError(f"cannot be written ({error.strerror})", where=str(path)) from error
         self._writer = csv.writer(self._file, lineterminator=line_end)
@@ -117,7 +183,11 @@ class Table(CsvDraft):
     def add(self, lines: Iterable[bytes], from_ms: int, to_ms: int) -> None:
         """The readings of packs that were read in ``[from_ms, to_ms)``."""
         for line in lines:
-            for time_ms, row in rows_of(line):
+            try:
+                rows = list(rows_of(line))
+            except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise GatewayError("the answer has a broken pack", where="export", hint=tidy(repr(error))) from None
+            for time_ms, row in rows:
                 if from_ms <= time_ms < to_ms:
                     self._writer.writerow(row)
                     self.rows += 1
@@ -145,4 +215,4 @@ def _value(record: dict[str, Any]) -> str:
     if "vb" in record:
         return "true" if record["vb"] else "false"
     value = record["v"]
-    return f"{value:f}" if isinstance(value, Decimal) else str(value)
+    return f"{value:f}" if isinstance(value, Decimal) and abs(value.adjusted()) < MOST_DIGITS else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -81,8 +80,8 @@ def identify(
     setting = serial or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
     scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting)
-    with lend(folder, line, "identify", 300.0):
-        asyncio.run(scan.identify_one())
+    with lend(folder, line, "identify", 300.0) as owner:
+        owner.run(scan.identify_one())
     (found,) = scan.found
     if found.seen == "silent":
         raise LineTimeout("does not answer", where=f"{line}, {protocol} {address}",

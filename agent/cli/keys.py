@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import config_options, json_option
-from agent.cli.keys_change import ask_for_lasts, revoke, rotate
+from agent.cli.common import config_options, json_option, tidy
+from agent.cli.control import ask
+from agent.cli.keys_change import ask_for_lasts, check_said, revoke, rotate
 from agent.cli.keys_facts import (
+    Lasts,
     Place,
     alg_option,
     ask_first,
@@ -23,13 +25,15 @@ from agent.cli.keys_facts import (
     kind_of,
     lasts_of,
     show_facts,
+    show_lasts,
     token_option,
     yes_option,
 )
-from agent.cli.requests import ask
-from drivers.model import UsageError
+from agent.service.control.protocol import PublishedKey
+from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
+    from agent.config import Config
     from agent.keys import Signer
 
 
@@ -87,7 +91,7 @@ def create(
     place = find_place(file, gateway, config_file, state_dir, runtime_dir, needs_gateway=bool(lost))
     made: list[Signer] = []
 
-    def change(trusted: dict[str, int] | None) -> None:
+    def change(trusted: Lasts | None) -> None:
         revokes = [] if trusted is None else [Revocation(lost, trusted)]
         alg_name = kind_of(alg, token) or "Ed25519"
         made.append(create_key(place.path, int(time.time()), alg_name, token, lost, place.gateway, revokes))
@@ -96,11 +100,15 @@ def create(
         _check_new(place)
         change(None)
     else:
-        ask_first(f"Begin anew without {lost}? Every verifier must pin the new thumbprint.", yes)
+        question = f"Begin anew without {lost}? Every verifier must pin the new thumbprint."
         if lasts:
-            change(lasts_of(lasts, place.gateway))
+            said = lasts_of(lasts, place.gateway)
+            check_said(place, lost, said, ())
+            show_lasts(lost, said)
+            ask_first(question, yes)
+            change(said)
         else:
-            _lose(place, lost, change)
+            _lose(place, lost, change, lambda: ask_first(question, yes))
     show_facts(facts(place.path, made[0]), as_json)
     if not as_json:
         click.echo("Give the thumbprint to whoever verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
@@ -111,23 +119,33 @@ def create(
 def _check_new(place: Place) -> None:
     """Raises UsageError where the gateway has signed before: nobody would believe another key of it."""
     config = place.config
-    if config is None or not place.is_agents or place.path.exists() or not config.store_path.exists():
+    if config is None or not place.is_agents or place.path.exists() or not _has_database(config):
         return
-    if known := ask(config, "keys", {"kid": None})["kid"]:
+    if known := ask(config, PublishedKey()).get("kid"):
+        known = tidy(str(known))
         hint = f"Put that key back. Is it lost? `meterhouse keys create --lost {known}`"
         raise UsageError(
             f"this gateway has signed with {known}, and nobody would believe another", where=str(place.path), hint=hint
         )
 
 
-def _lose(place: Place, lost: str, change: Callable[[dict[str, int] | None], None]) -> None:
+def _lose(place: Place, lost: str, change: Callable[[Lasts | None], None], confirm: Callable[[], object]) -> None:
     """Trust the lost key as far as the database knows that it signed; without one, in all that it ever signed."""
     config = place.config
-    if config is not None and config.store_path.exists():
-        ask_for_lasts(place, lost, None, change)
+    if config is not None and _has_database(config):
+        ask_for_lasts(place, lost, None, change, (), confirm)
         return
     click.echo("warning: no database says how far the lost key signed: it is not cut off. --last says it", err=True)
+    confirm()
     change(None)
+
+
+def _has_database(config: Config) -> bool:
+    try:
+        return config.store_path.exists()
+    except PermissionError as error:
+        hint = "The state directory is its owner's alone: use sudo"
+        raise GatewayError(f"cannot be looked at: {error.strerror}", where=str(config.store_path), hint=hint) from error
 
 
 @keys.command()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from agent.cli.common import config_options, json_option
+from agent.cli.common import config_options, json_option, tidy
+from agent.cli.control import Kept, ask
 from agent.cli.keys_facts import (
     SEEN_S,
+    Lasts,
     Place,
     alg_option,
     ask_first,
+    check_growth,
     facts,
     file_argument,
     find_place,
@@ -23,18 +26,23 @@ from agent.cli.keys_facts import (
     in_use,
     kind_of,
     lasts_of,
+    lasts_rows,
+    most_signed,
+    read_lasts,
     show_facts,
+    show_lasts,
     token_option,
     yes_option,
 )
-from agent.cli.requests import ask
-from drivers.model import UsageError
+from agent.cli.stopped import AgentLives, ask_database
+from agent.service.control.protocol import Keys
+from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from agent.keys import Signer
 
 SPARE_S = 8.0  # an agent that holds its sealing for us does so for ten seconds
-Lasts = Mapping[str, int]
+MAX_LASTS = 4 << 20
 
 
 @click.command()
@@ -130,8 +138,7 @@ def revoke(
     gone = _whole(kid, known)
     said = lasts_of(lasts, place.gateway)
     until_ms = _read(until, place) if until else None
-    how = "what you say" if lasts else f"what is sealed up to {until}" if until else "all that this gateway has sealed"
-    ask_first(f"Revoke {gone}, trusting {how}, and replace the key {old.kid} in {place.path}?", yes)
+    question = f"Revoke {gone} and replace the key {old.kid} in {place.path}?"
     made: list[Signer] = []
 
     def change(trusted: Lasts) -> None:
@@ -141,42 +148,92 @@ def revoke(
         made.append(rotate_key(place.path, place.gateway, now, name, token, [Revocation(gone, trusted)], give_up_s)[1])
         said.update(trusted)
 
+    before = known[: known.index(gone)]
     if lasts:
+        check_said(place, gone, said, before)
+        show_lasts(gone, said)
+        ask_first(question, yes)
         change(said)
     else:
-        ask_for_lasts(place, gone, until_ms, change, known[: known.index(gone)])
+        ask_for_lasts(place, gone, until_ms, change, before, lambda: ask_first(question, yes))
     _tell(place, old, made[0], as_json, {"kid": gone, "last": said})
 
 
 def ask_for_lasts(
-    place: Place, kid: str, until_ms: int | None, change: Callable[[Any], object], before: Sequence[str] = ()
+    place: Place,
+    kid: str,
+    until_ms: int | None,
+    change: Callable[[Lasts], object],
+    before: Sequence[str],
+    confirm: Callable[[], object],
 ) -> None:
-    """Call ``change`` with the last sequences that ``kid`` signed, while the agent seals nothing.
+    """Show the last sequences that ``kid`` signed, ``confirm``, then ``change`` while the agent seals nothing.
 
     Args:
         before: the keys that lead to it.
 
     Raises:
         UsageError: the agent runs and would not see the change.
+        GatewayError: the numbers cannot be right.
     """
-    from agent.service.places import is_taken
-
     config = place.config
     if config is None:
         hint = "Name its configuration with -c, or say the sequences with --last"
         raise UsageError("only the gateway's database knows what the key signed", where="keys", hint=hint)
-    if is_taken(config.runtime_dir) and not place.is_agents:
-        raise UsageError(
-            "the running agent would go on with the old key until it is restarted",
-            where=str(place.path),
-            hint="`systemctl stop meterhouse`, then this again, then start it",
-        )
+
+    def asked(request: Keys, take: Callable[[bytes], object]) -> None:
+        if place.is_agents:
+            ask(config, request, take)
+            return
+        try:
+            ask_database(config, request, take)
+        except AgentLives as error:
+            raise UsageError(
+                "the running agent would go on with the old key until it is restarted",
+                where=str(place.path),
+                hint="`systemctl stop meterhouse`, then this again, then start it",
+            ) from error
+
+    request, kept = Keys(kid=kid, until_ms=until_ms, before=list(before)), Kept(MAX_LASTS)
+    asked(request, kept.take)
+    shown = read_lasts(kept.whole, place)
+    show_lasts(kid, shown)
+    confirm()
+    since = time.monotonic()
 
     def take(data: bytes) -> None:
-        change(json.loads(data))
+        found = read_lasts(data, place)
+        check_growth(shown, found, time.monotonic() - since + 1)
+        change(found)
 
-    body = {"kid": kid, "until_ms": until_ms, "before": list(before)}
-    ask(config, "keys", body, take)
+    asked(msgspec.structs.replace(request, hold=True), take)
+
+
+def check_said(place: Place, kid: str, said: Lasts, before: Sequence[str]) -> None:
+    """Sequences that a person gave, against the database where it can be asked. Raises UsageError.
+
+    Beyond what the key signed they would trust what a thief signs later.
+    """
+    most = most_signed(place)
+    if wrong := [stream for stream, seq in said.items() if not 0 < seq <= most]:
+        raise UsageError(f"{tidy(wrong[0])} cannot have sequence {said[wrong[0]]}", where="--last")
+    if place.config is None:
+        click.echo("warning: without its configuration no database is asked whether the key signed so far", err=True)
+        return
+    try:
+        kept = Kept(MAX_LASTS)
+        ask(place.config, Keys(kid=kid, before=list(before)), kept.take)
+        known = read_lasts(kept.whole, place)
+    except GatewayError as error:
+        click.echo(f"warning: it is not checked whether the key signed so far: {error}", err=True)
+        return
+    for stream, seq in said.items():
+        if seq > known.get(stream, 0):
+            signed = known.get(stream)
+            what = f"{kid[:8]}... signed {'nothing' if signed is None else f'up to {signed} only'}"
+            raise UsageError(
+                what, where=f"--last {tidy(stream)}={seq}", hint="Beyond that only a thief can have signed"
+            )
 
 
 def _whole(kid: str, known: tuple[str, ...]) -> str:
@@ -205,8 +262,8 @@ def _tell(place: Place, old: Signer, new: Signer, as_json: bool, revoked: Mappin
         found["in_use"] = in_use(place.config, new.kid, SEEN_S)
     show_facts(found, as_json)
     if revoked and not as_json:
-        for stream, seq in sorted(revoked["last"].items()):
-            click.echo(f"{'trusted':<11} {stream} up to {seq}")
+        for text in lasts_rows(revoked["last"]):
+            click.echo(text)
     if as_json:
         return
     if not place.is_agents:

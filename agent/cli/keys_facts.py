@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
+Lasts = Mapping[str, int]
+DAY_S = 86_400  # by which clocks may differ
+LONG_S = 100 * 366 * DAY_S  # for a clock that is behind the key's own time, and says nothing
+_STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
 SEEN_S = 12.0  # the agent looks at its key every two seconds and says so every two
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), required=False)
@@ -192,3 +198,68 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
             raise UsageError(f"{tidy(text)!r} says no last sequence", where="--last", hint=hint)
         found[stream if "/" in stream else f"{gateway}/{stream}"] = int(seq)
     return found
+
+
+# --- up to where a key is trusted
+
+RATE = 1000  # packs of one stream in a second, at most: splitting included, far more than any gateway seals
+
+
+def most_signed(place: Place) -> int:
+    """No key of this gateway can have signed a later sequence in any stream: its first key is not old enough."""
+    from agent.keys import current_records, load_key
+
+    made = 0
+    with contextlib.suppress(GatewayError):  # lost, or in a token that is not there: since 1970 then
+        records = json.loads(current_records(load_key(place.path, any_owner=True), place.gateway))["records"]
+        made = records[0]["not_before"]
+    age = time.time() - made
+    return int(RATE * (age + DAY_S if age > 0 else LONG_S))
+
+
+def read_lasts(data: bytes, place: Place) -> dict[str, int]:
+    """The last sequences in an answer, by stream of this gateway. Raises GatewayError where they cannot be right."""
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(data, type=dict[str, int])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GatewayError("the answer names no sequences", where="keys", hint=tidy(str(error))) from None
+    most = most_signed(place)
+    for stream, seq in found.items():
+        if not _STREAM.fullmatch(stream.removeprefix(f"{place.gateway}/")) or not stream.startswith(
+            f"{place.gateway}/"
+        ):
+            raise GatewayError(
+                f"the answer names {tidy(stream)!r}", where="keys", hint="That is no stream of this gateway"
+            )
+        if not 0 < seq <= most:
+            hint = (
+                f"A key as old as this one cannot have signed more than {most} packs of a stream. Nothing was changed"
+            )
+            raise GatewayError(f"the answer says {tidy(stream)} up to {seq}", where="keys", hint=hint)
+    return found
+
+
+def check_growth(shown: Lasts, found: Lasts, seconds: float) -> None:
+    """What came after somebody said yes to ``shown``: the same, and what was sealed in so many seconds.
+
+    Raises GatewayError.
+    """
+    grown = int(RATE * seconds)
+    for stream in shown.keys() | found.keys():
+        if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:
+            what = f"{tidy(stream)} was up to {shown.get(stream, 0)} and is up to {found.get(stream, 0)}"
+            raise GatewayError(what, where="keys", hint="Nothing was changed. Try again")
+
+
+def show_lasts(kid: str, lasts: Lasts) -> None:
+    """On stderr, before somebody says yes to them."""
+    click.echo(f"{kid} is trusted up to, and not beyond:" if lasts else f"{kid} is trusted in nothing.", err=True)
+    for text in lasts_rows(lasts):
+        click.echo(text, err=True)
+
+
+def lasts_rows(lasts: Lasts) -> list[str]:
+    """A line a stream."""
+    return [f"{'trusted':<11} {tidy(stream, 200)} up to {seq}" for stream, seq in sorted(lasts.items())]

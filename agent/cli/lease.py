@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from agent.cli.common import find_runtime_dir, is_alive, read_snapshot
+from agent.cli.common import find_runtime_dir, read_snapshot
+from agent.service.control.frames import Frame, decode_error
 from drivers.model import ConfigError, GatewayError, LineDown, LineLent
 
+if TYPE_CHECKING:
+    from agent.cli.control import ControlClient
 
-def lend(folder: Path, url: str, what: str, seconds: float) -> AbstractContextManager[Any]:
+T = TypeVar("T")
+Purpose = Literal["read", "identify", "scan"]
+GRANT_S: Final = 40.0  # the agent itself gives up ten seconds earlier
+
+
+def lend(folder: Path, url: str, purpose: Purpose, seconds: float) -> Borrowed:
     """A lease of the line where a running agent owns its port; nothing where none does.
 
     The port tells, not the name: it may have been renamed since the agent read its configuration.
     """
     try:
-        snapshot = read_snapshot(folder)
+        lines = read_snapshot(folder).get("lines", {})
     except GatewayError:
-        return nullcontext()
-    lines = snapshot.get("lines", {})
+        return Borrowed()
     name = next((name for name, facts in lines.items() if is_same(facts.get("url"), url)), None)
-    if name is None or not is_alive(snapshot.get("pid")):
-        return nullcontext()
-    return _Leased(folder / "leases", name, what, seconds)
+    return Borrowed() if name is None else Borrowed(folder, str(name), purpose, seconds)
 
 
 def is_same(first: object, second: str) -> bool:
@@ -44,34 +50,67 @@ def agents_folder(config_file: Path, runtime_dir: Path | None) -> Path:
         return find_runtime_dir(Path(os.devnull) / "none", None)
 
 
-class _Leased(AbstractContextManager[None]):
-    """A lease whose refusal reads like any other trouble with a line."""
+class Borrowed:
+    """A context in which a line's port is ours; without a folder there is nobody to borrow it from."""
 
-    def __init__(self, folder: Path, line: str, what: str, seconds: float) -> None:
-        from drivers.line import Lease
+    def __init__(
+        self, folder: Path | None = None, line: str = "", purpose: Purpose = "read", seconds: float = 0
+    ) -> None:
+        self._folder, self._line, self._purpose, self._seconds = folder, line, purpose, seconds
+        self._client: ControlClient | None = None
 
-        who = f"{what} by {os.environ.get('SUDO_USER') or _user()}"
-        self._line, self._lease = line, Lease(folder, line, seconds, who)
+    def __enter__(self) -> Borrowed:
+        from agent.cli.control import ControlClient, NoAgent
+        from agent.service.control.protocol import Lease
 
-    def __enter__(self) -> None:
+        if self._folder is None:
+            return self
         try:
-            self._lease.__enter__()
-        except TimeoutError as error:
-            raise LineLent("the running agent did not lend it", where=f"line {self._line}", hint=str(error)) from error
-        except OSError as error:
-            hint = "The user must be in the group meterhouse"
-            raise LineDown(
-                f"cannot ask the running agent for it: {error.strerror}", where=f"line {self._line}", hint=hint
-            ) from error
+            client = ControlClient.connect(self._folder)
+        except NoAgent:  # what stands in its snapshot is of one that was killed
+            return self
+        except GatewayError as error:
+            what = f"the running agent cannot be asked for it: {error.what}"
+            raise LineDown(what, where=f"line {self._line}", hint=error.hint) from error
+        try:
+            client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))
+            while (got := client.receive(GRANT_S))[0] is not Frame.PART:
+                if got[0] is not Frame.PROGRESS:
+                    raise self._refused(decode_error(got[1]))
+        except BaseException:
+            client.close()
+            raise
+        self._client = client
+        return self
 
     def __exit__(self, *what: object) -> None:
-        self._lease.__exit__(*what)  # type: ignore[arg-type]
+        if self._client is not None:
+            self._client.close()
+        self._client = None
 
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """``asyncio.run``, given up with LineLent when the agent takes the line back."""
+        return asyncio.run(work if self._client is None else self._guarded(work, self._client))
 
-def _user() -> str:
-    import pwd
+    async def _guarded(self, work: Coroutine[Any, Any, T], client: ControlClient) -> T:
+        sock = client.sock
+        sock.setblocking(False)
+        task = asyncio.ensure_future(work)
+        over = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))  # any word is the last one
+        try:
+            await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            over.cancel()
+            task.cancel()
+            await asyncio.gather(task, over, return_exceptions=True)
+        hint = "Its time is over, or the agent was stopped or reloaded. Try again"
+        raise LineLent("the agent took it back", where=f"line {self._line}", hint=hint)
 
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"user {os.getuid()}"
+    def _refused(self, error: GatewayError) -> GatewayError:
+        if isinstance(error, LineLent):
+            return LineLent("the running agent did not lend it", where=error.where, hint=error.what)
+        return LineDown(
+            f"the running agent does not lend it: {error.what}", where=f"line {self._line}", hint=error.hint
+        )

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from drivers.model import clean_text
+
 JOURNAL_LEVELS: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 ONE_BURST, ONE_EVERY_S = 10, 600.0  # lines of one kind about one thing
 ALL_BURST, ALL_EVERY_S = 1000, 2.0  # lines at all: 1,000 at once, then 43,200 a day
@@ -16,7 +18,7 @@ MOST_KINDS: Final = 4096
 
 
 class JournalFormat(logging.Formatter):
-    """One line a message; under systemd with the priority that journalctl filters by."""
+    """One line a message, of what can be printed; under systemd with the priority that journalctl filters by."""
 
     def __init__(self, journal: bool) -> None:
         super().__init__("%(name)s: %(message)s" if journal else "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -24,6 +26,8 @@ class JournalFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record).replace("\n", " | ")
+        if not text.isprintable():
+            text = clean_text(text, len(text))
         return f"<{JOURNAL_LEVELS.get(record.levelno, 6)}>{text}" if self._journal else text
 
 

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Entry] = {
     "read": Entry("agent.cli.read", "Read one device once and print what it says."),
     "watch": Entry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
     "status": Entry("agent.cli.status", "What the running agent says of itself, its lines and devices."),
+    "reload": Entry("agent.cli.reload", "The running agent takes up a changed configuration."),
     "profiles": Entry("agent.cli.profiles", "List, show and check profiles of device families."),
     "decode": Entry("agent.cli.decode", "Explain bytes and registers without hardware."),
     "keys": Entry("agent.cli.keys", "Create, show and publish the key that signs readings."),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EACH_LINE = 2  # its port or connection, and its frames in shared memory
 EACH_UPLINK = 4  # connection, wake-up pipe, poller; certificates for a moment
-SPARE = 48  # loop, database, ring, snapshot, log; requests of tools; what libraries open for a moment
+SPARE = 48  # loop, database, ring, snapshot, log; connections of tools; what libraries open for a moment
 
 
 def files_needed(config: Config) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -110,7 +109,7 @@ def read(
     words: dict[str, dict[str, int]] = {}
     try:
         with owner:
-            points, readings = asyncio.run(
+            points, readings = owner.run(
                 read_once(config, entry, profile, patterns, words if dump_file is not None else None)
             )
     except LineTimeout as error:

@@ -9,16 +9,17 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.control import Kept, ask
 from agent.cli.csv_cells import safe_cell
-from agent.cli.requests import ask
 from drivers.model import GatewayError, UsageError
 
-_DATES = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
+Kind = Literal["day", "month", "year", "rolling"]
+_DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
 
 
 @click.command()
@@ -40,7 +41,7 @@ def report(
     html_file: Path | None,
     csv_file: Path | None,
     trace_file: Path | None,
-    trace_by: str,
+    trace_by: Literal["hour", "interval"],
     config_file: Path,
     state_dir: Path | None,
     runtime_dir: Path | None,
@@ -62,13 +63,15 @@ def report(
     """
     import os
 
+    from agent.service.control.protocol import Report
+
     kind, day = parse_period(period)
     language = lang or ("zh" if os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh") else "en")
     config = read_config(config_file, state_dir, runtime_dir)
-    parts: list[bytes] = []
-    body = {"period": kind, "day": day, "now_ms": time.time_ns() // 1_000_000, "by": trace_by}
-    ask(config, "report", body, parts.append, _bar if sys.stderr.isatty() else _quietly)
-    page: dict[str, Any] = json.loads(b"".join(parts))
+    kept, now_ms = Kept(), time.time_ns() // 1_000_000
+    request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
+    ask(config, request, kept.take, _bar if sys.stderr.isatty() else _quietly)
+    page: dict[str, Any] = json.loads(kept.whole)
     if html_file is not None:
         from agent.cli.report_html import page as html
 
@@ -83,7 +86,7 @@ def report(
         _show(page, language)
 
 
-def parse_period(text: str) -> tuple[str, str]:
+def parse_period(text: str) -> tuple[Kind, str]:
     """("month", "2026-11-01") of "2026-11". Raises UsageError."""
     if text in ("", "today"):
         return "day", ""

@@ -38,7 +38,7 @@ def make_key(config: Config) -> None:
     from agent.keys import create_key
 
     if file.parent == config.state_dir:
-        file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     signer = create_key(file, int(time.time()))
     log.warning("made the signing key %s. Its thumbprint, for whoever verifies: %s", file, signer.kid)
 

@@ -129,8 +129,8 @@ def scan(
     with _progress() as progress:
         for one in scans:
             try:
-                with lend(folder, one.hunt.url, "scan", LEASE_S):
-                    asyncio.run(_bounded(one, progress))
+                with lend(folder, one.hunt.url, "scan", LEASE_S) as owner:
+                    owner.run(_bounded(one, progress))
             except KeyboardInterrupt:
                 interrupted = True
             except GatewayError as error:

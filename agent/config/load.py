@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -17,6 +18,7 @@ from agent.config.profiles import ProfileSource, check_profiles, site_profiles
 from agent.config.reader import Complaints, Layer, Source, Table, read_source
 from agent.config.tree import (
     Config,
+    ControlConfig,
     IntervalConfig,
     Note,
     PackConfig,
@@ -40,6 +42,7 @@ TABLES = (
     "ring",
     "interval",
     "indicators",
+    "control",
     "paths",
     "uplink",
     "line",
@@ -49,6 +52,7 @@ TABLES = (
 LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
 MAX_SLIPS = 60  # positions of a demand window
+_GROUP = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 
 
 def load_config(
@@ -232,6 +236,7 @@ def _build(
         ring=_ring(kept["ring"]),
         interval=_interval(kept["interval"]),
         indicators=read_indicators(single("indicators")),
+        control=_control(single("control")),
         uplinks=read_uplinks(tables["uplink"], notes),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,
@@ -291,6 +296,18 @@ def _pack(table: Table) -> PackConfig:
 
 def _ring(table: Table) -> RingConfig:
     out = RingConfig(table.take("size", v.size_bytes(64 << 10, 4 << 30, "16 MiB"), RingConfig().size_bytes))
+    table.done()
+    return out
+
+
+def _control(table: Table) -> ControlConfig:
+    def group(value: object) -> str:
+        name = v.text(value)
+        if not _GROUP.fullmatch(name):
+            raise v.Wrong(f"{v.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
+        return name
+
+    out = ControlConfig(table.take("group", group, ControlConfig().group))
     table.done()
     return out
 

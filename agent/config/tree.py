@@ -153,6 +153,13 @@ class IndicatorsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """Who may change something through the control socket, beside root and the agent's own user."""
+
+    group: str = "meterhouse-control"
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkConfig:
     """One destination. ``confirm`` empty: subscriber where the broker speaks MQTT 5, else broker."""
 
@@ -250,6 +257,7 @@ class Config:
     ring: RingConfig = RingConfig()
     interval: IntervalConfig = IntervalConfig()
     indicators: IndicatorsConfig = IndicatorsConfig()
+    control: ControlConfig = ControlConfig()
     uplinks: tuple[UplinkConfig, ...] = ()
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
@@ -311,8 +319,9 @@ class Config:
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-# Folders and file names change nothing about a reading, and a moved key is still the same key.
+# Folders, file names and who may use the control socket change nothing about a reading; a moved key is the same key.
 _LEFT_OUT = {
+    "control",
     "key",
     "password",
     "state_dir",

@@ -19,6 +19,14 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
+class EnteredBy:
+    """The user of the gateway's machine who entered it, as the kernel said."""
+
+    uid: int
+    login: str = ""  # "" where the machine has no name for it
+
+
+@dataclass(frozen=True, slots=True)
 class Declaration:
     """One entry. An amount belongs to ``[from_ms, to_ms)``; a state holds from ``from_ms`` and has no ``to_ms``.
 
@@ -35,6 +43,7 @@ class Declaration:
     at_ms: int  # when it was entered
     document: str = ""  # what it is read from: a certificate's number, a ticket
     replaces: str = ""
+    by: EnteredBy | None = None  # None: entered before this was kept
 
     def as_dict(self) -> dict[str, Any]:
         """Its form in a pack; keys without a value are left out. Times are whole or fractional seconds."""
@@ -46,6 +55,8 @@ class Declaration:
             plain["document"] = self.document
         if self.replaces:
             plain["replaces"] = self.replaces
+        if self.by is not None:
+            plain["by"] = {"login": self.by.login, "uid": self.by.uid} if self.by.login else {"uid": self.by.uid}
         return plain
 
 
@@ -63,6 +74,7 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
         _ms(plain, "at"),
         _text(plain, "document", ""),
         _text(plain, "replaces", ""),
+        _by(plain.get("by")),
     )
     check(made)
     return made
@@ -91,6 +103,14 @@ def _text(plain: Mapping[str, Any], key: str, default: str | None = None) -> str
     if not isinstance(found, str) or len(found) > MAX_TEXT or clean_text(found, MAX_TEXT) != found:
         raise UsageError(f"{key} wants a text of at most {MAX_TEXT} characters on one line", where="declare")
     return found
+
+
+def _by(found: Any) -> EnteredBy | None:
+    if found is None:
+        return None
+    if not isinstance(found, dict) or type(found.get("uid")) is not int or not 0 <= found["uid"] < 1 << 32:
+        raise UsageError("by wants {uid, login}", where="declare")
+    return EnteredBy(found["uid"], _text(found, "login", ""))
 
 
 def _ms(plain: Mapping[str, Any], key: str) -> int:

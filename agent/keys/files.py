@@ -93,6 +93,9 @@ def rotate_key(
     Raises:
         KeyFileError: the old key cannot be read, may not be followed, or the place cannot be written.
     """
+    if path.is_symlink() and os.geteuid() == 0 and path.parent.stat().st_uid != 0:
+        hint = "Name the file itself, or run it as that user"
+        raise KeyFileError("is a link in a folder of another user, where root follows none", where=str(path), hint=hint)
     path = path.resolve()
     with _alone(path):
         old = load_key(path, any_owner=True)
@@ -106,7 +109,7 @@ def rotate_key(
             raise KeyFileError("this is the key that signs already", where=token, hint="Name another object")
         new.records = key_records(new, gateway, before, old, revokes=revokes)
         check_key_records(new.records, gateway)  # what verifiers would refuse is never put in place
-        draft = _draft(path, _text(new, body), path.stat())
+        draft = _draft(path, _text(new, body), path.lstat())
         try:
             if time.monotonic() > give_up_s:
                 raise KeyFileError(

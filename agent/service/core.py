@@ -20,7 +20,9 @@ from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import Grid
 from agent.service.checkpoints import Checkpoints
-from agent.service.desk import Desk
+from agent.service.control.access import RunningAccess, Slices
+from agent.service.control.peer import Caller, Right
+from agent.service.control.server import ControlServer
 from agent.service.fleet import Fleet
 from agent.service.intervals import Intervals
 from agent.service.learned import Learned
@@ -31,7 +33,6 @@ from agent.service.places import taken
 from agent.service.pulse import Pulse
 from agent.service.recover import Recovered, WentBack, recover, take_up
 from agent.service.reload import LAST_PACKS_S, Outcome, Reloads
-from agent.service.requests import FOLDER, Running
 from agent.service.roster import Roster, Unit, known_devices
 from agent.service.rounds import Rounds
 from agent.service.sealing import Sealing, pack_clock
@@ -78,6 +79,8 @@ class Service:
         self._ring: Ring | None = None
         self._snapshot: Snapshot | None = None
         self.checkpoints: Checkpoints | None = None
+        self._slices = Slices()
+        self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
     def units(self) -> Sequence[Unit]:
@@ -93,7 +96,7 @@ class Service:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
-        with taken(self.config.state_dir, self.config.runtime_dir):
+        with taken(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
             self.pen = Pen(load_key(key_path), self.config.base)
             self.writer = Writer(self._open_store, pack_clock)
@@ -197,6 +200,10 @@ class Service:
             on_event=lambda event: loop.call_soon_threadsafe(self.sealing.remark, event),
         )
 
+    def _access(self, caller: Caller, right: Right) -> RunningAccess:
+        """What a request on the control socket works with: who looks waits for its turn at the store."""
+        return RunningAccess(self, caller, self._slices if right is Right.LOOK else None)
+
     def _publish_keys(self, keys: bytes) -> None:
         """From the writer's thread, before anything that only these keys explain."""
         for uplink in self.uplinks:
@@ -227,7 +234,7 @@ class Service:
             self.key_watch.run(),
             self.intervals.run(),
             self.rounds.run(),
-            Desk(Running(self), self.config.runtime_dir / FOLDER).run(),
+            self._control.run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
         async with asyncio.TaskGroup() as group:

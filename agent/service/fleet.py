@@ -16,7 +16,7 @@ from agent.service.roster import Roster, Unit
 from agent.service.sealing import Sealing
 from agent.service.streams import Stream
 from agent.service.writer import Writer
-from drivers.line import FrameTrace, LeaseDesk, Line, frames_each, open_line
+from drivers.line import FrameTrace, Line, frames_each, open_line
 from drivers.model import ConfigError, DeviceSpec
 from drivers.registry import Driver
 from ext.ring import Ring
@@ -57,7 +57,6 @@ class Fleet:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._unit_of: dict[int, Unit] = {}
         self._next_table = 0
-        self._desk = LeaseDesk(config.runtime_dir / "leases")
         self.lock = asyncio.Lock()
         self.roster: Roster
         self.ring: Ring
@@ -106,7 +105,7 @@ class Fleet:
         """
         path = config.runtime_dir / f"frames.{entry.name}"
         trace = FrameTrace(path, frames_each(len(config.lines)), hidden=hidden)
-        return open_line(line_config(entry), desk=self._desk, trace=trace), trace
+        return open_line(line_config(entry), trace=trace), trace
 
     def number(self) -> int:
         """A number for a table in the ring, used once in a boot."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from drivers.model import GatewayError
 
-LOCK = "lock"
+LOCK = "agent.lock"
 PATIENCE_S = 0.5  # a tool that looks whether an agent runs holds the lock for an instant
 
 
@@ -19,18 +20,23 @@ PATIENCE_S = 0.5  # a tool that looks whether an agent runs holds the lock for a
 def taken(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
     """Hold the runtime directory: a second agent there would take a living ring for one that was left behind.
 
+    The state directory and the lock are for their owner alone: a lock that others may open can keep an agent from
+    starting.
+
     Raises:
         GatewayError: a folder cannot be made, or another agent runs there.
     """
-    for folder in (state_dir, runtime_dir):
+    for folder, mode in ((state_dir, 0o700), (runtime_dir, 0o750)):
         try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            folder.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise GatewayError(
                 f"cannot be made: {error.strerror}", where=str(folder), hint="Another place: [paths] in agent.toml"
             ) from error
+    _withhold(state_dir, 0o077)
+    _withhold(runtime_dir, 0o022)
     try:
-        fd = os.open(runtime_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.open(runtime_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise GatewayError(
             f"cannot be written: {error.strerror}", where=str(runtime_dir), hint="Another place: [paths] in agent.toml"
@@ -47,6 +53,13 @@ def taken(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
         os.close(fd)  # the lock goes with it
 
 
+def _withhold(folder: Path, bits: int) -> None:
+    """Take these rights away from a folder of ours that somebody else made with them."""
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & bits:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~bits)
+
+
 def _locked(fd: int) -> bool:
     give_up = time.monotonic() + PATIENCE_S
     while True:
@@ -61,18 +74,18 @@ def _locked(fd: int) -> bool:
 
 
 def is_taken(runtime_dir: Path) -> bool:
-    """Does an agent run with this runtime directory?
+    """Does an agent run with this runtime directory, or is one starting or ending? For the agent's own user and root.
 
     Raises:
         GatewayError: that cannot be found out.
     """
+    path = runtime_dir / LOCK
     try:
-        fd = os.open(runtime_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        hint = "Members of the group meterhouse may ask"
-        raise GatewayError(f"cannot be read: {error.strerror}", where=str(runtime_dir / LOCK), hint=hint) from error
+        raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint="Whose is it?") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -21,7 +21,7 @@ PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and fla
 CHECKPOINT_PAGES = 64  # the WAL counts against what a reading may take on the disk
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # what the WAL file is cut back to after something large
 BUSY_MS = 2_000
-MODE = 0o640
+MODE = 0o600  # nobody else opens it: whoever may read it can lock it
 SQLITE_FLOOR = (3, 40, 1)  # of the oldest system that the tests run on
 
 
@@ -54,6 +54,10 @@ def connect(path: Path) -> sqlite3.Connection:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + "-wal").unlink()  # belongs to a file that is gone
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
+    elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # made by an earlier version
+        for name in (path, path.with_name(path.name + "-wal")):
+            with contextlib.suppress(FileNotFoundError):
+                name.chmod(MODE)
     conn = sqlite3.connect(path, isolation_level=None, cached_statements=64, check_same_thread=True)
     try:
         _configure(conn, path)
@@ -304,7 +308,7 @@ class Ballast:
     def held_bytes(self) -> int:
         """What the file takes at the moment."""
         try:
-            return self._path.stat().st_size
+            return self._path.lstat().st_size
         except FileNotFoundError:
             return 0
 
@@ -315,7 +319,8 @@ class Ballast:
         if free_bytes(self._path.parent) < self._size + spare_bytes:
             return False
         try:
-            fd = os.open(self._path, os.O_CREAT | os.O_WRONLY, MODE)
+            self.drop()
+            fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, MODE)
             try:
                 os.posix_fallocate(fd, 0, self._size)
             finally:

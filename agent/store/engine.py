@@ -114,7 +114,7 @@ class Store(Intake):
         if max_size_bytes < MIN_SIZE_BYTES:
             raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
         try:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
                 # opening writes, and so does all that a start keeps before it reads: it lives on the reserve
                 Ballast(path.with_name(path.name + ".ballast"), 0).drop()

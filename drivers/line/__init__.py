@@ -2,8 +2,7 @@
 
 from drivers.line.config import LineConfig, Manners, SerialSetting, manners, target, warnings
 from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
-from drivers.line.lease import Lease, LeaseDesk
-from drivers.line.owner import Line, open_line
+from drivers.line.owner import Line, LineLease, open_line
 from drivers.line.stats import LineStats
 from drivers.line.trace import Frame, FrameTrace, frames_each, read_trace
 
@@ -12,10 +11,9 @@ __all__ = [
     "Answer",
     "Frame",
     "FrameTrace",
-    "Lease",
-    "LeaseDesk",
     "Line",
     "LineConfig",
+    "LineLease",
     "LineStats",
     "Manners",
     "ModbusRequest",

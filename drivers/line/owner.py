@@ -11,7 +11,6 @@ from drivers.line.bytelink import ByteLink
 from drivers.line.config import NO_LIMITS, LineConfig, Manners, SerialSetting, manners, target, warnings
 from drivers.line.frames import BUSY, Answer, Request
 from drivers.line.hosts import host_of
-from drivers.line.lease import LeaseDesk
 from drivers.line.mbap import MbapLink
 from drivers.line.port import Port, down, open_port
 from drivers.line.stats import LineStats
@@ -27,6 +26,20 @@ BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _log = logging.getLogger("meterhouse.line")
 
 
+class LineLease:
+    """A line that somebody else talks on, until ``end`` or until the line is closed: then ``over`` is set."""
+
+    def __init__(self, holder: str, at_end: Callable[[], None]) -> None:
+        self.holder, self._at_end = holder, at_end
+        self.over = asyncio.Event()
+
+    def end(self) -> None:
+        """The line is ours again. Calling it twice does no harm."""
+        if not self.over.is_set():
+            self.over.set()
+            self._at_end()
+
+
 class Line:
     """One serial port or one connection, and the order of those who use it.
 
@@ -37,7 +50,6 @@ class Line:
         self,
         config: LineConfig,
         clock: Callable[[], tuple[int, int]],
-        desk: LeaseDesk | None = None,
         trace: FrameTrace | None = None,
     ) -> None:
         self.config, self.name = config, config.name
@@ -47,7 +59,7 @@ class Line:
         # requests of one burst: a TCP device answers all in one go; slower lines hand on each answer as it comes
         self.burst_size = 16 if self.is_mbap else 1
         self.stats = LineStats(since_ns=time.monotonic_ns())
-        self.clock, self._desk, self._trace = clock, desk, trace
+        self.clock, self._trace = clock, trace
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
         self._manners = self._heeded = manners(config)
         self._turn = asyncio.Lock()
@@ -59,7 +71,7 @@ class Line:
         self._pause_s = FIRST_PAUSE_S
         self._retry_at = 0.0
         self._why_down: LineError | None = None
-        self._lent_to = ""
+        self._lease: LineLease | None = None
         self._foreign_told = FOREIGN_BEFORE_WARNING
         for text in warnings(config):
             _log.warning(text)
@@ -67,7 +79,7 @@ class Line:
     @property
     def lent(self) -> str:
         """Who holds the line through a lease; "" if it is ours."""
-        return self._lent_to
+        return self._lease.holder if self._lease is not None else ""
 
     @property
     def is_open(self) -> bool:
@@ -91,6 +103,31 @@ class Line:
         if self._host is not None:
             self._host.limit(self, self._connections)
 
+    async def lend(self, holder: str) -> LineLease:
+        """Finish the request under way, close the port and leave it to ``holder``.
+
+        Until the lease ends everything that is asked here fails with LineLent. Raises LineLent where somebody
+        holds it, LineDown where it was closed meanwhile.
+        """
+        if self._lease is not None:
+            raise LineLent(f"lent to {self._lease.holder}", where=self.where)
+        lease = self._lease = LineLease(holder, self._take_back)  # from now on nothing new is asked
+        try:
+            async with self._turn:
+                self._drop()
+            if lease.over.is_set():
+                raise LineDown("was closed while it was to be lent", where=self.where, hint="Try again")
+        except BaseException:
+            if self._lease is lease:
+                self._lease = None
+            raise
+        _log.info("%s: lent to %s", self.where, holder)
+        return lease
+
+    def _take_back(self) -> None:
+        self._lease = None
+        _log.info("%s: back from its lease", self.where)
+
     async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
         """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
         (answer,) = await self.burst((request,), how or self._manners)
@@ -111,7 +148,7 @@ class Line:
             self.heed(how)
         link = self._link
         try:
-            if link is None or self._desk is not None:
+            if link is None or self._lease is not None:
                 link = await self._ready()
             trouble = await link.run(requests, results, how)
             if trouble is None:
@@ -147,7 +184,9 @@ class Line:
             self._trace.trim()
 
     async def close(self) -> None:
-        """Close the port and the trace. A later request opens the port again."""
+        """Close the port and the trace, and end a lease. A later request opens the port again."""
+        if self._lease is not None:
+            self._lease.end()
         self._drop()
         if self._trace is not None:
             self._trace.close()
@@ -208,15 +247,8 @@ class Line:
 
     async def _ready(self) -> MbapLink | ByteLink:
         """The open link. Raises LineLent or LineDown, at once while a pause runs."""
-        if self._desk is not None:
-            lent_to = self._desk.holder(self.name)
-            if lent_to != self._lent_to:
-                _log.info("%s: %s", self.where, f"lent to {lent_to}" if lent_to else "back from its lease")
-                self._lent_to = lent_to
-            if lent_to:
-                self._drop()
-                self._desk.grant(self.name)
-                raise LineLent(f"lent to {lent_to}", where=self.where)
+        if self._lease is not None:
+            raise LineLent(f"lent to {self._lease.holder}", where=self.where)
         if self._link is not None:
             return self._link
         loop = asyncio.get_running_loop()
@@ -319,14 +351,12 @@ def open_line(
     config: LineConfig,
     clock: Callable[[], tuple[int, int]] | None = None,
     *,
-    desk: LeaseDesk | None = None,
     trace: FrameTrace | None = None,
 ) -> Line:
     """The line of ``config``; nothing is opened yet.
 
     Args:
         clock: gives (UTC ns, monotonic ns); None: the kernel's.
-        desk: where tools ask for a lease; None: the line is never lent.
         trace: where its frames are shown; closed with the line.
 
     Raises:
@@ -336,4 +366,4 @@ def open_line(
         from ext.clock import now
 
         clock = now
-    return Line(config, clock, desk, trace)
+    return Line(config, clock, trace)

@@ -48,6 +48,13 @@ def test_what_is_not_there_is_a_warning_and_no_fault(mh, park) -> None:  # field
     assert any(line.startswith("warning: line cabinet: cannot keep its paces: they need ") for line in warnings)
 
 
+def test_a_group_that_is_not_there_is_named(mh, park) -> None:
+    """Where the configuration says one; the package makes the usual one."""
+    said = mh("check", "-c", park(more='\n[control]\ngroup = "no-such-group-here"\n'))
+    assert said.code == 0 and "control: there is no group no-such-group-here on this machine. Until" in said.err
+    assert "warning: control: " not in mh("check", "-c", park()).err
+
+
 def test_the_plan_says_requests_registers_points_and_line_time(mh, park) -> None:
     said = mh("check", "--plan", "-c", park(more='limits = { turnaround = "10 ms" }\n'))
     lines = [" ".join(line.split()) for line in said.out.splitlines()]

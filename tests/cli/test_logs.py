@@ -18,3 +18,11 @@ def test_priorities_and_one_line() -> None:
     assert journal.format(record("x", logging.ERROR)).startswith("<3>")
     assert journal.format(record("x", logging.INFO)).startswith("<6>")
     assert "WARNING" in JournalFormat(journal=False).format(record("x"))
+
+
+def test_nothing_that_a_terminal_would_obey_reaches_the_log() -> None:
+    """Whoever chose the text: escape sequences, bells, returns, marks that turn the writing round."""
+    for journal in (True, False):
+        text = JournalFormat(journal).format(record("%s", logging.WARNING, "a\x1b[2J\x07\r\x9b\u202e\u2028\x00b 中 ü"))
+        assert text.isprintable() and text.endswith("b 中 ü")
+        assert "\x1b" not in text and "a\N{REPLACEMENT CHARACTER}[2J" in text

@@ -9,7 +9,6 @@ import pytest
 
 from agent.cli.read import label
 from agent.cli.target import local_timezone
-from drivers.line.lease import LeaseDesk
 from drivers.model import Kind, Point, Reading
 
 
@@ -131,33 +130,6 @@ def test_an_unknown_name_brings_the_nearest(mh, park) -> None:
     said = mh("read", "inv2", "-c", park())
     assert said.code == 2
     assert said.err.endswith('agent.toml: there is no device "inv2". Did you mean "inv1"?\n')
-
-
-def test_asks_a_running_agent_for_its_line(mh, served, park, traces, tmp_path) -> None:
-    """The desk of a running agent is looked at as its lines do; the tool waits, reads, and gives the line back."""
-    import threading
-
-    traces.write(lines={"roof": {"url": served.url, "open": True}})
-    desk = LeaseDesk(tmp_path / "run" / "leases")
-    seen: list[str] = []
-    stop = threading.Event()
-
-    def agent() -> None:
-        while not stop.wait(0.01):
-            if holder := desk.holder("roof"):
-                seen.append(holder)
-                desk.grant("roof")
-
-    thread = threading.Thread(target=agent)
-    thread.start()
-    try:
-        said = mh("read", "inv1", "-c", park(served.url), "--json")
-    finally:
-        stop.set()
-        thread.join()
-    assert said.code == 0 and len(said.lines) == 6
-    assert seen and seen[0].startswith("read by ")
-    assert not list((tmp_path / "run" / "leases").glob("*.ask"))
 
 
 def test_a_device_without_an_agent_needs_no_lease(mh, served, park, traces) -> None:

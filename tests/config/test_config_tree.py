@@ -74,6 +74,7 @@ def test_defaults_are_those_of_the_design(site) -> None:
         config.store.max_size_bytes == 8 << 30 and config.pack.every_ms == 10_000 and config.ring.size_bytes == 16 << 20
     )
     assert (config.uplinks, config.lines, config.devices) == ((), (), ())
+    assert config.control.group == "meterhouse-control"
 
 
 def test_folders_come_from_systemd_the_file_and_the_command_line_in_rising_order(site) -> None:
@@ -92,7 +93,8 @@ def test_a_wrong_override_is_told_as_the_command_lines(site) -> None:
     site.write(MINIMAL)
     says = site.complaints(overrides={"pack.every": "2 sec", "device.x": 1, "store.size": "1 GiB"})
     assert says == [
-        "command line: device.x: cannot be set here. Known: indicators, interval, key, pack, paths, ring, site, store",
+        "command line: device.x: cannot be set here. "
+        "Known: control, indicators, interval, key, pack, paths, ring, site, store",
         'command line: store.size: unknown key. Did you mean "max_size"?',
         'command line: pack.every: "sec" is not a unit of time. Write "2 s"; units are ms, s, min, h, d',
     ]
@@ -143,12 +145,12 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "Take the stable name from /dev/serial/by-id/",
         "agent.toml:50: line.server.url: opens a second connection beside line.roof (agent.toml:44). "
         "Devices of one line take turns; many gateways accept one or two connections only",
-        "agent.toml:77: device.third.address: has the address of device.main on the same line. "
+        "agent.toml:80: device.third.address: has the address of device.main on the same line. "
         "Right only if two profiles share one device",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
         "Right only if it was set at the device",
         "agent.toml:73: device.second.every: no point is read at the pace normal",
-        "agent.toml:81: uplink.plain.url: goes over the network unencrypted. mqtts:// protects password and readings",
+        "agent.toml:84: uplink.plain.url: goes over the network unencrypted. mqtts:// protects password and readings",
     ]
 
 
@@ -196,6 +198,8 @@ def test_the_hash_is_of_what_shapes_readings(site, good) -> None:
     assert site.load().hash() == first.hash(), "a moved secret is the same secret"
     site.write("# a comment\n" + good.replace('"10 s"\nmax', '"10000 ms"\nmax'))
     assert site.load().hash() == first.hash(), "other words for the same thing"
+    site.write(good.replace("meterhouse-control", "wheel"))
+    assert site.load().control.group == "wheel" and site.load().hash() == first.hash(), "who may ask shapes no reading"
     for old, new in [("ct = 80", "ct = 81"), ('"gw01"', '"gw02"'), ('"ac.*"', '"ac.power.*"'), ("fast = ", "cells = ")]:
         site.write(good.replace(old, new, 1))
         assert site.load().hash() != first.hash()

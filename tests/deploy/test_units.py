@@ -68,12 +68,32 @@ def test_the_agent_may_ask_the_kernel_for_its_clock() -> None:
     assert "ProcSubset" not in unit, "the kernel's boot id is under /proc/sys"
 
 
-def test_it_cannot_listen_and_can_connect() -> None:
-    """By the filter of calls: SocketBindDeny= would also forbid the bind to no port that paho does to connect."""
+def test_it_can_have_its_control_socket_and_connect() -> None:
+    """No socket unit, which would start a stopped agent. SocketBindDeny= would forbid what paho does to connect."""
     unit = settings("meterhouse.service")
-    assert {"listen", "accept", "accept4"} <= set(unit["SystemCallFilter"][1].lstrip("~").split())
     assert unit["SystemCallFilter"][1].startswith("~") and unit["SystemCallErrorNumber"] == ["EPERM"]
-    assert "SocketBindDeny" not in unit
+    assert not {"listen", "accept4"} & set(unit["SystemCallFilter"][1].lstrip("~").split())
+    assert "AF_UNIX" in unit["RestrictAddressFamilies"][0].split()
+    assert "SocketBindDeny" not in unit and not list(UNITS.glob("*.socket"))
+
+
+def test_nobody_else_gets_at_the_state_and_nobody_writes_where_the_agent_looks() -> None:
+    """The group that may change is made, and is empty; the folders that a group could write are gone."""
+    unit = settings("meterhouse.service")
+    assert unit["StateDirectoryMode"] == ["0700"] and unit["RuntimeDirectoryMode"] == ["0750"]
+    lines = [line.split() for line in (UNITS / "meterhouse.tmpfiles").read_text().splitlines() if line[:1] not in "#"]
+    assert [line[1:3] for line in lines if line[1].startswith("/run")] == [["/run/meterhouse", "0750"]]
+    users = [line.split() for line in (UNITS / "meterhouse.sysusers").read_text().splitlines() if line[:1] not in "#"]
+    assert ["g", "meterhouse-control", "-"] in users
+    assert [line for line in users if line[0] == "m"] == [["m", "meterhouse", "dialout"]]
+
+
+@pytest.mark.parametrize("script", ["debian/postinst", "install.sh"])
+def test_an_upgrade_removes_the_folders_of_earlier_versions(script: str) -> None:
+    """After the restart: the agent that still runs looks into them."""
+    text = (UNITS / script).read_text()
+    restart = max(text.find("#DEBHELPER#"), text.find("systemctl try-restart meterhouse.service"))
+    assert 0 < restart < text.index("rm -rf /run/meterhouse/requests /run/meterhouse/leases")
 
 
 def test_the_ring_outlives_a_restart_and_a_bad_file_ends_it() -> None:

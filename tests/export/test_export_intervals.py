@@ -21,7 +21,7 @@ from ledger_kit import START, Book, Packs, point, table
 from service_kit import House, one_meter, until
 
 from agent.intervals import Flag, query
-from agent.service.interval_export import COLUMNS
+from agent.service.control.intervals import COLUMNS
 from agent.service.pack_replay import new_pages
 from agent.store import Store
 

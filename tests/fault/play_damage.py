@@ -263,7 +263,7 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
 def kept(park: Park, past: Path) -> Collection[Name]:
     """Copy all that the agent has; returns the packs that are in it."""
     shutil.copytree(park.state, past / "state")
-    shutil.copytree(park.agent.runtime, past / "run")
+    shutil.copytree(park.agent.runtime, past / "run", ignore=shutil.ignore_patterns("control"))  # not its socket
     truth = AtRest(past / "rest", park.agent.kid)
     truth.look(past / "state")
     return truth.packs.keys()

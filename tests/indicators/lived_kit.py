@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from agent.cli.main import outcome
+from agent.indicators.declared import EnteredBy
 from bench.timelapse import PLAN, Silence, Timelapse
 
 FIRST, MIDDLE, LAST = date(2025, 1, 31), date(2025, 2, 1), date(2025, 2, 2)
@@ -54,7 +55,16 @@ def live(folder: Path) -> Lived:
     park.silences.append(Silence("gate", midnight - 3 * HOUR // 2, midnight + 5 * HOUR // 3))
     wrong = park.declare("certificates", "900", "MWh", FIRST, MIDDLE, "Li Wei", midnight - 9 * HOUR)
     right = park.declare(
-        "certificates", "310", "MWh", FIRST, MIDDLE, "Li Wei", midnight - 8 * HOUR, "GEC-2025-0117", wrong
+        "certificates",
+        "310",
+        "MWh",
+        FIRST,
+        MIDDLE,
+        "Li Wei",
+        midnight - 8 * HOUR,
+        "GEC-2025-0117",
+        wrong,
+        EnteredBy(1002, "anna"),
     )
     audit = park.declare("residual_available", "9000", "GJ", FIRST, LAST, "Zhang Min", midnight - 7 * HOUR)
     for now in park.until(LAST):

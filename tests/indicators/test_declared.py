@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.indicators.declared import Declaration, amount, from_dict, in_force
+from agent.indicators.declared import Declaration, EnteredBy, amount, from_dict, in_force
 from agent.indicators.figure import Period
 from agent.indicators.units import parse_unit
 from drivers.model import UsageError
@@ -49,6 +49,10 @@ def test_the_form_in_a_pack_comes_back() -> None:
     one = entry(7, "12.50", (0, 30), document="GEC-2026-0001", replaces=f"{1:016x}", who="李伟")
     assert from_dict(one.as_dict()) == one
     assert from_dict(entry(8, "12", (0, None)).as_dict()).to_ms is None
+    for by, plain in ((EnteredBy(1002, "anna"), {"login": "anna", "uid": 1002}), (EnteredBy(70_000), {"uid": 70_000})):
+        one = entry(9, "12", (0, 30), by=by)
+        assert one.as_dict()["by"] == plain and from_dict(one.as_dict()) == one
+    assert "by" not in entry(7, "12", (0, 30)).as_dict(), "entered before that was kept"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,10 @@ def test_the_form_in_a_pack_comes_back() -> None:
         ({"from": True}, "time in seconds"),
         ({"id": "12"}, "16 hex digits"),
         ({"v": None}, "v wants a text"),
+        ({"by": "anna"}, "by wants"),
+        ({"by": {"login": "anna"}}, "by wants"),
+        ({"by": {"uid": True}}, "by wants"),
+        ({"by": {"uid": 1, "login": "a\nb"}}, "on one line"),
     ],
 )
 def test_a_wrong_entry(change: dict[str, Any], complaint: str) -> None:

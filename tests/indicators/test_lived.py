@@ -116,6 +116,9 @@ def test_what_was_declared_is_sealed_and_told_apart(lived: Lived) -> None:
     entries = [r for r in sealed(lived.packs) if r["kind"] == "declaration"]
     assert [entry["id"] for entry in entries] == list(lived.entries), "once each"
     assert entries[1]["replaces"] == lived.entries[0] and entries[1]["document"] == "GEC-2025-0117"
+    assert entries[1]["by"] == {"login": "anna", "uid": 1002} and "by" not in entries[0], (
+        "who entered it, if it is known"
+    )
     core = figure(lived, "national-2025/co2_per_energy", "2025-01-31")
     bases = {one["n"]: one for one in core["inputs"]}
     assert bases["declared.certificates"]["basis"] == "declared" and bases["declared.certificates"]["v"] == "310"

@@ -26,6 +26,9 @@ SPOILT: dict[str, tuple[str, Spoil]] = {
     "two bounds": ("figure", lambda r: r.update(threshold={"at_most": "1", "below": "2"})),
     "a period of another kind": ("figure", lambda r: r["period"].update(kind="week")),
     "a declaration by nobody": ("declaration", lambda r: r.pop("who")),
+    "a declaration entered by somebody without a number": (
+        "declaration", lambda r: r.update(by={"login": "anna"})
+    ),
     "a declaration of another name": ("declaration", lambda r: r.update(n="certificates")),
     "an hour without its grid": ("trace", lambda r: r["hours"][3].pop("grid")),
     "a balance without its period": ("balance", lambda r: r.pop("period")),

@@ -22,8 +22,9 @@ from export_kit import BASE, CLOCK, T0, Gateway, table
 from agent.keys import Signer, check_key_records, create_key, current_records, load_key, rotate_key, signed_by
 from agent.keys.token import TokenError
 from agent.pack import Packer, StreamTable
-from agent.service import keydesk
-from agent.service.keydesk import last_signed
+from agent.service.control import keys as key_requests
+from agent.service.control.keys import last_signed
+from agent.service.control.protocol import Keys
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
 from agent.service.streams import Stream
@@ -259,20 +260,20 @@ class Held(Straight):
 async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keydesk, "HOLD_S", 0.2)
+    monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
     gateway.seal(1)
     store = Store.open(gateway.folder / "state" / "store.db", 64 << 20)
     try:
-        agent, body = Held(store), {"kid": gateway.signer.kid, "until_ms": None}
+        agent, request = Held(store), Keys(kid=gateway.signer.kid, hold=True)
         agent.new = True
         for _ in range(3):
             agent.looks = 0
-            assert await keydesk.answer(agent, body, agent) == {"kid": "new"}  # type: ignore[arg-type]
+            assert await key_requests.answer(agent, request, agent) == {"kid": "new"}  # type: ignore[arg-type]
             agent.key_watch.kid = "old"
         agent.new = False
-        assert await keydesk.answer(agent, body, agent) == {"kid": "old"}  # type: ignore[arg-type]
+        assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
         with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
-            await keydesk.answer(agent, body, agent)  # type: ignore[arg-type]
+            await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         assert not agent.lock.locked()
     finally:
         store.close()
@@ -362,3 +363,36 @@ def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, m
     assert code == 0 and "systemctl restart meterhouse" in err, err
     code, _, err = mh("keys", "rotate", path, "-c", gateway.config, "--yes")
     assert code == 0 and "systemctl restart meterhouse" in err, err
+
+
+def test_the_numbers_of_a_revocation_are_shown_before_somebody_says_yes(gateway: Gateway, mh: Mh) -> None:
+    gateway.seal(5)
+    path = gateway.folder / "state" / "signing.key"
+    before = path.read_bytes()
+    code, _, err = mh("keys", "revoke", gateway.signer.kid, "-c", gateway.config)
+    assert code == 2 and "--yes" in err and path.read_bytes() == before
+    assert all(f"{name} up to 6" in err for name in gateway.names), err
+
+
+def test_a_number_beyond_what_the_key_signed_is_not_trusted(gateway: Gateway, mh: Mh) -> None:
+    """By --last a person may trust less than the key signed, never more: that would be the thief's."""
+    gateway.seal(5)
+    path = gateway.folder / "state" / "signing.key"
+    before, kid = path.read_bytes(), gateway.signer.kid
+    for last, says in (("inv1=7", "up to 6 only"), ("other=1", "signed nothing"), ("inv1=0", "cannot have sequence 0"),
+                       ("inv1=9007199254740991", "cannot have sequence")):  # fmt: skip
+        code, _, err = mh("keys", "revoke", kid, "--last", last, "-c", gateway.config, "--yes")
+        assert code == 2 and says in err and path.read_bytes() == before, err
+    code, _, err = mh("keys", "create", path.with_name("x"), "--lost", kid, "--last", "inv1=7", "-c", gateway.config,
+                      "--yes")  # fmt: skip
+    assert code == 2 and "up to 6 only" in err and not path.with_name("x").exists()
+    code, out, err = mh("keys", "revoke", kid, "--last", "inv1=4", "-c", gateway.config, "--yes", "--json")
+    assert code == 0 and json.loads(out)["revoked"]["last"] == {f"{BASE}/inv1": 4}, err
+
+
+def test_where_no_database_can_be_asked_a_number_is_taken_with_a_warning(tmp_path: Path, mh: Mh) -> None:
+    path = tmp_path / "signing.key"
+    kid = create_key(path, 1).kid
+    words = ("keys", "revoke", kid, path, "--gateway", BASE, "--last", "inv1=4", "--yes", "-c", tmp_path / "none.toml")
+    code, _, err = mh(*words)
+    assert code == 0 and "no database is asked" in err, err

@@ -54,11 +54,11 @@ class Field:
     def line(self, sim: TcpLine | SerialLine | str, **more: object) -> Line:
         """Our end. ``timeout`` and other limits as keywords of Limits; ``echo`` and so on of LineConfig."""
         limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})  # type: ignore[arg-type]
-        desk, trace = more.pop("desk", None), more.pop("trace", None)
+        trace = more.pop("trace", None)
         if isinstance(sim, SerialLine):
             more.setdefault("serial", sim.serial)
         url = sim if isinstance(sim, str) else sim.url
-        line = open_line(LineConfig(f"l{len(self._lines)}", url, limits=limits, **more), desk=desk, trace=trace)  # type: ignore[arg-type]
+        line = open_line(LineConfig(f"l{len(self._lines)}", url, limits=limits, **more), trace=trace)  # type: ignore[arg-type]
         self._lines.append(line)
         return line
 

@@ -4,125 +4,94 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from linekit import Field, ask, ask_while, sim_device, words
+from linekit import Field, ask, sim_device, words
 
-from drivers.line import FrameTrace, Lease, LeaseDesk, frames_each, read_trace
+from drivers.line import FrameTrace, frames_each, read_trace
 from drivers.line.trace import NOISE, RECEIVED, SENT
-from drivers.model import LineLent, LineTimeout, UsageError
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from drivers.line import Lease
-with Lease(Path(sys.argv[1]), "l0", 60, "read by test"):
-    print("lent", flush=True)
-    sys.stdin.read()
-"""
+from drivers.model import LineLent, LineTimeout
 
 
-async def test_a_tool_gets_the_port_and_the_agent_yields(field: Field, tmp_path: Path) -> None:
-    """The agent finishes its request, closes its port, says ``lent``, and takes the line back by itself."""
+async def test_who_borrows_a_line_gets_its_port(field: Field) -> None:
+    """The line finishes its request, closes its port, says ``lent``, and is ours again when the lease ends."""
     sim = await field.pty(sim_device())
-    line = field.line(sim, desk=LeaseDesk(tmp_path / "leases"))
+    line = field.line(sim)
     assert (await line.exchange(ask(1, 1))).payload == words(1)
-    lease = Lease(tmp_path / "leases", line.name, 60, "read by anna", wait_s=5)
-    taking = asyncio.ensure_future(asyncio.to_thread(lease.__enter__))
-    async with asyncio.timeout(5):
-        while not taking.done():
-            await line.burst([ask()], line.manners())
-            await asyncio.sleep(0.01)
+    lease = await line.lend("read by anna")
+    assert not line.is_open and line.lent == "read by anna"
     (error,) = await line.burst([ask()], line.manners())
-    assert isinstance(error, LineLent) and "read by anna" in str(error) and line.lent == "read by anna"
+    assert isinstance(error, LineLent) and "read by anna" in str(error)
     tool = field.line(sim)  # the port is free: it locks its users out
     assert (await tool.exchange(ask(5, 1))).payload == words(5)
     await tool.close()
-    lease.__exit__(None, None, None)
-    assert (await ask_while(line, ask(2, 1), LineLent)).payload == words(2)
-    assert line.lent == "" and not list((tmp_path / "leases").glob("*.lent"))
+    lease.end()
+    lease.end()
+    assert line.lent == "" and lease.over.is_set()
+    assert (await line.exchange(ask(2, 1))).payload == words(2)
 
 
-async def test_a_lease_ends_with_its_process(field: Field, tmp_path: Path) -> None:
-    line = field.line(await field.tcp(sim_device()), desk=LeaseDesk(tmp_path / "leases"))
-    assert (await line.exchange(ask(1, 1))).payload == words(1)
-    holder = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", HOLDER, str(tmp_path / "leases")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert holder.stdout is not None
-    granted = asyncio.ensure_future(asyncio.to_thread(holder.stdout.readline))
+async def test_a_request_under_way_is_finished_first(field: Field) -> None:
+    """What came is kept; what waits for its turn is not asked any more."""
+    device = sim_device()
+    device.faults.set("late=0.1")
+    line = field.line(await field.tcp(device))
+    first = asyncio.ensure_future(line.burst([ask(1, 1)], line.manners()))
+    await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(line.burst([ask(2, 1)], line.manners()))
+    await asyncio.sleep(0)
+    lease = await line.lend("scan by anna")
+    (answer,) = await first
+    assert not isinstance(answer, LineLent) and answer.payload == words(1)  # type: ignore[union-attr]
+    assert isinstance((await waiting)[0], LineLent)
+    lease.end()
+
+
+async def test_a_silent_device_is_not_asked_again_when_the_line_is_wanted(field: Field) -> None:
+    """Retries would keep whoever borrows it waiting."""
+    device = sim_device()
+    device.faults.set("silence")
+    sim = await field.tcp(device)
+    line = field.line(sim, timeout_s=0.05, retries=200)
+    busy = asyncio.ensure_future(line.burst([ask(1, 1)], line.manners()))
     async with asyncio.timeout(10):
-        while not granted.done():
-            await line.burst([ask()], line.manners())
+        while not line.stats.timeouts:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert isinstance((await line.burst([ask()], line.manners()))[0], LineLent)
-    holder.send_signal(signal.SIGKILL)
-    holder.communicate()
-    assert (await ask_while(line, ask(3, 1), LineLent)).payload == words(3)
+        lease = await line.lend("read by anna")
+    assert isinstance((await busy)[-1], LineLent) and line.stats.timeouts < 100
+    lease.end()
 
 
-async def test_a_lease_ends_when_its_time_is_over(field: Field, tmp_path: Path) -> None:
-    line = field.line(await field.tcp(sim_device()), desk=LeaseDesk(tmp_path / "leases"))
-    lease = Lease(tmp_path / "leases", line.name, 0.4, "short", wait_s=5)
-    taking = asyncio.ensure_future(asyncio.to_thread(lease.__enter__))
-    began = time.monotonic()
-    lent = 0
-    async with asyncio.timeout(5):
-        while True:
-            (answer,) = await line.burst([ask()], line.manners())
-            lent += isinstance(answer, LineLent)
-            if lent and not isinstance(answer, LineLent):
-                break
-            await asyncio.sleep(0.01)
-    await taking
-    assert time.monotonic() - began >= 0.35
-    lease.__exit__(None, None, None)
+async def test_a_second_borrower_is_refused(field: Field) -> None:
+    line = field.line(await field.tcp(sim_device()))
+    lease = await line.lend("read by anna")
+    with pytest.raises(LineLent, match="lent to read by anna"):
+        await line.lend("scan by li")
+    lease.end()
+    (await line.lend("scan by li")).end()
 
 
-def test_a_second_tool_is_refused(tmp_path: Path) -> None:
-    desk = LeaseDesk(tmp_path)
-    stop = threading.Event()
-
-    def agent() -> None:
-        while not stop.wait(0.01):
-            if desk.holder("a"):
-                desk.grant("a")
-
-    thread = threading.Thread(target=agent)
-    thread.start()
-    with Lease(tmp_path, "a", 60, "first", wait_s=5):
-        with pytest.raises(LineLent), Lease(tmp_path, "a", 60, "second", wait_s=5):
-            pass
-        assert desk.holder("b") == ""
-    with Lease(tmp_path, "a", 60, "third", wait_s=5):
-        pass
-    stop.set()
-    thread.join()
+async def test_closing_a_line_ends_its_lease(field: Field) -> None:
+    """A reload that exchanges the line, or the agent's stop: the one who has it is told."""
+    line = field.line(await field.tcp(sim_device()))
+    lease = await line.lend("read by anna")
+    await line.close()
+    assert lease.over.is_set() and line.lent == ""
 
 
-def test_without_an_agent_a_lease_is_not_granted(tmp_path: Path) -> None:
-    with pytest.raises(TimeoutError, match="is one running"), Lease(tmp_path, "a", 60, "x", wait_s=0.1):
-        pass
-    assert not list(tmp_path.iterdir())
-    for seconds in (0, 901):
-        with pytest.raises(UsageError, match="lease of"):
-            Lease(tmp_path, "a", seconds, "x")
-
-
-def test_the_desk_survives_what_it_finds(tmp_path: Path) -> None:
-    (tmp_path / "a.ask").write_text("{half")
-    (tmp_path / "b.ask").write_text('{"until": 1e12, "who": "nobody holds it"}')
-    (tmp_path / "c.lent").write_text("{}")
-    desk = LeaseDesk(tmp_path)
-    assert desk.holder("a") == desk.holder("b") == ""
-    assert not (tmp_path / "b.ask").exists() and not (tmp_path / "c.lent").exists()
+async def test_who_stops_waiting_for_a_line_leaves_it_as_it_was(field: Field) -> None:
+    device = sim_device()
+    device.faults.set("late=0.2*1")
+    line = field.line(await field.tcp(device))
+    first = asyncio.ensure_future(line.burst([ask(1, 1)], line.manners()))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await line.lend("read by anna")
+    assert line.lent == "" and not isinstance((await first)[0], LineLent)
 
 
 async def test_frames_are_seen_by_others(field: Field, tmp_path: Path) -> None:

@@ -1,17 +1,13 @@
-"""The parts of a scan: its frames, what it overhears, leases, devices that answer to everything."""
+"""The parts of a scan: its frames, what it overhears, devices that answer to everything."""
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from pathlib import Path
 
 import pytest
 from scankit import Park, plain, sampled
 
 from drivers import cjt188, dlt645, mbus
-from drivers.line.lease import LeaseDesk
 from drivers.line.trace import RECEIVED, SENT
 from drivers.modbus import read_request
 from drivers.model import UsageError
@@ -113,37 +109,6 @@ def test_a_device_that_answers_to_every_unit_is_one_device(mh, field: Park) -> N
     said = mh("scan", "--line", line.url, "--no-identify", "--quick", "--json")
     assert [d["address"] for d in said.lines] == ["1"]
     assert "every unit number" in said.err
-
-
-def test_a_scan_leases_the_line_of_a_running_agent(mh, field: Park, tmp_path: Path) -> None:
-    # field pain 19: exactly one owner a port
-    line = field.pty(Bus([plain(1)]))
-    run = tmp_path / "run"
-    run.mkdir()
-    snapshot = {"pid": os.getpid(), "lines": {"cabinet": {"url": line.url, "open": True}}}
-    (run / "snapshot.json").write_text(json.dumps(snapshot))
-    desk = LeaseDesk(run / "leases")
-    seen: list[str] = []
-    stop = threading.Event()
-
-    def agent() -> None:
-        while not stop.wait(0.01):
-            if holder := desk.holder("cabinet"):
-                seen.append(holder)
-                desk.grant("cabinet")
-
-    thread = threading.Thread(target=agent)
-    thread.start()
-    try:
-        said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1",
-                  "--runtime-dir", run, "--no-identify", "--quick", "--json", *MINE)  # fmt: skip
-    finally:
-        stop.set()
-        thread.join()
-    assert said.code == 0
-    assert seen
-    assert seen[0].startswith("scan by ")
-    assert not list((run / "leases").glob("*.ask"))
 
 
 def test_identify_picks_the_variant_by_what_the_device_says(mh, field: Park) -> None:

@@ -39,7 +39,7 @@ def test_the_promises_are_asserted_at_open(path: Path) -> None:
     ask = lambda pragma: store._conn.execute(f"PRAGMA {pragma}").fetchone()[0]  # noqa: E731
     assert [ask(p) for p in ("journal_mode", "synchronous", "auto_vacuum", "page_size")] == ["wal", 2, 2, 4096]
     assert "WAL, synchronous FULL" in store.usage().settings and store.usage().path == str(path)
-    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.stat().st_mode & 0o777 == 0o600
     store.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway import RUN, STATE, Gateway, note
+from gateway import M1, M2, RUN, STATE, Gateway, note
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 OTHERS = ("Type", "ExecStart", "ExecReload", "StandardOutput", "Restart", "WatchdogSec", "ConditionPathExists")
@@ -28,13 +28,53 @@ def probed(gw: Gateway) -> dict[str, Any]:
     return dict(json.loads(gw.machine.read("/root/probed")))
 
 
-def test_it_listens_nowhere(gw: Gateway, probed: dict[str, Any]) -> None:
-    """Promise 8, seen from outside; and the kernel would refuse it, while it leaves the ways out alone."""
+def test_it_listens_on_its_control_socket_and_nowhere_else(gw: Gateway, probed: dict[str, Any]) -> None:
+    """Promise 8, seen from outside: one listener, which is no network socket and which the group reaches."""
     mine = [line for line in gw.machine.sh("ss -Hanp").splitlines() if f"pid={gw.pid}," in line]
-    assert mine and not [line for line in mine if "LISTEN" in line], mine
+    (door,) = [line for line in mine if "LISTEN" in line]
+    assert door.split()[0] == "u_str" and "/control " in door, door
     udp = [line for line in mine if line.startswith("udp")]
     assert not udp, udp
-    assert probed["listen"] == "EPERM" and (probed["pair"], probed["connect"]) == ("done", "done")
+    assert gw.machine.sh(f"stat -c '%F %a %U %G' {RUN}/control") == "socket 660 meterhouse meterhouse\n"
+    assert (probed["door"], probed["pair"], probed["connect"]) == ("done", "done", "done")
+
+
+def test_who_may_ask(gw: Gateway) -> None:
+    """Members of the package's groups, root, a stranger, and a user whose number the sandbox cannot map."""
+    m = gw.machine
+    gw.machine.wait(lambda: gw.alive(M1), 60)
+    assert m.sh("getent group meterhouse-control").split(":")[3] == "\n", "made by the package, and empty"
+    m.sh("useradd -m -G meterhouse anna; useradd -m -G meterhouse,meterhouse-control li; useradd -m mallory;"
+         " useradd -m -u 70000 -G meterhouse,meterhouse-control far")  # fmt: skip
+    # nobody has this address: no meter serves a number that the agent would miss
+    nobody = ("read", "--profile", "eastron/sdm630", "--line", "modbus-tcp://127.0.0.1:5020", "--address", "99")
+    heard = {"anna": "`sudo adduser anna meterhouse-control`", "far": "a number above 65535"}
+    for user in ("anna", "li", "far", "root"):
+        as_user = ("runuser", "-u", user, "--", "meterhouse")
+        m.run(*as_user, "export", f"/tmp/of-{user}")
+        assert m.sh(f"stat -c %U /tmp/of-{user}/keys.json") == f"{user}\n"
+        said = m.run(*as_user, *nobody, ok=4)
+        assert heard.get(user, "no answer within") in said.stderr, (user, said.stderr)
+    said = m.run("runuser", "-u", "mallory", "--", "meterhouse", "export", "/tmp/of-mallory", ok=None)
+    assert said.returncode != 0 and "Permission denied" in said.stderr, said.stderr
+    journal = m.journal()
+    assert "lease refused to anna (uid " in journal and "lent to read by li (uid " in journal
+    assert "export for uid 65534" in journal or "export for nobody (uid 65534)" in journal
+    m.sh("for u in anna li mallory far; do userdel -r $u; done 2>/dev/null; rm -r /tmp/of-*")
+
+
+def test_root_exports_from_a_stopped_gateway_and_leaves_nothing_of_its_own(gw: Gateway) -> None:
+    """The database is opened by a child that is the agent's user; the directory is nobody else's."""
+    m = gw.machine
+    m.run("systemctl", "stop", "meterhouse")
+    m.run("meterhouse", "export", "/tmp/cold")
+    assert m.sh(f"stat -c '%a %U' {STATE}") == "700 meterhouse\n"
+    assert not m.sh(f"find {STATE} ! -user meterhouse").split()
+    assert not m.sh(f"find {STATE} -type f -perm /077").split()
+    assert m.sh("stat -c %U /tmp/cold/keys.json") == "root\n"
+    m.sh("rm -r /tmp/cold; systemctl start meterhouse")
+    gw.settled(M1, M2)
+    m.wait(lambda: "meterhouse_store_size_bytes" in m.read(f"{RUN}/metrics.prom"), 30, "as before")
 
 
 def test_it_writes_nowhere_else(gw: Gateway, probed: dict[str, Any]) -> None:

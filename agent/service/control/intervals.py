@@ -1,19 +1,17 @@
-"""Answers a request for intervals: rows as JSON lists under ``COLUMNS``, one a line, by stream and day."""
+"""Serves intervals: rows as JSON lists under ``COLUMNS``, one a line, by stream and day."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
 from agent.intervals import Cut, Flag, IntervalRow, Mark, query
-from agent.service.exporting import checked
-from agent.service.requests import Access, Reply
+from agent.service.control.access import Access, Reply
+from agent.service.control.protocol import Intervals
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
@@ -29,15 +27,14 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """``body`` as of an export. Gives the columns, and how many rows and streams there were."""
-    from_ms, to_ms, names = checked(body)
+async def answer(access: Access, request: Intervals, reply: Reply) -> dict[str, Any]:
+    """Gives the columns, and how many rows and streams there were."""
     config = access.config
     cut = Cut(config.timezone, config.interval.length_ms)
     first_ms, last_ms = await access.call(Store.interval_span)
     known = await access.call(lambda store: sorted(name for name in store.heads() if not _is_ours(name)))
-    streams = _chosen(known, names)
-    from_ms, to_ms = max(from_ms, first_ms), min(to_ms, last_ms)
+    streams = _chosen(known, request.streams)
+    from_ms, to_ms = max(request.from_ms, first_ms), min(request.to_ms, last_ms)
     if from_ms >= to_ms:
         raise GatewayError("no intervals are in this range", where="export", hint="They leave after keep_intervals")
     days = list(cut.stretches("day", from_ms, to_ms))
@@ -45,14 +42,9 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
     for stream in streams:
         for start, end in days:
             found = _rows(access, cut, stream, max(start, from_ms), min(end, to_ms))
-            while True:
-                began = time.monotonic()
-                lines = await access.call(lambda store, source=found: list(islice(source.of(store), AT_ONCE)))  # type: ignore[misc]
-                if not lines:
-                    break
+            while lines := await access.call(lambda store, source=found: list(islice(source.of(store), AT_ONCE))):  # type: ignore[misc]
                 rows += len(lines)
                 await reply.part(b"\n".join(lines))
-                await asyncio.sleep(time.monotonic() - began if access.service else 0)
             done += 1
             reply.progress(done, len(streams) * len(days))
     return {"columns": list(COLUMNS), "rows": rows, "streams": streams}

@@ -1,19 +1,21 @@
-"""Answers who wants to put another key in the place of the one that signs: up to where did a key sign, to the pack.
+"""Serves who wants to put another key in the place of the one that signs: up to where did a key sign, to the pack.
 
-In the running agent nothing is sealed from that answer on until the new key is there, so the answer stays true;
-readings wait in the ring. A tool that dies over it costs these few seconds.
+With ``hold`` nothing is sealed in the running agent from that answer on until the new key is there, so the answer stays
+true; readings wait in the ring. A tool that dies over it costs these few seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Final
 
 from agent.keys import signed_by
-from agent.service.requests import Access, Reply
+from agent.service.control.access import Access, Reply
+from agent.service.control.protocol import Keys, PublishedKey
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
@@ -22,17 +24,14 @@ LOOK_S: Final = 0.05
 PAUSE_S: Final = 60.0  # after a tool that asked and made no key
 
 
-async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """``body``: kid, until_ms (or null), and before: all kids of the tool's chain up to it, or null.
-
-    One part: last sequence by stream. Gives the kid that signs then. Without a kid only the newest that was published.
-    """
-    if body.get("kid") is None:
+async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> dict[str, Any]:
+    """One part: last sequence by stream. Gives the kid that signs then, or the newest that was published."""
+    if isinstance(request, PublishedKey):
         kept = await access.call(Store.key_record)
         return {"kid": None if kept is None else json.loads(kept[1])["records"][-1]["kid"]}
-    kid, until_ms, before = checked(body)
+    kid, until_ms, before = request.kid, request.until_ms, request.before
     service = access.service
-    if service is None:
+    if service is None or not request.hold:
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
     watch = service.key_watch
@@ -42,21 +41,15 @@ async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[
             raise GatewayError("sealing was held just now and no key came", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
+        watch.held_for_nothing_s = time.monotonic()  # also for a tool that leaves now
         while watch.kid == old:
             await watch.look()
             if time.monotonic() > give_up:
-                watch.held_for_nothing_s = time.monotonic()
                 break
             await asyncio.sleep(LOOK_S)
+        if watch.kid != old:
+            watch.held_for_nothing_s = -math.inf
     return {"kid": watch.kid}
-
-
-def checked(body: Mapping[str, Any]) -> tuple[str, int | None, Collection[str]]:
-    """The key, the time and the keys before of a request. Raises UsageError."""
-    kid, until_ms, before = body.get("kid"), body.get("until_ms"), body.get("before") or []
-    if not isinstance(kid, str) or not (until_ms is None or type(until_ms) is int) or not isinstance(before, list):
-        raise UsageError("kid, until_ms and before are wanted", where="keys")
-    return kid, until_ms, before
 
 
 async def last_signed(access: Access, kid: str, until_ms: int | None, before: Collection[str] = ()) -> dict[str, int]:

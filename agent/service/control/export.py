@@ -1,53 +1,33 @@
-"""Answers a request for a stretch of time: the pieces of an archive, one after the other.
+"""Serves an export: the pieces of an archive, one after the other.
 
-Each part is a line of JSON, ``{"file", "packs"}``, and then the lines for the end of that file. It is read in slices
-through the store's thread, which has as long for others between two of them as one took.
+Each part is a line of JSON, ``{"file", "packs"}``, and then the lines for the end of that file.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import time
-from collections.abc import Mapping
 from typing import Any
 
 from agent.keys import current_records, load_key
-from agent.service.requests import Access, Reply
+from agent.service.control.access import Access, Reply
+from agent.service.control.protocol import Export
 from agent.store import Archive, Piece, Store
 from drivers.model import GatewayError, UsageError, clean_text
 
-END_MS = 1 << 52
-MAX_STREAMS = 1000
 
-
-async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """``body``: from_ms, to_ms, streams (last parts of names; empty: all). Gives packs, full names, warnings."""
-    from_ms, to_ms, streams = checked(body)
-    archive = await access.call(lambda store: Archive(store, from_ms, to_ms, streams))
+async def answer(access: Access, request: Export, reply: Reply) -> dict[str, Any]:
+    """Gives packs, full names of streams, warnings."""
+    streams = request.streams
+    archive = await access.call(lambda store: Archive(store, request.from_ms, request.to_ms, streams))
     complain(archive, streams)
     await access.call(lambda store: _look_at_key_file(store, access, archive))
     pieces, done = archive.pieces(), 0
-    while True:
-        began = time.monotonic()
-        piece = await access.call(lambda store: next(pieces, None))
-        if piece is None:
-            return {"packs": done, "streams": archive.streams, "warnings": archive.warnings}
-        await asyncio.sleep(time.monotonic() - began if access.service else 0)
+    while (piece := await access.call(lambda store: next(pieces, None))) is not None:
         await reply.part(as_part(piece))
         done += piece.packs
         reply.progress(done, archive.total)
-
-
-def checked(body: Mapping[str, Any]) -> tuple[int, int, list[str]]:
-    """The range and the streams of a request. Raises UsageError."""
-    from_ms, to_ms, streams = body.get("from_ms"), body.get("to_ms"), body.get("streams")
-    if type(from_ms) is not int or type(to_ms) is not int or not 0 <= from_ms < to_ms <= END_MS:
-        raise UsageError("from_ms before to_ms is wanted", where="export")
-    if not isinstance(streams, list) or len(streams) > MAX_STREAMS or not all(isinstance(n, str) for n in streams):
-        raise UsageError("streams is a list of names", where="export")
-    return from_ms, to_ms, streams
+    return {"packs": done, "streams": archive.streams, "warnings": archive.warnings}
 
 
 def complain(archive: Archive, streams: list[str]) -> None:
@@ -64,13 +44,6 @@ def as_part(piece: Piece) -> bytes:
     """A piece as it travels."""
     head = json.dumps({"file": piece.file, "packs": piece.packs}).encode()
     return b"\n".join((head, *piece.lines))
-
-
-def from_part(data: bytes) -> Piece:
-    """The reverse of ``as_part``."""
-    head, *lines = data.split(b"\n")
-    facts = json.loads(head)
-    return Piece(facts["file"], tuple(lines), facts["packs"])
 
 
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:

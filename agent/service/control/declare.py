@@ -1,29 +1,33 @@
-"""Answers a request to keep what a person attests, and one to list what was attested."""
+"""Keeps what a person attests, with who asked for it, and lists what was attested."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from agent.indicators.declared import Declaration, from_dict, in_force
 from agent.indicators.units import parse_unit
+from agent.service.control.access import Access, Reply
+from agent.service.control.protocol import Declarations, Declare
 from agent.service.figures import read
-from agent.service.requests import Access, Reply
 from agent.store import Store
 from drivers.model import UsageError
 
 
-async def answer(access: Access, body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-    """``body``: {} lists; else n, v, u, from, to (or none), who, document, replaces. Gives {"entries"} or {"entry"}."""
+async def answer(access: Access, request: Declarations | Declare, reply: Reply) -> dict[str, Any]:
+    """Gives {"entries"} or {"entry"}."""
     entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
-    if not body:
+    if isinstance(request, Declarations):
         holding = {entry.id for entry in in_force(entries)}
         return {"entries": [{**entry.as_dict(), "in_force": entry.id in holding} for entry in entries]}
-    made = from_dict({**body, "id": secrets.token_hex(8), "at": time.time_ns() // 1_000_000 / 1000})
-    check_against(made, entries, access)
+    plain: dict[str, Any] = {"n": request.n, "v": request.v, "u": request.u, "who": request.who, "to": request.to}
+    plain |= {"from": request.from_, "document": request.document, "replaces": request.replaces}
+    plain |= {"id": secrets.token_hex(8), "at": time.time_ns() // 1_000_000 / 1000, "by": access.caller.as_dict()}
+    made = from_dict(plain)
+    await asyncio.to_thread(check_against, made, entries, access)
     kept = await access.call(lambda store: _keep(store, made, f"{access.config.base}/_indicators"))
     return {"entry": kept.as_dict()}
 

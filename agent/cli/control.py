@@ -1,0 +1,266 @@
+"""What a tool asks of an agent: over its control socket while it runs, of its database while it does not.
+
+Both speak the same frames. No answer is trusted blindly: what listens must be the owner of the runtime directory, each
+frame and each wait is bounded, and what an answer names is checked where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.service.control.frames import (
+    HEADER,
+    MAX_ANSWER,
+    SOCKET,
+    Frame,
+    decode_error,
+    decode_facts,
+    parse_header,
+)
+from agent.service.control.peer import peer_of
+from drivers.model import GatewayError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.service.control.protocol import Request
+
+PICK_UP_S: Final = 15.0  # an agent that starts seals first what the one before left in the ring
+SILENCE_S: Final = 30.0  # it says every second or two that it is at it
+CONNECT_S: Final = 5.0
+SEND_S: Final = 10.0
+MAX_TOTAL: Final = 64 << 20  # of an answer that is kept in memory
+
+Take = Callable[[bytes], object]
+Progress = Callable[[int, int], None]
+
+
+class NoAgent(GatewayError):
+    """Nobody listens in the runtime directory."""
+
+
+class Unheard(GatewayError):
+    """Somebody listens, and says nothing or ended the connection."""
+
+
+def nowhere(data: bytes) -> None:
+    """For questions whose whole answer is their result."""
+
+
+def quietly(done: int, total: int) -> None:
+    """No bar."""
+
+
+def ask(
+    config: Config,
+    request: Request,
+    take: Take = nowhere,
+    progress: Progress = quietly,
+    pick_up_s: float = PICK_UP_S,
+) -> dict[str, Any]:
+    """The result of a request, of a running agent or of the database of one that is stopped.
+
+    Args:
+        take: gets the parts of the answer, in order.
+        progress: called with (done, total) now and then.
+
+    Raises:
+        GatewayError: what the one who answers says, or: no answer, no database, no permission.
+    """
+    from agent.cli.stopped import AgentLives, ask_database
+
+    give_up = time.monotonic() + pick_up_s
+    while True:
+        try:
+            with ControlClient.connect(config.runtime_dir) as client:
+                return client.ask(request, take, progress, pick_up_s)
+        except NoAgent:
+            pass
+        try:
+            return ask_database(config, request, take, progress)
+        except AgentLives as error:  # it starts and does not listen yet, or ends and does not listen any more
+            if time.monotonic() > give_up:
+                raise unheard(config.runtime_dir, "It is starting or stopping, or it hangs") from error
+            time.sleep(0.1)
+
+
+def ask_running(
+    runtime_dir: Path, request: Request, take: Take = nowhere, progress: Progress = quietly
+) -> dict[str, Any]:
+    """The same of a running agent only. Raises NoAgent where none runs, and as ``ask``."""
+    with ControlClient.connect(runtime_dir) as client:
+        return client.ask(request, take, progress)
+
+
+class ControlClient:
+    """One request over a connected socket; ``close`` ends it, whatever became of it."""
+
+    def __init__(self, sock: socket.socket, where: Path) -> None:
+        self._sock, self._where = sock, where
+
+    @classmethod
+    def connect(cls, runtime_dir: Path) -> ControlClient:
+        """To the agent of a runtime directory.
+
+        Raises:
+            NoAgent: nobody listens there.
+            GatewayError: this user may not connect, or who listens is not the directory's owner.
+        """
+        where = runtime_dir / SOCKET
+        try:
+            folder = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _nobody(runtime_dir) from None
+        except OSError as error:
+            raise _forbidden(where, error) from error
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if not stat.S_ISSOCK(os.stat(SOCKET, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise GatewayError("is not a socket", where=str(where), hint="Who put it there?")
+            _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # however long the folder's own path is
+            owner, listener = os.fstat(folder).st_uid, peer_of(sock).uid
+            if listener not in (owner, os.geteuid()):
+                what = f"user {listener} listens in a folder of user {owner}"
+                raise GatewayError(what, where=str(where), hint="That is no agent; nothing was said to it")
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            sock.close()
+            raise _nobody(runtime_dir) from None
+        except OSError as error:
+            sock.close()
+            raise _forbidden(where, error) from error
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.close(folder)
+        return cls(sock, where)
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go; the agent ends what it did for us."""
+        self._sock.close()
+
+    @property
+    def sock(self) -> socket.socket:
+        """The connection, for who waits for its end beside other things."""
+        return self._sock
+
+    def ask(
+        self,
+        request: Request,
+        take: Take,
+        progress: Progress,
+        pick_up_s: float = PICK_UP_S,
+        silence_s: float = SILENCE_S,
+    ) -> dict[str, Any]:
+        """Send the request and take the whole answer. Raises GatewayError."""
+        self.send(request)
+        limit_s = pick_up_s
+        while True:
+            kind, payload = self.receive(limit_s)
+            limit_s = silence_s
+            if kind is Frame.PART:
+                take(payload)
+            elif kind is Frame.PROGRESS:
+                facts = decode_facts(payload)
+                progress(_count(facts, "done"), _count(facts, "total"))
+            elif kind is Frame.DONE:
+                return decode_facts(payload)
+            else:
+                raise decode_error(payload)
+
+    def send(self, request: Request) -> None:
+        """The request. What the other end has to say of it is received, also where it took none of it."""
+        from agent.service.control.protocol import encode_request
+
+        self._sock.settimeout(SEND_S)
+        try:
+            self._sock.sendall(encode_request(request))
+        except TimeoutError:
+            raise unheard(self._where.parent, "It hangs: `meterhouse status`") from None
+        except OSError:  # refused: why stands in its answer
+            return
+
+    def receive(self, limit_s: float | None) -> tuple[Frame, bytes]:
+        """The next frame of the answer. Raises GatewayError where none comes in time."""
+        self._sock.settimeout(limit_s)
+        kinds = frozenset(Frame) - {Frame.REQUEST}
+        kind, size = parse_header(self._exactly(HEADER.size), kinds, MAX_ANSWER)
+        return kind, self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray(size)
+        view, have = memoryview(data), 0
+        while have < size:
+            try:
+                more = self._sock.recv_into(view[have:])
+            except TimeoutError:
+                raise unheard(self._where.parent, "It is starting, busy, or it hangs: `meterhouse status`") from None
+            except OSError:
+                more = 0
+            if not more:
+                raise unheard(self._where.parent, "It was stopped or ended the connection; ask again")
+            have += more
+        return bytes(data)
+
+
+class Kept:
+    """Parts of an answer that are kept in memory, up to a bound."""
+
+    def __init__(self, limit: int = MAX_TOTAL) -> None:
+        self._parts: list[bytes] = []
+        self._left = limit
+
+    def take(self, data: bytes) -> None:
+        """One more part. Raises GatewayError beyond the bound."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise GatewayError("the answer is far too large", where="control", hint="Is that an agent?")
+        self._parts.append(data)
+
+    @property
+    def whole(self) -> bytes:
+        return b"".join(self._parts)
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    """Connect, also where others are waiting to be taken. Raises OSError."""
+    give_up = time.monotonic() + CONNECT_S
+    sock.settimeout(CONNECT_S)
+    while True:
+        try:
+            return sock.connect(path)
+        except BlockingIOError:  # the queue of the kernel is full
+            if time.monotonic() > give_up:
+                raise TimeoutError(110, "too many are waiting") from None
+            time.sleep(0.02)
+
+
+def _count(facts: Mapping[str, Any], name: str) -> int:
+    found = facts.get(name)
+    return found if type(found) is int and 0 <= found < 1 << 53 else 0
+
+
+def unheard(runtime_dir: Path, hint: str) -> Unheard:
+    """There is an agent, and it says nothing."""
+    return Unheard("the running agent does not answer", where=str(runtime_dir), hint=hint)
+
+
+def _nobody(runtime_dir: Path) -> NoAgent:
+    hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
+    return NoAgent("no agent is running here", where=str(runtime_dir), hint=hint)
+
+
+def _forbidden(where: Path, error: OSError) -> GatewayError:
+    hint = "The user must be in the group meterhouse: `sudo adduser USER meterhouse`, then log in anew"
+    return GatewayError(f"the agent cannot be asked: {error.strerror or error}", where=str(where), hint=hint)

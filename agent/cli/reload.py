@@ -1,0 +1,45 @@
+"""`meterhouse reload`: the running agent takes up a changed configuration, and says what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.cli.common import as_line, config_options, find_runtime_dir, json_option, tidy
+
+
+@click.command()
+@config_options
+@json_option
+def reload(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
+    """Have the running agent reload its configuration, and show what came of it.
+
+    The agent reads the files that it was started with, changes what changed and loses no reading. A configuration that
+    is wrong in any place changes nothing: the previous one stays in effect. For root and members of `[control] group`.
+
+    \b
+    Example:
+      meterhouse reload
+
+    \b
+    Exit codes: 0 in effect, 1 no agent, no answer or an internal fault, 3 rejected.
+    """
+    from agent.cli.control import ask_running
+    from agent.service.control.protocol import Reload
+
+    found = ask_running(find_runtime_dir(config_file, runtime_dir, warn=False), Reload())
+    complaints = [tidy(str(text), 1000) for text in found.get("complaints", ())]
+    config, changed = tidy(str(found.get("config", "")), 60), tidy(str(found.get("changed", "")), 1000)
+    if as_json:
+        facts = {"ok": not complaints, "config": config, "changed": changed, "complaints": complaints}
+        click.echo(as_line(facts))
+    elif complaints:
+        for text in complaints:
+            click.echo(f"error: {text}", err=True)
+        if left_out := found.get("left_out"):
+            click.echo(f"and {left_out} more", err=True)
+        click.echo(f"rejected: the previous configuration {config} stays in effect", err=True)
+    else:
+        click.echo(f"configuration {config} is in effect: {changed}")
+    raise SystemExit(1 if found.get("fault") else 3 if complaints else 0)

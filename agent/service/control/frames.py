@@ -1,0 +1,98 @@
+"""Frames on the control socket, without what decodes requests: an agent that nobody asks holds no more than this.
+
+A frame is one byte (``Frame``), the length of its payload (32 bits, big endian), and the payload. A connection carries
+one request of the client; everything after it comes from the agent:
+
+    REQUEST   JSON object, at most 64 KiB; ``agent.service.control.protocol`` has the kinds
+    PART      bytes of the answer, in order
+    PROGRESS  JSON object {"done", "total"}; sent at least every second or two while the agent is at it
+    DONE      JSON object: the end of the answer
+    FAILED    JSON object {"type", "what", "where", "hint"}: why there is none
+
+Whoever closes the connection ends the request. A client passes over members of an answer that it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any, Final
+
+from drivers.model import ConfigError, GatewayError, LineDown, LineLent, UsageError, clean_text
+
+SOCKET: Final = "control"  # its name in the runtime directory
+HEADER: Final = struct.Struct(">BI")
+MAX_REQUEST: Final = 64 << 10
+MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may have 16 MiB
+VERSIONS: Final = "Are agent and tool of one version? `meterhouse status` shows the agent's"
+
+
+class Frame(IntEnum):
+    """The first byte of a frame."""
+
+    REQUEST = 1
+    PART = 2
+    PROGRESS = 3
+    DONE = 4
+    FAILED = 5
+
+
+class ProtocolError(GatewayError):
+    """What came over the socket is not what this version speaks."""
+
+
+_ERRORS: Final[Mapping[str, type[GatewayError]]] = {
+    kind.__name__: kind for kind in (UsageError, ConfigError, LineDown, LineLent, ProtocolError)
+}
+
+
+def header(kind: Frame, size: int) -> bytes:
+    """The five bytes before a payload."""
+    return HEADER.pack(kind, size)
+
+
+def frame(kind: Frame, payload: bytes) -> bytes:
+    """A whole frame."""
+    return header(kind, len(payload)) + payload
+
+
+def parse_header(data: bytes, kinds: frozenset[Frame], limit: int) -> tuple[Frame, int]:
+    """Kind and length of what follows. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
+    number, size = HEADER.unpack(data)
+    if number not in kinds:
+        raise ProtocolError(f"a frame of kind {number}", where="control", hint=VERSIONS)
+    if size > limit:
+        raise ProtocolError(f"a frame of {size} bytes", where="control", hint=f"At most {limit} are read")
+    return Frame(number), size
+
+
+def encode_facts(facts: Mapping[str, Any]) -> bytes:
+    """The payload of PROGRESS and DONE."""
+    return json.dumps(facts, separators=(",", ":")).encode()
+
+
+def decode_facts(payload: bytes) -> dict[str, Any]:
+    """The reverse. Raises ProtocolError."""
+    try:
+        found = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(clean_text(str(error), 200), where="answer", hint=VERSIONS) from None
+    if not isinstance(found, dict):
+        raise ProtocolError("not a JSON object", where="answer", hint=VERSIONS)
+    return found
+
+
+def encode_error(error: GatewayError) -> bytes:
+    """The payload of FAILED."""
+    kind = type(error).__name__
+    return encode_facts({"type": kind if kind in _ERRORS else "", "what": error.what, "where": error.where,
+                         "hint": error.hint})  # fmt: skip
+
+
+def decode_error(payload: bytes) -> GatewayError:
+    """The error that a FAILED tells, safe to show. Raises ProtocolError."""
+    facts = decode_facts(payload)
+    what, where, hint = (clean_text(str(facts.get(name, "")), 1000) for name in ("what", "where", "hint"))
+    return _ERRORS.get(str(facts.get("type")), GatewayError)(what, where=where, hint=hint)

@@ -1,0 +1,138 @@
+"""Who is at the other end of a Unix socket, as the kernel says, and what it may ask for."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from drivers.model import GatewayError, clean_text
+
+_SO_PEERGROUPS: Final = 59  # the socket module does not name it
+_GROUPS_BYTES: Final = 1024  # as much as Python reads: 256 groups
+_CREDENTIALS: Final = struct.Struct("iII")
+
+
+class Right(Enum):
+    """What a request takes: the group of the socket may look; root, the agent's user and ``[control] group`` change."""
+
+    LOOK = "look"
+    CHANGE = "change"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A process at the time of its connect: ids as this process's user namespace shows them."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]  # the primary one and the supplementary ones
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, for the log and for what is signed."""
+
+    uid: int
+    login: str  # "" where no user of this machine has the number
+
+    def __str__(self) -> str:
+        return f"{self.login} (uid {self.uid})" if self.login else f"uid {self.uid}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As declarations have it."""
+        return {"login": self.login, "uid": self.uid} if self.login else {"uid": self.uid}
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """The other end of a connected Unix socket. Raises OSError."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    try:
+        more = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:  # in more groups than that: only its first one counts
+        more = b""
+    return Peer(pid, uid, frozenset((gid, *struct.unpack(f"{len(more) // 4}I", more))))
+
+
+def unmapped_uid() -> int:
+    """What the kernel shows for a user that our user namespace does not know."""
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return 65534
+
+
+def login_of(uid: int) -> str:
+    """The name of a user, "" where there is none. May wait for a directory service."""
+    try:
+        return clean_text(pwd.getpwuid(uid).pw_name, 64)
+    except (KeyError, OSError):
+        return ""
+
+
+def gid_of(group: str) -> int | None:
+    """The number of a group, None where there is none. May wait for a directory service."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, OSError):
+        return None
+
+
+class NotAllowed(GatewayError):
+    """Who asks may not ask for that."""
+
+
+class Rules:
+    """Who may look and who may change.
+
+    Args:
+        door_gid: the group of the socket, which may look.
+        own: users who may do everything: root and the agent's.
+    """
+
+    def __init__(self, door_gid: int, own: Collection[int] = ()) -> None:
+        self.own = frozenset(own) or frozenset((0, os.geteuid()))
+        self._door_gid, self._unmapped = door_gid, unmapped_uid()
+
+    def check(self, peer: Peer, caller: Caller, right: Right, group: str, group_gid: int | None) -> None:
+        """Raises NotAllowed with what would make it right.
+
+        Args:
+            group, group_gid: whose members may change, and its number; None: there is no such group here.
+        """
+        if peer.uid in self.own:
+            return
+        known = peer.uid != self._unmapped
+        if known and group_gid is not None and group_gid in peer.groups:
+            return
+        if right is Right.LOOK and (self._door_gid in peer.groups or not known):
+            return
+        name = caller.login or "USER"
+        if right is Right.LOOK:
+            door = _group_name(self._door_gid)
+            hint = f"Only members of the group {door} may: `sudo adduser {name} {door}`, then log in anew"
+            raise NotAllowed(f"{caller} may not look at this agent", where="control", hint=hint)
+        if not known:
+            hint = "Its sandbox cannot tell who has a number above 65535: use sudo, or a local account"
+            raise NotAllowed("the agent does not know this user, who may only look", where="control", hint=hint)
+        what = f"{caller} may look at this agent, but not change anything"
+        if group_gid is None:
+            hint = f"There is no group {group} here, so only root and the agent's user may: use sudo, or make the group"
+        else:
+            hint = f"Root and members of the group {group} may: `sudo adduser {name} {group}`, then log in anew"
+        raise NotAllowed(what, where="control", hint=hint)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

@@ -1,0 +1,151 @@
+"""The kinds of requests on the control socket, and who may make which. Shared by agent and tools.
+
+A request is a JSON object: ``version``, ``kind`` and the members of that kind; any other member is refused, so that an
+older agent never passes over what a newer tool meant.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agent.service.control.frames import VERSIONS, Frame, ProtocolError, frame
+from agent.service.control.peer import Right
+from drivers.model import clean_text
+
+LONGEST_LEASE_S: Final = 900
+END_MS: Final = 1 << 52  # of all times
+
+Text = Annotated[str, Meta(max_length=400)]
+TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
+Kid = Annotated[str, Meta(max_length=64)]
+
+
+class Base(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What all requests have."""
+
+    version: Literal[1] = 1
+
+    right: ClassVar[Right] = Right.LOOK
+    module: ClassVar[str] = ""  # its ``answer`` serves the request; imported when first asked
+
+
+class Stretch(Base, frozen=True):
+    """``[from_ms, to_ms)`` of some streams (last parts of names; none: all)."""
+
+    from_ms: TimeMs
+    to_ms: TimeMs
+    streams: Annotated[list[Text], Meta(max_length=1000)] = []
+
+    def __post_init__(self) -> None:
+        if self.from_ms >= self.to_ms:
+            raise ValueError("from_ms is not before to_ms")
+
+
+class Export(Stretch, frozen=True, tag="export"):
+    """Signed objects of a stretch of time."""
+
+    module: ClassVar[str] = "agent.service.control.export"
+
+
+class Intervals(Stretch, frozen=True, tag="intervals"):
+    """Rows of intervals of a stretch of time."""
+
+    module: ClassVar[str] = "agent.service.control.intervals"
+
+
+class Report(Base, frozen=True, tag="report"):
+    """The page of a period. ``day`` is any date inside, "" today; ``now_ms`` counts where no agent runs."""
+
+    module: ClassVar[str] = "agent.service.control.report"
+
+    period: Literal["day", "month", "year", "rolling"]
+    now_ms: TimeMs
+    day: Annotated[str, Meta(max_length=10)] = ""
+    by: Literal["hour", "interval"] = "hour"
+
+
+class Declarations(Base, frozen=True, tag="declarations"):
+    """What was declared so far."""
+
+    module: ClassVar[str] = "agent.service.control.declare"
+
+
+class Declare(Base, frozen=True, tag="declare"):
+    """One entry that a person attests; ``from_`` and ``to`` in UTC seconds."""
+
+    right: ClassVar[Right] = Right.CHANGE
+    module: ClassVar[str] = "agent.service.control.declare"
+
+    n: Text
+    v: Text
+    u: Text
+    who: Text
+    from_: float = msgspec.field(name="from")
+    to: float | None = None
+    document: Text = ""
+    replaces: Text = ""
+
+
+class PublishedKey(Base, frozen=True, tag="key"):
+    """The newest key that this gateway has published."""
+
+    module: ClassVar[str] = "agent.service.control.keys"
+
+
+class Keys(Base, frozen=True, tag="keys"):
+    """The last sequences that a key, or one of those before it, signed, up to a time if there is one.
+
+    With ``hold`` nothing is sealed from the answer on until another key is in the place of the one that signs.
+    """
+
+    right: ClassVar[Right] = Right.CHANGE
+    module: ClassVar[str] = "agent.service.control.keys"
+
+    kid: Kid
+    until_ms: TimeMs | None = None
+    before: Annotated[list[Kid], Meta(max_length=1000)] = []
+    hold: bool = False
+
+
+class Lease(Base, frozen=True, tag="lease"):
+    """A line, for as long as the connection is open, and at most so many seconds."""
+
+    right: ClassVar[Right] = Right.CHANGE
+    module: ClassVar[str] = "agent.service.control.lease"
+
+    line: Text
+    purpose: Literal["read", "identify", "scan"]
+    seconds: Annotated[float, Meta(gt=0, le=LONGEST_LEASE_S)] = LONGEST_LEASE_S
+
+
+class Reload(Base, frozen=True, tag="reload"):
+    """Bring the configuration into force as the files say it now."""
+
+    right: ClassVar[Right] = Right.CHANGE
+    module: ClassVar[str] = "agent.service.control.reload"
+
+
+Request: TypeAlias = Export | Intervals | Report | Declarations | Declare | PublishedKey | Keys | Lease | Reload
+
+_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+
+
+def kind_of(request: Request) -> str:
+    """``export``, ``lease`` and so on."""
+    return str(request.__struct_config__.tag)
+
+
+def encode_request(request: Request) -> bytes:
+    """The frame of a request."""
+    return frame(Frame.REQUEST, msgspec.json.encode(request))
+
+
+def decode_request(payload: bytes) -> Request:
+    """The request of a payload. Raises ProtocolError for whatever is none."""
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # of msgspec, or too deep for it
+        raise ProtocolError(clean_text(str(error), 200), where="request", hint=VERSIONS) from None

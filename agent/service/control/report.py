@@ -1,0 +1,86 @@
+"""Serves a report: the intervals of a period day by day, then its page as one part of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import date
+from functools import partial
+from typing import Any
+
+from agent.config import Config
+from agent.indicators.compute import period_of
+from agent.indicators.declared import from_dict
+from agent.indicators.report import Reporter
+from agent.indicators.site import Balancer
+from agent.intervals.cut import Cut
+from agent.intervals.meters import Meters
+from agent.intervals.rows import RoleSum
+from agent.intervals.sums import sums
+from agent.service.control.access import Access, Reply
+from agent.service.control.protocol import Report
+from agent.service.figures import read
+from agent.service.tables import derived_row
+from agent.service.unwritten import UnwrittenStreams
+from agent.store import Store
+from drivers.model import UsageError, clean_text
+
+SETTLED_MS = 2 * 3_600_000  # what is not written by then was not read
+
+
+async def answer(access: Access, request: Report, reply: Reply) -> dict[str, Any]:
+    """Gives the length of the page.
+
+    A running agent goes by its own clock: it is the one that its intervals were cut by.
+    """
+    config, day = access.config, _day_of(request.day)
+    now_ms = request.now_ms if access.service is None else access.service.grid.now_ms()
+    cut = Cut(config.timezone, config.interval.length_ms)
+    at_ms = cut.midnight(day) if day is not None else now_ms
+    until_ms = await access.call(partial(_known_until, now_ms))
+    period = period_of(cut, request.period, at_ms, until_ms)
+    plan = await asyncio.to_thread(read, config)
+    entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
+    reporter = Reporter(plan, cut, period, entries, request.by)
+    balancer = Balancer(cut, period, config.base, [derived_row(one) for one in config.derived])
+    unwritten = UnwrittenStreams(config)
+    days = list(cut.stretches("day", period.start_ms, max(period.until_ms, period.start_ms)))
+    for done, (start, end) in enumerate(days, 1):
+        takers = balancer.takers(start, end)
+        found = await access.call(partial(_day, cut, start, min(end, period.until_ms), takers, unwritten))
+        await asyncio.to_thread(reporter.add, found)  # beside the loop, which has lines to serve
+        await asyncio.to_thread(balancer.add, takers, start, end)
+        reply.progress(done, len(days))
+    text = await asyncio.to_thread(_page, config, reporter, balancer)
+    for at in range(0, len(text), 1 << 19):
+        await reply.part(text[at : at + (1 << 19)])
+    return {"bytes": len(text)}
+
+
+def _page(config: Config, reporter: Reporter, balancer: Balancer) -> bytes:
+    page = reporter.page() | balancer.page()
+    page |= {"site": config.site, "gateway": config.gateway, "label": config.site_label, "timezone": config.timezone}
+    page |= {"config": config.hash()}
+    return json.dumps(page, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _day(
+    cut: Cut, start: int, end: int, takers: Sequence[Meters], unwritten: UnwrittenStreams, store: Store
+) -> list[RoleSum]:
+    late = unwritten.before(store, end)
+    return sums(store, cut, start, end, trail="whole", meters=takers, unwritten=late)
+
+
+def _known_until(now_ms: int, store: Store) -> int:
+    """The end of the newest interval, unless it is long past: then nothing is known of what came after it."""
+    ends = (page.to_ms for page in store.interval_pages(now_ms - SETTLED_MS, now_ms))
+    return max((end for end in ends if end <= now_ms), default=now_ms)
+
+
+def _day_of(text: str) -> date | None:
+    """The day that a request names; None: today. Raises UsageError."""
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise UsageError(f"{clean_text(text, 40)!r} is no date", where="report", hint="As 2026-11-24") from None

@@ -1,0 +1,364 @@
+"""The control socket: who connects is known by the kernel, frames are bounded, every wait has a deadline.
+
+It lies in the runtime directory with mode 0660, and only while the agent holds that directory. Answers go out piece by
+piece as fast as the client takes them, so that neither a large one nor a slow client costs memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.service.control.access import Access, handler
+from agent.service.control.frames import (
+    HEADER,
+    MAX_REQUEST,
+    SOCKET,
+    Frame,
+    ProtocolError,
+    encode_error,
+    encode_facts,
+    frame,
+    header,
+    parse_header,
+)
+from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, gid_of, login_of, peer_of
+from drivers.model import GatewayError, clean_text
+
+if TYPE_CHECKING:
+    from agent.service.control.protocol import Request
+
+log = logging.getLogger("meterhouse")
+MODE: Final = 0o660
+BACKLOG: Final = 64  # connections that the kernel keeps until the loop comes to them
+MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4  # KEPT: of all, for root and the agent's user, who have no MAX_OF_USER
+REQUEST_S: Final = 5.0  # from connecting to the last byte of the request
+SEND_S: Final = 60.0  # a client that does not take a frame for so long has hung
+BEAT_S: Final = 1.0  # how often a client hears that we are at it
+NAMES_S: Final = 2.0  # for a directory service to say who a number is
+SAY_EVERY_S: Final = 60.0
+_REQUESTS: Final = frozenset({Frame.REQUEST})
+
+
+class ClientGone(Exception):
+    """The other end closed the connection, or hangs."""
+
+
+class ConnectionLimits:
+    """How many connections there may be, of whom. Only the loop touches it."""
+
+    def __init__(self) -> None:
+        self._own = 0  # of root and the agent's user
+        self._of_user: Counter[int] = Counter()
+
+    def refusal(self, uid: int, privileged: bool) -> str:
+        """Why there may not be one more; "" if there may."""
+        others = self._of_user.total()
+        if self._own + others >= MAX_CONNECTIONS:
+            return f"{MAX_CONNECTIONS} connections are open"
+        if privileged:
+            return ""
+        if self._of_user[uid] >= MAX_OF_USER:
+            return f"this user has {MAX_OF_USER} connections open"
+        return f"{others} connections of users are open" if others >= MAX_CONNECTIONS - KEPT else ""
+
+    def enter(self, uid: int, privileged: bool) -> None:
+        """One more."""
+        if privileged:
+            self._own += 1
+        else:
+            self._of_user[uid] += 1
+
+    def leave(self, uid: int, privileged: bool) -> None:
+        """One less."""
+        if privileged:
+            self._own -= 1
+        else:
+            self._of_user[uid] -= 1
+            if not self._of_user[uid]:
+                del self._of_user[uid]
+
+
+class ControlServer:
+    """Listens, and has requests answered. Only the loop touches it.
+
+    Args:
+        access: what a request of this caller works with.
+        folder: the runtime directory, which this process holds.
+        group: whose members may change something; asked at each request, as a reload may change it.
+    """
+
+    def __init__(self, access: Callable[[Caller, Right], Access], folder: Path, group: Callable[[], str]) -> None:
+        self._access, self._folder, self._group = access, folder, group
+        self._limits = ConnectionLimits()
+        self._naming: asyncio.Future[tuple[str, int | None]] | None = None
+        self._door: socket.socket | None = None
+        self._folder_fd = -1
+        self._rules: Rules
+        self._said_s, self._unsaid = -SAY_EVERY_S, 0
+
+    def open(self) -> None:
+        """Listen from now on; who connects waits until ``run``. Without a socket the agent works all the same."""
+        try:
+            self._folder_fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._door = _listen(self._folder_fd)
+            door = os.stat(SOCKET, dir_fd=self._folder_fd, follow_symlinks=False)
+        except OSError as error:
+            log.error("tools cannot ask this agent: %s: %s", self._folder / SOCKET, error.strerror)
+            self.close()
+            return
+        self._rules = Rules(door.st_gid)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._door is not None:
+            self._door.close()
+            with contextlib.suppress(OSError):
+                os.unlink(SOCKET, dir_fd=self._folder_fd)
+        if self._folder_fd >= 0:
+            os.close(self._folder_fd)
+        self._door, self._folder_fd = None, -1
+
+    def __enter__(self) -> ControlServer:
+        self.open()
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self.close()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        if self._door is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    try:
+                        sock, _ = await loop.sock_accept(self._door)
+                    except OSError as error:  # no descriptor is left, or the client is gone already
+                        self._complain(f"cannot take a connection: {error.strerror}")
+                        await asyncio.sleep(1)
+                        continue
+                    self._admit(sock, group)
+                    await asyncio.sleep(0)  # one connection a turn of the loop, however many wait
+        finally:
+            self.close()  # while the agent seals its last packs tools find nobody here, and wait for its database
+
+    def _admit(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
+        try:
+            peer = peer_of(sock)
+        except OSError:
+            sock.close()
+            return
+        privileged = peer.uid in self._rules.own
+        if full := self._limits.refusal(peer.uid, privileged):
+            self._complain(f"{full}; one more of uid {peer.uid} is refused")
+            _last_word(
+                sock, GatewayError("too many are asking", where="control", hint=f"{full}. Try again in a minute")
+            )
+            sock.close()
+            return
+        self._limits.enter(peer.uid, privileged)
+        group.create_task(self._serve(sock, peer, privileged))
+
+    async def _serve(self, sock: socket.socket, peer: Peer, privileged: bool) -> None:
+        connection = Connection(sock)
+        try:
+            await self._answer(connection, peer)
+        except ClientGone as error:
+            if str(error):
+                self._complain(f"uid {peer.uid}: {error}")
+        except ProtocolError as error:
+            self._complain(f"uid {peer.uid}: {error.where}: {error.what}")
+            connection.fail(error)
+        except GatewayError as error:
+            connection.fail(error)
+        except asyncio.CancelledError:
+            connection.fail(_stopping())
+            raise
+        except Exception as error:
+            log.exception("a request on the control socket failed")
+            connection.fail(_fault(error))
+        finally:
+            sock.close()
+            self._limits.leave(peer.uid, privileged)
+
+    async def _answer(self, connection: Connection, peer: Peer) -> None:
+        request, kind = await asyncio.to_thread(_decoded, await connection.request())  # the first imports the kinds
+        login, gid = await self._look_up(peer.uid)
+        caller = Caller(peer.uid, login)
+        try:
+            self._rules.check(peer, caller, request.right, self._group(), gid)
+        except NotAllowed:
+            log.warning("control: %s", f"{kind} refused to {caller}")
+            raise
+        log.info("control: %s", f"{kind} for {caller}")
+        answer = await asyncio.to_thread(handler, request)  # the first of a kind imports much
+        await connection.deliver(answer(self._access(caller, request.right), request, connection))
+
+    async def _look_up(self, uid: int) -> tuple[str, int | None]:
+        """The caller's login and the number of the group that may change; unknown where nobody says so in time.
+
+        One question at a time: a directory service that hangs takes one thread.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + NAMES_S
+        while self._naming is not None and not self._naming.done():
+            if loop.time() >= give_up:
+                return "", None
+            await asyncio.wait({self._naming}, timeout=give_up - loop.time())
+        group = self._group()
+        naming = self._naming = loop.run_in_executor(None, lambda: (login_of(uid), gid_of(group)))
+        await asyncio.wait({naming}, timeout=NAMES_S)
+        return naming.result() if naming.done() else ("", None)
+
+    def _complain(self, what: str) -> None:
+        """One line a minute, however many there are."""
+        self._unsaid += 1
+        now = time.monotonic()
+        if now - self._said_s >= SAY_EVERY_S:
+            more = f" ({self._unsaid} since the last such line)" if self._unsaid > 1 else ""
+            log.warning("control: %s%s", clean_text(what, 200), more)
+            self._said_s, self._unsaid = now, 0
+
+
+class Connection:
+    """One client: its request, then what goes back. The ``Reply`` of a handler."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._loop = sock, asyncio.get_running_loop()
+        self._sending = asyncio.Lock()
+        self._broken = False  # a frame went out in part
+        self._silent = False
+        self._progress = (0, 0)
+
+    async def request(self) -> bytes:
+        """The payload of the one request. Raises ProtocolError, or ClientGone where it does not come whole in time."""
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                _, size = parse_header(await self._exactly(HEADER.size), _REQUESTS, MAX_REQUEST)
+                return await self._exactly(size)
+        except TimeoutError:
+            raise ClientGone(f"said nothing whole for {REQUEST_S:g} s") from None
+
+    async def _exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            try:
+                more = await self._loop.sock_recv(self._sock, size - len(data))
+            except OSError as error:
+                raise ClientGone from error
+            if not more:
+                raise ClientGone
+            data += more
+            await asyncio.sleep(0)  # byte by byte it comes, and the loop has others to serve
+        return bytes(data)
+
+    async def deliver(self, answer: Awaitable[Mapping[str, Any]]) -> None:
+        """Wait for a handler's result and send it; meanwhile say that we are at it.
+
+        Raises:
+            ClientGone: the client left or hangs; the handler was cancelled.
+        """
+        work = asyncio.ensure_future(answer)
+        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # comes when the client closes
+        try:
+            while not work.done():
+                await asyncio.wait({work, more}, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                if more.done():
+                    if more.exception() is None and more.result():
+                        raise ProtocolError("more than one request in a connection", where="control")
+                    raise ClientGone
+                if not work.done():
+                    await self._beat()
+            await self._send(Frame.DONE, encode_facts(work.result()))
+        finally:
+            for one in (work, more):
+                one.cancel()
+            await asyncio.gather(work, more, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        if not self._silent and not self._sending.locked():
+            done, total = self._progress
+            await self._send(Frame.PROGRESS, encode_facts({"done": done, "total": total}))
+
+    # --- Reply
+
+    async def part(self, data: bytes) -> None:
+        await self._send(Frame.PART, data)
+
+    def progress(self, done: int, total: int) -> None:
+        self._progress = (done, total)
+
+    def rest(self) -> None:
+        self._silent = True
+
+    async def _send(self, kind: Frame, payload: bytes) -> None:
+        """A frame, as fast as the client takes it. Raises ClientGone."""
+        async with self._sending:
+            self._broken = True
+            try:
+                async with asyncio.timeout(SEND_S):
+                    await self._loop.sock_sendall(self._sock, header(kind, len(payload)))
+                    await self._loop.sock_sendall(self._sock, payload)
+            except TimeoutError:
+                raise ClientGone(f"took nothing for {SEND_S:g} s") from None
+            except OSError as error:
+                raise ClientGone from error
+            self._broken = False
+
+    def fail(self, error: GatewayError) -> None:
+        """Say why there is no answer, if the client is at a place where it would understand it."""
+        if not self._broken:
+            _last_word(self._sock, error)
+
+
+def _decoded(payload: bytes) -> tuple[Request, str]:
+    """A request and the name of its kind. Raises ProtocolError."""
+    from agent.service.control.protocol import decode_request, kind_of
+
+    request = decode_request(payload)
+    return request, kind_of(request)
+
+
+def _last_word(sock: socket.socket, error: GatewayError) -> None:
+    """A FAILED as far as the socket takes it at once: nobody waits for a client that is to be left."""
+    with contextlib.suppress(OSError):
+        sock.send(frame(Frame.FAILED, encode_error(error)), socket.MSG_DONTWAIT)
+
+
+def _listen(folder_fd: int) -> socket.socket:
+    """A listening socket in a folder that we hold; one that was left there is removed. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(SOCKET, dir_fd=folder_fd).st_mode):
+            raise IsADirectoryError(21, "is a folder; remove it")
+        os.unlink(SOCKET, dir_fd=folder_fd)
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        door.setblocking(False)
+        os.fchmod(door.fileno(), MODE)  # so it is born with no more than this
+        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # short, however long the folder's own path is
+        os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # and with no less, whatever the umask
+        door.listen(BACKLOG)
+    except BaseException:
+        door.close()
+        raise
+    return door
+
+
+def _stopping() -> GatewayError:
+    return GatewayError("the agent was stopped", where="agent", hint="Ask again: a stopped agent's database is opened")
+
+
+def _fault(error: Exception) -> GatewayError:
+    return GatewayError(f"a fault of ours: {type(error).__name__}: {error}", where="agent", hint="Its log has more")

@@ -1,0 +1,48 @@
+"""The agent as it is, with a task in its loop that notes for how long the loop was held: for ``bench.control``.
+
+``python -m bench.watched_agent FILE run -c agent.toml``: FILE gets a line of JSON every quarter of a second: the
+longest wait for the loop since the line before (wall clock), and the CPU time that the loop's thread used in a wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.cli import run as command
+from agent.cli.main import main
+from agent.config import Config
+
+STEP_S = 0.002
+serve = command.serve
+
+
+async def watch(path: Path) -> None:
+    """Sleep a little, and see how much longer it was."""
+    with path.open("w", buffering=1) as out:
+        while True:
+            end, wall, cpu = time.monotonic() + 0.25, 0.0, 0.0
+            while time.monotonic() < end:
+                began, used = time.monotonic(), time.thread_time()
+                await asyncio.sleep(STEP_S)
+                wall = max(wall, time.monotonic() - began - STEP_S)
+                cpu = max(cpu, time.thread_time() - used)
+            out.write(json.dumps({"at": time.time(), "wall_ms": wall * 1000, "cpu_ms": cpu * 1000}) + "\n")
+
+
+async def watched(config: Config, load: Callable[[], Config]) -> None:
+    """``agent.cli.run.serve`` with the watch beside it."""
+    task = asyncio.create_task(watch(Path(sys.argv[1])))
+    try:
+        await serve(config, load)
+    finally:
+        task.cancel()
+
+
+if __name__ == "__main__":
+    command.serve = watched  # type: ignore[assignment]
+    main(sys.argv[2:])

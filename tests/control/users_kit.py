@@ -1,0 +1,151 @@
+"""Commands as other users of a machine: an agent, a technician who may look, one who may change, and a stranger.
+
+Each runs in a mount namespace of its own, in which these users have names and the interpreter can be reached by them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT_FOLDER = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user with a primary group and further ones."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+LOOK, CHANGE = 61000, 61009
+ROOT = User("root", 0, 0)
+AGENT = User("mh-agent", 61001, LOOK)
+ANNA = User("anna", 61002, 61002, (LOOK,))
+STRANGER = User("mallory", 61003, 61003)
+LI = User("li", 61004, 61004, (LOOK, CHANGE))
+USERS = (AGENT, ANNA, STRANGER, LI)
+GROUPS = {"mh-look": LOOK, "mh-change": CHANGE, "anna": 61002, "mallory": 61003, "li": 61004}
+
+_ENTER = """
+set -e
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
+. "$1/reach"
+shift
+exec "$@"
+"""
+
+
+class Town:
+    """A folder that all of them can reach, and commands as one of them."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mh-users-", dir="/tmp"))
+        self.folder.chmod(0o755)
+        self._names = self.folder / ".names"
+        self._names.mkdir()
+        (self._names / "passwd").write_text(
+            Path("/etc/passwd").read_text()
+            + "".join(f"{u.name}:x:{u.uid}:{u.gid}::/nonexistent:/usr/sbin/nologin\n" for u in USERS)
+        )
+        members = {name: [u.name for u in USERS if gid in u.groups] for name, gid in GROUPS.items()}
+        (self._names / "group").write_text(
+            Path("/etc/group").read_text()
+            + "".join(f"{name}:x:{gid}:{','.join(members[name])}\n" for name, gid in GROUPS.items())
+        )
+        (self._names / "reach").write_text(_reach(self._names / "held"))
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def give(self, path: Path, user: User) -> None:
+        """All of it belongs to this user."""
+        for one in (path, *path.rglob("*")):
+            os.chown(one, user.uid, user.gid, follow_symlinks=False)
+
+    def command(self, user: User, *words: object) -> list[str]:
+        """What runs a command as this user."""
+        groups = f"--groups={','.join(map(str, user.groups))}" if user.groups else "--clear-groups"
+        become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", groups, "--"]
+        enter = ["unshare", "-m", "--propagation", "private", "sh", "-c", _ENTER, "sh", str(self._names)]
+        return [*enter, *become, *map(str, words)]
+
+    def mh(self, user: User, *words: object) -> subprocess.CompletedProcess[str]:
+        """`meterhouse` as this user; a traceback in what it says fails every test."""
+        done = self.run(user, sys.executable, "-m", "agent.cli.main", *words)
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+    def python(self, user: User, script: str, *words: object) -> subprocess.CompletedProcess[str]:
+        """A script as this user."""
+        return self.run(user, sys.executable, "-c", script, *words)
+
+    def run(self, user: User, *words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(user, *words), cwd=ROOT_FOLDER, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def start(self, user: User, script: str, *words: object) -> subprocess.Popen[str]:
+        """A script as this user, in the background; it says "ready" when it is."""
+        process = subprocess.Popen(
+            self.command(user, sys.executable, "-c", script, *words), cwd=ROOT_FOLDER, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if said != "ready\n":
+            process.kill()
+            process.communicate()
+            raise AssertionError(said)
+        return process
+
+
+def _reach(held: Path) -> str:
+    """Commands that let others reach the interpreter and this tree, where a folder above them is closed to them."""
+    wanted = {Path(sys.base_prefix), Path(sys.prefix), ROOT_FOLDER}
+    closed: dict[Path, list[Path]] = {}
+    for path in sorted(wanted):
+        for above in reversed(path.parents):
+            if not above.stat().st_mode & 0o001:
+                closed.setdefault(above, []).append(path)
+                break
+    lines = []
+    for n, (above, paths) in enumerate(closed.items()):
+        kept = [(path, held / f"{n}-{i}") for i, path in enumerate(paths)]
+        for path, place in kept:
+            place.mkdir(parents=True)
+            lines.append(f"mount --bind '{path}' '{place}'")
+        lines.append(f"mount -t tmpfs -o mode=755 none '{above}'")
+        lines += [f"mkdir -p '{path}'; mount --bind '{place}' '{path}'" for path, place in kept]
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def why_no_users() -> str:
+    """Why nobody can be somebody else here; "" if they can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [tool for tool in ("unshare", "setpriv", "mount") if not shutil.which(tool)]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    town = Town()
+    try:
+        done = town.python(ANNA, "import os, msgspec; print(os.getuid(), sorted(os.getgroups()))")
+        wanted = f"{ANNA.uid} {sorted(ANNA.groups)}"
+        return "" if done.stdout.strip() == wanted else f"no other user can run Python here: {done.stderr[-200:]}"
+    finally:
+        town.close()
+
+
+Words = Sequence[object]
