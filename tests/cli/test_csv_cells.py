@@ -13,7 +13,7 @@ from agent.cli.csv_cells import FORMULA, safe_cell
 from agent.cli.export_intervals import PEOPLE, IntervalTable
 from agent.cli.exporting import Table
 from agent.cli.report import _write_csv
-from agent.service.interval_export import COLUMNS
+from agent.service.control.intervals import COLUMNS
 
 ATTACK = 'cmd|" /C calc"!A0'
 

@@ -32,8 +32,8 @@ from agent.intervals import Cut, query
 from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable
 from agent.service.balances import Balances
+from agent.service.control.intervals import COLUMNS, cells_of
 from agent.service.figures import Figures
-from agent.service.interval_export import COLUMNS, cells_of
 from agent.service.intervals import LATE_MS, LATE_PACKS
 from agent.service.roster import Roster
 from agent.service.tallying import Tallying, Work
