@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
 from fault_books import figures
+from fault_figures import give_roles, published_to, recomputed
 from fault_home import bring_home, settled
 from fault_rest import AtRest, in_rings
 from fault_rows import Row, scenario
@@ -26,6 +28,7 @@ WAYS = {
     "killed in a write": 2,
     "killed before a send": 2,
 }
+WITH_FIGURES = 20  # rounds: fewer are over before an interval is
 VERSION = "import sys, agent; agent.__version__ = sys.argv.pop(1); from agent.cli.main import main; main()"
 
 
@@ -77,9 +80,10 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
         {"roof": house.field.tcp(*meters.values())},
         devices_on("roof", list(meters.values())),
         every=f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}',
-        more='[ring]\nsize = "1 MiB"',
+        more='[ring]\nsize = "1 MiB"\n[interval]\nlength = "1 min"',
         env=shim.env,
     )
+    give_roles(agent, {"m1": "grid", "m2": "generation.pv"})
     profile = agent.folder / "profiles" / "test" / "tally.toml"
     rest = AtRest(folder / "rest", agent.kid)
     ledgers = {name: Ledger(name, meter, PERIOD_MS) for name, meter in meters.items()}
@@ -104,7 +108,13 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
             on_the_wire[name] |= gone
         assert not (lost := rest.unstored(list(listener.heard))), f"{way}: published, and not in the store: {lost}"
     agent.program = ("-m", "agent.cli.main")
+    if rounds >= WITH_FIGURES:
+        agent.start()
+        served_until = time.time()
+        until(lambda: published_to(listener) > served_until, 200, lambda: agent.said)
     code = bring_home(agent, listener, meters, held)
+    repeated = recomputed(agent, folder / "packs")
+    assert not repeated["differ"], repeated["differing"]
     report, books = settled(listener, agent, meters, PERIOD_MS)
     for name, book in books.items():
         assert set(book.missing) == on_the_wire[name], f"{name}: {book.missing} did not come, {on_the_wire[name]} may"
@@ -112,6 +122,9 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
         report,
         code=code,
         ways=dict(ways),
+        figures=repeated["agree"],
+        figures_differ=repeated["differ"],
+        figures_not_repeated=repeated["unknown"],
         served=sum(len(meter.served) for meter in meters.values()),
         held=sum(map(len, held.values())),
         on_the_wire=sum(map(len, on_the_wire.values())),
