@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
 
 from agent.intervals.page import Column
@@ -101,8 +102,8 @@ def tidy_int(n: int) -> Decimal:
     return Decimal(n)
 
 
-def _time(m: Mark) -> int:
-    return m.time_ms
+def _time(m: Mark) -> tuple[int, int]:
+    return m.time_ms, m.seq
 
 
 class _Shared:
@@ -134,17 +135,18 @@ class _Shared:
             self.mean = tidy(mean * factor)
 
     def _demands(self, known: Group, column: Column) -> None:
+        """The highest mean power of a window: what it came to, over its length, which another role may have changed."""
         for name in ("demand", "fixed"):
-            found: Sequence[int] = [n - 1 for p, r, c in known if (n := p.get(c, name)[r])]
+            found = [(n - 1, p.shape.period_ms) for p, r, c in known if (n := p.get(c, name)[r]) and p.shape.period_ms]
             if not found:
                 continue
-            period_ms = known[-1][0].shape.period_ms
+            amount, period_ms = max(found, key=lambda pair: Fraction(*pair))
             if column.kind == "counter":
                 unit, factor = amount_unit(column.point, column.unit)
-                energy = Decimal(max(found)).scaleb(column.exponent - PARTS) * factor
+                energy = Decimal(amount).scaleb(column.exponent - PARTS) * factor
                 mean = (energy * 3_600_000 / period_ms).quantize(Decimal("1e-6"))
                 self.unit = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}.get(unit, f"{unit}/h")
             else:
                 factor = gauge_unit(column.unit)[1]
-                mean = ((Decimal(max(found)) / period_ms).scaleb(column.exponent) * factor).quantize(Decimal("1e-6"))
+                mean = ((Decimal(amount) / period_ms).scaleb(column.exponent) * factor).quantize(Decimal("1e-6"))
             setattr(self, name, tidy(mean))

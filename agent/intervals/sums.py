@@ -184,10 +184,19 @@ def _trail(into: _Sum, t: Taken, number: int, column: Column, at: int, rows: arr
         into.trail[key] = _Ends(low, high, first, last)
         return
     was.low, was.high = min(low, was.low) or max(low, was.low), max(high, was.high)
-    if t.start[start] < was.first[0].start[was.first[2]]:
+    # the same time twice, after a step of the clock: by packs then
+    if (t.start[start], t.first_seq[start]) < _from(*was.first):
         was.first = first
-    if t.start[end] >= was.last[0].start[was.last[2]]:
+    if (t.start[end], t.last_seq[end]) >= _to(*was.last):
         was.last = last
+
+
+def _from(t: Taken, number: int, n: int) -> tuple[int, int]:
+    return t.start[n], t.first_seq[n]
+
+
+def _to(t: Taken, number: int, n: int) -> tuple[int, int]:
+    return t.start[n], t.last_seq[n]
 
 
 def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newest: int, each: bool) -> list[RoleSum]:
