@@ -6,7 +6,7 @@ taken back by a row that covers nothing. Nothing that was written is edited.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
@@ -52,7 +52,14 @@ _Interval = dict[int, dict[CounterKey, _Known]]  # by turn
 
 
 def corrections(
-    pages: Iterable[StoredPage], made: Made, from_ms: int, to_ms: int, *, is_whole: bool, open_ms: int = FOREVER
+    pages: Iterable[StoredPage],
+    made: Made,
+    from_ms: int,
+    to_ms: int,
+    *,
+    is_whole: bool,
+    open_ms: int = FOREVER,
+    is_coming: Callable[[int, int], bool] = lambda start, end: False,
 ) -> list[tuple[Shape, list[Row]]]:
     """Rows to append so that intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says, by shape.
 
@@ -63,6 +70,7 @@ def corrections(
         is_whole: ``made`` is from all packs that the stream ever had. Else a counter may be undecided in it that was
             not when it was written: what was written stays, unless as much is known or it stands elsewhere now.
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
+        is_coming: whether a written interval, by start and end, lies in one that will be written later, cut otherwise.
     """
     written = _by_start(_rows_of(pages), from_ms, to_ms)
     true = _by_start(_rows_in(made), from_ms, to_ms)
@@ -74,7 +82,9 @@ def corrections(
             rows = [one.row for counters in new.values() for one in counters.values()]
             last_end = max((row.end_ms for row in rows), default=0)
             packs = min((r.first_seq for r in rows), default=0), max((r.last_seq for r in rows), default=0)
-        elif start >= last_end:
+        elif start >= last_end and not any(
+            is_coming(start, known.row.end_ms) for counters in old.values() for known in counters.values()
+        ):
             continue
         if not is_whole:
             _keep_what_is_known(old, new)
@@ -113,11 +123,13 @@ def _by_start(rows: Iterable[tuple[Shape, Row]], from_ms: int, to_ms: int) -> di
 
 def _keep_what_is_known(old: _Interval, new: _Interval) -> None:
     """Take what is written where the packs that were read tell less of a counter, in an interval that both have."""
+    ends = {known.row.end_ms for counters in new.values() for known in counters.values()}
     for was, made in zip(sorted(old), sorted(new), strict=False):
         there, true = old[was], new[made]
         for key, known in there.items():
             elsewhere = any(key in counters for turn, counters in new.items() if turn != made)
-            if (key not in true and not elsewhere) or (key in true and true[key].lack > known.lack):
+            less = true[key].lack > known.lack if key in true else not elsewhere
+            if less and known.row.end_ms in ends:  # cut as now
                 true[key] = known
 
 

@@ -115,23 +115,33 @@ def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple
 
 
 def corrected_pages(
-    store: Store, replay: PackReplay, cut: Cut, made: Made, to_ms: int, open_ms: int = FOREVER
+    store: Store, replay: PackReplay, cut: Cut, made: Made, to_ms: int, next_ms: int = FOREVER, open_ms: int = FOREVER
 ) -> list[NewPage]:
     """Pages to append so that the written intervals before ``to_ms`` are what a replay made, as far as it is trusted.
 
     Args:
+        next_ms: from here on the replay's ledger will write by itself.
         open_ms: see ``agent.intervals.contradictions``.
     """
     stream = replay.stream
-    first = max(replay.trusted_ms, min((row.start_ms for _, rows in made for row in rows), default=to_ms))
+    first = max(replay.trusted_ms, min((row.start_ms for _, rows in made for row in rows), default=min(next_ms, to_ms)))
     pages = store.interval_pages(first, to_ms, [stream]) if first < to_ms else ()
-    true = corrections(pages, made, first, to_ms, is_whole=not replay.trusted_ms, open_ms=open_ms)
+
+    def is_coming(start_ms: int, end_ms: int) -> bool:
+        return start_ms >= next_ms and cut.stretch("interval", start_ms) != (start_ms, end_ms)
+
+    is_whole = not replay.trusted_ms
+    true = corrections(pages, made, first, to_ms, is_whole=is_whole, open_ms=open_ms, is_coming=is_coming)
     return new_pages(stream, true, cut)
 
 
-def above_written(store: Store, stream: str, made: Made) -> Made:
-    """Corrections with a revision above those that are written of the same intervals."""
-    late = [row for _, rows in made for row in rows if row.revision]
+def above_written(store: Store, stream: str, made: Made, until_ms: int) -> Made:
+    """Corrections with a revision above those that are written of the same intervals.
+
+    Args:
+        until_ms: rows that begin before may be corrections as well: something was written up to here, and rebuilt.
+    """
+    late = [row for _, rows in made for row in rows if row.revision or row.start_ms < until_ms]
     if not late:
         return made
     written: dict[int, int] = {}
@@ -141,7 +151,7 @@ def above_written(store: Store, stream: str, made: Made) -> Made:
             written[start] = max(written.get(start, 0), revision)
 
     def above(row: Row) -> Row:
-        if not row.revision:
+        if not row.revision and row.start_ms not in written:
             return row
         written[row.start_ms] = 1 + written.get(row.start_ms, 0)
         return replace(row, revision=written[row.start_ms])

@@ -62,6 +62,7 @@ class _Account:
     replay: PackReplay
     table: StreamTable | None = None  # in force, where it came from the ring's side
     rebuild: _Rebuild | None = None
+    rebuilt_ms: int = 0  # something was written up to here before its ledger was rebuilt
 
 
 @dataclass(slots=True)
@@ -200,10 +201,13 @@ class Tallying:
         """All packs are read again: correct what is written, keep the state, and go on as usual."""
         ledger = account.ledger
         pages, states, repairs = self._unsaved
-        pages += corrected_pages(store, account.replay, self.cut, rebuild.made, rebuild.written_ms, ledger.open_ms())
+        next_ms, written_ms = ledger.closing.next_ms, rebuild.written_ms
+        pages += corrected_pages(
+            store, account.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
+        )
         if ledger.sketch is not None and ledger.to_ms:
             states[stream] = (ledger.seq, ledger.state())
-        account.rebuild = None
+        account.rebuild, account.rebuilt_ms = None, rebuild.written_ms
         if rebuild.repair is not None:
             repairs.append(rebuild.repair)
             self.repair.add(store, rebuild.repair)
@@ -224,7 +228,9 @@ class Tallying:
                     account.rebuild.made += written
                 elif made:
                     states[stream] = (account.ledger.seq, account.ledger.state())
-                pages += new_pages(stream, above_written(store, stream, made), self.cut, self.published_ms)
+                pages += new_pages(
+                    stream, above_written(store, stream, made, account.rebuilt_ms), self.cut, self.published_ms
+                )
         if pages:
             self._save(store)
 
