@@ -143,6 +143,7 @@ class Reloads:
                 outcome = await self.once()
                 self._agent.complaints = list(outcome.complaints)
                 self._agent.tell()
+                self._log(outcome)
                 notify(f"READY=1\nSTATUS={self._agent.summary()}")
                 for future in waiting:
                     if not future.done():
@@ -152,26 +153,34 @@ class Reloads:
                 future.cancel()
 
     async def once(self) -> Outcome:
-        """Read the files and take them up. Never raises: what is wrong is in the outcome and in the log."""
+        """Read the files and take them up. Never raises: what is wrong is in the outcome."""
         try:
             if self._load is None:
                 raise ConfigError("this agent has no files to read again", where="reload")
             changed = await self._take(await asyncio.to_thread(self._load))
         except GatewayError as error:
-            return self._rejected([str(one) for one in getattr(error, "complaints", (error,))])
+            return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
-            return self._rejected([f"{error.filename or 'runtime directory'}: {error.strerror}"])
+            return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
         except Exception as error:  # nothing that a file says may end an agent that runs
             log.error("reload: a fault of ours", exc_info=error)
-            return self._rejected([f"a fault of ours: {type(error).__name__}: {error}"], fault=True)
+            return self._rejected(f"a fault of ours: {type(error).__name__}: {error}", fault=True)
         return Outcome(self._agent.config.hash(), changed)
 
-    def _rejected(self, complaints: Sequence[str], fault: bool = False) -> Outcome:
-        count = f"{len(complaints)} error{'' if len(complaints) == 1 else 's'}"
+    def _rejected(self, *complaints: str, fault: bool = False) -> Outcome:
+        return Outcome(self._agent.config.hash(), complaints=complaints, fault=fault)
+
+    def _log(self, outcome: Outcome) -> None:
+        """After local tools can see it as well."""
+        if outcome.accepted:
+            log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
+            for note in self._agent.config.notes:
+                log.warning("%s", note)
+            return
+        count = f"{len(outcome.complaints)} error{'' if len(outcome.complaints) == 1 else 's'}"
         log.error("reload rejected, %s; the previous configuration stays in effect", count)
-        for text in complaints[:MOST_TOLD]:
+        for text in outcome.complaints[:MOST_TOLD]:
             log.error("reload: %s", text)
-        return Outcome(self._agent.config.hash(), complaints=tuple(complaints), fault=fault)
 
     # --- all or nothing
 
@@ -198,9 +207,6 @@ class Reloads:
                 await running.key_watch.tell(kid)
             except Exception as error:  # a fault of ours, but what the files say is in effect
                 log.error("reload: not all is told", exc_info=error)
-        log.info("reloaded, configuration %s: %s", config.hash(), said)
-        for note in config.notes:
-            log.warning("%s", note)
         return said
 
     async def _prepare(self, config: Config) -> Prepared:
