@@ -331,7 +331,7 @@ def _start_event(recovered: Recovered, gone: WentBack | None) -> dict[str, Any]:
         event["recovered"] = {"packs": recovered.packs, "readings": recovered.readings}
         log.info("sealed %d readings that the run before left in the ring", recovered.readings)
     if gone is not None:
-        event["went_back"] = {"packs": gone.packs, "streams": gone.streams}
+        event["went_back"] = {"exact": gone.exact, "packs": gone.packs, "streams": gone.streams}
     if recovered.lost_rings:
         event["rings_set_aside"] = recovered.lost_rings
     return event

@@ -38,6 +38,7 @@ class WentBack:
     streams: int
     packs: int  # that are stated lost
     again: int  # streams whose readings of that time are in the ring, and are sealed again
+    exact: bool  # else more may be gone than is known: the power was cut
 
 
 @dataclass(slots=True)
@@ -66,12 +67,14 @@ def take_up(store: Store, runtime_dir: Path) -> WentBack | None:
         if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed anew
             resumes[name] = Resume(behind.left_ms, behind.left_pos)
             again += behind.left_ms < behind.head.to_ms
+    exact = all(behind.exact for behind in store.behind.values())
     streams, packs = store.take_up(resumes)
+    more = "" if exact else "; since the power was cut there may have been more, and who has them sees a rollback"
     log.error(
-        "the database had lost its newest transactions: %d packs of %d streams are gone and will be stated lost; "
-        "the readings of %d streams are sealed again", packs, streams, again
+        "the database has lost its newest transactions: %d packs of %d streams are gone and will be stated lost; "
+        "the readings of %d streams are sealed again%s", packs, streams, again, more
     )  # fmt: skip
-    return WentBack(streams, packs, again)
+    return WentBack(streams, packs, again, exact)
 
 
 def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:

@@ -54,7 +54,7 @@ def _behind(kept: Recorded, head: StreamHead | None, exact: bool) -> Behind:
             seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
         if head.seq >= first:
             first, first_ms = head.seq + 1, head.to_ms
-    return Behind(kept.stream, head_of(kept), to_ms, pos, exact and seq >= kept.ring_seq, first, first_ms)
+    return Behind(kept.stream, head_of(kept), to_ms, pos, exact and seq >= kept.ring_seq, exact, first, first_ms)
 
 
 class Store(Intake):

@@ -64,6 +64,7 @@ class Behind:
     left_ms: int  # of the packs that are gone, those that end after this never left the house ...
     left_pos: int  # ... and hold no record before this position of the head's ring ...
     resealable: bool  # ... if they were sealed from that ring
+    exact: bool  # nothing was published beyond the head; else, after a power cut, there may have been more
     lost_first: int  # the first of them that somebody may wait for; above the head's sequence where there is none
     lost_ms: int  # where that one begins
 

@@ -19,7 +19,7 @@ from test_recover import CLOCK, NAME, T0, TABLE, Run, document
 from agent.keys import Signer, create_key, current_records
 from agent.pack import Head, StreamTable, base64url
 from agent.service.recover import WentBack, take_up
-from agent.store.heads import SLOT, HeadRecord, record_file
+from agent.store.heads import _HEADER, MAGIC, SLOT, HeadRecord, _summed, record_file
 from agent.verify import Report, Verdict, Verifier
 
 KNOWN = 4  # seconds of packs that came into the database
@@ -105,7 +105,7 @@ def test_no_reading_is_lost_or_there_twice_and_no_sequence_is_given_twice(tmp_pa
     run, gone = accident.start()
     last = accident.sealed[-1]["seq"]
     known = [p for p in accident.sealed if p["to"] <= T0 / 1000 + KNOWN]
-    assert gone == WentBack(1, last - known[-1]["seq"], int(left < SEALED))
+    assert gone == WentBack(1, last - known[-1]["seq"], int(left < SEALED), True)
     came = [json.loads(data) for data in accident.published]
     fresh = [p for p in run.packs() if p["boot"] == run.boot]
     assert min(p["seq"] for p in fresh) == last + 1
@@ -162,6 +162,22 @@ def test_where_the_ring_does_not_have_all_of_it_the_time_is_stated_lost(tmp_path
     assert run.store.heads()[NAME].seq >= accident.sealed[-1]["seq"]
     numbers = [r["v"] for p in run.packs() for r in p.get("e", ())]
     assert len(numbers) == len(set(numbers)) and not set(numbers) & set(range(KNOWN, SEALED))
+    run.die()
+
+
+def test_after_a_power_cut_nothing_is_taken_for_not_having_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record is of another boot of the kernel: it says that heads were there, and not that nothing came after."""
+    accident = Accident(tmp_path, 0)
+    record = record_file(accident.place / "store.db")
+    record.write_bytes(_summed(_HEADER.pack(MAGIC, bytes(range(16)), 0)) + record.read_bytes()[SLOT:])
+    run, gone = accident.start()
+    assert gone == WentBack(1, SEALED - KNOWN, 0, False) and "there may have been more" in caplog.text
+    (loss,) = losses(run)
+    assert (loss["from"], loss["to"]) == (T0 / 1000 + KNOWN, T0 / 1000 + SEALED)
+    assert [r["v"] for p in run.packs() for r in p.get("e", ())] == [*range(KNOWN), *range(SEALED, READ)]
+    assert accident.verify(waiting(run)).verdict is Verdict.VERIFIED
     run.die()
 
 
