@@ -15,6 +15,7 @@ from agent.intervals.page import Cell, Page, Row, Shape, StoredPage
 from agent.intervals.rows import Flag
 
 FOREVER = 1 << 60
+NOTHING: Cell = {}
 Made = Sequence[tuple[Shape, Sequence[Row]]]
 
 
@@ -27,21 +28,27 @@ class CounterKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What counts of one counter in one interval. ``cell`` with its packs as the row has them."""
+    """What counts of one counter in one interval, if only that it was configured then. ``cell`` as the row has it."""
 
-    revision: int
     cell: Cell
     row: Row
     shape: Shape
     number: int  # its column
 
     @property
+    def rank(self) -> tuple[bool, int]:
+        """Nothing known never takes the place of something; else the highest revision counts."""
+        return bool(self.cell), self.row.revision
+
+    @property
     def lack(self) -> int:
         """Of the interval, not covered; ms."""
-        return self.cell.get("lack", 0)
+        return self.cell.get("lack", 0) if self.cell else self.row.end_ms - self.row.start_ms
 
     def facts(self) -> tuple[object, ...]:
         """All that is compared: a number that was known later is as good as one that was known at once."""
+        if not self.cell:
+            return self.row.end_ms, self.shape.columns[self.number]
         flags = (self.cell["flags"] - 1) & ~Flag.LATE
         rest = sorted((name, value) for name, value in self.cell.items() if name != "flags" and value)
         column = self.shape.columns[self.number], self.shape.period_ms, self.shape.slip_ms
@@ -88,7 +95,8 @@ def corrections(
             continue
         if not is_whole:
             _keep_what_is_known(old, new)
-        pairs = _in_order(old, new) if start < open_ms else [(turn, turn, turn) for turn in sorted(old | new)]
+        by_number = is_whole or start >= open_ms  # as those that come later will be counted
+        pairs = [(turn, turn, turn) for turn in sorted(old | new)] if by_number else _in_order(old, new)
         for shape, row in _corrected(old, new, pairs, packs):
             out.setdefault(shape, []).append(row)
     return list(out.items())
@@ -114,10 +122,12 @@ def _by_start(rows: Iterable[tuple[Shape, Row]], from_ms: int, to_ms: int) -> di
         if not from_ms <= row.start_ms < to_ms:
             continue
         counters = found.setdefault(row.start_ms, {}).setdefault(row.turn, {})
-        for number, cell in row.cells.items():
-            key = CounterKey(shape.columns[number].point, shape.columns[number].epoch)
-            if cell.get("flags") and (key not in counters or counters[key].revision <= row.revision):
-                counters[key] = _Known(row.revision, cell, row, shape, number)
+        for number, column in enumerate(shape.columns):
+            cell = row.cells.get(number, NOTHING)
+            known = _Known(cell if cell.get("flags") else NOTHING, row, shape, number)
+            key = CounterKey(column.point, column.epoch)
+            if key not in counters or counters[key].rank <= known.rank:
+                counters[key] = known
     return found
 
 
@@ -129,7 +139,7 @@ def _keep_what_is_known(old: _Interval, new: _Interval) -> None:
         for key, known in there.items():
             elsewhere = any(key in counters for turn, counters in new.items() if turn != made)
             less = true[key].lack > known.lack if key in true else not elsewhere
-            if less and known.row.end_ms in ends:  # cut as now
+            if known.cell and less and known.row.end_ms in ends:  # cut as now
                 true[key] = known
 
 
@@ -153,14 +163,16 @@ def _corrected(
         same = not gone and all(key in there and there[key].facts() == known.facts() for key, known in true.items())
         if same:
             continue
-        revision = 1 + max((known.revision for known in there.values()), default=0)
+        revision = 1 + max((known.row.revision for known in there.values()), default=0)
         if gone:
             yield from _taken_back(gone, turn, revision, packs)
+            revision += 1
         rows: dict[int, tuple[Shape, Row]] = {}
         for known in true.values():
-            rows.setdefault(id(known.row), (known.shape, replace(known.row, turn=turn, cells={})))[1].cells[
-                known.number
-            ] = known.cell | {"flags": ((known.cell["flags"] - 1) | Flag.LATE) + 1}
+            _, row = rows.setdefault(id(known.row), (known.shape, replace(known.row, turn=turn, cells={})))
+            if known.cell:
+                flags = ((known.cell["flags"] - 1) | Flag.LATE) + 1
+                row.cells[known.number] = known.cell | {"flags": flags}
         for n, (shape, row) in enumerate(sorted(rows.values(), key=lambda pair: pair[1].revision)):
             yield shape, replace(row, revision=revision + n)
 

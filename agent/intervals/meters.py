@@ -5,7 +5,6 @@ Filled by ``sums`` while it goes through the pages for the roles, so that a mont
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -118,8 +117,8 @@ class Meters:
         self._due: list[frozenset[tuple[MeterKey, str, int, str]]] | None = None
         self.since_ms = self.until_ms = 0  # all closed intervals of all streams lie in these; ``sums`` says it
 
-    def take(self, t: Taken, number: int, column: Column, mine: Chosen, places: array[int]) -> None:
-        """One column of a page: the rows of it that count, and the stretches of all."""
+    def take(self, t: Taken, number: int, column: Column, mine: Chosen) -> None:
+        """One column of a page."""
         known, lack = t.get(number, "flags"), t.get(number, "lack")
         power = _POWER if column.kind == "gauge" else 0
         is_one = self._stretches == 1
@@ -127,9 +126,7 @@ class Meters:
             if is_one:
                 into.spans.add(0, 0)
             else:
-                into.spans.add_places(places)
-            if not mine.rows:
-                continue
+                into.spans.add_places(mine.places)
             taken = into.sums.add(
                 mine.rows, None if is_one else mine.places, known, t.get(number, name), t.length, lack, power
             )

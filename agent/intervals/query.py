@@ -78,15 +78,15 @@ def latest_of(taken: Sequence[Taken]) -> dict[Key, tuple[Taken, int, int]]:
     spans = [(t.start[0], t.start[-1]) for t in taken if t.page.rows]
     if all(t.plain for t in taken) and all(b[0] > a[1] for a, b in pairwise(spans)):
         return {}
-    out: dict[Key, tuple[int, Taken, int, int]] = {}
+    out: dict[Key, tuple[tuple[bool, int], Taken, int, int]] = {}
     for t in taken:
         for number, column in enumerate(t.shape.columns):
             known = t.get(number, "flags")
             for n in range(t.page.rows):
                 key = (column.point, column.epoch, t.turn[n], t.start[n])
-                # nothing known never takes the place of something
-                if known[n] and (key not in out or out[key][0] <= t.revision[n]):
-                    out[key] = (t.revision[n], t, n, number)
+                rank = known[n] > 0, t.revision[n]  # nothing known never takes the place of something
+                if key not in out or out[key][0] <= rank:
+                    out[key] = (rank, t, n, number)
     return {key: (t, n, number) for key, (_, t, n, number) in out.items()}
 
 
@@ -103,7 +103,7 @@ def _by_point(
                 if not latest:
                     group.append((t, n, number))
                 elif latest.get((column.point, column.epoch, t.turn[n], t.start[n])) == (t, n, number):
-                    group[:] = [*(g for g in group if g[0].get(g[2], "flags")[g[1]]), (t, n, number)]
-                elif not group and not t.get(number, "flags")[n]:
-                    group.append((t, n, number))  # known to exist, nothing else
+                    known = [g for g in group if g[0].get(g[2], "flags")[g[1]]]
+                    if t.get(number, "flags")[n] or not known:
+                        group[:] = [*known, (t, n, number)]
     return found

@@ -105,13 +105,12 @@ def sums(
                 if not summed and not takers:
                     continue
                 mine = _latest(t, number, column, whole, latest) if latest else whole
+                if not mine.rows:
+                    continue
                 if summed:
                     _add_column(t, number, column, mine, found, len(edges), trail == "each")
-                    for flow, _, unit, _ in amounts_of(column):
-                        spans = found[column.role, flow, unit].spans
-                        spans.setdefault((t.stream, column.point), Spans()).add_places(whole.places)
                 for one in takers:
-                    one.take(t, number, column, mine, whole.places)
+                    one.take(t, number, column, mine)
     for late in unwritten:
         if late.from_ms < end_ms and (not streams or late.stream in streams):
             span = max(0, bisect_right(edges, late.from_ms) - 1), len(edges) - 1
@@ -156,6 +155,7 @@ def _add_column(
     is_power = column.kind == "gauge"
     for flow, name, unit, convert in amounts_of(column):
         into = found[column.role, flow, unit]
+        into.spans.setdefault((t.stream, column.point), Spans()).add_places(mine.places)
         amounts, key = t.get(number, name), (column.kind, column.exponent, column.unit)
         whole = into.wholes.get(key)
         if whole is None:
