@@ -46,11 +46,11 @@ test-system: $(VENV)/.test
 
 test-bounds: WORKERS = 3
 test-bounds: $(VENV)/.test
-	$(BIN)/python tests/ext/build_checked.py $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m tests.ext.build_checked $(SIDE_BY_SIDE) $(ARGS)
 
 soak: $(VENV)/.test
 	@command -v mkfs.xfs >/dev/null || [ -x /sbin/mkfs.xfs ] || echo "without xfsprogs the power cuts are skipped"
-	$(BIN)/python tests/fault/soak.py $(ARGS)
+	$(BIN)/python -m tests.fault.soak $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ def child(path: Path) -> None:
 
 def measure(wanted: str, show_all: bool) -> int:
     """Print a line an attack, the worst last. Returns 1 where one costs more than it may."""
-    from hostile import ATTACKS  # of the tests
+    from tests.kits.hostile import ATTACKS  # of the tests
 
     found: list[tuple[float, float, str, str]] = []
     with tempfile.TemporaryDirectory() as folder:

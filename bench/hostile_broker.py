@@ -9,14 +9,11 @@ import contextlib
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench.rig import agent_config, cost_of, meterhouse, process
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "uplink"))
 
 MOST_MB = 10.0
 MESSAGE = 256 << 20
@@ -45,7 +42,7 @@ def wait(what: str, done: object, seconds: float = 60.0) -> None:
 
 def measure(version: int) -> tuple[float, float, int]:
     """(MB resident before, MB more at the peak, connections) of an agent."""
-    from fake_broker import FakeBroker
+    from tests.kits.fake_broker import FakeBroker
 
     attacking = {"is": False}
     broker = FakeBroker(only_v311=version == 4, then=lambda sock, level: send(sock, level) if attacking["is"] else None)

@@ -8,18 +8,13 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "verify"))
-
-from packs import POINTS, Key, Stream, keys  # the reference maker of the tests
 
 from agent.verify import Verifier
 from agent.verify.jws import public_key
 from agent.verify.signed import cut_signature
+from tests.kits.signed import POINTS, Key, Stream, keys  # the reference maker of the tests
 
 SHAPES = {  # name -> (points, pack length in seconds): readings a pack = points * seconds / 5
     "10 readings": (5, 10),

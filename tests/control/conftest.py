@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.cli.main import outcome
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(1, str(Path(__file__).parent.parent / "service"))
-sys.path.insert(2, str(Path(__file__).parent.parent / "line"))
-sys.path.insert(3, str(Path(__file__).parent.parent / "export"))
-
-from control_kit import Served
+from tests.kits.control import Served
 
 
 @pytest.fixture

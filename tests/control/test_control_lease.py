@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_kit import Served, service
-from service_kit import ROOT, Agent, Field, House, Meter, until
 
 from agent.cli.lease import Borrowed, lend
 from agent.service.control import lease as lease_request
@@ -22,6 +20,8 @@ from agent.service.control.protocol import LONGEST_LEASE_S, Lease
 from agent.verify.files import read_paths
 from drivers.line import LineConfig, open_line
 from drivers.model import LineDown, LineLent
+from tests.kits.control import Served, service
+from tests.kits.house import ROOT, Agent, Field, House, Meter, until
 
 Mh = Callable[..., tuple[int, str, str]]
 HOLDER = """

@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_kit import ASK, Served, answered_by, outcome, rest
-from export_kit import CONFIG
-from service_kit import until
-from test_control_protocol import SAMPLES, mutated
 
 from agent.cli.control import ControlClient, NoAgent, Unheard, ask
 from agent.config import load_config
@@ -34,6 +30,10 @@ from agent.service.control.protocol import Declare, encode_request
 from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer
 from agent.service.places import taken
 from drivers.model import GatewayError, UsageError
+from tests.control.test_control_protocol import SAMPLES, mutated
+from tests.kits.control import ASK, Served, answered_by, outcome, rest
+from tests.kits.exports import CONFIG
+from tests.kits.house import until
 
 Answer = Callable[..., Any]
 

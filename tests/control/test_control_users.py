@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_kit import Agent, House, Meter, until
-from users_kit import AGENT, ANNA, LI, LOOK, ROOT, STRANGER, Town, User, why_no_users
 
 from agent.store import Store
+from tests.kits.house import Agent, House, Meter, until
+from tests.kits.users import AGENT, ANNA, LI, LOOK, ROOT, STRANGER, Town, User, why_no_users
 
 pytestmark = [
     pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "can"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "store"))
 
 # the last commit before the step "0004_declared" of the database
 OLDER = "dcacd13c434ee9c200066abfbcfa76470ace5331"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pack_kit import START_MS, Maker, Pack
 
 from agent.store import Store, schema
+from tests.kits.packs import START_MS, Maker, Pack
 
-KIT = Path(__file__).resolve().parent.parent / "store"
+KIT = Path(__file__).resolve().parents[2]  # for the packs that are pickled
 STREAM = "park7/gw01/inv1"
 
 # what the older agent's store does with a database: told in stdin, answers on stdout, both pickled

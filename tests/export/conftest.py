@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.cli.main import outcome
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from export_kit import Gateway
+from tests.kits.exports import Gateway
 
 
 @pytest.fixture

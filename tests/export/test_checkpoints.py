@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from export_kit import BASE, T0, Gateway
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from agent.checkpoint import Page, checkpoint, payload_hash
 from agent.keys import Signer, create_key, key_records
 from agent.store import Store
 from agent.verify import Verdict, Verifier
+from tests.kits.exports import BASE, T0, Gateway
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from export_kit import T0, Gateway, seqs
 
 from agent.store import Store
 from agent.verify import Verdict
+from tests.kits.exports import T0, Gateway, seqs
 
 Mh = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parent.parent.parent

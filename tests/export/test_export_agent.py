@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "service"))
-
-from service_kit import SITE, House, Listener, Meter, one_meter, until
-
 from agent.verify import Verdict, Verifier
 from agent.verify.files import read_paths
+from tests.kits.house import SITE, House, Listener, Meter, one_meter, until
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -12,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_kit import BASE, Gateway
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "intervals"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "service"))
-
-from ledger_kit import START, Book, Packs, point, table
-from service_kit import House, one_meter, until
 
 from agent.intervals import Flag, query
 from agent.service.control.intervals import COLUMNS
 from agent.service.pack_replay import new_pages
 from agent.store import Store
+from tests.kits.exports import BASE, Gateway
+from tests.kits.house import House, one_meter, until
+from tests.kits.ledger import START, Book, Packs, point, table
 
 Mh = Callable[..., tuple[int, str, str]]
 

@@ -5,7 +5,7 @@ address and undefined-behaviour sanitizers where the compiler has them: the firs
 ends the run.
 
 Example:
-  python tests/ext/build_checked.py -k ring
+  python -m tests.ext.build_checked -k ring
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_reference import RANGE, SENTINEL, TYPES, Field, decode, exact, in_range
 
 import ext.decode
 from ext.decode import ORDERS, Plan
 from ext.ring import ANSWER, Ring
+from tests.kits.kernel_reference import RANGE, SENTINEL, TYPES, Field, decode, exact, in_range
 
 CASES = Path(__file__).parents[3] / "shared/reference/cases/modbus/manifest.json"
 LENGTH = 24

@@ -13,11 +13,11 @@ import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_reference import Points, Rec, Sealed, readings
-from kernel_reference import seal as slow_seal
 
 from ext.canon import Slice, Table, due_ticks, seal
 from ext.ring import Ring
+from tests.kits.kernel_reference import Points, Rec, Sealed, readings
+from tests.kits.kernel_reference import seal as slow_seal
 
 T0 = 1_795_500_900_000
 TIMEOUT, SENTINEL = 128, 133

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(1, str(Path(__file__).parent.parent / "service"))
-sys.path.insert(2, str(Path(__file__).parent.parent / "uplink"))
-sys.path.insert(3, str(Path(__file__).parent.parent / "store"))
-
-from fault_rows import SCENARIOS, Row, play
+from tests.kits.faults.rows import SCENARIOS, Row, play
 
 HERE = Path(__file__).parent
 AT_ONCE = 8
 for file in sorted(HERE.glob("play_*.py")):  # they register their scenarios
-    importlib.import_module(file.stem)
+    importlib.import_module(f"tests.fault.{file.stem}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

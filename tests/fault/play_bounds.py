@@ -11,17 +11,17 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from fault_books import balance, figures
-from fault_rows import Row, scenario
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from play_brokers import broker_at, uplinks
-from service_kit import SECONDLY, SITE, Agent, House, Listener, Meter, free_port, until
 
 from agent.keys import load_key
 from agent.pack import Packer, StreamTable
 from agent.store import Store
 from ext.ring import Ring
+from tests.fault.play_brokers import broker_at, uplinks
+from tests.kits.faults.books import balance, figures
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.house import SECONDLY, SITE, Agent, House, Listener, Meter, free_port, until
 
 CAP_BYTES = 16 << 20
 CLOCK = {"error_ms": 1.2, "kernel_boot": "0b6f3c0e-8a5e-4c1f-9d53-0c2f8f1a7e11", "mono_ms": 1, "synced": True}

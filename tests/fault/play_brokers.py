@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fake_broker import FakeBroker, Sent
-from fault_books import balance, bodies, came, ended, figures
-from fault_rows import Row, scenario
-from fault_tap import Tap
-from service_kit import SECONDLY, Agent, Broker, Heard, House, Listener, Meter, until, whole
+from tests.kits.fake_broker import FakeBroker, Sent
+from tests.kits.faults.books import balance, bodies, came, ended, figures
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.faults.tap import Tap
+from tests.kits.house import SECONDLY, Agent, Broker, Heard, House, Listener, Meter, until, whole
 
 QUOTA = 0x97
 

@@ -10,11 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
-from fault_books import balance, bodies, came, ended, figures
-from fault_rows import Row, scenario
-from service_books import counted, times
-from service_clock import Clock, steps
-from service_kit import SECONDLY, Agent, House, Listener, one_meter, patience, until, whole
+from tests.kits.books import counted, times
+from tests.kits.faketime import Clock, steps
+from tests.kits.faults.books import balance, bodies, came, ended, figures
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.house import SECONDLY, Agent, House, Listener, one_meter, patience, until, whole
 
 HOUR, YEAR = 3600, 365 * 86_400
 

@@ -7,11 +7,11 @@ import threading
 import time
 from pathlib import Path
 
-from fault_books import balance, came, ended, figures
-from fault_rows import Row, scenario
-from play_brokers import broker_at, state, tap_to, uplinks
-from service_books import boots, report_of
-from service_kit import SECONDLY, Agent, House, Meter, until
+from tests.fault.play_brokers import broker_at, state, tap_to, uplinks
+from tests.kits.books import boots, report_of
+from tests.kits.faults.books import balance, came, ended, figures
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.house import SECONDLY, Agent, House, Meter, until
 
 
 @scenario(rounds=1, about_s=9, long=2)

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fault_books import bodies, figures
-from fault_rest import AtRest, Name
-from fault_rows import Row, scenario
-from fault_tally import Ledger, Tally
-from play_kill import pause
-from service_books import report_of
-from service_kit import Agent, Broker, Heard, House, Listener, devices_on, patience, until
-
 from agent.verify import Report, Verdict
+from tests.fault.play_kill import pause
+from tests.kits.books import report_of
+from tests.kits.faults.books import bodies, figures
+from tests.kits.faults.rest import AtRest, Name
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.faults.tally import Ledger, Tally
+from tests.kits.house import Agent, Broker, Heard, House, Listener, devices_on, patience, until
 
 PERIOD_MS = 250
 EVERY = f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}'

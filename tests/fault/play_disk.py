@@ -8,15 +8,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fault_books import figures
-from fault_disks import can_mount, mount, unmount
-from fault_home import bring_home, settled
-from fault_rest import AtRest, in_rings
-from fault_rows import Row, scenario
-from fault_shim import Shim
-from fault_tally import Tally
-from play_kill import pause
-from service_kit import SITE, Agent, House, devices_on, until
+
+from tests.fault.play_kill import pause
+from tests.kits.faults.books import figures
+from tests.kits.faults.disks import can_mount, mount, unmount
+from tests.kits.faults.home import bring_home, settled
+from tests.kits.faults.rest import AtRest, in_rings
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.faults.shim import Shim
+from tests.kits.faults.tally import Tally
+from tests.kits.house import SITE, Agent, House, devices_on, until
 
 PERIOD_MS = 250
 QUICK_MS = 50  # fills the smallest ring within seconds

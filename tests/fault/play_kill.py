@@ -9,14 +9,14 @@ from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
-from fault_books import figures
-from fault_figures import give_roles, published_to, recomputed
-from fault_home import bring_home, settled
-from fault_rest import AtRest, in_rings
-from fault_rows import Row, scenario
-from fault_shim import Shim
-from fault_tally import Ledger, Tally, rescale, wait_until_asked
-from service_kit import Agent, House, devices_on, until
+from tests.kits.faults.books import figures
+from tests.kits.faults.figures import give_roles, published_to, recomputed
+from tests.kits.faults.home import bring_home, settled
+from tests.kits.faults.rest import AtRest, in_rings
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.faults.shim import Shim
+from tests.kits.faults.tally import Ledger, Tally, rescale, wait_until_asked
+from tests.kits.house import Agent, House, devices_on, until
 
 PERIOD_MS = 250
 WAYS = {

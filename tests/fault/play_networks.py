@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_books import balance, came, figures
-from fault_rows import Row, scenario
-from play_brokers import state, tap_to
-from play_clocks import come_home
-from service_kit import SECONDLY, Broker, House, Meter, one_meter, until, whole
+
+from tests.fault.play_brokers import state, tap_to
+from tests.fault.play_clocks import come_home
+from tests.kits.faults.books import balance, came, figures
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.house import SECONDLY, Broker, House, Meter, one_meter, until, whole
 
 WHY_NOT = (
     "only root may make a network namespace" if os.geteuid() else "" if shutil.which("nft") else "nft is not installed"

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fault_books import balance, came, ended, figures
-from fault_rows import Row, scenario
-from play_brokers import broker_at, uplinks
-from service_kit import SECONDLY, SITE, Broker, House, Listener, Meter, until, whole
-
 from agent.verify.signed import payload_of
+from tests.fault.play_brokers import broker_at, uplinks
+from tests.kits.faults.books import balance, came, ended, figures
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.house import SECONDLY, SITE, Broker, House, Listener, Meter, until, whole
 
 KEPT = ("persistence true", "persistence_file kept.db", "autosave_interval 1")
 

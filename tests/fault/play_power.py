@@ -6,14 +6,14 @@ import random
 import shutil
 from pathlib import Path
 
-from fault_books import figures
-from fault_disks import CutDisk, freeze
-from fault_home import bring_home, settled
-from fault_rest import AtRest
-from fault_rows import Row, scenario
-from fault_tally import Ledger, Tally
-from play_kill import pause
-from service_kit import SITE, House, devices_on, until
+from tests.fault.play_kill import pause
+from tests.kits.faults.books import figures
+from tests.kits.faults.disks import CutDisk, freeze
+from tests.kits.faults.home import bring_home, settled
+from tests.kits.faults.rest import AtRest
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.faults.tally import Ledger, Tally
+from tests.kits.house import SITE, House, devices_on, until
 
 PERIOD_MS = 250
 PACK_S = 1.0

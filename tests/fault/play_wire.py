@@ -8,12 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-from fake_broker import SILENT, FakeBroker, Sent
-from fault_books import balance, bodies, figures
-from fault_rows import Row, scenario
-from service_kit import SECONDLY, Agent, Heard, House, Listener, Meter, until, whole
-
 from agent.store import Store
+from tests.kits.fake_broker import SILENT, FakeBroker, Sent
+from tests.kits.faults.books import balance, bodies, figures
+from tests.kits.faults.rows import Row, scenario
+from tests.kits.house import SECONDLY, Agent, Heard, House, Listener, Meter, until, whole
 
 
 class Executioner:

@@ -1,6 +1,6 @@
 """``make soak``: every fault scenario again and again, long; a table as it goes, and the one of docs/reliability.md.
 
-    python tests/fault/soak.py [--only NAME]... [--rounds N] [--seed N] [--fresh] [--into FOLDER] [--table]
+    python -m tests.fault.soak [--only NAME]... [--rounds N] [--seed N] [--fresh] [--into FOLDER] [--table]
 
 Rounds are played in chunks, each with its own seed, and written down one chunk a line: what was played before is not
 played again, so a soak that was ended goes on where it was. ``--table`` plays nothing and prints the tables.
@@ -25,14 +25,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent.parent))
-sys.path.insert(2, str(Path(__file__).resolve().parent.parent / "service"))
-sys.path.insert(3, str(Path(__file__).resolve().parent.parent / "uplink"))
-sys.path.insert(4, str(Path(__file__).resolve().parent.parent / "store"))
-
 from _pytest.outcomes import Skipped
-from fault_rows import SCENARIOS, Row, Scenario, play
+
+from tests.kits.faults.rows import SCENARIOS, Row, Scenario, play
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -146,7 +141,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help=f"only write them into {PAGE.relative_to(ROOT)}")
     given = parser.parse_args()
     for file in sorted(HERE.glob("play_*.py")):  # they register their scenarios
-        importlib.import_module(file.stem)
+        importlib.import_module(f"tests.fault.{file.stem}")
     if unknown := [name for name in given.only if name not in SCENARIOS]:
         print(f"error: no scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}", file=sys.stderr)
         return 2

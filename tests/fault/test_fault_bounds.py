@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fault_rows import Row
+
+from tests.kits.faults.rows import Row
 
 
 @pytest.mark.plays("everything_fails_at_once")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fault_rows import Row
+
+from tests.kits.faults.rows import Row
 
 
 @pytest.mark.plays("brokers_of_all_kinds")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fault_rows import BUSY, Row
-from service_clock import LIBRARIES
+
+from tests.kits.faketime import LIBRARIES
+from tests.kits.faults.rows import BUSY, Row
 
 
 @pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (apt: faketime)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fault_rows import SCENARIOS, Row, play
+
+from tests.kits.faults.rows import SCENARIOS, Row, play
 
 
 def check(row: Row) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from fault_rows import BUSY, Row, play
-from play_networks import WHY_NOT
+
+from tests.fault.play_networks import WHY_NOT
+from tests.kits.faults.rows import BUSY, Row, play
 
 
 @pytest.mark.plays("bad_wires")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from fault_rows import BUSY, Row, play
+
+from tests.kits.faults.rows import BUSY, Row, play
 
 
 def check(row: Row) -> None:

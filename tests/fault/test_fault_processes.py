@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from fault_disks import can_cut
-from fault_rows import BUSY, Row
+
+from tests.kits.faults.disks import can_cut
+from tests.kits.faults.rows import BUSY, Row
 
 
 @pytest.mark.plays("kills")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fault_disks import can_cut
-from fault_rows import BUSY, Row
-from service_clock import LIBRARIES
+
+from tests.kits.faketime import LIBRARIES
+from tests.kits.faults.disks import can_cut
+from tests.kits.faults.rows import BUSY, Row
 
 Rows = dict[str, Row]
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from lived_kit import Lived, live
+from tests.kits.lived import Lived, live
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lived_kit import HOUR, Lived, mh
 
 from agent.indicators.definitions import parse_plan
 from agent.indicators.figure import decimal_text
 from agent.indicators.plan import make_plan
 from bench.timelapse import PLAN, Timelapse
+from tests.kits.lived import HOUR, Lived, mh
 
 PAGE = (Path(__file__).parents[2] / "docs" / "indicators.md").read_text(encoding="utf-8")
 DAY = "2025-06-21"

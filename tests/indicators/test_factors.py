@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lived_kit import Lived, mh
 
 from agent.indicators.definitions import parse_plan
 from agent.indicators.factors import shipped
@@ -16,6 +15,7 @@ from agent.indicators.plan import make_plan
 from agent.keys import load_key
 from drivers.model import ConfigError
 from ext.canon import dumps
+from tests.kits.lived import Lived, mh
 
 ENTRIES = {entry.name: entry for factor in shipped().values() for entry in factor.entries}
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lived_kit import Lived, mh
 
 from agent.indicators.compute import intervals_of
 from agent.intervals import Cut
 from agent.keys import load_key
 from agent.store import Store
 from ext.canon import dumps
+from tests.kits.lived import Lived, mh
 
 DAY_MS = 86_400_000
 D = Decimal

@@ -9,10 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from lived_kit import mh
 
 from bench.timelapse import HOUR_MS, Silence, Timelapse
 from bench.year import balance
+from tests.kits.lived import mh
 
 FIRST, LAST = date(2025, 10, 20), date(2025, 11, 3)
 D = Decimal

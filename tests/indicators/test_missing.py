@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lived_kit import mh
 
 from bench.timelapse import Silence, Timelapse
+from tests.kits.lived import mh
 
 FIRST, NEXT, LAST = date(2025, 6, 21), date(2025, 6, 22), date(2025, 6, 23)
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lived_kit import Lived, mh
+
+from tests.kits.lived import Lived, mh
 
 INDICATOR = """
 [[indicator]]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lived_kit import Lived
+
+from tests.kits.lived import Lived
 
 jsonschema = pytest.importorskip("jsonschema")
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "pack.schema.json").read_bytes())

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_kit import LENGTH, START, Packs, point, table
 
 from agent.intervals import Cut, Memory, Rule, sums
 from agent.intervals.accuracy import limit
 from agent.intervals.balance import Balance, balance, wants
 from agent.intervals.meters import Meters
 from agent.intervals.replay import recompute
+from tests.kits.ledger import LENGTH, START, Packs, point, table
 
 BASE = "park7/gw01"
 COUNTERS = {

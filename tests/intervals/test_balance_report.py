@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ledger_kit import START
-from test_balance import BASE, Park
 
 from agent.cli import report_balance as rows
 from agent.cli.report_html import page as html
 from agent.indicators.compute import period_of
 from agent.indicators.site import Balancer
 from agent.intervals import sums
+from tests.intervals.test_balance import BASE, Park
+from tests.kits.ledger import START
 
 DERIVED = [{"n": "both-halls", "sum": ["hall-1/ac.energy.import", "hall-2/ac.energy.import"]},
            {"n": "gone", "sum": ["nobody/ac.energy.import"]}]  # fmt: skip

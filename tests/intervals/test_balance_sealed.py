@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_kit import LENGTH, START, Packs, point, table
 
 from agent.cli.recompute import recompute
 from agent.indicators.site import SiteResults
 from agent.intervals import Cut, Memory, Rule
 from agent.intervals.replay import emitted
+from tests.kits.ledger import LENGTH, START, Packs, point, table
 
 CUT = Cut("Asia/Shanghai")
 BASE = "park7/gw01"

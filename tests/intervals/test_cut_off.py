@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from ledger_kit import STREAM
-from made_parks import FAULTS, HARMLESS, Pack, Park, make
 
 from agent.intervals import Flag, IntervalRow, query, sums
 from agent.intervals.ledger import Ledger
@@ -24,6 +22,8 @@ from agent.intervals.rows import RoleSum
 from agent.service.pack_replay import new_pages
 from agent.service.tallying import Tallying
 from agent.store import Store
+from tests.kits.ledger import STREAM
+from tests.kits.made_parks import FAULTS, HARMLESS, Pack, Park, make
 
 OLD_STATE = zstandard.ZstdCompressor().compress(b"\x02\0\0\0{}")
 END = 1 << 50

@@ -6,12 +6,11 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from ledger_kit import LENGTH, START, Packs, point, table
-
 from agent.indicators.site import SiteResults
 from agent.intervals import Cut, Memory, Rule, query, sums
 from agent.intervals.heat import heat_flow
 from agent.intervals.replay import recompute
+from tests.kits.ledger import LENGTH, START, Packs, point, table
 
 BASE = "park7/gw01"
 CUT = Cut("Asia/Shanghai")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from ledger_kit import Book, Packs, point, table
+from tests.kits.ledger import Book, Packs, point, table
 
 ENERGY = "ac.energy.import"
 ONES = (1 << 32) - 1

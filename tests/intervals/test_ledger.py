@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_kit import LENGTH, START, Book, Packs, point, table
 
 from agent.intervals import Flag
 from agent.intervals.sketch import Rule
 from ext.ring import Ring
+from tests.kits.ledger import LENGTH, START, Book, Packs, point, table
 
 ENERGY = "ac.energy.import"
 

@@ -7,9 +7,6 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from ledger_kit import LENGTH, STREAM, Book, Packs, point, table
-from made_parks import make
-from test_cut_off import OLD_STATE, Gateway, age
 
 from agent.intervals import Cut
 from agent.intervals.sketch import Rule
@@ -17,6 +14,9 @@ from agent.service.intervals import corrected_figures
 from agent.service.pack_replay import new_pages
 from agent.service.tallying import Tallying
 from agent.store import NewPage, Repair, Store
+from tests.intervals.test_cut_off import OLD_STATE, Gateway, age
+from tests.kits.ledger import LENGTH, STREAM, Book, Packs, point, table
+from tests.kits.made_parks import make
 
 DAY_MS = 86_400_000
 CUT = Cut("Asia/Shanghai")

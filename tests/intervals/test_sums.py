@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_kit import LENGTH, START, STREAM, Book, Packs, point, table
-from test_ledger import growing, lives, meter, play
 
 from agent.intervals import FLAW, Cut, Flag, Memory, changes, query, recompute, sums
 from agent.intervals.sketch import Rule
 from agent.service.pack_replay import new_pages
 from agent.service.tallying import fold
 from agent.store import Store
+from tests.intervals.test_ledger import growing, lives, meter, play
+from tests.kits.ledger import LENGTH, START, STREAM, Book, Packs, point, table
 
 DAY_MS = 86_400_000
 

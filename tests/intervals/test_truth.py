@@ -13,7 +13,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_kit import LENGTH, START, Book, Packs, point, table
+
+from tests.kits.ledger import LENGTH, START, Book, Packs, point, table
 
 ENERGY = "ac.energy.import"
 MINUTE = 60_000

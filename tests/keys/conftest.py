@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from agent.cli.main import outcome
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import token_kit
-from token_kit import Token
+from tests.kits import tokens as token_kit
+from tests.kits.tokens import Token
 
 SKIPPED: list[str] = []
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import random
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "export"))
-
-from export_kit import BASE, CLOCK, T0, Gateway, table
 
 from agent.keys import Signer, check_key_records, create_key, current_records, load_key, rotate_key, signed_by
 from agent.keys.token import TokenError
@@ -33,6 +28,7 @@ from agent.store import Store
 from agent.verify import Verdict, Verifier
 from drivers.model import GatewayError, Reason
 from ext.ring import Ring
+from tests.kits.exports import BASE, CLOCK, T0, Gateway, table
 
 Mh = Callable[..., tuple[int, str, str]]
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "verify"))
-
-from packs import START, Key, key_record, keys_object
-
 from agent.verify.keyring import KeyRing
 from agent.verify.strict import Refused, parse_object
+from tests.kits.signed import START, Key, key_record, keys_object
 
 OWNER = [Key(n, "ES256" if n % 3 == 0 else "Ed25519") for n in range(1, 6)]
 THIEF = [Key(n) for n in range(21, 25)]

@@ -18,7 +18,7 @@ from agent.keys import TYP_PACK, KeyFileError, check_key_records, create_key, cu
 from agent.keys.token import TokenError, TokenKey
 
 if TYPE_CHECKING:
-    from token_kit import Token
+    from tests.kits.tokens import Token
 
 GATEWAY = "park7/gw01"
 Mh = Callable[..., tuple[int, str, str]]

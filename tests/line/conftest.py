@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from linekit import Field, open_files
 
 from ext.ring import Ring
+from tests.kits.lines import Field, open_files
 
 
 @pytest.fixture(autouse=True)

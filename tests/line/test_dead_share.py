@@ -8,11 +8,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from linekit import Field, gauge, sim_device, spec_of
 
 from agent.poll import DevicePoll, Grid, LinePoller
 from drivers.modbus import ModbusDevice
 from ext.ring import Ring
+from tests.kits.lines import Field, gauge, sim_device, spec_of
 
 
 async def rates(field: Field, ring: Ring, dead: bool, seconds: float) -> dict[int, float]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from linekit import TICK, Field, gauge, sim_device, spec_of
 
 from drivers.modbus import ModbusDevice
 from drivers.model import DeviceSpec, Kind, Limits, Point, Quality, Reason
@@ -16,6 +15,7 @@ from drivers.sim.families import device_from_profile
 from drivers.sim.sunspec import sunspec_image
 from drivers.sunspec.device import SunSpecDevice
 from ext.ring import Ring
+from tests.kits.lines import TICK, Field, gauge, sim_device, spec_of
 
 Values = Callable[[], dict[int, object]]
 ALL = 31

@@ -6,13 +6,13 @@ import asyncio
 import time
 
 import pytest
-from linekit import Field, ask, gauge, sim_device, spec_of, words
 
 from drivers.line import Line
 from drivers.line.hosts import Host
 from drivers.modbus import ModbusDevice
 from drivers.model import Limits, LineDown
 from ext.ring import Ring
+from tests.kits.lines import Field, ask, gauge, sim_device, spec_of, words
 
 
 async def both(field: Field, **limits: object) -> tuple[Line, Line]:

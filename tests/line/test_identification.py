@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from linekit import TICK, Field, gauge, sim_device, spec_of
 
 from drivers.modbus import ModbusDevice
 from drivers.model import Kind, LineTimeout, Point, ProfileError, Quality, Reason
 from drivers.profile import load_profile
 from drivers.sim.families import device_from_profile
 from ext.ring import Ring
+from tests.kits.lines import TICK, Field, gauge, sim_device, spec_of
 
 Values = Callable[[], dict[int, object]]
 FAST, ONCE = 1, 1 << 4

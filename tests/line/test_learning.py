@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from linekit import FAST, TICK, Field, gauge, mute_when, sim_device, spec_of
-
 from drivers.modbus import ModbusDevice
 from drivers.model import Quality, Reason
 from drivers.plan import KnownHoles
 from ext.ring import Ring
+from tests.kits.lines import FAST, TICK, Field, gauge, mute_when, sim_device, spec_of
 
 Values = Callable[[], dict[int, object]]
 EXCEPTION, ABSENT, TIMEOUT = (f"gap {reason.value}" for reason in (Reason.EXCEPTION, Reason.ABSENT, Reason.TIMEOUT))

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from linekit import Field, ask, sim_device, words
 
 from drivers.line import FrameTrace, frames_each, read_trace
 from drivers.line.trace import NOISE, RECEIVED, SENT
 from drivers.model import LineLent, LineTimeout
+from tests.kits.lines import Field, ask, sim_device, words
 
 
 async def test_who_borrows_a_line_gets_its_port(field: Field) -> None:

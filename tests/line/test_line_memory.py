@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
-from linekit import Field, ask, open_files, sim_device
-
 from drivers.line import Answer
 from drivers.model import LineTimeout
+from tests.kits.lines import Field, ask, open_files, sim_device
 
 WARM, ROUNDS = 100, 500
 

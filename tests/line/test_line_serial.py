@@ -10,10 +10,10 @@ import tty
 from pathlib import Path
 
 import pytest
-from linekit import Field, ask, ask_while, open_files, sim_device, words
 
 from drivers.line import LineConfig, SerialSetting, crc16, open_line, warnings
 from drivers.model import ConfigError, DeviceException, FrameError, LineDown, LineTimeout, MismatchError
+from tests.kits.lines import Field, ask, ask_while, open_files, sim_device, words
 
 
 def rtu(unit: int, *pdu: int) -> bytes:

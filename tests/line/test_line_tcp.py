@@ -7,11 +7,11 @@ import socket
 import time
 
 import pytest
-from linekit import Field, ask, ask_while, sim_device, words
 
 from drivers.line import LineConfig, open_line
 from drivers.model import ConfigError, DeviceException, Limits, LineDown, LineTimeout, MismatchError
 from drivers.sim.framing import RtuFraming
+from tests.kits.lines import Field, ask, ask_while, sim_device, words
 
 
 async def test_answers_come_as_raw_bytes_with_their_time(field: Field) -> None:

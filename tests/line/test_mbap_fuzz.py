@@ -8,7 +8,6 @@ import random
 import socket
 
 import pytest
-from linekit import ask
 
 from drivers.line.config import Manners
 from drivers.line.frames import Answer
@@ -16,6 +15,7 @@ from drivers.line.mbap import MbapLink
 from drivers.line.port import Port
 from drivers.line.stats import LineStats
 from drivers.model import LineError
+from tests.kits.lines import ask
 
 
 async def shake(count: int, seed: int) -> tuple[int, int]:

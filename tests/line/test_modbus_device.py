@@ -7,7 +7,6 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from linekit import FAST, TICK, Field, ask, gauge, mute_when, sim_device, spec_of, words
 
 from drivers.modbus import ModbusDevice
 from drivers.model import (
@@ -23,6 +22,7 @@ from drivers.model import (
 )
 from drivers.sim import Image, SimDevice
 from ext.ring import Ring
+from tests.kits.lines import FAST, TICK, Field, ask, gauge, mute_when, sim_device, spec_of, words
 
 Values = Callable[[], dict[int, object]]
 TWO_BLOCKS = [gauge(0), gauge(1), gauge(50), gauge(51)]  # no holes allowed: two reads

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from linekit import TICK, Field, gauge, mute_when, sim_device, spec_of
 
 from drivers.line import Line
 from drivers.modbus import ModbusDevice
@@ -17,6 +16,7 @@ from drivers.night import DARK_BELOW_DEG, Night
 from drivers.sim import SimDevice
 from drivers.sunspec.device import SunSpecDevice
 from ext.ring import Ring
+from tests.kits.lines import TICK, Field, gauge, mute_when, sim_device, spec_of
 
 NORTH_POLE, SOUTH_POLE = Night(Decimal(90), Decimal(0)), Night(Decimal(-90), Decimal(0))  # TICK is in November
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from linekit import Field
 
 from drivers.line import Line
 from drivers.modbus import ModbusDevice, read_request
@@ -16,6 +15,7 @@ from drivers.model import DeviceException, DeviceSpec, Kind, Point, Quality
 from drivers.plausible import BELIEVED_S, Guard, Rule
 from drivers.sim import Image, SimDevice
 from ext.ring import Ring
+from tests.kits.lines import Field
 
 KWH = Point("ac.energy.import", Kind.COUNTER, "kWh", "fast", address=0, count=2, type="u32", order="ABCD",
             scale=Decimal("0.01"), bits=32)  # fmt: skip

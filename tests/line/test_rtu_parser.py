@@ -8,13 +8,13 @@ import random
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from linekit import ask
 from pymodbus.framer import FramerRTU
 from pymodbus.pdu import DecodePDU
 
 from drivers.line.frames import READ_FUNCTIONS, ModbusRequest, crc16, is_sound
 from drivers.modbus import identification_request, read_request
 from drivers.model import DeviceException, FrameError, LineError, LineTimeout, MismatchError
+from tests.kits.lines import ask
 
 FRAMER = FramerRTU(DecodePDU(False))  # the oracle; its constructor also fills its CRC table
 FRAMER.crc16_table[:] = FRAMER.generate_crc16_table()

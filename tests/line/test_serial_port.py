@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from linekit import Field, ask, sim_device
+from tests.kits.lines import Field, ask, sim_device
 
 TIOCGEXCL = 0x80045440  # asm-generic/ioctls.h; Python has no name for it
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from meterkit import Cabinet
 
 from ext.ring import Ring
+from tests.kits.meters import Cabinet
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 from drivers import cjt188
 from drivers.cjt188.device import Cjt188Device
 from drivers.model import ConfigError, LineTimeout, Reason
 from drivers.sim import parse_fault
 from drivers.sim.meters import Cjt188Meter
+from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 A = "22223333444455"
 WATER = bcd("00123456") + b"\x2c" + bcd("00100000") + b"\x2c" + bytes.fromhex("00301208112620") + b"\x00\x00"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 from drivers import dlt645
 from drivers.dlt645.device import Dlt645Device, block_of
 from drivers.model import ConfigError, Kind, LineTimeout, Point, Quality, Reason
 from drivers.sim import parse_fault
 from drivers.sim.meters import Dlt645Meter
+from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 A = "000000000161"
 POINTS = points_of(

@@ -7,12 +7,12 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meterkit import points_of
 
 from drivers.line import LineConfig, open_line
 from drivers.metering import Heard
 from drivers.model import DeviceSpec, LineError
 from drivers.registry import driver_class
+from tests.kits.meters import points_of
 
 PROFILES = {"dlt645": "dlt645/2007", "cjt188": "cjt188/heat", "mbus": "mbus/heat"}
 ADDRESSES = {"dlt645": "AAAAAAAAAAAA", "cjt188": "AAAAAAAAAAAAAA", "mbus": "254"}

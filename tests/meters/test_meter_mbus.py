@@ -6,13 +6,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 from drivers import mbus
 from drivers.mbus.device import MbusDevice
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
 from drivers.sim import parse_fault
 from drivers.sim.meters import MbusMeter
+from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
 KAM = bytes.fromhex("2D2C")
 POINTS = points_of("mbus/heat", ["heat.energy", "heat.volume", "heat.power", "heat.energy.settlement", "device.serial"])

@@ -7,7 +7,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from meterkit import ALL, TICK, Cabinet
 
 from agent.config import device_specs, load_config
 from drivers.line import LineConfig, open_line
@@ -18,6 +17,7 @@ from drivers.sim import Bus
 from drivers.sim.families import device_from_profile, meter_from_profile
 from drivers.sim.meters import MixedBus
 from drivers.sim.park import METERS, make_park
+from tests.kits.meters import ALL, TICK, Cabinet
 
 
 async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, bus_of, replace
 
 from agent.cli.profiles import replay
 from drivers import cjt188, dlt645, mbus
@@ -16,6 +15,7 @@ from drivers.profile import Sample, find_profile, list_profiles, load_profile, s
 from drivers.registry import DRIVERS, driver_class
 from drivers.samples import read_frames
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, Meter
+from tests.kits.meters import ALL, TICK, Cabinet, bus_of, replace
 
 FOLDER = Path(os.environ.get("MH_CASES", Path(__file__).resolve().parents[3] / "shared" / "reference" / "cases"))
 SHIPPED = {

@@ -6,7 +6,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, points_of, replace, sent_frames
 
 from drivers.line import Line
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
@@ -16,6 +15,7 @@ from drivers.sim.sunspec import model_registers, sunspec_image
 from drivers.sunspec.device import SunSpecDevice
 from drivers.sunspec.layout import layout
 from drivers.sunspec.models import decode_model
+from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
 
 COMMON: Any = (1, {"Mn": "Acme", "Md": "X-10", "Vr": "1.2.3", "SN": "S123"})
 SOLAR: Any = (103, {"W": 1108, "W_SF": 1, "WH": 123456789, "WH_SF": 0, "Hz": 5001, "Hz_SF": -2, "St": 4})

@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meterkit import ALL, TICK, Cabinet, bcd, bus_of, points_of
 
 from drivers.clocks import offset_s, time_ms
 from drivers.mbus.device import MbusDevice
@@ -23,6 +22,7 @@ from drivers.sim.meter_display import ZONE, meter_from_profile
 from drivers.sim.meters import Dlt645Meter, MbusMeter
 from ext.canon import Table, seal
 from ext.ring import ANSWER
+from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of
 
 SHANGHAI = ZoneInfo(ZONE)
 

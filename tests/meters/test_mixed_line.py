@@ -6,13 +6,13 @@ import asyncio
 from decimal import Decimal
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, bcd, points_of
 
 from drivers.line import Line
 from drivers.model import ConfigError, DeviceException, Kind, LineTimeout, Point
 from drivers.sim import Image, SimDevice
 from drivers.sim.bus import quiet_s
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, MixedBus
+from tests.kits.meters import ALL, TICK, Cabinet, bcd, points_of
 
 KAM = bytes.fromhex("2D2C")
 POWER = Point("ac.power.active", Kind.GAUGE, "W", "normal", address=10)

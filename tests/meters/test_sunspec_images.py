@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from meterkit import ALL, TICK, Cabinet, points_of
 
 from drivers.model import Quality
 from drivers.profile import find_profile, load_profile, shipped_dir
@@ -18,6 +17,7 @@ from drivers.sim import Bus, SimDevice
 from drivers.sim.sunspec import sunspec_image
 from drivers.sunspec import decode_image
 from drivers.sunspec.names import readings_of
+from tests.kits.meters import ALL, TICK, Cabinet, points_of
 
 CASES = Path(os.environ.get("MH_CASES", Path(__file__).resolve().parents[3] / "shared" / "reference" / "cases"))
 

@@ -7,13 +7,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from example_profile import HEAD, POINT, Write, complaints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Limits, ProfileError
 from drivers.profile import load_profile
 from drivers.profile.places import key_lines, value_at
+from tests.kits.example_profile import HEAD, POINT, Write, complaints
 
 
 def test_the_example_of_the_design_loads(write: Write) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from example_profile import HEAD, POINT, Write, complaints
 
 from drivers.model import Limits, ProfileError
 from drivers.profile import Profile, find_profile, list_profiles, load_profile, select
 from drivers.profile.variants import holds
+from tests.kits.example_profile import HEAD, POINT, Write, complaints
 
 
 def test_repeats_over_parameters(write: Write) -> None:

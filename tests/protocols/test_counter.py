@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meter_cases import decode, recorded
 
 from agent.intervals.series import Series
+from tests.kits.meter_cases import decode, recorded
 
 
 def run(tmp_path: Path, content: Any) -> tuple[int, dict[str, Any]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from meter_cases import BY_NAME, decode, values
 
 from drivers import dlt645
+from tests.kits.meter_cases import BY_NAME, decode, values
 
 
 def electric(identifier: str, payload: str, control: int, tail: str = "") -> bytes:

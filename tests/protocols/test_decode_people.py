@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from meter_cases import BY_NAME
+
+from tests.kits.meter_cases import BY_NAME
 
 ENERGY = "6861010000000068910833333433AB8967457816"
 WATER = "68104433221100337881161F9000563412002C000012002C3015222411262000FFFA16"

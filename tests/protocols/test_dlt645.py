@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meter_cases import decode, flat_memory, recorded, values
 
 from drivers import dlt645
 from drivers.model import Quality, Reason, UsageError
+from tests.kits.meter_cases import decode, flat_memory, recorded, values
 
 METER = "000000000161"
 ENERGY = "68 61 01 00 00 00 00 68 91 08 33 33 34 33 AB 89 67 45 78 16"

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meter_cases import decode, flat_memory, recorded
 
 from drivers import sunspec
 from drivers.model import FrameError
 from drivers.sunspec.models import PointDef, read_point
+from tests.kits.meter_cases import decode, flat_memory, recorded
 
 COMMON = [1, 66, *([0x4142] * 64), 7, 0x8000]
 

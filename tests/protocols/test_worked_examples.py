@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from meter_cases import CASES
 
 from agent.cli.decode import decode
 from drivers.line.frames import crc16
 from drivers.mbus.records import parse
+from tests.kits.meter_cases import CASES
 
 PAGE = CASES.parent / "wire-protocols.md"
 Json = dict[str, Any]

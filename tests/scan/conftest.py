@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scankit import Park
 
 from agent.cli.main import outcome
+from tests.kits.scans import Park
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from scankit import Park, plain, sampled
 
 from drivers.line.frames import crc16
 from drivers.modbus import read_request
 from drivers.sim import Bus, SimDevice
 from drivers.sim.dump import load_dump
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
+from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")
 FAST = ("--timeout", "0.05", "--slow-timeout", "0.3")

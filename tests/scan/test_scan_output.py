@@ -11,12 +11,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from scankit import Park, plain, sampled
 
 from agent.cli.snippet import stable, tables
 from drivers.scan import COMMON_SETTINGS, Fit, Found, Hunt, Scan
 from drivers.sim import Bus
 from drivers.sim.meters import Dlt645Meter, MixedBus
+from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")
 FAST = ("--timeout", "0.05", "--slow-timeout", "0.1")

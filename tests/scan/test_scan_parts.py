@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from scankit import Park, plain, sampled
 
 from drivers import cjt188, dlt645, mbus
 from drivers.line.trace import RECEIVED, SENT
@@ -14,6 +13,7 @@ from drivers.model import UsageError
 from drivers.scan import Ear, Hunt, Scan, describe
 from drivers.sim import Bus, parse_fault
 from drivers.sim.meters import Cjt188Meter, MixedBus
+from tests.kits.scans import Park, plain, sampled
 
 MINE = ("--listen", "0", "--bus-is-mine")
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from scankit import Park
 
 from drivers import mbus
 from drivers.line import Answer
@@ -19,6 +18,7 @@ from drivers.scan.narrow import MAKERS, Mask, dlt645_by_digits, identity_of, mak
 from drivers.scan.probes import Probe
 from drivers.sim import parse_fault
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
+from tests.kits.scans import Park
 
 MINE = ("--listen", "0", "--bus-is-mine")
 SELECT = ("--mbus-by", "secondary")

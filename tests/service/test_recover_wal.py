@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_recover import CLOCK, NAME, T0, TABLE, Run, document
 
 from agent.keys import Signer, create_key, current_records
 from agent.pack import Head, StreamTable, base64url
 from agent.service.recover import WentBack, take_up
 from agent.store.heads import _HEADER, MAGIC, SLOT, HeadRecord, _summed, record_file
 from agent.verify import Report, Verdict, Verifier
+from tests.service.test_recover import CLOCK, NAME, T0, TABLE, Run, document
 
 KNOWN = 4  # seconds of packs that came into the database
 SEALED = 9  # seconds of packs in all

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_kit import HERE, Meter, free_port
 
 from agent.config import load_config
 from agent.keys import create_key
@@ -40,6 +39,7 @@ from drivers.line import Line
 from drivers.model import ConfigError
 from drivers.registry import driver_class
 from drivers.sim import Bus, TcpLine
+from tests.kits.house import HERE, Meter, free_port
 
 DEEP = "schema = " + "[" * 3000
 ODD = """schema = 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
@@ -13,13 +12,10 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "export"))
-
-from export_kit import Gateway
-
 from agent.service.rounds import Rounds
 from agent.service.writer import Writer
 from agent.store import Store, StoreDamaged, inspection
+from tests.kits.exports import Gateway
 
 
 @pytest.fixture

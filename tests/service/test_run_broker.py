@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_books import BUSY, boots, busy_only, gaps, reasons, settle
-from service_kit import SECONDLY, Broker, House, Listener, Meter, free_port, one_meter, until, whole
 
 from agent.verify.live import Live
+from tests.kits.books import BUSY, boots, busy_only, gaps, reasons, settle
+from tests.kits.house import SECONDLY, Broker, House, Listener, Meter, free_port, one_meter, until, whole
 
 
 def last_seq(listener: Listener, device: str) -> int:

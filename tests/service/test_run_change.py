@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from service_books import BUSY, boots, gaps, reasons, settle
-from service_kit import SITE, Agent, House, Meter, one_meter, until
+from tests.kits.books import BUSY, boots, gaps, reasons, settle
+from tests.kits.house import SITE, Agent, House, Meter, one_meter, until
 
 EXPORT = "ac.energy.export"  # a point that only firmware 3 has
 

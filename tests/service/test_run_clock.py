@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_books import BUSY, boots, gaps, reasons, settle, times
-from service_clock import LIBRARIES, Clock, steps
-from service_kit import House, Meter, devices_on, until
+
+from tests.kits.books import BUSY, boots, gaps, reasons, settle, times
+from tests.kits.faketime import LIBRARIES, Clock, steps
+from tests.kits.house import House, Meter, devices_on, until
 
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (apt: faketime)")
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from service_kit import ROOT, Agent, free_port
+
+from tests.kits.house import ROOT, Agent, free_port
 
 Edit = Callable[[Agent, str], str]
 

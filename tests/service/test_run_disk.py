@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_books import BUSY, busy_only, gaps, reasons, settle
-from service_kit import Agent, House, Listener, Meter, until
+
+from tests.kits.books import BUSY, busy_only, gaps, reasons, settle
+from tests.kits.house import Agent, House, Listener, Meter, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 DISK_BYTES = 32 << 20

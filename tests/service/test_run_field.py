@@ -7,8 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from service_books import BUSY, busy_only, gaps, reasons, report_of, settle, times
-from service_kit import House, Meter, blocked_port, patience, until
+from tests.kits.books import BUSY, busy_only, gaps, reasons, report_of, settle, times
+from tests.kits.house import House, Meter, blocked_port, patience, until
 
 PERIOD_S = 0.5
 PULLED = "m3"

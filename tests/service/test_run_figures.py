@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_clock import LIBRARIES, Clock
-from service_kit import ROOT, Agent, House, Meter, until
+
+from tests.kits.faketime import LIBRARIES, Clock
+from tests.kits.house import ROOT, Agent, House, Meter, until
 
 NEW_YEAR = datetime(2026, 12, 31, 16, tzinfo=UTC)  # midnight in Shanghai
 START_S = 12  # before it

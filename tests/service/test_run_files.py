@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from service_kit import House, Meter, until
+from tests.kits.house import House, Meter, until
 
 MANY = 40
 

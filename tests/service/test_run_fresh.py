@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service_books import report_of
-from service_kit import SITE, House, Meter, devices_on, until
+from tests.kits.books import report_of
+from tests.kits.house import SITE, House, Meter, devices_on, until
 
 
 def beat(meter: Meter) -> None:

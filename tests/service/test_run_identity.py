@@ -7,8 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from service_books import settle
-from service_kit import Agent, House, Meter, one_meter, until
+from tests.kits.books import settle
+from tests.kits.house import Agent, House, Meter, one_meter, until
 
 PACES = 'every = { fast = "500 ms", normal = "1 s", slow = "5 s", once = "2 s" }'
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_books import report_of, settle
-from service_kit import ROOT, SITE, Agent, Heard, House, Listener, one_meter, until
+
+from tests.kits.books import report_of, settle
+from tests.kits.house import ROOT, SITE, Agent, Heard, House, Listener, one_meter, until
 
 sys.path.append(str(Path(__file__).parent.parent / "keys"))
 
-import token_kit
-
 from agent.keys import create_key, load_key, signed_by
 from agent.verify import Verdict, Verifier
+from tests.kits import tokens as token_kit
 
 KEYS = f"meterhouse/v1/{SITE}/keys"
 

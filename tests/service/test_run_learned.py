@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service_kit import House, Meter, one_meter, until
-
 from agent.cli.main import cli
+from tests.kits.house import House, Meter, one_meter, until
 
 
 def hollow(meter: Meter) -> list[tuple[int, int]]:

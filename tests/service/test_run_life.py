@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_books import BUSY, boots, busy_only, gaps, reasons, settle
-from service_kit import SECONDLY, SITE, House, Listener, Meter, devices_on, one_meter, until, whole
 
 from ext.ring import ANSWER, Ring
+from tests.kits.books import BUSY, boots, busy_only, gaps, reasons, settle
+from tests.kits.house import SECONDLY, SITE, House, Listener, Meter, devices_on, one_meter, until, whole
 
 
 def in_ring(path: Path, low: int, high: int) -> set[int]:

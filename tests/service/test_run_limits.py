@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from service_books import BUSY, busy_only, gaps, reasons, settle
-from service_kit import SITE, Agent, House, Meter, free_port, until
+from tests.kits.books import BUSY, busy_only, gaps, reasons, settle
+from tests.kits.house import SITE, Agent, House, Meter, free_port, until
 
 
 def play_too_much_for_a_line(folder: Path, house: House) -> dict[str, Any]:

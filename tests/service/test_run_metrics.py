@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_kit import SECONDLY, House, one_meter, until
 
 from agent.service.metrics import metrics_text, write_metrics
+from tests.kits.house import SECONDLY, House, one_meter, until
 
 parser = pytest.importorskip("prometheus_client.parser")
 

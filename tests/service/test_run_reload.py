@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from service_books import boots, busy_only, gaps, settle
-from service_kit import SECONDLY, SITE, Agent, Broker, House, Listener, Meter, devices_on, until
+from tests.kits.books import boots, busy_only, gaps, settle
+from tests.kits.house import SECONDLY, SITE, Agent, Broker, House, Listener, Meter, devices_on, until
 
 PAST_S = 3  # seconds of packs on both sides of a change
 

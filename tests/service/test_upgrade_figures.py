@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_kit import ROOT, Agent, House, Listener, Meter, devices_on, until
 
 from agent.cli.main import outcome
+from tests.kits.house import ROOT, Agent, House, Listener, Meter, devices_on, until
 
 BEFORE = "23c9fce11d9a756d82b472fcd14040a189a540de"  # the last commit whose interval states could not be read back
 MORE = """[interval]

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "store"))
-
-from pack_kit import Maker
 
 from agent.outbox import OutboxItem
 from agent.service.writer import Writer
@@ -21,6 +16,7 @@ from agent.store import Store, StoreDamaged
 from agent.store.database import PAGE_BYTES
 from agent.store.doubt import suspect_file
 from ext.ring import Ring
+from tests.kits.packs import Maker
 
 CAP = 64 << 20
 RING = 5

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from rawclient import PtyClient, mbap, rtu, rtu_answer
 
 from drivers.dlt645 import Parser, build_read
 from drivers.sim.park import DEMO
+from tests.kits.raw_client import PtyClient, mbap, rtu, rtu_answer
 
 COMMAND = [sys.executable, "-m", "agent.cli.main", "simulate"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,13 +6,13 @@ import re
 from decimal import Decimal
 
 import pytest
-from rawclient import rtu
 
 from drivers.model import Kind, Limits, Part, Point
 from drivers.profile import find_profile, load_profile
 from drivers.sim.display import CATCH_UP, Display, ParkClock
 from drivers.sim.families import device_from_profile
 from drivers.sim.framing import RtuFraming
+from tests.kits.raw_client import rtu
 
 POWER = Point("ac.power.active", Kind.GAUGE, unit="W", address=0, count=2, type="i32")
 IMPORT = Point(

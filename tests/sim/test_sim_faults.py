@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from rawclient import PtyClient, TcpClient, mbap, rtu, rtu_answer
 
 from drivers.model import UsageError
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, parse_fault
 from drivers.sim.faults import KINDS
 from drivers.sim.framing import RtuFraming
+from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu, rtu_answer
 
 ASK = rtu(1, 3, 0, 4)
 PDU = bytes([3, 8, 0, 0, 0, 1, 0, 2, 0, 3])

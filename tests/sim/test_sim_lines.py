@@ -10,12 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from rawclient import PtyClient, TcpClient, mbap, rtu, rtu_answer
 
 from drivers.model import LineDown, UsageError
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine
 from drivers.sim.bus import quiet_s
 from drivers.sim.framing import MbapFraming, RtuFraming, crc16
+from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu, rtu_answer
 
 TEN = bytes([3, 20]) + b"".join(n.to_bytes(2, "big") for n in range(10))
 

@@ -9,13 +9,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from rawclient import PtyClient, TcpClient, mbap, rtu
 
 from agent.config import load_config
 from drivers.model import Kind, UsageError
 from drivers.sim import SerialLine, TcpLine
 from drivers.sim.display import ParkClock
 from drivers.sim.park import DEMO, METERS, Park, Slot, make_park, start_park
+from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu
 
 THREE = (
     Slot("grid", "并网点", "cabinet", 1, "eastron/sdm630", "grid", {"ac": "grid"}),

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pack_kit import BOOT, POINTS, START_MS, Maker, Pack
 
 from agent.store import Store, StoreFull, mount_warnings
 from agent.store.body import payload_hash
+from tests.kits.packs import BOOT, POINTS, START_MS, Maker, Pack
 
 CAP = 8 << 20
 DAY_MS = 86_400_000

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pack_kit import BOOT, POINTS, Maker, Pack
 from sqlite_utils import Database, Migrations
 
 from agent.outbox import Ack
 from agent.store import Store, StoreBusy, StoreError, StoreNewer, schema
 from agent.store.body import Codec, compressible, make_dictionary, payload_hash
+from tests.kits.packs import BOOT, POINTS, Maker, Pack
 
 DESTINATIONS = ("platform", "regulator")
 

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from pack_kit import BOOT, Maker
 
 from agent.store import Store, StoreBusy, StoreDamaged, StoreFull
 from agent.store.database import PAGE_BYTES
 from agent.store.errors import explain
 from agent.store.heads import record_file
+from tests.kits.packs import BOOT, Maker
 
 CAP = 64 << 20
 HERE = Path(__file__).parent
@@ -198,7 +198,7 @@ def test_each_error_of_sqlite_has_its_own(code: int, kind: type[Exception]) -> N
 WRITER = """
 import sys
 sys.path[:0] = [{root!r}, {here!r}]
-from pack_kit import Maker
+from tests.kits.packs import Maker
 from agent.store import Store
 store = Store.open({path!r}, 64 << 20, destinations=["platform"])
 makers = [Maker(f"park7/gw01/d{{n}}", boot=sys.argv[1]) for n in range(3)]

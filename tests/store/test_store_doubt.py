@@ -13,15 +13,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "fault"))
-
-from fault_shim import Shim
-from pack_kit import Maker
-
 from agent.store import Store, StoreBusy, StoreDamaged
 from agent.store import doubt as doubting
 from agent.store.database import PAGE_BYTES
 from agent.store.doubt import Doubt, suspect_file, unreadable
+from tests.kits.faults.shim import Shim
+from tests.kits.packs import Maker
 
 CAP = 64 << 20
 HERE = Path(__file__).parent

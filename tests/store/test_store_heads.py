@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pack_kit import BOOT, START_MS, Maker, Pack
 
 from agent.store import Resume, Store, database, engine, heads
 from agent.store.database import PAGE_BYTES
 from agent.store.heads import PAGE, SLOT, HeadRecord, record_file
+from tests.kits.packs import BOOT, START_MS, Maker, Pack
 
 CAP = 64 << 20
 STREAMS = [f"park7/gw01/m{n}" for n in range(3)]

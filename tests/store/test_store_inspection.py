@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pack_kit import Maker
 
 from agent.store import Store, StoreDamaged, inspection
 from agent.store.database import PAGE_BYTES, build_warnings, mount_warnings
+from tests.kits.packs import Maker
 
 CAP = 64 << 20
 

@@ -8,11 +8,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from pack_kit import Maker
 
 from agent.store import Store, salvage
 from agent.store.database import PAGE_BYTES, salvage_file
 from agent.store.doubt import suspect_file
+from tests.kits.packs import Maker
 
 CAP = 64 << 20
 RING = 1 << 63 | 7

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pack_kit import POINTS, Maker
 
 from agent.store import Store
+from tests.kits.packs import POINTS, Maker
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from pack_kit import START_MS, Maker
 
 from agent.store import Store, StoreNewer, schema
+from tests.kits.packs import START_MS, Maker
 
 # what a later version of the same major may do, and what it may not
 ADDS = re.compile(

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(1, str(Path(__file__).parent.parent / "service"))
-sys.path.insert(2, str(Path(__file__).parent.parent / "fault"))
-
-from gateway import Gateway
-from lab import CACHE, Machine, build_deb, why_not
-from site_kit import Site
+from tests.system.gateway import Gateway
+from tests.system.lab import CACHE, Machine, build_deb, why_not
+from tests.system.site_kit import Site
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fault_tally import Tally
-from lab import CACHE, ROOT, Machine
-from site_kit import Ledger, Site
+from tests.kits.faults.tally import Tally
+from tests.system.lab import CACHE, ROOT, Machine
+from tests.system.site_kit import Ledger, Site
 
 STATE, RUN = "/var/lib/meterhouse", "/run/meterhouse"
 M1, M2 = "m1", "m2"
@@ -87,7 +87,7 @@ class Gateway:
 
     def _install(self) -> None:
         """Word by word what the README says; sudo is there already, and the editor types our configuration."""
-        profile = (ROOT / "tests/service/profiles/test/tally.toml").read_text()
+        profile = (ROOT / "tests/kits/profiles/test/tally.toml").read_text()
         self.machine.write("/etc/meterhouse/profiles/test/tally.toml", profile)
         self.machine.write("/root/wanted.toml", self.config())
         self.machine.write("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n', "755")

@@ -8,10 +8,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from fault_tally import Ledger, Tally, parsed
-from service_kit import Field
-
 from drivers.sim import Bus, TcpLine
+from tests.kits.faults.tally import Ledger, Tally, parsed
+from tests.kits.house import Field
 
 CLONE_NEWNET = 0x40000000
 PERIOD_MS = 500

@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from gateway import M1, M2, STATE, Gateway, note
+
+from tests.system.gateway import M1, M2, STATE, Gateway, note
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

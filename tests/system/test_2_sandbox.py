@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway import M1, M2, RUN, STATE, Gateway, note
+
+from tests.system.gateway import M1, M2, RUN, STATE, Gateway, note
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 OTHERS = ("Type", "ExecStart", "ExecReload", "StandardOutput", "Restart", "WatchdogSec", "ConditionPathExists")

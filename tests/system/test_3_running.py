@@ -6,8 +6,9 @@ import json
 import re
 
 import pytest
-from certs import Authority
-from gateway import BROKER, M1, M2, RUN, Gateway
+
+from tests.system.certs import Authority
+from tests.system.gateway import BROKER, M1, M2, RUN, Gateway
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 SHED = """

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from gateway import M1, M2, Gateway, note
+
+from tests.system.gateway import M1, M2, Gateway, note
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from gateway import BROKER, M1, M2, STATE, Gateway
+
+from tests.system.gateway import BROKER, M1, M2, STATE, Gateway
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 STORE = "/etc/credstore"

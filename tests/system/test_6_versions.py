@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gateway import M1, M2, STATE, Gateway
-from lab import repack
 
 import agent
+from tests.system.gateway import M1, M2, STATE, Gateway
+from tests.system.lab import repack
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +12,8 @@ from typing import Any
 import pytest
 
 from agent.uplink import Uplink
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "store"))  # pack_kit is shared with the store's tests
-
-from delivery_kit import Desk, Listener, Mosquitto, To, free_port
-from fake_broker import FakeBroker
+from tests.kits.delivery import Desk, Listener, Mosquitto, To, free_port
+from tests.kits.fake_broker import FakeBroker
 
 
 @pytest.fixture

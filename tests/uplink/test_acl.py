@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_kit import Desk, Mosquitto, Password, To, fresh, until
-from pack_kit import Maker
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
+from tests.kits.delivery import Desk, Mosquitto, Password, To, fresh, until
+from tests.kits.packs import Maker
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 OURS, OTHER = "park7/gw01", "park7/gw02"

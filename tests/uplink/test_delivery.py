@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from delivery_kit import BASE, Desk, Listener, Mosquitto, To, free_port, fresh, old, packs_of, until
-from pack_kit import BOOT, Maker
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
+from tests.kits.delivery import BASE, Desk, Listener, Mosquitto, To, free_port, fresh, old, packs_of, until
+from tests.kits.packs import BOOT, Maker
 
 Broker = Callable[..., Mosquitto]
 Listen = Callable[..., Listener]

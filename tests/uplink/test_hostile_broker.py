@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from delivery_kit import BASE, Desk, Listener, Mosquitto, To, fresh, until
-from fake_broker import SILENT, FakeBroker, Sent
-from pack_kit import Maker
 
 from agent.uplink import Uplink
 from agent.uplink.session import MAX_PACKET
 from agent.verify import mqtt
+from tests.kits.delivery import BASE, Desk, Listener, Mosquitto, To, fresh, until
+from tests.kits.fake_broker import SILENT, FakeBroker, Sent
+from tests.kits.packs import Maker
 
 Fake = Callable[..., FakeBroker]
 Desks = Callable[..., Desk]

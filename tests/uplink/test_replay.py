@@ -8,10 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from delivery_kit import BASE, Desk, Listener, Mosquitto, To, fresh, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pack_kit import Maker
 from paho.mqtt.enums import MQTTErrorCode
 
 from agent.outbox import Gone, OutboxItem, ReplayPage
@@ -19,6 +17,8 @@ from agent.store import Store
 from agent.uplink import Uplink
 from agent.uplink.purse import Purse
 from agent.uplink.replay import MAX_JOBS, RESUMES, Replay
+from tests.kits.delivery import BASE, Desk, Listener, Mosquitto, To, fresh, until
+from tests.kits.packs import Maker
 
 Broker = Callable[..., Mosquitto]
 Listen = Callable[..., Listener]

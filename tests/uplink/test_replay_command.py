@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from delivery_kit import Desk, Mosquitto, To, fresh, until
-from pack_kit import Maker
 
 from agent.cli.main import outcome
 from agent.uplink import Uplink
+from tests.kits.delivery import Desk, Mosquitto, To, fresh, until
+from tests.kits.packs import Maker
 
 STREAM = "park7/gw01/inv1"
 

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from delivery_kit import Desk, Mosquitto, To, fresh, until
-from pack_kit import Maker
 
 from agent.cli.main import outcome
 from agent.uplink import Uplink
 from agent.verify.live import Live, LiveError
+from tests.kits.delivery import Desk, Mosquitto, To, fresh, until
+from tests.kits.packs import Maker
 
 Broker = Callable[..., Mosquitto]
 Desks = Callable[..., Desk]

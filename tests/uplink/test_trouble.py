@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from delivery_kit import Desk, Listener, Mosquitto, Password, To, free_port, fresh, until
-from fake_broker import HANG_UP, SILENT, FakeBroker, Sent
-from pack_kit import Maker
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
+from tests.kits.delivery import Desk, Listener, Mosquitto, Password, To, free_port, fresh, until
+from tests.kits.fake_broker import HANG_UP, SILENT, FakeBroker, Sent
+from tests.kits.packs import Maker
 
 Fake = Callable[..., FakeBroker]
 Desks = Callable[..., Desk]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from packs import POINTS, Key, Stream, keys
+from tests.kits.signed import POINTS, Key, Stream, keys
 
 Object = tuple[str | None, bytes]  # topic, published bytes
 KEYS_TOPIC = "meterhouse/v1/park7/gw01/keys"
@@ -89,5 +89,5 @@ MODULES = ("corpus_good", "corpus_bytes", "corpus_keys", "corpus_order", "corpus
 def all_cases() -> list[Case]:
     """Every case of the six modules beside this one, in their order whichever was imported first."""
     for name in MODULES:
-        import_module(name)
-    return [make() for make in sorted(CASES.values(), key=lambda make: MODULES.index(make.__module__))]
+        import_module(f"tests.verify.{name}")
+    return [make() for make in sorted(CASES.values(), key=lambda make: MODULES.index(make.__module__.rpartition(".")[2]))]

@@ -7,8 +7,9 @@ import hashlib
 from typing import Any
 
 import rfc8785
-from corpus import KEYS_TOPIC, Case, case, doctored, feed, refused
-from packs import START, Key, Stream, b64, keys
+
+from tests.kits.signed import START, Key, Stream, b64, keys
+from tests.verify.corpus import KEYS_TOPIC, Case, case, doctored, feed, refused
 
 
 class Respelt(Key):

@@ -8,8 +8,9 @@ import json
 
 import rfc8785
 import zstandard
-from corpus import Case, case, doctored, feed, refused, third
-from packs import Key, Stream, b64, table
+
+from tests.kits.signed import Key, Stream, b64, table
+from tests.verify.corpus import Case, case, doctored, feed, refused, third
 
 
 def with_header(**header: object) -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import zstandard
-from corpus import Case, case, feed, in_parts
-from packs import BOOTS, START, Key, Stream, keys, payload_hash
+
+from tests.kits.signed import BOOTS, START, Key, Stream, keys, payload_hash
+from tests.verify.corpus import Case, case, feed, in_parts
 
 
 @case

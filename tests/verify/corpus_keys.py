@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from corpus import KEYS_TOPIC, Case, case, doctored, feed
-from packs import BOOTS, START, Key, Stream, checkpoint, key_record, keys, keys_object
+from tests.kits.signed import BOOTS, START, Key, Stream, checkpoint, key_record, keys, keys_object
+from tests.verify.corpus import KEYS_TOPIC, Case, case, doctored, feed
 
 
 @case

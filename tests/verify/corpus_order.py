@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from corpus import Case, case, counted, doctored, feed, in_parts, refused, third
-from packs import BOOTS, START, Stream, b64, checkpoint
+from tests.kits.signed import BOOTS, START, Stream, b64, checkpoint
+from tests.verify.corpus import Case, case, counted, doctored, feed, in_parts, refused, third
 
 
 @case

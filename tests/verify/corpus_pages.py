@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from corpus import Case, Object, case, feed
-from packs import BOOTS, START, Key, Stream, checkpoint, key_record, keys_object, payload_hash
+from tests.kits.signed import BOOTS, START, Key, Stream, checkpoint, key_record, keys_object, payload_hash
+from tests.verify.corpus import Case, Object, case, feed
 
 TOPIC = "meterhouse/v1/park7/gw01/checkpoint/"
 

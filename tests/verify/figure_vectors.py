@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from packs import Key, b64, keys
-
 import agent.indicators
 from agent.config import Config, load_config
 from agent.indicators.declared import Declaration
@@ -41,6 +39,7 @@ from agent.store import Store
 from agent.store.archive import Archive
 from drivers.model import Reason
 from ext.ring import Ring
+from tests.kits.signed import Key, b64, keys
 
 ZONE = "Asia/Shanghai"
 BOOT = "3f2a9c41d07be815"

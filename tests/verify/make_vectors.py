@@ -1,4 +1,4 @@
-"""Writes docs/vectors anew: ``python tests/verify/make_vectors.py``. The same keys and packs every time."""
+"""Writes docs/vectors anew: ``python -m tests.verify.make_vectors``. The same keys and packs every time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import figure_vectors
-from corpus import Case, all_cases
-from packs import BOOTS, Key, Stream, checkpoint, keys
+from tests.kits.signed import BOOTS, Key, Stream, checkpoint, keys
+from tests.verify import figure_vectors
+from tests.verify.corpus import Case, all_cases
 
 VECTORS = Path(__file__).resolve().parents[2] / "docs" / "vectors"
 

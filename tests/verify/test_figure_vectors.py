@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import figure_vectors
 import pytest
 import rfc8785
-from make_vectors import VECTORS
-from packs import Key, payload_hash, sign
 
 from agent.cli.recompute import recompute
+from tests.kits.signed import Key, payload_hash, sign
+from tests.verify import figure_vectors
+from tests.verify.make_vectors import VECTORS
 
 FIGURES = VECTORS / "figures"
 NAMES = list(figure_vectors.VECTORS)

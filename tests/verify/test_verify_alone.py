@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import zstandard
-from make_vectors import VECTORS
-from packs import Key
 
 import agent.verify
+from tests.kits.signed import Key
+from tests.verify.make_vectors import VECTORS
 
 PIN = Key(1).kid
 ALONE = """

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import zstandard
 from click.testing import CliRunner, Result
-from packs import Key, Stream, keys
 
 from agent.cli.verify import verify
 from agent.verify import Verifier
 from agent.verify.files import find_files, read_lines, read_paths
 from drivers.model import BrokerError, UsageError
+from tests.kits.signed import Key, Stream, keys
 
 PIN = Key().kid
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from corpus import CASES, Case, all_cases
 
 from agent.verify import Outcome, Report, Verifier
+from tests.verify.corpus import CASES, Case, all_cases
 
 all_cases()
 
@@ -87,7 +87,7 @@ def test_a_retained_birth_teaches_the_table_and_is_no_pack() -> None:
 
 
 def test_a_retained_birth_that_differs_from_its_pack_is_a_fork() -> None:
-    from packs import Stream
+    from tests.kits.signed import Stream
 
     case = CASES["good"]()
     verifier = Verifier(case.trust)
@@ -100,7 +100,7 @@ def test_a_retained_birth_that_differs_from_its_pack_is_a_fork() -> None:
 
 def test_equal_times_do_not_overwrite_each_other() -> None:
     """field pain 64: the identity is the sequence, never the time stamp."""
-    from packs import Key, Stream, keys
+    from tests.kits.signed import Key, Stream, keys
 
     stream = Stream()
     packs = stream.run(2)
@@ -117,7 +117,7 @@ def test_equal_times_do_not_overwrite_each_other() -> None:
 
 def test_clock_doubts_are_counted_and_do_not_fail() -> None:
     """field pain 63: readings from before the clock was trusted say so."""
-    from packs import Key, Stream, keys
+    from tests.kits.signed import Key, Stream, keys
 
     stream = Stream()
     packs = [
@@ -141,7 +141,7 @@ def test_clock_doubts_are_counted_and_do_not_fail() -> None:
 
 def test_a_pin_of_one_gateway_is_not_believed_for_another() -> None:
     """Two owners, one verifier: whoever holds the key of gw02 cannot sign in the name of gw01."""
-    from packs import Key, Stream, keys
+    from tests.kits.signed import Key, Stream, keys
 
     mine, theirs = Key(1), Key(2)
     forged = Stream(key=theirs)  # park7/gw01/inv1
@@ -165,7 +165,7 @@ def test_a_pin_of_one_gateway_is_not_believed_for_another() -> None:
 
 @pytest.mark.parametrize("start", [-(10**11), -62_135_596_850, -50, 2**42, 86_400 * 10**6 - 50])
 def test_a_clock_that_is_out_of_all_years_ends_no_report(start: int) -> None:
-    from packs import Key, Stream, keys
+    from tests.kits.signed import Key, Stream, keys
 
     stream = Stream(start=start)
     verifier = Verifier([Key().kid])

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packs import Key, Stream
 
 from agent.verify.jws import public_key
 from agent.verify.pack import Pack, read_pack
 from agent.verify.signed import check_signed
 from agent.verify.strict import Refused, parse_object
 from agent.verify.table import Table
+from tests.kits.signed import Key, Stream
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/pack.schema.json").read_bytes())
 EVENT: dict[str, Any] = {

@@ -9,10 +9,10 @@ from typing import Any
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import BOOTS, Key, Stream, checkpoint, key_record, keys, keys_object
 
 from agent.verify import Outcome, Verifier
 from agent.verify.text import as_text
+from tests.kits.signed import BOOTS, Key, Stream, checkpoint, key_record, keys, keys_object
 
 KEY = Key()
 STREAM = Stream(key=KEY)
@@ -171,7 +171,7 @@ def test_any_order_gives_the_same_verdict(order: list[int], again: list[int]) ->
 
 
 def delivery() -> list[bytes]:
-    from corpus import in_parts
+    from tests.verify.corpus import in_parts
 
     stream = Stream(key=KEY)
     packs = [*stream.run(3), stream.gap(10), *in_parts(stream)]

@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 import zstandard
 from click.testing import CliRunner
-from hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import POINTS, Key, Stream, keys, sign
 
 from agent.cli.verify import verify
 from agent.verify import Outcome, Report, Verifier, files, jws, keyring, strict
@@ -24,6 +22,8 @@ from agent.verify.files import FREE_BYTES, MAX_WASTE, read_paths
 from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refused, inflate
 from agent.verify.table import DAY_MS, MAX_DAYS, Gap, Table, by_day
 from agent.verify.text import as_text
+from tests.kits.hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
+from tests.kits.signed import POINTS, Key, Stream, keys, sign
 
 KEYS = BASE + "keys"
 

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import CASES, all_cases
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from packs import Key, Stream, keys
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.verify import Outcome
 from agent.verify import live as live_module
 from agent.verify.live import Live, LiveError, Mail
+from tests.kits.signed import Key, Stream, keys
+from tests.verify.corpus import CASES, all_cases
 
 all_cases()
 pytestmark = pytest.mark.broker

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folder_kit import CHECKPOINTS, NAMES, NEW, OLD, Files, judge, packs_of, whole, write
-from make_vectors import VECTORS
-from packs import keys, payload_hash
+
+from tests.kits.folders import CHECKPOINTS, NAMES, NEW, OLD, Files, judge, packs_of, whole, write
+from tests.kits.signed import keys, payload_hash
+from tests.verify.make_vectors import VECTORS
 
 WHOLE = whole()
 ROUNDS = 60

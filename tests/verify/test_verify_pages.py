@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from corpus import Object
-from corpus_pages import head, pages, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import START, Key, Stream, checkpoint, keys
 
 from agent.cli.verify import verify
 from agent.verify import Report, Verifier
@@ -23,6 +20,9 @@ from agent.verify import checkpoint as checkpoint_module
 from agent.verify.checkpoint import ARRIVING_MS
 from agent.verify.files import read_paths
 from agent.verify.live import Live
+from tests.kits.signed import START, Key, Stream, checkpoint, keys
+from tests.verify.corpus import Object
+from tests.verify.corpus_pages import head, pages, two
 
 PIN = Key().kid
 KEYS = "meterhouse/v1/park7/gw01/keys"
@@ -161,7 +161,7 @@ def test_a_page_that_does_not_say_how_many_there_are(change: dict[str, Any]) -> 
     more = {name: value for name, value in change.items() if value is not None}
     raw = checkpoint([], Key(), **more)
     if not more:
-        from packs import sign
+        from tests.kits.signed import sign
 
         raw = sign({name: value for name, value in fields.items() if name not in change}, Key(), "mh-checkpoint")
     report = fed([(None, raw)]).finish()
@@ -241,7 +241,7 @@ def test_a_broker_that_holds_a_page_back(broker: Any) -> None:
     """Retained is what a late verifier gets; with the last page it is whole."""
     from contextlib import closing
 
-    from test_verify_live import Publisher, wait_for
+    from tests.verify.test_verify_live import Publisher, wait_for
 
     objects, heads = two()
     eight = pages(heads, 8, time=START)
@@ -263,7 +263,7 @@ def test_a_running_gateway_that_replaces_page_by_page_is_no_alarm(broker: Any) -
     """One listens all the while, and others join after each page; by now the checkpoint is seconds old."""
     from contextlib import closing
 
-    from test_verify_live import Publisher, wait_for
+    from tests.verify.test_verify_live import Publisher, wait_for
 
     objects, heads = two()
     now = int(time.time())

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from corpus_bounds import two_gateways
-from packs import Key, Stream, key_record, keys, keys_object
-from test_verify_live import Publisher, wait_for
 
 from agent.cli.verify import verify
 from agent.verify import Verdict, Verifier
 from agent.verify.live import Live
+from tests.kits.signed import Key, Stream, key_record, keys, keys_object
+from tests.verify.corpus_bounds import two_gateways
+from tests.verify.test_verify_live import Publisher, wait_for
 
 ONE, TWO = Key(1), Key(2)
 BARE = ["--trust", ONE.kid, "--trust", TWO.kid]
@@ -69,7 +69,7 @@ def test_an_owner_cannot_sign_for_anothers_gateway(two: Path) -> None:
 
 def test_a_key_that_stands_for_a_lost_one_needs_no_name() -> None:
     """Two pins of one gateway, as docs/keys.md says."""
-    from corpus_keys import stands_for_a_lost_key
+    from tests.verify.corpus_keys import stands_for_a_lost_key
 
     case = stands_for_a_lost_key()
     verifier = Verifier(case.trust)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packs import POINTS, Key, Stream, keys
 
 from agent.verify import Outcome, Verifier, quick
 from agent.verify.quick import Quick
+from tests.kits.signed import POINTS, Key, Stream, keys
 
 KEY = Key()
 SHAPE = [(f"ac.circuit.{n}.power", *POINTS[0][1:]) for n in range(40)]

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import rfc8785
-from corpus import feed
 from hypothesis import given
 from hypothesis import strategies as st
-from packs import Key, Stream, sign
 
 from agent.verify import Verifier
 from agent.verify.canonical import canonical, number_text
 from agent.verify.jws import check_signature, public_key, read_header, thumbprint
 from agent.verify.signed import check_signed, cut_signature
 from agent.verify.strict import Refused, inflate, parse_object
+from tests.kits.signed import Key, Stream, sign
+from tests.verify.corpus import feed
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**64 - 1).map(
     lambda bits: struct.unpack("<d", struct.pack("<Q", bits))[0]

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import zstandard
-from make_vectors import VECTORS, all_files
-from packs import Key
 
 from agent.verify import Verifier
 from agent.verify.files import read_paths
+from tests.kits.signed import Key
+from tests.verify.make_vectors import VECTORS, all_files
 
 DOCS = VECTORS.parent
 PIN = Key(1).kid
@@ -38,7 +38,7 @@ def test_the_files_are_what_the_maker_writes_today() -> None:
     for name, raw in all_files().items():
         kept = (VECTORS / name).read_bytes()
         if name != "cases.json":
-            assert kept == raw, f"{name} is stale: run tests/verify/make_vectors.py"
+            assert kept == raw, f"{name} is stale: run python -m tests.verify.make_vectors"
             continue
         made = json.loads(raw)
         assert len(made) == len(CASES)
@@ -46,7 +46,7 @@ def test_the_files_are_what_the_maker_writes_today() -> None:
             pairs = [
                 (opened(raw_of(a)), opened(raw_of(b))) for a, b in zip(fresh["objects"], old["objects"], strict=True)
             ]
-            assert all(a == b for a, b in pairs), f"{old['name']} is stale: run tests/verify/make_vectors.py"
+            assert all(a == b for a, b in pairs), f"{old['name']} is stale: run python -m tests.verify.make_vectors"
             assert {**fresh, "objects": 0} == {**old, "objects": 0}
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from corpus import in_parts
-from corpus_pages import head
-from folder_kit import CHECKPOINTS, NAMES, OLD, Files, Maker, judge, only, packs_of, whole, write
-from packs import BOOTS, START, Key, Stream, checkpoint, key_record, keys, keys_object
 
 from agent.cli.verify import verify
 from agent.verify import Report, Verifier
 from agent.verify import stream as stream_module
+from tests.kits.folders import CHECKPOINTS, NAMES, OLD, Files, Maker, judge, only, packs_of, whole, write
+from tests.kits.signed import BOOTS, START, Key, Stream, checkpoint, key_record, keys, keys_object
+from tests.verify.corpus import in_parts
+from tests.verify.corpus_pages import head
 
 WHOLE = whole()
 INV1 = packs_of("inv1")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from fault_books import balance, bodies
-from fault_tally import Ledger, Tally
-from service_kit import Agent, Listener, until, whole
-
 from agent.verify import Report
+from tests.kits.faults.books import balance, bodies
+from tests.kits.faults.tally import Ledger, Tally
+from tests.kits.house import Agent, Listener, until, whole
 
 
 def bring_home(

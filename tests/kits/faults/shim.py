@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).with_name("fault_shim.c")
+SOURCE = Path(__file__).with_name("shim.c")
 MODES = (
     "well", "sync fails", "sync hangs", "write fails", "write full", "killed before a sync", "killed after a sync",
     "killed in a write", "killed before a send", "read fails",

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from service_kit import SITE, Meter
+from tests.kits.house import SITE, Meter
 
 COUNT, POWER = "ac.energy.import", "ac.power.active"
 LATE_S = 5.0  # from an answer to its read time, on a busy machine

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import zstandard
-from packs import POINTS, START, Key, Stream, checkpoint, key_record, keys, keys_object, sign
+
+from tests.kits.signed import POINTS, START, Key, Stream, checkpoint, key_record, keys, keys_object, sign
 
 OWNER, STRANGER = Key(1), Key(9)
 BASE = "meterhouse/v1/park7/gw01/"

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service_books import counted, report_of
-from service_kit import SITE, Heard, Listener, Meter, whole
-
 from agent.verify import Report, Verdict
+from tests.kits.books import counted, report_of
+from tests.kits.house import SITE, Heard, Listener, Meter, whole
 
 SLACK_S = 2.0  # an answer was served within so much of the tick that it belongs to
 

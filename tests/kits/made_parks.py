@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from ledger_kit import START, STREAM, point, table
-
 from agent.intervals import Cut
 from agent.intervals.sketch import Rule
+from tests.kits.ledger import START, STREAM, point, table
 
 HOUR_MS = 3_600_000
 

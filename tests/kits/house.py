@@ -18,13 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from service_broker import Broker, Heard, Listener, free_port, patience, until, whole
-
 from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
+from tests.kits.broker import Broker, Heard, Listener, free_port, patience, until, whole
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[1]
 __all__ = ["Broker", "Heard", "Listener", "free_port", "patience", "until", "whole"]  # from there, for the scenarios
 SITE = "park7/gw01"
 SECONDLY = '{ fast = "1 s", normal = "1 s", slow = "5 s" }'  # where not one tick may be missed, on a busy machine too

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service_kit import SITE, Heard
-
 from agent.store import Store
 from agent.verify import Report, Verdict, Verifier
 from ext.ring import ANSWER, Ring
+from tests.kits.house import SITE, Heard
 
 Name = tuple[str, str, int]  # stream, boot, seq
 

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 
-from service_kit import Field, free_port
+from tests.kits.house import Field, free_port
 
 PIECE = 65_536
 

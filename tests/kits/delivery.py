@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pack_kit import START_MS, Maker, Pack
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.outbox import Ack, OutboxItem
 from agent.store import Store
 from agent.uplink import Uplink
+from tests.kits.packs import START_MS, Maker, Pack
 
 BASE = "meterhouse/v1/park7/gw01"
 

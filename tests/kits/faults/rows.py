@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service_books import BUSY
-from service_kit import House
+from tests.kits.books import BUSY
+from tests.kits.house import House
 
 __all__ = ["BUSY", "SCENARIOS", "Row", "Scenario", "play", "scenario"]
 

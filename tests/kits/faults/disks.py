@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from service_kit import House, until
+
+from tests.kits.house import House, until
 
 
 def can_mount() -> str:

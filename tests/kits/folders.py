@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from corpus import in_parts
-from corpus_pages import head
-from packs import BOOTS, Key, Stream, checkpoint, keys, payload_hash
-
 from agent.verify import Report, Verifier
 from agent.verify.files import read_paths
+from tests.kits.signed import BOOTS, Key, Stream, checkpoint, keys, payload_hash
+from tests.verify.corpus import in_parts
+from tests.verify.corpus_pages import head
 
 OLD, NEW = Key(1), Key(2, "ES256")
 NAMES = ("_gateway", "gate-meter", "inv1")

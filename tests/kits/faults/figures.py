@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from service_kit import Agent, Listener
-
 from agent.cli.main import outcome
+from tests.kits.house import Agent, Listener
 
 
 def give_roles(agent: Agent, roles: Mapping[str, str]) -> None:

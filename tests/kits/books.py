@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from service_kit import SITE, Heard, Meter, patience
-
 from agent.verify import Report, Verdict, Verifier
+from tests.kits.house import SITE, Heard, Meter, patience
 
 
 def report_of(heard: Sequence[Heard], kid: str) -> Report:

@@ -1,0 +1,1 @@
+"""Packages, units, pages for operators."""

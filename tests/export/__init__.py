@@ -1,0 +1,1 @@
+"""Exports of a running and of a stopped agent."""

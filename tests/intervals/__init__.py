@@ -1,0 +1,1 @@
+"""Counters on their way into intervals."""

@@ -1,0 +1,1 @@
+"""Tools to break an agent with, and the books that are balanced afterwards."""

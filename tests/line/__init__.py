@@ -1,0 +1,1 @@
+"""Lines: serial, TCP, UDP."""

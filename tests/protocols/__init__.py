@@ -1,0 +1,1 @@
+"""Frames decoded, from bytes to values."""

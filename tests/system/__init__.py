@@ -1,0 +1,1 @@
+"""The package in a Debian machine of its own."""

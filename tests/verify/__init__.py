@@ -1,0 +1,1 @@
+"""The verifier, its vectors, and hostile input."""
