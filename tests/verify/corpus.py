@@ -90,4 +90,8 @@ def all_cases() -> list[Case]:
     """Every case of the six modules beside this one, in their order whichever was imported first."""
     for name in MODULES:
         import_module(f"tests.verify.{name}")
-    return [make() for make in sorted(CASES.values(), key=lambda make: MODULES.index(make.__module__.rpartition(".")[2]))]
+
+    def place(make):
+        return MODULES.index(make.__module__.rpartition(".")[2])
+
+    return [make() for make in sorted(CASES.values(), key=place)]
