@@ -6,7 +6,7 @@ taken back by a row that covers nothing. Nothing that was written is edited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
@@ -81,6 +81,7 @@ def corrections(
     """
     written = _by_start(_rows_of(pages), from_ms, to_ms)
     true = _by_start(_rows_in(made), from_ms, to_ms)
+    bounds = {} if is_whole else _bounds(true)
     out: dict[Shape, list[Row]] = {}
     last_end, packs = 0, (0, 0)
     for start in sorted(written.keys() | true.keys()):
@@ -94,7 +95,7 @@ def corrections(
         ):
             continue
         if not is_whole:
-            _keep_what_is_known(old, new)
+            _keep_what_is_known(start, old, new, bounds)
         by_number = is_whole or start >= open_ms  # as those that come later will be counted
         pairs = [(turn, turn, turn) for turn in sorted(old | new)] if by_number else _in_order(old, new)
         for shape, row in _corrected(old, new, pairs, packs):
@@ -131,15 +132,32 @@ def _by_start(rows: Iterable[tuple[Shape, Row]], from_ms: int, to_ms: int) -> di
     return found
 
 
-def _keep_what_is_known(old: _Interval, new: _Interval) -> None:
-    """Take what is written where the packs that were read tell less of a counter, in an interval that both have."""
+def _bounds(true: Mapping[int, _Interval]) -> dict[CounterKey, tuple[int, int]]:
+    """Of each counter, the starts of the first and the last interval in which something is known of it."""
+    found: dict[CounterKey, tuple[int, int]] = {}
+    for start in sorted(true):
+        for counters in true[start].values():
+            for key, known in counters.items():
+                if known.cell:
+                    found[key] = found.get(key, (start, start))[0], start
+    return found
+
+
+def _keep_what_is_known(
+    start: int, old: _Interval, new: _Interval, bounds: Mapping[CounterKey, tuple[int, int]]
+) -> None:
+    """Take what is written where the packs that were read tell less of a counter, in an interval that both have.
+
+    Not between the first and the last interval in which they tell of it: there they tell all.
+    """
     ends = {known.row.end_ms for counters in new.values() for known in counters.values()}
     for was, made in zip(sorted(old), sorted(new), strict=False):
         there, true = old[was], new[made]
         for key, known in there.items():
             elsewhere = any(key in counters for turn, counters in new.items() if turn != made)
             less = true[key].lack > known.lack if key in true else not elsewhere
-            if known.cell and less and known.row.end_ms in ends:  # cut as now
+            first, last = bounds.get(key, (start, start))
+            if known.cell and less and not first < start < last and known.row.end_ms in ends:  # cut as now
                 true[key] = known
 
 
@@ -159,7 +177,7 @@ def _corrected(
     for was, made, turn in turns:
         there = old.get(was, {}) if was is not None else {}
         true = new.get(made, {}) if made is not None else {}
-        gone = [known for key, known in there.items() if key not in true]
+        gone = [known for key, known in there.items() if key not in true or (known.cell and not true[key].cell)]
         same = not gone and all(key in there and there[key].facts() == known.facts() for key, known in true.items())
         if same:
             continue

@@ -104,7 +104,8 @@ def sums(
                 summed = bool(column.flow and column.role) and wanted(column.role, roles)
                 if not summed and not takers:
                     continue
-                mine = _latest(t, number, column, whole, latest) if latest else whole
+                mine, back = _latest(t, number, column, whole, latest) if latest else (whole, ())
+                _expect(t.stream, column, back, found if summed else None, takers)
                 if not mine.rows:
                     continue
                 if summed:
@@ -127,24 +128,37 @@ def _add_unwritten(
     roles: Collection[str] | None,
     meters: Sequence[Meters],
 ) -> None:
-    """Counters that are due in these stretches, and of which nothing is known there so far."""
     for column in late.columns:
-        if column.flow and column.role and wanted(column.role, roles):
+        summed = bool(column.flow and column.role) and wanted(column.role, roles)
+        takers = [one for one in meters if one.wants(late.stream, column)]
+        _expect(late.stream, column, [span], found if summed else None, takers)
+
+
+def _expect(
+    stream: str,
+    column: Column,
+    spans: Iterable[tuple[int, int]],
+    found: dict[Place, _Sum] | None,
+    takers: Sequence[Meters],
+) -> None:
+    """A counter is due in these stretches, and nothing is known of it there so far."""
+    for span in spans:
+        if found is not None:
             for flow, _, unit, _ in amounts_of(column):
-                spans = found[column.role, flow, unit].spans
-                spans.setdefault((late.stream, column.point), Spans()).add(*span)
-        for one in meters:
-            if one.wants(late.stream, column):
-                one.expect(late.stream, column, span)
+                found[column.role, flow, unit].spans.setdefault((stream, column.point), Spans()).add(*span)
+        for one in takers:
+            one.expect(stream, column, span)
 
 
 def _latest(
     t: Taken, number: int, column: Column, rows: Chosen, latest: Mapping[Key, tuple[Taken, int, int]]
-) -> Chosen:
-    """Those that no correction took the place of, without what was taken back."""
+) -> tuple[Chosen, Iterable[tuple[int, int]]]:
+    """Those that no correction took the place of, and the stretches of those that were taken back."""
     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in zip(*rows, strict=True))
-    mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number) and not is_taken_back(t, n, number)]
-    return Chosen(array("i", [n for n, _ in mine]), array("i", [at for _, at in mine]))
+    mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
+    left = [(n, at) for n, at in mine if not is_taken_back(t, n, number)]
+    back = {(at, at) for _, at in mine} if len(left) < len(mine) else ()
+    return Chosen(array("i", [n for n, _ in left]), array("i", [at for _, at in left])), back
 
 
 def _add_column(
