@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-
+pytest_plugins = ["tests.kits.accounts"]
 
 TOGETHER = ("tests/fault/", "tests/service/test_run_")  # where scenarios run side by side, and mostly wait
 
