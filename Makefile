@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 # most tests wait for something most of the time, so more than there are cores do no harm
 WORKERS ?= 6
-SIDE_BY_SIDE = -n $(WORKERS) --no-loadscope-reorder
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
@@ -19,7 +19,7 @@ help:
 	@echo "make release KEY=FILE                 all three, and the list of their hashes signed with that SSH key"
 	@echo "make test-slow | test-bounds          the long tests; the kernels' tests with bounds checks on"
 	@echo "make soak [ARGS='--only kills --rounds 50']  faults by the hundred, some three hours; goes on where it was"
-	@echo "make lint                             format, lint, types, import contract"
+	@echo "make lint                             format, lint, types, import contract, what the kernels touch"
 	@echo "make bench                            measures; results go to bench/RESULTS.md by hand"
 
 $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
@@ -36,10 +36,11 @@ demo: $(VENV)/.demo
 	@$(BIN)/meterhouse demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow and not system" $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not system and not lint" $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m "slow and not system" --timeout 1200 $(ARGS)
+	$(BIN)/python -m pytest -m "slow" --timeout 1200 $(ARGS)
+	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile slow --timeout 1200 -n 2 $(ARGS)
 
 test-system: $(VENV)/.test
 	$(BIN)/python -m pytest -m system -rs tests/system $(ARGS)
@@ -57,6 +58,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m lint tests/arch
 
 bench: $(VENV)/.test
 	$(BIN)/python -m bench $(ARGS)

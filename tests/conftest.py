@@ -12,11 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = ["tests.kits.accounts"]
 
-TOGETHER = ("tests/fault/", "tests/service/test_run_")  # where scenarios run side by side, and mostly wait
+# The fast suite tries the same few examples each time; `make test-slow` many others, found anew.
+QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.register_profile("fast", QUIET, max_examples=25, derandomize=True)
+settings.register_profile("slow", QUIET, max_examples=1000, print_blob=True)
+settings.load_profile("fast")
+
+WAITS = ("tests/fault/", "tests/service/test_run_")  # scenarios: files of these wait more than they work
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,23 +43,10 @@ def keep_bytecode() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))  # then other workers have work meanwhile
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITS))  # then other workers have work meanwhile
     for item in items:
-        if item.nodeid.startswith(TOGETHER):  # the first of them waits until all scenarios have ended
+        if item.nodeid.startswith(WAITS):  # the first of a file waits until its scenarios have ended
             item.add_marker(pytest.mark.timeout(300))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Spreads the tests over the workers by file; what is to be together stays together."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", 1)[0]
-            return next((start for start in TOGETHER if file.startswith(start)), file)
-
-    return ByFile(config, log)
 
 
 def children() -> set[int]:

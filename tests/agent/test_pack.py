@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.keys import Signer, create_key, key_records, load_key
@@ -181,7 +181,6 @@ def test_a_large_pack_is_cut_on_ticks_and_a_large_tick_into_parts(signer, ring) 
     assert report.failed == 0 and report.readings == 3 * 400 - 1 and report.gaps == 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_every_due_tick_is_a_reading_or_a_gap(signer: Signer, tmp_path_factory: Any, data: st.DataObject) -> None:
     """Random rounds: answered, refused in part, silent, never asked; sealed at random borders, in random sizes."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli import main as frame
@@ -236,7 +236,6 @@ TOKENS = [
 ]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["check", "read", "status", "watch"]), st.lists(st.sampled_from(TOKENS), max_size=5))
 def test_any_arguments_end_in_a_sentence(mh, tmp_path, command: str, args: list[str]) -> None:
     said = mh(command, "-c", tmp_path / "none.toml", "--runtime-dir", tmp_path, *args)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.main import outcome
@@ -113,7 +113,6 @@ readout = ""
 """
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(sorted(DRIVERS)),
     TRIED,

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import Complaint, Config, load_config, site_profiles
@@ -19,7 +19,6 @@ from drivers.model import ConfigError
 HERE = Path(__file__).parent
 GOOD = (HERE / "good.toml").read_text()
 PROFILES = site_profiles(HERE / "profiles")
-QUIET = settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def judge(folder: Path, blob: bytes) -> None:
@@ -37,7 +36,6 @@ def judge(folder: Path, blob: bytes) -> None:
         assert len(config.hash()) == 43
 
 
-@QUIET
 @given(st.data())
 def test_any_bytes_changed(tmp_path: Path, data: st.DataObject) -> None:
     blob = bytearray(GOOD.encode())
@@ -107,7 +105,6 @@ def toml(value: Any) -> str:
     return str(value).lower()
 
 
-@QUIET
 @given(st.sampled_from(SPOTS), values, st.booleans())
 def test_any_value_in_any_place(tmp_path: Path, spot: Any, value: Any, drop: bool) -> None:
     """Well-formed TOML all of it: what comes after the parser is tried here."""

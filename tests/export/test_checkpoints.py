@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.checkpoint import Page, checkpoint, payload_hash
@@ -36,7 +36,6 @@ def heads(count: int) -> list[Head]:
     return [Head(f"{BASE}/d{n:03d}", f"{n:016x}", n + 1, bytes([n % 256]) * 32, T0 + n) for n in range(count)]
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 25), min_size=1, max_size=6))
 def test_every_checkpoint_follows_the_one_before_whatever_the_number_of_pages(signer: Signer, sizes: list[int]) -> None:
     verifier = Verifier([signer.kid])

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ext.decode
@@ -115,13 +115,11 @@ def fits(want: Fraction) -> bool:
     return -(2**63) <= n < 2**64
 
 
-@settings(max_examples=600, deadline=None)
 @given(fields(), payloads)
 def test_agrees_with_the_reference(f: Field, payload: bytes) -> None:
     agrees(one(f, payload), f, payload)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(fields(), min_size=1, max_size=30), payloads, st.integers(0, 6), st.sampled_from((133, 134, 255)))
 def test_the_ring_gets_the_same_values(
     one_ring: Ring, many: list[Field], payload: bytes, quality: int, absent: int
@@ -139,13 +137,11 @@ def test_the_ring_gets_the_same_values(
         agrees(v[1:], f, payload)
 
 
-@settings(max_examples=800, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_f32_is_the_shortest_decimal_that_identifies_it(raw: int) -> None:
     agrees(one(Field(0, "f32"), raw.to_bytes(4)), Field(0, "f32"), raw.to_bytes(4))
 
 
-@settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_f64_is_the_shortest_decimal_that_identifies_it(raw: int) -> None:
     mantissa, exponent, quality = one(Field(0, "f64"), raw.to_bytes(8))
@@ -273,7 +269,6 @@ def test_range_marks_and_keeps() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 65534),
     st.integers(0, 65535),

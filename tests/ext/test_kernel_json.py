@@ -9,7 +9,7 @@ from enum import IntEnum, StrEnum
 
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ext.canon import Raw, dumps, number, quote
@@ -89,13 +89,11 @@ def test_beyond_every_double() -> None:
 floats = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=1000, deadline=None)
 @given(floats | st.integers(0, 2**64 - 1).map(lambda n: struct.unpack(">d", n.to_bytes(8))[0]).filter(math.isfinite))
 def test_every_double_agrees_with_the_library(value: float) -> None:
     assert dumps(value) == rfc8785.dumps(value)
 
 
-@settings(max_examples=1000, deadline=None)
 @given(st.integers(-(2**63), 2**64 - 1), st.integers(-340, 280))
 def test_every_decimal_agrees_with_the_library(mantissa: int, exponent: int) -> None:
     assert number(mantissa, exponent) == rfc8785.dumps(float(f"{mantissa}e{exponent}"))
@@ -109,13 +107,11 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(values)
 def test_any_value_agrees_with_the_library(value: object) -> None:
     assert dumps(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
 
 
-@settings(max_examples=300, deadline=None)
 @given(texts)
 def test_strings(text: str) -> None:
     assert quote(text) == rfc8785.dumps(text)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ext.clock
@@ -24,7 +24,6 @@ def slow_rate(old: int, new: int, dt_ns: int, bits: int) -> float:
     return math.nan if dt_ns <= 0 or step > (2**bits - 1) // 2 else step * 1e9 / dt_ns
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data(), st.integers(1, 64), st.lists(st.integers(-5, 10**12), max_size=6))
 def test_rates_agree_with_the_reference(data: st.DataObject, bits: int, steps_ns: list[int]) -> None:
     counts = [data.draw(st.integers(0, 2**bits - 1)) for _ in range(len(steps_ns) + 1)]
@@ -48,7 +47,6 @@ counts_near = (
 )
 
 
-@settings(max_examples=500, deadline=None)
 @given(st.lists(counts_near, min_size=1, max_size=8), st.sampled_from([0, 1000, 2**32, 10**8]), st.integers(0, 999))
 def test_steps_agree_with_the_reference(counts: list[int], modulus: int, max_step: int) -> None:
     out, kinds = array("q", [7] * (len(counts) - 1)), array("B", [7] * (len(counts) - 1))
@@ -74,7 +72,6 @@ def test_what_the_field_saw(counts: list[int], kinds: list[int]) -> None:
     assert all(0 <= step <= 100 for step in out)
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(-1e9, 1e9, allow_subnormal=False) | st.just(math.nan), st.integers(-10, 10**10)), max_size=8

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ext.ring import ANSWER, EVENT, GAP, TEXT, Record, Ring, Value
@@ -75,7 +75,6 @@ def holds(ring: Ring, model: list[Record]) -> None:
         assert ring.record(record.position) is None
 
 
-@settings(max_examples=120, deadline=None)
 @given(st.lists(appends, max_size=60), st.integers(1, 9))
 def test_holds_the_newest_records(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]], often: int

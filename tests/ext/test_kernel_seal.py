@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ext.canon import Slice, Table, due_ticks, seal
@@ -90,7 +90,6 @@ def slices(draw: st.DrawFn, in_order: bool = True) -> list[Rec]:
     return out
 
 
-@settings(max_examples=250, deadline=None)
 @given(
     slices(),
     st.integers(0, 3_000),
@@ -113,7 +112,6 @@ def test_agrees_with_the_reference(
     )
 
 
-@settings(max_examples=120, deadline=None)
 @given(slices(), st.integers(60, 900))
 def test_cut_into_pieces_nothing_is_lost_or_doubled(one_ring: Ring, records: list[Rec], max_bytes: int) -> None:
     """Every piece is within the limit, ends on a tick and is as long as it can be; together they say what one would."""
@@ -142,7 +140,6 @@ def test_cut_into_pieces_nothing_is_lost_or_doubled(one_ring: Ring, records: lis
     assert (due, complete) == (whole.due, whole.complete)
 
 
-@settings(max_examples=120, deadline=None)
 @given(slices(in_order=False), st.integers(150, 900))
 def test_out_of_order_nothing_is_lost_or_doubled(one_ring: Ring, records: list[Rec], max_bytes: int) -> None:
     """A late gap or answer to an old tick does not slip through a cut."""

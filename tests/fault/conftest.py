@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,29 +36,23 @@ def names_of(item: pytest.Item) -> tuple[str, ...]:
     return tuple(name for mark in item.iter_markers("plays") for name in mark.args)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def played_rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Row]]:
     """All scenarios that were asked for, the longest first; all have ended before the first of these tests begins."""
     if not shutil.which("mosquitto"):
         pytest.skip("no mosquitto here")
     wanted = {name for item in request.session.items for name in names_of(item)}
     order = sorted(wanted, key=lambda name: -SCENARIOS[name].about_s * SCENARIOS[name].rounds)
-    seed = int(time.time())
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return {
-            name: pool.submit(play, name, SCENARIOS[name].rounds, seed, tmp_path_factory.mktemp(name)) for name in order
+            name: pool.submit(play, name, SCENARIOS[name].rounds, 1, tmp_path_factory.mktemp(name)) for name in order
         }
 
 
 @pytest.fixture
-def rows(
-    request: pytest.FixtureRequest, played_rows: dict[str, Future[Row]], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Row]:
-    """The rows of the scenarios that the test names; what one raised is raised here. A second chance plays anew."""
-    names = names_of(request.node)
-    if getattr(request.node, "execution_count", 1) > 1:
-        return {n: play(n, SCENARIOS[n].rounds, int(time.time()), tmp_path_factory.mktemp(n)) for n in names}
-    return {name: played_rows[name].result() for name in names}
+def rows(request: pytest.FixtureRequest, played_rows: dict[str, Future[Row]]) -> dict[str, Row]:
+    """The rows of the scenarios that the test names; what one raised is raised here."""
+    return {name: played_rows[name].result() for name in names_of(request.node)}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals import Cut, Memory, Rule, sums
@@ -201,7 +201,6 @@ def test_a_circle_in_the_tree_ends() -> None:
     assert len(park.balance().nodes) == 2
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 4000), min_size=1, max_size=4), st.integers(-60, 60))
 def test_no_class_is_broken_by_a_count_or_two(hundredths: list[int], lost: int) -> None:
     """Within what classes and counts allow a residual is never flagged, beyond it always."""

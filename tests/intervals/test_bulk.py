@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals import FLAW, Cut, Flag, Memory, sums
@@ -113,7 +113,6 @@ def filled(made: list[list[Row]]) -> Memory:
     return memory
 
 
-@settings(deadline=None)
 @given(pages(), st.sampled_from(["interval", "hour", "day", "all"]), st.sampled_from(["each", "whole"]))
 def test_sums_of_columns_are_those_of_their_cells(made: list[list[Row]], by: str, trail: str) -> None:
     found = sums(filled(made), CUT, START, END, by, trail=trail)  # type: ignore[arg-type]
@@ -150,7 +149,6 @@ def test_sums_of_columns_are_those_of_their_cells(made: list[list[Row]], by: str
     assert not truth
 
 
-@settings(deadline=None)
 @given(pages(), st.booleans())
 def test_each_meter_is_the_sum_of_its_cells(made: list[list[Row]], is_fine: bool) -> None:
     stretches = list(CUT.intervals(START, END)) if is_fine else [(START, END)]

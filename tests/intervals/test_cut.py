@@ -7,7 +7,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals import Cut
@@ -55,7 +55,6 @@ def test_lengths_that_do_not_divide_the_change() -> None:
     assert sum(half) == 24.5 * 3_600_000 and set(half) == {3_600_000, 5_400_000}
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ZONES), st.sampled_from([300_000, 900_000, 3_600_000, 86_400_000]), st.integers(0, 2 * 10**12))
 def test_every_instant_lies_in_one_interval(zone: str, length: int, at: int) -> None:
     cut = Cut(zone, length)
@@ -70,7 +69,6 @@ def test_every_instant_lies_in_one_interval(zone: str, length: int, at: int) -> 
     assert first or since % timedelta(milliseconds=length) == timedelta(0)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ZONES), st.integers(10**12, 2 * 10**12), st.integers(0, 10 * 86_400_000))
 def test_intervals_join_without_a_hole(zone: str, at: int, span: int) -> None:
     cut = Cut(zone)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals import Flag
@@ -93,7 +93,6 @@ def play(life: list[tuple[str, int]], ring: Ring | None = None) -> Packs:
     return packs
 
 
-@settings(deadline=None)
 @given(lives())
 def test_the_ring_and_the_packs_say_the_same(
     tmp_path_factory: pytest.TempPathFactory, life: list[tuple[str, int]]
@@ -109,7 +108,6 @@ def test_the_ring_and_the_packs_say_the_same(
         ring.close()
 
 
-@settings(deadline=None)
 @given(lives(), st.data())
 def test_a_restart_at_any_pack_changes_nothing(life: list[tuple[str, int]], data: st.DataObject) -> None:
     """kill -9: the state of the last written rows, and the packs since."""
@@ -127,7 +125,6 @@ def test_a_restart_at_any_pack_changes_nothing(life: list[tuple[str, int]], data
         assert after.pages == once.pages
 
 
-@settings(deadline=None)
 @given(lives())
 def test_no_energy_is_made_and_none_is_counted_twice(life: list[tuple[str, int]]) -> None:
     """# field pains 32, 33, 34: all intervals together are what the counter grew, epochs and resets apart."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals.page import FIELDS, Page, Row, encode, merged
@@ -36,7 +36,6 @@ def plain(found: list[Row]) -> list[Row]:
     ]  # fmt: skip
 
 
-@settings(deadline=None)
 @given(rows(), st.booleans())
 def test_what_goes_in_comes_out(made: tuple[list[Row], int], compress: bool) -> None:
     found, columns = made
@@ -44,7 +43,6 @@ def test_what_goes_in_comes_out(made: tuple[list[Row], int], compress: bool) -> 
     assert page.take_apart() == plain(found)
 
 
-@settings(deadline=None)
 @given(rows(), st.booleans())
 def test_the_beginning_of_a_page_is_what_stood_there_before_the_rest_came(
     made: tuple[list[Row], int], compress: bool
@@ -56,7 +54,6 @@ def test_the_beginning_of_a_page_is_what_stood_there_before_the_rest_came(
         assert page.rows == min(first, len(found)) and page.take_apart() == plain(found[:first])
 
 
-@settings(deadline=None)
 @given(rows())
 def test_a_folded_day_says_the_same(made: tuple[list[Row], int]) -> None:
     found, columns = made
@@ -64,7 +61,6 @@ def test_a_folded_day_says_the_same(made: tuple[list[Row], int]) -> None:
     assert merged(singles) == sorted(plain(found), key=lambda row: (row.start_ms, row.turn, row.revision))
 
 
-@settings(deadline=None)
 @given(rows(), st.data())
 def test_damage_is_an_error_and_never_a_number(made: tuple[list[Row], int], data: st.DataObject) -> None:
     body = bytearray(encode(*made, compress=True))

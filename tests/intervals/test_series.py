@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent.intervals.series import Series, Step
@@ -148,7 +148,6 @@ def histories(draw: st.DrawFn) -> History:
     return History(truth, read, good, lost, events, digits, bits)
 
 
-@settings(max_examples=300)
 @given(histories())
 def test_against_what_flowed(history: History) -> None:
     """# field pains 31 to 35: no phantom energy; lost is what flowed around a reset or beyond the readings."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals import FLAW, Cut, Flag, Memory, changes, query, recompute, sums
@@ -21,7 +21,6 @@ from tests.kits.ledger import LENGTH, START, STREAM, Book, Packs, point, table
 DAY_MS = 86_400_000
 
 
-@settings(deadline=None)
 @given(lives(), st.sampled_from(["interval", "hour", "day", "all"]))
 def test_sums_are_those_of_the_rows(life: list[tuple[str, int]], by: str) -> None:
     book = Book()

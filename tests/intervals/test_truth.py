@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kits.ledger import LENGTH, START, Book, Packs, point, table
@@ -88,7 +88,6 @@ def lived(register: Register) -> Book:
     return book
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(registers())
 def test_no_phantom_energy_and_nothing_lost_that_could_be_known(register: Register) -> None:
     """field pains 31 to 35: phantom energy 0, true energy off by less than a count, resets and swaps apart."""

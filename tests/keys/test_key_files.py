@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.keys import (
@@ -49,7 +49,7 @@ def counter_of(data: bytes) -> int:
     return int(json.loads(data)["counter"])
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["Ed25519", "ES256"]), st.integers(0, 1 << 31), st.booleans(), st.booleans()),

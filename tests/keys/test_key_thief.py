@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.verify.keyring import KeyRing
@@ -37,7 +37,6 @@ def forged(draw: st.DrawFn, stolen: int) -> bytes:
     return keys_object(records, row[-1], counter)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(0, len(OWNER) - 1))
 def test_a_thief_of_old_keys_gets_nowhere_where_the_newest_is_pinned(data: st.DataObject, stolen: int) -> None:
     """Whatever comes in whatever order. ``stolen`` keys are his, the newest is not."""
@@ -52,7 +51,6 @@ def test_a_thief_of_old_keys_gets_nowhere_where_the_newest_is_pinned(data: st.Da
     assert list(ring.keys) == [key.kid for key in OWNER], "and the owner's are all there"
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(0, len(OWNER) - 1))
 def test_a_thief_comes_too_late_where_the_first_is_pinned_and_the_newest_known(
     data: st.DataObject, stolen: int

@@ -20,13 +20,19 @@ class Account:
     cpu_s: float = 0.0
 
 
+def used_s() -> float:
+    """Processor time of this process and of those it waited for, in seconds."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 @dataclass(eq=False)  # a plugin is a key
 class Accounts:
     """A worker notes the processor time of each phase of a test with its report; whoever started it adds them up."""
 
     folders: dict[str, Account] = field(default_factory=lambda: defaultdict(Account))
     skipped: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _seen_s: float = field(default_factory=lambda: used_s())
+    _seen_s: float = field(default_factory=used_s)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Iterator[None]:
@@ -53,12 +59,6 @@ class Accounts:
                 write(f"{name:<14}{one.tests:>7}{one.wall_s:>10.1f}{one.cpu_s:>16.1f}")
         for reason, count in sorted(self.skipped.items()):
             write(f"skipped: {count} because {reason}")
-
-
-def used_s() -> float:
-    """Processor time of this process and of those it waited for, in seconds."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def pytest_configure(config: pytest.Config) -> None:

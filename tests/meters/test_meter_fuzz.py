@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.line import LineConfig, open_line
@@ -51,7 +51,6 @@ def sound(protocol: str, head: bytes, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("protocol", PROFILES)
-@settings(max_examples=300, deadline=None)
 @given(
     head=st.binary(max_size=10),
     body=st.one_of(

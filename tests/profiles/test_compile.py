@@ -6,7 +6,7 @@ from dataclasses import replace
 from decimal import Decimal, localcontext
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import DeviceSpec, Kind, Part, Point, ProfileError, Quality, Reason
@@ -25,7 +25,6 @@ def test_exact_keeps_the_value(value: Decimal) -> None:
     assert mantissa % 10 or mantissa == 0
 
 
-@settings(max_examples=150)
 @given(
     st.integers(0, 0xFFFE),
     SCALES,
@@ -86,7 +85,6 @@ def test_parts_make_one_counter_and_a_sentinel_in_one_takes_all() -> None:
     assert (reading.value, reading.quality) == (None, Reason.SENTINEL)
 
 
-@settings(max_examples=80)
 @given(st.integers(0, 30), st.integers(1, 56), st.integers(0, 2**96 - 1), st.integers(0, 7))
 def test_coils_at_any_place_of_a_block(first: int, count: int, image: int, lead: int) -> None:
     point = Point("x.coils", Kind.STATE, function=1, address=lead + first, count=count, type="bits")

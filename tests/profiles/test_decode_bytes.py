@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.decode import decode
@@ -152,7 +152,6 @@ def test_thousands_of_frames_in_a_row() -> None:
     assert [f["kind"] for f in found["frames"][:2]] == ["request", "answer"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.decode import decode
@@ -176,7 +176,6 @@ def test_tcp_headers() -> None:
     assert "1 bytes after the frame" in as_json("modbus-tcp", "0001 0000 0003 11 83 02 00", code=4)["error"]
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=40), st.sampled_from(["modbus-rtu", "modbus-tcp", "valid-rtu"]))
 def test_no_bytes_make_it_crash(raw: bytes, command: str) -> None:
     if command == "valid-rtu":

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Limits, ProfileError
@@ -228,7 +228,6 @@ TOML_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["", "[t.{}]", "[[a]]", "[[a.b]]"]), TOML_KEYS, TOML_VALUES), max_size=8))
 def test_every_key_has_the_line_it_stands_on(described: list[tuple[str, str, str]]) -> None:
     lines = ["[[a]]"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import ProfileError
@@ -52,7 +52,6 @@ def paths(value: Any, here: tuple[str | int, ...] = ()) -> list[tuple[str | int,
 DOCUMENTS = [tomllib.loads(find_profile(s).read_text("utf-8"), parse_float=Decimal) for s in SOURCES]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_value_anywhere_is_more_than_a_complaint(tmp_path: Path, data: st.DataObject) -> None:
     import copy

@@ -134,7 +134,7 @@ def shortest(number: float) -> str:
     return f"{number:.8e}"
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_reads_what_plain_arithmetic_reads(profile: Profile, data: st.DataObject) -> None:
     points = [p for p in profile.points if p.kind is not Kind.TEXT and p.pace != "cells"]

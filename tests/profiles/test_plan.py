@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Limits, Point, ProfileError
@@ -98,7 +98,6 @@ def small_maps(draw: st.DrawFn) -> tuple[list[Point], Limits, list[int]]:
     return points, limits, sorted(wanted)
 
 
-@settings(max_examples=150, deadline=None)
 @given(small_maps(), st.sampled_from([RTU, TCP, LineTiming.serial("115200 8N1"), LineTiming.tcp(2400)]))
 def test_no_plan_is_cheaper(case: tuple[list[Point], Limits, list[int]], timing: LineTiming) -> None:
     points, limits, wanted = case
@@ -111,7 +110,6 @@ def test_no_plan_is_cheaper(case: tuple[list[Point], Limits, list[int]], timing:
             assert points[n].address + points[n].count <= block.address + block.count, "never torn"
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 400), st.sampled_from([1, 2, 4]), st.sampled_from(["", "", "a", "b"])), min_size=1
@@ -200,7 +198,6 @@ class Device:
         return got
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(0, 39), max_size=6), st.booleans())
 def test_one_missing_register_costs_its_own_point_only(missing: set[int], holes_allowed: bool) -> None:
     """Reading over a missing register failed the whole block for ever."""  # field pains 24, 25, 30, 40

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from drivers import mbus
@@ -136,7 +136,6 @@ def identities() -> Iterator[bytes]:
 
 
 @seed(188)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(who=st.lists(identities(), min_size=0, max_size=6, unique=True))
 async def test_every_meter_that_can_be_told_apart_is_found(who: list[tuple[str, str, int, int]]) -> None:
     meters = [meter(*one) for one in who]
@@ -152,7 +151,6 @@ async def test_every_meter_that_can_be_told_apart_is_found(who: list[tuple[str, 
 
 
 @seed(189)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(who=st.lists(identities(), min_size=0, max_size=4, unique_by=lambda one: (one[0], one[1], one[3])))
 async def test_the_slow_pass_finds_whom_a_loud_neighbour_drowns(who: list[tuple[str, str, int, int]]) -> None:
     """Overlaid answers that are sound by chance, or one meter nearer to the master than the other."""

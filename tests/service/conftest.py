@@ -13,14 +13,6 @@ import pytest
 from tests.kits.house import House
 
 AT_ONCE = 6
-LONGEST_FIRST = (
-    "play_figures_at_the_end_of_a_year",
-    "play_keys_change_hands",
-    "play_a_broker_that_was_away",
-    "play_the_field",
-    "play_steps_of_an_hour",
-    "play_a_mangled_name",
-)
 Play = Callable[[Path, House], Any]
 
 
@@ -38,34 +30,28 @@ def run(play: Play, folder: Path) -> Any:
         return play(folder, house)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
-    """Runs the scenarios of all tests that were selected; all have ended before the first of these tests begins."""
+    """Runs the scenarios of a module's selected tests; all have ended before the first of these tests begins."""
     if not shutil.which("mosquitto"):
-        pytest.skip("no mosquitto here")
-    wanted: dict[str, Play] = {}
-    for item in request.session.items:
-        if "played" not in getattr(item, "fixturenames", ()) or skipped(item):
-            continue
-        for name, play in vars(item.module).items():  # type: ignore[attr-defined]
-            if name.startswith("play_") and item.originalname in tests_of(name, play):  # type: ignore[attr-defined]
-                wanted[name] = play
-
-    order = sorted(wanted, key=lambda name: LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST))
+        pytest.skip("no mosquitto here (apt: mosquitto)")
+    asked = {
+        item.originalname
+        for item in request.session.items
+        if item.module is request.module and "played" in item.fixturenames and not skipped(item)
+    }
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = {name: pool.submit(run, wanted[name], tmp_path_factory.mktemp(name)) for name in order}
-    yield futures
+        yield {
+            name: pool.submit(run, play, tmp_path_factory.mktemp(name))
+            for name, play in vars(request.module).items()
+            if name.startswith("play_") and asked & tests_of(name, play)
+        }
 
 
 @pytest.fixture
-def played(
-    request: pytest.FixtureRequest, plays: dict[str, Future[Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    """What the scenario of this test returned; what it raised is raised here. A second chance is a scenario anew."""
+def played(request: pytest.FixtureRequest, plays: dict[str, Future[Any]]) -> Any:
+    """What the scenario of this test returned; what it raised is raised here."""
     for name, future in plays.items():
-        play = getattr(request.module, name, None)
-        if play is not None and request.node.originalname in tests_of(name, play):
-            if getattr(request.node, "execution_count", 1) > 1:
-                return run(play, tmp_path_factory.mktemp(name))
+        if request.node.originalname in tests_of(name, getattr(request.module, name)):
             return future.result()
     raise LookupError(f"no scenario for {request.node.name}")

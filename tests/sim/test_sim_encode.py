@@ -7,7 +7,7 @@ import struct
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Part, Point
@@ -224,7 +224,6 @@ def test_holes_answer_their_exception_and_small_ones_can_be_filled() -> None:
     assert image.read(3, 65_535, 2) == 2
 
 
-@settings(max_examples=300)
 @given(whole_points())
 def test_the_decode_kernel_agrees(drawn: tuple[Point, int]) -> None:
     """What the simulator writes, the kernel reads."""
@@ -270,7 +269,6 @@ def any_points(draw: st.DrawFn) -> tuple[Point, Decimal | float]:
     ), value
 
 
-@settings(max_examples=500)
 @given(any_points())
 def test_the_decode_kernel_reads_every_type(drawn: tuple[Point, Decimal | float]) -> None:
     """Registers written here are read there, and ``served_value`` foretells the number."""

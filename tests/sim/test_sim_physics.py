@@ -13,7 +13,7 @@ from drivers.sim.facts import ROLES, FactBook, facts_of, in_unit
 from drivers.sim.physics import WATER_WH_PER_M3K, Physics
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 10_000), st.floats(0, 86_400), st.sampled_from([30.0, 60.0, 300.0]))
 def test_a_day_balances(seed: int, start_s: float, step_s: float) -> None:
     """Grid is load plus charge less sun at every step, counters are sums of powers, storage keeps what it takes."""

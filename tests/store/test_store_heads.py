@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.store import Resume, Store, database, engine, heads
@@ -474,7 +474,6 @@ def test_a_sector_that_is_torn_costs_one_stream(killed: Killed, tmp_path: Path) 
     assert all(torn.found[name] == whole.found[name] for name in torn.found)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 39), st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_it_says_what_was_committed_and_what_had_left(tmp_path_factory: Any, steps: Any) -> None:
     """Any number of streams, in any order; read back as it was left, and after an end in order."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import MQTTErrorCode
 
@@ -143,7 +143,6 @@ class Purses:
         self.asked.clear()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["take", "answer", "restart", "tomorrow", "wait"]), st.integers(1, 40_000)),
                 max_size=60))  # fmt: skip
 def test_no_day_has_more_than_its_budget_however_often_the_agent_restarts(steps: list[tuple[str, int]]) -> None:
@@ -218,7 +217,6 @@ class Shelf:
         callback(ReplayPage(items, lost, at if at <= min(last, 60) else 0))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 60), st.integers(0, 12), st.integers(0, 6), st.sampled_from([0, 0, 0, 1, 3, 7])),

@@ -361,5 +361,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert sorted(rig.delivered) == list(range(1, rig.next_id)), "and is confirmed once"
 
 
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(stateful_step_count=40)
 TestAnyOrder: Any = AnyOrder.TestCase

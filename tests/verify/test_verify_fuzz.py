@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.verify import Outcome, Verifier
@@ -32,7 +32,6 @@ def fresh() -> Verifier:
     return verifier
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_altered_bytes_are_never_believed(data: st.DataObject) -> None:
     raw = bytearray(PACKS[1])
@@ -88,7 +87,6 @@ def signed_with_change(data: st.DataObject, raw: bytes, typ: str) -> bytes | Non
     return rfc8785.dumps({**fields, "sig": KEY.jws(payload, typ)})
 
 
-@settings(max_examples=120, deadline=None)
 @given(st.data())
 def test_signed_nonsense_never_raises(data: st.DataObject) -> None:
     """The key holder may be broken too: anything may stand anywhere, properly signed."""
@@ -111,7 +109,6 @@ def test_signed_nonsense_never_raises(data: st.DataObject) -> None:
     verifier.finish().as_dict()
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_nonsense_in_keys_and_checkpoints_never_raises(data: st.DataObject) -> None:
     head = {"boot": BOOTS[0], "hash": "x" * 43, "seq": 3, "stream": STREAM.stream, "to": 5}
@@ -143,7 +140,6 @@ def test_nonsense_in_keys_and_checkpoints_never_raises(data: st.DataObject) -> N
         verifier.report().as_dict()
 
 
-@settings(max_examples=100, deadline=None)
 @given(JSON, st.sampled_from(["keys", "checkpoint/1", "inv1/readings", "inv1/birth", "x", "a/b/c/d", ""]))
 def test_unsigned_nonsense_never_raises(value: Any, leaf: str) -> None:
     verifier = fresh()
@@ -154,7 +150,6 @@ def test_unsigned_nonsense_never_raises(value: Any, leaf: str) -> None:
     verifier.finish()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=6))
 def test_any_order_gives_the_same_verdict(order: list[int], again: list[int]) -> None:
     """Births after their packs, restarts before what was before them, parts apart: all comes together in the end."""

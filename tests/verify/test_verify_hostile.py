@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import zstandard
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.verify import verify
@@ -245,7 +245,6 @@ def table_of(periods: list[int]) -> Table:
     return Table({"points": points})
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([3600, 7200, 86_400, 100_000]), min_size=3, max_size=6), GAPS, SPAN)
 def test_gaps_come_out_as_if_counted_one_by_one(periods: list[int], gaps: list[Any], span: tuple[int, int]) -> None:
     """Merged by grid, and dealt over the days that they touch: the same numbers as tick by tick."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.verify import verify
@@ -48,7 +48,6 @@ def torn(report: Report) -> list[tuple[int, list[int]]]:
     return [(one.counter, one.missing) for one in report.torn_checkpoints]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data())
 def test_whatever_pages_are_held_back_of_whatever_checkpoint_of_a_folder(sizes: list[int], data: st.DataObject) -> None:
     """The number of pages grows and shrinks; a checkpoint that is held back whole cannot be known."""

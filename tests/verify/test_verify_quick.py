@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.verify import Outcome, Verifier, quick
@@ -189,7 +189,6 @@ def changed(seed: int, rich: bool) -> bytes:
     return payload
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), st.booleans())
 def test_random_changes(seed: int, rich: bool) -> None:
     the_same(changed(seed, rich), rich=rich)
@@ -233,7 +232,6 @@ def grafted(seed: int, rich: bool) -> bytes:
     return (text if b',"stream":' in text.encode() else text[:-1] + ',"stream":"park7/gw01/inv1"}').encode()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), st.booleans())
 def test_random_objects(seed: int, rich: bool) -> None:
     the_same(grafted(seed, rich), rich=rich)
