@@ -73,7 +73,8 @@ def corrections(
     Args:
         pages: of one stream, as written, in the order of writing.
         made: the same stream's rows from its packs, in the order of making. An interval of which it has no row at
-            all, and that lies in none of its own, stays as it is: the packs say nothing about it.
+            all, and that lies in none of its own, stays as it is: the packs say nothing about it. But where nothing
+            was known of it either, and all packs were read, nothing was due there.
         is_whole: ``made`` is from all packs that the stream ever had. Else a counter may be undecided in it that was
             not when it was written: what was written stays, unless as much is known or it stands elsewhere now.
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
@@ -90,10 +91,11 @@ def corrections(
             rows = [one.row for counters in new.values() for one in counters.values()]
             last_end = max((row.end_ms for row in rows), default=0)
             packs = min((r.first_seq for r in rows), default=0), max((r.last_seq for r in rows), default=0)
-        elif start >= last_end and not any(
-            is_coming(start, known.row.end_ms) for counters in old.values() for known in counters.values()
-        ):
-            continue
+        elif start >= last_end:
+            here = [known for counters in old.values() for known in counters.values()]
+            never_was = is_whole and start < open_ms and not any(known.cell for known in here)
+            if not never_was and not any(is_coming(start, known.row.end_ms) for known in here):
+                continue
         if not is_whole:
             _keep_what_is_known(start, old, new, bounds)
         by_number = is_whole or start >= open_ms  # as those that come later will be counted
@@ -177,13 +179,13 @@ def _corrected(
     for was, made, turn in turns:
         there = old.get(was, {}) if was is not None else {}
         true = new.get(made, {}) if made is not None else {}
-        gone = [known for key, known in there.items() if key not in true or (known.cell and not true[key].cell)]
+        gone = {k: known for k, known in there.items() if k not in true or (known.cell and not true[k].cell)}
         same = not gone and all(key in there and there[key].facts() == known.facts() for key, known in true.items())
         if same:
             continue
         revision = 1 + max((known.row.revision for known in there.values()), default=0)
         if gone:
-            yield from _taken_back(gone, turn, revision, packs)
+            yield from _taken_back(gone, true, turn, revision, packs)
             revision += 1
         rows: dict[int, tuple[Shape, Row]] = {}
         for known in true.values():
@@ -196,10 +198,20 @@ def _corrected(
 
 
 def _taken_back(
-    gone: Sequence[_Known], turn: int, revision: int, packs: tuple[int, int]
+    gone: Mapping[CounterKey, _Known],
+    true: Mapping[CounterKey, _Known],
+    turn: int,
+    revision: int,
+    packs: tuple[int, int],
 ) -> Iterator[tuple[Shape, Row]]:
-    """Rows that say of counters: nothing is covered here, it stands elsewhere."""
-    for known in gone:
-        row, (first, last) = known.row, packs if packs[1] else (known.row.first_seq, known.row.last_seq)
-        cell: Cell = {"flags": int(Flag.LATE) + 1, "lack": row.end_ms - row.start_ms}
+    """Rows that say of counters: nothing is covered here, it stands elsewhere. Flag INCOMPLETE: though it is due here.
+
+    Args:
+        true: counters that were configured then, as the packs say.
+    """
+    for key, was in gone.items():
+        row, (first, last) = was.row, packs if packs[1] else (was.row.first_seq, was.row.last_seq)
+        known = true.get(key, was)  # its role may be another than was written
+        flags = Flag.LATE | Flag.INCOMPLETE if key in true else Flag.LATE
+        cell: Cell = {"flags": int(flags) + 1, "lack": row.end_ms - row.start_ms}
         yield known.shape, Row(row.start_ms, row.end_ms, revision, turn, first, last, {known.number: cell})

@@ -153,11 +153,14 @@ def _expect(
 def _latest(
     t: Taken, number: int, column: Column, rows: Chosen, latest: Mapping[Key, tuple[Taken, int, int]]
 ) -> tuple[Chosen, Iterable[tuple[int, int]]]:
-    """Those that no correction took the place of, and the stretches of those that were taken back."""
+    """Those that no correction took the place of, and the stretches of those that were taken back and are due."""
     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in zip(*rows, strict=True))
     mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
     left = [(n, at) for n, at in mine if not is_taken_back(t, n, number)]
-    back = {(at, at) for _, at in mine} if len(left) < len(mine) else ()
+    if len(left) == len(mine):
+        return Chosen(array("i", [n for n, _ in mine]), array("i", [at for _, at in mine])), ()
+    flags = t.get(number, "flags")
+    back = {(at, at) for n, at in mine if is_taken_back(t, n, number) and flags[n] - 1 & Flag.INCOMPLETE}
     return Chosen(array("i", [n for n, _ in left]), array("i", [at for _, at in left])), back
 
 
