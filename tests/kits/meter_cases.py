@@ -1,4 +1,4 @@
-"""Where the recorded cases lie, and how a test runs a command of ``meterhouse decode`` in this process."""
+"""How a test runs a command of ``meterhouse decode`` in this process."""
 
 from __future__ import annotations
 
@@ -9,23 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import CliRunner
 
 from agent.cli.decode_meters import COMMANDS
 
-ROOT = Path(__file__).resolve().parents[2]
-CASES = Path(os.environ.get("MH_CASES", ROOT.parent / "shared" / "reference" / "cases"))
 BY_NAME = {command.name: command for command in COMMANDS}
-
-
-def recorded(topic: str, *kinds: str) -> list[Any]:
-    """The open cases of a topic as test parameters; one skipped parameter where the folder is absent."""
-    manifest = CASES / topic / "manifest.json"
-    if not manifest.exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}"))]
-    cases = json.loads(manifest.read_text("utf-8"))["cases"]
-    return [pytest.param(case, id=case["id"]) for case in cases if not kinds or case["kind"] in kinds]
 
 
 def decode(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:

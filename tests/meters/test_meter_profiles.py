@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +13,8 @@ from drivers.registry import DRIVERS, driver_class
 from drivers.samples import read_frames
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, Meter
 from tests.kits.meters import ALL, TICK, Cabinet, bus_of, replace
+from tests.kits.recorded import cases
 
-FOLDER = Path(os.environ.get("MH_CASES", Path(__file__).resolve().parents[3] / "shared" / "reference" / "cases"))
 SHIPPED = {
     name: profile
     for name, path in list_profiles([shipped_dir()]).items()
@@ -98,11 +95,9 @@ RECORDED = {  # frames of real meters, as libmbus collected them -> what the shi
 }
 
 
-@pytest.mark.skipif(not (FOLDER / "mbus").exists(), reason="no recorded cases here")
 @pytest.mark.parametrize("case", RECORDED)
 def test_recorded_meters_fit_the_generic_profiles(case: str) -> None:
-    cases = json.loads((FOLDER / "mbus" / "manifest.json").read_text("utf-8"))["cases"]
-    (found,) = [c["input"]["hex"] for c in cases if c["id"] == case]
+    (found,) = [c["input"]["hex"] for c in cases("mbus") if c["id"] == case]
     name, wanted = RECORDED[case]
     readings = read_frames(SHIPPED[name], SHIPPED[name].points, {"readout": found})
     assert {point: readings[point].value for point in wanted} == {p: Decimal(v) for p, v in wanted.items()}

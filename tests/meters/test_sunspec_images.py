@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,21 +15,12 @@ from drivers.sim.sunspec import sunspec_image
 from drivers.sunspec import decode_image
 from drivers.sunspec.names import readings_of
 from tests.kits.meters import ALL, TICK, Cabinet, points_of
-
-CASES = Path(os.environ.get("MH_CASES", Path(__file__).resolve().parents[3] / "shared" / "reference" / "cases"))
-
-
-def images() -> list[Any]:
-    manifest = CASES / "sunspec" / "manifest.json"
-    if not manifest.exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}"))]
-    cases = json.loads(manifest.read_text("utf-8"))["cases"]
-    return [pytest.param(c["input"], id=c["id"]) for c in cases if "registers" in c["input"]]
+from tests.kits.recorded import recorded
 
 
-@pytest.mark.parametrize("image", images())
-def test_a_recorded_image_is_read_as_its_models_say(image: dict[str, Any]) -> None:
-    base, registers = image["base_address"], image["registers"]
+@pytest.mark.parametrize("case", recorded("sunspec", "sunspec-image"))
+def test_a_recorded_image_is_read_as_its_models_say(case: dict[str, Any]) -> None:
+    base, registers = case["input"]["base_address"], case["input"]["registers"]
     said = {r.name: r.value for r in readings_of(decode_image(base, registers)) if r.value is not None}
     profile = load_profile(find_profile("sunspec/inverter", [shipped_dir()]), [shipped_dir()])
     found = read_sunspec(profile, profile.points, {base + n: word for n, word in enumerate(registers)})

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from agent.cli.decode import decode
 from drivers.profile import find_profile
+from tests.kits.recorded import cases
 
 Json = dict[str, Any]
 
@@ -24,12 +25,6 @@ def run(*args: str, code: int = 0) -> Json:
     return found
 
 
-def manifest(cases: Path, topic: str, kind: str) -> list[Json]:
-    found = [c for c in json.loads((cases / topic / "manifest.json").read_text())["cases"] if c["kind"] == kind]
-    assert found
-    return found
-
-
 def same(value: Any, expected: Any) -> bool:
     """As numbers: some recordings went through a 64-bit float, some were rounded to six digits."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -38,9 +33,9 @@ def same(value: Any, expected: Any) -> bool:
 
 
 @pytest.mark.parametrize("topic", ["modbus", "dumps"])
-def test_registers(cases: Path, topic: str) -> None:
+def test_registers(topic: str) -> None:
     wrong = []
-    for case in manifest(cases, topic, "register-decode"):
+    for case in cases(topic, "register-decode"):
         given = case["input"]
         raw = given.get("bytes_hex") or "".join(f"{r:04x}" for r in given["registers"])
         found = run(
@@ -62,8 +57,8 @@ def test_registers(cases: Path, topic: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "command"), [("frame-rtu", "modbus-rtu"), ("frame-tcp", "modbus-tcp")])
-def test_frames(cases: Path, kind: str, command: str) -> None:
-    for case in manifest(cases, "modbus", kind):
+def test_frames(kind: str, command: str) -> None:
+    for case in cases("modbus", kind):
         frame = run(command, case["input"]["hex"])["frame"]
         for key, value in case["expected"].items():
             assert frame[key] == value, (case["id"], key)
@@ -89,10 +84,10 @@ GOODWE_IDENTITY = {"model_name": "device.model", "serial_number": "device.serial
 GONE = {"vline2", "vline3", "vgrid2", "vgrid3", "igrid2", "igrid3", "fgrid2", "fgrid3"}  # on a single-phase model
 
 
-def test_goodwe_dumps(cases: Path, tmp_path: Path) -> None:
+def test_goodwe_dumps(tmp_path: Path) -> None:
     """Four real inverters: what they said, with their asserted values; all ones are no reading."""  # field pain 31
     seen = 0
-    for case in manifest(cases, "dumps", "device-dump"):
+    for case in cases("dumps", "device-dump"):
         if not case["id"].startswith("goodwe-dt"):
             continue
         file = tmp_path / "dump.json"
@@ -121,10 +116,10 @@ TURNED |= {"pgrid", "pgrid2", "pgrid3", "meter_active_power_total", "meter2_acti
 TURNED |= {f"meter_active_power{n}" for n in range(1, 4)}
 
 
-def test_goodwe_hybrid_dumps(cases: Path, tmp_path: Path) -> None:
+def test_goodwe_hybrid_dumps(tmp_path: Path) -> None:
     """Sensors of four hybrid inverters, found by their register; labels and sums are the library's own."""
     seen = 0
-    for case in manifest(cases, "dumps", "device-dump"):
+    for case in cases("dumps", "device-dump"):
         if not case["id"].startswith("goodwe-et"):
             continue
         file = tmp_path / "dump.json"
@@ -152,9 +147,9 @@ def test_goodwe_hybrid_dumps(cases: Path, tmp_path: Path) -> None:
     assert seen > 380
 
 
-def test_power_of_a_hybrid_inverter_adds_up(cases: Path, tmp_path: Path) -> None:
+def test_power_of_a_hybrid_inverter_adds_up(tmp_path: Path) -> None:
     """What the signs must make true: house = sun + grid import - battery charge, as the library asserts it."""
-    for case in manifest(cases, "dumps", "device-dump"):
+    for case in cases("dumps", "device-dump"):
         house = [s for s in case["expected"].get("sensors", ()) if s.get("sensor") == "house_consumption"]
         if not house:
             continue
@@ -166,26 +161,25 @@ def test_power_of_a_hybrid_inverter_adds_up(cases: Path, tmp_path: Path) -> None
         assert house_power == house[0]["expected"], case["id"]
 
 
-def test_recorded_answers(cases: Path) -> None:
+def test_recorded_answers() -> None:
     """The transport's own bytes, as recorded: AA 55 and an RTU answer, or Modbus TCP."""
     seen = 0
-    for case in manifest(cases, "dumps", "device-dump"):
+    for case in cases("dumps", "device-dump"):
         for response in case["input"].get("responses", ()):
-            raw = (cases / "dumps" / response["file"]).read_text().strip()
             command = "modbus-tcp" if "TCP" in response["layer"] else "modbus-rtu"
             code = 0 if response["checksum_or_length_ok"] else 4
-            frame = run(command, raw, code=code)["frame"]
+            frame = run(command, response["hex"], code=code)["frame"]
             if code == 0:
                 first = response["base_address"]
                 expected = [case["input"]["registers"][str(first + i)] for i in range(response["registers"])]
-                assert frame["registers"][: len(expected)] == expected, response["file"]
+                assert frame["registers"][: len(expected)] == expected, response["read"]
             seen += 1
     assert seen > 20
 
 
-def test_a_frequency_that_cannot_be_is_marked(cases: Path, tmp_path: Path) -> None:
+def test_a_frequency_that_cannot_be_is_marked(tmp_path: Path) -> None:
     """A logger's firmware gave 500.9 Hz, a single-phase inverter gives -0.01 Hz for the phases it has not."""
-    (case,) = [c for c in manifest(cases, "dumps", "device-dump") if c["id"] == "goodwe-dt/GW10K_MS_TCP_Test"]
+    (case,) = [c for c in cases("dumps", "device-dump") if c["id"] == "goodwe-dt/GW10K_MS_TCP_Test"]
     file = tmp_path / "dump.json"
     file.write_text(json.dumps({"holding": case["input"]["registers"]}))
     readings = {r["name"]: r for r in run("profile", "goodwe/dt", str(file))["readings"]}
@@ -207,9 +201,9 @@ HUAWEI = {
 }  # fmt: skip
 
 
-def test_the_meter_of_a_huawei_inverter(cases: Path, tmp_path: Path) -> None:
+def test_the_meter_of_a_huawei_inverter(tmp_path: Path) -> None:
     """The device counts export as positive, our words say import is."""
-    (case,) = [c for c in manifest(cases, "dumps", "device-dump") if c["id"].startswith("huawei-sun2000/meter")]
+    (case,) = [c for c in cases("dumps", "device-dump") if c["id"].startswith("huawei-sun2000/meter")]
     file = tmp_path / "dump.json"
     file.write_text(json.dumps({"holding": case["input"]["registers"]}))
     readings = {r["name"]: r for r in run("profile", "huawei/sun2000", str(file))["readings"]}
@@ -219,9 +213,9 @@ def test_the_meter_of_a_huawei_inverter(cases: Path, tmp_path: Path) -> None:
         assert same(-value if name.startswith("-") else value, float(sensor["expected"])), sensor
 
 
-def test_a_scan_of_a_growatt(cases: Path, tmp_path: Path) -> None:
+def test_a_scan_of_a_growatt(tmp_path: Path) -> None:
     """Numbers out of an issue. The scan ends behind the serial number's last character, inside its field."""
-    (case,) = [c for c in manifest(cases, "dumps", "device-dump") if c["id"].startswith("growatt-vpp")]
+    (case,) = [c for c in cases("dumps", "device-dump") if c["id"].startswith("growatt-vpp")]
     file = tmp_path / "dump.json"
     file.write_text(json.dumps(case["input"]))
     value = {r["name"]: r["value"] for r in run("profile", "growatt/vpp", str(file))["readings"]}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,9 +14,7 @@ from agent.cli.profiles import replay
 from drivers.model import Point, ProfileError, Quality
 from drivers.plan import LineTiming, image_spec, plan_blocks, read_image
 from drivers.profile import Profile, find_profile, load_profile
-
-ROOT = Path(__file__).parents[2]
-DEVICES = Path(os.environ.get("MH_DEVICES") or ROOT.parent / "shared" / "reference" / "devices")
+from tests.kits.recorded import registers
 
 # profile -> the tables its registers come from, and the parameters that make it as large as it gets
 FAMILIES: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
@@ -62,27 +58,21 @@ class Row:
     order: str
     scale: Decimal
     unit: str
-    note: str
+    is_declared: bool  # its source says the type
 
 
 def rows(tables: tuple[str, ...]) -> dict[tuple[int, int], list[Row]]:
-    if not (DEVICES / f"{tables[0]}.csv").is_file():
-        pytest.skip(f"no tables in {DEVICES}; MH_DEVICES says where they are")
     found: dict[tuple[int, int], list[Row]] = {}
-    for table in tables:
-        with (DEVICES / f"{table}.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row["address"].isdigit() and row["function"].isdigit():
-                    order = {"big": "ABCD", "little": "CDAB"}.get(row["word_order"], "")
-                    fact = Row(
-                        row["type"],
-                        int(row["count"] or 1),
-                        order,
-                        Decimal(row["scale"] or "1"),
-                        row["unit"],
-                        row["note"],
-                    )
-                    found.setdefault((int(row["function"]), int(row["address"])), []).append(fact)
+    for row in registers(*tables):
+        fact = Row(
+            row["type"],
+            int(row["count"] or 1),
+            row["order"],
+            Decimal(row["scale"] or "1"),
+            row["unit"],
+            row["declared"] == "yes",
+        )
+        found.setdefault((int(row["function"]), int(row["address"])), []).append(fact)
     return found
 
 
@@ -105,7 +95,7 @@ def same_type(ours: str, row: Row) -> bool:
     """Bit fields and codes are unsigned; types that the source did not declare may be signed."""
     if row.type in {"enum", "bitfield", "raw"}:
         return ours == {1: "u16", 2: "u32"}.get(row.count, ours)
-    loose = "not declared" in row.note or row.type == "raw"
+    loose = not row.is_declared or row.type == "raw"
     return ours == row.type or (loose and WORDS.get(ours) == row.count)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +16,7 @@ from drivers.model import Kind, Point, Quality, Reason
 from drivers.plan import LineTiming, image_spec, plan_blocks, read_image
 from drivers.profile import Profile, find_profile, load_profile, vocabulary
 from drivers.profile.types import Sample
-
-ROOT = Path(__file__).parents[2]
-DEVICES = Path(os.environ.get("MH_DEVICES") or ROOT.parent / "shared" / "reference" / "devices")
+from tests.kits.recorded import registers
 
 # Profile -> the files of register facts that it was made from.
 FACTS: Mapping[str, tuple[str, ...]] = {
@@ -186,19 +181,9 @@ def halves(point: Point, words: Mapping[int, int]) -> bool:
 # ---------------------------------------------------------------- the facts
 
 
-@pytest.fixture(scope="module")
-def facts() -> Path:
-    if not (DEVICES / "INDEX.md").is_file():
-        pytest.skip(f"no register facts in {DEVICES}; MH_DEVICES says where they are")
-    return DEVICES
-
-
-def test_no_register_is_invented(profile: Profile, facts: Path) -> None:
+def test_no_register_is_invented(profile: Profile) -> None:
     """Each point has a row with its function, place, type, order and step; what differs is listed above."""
-    rows: list[dict[str, str]] = []
-    for name in FACTS[profile.id]:
-        with (facts / f"{name}.csv").open(encoding="utf-8") as file:
-            rows += csv.DictReader(file)
+    rows = registers(*FACTS[profile.id])
     own = OWN_READING.get(profile.id, "")
     for point in everything(profile):
         if (own and re.fullmatch(own, point.name)) or point.name.startswith("x."):
@@ -217,7 +202,7 @@ def agrees(point: Point, row: Mapping[str, str], any_function: bool) -> bool:
         return False
     if point.type == "str":
         return type_ == "str" and row["count"] == str(point.count)
-    order = {"big": "ABCD", "little": "CDAB"}.get(row["word_order"], point.order)
+    order = row["order"] or point.order
     same_unit = not row["unit"] or not point.unit or base(row["unit"])[1] == base(point.unit)[1]
     step = abs(point.scale) * base(point.unit)[0] == Decimal(row["scale"]) * base(row["unit"])[0]
     return (

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from drivers import cjt188
 from drivers.model import Quality, Reason, UsageError
-from tests.kits.meter_cases import decode, flat_memory, recorded, values
+from tests.kits.meter_cases import decode, flat_memory, values
+from tests.kits.recorded import recorded
 
 WATER_REPLY = "68 10 44 33 22 11 00 33 78 81 16 1F 90 00 56 34 12 00 2C 00 00 12 00 2C 30 15 22 24 11 26 20 00 FF FA 16"
 HEAT_REPLY = (

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals.series import Series
-from tests.kits.meter_cases import decode, recorded
+from tests.kits.meter_cases import decode
+from tests.kits.recorded import recorded
 
 
 def run(tmp_path: Path, content: Any) -> tuple[int, dict[str, Any]]:

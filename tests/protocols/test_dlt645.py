@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from drivers import dlt645
 from drivers.model import Quality, Reason, UsageError
-from tests.kits.meter_cases import decode, flat_memory, recorded, values
+from tests.kits.meter_cases import decode, flat_memory, values
+from tests.kits.recorded import recorded
 
 METER = "000000000161"
 ENERGY = "68 61 01 00 00 00 00 68 91 08 33 33 34 33 AB 89 67 45 78 16"

@@ -16,7 +16,8 @@ from drivers import mbus
 from drivers.mbus import link, records
 from drivers.mbus.telegram import crc
 from drivers.model import Reading, Reason, UsageError
-from tests.kits.meter_cases import decode, flat_memory, recorded, values
+from tests.kits.meter_cases import decode, flat_memory, values
+from tests.kits.recorded import recorded
 
 HEAT = (
     "68 42 42 68 08 00 72 45 00 94 63 AE 4C 08 04 F9 00 00 00 0C 06 19 90 01 00 0C 13 19 11 62 01 0C 3B 00 00 00 00 "

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from drivers import sunspec
 from drivers.model import FrameError
 from drivers.sunspec.models import PointDef, read_point
-from tests.kits.meter_cases import decode, flat_memory, recorded
+from tests.kits.meter_cases import decode, flat_memory
+from tests.kits.recorded import recorded
 
 COMMON = [1, 66, *([0x4142] * 64), 7, 0x8000]
 

@@ -7,7 +7,6 @@ One row an example, in the order of the page. Examples of protocols that are not
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from click.testing import CliRunner
 from agent.cli.decode import decode
 from drivers.line.frames import crc16
 from drivers.mbus.records import parse
-from tests.kits.meter_cases import CASES
 
-PAGE = CASES.parent / "wire-protocols.md"
 Json = dict[str, Any]
 
 # command, bytes, what must stand in the frame, [(value, unit)]
@@ -165,19 +162,6 @@ def test_the_example_decodes_as_written(command: str, text: str, frame: Json, va
     assert shown[: len(values)] == values
     if not values:
         assert not shown
-
-
-@pytest.mark.skipif(not PAGE.exists(), reason=f"{PAGE} is not here")
-def test_every_example_of_the_page_stands_above() -> None:
-    known = {"".join(text.split()).removeprefix("FEFEFEFE").removeprefix("FEFEFE") for _, text, *_ in EXAMPLES}
-    known |= {"".join(text.split()) for text in ELSEWHERE}
-    missing = []
-    for line in PAGE.read_text("utf-8").splitlines():
-        for run_of_hex in re.findall(r"(?<![0-9A-Za-z.])(?:[0-9A-F]{2} ){3,}[0-9A-F]{2}(?![0-9A-Za-z])", line):
-            text = "".join(run_of_hex.split())
-            if not any(text.removeprefix("FE" * n) in known for n in range(5)):
-                missing.append(run_of_hex)
-    assert not missing
 
 
 def test_the_check_value_of_the_crc() -> None:
