@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from dataclasses import asdict, replace
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,8 +16,8 @@ import ext.decode
 from ext.decode import ORDERS, Plan
 from ext.ring import ANSWER, Ring
 from tests.kits.kernel_reference import RANGE, SENTINEL, TYPES, Field, decode, exact, in_range
+from tests.kits.recorded import cases
 
-CASES = Path(__file__).parents[3] / "shared/reference/cases/modbus/manifest.json"
 LENGTH = 24
 
 
@@ -366,12 +364,10 @@ def test_a_part_needs_the_field_that_emits() -> None:
 
 def test_open_modbus_cases() -> None:
     """Every register decode that other projects assert (text goes another road)."""
-    if not CASES.exists():
-        pytest.skip(f"the recorded cases are not at {CASES}")
     tried = 0
-    for case in json.loads(CASES.read_text())["cases"]:
+    for case in cases("modbus", "register-decode"):
         given_, want = case["input"], case["expected"].get("value")
-        if case["kind"] != "register-decode" or given_["type"] == "str":
+        if given_["type"] == "str":
             continue
         wire, kind = bytes.fromhex(given_["bytes_hex"]), given_["type"]
         if kind == "bits":
