@@ -20,6 +20,8 @@ lived           days of a whole park, lived by a made-up clock
 exports         a gateway at rest with packs to export
 tokens          a PKCS#11 token
 control, users  clients of the control socket, as real users
-kernel_reference, example_profile, meter_cases  slow truths and recorded cases
+recorded        frames and registers of others (tests/data)
+meter_cases     `meterhouse decode` in this process
+kernel_reference, example_profile  slow truths, and a profile to break
 faults          tools to break an agent with, and the books that are balanced afterwards
 """
