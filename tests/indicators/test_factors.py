@@ -63,10 +63,7 @@ def test_a_figure_says_when_its_factors_were_published(lived: Lived) -> None:
     assert said["gas.coal@2020"] is None
 
 
-@pytest.mark.parametrize("key", ["source", "status", "published"])
-def test_a_figure_signed_before_a_factor_was_described_better_still_agrees(
-    lived: Lived, tmp_path: Path, key: str
-) -> None:
+def test_a_figure_signed_before_a_factor_was_described_better_still_agrees(lived: Lived, tmp_path: Path) -> None:
     """An older version knew no date, or called official what is quoted: with the same value it is the same figure."""
     shutil.copytree(lived.packs, tmp_path / "older")
     path = tmp_path / "older" / "packs" / "_indicators.packs.jsonl"
@@ -76,12 +73,9 @@ def test_a_figure_signed_before_a_factor_was_described_better_still_agrees(
     changed = 0
     for result in pack["results"]:
         for factor in result.get("factors", ()):
-            changed += key in factor
-            if key == "published":
-                factor.pop(key, None)
-            else:
-                factor[key] = {"source": "what was thought then", "status": "official"}[key]
-    assert changed > 5
+            changed += factor.pop("published", None) is not None
+            factor |= {"source": "what was thought then", "status": "official"}
+    assert changed > 1
     del pack["sig"]
     pack["sig"] = load_key(lived.folder / "state" / "signing.key").signer("mh-pack")(dumps(pack))
     path.write_bytes(b"\n".join([*lines[:last], dumps(pack)]) + b"\n")
