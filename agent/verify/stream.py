@@ -73,7 +73,7 @@ class StreamState:
             self._blame(edge, "fork", "a second pack with this identity and other bytes", where)
             return place, False
         if place is not Place.NEW:
-            self._sum.redelivered += 1
+            self.again()
             return place, True
         if self._heads and (named := self._heads.pop((edge.boot, edge.seq), None)) and named.head[2] != edge.hash:
             self._deny(named)
@@ -101,6 +101,10 @@ class StreamState:
             self._blame(other, "chain", text, where if other is edge else "")
         self._account(pack, [] if table else units_of(signed), where)
         return place, (edge.boot, edge.seq) not in self._blamed
+
+    def again(self) -> None:
+        """A pack that it has came once more."""
+        self._sum.redelivered += 1
 
     def know(self, birth: str, table: Table) -> None:
         """A birth's table, from its pack or from the retained copy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,6 +38,7 @@ MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
+LATELY, LATELY_BYTES = 64, 4 << 20  # objects that were good and are known again by their bytes
 MAX_REASON, MAX_WHERE = 400, 300  # characters that are kept of a fault
 REFUSAL: Final = 100  # what a refused object costs beside its brackets and commas, in the unit of these
 PREFIX: Final = "meterhouse/v1/"
@@ -93,6 +94,10 @@ class Verifier:
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = Checkpoints()
         self._quick = Quick()
+        # what was good lately, and the stream that it was booked in: copies of a short one may come by the million
+        self._lately: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
+        self._lately_bytes = 0
+        self._booked: StreamState | None = None
         self._held: deque[_Held] = deque()
         self._held_bytes = 0
         self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
@@ -111,6 +116,7 @@ class Verifier:
     def new_file(self) -> None:
         """What comes now lies in a file of its own: nothing says that it was published after what is known."""
         self._read = set()
+        self._forget()
         self._checkpoints.new_file()
 
     def feed(self, raw: bytes, topic: str | None = None, where: str = "", *, retained: bool = False) -> Outcome:
@@ -122,6 +128,29 @@ class Verifier:
             where: file and line, for messages.
             retained: it lies in a file as it lies retained on the birth's own topic.
         """
+        key = raw, topic, retained
+        if key in self._lately:
+            if state := self._lately[key]:
+                state.again()
+            return Outcome.REDELIVERED
+        self._booked = None
+        outcome = self._take(raw, topic, where, retained)
+        if outcome in (Outcome.VERIFIED, Outcome.REDELIVERED, Outcome.TAKEN):
+            self._remember(key, None if outcome is Outcome.TAKEN else self._booked)
+        return outcome
+
+    def _remember(self, key: tuple[bytes, str | None, bool], state: StreamState | None) -> None:
+        self._lately[key] = state
+        self._lately_bytes += len(key[0])
+        while len(self._lately) > LATELY or self._lately_bytes > LATELY_BYTES:
+            (raw, *_), _ = self._lately.popitem(last=False)
+            self._lately_bytes -= len(raw)
+
+    def _forget(self) -> None:
+        self._lately.clear()
+        self._lately_bytes = 0
+
+    def _take(self, raw: bytes, topic: str | None, where: str, retained: bool) -> Outcome:
         parts = topic.removeprefix(PREFIX).split("/") if topic is not None else []
         if topic is not None and not _signed_topic(topic, parts):
             return Outcome.IGNORED
@@ -231,6 +260,7 @@ class Verifier:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
             self._rings[gateway] = ring
             self._signers |= ring.keys
+            self._forget()  # a key may have been revoked
             self._settle_early(gateway)
             self._release(gateway)
         return Outcome.TAKEN
@@ -264,6 +294,7 @@ class Verifier:
             return self._hold(_Held(raw, topic, where, gateway))
         for named in self._checkpoints.take(raw, value, ring, seal, filed=topic is None):
             self._state(named.stream).head(named, ring)
+        self._forget()  # an older one that comes once more goes back
         return Outcome.TAKEN
 
     def _take_pack(
@@ -319,6 +350,7 @@ class Verifier:
 
     def _book(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
         place, holds = state.take(pack, signed, where)
+        self._booked = state
         self._first_bad = self._first_bad or state.first_fault
         if place in (Place.AGAIN, Place.AGAIN_OLD):
             return Outcome.REDELIVERED

@@ -6,6 +6,7 @@ tests hold what causes them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -212,6 +213,27 @@ def a_stranger_with_a_thousand_keys_and_nothing_pinned() -> Attack:
 
 def file_of(line: bytes, name: str = "a.jsonl") -> Attack:
     return Attack(line * (MIB // len(line)), file=name, objects=stream()[1])
+
+
+@attack
+def a_file_of_copies_of_the_keys() -> Attack:
+    return file_of(keys(OWNER) + b"\n")
+
+
+@attack
+def copies_of_the_keys_in_zstd() -> Attack:
+    return Attack(pack((keys(OWNER) + b"\n") * (80 * MIB // 740)), file="a.jsonl.zst", objects=stream()[1])
+
+
+@attack
+def copies_of_a_birth_in_zstd() -> Attack:
+    return Attack(pack((stream()[1][1][1] + b"\n") * 40_000), file="births.jsonl.zst", objects=stream()[1])
+
+
+@attack
+def copies_of_a_pack_that_was_written_anew_in_zstd() -> Attack:
+    line = json.dumps(json.loads(stream()[1][1][1])).encode() + b"\n"
+    return Attack(pack(line * 40_000), file="a.jsonl.zst", objects=stream()[1])
 
 
 @attack

@@ -189,9 +189,9 @@ def test_memory_does_not_grow_with_the_number_of_packs() -> None:
         for raw in stream.run(count, 5):
             assert verifier.feed(raw) is Outcome.VERIFIED
 
-    more(500)
     tracemalloc.start()
     try:
+        more(500)
         before, _ = tracemalloc.get_traced_memory()
         more(500)
         after, _ = tracemalloc.get_traced_memory()

@@ -23,7 +23,7 @@ from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refu
 from agent.verify.table import DAY_MS, MAX_DAYS, Gap, Table, by_day
 from agent.verify.text import as_text
 from tests.kits.hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
-from tests.kits.signed import POINTS, Key, Stream, keys, sign
+from tests.kits.signed import POINTS, START, Key, Stream, key_record, keys, keys_object, sign
 
 KEYS = BASE + "keys"
 
@@ -82,7 +82,7 @@ def run(made: Attack, folder: Path, work: Work) -> Report:
     return report
 
 
-SLOW = ("8 MiB", "thousand", "17000", "in zstd", "gigabyte", "strangers", "periods")  # to make: the bench has them
+SLOW = ("8 MiB", "thousand", "17000", "in zstd", "gigabyte", "strangers", "periods", "copies")  # to make: the bench has them
 QUICK = [name for name in ATTACKS if not any(word in name for word in SLOW)]
 
 
@@ -124,6 +124,40 @@ def test_what_an_unknown_key_has_signed_is_never_parsed(work: Work) -> None:
     assert report.failures == {"kid": 30} and work.parsed < 100
     fault = report.faults[0]
     assert (fault.stream, fault.boot, fault.seq) == ("park7/gw01/inv1", "3f2a9c41d07be815", 3), "as its bytes say"
+
+
+@pytest.mark.parametrize("name", ["births.jsonl", "a.jsonl"])
+def test_copies_of_what_is_good_are_known_by_their_bytes(name: str, work: Work, tmp_path: Path) -> None:
+    """6 KB of zstd with one keys object a hundred thousand times cost half a minute."""
+    made = Stream("inv1", OWNER)
+    once = [keys(OWNER), made.make_birth(), made.gap(10), json.dumps(json.loads(made.gap(10))).encode()]
+    once = once[:2] if name == "births.jsonl" else once
+    (tmp_path / name).write_bytes(b"\n".join(once))
+    verifier = Verifier([OWNER.kid])
+    read_paths(verifier, [tmp_path])
+    first, parsed = verifier.finish(), work.parsed
+    work.clear()
+    (tmp_path / name).write_bytes(b"\n".join(once * 500))
+    verifier = Verifier([OWNER.kid])
+    read_paths(verifier, [tmp_path])
+    report = verifier.finish()
+    assert work.parsed <= parsed
+    assert (report.verdict, report.packs, report.readings) == (first.verdict, first.packs, first.readings)
+    copies = 499 * len(once[1:]) if name == "a.jsonl" else 0
+    assert report.redelivered == first.redelivered + copies
+
+
+def test_a_copy_is_judged_anew_after_its_key_was_revoked() -> None:
+    verifier = Verifier([OWNER.kid])
+    made = Stream("inv1", OWNER)
+    birth, pack = made.make_birth(), made.gap(10)
+    for raw in (keys(OWNER), birth, pack):
+        verifier.feed(raw)
+    assert verifier.feed(pack) is Outcome.REDELIVERED
+    cut = [{"kid": OWNER.kid, "last": {made.stream: 1}}]
+    records = [key_record(OWNER, None, START), key_record(STRANGER, OWNER, START + 1, revokes=cut)]
+    assert verifier.feed(keys_object(records, STRANGER, 2)) is Outcome.TAKEN
+    assert verifier.feed(pack) is Outcome.FAILED
 
 
 def large_birth(count: int) -> tuple[Stream, bytes]:
