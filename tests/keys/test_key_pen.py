@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
 from collections.abc import Callable
 from itertools import pairwise
@@ -19,6 +20,7 @@ from agent.keys.token import TokenError
 from agent.pack import Packer, StreamTable
 from agent.service.control import keys as key_requests
 from agent.service.control.keys import last_signed
+from agent.service.control.peer import Caller, NotAllowed
 from agent.service.control.protocol import Keys
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
@@ -244,6 +246,7 @@ class Held(Straight):
         self.sealing = SimpleNamespace(held=lambda: self.lock)
         self.key_watch = SimpleNamespace(kid="old", held_for_nothing_s=-math.inf, look=self.look)
         self.service, self.looks, self.new = self, 0, False
+        self.caller = Caller(os.geteuid(), "")
 
     async def look(self) -> None:
         self.looks += 1
@@ -269,6 +272,9 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
         agent.new = False
         assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
         with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
+            await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
+        agent.caller = Caller(os.geteuid() + 1, "li")
+        with pytest.raises(NotAllowed, match=r"li .* may not hold the sealing"):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         assert not agent.lock.locked()
     finally:

@@ -98,7 +98,8 @@ class PublishedKey(Base, frozen=True, tag="key"):
 class Keys(Base, frozen=True, tag="keys"):
     """The last sequences that a key, or one of those before it, signed, up to a time if there is one.
 
-    With ``hold`` nothing is sealed from the answer on until another key is in the place of the one that signs.
+    With ``hold``, which is for root and the agent's user, nothing is sealed from the answer on until another key is in
+    the place of the one that signs.
     """
 
     right: ClassVar[Right] = Right.CHANGE
