@@ -33,8 +33,8 @@ from agent.service.control.protocol import PublishedKey
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli.keys_child import PublicKey
     from agent.config import Config
-    from agent.keys import Signer
 
 
 @click.group()
@@ -86,15 +86,16 @@ def create(
     Exit codes: 0 made, 2 this gateway has signed with another, 3 there is one already or it cannot be written, 4 the
     token does not answer.
     """
-    from agent.keys import Revocation, create_key
+    from agent.cli.keys_child import Create, work_on_key
 
     place = find_place(file, gateway, config_file, state_dir, runtime_dir, needs_gateway=bool(lost))
-    made: list[Signer] = []
+    made: list[PublicKey] = []
 
     def change(trusted: Lasts | None) -> None:
-        revokes = [] if trusted is None else [Revocation(lost, trusted)]
-        alg_name = kind_of(alg, token) or "Ed25519"
-        made.append(create_key(place.path, int(time.time()), alg_name, token, lost, place.gateway, revokes))
+        revokes = {} if trusted is None else {lost: dict(trusted)}
+        name = kind_of(alg, token) or "Ed25519"
+        work = Create(str(place.path), int(time.time()), name, token, lost, place.gateway, revokes)
+        made.append(work_on_key(work))
 
     if not lost:
         _check_new(place)
@@ -162,13 +163,13 @@ def show(file: Path | None, config_file: Path, state_dir: Path | None, runtime_d
     \b
     Exit codes: 0 good, 3 missing, readable by others, or no key, 4 the token does not answer.
     """
-    from agent.keys import load_key
+    from agent.cli.keys_child import Look, work_on_key
 
     place = find_place(file, None, config_file, state_dir, runtime_dir, needs_gateway=False)
-    signer = load_key(place.path, any_owner=True)
-    found = facts(place.path, signer)
+    key = work_on_key(Look(str(place.path)))
+    found = facts(place.path, key)
     if place.config is not None and place.is_agents:
-        found["in_use"] = in_use(place.config, signer.kid)
+        found["in_use"] = in_use(place.config, key.kid)
     show_facts(found, as_json)
 
 
@@ -190,7 +191,7 @@ def record(
     \b
     Exit codes: 0 good, 2 no gateway named, 3 no usable key or configuration, 4 the token does not answer.
     """
-    from agent.keys import current_records, load_key
+    from agent.cli.keys_child import Look, work_on_key
 
     place = find_place(file, gateway, config_file, state_dir, runtime_dir)
-    click.echo(current_records(load_key(place.path, any_owner=True), place.gateway).decode())
+    click.echo(work_on_key(Look(str(place.path), place.gateway)).published)

@@ -20,8 +20,8 @@ from agent.cli.common import as_line, is_alive, read_config, read_snapshot, tidy
 from drivers.model import ConfigError, GatewayError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli.keys_child import PublicKey
     from agent.config import Config
-    from agent.keys import Signer
 
 F = TypeVar("F", bound=Callable[..., Any])
 ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
@@ -99,25 +99,19 @@ def _has_credential(name: str) -> bool:
 _SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
 
 
-def facts(path: Path, signer: Signer) -> dict[str, Any]:
+def facts(path: Path, key: PublicKey) -> dict[str, Any]:
     """All that may be known of a key."""
     found: dict[str, Any] = {
         "file": str(path),
-        "alg": signer.alg,
-        "thumbprint": signer.kid,
-        "not_before": signer.not_before,
-        "jwk": signer.jwk,
-        "in_token": signer.in_token,
+        "alg": key.alg,
+        "thumbprint": key.kid,
+        "not_before": key.not_before,
+        "jwk": key.jwk,
+        "in_token": key.in_token,
     }
-    if signer.records is not None:
-        found["records"] = [
-            {
-                name: record[name]
-                for name in ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
-                if name in record
-            }
-            for record in json.loads(signer.records)["records"]
-        ]
+    if key.records:
+        records = json.loads(key.records)["records"]
+        found["records"] = [{name: record[name] for name in _SHOWN if name in record} for record in records]
     return found
 
 
@@ -140,7 +134,7 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
     if "in_use" in found:
         rows.append(("agent", _USE[found["in_use"]]))
     for name, text in rows:
-        click.echo(f"{name:<11} {text}")
+        click.echo(f"{name:<11} {tidy(text, 500)}")
 
 
 _USE = {
@@ -207,25 +201,28 @@ RATE = 1000  # packs of one stream in a second, at most: splitting included, far
 
 def most_signed(place: Place) -> int:
     """No key of this gateway can have signed a later sequence in any stream: its first key is not old enough."""
-    from agent.keys import current_records, load_key
+    from agent.cli.keys_child import Look, work_on_key
 
     made = 0
     with contextlib.suppress(GatewayError):  # lost, or in a token that is not there: since 1970 then
-        records = json.loads(current_records(load_key(place.path, any_owner=True), place.gateway))["records"]
-        made = records[0]["not_before"]
+        key = work_on_key(Look(str(place.path), place.gateway))
+        made = json.loads(key.published)["records"][0]["not_before"]
     age = time.time() - made
     return int(RATE * (age + DAY_S if age > 0 else LONG_S))
 
 
-def read_lasts(data: bytes, place: Place) -> dict[str, int]:
-    """The last sequences in an answer, by stream of this gateway. Raises GatewayError where they cannot be right."""
+def read_lasts(data: bytes, place: Place, most: int) -> dict[str, int]:
+    """The last sequences in an answer, by stream of this gateway. Raises GatewayError where they cannot be right.
+
+    Args:
+        most: as ``most_signed`` says.
+    """
     import msgspec
 
     try:
         found = msgspec.json.decode(data, type=dict[str, int])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError("the answer names no sequences", where="keys", hint=tidy(str(error))) from None
-    most = most_signed(place)
     for stream, seq in found.items():
         if not _STREAM.fullmatch(stream.removeprefix(f"{place.gateway}/")) or not stream.startswith(
             f"{place.gateway}/"
