@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from agent.cli.answers import check_exported, check_rows
 from agent.cli.common import as_line, config_options, json_option, read_config, tidy
 from agent.cli.control import ask
 from agent.cli.exporting import Folder, Table, from_part
@@ -99,21 +100,24 @@ def export(
 def _packs(
     config: Config, request: Export, folder: Path | None, zstd: bool, csv_file: Path | None
 ) -> dict[str, object]:
-
-    bar = Bar()
+    bar, brought = Bar(), 0
     with ExitStack() as stack:
         out = stack.enter_context(Folder(folder, zstd)) if folder else None
         table = stack.enter_context(Table(csv_file)) if csv_file else None
 
         def take(data: bytes) -> None:
+            nonlocal brought
             piece = from_part(data)
+            brought += piece.packs
             if out:
                 out.add(piece.file, piece.lines)
             if table and piece.packs:
                 table.add(piece.lines, request.from_ms, request.to_ms)
 
         try:
-            found = ask(config, request, take, bar.show)
+            found = check_exported(ask(config, request, take, bar.show))
+            if found["packs"] != brought:
+                raise GatewayError(f"the answer says {found['packs']} packs and brought {brought}", where="export")
             if out:
                 out.keep()
             if table:
@@ -149,7 +153,7 @@ def _intervals(
                 table.add(data)
 
         try:
-            found = ask(config, request, take, bar.show)
+            rows = check_rows(ask(config, request, take, bar.show))
             for table in tables:
                 table.keep()
         except OSError as error:
@@ -157,7 +161,7 @@ def _intervals(
             raise GatewayError(f"cannot be written ({error.strerror})", where=where) from error
         finally:
             bar.end()
-    said |= {"intervals": found["rows"]}
+    said |= {"intervals": rows}
     if people:
         said["intervals_csv"] = str(people.path)
     if flat:

@@ -189,7 +189,7 @@ class Table(CsvDraft):
                 raise GatewayError("the answer has a broken pack", where="export", hint=tidy(repr(error))) from None
             for time_ms, row in rows:
                 if from_ms <= time_ms < to_ms:
-                    self._writer.writerow(row)
+                    self._writer.writerow([safe_cell(cell) for cell in row])
                     self.rows += 1
 
 
@@ -211,7 +211,7 @@ def _value(record: dict[str, Any]) -> str:
     if "x" in record:
         return str(record["x"])
     if "vs" in record:
-        return str(safe_cell(tidy(str(record["vs"]), 500)))
+        return tidy(str(record["vs"]), 500)
     if "vb" in record:
         return "true" if record["vb"] else "false"
     value = record["v"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import config_options, json_option, tidy
+from agent.cli.answers import check_published
+from agent.cli.common import config_options, json_option
 from agent.cli.control import ask
 from agent.cli.keys_change import ask_for_lasts, check_said, revoke, rotate
 from agent.cli.keys_facts import (
@@ -122,8 +123,7 @@ def _check_new(place: Place) -> None:
     config = place.config
     if config is None or not place.is_agents or place.path.exists() or not _has_database(config):
         return
-    if known := ask(config, PublishedKey()).get("kid"):
-        known = tidy(str(known))
+    if known := check_published(ask(config, PublishedKey())):
         hint = f"Put that key back. Is it lost? `meterhouse keys create --lost {known}`"
         raise UsageError(
             f"this gateway has signed with {known}, and nobody would believe another", where=str(place.path), hint=hint

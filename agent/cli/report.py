@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 import time
@@ -63,6 +62,7 @@ def report(
     """
     import os
 
+    from agent.cli.report_page import check_page
     from agent.service.control.protocol import Report
 
     kind, day = parse_period(period)
@@ -71,7 +71,7 @@ def report(
     kept, now_ms = Kept(), time.time_ns() // 1_000_000
     request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
     ask(config, request, kept.take, _bar if sys.stderr.isatty() else _quietly)
-    page: dict[str, Any] = json.loads(kept.whole)
+    page = check_page(kept.whole)
     if html_file is not None:
         from agent.cli.report_html import page as html
 
