@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +110,7 @@ def create(
             ask_first(question, yes)
             change(said)
         else:
-            _lose(place, lost, change, lambda: ask_first(question, yes))
+            _lose(place, lost, change, lambda odd: ask_first(question, yes, odd))
     show_facts(facts(place.path, made[0]), as_json)
     if not as_json:
         click.echo("Give the thumbprint to whoever verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
@@ -130,14 +130,16 @@ def _check_new(place: Place) -> None:
         )
 
 
-def _lose(place: Place, lost: str, change: Callable[[Lasts | None], None], confirm: Callable[[], object]) -> None:
+def _lose(
+    place: Place, lost: str, change: Callable[[Lasts | None], None], confirm: Callable[[Sequence[str]], object]
+) -> None:
     """Trust the lost key as far as the database knows that it signed; without one, in all that it ever signed."""
     config = place.config
     if config is not None and _has_database(config):
         ask_for_lasts(place, lost, None, change, (), confirm)
         return
     click.echo("warning: no database says how far the lost key signed: it is not cut off. --last says it", err=True)
-    confirm()
+    confirm(())
     change(None)
 
 

@@ -28,6 +28,7 @@ from agent.cli.keys_facts import (
     lasts_of,
     lasts_rows,
     most_signed,
+    oddities,
     read_lasts,
     show_facts,
     show_lasts,
@@ -155,7 +156,7 @@ def revoke(
         ask_first(question, yes)
         change(said)
     else:
-        ask_for_lasts(place, gone, until_ms, change, before, lambda: ask_first(question, yes))
+        ask_for_lasts(place, gone, until_ms, change, before, lambda odd: ask_first(question, yes, odd))
     _tell(place, old, made[0], as_json, {"kid": gone, "last": said})
 
 
@@ -165,12 +166,13 @@ def ask_for_lasts(
     until_ms: int | None,
     change: Callable[[Lasts], object],
     before: Sequence[str],
-    confirm: Callable[[], object],
+    confirm: Callable[[Sequence[str]], object],
 ) -> None:
     """Show the last sequences that ``kid`` signed, ``confirm``, then ``change`` while the agent seals nothing.
 
     Args:
         before: the keys that lead to it.
+        confirm: gets what is odd about the numbers.
 
     Raises:
         UsageError: the agent runs and would not see the change.
@@ -199,7 +201,7 @@ def ask_for_lasts(
     asked(request, kept.take)
     shown = read_lasts(kept.whole, place, most)
     show_lasts(kid, shown)
-    confirm()
+    confirm(oddities(shown, place))
     since = time.monotonic()
 
     def take(data: bytes) -> None:

@@ -165,8 +165,17 @@ def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
         time.sleep(0.1)
 
 
-def ask_first(question: str, yes: bool) -> None:
-    """What changes anything asks. Raises UsageError where nobody can answer."""
+def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
+    """What changes anything asks. Raises UsageError where nobody can answer.
+
+    Args:
+        odd: what a person has to look at: then ``yes`` was said too early.
+    """
+    for text in odd:
+        click.echo(f"warning: {text}", err=True)
+    if yes and odd:
+        hint = "Run it without --yes and look, or say the sequences with --last"
+        raise UsageError("nothing was changed: what was found is not what --yes is for", where="keys", hint=hint)
     if yes:
         return
     if not sys.stdin.isatty():
@@ -196,19 +205,49 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
 
 # --- up to where a key is trusted
 
+MAX_STREAMS = 5000  # in one revocation: some 200 kB in each key file from then on
+USUAL, USUAL_S = 4, 3600  # packs of a stream each time that is sealed, splitting included; and a clock that is off
+MOST_SAID = 20
 RATE = 1000  # packs of one stream in a second, at most: splitting included, far more than any gateway seals
 
 
 def most_signed(place: Place) -> int:
     """No key of this gateway can have signed a later sequence in any stream: its first key is not old enough."""
-    from agent.cli.keys_child import Look, work_on_key
-
-    made = 0
-    with contextlib.suppress(GatewayError):  # lost, or in a token that is not there: since 1970 then
-        key = work_on_key(Look(str(place.path), place.gateway))
-        made = json.loads(key.published)["records"][0]["not_before"]
+    made = made_at(place)
     age = time.time() - made
     return int(RATE * (age + DAY_S if age > 0 else LONG_S))
+
+
+def made_at(place: Place) -> int:
+    """When the first key of this gateway was made, UTC seconds; 0 where it is lost or nobody knows."""
+    from agent.cli.keys_child import Look, work_on_key
+
+    with contextlib.suppress(GatewayError):  # lost, or in a token that is not there
+        key = work_on_key(Look(str(place.path), place.gateway))
+        return int(json.loads(key.published)["records"][0]["not_before"])
+    return 0
+
+
+def oddities(lasts: Lasts, place: Place) -> list[str]:
+    """What may be right and is for a person to say: the agent, which gave the numbers, may be in other hands."""
+    if not lasts:
+        return ["nothing that the key signed would count, as if it had signed nothing"]
+    config = place.config
+    if config is None:
+        return []
+    known = {f"{config.base}/{name}" for name in ("_gateway", "_indicators", *(one.name for one in config.devices))}
+    odd = [f"{tidy(stream)} is no stream of this configuration" for stream in sorted(lasts.keys() - known)]
+    made = made_at(place)
+    if made:  # of a key that was made elsewhere nobody knows how old it is
+        usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
+        odd += [
+            f"{tidy(stream)} up to {seq} is more than some {usual} packs, the most that is usual since the first key"
+            for stream, seq in sorted(lasts.items())
+            if seq > usual
+        ]
+    if len(odd) > MOST_SAID:
+        odd[MOST_SAID:] = [f"and {len(odd) - MOST_SAID} more such streams"]
+    return odd
 
 
 def read_lasts(data: bytes, place: Place, most: int) -> dict[str, int]:
@@ -223,6 +262,9 @@ def read_lasts(data: bytes, place: Place, most: int) -> dict[str, int]:
         found = msgspec.json.decode(data, type=dict[str, int])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError("the answer names no sequences", where="keys", hint=tidy(str(error))) from None
+    if len(found) > MAX_STREAMS:
+        what = f"the answer names {len(found)} streams"
+        raise GatewayError(what, where="keys", hint=f"At most {MAX_STREAMS} fit in a key file. Nothing was changed")
     for stream, seq in found.items():
         if not _STREAM.fullmatch(stream.removeprefix(f"{place.gateway}/")) or not stream.startswith(
             f"{place.gateway}/"

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from agent.keys.records import Revocation, check_key_records, current_records, key_records, new_root
-from agent.keys.secret import read_open_secret, read_secret
+from agent.keys.secret import MAX_BYTES, read_open_secret, read_secret
 from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
 
 ED25519, ES256 = "Ed25519", "ES256"
@@ -160,6 +160,9 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
 
     Without one, root gives it to whom the folder belongs: the state directory is the agent's.
     """
+    if len(text) > MAX_BYTES:
+        what = f"the key file would have {len(text)} bytes, and at most {MAX_BYTES} are read"
+        raise KeyFileError(what, where=str(path), hint="Nothing was changed. Too much is revoked in it")
     owner = os.fstat(folder) if like is None and os.geteuid() == 0 else like
     draft = f".{path.name}.{os.getpid()}.new"
     try:
