@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -188,6 +190,21 @@ def as_line(facts: Mapping[str, Any]) -> str:
     """One JSON object on one line; what a terminal would obey is written as an escape."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"), default=str)
     return UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@contextlib.contextmanager
+def unwound() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is inside like Ctrl-C does: what it made so far is removed on the way out."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def tidy(text: str, limit: int = 80) -> str:

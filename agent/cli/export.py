@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from agent.cli.answers import check_exported, check_rows
-from agent.cli.common import as_line, config_options, json_option, read_config, tidy
+from agent.cli.common import as_line, config_options, json_option, read_config, tidy, unwound
 from agent.cli.control import ask
 from agent.cli.exporting import Folder, Table, from_part
 from drivers.model import GatewayError, UsageError
@@ -90,10 +90,11 @@ def export(
         raise UsageError("--from is not before --to", where="export")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     said: dict[str, object] = {}
-    if folder or csv_file:
-        said = _packs(config, Export(**stretch), folder, zstd, csv_file)
-    if interval_file or flat_file:
-        said |= _intervals(config, Intervals(**stretch), interval_file, flat_file)
+    with unwound():
+        if folder or csv_file:
+            said = _packs(config, Export(**stretch), folder, zstd, csv_file)
+        if interval_file or flat_file:
+            said |= _intervals(config, Intervals(**stretch), interval_file, flat_file)
     _say(said, as_json)
 
 

@@ -33,6 +33,7 @@ class IntervalTable(CsvDraft):
 
     def add(self, part: bytes) -> None:
         """Rows as ``agent.service.control.intervals`` sends them."""
+        self.check_room()
         for line in part.split(b"\n"):
             cells = check_row(line, self._columns)
             self._writer.writerow(cells if self._places is None else _for_people(cells, self._places))

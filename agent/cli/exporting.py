@@ -25,6 +25,8 @@ from agent.cli.csv_cells import safe_cell
 from drivers.model import GatewayError, UsageError
 
 CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
+MAX_FILES = 10_000  # streams of one gateway, and the few beside them
+SPARE_BYTES = 256 << 20
 MOST_DIGITS = 40  # written out; what has more is written with an exponent
 # all that an export consists of; an answer that names anything else is none
 _FILE = re.compile(
@@ -63,6 +65,14 @@ def from_part(data: bytes) -> Piece:
     return Piece(facts.file, lines, facts.packs)
 
 
+def check_room(fd: int, path: Path) -> None:
+    """Room is left for others on the file system of ``fd``, root's reserve not counted. Raises GatewayError."""
+    disk = os.fstatvfs(fd)
+    if disk.f_bavail * disk.f_frsize < min(SPARE_BYTES, disk.f_blocks * disk.f_frsize // 50):
+        hint = "Nothing was written. Name a shorter time with --from and --to, or another disk"
+        raise GatewayError("the disk would be full", where=str(path), hint=hint)
+
+
 class Folder:
     """Files of signed objects under a hidden name beside ``path``; ``keep`` puts them there.
 
@@ -87,7 +97,7 @@ class Folder:
         except OSError as error:
             self._held.close()
             raise UsageError(f"cannot be written ({error.strerror})", where=str(path.parent)) from error
-        self._packs = -1
+        self._packs, self._files = -1, 0
         self._open: dict[str, BinaryIO] = {}
         self.size_bytes = 0
 
@@ -107,8 +117,13 @@ class Folder:
         self._held.close()
 
     def add(self, file: str, lines: Iterable[bytes]) -> None:
-        """Append lines to one of the files. Pieces of one file come one after the other. Raises OSError."""
+        """Append lines to one of the files. Pieces of one file follow one another. Raises OSError, GatewayError."""
+        check_room(self._folder, self.path)
         if file not in self._open:
+            self._files += 1
+            if self._files > MAX_FILES:
+                hint = "Nothing was written. Who answers there?"
+                raise GatewayError(f"the answer names more than {MAX_FILES} files", where="export", hint=hint)
             self._stack.close()  # the one before is complete
             self._open = {file: self._begin(file)}
         for line in lines:
@@ -167,6 +182,10 @@ class CsvDraft:
         self._file.close()
         self._draft.unlink(missing_ok=True)
 
+    def check_room(self) -> None:
+        """Before more is written. Raises GatewayError."""
+        check_room(self._file.fileno(), self.path)
+
     def keep(self) -> None:
         """All is there: let it appear, over an older one too."""
         self._file.flush()
@@ -182,6 +201,7 @@ class Table(CsvDraft):
 
     def add(self, lines: Iterable[bytes], from_ms: int, to_ms: int) -> None:
         """The readings of packs that were read in ``[from_ms, to_ms)``."""
+        self.check_room()
         for line in lines:
             try:
                 rows = list(rows_of(line))

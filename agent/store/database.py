@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +46,19 @@ class Quarantine:
     path: str  # where it is now
     reason: str
     heads: tuple[Salvaged, ...]
+
+
+def check_plain(path: Path) -> None:
+    """The database and what is opened with it are files: a pipe in the place of one would never open.
+
+    Raises:
+        StoreError: one of them is something else.
+    """
+    for end in ("", "-wal", "-journal", ".salvage", ".suspect"):
+        file = path.with_name(path.name + end)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise StoreError("is not a file", where=str(file), hint="Who put it there? Remove it")
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -16,6 +16,7 @@ from agent.store.database import (
     Quarantine,
     Salvaged,
     build_warnings,
+    check_plain,
     file_bytes,
     free_bytes,
     mount_warnings,
@@ -115,6 +116,7 @@ class Store(Intake):
             raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_plain(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
                 # opening writes, and so does all that a start keeps before it reads: it lives on the reserve
                 Ballast(path.with_name(path.name + ".ballast"), 0).drop()

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.cli import control, exporting
 from agent.cli.report import FIGURE_HEADS, _figure_row, _hours, _show, _trace_row, _write_csv
 from agent.cli.report_html import page as html
 from agent.cli.report_page import check_page
+from agent.service.control import server
 from agent.service.control.intervals import COLUMNS
 from drivers.model import GatewayError
+from tests.conftest import wait_until
 from tests.indicators.test_report_page import made
 from tests.kits.control import Served, answered_by
 from tests.kits.mutations import ESCAPES, mutations
@@ -202,3 +213,101 @@ def test_an_error_that_nobody_expected_brings_no_escapes(
     monkeypatch.setattr("agent.cli.status.find_runtime_dir", fail)
     code, _, err = mh("status")
     assert code == 1 and "a fault of ours: RuntimeError: " in err and not HARM & set(err), err
+
+
+# --- answers without end
+
+
+@pytest.fixture
+def endless(hostile: Any, served: Served, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The agent goes on for ever: with parts, or only by saying that it is at it."""
+
+    def begin(part: bytes | None) -> Any:
+        async def answer(access: Any, request: Any, reply: Any) -> Any:
+            done = 0
+            while True:
+                done += 1
+                reply.progress(done, 0)
+                if part is not None:
+                    await reply.part(part)
+                await asyncio.sleep(0.001)
+
+        monkeypatch.setattr(server, "BEAT_S", 0.02)
+        answered_by(monkeypatch, answer)
+        return hostile
+
+    return begin
+
+
+def test_who_says_for_ever_that_he_is_at_it_is_given_up(endless: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_S", 0.5)
+    code, _, err = endless(None)("reload")
+    assert code == 1 and "the running agent does not answer" in err, err
+
+
+def test_a_frame_that_comes_byte_by_byte_for_ever_is_given_up(tmp_path: Path) -> None:
+    """Each byte comes in time, the frame never whole."""
+    ours, theirs = socket.socketpair()
+    stop = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            theirs.sendall(b"\x04\x00\x01\x00\x00")
+            while not stop.wait(0.01):
+                theirs.send(b" ")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        with ours, theirs, control.ControlClient(ours, tmp_path) as client, pytest.raises(control.Unheard):
+            client.receive(0.5)
+    finally:
+        stop.set()
+        dripping.join()
+
+
+def part_of(size: int) -> bytes:
+    return b'{"file":"packs/m1.packs.jsonl","packs":0}\n' + b"x" * size
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
+def test_an_export_without_end_leaves_room_on_the_disk(endless: Any, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", disk], check=False).returncode:
+        pytest.skip("cannot make a small disk here")
+    try:
+        code, _, err = endless(part_of(300_000))("export", disk / "out")
+        assert code == 1 and "the disk would be full" in err, err
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_an_export_of_ever_more_files_is_given_up(
+    hostile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "MAX_FILES", 20)
+    parts = tuple(part_of(1).replace(b"m1", b"m%d" % n) for n in range(30))
+    code, _, err = hostile("export", tmp_path / "out", parts=parts, end={})
+    assert code == 1 and "more than 20 files" in err and not list(tmp_path.glob("*out*")), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_export_that_is_ended_by_a_signal_leaves_nothing(
+    endless: Any, served: Served, tmp_path: Path, number: signal.Signals
+) -> None:
+    endless(part_of(1000))
+    words = ("export", tmp_path / "out", "--csv", tmp_path / "out.csv", "-c", tmp_path / "agent.toml")
+    tool = subprocess.Popen(
+        [sys.executable, "-m", "agent.cli.main", *map(str, words)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: list(tmp_path.glob(".out.*/packs/*")), 60, "the export begins")
+        tool.send_signal(number)
+        _, err = tool.communicate(timeout=60)
+    finally:
+        tool.kill()
+        tool.wait()
+    assert tool.returncode == (130 if number == signal.SIGINT else 128 + number), err
+    assert "Traceback" not in err and not list(tmp_path.glob("*out*")), err

@@ -562,6 +562,24 @@ def test_links_in_the_state_directory_lead_root_nowhere(stopped: Park, name: str
                 os.chown(link, AGENT.uid, AGENT.gid)
 
 
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db.heads", "store.db.salvage"])
+def test_a_pipe_in_the_state_directory_does_not_hold_roots_tools(stopped: Park, name: str) -> None:
+    """Nobody would ever write into it."""
+    pipe, kept = stopped.state / name, stopped.state / "kept"
+    if pipe.exists():
+        pipe.rename(kept)
+    os.mkfifo(pipe)
+    os.chown(pipe, AGENT.uid, AGENT.gid)
+    try:
+        done = stopped.mh(ROOT, "export", place(stopped, ROOT, f"pipe-{name}"))
+        assert done.returncode == (0 if name.endswith("heads") else 1), done.stderr
+        assert done.returncode == 0 or "is not a file" in done.stderr, done.stderr
+    finally:
+        pipe.unlink(missing_ok=True)
+        if kept.exists():
+            kept.rename(pipe)
+
+
 def test_a_key_behind_a_link_of_the_agents_user_is_not_rotated_by_root(stopped: Park) -> None:
     """The link leads to another key of root, which a rotation would replace."""
     from agent.keys import create_key
