@@ -148,7 +148,7 @@ def _opened(config: Config) -> Iterator[Store]:
     try:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s)
     except StoreBusy as error:
-        hint = "Another tool, or an agent with another runtime_dir: name it with --runtime-dir"
+        hint = f"Another tool, or an agent with another runtime_dir: name it with --runtime-dir. {error.what}"
         raise GatewayError("somebody else uses the database", where=str(path), hint=hint) from error
     try:
         yield store

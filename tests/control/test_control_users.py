@@ -661,3 +661,36 @@ def test_an_export_has_the_rights_that_the_umask_leaves(stopped: Park) -> None:
         for path in (out, out / "packs", out / "keys.json", out / "packs/m1.packs.jsonl", out.with_suffix(".csv")):
             wanted = (0o777 if path.is_dir() else 0o666) & ~mask
             assert path.stat().st_mode & 0o777 == wanted, path
+
+
+HOLD = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print("ready", flush=True)
+sys.stdin.readline()
+fcntl.lockf(fd, fcntl.LOCK_SH)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_locks_the_database_since_before_an_upgrade_is_named(stopped: Park) -> None:
+    """The group could read it then; a descriptor outlives the rights that it was opened with."""
+    database = stopped.state / "store.db"
+    stopped.state.chmod(0o750)
+    database.chmod(0o640)
+    holder = stopped.town.start(ANNA, HOLD, database)
+    try:
+        stopped.state.chmod(0o700)
+        database.chmod(0o600)
+        assert holder.stdin is not None and holder.stdout is not None
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "locked\n"
+        done = stopped.mh(AGENT, "run", "--state-dir", stopped.state)
+        assert done.returncode == 1 and "another process has the database open (process " in done.stderr, done.stderr
+        assert f"`sudo fuser -v {database}` shows whose it is" in done.stderr, done.stderr
+        said = done.stderr.partition("(process ")[2].partition(")")[0]
+        assert os.stat(f"/proc/{said}").st_uid == ANNA.uid
+    finally:
+        holder.communicate("")
