@@ -220,6 +220,20 @@ def test_a_refused_reload_says_why(running: Park) -> None:
     assert running.mh(LI, "reload").returncode == 0
 
 
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "1969-12-31", "2200-01-01", "0001", "9999-12"])
+def test_a_report_of_a_day_beyond_all_calendars_is_refused_in_words(running: Park, day: str) -> None:
+    """And the log of the agent has no traceback of it."""
+    done = running.mh(ANNA, "report", day)
+    assert done.returncode == 2 and "Reports are of the years 1970 to 2199" in done.stderr, done.stderr
+    assert "Traceback" not in running.agent.said and "a fault of ours" not in running.agent.said
+
+
+@pytest.mark.parametrize("day", ["1970-01-01", "2199-12-31", "2199"])
+def test_a_report_of_the_first_and_the_last_day_is_made(running: Park, day: str) -> None:
+    done = running.mh(ANNA, "report", day, "--json")
+    assert done.returncode == 0, done.stderr
+
+
 def test_who_declares_cannot_do_so_in_anothers_name(running: Park) -> None:
     """What he calls himself is kept, and beside it who he is."""
     days = ("--from", "2026-11-01", "--to", "2026-12-01")
