@@ -160,18 +160,26 @@ class Folder:
         os.rename(self._draft, self.path.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
 
 
-class CsvDraft:
-    """A table on its way, written under another name until ``keep``. Raises UsageError where it cannot be written."""
+class TextDraft:
+    """A file on its way, written under another name until ``keep``; it follows no link and replaces nothing but a file.
 
-    def __init__(self, path: Path, head: Sequence[str], encoding: str = "utf-8", line_end: str = "\r\n") -> None:
+    Raises:
+        UsageError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self.path, self._draft = path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-        self.rows = 0
         try:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    raise UsageError("is not a file", where=str(path), hint="Name a file, or one that does not exist")
             self._file: TextIO = os.fdopen(os.open(self._draft, _NEW, 0o666), "w", encoding=encoding, newline="")
         except OSError as error:
             raise UsageError(f"cannot be written ({error.strerror})", where=str(path)) from error
-        self._writer = csv.writer(self._file, lineterminator=line_end)
-        self._writer.writerow(head)
+
+    def write(self, text: str) -> None:
+        """More of it. Raises OSError."""
+        self._file.write(text)
 
     def __enter__(self) -> Self:
         return self
@@ -193,6 +201,21 @@ class CsvDraft:
         self._draft.replace(self.path)
 
 
+class CsvDraft(TextDraft):
+    """A table on its way."""
+
+    def __init__(self, path: Path, head: Sequence[str], encoding: str = "utf-8", line_end: str = "\r\n") -> None:
+        super().__init__(path, encoding)
+        self.rows = 0
+        self._writer = csv.writer(self._file, lineterminator=line_end)
+        self._writer.writerow(head)
+
+    def add_row(self, cells: Iterable[object]) -> None:
+        """One row for people. Raises OSError."""
+        self._writer.writerow([safe_cell(cell) for cell in cells])
+        self.rows += 1
+
+
 class Table(CsvDraft):
     """Readings as CSV."""
 
@@ -209,8 +232,7 @@ class Table(CsvDraft):
                 raise GatewayError("the answer has a broken pack", where="export", hint=tidy(repr(error))) from None
             for time_ms, row in rows:
                 if from_ms <= time_ms < to_ms:
-                    self._writer.writerow([safe_cell(cell) for cell in row])
-                    self.rows += 1
+                    self.add_row(row)
 
 
 def rows_of(pack: bytes) -> Iterable[tuple[int, tuple[str, ...]]]:

@@ -146,7 +146,7 @@ def _opened(config: Config) -> Iterator[Store]:
     if not path.exists():
         raise GatewayError("there is no database", where=str(path), hint="Did the agent ever run with this state_dir?")
     try:
-        store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s)
+        store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
         hint = f"Another tool, or an agent with another runtime_dir: name it with --runtime-dir. {error.what}"
         raise GatewayError("somebody else uses the database", where=str(path), hint=hint) from error

@@ -185,6 +185,25 @@ def test_each_wrong_member_of_a_report_is_refused_or_harmless(
     assert refused > 1000
 
 
+@pytest.mark.parametrize("kind", ["--html", "--csv", "--trace"])
+def test_a_report_is_written_over_a_file_and_nothing_else(hostile: Any, tmp_path: Path, kind: str) -> None:
+    """Root may name a file in a folder of somebody else, who put a link there. All of it appears, or nothing."""
+    page, victim, out = json.dumps(whole_page()).encode(), tmp_path / "victim", tmp_path / "out"
+    victim.write_text("root's own")
+    out.symlink_to(victim)
+    code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
+    assert code == 2 and "is not a file" in err and victim.read_text() == "root's own", err
+    out.unlink()
+    os.mkfifo(out)
+    code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
+    assert code == 2 and "is not a file" in err, err
+    out.unlink()
+    out.write_text("an older one")
+    code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
+    assert code == 0 and "older" not in out.read_text() and out.stat().st_size > 100, err
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"figures":NaN}', b"null", b'{"a":1' + b"0" * 9000])
 def test_what_is_no_page_at_all_is_refused(hostile: Any, data: bytes) -> None:
     code, out, err = hostile("report", parts=(data,) if data else (), end={"bytes": len(data)})

@@ -14,7 +14,7 @@ import pytest
 
 from agent.store import Store
 from tests.kits.house import Agent, House, Meter, until
-from tests.kits.users import AGENT, ANNA, LI, LOOK, ROOT, STRANGER, Town, User, why_no_users
+from tests.kits.users import AGENT, ANNA, CHANGE, LI, LOOK, ROOT, STRANGER, Town, User, why_no_users
 
 pytestmark = [
     pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "can"),
@@ -198,6 +198,16 @@ def test_a_member_of_the_group_that_changes_cannot_hold_the_sealing(running: Par
     done = running.mh(ROOT, "keys", "revoke", running.agent.kid, "--yes")
     assert done.returncode == 0, done.stderr
     assert running.owners(running.state) == {(AGENT.uid, AGENT.gid)}
+
+
+def test_a_member_of_very_many_groups_is_known_by_all_of_them(running: Park) -> None:
+    """Domains put people into hundreds; the one that counts is the last."""
+    li = User("li", LI.uid, LI.gid, (*range(62000, 62600), LOOK, CHANGE))
+    done = running.mh(li, "reload")
+    assert done.returncode == 0 and "is in effect" in done.stdout, done.stderr
+    anna = User("anna", ANNA.uid, ANNA.gid, (*range(62000, 62600), LOOK))
+    done = running.mh(anna, "reload")
+    assert done.returncode == 1 and "but not change anything" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("user", [ROOT, AGENT], ids=lambda user: user.name)
