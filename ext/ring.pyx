@@ -96,7 +96,7 @@ cdef class Ring:
         cdef Header *h
         cdef uint64_t tail, head, reserve
         ring.path = path = os.fspath(path)
-        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             size = os.fstat(fd).st_size
             if size < PAGE:

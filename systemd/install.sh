@@ -30,6 +30,7 @@ if [ "${1:-}" = --remove ]; then
             rm -rf /var/lib/meterhouse
             userdel meterhouse 2>/dev/null || true
             groupdel meterhouse-control 2>/dev/null || true
+            groupdel meterhouse 2>/dev/null || true # userdel leaves a group that has other members
         fi
     fi
     exit 0

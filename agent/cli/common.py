@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import signal
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_SNAPSHOT = 64 << 20
+# controls, what turns the direction of writing or has no width, line separators, half characters
+UNSHOWN: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 DEFAULT_CONFIG = "/etc/meterhouse/agent.toml"
 
 
@@ -27,7 +34,7 @@ def complain(error: GatewayError) -> None:
     if isinstance(error, (ConfigError, ProfileError)):
         many = error.complaints
     for one in many:
-        click.echo(f"error: {one}", err=True)
+        click.echo("\n".join(clean(line) for line in f"error: {one}".split("\n")), err=True)
     if len(many) > 1:
         click.echo(f"{len(many)} things are wrong.", err=True)
 
@@ -96,20 +103,21 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     Raises:
         GatewayError: no agent runs here, or its snapshot may not be read.
     """
+    from agent.cli.answers import check_snapshot
+
     path = runtime_dir / "snapshot.json"
     try:
-        found = json.loads(read_plain(path, MAX_SNAPSHOT))
+        return check_snapshot(read_plain(path, MAX_SNAPSHOT))
     except FileNotFoundError:
         hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
         raise GatewayError("no agent is running here", where=str(runtime_dir), hint=hint) from None
     except OSError as error:
         hint = "Members of the group meterhouse may read it"
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise GatewayError("is not a snapshot of an agent", where=str(path), hint="Was it written by another program?")
-    return found
+    except (ValueError, GatewayError) as error:
+        why = f"{error.hint}. " if isinstance(error, GatewayError) else ""
+        hint = f"{why}Was it written by another program?"
+        raise GatewayError("is not a snapshot of an agent", where=str(path), hint=hint) from error
 
 
 def read_plain(path: Path, limit: int) -> bytes:
@@ -179,10 +187,35 @@ def parse_for(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def as_line(facts: Mapping[str, Any]) -> str:
-    """One JSON object on one line."""
-    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"), default=str)
+    """One JSON object on one line; what a terminal would obey is written as an escape."""
+    text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"), default=str)
+    return UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@contextlib.contextmanager
+def unwound() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is inside like Ctrl-C does: what it made so far is removed on the way out."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def tidy(text: str, limit: int = 80) -> str:
     """Text that came from a device or a file, safe to show."""
     return clean_text(text, limit)
+
+
+def clean(value: Any) -> Any:
+    """The same with nothing in its texts that a terminal would obey, or that a line of text cannot hold."""
+    if isinstance(value, str):
+        return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", value) if UNSHOWN.search(value) else value
+    if isinstance(value, dict):
+        return {clean(name): clean(member) for name, member in value.items()}
+    return [clean(member) for member in value] if isinstance(value, list) else value

@@ -6,6 +6,7 @@ frame and each wait is bounded, and what an answer names is checked where it is 
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import stat
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 PICK_UP_S: Final = 15.0  # an agent that starts seals first what the one before left in the ring
 SILENCE_S: Final = 30.0  # it says every second or two that it is at it
+ANSWER_S: Final = 3600.0  # to the end of an answer, however often it says that it is at it
+EXPORT_S: Final = 24 * 3600.0  # of many packs, onto a slow stick
 CONNECT_S: Final = 5.0
 SEND_S: Final = 10.0
 MAX_TOTAL: Final = 64 << 20  # of an answer that is kept in memory
@@ -101,7 +104,7 @@ class ControlClient:
     """One request over a connected socket; ``close`` ends it, whatever became of it."""
 
     def __init__(self, sock: socket.socket, where: Path) -> None:
-        self._sock, self._where = sock, where
+        self._sock, self._where, self._give_up = sock, where, math.inf
 
     @classmethod
     def connect(cls, runtime_dir: Path) -> ControlClient:
@@ -163,7 +166,10 @@ class ControlClient:
         pick_up_s: float = PICK_UP_S,
         silence_s: float = SILENCE_S,
     ) -> dict[str, Any]:
-        """Send the request and take the whole answer. Raises GatewayError."""
+        """Send the request and take the whole answer. Raises GatewayError, also where it does not come to its end."""
+        from agent.service.control.protocol import Stretch
+
+        self.give_up_after(EXPORT_S if isinstance(request, Stretch) else ANSWER_S)
         self.send(request)
         limit_s = pick_up_s
         while True:
@@ -191,18 +197,26 @@ class ControlClient:
         except OSError:  # refused: why stands in its answer
             return
 
-    def receive(self, limit_s: float | None) -> tuple[Frame, bytes]:
-        """The next frame of the answer. Raises GatewayError where none comes in time."""
-        self._sock.settimeout(limit_s)
-        kinds = frozenset(Frame) - {Frame.REQUEST}
-        kind, size = parse_header(self._exactly(HEADER.size), kinds, MAX_ANSWER)
-        return kind, self._exactly(size)
+    def give_up_after(self, seconds: float) -> None:
+        """From now on; whatever comes by then."""
+        self._give_up = time.monotonic() + seconds
 
-    def _exactly(self, size: int) -> bytes:
+    def receive(self, limit_s: float) -> tuple[Frame, bytes]:
+        """The next whole frame of the answer. Raises GatewayError where none comes in time."""
+        give_up = min(time.monotonic() + limit_s, self._give_up)
+        kinds = frozenset(Frame) - {Frame.REQUEST}
+        kind, size = parse_header(self._exactly(HEADER.size, give_up), kinds, MAX_ANSWER)
+        return kind, self._exactly(size, give_up)
+
+    def _exactly(self, size: int, give_up: float) -> bytes:
         data = bytearray(size)
         view, have = memoryview(data), 0
         while have < size:
             try:
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._sock.settimeout(left)
                 more = self._sock.recv_into(view[have:])
             except TimeoutError:
                 raise unheard(self._where.parent, "It is starting, busy, or it hangs: `meterhouse status`") from None

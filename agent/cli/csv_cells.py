@@ -8,13 +8,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from agent.cli.common import clean
+
 # the full-width forms are what an East Asian keyboard types, and spreadsheets there take them for the plain ones
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 def safe_cell(value: object) -> object:
-    """``value`` as it is, but text that could be a formula with an apostrophe in front; a number stays a number."""
-    if isinstance(value, str) and value.startswith(FORMULA) and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+    """``value`` as it is, but text that could be a formula with an apostrophe in front; a number stays a number.
+
+    Text has nothing in it that a terminal would obey, or that makes a row of its own.
+    """
+    if not isinstance(value, str):
+        return value
+    formula = value.startswith(FORMULA) and not _NUMBER.fullmatch(value)
+    return clean(f"'{value}" if formula else value)

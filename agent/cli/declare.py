@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from agent.cli.answers import check_entries, check_entry
 from agent.cli.common import as_line, config_options, json_option, read_config
 from agent.cli.control import ask
 from drivers.model import UsageError
@@ -59,7 +60,7 @@ def declare(
 
     config = read_config(config_file, state_dir, runtime_dir)
     if name is None:
-        facts = ask(config, Declarations())
+        facts = check_entries(ask(config, Declarations()))
         if as_json:
             click.echo(as_line(facts))
         else:
@@ -88,7 +89,7 @@ def declare(
         document=document,
         replaces=replaces,
     )
-    facts = ask(config, request)
+    facts = check_entry(ask(config, request))
     if as_json:
         click.echo(as_line(facts))
     else:
@@ -112,7 +113,7 @@ def _day(seconds: float, zone: ZoneInfo) -> str:
 def _by(entry: dict[str, Any]) -> str:
     """Who entered it, as the kernel said; "" before that was kept."""
     by = entry.get("by", {})
-    return str(by.get("login", f"uid {by['uid']}" if by else ""))
+    return str(by.get("login") or (f"uid {by['uid']}" if by else ""))
 
 
 def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
@@ -130,7 +131,7 @@ def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
             for key in ("from", "to")
         ]
         table.add_row(
-            entry["id"],
+            cell(entry["id"]),
             cell(entry["n"].removeprefix("declared.")),
             cell(f"{entry['v']} {entry['u']}"),
             *days,
@@ -138,6 +139,6 @@ def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
             datetime.fromtimestamp(entry["at"], zone).strftime("%Y-%m-%d %H:%M"),
             cell(_by(entry)),
             cell(entry.get("document", "")),
-            "" if entry["in_force"] else "[dim]replaced[/]",
+            "" if entry.get("in_force") else "[dim]replaced[/]",
         )
     open_console().print(table)

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from agent.cli.common import as_line, config_options, json_option, read_config, tidy
+from agent.cli.answers import check_exported, check_rows
+from agent.cli.common import as_line, config_options, json_option, read_config, tidy, unwound
 from agent.cli.control import ask
 from agent.cli.exporting import Folder, Table, from_part
 from drivers.model import GatewayError, UsageError
@@ -89,31 +90,35 @@ def export(
         raise UsageError("--from is not before --to", where="export")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     said: dict[str, object] = {}
-    if folder or csv_file:
-        said = _packs(config, Export(**stretch), folder, zstd, csv_file)
-    if interval_file or flat_file:
-        said |= _intervals(config, Intervals(**stretch), interval_file, flat_file)
+    with unwound():
+        if folder or csv_file:
+            said = _packs(config, Export(**stretch), folder, zstd, csv_file)
+        if interval_file or flat_file:
+            said |= _intervals(config, Intervals(**stretch), interval_file, flat_file)
     _say(said, as_json)
 
 
 def _packs(
     config: Config, request: Export, folder: Path | None, zstd: bool, csv_file: Path | None
 ) -> dict[str, object]:
-
-    bar = Bar()
+    bar, brought = Bar(), 0
     with ExitStack() as stack:
         out = stack.enter_context(Folder(folder, zstd)) if folder else None
         table = stack.enter_context(Table(csv_file)) if csv_file else None
 
         def take(data: bytes) -> None:
+            nonlocal brought
             piece = from_part(data)
+            brought += piece.packs
             if out:
                 out.add(piece.file, piece.lines)
             if table and piece.packs:
                 table.add(piece.lines, request.from_ms, request.to_ms)
 
         try:
-            found = ask(config, request, take, bar.show)
+            found = check_exported(ask(config, request, take, bar.show))
+            if found["packs"] != brought:
+                raise GatewayError(f"the answer says {found['packs']} packs and brought {brought}", where="export")
             if out:
                 out.keep()
             if table:
@@ -149,7 +154,7 @@ def _intervals(
                 table.add(data)
 
         try:
-            found = ask(config, request, take, bar.show)
+            rows = check_rows(ask(config, request, take, bar.show))
             for table in tables:
                 table.keep()
         except OSError as error:
@@ -157,7 +162,7 @@ def _intervals(
             raise GatewayError(f"cannot be written ({error.strerror})", where=where) from error
         finally:
             bar.end()
-    said |= {"intervals": found["rows"]}
+    said |= {"intervals": rows}
     if people:
         said["intervals_csv"] = str(people.path)
     if flat:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.cli.answers import check_row
 from agent.cli.csv_cells import safe_cell
 from agent.cli.exporting import CsvDraft
 
@@ -25,6 +25,7 @@ class IntervalTable(CsvDraft):
     def __init__(self, path: Path, flat: bool) -> None:
         from agent.service.control.intervals import COLUMNS
 
+        self._columns = len(COLUMNS)
         self._places = None if flat else [COLUMNS.index(column) for _, column in PEOPLE]
         head = COLUMNS if flat else [heading for heading, _ in PEOPLE]
         # the mark tells spreadsheets that it is UTF-8; programs may stumble over it
@@ -32,8 +33,9 @@ class IntervalTable(CsvDraft):
 
     def add(self, part: bytes) -> None:
         """Rows as ``agent.service.control.intervals`` sends them."""
+        self.check_room()
         for line in part.split(b"\n"):
-            cells: list[Any] = json.loads(line)
+            cells = check_row(line, self._columns)
             self._writer.writerow(cells if self._places is None else _for_people(cells, self._places))
             self.rows += 1
 
@@ -43,6 +45,6 @@ def _for_people(cells: Sequence[Any], places: Sequence[int]) -> list[Any]:
     for (heading, _), place in zip(PEOPLE, places, strict=True):
         cell = cells[place]
         if heading in ("from", "to"):
-            cell = cell[:10] + " " + cell[11:19]  # as spreadsheets read it; the offset is in the flat table
+            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"  # as spreadsheets read it; the offset is in the flat table
         out.append(safe_cell(cell))
     return out

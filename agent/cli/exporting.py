@@ -25,6 +25,8 @@ from agent.cli.csv_cells import safe_cell
 from drivers.model import GatewayError, UsageError
 
 CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
+MAX_FILES = 10_000  # streams of one gateway, and the few beside them
+SPARE_BYTES = 256 << 20
 MOST_DIGITS = 40  # written out; what has more is written with an exponent
 # all that an export consists of; an answer that names anything else is none
 _FILE = re.compile(
@@ -63,6 +65,14 @@ def from_part(data: bytes) -> Piece:
     return Piece(facts.file, lines, facts.packs)
 
 
+def check_room(fd: int, path: Path) -> None:
+    """Room is left for others on the file system of ``fd``, root's reserve not counted. Raises GatewayError."""
+    disk = os.fstatvfs(fd)
+    if disk.f_bavail * disk.f_frsize < min(SPARE_BYTES, disk.f_blocks * disk.f_frsize // 50):
+        hint = "Nothing was written. Name a shorter time with --from and --to, or another disk"
+        raise GatewayError("the disk would be full", where=str(path), hint=hint)
+
+
 class Folder:
     """Files of signed objects under a hidden name beside ``path``; ``keep`` puts them there.
 
@@ -87,7 +97,7 @@ class Folder:
         except OSError as error:
             self._held.close()
             raise UsageError(f"cannot be written ({error.strerror})", where=str(path.parent)) from error
-        self._packs = -1
+        self._packs, self._files = -1, 0
         self._open: dict[str, BinaryIO] = {}
         self.size_bytes = 0
 
@@ -107,8 +117,13 @@ class Folder:
         self._held.close()
 
     def add(self, file: str, lines: Iterable[bytes]) -> None:
-        """Append lines to one of the files. Pieces of one file come one after the other. Raises OSError."""
+        """Append lines to one of the files. Pieces of one file follow one another. Raises OSError, GatewayError."""
+        check_room(self._folder, self.path)
         if file not in self._open:
+            self._files += 1
+            if self._files > MAX_FILES:
+                hint = "Nothing was written. Who answers there?"
+                raise GatewayError(f"the answer names more than {MAX_FILES} files", where="export", hint=hint)
             self._stack.close()  # the one before is complete
             self._open = {file: self._begin(file)}
         for line in lines:
@@ -145,18 +160,26 @@ class Folder:
         os.rename(self._draft, self.path.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
 
 
-class CsvDraft:
-    """A table on its way, written under another name until ``keep``. Raises UsageError where it cannot be written."""
+class TextDraft:
+    """A file on its way, written under another name until ``keep``; it follows no link and replaces nothing but a file.
 
-    def __init__(self, path: Path, head: Sequence[str], encoding: str = "utf-8", line_end: str = "\r\n") -> None:
+    Raises:
+        UsageError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self.path, self._draft = path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-        self.rows = 0
         try:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    raise UsageError("is not a file", where=str(path), hint="Name a file, or one that does not exist")
             self._file: TextIO = os.fdopen(os.open(self._draft, _NEW, 0o666), "w", encoding=encoding, newline="")
         except OSError as error:
             raise UsageError(f"cannot be written ({error.strerror})", where=str(path)) from error
-        self._writer = csv.writer(self._file, lineterminator=line_end)
-        self._writer.writerow(head)
+
+    def write(self, text: str) -> None:
+        """More of it. Raises OSError."""
+        self._file.write(text)
 
     def __enter__(self) -> Self:
         return self
@@ -167,11 +190,30 @@ class CsvDraft:
         self._file.close()
         self._draft.unlink(missing_ok=True)
 
+    def check_room(self) -> None:
+        """Before more is written. Raises GatewayError."""
+        check_room(self._file.fileno(), self.path)
+
     def keep(self) -> None:
         """All is there: let it appear, over an older one too."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._draft.replace(self.path)
+
+
+class CsvDraft(TextDraft):
+    """A table on its way."""
+
+    def __init__(self, path: Path, head: Sequence[str], encoding: str = "utf-8", line_end: str = "\r\n") -> None:
+        super().__init__(path, encoding)
+        self.rows = 0
+        self._writer = csv.writer(self._file, lineterminator=line_end)
+        self._writer.writerow(head)
+
+    def add_row(self, cells: Iterable[object]) -> None:
+        """One row for people. Raises OSError."""
+        self._writer.writerow([safe_cell(cell) for cell in cells])
+        self.rows += 1
 
 
 class Table(CsvDraft):
@@ -182,6 +224,7 @@ class Table(CsvDraft):
 
     def add(self, lines: Iterable[bytes], from_ms: int, to_ms: int) -> None:
         """The readings of packs that were read in ``[from_ms, to_ms)``."""
+        self.check_room()
         for line in lines:
             try:
                 rows = list(rows_of(line))
@@ -189,8 +232,7 @@ class Table(CsvDraft):
                 raise GatewayError("the answer has a broken pack", where="export", hint=tidy(repr(error))) from None
             for time_ms, row in rows:
                 if from_ms <= time_ms < to_ms:
-                    self._writer.writerow(row)
-                    self.rows += 1
+                    self.add_row(row)
 
 
 def rows_of(pack: bytes) -> Iterable[tuple[int, tuple[str, ...]]]:
@@ -211,7 +253,7 @@ def _value(record: dict[str, Any]) -> str:
     if "x" in record:
         return str(record["x"])
     if "vs" in record:
-        return str(safe_cell(tidy(str(record["vs"]), 500)))
+        return tidy(str(record["vs"]), 500)
     if "vb" in record:
         return "true" if record["vb"] else "false"
     value = record["v"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import config_options, json_option, tidy
+from agent.cli.answers import check_published
+from agent.cli.common import config_options, json_option
 from agent.cli.control import ask
 from agent.cli.keys_change import ask_for_lasts, check_said, revoke, rotate
 from agent.cli.keys_facts import (
@@ -33,8 +34,8 @@ from agent.service.control.protocol import PublishedKey
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli.keys_child import PublicKey
     from agent.config import Config
-    from agent.keys import Signer
 
 
 @click.group()
@@ -86,15 +87,16 @@ def create(
     Exit codes: 0 made, 2 this gateway has signed with another, 3 there is one already or it cannot be written, 4 the
     token does not answer.
     """
-    from agent.keys import Revocation, create_key
+    from agent.cli.keys_child import Create, work_on_key
 
     place = find_place(file, gateway, config_file, state_dir, runtime_dir, needs_gateway=bool(lost))
-    made: list[Signer] = []
+    made: list[PublicKey] = []
 
     def change(trusted: Lasts | None) -> None:
-        revokes = [] if trusted is None else [Revocation(lost, trusted)]
-        alg_name = kind_of(alg, token) or "Ed25519"
-        made.append(create_key(place.path, int(time.time()), alg_name, token, lost, place.gateway, revokes))
+        revokes = {} if trusted is None else {lost: dict(trusted)}
+        name = kind_of(alg, token) or "Ed25519"
+        work = Create(str(place.path), int(time.time()), name, token, lost, place.gateway, revokes)
+        made.append(work_on_key(work))
 
     if not lost:
         _check_new(place)
@@ -108,7 +110,7 @@ def create(
             ask_first(question, yes)
             change(said)
         else:
-            _lose(place, lost, change, lambda: ask_first(question, yes))
+            _lose(place, lost, change, lambda odd: ask_first(question, yes, odd))
     show_facts(facts(place.path, made[0]), as_json)
     if not as_json:
         click.echo("Give the thumbprint to whoever verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
@@ -121,22 +123,23 @@ def _check_new(place: Place) -> None:
     config = place.config
     if config is None or not place.is_agents or place.path.exists() or not _has_database(config):
         return
-    if known := ask(config, PublishedKey()).get("kid"):
-        known = tidy(str(known))
+    if known := check_published(ask(config, PublishedKey())):
         hint = f"Put that key back. Is it lost? `meterhouse keys create --lost {known}`"
         raise UsageError(
             f"this gateway has signed with {known}, and nobody would believe another", where=str(place.path), hint=hint
         )
 
 
-def _lose(place: Place, lost: str, change: Callable[[Lasts | None], None], confirm: Callable[[], object]) -> None:
+def _lose(
+    place: Place, lost: str, change: Callable[[Lasts | None], None], confirm: Callable[[Sequence[str]], object]
+) -> None:
     """Trust the lost key as far as the database knows that it signed; without one, in all that it ever signed."""
     config = place.config
     if config is not None and _has_database(config):
         ask_for_lasts(place, lost, None, change, (), confirm)
         return
     click.echo("warning: no database says how far the lost key signed: it is not cut off. --last says it", err=True)
-    confirm()
+    confirm(())
     change(None)
 
 
@@ -162,13 +165,13 @@ def show(file: Path | None, config_file: Path, state_dir: Path | None, runtime_d
     \b
     Exit codes: 0 good, 3 missing, readable by others, or no key, 4 the token does not answer.
     """
-    from agent.keys import load_key
+    from agent.cli.keys_child import Look, work_on_key
 
     place = find_place(file, None, config_file, state_dir, runtime_dir, needs_gateway=False)
-    signer = load_key(place.path, any_owner=True)
-    found = facts(place.path, signer)
+    key = work_on_key(Look(str(place.path)))
+    found = facts(place.path, key)
     if place.config is not None and place.is_agents:
-        found["in_use"] = in_use(place.config, signer.kid)
+        found["in_use"] = in_use(place.config, key.kid)
     show_facts(found, as_json)
 
 
@@ -190,7 +193,7 @@ def record(
     \b
     Exit codes: 0 good, 2 no gateway named, 3 no usable key or configuration, 4 the token does not answer.
     """
-    from agent.keys import current_records, load_key
+    from agent.cli.keys_child import Look, work_on_key
 
     place = find_place(file, gateway, config_file, state_dir, runtime_dir)
-    click.echo(current_records(load_key(place.path, any_owner=True), place.gateway).decode())
+    click.echo(work_on_key(Look(str(place.path), place.gateway)).published)

@@ -28,6 +28,7 @@ from agent.cli.keys_facts import (
     lasts_of,
     lasts_rows,
     most_signed,
+    oddities,
     read_lasts,
     show_facts,
     show_lasts,
@@ -39,7 +40,7 @@ from agent.service.control.protocol import Keys
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from agent.keys import Signer
+    from agent.cli.keys_child import PublicKey
 
 SPARE_S = 8.0  # an agent that holds its sealing for us does so for ten seconds
 MAX_LASTS = 4 << 20
@@ -78,12 +79,12 @@ def rotate(
     \b
     Exit codes: 0 replaced, 2 wrong usage, 3 no usable key or configuration, 4 the token does not answer.
     """
-    from agent.keys import load_key, rotate_key
+    from agent.cli.keys_child import Look, Replace, work_on_key
 
     place = find_place(file, gateway, config_file, state_dir, runtime_dir)
-    old = load_key(place.path, any_owner=True)
+    old = work_on_key(Look(str(place.path)))
     ask_first(f"Replace the key {old.kid} in {place.path} by a new one?", yes)
-    _, new = rotate_key(place.path, place.gateway, int(time.time()), kind_of(alg, token), token)
+    new = work_on_key(Replace(str(place.path), place.gateway, int(time.time()), kind_of(alg, token), token))
     _tell(place, old, new, as_json)
 
 
@@ -128,24 +129,24 @@ def revoke(
     \b
     Exit codes: 0 revoked, 1 the agent or its database does not answer, 2 wrong usage, 3 no usable key or configuration.
     """
-    from agent.keys import Revocation, check_key_records, current_records, load_key, rotate_key
+    from agent.cli.keys_child import Look, Replace, work_on_key
+    from agent.keys import check_key_records
 
     if lasts and until:
         raise UsageError("--last and --until say the same thing", where="keys revoke", hint="Give one of them")
     place = find_place(file, gateway, config_file, state_dir, runtime_dir)
-    old = load_key(place.path, any_owner=True)
-    known = check_key_records(current_records(old, place.gateway), place.gateway).kids
+    old = work_on_key(Look(str(place.path), place.gateway))
+    known = check_key_records(old.published.encode(), place.gateway).kids
     gone = _whole(kid, known)
     said = lasts_of(lasts, place.gateway)
     until_ms = _read(until, place) if until else None
     question = f"Revoke {gone} and replace the key {old.kid} in {place.path}?"
-    made: list[Signer] = []
+    made: list[PublicKey] = []
 
     def change(trusted: Lasts) -> None:
-        now = int(time.time())
-        give_up_s = time.monotonic() + SPARE_S
-        name = kind_of(alg, token)
-        made.append(rotate_key(place.path, place.gateway, now, name, token, [Revocation(gone, trusted)], give_up_s)[1])
+        now, give_up_s = int(time.time()), time.monotonic() + SPARE_S
+        name, revokes = kind_of(alg, token), {gone: dict(trusted)}
+        made.append(work_on_key(Replace(str(place.path), place.gateway, now, name, token, revokes, give_up_s)))
         said.update(trusted)
 
     before = known[: known.index(gone)]
@@ -155,7 +156,7 @@ def revoke(
         ask_first(question, yes)
         change(said)
     else:
-        ask_for_lasts(place, gone, until_ms, change, before, lambda: ask_first(question, yes))
+        ask_for_lasts(place, gone, until_ms, change, before, lambda odd: ask_first(question, yes, odd))
     _tell(place, old, made[0], as_json, {"kid": gone, "last": said})
 
 
@@ -165,12 +166,13 @@ def ask_for_lasts(
     until_ms: int | None,
     change: Callable[[Lasts], object],
     before: Sequence[str],
-    confirm: Callable[[], object],
+    confirm: Callable[[Sequence[str]], object],
 ) -> None:
     """Show the last sequences that ``kid`` signed, ``confirm``, then ``change`` while the agent seals nothing.
 
     Args:
         before: the keys that lead to it.
+        confirm: gets what is odd about the numbers.
 
     Raises:
         UsageError: the agent runs and would not see the change.
@@ -194,15 +196,16 @@ def ask_for_lasts(
                 hint="`systemctl stop meterhouse`, then this again, then start it",
             ) from error
 
+    most = most_signed(place)
     request, kept = Keys(kid=kid, until_ms=until_ms, before=list(before)), Kept(MAX_LASTS)
     asked(request, kept.take)
-    shown = read_lasts(kept.whole, place)
+    shown = read_lasts(kept.whole, place, most)
     show_lasts(kid, shown)
-    confirm()
+    confirm(oddities(shown, place))
     since = time.monotonic()
 
     def take(data: bytes) -> None:
-        found = read_lasts(data, place)
+        found = read_lasts(data, place, most)
         check_growth(shown, found, time.monotonic() - since + 1)
         change(found)
 
@@ -223,7 +226,7 @@ def check_said(place: Place, kid: str, said: Lasts, before: Sequence[str]) -> No
     try:
         kept = Kept(MAX_LASTS)
         ask(place.config, Keys(kid=kid, before=list(before)), kept.take)
-        known = read_lasts(kept.whole, place)
+        known = read_lasts(kept.whole, place, most)
     except GatewayError as error:
         click.echo(f"warning: it is not checked whether the key signed so far: {error}", err=True)
         return
@@ -252,7 +255,9 @@ def _read(until: str, place: Place) -> int:
     return read_time(until, "--until", place.config.timezone if place.config else "UTC")
 
 
-def _tell(place: Place, old: Signer, new: Signer, as_json: bool, revoked: Mapping[str, Any] | None = None) -> None:
+def _tell(
+    place: Place, old: PublicKey, new: PublicKey, as_json: bool, revoked: Mapping[str, Any] | None = None
+) -> None:
     """What is now, and what is left to do."""
     found = facts(place.path, new)
     found["before"] = old.kid

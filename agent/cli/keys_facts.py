@@ -20,8 +20,8 @@ from agent.cli.common import as_line, is_alive, read_config, read_snapshot, tidy
 from drivers.model import ConfigError, GatewayError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli.keys_child import PublicKey
     from agent.config import Config
-    from agent.keys import Signer
 
 F = TypeVar("F", bound=Callable[..., Any])
 ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
@@ -99,25 +99,19 @@ def _has_credential(name: str) -> bool:
 _SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
 
 
-def facts(path: Path, signer: Signer) -> dict[str, Any]:
+def facts(path: Path, key: PublicKey) -> dict[str, Any]:
     """All that may be known of a key."""
     found: dict[str, Any] = {
         "file": str(path),
-        "alg": signer.alg,
-        "thumbprint": signer.kid,
-        "not_before": signer.not_before,
-        "jwk": signer.jwk,
-        "in_token": signer.in_token,
+        "alg": key.alg,
+        "thumbprint": key.kid,
+        "not_before": key.not_before,
+        "jwk": key.jwk,
+        "in_token": key.in_token,
     }
-    if signer.records is not None:
-        found["records"] = [
-            {
-                name: record[name]
-                for name in ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
-                if name in record
-            }
-            for record in json.loads(signer.records)["records"]
-        ]
+    if key.records:
+        records = json.loads(key.records)["records"]
+        found["records"] = [{name: record[name] for name in _SHOWN if name in record} for record in records]
     return found
 
 
@@ -140,7 +134,7 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
     if "in_use" in found:
         rows.append(("agent", _USE[found["in_use"]]))
     for name, text in rows:
-        click.echo(f"{name:<11} {text}")
+        click.echo(f"{name:<11} {tidy(text, 500)}")
 
 
 _USE = {
@@ -171,8 +165,17 @@ def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
         time.sleep(0.1)
 
 
-def ask_first(question: str, yes: bool) -> None:
-    """What changes anything asks. Raises UsageError where nobody can answer."""
+def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
+    """What changes anything asks. Raises UsageError where nobody can answer.
+
+    Args:
+        odd: what a person has to look at: then ``yes`` was said too early.
+    """
+    for text in odd:
+        click.echo(f"warning: {text}", err=True)
+    if yes and odd:
+        hint = "Run it without --yes and look, or say the sequences with --last"
+        raise UsageError("nothing was changed: what was found is not what --yes is for", where="keys", hint=hint)
     if yes:
         return
     if not sys.stdin.isatty():
@@ -202,30 +205,66 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
 
 # --- up to where a key is trusted
 
+MAX_STREAMS = 5000  # in one revocation: some 200 kB in each key file from then on
+USUAL, USUAL_S = 4, 3600  # packs of a stream each time that is sealed, splitting included; and a clock that is off
+MOST_SAID = 20
 RATE = 1000  # packs of one stream in a second, at most: splitting included, far more than any gateway seals
 
 
 def most_signed(place: Place) -> int:
     """No key of this gateway can have signed a later sequence in any stream: its first key is not old enough."""
-    from agent.keys import current_records, load_key
-
-    made = 0
-    with contextlib.suppress(GatewayError):  # lost, or in a token that is not there: since 1970 then
-        records = json.loads(current_records(load_key(place.path, any_owner=True), place.gateway))["records"]
-        made = records[0]["not_before"]
+    made = made_at(place)
     age = time.time() - made
     return int(RATE * (age + DAY_S if age > 0 else LONG_S))
 
 
-def read_lasts(data: bytes, place: Place) -> dict[str, int]:
-    """The last sequences in an answer, by stream of this gateway. Raises GatewayError where they cannot be right."""
+def made_at(place: Place) -> int:
+    """When the first key of this gateway was made, UTC seconds; 0 where it is lost or nobody knows."""
+    from agent.cli.keys_child import Look, work_on_key
+
+    with contextlib.suppress(GatewayError):  # lost, or in a token that is not there
+        key = work_on_key(Look(str(place.path), place.gateway))
+        return int(json.loads(key.published)["records"][0]["not_before"])
+    return 0
+
+
+def oddities(lasts: Lasts, place: Place) -> list[str]:
+    """What may be right and is for a person to say: the agent, which gave the numbers, may be in other hands."""
+    if not lasts:
+        return ["nothing that the key signed would count, as if it had signed nothing"]
+    config = place.config
+    if config is None:
+        return []
+    known = {f"{config.base}/{name}" for name in ("_gateway", "_indicators", *(one.name for one in config.devices))}
+    odd = [f"{tidy(stream)} is no stream of this configuration" for stream in sorted(lasts.keys() - known)]
+    made = made_at(place)
+    if made:  # of a key that was made elsewhere nobody knows how old it is
+        usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
+        odd += [
+            f"{tidy(stream)} up to {seq} is more than some {usual} packs, the most that is usual since the first key"
+            for stream, seq in sorted(lasts.items())
+            if seq > usual
+        ]
+    if len(odd) > MOST_SAID:
+        odd[MOST_SAID:] = [f"and {len(odd) - MOST_SAID} more such streams"]
+    return odd
+
+
+def read_lasts(data: bytes, place: Place, most: int) -> dict[str, int]:
+    """The last sequences in an answer, by stream of this gateway. Raises GatewayError where they cannot be right.
+
+    Args:
+        most: as ``most_signed`` says.
+    """
     import msgspec
 
     try:
         found = msgspec.json.decode(data, type=dict[str, int])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError("the answer names no sequences", where="keys", hint=tidy(str(error))) from None
-    most = most_signed(place)
+    if len(found) > MAX_STREAMS:
+        what = f"the answer names {len(found)} streams"
+        raise GatewayError(what, where="keys", hint=f"At most {MAX_STREAMS} fit in a key file. Nothing was changed")
     for stream, seq in found.items():
         if not _STREAM.fullmatch(stream.removeprefix(f"{place.gateway}/")) or not stream.startswith(
             f"{place.gateway}/"

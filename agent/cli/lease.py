@@ -74,6 +74,7 @@ class Borrowed:
             raise LineDown(what, where=f"line {self._line}", hint=error.hint) from error
         try:
             client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))
+            client.give_up_after(GRANT_S)
             while (got := client.receive(GRANT_S))[0] is not Frame.PART:
                 if got[0] is not Frame.PROGRESS:
                     raise self._refused(decode_error(got[1]))

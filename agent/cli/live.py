@@ -116,9 +116,12 @@ class Follower:
             self.position = self.ring.tail
         while self.position < end:
             before = self.position
-            for record in self.ring.scan(self.position, end):
-                self.position = record.next
-                yield from self._take(record)
+            try:
+                for record in self.ring.scan(self.position, end):
+                    self.position = record.next
+                    yield from self._take(record)
+            except (ValueError, ArithmeticError) as error:  # of no sound record, or a number beyond all bounds
+                raise GatewayError(f"cannot be read: {error}", where="ring", hint="Is the agent restarting?") from error
             if self.position == before:  # overtaken in the middle: go on where it is safe again
                 self.lost += 1
                 self.position = max(self.ring.tail, before)

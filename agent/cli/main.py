@@ -167,7 +167,7 @@ def _said(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         click.echo(f"error: {error.format_message()}", err=True)
         return error.exit_code
-    click.echo(f"error: a fault of ours: {type(error).__name__}: {error}", err=True)
+    click.echo(f"error: a fault of ours: {type(error).__name__}: {clean_text(str(error), 500)}", err=True)
     click.echo("Run it again with MH_DEBUG=1 and send us what it prints.", err=True)
     return 1
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.answers import check_reloaded
 from agent.cli.common import as_line, config_options, find_runtime_dir, json_option, tidy
 
 
@@ -28,13 +29,12 @@ def reload(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
     from agent.cli.control import ask_running
     from agent.service.control.protocol import Reload
 
-    found = ask_running(find_runtime_dir(config_file, runtime_dir, warn=False), Reload())
-    complaints = [tidy(str(text), 1000) for text in found.get("complaints", ())]
-    config, changed = tidy(str(found.get("config", "")), 60), tidy(str(found.get("changed", "")), 1000)
+    found = check_reloaded(ask_running(find_runtime_dir(config_file, runtime_dir, warn=False), Reload()))
+    complaints, config, changed = [tidy(text, 1000) for text in found["complaints"]], found["config"], found["changed"]
     if as_json:
-        facts = {"ok": not complaints, "config": config, "changed": changed, "complaints": complaints}
+        facts = {"ok": found["ok"], "config": config, "changed": changed, "complaints": complaints}
         click.echo(as_line(facts))
-    elif complaints:
+    elif not found["ok"]:
         for text in complaints:
             click.echo(f"error: {text}", err=True)
         if left_out := found.get("left_out"):
@@ -42,4 +42,4 @@ def reload(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
         click.echo(f"rejected: the previous configuration {config} stays in effect", err=True)
     else:
         click.echo(f"configuration {config} is in effect: {changed}")
-    raise SystemExit(1 if found.get("fault") else 3 if complaints else 0)
+    raise SystemExit(1 if found["fault"] else 0 if found["ok"] else 3)

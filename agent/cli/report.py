@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import contextlib
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config
 from agent.cli.control import Kept, ask
-from agent.cli.csv_cells import safe_cell
+from agent.cli.exporting import CsvDraft, TextDraft
 from drivers.model import GatewayError, UsageError
 
 Kind = Literal["day", "month", "year", "rolling"]
@@ -63,6 +62,7 @@ def report(
     """
     import os
 
+    from agent.cli.report_page import check_page
     from agent.service.control.protocol import Report
 
     kind, day = parse_period(period)
@@ -71,7 +71,7 @@ def report(
     kept, now_ms = Kept(), time.time_ns() // 1_000_000
     request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
     ask(config, request, kept.take, _bar if sys.stderr.isatty() else _quietly)
-    page: dict[str, Any] = json.loads(kept.whole)
+    page = check_page(kept.whole)
     if html_file is not None:
         from agent.cli.report_html import page as html
 
@@ -108,8 +108,15 @@ def _bar(done: int, total: int) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    with _told(path), TextDraft(path) as draft:
+        draft.write(text)
+        draft.keep()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        path.write_text(text, encoding="utf-8")
+        yield
     except OSError as error:
         raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
 
@@ -168,13 +175,10 @@ def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
 
 
 def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:
-    try:
-        with path.open("w", newline="", encoding="utf-8-sig") as stream:  # the mark tells spreadsheets that it is UTF-8
-            writer = csv.writer(stream)
-            writer.writerow(heads)
-            writer.writerows([safe_cell(value) for value in row] for row in rows)
-    except OSError as error:
-        raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    with _told(path), CsvDraft(path, heads, "utf-8-sig") as draft:  # the mark tells spreadsheets that it is UTF-8
+        for row in rows:
+            draft.add_row(row)
+        draft.keep()
 
 
 def _show(page: Mapping[str, Any], language: str) -> None:

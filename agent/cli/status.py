@@ -141,13 +141,14 @@ def _age(moment: object, now: float) -> float | None:
 
 def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float) -> None:
 
-    from agent.cli.tables import device_table, line_table, open_console, point_table, uplink_table
+    from agent.cli.tables import cell, device_table, line_table, open_console, point_table, uplink_table
 
     console = open_console()
     started = snapshot.get("started")
     since = f", running for {show_age(now - started)}" if isinstance(started, (int, float)) else ""
     who = f"{snapshot.get('site', '?')}/{snapshot.get('gateway', '?')}"
-    console.print(f"{who}  meterhouse {snapshot.get('version', '?')}, boot {snapshot.get('boot', '?')}{since}")
+    head = f"{who}  meterhouse {snapshot.get('version', '?')}, boot {snapshot.get('boot', '?')}"
+    console.print(cell(head, 400) + since)
     for table in (
         device_table(snapshot.get("devices", {}), now),
         line_table(snapshot.get("lines", {})),

@@ -12,15 +12,14 @@ import contextlib
 import os
 import pickle
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import agent
 from agent.cli.control import ControlClient, Progress, Take, Unheard, quietly
+from agent.cli.owner import child, master_of
 from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
@@ -40,12 +39,8 @@ if TYPE_CHECKING:
     from agent.store import Store
 
 T = TypeVar("T")
-END_S: Final = 10.0  # for the child to close the database
 SEND_S: Final = 600.0  # for the tool to take a part: it may be writing to a slow stick
 _LIVES: Final = "an agent runs with this runtime directory"
-_CHILD: Final = (
-    "import sys; sys.path.insert(0, sys.argv[2]); from agent.cli.stopped import main; main(int(sys.argv[1]))"
-)
 
 
 class AgentLives(GatewayError):
@@ -59,8 +54,9 @@ def ask_database(config: Config, request: Request, take: Take, progress: Progres
         AgentLives: it does run.
         GatewayError: there is no database, it cannot be opened, or this user may not.
     """
+    owner = _owner(config.state_dir)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, _child(config, theirs), ControlClient(ours, config.store_path) as client:
+    with ours, child(owner, __name__, theirs, _absolute(config)), ControlClient(ours, config.store_path) as client:
         try:
             return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
         except Unheard as error:
@@ -72,54 +68,22 @@ def ask_database(config: Config, request: Request, take: Take, progress: Progres
             raise
 
 
-@contextlib.contextmanager
-def _child(config: Config, sock: socket.socket) -> Iterator[None]:
-    """A process of the owner of the state directory, which answers on ``sock``; ended in any case."""
-    with sock:
-        home = Path(agent.__file__).resolve().parent.parent
-        compiled = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
-        process = subprocess.Popen(
-            [sys.executable, "-I", *compiled, "-c", _CHILD, str(sock.fileno()), str(home)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(sock.fileno(),), start_new_session=True,
-            cwd="/", umask=0o077, **_identity(config.state_dir),
-        )  # fmt: skip
-    assert process.stdin is not None
-    try:
-        with contextlib.suppress(BrokenPipeError), process.stdin:  # what it died of shows at the socket
-            pickle.dump(_absolute(config), process.stdin)
-        yield
-    finally:
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _identity(state_dir: Path) -> dict[str, Any]:
-    """What makes a child the owner of the state directory. Raises GatewayError where this user cannot be it."""
+def _owner(state_dir: Path) -> os.stat_result:
+    """Whom a child has to become. Raises GatewayError where this user cannot be it."""
     try:
         owner = state_dir.stat()
+        if not owner.st_uid:  # a folder of root's that somebody else led here is none of theirs
+            owner = master_of(state_dir) or owner
     except FileNotFoundError:
         hint = "Did the agent ever run with this state_dir?"
         raise GatewayError("there is no database", where=str(state_dir), hint=hint) from None
     except OSError as error:
         raise GatewayError(f"cannot be looked at: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
-    if owner.st_uid == os.geteuid():
-        return {} if os.environ.get("MH_DEBUG", "") not in {"", "0"} else {"stderr": subprocess.DEVNULL}
-    if os.geteuid() != 0:
+    if os.geteuid() not in (owner.st_uid, 0):
         hint = "Start the agent, or use sudo"
         what = "no agent is running, and only its own user and root may open its database"
         raise GatewayError(what, where=str(state_dir), hint=hint)
-    import pwd
-
-    try:
-        user = pwd.getpwuid(owner.st_uid)
-        gid, groups = user.pw_gid, os.getgrouplist(user.pw_name, user.pw_gid)
-    except KeyError:  # a number without a name
-        gid, groups = owner.st_gid, []
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "CREDENTIALS_DIRECTORY") if name in os.environ}
-    return {"user": owner.st_uid, "group": gid, "extra_groups": groups, "env": kept, "stderr": subprocess.DEVNULL}
+    return owner
 
 
 def _absolute(config: Config) -> Config:
@@ -182,9 +146,9 @@ def _opened(config: Config) -> Iterator[Store]:
     if not path.exists():
         raise GatewayError("there is no database", where=str(path), hint="Did the agent ever run with this state_dir?")
     try:
-        store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s)
+        store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
-        hint = "Another tool, or an agent with another runtime_dir: name it with --runtime-dir"
+        hint = f"Another tool, or an agent with another runtime_dir: name it with --runtime-dir. {error.what}"
         raise GatewayError("somebody else uses the database", where=str(path), hint=hint) from error
     try:
         yield store

@@ -26,7 +26,7 @@ from agent.config.tree import (
     Secret,
     StoreConfig,
 )
-from agent.config.uplinks import read_secret, read_uplinks
+from agent.config.uplinks import open_secret, read_secret, read_uplinks
 from drivers.model import ConfigError, clean_text
 from drivers.night import Night
 
@@ -207,8 +207,12 @@ def _build(
     profiles_dir = folder("profiles_dir", "", PROFILES_DIR)
     paths.done()
 
+    agents = _found(state_dir)
     key = single("key")
     secret = read_secret(key, "credential", "file")
+    if secret is not None and secret.file is not None:
+        note = open_secret(key, "file", secret.file, "`meterhouse keys rotate`", agents)
+        notes += [] if note is None else [note]
     key.done()
 
     tables = {name: _many(layers, name, complaints) for name in ("line", "device", "uplink")}
@@ -237,13 +241,20 @@ def _build(
         interval=_interval(kept["interval"]),
         indicators=read_indicators(single("indicators")),
         control=_control(single("control")),
-        uplinks=read_uplinks(tables["uplink"], notes),
+        uplinks=read_uplinks(tables["uplink"], notes, agents),
         lines=tuple(line.entry for line in lines.values()),
         devices=checked,
         derived=derived,
         notes=tuple(notes),
         places=_places(tables, {"site": site, "paths": paths, "key": key, **kept}),
     )
+
+
+def _found(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
 
 
 def _places(lists: Mapping[str, list[Table]], singles: Mapping[str, Table]) -> dict[str, tuple[str, int | None]]:

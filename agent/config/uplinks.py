@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,8 +40,8 @@ def folder_of(table: Table, key: str) -> Path:
     return found[0].source.folder if found else Path()
 
 
-def read_uplinks(tables: list[Table], notes: list[Note]) -> tuple[UplinkConfig, ...]:
-    """All destinations, in the order of files."""
+def read_uplinks(tables: list[Table], notes: list[Note], agents: os.stat_result | None) -> tuple[UplinkConfig, ...]:
+    """All destinations, in the order of files. ``agents``: as ``open_secret`` takes it."""
     out: list[UplinkConfig] = []
     names: dict[str, Table] = {}
     for table in tables:
@@ -55,34 +56,44 @@ def read_uplinks(tables: list[Table], notes: list[Note]) -> tuple[UplinkConfig, 
                     "mqtts:// protects password and readings",
                 )
             )
-        notes += _open_secrets(table, uplink)
+        notes += _open_secrets(table, uplink, agents)
     return tuple(out)
 
 
-def _open_secrets(table: Table, uplink: UplinkConfig) -> list[Note]:
+def _open_secrets(table: Table, uplink: UplinkConfig, agents: os.stat_result | None) -> list[Note]:
     """Files that others may read. No error: a destination that worked is not cut off by an upgrade."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
-    notes = []
-    for key, path, remedy in files:
-        if path is not None and (mode := _open_to_others(path)):
-            hint = f"chmod 600 {path}, for the user that runs the agent; if others could read it for a while, {remedy}"
-            notes.append(Note(place_of(table, key), f"others may read or change {path} (mode {mode:04o})", hint))
-    return notes
+    notes = (open_secret(table, key, path, remedy, agents) for key, path, remedy in files if path is not None)
+    return [note for note in notes if note is not None]
 
 
-def _open_to_others(path: Path) -> int:
-    """The mode, if more than its owner may read or change a file; 0 where all is well, or nothing is there.
+def open_secret(table: Table, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
+    """What is wrong with who may read or change a secret; None where all is well, or nothing is there.
 
-    One of root that one group may read is well: so packages install secrets.
+    One of root that one group may read is well: so packages install secrets. Not for the agent's own group, though,
+    whose members may look at this agent and no more.
+
+    Args:
+        agents: the state directory, which belongs to the agent's user and group; None where it is not known.
     """
     try:
         found = path.stat()
     except (OSError, ValueError):
-        return 0
-    mode = stat.S_IMODE(found.st_mode)
-    is_open = stat.S_ISREG(found.st_mode) and mode & (0o037 if found.st_uid == 0 else 0o077)
-    return mode if is_open else 0
+        return None
+    mode, what = stat.S_IMODE(found.st_mode), ""
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    if mode & (0o037 if found.st_uid == 0 else 0o077):
+        what = f"others may read or change {path} (mode {mode:04o})"
+    elif agents is not None and mode & 0o040 and found.st_gid == agents.st_gid != 0:
+        what = f"all members of the group that may look at this agent may read {path} (mode {mode:04o})"
+    elif agents is not None and found.st_uid not in (0, agents.st_uid):
+        what = f"{path} belongs to user {found.st_uid}, who is neither root nor the agent's user"
+    if not what:
+        return None
+    hint = f"chmod 600 {path}, for the user that runs the agent; if others could read it for a while, {remedy}"
+    return Note(place_of(table, key), what, hint)
 
 
 def _uplink(table: Table) -> UplinkConfig:

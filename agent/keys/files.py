@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from agent.keys.records import Revocation, check_key_records, current_records, key_records, new_root
-from agent.keys.secret import read_secret
+from agent.keys.secret import MAX_BYTES, read_open_secret, read_secret
 from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
 
 ED25519, ES256 = "Ed25519", "ES256"
@@ -56,16 +56,17 @@ def create_key(
     signer = Signer(key, now_s)
     if lost:
         signer.records = new_root(signer, gateway, lost, revokes)
-    draft = _draft(path, _text(signer, body), None)
-    try:
-        os.link(draft, path)  # unlike rename, fails where something is
-    except FileExistsError as error:
-        raise _exists(path) from error
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync(path.parent)
+    with _opened_folder(path) as folder:
+        draft = _draft(path, folder, _text(signer, body), None)
+        try:
+            os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)  # unlike rename, fails where something is
+        except FileExistsError as error:
+            raise _exists(path) from error
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        finally:
+            _remove(draft, folder)
+        os.fsync(folder)
     return signer
 
 
@@ -91,14 +92,11 @@ def rotate_key(
         give_up_s: on the monotonic clock: what ``revokes`` says does not hold any longer.
 
     Raises:
-        KeyFileError: the old key cannot be read, may not be followed, or the place cannot be written.
+        KeyFileError: the old key cannot be read, or the place cannot be written.
     """
-    if path.is_symlink() and os.geteuid() == 0 and path.parent.stat().st_uid != 0:
-        hint = "Name the file itself, or run it as that user"
-        raise KeyFileError("is a link in a folder of another user, where root follows none", where=str(path), hint=hint)
-    path = path.resolve()
-    with _alone(path):
-        old = load_key(path, any_owner=True)
+    path = Path(os.path.realpath(path))
+    with _opened_folder(path) as folder, _alone(path, folder) as file:
+        old = _signer(*read_open_secret(file, path, any_owner=True), path)
         if old.in_token and not (token or alg):
             hint = "Another key in the token: --pkcs11 URI. A key in the file: --alg ed25519"
             raise KeyFileError("the key is in a token; what shall follow it?", where=str(path), hint=hint)
@@ -109,18 +107,18 @@ def rotate_key(
             raise KeyFileError("this is the key that signs already", where=token, hint="Name another object")
         new.records = key_records(new, gateway, before, old, revokes=revokes)
         check_key_records(new.records, gateway)  # what verifiers would refuse is never put in place
-        draft = _draft(path, _text(new, body), path.lstat())
+        draft = _draft(path, folder, _text(new, body), os.fstat(file))
         try:
             if time.monotonic() > give_up_s:
                 raise KeyFileError(
                     "making the new key took too long", where=str(path), hint="Nothing was changed; again"
                 )
-            draft.replace(path)
+            os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
             raise _unwritable(path, error) from error
         finally:
-            draft.unlink(missing_ok=True)
-        _sync(path.parent)
+            _remove(draft, folder)
+        os.fsync(folder)
     return old, new
 
 
@@ -157,17 +155,18 @@ def _text(signer: Signer, body: bytes) -> bytes:
     return text + body
 
 
-def _draft(path: Path, text: bytes, like: os.stat_result | None) -> Path:
-    """The whole text in a hidden file beside ``path``, on the disk; owner and mode as ``like``.
+def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) -> str:
+    """The whole text in a hidden file beside ``path``, on the disk; owner and mode as ``like``. Gives its name.
 
     Without one, root gives it to whom the folder belongs: the state directory is the agent's.
     """
-    owner = like
-    if like is None and os.geteuid() == 0 and path.parent.is_dir():
-        owner = path.parent.stat()
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    if len(text) > MAX_BYTES:
+        what = f"the key file would have {len(text)} bytes, and at most {MAX_BYTES} are read"
+        raise KeyFileError(what, where=str(path), hint="Nothing was changed. Too much is revoked in it")
+    owner = os.fstat(folder) if like is None and os.geteuid() == 0 else like
+    draft = f".{path.name}.{os.getpid()}.new"
     try:
-        fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             if owner is not None and (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
                 os.fchown(fd, owner.st_uid, owner.st_gid)
@@ -176,7 +175,7 @@ def _draft(path: Path, text: bytes, like: os.stat_result | None) -> Path:
                 stream.write(text)
             os.fsync(fd)
         except BaseException:
-            draft.unlink()
+            _remove(draft, folder)
             raise
         finally:
             os.close(fd)
@@ -185,32 +184,61 @@ def _draft(path: Path, text: bytes, like: os.stat_result | None) -> Path:
     return draft
 
 
+def _remove(name: str, folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Nobody else replaces this key meanwhile. Drafts of one who died are removed."""
+def _opened_folder(path: Path) -> Iterator[int]:
+    """The folder of ``path``, held open: all steps happen in this one, whatever its name leads to meanwhile."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise KeyFileError(f"cannot be opened ({error.strerror})", where=str(path.parent)) from error
+        raise _unwritable(path, error) from error
     try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _alone(path: Path, folder: int) -> Iterator[int]:
+    """The key's file, open; nobody else replaces it meanwhile. Drafts of one who died are removed.
+
+    The lock is on the file itself, which nobody but its owner can open; others may well open its folder.
+    """
+    while True:
+        fd = _open_itself(path, folder)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            hint = "Look at the result of the other with `meterhouse keys show`"
-            raise KeyFileError("somebody else replaces this key just now", where=str(path), hint=hint) from error
-        for left in path.parent.glob(f".{path.name}.*.new"):
-            left.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = "Look at the result of the other with `meterhouse keys show`"
+                raise KeyFileError("somebody else replaces this key just now", where=str(path), hint=hint) from error
+            if not _is_still(path, folder, fd):
+                continue  # it was replaced between the two steps: the next one is another file
+            for left in os.listdir(folder):
+                if left.startswith(f".{path.name}.") and left.endswith(".new"):
+                    _remove(left, folder)
+            yield fd
+            return
+        finally:
+            os.close(fd)
 
 
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _open_itself(path: Path, folder: int) -> int:
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        return os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise KeyFileError(f"the signing key cannot be opened ({error.strerror})", where=str(path)) from error
+
+
+def _is_still(path: Path, folder: int, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path.name, dir_fd=folder, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _exists(path: Path) -> KeyFileError:
@@ -238,10 +266,19 @@ def load_key(path: Path, any_owner: bool = False) -> Signer:
     Raises:
         KeyFileError: missing, readable by others, or not an Ed25519 or P-256 key without a passphrase.
     """
-    text = read_secret(path, any_owner=any_owner)
+    return _signer(*read_secret(path, any_owner=any_owner), path)
+
+
+def _signer(text: bytes, owner: int, path: Path) -> Signer:
     head, begin, _ = text.partition(b"-----BEGIN")
     lines = head.splitlines()
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
+        if os.geteuid() == 0 and owner != 0:  # it names a library, which runs as who loads it
+            raise KeyFileError(
+                f"the key is in a token, named by a file of user {owner}: root loads no library that others name",
+                where=str(path),
+                hint=f"Run it as that user, `sudo -u '#{owner}' ...`, or keep the file in a folder of that user",
+            )
         from agent.keys.token import TokenKey
 
         key: SecretKey = TokenKey(uri.decode("utf-8", "replace").strip(), where=str(path))

@@ -195,11 +195,11 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
         KeyFileError: whatever does not hold.
     """
     from agent.verify.keyring import KeyRing
-    from agent.verify.strict import Refused, parse_object
+    from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Refused, parse_object
 
     ring = KeyRing(gateway, [trust] if trust else [])
     try:
-        value = parse_object(data)
+        value = parse_object(data, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)
         ring.update(data, value)
     except Refused as error:
         raise KeyFileError(f"the key records do not hold: {error}", where=gateway) from error

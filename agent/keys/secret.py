@@ -11,8 +11,8 @@ from agent.keys.signer import KeyFileError
 MAX_BYTES = 1 << 20  # systemd hands out no larger credential
 
 
-def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner: bool = False) -> bytes:
-    """The content of a file that nobody else may read. Raises KeyFileError."""
+def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner: bool = False) -> tuple[bytes, int]:
+    """The content of a file that nobody else may read, and the user that it belongs to. Raises KeyFileError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
@@ -25,13 +25,18 @@ def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner
             hint="It must belong to the user that runs the agent",
         ) from error
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise KeyFileError("this is not a file", where=str(path), hint=f"Name the file of the {what} itself")
-        _check_access(path, found, what, any_owner)
-        return os.read(fd, MAX_BYTES)
+        return read_open_secret(fd, path, what, any_owner)
     finally:
         os.close(fd)
+
+
+def read_open_secret(fd: int, path: Path, what: str = "signing key", any_owner: bool = False) -> tuple[bytes, int]:
+    """The same of a file that is open already; ``path`` is for messages."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise KeyFileError("this is not a file", where=str(path), hint=f"Name the file of the {what} itself")
+    _check_access(path, found, what, any_owner)
+    return os.pread(fd, MAX_BYTES, 0), found.st_uid
 
 
 def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool) -> None:

@@ -168,7 +168,7 @@ class TokenKey:
         else:
             path = Path(source.removeprefix("file:"))
         hint = "pin-source=file:/PATH, or credential:NAME with LoadCredential=NAME:/PATH in the unit"
-        return read_secret(path, "PIN of the token", hint, any_owner=True).decode("utf-8", "replace").strip()
+        return read_secret(path, "PIN of the token", hint, any_owner=True)[0].decode("utf-8", "replace").strip()
 
     def _error(self, what: str, error: Exception | None = None, hint: str = "") -> TokenError:
         why = (

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from agent.store import schema
 from agent.store.doubt import Tries, acquit, small, strikes
-from agent.store.errors import StoreError, StoreNewer, explain, is_damage
+from agent.store.errors import StoreDamaged, StoreError, StoreNewer, explain, is_damage
 from agent.store.heads import HeadRecord
 
 log = logging.getLogger("meterhouse.store")
@@ -45,6 +46,19 @@ class Quarantine:
     path: str  # where it is now
     reason: str
     heads: tuple[Salvaged, ...]
+
+
+def check_plain(path: Path) -> None:
+    """The database and what is opened with it are files: a pipe in the place of one would never open.
+
+    Raises:
+        StoreError: one of them is something else.
+    """
+    for end in ("", "-wal", "-journal", ".salvage", ".suspect"):
+        file = path.with_name(path.name + end)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise StoreError("is not a file", where=str(file), hint="Who put it there? Remove it")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -119,17 +133,23 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute("COMMIT")
 
 
-def open_or_quarantine(path: Path, damage: str = "") -> tuple[sqlite3.Connection, Quarantine | None]:
+def open_or_quarantine(
+    path: Path, damage: str = "", rescue: bool = True
+) -> tuple[sqlite3.Connection, Quarantine | None]:
     """Open the database; a damaged one is set aside under a dated name and a new one made with its heads.
 
     Damage that may be the disk's alone is looked at again for some seconds first.
 
     Args:
         damage: what is known to be wrong with it already.
+        rescue: False: a damaged one stays where it is.
 
     Raises:
+        StoreDamaged: it is to stay where it is.
         StoreError: it cannot be opened for another reason.
     """
+    if not rescue and salvage_file(path).exists():
+        raise left_alone(path, "the rescue of a damaged one did not come to its end")
     if aside := _unfinished(path):
         return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage(aside)))
     tries = Tries(path)
@@ -143,12 +163,20 @@ def open_or_quarantine(path: Path, damage: str = "") -> tuple[sqlite3.Connection
                 raise explain(error, str(path)) from error
             if not tries.another():
                 damage = str(error)
+    if not rescue:
+        raise left_alone(path, damage)
     aside = _set_aside(path)
     heads = tuple(_salvage(aside))
     try:
         return connect(path), Quarantine(str(aside), damage, heads)
     except sqlite3.Error as error:
         raise explain(error, str(path)) from error
+
+
+def left_alone(path: Path, why: str) -> StoreDamaged:
+    """For who only looks: the agent is the one that sets a database aside, and says in its streams what was lost."""
+    hint = "Nothing was changed. Start the agent: it sets the file aside and takes over what can be read of it"
+    return StoreDamaged(f"the database is damaged ({why})", where=str(path), hint=hint)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -161,7 +189,7 @@ def _open(path: Path) -> sqlite3.Connection:
     return conn
 
 
-def stale_wal(path: Path, record: HeadRecord) -> bool:
+def stale_wal(path: Path, record: HeadRecord, rescue: bool = True) -> bool:
     """Set a WAL aside with which the database is less than it is alone. True if there was one.
 
     All of a WAL may have come into the database already, right before the end. If it is damaged then, SQLite reads
@@ -173,6 +201,8 @@ def stale_wal(path: Path, record: HeadRecord) -> bool:
     # where it cannot be read both ways, nothing is known: the open that follows will say what is wrong
     if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
+    if not rescue:
+        raise left_alone(path, f"{wal.name} is older than it")
     aside, n = path.with_name(f"{wal.name}.damaged-{_stamp()}"), 1
     while aside.exists():
         n += 1

@@ -16,6 +16,7 @@ from agent.store.database import (
     Quarantine,
     Salvaged,
     build_warnings,
+    check_plain,
     file_bytes,
     free_bytes,
     mount_warnings,
@@ -97,6 +98,7 @@ class Store(Intake):
         keep_delivered_s: float = 30 * 86_400.0,
         destinations: Sequence[str] = (),
         now_ms: int = 0,
+        rescue: bool = True,
     ) -> Store:
         """The database at ``path``, made if it is not there; a damaged one is set aside (``quarantine`` tells).
 
@@ -104,9 +106,11 @@ class Store(Intake):
             max_size_bytes: cap for database, WAL and ballast together.
             keep_delivered_s: how long packs stay after every destination confirmed them.
             destinations: who must confirm from now on. A name that is gone keeps its outbox in case it comes back.
+            rescue: False for who only looks: a damaged one stays where it is.
 
         Raises:
             StoreBusy: another process has it open.
+            StoreDamaged: it is to stay where it is.
             StoreNewer: a newer version wrote it.
             StoreError: it cannot be opened, or SQLite cannot keep the promises here.
         """
@@ -115,10 +119,11 @@ class Store(Intake):
             raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_plain(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
                 # opening writes, and so does all that a start keeps before it reads: it lives on the reserve
                 Ballast(path.with_name(path.name + ".ballast"), 0).drop()
-            return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms)
+            return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue)
         except OSError as error:
             raise StoreError(
                 f"the state directory cannot be used ({error.strerror})",
@@ -128,13 +133,19 @@ class Store(Intake):
 
     @classmethod
     def _open(
-        cls, path: Path, max_size_bytes: int, keep_delivered_s: float, destinations: Sequence[str], now_ms: int
+        cls,
+        path: Path,
+        max_size_bytes: int,
+        keep_delivered_s: float,
+        destinations: Sequence[str],
+        now_ms: int,
+        rescue: bool,
     ) -> Store:
         damage, torn, tries = "", False, Tries(path)
         record = HeadRecord(record_file(path))
-        stale_wal(path, record)
+        stale_wal(path, record, rescue)
         while True:
-            conn, quarantine = open_or_quarantine(path, damage)
+            conn, quarantine = open_or_quarantine(path, damage, rescue)
             store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine, record)
             try:
                 store._load(destinations, now_ms, torn)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from pathlib import Path
 
 from drivers.model import GatewayError
 
@@ -43,6 +45,20 @@ def is_damage(error: sqlite3.Error) -> bool:
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_CORRUPTFS
 
 
+def lock_holders(path: Path) -> list[int]:
+    """Processes that hold a lock on a file, as far as the kernel says so; not this one.
+
+    An earlier version let the group read the database: who had it open at the upgrade can still hold a lock on it.
+    """
+    try:
+        found, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    rows = [row for row in (line.split() for line in lines) if len(row) == 8 and row[5] == place]
+    return sorted({int(row[4]) for row in rows} - {-1, 0, os.getpid()})  # -1: of an open file, not of a process
+
+
 def explain(error: sqlite3.Error, path: str) -> StoreError:
     """The error of ours for one of SQLite's."""
     code = getattr(error, "sqlite_errorcode", 0)
@@ -54,11 +70,10 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
             hint="Restart the agent: it sets the file aside and goes on with a new one",
         )
     if primary in _BUSY:
-        return StoreBusy(
-            "another process has the database open",
-            where=path,
-            hint="Is a second agent running? Only one may use a state directory",
-        )
+        holders = lock_holders(Path(path))
+        who = f" (process {', '.join(map(str, holders))})" if holders else ""
+        hint = f"Only one agent may use a state directory. `sudo fuser -v {path}` shows whose it is; end it"
+        return StoreBusy(f"another process has the database open{who}", where=path, hint=hint)
     if primary == sqlite3.SQLITE_FULL:
         return StoreFull("no space left on the disk", where=path, hint="Free space there; the agent goes on by itself")
     if primary == sqlite3.SQLITE_IOERR:

@@ -130,7 +130,7 @@ class HeadRecord:
 
     def _read(self) -> None:
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return
         try:
@@ -274,7 +274,7 @@ class HeadRecord:
     def _write(self) -> None:
         """The page with the header last: until then the file says what it said, and that still holds."""
         if self._fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._fd = os.open(self._path, flags, 0o600)
             os.ftruncate(self._fd, min(len(self._image), os.fstat(self._fd).st_size))
         size = os.fstat(self._fd).st_size

@@ -99,11 +99,14 @@ def read_trace(path: Path, after: int = 0) -> Iterator[Frame]:
 
     Raises OSError if there is no such file, ValueError if it is no frame trace.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would never open
+    with open(fd, "rb"), mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
         if len(view) < HEADER or view[: len(_MAGIC)] != _MAGIC:
             raise ValueError(f"{path}: not a frame trace")
         (frames,) = _COUNT.unpack_from(view, 8)
         (count,) = _COUNT.unpack_from(view, 16)
+        if not frames or len(view) != HEADER + frames * SLOT:
+            raise ValueError(f"{path}: {len(view)} bytes for {frames} frames")
         for number in range(max(after, count - frames + 1) + 1, count + 1):
             at = HEADER + (number - 1) % frames * SLOT
             seen, time_ns, size, direction = _HEAD.unpack_from(view, at)

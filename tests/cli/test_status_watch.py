@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 
@@ -13,6 +14,7 @@ from agent.cli.live import Follower
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
+from tests.kits.mutations import ESCAPES, mutations
 
 
 def test_status_of_a_healthy_agent(mh, traces, tmp_path) -> None:
@@ -241,3 +243,75 @@ def test_words_for_qualities_and_ages() -> None:
     assert [show_age(age) for age in (None, -1, 0.24, 12, 119, 125, 7300, 200_000)] == [
         "-", "0.0 s", "0.2 s", "12 s", "119 s", "2 min", "2 h", "2 d",
     ]  # fmt: skip
+
+
+# --- an agent that was taken over: its user writes snapshot, ring and frames
+
+
+def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, tmp_path) -> None:
+    """Whatever it holds: no fault of ours, and nothing that a terminal would obey."""
+    traces.values(2, (0, 15, -1, 0))
+    traces.text(2, 2, ESCAPES.encode())
+    traces.facts["config"] = {"complaints": ["line 3"]}
+    traces.facts["intervals"] = {"reading": 1, "repair": {"compared_from": 1, "packs_from": 1, "streams": 2}}
+    traces.facts["lines"]["roof"] |= {"sent": {"3": 4}, "answers": 5, "timeouts": 1}
+    traces.facts["tables"] = {"2": traces.facts["tables"]["2"]}
+    traces.facts["devices"].pop("inv2")
+    harm, refused = set("\x1b\x07\x9b\u202e"), 0
+    for n, (what, wrong) in enumerate(mutations(traces.facts | {"time": time.time()})):
+        (tmp_path / "run/snapshot.json").write_text(json.dumps(wrong))
+        words = [
+            ("status", "--points"),
+            ("watch",),
+            ("status", "--points", "--json"),
+            ("watch", "--json", "--for", "0"),
+        ]
+        said = mh(*words[n % 4], "--runtime-dir", tmp_path / "run")
+        assert "a fault of ours" not in said.err, (what, said.err)
+        assert not harm & set(said.out + said.err), what
+        refused += "is not a snapshot of an agent" in said.err
+    assert refused > 300
+
+
+@pytest.mark.parametrize("name", ["../other", "/dev/zero", "", "ring/../../x", "snapshot.json"])
+def test_a_ring_is_only_looked_for_in_the_runtime_directory(mh, traces, tmp_path, name) -> None:
+    traces.write(ring=name)
+    said = mh("watch", "--runtime-dir", tmp_path / "run")
+    assert said.code == 1 and "is not a snapshot of an agent" in said.err, said.err
+
+
+@pytest.mark.parametrize("leads", ["fifo", "link", "folder"])
+@pytest.mark.parametrize("words", [("watch",), ("status", "--points"), ("watch", "--frames", "roof")])
+def test_what_is_no_plain_file_is_not_waited_for(mh, traces, tmp_path, words, leads) -> None:
+    """A pipe at the place of ring or frames would never open."""
+    run = tmp_path / "run"
+    for name in (f"ring.{traces.facts['boot']}", "frames.roof"):
+        (run / name).unlink(missing_ok=True)
+        if leads == "fifo":
+            os.mkfifo(run / name)
+        elif leads == "link":
+            (run / name).symlink_to("/dev/zero")
+        else:
+            (run / name).mkdir()
+    said = mh(*words, "--runtime-dir", run)
+    assert said.code == 1 and "a fault of ours" not in said.err, said.err
+
+
+def test_forged_frames_are_a_sentence(mh, traces, tmp_path) -> None:
+    """No slots, more than there are, more than there can be."""
+    for slots in (0, 7, 1 << 63):
+        head = b"mhframes" + slots.to_bytes(8, "little") + ((1 << 64) - 1).to_bytes(8, "little")
+        (tmp_path / "run/frames.roof").write_bytes(head.ljust(4096 + 288, b"\0"))
+        said = mh("watch", "--frames", "roof", "--runtime-dir", tmp_path / "run")
+        assert said.code == 1 and "cannot be read" in said.err and "a fault of ours" not in said.err, said.err
+
+
+def test_a_damaged_ring_is_a_sentence(mh, traces, tmp_path) -> None:
+    traces.values(2, (0, 15, -1, 0))
+    path = tmp_path / f"run/ring.{traces.facts['boot']}"
+    data = bytearray(path.read_bytes())
+    data[4096 : 4096 + 64] = b"\xee" * 64
+    path.write_bytes(data)
+    for words in (("watch",), ("status", "--points")):
+        said = mh(*words, "--runtime-dir", tmp_path / "run")
+        assert "a fault of ours" not in said.err, said.err

@@ -189,6 +189,38 @@ def test_password_and_key_files_that_others_may_read_are_noted(
         assert "chmod 600" in note and remedy in note and "secret" not in note
 
 
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "says"),
+    [
+        (0o640, 0, 61000, "all members of the group that may look at this agent may read"),
+        (0o640, 0, 61007, ""),  # a group of its own
+        (0o600, 61001, 61000, ""),
+        (0o600, 61002, 61002, "belongs to user 61002, who is neither root nor the agent's user"),
+        (0o600, 0, 61000, ""),
+    ],
+)
+def test_secrets_that_those_who_may_look_could_read_are_noted(
+    site, good, tmp_path: Path, mode: int, owner: int, group: int, says: str
+) -> None:
+    """The state directory tells who the agent is."""
+    if os.geteuid():
+        pytest.skip("wants root, to make files of others")
+    state, files = tmp_path / "state", [tmp_path / name for name in ("pw", "client.key", "client.crt", "signing.key")]
+    state.mkdir()
+    os.chown(state, 61001, 61000)
+    for path in files:
+        path.write_text("secret")
+        path.chmod(mode)
+        os.chown(path, owner, group)
+    uplink = f'[[uplink]]\nname = "second"\nurl = "mqtts://b.example"\nusername = "u"\npassword_file = "{files[0]}"\n'
+    uplink += f'cert_file = "{files[2]}"\nkey_file = "{files[1]}"\n'
+    site.write(good.replace('credential = "signing-key"', f'file = "{files[3]}"') + uplink)
+    notes = [str(note) for note in site.load(state_dir=state).notes]
+    found = [note for note in notes if says and says in note]
+    assert len(found) == (3 if says else 0), notes
+    assert says or not [note for note in notes if any(str(path) in note for path in files)], notes
+
+
 def test_the_hash_is_of_what_shapes_readings(site, good) -> None:
     site.write(good)
     first = site.load()

@@ -161,3 +161,9 @@ def mutated(choose: random.Random, data: bytes) -> bytes:
         else:
             out[at:at] = choose.randbytes(choose.randrange(4))
     return bytes(out)
+
+
+@pytest.mark.parametrize("now_ms", [-1, 1 << 52, 7_258_000_000_001])
+def test_a_report_of_a_time_without_a_date_is_no_request(now_ms: int) -> None:
+    with pytest.raises(ProtocolError, match="now_ms"):
+        decode_request(f'{{"kind":"report","period":"day","now_ms":{now_ms}}}'.encode())

@@ -25,7 +25,7 @@ from agent.config import load_config
 from agent.service.control import server as server_module
 from agent.service.control.access import Slices
 from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, Frame, frame, header
-from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, peer_of
+from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, login_of, peer_of
 from agent.service.control.protocol import Declare, encode_request
 from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer
 from agent.service.places import taken
@@ -489,6 +489,11 @@ def test_the_rules(uid: int, groups: tuple[int, ...], look: bool, change: bool) 
         assert allowed is wanted, right
 
 
+def test_a_user_whom_the_sandbox_does_not_know_is_not_called_nobody() -> None:
+    caller = Caller(NOBODY, login_of(NOBODY))
+    assert str(caller) == "a user whom the sandbox does not know" and caller.as_dict() == {"uid": NOBODY}
+
+
 def test_a_refusal_names_the_group_and_what_to_do() -> None:
     rules, anna = Rules(DOOR, (ROOT,)), Peer(1, ANNA, frozenset((DOOR,)))
     caller = Caller(ANNA, "anna")
@@ -583,8 +588,8 @@ def no_descriptor_is_left() -> Iterator[None]:
     until(lambda: len(set(os.listdir("/proc/self/fd"))) <= len(before), 5, lambda: os.listdir("/proc/self/fd"))
 
 
-def test_a_caller_with_very_many_groups_counts_by_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python reads 256 of them; the kernel then gives none."""
+def test_a_caller_whose_groups_cannot_be_read_counts_by_its_first() -> None:
+    """Neither the 256 that Python reads nor more."""
 
     class Many(socket.socket):
         def getsockopt(self, level: int, option: int, size: int = 0) -> Any:  # type: ignore[override]

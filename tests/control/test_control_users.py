@@ -14,7 +14,7 @@ import pytest
 
 from agent.store import Store
 from tests.kits.house import Agent, House, Meter, until
-from tests.kits.users import AGENT, ANNA, LI, LOOK, ROOT, STRANGER, Town, User, why_no_users
+from tests.kits.users import AGENT, ANNA, CHANGE, LI, LOOK, ROOT, STRANGER, Town, User, why_no_users
 
 pytestmark = [
     pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "can"),
@@ -189,6 +189,27 @@ def test_a_member_of_the_group_that_changes_may(running: Park) -> None:
     assert done.returncode == 0 and "is in effect" in done.stdout, done.stderr
 
 
+def test_a_member_of_the_group_that_changes_cannot_hold_the_sealing(running: Park) -> None:
+    """He cannot make a key, so all that it would do is to keep root from revoking one."""
+    body = json.dumps({"kind": "keys", "kid": running.agent.kid, "hold": True})
+    for _ in range(2):
+        done = running.town.python(LI, CONNECT + SAY, running.run, body)
+        assert "li (uid 61004) may not hold the sealing" in done.stdout, done
+    done = running.mh(ROOT, "keys", "revoke", running.agent.kid, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert running.owners(running.state) == {(AGENT.uid, AGENT.gid)}
+
+
+def test_a_member_of_very_many_groups_is_known_by_all_of_them(running: Park) -> None:
+    """Domains put people into hundreds; the one that counts is the last."""
+    li = User("li", LI.uid, LI.gid, (*range(62000, 62600), LOOK, CHANGE))
+    done = running.mh(li, "reload")
+    assert done.returncode == 0 and "is in effect" in done.stdout, done.stderr
+    anna = User("anna", ANNA.uid, ANNA.gid, (*range(62000, 62600), LOOK))
+    done = running.mh(anna, "reload")
+    assert done.returncode == 1 and "but not change anything" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("user", [ROOT, AGENT], ids=lambda user: user.name)
 def test_root_and_the_agents_user_may(running: Park, user: User) -> None:
     done = running.mh(user, "reload", "--json")
@@ -207,6 +228,20 @@ def test_a_refused_reload_says_why(running: Park) -> None:
     finally:
         running.agent.config.write_text(text)
     assert running.mh(LI, "reload").returncode == 0
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "1969-12-31", "2200-01-01", "0001", "9999-12"])
+def test_a_report_of_a_day_beyond_all_calendars_is_refused_in_words(running: Park, day: str) -> None:
+    """And the log of the agent has no traceback of it."""
+    done = running.mh(ANNA, "report", day)
+    assert done.returncode == 2 and "Reports are of the years 1970 to 2199" in done.stderr, done.stderr
+    assert "Traceback" not in running.agent.said and "a fault of ours" not in running.agent.said
+
+
+@pytest.mark.parametrize("day", ["1970-01-01", "2199-12-31", "2199"])
+def test_a_report_of_the_first_and_the_last_day_is_made(running: Park, day: str) -> None:
+    done = running.mh(ANNA, "report", day, "--json")
+    assert done.returncode == 0, done.stderr
 
 
 def test_who_declares_cannot_do_so_in_anothers_name(running: Park) -> None:
@@ -551,6 +586,24 @@ def test_links_in_the_state_directory_lead_root_nowhere(stopped: Park, name: str
                 os.chown(link, AGENT.uid, AGENT.gid)
 
 
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "store.db.heads", "store.db.salvage"])
+def test_a_pipe_in_the_state_directory_does_not_hold_roots_tools(stopped: Park, name: str) -> None:
+    """Nobody would ever write into it."""
+    pipe, kept = stopped.state / name, stopped.state / "kept"
+    if pipe.exists():
+        pipe.rename(kept)
+    os.mkfifo(pipe)
+    os.chown(pipe, AGENT.uid, AGENT.gid)
+    try:
+        done = stopped.mh(ROOT, "export", place(stopped, ROOT, f"pipe-{name}"))
+        assert done.returncode == (0 if name.endswith("heads") else 1), done.stderr
+        assert done.returncode == 0 or "is not a file" in done.stderr, done.stderr
+    finally:
+        pipe.unlink(missing_ok=True)
+        if kept.exists():
+            kept.rename(pipe)
+
+
 def test_a_key_behind_a_link_of_the_agents_user_is_not_rotated_by_root(stopped: Park) -> None:
     """The link leads to another key of root, which a rotation would replace."""
     from agent.keys import create_key
@@ -562,7 +615,7 @@ def test_a_key_behind_a_link_of_the_agents_user_is_not_rotated_by_root(stopped: 
     key.symlink_to(other)
     try:
         done = stopped.mh(ROOT, "keys", "rotate", "--yes")
-        assert done.returncode == 3 and "link in a folder of another user" in done.stderr, done.stderr
+        assert done.returncode == 3 and "Permission denied" in done.stderr, done.stderr
         assert other.read_bytes() == before
     finally:
         key.unlink()
@@ -581,8 +634,8 @@ def test_the_child_that_opens_the_database_has_nothing_of_roots(stopped: Park) -
     script = """
 import os, sys
 sys.path.insert(0, os.getcwd())
-import agent.cli.stopped as stopped
-stopped._CHILD = '''
+import agent.cli.owner as owner
+owner._CHILD = '''
 import json, os, sys
 said = {"ids": [os.getresuid(), os.getresgid()], "groups": os.getgroups(), "env": sorted(os.environ),
         "session": os.getsid(0) == os.getpid(), "cwd": os.getcwd(), "umask": os.umask(0),
@@ -601,7 +654,9 @@ outcome(["export", sys.argv[2] + ".d", "-c", sys.argv[1]])
     stopped.town.python(ROOT, script, stopped.agent.config, told, "/etc/shadow")
     said = json.loads(told.read_text())
     assert said["ids"] == [[AGENT.uid] * 3, [AGENT.gid] * 3] and said["groups"] == [AGENT.gid]
-    assert set(said["env"]) <= {"PATH", "LANG", "LC_CTYPE"} and said["session"] and said["umask"] == 0o077
+    assert (
+        set(said["env"]) <= {"PATH", "LANG", "LC_CTYPE", "SOFTHSM2_CONF"} and said["session"] and said["umask"] == 0o077
+    )
     assert said["cwd"] == "/" and "/etc/shadow" not in said["fds"] and all("tty" not in fd for fd in said["fds"])
     assert len(said["others"]) <= 1, "the listing's own"
 
@@ -630,3 +685,36 @@ def test_an_export_has_the_rights_that_the_umask_leaves(stopped: Park) -> None:
         for path in (out, out / "packs", out / "keys.json", out / "packs/m1.packs.jsonl", out.with_suffix(".csv")):
             wanted = (0o777 if path.is_dir() else 0o666) & ~mask
             assert path.stat().st_mode & 0o777 == wanted, path
+
+
+HOLD = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print("ready", flush=True)
+sys.stdin.readline()
+fcntl.lockf(fd, fcntl.LOCK_SH)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_locks_the_database_since_before_an_upgrade_is_named(stopped: Park) -> None:
+    """The group could read it then; a descriptor outlives the rights that it was opened with."""
+    database = stopped.state / "store.db"
+    stopped.state.chmod(0o750)
+    database.chmod(0o640)
+    holder = stopped.town.start(ANNA, HOLD, database)
+    try:
+        stopped.state.chmod(0o700)
+        database.chmod(0o600)
+        assert holder.stdin is not None and holder.stdout is not None
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "locked\n"
+        done = stopped.mh(AGENT, "run", "--state-dir", stopped.state)
+        assert done.returncode == 1 and "another process has the database open (process " in done.stderr, done.stderr
+        assert f"`sudo fuser -v {database}` shows whose it is" in done.stderr, done.stderr
+        said = done.stderr.partition("(process ")[2].partition(")")[0]
+        assert os.stat(f"/proc/{said}").st_uid == ANNA.uid
+    finally:
+        holder.communicate("")

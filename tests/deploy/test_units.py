@@ -88,6 +88,14 @@ def test_nobody_else_gets_at_the_state_and_nobody_writes_where_the_agent_looks()
     assert [line for line in users if line[0] == "m"] == [["m", "meterhouse", "dialout"]]
 
 
+@pytest.mark.parametrize("script", ["debian/postrm", "install.sh"])
+def test_a_purge_removes_both_groups_with_their_members(script: str) -> None:
+    """userdel leaves the group of its user where others are in it."""
+    text = (UNITS / script).read_text()
+    user = text.index("userdel meterhouse")
+    assert user < text.index("groupdel meterhouse ") and user < text.index("groupdel meterhouse-control ")
+
+
 @pytest.mark.parametrize("script", ["debian/postinst", "install.sh"])
 def test_an_upgrade_removes_the_folders_of_earlier_versions(script: str) -> None:
     """After the restart: the agent that still runs looks into them."""

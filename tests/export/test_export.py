@@ -191,3 +191,28 @@ def test_the_programs_of_the_docs_hold_what_was_exported(gateway: Gateway, mh: M
         command = [node, ROOT / "docs" / "vectors" / "check.mjs", folder, gateway.signer.kid]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert done.stdout == f"verified: {packs} packs of 2 streams\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("damage", ["pages", "begun rescue"])
+def test_tools_leave_a_damaged_database_of_a_stopped_agent_where_it_is(gateway: Gateway, mh: Mh, damage: str) -> None:
+    """They only look: the agent sets it aside at its start, and tells in its streams what was lost."""
+    gateway.seal(20)
+    state = gateway.folder / "state"
+    database = state / "store.db"
+    if damage == "pages":
+        data = bytearray(database.read_bytes())
+        data[4096:] = b"\xee" * (len(data) - 4096)
+        database.write_bytes(data)
+    else:
+        (state / "store.db.damaged-20261127T000000Z").write_bytes(b"x")
+        (state / "store.db.salvage").write_text("store.db.damaged-20261127T000000Z")
+    before, names = database.read_bytes(), {path.name for path in state.iterdir()}
+    for words in (("export", gateway.folder / "out"), ("report",), ("declare",)):
+        code, _, err = mh(*words, "-c", gateway.config)
+        assert code == 1 and "the database is damaged" in err and "Nothing was changed. Start the agent" in err, err
+    assert database.read_bytes() == before and not (gateway.folder / "out").exists()
+    new = {path.name for path in state.iterdir()} - names
+    assert not [name for name in new if "damaged" in name or "salvage" in name], new
+    store = Store.open(database)
+    store.close()
+    assert store.quarantine is not None, "and the agent finds it as it was"

@@ -96,17 +96,6 @@ def test_the_new_file_is_like_the_old_one(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_root_makes_the_key_of_the_agents_user(tmp_path: Path, mh: Mh) -> None:
-    """`sudo meterhouse keys create` before the first start: the service could not read a key of root's."""
-    state = tmp_path / "state"
-    state.mkdir()
-    os.chown(state, 4242, 4343)
-    assert mh("keys", "create", state / "signing.key")[0] == 0
-    found = (state / "signing.key").stat()
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (4242, 4343, 0o600)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_root_replaces_the_key_of_the_agents_user(path: Path, mh: Mh) -> None:
     os.chown(path, 4242, 4343)
     assert mh("keys", "show", path)[0] == 0, "root may look"
@@ -125,16 +114,15 @@ def test_a_link_is_followed_and_stays(path: Path) -> None:
     assert link.is_symlink() and load_key(path).kid == load_key(link).kid == new.kid
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "rename"])
 def test_a_crash_leaves_the_old_key_or_the_new_one(path: Path, step: str) -> None:
     """A process that dies in the middle: the old key signs on, and the next rotation clears what it left."""
     old = load_key(path).kid
     code = (
         "import os, pathlib, sys\n"
         "from agent.keys import rotate_key\n"
-        "def die(*args): os._exit(9)\n"
-        f"if {step!r} == 'fsync': os.fsync = die\n"
-        "else: pathlib.Path.replace = die\n"
+        "def die(*args, **more): os._exit(9)\n"
+        f"os.{step} = die\n"
         f"rotate_key(pathlib.Path({str(path)!r}), {GATEWAY!r}, 1_795_600_000)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
@@ -159,13 +147,41 @@ def test_two_who_rotate_at_once_do_not_fork_the_chain(path: Path) -> None:
 
 
 def test_somebody_elses_turn(path: Path) -> None:
-    fd = os.open(path.parent, os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         with pytest.raises(KeyFileError, match=r"somebody else replaces this key just now.*keys show"):
             rotate_key(path, GATEWAY, 1)
     finally:
         os.close(fd)
+
+
+def test_a_lock_on_the_folder_keeps_nobody_from_replacing_the_key(path: Path) -> None:
+    """Who may open the folder may not open the key."""
+    fd = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        old, new = rotate_key(path, GATEWAY, 1)
+    finally:
+        os.close(fd)
+    assert load_key(path).kid == new.kid != old.kid
+
+
+def test_a_lock_on_a_key_that_was_replaced_meanwhile_counts_for_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rotation between our open and our lock: we go on from its key, not from the one we opened."""
+    kids, flock = [load_key(path).kid], fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        if len(kids) == 1:
+            kids.append("")
+            kids[1] = rotate_key(path, GATEWAY, 2)[1].kid
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    kids.append(rotate_key(path, GATEWAY, 3)[1].kid)
+    assert check_key_records(current_records(load_key(path), GATEWAY), GATEWAY).kids == tuple(kids)
 
 
 def test_what_took_too_long_is_not_done(path: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
+import os
 import random
+import shutil
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +18,23 @@ from typing import Any
 
 import pytest
 
-from agent.keys import Signer, check_key_records, create_key, current_records, load_key, rotate_key, signed_by
+from agent.cli import keys_facts
+from agent.keys import (
+    KeyFileError,
+    Revocation,
+    Signer,
+    check_key_records,
+    create_key,
+    current_records,
+    load_key,
+    rotate_key,
+    signed_by,
+)
 from agent.keys.token import TokenError
 from agent.pack import Packer, StreamTable
 from agent.service.control import keys as key_requests
 from agent.service.control.keys import last_signed
+from agent.service.control.peer import Caller, NotAllowed
 from agent.service.control.protocol import Keys
 from agent.service.pen import KeyWatch, Pen
 from agent.service.places import taken
@@ -26,11 +42,38 @@ from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store
 from agent.verify import Verdict, Verifier
-from drivers.model import GatewayError, Reason
+from drivers.model import GatewayError, Reason, UsageError
 from ext.ring import Ring
 from tests.kits.exports import BASE, CLOCK, T0, Gateway, table
 
 Mh = Callable[..., tuple[int, str, str]]
+PROFILES = Path(__file__).parent.parent / "kits" / "profiles"
+
+
+DEVICES = """
+[[line]]
+name = "roof"
+url = "modbus-tcp://127.0.0.1:1"
+""" + "".join(
+    f"""
+[[device]]
+name = "{name}"
+line = "roof"
+address = "{n}"
+profile = "test/tally"
+"""
+    for n, name in enumerate(("inv1", "births"), 1)
+)
+
+
+class Somebody(io.StringIO):
+    """Sits at the terminal and says yes."""
+
+    def __init__(self) -> None:
+        super().__init__("y\n")
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Moody:
@@ -231,6 +274,8 @@ def rotated(gateway: Gateway, seconds: int) -> str:
 @pytest.fixture
 def gateway(tmp_path: Path) -> Any:
     made = Gateway(tmp_path)
+    shutil.copytree(PROFILES, tmp_path / "profiles", dirs_exist_ok=True)
+    made.config.write_text(made.config.read_text() + DEVICES)
     yield made
     made.ring.close()
 
@@ -244,6 +289,7 @@ class Held(Straight):
         self.sealing = SimpleNamespace(held=lambda: self.lock)
         self.key_watch = SimpleNamespace(kid="old", held_for_nothing_s=-math.inf, look=self.look)
         self.service, self.looks, self.new = self, 0, False
+        self.caller = Caller(os.geteuid(), "")
 
     async def look(self) -> None:
         self.looks += 1
@@ -269,6 +315,9 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
         agent.new = False
         assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
         with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
+            await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
+        agent.caller = Caller(os.geteuid() + 1, "li")
+        with pytest.raises(NotAllowed, match=r"li .* may not hold the sealing"):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         assert not agent.lock.locked()
     finally:
@@ -301,13 +350,21 @@ async def test_how_far_each_key_signed(gateway: Gateway) -> None:
         store.close()
 
 
-def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh) -> None:
-    """Made and stolen while the agent was down: nothing of it counts, and the one before keeps what it signed."""
+def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made and stolen while the agent was down: nothing of it counts, and the one before keeps what it signed.
+
+    That nothing counts is for a person to say.
+    """
     gateway.seal(3)
     path = gateway.folder / "state" / "signing.key"
     first, second = gateway.signer.kid, rotate_key(path, BASE, 1_795_600_000)[1].kid
+    before = path.read_bytes()
+    code, _, err = mh("keys", "revoke", second, "-c", gateway.config, "--yes")
+    assert code == 2 and "as if it had signed nothing" in err and "not what --yes is for" in err, err
+    assert path.read_bytes() == before
     for kid, last in ((second, {}), (first, {name: 4 for name in gateway.names})):
-        code, out, err = mh("keys", "revoke", kid, "-c", gateway.config, "--yes", "--json")
+        monkeypatch.setattr("sys.stdin", Somebody())
+        code, out, err = mh("keys", "revoke", kid, "-c", gateway.config, "--json")
         assert code == 0, err
         assert json.loads(out)["revoked"] == {"kid": kid, "last": last}
     code, _, err = mh("keys", "create", path.with_name("x"), "--lost", second, "-c", gateway.config, "--yes")
@@ -392,3 +449,53 @@ def test_where_no_database_can_be_asked_a_number_is_taken_with_a_warning(tmp_pat
     words = ("keys", "revoke", kid, path, "--gateway", BASE, "--last", "inv1=4", "--yes", "-c", tmp_path / "none.toml")
     code, _, err = mh(*words)
     assert code == 0 and "no database is asked" in err, err
+
+
+def test_a_revocation_that_would_not_fit_its_file_is_refused(tmp_path: Path) -> None:
+    """Neither the agent nor a verifier would read it afterwards."""
+    path = tmp_path / "signing.key"
+    create_key(path, 1)
+    before = path.read_bytes()
+    for count in (60_000, 100_000):
+        lasts = {f"{BASE}/s{n:05}": 1 for n in range(count)}
+        with pytest.raises(KeyFileError, match=r"at most|do not hold"):
+            rotate_key(path, BASE, 2, revokes=[Revocation(load_key(path).kid, lasts)])
+        assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+    most = {f"{BASE}/{'s' * 20}{n:05}": 900_000 for n in range(keys_facts.MAX_STREAMS)}
+    for n in range(3):
+        rotate_key(path, BASE, 3 + n, revokes=[Revocation(load_key(path).kid, most)])
+    assert load_key(path).records and load_key(path).kid
+
+
+@pytest.mark.parametrize(
+    ("lasts", "says"),
+    [
+        ({}, "as if it had signed nothing"),
+        ({"inv1": 3, "shed": 4}, "park7/gw01/shed is no stream of this configuration"),
+        ({"inv1": 900_000}, "park7/gw01/inv1 up to 900000 is more than some"),
+        ({f"s{n}": 1 for n in range(100)}, "and 80 more such streams"),
+    ],
+    ids=["nothing", "unknown stream", "too far", "many"],
+)
+def test_numbers_that_are_odd_are_for_a_person(
+    tmp_path: Path, lasts: dict[str, int], says: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """`--yes` is for what was to be expected."""
+    config = SimpleNamespace(base=BASE, devices=[SimpleNamespace(name="inv1")], pack=SimpleNamespace(every_ms=10_000))
+    create_key(tmp_path / "signing.key", int(time.time()))
+    place = keys_facts.Place(tmp_path / "signing.key", config, BASE)  # type: ignore[arg-type]
+    found = keys_facts.oddities({f"{BASE}/{name}": seq for name, seq in lasts.items()}, place)
+    assert says in " ".join(found)
+    with pytest.raises(UsageError, match="not what --yes is for"):
+        keys_facts.ask_first("Revoke?", True, found)
+    monkeypatch.setattr("sys.stdin", Somebody())
+    keys_facts.ask_first("Revoke?", False, found)
+    assert says in capsys.readouterr().err
+    assert keys_facts.oddities({f"{BASE}/inv1": 300, f"{BASE}/_gateway": 7}, place) == []
+
+
+def test_an_answer_of_a_hundred_thousand_streams_is_refused(tmp_path: Path) -> None:
+    place = keys_facts.Place(tmp_path / "signing.key", None, BASE)
+    answer = json.dumps({f"{BASE}/s{n}": 1 for n in range(100_000)}).encode()
+    with pytest.raises(GatewayError, match="names 100000 streams"):
+        keys_facts.read_lasts(answer, place, 1000)

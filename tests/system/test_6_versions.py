@@ -68,7 +68,8 @@ def test_purge_keeps_what_the_operator_chose_to_keep(gw: Gateway) -> None:
 
 def test_purge_leaves_nothing(gw: Gateway) -> None:
     m = gw.machine
-    m.sh(f"rm {STATE}/KEEP; apt-get install -y /root/meterhouse_*.deb; apt-get purge -y meterhouse", seconds=240)
+    m.sh(f"rm {STATE}/KEEP; apt-get install -y /root/meterhouse_*.deb", seconds=240)
+    m.sh("useradd stays; usermod -aG meterhouse,meterhouse-control stays; apt-get purge -y meterhouse", seconds=120)
     left = m.sh(
         "find / -xdev -iname '*meterhouse*' -not -path '/root/*' -not -path '/var/log/*';"
         " find /run -iname '*meterhouse*'"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import time
 from collections.abc import Collection
 from typing import Any, Final
 
 from agent.keys import signed_by
 from agent.service.control.access import Access, Reply
+from agent.service.control.peer import NotAllowed
 from agent.service.control.protocol import Keys, PublishedKey
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
@@ -25,7 +27,11 @@ PAUSE_S: Final = 60.0  # after a tool that asked and made no key
 
 
 async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> dict[str, Any]:
-    """One part: last sequence by stream. Gives the kid that signs then, or the newest that was published."""
+    """One part: last sequence by stream. Gives the kid that signs then, or the newest that was published.
+
+    Raises:
+        NotAllowed: sealing is held for root and the agent's user alone.
+    """
     if isinstance(request, PublishedKey):
         kept = await access.call(Store.key_record)
         return {"kid": None if kept is None else json.loads(kept[1])["records"][-1]["kid"]}
@@ -34,6 +40,10 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
     if service is None or not request.hold:
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
+    if access.caller.uid not in (0, os.geteuid()):  # the key's file is theirs: nobody else makes a key meanwhile
+        hint = "Replacing and revoking keys is for them: use sudo"
+        what = f"{access.caller} may not hold the sealing: only root and the agent's user may"
+        raise NotAllowed(what, where="control", hint=hint)
     watch = service.key_watch
     async with service.sealing.held():
         if time.monotonic() - watch.held_for_nothing_s < PAUSE_S:  # whoever may ask may not stop the sealing

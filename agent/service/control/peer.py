@@ -10,6 +10,7 @@ import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from drivers.model import GatewayError, clean_text
 
 _SO_PEERGROUPS: Final = 59  # the socket module does not name it
 _GROUPS_BYTES: Final = 1024  # as much as Python reads: 256 groups
+_MOST_GROUPS: Final = 65536  # NGROUPS_MAX
 _CREDENTIALS: Final = struct.Struct("iII")
 
 
@@ -44,7 +46,9 @@ class Caller:
     login: str  # "" where no user of this machine has the number
 
     def __str__(self) -> str:
-        return f"{self.login} (uid {self.uid})" if self.login else f"uid {self.uid}"
+        if self.login:
+            return f"{self.login} (uid {self.uid})"
+        return "a user whom the sandbox does not know" if self.uid == unmapped_uid() else f"uid {self.uid}"
 
     def as_dict(self) -> dict[str, Any]:
         """As declarations have it."""
@@ -57,11 +61,23 @@ def peer_of(sock: socket.socket) -> Peer:
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     try:
         more = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
-    except OSError:  # in more groups than that: only its first one counts
-        more = b""
+    except OSError:
+        more = _many_groups(sock)
     return Peer(pid, uid, frozenset((gid, *struct.unpack(f"{len(more) // 4}I", more))))
 
 
+def _many_groups(sock: socket.socket) -> bytes:
+    """Those of a process in more groups than Python reads, as people of large domains are; none where it fails."""
+    import ctypes  # for these alone: an agent holds less without it
+
+    groups, size = (ctypes.c_uint32 * _MOST_GROUPS)(), ctypes.c_uint32(_MOST_GROUPS * 4)
+    libc = ctypes.CDLL(None)
+    if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)):
+        return b""  # then only its first one counts
+    return bytes(groups)[: size.value]
+
+
+@cache
 def unmapped_uid() -> int:
     """What the kernel shows for a user that our user namespace does not know."""
     try:
@@ -72,6 +88,8 @@ def unmapped_uid() -> int:
 
 def login_of(uid: int) -> str:
     """The name of a user, "" where there is none. May wait for a directory service."""
+    if uid == unmapped_uid():
+        return ""  # whoever that is, it is not `nobody`
     try:
         return clean_text(pwd.getpwuid(uid).pw_name, 64)
     except (KeyError, OSError):

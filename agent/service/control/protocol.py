@@ -17,6 +17,7 @@ from drivers.model import clean_text
 
 LONGEST_LEASE_S: Final = 900
 END_MS: Final = 1 << 52  # of all times
+LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199: no calendar goes as far as END_MS
 
 Text = Annotated[str, Meta(max_length=400)]
 TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
@@ -62,7 +63,7 @@ class Report(Base, frozen=True, tag="report"):
     module: ClassVar[str] = "agent.service.control.report"
 
     period: Literal["day", "month", "year", "rolling"]
-    now_ms: TimeMs
+    now_ms: Annotated[int, Meta(ge=0, le=LAST_NOW_MS)]
     day: Annotated[str, Meta(max_length=10)] = ""
     by: Literal["hour", "interval"] = "hour"
 
@@ -98,7 +99,8 @@ class PublishedKey(Base, frozen=True, tag="key"):
 class Keys(Base, frozen=True, tag="keys"):
     """The last sequences that a key, or one of those before it, signed, up to a time if there is one.
 
-    With ``hold`` nothing is sealed from the answer on until another key is in the place of the one that signs.
+    With ``hold``, which is for root and the agent's user, nothing is sealed from the answer on until another key is in
+    the place of the one that signs.
     """
 
     right: ClassVar[Right] = Right.CHANGE

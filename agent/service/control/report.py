@@ -26,6 +26,7 @@ from agent.service.unwritten import UnwrittenStreams
 from agent.store import Store
 from drivers.model import UsageError, clean_text
 
+FIRST_YEAR, LAST_YEAR = 1970, 2199
 SETTLED_MS = 2 * 3_600_000  # what is not written by then was not read
 
 
@@ -80,7 +81,13 @@ def _known_until(now_ms: int, store: Store) -> int:
 
 def _day_of(text: str) -> date | None:
     """The day that a request names; None: today. Raises UsageError."""
+    if not text:
+        return None
     try:
-        return date.fromisoformat(text) if text else None
+        day = date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{clean_text(text, 40)!r} is no date", where="report", hint="As 2026-11-24") from None
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:  # what comes before and after it must be dates too
+        hint = f"Reports are of the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise UsageError(f"there is no report of {day}", where="report", hint=hint)
+    return day

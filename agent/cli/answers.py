@@ -1,0 +1,213 @@
+"""What an agent may answer, and say in its snapshot: checked here, before any command shows or writes it.
+
+The agent's user may have been taken over; its word must not reach a technician's terminal as commands, nor end a tool
+with an error that looks like ours. Each ``check_...`` gives the same value with its texts cleaned; members that this
+version does not know pass through. Raises GatewayError for what is no such answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+from agent.cli.common import clean
+from drivers.model import GatewayError, clean_text
+
+Time = Annotated[float, Meta(ge=-62_000_000_000, le=253_000_000_000)]  # seconds; with any zone a date of four digits
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+def checked(found: Any, kind: Any, what: str) -> Any:
+    """``found``, cleaned, if it is of this kind; ``what`` names that in the error."""
+    try:
+        msgspec.convert(found, kind)
+        return clean(found)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise unlike(what, str(error)) from None
+
+
+def unlike(what: str, why: str) -> GatewayError:
+    """The answer is not what was asked for."""
+    hint = f"{clean_text(why, 300)}. Are agent and tool of one version? `meterhouse status` shows the agent's"
+    return GatewayError(f"the answer is no {what}", where="answer", hint=hint)
+
+
+def loaded(data: bytes, what: str) -> Any:
+    """JSON, without numbers that are none."""
+
+    def refuse(text: str) -> None:
+        raise ValueError(f"{text} is no number")
+
+    try:
+        return json.loads(data, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise unlike(what, str(error)) from None
+
+
+# --- export, intervals, keys, reload
+
+
+class _Exported(TypedDict):
+    packs: Count
+    streams: list[str]
+    warnings: list[str]
+
+
+def check_exported(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The end of an export: ``packs``, ``streams``, ``warnings``."""
+    told: dict[str, Any] = checked(found, _Exported, "end of an export")
+    return told
+
+
+class _Rows(TypedDict):
+    rows: Count
+
+
+def check_rows(found: Mapping[str, Any]) -> int:
+    """The end of an export of intervals: how many rows there were."""
+    count: int = checked(found, _Rows, "end of an export")["rows"]
+    return count
+
+
+def check_row(line: bytes, columns: int) -> list[Any]:
+    """One row of intervals: as many cells, each text, a whole number or None."""
+    kind = Annotated[list[str | int | None], Meta(min_length=columns, max_length=columns)]
+    row: list[Any] = checked(loaded(line, "row of intervals"), kind, "row of intervals")
+    return row
+
+
+class _Published(TypedDict):
+    kid: Annotated[str, Meta(max_length=64)] | None
+
+
+def check_published(found: Mapping[str, Any]) -> str | None:
+    """The newest key that was published."""
+    kid: str | None = checked(found, _Published, "key")["kid"]
+    return kid
+
+
+class _Reloaded(TypedDict):
+    ok: bool
+    config: Annotated[str, Meta(min_length=1, max_length=100)]
+    changed: str
+    complaints: list[str]
+    fault: bool
+    left_out: NotRequired[Count]
+
+
+def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What came of a reload; ``ok`` says so exactly where there are neither complaints nor a fault."""
+    told: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
+    if told["ok"] == bool(told["complaints"] or told["fault"]):
+        raise unlike("outcome of a reload", "it says both yes and no")
+    return told
+
+
+# --- declarations
+
+
+class _By(TypedDict):
+    uid: Count
+    login: NotRequired[str]
+
+
+_Entry = TypedDict(
+    "_Entry",
+    {
+        "id": str, "n": str, "v": str, "u": str, "who": str, "at": Time, "from": Time, "to": NotRequired[Time],
+        "document": NotRequired[str], "replaces": NotRequired[str], "by": NotRequired[_By],
+        "in_force": NotRequired[bool],
+    },
+)  # fmt: skip
+
+
+class _Entries(TypedDict):
+    entries: list[_Entry]
+
+
+class _Kept(TypedDict):
+    entry: _Entry
+
+
+def check_entries(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``entries``: all that was declared."""
+    told: dict[str, Any] = checked(found, _Entries, "list of declarations")
+    return told
+
+
+def check_entry(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``entry``: the declaration that was kept."""
+    told: dict[str, Any] = checked(found, _Kept, "declaration")
+    return told
+
+
+# --- the snapshot
+
+
+class _Table(TypedDict):
+    stream: str
+    points: list[_Point]
+
+
+class _Point(TypedDict):
+    n: str
+    u: str
+    kind: str
+
+
+class _Device(TypedDict, total=False):
+    last_answer: Time | None
+
+
+class _Line(TypedDict, total=False):
+    lent: str | None
+    busy_share: float
+    sent: dict[str, Count]
+
+
+class _Config(TypedDict, total=False):
+    complaints: list[str]
+
+
+class _Store(TypedDict, total=False):
+    warnings: list[str]
+
+
+class _Repair(TypedDict):
+    compared_from: Time
+    packs_from: Time
+    streams: Count
+
+
+class _Intervals(TypedDict, total=False):
+    reading: Count
+    repair: _Repair | None
+
+
+class _Key(TypedDict, total=False):
+    thumbprint: str
+
+
+class _Snapshot(TypedDict, total=False):
+    time: Time
+    started: Time
+    pid: int
+    ring: Annotated[str, Meta(pattern=r"^ring[A-Za-z0-9._-]{0,100}$")]
+    key: _Key
+    config: _Config
+    devices: dict[str, _Device]
+    lines: dict[str, _Line]
+    uplinks: dict[str, dict[str, Any]]
+    store: _Store
+    intervals: _Intervals
+    tables: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}$")], _Table]
+
+
+def check_snapshot(data: bytes) -> dict[str, Any]:
+    """What an agent says of itself."""
+    found: dict[str, Any] = checked(loaded(data, "snapshot of an agent"), _Snapshot, "snapshot of an agent")
+    return found

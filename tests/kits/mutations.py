@@ -1,0 +1,38 @@
+"""What a value of JSON becomes where somebody who means harm sends it: each member wrong in turn, or gone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+ESCAPES = "\x1b]0;owned\x07\x9b2J\u202e\nfaults: none"
+WRONG: tuple[Any, ...] = (
+    None, True, -1, 7, 1 << 70, 1e300, "", "x", "1e999999999", "9" * 5000, "1.2.3", "../../x", ESCAPES, [], [None],
+    ["x"], {}, {"x": 1}, {ESCAPES: ESCAPES},
+)  # fmt: skip
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to each member; of a list the first item stands for all."""
+    members: Any = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for name, member in members:
+        yield (*at, name)
+        yield from places(member, (*at, name))
+
+
+def mutations(value: Any) -> Iterator[tuple[str, Any]]:
+    """(what was done, the value with it)."""
+    for wrong in WRONG:
+        yield f"all of it {wrong!r:.40}", wrong
+    for way in places(value):
+        for wrong in (*WRONG, "gone"):
+            made = copy.deepcopy(value)
+            inner = made
+            for name in way[:-1]:
+                inner = inner[name]
+            if wrong == "gone":
+                del inner[way[-1]]
+            else:
+                inner[way[-1]] = wrong
+            yield f"{'.'.join(map(str, way))} {wrong!r:.40}", made
