@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from drivers.line import Answer, Line, LineConfig, Manners, ModbusRequest, open_line
 from drivers.line.port import open_port
 from drivers.modbus import read_request
 from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, device
 from drivers.sim.framing import Framing, Request
+from tests.conftest import MadeUpTime
 from tests.kits.wires import SerialWire, Wire, clock
 
 PATIENCE_S = 30.0
@@ -155,6 +158,13 @@ def spec_of(points: Sequence[Point], unit: int = 1, **limits: object) -> DeviceS
         f"d{unit}", f"p/g/d{unit}", str(unit), "modbus", "test/test", tuple(points), (1000, 5000, 60000, 0, 86_400_000),
         limits=Limits(**limits),  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def loop_factories(item: pytest.Item, *made_up: str) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """For ``pytest_asyncio_loop_factories``: who uses one of these fixtures has time made up."""
+    if set(made_up) & set(getattr(item, "fixturenames", ())):
+        return {"made-up time": MadeUpTime}
+    return {"real time": asyncio.new_event_loop}
 
 
 async def ask_while(line: Line, request: ModbusRequest, trouble: type[LineError]) -> Answer:

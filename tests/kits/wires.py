@@ -14,8 +14,9 @@ import time
 
 from drivers.line import LineConfig, SerialSetting
 from drivers.line.config import Target
-from drivers.line.port import Port
-from drivers.sim import Bus, TcpLine
+from drivers.line.port import Port, PortOpener
+from drivers.sim import Bus, SerialLine, TcpLine
+from drivers.sim.park import Park
 
 
 def mono_ns() -> int:
@@ -31,9 +32,16 @@ def clock() -> tuple[int, int]:
 class WirePort(Port):
     """Our end of a pair."""
 
-    def __init__(self, where: str, sock: socket.socket, setting: SerialSetting | None) -> None:
-        super().__init__(where, sock.fileno(), sock.recv, sock.send)
-        self._sock, self.setting = sock, setting
+    def __init__(self, where: str, sock: socket.socket, setting: SerialSetting | None, wire: Wire) -> None:
+        super().__init__(where, sock.fileno(), sock.recv, self._write)
+        self._sock, self.setting, self._wire = sock, setting, wire
+
+    def _write(self, frame: bytes) -> int:
+        wire = self._wire
+        if self.setting and wire.baud and not wire.bus.listens_at(self.setting.baud, wire.baud):
+            wire.wrong_baud += 1
+            return len(frame)
+        return self._sock.send(frame)
 
     def apply(self, setting: SerialSetting) -> None:
         self.setting = setting
@@ -52,6 +60,7 @@ class Wire(TcpLine):
         super().__init__(bus, port=1 + number, **more)  # type: ignore[arg-type]
         bus.mono_ns = mono_ns
         self.is_plugged = True
+        self.wrong_baud = 0  # requests at a speed that nobody understands
 
     async def start(self) -> None:
         self.is_plugged = True
@@ -66,7 +75,7 @@ class Wire(TcpLine):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         await self.serve(theirs)
-        return WirePort(f"line {config.name}", ours, setting)
+        return WirePort(f"line {config.name}", ours, setting, self)
 
 
 class SerialWire(Wire):
@@ -85,3 +94,19 @@ class SerialWire(Wire):
     def serial(self) -> str:
         """The setting that a master needs, as in agent.toml."""
         return f"{self.baud} 8N1"
+
+
+def park_opener(park: Park) -> PortOpener:
+    """Opens the lines of a park that was not started, each on a wire of its own."""
+    wires: dict[str, Wire] = {}
+    for number, line in enumerate(park.lines.values()):
+        if isinstance(line, SerialLine):
+            wires[line.url] = SerialWire(line.bus, number, baud=line.baud)
+        elif isinstance(line, TcpLine):
+            line.port = 1 + number  # so that its address is one
+            wires[line.url] = Wire(line.bus, number)
+
+    async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
+        return await wires[config.url].open_port(config, target, setting)
+
+    return open_port

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from ext.ring import Ring
-from tests.conftest import MadeUpTime
-from tests.kits.lines import Field, Ports, open_files
+from tests.kits.lines import Field, Ports, loop_factories, open_files
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +57,7 @@ async def ports(tmp_path: Path) -> AsyncIterator[Ports]:
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Who uses ``field`` has time made up."""
-    made_up = "field" in getattr(item, "fixturenames", ())
-    return {"made-up time": MadeUpTime} if made_up else {"real time": asyncio.new_event_loop}
+    return loop_factories(item, "field")
 
 
 @pytest.fixture
