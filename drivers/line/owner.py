@@ -347,6 +347,9 @@ class Line:
             self._host.leave(self)
 
 
+LineFactory = Callable[..., Line]  # with the arguments of ``open_line``
+
+
 def open_line(
     config: LineConfig,
     clock: Callable[[], tuple[int, int]] | None = None,
