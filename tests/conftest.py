@@ -79,9 +79,9 @@ def nothing_left_running() -> Iterator[None]:
 class MadeUpTime(asyncio.SelectorEventLoop):
     """An event loop that jumps to its next timer instead of waiting for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: float = 1_000_000.0) -> None:
         super().__init__()
-        self._now = 1_000_000.0
+        self._now = began
         select = self._selector.select  # type: ignore[attr-defined]
 
         def jump(timeout: float | None) -> object:

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from drivers.line import LineConfig, SerialSetting
 from drivers.line.config import Target
@@ -60,6 +61,8 @@ class Wire(TcpLine):
         super().__init__(bus, port=1 + number, **more)  # type: ignore[arg-type]
         bus.mono_ns = mono_ns
         self.is_plugged = True
+        self.says: Callable[[], bytes] = bytes  # what nobody asked for, looked for each ``says_every_s``
+        self.says_every_s = 0.0
         self.wrong_baud = 0  # requests at a speed that nobody understands
 
     async def start(self) -> None:
@@ -75,7 +78,14 @@ class Wire(TcpLine):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         await self.serve(theirs)
+        if self.says_every_s:
+            self._chatter()
         return WirePort(f"line {config.name}", ours, setting, self)
+
+    def _chatter(self) -> None:
+        self.say(self.says())
+        if self.clients:
+            asyncio.get_running_loop().call_later(self.says_every_s, self._chatter)
 
 
 class SerialWire(Wire):
