@@ -51,4 +51,4 @@ def made_up() -> None:
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return loop_factories(item, "made_up")
+    return loop_factories(item, "made_up", "raw")
