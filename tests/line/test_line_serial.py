@@ -310,7 +310,14 @@ def test_an_unstable_name_is_warned_about(caplog: pytest.LogCaptureFixture) -> N
     assert not warnings(LineConfig("a", "serial:/dev/serial/by-id/usb-FTDI-port0"))
 
 
-async def test_devices_of_other_speeds_share_a_line(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_echo_where_there_can_be_none_is_warned_about() -> None:
+    assert warnings(LineConfig("a", "modbus-tcp://192.0.2.1", echo=True)) == (
+        "line a: echo has no meaning on modbus-tcp",
+    )
+    assert not warnings(LineConfig("a", "tcp://192.0.2.1:4196", echo=True))
+
+
+async def test_devices_of_other_speeds_share_a_line(ports: Ports) -> None:
     """A switch of the setting keeps the quiet time of the slower one; parity is asked for, though a pty has none."""
     sim = await ports.pty(sim_device(), baud=2400)
     line = ports.line(sim, serial="19200 8N1")

@@ -174,9 +174,14 @@ def test_repeating_groups_by_count_and_to_the_end() -> None:
 
 
 def test_groups_within_groups() -> None:
-    curves = model_of(705, {3: 0, 5: 2, 6: 1, 10: 0}, 63)
-    names = list(sunspec.decode_model(0, curves).points)
-    assert "Crv[0].Pt[0].V" in names or "Crv[0].ActPt" in names
+    """Model 705 with two curves (offset 6) of two points each (offset 5): as many instances as it says, and no more."""
+    length = 13 + 2 * (10 + 2 * 2)
+    curves = model_of(705, {5: 2, 6: 2, length + 1: 77}, length)
+    found = sunspec.decode_model(0, curves).points
+    assert {name.rpartition(".")[0] for name in found if "[" in name} == {
+        "Crv[0]", "Crv[0].Pt[0]", "Crv[0].Pt[1]", "Crv[1]", "Crv[1].Pt[0]", "Crv[1].Pt[1]"
+    }  # fmt: skip
+    assert found["Crv[1].Pt[1].Var"].raw == 77, "the last register"
     once = sunspec.decode_model(0, model_of(704, {}, 65)).points
     assert any(n.startswith("PFWInj.") for n in once)
 
