@@ -23,7 +23,11 @@ def recorded(topic: str, *kinds: str) -> list[Any]:
     """The open cases of a topic as test parameters; one skipped parameter where the folder is absent."""
     manifest = CASES / topic / "manifest.json"
     if not manifest.exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}"))]
+        return [
+            pytest.param(
+                None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}; MH_CASES says where they are")
+            )
+        ]
     cases = json.loads(manifest.read_text("utf-8"))["cases"]
     return [pytest.param(case, id=case["id"]) for case in cases if not kinds or case["kind"] in kinds]
 

@@ -98,7 +98,9 @@ RECORDED = {  # frames of real meters, as libmbus collected them -> what the shi
 }
 
 
-@pytest.mark.skipif(not (FOLDER / "mbus").exists(), reason="no recorded cases here")
+@pytest.mark.skipif(
+    not (FOLDER / "mbus").exists(), reason=f"no recorded cases in {FOLDER}; MH_CASES says where they are"
+)
 @pytest.mark.parametrize("case", RECORDED)
 def test_recorded_meters_fit_the_generic_profiles(case: str) -> None:
     cases = json.loads((FOLDER / "mbus" / "manifest.json").read_text("utf-8"))["cases"]

@@ -25,7 +25,11 @@ CASES = Path(os.environ.get("MH_CASES", Path(__file__).resolve().parents[3] / "s
 def images() -> list[Any]:
     manifest = CASES / "sunspec" / "manifest.json"
     if not manifest.exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}"))]
+        return [
+            pytest.param(
+                None, marks=pytest.mark.skip(reason=f"no recorded cases at {manifest}; MH_CASES says where they are")
+            )
+        ]
     cases = json.loads(manifest.read_text("utf-8"))["cases"]
     return [pytest.param(c["input"], id=c["id"]) for c in cases if "registers" in c["input"]]
 

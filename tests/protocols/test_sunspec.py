@@ -233,7 +233,8 @@ def test_several_meters_are_told_apart_and_one_alone_is_plain() -> None:
 
 def oracle(model_id: int, registers: list[int]) -> dict[str, Any]:
     """Raw values as pysunspec2 reads them, by our names."""
-    device = pytest.importorskip("sunspec2.device")
+    from sunspec2 import device
+
     data = struct.pack(f">{len(registers)}H", *registers)
     model = device.Model(model_id, data=data)
 
