@@ -57,7 +57,7 @@ def identify(
     \b
     Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 silent, or no profile fits.
     """
-    from agent.cli.lease import agents_folder, lend
+    from agent.cli.lease import agents_folder, lend, line_factory
     from agent.cli.scan import facts_of, fit_words
     from drivers.scan import SETTINGS, Hunt, one_device
 
@@ -79,7 +79,7 @@ def identify(
     protocol = protocol or "modbus"
     setting = serial or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
-    scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting)
+    scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting, line_factory())
     with lend(folder, line, "identify", 300.0) as owner:
         owner.run(scan.identify_one())
     (found,) = scan.found

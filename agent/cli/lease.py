@@ -14,6 +14,7 @@ from drivers.model import ConfigError, GatewayError, LineDown, LineLent
 
 if TYPE_CHECKING:
     from agent.cli.control import ControlClient
+    from drivers.line import LineFactory
 
 T = TypeVar("T")
 Purpose = Literal["read", "identify", "scan"]
@@ -31,6 +32,16 @@ def lend(folder: Path, url: str, purpose: Purpose, seconds: float) -> Borrowed:
         return Borrowed()
     name = next((name for name, facts in lines.items() if is_same(facts.get("url"), url)), None)
     return Borrowed() if name is None else Borrowed(folder, str(name), purpose, seconds)
+
+
+def line_factory() -> LineFactory:
+    """How the command that runs opens lines: ``drivers.line.open_line``, or what ``outcome`` was given."""
+    import click
+
+    from drivers.line import open_line
+
+    context = click.get_current_context(silent=True)
+    return (context and context.obj) or open_line
 
 
 def is_same(first: object, second: str) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from io import TextIOWrapper
-from typing import NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 import click
 
 from agent.cli.common import complain
 from drivers.model import GatewayError, clean_text
+
+if TYPE_CHECKING:
+    from drivers.line import Line
 
 
 class Entry(NamedTuple):
@@ -129,11 +132,14 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(outcome(args))
 
 
-def outcome(args: Sequence[str] | None = None) -> int:
-    """The exit code of a command line; everything that it has to say was said."""
+def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line] | None = None) -> int:
+    """The exit code of a command line; everything that it has to say was said.
+
+    ``line_factory``: opens lines in place of ``drivers.line.open_line``, as a simulation does.
+    """
     stdout = sys.stdout
     try:
-        result = cli.main(None if args is None else list(args), "meterhouse", standalone_mode=False)
+        result = cli.main(None if args is None else list(args), "meterhouse", standalone_mode=False, obj=line_factory)
         sys.stdout.flush()
         code = result if isinstance(result, int) else 0
     except SystemExit as left:

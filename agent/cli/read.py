@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config
-from agent.cli.lease import agents_folder, lend
+from agent.cli.lease import agents_folder, lend, line_factory
 from drivers.model import (
     DeviceSpec,
     LineTimeout,
@@ -171,12 +171,11 @@ async def read_once(
     Raises LineError where the device is silent, ProfileError or UsageError where nothing can be asked.
     """
     from agent.config import device_spec, line_config
-    from drivers.line import open_line
     from drivers.registry import driver_class
     from drivers.scan.memory import RememberingLine
     from ext.ring import Ring
 
-    line = open_line(line_config(config.line(device.line)))
+    line = line_factory()(line_config(config.line(device.line)))
     memory = RememberingLine(line) if words is not None else None
     with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
         ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers want one; nothing is kept

@@ -237,9 +237,10 @@ def _mbus_by(said: str | None, addresses: str | None) -> tuple[str, ...]:
 
 
 def _scans(hunts: Sequence[Hunt]) -> list[Scan]:
+    from agent.cli.lease import line_factory
     from drivers.scan import Scan
 
-    return [Scan(hunt) for hunt in hunts]
+    return [Scan(hunt, line_factory()) for hunt in hunts]
 
 
 @contextmanager

@@ -133,8 +133,8 @@ async def _serve(said: dict[str, Any]) -> None:
             stack.push_async_callback(control.close)
             for fault in said["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
+            _listen_to(said, control, stack)  # before it is announced: whoever reads that may write at once
             _announce(said, lines, devices)
-            _listen_to(said, control, stack)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), said["seconds"])
     finally:

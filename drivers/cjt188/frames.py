@@ -147,7 +147,8 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     return best[1:]
 
 
-def _build(meter_type: int, address: str, control: int, data: bytes, wake: int) -> bytes:
+def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: int) -> bytes:
+    """A request. Raises UsageError for a control code that does not only read, or an address that is none."""
     if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
         raise UsageError(f"control code {control:02X}h may write", where="CJ/T 188")
     digits = address.upper()
@@ -164,10 +165,10 @@ def build_read(
 ) -> bytes:
     """A read request. ``low_first`` sends 1F 90 for 901F: remember per meter which order it answers to."""
     code = identifier.to_bytes(2, "little" if low_first else "big")
-    return _build(meter_type, address, READ, code + bytes((serial & 0xFF,)), wake)
+    return build_frame(meter_type, address, READ, code + bytes((serial & 0xFF,)), wake)
 
 
 def build_read_address(*, serial: int = 0, low_first: bool = False, wake: int = 3) -> bytes:
     """Ask the only meter on the line for its type and address."""
     code = ADDRESS.to_bytes(2, "little" if low_first else "big")
-    return _build(ANY, "A" * 14, READ_ADDRESS, code + bytes((serial & 0xFF,)), wake)
+    return build_frame(ANY, "A" * 14, READ_ADDRESS, code + bytes((serial & 0xFF,)), wake)

@@ -204,7 +204,8 @@ def _address_bytes(address: str) -> bytes:
     return bytes.fromhex(digits.rjust(12, "0"))[::-1]
 
 
-def _build(address: str, control: int, data: bytes, wake: int) -> bytes:
+def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
+    """A request. Raises UsageError for a control code that does not only read, or an address that is none."""
     if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
         raise UsageError(f"control code {control:02X}h may write", where="DL/T 645")
     body = bytes((START, *_address_bytes(address), START, control, len(data))) + data.translate(_PLUS_33)
@@ -222,20 +223,20 @@ def _identifier_bytes(identifier: str) -> bytes:
 def build_read(address: str, identifier: str, *, wake: int = 4) -> bytes:
     """A read request; 8 hex digits of identifier speak 2007, 4 speak 1997."""
     code = _identifier_bytes(identifier)
-    return _build(address, READ if len(code) == 4 else READ_97, code, wake)
+    return build_frame(address, READ if len(code) == 4 else READ_97, code, wake)
 
 
 def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: int = 4) -> bytes:
     """Ask for what a reply with ``more`` left out; ``sequence`` counts from 1 and exists in 2007 only."""
     code = _identifier_bytes(identifier)
     if len(code) == 2:
-        return _build(address, READ_NEXT_97, code, wake)
-    return _build(address, READ_NEXT, code + bytes((sequence & 0xFF,)), wake)
+        return build_frame(address, READ_NEXT_97, code, wake)
+    return build_frame(address, READ_NEXT, code + bytes((sequence & 0xFF,)), wake)
 
 
 def build_read_address(*, wake: int = 4) -> bytes:
     """Ask the only meter on the line for its address (2007)."""
-    return _build("AAAAAAAAAAAA", READ_ADDRESS, b"", wake)
+    return build_frame("AAAAAAAAAAAA", READ_ADDRESS, b"", wake)
 
 
 def join(frames: Sequence[Frame]) -> bytes:

@@ -2,7 +2,7 @@
 
 from drivers.line.config import LineConfig, Manners, SerialSetting, manners, target, warnings
 from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
-from drivers.line.owner import Line, LineLease, open_line
+from drivers.line.owner import Line, LineFactory, LineLease, open_line
 from drivers.line.stats import LineStats
 from drivers.line.trace import Frame, FrameTrace, frames_each, read_trace
 
@@ -13,6 +13,7 @@ __all__ = [
     "FrameTrace",
     "Line",
     "LineConfig",
+    "LineFactory",
     "LineLease",
     "LineStats",
     "Manners",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 
 from drivers.line.config import Manners
@@ -46,7 +45,7 @@ class ByteLink:
         self._give_up_ns = 0
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
-        self._active_ns = time.monotonic_ns()  # when the line was last not silent
+        self._active_ns = clock()[1]  # when the line was last not silent
         self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns up to which its old answer may come
         self._suspects: set[str | int] = set()  # units whose next answer might be an old one
         self._loop.add_reader(port.fd, self._received)
@@ -99,7 +98,7 @@ class ByteLink:
             return broken
         wire_s = (len(request.frame) + request.expect) * char_s
         deadline_s = manners.timeout_s + wire_s
-        self._give_up_ns = time.monotonic_ns() + int((deadline_s + LONGEST_NOISE_S) * 1e9)
+        self._give_up_ns = self._clock()[1] + int((deadline_s + LONGEST_NOISE_S) * 1e9)
         self._timer = self._loop.call_later(deadline_s, self._expire, done, request, manners)
         try:
             return await done
@@ -124,7 +123,7 @@ class ByteLink:
         """Wait until the line has been silent for ``quiet_s`` and no old answer of this unit can come any more."""
         late_ns = self._late_until.pop(request.unit, 0)
         quiet_ns = int(quiet_s * 1e9)
-        begin = now = time.monotonic_ns()
+        begin = now = self._clock()[1]
         while True:
             free_ns = max(self._active_ns + quiet_ns, late_ns)
             if now >= free_ns:
@@ -141,7 +140,7 @@ class ByteLink:
                 await waiter
             finally:
                 timer.cancel()
-            now = time.monotonic_ns()
+            now = self._clock()[1]
 
     def _received(self) -> None:
         utc_ns, mono_ns = self._clock()
@@ -207,7 +206,7 @@ class ByteLink:
         self._settling = None
         if done is not self._done or done.done():
             return
-        rest_s = _SETTLED_S - (time.monotonic_ns() - self._active_ns) / 1e9
+        rest_s = _SETTLED_S - (self._clock()[1] - self._active_ns) / 1e9
         if rest_s > 0.001:
             self._settling = self._loop.call_later(rest_s, self._settle, done, request)
             return
@@ -221,7 +220,7 @@ class ByteLink:
     def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, manners: Manners) -> None:
         if done is not self._done or done.done():
             return
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock()[1]
         if self._heard and now_ns - self._active_ns < _ONE_FRAME_NS and now_ns < self._give_up_ns:
             self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, manners)
             return  # it is in the middle of its answer

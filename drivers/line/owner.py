@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 from drivers.line.bytelink import ByteLink
@@ -12,7 +11,7 @@ from drivers.line.config import NO_LIMITS, LineConfig, Manners, SerialSetting, m
 from drivers.line.frames import BUSY, Answer, Request
 from drivers.line.hosts import host_of
 from drivers.line.mbap import MbapLink
-from drivers.line.port import Port, down, open_port
+from drivers.line.port import Port, PortOpener, down, open_port
 from drivers.line.stats import LineStats
 from drivers.line.trace import FrameTrace
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
@@ -51,6 +50,7 @@ class Line:
         config: LineConfig,
         clock: Callable[[], tuple[int, int]],
         trace: FrameTrace | None = None,
+        opener: PortOpener = open_port,
     ) -> None:
         self.config, self.name = config, config.name
         self.target = target(config)
@@ -58,8 +58,8 @@ class Line:
         self.where = f"line {config.name}"
         # requests of one burst: a TCP device answers all in one go; slower lines hand on each answer as it comes
         self.burst_size = 16 if self.is_mbap else 1
-        self.stats = LineStats(since_ns=time.monotonic_ns())
-        self.clock, self._trace = clock, trace
+        self.stats = LineStats(since_ns=clock()[1])
+        self.clock, self._trace, self._opener = clock, trace, opener
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
         self._manners = self._heeded = manners(config)
         self._turn = asyncio.Lock()
@@ -143,7 +143,7 @@ class Line:
         """
         results: list[Answer | LineError] = []
         await self._turn.acquire()
-        begin_ns = time.monotonic_ns()
+        begin_ns = self.clock()[1]
         if how is not self._heeded:
             self.heed(how)
         link = self._link
@@ -165,7 +165,7 @@ class Line:
             if self.stats.foreign >= self._foreign_told:
                 self._tell_foreign()
             self._end_of_turn()
-            self.stats.busy_ns += time.monotonic_ns() - begin_ns
+            self.stats.busy_ns += self.clock()[1] - begin_ns
             self._turn.release()
         return results
 
@@ -283,7 +283,7 @@ class Line:
                     waiting, what = what, f"other lines hold all connections that {self._host.name} takes"
                     await self._host.enter(self, self._connections)
                     what = waiting
-                return await open_port(self.config, self.target, self._setting)
+                return await self._opener(self.config, self.target, self._setting)
         except TimeoutError:
             raise self._failed(down(self.where, None, what)) from None
         except OSError as error:
@@ -347,17 +347,22 @@ class Line:
             self._host.leave(self)
 
 
+LineFactory = Callable[..., Line]  # with the arguments of ``open_line``
+
+
 def open_line(
     config: LineConfig,
     clock: Callable[[], tuple[int, int]] | None = None,
     *,
     trace: FrameTrace | None = None,
+    opener: PortOpener = open_port,
 ) -> Line:
     """The line of ``config``; nothing is opened yet.
 
     Args:
         clock: gives (UTC ns, monotonic ns); None: the kernel's.
         trace: where its frames are shown; closed with the line.
+        opener: opens its port; a simulation on made-up time brings its own.
 
     Raises:
         ConfigError: an address or setting that cannot be.
@@ -366,4 +371,4 @@ def open_line(
         from ext.clock import now
 
         clock = now
-    return Line(config, clock, trace)
+    return Line(config, clock, trace, opener)

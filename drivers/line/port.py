@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import termios
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from drivers.line.config import LineConfig, SerialSetting, Target
 from drivers.model import LineDown
@@ -53,6 +53,9 @@ class Port:
     def close(self) -> None:
         """Give the descriptor back; a dead one must not be kept, or its adapter comes back under another name."""
         raise NotImplementedError
+
+
+PortOpener = Callable[[LineConfig, Target, SerialSetting | None], Awaitable[Port]]  # raises OSError
 
 
 class _SocketPort(Port):

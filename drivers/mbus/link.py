@@ -184,7 +184,8 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
 # ------------------------------------------------------------------ requests
 
 
-def _short(control: int, address: int) -> bytes:
+def build_short(control: int, address: int) -> bytes:
+    """A frame of five bytes. Raises UsageError for a control field that may write, or an address that is none."""
     if control not in ALLOWED_CONTROLS or control == SND_UD:  # read-only, held where the bytes are made
         raise UsageError(f"control field {control:02X}h may write", where="M-Bus")
     if not 0 <= address <= 0xFF:
@@ -194,12 +195,12 @@ def _short(control: int, address: int) -> bytes:
 
 def build_snd_nke(address: int) -> bytes:
     """Reset the link of a device, or deselect (253). Changes nothing that is measured."""
-    return _short(SND_NKE, address)
+    return build_short(SND_NKE, address)
 
 
 def build_req_ud2(address: int, *, fcb: bool) -> bytes:
     """Ask for data. Toggle ``fcb`` after each good answer; repeat it to get the same telegram again."""
-    return _short(REQ_UD2 | (FCB if fcb else 0), address)
+    return build_short(REQ_UD2 | (FCB if fcb else 0), address)
 
 
 def build_select(identity: str, manufacturer: int = 0xFFFF, version: int = 0xFF, medium: int = 0xFF) -> bytes:

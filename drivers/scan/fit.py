@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
 
 from drivers.line import Line
 from drivers.model import (
@@ -85,17 +87,29 @@ class Identity:
 
 def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
     """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` is for them."""
-    wanted, found = set(protocols), []
-    for name, path in list_profiles().items():
-        if only and name != only:
-            continue
-        try:
-            profile = load_profile(path)
-        except ProfileError:
-            continue
-        if profile.protocol in wanted and profile.vendor.lower() != "generic":
-            found.append(profile)
-    return found
+    wanted, listed = set(protocols), list_profiles()
+    state = tuple(map(_changed_ns, listed.values()))
+    loaded = [_loaded(path, state) for name, path in listed.items() if not only or name == only]
+    return [p for p in loaded if p is not None and p.protocol in wanted and p.vendor.lower() != "generic"]
+
+
+@lru_cache(maxsize=256)
+def _loaded(path: Path, state: tuple[int, ...]) -> Profile | None:
+    """A profile, None if it is broken; each device that a scan finds wants them all.
+
+    ``state``: of all files, as a profile may extend others.
+    """
+    try:
+        return load_profile(path)
+    except ProfileError:
+        return None
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # a link that leads nowhere; loading it will tell
+        return 0
 
 
 async def identify(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from drivers import dlt645, mbus
-from drivers.line import Answer, LineConfig, SerialSetting, open_line, target
+from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_line, target
 from drivers.modbus import read_identification
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
 from drivers.scan.agenda import Agenda, baud_of
@@ -41,7 +41,7 @@ class Scan:
         ConfigError: an address of a line or serial setting that cannot be.
     """
 
-    def __init__(self, hunt: Hunt) -> None:
+    def __init__(self, hunt: Hunt, line_factory: LineFactory = open_line) -> None:
         first = (hunt.settings or SETTINGS[hunt.protocols[0]])[0]
         config = LineConfig("scan", hunt.url, serial=first, echo=hunt.echo)
         self.hunt = hunt
@@ -56,7 +56,7 @@ class Scan:
         self.found: list[Found] = []
         self.notes: list[str] = []
         self._ear = Ear(self.is_mbap)
-        self._line = open_line(config, trace=self._ear)
+        self._line = line_factory(config, trace=self._ear)
         self._asked: set[int] = set()
         self._foreign: list[Heard] = []
         self._done_s = 0.0
@@ -365,8 +365,8 @@ def _secondary(frame: bytes) -> str:
     return (who[3::-1] + who[4:]).hex().upper()
 
 
-def one_device(hunt: Hunt, protocol: str, address: str, serial: str) -> Scan:
+def one_device(hunt: Hunt, protocol: str, address: str, serial: str, line_factory: LineFactory = open_line) -> Scan:
     """A scan that has found one device already, for ``identify``."""
-    scan = Scan(replace(hunt, bus_is_mine=True))
+    scan = Scan(replace(hunt, bus_is_mine=True), line_factory)
     scan.found.append(Found(protocol, address, serial if scan.is_serial else "", "named", hunt.url))
     return scan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from drivers.model import UsageError
@@ -30,8 +30,16 @@ class Traced(NamedTuple):
 class Bus:
     """Devices that share one line. A unit nobody has is silent, or answers ``absent`` as a TCP gateway does."""
 
-    def __init__(self, devices: Iterable[SimDevice] = (), *, name: str = "", absent: int | None = None) -> None:
+    def __init__(
+        self,
+        devices: Iterable[SimDevice] = (),
+        *,
+        name: str = "",
+        absent: int | None = None,
+        mono_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.name = name
+        self.mono_ns = mono_ns  # the clock of the trace
         self.devices: dict[int, SimDevice] = {}
         self.absent = absent
         self.strangers = 0  # requests to units that do not exist
@@ -59,7 +67,7 @@ class Bus:
 
     def answer(self, request: Request, framing: Framing) -> Answer | None:
         """What the line hears after a request."""
-        self.trace.append(Traced(time.monotonic_ns(), False, request.frame))
+        self.trace.append(Traced(self.mono_ns(), False, request.frame))
         device = self.devices.get(request.unit)
         if device is not None and request.pdu:
             return device.answer(request, framing)
@@ -70,7 +78,7 @@ class Bus:
 
     def sent(self, frame: bytes) -> None:
         """Note in the trace that an answer begins."""
-        self.trace.append(Traced(time.monotonic_ns(), True, frame))
+        self.trace.append(Traced(self.mono_ns(), True, frame))
 
 
 class SimLine(Protocol):

@@ -48,6 +48,7 @@ class SimDevice:
     faults: FaultBox = field(default_factory=FaultBox)
     requests: Counter[int] = field(default_factory=Counter)
     answered: int = 0
+    monotonic: Callable[[], float] = time.monotonic
     _silent_until: float = 0.0
     _last_pdu: bytes = b""
 
@@ -61,7 +62,7 @@ class SimDevice:
 
     def reboot(self, silent_s: float = 0.0) -> None:
         """Power cycle: silent for a while, counters from zero."""
-        self._silent_until = time.monotonic() + silent_s
+        self._silent_until = self.monotonic() + silent_s
         if self.restart is not None:
             self.restart()
 
@@ -107,7 +108,7 @@ class SimDevice:
     def answer(self, request: Request, framing: Framing) -> Answer | None:
         """What the line hears, faults applied; None is silence."""
         self.requests[request.pdu[0]] += 1
-        if self._silent_until and time.monotonic() < self._silent_until:
+        if self._silent_until and self.monotonic() < self._silent_until:
             return None
         if self.asleep is not None and self.asleep():
             return None

@@ -7,7 +7,6 @@ once comes out overlaid. Faults are those of
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -241,7 +240,7 @@ class MixedBus(Bus):
             if self._heard_baud and own and own != self._heard_baud:
                 return None
             return super().answer(request, framing)
-        self.trace.append(Traced(time.monotonic_ns(), False, request.frame))
+        self.trace.append(Traced(self.mono_ns(), False, request.frame))
         said: list[Answer] = []
         heard = False
         for meter in self.meters:

@@ -144,19 +144,23 @@ class TcpLine:
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
 
+    async def serve(self, sock: socket.socket) -> None:
+        """Take one more client, who is at the other end of a connected stream socket of any family."""
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(self), sock)
+
     async def stop(self) -> None:
         """Close the port and all connections."""
         server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
+        if server is not None:
+            server.close()
         for client in list(self.clients):
             client.end(reset=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2):
                 if self.clients:
                     await self.idle.wait()
-                await server.wait_closed()
+                if server is not None:
+                    await server.wait_closed()
 
     def say(self, frame: bytes) -> None:
         """Bytes to all clients that nobody asked for."""

@@ -6,13 +6,20 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from drivers.line import Answer, Line, LineConfig, ModbusRequest, open_line
+import pytest
+
+from drivers.line import Answer, Line, LineConfig, Manners, ModbusRequest, open_line
+from drivers.line.port import open_port
 from drivers.modbus import read_request
 from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, device
 from drivers.sim.framing import Framing, Request
+from tests.conftest import MadeUpTime
+from tests.kits.wires import SerialWire, Wire, clock
 
+PATIENCE_S = 30.0
 TICK = 1_795_500_000_000
 FAST = 1  # the bit of the fast pace
 
@@ -31,7 +38,51 @@ def open_files() -> set[str]:
 
 
 class Field:
-    """Simulated lines and our ends of them, all closed after the test."""
+    """Simulated lines on wires and our ends of them, all closed after the test. Its tests run on made-up time."""
+
+    def __init__(self) -> None:
+        self._sims: list[Wire] = []
+        self._lines: list[Line] = []
+
+    async def tcp(self, *devices: SimDevice, framing: str = "mbap", **more: object) -> Wire:
+        return self._add(Wire(Bus(devices, absent=more.pop("absent", None)), len(self._sims), framing=framing, **more))  # type: ignore[arg-type]
+
+    async def pty(self, *devices: SimDevice, baud: int = 115200) -> SerialWire:
+        return self._add(SerialWire(Bus(devices), len(self._sims), baud=baud))
+
+    def _add(self, sim: Any) -> Any:
+        self._sims.append(sim)
+        return sim
+
+    def line(self, sim: Wire | str, **more: object) -> Line:
+        """Our end. ``timeout_s`` and other limits as keywords of Limits; ``echo`` and so on of LineConfig."""
+        if isinstance(sim, str):
+            found = [one for one in self._sims if one.url == sim]
+            more.setdefault("opener", found[0].open_port if found else open_port)
+        else:
+            more["opener"] = sim.open_port
+        return our_end(self._lines, sim, clock=clock, **more)
+
+    def url(self, number: int) -> str:
+        """Where a simulated line is."""
+        return self._sims[number].url
+
+    def bus(self, number: int) -> Bus:
+        """The devices of a simulated line."""
+        return self._sims[number].bus
+
+    async def close(self) -> None:
+        for line in self._lines:
+            await line.close()
+        for sim in self._sims:
+            await sim.stop()
+
+
+class Ports:
+    """Simulated lines on real ports and pseudo-terminals, in real time, and our ends of them; closed after the test.
+
+    Who answers has half a minute: a machine may be slow. Only what is never answered is asked hastily.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -52,29 +103,31 @@ class Field:
         return sim
 
     def line(self, sim: TcpLine | SerialLine | str, **more: object) -> Line:
-        """Our end. ``timeout`` and other limits as keywords of Limits; ``echo`` and so on of LineConfig."""
-        limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})  # type: ignore[arg-type]
-        trace = more.pop("trace", None)
-        if isinstance(sim, SerialLine):
-            more.setdefault("serial", sim.serial)
-        url = sim if isinstance(sim, str) else sim.url
-        line = open_line(LineConfig(f"l{len(self._lines)}", url, limits=limits, **more), trace=trace)  # type: ignore[arg-type]
-        self._lines.append(line)
-        return line
-
-    def url(self, number: int) -> str:
-        """Where a simulated line is."""
-        return self._sims[number].url
-
-    def bus(self, number: int) -> Bus:
-        """The devices of a simulated line."""
-        return self._sims[number].bus
+        """Our end. ``timeout_s`` and other limits as keywords of Limits; ``echo`` and so on of LineConfig."""
+        more.setdefault("timeout_s", PATIENCE_S)
+        return our_end(self._lines, sim, **more)
 
     async def close(self) -> None:
         for line in self._lines:
             await line.close()
         for sim in self._sims:
             await sim.stop()
+
+
+def our_end(lines: list[Line], sim: Any, **more: Any) -> Line:
+    """A line to a simulated one, or to a URL; added to ``lines``."""
+    limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})
+    how = {k: more.pop(k) for k in ("clock", "trace", "opener") if k in more}
+    if not isinstance(sim, str) and (serial := getattr(sim, "serial", None)):
+        more.setdefault("serial", serial)
+    config = LineConfig(f"l{len(lines)}", sim if isinstance(sim, str) else sim.url, limits=limits, **more)
+    lines.append(open_line(config, **how))
+    return lines[-1]
+
+
+def hasty(line: Line) -> Manners:
+    """For what is not answered."""
+    return line.manners(Limits(timeout_s=0.03))
 
 
 def sim_device(unit: int = 1, words: Sequence[int] = range(200), **more: object) -> SimDevice:
@@ -107,15 +160,30 @@ def spec_of(points: Sequence[Point], unit: int = 1, **limits: object) -> DeviceS
     )  # fmt: skip
 
 
+def loop_factories(item: pytest.Item, *made_up: str) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """For ``pytest_asyncio_loop_factories``: who uses one of these fixtures has time made up."""
+    if set(made_up) & set(getattr(item, "fixturenames", ())):
+        return {"made-up time": MadeUpTime}
+    return {"real time": asyncio.new_event_loop}
+
+
 async def ask_while(line: Line, request: ModbusRequest, trouble: type[LineError]) -> Answer:
-    """Ask again and again while this trouble lasts; five seconds at most."""
-    async with asyncio.timeout(5):
+    """Ask again and again while this trouble lasts; half a minute at most."""
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             (answer,) = await line.burst([request], line.manners())
             if not isinstance(answer, trouble):
                 assert isinstance(answer, Answer)
                 return answer
             await asyncio.sleep(0.01)
+
+
+async def came(condition: Callable[[], object], what: str) -> None:
+    """Wait for a state that another thread or process brings about; half a minute at most."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  (no event of ours tells it)
+            await asyncio.sleep(0.01)
+    assert condition(), what
 
 
 def mute_when(honest: SimDevice, silent: Callable[[int, int], bool]) -> SimDevice:

@@ -8,13 +8,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.line import Line, LineConfig, open_line
+from drivers.line import Line
 from drivers.model import DeviceSpec, Limits, Point
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.registry import driver_class
-from drivers.sim import Bus, SerialLine, TcpLine
+from drivers.sim import Bus, SerialLine
 from drivers.sim.meters import Meter, MixedBus
 from ext.ring import Ring
+from tests.kits.lines import PATIENCE_S, our_end
+from tests.kits.wires import SerialWire, Wire, clock
 
 TICK = 1_795_500_000_000
 ALL = 31  # every pace
@@ -35,32 +37,29 @@ def points_of(profile_id: str, names: Iterable[str] = ()) -> tuple[Point, ...]:
 
 @dataclass
 class Cabinet:
-    """Simulated lines, our ends of them and the ring; all closed after the test."""
+    """Simulated lines on wires, our ends of them and the ring; all closed after the test. Time is made up."""
 
     folder: Path
     ring: Ring
-    sims: list[SerialLine | TcpLine] = field(default_factory=list)
+    sims: list[Any] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     position: int = 0
 
+    timeout_s = 0.25  # of devices for which the test says nothing else
+
     async def pty(self, bus: Bus, *, baud: int = 115200, **more: Any) -> Line:
-        sim = SerialLine(bus, self.folder / f"tty{len(self.sims)}", baud=baud)
-        return await self._open(sim, serial=sim.serial, **more)
+        return self._opened(SerialWire(bus, len(self.sims), baud=baud), **more)
 
     async def tcp(self, bus: Bus, framing: Any = "rtu", **more: Any) -> Line:
-        return await self._open(TcpLine(bus, framing=framing), **more)
+        return self._opened(Wire(bus, len(self.sims), framing=framing), **more)
 
-    async def _open(self, sim: SerialLine | TcpLine, **more: Any) -> Line:
-        await sim.start()
+    def _opened(self, sim: Wire, **more: Any) -> Line:
         self.sims.append(sim)
-        limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})
-        line = open_line(LineConfig(f"l{len(self.lines)}", sim.url, limits=limits, **more))
-        self.lines.append(line)
-        return line
+        return our_end(self.lines, sim, clock=clock, opener=sim.open_port, **more)
 
     def device(self, line: Line, protocol: str, address: str, points: Iterable[Point], **more: Any) -> Any:
         limits = Limits(**{k: more.pop(k) for k in list(more) if k in Limits.__slots__})
-        limits = limits.over(Limits(timeout_s=0.25, late_s=0.0))
+        limits = limits.over(Limits(timeout_s=self.timeout_s, late_s=0.0))
         spec = DeviceSpec(
             "m1", "p/g/m1", address, protocol, f"{protocol}/test", tuple(points), (1000, 5000, 60000, 0, 86_400_000),
             limits=limits, **more,
@@ -93,6 +92,18 @@ class Cabinet:
             await sim.stop()
 
 
+class RealCabinet(Cabinet):
+    """The same on pseudo-terminals, in real time: who answers has half a minute."""
+
+    timeout_s = PATIENCE_S
+
+    async def pty(self, bus: Bus, *, baud: int = 115200, **more: Any) -> Line:
+        sim = SerialLine(bus, self.folder / f"tty{len(self.sims)}", baud=baud)
+        await sim.start()
+        self.sims.append(sim)
+        return our_end(self.lines, sim, **more)
+
+
 def sent_frames(bus: Bus) -> list[bytes]:
     """What masters said on a simulated bus."""
     return [traced.frame for traced in bus.trace if not traced.sent]
@@ -107,4 +118,4 @@ def numbers(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value.normalize() if isinstance(value, Decimal) else value for name, value in values.items()}
 
 
-__all__ = ["ALL", "TICK", "Cabinet", "bcd", "bus_of", "numbers", "points_of", "replace", "sent_frames"]
+__all__ = ["ALL", "TICK", "Cabinet", "RealCabinet", "bcd", "bus_of", "numbers", "points_of", "replace", "sent_frames"]

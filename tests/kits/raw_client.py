@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 import os
 import select
+import socket
 import struct
 import time
 from pathlib import Path
 
+from drivers.sim import TcpLine
 from drivers.sim.framing import crc16
+
+PATIENCE_S = 30.0  # for what comes; what does not come is waited for less
 
 
 def rtu(unit: int, function: int, address: int, count: int) -> bytes:
@@ -39,12 +43,19 @@ class TcpClient:
     async def connect(cls, port: int) -> TcpClient:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
-    async def ask(self, request: bytes, size: int, seconds: float = 2.0) -> bytes:
+    @classmethod
+    async def wired(cls, line: TcpLine) -> TcpClient:
+        """To a line that need not listen, by a socket pair."""
+        ours, theirs = socket.socketpair()
+        await line.serve(theirs)
+        return cls(*await asyncio.open_connection(sock=ours))
+
+    async def ask(self, request: bytes, size: int, seconds: float = PATIENCE_S) -> bytes:
         """``size`` bytes after a request; fewer if the deadline passes or the connection ends."""
         self.writer.write(request)
         return await self.read(size, seconds)
 
-    async def read(self, size: int, seconds: float = 2.0) -> bytes:
+    async def read(self, size: int, seconds: float = PATIENCE_S) -> bytes:
         got = b""
         try:
             async with asyncio.timeout(seconds):
@@ -67,13 +78,13 @@ class PtyClient:
         self.fd = os.open(link, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         self.arrivals: list[tuple[float, int]] = []  # monotonic time, bytes that came with it
 
-    def ask(self, request: bytes, size: int, seconds: float = 2.0) -> bytes:
+    def ask(self, request: bytes, size: int, seconds: float = PATIENCE_S) -> bytes:
         """``size`` bytes after a request; fewer if the deadline passes or the line is gone."""
         self.arrivals = []
         os.write(self.fd, request)
         return self.read(size, seconds)
 
-    def read(self, size: int, seconds: float = 2.0) -> bytes:
+    def read(self, size: int, seconds: float = PATIENCE_S) -> bytes:
         got, deadline = b"", time.monotonic() + seconds
         while len(got) < size:
             ready, _, _ = select.select([self.fd], [], [], max(0.0, deadline - time.monotonic()))

@@ -1,53 +1,87 @@
-"""What the tests of scans share: simulated buses on lines whose loop runs in a thread of its own."""
+"""What the tests of scans share: simulated buses on wires, and commands that scan them on made-up time."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+import errno
+import os
+import time
+from collections.abc import Sequence
 from typing import Any
 
+from agent.cli.main import outcome
+from drivers.line import Line, LineConfig, SerialSetting, open_line
+from drivers.line.config import Target
+from drivers.line.port import Port
 from drivers.profile import find_profile, load_profile, shipped_dir
-from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine
+from drivers.sim import Bus, Image, SimDevice
+from tests.conftest import MadeUpTime
+from tests.kits.wires import SerialWire, Wire, clock
 
 
 class Park:
-    """Simulated lines; each runs until ``stop``."""
+    """Simulated lines on wires, and commands that use them in this process, on made-up time."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lines: list[SerialLine | TcpLine] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sim park")
-        self._thread.start()
+    def __init__(self) -> None:
+        self._lines: dict[str, Wire] = {}
+        self.now_s = 1_000_000.0  # goes on from command to command
 
-    def pty(self, bus: Bus, baud: int = 115200) -> SerialLine:
-        line = SerialLine(bus, self._folder / f"tty{len(self._lines)}", baud=baud)
-        return self._started(line)
+    def pty(self, bus: Bus, baud: int = 115200) -> SerialWire:
+        return self._added(SerialWire(bus, len(self._lines), baud=baud))
 
-    def tcp(self, bus: Bus, framing: Any = "mbap") -> TcpLine:
-        return self._started(TcpLine(bus, framing=framing))
+    def tcp(self, bus: Bus, framing: Any = "mbap") -> Wire:
+        return self._added(Wire(bus, len(self._lines), framing=framing))
 
-    def _started(self, line: Any) -> Any:
-        self.call(line.start)
-        self._lines.append(line)
-        return line
+    def _added(self, wire: Any) -> Any:
+        self._lines[wire.url] = wire
+        return wire
 
-    def call(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Run something in the loop of the lines."""
+    def outcome(self, args: Sequence[str]) -> int:
+        """The exit code of a command line whose lines are ours."""
+        before = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(_Made(self))
+        try:
+            return outcome(args, self._line)
+        finally:
+            asyncio.set_event_loop_policy(before)
 
-        async def run() -> Any:
-            return await work()
+    def _line(self, config: LineConfig, *, trace: Any = None) -> Line:
+        return open_line(config, self._clock, trace=trace, opener=self._open)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(5)
+    def _clock(self) -> tuple[int, int]:
+        try:
+            return clock()
+        except RuntimeError:  # a line that is made before its loop runs
+            return time.time_ns(), round(self.now_s * 1e9)
 
-    def stop(self) -> None:
-        for line in self._lines:
-            self.call(line.stop)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
+    async def _open(self, config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
+        wire = self._lines.get(config.url)
+        if wire is None:
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return await wire.open_port(config, target, setting)
+
+    def loop(self) -> MadeUpTime:
+        """A loop whose time goes on where that of the last one ended."""
+        made = MadeUpTime(self.now_s)
+        close = made.close
+
+        def closed() -> None:
+            self.now_s = made.time()
+            close()
+
+        made.close = closed  # type: ignore[method-assign]
+        return made
+
+
+class _Made(asyncio.DefaultEventLoopPolicy):
+    """What ``asyncio.run`` takes its loop from."""
+
+    def __init__(self, park: Park) -> None:
+        super().__init__()
+        self._park = park
+
+    def new_event_loop(self) -> MadeUpTime:
+        return self._park.loop()
 
 
 def sampled(profile_id: str, unit: int, **more: Any) -> SimDevice:

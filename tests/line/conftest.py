@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ext.ring import Ring
-from tests.kits.lines import Field, open_files
+from tests.kits.lines import Field, Ports, loop_factories, open_files
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def all_closed() -> Iterator[None]:
     """No socket, pty or line thread outlives a test."""
     before = open_files()
     yield
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
         left = open_files() - before
         threads = [t.name for t in threading.enumerate() if t.name.startswith("sim ")]
@@ -40,11 +41,23 @@ def ring(tmp_path: Path) -> Iterator[Ring]:
 
 
 @pytest.fixture
-async def field(tmp_path: Path) -> AsyncIterator[Field]:
-    """Where lines and devices of a test come from."""
-    made = Field(tmp_path)
+async def field() -> AsyncIterator[Field]:
+    """Where lines and devices of a test come from: wires, and made-up time."""
+    made = Field()
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def ports(tmp_path: Path) -> AsyncIterator[Ports]:
+    """The same on real ports and pseudo-terminals, in real time."""
+    made = Ports(tmp_path)
+    yield made
+    await made.close()
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return loop_factories(item, "field")
 
 
 @pytest.fixture

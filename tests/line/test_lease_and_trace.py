@@ -13,19 +13,19 @@ import pytest
 from drivers.line import FrameTrace, frames_each, read_trace
 from drivers.line.trace import NOISE, RECEIVED, SENT
 from drivers.model import LineLent, LineTimeout
-from tests.kits.lines import Field, ask, sim_device, words
+from tests.kits.lines import Field, Ports, ask, sim_device, words
 
 
-async def test_who_borrows_a_line_gets_its_port(field: Field) -> None:
+async def test_who_borrows_a_line_gets_its_port(ports: Ports) -> None:
     """The line finishes its request, closes its port, says ``lent``, and is ours again when the lease ends."""
-    sim = await field.pty(sim_device())
-    line = field.line(sim)
+    sim = await ports.pty(sim_device())
+    line = ports.line(sim)
     assert (await line.exchange(ask(1, 1))).payload == words(1)
     lease = await line.lend("read by anna")
     assert not line.is_open and line.lent == "read by anna"
     (error,) = await line.burst([ask()], line.manners())
     assert isinstance(error, LineLent) and "read by anna" in str(error)
-    tool = field.line(sim)  # the port is free: it locks its users out
+    tool = ports.line(sim)  # the port is free: it locks its users out
     assert (await tool.exchange(ask(5, 1))).payload == words(5)
     await tool.close()
     lease.end()

@@ -9,7 +9,7 @@ from drivers.line import Answer
 from drivers.model import LineTimeout
 from tests.kits.lines import Field, ask, open_files, sim_device
 
-WARM, ROUNDS = 100, 500
+WARM, ROUNDS = 50, 200
 
 
 async def test_exceptions_of_a_gateway_leave_nothing_behind(field: Field) -> None:
@@ -35,5 +35,5 @@ async def test_exceptions_of_a_gateway_leave_nothing_behind(field: Field) -> Non
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown < 50_000, f"{grown} bytes after {ROUNDS} exceptions"
+    assert grown < 20_000, f"{grown} bytes after {ROUNDS} exceptions"
     assert open_files() == files and sim.accepted == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,13 +56,19 @@ class Half:
     FRAMES: ClassVar[dict[str, str]] = {"hello": "asks how it is"}
 
 
-def third_party(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    point = EntryPoint("snail", f"{__name__}:{name}", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.GROUP else [])
+def third_party(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> None:
+    """Install a distribution with a driver, as pip would."""
+    installed = folder / "snail-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: snail\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[{registry.GROUP}]\nsnail = {__name__}:{name}\n")
+    monkeypatch.syspath_prepend(folder)
 
 
-def test_a_third_partys_driver_is_taken_if_it_states_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    third_party(monkeypatch, "Honest")
+def test_a_third_partys_driver_is_taken_if_it_states_its_frames(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    third_party(monkeypatch, tmp_path, "Honest")
     assert registry.driver_class("snail") is Honest
     assert registry.protocols()[-1] == "snail"
 
@@ -77,7 +82,9 @@ def test_a_third_partys_driver_is_taken_if_it_states_its_frames(monkeypatch: pyt
         ("Missing", "cannot be loaded"),
     ],
 )
-def test_a_third_partys_driver_that_is_none(monkeypatch: pytest.MonkeyPatch, name: str, says: str) -> None:
-    third_party(monkeypatch, name)
+def test_a_third_partys_driver_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, says: str
+) -> None:
+    third_party(monkeypatch, tmp_path, name)
     with pytest.raises(ConfigError, match=says):
         registry.driver_class("snail")

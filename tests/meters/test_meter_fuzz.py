@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.line import LineConfig, open_line
-from drivers.metering import Heard
-from drivers.model import DeviceSpec, LineError
+from drivers.line import Answer, Line, LineConfig, Manners, Request
+from drivers.mbus.link import SND_NKE
+from drivers.metering import MeterDevice, MeterRequest
+from drivers.model import DeviceSpec, LineError, LineTimeout
 from drivers.registry import driver_class
 from tests.kits.meters import points_of
 
@@ -19,20 +21,33 @@ ADDRESSES = {"dlt645": "AAAAAAAAAAAA", "cjt188": "AAAAAAAAAAAAAA", "mbus": "254"
 ASKED = {"dlt645": "0201FF00", "cjt188": "20 901F", "mbus": "readout"}
 
 
-def device_of(protocol: str) -> Any:
+class Silent(Line):
+    """Keeps what is asked; nobody answers, but that an M-Bus link was reset."""
+
+    asked: MeterRequest[Any]
+
+    async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
+        assert isinstance(request, MeterRequest)
+        self.asked = request
+        if request.function == SND_NKE:
+            return Answer(b"\xe5", 0, 0, False)
+        raise LineTimeout("nobody here", where=request.where)
+
+
+def asked(protocol: str) -> tuple[MeterDevice, MeterRequest[Any]]:
+    """A device, and its question."""
     points = points_of(PROFILES[protocol])
     spec = DeviceSpec("m", "s", ADDRESSES[protocol], protocol, "t/t", points, (0, 0, 0, 0, 0))
-    return driver_class(protocol)(spec, open_line(LineConfig("l", "serial:/dev/null")), cast(Any, None), 0)
+    line = Silent(LineConfig("l", "serial:/dev/null"), lambda: (0, 0))
+    device = driver_class(protocol)(spec, line, cast(Any, None), 0)
+    with pytest.raises(LineTimeout):
+        asyncio.run(device.fetch(ASKED[protocol]))
+    return device, line.asked
 
 
-DEVICES = {protocol: device_of(protocol) for protocol in PROFILES}
-
-
-def request_of(protocol: str) -> Any:
-    device = DEVICES[protocol]
-    if protocol == "mbus":
-        return device._question()
-    return device._request(ASKED[protocol]) if protocol == "cjt188" else device._request(b"", 0x11, ASKED[protocol])
+@pytest.fixture(scope="module", params=PROFILES)
+def talk(request: pytest.FixtureRequest) -> tuple[str, MeterDevice, MeterRequest[Any]]:
+    return request.param, *asked(request.param)
 
 
 def sound(protocol: str, head: bytes, body: bytes) -> bytes:
@@ -50,7 +65,6 @@ def sound(protocol: str, head: bytes, body: bytes) -> bytes:
     return frame + bytes((sum(frame) & 0xFF, 0x16))
 
 
-@pytest.mark.parametrize("protocol", PROFILES)
 @given(
     head=st.binary(max_size=10),
     body=st.one_of(
@@ -62,18 +76,19 @@ def sound(protocol: str, head: bytes, body: bytes) -> bytes:
     noise=st.binary(max_size=20),
     cut=st.integers(0, 400),
 )
-def test_no_bytes_break_a_driver(protocol: str, head: bytes, body: bytes, noise: bytes, cut: int) -> None:
-    device, heard = DEVICES[protocol], (noise + sound(protocol, head, body))[:cut]
+def test_no_bytes_break_a_driver(
+    talk: tuple[str, MeterDevice, MeterRequest[Any]], head: bytes, body: bytes, noise: bytes, cut: int
+) -> None:
+    protocol, device, request = talk
+    heard = (noise + sound(protocol, head, body))[:cut]
     for final in (False, True):
-        verdict = request_of(protocol).find(heard, final)
+        verdict = request.find(heard, final)
         assert verdict is None or isinstance(verdict, bytes | LineError)
         if not isinstance(verdict, bytes):
             continue
         try:
-            readings = device.explain(ASKED[protocol], [verdict])
+            readings = device.read_frames({ASKED[protocol]: [verdict]})
         except LineError:
             continue
-        for number, point in enumerate(device.spec.points):
-            if device.brings(point, ASKED[protocol]):
-                value, quality, *_ = device._judged(number, ASKED[protocol], Heard(readings, 0, 0))
-                assert (value is None) == (quality >= 128), (point.name, value, quality)
+        for name, reading in readings.items():
+            assert (reading.value is None) == (reading.quality >= 128), (name, reading)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from agent.config import device_specs, load_config
-from drivers.line import LineConfig, open_line
 from drivers.model import UsageError
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.registry import driver_class
@@ -17,34 +16,31 @@ from drivers.sim import Bus
 from drivers.sim.families import device_from_profile, meter_from_profile
 from drivers.sim.meters import MixedBus
 from drivers.sim.park import METERS, make_park
+from tests.kits.lines import our_end
 from tests.kits.meters import ALL, TICK, Cabinet
+from tests.kits.wires import clock, park_opener
 
 
 async def test_the_meters_of_the_park_are_read_as_configured(cabinet: Cabinet, tmp_path: Path) -> None:
     park = make_park(tmp_path / "park", speed=0.0, slots=METERS, baud=9600)
-    await park.start()
-    try:
-        (tmp_path / "agent.toml").write_text(park.agent_toml())
-        specs = {spec.name: spec for spec in device_specs(load_config(tmp_path / "agent.toml"))}
-        assert {spec.protocol for spec in specs.values()} == {"dlt645", "mbus", "cjt188", "modbus", "sunspec"}
-        line = open_line(LineConfig("meters", park.lines["meters"].url))
-        cabinet.lines.append(line)
-        truth = park.truth()
-        for name, spec in specs.items():
-            device = driver_class(spec.protocol)(spec, line, cabinet.ring, 3)
-            result = await device.poll(TICK, 1 | 2)
-            slow = await device.poll(TICK, 4) if spec.protocol in ("mbus", "cjt188") else result
-            assert slow.answered, slow.error
-            found = cabinet.since(spec.points)
-            known = {n: v for n, v in truth[name].items() if n in found and isinstance(v, Decimal)}
-            assert len(known) >= 4, (name, found)
-            for point, value in known.items():
-                assert found[point] == value, (name, point)
-        for meter in park.meters.values():
-            assert meter.sim.writes == 0
-    finally:
-        await line.close()
-        await park.stop()
+    opener = park_opener(park)
+    (tmp_path / "agent.toml").write_text(park.agent_toml())
+    specs = {spec.name: spec for spec in device_specs(load_config(tmp_path / "agent.toml"))}
+    assert {spec.protocol for spec in specs.values()} == {"dlt645", "mbus", "cjt188", "modbus", "sunspec"}
+    line = our_end(cabinet.lines, park.lines["meters"], clock=clock, opener=opener)
+    truth = park.truth()
+    for name, spec in specs.items():
+        device = driver_class(spec.protocol)(spec, line, cabinet.ring, 3)
+        result = await device.poll(TICK, 1 | 2)
+        slow = await device.poll(TICK, 4) if spec.protocol in ("mbus", "cjt188") else result
+        assert slow.answered, slow.error
+        found = cabinet.since(spec.points)
+        known = {n: v for n, v in truth[name].items() if n in found and isinstance(v, Decimal)}
+        assert len(known) >= 4, (name, found)
+        for point, value in known.items():
+            assert found[point] == value, (name, point)
+    for meter in park.meters.values():
+        assert meter.sim.writes == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from drivers.sim.sunspec import model_registers, sunspec_image
 from drivers.sunspec.device import SunSpecDevice
 from drivers.sunspec.layout import layout
 from drivers.sunspec.models import decode_model
+from drivers.sunspec.plan import find_spots
+from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
 
 COMMON: Any = (1, {"Mn": "Acme", "Md": "X-10", "Vr": "1.2.3", "SN": "S123"})
@@ -122,14 +124,19 @@ async def test_two_meters_in_one_device(cabinet: Cabinet) -> None:
 
 async def test_a_value_and_its_factor_come_in_one_read(cabinet: Cabinet) -> None:  # field pain 38
     points = points_of("sunspec/inverter")
-    sim = SimDevice(1, sunspec_image([COMMON, SOLAR]))
-    line = await cabinet.tcp(Bus([sim]), "mbap")
-    device = cabinet.device(line, "sunspec", "1", points, max_words=50)
+    image = sunspec_image([COMMON, SOLAR])
+    bus = Bus([SimDevice(1, image)])
+    device = cabinet.device(await cabinet.tcp(bus, "mbap"), "sunspec", "1", points, max_words=50)
     await device.walk()
-    for reach in device._visit(ALL, range(len(points))):
-        for number in reach.points:
-            spot = device._spots[number]
-            assert reach.address <= spot.begin and spot.end <= reach.address + reach.count <= reach.address + 50
+    bus.trace.clear()
+    await device.poll(TICK, ALL)
+    reads = [(int.from_bytes(frame[8:10]), int.from_bytes(frame[10:12])) for frame in sent_frames(bus)]
+    assert len(reads) > 1 and max(count for _, count in reads) <= 50
+    found = decode_image(40000, image.words(40000, 200))
+    spots = find_spots(found, device.spec, 50, "here")
+    assert len(spots) > 10 and any(spot.scale_at is not None for spot in spots.values())
+    for spot in spots.values():
+        assert any(address <= spot.begin and spot.end <= address + count for address, count in reads), spot
 
 
 async def test_no_sunspec_and_no_answer(cabinet: Cabinet) -> None:

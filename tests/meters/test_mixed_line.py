@@ -12,7 +12,7 @@ from drivers.model import ConfigError, DeviceException, Kind, LineTimeout, Point
 from drivers.sim import Image, SimDevice
 from drivers.sim.bus import quiet_s
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, MixedBus
-from tests.kits.meters import ALL, TICK, Cabinet, bcd, points_of
+from tests.kits.meters import ALL, TICK, Cabinet, RealCabinet, bcd, points_of
 
 KAM = bytes.fromhex("2D2C")
 POWER = Point("ac.power.active", Kind.GAUGE, "W", "normal", address=10)
@@ -40,42 +40,41 @@ def mixed(slow: int, fast: int) -> MixedBus:
 
 def four(cabinet: Cabinet, line: Line, slow: int, fast: int) -> list[tuple[object, tuple[Point, ...], object]]:
     """(driver, its points, the value it must find)."""
-    more = {"timeout_s": 0.4}
     return [
-        (cabinet.device(line, "dlt645", "161", ENERGY, serial=f"{slow} 8E1", **more), ENERGY, Decimal("1234.56")),
-        (cabinet.device(line, "modbus", "5", (POWER,), serial=f"{fast} 8N1", **more), (POWER,), Decimal(4321)),
-        (cabinet.device(line, "mbus", "5", HEAT, serial=f"{slow} 8E1", **more), HEAT, Decimal(123456)),
+        (cabinet.device(line, "dlt645", "161", ENERGY, serial=f"{slow} 8E1"), ENERGY, Decimal("1234.56")),
+        (cabinet.device(line, "modbus", "5", (POWER,), serial=f"{fast} 8N1"), (POWER,), Decimal(4321)),
+        (cabinet.device(line, "mbus", "5", HEAT, serial=f"{slow} 8E1"), HEAT, Decimal(123456)),
         (
-            cabinet.device(line, "cjt188", "22223333444455", WATER, serial=f"{fast} 8E1", **more),
+            cabinet.device(line, "cjt188", "22223333444455", WATER, serial=f"{fast} 8E1"),
             WATER,
             Decimal("1234.56"),
         ),
     ]
 
 
-async def test_four_protocols_and_two_speeds_on_one_line(cabinet: Cabinet) -> None:
+async def test_four_protocols_and_two_speeds_on_one_line(real_cabinet: RealCabinet) -> None:
     """DL/T 645 at 2400 and Modbus at 9600 with the byte times of both; the owner switches and keeps quiet."""
     bus = mixed(2400, 9600)
-    line = await cabinet.pty(bus, baud=9600)
+    line = await real_cabinet.pty(bus, baud=9600)
     for turn in range(2):
-        for device, points, value in four(cabinet, line, 2400, 9600)[: 4 if turn else 2]:
+        for device, points, value in four(real_cabinet, line, 2400, 9600)[: 4 if turn else 2]:
             result = await device.poll(TICK + turn, ALL)  # type: ignore[attr-defined]
             assert result.error is None, result.error
-            assert list(cabinet.since(points).values()) == [value]
-    (sim,) = cabinet.sims
+            assert list(real_cabinet.since(points).values()) == [value]
+    (sim,) = real_cabinet.sims
     assert sim.wrong_baud == sim.collisions == 0  # type: ignore[union-attr]
     assert sim.quiet_min_s >= quiet_s(9600) * 0.9  # type: ignore[union-attr]
 
 
-async def test_who_asks_at_once_waits_his_turn(cabinet: Cabinet) -> None:  # field pain 19
+async def test_who_asks_at_once_waits_his_turn(real_cabinet: RealCabinet) -> None:  # field pain 19
     bus = mixed(57600, 115200)
-    line = await cabinet.pty(bus, baud=115200)
-    devices = four(cabinet, line, 57600, 115200)
+    line = await real_cabinet.pty(bus, baud=115200)
+    devices = four(real_cabinet, line, 57600, 115200)
     for turn in range(5):
         results = await asyncio.gather(*(device.poll(TICK + turn, ALL) for device, _, _ in devices))  # type: ignore[attr-defined]
         assert all(result.error is None and result.answered for result in results)
     assert line.stats.timeouts == line.stats.broken == line.stats.foreign == 0
-    assert cabinet.sims[0].collisions == 0  # type: ignore[union-attr]
+    assert real_cabinet.sims[0].collisions == 0  # type: ignore[union-attr]
 
 
 async def test_a_dead_meter_does_not_take_its_neighbours_along(cabinet: Cabinet) -> None:  # field pain 9

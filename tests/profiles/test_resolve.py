@@ -8,7 +8,7 @@ import pytest
 
 from drivers.model import Limits, ProfileError
 from drivers.profile import Profile, find_profile, list_profiles, load_profile, select
-from drivers.profile.variants import holds
+from drivers.profile.variants import condition_error, holds
 from tests.kits.example_profile import HEAD, POINT, Write, complaints
 
 
@@ -101,6 +101,22 @@ limits = { max_words = 10 }
 )  # fmt: skip
 def test_firmware_conditions(condition: str, firmware: str, true: bool) -> None:
     assert holds(condition, firmware) is true
+
+
+@pytest.mark.parametrize(
+    ("condition", "wrong"),
+    [
+        ("", "it is empty"), ("  ", "it is empty"), (">=", "there is no version in it"),
+        (">= V*", ">= does not go with a pattern"),
+        ("== -", "there is no version in it"), ("V100*", ""), (">=3", ""),
+    ],
+)  # fmt: skip
+def test_a_firmware_condition_that_cannot_be(condition: str, wrong: str) -> None:
+    assert condition_error(condition) == wrong
+
+
+def test_a_profile_may_forbid_every_gap(write: Write) -> None:
+    assert load_profile(write(HEAD + "limits = { holes = true, max_gap = 0 }\n" + POINT)).limits.max_gap == 0
 
 
 def test_extends_overrides_by_name_and_inherits_the_rest(write: Write, tmp_path: Path) -> None:

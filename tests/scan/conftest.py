@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.cli.main import outcome
+from tests.conftest import MadeUpTime
 from tests.kits.scans import Park
 
 
@@ -28,12 +29,12 @@ class Said:
 
 
 @pytest.fixture
-def mh(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
+def mh(capsys: pytest.CaptureFixture[str], field: Park) -> Callable[..., Said]:
     """Run a command line here."""
 
     def run(*args: str | Path) -> Said:
         capsys.readouterr()
-        code = outcome([str(arg) for arg in args])
+        code = field.outcome([str(arg) for arg in args])
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         return Said(code, out, err)
@@ -42,7 +43,9 @@ def mh(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said
 
 
 @pytest.fixture
-def field(tmp_path: Path) -> Iterator[Park]:
-    made = Park(tmp_path)
-    yield made
-    made.stop()
+def field() -> Park:
+    return Park()
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"made-up time": MadeUpTime}

@@ -8,9 +8,10 @@ from drivers.line import LineConfig, open_line
 from drivers.profile import Profile, find_profile, load_profile, shipped_dir
 from drivers.scan import identify, profiles_of
 from drivers.scan.fit import Identity
-from drivers.sim import Bus, TcpLine
+from drivers.sim import Bus
 from drivers.sim.display import ParkClock
 from drivers.sim.families import device_from_profile
+from tests.kits.wires import Wire, clock
 
 EQUAL = {  # families that share a map, or a part of it: nothing that is asked can tell them apart
     "eastron/sdm230": "eastron/sdm120",
@@ -37,14 +38,12 @@ async def asked(wanted: Profile) -> Identity:
         if param.default is None
     }
     device, _ = device_from_profile(wanted, clock=ParkClock(1, 0.0), params=params, turnaround_s=0.0)
-    sim = TcpLine(Bus([device]))
-    await sim.start()
-    line = open_line(LineConfig("scan", sim.url))
+    sim = Wire(Bus([device]), 0)
+    line = open_line(LineConfig("scan", sim.url), clock, opener=sim.open_port)
     try:
         return await identify(line, "1", ALL)
     finally:
         await line.close()
-        await sim.stop()
         assert device.writes == 0
 
 

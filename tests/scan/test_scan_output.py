@@ -14,7 +14,7 @@ import pytest
 
 from agent.cli.snippet import stable, tables
 from drivers.scan import COMMON_SETTINGS, Fit, Found, Hunt, Scan
-from drivers.sim import Bus
+from drivers.sim import Bus, SerialLine
 from drivers.sim.meters import Dlt645Meter, MixedBus
 from tests.kits.scans import Park, plain, sampled
 
@@ -39,7 +39,7 @@ def test_what_is_found_can_be_pasted_into_agent_toml(mh, field: Park, tmp_path: 
         ("b23-3", "3", "abb/b23"),
         ("dtsu666-5", "5", "chint/dtsu666"),
     ]
-    assert found["line"] == [{"name": "tty0", "url": line.url, "serial": line.serial}]
+    assert found["line"] == [{"name": "wire1", "url": line.url, "serial": line.serial}]
     checked = mh("check", "-c", tmp_path / "agent.toml")
     assert checked.code == 0, checked.err
 
@@ -88,12 +88,31 @@ def test_a_port_is_named_by_its_adapter(tmp_path: Path) -> None:  # field pain 1
     assert stable("tcp://192.0.2.1:4196", by_id) == "tcp://192.0.2.1:4196"
 
 
-def test_a_terminal_sees_how_far_it_is(field: Park) -> None:
-    """The bar, what is asked at the moment, and the time that is left; the table comes on stdout all the same."""
-    line = field.pty(Bus([plain(1), plain(9)]))
+def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
+    """The bar, what is asked at the moment, and the time that is left; the table comes on stdout all the same.
+
+    A process of its own, and a real port: unit 5 takes its time, so that there is something to see.
+    """
+    line = SerialLine(Bus([plain(1), plain(5, turnaround_s=1.5), plain(9)]), tmp_path / "tty", baud=115200)
+    line.open()
+    try:
+        shown, table = scanned_in_a_terminal(line, "--addresses", "1,5,9", "--timeout", "9")
+    finally:
+        line.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode("utf-8", "replace"))
+    assert re.match(r"at most about \d+(\.\d)? s, plus what is found", text)
+    assert "modbus unit 5 at 115200 8N1" in text
+    shares = [int(n) for n in re.findall(r"(\d+)%", text)]
+    assert shares == sorted(shares) and shares[-1] > 50
+    assert re.search(r"0:00:\d\d", text), "the time that is left"
+    assert [row.split()[:2] for row in table.splitlines()[1:]] == [["modbus", "1"], ["modbus", "5"], ["modbus", "9"]]
+
+
+def scanned_in_a_terminal(line: SerialLine, *more: str) -> tuple[bytes, str]:
+    """What a terminal shows, and what goes to stdout."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "agent.cli.main", "scan", "--line", line.url, "--serial", line.serial,
-               "--protocol", "modbus", "--addresses", "1-12", "--no-identify", "--quick", *MINE]  # fmt: skip
+               "--protocol", "modbus", "--no-identify", "--quick", *MINE, *more]  # fmt: skip
     environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
     child = subprocess.Popen(command, cwd=ROOT, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=environment)
     os.close(slave)
@@ -110,14 +129,8 @@ def test_a_terminal_sees_how_far_it_is(field: Park) -> None:
     assert child.stdout is not None
     table = child.stdout.read().decode()
     child.stdout.close()
-    assert child.wait(20) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode("utf-8", "replace"))
-    assert re.match(r"at most about \d+(\.\d)? s, plus what is found", text)
-    assert "modbus unit 5 at 115200 8N1" in text
-    shares = [int(n) for n in re.findall(r"(\d+)%", text)]
-    assert shares == sorted(shares) and shares[-1] > 50
-    assert re.search(r"0:00:0\d", text), "the time that is left"
-    assert [row.split()[:2] for row in table.splitlines()[1:]] == [["modbus", "1"], ["modbus", "9"]]
+    assert child.wait() == 0
+    return shown, table
 
 
 def test_a_raw_serial_server_is_scanned_as_a_line_of_bytes(mh, field: Park) -> None:

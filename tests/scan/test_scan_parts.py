@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from drivers import cjt188, dlt645, mbus
@@ -67,21 +65,9 @@ def test_a_spike_is_no_master() -> None:
 def test_a_master_that_begins_to_talk_stops_the_scan(mh, field: Park) -> None:
     bus = Bus([plain(1)])
     line = field.pty(bus)
-    stop = threading.Event()
-
-    def other() -> None:
-        while not stop.wait(0.03):
-            if bus.strangers > 3:
-                line.say(_answer(200))
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    try:
-        said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--listen", "0.2",
-                  "--timeout", "0.1", "--json")  # fmt: skip
-    finally:
-        stop.set()
-        thread.join()
+    line.says, line.says_every_s = lambda: _answer(200) if bus.strangers > 3 else b"", 0.03
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--listen", "0.2",
+              "--timeout", "0.1", "--json")  # fmt: skip
     assert said.code == 4
     assert "began to talk" in said.err
     assert [d["address"] for d in said.lines] == ["1"]  # what was found until then
@@ -135,8 +121,6 @@ def test_bad_addresses_are_refused(mh, text: str) -> None:
     assert "--addresses" in said.err
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_who_answers_late_is_identified_with_patience(mh, field: Park) -> None:
     """It was found by the slow pass, and then no profile was given time enough."""
     line = field.pty(Bus([sampled("abb/b23", 3, turnaround_s=0.6)]))

@@ -50,14 +50,12 @@ def test_meters_that_share_digits_are_found_one_by_one(mh, field: Park) -> None:
     assert all(one.writes == 0 for one in meters)
 
 
-@pytest.mark.slow
 def test_meters_that_differ_in_medium_alone_are_told_apart(mh, field: Park) -> None:
     bus = MixedBus([meter("11112222", "KAM", 1, 4), meter("11112222", "KAM", 1, 6)])
     said = scanned(mh, field.pty(bus), "mbus", "--quick", *SELECT)
     assert [d["address"] for d in said.lines] == ["111122222D2C0104", "111122222D2C0106"]
 
 
-@pytest.mark.slow
 def test_meters_that_differ_in_maker_alone_are_told_apart(mh, field: Park) -> None:
     twins = [meter("11112222", "KAM", 1, 4), meter("11112222", "KAM", 1, 6)]
     makers = [meter("33334444", "SEN", 8, 7), meter("33334444", "ZRI", 8, 7)]
@@ -96,7 +94,6 @@ def test_a_meter_of_primary_addresses_only_is_found_too(mh, field: Park) -> None
     assert "address 9: several meters answer at once" in said.err
 
 
-@pytest.mark.slow
 def test_one_that_is_deaf_at_first_is_found_by_the_slow_pass(mh, field: Park) -> None:
     deaf = meter("12345671")
     deaf.faults.set(parse_fault("silence*4"))
@@ -197,7 +194,6 @@ def test_masks_are_written_as_they_are_sent(text: str, mask: Mask) -> None:
 # --- DL/T 645
 
 
-@pytest.mark.slow
 def test_dlt645_meters_of_one_line_are_told_apart_by_their_last_digits(mh, field: Park) -> None:
     addresses = ["000000000161", "000000000261", "012345678999"]
     meters = [Dlt645Meter(address=a, values=ENERGY, wake=b"\xfe" * 4) for a in addresses]
@@ -211,7 +207,6 @@ def test_dlt645_meters_of_one_line_are_told_apart_by_their_last_digits(mh, field
     assert begun.estimate_s() > 50, "a search that nobody answers is announced"
 
 
-@pytest.mark.slow
 def test_dlt645_meters_of_1997_are_searched_in_their_own_words(mh, field: Park) -> None:
     meters = [Dlt645Meter(address=a, values=ENERGY, speaks=(0x01, 0x02)) for a in ("000000000010", "000000000020")]
     said = scanned(mh, field.pty(MixedBus(meters)), "dlt645", "--quick")

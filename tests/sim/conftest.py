@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.kits.lines import loop_factories
 
 
 def _files() -> set[str]:
@@ -30,7 +33,7 @@ def all_closed() -> Iterator[None]:
     """No socket, pty or line thread outlives a test."""
     before, running = _ours(_files()), set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
         left = _ours(_files()) - before
         threads = [t.name for t in threading.enumerate() if t.name.startswith("sim ") and t not in running]
@@ -40,3 +43,12 @@ def all_closed() -> Iterator[None]:
         threading.Event().wait(0.01)
     assert not left, f"files left open: {left}"
     assert not threads, f"threads left: {threads}"
+
+
+@pytest.fixture
+def made_up() -> None:
+    """A test with this fixture runs on made-up time."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return loop_factories(item, "made_up", "raw")

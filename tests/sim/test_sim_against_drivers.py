@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -9,20 +10,23 @@ from pathlib import Path
 from agent.config import load_config
 from agent.config.profiles import device_specs, line_config
 from drivers.line import open_line
+from drivers.line.port import PortOpener
 from drivers.model import PACES
 from drivers.registry import driver_class
-from drivers.sim.park import DEMO, Park, start_park
+from drivers.sim.display import ParkClock
+from drivers.sim.park import DEMO, Park, make_park
 from ext.ring import ANSWER, TEXT, Ring
+from tests.kits.wires import clock, park_opener
 
 ALL = (1 << len(PACES)) - 1
 REGISTERS = tuple(slot for slot in DEMO if not slot.address)  # Modbus and SunSpec; tests/meters has the others
 
 
-async def read_park(park: Park, folder: Path) -> dict[str, dict[str, Decimal | str]]:
+async def read_park(park: Park, opener: PortOpener, folder: Path) -> dict[str, dict[str, Decimal | str]]:
     """Every point of every device once, over the lines, through the kernels and out of the ring."""
     (folder / "agent.toml").write_text(park.agent_toml(), encoding="utf-8")
     config = load_config(folder / "agent.toml")
-    lines = {entry.name: open_line(line_config(entry)) for entry in config.lines}
+    lines = {entry.name: open_line(line_config(entry), clock, opener=opener) for entry in config.lines}
     ring = Ring.create(str(folder / "ring"), 1 << 20, 7, 7, bytes(32))
     found: dict[str, dict[str, Decimal | str]] = {}
     try:
@@ -49,24 +53,21 @@ async def read_park(park: Park, folder: Path) -> dict[str, dict[str, Decimal | s
     return found
 
 
-async def test_every_reading_is_what_was_served(tmp_path: Path) -> None:
-    park = await start_park(tmp_path, seed=4, speed=0.0, slots=REGISTERS, baud=115200)
-    try:
-        found, truth = await read_park(park, tmp_path), park.truth()
-    finally:
-        await park.stop()
+async def test_every_reading_is_what_was_served(made_up: None, tmp_path: Path) -> None:
+    park = make_park(tmp_path, seed=4, speed=0.0, slots=REGISTERS, baud=115200)
+    found, truth = await read_park(park, park_opener(park), tmp_path), park.truth()
     for name, device in park.devices.items():
         assert found[name] == {point: truth[name][point] for point in found[name]}, name
         assert device.sim.writes == 0 and device.sim.requests.keys() <= {2, 3, 4}
     assert sum(len(values) for values in found.values()) > 500
 
 
-async def test_a_moving_park_serves_nothing_else(tmp_path: Path) -> None:
-    park = await start_park(tmp_path, seed=5, speed=600.0, slots=REGISTERS, baud=115200, prepare=Park.keep_journal)
-    try:
-        found = [await read_park(park, tmp_path) for _ in range(2)]
-    finally:
-        await park.stop()
+async def test_a_moving_park_serves_nothing_else(made_up: None, tmp_path: Path) -> None:
+    hand = ParkClock(5, 600.0, monotonic=asyncio.get_running_loop().time)
+    park = make_park(tmp_path, slots=REGISTERS, baud=115200, clock=hand)
+    park.keep_journal()
+    opener = park_opener(park)
+    found = [await read_park(park, opener, tmp_path) for _ in range(2)]
     for name, device in park.devices.items():
         journal = device.display.journal
         assert journal

@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from agent.cli.main import outcome
 from drivers.dlt645 import Parser, build_read
 from drivers.sim.park import DEMO
 from tests.kits.raw_client import PtyClient, mbap, rtu, rtu_answer
@@ -36,7 +37,7 @@ def running(
         yield process, [process.stdout.readline() for _ in range(lines)]
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(10)
+        code = process.wait(60)
         complaints = process.stderr.read()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream:
@@ -44,9 +45,9 @@ def running(
     assert (code, complaints) == (0, "")
 
 
-def ask_tcp(port: int, request: bytes, size: int, seconds: float = 2.0) -> bytes:
+def ask_tcp(port: int, request: bytes, size: int, seconds: float = 30.0) -> bytes:
     got = b""
-    with socket.create_connection(("127.0.0.1", port), 2) as link:
+    with socket.create_connection(("127.0.0.1", port), seconds) as link:
         link.settimeout(seconds)
         link.sendall(request)
         try:
@@ -154,18 +155,24 @@ def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
         assert complaint in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     process.stdin.close()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     process.stdout.close()
     process.stderr.close()
 
 
-def outcome(*args: str) -> tuple[int, str, str]:
-    done = subprocess.run([*COMMAND, *args], cwd=ROOT, text=True, capture_output=True, timeout=20, check=False)
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process: code, output, complaints."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        code = outcome(["simulate", *args])
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_it_ends_by_itself() -> None:
-    code, said, complaints = outcome("--profile", "eastron/sdm630", "--unit", "1", "--unit", "9", "--for", "0.1s")
+def test_it_ends_by_itself(here: Callable[..., tuple[int, str, str]]) -> None:
+    code, said, complaints = here("--profile", "eastron/sdm630", "--unit", "1", "--unit", "9", "--for", "0.1s")
     assert (code, complaints) == (0, "")
     assert [line.split()[:4] for line in said.splitlines()] == [
         ["device1", "eastron/sdm630", "unit", "1"],
@@ -190,15 +197,17 @@ def test_it_ends_by_itself() -> None:
         (("--park", "/tmp/x", "--pty", "/tmp/y"), 2, "the park has lines of its own"),
     ],
 )
-def test_wrong_usage_is_explained(args: tuple[str, ...], code: int, complaint: str) -> None:
-    got, said, complaints = outcome(*args)
+def test_wrong_usage_is_explained(
+    here: Callable[..., tuple[int, str, str]], args: tuple[str, ...], code: int, complaint: str
+) -> None:
+    got, said, complaints = here(*args)
     assert (got, said) == (code, "") and complaint in complaints and "Traceback" not in complaints
 
 
-def test_a_taken_port_is_named() -> None:
+def test_a_taken_port_is_named(here: Callable[..., tuple[int, str, str]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
-        code, _, complaints = outcome("--profile", "eastron/sdm630", "--listen", place)
+        code, _, complaints = here("--profile", "eastron/sdm630", "--listen", place)
     assert code == 4 and place in complaints and "Traceback" not in complaints
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drivers.model import Kind, Part, Point
 from drivers.sim import EncodeError, Image
 from drivers.sim.encode import served_value
+from ext import decode
 
 ORDERS = {
     2: ("", "AB", "BA"),
@@ -227,7 +228,6 @@ def test_holes_answer_their_exception_and_small_ones_can_be_filled() -> None:
 @given(whole_points())
 def test_the_decode_kernel_agrees(drawn: tuple[Point, int]) -> None:
     """What the simulator writes, the kernel reads."""
-    decode = pytest.importorskip("ext.decode")
     point, raw = drawn
     image = Image()
     value = (raw + point.offset) * point.scale
@@ -273,7 +273,6 @@ def any_points(draw: st.DrawFn) -> tuple[Point, Decimal | float]:
 def test_the_decode_kernel_reads_every_type(drawn: tuple[Point, Decimal | float]) -> None:
     """Registers written here are read there, and ``served_value`` foretells the number."""
     point, value = drawn
-    decode = pytest.importorskip("ext.decode")
     image = Image()
     image.set(point, value)
     plan = decode.Plan(2 * point.count)
@@ -292,7 +291,6 @@ def test_the_decode_kernel_reads_every_type(drawn: tuple[Point, Decimal | float]
 
 @given(st.integers(0, 0xFFFF), st.integers(1, 0xFFFF), st.data())
 def test_the_decode_kernel_reads_masked_fields(word: int, mask: int, data: st.DataObject) -> None:
-    decode = pytest.importorskip("ext.decode")
     shift = (mask & -mask).bit_length() - 1
     value = data.draw(st.integers(0, mask >> shift)) & (mask >> shift)
     image = Image()
@@ -306,7 +304,6 @@ def test_the_decode_kernel_reads_masked_fields(word: int, mask: int, data: st.Da
 
 @given(st.integers(0, 10**10))
 def test_the_decode_kernel_adds_up_parts(value: int) -> None:
-    decode = pytest.importorskip("ext.decode")
     parts = (Part(0, "u32", Decimal(1000), "CDAB"), Part(2, "u16", Decimal("0.1"), "BA"))
     image, point = Image(), Point("ac.energy.import", Kind.COUNTER, unit="kWh", count=3, parts=parts)
     wanted = Decimal(value) / 10

@@ -13,7 +13,7 @@ from drivers.model import UsageError
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, parse_fault
 from drivers.sim.faults import KINDS
 from drivers.sim.framing import RtuFraming
-from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu, rtu_answer
+from tests.kits.raw_client import PATIENCE_S, PtyClient, TcpClient, mbap, rtu, rtu_answer
 
 ASK = rtu(1, 3, 0, 4)
 PDU = bytes([3, 8, 0, 0, 0, 1, 0, 2, 0, 3])
@@ -28,10 +28,9 @@ def device(unit: int = 1) -> SimDevice:
 
 @pytest.fixture
 async def raw() -> AsyncIterator[tuple[SimDevice, TcpClient]]:
-    """A device behind raw TCP, which shows RTU frames byte for byte."""
+    """A device behind raw TCP, which shows RTU frames byte for byte; on a wire, and on made-up time."""
     line = TcpLine(Bus([device()]), framing="rtu")
-    await line.start()
-    client = await TcpClient.connect(line.port)
+    client = await TcpClient.wired(line)
     yield line.bus.devices[1], client
     await client.close()
     await line.stop()
@@ -65,7 +64,7 @@ async def test_what_a_raw_client_sees(raw: tuple[SimDevice, TcpClient], fault: s
     """One faulty answer, then a good one."""  # field pains 10, 12, 20, 23
     sim, client = raw
     sim.faults.set(fault)
-    assert await client.ask(ASK, max(len(seen), 1), 1.0 if seen else 0.05) == seen
+    assert await client.ask(ASK, max(len(seen), 1), PATIENCE_S if seen else 0.05) == seen
     assert not sim.faults
     assert await client.ask(ASK, len(GOOD)) == GOOD
     assert sum(sim.faults.hits.values()) == 1
@@ -74,11 +73,12 @@ async def test_what_a_raw_client_sees(raw: tuple[SimDevice, TcpClient], fault: s
 async def test_one_byte_at_a_time_takes_its_time(raw: tuple[SimDevice, TcpClient]) -> None:
     sim, client = raw
     sim.faults.set("bytewise=0.004")
-    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     client.writer.write(ASK)
     first = await client.read(1)
     assert first == GOOD[:1] and await client.read(len(GOOD) - 1) == GOOD[1:]
-    assert time.monotonic() - began >= 0.004 * (len(GOOD) - 1)
+    assert loop.time() - began == pytest.approx(0.004 * (len(GOOD) - 1))
 
 
 async def test_a_late_answer_comes_after_the_next_one(raw: tuple[SimDevice, TcpClient]) -> None:
@@ -193,13 +193,13 @@ async def test_one_silent_unit_leaves_the_others_alone() -> None:
 
 async def test_a_reboot_is_silent_for_a_while_and_counters_start_again(raw: tuple[SimDevice, TcpClient]) -> None:
     sim, client = raw  # field pain 34
+    sim.monotonic = asyncio.get_running_loop().time
     sim.restart = lambda: sim.image.put_words(0, [0, 0, 0, 0])
     sim.faults.set("reboot=0.3")
-    assert await client.ask(ASK, 1, 0.03) == b""
-    deadline = time.monotonic() + 5
-    while not (got := await client.ask(ASK, len(GOOD), 0.05)) and time.monotonic() < deadline:
-        pass
-    assert got == rtu_answer(1, bytes([3, 8]) + bytes(8))
+    assert await client.ask(ASK, 1, 0.2) == b""
+    assert await client.ask(ASK, 1, 0.09) == b""
+    await asyncio.sleep(0.02)
+    assert await client.ask(ASK, len(GOOD)) == rtu_answer(1, bytes([3, 8]) + bytes(8))
 
 
 async def test_a_block_limit_is_the_devices_own(raw: tuple[SimDevice, TcpClient]) -> None:
@@ -227,11 +227,9 @@ async def test_faults_on_a_pty(tmp_path: Path) -> None:
                 faults.set(fault)
             assert client.ask(ASK, len(seen)) == seen
             time.sleep(0.002)
-        faults.set("late=0.3*1")
-        client.ask(ASK, 1, 0.02)
-        other = rtu_answer(1, bytes([3, 2, 0, 9]))
-        assert client.ask(rtu(1, 3, 9, 1), len(other)) == other
-        assert client.read(len(GOOD)) == GOOD
+        faults.set("late=0.05*1")
+        other = rtu_answer(1, bytes([3, 2, 0, 9]))  # asked in one breath with the one that is late
+        assert client.ask(ASK + rtu(1, 3, 9, 1), len(other) + len(GOOD)) == other + GOOD
 
     await asyncio.to_thread(talk)
     client.close()

@@ -82,7 +82,7 @@ def run(made: Attack, folder: Path, work: Work) -> Report:
     return report
 
 
-SLOW = ("8 MiB", "thousand", "17000", "in zstd", "gigabyte", "strangers", "periods", "copies")  # to make: the bench has them
+SLOW = ("8 MiB", "thousand", "17000", "in zstd", "gigabyte", "strangers", "periods", "copies")  # the bench has them
 QUICK = [name for name in ATTACKS if not any(word in name for word in SLOW)]
 
 

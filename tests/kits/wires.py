@@ -1,0 +1,122 @@
+"""Simulated lines on socket pairs, in the loop of the test: no port, no thread, and time may be made up.
+
+A pair hands on at once what is written, so with ``MadeUpTime`` nothing depends on how busy the machine is. Real ports
+and pseudo-terminals have tests of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable
+
+from drivers.line import LineConfig, SerialSetting
+from drivers.line.config import Target
+from drivers.line.port import Port, PortOpener
+from drivers.sim import Bus, SerialLine, TcpLine
+from drivers.sim.park import Park
+
+
+def mono_ns() -> int:
+    """The time of the running loop as a monotonic clock."""
+    return round(asyncio.get_running_loop().time() * 1e9)
+
+
+def clock() -> tuple[int, int]:
+    """(UTC ns, monotonic ns) for lines: the machine's date, the loop's time."""
+    return time.time_ns(), mono_ns()
+
+
+class WirePort(Port):
+    """Our end of a pair."""
+
+    def __init__(self, where: str, sock: socket.socket, setting: SerialSetting | None, wire: Wire) -> None:
+        super().__init__(where, sock.fileno(), sock.recv, self._write)
+        self._sock, self.setting, self._wire = sock, setting, wire
+
+    def _write(self, frame: bytes) -> int:
+        wire = self._wire
+        if self.setting and wire.baud and not wire.bus.listens_at(self.setting.baud, wire.baud):
+            wire.wrong_baud += 1
+            return len(frame)
+        return self._sock.send(frame)
+
+    def apply(self, setting: SerialSetting) -> None:
+        self.setting = setting
+
+    def close(self) -> None:
+        self._sock.close()
+        self.fd = -1
+
+
+class Wire(TcpLine):
+    """A simulated line that is reached by ``open_port`` alone, an argument of ``open_line``."""
+
+    absent = errno.ECONNREFUSED  # what opening it says while it is unplugged
+
+    def __init__(self, bus: Bus, number: int, **more: object) -> None:
+        super().__init__(bus, port=1 + number, **more)  # type: ignore[arg-type]
+        bus.mono_ns = mono_ns
+        self.is_plugged = True
+        self.says: Callable[[], bytes] = bytes  # what nobody asked for, looked for each ``says_every_s``
+        self.says_every_s = 0.0
+        self.wrong_baud = 0  # requests at a speed that nobody understands
+
+    async def start(self) -> None:
+        self.is_plugged = True
+
+    async def stop(self) -> None:
+        self.is_plugged = False
+        await super().stop()
+
+    async def open_port(self, config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
+        if not self.is_plugged:
+            raise OSError(self.absent, os.strerror(self.absent))
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        await self.serve(theirs)
+        if self.says_every_s:
+            self._chatter()
+        return WirePort(f"line {config.name}", ours, setting, self)
+
+    def _chatter(self) -> None:
+        self.say(self.says())
+        if self.clients:
+            asyncio.get_running_loop().call_later(self.says_every_s, self._chatter)
+
+
+class SerialWire(Wire):
+    """The same as a serial line: each answer takes its byte times, all of it comes at their end."""
+
+    absent = errno.ENOENT
+
+    def __init__(self, bus: Bus, number: int, *, baud: int = 115200) -> None:
+        super().__init__(bus, number, framing="rtu", baud=baud)
+
+    @property
+    def url(self) -> str:
+        return f"serial:/dev/wire{self.port}"
+
+    @property
+    def serial(self) -> str:
+        """The setting that a master needs, as in agent.toml."""
+        return f"{self.baud} 8N1"
+
+
+def park_opener(park: Park) -> PortOpener:
+    """Opens the lines of a park that was not started, each on a wire of its own."""
+    wires: dict[str, Wire] = {}
+    for number, line in enumerate(park.lines.values()):
+        if isinstance(line, SerialLine):
+            wires[line.url] = SerialWire(line.bus, number, baud=line.baud)
+        elif isinstance(line, TcpLine):
+            line.port = 1 + number  # so that its address is one
+            wires[line.url] = Wire(line.bus, number)
+
+    async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
+        return await wires[config.url].open_port(config, target, setting)
+
+    return open_port
