@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from agent.verify import Report, Verdict, Verifier
-from tests.kits.house import SITE, Heard, Meter, patience
+from tests.kits.house import SITE, Heard, Meter
 
 
 def report_of(heard: Sequence[Heard], kid: str) -> Report:
@@ -82,14 +81,22 @@ BUSY = frozenset({"overload", "timeout", "absent", "stopped"})
 
 
 def busy_only(report: Report, device: str, also: Collection[str] = ()) -> bool:
-    """Is nothing missing of a device but what a busy machine costs: nothing where it is not busy, never much?
+    """Is nothing missing of a device but what a busy machine costs? How much that is says nothing of the agent: that it
+    misses no tick where it has time is for tests with a time that is made up.
 
     Args:
-        also: reasons that the scenario itself made, as many as they are.
+        also: reasons that the scenario itself made.
     """
-    missing = {reason: count for reason, count in reasons(report, device).items() if reason not in also}
-    share = 0.1 * patience() if os.getloadavg()[0] > 1 else 0.0
-    return missing.keys() <= BUSY and sum(missing.values()) <= share * report.streams[f"{SITE}/{device}"].readings
+    return reasons(report, device).keys() <= BUSY | set(also)
+
+
+def lost(report: Report, device: str, meter: Meter, numbers: Collection[int]) -> list[int]:
+    """Answers that were served and neither came nor can be meant by a stated gap. Must be none.
+
+    On a busy machine an answer may come too late for its visit: then its tick is a gap, one an answer.
+    """
+    missing = sorted(meter.served.keys() - set(numbers))
+    return [] if len(missing) <= reasons(report, device).get("timeout", 0) else missing
 
 
 def boots(packs: Sequence[Mapping[str, Any]]) -> list[str]:

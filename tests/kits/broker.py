@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+DEADLINE_S = 60.0  # nobody meets it in health
 
 
 def patience() -> float:
@@ -24,10 +25,13 @@ def patience() -> float:
 
 
 def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:
-    """Wait for a condition and return what it gave; ``what`` may be a function that tells more."""
+    """Wait for a condition and return what it gave; ``what`` may be a function that tells more.
+
+    No wait gives up before ``DEADLINE_S``, however short a time its caller thinks of.
+    """
     began = time.monotonic()
     while not (found := condition()):
-        if (waited := time.monotonic() - began) > seconds * patience():
+        if (waited := time.monotonic() - began) > max(seconds, DEADLINE_S) * patience():
             raise AssertionError(f"not within {waited:.0f} s: {what() if callable(what) else what}")
         threading.Event().wait(0.02)
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.verify.live import Live
-from tests.kits.books import BUSY, boots, busy_only, gaps, reasons, settle
+from tests.kits.books import BUSY, boots, busy_only, gaps, lost, reasons, settle
 from tests.kits.house import SECONDLY, Broker, House, Listener, Meter, free_port, one_meter, until, whole
 
 
@@ -157,12 +157,13 @@ def play_a_broker_that_refuses(folder: Path, house: House) -> dict[str, Any]:
     until(lambda: meter.count in listener.numbers("m1"), 5)
     report = settle(listener.heard, agent.kid, {"m1": meter})
     return {"code": code, "report": report, "refused": refused["uplinks"]["platform"], "said": agent.said,
-            "gaps": gaps(listener.packs("m1"))}  # fmt: skip
+            "gaps": gaps(listener.packs("m1")), "lost": lost(report, "m1", meter, listener.numbers("m1"))}  # fmt: skip
 
 
 def test_a_broker_that_refuses(played: dict[str, Any]) -> None:
     """A wrong password is named with its remedy, costs no reading, and needs no restart once it is right."""
-    assert played["code"] == 0 and not played["gaps"] and played["report"].ok
+    assert played["code"] == 0 and played["report"].ok and busy_only(played["report"], "m1"), played["gaps"]
+    assert not played["lost"], "what was read while it refused has come"
     assert played["refused"]["error"] and "password" in played["refused"]["hint"]
     assert played["said"].count("authorise") == 1, "the same refusal is not told again and again"
     assert "wrong" not in played["said"], "no secret in the log"
