@@ -23,6 +23,7 @@ settings.register_profile("fast", QUIET, max_examples=25, derandomize=True)
 settings.register_profile("slow", QUIET, max_examples=1000, print_blob=True)
 settings.load_profile("fast")
 
+ENDED_S = 30.0  # for threads and processes that were told to end
 WAITS = ("tests/fault/", "tests/service/test_run_")  # scenarios: files of these wait more than they work
 
 
@@ -46,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(WAITS))  # then other workers have work meanwhile
     for item in items:
         if item.nodeid.startswith(WAITS):  # the first of a file waits until its scenarios have ended
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(600))
 
 
 def children() -> set[int]:
@@ -62,10 +63,10 @@ def children() -> set[int]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """A test ends what it started: threads and processes that outlive it by a second are its fault."""
+    """A test ends what it started; what fixtures of a wider scope run was there before it, and is theirs to end."""
     threads, processes = set(threading.enumerate()), children()
     yield
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + ENDED_S
     while time.monotonic() < deadline:
         stray = [t for t in threading.enumerate() if t not in threads and not t.daemon]
         left = children() - processes

@@ -109,13 +109,13 @@ class Sealing:
     async def run(self) -> None:
         """Seal until cancelled."""
         await self._wait_for_first_round()
-        await self._seal(self._grid.now_ms(), list(self.streams.values()))
+        await self.seal(self._grid.now_ms(), list(self.streams.values()))
         done_ms = waited_ms = self._grid.now_ms() // self._every * self._every
         while True:
             every = self._every
             boundary = (self._grid.now_ms() - LOOK_MS) // every * every
             if boundary != waited_ms:
-                await self._wait_for_burst(min(BURST_MS, every // 4) / 1000)
+                await self.wait_for_burst(min(BURST_MS, every // 4) / 1000)
                 waited_ms = boundary
             done_ms = min(done_ms, boundary)  # the clock may have been set back
             if self._leaving:
@@ -127,7 +127,7 @@ class Sealing:
             ]  # fmt: skip
             ready = [s for s in waiting if self._settled_ms(s) >= boundary]
             if ready:
-                await self._seal(boundary, ready)
+                await self.seal(boundary, ready)
             await self.on_turn()
             if len(ready) < len(waiting):
                 await asyncio.sleep(min(0.25, every / 4000))
@@ -162,7 +162,7 @@ class Sealing:
             return False
         self.note(self._gateway, {"event": "stop"})
         now_ms, streams = self._grid.now_ms() + 1, list(self.streams.values())
-        done = await self._see_off() and await self._seal(now_ms, streams, ended=True)
+        done = await self._see_off() and await self.seal(now_ms, streams, ended=True)
         if not done:
             why = self.trouble or "the store could not commit"
             log.error("readings stay unsealed in the ring (%s): the next start seals them, a reboot loses them", why)
@@ -176,7 +176,7 @@ class Sealing:
             polls = [poll for poll in polls if poll.settled_ms <= poll.first_ms]
             await asyncio.sleep(0.02)
 
-    async def _wait_for_burst(self, longest_s: float) -> None:
+    async def wait_for_burst(self, longest_s: float) -> None:
         """Answers that are under way go first: both at once would delay both."""
         loop = asyncio.get_running_loop()
         end = loop.time() + longest_s
@@ -194,7 +194,7 @@ class Sealing:
         poll = self._polls.get(stream.name)
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 
-    async def _seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
+    async def seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
         """Seal and commit these streams, each up to where it is settled. False if the store could not.
 
         ``ended``: nobody polls any more, and nothing may stay behind. A line that was asked for too much still owes

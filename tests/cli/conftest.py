@@ -63,7 +63,7 @@ class Served:
         self._thread = threading.Thread(target=self._run, name="sim device")
         self._up = threading.Event()
         self._thread.start()
-        assert self._up.wait(5)
+        assert self._up.wait(60)
 
     def _run(self) -> None:
         self._loop.run_until_complete(self.line.start())
@@ -81,7 +81,7 @@ class Served:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(60)
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ class Walk:
     def close(self) -> None:
         for child in reversed(self._running):
             child.send_signal(signal.SIGTERM)
-            child.wait(20)
+            child.wait(60)
             if child.stdout is not None:
                 child.stdout.close()
 

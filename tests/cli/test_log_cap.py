@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import random
 
-from agent.cli.logs import ALL_BURST, MOST_KINDS, LogCap
+import pytest
+
+from agent.cli.logs import ALL_BURST, ALL_EVERY_S, MOST_KINDS, ONE_BURST, LogCap
 
 
 class Time:
@@ -40,7 +42,19 @@ def test_whatever_comes_the_day_is_bounded() -> None:
     clock, rng = Time(), random.Random(1)
     cap = LogCap(clock)
     shown = 0
-    for _ in range(200_000):
-        clock.now += 86_400 / 200_000
+    for _ in range(20_000):
+        clock.now += 8_640 / 20_000  # a tenth of a day
         shown += cap.filter(record(f"a text of its own {rng.random()}"))
-    assert shown <= ALL_BURST + 43_200 and len(cap._kinds) <= MOST_KINDS
+    assert shown <= ALL_BURST + 4_320
+
+
+@pytest.mark.parametrize(("others", "is_remembered"), [(MOST_KINDS - 1, True), (MOST_KINDS, False)])
+def test_what_is_remembered_is_bounded(others: int, is_remembered: bool) -> None:
+    """A kind that has had its lines has another as soon as so many other kinds have made the cap forget it."""
+    clock = Time()
+    cap = LogCap(clock)
+    assert [cap.filter(record("again and again")) for _ in range(ONE_BURST + 1)] == [True] * ONE_BURST + [False]
+    for n in range(others):
+        cap.filter(record(f"another {n}"))
+    clock.now += 3 * ALL_EVERY_S  # there is room for a line, though not yet for one more of that kind
+    assert cap.filter(record("again and again")) is not is_remembered

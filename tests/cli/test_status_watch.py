@@ -133,7 +133,7 @@ def test_watch_json_tells_every_reading(mh, traces, tmp_path) -> None:
 
     thread = threading.Thread(target=agent)
     thread.start()
-    said = mh("watch", "--json", "--for", "0.6s", "--point", "ac.power.*", "--runtime-dir", tmp_path / "run")
+    said = mh("watch", "--json", "--for", "2s", "--point", "ac.power.*", "--runtime-dir", tmp_path / "run")
     thread.join()
     values = [line["value"] for line in said.lines if line["device"] == "inv1"]
     assert said.code == 0
@@ -142,16 +142,16 @@ def test_watch_json_tells_every_reading(mh, traces, tmp_path) -> None:
     assert gaps and all((line["value"], line["quality"]) == (None, "crc") for line in gaps)
 
 
-def test_watch_follows_an_agent_that_starts_anew(traces, tmp_path) -> None:
-    from agent.cli.watch import Watched
+def test_watch_follows_an_agent_that_starts_anew(traces, tmp_path, monkeypatch) -> None:
+    from agent.cli import watch
 
+    monkeypatch.setattr(watch, "SNAPSHOT_EVERY_S", 0.0)  # look for it each time
     traces.values(2, (0, 1, 0, 0))
-    watched = Watched(tmp_path / "run", [], [])
+    watched = watch.Watched(tmp_path / "run", [], [])
     assert len(list(watched.news())) == 1
     fresh = Ring.create(str(tmp_path / "run/ring.new"), 1 << 16, 8, 9, bytes(32))
     traces.write(ring="ring.new")
     fresh.append_values(3, 1, 1, 1, [(0, 42, 0, 0)])
-    watched._look_at = 0.0
     assert [(latest.point.device, latest.value) for latest in watched.news()] == [("inv2", 42)]
     watched.close()
     fresh.close()

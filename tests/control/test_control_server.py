@@ -82,7 +82,7 @@ def test_who_waits_hears_that_the_agent_is_at_it(served: Served, answered: Any, 
 
     async def answer(access: Any, request: Any, reply: Any) -> Mapping[str, Any]:
         reply.progress(3, 40)
-        await asyncio.to_thread(enough.wait, 10)
+        await asyncio.to_thread(enough.wait, 60)
         return {}
 
     def progress(done: int, total: int) -> None:
@@ -144,7 +144,7 @@ def test_an_answer_takes_no_more_memory_than_the_socket(served: Served, answered
         for _ in range(200):
             served.do(asyncio.sleep(0))
         assert made * 50_000 < 1 << 20
-        got = [client.receive(10) for _ in range(300)]
+        got = [client.receive(60) for _ in range(300)]
         assert [data[0] for kind, data in got if kind is Frame.PART] == [n % 251 for n in range(300)]
 
 
@@ -163,7 +163,7 @@ def test_the_work_for_a_client_that_leaves_ends(served: Served, answered: Any) -
     client.send(ASK)
     until(lambda: served.callers)
     client.close()
-    assert ended.wait(10)
+    assert ended.wait(60)
     until(lambda: served.count() == 0)
 
 
@@ -175,7 +175,7 @@ def test_stopping_the_agent_tells_who_waits(tmp_path: Path, answered: Any) -> No
         served.stop()
         with pytest.raises(GatewayError, match="the agent was stopped"):
             while True:
-                if client.receive(10)[0] is Frame.FAILED:
+                if client.receive(60)[0] is Frame.FAILED:
                     raise GatewayError("the agent was stopped", where="")
         assert outcome(idle) is Frame.FAILED
     assert not (served.runtime / "control").exists()
@@ -229,7 +229,7 @@ def test_an_agent_that_nobody_asked_has_not_loaded_what_decodes_requests() -> No
         "import sys, agent.cli.run, agent.uplink.engine\n"
         "print([m for m in sys.modules if m.startswith('msgspec') or m.startswith('agent.service.control')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
     loaded = {"agent.service.control", *(f"agent.service.control.{m}" for m in ("access", "frames", "peer", "server"))}
     assert set(ast.literal_eval(done.stdout)) == loaded
 
@@ -256,7 +256,7 @@ def test_without_a_socket_the_agent_works_all_the_same(tmp_path: Path, caplog: p
 
     async def run() -> None:
         with taken(tmp_path / "state", tmp_path / "run"), ControlServer(None, tmp_path / "run", str) as server:  # type: ignore[arg-type]
-            await asyncio.wait_for(server.run(), 5)
+            await asyncio.wait_for(server.run(), 60)
 
     asyncio.run(run())
     assert "tools cannot ask this agent" in caplog.text and (tmp_path / "run" / "control").is_dir()
@@ -278,17 +278,31 @@ def test_reload_without_an_agent_says_so(tmp_path: Path, mh: Any) -> None:
 # --- clients that behave as nobody should
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that waits for everybody, however busy the machine is."""
+    monkeypatch.setattr(server_module, "REQUEST_S", 600.0)
+    monkeypatch.setattr(server_module, "SEND_S", 600.0)
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines that a test can wait for."""
     monkeypatch.setattr(server_module, "REQUEST_S", 0.3)
     monkeypatch.setattr(server_module, "SEND_S", 0.3)
 
 
 def still_serves(served: Served, answered: Any) -> None:
+    """As before; also where its deadlines are so short that a busy machine misses some."""
     until(lambda: served.count() == 0)
     answered(echo)
-    assert served.ask()[0] == {"asked": "Export"}
+
+    def asked() -> bool:
+        with suppress(GatewayError, OSError):
+            return served.ask()[0] == {"asked": "Export"}
+        return False
+
+    until(asked)
 
 
 def test_who_says_nothing_is_dropped(
@@ -361,13 +375,12 @@ def test_200_connections_at_once(served: Served, answered: Any, caplog: pytest.L
 def test_a_flood_lets_the_loop_go_after_each_connection(served: Served, answered: Any, monkeypatch: Any) -> None:
     """What bounds the time for which the pollers wait: one connection, or one piece of a request, a turn."""
     turns, at = 0, list[int]()
-    admit = ControlServer._admit
 
-    def counted(self: ControlServer, *args: Any) -> None:
+    def counted(sock: socket.socket) -> Peer:
         at.append(turns)
-        admit(self, *args)
+        return peer_of(sock)
 
-    monkeypatch.setattr(ControlServer, "_admit", counted)
+    monkeypatch.setattr(server_module, "peer_of", counted)
 
     async def count() -> None:
         nonlocal turns
@@ -426,7 +439,7 @@ def test_what_cannot_be_read_as_a_frame_is_no_answer(tmp_path: Path) -> None:
     for says, data in answers.items():
         with hostile(tmp_path, data), ControlClient.connect(tmp_path) as client:
             with pytest.raises(GatewayError) as caught:
-                client.ask(ASK, lambda part: None, lambda done, total: None, 10, 10)
+                client.ask(ASK, lambda part: None, lambda done, total: None, 60, 60)
             assert says in str(caught.value) and "\x1b" not in str(caught.value), says
 
 
@@ -451,7 +464,7 @@ class hostile:
             sock.sendall(self._data)
 
     def __exit__(self, *what: object) -> None:
-        self._thread.join(10)
+        self._thread.join(60)
         self._door.close()
 
 
@@ -533,7 +546,7 @@ def test_how_many_connections_of_whom() -> None:
     assert not limits.refusal(0, True) and limits.refusal(3000, False)
     for _ in range(MAX_OF_USER):
         limits.leave(1001, False)
-    assert not limits.refusal(1001, False) and not limits._of_user[1001]
+    assert not limits.refusal(1001, False) and limits.connections == MAX_CONNECTIONS - 1 - MAX_OF_USER
 
 
 def test_a_directory_service_that_hangs_costs_one_thread(
@@ -545,7 +558,7 @@ def test_a_directory_service_that_hangs_costs_one_thread(
 
     def hangs(uid: int) -> str:
         asked.append(uid)
-        release.wait(20)
+        release.wait(600)
         return "late"
 
     monkeypatch.setattr(server_module, "login_of", hangs)

@@ -26,7 +26,7 @@ sys.path.insert(0, os.getcwd())
 folder = os.open(sys.argv[1], os.O_PATH)
 def connect():
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(20)
+    sock.settimeout(60)
     sock.connect(f"/proc/self/fd/{folder}/control")
     return sock
 def rest(sock):

@@ -22,7 +22,7 @@ def from_older(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def take(*paths: str) -> Path:
         made = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", OLDER, *paths], check=False, capture_output=True, timeout=30
+            ["git", "-C", str(ROOT), "archive", OLDER, *paths], check=False, capture_output=True, timeout=200
         )
         if made.returncode:
             pytest.skip("no git history here")

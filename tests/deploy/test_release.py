@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-k
 
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     argv = [str(word) for word in words]
-    return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
 
 
 def make_key(folder: Path, name: str) -> Path:

@@ -50,7 +50,7 @@ def older(from_older: Callable[..., Path]) -> Path:
 def play(older: Path, path: Path, packs: list[Pack]) -> dict[str, Any]:
     env = {**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{KIT}"}
     done = subprocess.run(
-        [sys.executable, "-c", PLAY], check=False, capture_output=True, timeout=30,
+        [sys.executable, "-c", PLAY], check=False, capture_output=True, timeout=200,
         input=pickle.dumps((path, START_MS, packs)), env=env, cwd=older,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()

@@ -19,7 +19,7 @@ LIMITS = {"meterhouse.service": 1.8, "meterhouse-certificates.service": 1.0, "me
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(c) for c in command], check=False, capture_output=True, text=True, timeout=50)
+    return subprocess.run([str(c) for c in command], check=False, capture_output=True, text=True, timeout=200)
 
 
 def systemd_version() -> int:

@@ -16,10 +16,22 @@ from agent.verify import Report, Verdict
 from tests.fault.play_kill import pause
 from tests.kits.books import report_of
 from tests.kits.faults.books import bodies, figures
-from tests.kits.faults.rest import AtRest, Name
+from tests.kits.faults.rest import AtRest
 from tests.kits.faults.rows import Row, scenario
 from tests.kits.faults.tally import Ledger, Tally
-from tests.kits.house import Agent, Broker, Heard, House, Listener, devices_on, patience, until
+from tests.kits.house import (
+    DEADLINE_S,
+    Agent,
+    Broker,
+    Heard,
+    House,
+    Listener,
+    Name,
+    come_home,
+    devices_on,
+    patience,
+    until,
+)
 
 PERIOD_MS = 250
 EVERY = f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}'
@@ -121,7 +133,7 @@ def served_again(agent: Agent, most: int = 6) -> int:
     for ended in range(most):
         agent.start(serving=False)
         began = time.monotonic()
-        while time.monotonic() - began < 20 * patience():
+        while time.monotonic() - began < DEADLINE_S * patience():
             assert agent.process
             if agent.process.poll() is not None:
                 assert agent.wait() in (0, 1), agent.said
@@ -138,7 +150,7 @@ def lives_on(park: Park) -> int:
     counts = {name: meter.count for name, meter in park.meters.items()}
     began = time.monotonic()
     while not all(max(park.listener.numbers(n), default=0) > count for n, count in counts.items()):
-        assert park.agent.process and time.monotonic() - began < 40 * patience(), park.agent.said
+        assert park.agent.process and time.monotonic() - began < DEADLINE_S * patience(), park.agent.said
         if park.agent.process.poll() is not None:
             assert park.agent.wait() == 1, "ended by itself for a reason that it gave"
             ended += 1 + served_again(park.agent)
@@ -228,9 +240,9 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
         damage(db, db.with_name("store.db-wal"), rng)
         park.listener = listener = house.listen(park.broker)
         sums["restarts"] += lives_on(park)
-        quiet(listener)
-        assert agent.stop() == 0, agent.said
-        quiet(listener)
+        assert come_home(agent) == 0, agent.said
+        sealed, _ = agent.sealed()
+        until(lambda sealed=sealed, ear=listener: sealed <= names(before) | ear.names(), what=lambda: agent.said)
         listener.close()
         heard = before + [m for m in listener.heard if not m.retained]
         report, packs = report_of(heard, agent.kid), bodies(heard)
@@ -279,19 +291,6 @@ def names(heard: Sequence[Heard]) -> set[tuple[str, str, int]]:
     return {(pack["stream"], pack["boot"], pack["seq"]) for pack in packs}
 
 
-def quiet(listener: Listener, seconds: float = 1.3, most: float = 20.0) -> None:
-    """Until no backlog has come for a while."""
-    deadline = time.monotonic() + most * patience()
-
-    def backlog() -> int:
-        return sum(m.road == "backfill" for m in list(listener.heard))
-
-    count = -1
-    while count != backlog() and time.monotonic() < deadline:
-        count = backlog()
-        pause(seconds * patience())
-
-
 @scenario(rounds=1, about_s=8, long=20, chunk=5, section="processes")
 def restored_copies(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """An older copy of the database is put back: nothing is taken for a redelivery, and the rollback is reported."""
@@ -306,8 +305,11 @@ def restored_copies(folder: Path, house: House, rounds: int, seed: int) -> Row:
         assert agent.stop() == 0
         shutil.rmtree(old, ignore_errors=True)
         shutil.copytree(park.state, old)
+        ran = boots_by_stream(listener, meters)
         agent.start()
-        pause(rng.uniform(2.0, 4.0))
+        until(lambda ran=ran: all(now - ran[n] for n, now in boots_by_stream(listener, meters).items()), 30,
+              lambda: agent.said)  # fmt: skip
+        pause(rng.uniform(0.0, 2.0))
         if rng.random() < 0.5:
             assert agent.stop() == 0
         else:
@@ -319,8 +321,7 @@ def restored_copies(folder: Path, house: House, rounds: int, seed: int) -> Row:
     counts = {name: meter.count for name, meter in meters.items()}
     for name in meters:
         until(lambda name=name: max(listener.numbers(name)) > counts[name], 30, lambda: agent.said)
-    assert agent.stop() == 0
-    quiet(listener)
+    assert come_home(agent, listener) == 0
     report, packs = report_of(listener.heard, agent.kid), bodies(listener.heard)
     kinds = judged_right(report, packs, heads_in(listener.heard))
     assert report.verdict is Verdict.FAILED and kinds["forked"] == len(meters) + 1
@@ -333,6 +334,11 @@ def restored_copies(folder: Path, house: House, rounds: int, seed: int) -> Row:
     assert not twice, "the time between is a gap of the second history: no reading is in both"
     conflicts = [text for stream in report.streams.values() for text in stream.conflicts]
     return figures(report, conflicts=conflicts, streams_forked=kinds["forked"])
+
+
+def boots_by_stream(listener: Listener, meters: Collection[str]) -> dict[str, set[str]]:
+    """Of each stream, the gateway's too."""
+    return {name: set(boots_of(listener, name)) for name in (*meters, "_gateway")}
 
 
 def boots_of(listener: Listener, name: str) -> list[str]:

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.fault.play_brokers import state, tap_to
-from tests.fault.play_clocks import come_home
 from tests.kits.faults.books import balance, came, figures
 from tests.kits.faults.rows import Row, scenario
-from tests.kits.house import SECONDLY, Broker, House, Meter, one_meter, until, whole
+from tests.kits.house import SECONDLY, Broker, House, Meter, come_home, one_meter, until, whole
 
 WHY_NOT = (
     "only root may make a network namespace" if os.geteuid() else "" if shutil.which("nft") else "nft is not installed"
@@ -65,7 +64,7 @@ class Island(Broker):
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([*self.inside, "mosquitto", "-c", str(self._conf)], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*self.inside, "mosquitto", "-c", str(self.conf)], stdout=log, stderr=log)
 
         def answers() -> bool:
             with socket.socket(socket.AF_UNIX) as probe:

@@ -15,7 +15,7 @@ from agent.verify.signed import payload_of
 from tests.fault.play_brokers import broker_at, uplinks
 from tests.kits.faults.books import balance, came, ended, figures
 from tests.kits.faults.rows import Row, scenario
-from tests.kits.house import SECONDLY, SITE, Broker, House, Listener, Meter, until, whole
+from tests.kits.house import SECONDLY, SITE, Broker, House, Listener, Meter, come_home, until, whole
 
 KEPT = ("persistence true", "persistence_file kept.db", "autosave_interval 1")
 
@@ -63,11 +63,7 @@ def broker_outages(folder: Path, house: House, rounds: int, seed: int) -> Row:
         began, count = time.monotonic(), meter.count + 1
         until(lambda count=count, name=name: came(ears[name], count), 40, lambda: agent.said)
         longest_s, back_s = max(longest_s, seconds), max(back_s, time.monotonic() - began)
-    for ear in ears.values():
-        until(lambda ear=ear: whole(ear, "m1") and whole(ear, "_gateway"), 40, lambda: agent.said)
-    code = agent.stop()
-    for ear in ears.values():
-        until(lambda ear=ear: ended(ear), 30, lambda: agent.said)
+    code = come_home(agent, *ears.values())
     report, _ = (balance(ear.heard, agent.kid, {"m1": meter}) for ear in ears.values())
     return figures(report, code=code, longest_outage_s=round(longest_s, 1), longest_back_s=round(back_s, 1),
                    most_log_lines=len(agent.said.splitlines()))  # fmt: skip

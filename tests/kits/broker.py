@@ -6,16 +6,20 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Name = tuple[str, str, int]  # of a pack: stream, boot, seq
+DEADLINE_S = 60.0  # nobody meets it in health
 
 
 def patience() -> float:
@@ -24,10 +28,13 @@ def patience() -> float:
 
 
 def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:
-    """Wait for a condition and return what it gave; ``what`` may be a function that tells more."""
+    """Wait for a condition and return what it gave; ``what`` may be a function that tells more.
+
+    No wait gives up before ``DEADLINE_S``, however short a time its caller thinks of.
+    """
     began = time.monotonic()
     while not (found := condition()):
-        if (waited := time.monotonic() - began) > seconds * patience():
+        if (waited := time.monotonic() - began) > max(seconds, DEADLINE_S) * patience():
             raise AssertionError(f"not within {waited:.0f} s: {what() if callable(what) else what}")
         threading.Event().wait(0.02)
     return found
@@ -49,13 +56,13 @@ class Broker:
 
     def __init__(self, folder: Path, *lines: str) -> None:
         self.port = free_port()
-        self._conf = folder / "mosquitto.conf"
+        self.conf = folder / "mosquitto.conf"
         self._log = folder / "mosquitto.log"
         head = [f"listener {self.port} 127.0.0.1", "max_inflight_messages 0", "max_queued_messages 0"]
         if os.getuid() == 0:
             head.append("user root")  # else it becomes a user who may not read what lies in our folder
         anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
-        self._conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
+        self.conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -64,7 +71,7 @@ class Broker:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(["mosquitto", "-c", str(self._conf)], stdout=log, stderr=log)
+            self._process = subprocess.Popen(["mosquitto", "-c", str(self.conf)], stdout=log, stderr=log)
 
         def answers() -> bool:
             assert self._process and self._process.poll() is None, self._log.read_text()
@@ -73,10 +80,15 @@ class Broker:
 
         until(answers, what="mosquitto answers")
 
+    def reload(self) -> None:
+        """Have it read its rights again."""
+        assert self._process
+        self._process.send_signal(signal.SIGHUP)
+
     def stop(self, kill: bool = False) -> None:
         if self._process:
             (self._process.kill if kill else self._process.terminate)()
-            self._process.wait(10)
+            self._process.wait(DEADLINE_S)
             self._process = None
 
 
@@ -92,6 +104,13 @@ class Heard:
     @property
     def road(self) -> str:
         return self.topic.rpartition("/")[2]
+
+
+@lru_cache(16_384)
+def parsed(payload: bytes) -> dict[str, Any]:
+    """A pack as an object, which nobody changes: whoever waits looks at all of them again and again."""
+    found: dict[str, Any] = json.loads(payload)
+    return found
 
 
 class Listener:
@@ -130,10 +149,14 @@ class Listener:
         """Packs in the order in which they came, as objects."""
         wanted = roads or ("readings", "backfill")
         return [
-            json.loads(m.payload)
+            parsed(m.payload)
             for m in list(self.heard)
             if m.road in wanted and (not device or m.topic.split("/")[-2] == device)
         ]
+
+    def names(self) -> set[Name]:
+        """Of all packs that came."""
+        return {(pack["stream"], pack["boot"], pack["seq"]) for pack in self.packs()}
 
     def numbers(self, device: str, point: str = "ac.energy.import") -> list[int]:
         """The values of a point as they came; with the default point, the numbers of a Meter's answers."""

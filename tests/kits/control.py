@@ -20,6 +20,7 @@ from agent.service.control.peer import Caller, Right
 from agent.service.control.protocol import Export, Request
 from agent.service.control.server import ControlServer
 from agent.service.places import taken
+from tests.kits.broker import DEADLINE_S
 
 T = TypeVar("T")
 GROUP = "no-such-group-here"
@@ -72,13 +73,13 @@ class Served:
 
     def __enter__(self) -> Served:
         self._thread.start()
-        assert self._up.wait(10)
+        assert self._up.wait(DEADLINE_S)
         assert self.error is None, self.error
         return self
 
     def __exit__(self, *what: object) -> None:
         self.stop()
-        self._thread.join(15)
+        self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         assert self.error is None, self.error
 
@@ -88,14 +89,13 @@ class Served:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something in its loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(DEADLINE_S)
 
     def count(self) -> int:
         """Connections that it holds."""
 
         async def look() -> int:
-            limits = self.server._limits
-            return limits._own + limits._of_user.total()
+            return self.server.connections
 
         return self.do(look())
 
@@ -112,10 +112,10 @@ class Served:
     def raw(self) -> socket.socket:
         """A connection on which nothing was said."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(10)
+        sock.settimeout(DEADLINE_S)
         folder = os.open(self.runtime, os.O_PATH)
         try:
-            give_up = time.monotonic() + 10
+            give_up = time.monotonic() + DEADLINE_S
             while True:
                 try:
                     sock.connect(f"/proc/self/fd/{folder}/control")

@@ -10,21 +10,34 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from agent.store import Store
 from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
-from tests.kits.broker import Broker, Heard, Listener, free_port, patience, until, whole
+from tests.kits.broker import DEADLINE_S, Broker, Heard, Listener, Name, free_port, patience, until, whole
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-__all__ = ["Broker", "Heard", "Listener", "free_port", "patience", "until", "whole"]  # from there, for the scenarios
+__all__ = [
+    "DEADLINE_S",
+    "Broker",
+    "Heard",
+    "Listener",
+    "Name",
+    "free_port",
+    "patience",
+    "until",
+    "whole",
+]  # from there, for the scenarios
 SITE = "park7/gw01"
 SECONDLY = '{ fast = "1 s", normal = "1 s", slow = "5 s" }'  # where not one tick may be missed, on a busy machine too
 
@@ -83,7 +96,7 @@ class Field:
         self._thread.start()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20 * patience())
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_S * patience())
 
     def tcp(self, *meters: Meter, port: int = 0, absent: int | None = None) -> TcpLine:
         line = TcpLine(Bus([meter.sim for meter in meters], absent=absent), port=port)
@@ -101,7 +114,7 @@ class Field:
         for line in self._lines:
             self.do(line.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(DEADLINE_S)
         self._loop.close()
 
 
@@ -214,7 +227,7 @@ class Agent:
     def wait(self, seconds: float = 20.0) -> int:
         """Its exit code; a traceback in its log fails every test."""
         assert self.process
-        code = self.process.wait(seconds * patience())
+        code = self.process.wait(max(seconds, DEADLINE_S) * patience())
         self.process = None
         assert "Traceback" not in self.said, self.said
         return code
@@ -231,10 +244,32 @@ class Agent:
         """For the end of a test that failed half way."""
         if self.process:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(DEADLINE_S)
             self.process = None
 
-    # --- what it leaves for local tools
+    # --- what it leaves
+
+    def sealed(self) -> tuple[set[Name], int]:
+        """(all packs in its store, how many of them a destination has yet to confirm); while it does not run.
+
+        Looks at a copy, as another opening would be a trace in the store itself.
+        """
+        names: set[Name] = set()
+        with tempfile.TemporaryDirectory() as copy:
+            for path in (self.folder / self.state).glob("store.db*"):
+                if path.suffix in (".db", ".db-wal"):
+                    shutil.copy(path, copy)
+            uplinks = tomllib.loads(self.config.read_text()).get("uplink", ())
+            store = Store.open(Path(copy) / "store.db", 16 << 20, destinations=[uplink["name"] for uplink in uplinks])
+            try:
+                for stream, head in store.heads().items():
+                    after = 0
+                    while page := store.after(stream, after, head.seq):
+                        names |= {(pack.stream, pack.boot, pack.seq) for pack in page}
+                        after = page[-1].seq
+                return names, sum(store.usage().pending.values())
+            finally:
+                store.close()
 
     @property
     def rings(self) -> list[Path]:
@@ -303,6 +338,24 @@ def one_meter(folder: Path, house: House, **more: Any) -> tuple[Broker, Listener
     meter = Meter(1)
     agent = house.agent(broker, {"roof": house.field.tcp(meter)}, {"m1": ("roof", 1)}, **more)
     return broker, listener, meter, agent
+
+
+def come_home(agent: Agent, *ears: Listener) -> int:
+    """End the agent; returns its exit code once all that it sealed has come to each listener.
+
+    What had no time to leave before the end, on a busy machine, leaves with another start.
+    """
+    code = agent.stop()
+    sealed, owed = agent.sealed()
+    while owed:
+        agent.start()
+        until(lambda: "pending" in (facts := agent.snapshot()["store"]) and not any(facts["pending"].values()),
+              what=lambda: agent.said)  # fmt: skip
+        code = agent.stop() or code
+        sealed, owed = agent.sealed()
+    for ear in ears:
+        until(lambda ear=ear: sealed <= ear.names(), what=lambda ear=ear: sorted(sealed - ear.names()))  # type: ignore[misc]
+    return code
 
 
 def devices_on(line: str, meters: Sequence[Meter]) -> dict[str, tuple[str, int]]:

@@ -93,7 +93,7 @@ class Town:
 
     def run(self, user: User, *words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(user, *words), cwd=ROOT_FOLDER, capture_output=True, text=True, timeout=60, check=False
+            self.command(user, *words), cwd=ROOT_FOLDER, capture_output=True, text=True, timeout=200, check=False
         )
 
     def start(self, user: User, script: str, *words: object) -> subprocess.Popen[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def run(play: Play, folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def plays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
+def plays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Any]]:
     """Runs the scenarios of a module's selected tests; all have ended before the first of these tests begins."""
     if not shutil.which("mosquitto"):
         pytest.skip("no mosquitto here (apt: mosquitto)")
@@ -41,7 +41,7 @@ def plays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if item.module is request.module and "played" in item.fixturenames and not skipped(item)
     }
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
+        return {  # once the pool has ended: no thread or process of a scenario is charged to a test
             name: pool.submit(run, play, tmp_path_factory.mktemp(name))
             for name, play in vars(request.module).items()
             if name.startswith("play_") and asked & tests_of(name, play)

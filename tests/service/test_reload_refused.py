@@ -129,7 +129,7 @@ class Park:
 
     async def reload(self, text: str) -> Outcome:
         self.write(text)
-        return await asyncio.wait_for(self.service.reload(), 30)
+        return await asyncio.wait_for(self.service.reload(), 60)
 
     async def picture(self) -> dict[str, Any]:
         """All that a configuration shapes, as objects where another object would be a change."""
@@ -197,7 +197,7 @@ def descriptors() -> list[str]:
     return sorted(name.partition("[")[0] for name in found if not name.startswith(("socket:", "/proc/")))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"

@@ -26,7 +26,7 @@ def run(agent: Agent, *more: str) -> tuple[int, str, str]:
     env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | agent.env
     found = subprocess.run(
         [sys.executable, "-m", "agent.cli.main", "run", "-c", str(agent.config), *more],
-        check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
+        check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert "Traceback" not in found.stdout + found.stderr
     return found.returncode, found.stdout, found.stderr

@@ -19,7 +19,7 @@ from tests.kits.faketime import LIBRARIES, Clock
 from tests.kits.house import ROOT, Agent, House, Meter, until
 
 NEW_YEAR = datetime(2026, 12, 31, 16, tzinfo=UTC)  # midnight in Shanghai
-START_S = 12  # before it
+STARTS_S = (12, 48, 192)  # so long before it the agent starts; on a slow machine that has to be longer
 MORE = """[interval]
 length = "1 min"
 
@@ -43,7 +43,7 @@ def run(agent: Agent, *words: object) -> tuple[int, str, str]:
     env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | agent.env
     found = subprocess.run(
         [sys.executable, "-m", "agent.cli.main", *map(str, words)],
-        check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=40, stdin=subprocess.DEVNULL,
+        check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert "Traceback" not in found.stdout + found.stderr, found.stderr
     return found.returncode, found.stdout, found.stderr
@@ -58,12 +58,23 @@ class Played:
     shown: str
     recomputed: dict[str, Any]
     refused: tuple[int, str]
+    start_s: float
 
 
 def play_figures_at_the_end_of_a_year(folder: Path, house: House) -> Played:
-    """Twelve seconds before the end of the year the agent starts; what it made of them is signed soon after it."""
+    """Shortly before the end of the year the agent starts; what it made of it is signed soon after it."""
+    for start_s in STARTS_S:
+        with House(folder / str(start_s)) as made:
+            made.folder.mkdir()
+            if found := play_from(made.folder, made, start_s):
+                return found
+    raise AssertionError(f"no agent served within {STARTS_S[-1]} s")
+
+
+def play_from(folder: Path, house: House, start_s: float) -> Played | None:
+    """None where the year ended before each meter was read and all was declared."""
     clock = Clock(folder)
-    clock.set((NEW_YEAR - timedelta(seconds=START_S)).timestamp() - time.time())
+    clock.set((NEW_YEAR - timedelta(seconds=start_s)).timestamp() - time.time())
     meters = [Meter(1, firmware="3"), Meter(2, firmware="3")]
     broker = house.broker()
     listener = house.listen(broker)
@@ -80,6 +91,9 @@ def play_figures_at_the_end_of_a_year(folder: Path, house: House) -> Played:
     code, out, err = run(agent, "declare", "certificates", "2", "kWh", *month, "--document", "GEC-1", *say)
     assert code == 0, err
     refused = run(agent, "declare", "certificats", "1", "MWh", *month, *say)
+    until(lambda: all(facts["readings"] for facts in agent.snapshot()["devices"].values()), what=lambda: agent.said)
+    if agent.snapshot()["time"] >= NEW_YEAR.timestamp():
+        return None
 
     def results() -> list[dict[str, Any]]:
         packs = sorted(listener.packs("_indicators"), key=lambda pack: pack["seq"])
@@ -97,7 +111,7 @@ def play_figures_at_the_end_of_a_year(folder: Path, house: House) -> Played:
     assert code == 0, repeated + err
     return Played(
         json.loads(out)["entry"], results(), json.loads(living[1]), json.loads(resting[1]), shown[1],
-        json.loads(repeated)["recomputed"], (refused[0], refused[2]),
+        json.loads(repeated)["recomputed"], (refused[0], refused[2]), start_s,
     )  # fmt: skip
 
 
@@ -110,7 +124,9 @@ def test_figures_at_the_end_of_a_year(played: Played) -> None:
     assert year["period"]["label"] == "2026" and Decimal(year["completeness"]) < Decimal("0.00001"), "seconds of a year"
     inputs = {one["n"]: one for one in year["inputs"]}
     counts = [Decimal(inputs[name]["v"]) for name in ("grid.import", "grid.export", "generation.*.energy")]
-    assert counts[0] == counts[1] and all(0 < count <= 2 * START_S + 1 for count in counts), "two counts a second"
+    assert counts[0] == counts[1] and all(0 < count <= 2 * played.start_s + 1 for count in counts), (
+        "two counts a second"
+    )
     trail = inputs["grid.import"]["from"][0]
     assert (trail["stream"], trail["point"]) == ("park7/gw01/m1", "ac.energy.import") and trail["first"] < trail["last"]
     # what was attested is signed, with who and when, and used as declared

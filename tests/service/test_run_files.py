@@ -30,7 +30,7 @@ def play_at_the_limit_of_open_files(folder: Path, house: House) -> dict[str, Any
     assert agent.process
     opened = len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
     broker.stop()
-    until(lambda: agent.snapshot()["store"]["pending"]["platform"] > MANY, 15, lambda: agent.said)
+    until(lambda: agent.snapshot()["store"].get("pending", {"platform": 0})["platform"] > MANY, 15, lambda: agent.said)
     broker.start()
     until(lambda: all(len(listener.packs(name)) >= 3 for name in devices), 20, lambda: agent.said)
     agent.lines = {**lines, "more": "modbus-tcp://127.0.0.1:9"}
@@ -38,14 +38,13 @@ def play_at_the_limit_of_open_files(folder: Path, house: House) -> dict[str, Any
     agent.send(1)
     until(lambda: agent.snapshot()["config"]["complaints"], 10, lambda: agent.said)
     complaint = json.dumps(agent.snapshot()["config"]["complaints"])
-    alive = sum(agent.life(name) == "alive" for name in devices)
+    until(lambda: all(agent.life(name) == "alive" for name in devices), what=lambda: agent.said)
     code = agent.stop()
     return {
         "refused": refused,
         "needed": needed,
         "opened": opened,
         "complaint": complaint,
-        "alive": alive,
         "code": code,
     }
 
@@ -55,5 +54,5 @@ def test_at_the_limit_of_open_files(played: dict[str, Any]) -> None:
     code, said = played["refused"]
     assert code == 3 and "40 lines need up to" in said and "LimitNOFILE=1024" in said
     assert MANY * 2 < played["opened"] < played["needed"] - 10, "the count is no guess"
-    assert (played["alive"], played["code"]) == (MANY, 0)
+    assert played["code"] == 0
     assert "41 lines need" in played["complaint"], "and a reload keeps what is in force"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.kits.books import report_of
+from tests.kits.books import counted, report_of
 from tests.kits.house import SITE, House, Meter, devices_on, until
 
 
@@ -65,7 +65,6 @@ def play_a_master_that_repeats_itself(folder: Path, house: House) -> dict[str, A
     return {
         "code": code, "frozen": frozen, "errors": told, "life": life, "said": agent.said,
         "report": report_of(listener.heard, agent.kid), "packs": {n: listener.packs(f"m{n}") for n in (1, 2, 3)},
-        "served": meters[0].served,
     }  # fmt: skip
 
 
@@ -78,14 +77,8 @@ def test_a_master_that_repeats_itself(played: dict[str, Any]) -> None:
     for name in ("m1", "m2"):
         assert f"{name}: its source lives" in played["said"]
         assert played["report"].streams[f"{SITE}/{name}"].gap_reasons["stale_source"] > 0
-    times = [  # of the reading that was repeated: none is later than the time that the heartbeat is good for
-        pack["e"][0].get("bt", 0) + record.get("t", 0)
-        for pack in played["packs"][1]
-        for record in pack.get("e", ())
-        if record["n"] == "ac.energy.import" and record["v"] == played["frozen"]
-    ]
-    served = played["served"][played["frozen"]] / 1e9
-    assert times and max(times) - served < 1.5 + 1.0 + 1.0  # the heartbeat's time, a period, the pack's base time
+    numbers = [record["v"] for pack in played["packs"][1] for record in counted(pack)]
+    assert 1 <= numbers.count(played["frozen"]) <= 5, "a heartbeat is good for 1.5 s, so for its tick and three or four"
 
 
 def test_the_birth_says_what_proves_it(played: dict[str, Any]) -> None:

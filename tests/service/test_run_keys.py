@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.kits.books import report_of, settle
-from tests.kits.house import ROOT, SITE, Agent, Heard, House, Listener, one_meter, until
+from tests.kits.house import ROOT, SITE, Agent, Heard, House, Listener, come_home, one_meter, until
 
 sys.path.append(str(Path(__file__).parent.parent / "keys"))
 
@@ -29,7 +29,7 @@ def keys(agent: Agent, *words: str, code: int = 0) -> tuple[dict[str, Any], str]
     """`meterhouse keys` as a process: (what it prints as JSON, what it complains of)."""
     line = [sys.executable, "-m", "agent.cli.main", "keys", *words, "-c", str(agent.config), "--json"]
     env = {name: value for name, value in os.environ.items() if not name.endswith("_DIRECTORY")} | agent.env
-    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout) if done.stdout else {}, done.stderr
@@ -93,9 +93,7 @@ def play_keys_change_hands(folder: Path, house: House) -> dict[str, Any]:
     agent.start()
     until(lambda: last in signs(listener, "m1", "_gateway"), 20, lambda: agent.said)
     said = agent.said
-    code = agent.stop()
-    until(lambda: meter.count in listener.numbers("m1"), 10)
-    until(lambda: any(event["event"] == "stop" for event in listener.events("_gateway")), 10)
+    code = come_home(agent, listener)
     report = settle(listener.heard, chain[0], {"m1": meter})
     return {
         "chain": chain, "use": use, "code": code, "report": report, "heard": list(listener.heard), "said": said,
@@ -154,8 +152,7 @@ def play_a_wrong_key(folder: Path, house: House) -> dict[str, Any]:
     agent.start()
     seen = len(listener.numbers("m1"))
     until(lambda: len(listener.numbers("m1")) > seen, 20, lambda: agent.said)
-    code = agent.stop()
-    until(lambda: meter.count in listener.numbers("m1"), 10)
+    code = come_home(agent, listener)
     report = settle(listener.heard, agent.kid, {"m1": meter})
     return {"warned": warned, "refused": refused, "refusal": refusal, "code": code, "report": report,
             "shown": shown, "advice": advice, "kid": agent.kid, "signers": signers(listener, "m1")}  # fmt: skip
@@ -182,8 +179,7 @@ def play_a_stolen_key(folder: Path, house: House) -> dict[str, Any]:
     until(lambda: len(listener.numbers("m1")) >= 3, 20, lambda: agent.said)
     found, _ = keys(agent, "revoke", thief.kid[:8], "--yes")
     until(lambda: found["thumbprint"] in signs(listener, "m1", "_gateway"), 20, lambda: agent.said)
-    code = agent.stop()
-    until(lambda: meter.count in listener.numbers("m1"), 10)
+    code = come_home(agent, listener)
     report = settle(listener.heard, agent.kid, {"m1": meter})
     last = max((p for p in listener.packs("m1")), key=lambda pack: pack["seq"])
     forged = {name: value for name, value in last.items() if name != "sig"} | {"seq": last["seq"] + 1}
@@ -213,7 +209,7 @@ def test_a_stolen_key(played: dict[str, Any]) -> None:
 
 
 def play_a_lost_key(folder: Path, house: House) -> dict[str, Any]:
-    _, listener, meter, agent = one_meter(folder, house)
+    _, listener, _, agent = one_meter(folder, house)
     path = folder / agent.state / "signing.key"
     agent.start()
     until(lambda: len(listener.numbers("m1")) >= 3, 20, lambda: agent.said)
@@ -222,15 +218,14 @@ def play_a_lost_key(folder: Path, house: House) -> dict[str, Any]:
     found, _ = keys(agent, "create", "--lost", agent.kid, "--yes")
     agent.start()
     until(lambda: found["thumbprint"] in signs(listener, "m1", "_gateway"), 20, lambda: agent.said)
-    code = agent.stop()
-    until(lambda: meter.count in listener.numbers("m1"), 10)
+    code = come_home(agent, listener)
     out = folder / "out"
     line = [sys.executable, "-m", "agent.cli.main", "export", str(out), "-c", str(agent.config)]
-    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=200)
     pins = [arg for kid in (agent.kid, found["thumbprint"]) for arg in ("--trust", kid)]
     line = [sys.executable, "-m", "agent.cli.main", "verify", str(out), "--json"]
     verdicts = [
-        subprocess.run([*line, *p], cwd=ROOT, capture_output=True, timeout=60, check=False).returncode
+        subprocess.run([*line, *p], cwd=ROOT, capture_output=True, timeout=200, check=False).returncode
         for p in (pins, pins[:2])
     ]
     return {"code": code, "heard": list(listener.heard), "old": agent.kid, "new": found["thumbprint"], "found": found,
@@ -257,7 +252,7 @@ def test_a_lost_key(played: dict[str, Any]) -> None:
 
 def play_a_lost_database(folder: Path, house: House) -> dict[str, Any]:
     """The key is kept, all else is gone. ES256: its records are signed in other bytes each time."""
-    _, listener, meter, agent = one_meter(folder, house)
+    _, listener, _, agent = one_meter(folder, house)
     path = folder / agent.state / "signing.key"
     path.unlink()
     kid = create_key(path, int(time.time()), "ES256").kid
@@ -267,8 +262,7 @@ def play_a_lost_database(folder: Path, house: House) -> dict[str, Any]:
         agent.start()
         checkpoints = len(pages(listener.heard))
         until(lambda n=checkpoints: len(pages(listener.heard)) > n, 20, lambda: agent.said)  # type: ignore[misc]
-        codes.append(agent.stop())
-        until(lambda: meter.count in listener.numbers("m1"), 10)
+        codes.append(come_home(agent, listener))
         boundary.append(len(listener.heard))
         for file in (folder / agent.state).glob("store.db*"):
             file.unlink()
@@ -319,8 +313,7 @@ def play_a_key_in_a_token(folder: Path, house: House) -> dict[str, Any]:
     agent.start()
     seen = len(listener.numbers("m1"))
     until(lambda: len(listener.numbers("m1")) > seen + 1, 20, lambda: agent.said)
-    codes.append(agent.stop())
-    until(lambda: meter.count in listener.numbers("m1"), 10)
+    codes.append(come_home(agent, listener))
     report = settle(listener.heard, agent.kid, {"m1": meter})
     return {"codes": codes, "refusal": refusal, "report": report, "found": found, "signers": signers(listener, "m1"),
             "kid": agent.kid}  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.main import cli
+from tests.kits.books import BUSY
 from tests.kits.house import House, Meter, one_meter, until
 
 
@@ -68,4 +69,4 @@ def test_a_hole(played: dict[str, Any]) -> None:
     assert "taught us of its map: " in status and "taught the running agent" in plan
     assert json.loads(as_json)["learned"]["m1"]
     gaps = [g for p in played["packs"] for g in p.get("gaps", ()) if "ac.power.active" in g["points"]]
-    assert gaps and {g["reason"] for g in gaps} == {"exception"}
+    assert {"exception"} <= {g["reason"] for g in gaps} <= {"exception"} | BUSY

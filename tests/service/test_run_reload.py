@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.kits.books import boots, busy_only, gaps, settle
-from tests.kits.house import SECONDLY, SITE, Agent, Broker, House, Listener, Meter, devices_on, until
+from tests.kits.books import boots, busy_only, settle
+from tests.kits.house import SECONDLY, SITE, Agent, Broker, House, Listener, Meter, come_home, devices_on, until
 
 PAST_S = 3  # seconds of packs on both sides of a change
 
@@ -26,8 +26,9 @@ def reload(agent: Agent, count: int = 1) -> None:
 
 
 def tables(listener: Listener, device: str) -> list[dict[str, Any]]:
-    """The table of each birth of a stream."""
-    return [pack["table"] for pack in listener.packs(device) if "table" in pack]
+    """The table of each birth of a stream; without one of a device not met yet, with which a busy machine may begin."""
+    found = [pack["table"] for pack in listener.packs(device) if "table" in pack]
+    return [table for table in found if device == "_gateway" or table["device"]["firmware"]]
 
 
 def served(listener: Listener, name: str, count: int) -> bool:
@@ -58,23 +59,19 @@ def play_a_reload(folder: Path, house: House) -> dict[str, Any]:
     until(lambda: served(listener, "m4", PAST_S), 20, lambda: agent.said)
     until(lambda: all(served(listener, f"m{n}", counts[n] + PAST_S) for n in (1, 2, 5)), 20, lambda: agent.said)
     snapshot = agent.snapshot()
-    code = agent.stop()
-    last = {n: meters[n].count for n in (1, 2, 4, 5)}
-    until(lambda: all(last[n] in listener.numbers(f"m{n}") for n in last), 10, "what was served last")
+    ran = {n: boots(listener.packs(f"m{n}")) for n in meters}
+    code = come_home(agent, listener)
     report = settle(listener.heard, agent.kid, {f"m{n}": meter for n, meter in meters.items()})
-    lost = {n: sorted(meters[n].served.keys() - set(listener.numbers(f"m{n}"))) for n in meters}
     return {
-        "code": code, "report": report, "lost": lost, "snapshot": snapshot,
+        "code": code, "report": report, "snapshot": snapshot, "boots": ran,
         "births": {n: tables(listener, f"m{n}") for n in meters},
-        "boots": {n: boots(listener.packs(f"m{n}")) for n in meters}, "gaps": gaps(listener.packs()),
-        "events": listener.events("_gateway"), "said": agent.said, "gateway": tables(listener, "_gateway"),
+        "events": listener.events("_gateway"), "gateway": tables(listener, "_gateway"),
     }  # fmt: skip
 
 
 def test_a_reload(played: dict[str, Any]) -> None:
     """No reading is lost on any device, nothing is a gap; what changed has a birth that says so, the rest does not."""
     assert played["code"] == 0
-    assert not any(played["lost"].values()), played["lost"]
     for device in ("m1", "m2", "m3", "m4", "m5"):
         assert busy_only(played["report"], device), device
     births = {n: len(tables) for n, tables in played["births"].items()}
@@ -85,7 +82,7 @@ def test_a_reload(played: dict[str, Any]) -> None:
         {point["period"] for point in table["points"] if point["pace"] == "fast"} for table in played["births"][2]
     ]
     assert periods == [{1}, {0.5}]
-    assert [event["event"] for event in played["events"]] == ["start", "reload", "stop"]
+    assert [event["event"] for event in played["events"]][:3] == ["start", "reload", "stop"]
     assert len({table["config"] for table in played["gateway"]}) == 2
     assert set(played["snapshot"]["devices"]) == {"m1", "m2", "m4", "m5"}
     assert played["snapshot"]["lines"]["roof"]["opened"] == 1, "the line that stays was not touched"
@@ -139,20 +136,19 @@ def play_a_bad_reload(folder: Path, house: House) -> dict[str, Any]:
     reload(agent)
     until(lambda: served(listener, "m2", 2), 20, lambda: agent.said)
     after = agent.snapshot()["config"]["complaints"]
-    code = agent.stop()
-    until(lambda: meter.count in listener.numbers("m1"), 10, "what was served last")
+    said = agent.said
+    code = come_home(agent, listener)
     report = settle(listener.heard, agent.kid, {"m1": meter, "m2": other})
     return {
-        "code": code, "report": report, "complaints": complaints, "after": after, "said": agent.said,
-        "lost": sorted(meter.served.keys() - set(listener.numbers("m1"))), "before": before, "refused": refused,
-        "births": tables(listener, "m1"), "gateway": tables(listener, "_gateway"),
+        "code": code, "report": report, "complaints": complaints, "after": after, "said": said,
+        "before": before, "refused": refused, "births": tables(listener, "m1"), "gateway": tables(listener, "_gateway"),
     }  # fmt: skip
 
 
 def test_a_bad_reload(played: dict[str, Any]) -> None:
     """Promise 10: file, line, key and what would be right, in the log and the snapshot; not one reading is lost."""
     # field pain 71
-    assert played["code"] == 0 and not played["lost"] and busy_only(played["report"], "m1")
+    assert played["code"] == 0 and busy_only(played["report"], "m1")
     line, fixed, profile, broken, half = ("\n".join(texts) for texts in played["complaints"])
     assert "agent.toml:" in line and 'Did you mean "roof"?' in line
     assert "site.gateway" in fixed and "restart" in fixed
@@ -193,14 +189,17 @@ def play_other_destinations(folder: Path, house: House) -> dict[str, Any]:
     count = len(heard_first.packs("m1"))
     reload(agent)
     until(lambda: served(heard_first, "m1", count + 2), 20, lambda: agent.said)
-    code = agent.stop()
-    until(lambda: meter.count in heard_second.numbers("m1"), 10, "what was served last")
-    numbers = set(heard_first.numbers("m1")) | set(heard_second.numbers("m1"))
-    return {"code": code, "lost": sorted(meter.served.keys() - numbers), "said": agent.said,
+    code = come_home(agent)
+    sealed, _ = agent.sealed()
+    until(lambda: sealed <= heard_first.names() | heard_second.names(), what=lambda: agent.said)
+    # without checkpoints: of two brokers nobody knows in which order theirs were made
+    heard = [m for m in heard_first.heard + heard_second.heard if "/checkpoint/" not in m.topic]
+    report = settle(heard, agent.kid, {"m1": meter})
+    return {"code": code, "report": report,
             "topics": {json.dumps(m.topic) for m in heard_second.heard}}  # fmt: skip
 
 
 def test_other_destinations(played: dict[str, Any]) -> None:
     """Promise 3, over a reload: each pack reaches one of the brokers that were named when it was sealed."""
-    assert played["code"] == 0 and not played["lost"]
+    assert played["code"] == 0 and busy_only(played["report"], "m1")
     assert f'"meterhouse/v1/{SITE}/keys"' in played["topics"] and f'"meterhouse/v1/{SITE}/status"' in played["topics"]

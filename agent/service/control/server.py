@@ -60,10 +60,15 @@ class ConnectionLimits:
         self._own = 0  # of root and the agent's user
         self._of_user: Counter[int] = Counter()
 
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return self._own + self._of_user.total()
+
     def refusal(self, uid: int, privileged: bool) -> str:
         """Why there may not be one more; "" if there may."""
         others = self._of_user.total()
-        if self._own + others >= MAX_CONNECTIONS:
+        if self.connections >= MAX_CONNECTIONS:
             return f"{MAX_CONNECTIONS} connections are open"
         if privileged:
             return ""
@@ -105,6 +110,11 @@ class ControlServer:
         self._folder_fd = -1
         self._rules: Rules
         self._said_s, self._unsaid = -SAY_EVERY_S, 0
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._limits.connections
 
     def open(self) -> None:
         """Listen from now on; who connects waits until ``run``. Without a socket the agent works all the same."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from agent.verify import Report
-from tests.kits.faults.books import balance, bodies
+from tests.kits.books import balance, bodies
 from tests.kits.faults.tally import Ledger, Tally
-from tests.kits.house import Agent, Listener, until, whole
+from tests.kits.house import Agent, Listener, come_home, until
 
 
 def bring_home(
@@ -20,12 +19,6 @@ def bring_home(
         held: numbers that must have come.
     """
 
-    def arrived() -> bool:
-        return all(whole(listener, name) for name in (*meters, "_gateway"))
-
-    def last() -> bool:
-        return all(meter.count in listener.numbers(name) for name, meter in meters.items())
-
     if agent.process is None:
         agent.start()
     counts = {name: meter.count for name, meter in meters.items()}
@@ -33,18 +26,7 @@ def bring_home(
         until(lambda name=name: max(listener.numbers(name), default=0) > counts[name], 30, lambda: agent.said)
     for name, numbers in (held or {}).items():
         until(lambda name=name, numbers=numbers: numbers <= set(listener.numbers(name)), 30, lambda: agent.said)
-    until(arrived, 30, lambda: newest(listener))
-    code = agent.stop()
-    for _ in range(2):  # what was backlog by then waits for the next start
-        try:
-            until(lambda: arrived() and last(), 3)
-            return code
-        except AssertionError:
-            agent.start()
-            until(arrived, 30, lambda: newest(listener))
-            code = code or agent.stop()
-    until(lambda: arrived() and last(), 30, lambda: newest(listener))
-    return code
+    return come_home(agent, listener)
 
 
 def settled(
@@ -59,14 +41,3 @@ def settled(
         assert not book.twice, f"{name}: {book.twice} are in two packs"
         assert not (lost := book.unaccounted()), f"{name}: {lost} are neither here nor stated"
     return report, books
-
-
-def newest(listener: Listener) -> dict[str, list[tuple[str, int, str]]]:
-    """The newest packs of each stream, for the message of a failure."""
-    packs = [
-        (m.topic.split("/")[-2], m.road, json.loads(m.payload))
-        for m in list(listener.heard)
-        if m.road in ("readings", "backfill")
-    ]
-    names = dict.fromkeys(name for name, _, _ in packs)
-    return {n: [(p["boot"], p["seq"], road) for name, road, p in packs if name == n][-12:] for n in names}

@@ -11,9 +11,7 @@ from typing import Any
 from agent.store import Store
 from agent.verify import Report, Verdict, Verifier
 from ext.ring import ANSWER, Ring
-from tests.kits.house import SITE, Heard
-
-Name = tuple[str, str, int]  # stream, boot, seq
+from tests.kits.house import SITE, Agent, Heard, Name, until
 
 
 class AtRest:
@@ -85,6 +83,15 @@ def in_rings(rings: Sequence[Path], meters: Mapping[str, Any]) -> dict[str, set[
         name: {n for n in numbers if meter.first < n < meter.first + 1_000_000 and n in meter.served}
         for name, meter in meters.items()
     }
+
+
+def killed(agent: Agent, meters: Mapping[str, Any]) -> dict[str, set[int]]:
+    """Kill the agent when its ring holds readings of each device that no pack holds; returns their numbers."""
+    held = until(lambda: all((found := in_rings(agent.rings, meters)).values()) and found, what=lambda: agent.said)
+    assert held
+    agent.kill()
+    left = in_rings(agent.rings, meters)
+    return {name: numbers | left[name] for name, numbers in held.items()}
 
 
 def stream_of(device: str) -> str:

@@ -6,6 +6,7 @@ and short; the soak runs them again and again: ``play("broker_outages", rounds=2
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def scenario(
 
 def play(name: str, rounds: int, seed: int, folder: Path | None = None) -> Row:
     """Run a scenario in a folder of its own; what it raises passes. The row names what makes it repeatable."""
-    print(f"{name}: rounds {rounds}, seed {seed}", flush=True)
+    print(f"{name}: rounds {rounds}, seed {seed}", file=sys.stderr)  # what tools print on stdout is read
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"mh-{name}-") as made, House(folder or Path(made)) as house:
         row = SCENARIOS[name].play(folder or Path(made), house, rounds, seed)
