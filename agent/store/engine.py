@@ -409,7 +409,7 @@ class Store(Intake):
                 self.lost_packs += lost
                 self._count_pending()
             if tight:
-                self._checkpoint()
+                self.flush_wal()
             else:
                 vacuum(self._conn, min(16 << 20, self._max // 8) // PAGE_BYTES)
             if self._record.begun:
@@ -430,13 +430,19 @@ class Store(Intake):
         """Losses that no pack states yet. Whoever starts must ask: they survive a kill."""
         return self._pruner.losses()
 
-    def _checkpoint(self) -> None:
+    def flush_wal(self) -> None:
+        """Bring all of the WAL into the database file and cut it to nothing."""
         self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def release_memory(self) -> None:
+        """Give back the pages that SQLite keeps: what is read next comes from the disk."""
+        self._conn.execute("PRAGMA shrink_memory")
 
     # --- facts
 
     def inspect(self, holds: Callable[[bytes], bool]) -> Inspection:
         """Begin a look at all that is stored. ``holds``: has a pack, given its bytes, the signature it must have?"""
+        self.release_memory()
         return Inspection(self._conn, self._explain, lambda number, body: self._drop_if_bad(number, body, holds))
 
     def inspected(self, at_ms: int = 0) -> int:
@@ -475,6 +481,6 @@ class Store(Intake):
     def close(self) -> None:
         """Bring everything into the database file and let go of it."""
         with contextlib.suppress(sqlite3.Error):
-            self._checkpoint()
+            self.flush_wal()
         self._conn.close()
         self._record.close()

@@ -79,6 +79,11 @@ def _summed(body: bytes) -> bytes:
     return body + _SUM.pack(zlib.crc32(body))
 
 
+def header(boot: bytes, closed: bool) -> bytes:
+    """The first slot: which start of the kernel wrote the file, and whether the end was orderly."""
+    return _summed(_HEADER.pack(MAGIC, boot, int(closed)))
+
+
 def _decode(slot: bytes) -> Recorded | None:
     if _SUM.unpack(slot[-_SUM.size :])[0] != zlib.crc32(slot[: -_SUM.size]):
         return None
@@ -260,7 +265,7 @@ class HeadRecord:
         self._dirty.add(at // PAGE)
 
     def _put_header(self, closed: bool) -> None:
-        self._image[:SLOT] = _summed(_HEADER.pack(MAGIC, self._boot, int(closed)))
+        self._image[:SLOT] = header(self._boot, closed)
         self._dirty.add(0)
 
     def _flush(self) -> None:

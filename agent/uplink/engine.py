@@ -20,7 +20,7 @@ from agent.uplink.bell import Bell
 from agent.uplink.parcel import OTHER, Parcel
 from agent.uplink.patience import Edges, Pauses, Seldom, Stall
 from agent.uplink.replay import BUDGET_BYTES, Replay
-from agent.uplink.session import V5, V311, Session
+from agent.uplink.session import CONNECT_S, V5, V311, Session
 from agent.uplink.traffic import FRESH_BYTES, Traffic
 from agent.uplink.values import Destination, UplinkState
 from drivers.model import BrokerError, GatewayError, clean_text
@@ -36,6 +36,11 @@ STATUS_S: Final = 300.0
 CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # how long confirmed ids are gathered before the store hears of them
 GOODBYE_S: Final = 1.0
 WARN_DAYS: Final = 30
+
+
+def backlog_rate(configured: int, live_rate: float) -> float:
+    """Packs of backlog a second: what is configured, or so many that the backlog ends while ``live_rate`` are made."""
+    return configured or max(BACKFILL_RATE, BACKFILL_TIMES * live_rate)
 
 
 class Uplink:
@@ -65,6 +70,7 @@ class Uplink:
         on_event: Callable[[dict[str, object]], object] = lambda event: None,
         environ: Mapping[str, str] = os.environ,
         retry_s: float = RETRY_S,
+        connect_s: float = CONNECT_S,
         ack_timeout_s: float | None = None,
         fresh_bytes: int = FRESH_BYTES,
         replay_bytes: int = BUDGET_BYTES,
@@ -76,6 +82,7 @@ class Uplink:
         self._client_id = destination.client_id or f"meterhouse-{site}-{gateway}-{destination.name}"
         self._on_event = on_event
         self._pauses, self._edges, self._wrong_acks = Pauses(retry_s), Edges(self.name), Seldom()
+        self._connect_s = connect_s
         self._ack_timeout_s = ack_timeout_s or max(20.0, float(destination.keepalive_s))
         self._bell = Bell()
         self._traffic = Traffic(
@@ -83,7 +90,7 @@ class Uplink:
             outbox,
             self._base,
             destination.in_flight,
-            destination.backfill_rate or max(BACKFILL_RATE, BACKFILL_TIMES * live_rate),
+            backlog_rate(destination.backfill_rate, live_rate),
             pack_every_ms / 1000,
             fresh_bytes,
             wake=self._bell.ring,
@@ -253,6 +260,7 @@ class Uplink:
             self._bell.fd,
             self._bell.heard,
             self._environ,
+            self._connect_s,
         )
 
     def _up(self, session: Session) -> None:

@@ -14,16 +14,16 @@ class Mailbox:
     """Thread-safe; in the order in which the writer thread left things.
 
     Beyond ``max_bytes``, and while nobody is connected, packs are not kept: they are in the store. After an overflow
-    everything is ``spilling``, read back from the store, until the reader caught up.
+    everything is ``spilling``, read back from the store, until the reader caught up. ``held_bytes`` is what is kept.
     """
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
-        self._max_bytes, self._monotonic, self._wake = max_bytes, monotonic, wake
+        self.max_bytes, self._monotonic, self._wake = max_bytes, monotonic, wake
         self._lock = threading.Lock()
         self._mail: deque[tuple[Lane | None, Sequence[OutboxItem], float]] = deque()
         self._marks: deque[tuple[int, float]] = deque(maxlen=256)  # (first id, when) of recent offers
         self._open = False
-        self._held_bytes = 0
+        self.held_bytes = 0
         self.spilling = False
         self.spill_from = 0  # the last id before the overflow
         self.first_offered = self.last_offered = 0  # ids; 0: none yet
@@ -45,10 +45,10 @@ class Mailbox:
             kept = []
             for item in items:
                 size = len(item.data)
-                if not self.spilling and self._held_bytes + size > self._max_bytes:
+                if not self.spilling and self.held_bytes + size > self.max_bytes:
                     self.spilling, self.spill_from = True, item.id - 1
                 if not self.spilling:
-                    self._held_bytes += size
+                    self.held_bytes += size
                     kept.append(item)
             self._mail.append((None, kept, now))
         self._wake()
@@ -68,7 +68,7 @@ class Mailbox:
     def left(self, size: int) -> None:
         """An offered pack of this size left the memory."""
         with self._lock:
-            self._held_bytes -= size
+            self.held_bytes -= size
 
     def caught_up(self, cursor: int) -> bool:
         """Everything offered was read up to ``cursor``? Then packs come straight from memory again."""
@@ -81,7 +81,7 @@ class Mailbox:
         """Keep mail from now on. Returns the first id that was offered within the last ``late_s`` seconds."""
         now = self._monotonic()
         with self._lock:
-            self._open, self._held_bytes = True, 0
+            self._open, self.held_bytes = True, 0
             self._mail.clear()
             young = next((first for first, at in self._marks if now - at <= late_s), None)
             self.spilling = young is not None
@@ -90,5 +90,5 @@ class Mailbox:
     def close(self) -> None:
         """Keep nothing."""
         with self._lock:
-            self._open, self._held_bytes = False, 0
+            self._open, self.held_bytes = False, 0
             self._mail.clear()

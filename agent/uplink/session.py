@@ -44,6 +44,7 @@ class Session:
 
     Args:
         wake_fd: readable when another thread wants us; ``woken`` is called then, and empties it.
+        connect_s: how long a connection may take, and then the broker's first word.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Session:
         wake_fd: int,
         woken: Callable[[], None],
         environ: Mapping[str, str],
+        connect_s: float = CONNECT_S,
     ) -> None:
-        self._to, self._wake_fd, self._woken = destination, wake_fd, woken
+        self._to, self._wake_fd, self._woken, self._connect_s = destination, wake_fd, woken, connect_s
         self.acks: list[tuple[int, int]] = []  # packet id and reason code of each PUBACK, until somebody clears it
         self.messages: list[tuple[str, bytes]] = []  # topic and payload, likewise
         self.stale: list[str] = []  # topics of retained messages, which are left alone, likewise
@@ -70,7 +72,7 @@ class Session:
         self._dropped = False
         client = BoundedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
         client.max_inflight_messages_set(0)  # our own window counts
-        client.connect_timeout = CONNECT_S
+        client.connect_timeout = connect_s
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -119,7 +121,7 @@ class Session:
             raise words.unreachable(error, to.url, to.port) from error
         except ValueError as error:  # an empty host name, a name that is no name
             raise BrokerError(f"this is no address ({error})", where=to.url, hint="Correct url") from error
-        until = time.monotonic() + CONNECT_S
+        until = time.monotonic() + self._connect_s
         while self.connack is None and self.alive and not stopping():
             left = until - time.monotonic()
             if left <= 0:

@@ -134,6 +134,7 @@ class Live:
         self._client: BoundedClient | None = None
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
         self.connections = 0
+        self.taken = 0  # messages that the verifier has seen, whatever it says of them
 
     def start(self, timeout_s: float = 10.0) -> None:
         """Connect and subscribe; what comes is verified from here on.
@@ -255,5 +256,6 @@ class Live:
         while (item := self._mail.take()) is not None:
             with self._lock:
                 outcome = self._verifier.feed(*item)
+            self.taken += 1
             if self._heard is not None and outcome is Outcome.VERIFIED:
                 self._heard(item[1], item[0])

@@ -18,7 +18,7 @@ from tests.kits.house import SITE, House, Listener, Meter, one_meter, until
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     if not shutil.which("mosquitto"):
-        pytest.skip("no mosquitto here")
+        pytest.skip("no mosquitto here: apt-get install mosquitto")
     with House(tmp_path) as made:
         yield made
 

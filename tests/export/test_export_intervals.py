@@ -113,7 +113,7 @@ def test_what_is_not_there_is_said_and_leaves_no_file(gateway: Gateway, mh: Mh, 
     assert not list(tmp_path.glob("*x.csv*"))
 
 
-@pytest.mark.skipif(not shutil.which("mosquitto"), reason="no mosquitto here")
+@pytest.mark.skipif(not shutil.which("mosquitto"), reason="no mosquitto here: apt-get install mosquitto")
 def test_a_running_agent_gives_what_its_database_gives(tmp_path: Path, mh: Mh) -> None:
     with House(tmp_path) as house:
         _, listener, _, agent = one_meter(tmp_path, house)

@@ -265,7 +265,7 @@ def test_the_writer_overtakes_the_sealer(new_ring: Callable[[int], Ring]) -> Non
             at.append(ring.append_values(1, n % 2**20, 0, 0, [(p, n, 0, 0) for p in range(50)]))
             if len(at) > 1000:
                 at = at[-100:]
-            if min(seen) > 20_000 // 50 or not thread.is_alive():
+            if min(seen) > 120 or not thread.is_alive():
                 break
     finally:
         sys.setswitchinterval(interval)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 HANG_UP = -1
 SILENT = None
+JOIN_S = 45.0  # no thread needs so long to end
 
 
 @dataclass
@@ -24,15 +25,37 @@ class Sent:
     retain: bool
 
 
+def length(size: int) -> bytes:
+    """As a packet says it."""
+    made = bytearray()
+    while True:
+        size, byte = divmod(size, 128)
+        made.append(byte | (128 if size else 0))
+        if not size:
+            return bytes(made)
+
+
+def publish(topic: str, payload: bytes, version: int, first: int = 0x32, size: int | None = None) -> bytes:
+    """A PUBLISH as a broker sends it; ``size``: what its length says."""
+    name = topic.encode()
+    body = struct.pack(">H", len(name)) + name + (struct.pack(">H", 7) if first & 6 else b"")
+    body += (b"\0" if version > 4 else b"") + payload
+    return bytes([first]) + length(len(body) if size is None else size) + body
+
+
 @dataclass
 class FakeBroker:
-    """``answer(sent)``: a reason code, SILENT, or HANG_UP. ``properties``: bytes of CONNACK properties (MQTT 5)."""
+    """``answer(sent)``: a reason code, SILENT, or HANG_UP. ``properties``: bytes of CONNACK properties (MQTT 5).
+
+    ``absent``: nothing listens on its port until ``listen`` is called; nobody else gets that port meanwhile.
+    """
 
     answer: Callable[[Sent], int | None] = lambda sent: 0
     properties: bytes = b""
     only_v311: bool = False
     connack: int = 0
     mute: bool = False  # accepts connections and says nothing
+    absent: bool = False
     then: Callable[[socket.socket, int], None] = lambda sock, version: None  # called after each SUBACK
     connects: list[bytes] = field(default_factory=list)  # bodies of CONNECT
     subscribes: list[bytes] = field(default_factory=list)
@@ -42,20 +65,28 @@ class FakeBroker:
     most_unanswered: int = 0
 
     def __post_init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        self._open: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
+        self.server = socket.socket()
+        self.server.bind(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        self.peers: list[socket.socket] = []  # of each connection, in order
+        self._threads: list[threading.Thread] = []
+        if not self.absent:
+            self.listen()
+
+    def listen(self) -> None:
+        """Take connections from now on."""
+        self.server.listen()
+        self._threads.append(threading.Thread(target=self._accept))
         self._threads[0].start()
 
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self._server.accept()
+                sock, _ = self.server.accept()
             except OSError:
                 return
-            self._open.append(sock)
-            worker = threading.Thread(target=self._serve, args=(sock, len(self._open)))
+            self.peers.append(sock)
+            worker = threading.Thread(target=self._serve, args=(sock, len(self.peers)))
             self._threads.append(worker)
             worker.start()
 
@@ -106,14 +137,16 @@ class FakeBroker:
                     return
 
     def close(self) -> None:
-        self._server.close()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
-            pass
-        for sock in self._open:
+        with contextlib.suppress(OSError):
+            self.server.shutdown(socket.SHUT_RDWR)  # ends accept; close alone would not
+        self.server.close()
+        if self._threads:
+            self._threads[0].join(JOIN_S)  # no connection is taken any more
+        for sock in self.peers:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(JOIN_S)
 
 
 def _packet(stream: object) -> tuple[int, bytes]:

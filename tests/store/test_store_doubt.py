@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -35,9 +36,9 @@ for line in sys.stdin:
             store = Store.open({path!r}, 64 << 20, destinations=["platform"])
             print("set aside" if store.quarantine else "open", flush=True)
         elif word == "read":
-            store._conn.execute("PRAGMA shrink_memory")
-            found = store.call(lambda store: store._conn.execute("SELECT sum(length(body)) FROM packs").fetchone())
-            print("ok" if found[0] > 1000 else "nothing", flush=True)
+            store.release_memory()
+            found = store.call(lambda store: store.pending("platform", limit=1000, max_bytes=1 << 30))
+            print("ok" if len(found) == 301 else "nothing", flush=True)
         elif word == "impatient":
             doubt.PATIENCE_S = 0.0
             print("ok", flush=True)
@@ -69,16 +70,23 @@ class Agent:
         self.process.communicate()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "store.db"
-    make = Maker()
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a database of 301 packs."""
+    path, make = tmp_path_factory.mktemp("full") / "store.db", Maker()
     store = Store.open(path, CAP, destinations=["platform"])
     store.commit([make(birth=True)])
-    for _ in range(300):
-        store.commit([make()])
+    for _ in range(60):
+        store.commit([make() for _ in range(5)])
     store.close()
-    return path
+    return path.parent
+
+
+@pytest.fixture
+def path(full: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "store.db"
 
 
 @pytest.fixture
@@ -147,26 +155,32 @@ def test_a_start_sets_aside_what_stays_unreadable(path: Path, shim: Shim, agent:
     again.close()
 
 
-def test_a_database_that_is_damaged_is_so_whatever_the_disk_says(path: Path, tmp_path: Path) -> None:
-    store = Store.open(path, CAP, destinations=["platform"])
+def test_a_database_that_is_damaged_is_so_whatever_the_disk_says(path: Path) -> None:
     dice = random.Random(1)
     with path.open("r+b") as file:
         for page in range(20, path.stat().st_size // PAGE_BYTES, 3):
             file.seek(page * PAGE_BYTES)
             file.write(dice.randbytes(PAGE_BYTES))
-    assert unreadable(path) == "" and not store._doubt._is_sound()
-    store.close()
+    with closing(sqlite3.connect(path)) as conn:
+        doubt = Doubt(conn, path)
+        doubt.patient = True
+        assert unreadable(path) == "" and type(doubt.judge(malformed())) is StoreDamaged
+
+
+def malformed() -> sqlite3.DatabaseError:
+    """What SQLite says of damage, and of much else."""
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def test_sqlite_is_believed_when_it_says_so_again_and_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that finds nothing must not keep a service going that cannot work."""
     monkeypatch.setattr(doubting, "MAX_CLEARED", 2)
     conn = sqlite3.connect(path)
-    error = sqlite3.DatabaseError("database disk image is malformed")
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     doubt = Doubt(conn, path)
     doubt.patient = True
-    assert [type(doubt.judge(error)) for _ in range(4)] == [StoreBusy, StoreBusy, StoreDamaged, StoreDamaged]
+    assert [type(doubt.judge(malformed())) for _ in range(4)] == [StoreBusy, StoreBusy, StoreDamaged, StoreDamaged]
     assert suspect_file(path).stat().st_size == 2
     conn.close()
 
@@ -187,7 +201,7 @@ def test_damage_that_the_intervals_meet_is_the_stores_to_tell(path: Path, table:
     with path.open("r+b") as file:
         file.seek((page - 1) * PAGE_BYTES)
         file.write(b"\xa5" * PAGE_BYTES)
-    store._conn.execute("PRAGMA shrink_memory")
+    store.release_memory()
     with pytest.raises(StoreDamaged):
         READS[table](store)
     store.close()

@@ -90,18 +90,17 @@ def test_damage_is_found_on_whatever_page_it_is(tmp_path: Path, monkeypatch: pyt
             if name.startswith("_"):
                 continue  # the record of migrations: no reading depends on it
             for page in dice.sample(numbers, min(4, len(numbers))):
-                store._checkpoint()  # what stands in the WAL hides what is damaged below
+                store.flush_wal()  # what stands in the WAL hides what is damaged below
                 with path.open("r+b") as file:
                     file.seek((page - 1) * PAGE_BYTES)
                     file.write(dice.randbytes(PAGE_BYTES))
-                store._conn.execute("PRAGMA shrink_memory")
                 bad = 0
                 try:
                     bad = whole(store, lambda data: True).bad_packs
                 except StoreDamaged:
                     bad = 1
                 assert bad, f"nothing was noticed of page {page} of {name}"
-                store._conn.close()
+                store.close()
                 for left in (path.with_name("store.db.suspect"), path.with_name("store.db-wal")):
                     left.unlink(missing_ok=True)
                 path.write_bytes(original)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -163,4 +164,26 @@ def test_who_waited_is_known_from_the_configuration(
     assert store.quarantine is not None
     here, gone = check(store, makers)
     assert here + gone >= 237
+    store.close()
+
+
+def test_a_lost_run_begins_where_the_delivered_pack_before_it_ended(
+    full: tuple[Path, list[Maker]], tmp_path: Path
+) -> None:
+    """The pack before the run is not owed, so it does not come over: it is read in the damaged file."""
+    path, makers = copy_of(full[0], tmp_path), full[1]
+    with closing(sqlite3.connect(path)) as conn, conn:
+        changed = conn.execute(
+            "UPDATE packs SET body = x'00' WHERE seq BETWEEN 41 AND 43"
+            " AND stream = (SELECT id FROM streams WHERE name = ?)",
+            (makers[0].stream,),
+        )
+        assert changed.rowcount == 3
+    scribble(path, pages_of(path, "packs")[-1:], random.Random(3))
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    assert store.quarantine is not None
+    check(store, makers)
+    note = next(note for note in store.losses() if (note.stream, note.first) == (makers[0].stream, 41))
+    before, last = makers[0].made[39], makers[0].made[42]
+    assert (note.last, note.hash, note.from_ms, note.to_ms) == (43, last.hash, before.to_ms, last.to_ms)
     store.close()

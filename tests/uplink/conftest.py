@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 
 from agent.uplink import Uplink
-from tests.kits.delivery import Desk, Listener, Mosquitto, To, free_port
+from tests.kits.broker import free_port
+from tests.kits.delivery import Desk, Listener, Mosquitto, To
 from tests.kits.fake_broker import FakeBroker
+
+HOUR_MS = 3_600_000  # the pack interval: however slow the machine, no pack of a test becomes backlog by waiting
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
     """``broker(*config lines)`` starts one; all are ended by their process ids."""
     if not shutil.which("mosquitto"):
-        pytest.skip("no mosquitto here")
+        pytest.skip("no mosquitto here: apt-get install mosquitto")
     made: list[Mosquitto] = []
 
     def start(*lines: str, port: int = 0) -> Mosquitto:
@@ -68,7 +71,7 @@ def uplink(
     made: list[Uplink] = []
 
     def start(at: Desk, to: To, **more: Any) -> Uplink:
-        settings = {"keys": b'{"v":1}', "version": "0.1", "pack_every_ms": 10_000, "retry_s": 0.05, **more}
+        settings = {"keys": b'{"v":1}', "version": "0.1", "pack_every_ms": HOUR_MS, "retry_s": 0.05, **more}
         one = Uplink(to, site="park7", gateway="gw01", outbox=at, **settings)
         at.uplinks.append(one)
         made.append(one)

@@ -16,7 +16,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
-from tests.kits.delivery import Desk, Mosquitto, Password, To, fresh, until
+from tests.kits.delivery import PATIENCE_S, Desk, Mosquitto, Password, To, fresh, until
 from tests.kits.packs import Maker
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -61,13 +61,13 @@ class Person:
     def writes(self, topic: str, text: str = "{}") -> bool:
         """Publish; whether the broker let us."""
         self.client.publish(topic, text, 1)
-        code = self._codes.get(timeout=8)
+        code = self._codes.get(timeout=PATIENCE_S)
         assert code in {"Success", "No matching subscribers", "Not authorized"}, code
         return code != "Not authorized"
 
     def listen(self, topic: str) -> None:
         self.client.subscribe(topic, 1)
-        self._ready.get(timeout=8)
+        self._ready.get(timeout=PATIENCE_S)
 
     def close(self) -> None:
         self.client.disconnect()
@@ -78,12 +78,11 @@ class Person:
 def port(broker: Callable[..., Mosquitto], tmp_path: Path) -> int:
     """A mosquitto with the documented access list and the users in it."""
     if not shutil.which("mosquitto_passwd"):
-        pytest.skip("no mosquitto_passwd here")
+        pytest.skip("no mosquitto_passwd here: apt-get install mosquitto")
     acl, passwords = tmp_path / "meterhouse.acl", tmp_path / "meterhouse.passwd"
     acl.write_text(block("mosquitto"))
-    passwords.touch(0o600)
-    for name in USERS:
-        subprocess.run(["mosquitto_passwd", "-b", str(passwords), name, f"of {name}"], check=True, capture_output=True)
+    passwords.write_text("".join(f"{name}:of {name}\n" for name in USERS))
+    subprocess.run(["mosquitto_passwd", "-U", str(passwords)], check=True, capture_output=True)
     for path in (acl, passwords):
         path.chmod(0o600)
     return broker("allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}").port

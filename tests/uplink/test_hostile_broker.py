@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from agent.uplink import Uplink
+from agent.uplink import Uplink, replay
 from agent.uplink.session import MAX_PACKET
 from agent.verify import mqtt
-from tests.kits.delivery import BASE, Desk, Listener, Mosquitto, To, fresh, until
-from tests.kits.fake_broker import SILENT, FakeBroker, Sent
+from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, To, fresh, until
+from tests.kits.fake_broker import SILENT, FakeBroker, Sent, length, publish
 from tests.kits.packs import Maker
 
 Fake = Callable[..., FakeBroker]
@@ -25,23 +25,6 @@ Uplinks = Callable[..., Uplink]
 Broker = Callable[..., Mosquitto]
 ACK, REQUEST = f"{BASE}/ack", f"{BASE}/replay/request"
 MOST = 268_435_455  # bytes that the length of a packet can say
-
-
-def length(size: int) -> bytes:
-    made = bytearray()
-    while True:
-        size, byte = divmod(size, 128)
-        made.append(byte | (128 if size else 0))
-        if not size:
-            return bytes(made)
-
-
-def publish(topic: str, payload: bytes, version: int, first: int = 0x32, size: int | None = None) -> bytes:
-    """A PUBLISH; ``size``: what its length says."""
-    name = topic.encode()
-    body = struct.pack(">H", len(name)) + name + (struct.pack(">H", 7) if first & 6 else b"")
-    body += (b"\0" if version > 4 else b"") + payload
-    return bytes([first]) + length(len(body) if size is None else size) + body
 
 
 class Once:
@@ -191,7 +174,7 @@ def test_a_connack_without_end(fake: Fake, desk: Desks, uplink: Uplinks, version
         assert "268,435,455 bytes" in str(up.state().error)
         up.stop(1.0)
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(PATIENCE_S)
 
 
 def test_a_broker_that_reads_none_of_our_answers(
@@ -214,9 +197,9 @@ def test_a_broker_that_reads_none_of_our_answers(
     monkeypatch.setattr(socket, "create_connection", connect_narrowly)
     monkeypatch.setattr(mqtt, "MAX_ANSWERS", 20)
     broker = fake(only_v311=version == 4, then=Once(attack))
-    broker._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # so does the other side's
+    broker.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # so does the other side's
     up = uplink(desk(), To(broker.port))
-    until(lambda: up.state().error, 30)
+    until(lambda: up.state().error)
     assert "reads none of our" in str(up.state().error)
 
 
@@ -230,25 +213,28 @@ def test_a_pack_in_flight_is_not_blamed_for_a_connection_that_we_cut(
         if not sent.topic.endswith(("readings", "backfill")) or len(cut) == 5:
             return 0
         cut.append(sent.connection)
-        broker._open[sent.connection - 1].sendall(publish(REQUEST, b"", version, size=MOST))
+        broker.peers[sent.connection - 1].sendall(publish(REQUEST, b"", version, size=MOST))
         return SILENT
 
     broker, at, make = fake(only_v311=version == 4, answer=answer), desk(), Maker()
     up = uplink(at, To(broker.port, in_flight=1))
     at.commit(fresh(make))
-    until(lambda: at.pending() == 0, 20)
+    until(lambda: at.pending() == 0)
     assert len(cut) == 5 and up.state().set_aside == 0
 
 
-def test_after_three_such_ends_it_does_without_replay(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> None:
+def test_after_three_such_ends_it_does_without_replay(
+    fake: Fake, desk: Desks, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request of 100 MB that somebody retained comes at each subscription to it; packs are delivered all the same."""
+    monkeypatch.setattr(replay, "HUNG_UP_S", 1e6)  # however slow the machine, these ends are quick ones
     broker = fake(
         only_v311=version == 4,
         then=lambda sock, version: sock.sendall(publish(REQUEST, b"", version, size=100 << 20)),
     )
     at, make = desk(), Maker()
     up = uplink(at, To(broker.port))
-    until(lambda: len(broker.subscribes) == 3 and up.state().connected and up.state().connects > 3, 20)
+    until(lambda: len(broker.subscribes) == 3 and up.state().connected and up.state().connects > 3)
     at.commit(fresh(make))
     until(lambda: at.pending() == 0)
     assert len(broker.subscribes) == 3
@@ -275,12 +261,12 @@ def test_a_real_broker_with_a_large_retained_message(
     """mosquitto obeys: nothing of it comes, and packs go out."""
     port = broker(*lines).port
     there = listen(port)
-    there.client.publish(REQUEST, b"x" * 10_000_000, 1, True).wait_for_publish(10)
+    there.client.publish(REQUEST, b"x" * 10_000_000, 1, True).wait_for_publish(PATIENCE_S)
     at, make = desk(), Maker()
     up = uplink(at, To(port, confirm="broker"))
     at.commit(fresh(make), fresh(make))
     until(lambda: at.pending() == 0)
-    there.client.publish(REQUEST, b"x" * 10_000_000, 1).wait_for_publish(10)
+    there.client.publish(REQUEST, b"x" * 10_000_000, 1).wait_for_publish(PATIENCE_S)
     at.commit(fresh(make))
     until(lambda: at.pending() == 0)
     assert up.state().error is None and up.state().connects == 1
@@ -296,13 +282,13 @@ def test_a_real_broker_with_a_retained_request(
     at, make = desk(), Maker()
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(9)))
     ask = b'{"id":"%s","stream":"park7/gw01/inv1","first":1,"last":5}'
-    there.client.publish(REQUEST, ask % b"retained", 1, True).wait_for_publish(10)
+    there.client.publish(REQUEST, ask % b"retained", 1, True).wait_for_publish(PATIENCE_S)
     up = uplink(at, To(port, confirm="broker"))
     until(lambda: at.pending() == 0)
 
     def replies() -> list[bytes]:
         return [message.payload for message in list(there.heard) if message.topic.endswith("replay/reply")]
 
-    there.client.publish(REQUEST, ask % b"now", 1).wait_for_publish(10)
+    there.client.publish(REQUEST, ask % b"now", 1).wait_for_publish(PATIENCE_S)
     until(lambda: any(b'"done"' in reply for reply in replies()))
     assert all(b'"now"' in reply for reply in replies()) and up.state().connects == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,15 @@ from agent.store import Store
 from agent.uplink import Uplink
 from agent.uplink.purse import Purse
 from agent.uplink.replay import MAX_JOBS, RESUMES, Replay
-from tests.kits.delivery import BASE, Desk, Listener, Mosquitto, To, fresh, until
+from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, To, fresh, now_ms, until
+from tests.kits.fake_broker import HANG_UP, FakeBroker, Sent, publish
 from tests.kits.packs import Maker
 
 Broker = Callable[..., Mosquitto]
 Listen = Callable[..., Listener]
 Desks = Callable[..., Desk]
 Uplinks = Callable[..., Uplink]
+Fake = Callable[..., FakeBroker]
 STREAM = "park7/gw01/inv1"
 
 
@@ -73,13 +76,17 @@ def test_a_range_comes_again_as_the_identical_bytes(
 
 
 def test_what_is_gone_is_expired_or_lost(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    heard, at, make = arrange(broker, listen, desk, uplink, 30)
+    """Packs 3 to 8 were delivered to all and their time is over; 11 to 15, for which another waits, do not hold."""
+    heard, at, make = arrange(broker, listen, lambda: desk("platform", "other"), uplink, 30)
+    bad = {pack.data for pack in make.made[10:15]}
+    at.confirm("other", range(3, 9))
+    assert at.pending("other") == 24
 
     def forget(store: Store) -> None:
-        with store._transaction():
-            ids = [row[0] for row in store._conn.execute("SELECT id FROM packs WHERE seq BETWEEN 11 AND 15")]
-            store._pruner.lose(ids, "size_cap")
-            store._conn.execute("DELETE FROM packs WHERE seq BETWEEN 3 AND 8")
+        store.prune(now_ms() + 40 * 86_400_000)
+        look = store.inspect(lambda data: data not in bad)
+        while look.step():
+            pass
 
     at.call(forget)
     ask(heard, id="a", first=2, last=20)
@@ -89,7 +96,7 @@ def test_what_is_gone_is_expired_or_lost(broker: Broker, listen: Listen, desk: D
         ("accepted", None, None), ("expired", 3, 8), ("lost", 11, 15), ("done", None, None),
     ]  # fmt: skip
     loss = said[2]["loss"]
-    assert (loss["event"], loss["first"], loss["last"], loss["reason"]) == ("loss", 11, 15, "size_cap")
+    assert (loss["event"], loss["first"], loss["last"], loss["reason"]) == ("loss", 11, 15, "damaged")
     assert loss["hash"] == json.loads(make.made[15].data)["prev"]
     assert sorted(heard.seqs("inv1", "backfill")) == [2, 9, 10, 16, 17, 18, 19, 20]
 
@@ -103,15 +110,38 @@ def test_malformed_and_flooding_requests_cost_a_log_line(
             ask(heard, bad)
         ask(heard, id="x" * 65, first=1, last=2)
         ask(heard, id="foreign", stream="park8/gw01/inv1", first=1, last=2)
-        for n in range(300):
+        for n in range(60):
             ask(heard, id=f"f{n}", first=1, last=5)
         at.commit(*(fresh(make) for _ in range(20)))
-        until(lambda: len(heard.packs("readings")) == 25, why="fresh packs go on")
+        until(lambda: len(heard.packs("readings")) == 25, "fresh packs go on")
         until(lambda: at.pending() == 0)
         until(lambda: verdicts(heard, "f0")[-1:] == ["done"])
     lines = [r.getMessage() for r in caplog.records if "replay" in r.getMessage()]
     assert len(lines) == 1, lines
-    assert len(heard.packs("backfill")) <= 20 * 5 and not replies(heard, "foreign")
+    assert not replies(heard, "foreign")
+
+
+def test_of_a_flood_twenty_are_read_and_then_one_a_second() -> None:
+    said, clock = list[str](), [1000.0]
+    replay = Replay("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)["id"]), lambda: None,
+                    lambda: clock[0])  # type: ignore[arg-type]  # fmt: skip
+    for n in range(400):
+        name = str(n)
+        replay.ask(json.dumps({"id": name, "stream": "p/g/inv1", "first": 9, "last": 1}).encode())
+        clock[0] += 0.0625
+    assert said[:20] == [str(n) for n in range(20)] and len(said) in (43, 44, 45)
+
+
+def test_a_full_queue_says_so_to_who_asks() -> None:
+    """One job is under way and eight wait; whoever asks then must not wait for packs that never come."""
+    said = list[dict[str, Any]]()
+    replay = Replay("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
+    for n in range(MAX_JOBS + 3):
+        replay.ask(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": 5 * n + 1, "last": 5 * n + 2}).encode())
+    assert [reply["verdict"] for reply in said] == ["accepted"] * (MAX_JOBS + 1) + ["refused"] * 2
+    assert {(reply["id"], reply["reason"]) for reply in said[-2:]} == {
+        (str(MAX_JOBS + n), "busy: too many requests wait") for n in (1, 2)
+    }
 
 
 def test_the_daily_budget_holds(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
@@ -187,7 +217,7 @@ def test_a_restart_does_not_fill_the_budget_again(broker: Broker, listen: Listen
     ask(heard, id="a", first=2, last=10)
     until(lambda: "done" in verdicts(heard, "a"))
     port = heard.client.port
-    at.uplinks.pop().stop(2)
+    at.uplinks.pop().stop(PATIENCE_S)
     until(lambda: any(b"offline" in m.payload for m in heard.heard if m.topic == f"{BASE}/status"))
     up = uplink(at, To(port), replay_bytes=9_000)
     until(lambda: up.state().connected)
@@ -287,24 +317,34 @@ def test_overlapping_requests_are_read_from_the_store_once() -> None:
     assert [r["id"] for r in said if r["verdict"] == "done"] == ["0", "1", "2", "3"]
 
 
-def test_a_job_goes_on_when_the_broker_is_back(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+def test_a_job_goes_on_when_the_broker_is_back(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
     """What was in flight comes twice, nothing is left out, and a platform that asks again meanwhile gets one end."""
-    first = broker("persistence true")
-    heard, at, make = listen(first.port), desk(), Maker()
-    up = uplink(at, To(first.port, backfill_rate=100))
-    until(lambda: up.state().connected)
+    request = json.dumps({"id": "a", "stream": STREAM, "first": 1, "last": 150}).encode()
+    asked = publish(f"{BASE}/replay/request", request, 5)
+    seqs, said = list[int](), list[str]()
+
+    def answer(sent: Sent) -> int:
+        if sent.topic.endswith("replay/reply"):
+            said.append(json.loads(sent.payload)["verdict"])
+        if not said or not sent.topic.endswith("backfill"):
+            return 0
+        seqs.append(json.loads(sent.payload)["seq"])
+        return HANG_UP if seqs[-1] == 60 and seqs.count(60) == 1 else 0
+
+    def ask_again(sock: socket.socket, version: int) -> None:
+        if len(broker.subscribes) == 2:
+            sock.sendall(asked)
+
+    broker, at, make = fake(answer=answer, then=ask_again), desk(), Maker()
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(149)))
-    until(lambda: len(heard.packs("readings")) == 150 and at.pending() == 0)
-    ask(heard, id="a", first=1, last=150)
-    until(lambda: len(heard.packs("backfill")) > 30)
-    first.stop(kill=True)
-    until(lambda: not up.state().connected)
-    broker(port=first.port)
-    until(lambda: up.state().connected and heard.client.is_connected())
-    ask(heard, id="a", first=1, last=150)
-    until(lambda: "done" in verdicts(heard, "a"))
-    assert len(heard.packs("backfill")) < 250 and verdicts(heard, "a").count("done") == 1
-    assert set(range(60, 151)) <= set(heard.seqs("inv1", "backfill"))
+    uplink(at, To(broker.port, confirm="broker"))
+    until(lambda: at.pending() == 0)
+    broker.peers[0].sendall(asked)
+    until(lambda: "done" in said)
+    assert len(broker.subscribes) == 2 and said == ["accepted", "accepted", "done"]
+    again = seqs.index(60) + 1
+    assert seqs[:again] == list(range(1, 61)) and seqs[again:] == list(range(seqs[again], 151))
+    assert 1 < seqs[again] <= 60, "it goes on, from where nothing can have been lost on the way"
 
 
 @pytest.mark.parametrize(
@@ -319,3 +359,11 @@ def test_a_boot_is_sixteen_digits_and_nothing_behind_them(boot: str) -> None:
         with pytest.raises(ValueError, match=r"boot"):
             decode(json.dumps(both).encode())
         assert decode(json.dumps(both | {"boot": "3f2a9c41d07be815"}).encode()).boot == "3f2a9c41d07be815"
+
+
+def test_an_ack_of_more_than_4096_bytes_is_not_read() -> None:
+    from agent.uplink.ack import MAX_ACK_BYTES, parse_ack
+
+    ack = json.dumps({"stream": STREAM, "boot": "3f2a9c41d07be815", "first": 1, "last": 2, "hash": "A" * 43}).encode()
+    assert parse_ack(ack.ljust(MAX_ACK_BYTES), "park7/gw01") == parse_ack(ack, "park7/gw01")
+    assert parse_ack(ack.ljust(MAX_ACK_BYTES + 1), "park7/gw01") == "4097 bytes, at most 4096 are read"

@@ -13,7 +13,8 @@ import pytest
 
 from agent.cli.main import outcome
 from agent.uplink import Uplink
-from tests.kits.delivery import Desk, Mosquitto, To, fresh, until
+from tests.kits.delivery import BASE, PATIENCE_S, Desk, Mosquitto, To, fresh, until
+from tests.kits.fake_broker import FakeBroker, publish
 from tests.kits.packs import Maker
 
 STREAM = "park7/gw01/inv1"
@@ -58,7 +59,7 @@ def test_a_broker_that_refuses_says_why_and_at_once(
 
 @pytest.mark.parametrize("hang_up", [True, False])
 def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Refuses level 5 with return code 1 or by hanging up; then the gateway is silent there."""
+    """Refuses level 5 with return code 1 or by hanging up; the gateway's answer comes by 3.1.1."""
     levels: list[int] = []
 
     def serve(server: socket.socket) -> None:
@@ -73,6 +74,9 @@ def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFi
                 peer.sendall(b"\x20\x02\x00\x00")
                 subscribe = peer.recv(4096)
                 peer.sendall(b"\x90\x04" + subscribe[2:4] + b"\x01\x01")
+                name = peer.recv(4096).partition(b'"id": "')[2][:16].decode()
+                done = json.dumps({"id": name, "stream": STREAM, "verdict": "done"}).encode()
+                peer.sendall(publish(f"{BASE}/replay/reply", done, 4, 0x30))
                 while peer.recv(4096):
                     continue
 
@@ -80,9 +84,15 @@ def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFi
         thread = threading.Thread(target=serve, args=(server,))
         thread.start()
         url = f"mqtt://127.0.0.1:{server.getsockname()[1]}"
-        assert outcome(["replay", STREAM, "--broker", url, "--for", "1500 ms"]) == 5
-        thread.join(5)
-    assert levels == [5, 4] and "no answer for 1.5 s" in capsys.readouterr().err
+        assert outcome(["replay", STREAM, "--broker", url, "--json"]) == 0
+        thread.join(PATIENCE_S)
+    assert levels == [5, 4] and json.loads(capsys.readouterr().out)["packs"] == 0
+
+
+def test_a_gateway_that_is_silent(fake: Callable[..., FakeBroker], capsys: pytest.CaptureFixture[str]) -> None:
+    broker = fake()
+    assert outcome(["replay", STREAM, "--broker", f"mqtt://127.0.0.1:{broker.port}", "--for", "200 ms"]) == 5
+    assert "no answer for 0.2 s" in capsys.readouterr().err
 
 
 def test_a_password_in_the_url_is_refused_and_never_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,14 +130,12 @@ class Sender(threading.Thread):
 
 
 def published(topic: str, payload: bytes, first: int = 0x30) -> bytes:
-    body = len(topic).to_bytes(2, "big") + topic.encode() + b"\x00" + payload
-    size = b"".join(bytes([len(body) >> 7 * n & 127 | (128 if len(body) >> 7 * (n + 1) else 0)]) for n in range(4))
-    return bytes([first]) + size.rstrip(b"\x00") + body
+    return publish(topic, payload, 5, first)
 
 
 def test_a_broker_cannot_hurt_who_asks_for_packs(capsys: pytest.CaptureFixture[str]) -> None:
     """Replies nested without end, retained and foreign messages are passed over; what is too large ends it."""
-    reply = "meterhouse/v1/park7/gw01/replay/reply"
+    reply = f"{BASE}/replay/reply"
 
     def harmless(name: str) -> list[bytes]:
         done = json.dumps({"id": name, "stream": STREAM, "verdict": "done"}).encode()
@@ -144,13 +152,13 @@ def test_a_broker_cannot_hurt_who_asks_for_packs(capsys: pytest.CaptureFixture[s
     sender = Sender(harmless)
     sender.start()
     assert outcome(["replay", STREAM, "--broker", sender.url, "--json"]) == 0
-    sender.join(5)
+    sender.join(PATIENCE_S)
     assert json.loads(capsys.readouterr().out)["packs"] == 1
     for packet, said in ((b"\x30\xff\xff\xff\x7f" + bytes(1 << 20), "268,435,455 bytes"), (b"\x34\x09", "QoS 2")):
         sender = Sender(lambda name, packet=packet: [packet])
         sender.start()
         assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
-        sender.join(5)
+        sender.join(PATIENCE_S)
         assert said in capsys.readouterr().err
 
 
@@ -158,7 +166,7 @@ def test_what_waits_to_be_looked_at_is_bounded(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.cli.replay.MAX_REPLIES", 5)
-    reply = "meterhouse/v1/park7/gw01/replay/reply"
+    reply = f"{BASE}/replay/reply"
 
     def endless(name: str) -> list[bytes]:
         said = json.dumps({"id": name, "stream": STREAM, "verdict": "expired"}).encode()
@@ -167,5 +175,5 @@ def test_what_waits_to_be_looked_at_is_bounded(
     sender = Sender(endless)
     sender.start()
     assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
-    sender.join(5)
+    sender.join(PATIENCE_S)
     assert "more comes than anybody asked for" in capsys.readouterr().err

@@ -5,60 +5,38 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.kits.broker import free_port
+from tests.kits.delivery import PATIENCE_S, Mosquitto
 
 
-class Broker:
-    """mosquitto on a port of its own; can be stopped and started again."""
+class Broker(Mosquitto):
+    """A broker and its address."""
 
-    def __init__(self, folder: Path, extra: str = "allow_anonymous true\n") -> None:
-        self.port = free_port()
-        self.url = f"mqtt://127.0.0.1:{self.port}"
-        self._config = folder / "mosquitto.conf"
-        self._config.write_text(f"listener {self.port} 127.0.0.1\n{extra}user root\nmax_inflight_messages 100\n")
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            ["mosquitto", "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        self.stop()
-        raise RuntimeError("mosquitto did not start")
 
-    def stop(self) -> None:
-        if self._process:
-            self._process.terminate()
-            self._process.wait(5)
-            self._process = None
+def needs_mosquitto() -> None:
+    if not shutil.which("mosquitto"):
+        pytest.skip("no mosquitto here: apt-get install mosquitto")
 
 
 @pytest.fixture
 def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
-    if not shutil.which("mosquitto"):
-        pytest.skip("no mosquitto here")
+    """``make_broker(*config lines)`` starts one."""
+    needs_mosquitto()
     made: list[Broker] = []
 
-    def make(**options: str) -> Broker:
-        made.append(Broker(tmp_path, **options))
+    def make(*lines: str) -> Broker:
+        made.append(Broker(tmp_path, free_port(), *lines))
+        made[-1].start()
         return made[-1]
 
     yield make
@@ -69,6 +47,16 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
 @pytest.fixture
 def broker(make_broker: Callable[..., Broker]) -> Broker:
     return make_broker()
+
+
+@pytest.fixture(scope="module")
+def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """For tests that retain nothing on it."""
+    needs_mosquitto()
+    made = Broker(tmp_path_factory.mktemp("broker"), free_port())
+    made.start()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
@@ -107,4 +95,4 @@ def unruly() -> Iterator[Callable[[int, bytes], str]]:
         server.shutdown(socket.SHUT_RDWR)
         server.close()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE_S)

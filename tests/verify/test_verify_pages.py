@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import time
 from pathlib import Path
 from typing import Any
@@ -207,8 +206,8 @@ def test_the_command_says_which_page(tmp_path: Path) -> None:
     whole = folder(tmp_path / "whole", [*objects[1:], *eight, *nine])
     done = CliRunner().invoke(verify, [str(whole), "--trust", PIN, "--json"])
     assert done.exit_code == 0 and json.loads(done.output)["torn_checkpoints"] == []
-    for gone in (eight[0], eight[1], nine[0], nine[1]):
-        part = folder(tmp_path / str(random.random()), [one for one in [*objects[1:], *eight, *nine] if one != gone])
+    for n, gone in enumerate((eight[0], eight[1], nine[0], nine[1])):
+        part = folder(tmp_path / str(n), [one for one in [*objects[1:], *eight, *nine] if one != gone])
         done = CliRunner().invoke(verify, [str(part), "--trust", PIN])
         page, counter = (json.loads(gone[1])[name] for name in ("page", "counter"))
         text = f"park7/gw01: page {page} of 2 is missing in checkpoint {counter}"

@@ -98,7 +98,7 @@ def test_the_sample_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """check.mjs: as it stands, and with the libraries that `make test` puts into its environment."""
     if not shutil.which("node"):
-        pytest.skip("no Node here")
+        pytest.skip("no Node here: apt-get install nodejs")
     if request.param == "nothing but Node":
         return lambda *args: run("node", str(VECTORS / "check.mjs"), *map(str, args))
     modules = Path(sys.prefix) / "node" / "node_modules"
