@@ -136,6 +136,7 @@ class Intervals:
         tidy_s = time.monotonic()
         while True:
             try:
+                await self._writer.call(self.tallying.mend)
                 busy = await self._writer.call(self.tallying.catch_up)
                 if not busy:
                     self._followed_s = self._followed_s or time.monotonic()
@@ -203,7 +204,7 @@ class Intervals:
                 break
             start = end
         lost = self._writer.losses_of(packer.stream)
-        if not made and not lost:
+        if (not made and not lost) or store.damaged_pages:  # what is damaged is made again first
             return
         corrections, last = corrected_figures(store, cut, packer.from_ms)
         mark = packer.mark()

@@ -14,6 +14,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from agent.intervals import Cut
@@ -266,10 +267,34 @@ class Tallying:
             ends.append(account.ledger.closing.next_ms)
         return min(ends, default=0)
 
+    def mend(self, store: Store) -> None:
+        """Drop pages that are damaged, and make the intervals of their streams once more from their packs."""
+        damaged = store.damaged_pages
+        if not damaged:
+            return
+        repairs = []
+        for stream in sorted({page.stream for page in damaged}):
+            mine, head = [page for page in damaged if page.stream == stream], store.heads()[stream]
+            log.warning(
+                "%d pages of intervals of %s, from %s on, are damaged; they are made again from its packs",
+                len(mine), stream, datetime.fromtimestamp(min(page.from_ms for page in mine) / 1000, UTC),
+            )  # fmt: skip
+            self._broken.discard(stream)
+            followed = stream in self._accounts or stream in self._behind
+            start_ms, end_ms = self.cut.stretch("day", head.to_ms)
+            repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
+            if followed:  # the newest day by its ledger, which begins without a state
+                self._accounts.pop(stream, None)
+                self._behind[stream] = None
+        store.drop_damaged_pages(repairs)
+        for repair in repairs:
+            self.repair.add(store, repair)
+
     def tidy(self, store: Store, now_ms: int) -> None:
         """Fold days that are over, a few at a time; drop what is too old. ``now_ms`` 0: the clock cannot be trusted."""
         if now_ms:
             store.fold_intervals(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
+            self.mend(store)
             store.prune_intervals(now_ms - self._keep_ms)
 
     def give_up(self, stream: str, error: BaseException) -> None:

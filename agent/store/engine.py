@@ -29,6 +29,7 @@ from agent.store.errors import StoreDamaged, StoreError
 from agent.store.heads import HeadRecord, Recorded, head_of, record_file
 from agent.store.inspection import Inspection
 from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
+from agent.store.intervals import DamagedPage
 from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
 from agent.store.salvage import DAMAGED, Recollection, Salvage
 from agent.store.values import Behind, LossNote, Place, Resume, StreamHead, Usage, boot_hex, signed, unsigned
@@ -83,6 +84,7 @@ class Store(Intake):
         self._record = record
         self.behind: dict[str, Behind] = {}  # streams whose newest packs are gone; see ``take_up``
         self._heads: dict[str, Place] = {}
+        self._damaged: dict[int, DamagedPage] = {}
         self._boots: dict[str, int] = {}
         self._destinations: dict[str, int] = {}
         self._pending: dict[str, int] = {}

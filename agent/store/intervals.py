@@ -1,15 +1,20 @@
-"""Intervals in the database: pages that are only ever added, folded into days without loss, dropped when old."""
+"""Intervals in the database: pages that are only ever added, folded into days without loss, dropped when old.
+
+A page whose bytes are not those that were written is passed over and noted: its intervals are made again from packs.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from agent.intervals.page import StoredPage
+from agent.intervals.page import Page, Shape, StoredPage
 from agent.store.values import Place
 
 CHUNK = 256  # pages that an iteration holds at a time
@@ -42,11 +47,22 @@ class NewPage:
     changed: tuple[tuple[int, int], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class DamagedPage:
+    """A page that cannot be read, and where it lies."""
+
+    id: int
+    stream: str
+    from_ms: int
+    to_ms: int
+
+
 class IntervalShelf:
     """The part of a store that keeps intervals; the other parts give connection, transaction and streams."""
 
     _conn: sqlite3.Connection
     _heads: dict[str, Place]
+    _damaged: dict[int, DamagedPage]  # by id
 
     def _transaction(self) -> AbstractContextManager[None]:
         raise NotImplementedError
@@ -71,8 +87,16 @@ class IntervalShelf:
         with self._transaction():
             for page in pages:
                 self._conn.execute(
-                    "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body) VALUES (?,?,?,?,0,?)",
-                    (self._stream_id(page.stream), page.from_ms, page.to_ms, self._shape(page.shape), page.body),
+                    "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body, crc)"
+                    " VALUES (?,?,?,?,0,?,?)",
+                    (
+                        self._stream_id(page.stream),
+                        page.from_ms,
+                        page.to_ms,
+                        self._shape(page.shape),
+                        page.body,
+                        zlib.crc32(page.body),
+                    ),
                 )
                 self._conn.executemany("INSERT INTO interval_changes (start_ms, end_ms) VALUES (?, ?)", page.changed)
             for stream, (seq, state) in states.items():
@@ -81,12 +105,7 @@ class IntervalShelf:
                     " ON CONFLICT DO UPDATE SET seq = excluded.seq, body = excluded.body",
                     (self._stream_id(stream), seq, state),
                 )
-            for repair in repairs:
-                self._conn.execute(
-                    "INSERT INTO interval_repairs (stream, seq, before_ms) VALUES (?, ?, ?)"
-                    " ON CONFLICT DO UPDATE SET seq = excluded.seq, before_ms = excluded.before_ms",
-                    (self._stream_id(repair.stream), repair.seq, repair.before_ms),
-                )
+            self._keep_repairs(repairs)
 
     def _stream_id(self, stream: str) -> int:
         if stream not in self._heads:
@@ -96,7 +115,9 @@ class IntervalShelf:
     def _shape(self, body: bytes) -> int:
         digest = sha256(body).digest()
         self._conn.execute(
-            "INSERT INTO interval_shapes (hash, body) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, body)
+            "INSERT INTO interval_shapes (hash, body) VALUES (?, ?)"
+            " ON CONFLICT DO UPDATE SET body = excluded.body WHERE body <> excluded.body",
+            (digest, body),
         )
         row = self._conn.execute("SELECT id FROM interval_shapes WHERE hash = ?", (digest,)).fetchone()
         return int(row[0])
@@ -104,14 +125,18 @@ class IntervalShelf:
     def interval_state(self, stream: str) -> tuple[int, bytes] | None:
         """(sequence, state) as last kept."""
         rows = self._all(
-            "SELECT i.seq, i.body FROM interval_states i JOIN streams s ON s.id = i.stream WHERE s.name = ?", stream
+            "SELECT i.seq, CAST(i.body AS BLOB) FROM interval_states i JOIN streams s ON s.id = i.stream"
+            " WHERE s.name = ?",
+            stream,
         )
         return rows[0] if rows else None
 
     def interval_state_fronts(self, size: int) -> dict[str, tuple[int, bytes]]:
         """By stream the sequence and the first ``size`` bytes of its state."""
         rows = self._all(
-            "SELECT s.name, i.seq, substr(i.body, 1, ?) FROM interval_states i JOIN streams s ON s.id = i.stream", size
+            "SELECT s.name, i.seq, substr(CAST(i.body AS BLOB), 1, ?)"
+            " FROM interval_states i JOIN streams s ON s.id = i.stream",
+            size,
         )
         return {name: (seq, front) for name, seq, front in rows}
 
@@ -137,22 +162,48 @@ class IntervalShelf:
         return start or 0, end or 0
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
-        """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
+        """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing; none is damaged."""
         names = sorted(self._heads) if not streams else sorted(set(streams) & self._heads.keys())
         for name in names:
             after = 0
             while True:  # a chunk at a time: an open cursor would keep the WAL from being reset
                 rows = self._all(
-                    "SELECT p.id, p.from_ms, p.to_ms, s.body, p.body FROM interval_pages p"
-                    " JOIN interval_shapes s ON s.id = p.shape WHERE p.stream = ? AND p.from_ms BETWEEN ? AND ?"
+                    "SELECT p.id, p.from_ms, p.to_ms, CAST(s.body AS BLOB), s.hash, CAST(p.body AS BLOB), p.crc"
+                    " FROM interval_pages p LEFT JOIN interval_shapes s ON s.id = p.shape WHERE p.stream = ?"
+                    " AND p.from_ms BETWEEN ? AND ?"
                     " AND p.to_ms > ? AND p.id > ? ORDER BY p.id LIMIT ?",
                     *(self._heads[name].id, from_ms - LONGEST_PAGE_MS, to_ms - 1, from_ms, after, CHUNK),
                 )
-                for number, start, end, shape, body in rows:
-                    yield StoredPage(number, name, start, end, shape, body)
+                for number, start, end, shape, digest, body, crc in rows:
+                    if is_sound(shape, digest, body, crc):
+                        yield StoredPage(number, name, start, end, shape, body)
+                    else:
+                        self._damaged[number] = DamagedPage(number, name, start, end)
                 if len(rows) < CHUNK:
                     break
                 after = rows[-1][0]
+
+    @property
+    def damaged_pages(self) -> Sequence[DamagedPage]:
+        """What was passed over so far."""
+        return list(self._damaged.values())
+
+    def drop_damaged_pages(self, repairs: Iterable[Repair]) -> None:
+        """Drop them, and the kept states of their streams, and note what takes their place, in one step."""
+        with self._transaction():
+            self._conn.executemany("DELETE FROM interval_pages WHERE id = ?", [(number,) for number in self._damaged])
+            for stream in {page.stream for page in self._damaged.values()}:
+                self._conn.execute("DELETE FROM interval_states WHERE stream = ?", (self._stream_id(stream),))
+            self._keep_repairs(repairs)
+        self._damaged.clear()
+
+    def _keep_repairs(self, repairs: Iterable[Repair]) -> None:
+        for repair in repairs:
+            self._conn.execute(
+                "INSERT INTO interval_repairs (stream, seq, before_ms) VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET seq = excluded.seq, before_ms = excluded.before_ms",
+                (self._stream_id(repair.stream), repair.seq, repair.before_ms),
+            )
 
     def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
         """(number, start_ms, end_ms) of intervals corrected after they were first written, above ``after``."""
@@ -202,23 +253,27 @@ class IntervalShelf:
                 break
             stream, shape, from_ms = first
             rows = self._conn.execute(
-                "SELECT id, from_ms, to_ms, body FROM interval_pages WHERE NOT folded AND stream = ? AND shape = ?"
+                "SELECT id, from_ms, to_ms, CAST(body AS BLOB), crc"
+                " FROM interval_pages WHERE NOT folded AND stream = ? AND shape = ?"
                 " AND from_ms BETWEEN ? AND ? AND to_ms <= ? ORDER BY id",
                 (stream, shape, from_ms, from_ms + LONGEST_PAGE_MS, before_ms),
             ).fetchall()
             mine = [row for row in rows if day_of(row[1]) == day_of(from_ms)]
-            columns = self._conn.execute("SELECT body FROM interval_shapes WHERE id = ?", (shape,)).fetchone()[0]
+            columns, digest = self._conn.execute(
+                "SELECT CAST(body AS BLOB), hash FROM interval_shapes WHERE id = ?", (shape,)
+            ).fetchone() or (b"", b"")
+            bad = [row for row in mine if not is_sound(columns, digest, row[3], row[4])]
+            if bad:
+                names = {place.id: name for name, place in self._heads.items()}
+                self._damaged.update((row[0], DamagedPage(row[0], names[stream], row[1], row[2])) for row in bad)
+                break  # they are dropped first
+            body = fold([row[3] for row in mine], columns)
             with self._transaction():
                 self._conn.executemany("DELETE FROM interval_pages WHERE id = ?", [(row[0],) for row in mine])
                 self._conn.execute(
-                    "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body) VALUES (?,?,?,?,1,?)",
-                    (
-                        stream,
-                        min(row[1] for row in mine),
-                        max(row[2] for row in mine),
-                        shape,
-                        fold([row[3] for row in mine], columns),
-                    ),
+                    "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body, crc)"
+                    " VALUES (?,?,?,?,1,?,?)",
+                    (stream, min(row[1] for row in mine), max(row[2] for row in mine), shape, body, zlib.crc32(body)),
                 )
             days += 1
         return days
@@ -236,3 +291,21 @@ class IntervalShelf:
                 "DELETE FROM interval_changes WHERE id <= (SELECT max(id) FROM interval_changes) - ?", (KEEP_CHANGES,)
             )
         return max(dropped, 0)
+
+
+def is_sound(shape: bytes | None, digest: bytes | None, body: bytes, crc: int | None) -> bool:
+    """Are these the bytes that were written? Of a page without a checksum, an older version's, as far as it shows."""
+    if shape is None or digest is None or not _is_shape(shape, digest):
+        return False
+    if crc is not None:
+        return crc == zlib.crc32(body)
+    try:
+        columns: int = Page(body).columns
+        return columns == len(Shape.decode(shape).columns)
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _is_shape(shape: bytes, digest: bytes) -> bool:
+    return sha256(shape).digest() == digest

@@ -137,6 +137,9 @@ _REPAIRS = """
 CREATE TABLE interval_repairs (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL, before_ms INTEGER NOT NULL);
 """
 
+# CRC-32 of a page's body; NULL where an older version wrote it.
+_CHECKED_PAGES = "ALTER TABLE interval_pages ADD COLUMN crc INTEGER;"
+
 Steps = tuple[tuple[str, str], ...]  # name, SQL
 # append only; never edit what was released
 STEPS: Steps = (
@@ -145,6 +148,7 @@ STEPS: Steps = (
     ("0003_intervals", _INTERVALS),
     ("0004_declared", _DECLARED),
     ("0005_interval_repairs", _REPAIRS),
+    ("0006_checked_interval_pages", _CHECKED_PAGES),
 )
 # Within a major number steps only add, so that an older version opens what a newer one left. A step that an older
 # version could not live with raises MAJOR: then the older one refuses. PRAGMA user_version holds both.
