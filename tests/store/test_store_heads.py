@@ -197,7 +197,7 @@ def test_a_wal_that_had_come_into_the_database_is_set_aside_where_it_is_damaged(
 
 def test_a_mixture_of_older_and_newer_pages_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the WAL is not told from a good one beforehand: the tables do not agree, or packs lie beyond the heads."""
-    monkeypatch.setattr(engine, "stale_wal", lambda path, record: False)
+    monkeypatch.setattr(engine, "stale_wal", lambda path, record, rescue: False)
     redundant, aside = Killed(tmp_path / "a", 20, 19, past=200), 0
     for frame in range(0, redundant.wal.stat().st_size // (24 + PAGE_BYTES), 3):
         path = redundant.again(tmp_path / "b")
