@@ -196,7 +196,7 @@ class _Snapshot(TypedDict, total=False):
     time: Time
     started: Time
     pid: int
-    ring: Annotated[str, Meta(pattern=r"^ring[A-Za-z0-9._-]{0,100}$")]
+    ring: Annotated[str, Meta(pattern=r"^ring[A-Za-z0-9._-]{0,100}\Z")]
     key: _Key
     config: _Config
     devices: dict[str, _Device]
@@ -204,7 +204,7 @@ class _Snapshot(TypedDict, total=False):
     uplinks: dict[str, dict[str, Any]]
     store: _Store
     intervals: _Intervals
-    tables: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}$")], _Table]
+    tables: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], _Table]
 
 
 def check_snapshot(data: bytes) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from drivers.model import GatewayError
 ANSWER_S: Final = 60.0  # a token takes its time
 MAX_RECORDS: Final = 1 << 20  # as much as a key file may have
 
-Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$")]
+Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
 class PublicKey(Struct, frozen=True):
@@ -36,7 +36,7 @@ class PublicKey(Struct, frozen=True):
 
     kid: Kid
     alg: Literal["Ed25519", "ES256"]
-    jwk: dict[Literal["crv", "kty", "x", "y"], Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]]
+    jwk: dict[Literal["crv", "kty", "x", "y"], Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]]
     not_before: Annotated[int, Meta(ge=0, lt=1 << 37)]
     in_token: bool
     records: Annotated[str, Meta(max_length=MAX_RECORDS)] = ""

@@ -81,20 +81,20 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
 def child(owner: os.stat_result, module: str, sock: socket.socket, argument: object) -> Iterator[None]:
     """A process of the owner of a file or folder that runs ``main`` of a module; ended in any case.
 
-    It gets a socket, by number, and ``argument`` pickled on its standard input.
+    It gets a socket, by number, and ``argument`` pickled on its standard input: a file in memory, as a process that
+    its user has stopped would never empty a pipe.
     """
-    with sock:
+    with sock, os.fdopen(os.memfd_create("argument", os.MFD_CLOEXEC), "r+b") as stdin:
+        pickle.dump(argument, stdin)
+        stdin.seek(0)
         home = Path(agent.__file__).resolve().parent.parent
         compiled = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
         process = subprocess.Popen(
             [sys.executable, "-I", *compiled, "-c", _CHILD, str(sock.fileno()), str(home), module],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(sock.fileno(),), start_new_session=True,
+            stdin=stdin, stdout=subprocess.DEVNULL, pass_fds=(sock.fileno(),), start_new_session=True,
             cwd="/", umask=0o077, **_identity(owner),
         )  # fmt: skip
-    assert process.stdin is not None
     try:
-        with contextlib.suppress(BrokenPipeError), process.stdin:  # what it died of shows at the socket
-            pickle.dump(argument, process.stdin)
         yield
     finally:
         try:

@@ -13,8 +13,8 @@ from agent.indicators.factors import Status
 from agent.indicators.figure import Basis, Verdict
 from agent.intervals.balance import Verdict as BalanceVerdict
 
-Number = Annotated[str, Meta(pattern=r"^-?[0-9]{1,24}(\.[0-9]{1,60})?$")]  # all digits, as ``decimal_text`` writes it
-NumberOrNone = Annotated[str, Meta(pattern=r"^(-?[0-9]{1,24}(\.[0-9]{1,60})?)?$")]
+Number = Annotated[str, Meta(pattern=r"^-?[0-9]{1,24}(\.[0-9]{1,60})?\Z")]  # all digits, as ``decimal_text`` writes it
+NumberOrNone = Annotated[str, Meta(pattern=r"^(-?[0-9]{1,24}(\.[0-9]{1,60})?)?\Z")]
 Title = dict[str, str]
 
 _Period = TypedDict("_Period", {"from": Time, "to": Time, "until": Time, "kind": PeriodKind, "label": str})

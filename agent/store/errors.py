@@ -72,7 +72,8 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
     if primary in _BUSY:
         holders = lock_holders(Path(path))
         who = f" (process {', '.join(map(str, holders))})" if holders else ""
-        hint = f"Only one agent may use a state directory. `sudo fuser -v {path}` shows whose it is; end it"
+        hint = "Is a second agent running? Only one may use a state directory. "
+        hint += f"`sudo fuser -v {path}` shows who has it open; end that one"
         return StoreBusy(f"another process has the database open{who}", where=path, hint=hint)
     if primary == sqlite3.SQLITE_FULL:
         return StoreFull("no space left on the disk", where=path, hint="Free space there; the agent goes on by itself")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.cli import keys_child, owner
-from agent.keys import create_key, load_key
+from agent.keys import KeyFileError, create_key, load_key
 from tests.kits.users import AGENT, ANNA, LOOK, ROOT, Town, User, why_no_users
 
 GATEWAY = ("--gateway", "park7/gw01")
@@ -174,7 +174,7 @@ def public(path: Path, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "more",
     [{"kid": "\x1b[2J" + "A" * 39}, {"alg": "none"}, {"not_before": -1}, {"jwk": {"d": "secret"}}, {"records": "{}"},
-     {"records": "[" * 100_000}, {"records": '{"gateway":"a/b"}'}, {"kid": 7}],
+     {"records": "[" * 100_000}, {"records": '{"gateway":"a/b"}'}, {"kid": 7}, {"kid": "A" * 43 + "\n"}],
     ids=str,
 )  # fmt: skip
 def test_an_answer_that_is_no_key_is_refused(
@@ -211,3 +211,16 @@ def test_what_a_failure_says_is_cleaned(tmp_path: Path, mh: Mh, answered: Callab
     answered(5, json.dumps(said).encode())
     code, _, err = mh("keys", "show", tmp_path / "signing.key")
     assert code == 4 and not {"\x1b", "\x07", "\u202e"} & set(err) and err.count("\n") == 1, err
+
+
+def test_a_process_that_its_user_stops_does_not_hold_root(
+    tmp_path: Path, answered: Callable[[int, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never reads what it is asked, however much that is, and never answers."""
+    answered(4, b"")
+    monkeypatch.setattr(owner, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
+    monkeypatch.setattr(owner, "END_S", 0.1)
+    monkeypatch.setattr(keys_child, "ANSWER_S", 0.5)
+    revokes = {"k" * 43: {f"park7/gw01/s{n}": 1 for n in range(50_000)}}
+    with pytest.raises(KeyFileError, match="ended without a word"):
+        keys_child.work_on_key(keys_child.Replace(str(tmp_path / "signing.key"), "park7/gw01", 1, revokes=revokes))

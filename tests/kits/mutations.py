@@ -8,8 +8,8 @@ from typing import Any
 
 ESCAPES = "\x1b]0;owned\x07\x9b2J\u202e\nfaults: none"
 WRONG: tuple[Any, ...] = (
-    None, True, -1, 7, 1 << 70, 1e300, "", "x", "1e999999999", "9" * 5000, "1.2.3", "../../x", ESCAPES, [], [None],
-    ["x"], {}, {"x": 1}, {ESCAPES: ESCAPES},
+    None, True, -1, 7, 1 << 70, 1e300, "", "x", "1e999999999", "9" * 5000, "1\n", "\n", "1.2.3", "../../x", ESCAPES,
+    [], [None], ["x"], {}, {"x": 1}, {ESCAPES: ESCAPES},
 )  # fmt: skip
 
 
