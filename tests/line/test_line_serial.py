@@ -42,6 +42,14 @@ async def test_a_line_is_used_to_what_the_wire_allows(field: Field) -> None:
     assert 0.95 <= ideal_s / ((mono_ns() - began) / 1e9) <= 1.001
 
 
+async def test_the_time_on_the_wire_is_not_the_devices(field: Field) -> None:
+    """A timeout counts from the end of the request to the begin of the answer, whatever the speed."""
+    line = field.line(await field.pty(sim_device(), baud=2400), timeout_s=0.05)
+    began = mono_ns()
+    assert (await line.exchange(ask(0, 20))).payload == words(*range(20))
+    assert mono_ns() - began > 0.2e9, "53 characters at 2400 baud"
+
+
 async def test_a_device_is_asked_after_the_quiet_time_of_the_line(field: Field) -> None:
     sim = await field.pty(sim_device(), baud=9600)
     line = field.line(sim)

@@ -116,12 +116,13 @@ def test_meters_on_a_pty_at_their_own_speed(tmp_path: Path) -> None:
         client.close()
 
 
-def test_the_park_lists_all_that_it_serves(tmp_path: Path) -> None:
-    with running("--park", str(tmp_path), "--fault", "tower silence", "--json", lines=12) as (_, said):
-        *devices, config = [json.loads(line) for line in said]
-        assert [facts["device"] for facts in devices] == [slot.name for slot in DEMO]
-        assert {facts["serial"] for facts in devices} == {None, "9600 8N1", "2400 8E1"}
-        assert config == {"config": str(tmp_path / "agent.toml")}
+def test_the_park_lists_all_that_it_serves(here: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, said, complaints = here("--park", str(tmp_path), "--fault", "tower silence", "--json", "--for", "0.1s")
+    assert (code, complaints) == (0, "")
+    *devices, config = [json.loads(line) for line in said.splitlines()]
+    assert [facts["device"] for facts in devices] == [slot.name for slot in DEMO]
+    assert {facts["serial"] for facts in devices} == {None, "9600 8N1", "2400 8E1"}
+    assert config == {"config": str(tmp_path / "agent.toml")}
 
 
 def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
