@@ -178,10 +178,10 @@ def _reach(held: Path) -> str:
 def why_no_users() -> str:
     """Why nobody can be somebody else here; "" if they can."""
     if os.geteuid() != 0:
-        return "needs root"
+        return "only root can become other users (run as root)"
     missing = [tool for tool in ("unshare", "setpriv", "mount") if not shutil.which(tool)]
     if missing:
-        return f"needs {', '.join(missing)}"
+        return f"no {', '.join(missing)} here (apt: util-linux, mount)"
     town = Town()
     try:
         done = town.python(ANNA, "import os, msgspec; print(os.getuid(), sorted(os.getgroups()))")
