@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,12 +108,3 @@ def made_up_time() -> Iterator[MadeUpTime]:
     yield loop
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10.0, what: str = "condition") -> None:
-    """Poll a condition until it holds; fails loudly at the deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come true within {seconds} s")
-        threading.Event().wait(0.01)

@@ -27,7 +27,7 @@ from drivers.sim.park import DEMO
 from drivers.sim.slots import PLAN
 from ext.ring import Ring
 
-pytest.importorskip("iotcore")
+pytest.importorskip("iotcore", reason="iotcore is not installed (pip install iotcore)")
 COMMAND = [sys.executable, "-m", "agent.cli.main", "demo"]
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["devices", "readings", "packs", "verified", "failed", "gaps", "redelivered", "seconds", "figures"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from agent.service.control.peer import Caller
 from agent.service.control.protocol import LONGEST_LEASE_S, Lease
 from agent.verify.files import read_paths
 from drivers.line import LineConfig, open_line
-from drivers.model import LineDown, LineLent
+from drivers.modbus import read_request
+from drivers.model import Limits, LineDown, LineLent
 from tests.kits.control import Served, service
 from tests.kits.house import ROOT, Agent, Field, House, Meter, until
 
@@ -115,18 +117,28 @@ def test_no_lease_is_longer_than_15_minutes(made_up_time: Any) -> None:
 
 
 def test_a_line_that_does_not_come_free_is_not_lent(made_up_time: Any) -> None:
-    line = open_line(LineConfig("l0", "modbus-tcp://127.0.0.1:1"))
+    """Its device takes a minute for an answer that never comes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"modbus-tcp://127.0.0.1:{silent.getsockname()[1]}"
+        line = open_line(LineConfig("l0", url, limits=Limits(timeout_s=60.0)))
 
-    class Access:
-        service, caller, config = service(lines={"l0": line}), Caller(1002, "anna"), None
+        class Access:
+            service, caller, config = service(lines={"l0": line}), Caller(1002, "anna"), None
 
-    async def run() -> None:
-        async with line._turn:
-            await lease_request.answer(Access(), Lease(line="l0", purpose="scan"), None)  # type: ignore[arg-type]
+        async def run() -> None:
+            asking = asyncio.create_task(line.exchange(read_request(1, 3, 0, 1, "asked")))
+            while not line.stats.sent:  # noqa: ASYNC110 - a line has no event for it
+                await asyncio.sleep(0.001)
+            try:
+                await lease_request.answer(Access(), Lease(line="l0", purpose="scan"), None)  # type: ignore[arg-type]
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+                await line.close()
 
-    with pytest.raises(LineLent, match="did not end within 30 s"):
-        made_up_time.run_until_complete(run())
-    assert line.lent == ""
+        with pytest.raises(LineLent, match="did not end within 30 s"):
+            made_up_time.run_until_complete(run())
+        assert line.lent == ""
 
 
 def test_a_lease_whose_time_is_over_ends_the_tools_work(lending: Lending) -> None:

@@ -25,7 +25,7 @@ def from_older(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             ["git", "-C", str(ROOT), "archive", OLDER, *paths], check=False, capture_output=True, timeout=200
         )
         if made.returncode:
-            pytest.skip("no git history here")
+            pytest.skip("no git history here (git fetch --unshallow)")
         folder = tmp_path_factory.mktemp("older")
         with tarfile.open(fileobj=BytesIO(made.stdout)) as tar:
             tar.extractall(folder, filter="data")

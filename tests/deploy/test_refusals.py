@@ -37,7 +37,7 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the script wants root before anything else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="the script wants root before anything else (run as root)")
 @pytest.mark.parametrize(
     ("wanted", "python", "what"),
     [
@@ -48,7 +48,7 @@ def bundle(tmp_path: Path) -> Path:
 )
 def test_a_bundle_looks_before_it_changes_anything(bundle: Path, wanted: str, python: str, what: str) -> None:
     if "whole" in what and not shutil.which("systemctl"):
-        pytest.skip("no systemd here")
+        pytest.skip("no systemd here (apt: systemd)")
     (bundle / "PYTHON").write_text(f"{wanted}\n")
     env = {**os.environ, "PYTHON": python}
     said = subprocess.run([bundle / "install"], check=False, capture_output=True, text=True, timeout=200, env=env)

@@ -18,7 +18,7 @@ FILES = {
     "meterhouse-0.1.0-cp313-cp313-linux_x86_64.whl": b"PK",
     "meterhouse-0.1.0-py313-x86_64.tar.gz": b"\x1f\x8b",
 }
-pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen here")
+pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen here (apt: openssh-client)")
 
 
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

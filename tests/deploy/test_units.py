@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNITS = ROOT / "systemd"
-NEEDS_SYSTEMD = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+NEEDS_SYSTEMD = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here (apt: systemd)")
 # exposure by systemd's own count, 0 to 10
 LIMITS = {"meterhouse.service": 1.8, "meterhouse-certificates.service": 1.0, "meterhouse-web.service": 1.2}
 
@@ -41,7 +41,7 @@ def settings(unit: str) -> dict[str, list[str]]:
 def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
     """`systemd-analyze verify` has nothing to say, with the command in its place."""
     if systemd_version() < 257:
-        pytest.skip("the units are written for systemd 257; older ones pass over what they do not know")
+        pytest.skip("the units are written for systemd 257; older ones pass over what they do not know (Debian 13)")
     for path in UNITS.glob("meterhouse*"):
         text = path.read_text().replace("/usr/bin/meterhouse", sys.executable)
         (tmp_path / path.name).write_text(text)
@@ -55,7 +55,7 @@ def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
 def test_exposure(unit: str, most: float) -> None:
     """Measured by systemd itself; what it counts against the agent is what serial ports and a broker need."""
     if systemd_version() < 257:
-        pytest.skip("PrivateUsers=identity came with systemd 257")
+        pytest.skip("PrivateUsers=identity came with systemd 257 (Debian 13)")
     said = run("systemd-analyze", "security", "--offline=true", f"--threshold={most * 10:.0f}", UNITS / unit)
     assert said.returncode == 0, said.stdout[-300:] + said.stderr
 
@@ -134,13 +134,13 @@ def test_nobody_is_waited_for() -> None:
     assert not re.search(r"network|time-sync|dev-|mosquitto", waits)
 
 
-@pytest.mark.skipif(not shutil.which("udevadm"), reason="no udevadm here")
+@pytest.mark.skipif(not shutil.which("udevadm"), reason="no udevadm here (apt: udev)")
 def test_udev_understands_the_rules(tmp_path: Path) -> None:
     rules = tmp_path / "61-meterhouse.rules"
     rules.write_text((UNITS / "meterhouse.udev").read_text())
     said = run("udevadm", "verify", "--no-summary", rules)
     if "Unknown" in said.stderr or "verify" in said.stderr.splitlines()[:1]:
-        pytest.skip("this udevadm cannot verify")
+        pytest.skip("this udevadm cannot verify (Debian 13)")
     assert said.returncode == 0, said.stdout + said.stderr
 
 

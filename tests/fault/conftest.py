@@ -40,7 +40,7 @@ def names_of(item: pytest.Item) -> tuple[str, ...]:
 def played_rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Row]]:
     """All scenarios that were asked for, the longest first; all have ended before the first of these tests begins."""
     if not shutil.which("mosquitto"):
-        pytest.skip("no mosquitto here")
+        pytest.skip("no mosquitto here (apt: mosquitto)")
     wanted = {name for item in request.session.items for name in names_of(item)}
     order = sorted(wanted, key=lambda name: -SCENARIOS[name].about_s * SCENARIOS[name].rounds)
     with ThreadPoolExecutor(AT_ONCE) as pool:

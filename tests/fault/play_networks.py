@@ -19,7 +19,11 @@ from tests.kits.faults.rows import Row, scenario
 from tests.kits.house import SECONDLY, Broker, House, Meter, come_home, one_meter, until, whole
 
 WHY_NOT = (
-    "only root may make a network namespace" if os.geteuid() else "" if shutil.which("nft") else "nft is not installed"
+    "only root may make a network namespace (run as root)"
+    if os.geteuid()
+    else ""
+    if shutil.which("nft")
+    else "nft is not installed (apt: nftables)"
 )
 # nft rules of the chains in and out, or commands in the namespace; PORT is the broker's
 KINDS = {

@@ -75,7 +75,7 @@ def test_an_older_copy_is_put_back(row: Row) -> None:
     assert all("rollback or clone" in text for text in row["conflicts"])
 
 
-@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler to build the failing disk with")
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler to build the failing disk with (apt: gcc)")
 @pytest.mark.plays("failing_disks")
 def test_a_disk_that_fails(row: Row) -> None:
     """Reads, writes and syncs fail or hang: the readings wait in the ring, and none is lost or there twice."""
@@ -84,7 +84,7 @@ def test_a_disk_that_fails(row: Row) -> None:
     assert set(row["gaps"]) <= BUSY | {"absent", "disk"}
 
 
-@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler to build the failing disk with")
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler to build the failing disk with (apt: gcc)")
 @pytest.mark.plays("devices_change_while_the_disk_fails")
 def test_a_device_that_changes_while_the_disk_fails(row: Row) -> None:
     """Its new table could not be kept: that ended the agent once. Now it is gap ``disk`` until the disk is well."""
@@ -241,8 +241,8 @@ def test_everything_fails_at_once(row: Row) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler for the simulator of the bench")
-@pytest.mark.skipif(not shutil.which("mosquitto"), reason="no mosquitto here")
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler for the simulator of the bench (apt: gcc)")
+@pytest.mark.skipif(not shutil.which("mosquitto"), reason="no mosquitto here (apt: mosquitto)")
 def test_an_hour_of_backlog_leaves_whole_and_beside_what_is_fresh() -> None:
     """Issue 3: every pack once, fresh ones meanwhile, less than 20 MB more memory."""
     # field pains 46, 49 and 56

@@ -24,7 +24,7 @@ DEADLINE_S = 60.0  # nobody meets it in health
 
 def patience() -> float:
     """How much longer things may take than on a machine that does nothing else."""
-    return min(8.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+    return min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:

@@ -159,7 +159,6 @@ class Agent:
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     kid: str = ""
-    born: float = 0.0
 
     def __post_init__(self) -> None:
         from agent.keys import create_key
@@ -200,7 +199,6 @@ class Agent:
     def start(self, serving: bool = True, seconds: float = 20.0) -> None:
         """Start the process; ``serving``: wait until it says that it serves its lines."""
         self.starts += 1
-        self.born = time.monotonic()
         env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | self.env
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

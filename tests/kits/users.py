@@ -5,6 +5,7 @@ Each runs in a mount namespace of its own, in which these users have names and t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -46,6 +47,36 @@ shift
 exec "$@"
 """
 
+# Importing a command takes longer than what most of them do here. So they are imported once, as root, and each call is
+# a fork that becomes the user before it reads its words.
+_COMMANDS = """
+import ctypes, json, os, sys
+sys.path.insert(0, os.getcwd())
+from agent.cli import export, keys, read, reload, report, status, verify
+from agent.cli.main import main
+print("ready", flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for n, name in enumerate((os.devnull, asked["out"], asked["err"])):
+            os.dup2(os.open(name, os.O_RDWR), n)
+        os.setgroups(asked["groups"])
+        os.setresgid(*[asked["gid"]] * 3)
+        os.setresuid(*[asked["uid"]] * 3)
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as after exec
+        code = 1
+        try:
+            main(asked["words"])
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
 
 class Town:
     """A folder that all of them can reach, and commands as one of them."""
@@ -65,8 +96,11 @@ class Town:
             + "".join(f"{name}:x:{gid}:{','.join(members[name])}\n" for name, gid in GROUPS.items())
         )
         (self._names / "reach").write_text(_reach(self._names / "held"))
+        self._commands: subprocess.Popen[str] | None = None
 
     def close(self) -> None:
+        if self._commands is not None:
+            self._commands.communicate()
         shutil.rmtree(self.folder)
 
     def give(self, path: Path, user: User) -> None:
@@ -83,7 +117,16 @@ class Town:
 
     def mh(self, user: User, *words: object) -> subprocess.CompletedProcess[str]:
         """`meterhouse` as this user; a traceback in what it says fails every test."""
-        done = self.run(user, sys.executable, "-m", "agent.cli.main", *words)
+        if self._commands is None:
+            self._commands = self.start(ROOT, _COMMANDS)
+        asking, answers = self._commands.stdin, self._commands.stdout
+        assert asking is not None and answers is not None
+        asked = [str(word) for word in words]
+        with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+            ids = {"uid": user.uid, "gid": user.gid, "groups": user.groups}
+            asking.write(json.dumps({"words": asked, "out": out.name, "err": err.name, **ids}) + "\n")
+            asking.flush()
+            done = subprocess.CompletedProcess(asked, int(answers.readline()), out.read(), err.read())
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return done
 
@@ -135,10 +178,10 @@ def _reach(held: Path) -> str:
 def why_no_users() -> str:
     """Why nobody can be somebody else here; "" if they can."""
     if os.geteuid() != 0:
-        return "needs root"
+        return "only root can become other users (run as root)"
     missing = [tool for tool in ("unshare", "setpriv", "mount") if not shutil.which(tool)]
     if missing:
-        return f"needs {', '.join(missing)}"
+        return f"no {', '.join(missing)} here (apt: util-linux, mount)"
     town = Town()
     try:
         done = town.python(ANNA, "import os, msgspec; print(os.getuid(), sorted(os.getgroups()))")

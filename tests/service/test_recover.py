@@ -34,15 +34,19 @@ class Run:
     def __init__(self, folder: Path, signer: Signer) -> None:
         self.boot = secrets.token_bytes(8).hex()
         self.folder, self._sign = folder, signer.signer("mh-pack")
-        self.store = Store.open(folder / "store.db", 16 << 20, destinations=["platform"])
-        heads = self.store.heads()
+        self.open()
         self.packers: dict[str, Packer] = {}
-        self._heads = {n: Head(h.boot, h.seq, base64url(h.hash), h.to_ms) for n, h in heads.items()}
         self.ring: Ring | None = None
+
+    def open(self) -> None:
+        """The store, as a start opens it."""
+        self.store = Store.open(self.folder / "store.db", 16 << 20, destinations=["platform"])
 
     def packer(self, stream: str, from_ms: int = T0) -> Packer:
         if stream not in self.packers:
-            self.packers[stream] = Packer(stream, self.boot, self._heads.get(stream), self._sign, from_ms, 65_536)
+            known = self.store.heads().get(stream)
+            head = Head(known.boot, known.seq, base64url(known.hash), known.to_ms) if known else None
+            self.packers[stream] = Packer(stream, self.boot, head, self._sign, from_ms, 65_536)
         return self.packers[stream]
 
     def begin(self, *tables: StreamTable) -> Packer:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agent.keys import Signer, create_key, current_records
-from agent.pack import Head, StreamTable, base64url
+from agent.pack import StreamTable
 from agent.service.recover import WentBack, take_up
 from agent.store.heads import _HEADER, MAGIC, SLOT, HeadRecord, _summed, record_file
 from agent.verify import Report, Verdict, Verifier
@@ -41,8 +41,6 @@ class Accident:
         live.mkdir()
         self.first = run = Run(live, self.signer)
         packer = run.begin(TABLE)
-        run.store._conn.execute("PRAGMA wal_autocheckpoint = 0")
-        run.store._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.published: list[bytes] = []
         for second in range(SEALED):
             positions = array("Q", [run.read(second, second)])
@@ -52,7 +50,8 @@ class Accident:
                 run.store.leaving()
                 self.published += [pack.data for pack in packs]
             if second + 1 == KNOWN:
-                run.store._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                run.store.close()  # which brings all of it into the file
+                run.open()
         self.sealed = [json.loads(item.data) for item in run.store.pending("platform", 0, 1000)]
         for second in range(SEALED, READ):
             run.read(second, second)
@@ -74,10 +73,6 @@ class Accident:
         """The next run, with what was left in the ring sealed, and a pack of its own."""
         run = Run(self.place, self.signer)
         gone = take_up(run.store, self.place)
-        run._heads = {
-            name: Head(head.boot, head.seq, base64url(head.hash), head.to_ms)
-            for name, head in run.store.heads().items()
-        }
         run.recover(30)
         return run, gone
 

@@ -88,7 +88,7 @@ async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_wha
     try:
         found = conn.execute("SELECT pageno FROM dbstat WHERE name = 'packs' AND pagetype = 'leaf'").fetchall()
     except sqlite3.OperationalError:
-        pytest.skip("this SQLite has no dbstat to find pages with")
+        pytest.skip("this SQLite has no dbstat to find pages with (an interpreter whose SQLite was built with it)")
     finally:
         conn.close()
     notes: list[Any] = []

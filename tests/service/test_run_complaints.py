@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kits.house import ROOT, Agent, free_port
+from agent.cli.main import outcome
+from tests.kits.house import Agent, free_port
 
-Edit = Callable[[Agent, str], str]
+Run = Callable[..., tuple[int, str, str]]
 
 
 def edited(agent: Agent, change: tuple[str, str]) -> None:
@@ -21,15 +21,25 @@ def edited(agent: Agent, change: tuple[str, str]) -> None:
     agent.config.write_text(text.replace(*change))
 
 
-def run(agent: Agent, *more: str) -> tuple[int, str, str]:
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """``meterhouse run`` that must end by itself: code, stdout, stderr."""
-    env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | agent.env
-    found = subprocess.run(
-        [sys.executable, "-m", "agent.cli.main", "run", "-c", str(agent.config), *more],
-        check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert "Traceback" not in found.stdout + found.stderr
-    return found.returncode, found.stdout, found.stderr
+    for name in [name for name in os.environ if name.endswith("_DIRECTORY")]:  # of a unit that runs the tests
+        monkeypatch.delenv(name)
+    ours, root = logging.getLogger("meterhouse"), logging.getLogger()
+    before = ours.level, root.level, root.handlers[:]
+
+    def played(agent: Agent, *more: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = outcome(["run", "-c", str(agent.config), *more])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    yield played
+    ours.setLevel(before[0])
+    root.setLevel(before[1])
+    root.handlers[:] = before[2]
 
 
 @pytest.fixture
@@ -51,7 +61,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_configuration_with_a_fault(agent: Agent, name: str) -> None:
+def test_a_configuration_with_a_fault(agent: Agent, run: Run, name: str) -> None:
     """File, line, key, what was seen and what would be right; code 3."""
     # field pain 71
     change, wanted = EDITS[name]
@@ -62,13 +72,13 @@ def test_a_configuration_with_a_fault(agent: Agent, name: str) -> None:
         assert text in err, err
 
 
-def test_no_configuration_at_all(agent: Agent) -> None:
+def test_no_configuration_at_all(agent: Agent, run: Run) -> None:
     agent.config.unlink()
     code, _, err = run(agent)
     assert code == 3 and str(agent.config) in err
 
 
-def test_a_profile_with_a_fault(agent: Agent) -> None:
+def test_a_profile_with_a_fault(agent: Agent, run: Run) -> None:
     """A site's own profile is named with its file and key."""
     profile = agent.folder / "profiles/test/tally.toml"
     profile.write_text(profile.read_text().replace('order = "ABCD"', 'oder = "ABCD"', 1))
@@ -77,7 +87,7 @@ def test_a_profile_with_a_fault(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["missing", "open to others", "not a key", "a folder"])
-def test_a_key_that_cannot_be_used(agent: Agent, trouble: str) -> None:
+def test_a_key_that_cannot_be_used(agent: Agent, run: Run, trouble: str) -> None:
     """Without its key the agent must not run: it says which file, and how to make one."""
     key = agent.folder / agent.state / "signing.key"
     if trouble == "missing":
@@ -97,7 +107,7 @@ def test_a_key_that_cannot_be_used(agent: Agent, trouble: str) -> None:
         assert "chmod" in err or "0600" in err or "600" in err
 
 
-def test_a_state_directory_that_cannot_be_made(agent: Agent) -> None:
+def test_a_state_directory_that_cannot_be_made(agent: Agent, run: Run) -> None:
     (agent.folder / "file").write_text("")
     code, _, err = run(agent, "--state-dir", str(agent.folder / "file" / "state"))
     assert code in (1, 3) and str(agent.folder / "file" / "state") in err

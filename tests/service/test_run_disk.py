@@ -14,7 +14,7 @@ from tests.kits.faults.books import came
 from tests.kits.faults.rest import in_rings
 from tests.kits.house import Agent, House, Listener, Meter, come_home, until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system (run as root)")
 DISK_BYTES = 32 << 20
 
 
@@ -39,7 +39,7 @@ def with_a_disk(folder: Path, house: House) -> tuple[Path, Listener, Meter, Agen
     disk = folder / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=False).returncode:
-        pytest.skip("no file system can be mounted here")
+        pytest.skip("no file system can be mounted here (in a container: --privileged)")
     house.at_end(lambda: subprocess.run(["umount", str(disk)], check=True))
     agent = house.agent(
         broker,

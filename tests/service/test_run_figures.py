@@ -115,7 +115,7 @@ def play_from(folder: Path, house: House, start_s: float) -> Played | None:
     )  # fmt: skip
 
 
-@pytest.mark.skipif(not LIBRARIES, reason="no libfaketime here")
+@pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (apt: faketime)")
 def test_figures_at_the_end_of_a_year(played: Played) -> None:
     figures = [r for r in played.published if r["kind"] == "figure"]
     kinds = {r["period"]["kind"] for r in figures}

@@ -29,7 +29,7 @@ def older(folder: Path) -> Path:
         check=False, capture_output=True, timeout=30,
     )  # fmt: skip
     if made.returncode:
-        pytest.skip("no git history here")
+        pytest.skip("no git history here (git fetch --unshallow)")
     with tarfile.open(fileobj=BytesIO(made.stdout)) as tar:
         tar.extractall(folder, filter="data")
     return folder

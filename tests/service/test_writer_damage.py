@@ -28,7 +28,7 @@ def damaged(path: Path, table: str, middle: bool = False) -> None:
     try:
         pages = [n for (n,) in conn.execute("SELECT pageno FROM dbstat WHERE name = ? ORDER BY pageno", (table,))]
     except sqlite3.OperationalError:
-        pytest.skip("this SQLite has no dbstat to find pages with")
+        pytest.skip("this SQLite has no dbstat to find pages with (an interpreter whose SQLite was built with it)")
     finally:
         conn.close()
     with path.open("r+b") as file:

@@ -17,14 +17,18 @@ from tests.kits.house import House, until
 def can_mount() -> str:
     """Why no file system can be mounted here; "" where it can."""
     if os.geteuid() != 0:
-        return "only root may mount a file system"
-    return "" if Path("/dev/loop-control").exists() else "no loop devices here"
+        return "only root may mount a file system (run as root)"
+    return (
+        ""
+        if Path("/dev/loop-control").exists()
+        else "no loop devices here (modprobe loop; in a container: --privileged)"
+    )
 
 
 def can_cut() -> str:
     """Why no power cut can be played here; "" where it can."""
     tools = [tool for tool in ("mkfs.xfs", "mkfs.ext4") if not find(tool)]
-    return can_mount() or (f"no {', '.join(tools)} here" if tools else "")
+    return can_mount() or (f"no {', '.join(tools)} here (apt: xfsprogs, e2fsprogs)" if tools else "")
 
 
 def find(tool: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 from agent.store import Store
 from agent.verify import Report, Verdict, Verifier
 from ext.ring import ANSWER, Ring
-from tests.kits.house import SITE, Agent, Heard, Name, until
+from tests.kits.house import Agent, Heard, Name, until
 
 
 class AtRest:
@@ -92,7 +92,3 @@ def killed(agent: Agent, meters: Mapping[str, Any]) -> dict[str, set[int]]:
     agent.kill()
     left = in_rings(agent.rings, meters)
     return {name: numbers | left[name] for name, numbers in held.items()}
-
-
-def stream_of(device: str) -> str:
-    return f"{SITE}/{device}"

@@ -25,7 +25,7 @@ class Shim:
     def __init__(self, folder: Path, match: str = "store.db") -> None:
         compiler = shutil.which("cc")
         if compiler is None:
-            pytest.skip("no C compiler to build the failing disk with")
+            pytest.skip("no C compiler to build the failing disk with (apt: gcc)")
         library, control = folder / "fault_shim.so", folder / "fault_shim.control"
         subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True)
         control.write_bytes(_FIELDS.pack(0, 0, 0, 0, 0, match.encode()))

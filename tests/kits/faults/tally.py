@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -132,11 +130,3 @@ def wait_until_asked(meter: Tally, seconds: float) -> bool:
     """Wait for the next answer of a device."""
     meter.asked.clear()
     return meter.asked.wait(seconds)
-
-
-def parsed(bodies: Iterable[bytes]) -> list[dict[str, Any]]:
-    return [json.loads(body) for body in bodies]
-
-
-def now_s() -> float:
-    return time.time()
