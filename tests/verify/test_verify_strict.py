@@ -244,3 +244,13 @@ def test_a_whole_number_that_a_bridge_wrote_with_a_fraction_is_refused(member: s
     for topic, raw in feed(stream, [good[0], text.encode()]):
         verifier.feed(raw, topic)
     assert verifier.finish().failures == {"shape": 1}
+
+
+@pytest.mark.parametrize("leaf", ["keys", "checkpoint/1"])
+def test_keys_and_checkpoints_of_more_than_a_mebibyte_are_not_read(leaf: str) -> None:
+    for size in (1 << 20, (1 << 20) + 1):
+        raw = b'{"a":"' + b"x" * (size - 8) + b'"}'
+        verifier = Verifier()
+        verifier.feed(raw, f"meterhouse/v1/park7/gw01/{leaf}")
+        failures = verifier.finish().failures
+        assert len(raw) == size and len(failures) == 1 and ("size" in failures) is (size > 1 << 20)
