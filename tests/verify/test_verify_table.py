@@ -131,10 +131,10 @@ def test_a_stream_without_points_takes_records_of_any_name() -> None:
     assert not Table({"points": []}).balance({"energy.grid": 4}, [], 0, 1000).faults
 
 
-@pytest.mark.parametrize(("count", "what"), [(65_536, "a point without name"), (65_537, "a birth without table.points")])
-def test_of_more_than_65536_points_none_is_looked_at(count: int, what: str) -> None:
-    with pytest.raises(Refused, match=what):
-        Table({"points": [None] * count})
+def test_of_more_than_65536_points_none_is_looked_at() -> None:
+    for count, what in ((65_536, "a point without name"), (65_537, "a birth without table.points")):
+        with pytest.raises(Refused, match=what):
+            Table({"points": [None] * count})
 
 
 def test_of_many_faults_a_hundred_are_listed() -> None:
