@@ -118,7 +118,7 @@ def test_a_running_agent_gives_what_its_database_gives(tmp_path: Path, mh: Mh) -
     with House(tmp_path) as house:
         _, listener, _, agent = one_meter(tmp_path, house)
         agent.start()
-        until(lambda: len(listener.numbers("m1")) > 1, 15, lambda: agent.said)
+        until(lambda: len(listener.numbers("m1")) > 1, what=lambda: agent.said)
         assert agent.stop() == 0
         (path,) = tmp_path.rglob("store.db")
         store = Store.open(path, 64 << 20)
@@ -126,7 +126,7 @@ def test_a_running_agent_gives_what_its_database_gives(tmp_path: Path, mh: Mh) -
         keep(store, stream)
         store.close()
         agent.start()
-        until(lambda: len(listener.numbers("m1")) > 4, 15, lambda: agent.said)
+        until(lambda: len(listener.numbers("m1")) > 4, what=lambda: agent.said)
         files: list[Any] = ["--stream", "m1", "--to", "2026-11-24T12:00Z", "-c", agent.config]
         code, out, err = mh("export", "--intervals-flat", tmp_path / "living.csv", *files)
         assert code == 0, err
