@@ -264,7 +264,6 @@ class Held(Straight):
 async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
     gateway.seal(1)
     store = Store.open(gateway.folder / "state" / "store.db", 64 << 20)
     try:
@@ -275,6 +274,7 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
             assert await key_requests.answer(agent, request, agent) == {"kid": "new"}  # type: ignore[arg-type]
             agent.key_watch.kid = "old"
         agent.new = False
+        monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
         assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
         with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
