@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.store import Store
 from agent.verify import Verdict, Verifier
 from agent.verify.files import read_paths
+from tests.export.test_export_intervals import keep, rows_of
 from tests.kits.house import SITE, House, Listener, Meter, one_meter, until
 
 
@@ -39,6 +41,13 @@ def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
 ) -> None:
     _, listener, _, agent = one_meter(tmp_path, house)
     agent.start()
+    until(lambda: len(listener.numbers("m1")) > 1, what=lambda: agent.said)
+    assert agent.stop() == 0
+    (path,) = tmp_path.rglob("store.db")
+    store = Store.open(path, 64 << 20)
+    keep(store, next(name for name in store.heads() if name.endswith("/m1")))
+    store.close()
+    agent.start()
     until(lambda: len(listener.numbers("m1")) > 5, what=lambda: agent.said)
     until(lambda: any("/checkpoint/" in m.topic for m in listener.heard))
     before = {pack["seq"] for pack in listener.packs("m1")}
@@ -46,6 +55,9 @@ def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
     stretch = ["--to", datetime.fromtimestamp(int(end), UTC).isoformat(), "--stream", "m1", "-c", agent.config]
     code, out, err = mh("export", tmp_path / "living", *stretch, "--csv", tmp_path / "living.csv", "--json")
     assert code == 0, err
+    rows = ["--stream", "m1", "--to", "2026-11-24T12:00Z", "-c", agent.config]
+    code, said, err = mh("export", "--intervals-flat", tmp_path / "living.rows.csv", *rows)
+    assert code == 0 and "rows" in said, err
     until(lambda: {pack["seq"] for pack in listener.packs("m1")} > before, what="sealing goes on")
     left = {path.name for path in agent.runtime.iterdir() if not path.name.startswith(("ring.", "frames."))}
     assert left <= {"control", "agent.lock", "snapshot.json", "snapshot.new", "metrics.prom", "metrics.new"}, left
@@ -55,6 +67,10 @@ def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
     assert agent.stop() == 0
     code, _, err = mh("export", tmp_path / "stopped", *stretch, "--csv", tmp_path / "stopped.csv")
     assert code == 0, err
+    code, _, err = mh("export", "--intervals-flat", tmp_path / "stopped.rows.csv", *rows)
+    assert code == 0, err
+    assert (tmp_path / "living.rows.csv").read_bytes() == (tmp_path / "stopped.rows.csv").read_bytes()
+    assert len(rows_of(tmp_path / "living.rows.csv")) == 24
     assert tree(tmp_path / "living") == tree(tmp_path / "stopped")
     assert (tmp_path / "living.csv").read_bytes() == (tmp_path / "stopped.csv").read_bytes()
     assert json.loads(out)["packs"] > 2 and mh("verify", tmp_path / "living", "--trust", agent.kid)[0] == 0
