@@ -69,7 +69,12 @@ class Quick:
     def __init__(self) -> None:
         self._shapes: OrderedDict[tuple[object, ...], Shape] = OrderedDict()
         self._of: OrderedDict[str, tuple[Shape, int]] = OrderedDict()  # by stream; how often it did not fit in a row
-        self._bytes = 0
+        self.size_bytes = 0  # of all shapes that are kept
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """All that are kept, the oldest first."""
+        return tuple(self._shapes.values())
 
     def read(self, raw: bytes) -> Sketch | None:
         """A sketch of a pack; None where it must be read the long way. Its signature is still to be checked."""
@@ -97,7 +102,7 @@ class Quick:
         known = self._of.get(stream)
         if known and known[1] & (known[1] - 1):  # it changes all the time: look again after 1, 2, 4, ... misfits
             return
-        shape = _shape(raw, e)
+        shape = shape_of(raw, e)
         if shape is None:
             return
         key = (shape.pieces, shape.odd, shape.names)
@@ -106,19 +111,19 @@ class Quick:
             self._shapes.move_to_end(key)
         else:
             self._shapes[key] = shape
-            self._bytes += shape.size
+            self.size_bytes += shape.size
         self._of[stream] = (shape, known[1] if known else 0)
         self._of.move_to_end(stream)
-        while len(self._of) > MAX_STREAMS or self._bytes > MAX_BYTES:
+        while len(self._of) > MAX_STREAMS or self.size_bytes > MAX_BYTES:
             self._forget()
 
     def _forget(self) -> None:
         """The oldest shape with its streams, or the oldest stream."""
-        if self._bytes <= MAX_BYTES:
+        if self.size_bytes <= MAX_BYTES:
             self._of.popitem(last=False)
             return
         _, shape = self._shapes.popitem(last=False)
-        self._bytes -= shape.size
+        self.size_bytes -= shape.size
         for stream in [stream for stream, (kept, _) in self._of.items() if kept is shape]:
             del self._of[stream]
 
@@ -150,7 +155,7 @@ def _records(odd: list[bytes], shape: Shape) -> list[dict[str, Any]] | None:
         return None
 
 
-def _shape(raw: bytes, e: list[dict[str, Any]]) -> Shape | None:
+def shape_of(raw: bytes, e: list[dict[str, Any]]) -> Shape | None:
     """The shape of a pack; None where too little of it is plain."""
     if not _SCALARS.issuperset(type(inner) for record in e for inner in record.values()):
         return None

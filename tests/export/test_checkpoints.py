@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +136,6 @@ def test_a_failure_between_two_pages_leaves_neither(signer: Signer, tmp_path: Pa
 def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway, mh) -> None:
     """Without it nobody could tell that the last packs of a folder were taken out."""
     gateway.seal(20)
-    cut = random.randrange(5, 15)
 
     def after(store: Store) -> None:
         known = store.heads().values()
@@ -155,9 +153,11 @@ def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway,
     report = gateway.folder_report(folder)
     assert report.verdict is Verdict.VERIFIED and report.checkpoints == 1, report.reasons
     file = folder / "packs" / "inv1.packs.jsonl"
-    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:cut]))
-    report = gateway.folder_report(folder)
-    assert report.verdict is Verdict.INCOMPLETE and report.missing == 21 - cut
+    lines = file.read_bytes().splitlines(keepends=True)
+    for cut in (5, 9, 20):
+        file.write_bytes(b"".join(lines[:cut]))
+        report = gateway.folder_report(folder)
+        assert report.verdict is Verdict.INCOMPLETE and report.missing == 21 - cut
     end = [*file.parent.parent.glob("checkpoints.jsonl")]
     assert len(end) == 1
     part = gateway.folder / "part"
@@ -220,5 +220,3 @@ def test_an_export_of_one_device_says_so(gateway: Gateway, mh) -> None:
     (folder / "streams.txt").unlink()
     report = gateway.folder_report(folder)
     assert report.verdict is Verdict.INCOMPLETE and report.withheld == [f"{BASE}/births"]
-    assert mh("export", gateway.folder / "all", "-c", gateway.config)[0] == 0
-    assert not (gateway.folder / "all" / "streams.txt").exists()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.store import Store
 from agent.verify import Verdict, Verifier
 from agent.verify.files import read_paths
+from tests.export.test_export_intervals import keep, rows_of
 from tests.kits.house import SITE, House, Listener, Meter, one_meter, until
 
 
@@ -39,14 +41,24 @@ def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
 ) -> None:
     _, listener, _, agent = one_meter(tmp_path, house)
     agent.start()
-    until(lambda: len(listener.numbers("m1")) > 8, 15, lambda: agent.said)
-    until(lambda: any("/checkpoint/" in m.topic for m in listener.heard), 15)
+    until(lambda: len(listener.numbers("m1")) > 1, what=lambda: agent.said)
+    assert agent.stop() == 0
+    (path,) = tmp_path.rglob("store.db")
+    store = Store.open(path, 64 << 20)
+    keep(store, next(name for name in store.heads() if name.endswith("/m1")))
+    store.close()
+    agent.start()
+    until(lambda: len(listener.numbers("m1")) > 5, what=lambda: agent.said)
+    until(lambda: any("/checkpoint/" in m.topic for m in listener.heard))
     before = {pack["seq"] for pack in listener.packs("m1")}
     end = max(pack["from"] for pack in listener.packs("m1")) - 1
     stretch = ["--to", datetime.fromtimestamp(int(end), UTC).isoformat(), "--stream", "m1", "-c", agent.config]
     code, out, err = mh("export", tmp_path / "living", *stretch, "--csv", tmp_path / "living.csv", "--json")
     assert code == 0, err
-    until(lambda: {pack["seq"] for pack in listener.packs("m1")} > before, 10, "sealing goes on")
+    rows = ["--stream", "m1", "--to", "2026-11-24T12:00Z", "-c", agent.config]
+    code, said, err = mh("export", "--intervals-flat", tmp_path / "living.rows.csv", *rows)
+    assert code == 0 and "rows" in said, err
+    until(lambda: {pack["seq"] for pack in listener.packs("m1")} > before, what="sealing goes on")
     left = {path.name for path in agent.runtime.iterdir() if not path.name.startswith(("ring.", "frames."))}
     assert left <= {"control", "agent.lock", "snapshot.json", "snapshot.new", "metrics.prom", "metrics.new"}, left
     code, _, err = mh("export", tmp_path / "no", "-c", agent.config, "--stream", "m9")
@@ -55,6 +67,10 @@ def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
     assert agent.stop() == 0
     code, _, err = mh("export", tmp_path / "stopped", *stretch, "--csv", tmp_path / "stopped.csv")
     assert code == 0, err
+    code, _, err = mh("export", "--intervals-flat", tmp_path / "stopped.rows.csv", *rows)
+    assert code == 0, err
+    assert (tmp_path / "living.rows.csv").read_bytes() == (tmp_path / "stopped.rows.csv").read_bytes()
+    assert len(rows_of(tmp_path / "living.rows.csv")) == 24
     assert tree(tmp_path / "living") == tree(tmp_path / "stopped")
     assert (tmp_path / "living.csv").read_bytes() == (tmp_path / "stopped.csv").read_bytes()
     assert json.loads(out)["packs"] > 2 and mh("verify", tmp_path / "living", "--trust", agent.kid)[0] == 0
@@ -65,19 +81,21 @@ def test_a_folder_and_the_broker_agree_after_a_kill(
 ) -> None:
     broker, listener, meter, agent = one_meter(tmp_path, house)
     agent.start()
-    until(lambda: any("/checkpoint/" in m.topic for m in listener.heard), 15, lambda: agent.said)
+    until(lambda: any("/checkpoint/" in m.topic for m in listener.heard), what=lambda: agent.said)
     code, _, err = mh("export", tmp_path / "early", "-c", agent.config)
     assert code == 0 and mh("verify", tmp_path / "early", "--trust", agent.kid)[0] == 0, err
     agent.kill()
     agent.start()
-    until(lambda: len(listener.numbers("m1")) > 6 and len({p["boot"] for p in listener.packs("m1")}) > 1, 15)
-    until(lambda: len({p["boot"] for p in listener.packs("_gateway")}) > 1, 15)
-    until(lambda: not (at := agent.snapshot()["uplinks"]["platform"])["backfilling"] and not at["waiting"], 15)
-    until(lambda: all(whole(listener, name) for name in ("m1", "_gateway")), 15, "the backlog, which a stop cuts short")
+    until(lambda: len(listener.numbers("m1")) > 6 and len({p["boot"] for p in listener.packs("m1")}) > 1)
+    until(lambda: len({p["boot"] for p in listener.packs("_gateway")}) > 1)
+    until(lambda: not (at := agent.snapshot()["uplinks"]["platform"])["backfilling"] and not at["waiting"])
+    until(
+        lambda: all(whole(listener, name) for name in ("m1", "_gateway")), what="the backlog, which a stop cuts short"
+    )
     assert agent.stop() == 0
-    until(lambda: set(meter.served) <= set(listener.numbers("m1")), 5)
-    until(lambda: all(whole(listener, name) for name in ("m1", "_gateway")), 5)
-    until(lambda: any(event["event"] == "stop" for event in listener.events("_gateway")), 5)
+    until(lambda: set(meter.served) <= set(listener.numbers("m1")))
+    until(lambda: all(whole(listener, name) for name in ("m1", "_gateway")))
+    until(lambda: any(event["event"] == "stop" for event in listener.events("_gateway")))
     folder = tmp_path / "out"
     code, _, err = mh("export", folder, "-c", agent.config, "--csv", tmp_path / "readings.csv")
     assert code == 0, err
@@ -94,7 +112,7 @@ def test_a_folder_and_the_broker_agree_after_a_kill(
     last = {h["stream"]: h["seq"] for h in pages[-1]["heads"]}
     assert last == {name: s.last_seq for name, s in two.streams.items()}, "the last one names the very end"
     late = house.listen(broker)
-    until(lambda: any("/checkpoint/1" in m.topic and m.retained for m in late.heard), 5)
+    until(lambda: any("/checkpoint/1" in m.topic and m.retained for m in late.heard))
     assert (tmp_path / "readings.csv").read_text().count("ac.energy.import") == len(set(listener.numbers("m1")))
 
 
@@ -105,12 +123,12 @@ def test_the_stream_of_a_device_that_was_taken_out_is_retired(
     meters = [Meter(1), Meter(2)]
     agent = house.agent(None, {"roof": house.field.tcp(*meters)}, {"m1": ("roof", 1), "m2": ("roof", 2)})
     agent.start()
-    until(lambda: agent.snapshot()["devices"]["m2"]["readings"] > 3, 15, lambda: agent.said)
+    until(lambda: agent.snapshot()["devices"]["m2"]["readings"] > 3, what=lambda: agent.said)
     assert agent.stop() == 0
     agent.devices = {"m1": ("roof", 1)}
     agent.configure()
     agent.start()
-    until(lambda: agent.snapshot()["devices"]["m1"]["readings"] > 3, 15, lambda: agent.said)
+    until(lambda: agent.snapshot()["devices"]["m1"]["readings"] > 3, what=lambda: agent.said)
     assert agent.stop() == 0
     for name in ("whole", "one"):
         only = ["--stream", "m1", "--stream", "_gateway"] if name == "one" else []

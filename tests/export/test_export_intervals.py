@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from agent.intervals import Flag, query
 from agent.service.control.intervals import COLUMNS
 from agent.service.pack_replay import new_pages
 from agent.store import Store
 from tests.kits.exports import BASE, Gateway
-from tests.kits.house import House, one_meter, until
 from tests.kits.ledger import START, Book, Packs, point, table
 
 Mh = Callable[..., tuple[int, str, str]]
@@ -111,28 +106,3 @@ def test_what_is_not_there_is_said_and_leaves_no_file(gateway: Gateway, mh: Mh, 
     code, _, err = mh("export", "-c", gateway.config)
     assert code == 2 and "--intervals-flat FILE is wanted" in err
     assert not list(tmp_path.glob("*x.csv*"))
-
-
-@pytest.mark.skipif(not shutil.which("mosquitto"), reason="no mosquitto here: apt-get install mosquitto")
-def test_a_running_agent_gives_what_its_database_gives(tmp_path: Path, mh: Mh) -> None:
-    with House(tmp_path) as house:
-        _, listener, _, agent = one_meter(tmp_path, house)
-        agent.start()
-        until(lambda: len(listener.numbers("m1")) > 1, 15, lambda: agent.said)
-        assert agent.stop() == 0
-        (path,) = tmp_path.rglob("store.db")
-        store = Store.open(path, 64 << 20)
-        stream = next(name for name in store.heads() if name.endswith("/m1"))
-        keep(store, stream)
-        store.close()
-        agent.start()
-        until(lambda: len(listener.numbers("m1")) > 4, 15, lambda: agent.said)
-        files: list[Any] = ["--stream", "m1", "--to", "2026-11-24T12:00Z", "-c", agent.config]
-        code, out, err = mh("export", "--intervals-flat", tmp_path / "living.csv", *files)
-        assert code == 0, err
-        assert "rows" in out
-        assert agent.stop() == 0
-        code, _, err = mh("export", "--intervals-flat", tmp_path / "stopped.csv", *files)
-        assert code == 0, err
-        assert (tmp_path / "living.csv").read_bytes() == (tmp_path / "stopped.csv").read_bytes()
-        assert len(rows_of(tmp_path / "living.csv")) == 24

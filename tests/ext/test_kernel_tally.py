@@ -231,3 +231,7 @@ def test_gather_takes_what_a_pack_would_hold(one_ring: Ring) -> None:
         gather(one_ring, array("Q", [1 << 40]), array("i", [0]), wanted, 0, 1)
     with pytest.raises(IndexError):
         gather(one_ring, array("Q", at), array("i", [7]), wanted, 0, 1)
+    for width in (2, 4):
+        other = memoryview(array("q", [0] * width)).cast("B").cast("q", (1, width))
+        with pytest.raises(ValueError, match="want exponent, period and phase"):
+            gather(one_ring, array("Q", at), array("i", [0]), other, 0, 1)

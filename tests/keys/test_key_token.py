@@ -81,7 +81,7 @@ def test_what_follows_a_key_in_a_token_must_be_said(token: Token, tmp_path: Path
 
 def test_a_session_that_was_lost_is_opened_again(token: Token) -> None:
     key = TokenKey(token.uri("d"), make=True)
-    key._session.close()
+    token.reset()
     assert len(key.sign(b"x")) == 64
     key.close()
     assert len(key.sign(b"x")) == 64
@@ -89,23 +89,29 @@ def test_a_session_that_was_lost_is_opened_again(token: Token) -> None:
 
 def test_a_token_that_is_gone_says_so_and_comes_back(token: Token) -> None:
     key = TokenKey(token.uri("e"), make=True)
-    key._session.close()
     pin = token.pin_file.read_text()
-    key._parts["token"] = "gone"
-    with pytest.raises(TokenError, match=r"the token is not there.*Tokens that are: .*'park7'") as caught:
-        key.sign(b"x")
-    assert caught.value.retry and caught.value.exit_code == 4
-    with pytest.raises(TokenError):
-        key.sign(b"x")
-    key._parts["token"] = "park7"
+    token.hide()
+    try:
+        with pytest.raises(TokenError, match=r"the token is not there.*Tokens that are: ") as caught:
+            key.sign(b"x")
+        assert caught.value.retry and caught.value.exit_code == 4
+        with pytest.raises(TokenError):
+            key.sign(b"x")
+    finally:
+        token.show()
     assert len(key.sign(b"x")) == 64 and token.pin_file.read_text() == pin
 
 
 def test_another_key_of_the_same_name_is_not_taken(token: Token) -> None:
+    import pkcs11
+
     key = TokenKey(token.uri("f"), make=True)
-    other = TokenKey(token.uri("g"), make=True)
-    key._session.close()
-    key._parts = other._parts
+    session = pkcs11.lib(token.module).get_token(token_label="park7").open(rw=True)
+    for one in list(session.get_objects({pkcs11.Attribute.LABEL: "f"})):
+        one.destroy()
+    session.close()
+    TokenKey(token.uri("f"), make=True)
+    token.reset()
     with pytest.raises(TokenError, match="another key than before has this name"):
         key.sign(b"x")
 

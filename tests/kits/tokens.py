@@ -19,7 +19,7 @@ class Token:
     """SoftHSM2 with one token ``park7``, whose PIN lies in a file."""
 
     def __init__(self, folder: Path, module: str) -> None:
-        self.module, self.pin_file = module, folder / "token.pin"
+        self.module, self.pin_file, self._folder = module, folder / "token.pin", folder
         self.pin_file.write_text("4711\n")
         self.pin_file.chmod(0o600)
         self.env = {"SOFTHSM2_CONF": str(folder / "softhsm2.conf")}
@@ -29,6 +29,24 @@ class Token:
             ["softhsm2-util", "--init-token", "--free", "--label", "park7", "--so-pin", "12345678", "--pin", "4711"],
             env={**os.environ, **self.env}, check=True, capture_output=True, timeout=30,
         )  # fmt: skip
+
+    def reset(self) -> None:
+        """As when it is pulled out and put back: every session is gone, and what lies in it is looked for anew."""
+        import pkcs11
+
+        pkcs11.lib(self.module).reinitialize()
+
+    def hide(self) -> None:
+        """Pulled out."""
+        self._folder.joinpath("tokens").rename(self._folder / "elsewhere")
+        self._folder.joinpath("tokens").mkdir()
+        self.reset()
+
+    def show(self) -> None:
+        """Put back."""
+        shutil.rmtree(self._folder / "tokens")
+        self._folder.joinpath("elsewhere").rename(self._folder / "tokens")
+        self.reset()
 
     def uri(self, name: str, pin_source: str = "") -> str:
         """Where a key of this name lies in it."""

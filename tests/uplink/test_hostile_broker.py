@@ -87,13 +87,16 @@ def test_256_mib_in_one_message_are_cut_off_at_its_header(attacked: Attacked, ve
 def test_what_is_read_at_once_is_bounded(attacked: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system library makes room for all that it is asked for, so it is never asked for much."""
     asked: list[int] = []
-    read = mqtt.Client._sock_recv
+    connect = socket.create_connection
 
-    def count(client: mqtt.Client, size: int) -> bytes:
-        asked.append(size)
-        return read(client, size)
+    class Counted(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            asked.append(size)
+            return super().recv(size, flags)
 
-    monkeypatch.setattr(mqtt.Client, "_sock_recv", count)
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *args, **more: Counted(fileno=connect(*args, **more).detach())
+    )
     payload = b"[" * (MAX_PACKET - 200)
     _, at, up = attacked(lambda sock, version: sock.sendall(publish(REQUEST, payload, version)))
     make = Maker()

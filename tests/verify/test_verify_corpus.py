@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from agent.verify import Outcome, Report, Verifier
 from tests.verify.corpus import CASES, Case, all_cases
 
 all_cases()
+
+
+@cache
+def made(name: str) -> Case:
+    return CASES[name]()
 
 
 def verdict(case: Case) -> Report:
@@ -22,7 +29,7 @@ SEEN_BY_TOPIC = {"cross_topic", "cross_gateway", "page_of_another_gateway"}  # w
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_verdict_is_the_right_one_for_the_right_reason(name: str) -> None:
-    case = CASES[name]()
+    case = made(name)
     report = verdict(case)
     told = [*report.reasons, *(fault.reason for fault in report.faults)]
     assert report.verdict.value == case.verdict, told
@@ -38,7 +45,7 @@ def test_the_verdict_is_the_right_one_for_the_right_reason(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in SEEN_BY_TOPIC])
 def test_files_without_topics_get_the_same_verdict(name: str) -> None:
-    case = CASES[name]()
+    case = made(name)
     verifier = Verifier(case.trust)
     for _, raw in case.objects:
         verifier.feed(raw)
@@ -46,7 +53,7 @@ def test_files_without_topics_get_the_same_verdict(name: str) -> None:
 
 
 def test_packs_may_come_before_their_keys() -> None:
-    case = CASES["good"]()
+    case = made("good")
     verifier = Verifier(case.trust)
     announced, *packs = case.objects
     assert {verifier.feed(raw, topic) for topic, raw in packs} == {Outcome.HELD}
@@ -56,7 +63,7 @@ def test_packs_may_come_before_their_keys() -> None:
 
 
 def test_what_waits_for_keys_is_bounded() -> None:
-    case = CASES["good"]()
+    case = made("good")
     verifier = Verifier(case.trust)
     _, (topic, raw), *_ = case.objects
     for _ in range(1500):
@@ -74,7 +81,7 @@ def test_topics_without_signed_objects_are_passed_over() -> None:
 
 def test_a_retained_birth_teaches_the_table_and_is_no_pack() -> None:
     """A verifier that joins late begins with the first pack it sees and says so."""
-    case = CASES["good"]()
+    case = made("good")
     (keys_topic, keys), (topic, birth), *packs = case.objects
     verifier = Verifier(case.trust)
     verifier.feed(keys, keys_topic)
@@ -90,7 +97,7 @@ def test_a_retained_birth_teaches_the_table_and_is_no_pack() -> None:
 def test_a_retained_birth_that_differs_from_its_pack_is_a_fork() -> None:
     from tests.kits.signed import Stream
 
-    case = CASES["good"]()
+    case = made("good")
     verifier = Verifier(case.trust)
     for topic, raw in case.objects:
         verifier.feed(raw, topic)

@@ -43,14 +43,12 @@ class Work:
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     done = Work()
 
-    class Counted:
-        def __init__(self, decoder: json.JSONDecoder) -> None:
-            self._decode = decoder.decode
+    decode = json.JSONDecoder.decode
 
-        def decode(self, text: str) -> Any:
-            items = sum(map(text.count, "[{,"))
-            done.parsed, done.largest = done.parsed + items, max(done.largest, items)
-            return self._decode(text)
+    def counted(decoder: json.JSONDecoder, text: str) -> Any:
+        items = sum(map(text.count, "[{,"))
+        done.parsed, done.largest = done.parsed + items, max(done.largest, items)
+        return decode(decoder, text)
 
     feed = strict.Frames.feed
 
@@ -59,8 +57,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         done.inflated += len(plain)
         return plain
 
-    monkeypatch.setattr(strict, "_PLAIN", Counted(strict._PLAIN))
-    monkeypatch.setattr(strict, "_STRICT", Counted(strict._STRICT))
+    monkeypatch.setattr(json.JSONDecoder, "decode", counted)
     monkeypatch.setattr(strict.Frames, "feed", count)
     jws.read_header.cache_clear()
     return done

@@ -17,7 +17,7 @@ from tests.kits.signed import keys, payload_hash
 from tests.verify.make_vectors import VECTORS
 
 WHOLE = whole()
-ROUNDS = 60
+ROUNDS = 42
 SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
 
 

@@ -59,18 +59,19 @@ def judge(raw: bytes, topic: str | None, slow: bool, rich: bool = False) -> tupl
     _, before, _ = base(rich)
     verifier = Verifier([KEY.kid])
     taken: list[bool] = []
-    read = verifier._quick.read
+    read = Quick.read
 
-    def spy(raw: bytes) -> Any:
-        found = None if slow else read(raw)
+    def spy(shapes: Quick, raw: bytes) -> Any:
+        found = None if slow else read(shapes, raw)
         taken.append(found is not None)
         return found
 
-    verifier._quick.read = spy  # type: ignore[method-assign]
-    verifier.feed(keys(KEY), "meterhouse/v1/park7/gw01/keys")
-    for one in before:
-        assert verifier.feed(one, base()[0]) is Outcome.VERIFIED
-    outcome = verifier.feed(raw, topic)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Quick, "read", spy)
+        verifier.feed(keys(KEY), "meterhouse/v1/park7/gw01/keys")
+        for one in before:
+            assert verifier.feed(one, base()[0]) is Outcome.VERIFIED
+        outcome = verifier.feed(raw, topic)
     report = verifier.finish().as_dict()
     return outcome, report, taken[-1]
 
@@ -271,20 +272,22 @@ def test_memory_is_bounded_and_shapes_are_shared(monkeypatch: pytest.MonkeyPatch
         shapes.learn(raw, json.loads(raw))
         return raw
 
-    kept = [learn(f"inv{n}", 50) for n in range(100)]
-    assert len(shapes._shapes) == 1 and all(shapes.read(raw) for raw in kept)
+    kept = [learn(f"inv{n}", 50) for n in range(40)]
+    assert len(shapes.shapes) == 1 and all(shapes.read(raw) for raw in kept)
     monkeypatch.setattr(quick, "MAX_BYTES", 60_000)
+    more = list[bytes]()
     for n in range(30):
-        learn(f"dev{n}", 50 + n)
-        assert shapes._bytes == sum(shape.size for shape in shapes._shapes.values()) <= 60_000
-        assert all(any(shape is kept for kept in shapes._shapes.values()) for shape, _ in shapes._of.values())
-    assert shapes.read(kept[0]) is None and shapes._of
+        more.append(learn(f"dev{n}", 50 + n))
+        assert shapes.size_bytes == sum(shape.size for shape in shapes.shapes) <= 60_000
+        read = [shapes.read(raw) is not None for raw in more]
+        assert read == [False] * (n + 1 - sum(read)) + [True] * sum(read), "the oldest go with their streams"
+    assert shapes.read(kept[0]) is None and 1 < len(shapes.shapes) == sum(read) < 30
 
 
 def test_a_stream_whose_packs_change_all_the_time_is_not_learnt_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    make = quick._shape
-    monkeypatch.setattr(quick, "_shape", lambda raw, e: calls.append(1) or make(raw, e))  # type: ignore[func-returns-value]
+    make = quick.shape_of
+    monkeypatch.setattr(quick, "shape_of", lambda raw, e: calls.append(1) or make(raw, e))  # type: ignore[func-returns-value]
     stream = Stream(key=KEY, points=SHAPE)
     verifier = Verifier([KEY.kid])
     verifier.feed(keys(KEY))

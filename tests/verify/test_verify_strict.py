@@ -17,7 +17,7 @@ from agent.verify.canonical import canonical, number_text
 from agent.verify.jws import check_signature, public_key, read_header, thumbprint
 from agent.verify.signed import check_signed, cut_signature
 from agent.verify.strict import Refused, inflate, parse_object
-from tests.kits.signed import Key, Stream, sign
+from tests.kits.signed import Key, Stream, checkpoint, key_record, keys, keys_object, sign
 from tests.verify.corpus import feed
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**64 - 1).map(
@@ -244,3 +244,21 @@ def test_a_whole_number_that_a_bridge_wrote_with_a_fraction_is_refused(member: s
     for topic, raw in feed(stream, [good[0], text.encode()]):
         verifier.feed(raw, topic)
     assert verifier.finish().failures == {"shape": 1}
+
+
+@pytest.mark.parametrize("what", ["keys", "checkpoint"])
+def test_keys_and_checkpoints_of_more_than_a_mebibyte_are_not_read(what: str) -> None:
+    """By a known key, and with a signature that holds."""
+    key = Key()
+
+    def made(pad: int) -> bytes:
+        if what == "keys":
+            return keys_object([key_record(key)], key, 2, x="x" * pad)
+        return checkpoint([], key, x="x" * pad)
+
+    room = (1 << 20) - len(made(0))
+    for pad, failures in ((room, {}), (room + 1, {"size": 1})):
+        verifier = Verifier([key.kid])
+        verifier.feed(keys(key))
+        verifier.feed(made(pad), f"meterhouse/v1/park7/gw01/{'keys' if what == 'keys' else 'checkpoint/1'}")
+        assert len(made(pad)) == (1 << 20) + pad - room and verifier.finish().failures == failures

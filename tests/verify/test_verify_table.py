@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.verify.report import Fault, Faults
 from agent.verify.strict import Refused
 from agent.verify.table import DAY_MS, Gap, Table, by_day, ms_of, ticks
 
@@ -128,3 +129,17 @@ def test_a_point_without_period_is_never_due() -> None:
 def test_a_stream_without_points_takes_records_of_any_name() -> None:
     """_gateway and _indicators declare none."""
     assert not Table({"points": []}).balance({"energy.grid": 4}, [], 0, 1000).faults
+
+
+def test_of_more_than_65536_points_none_is_looked_at() -> None:
+    for count, what in ((65_536, "a point without name"), (65_537, "a birth without table.points")):
+        with pytest.raises(Refused, match=what):
+            Table({"points": [None] * count})
+
+
+def test_of_many_faults_a_hundred_are_listed() -> None:
+    faults = Faults()
+    for n in range(150):
+        faults.add(Fault("chain" if n % 2 else "kid", f"{n}"))
+        assert (faults.count, len(faults.listed)) == (n + 1, min(n + 1, 100))
+    assert faults.by_code == {"chain": 75, "kid": 75} and faults.listed[-1].reason == "99"
