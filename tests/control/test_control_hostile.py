@@ -24,8 +24,8 @@ from agent.cli.report_page import check_page
 from agent.service.control import server
 from agent.service.control.intervals import COLUMNS
 from drivers.model import GatewayError
-from tests.conftest import wait_until
 from tests.indicators.test_report_page import made
+from tests.kits.broker import until
 from tests.kits.control import Served, answered_by
 from tests.kits.mutations import ESCAPES, mutations
 
@@ -322,7 +322,7 @@ def test_an_export_that_is_ended_by_a_signal_leaves_nothing(
         [sys.executable, "-m", "agent.cli.main", *map(str, words)], stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_until(lambda: list(tmp_path.glob(".out.*/packs/*")), 60, "the export begins")
+        until(lambda: list(tmp_path.glob(".out.*/packs/*")), what="the export begins")
         tool.send_signal(number)
         _, err = tool.communicate(timeout=60)
     finally:

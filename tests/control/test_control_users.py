@@ -103,6 +103,7 @@ class Park:
 @pytest.fixture(scope="module")
 def park() -> Iterator[Park]:
     town = Town()
+    town.begin()
     with House(town.folder / "park") as house:
         house.folder.mkdir()
         try:

@@ -22,6 +22,7 @@ real_users = pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "
 @pytest.fixture(scope="module")
 def town() -> Iterator[Town]:
     made = Town()
+    made.begin()
     yield made
     made.close()
 

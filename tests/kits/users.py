@@ -98,6 +98,10 @@ class Town:
         (self._names / "reach").write_text(_reach(self._names / "held"))
         self._commands: subprocess.Popen[str] | None = None
 
+    def begin(self) -> None:
+        """Import the commands, for ``mh``."""
+        self._commands = self.start(ROOT, _COMMANDS)
+
     def close(self) -> None:
         if self._commands is not None:
             self._commands.communicate()
@@ -117,8 +121,7 @@ class Town:
 
     def mh(self, user: User, *words: object) -> subprocess.CompletedProcess[str]:
         """`meterhouse` as this user; a traceback in what it says fails every test."""
-        if self._commands is None:
-            self._commands = self.start(ROOT, _COMMANDS)
+        assert self._commands is not None, "begin() comes first"
         asking, answers = self._commands.stdin, self._commands.stdout
         assert asking is not None and answers is not None
         asked = [str(word) for word in words]
