@@ -2,7 +2,7 @@
 
 Grammar: ``+ - * / ( )``, decimal numbers, a number with its unit in brackets (``200000 [tce]``), names of quantities
 (``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``. At most 4,096 characters, 32
-levels and 200 operations, so that a hostile file costs nothing.
+levels and 200 operations, and with all terms that it names 1,000 quantities, so that a hostile file costs nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from agent.indicators.units import NUMBER, Dimension, multiply, parse_unit, show
 
 MAX_LENGTH: Final = 4096
 MAX_DEPTH: Final = 32
+MAX_QUANTITIES: Final = 1000  # of a formula with its terms written out: an exact result is as long as they are together
 MAX_SIGNS: Final = 200  # a chain of sums is as deep a tree as it is long
 FUNCTIONS: Final = ("min", "max", "positive")
 _TOKEN = re.compile(
@@ -198,6 +199,13 @@ def dimension(tree: Node, of_name: Callable[[str], Dimension]) -> Dimension | No
         shown = " and ".join(show_dimension(part) for part in known)
         raise FormulaError(f"{tree.sign} cannot join {shown}")
     return known[0] if known else None
+
+
+def count(tree: Node, of_name: Callable[[str], int]) -> int:
+    """How many quantities and numbers a formula joins; ``of_name``: how many a name stands for."""
+    if isinstance(tree, Number):
+        return 1
+    return of_name(tree.name) if isinstance(tree, Name) else sum(count(part, of_name) for part in tree.parts)
 
 
 def value(tree: Node, of_name: Callable[[str], Fraction]) -> Fraction:

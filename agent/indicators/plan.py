@@ -37,6 +37,7 @@ class Formula:
 
     text: str
     tree: expression.Node
+    count: int  # of quantities, with its terms written out
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +251,10 @@ class _Maker:
         try:
             tree = expression.parse(text)
             found = expression.dimension(tree, self._dimension)
+            joined = expression.count(tree, lambda name: self._terms[name].formula.count if name in self._terms else 1)
+            if joined > expression.MAX_QUANTITIES:
+                most = expression.MAX_QUANTITIES
+                raise expression.FormulaError(f"with its terms written out it joins {joined} quantities, at most {most}")
         except expression.FormulaError as error:
             self._complain(place, str(error))
             return None
@@ -257,7 +262,7 @@ class _Maker:
             shown = show_dimension(found), show_dimension(unit.dimension)
             self._complain(place, f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}")
             return None
-        return Formula(" ".join(text.split()), tree)
+        return Formula(" ".join(text.split()), tree, joined)
 
     def _dimension(self, name: str) -> Dimension:
         if name in self._terms:

@@ -83,6 +83,18 @@ def test_a_wrong_formula_says_where(text: str, complaint: str) -> None:
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize("sign", ["*", "+", "/"])
+def test_terms_that_double_each_other_are_refused(sign: str) -> None:
+    """Exact results as long as 2**24 quantities together: check said good, and the agent stood still for minutes."""
+    terms = ['name = "t0"\nformula = "grid.import / 1 [kWh] + 3"']
+    terms += [f'name = "t{n}"\nformula = "t{n - 1} {sign} t{n - 1}"' for n in range(1, 25)]
+    text = "".join(f'[[term]]\n{one}\nunit = "1"\ntitle = {{ en = "t", zh = "t" }}\n' for one in terms)
+    with pytest.raises(ConfigError) as raised:
+        make_plan(parse_plan(f"schema = 1\n{text}", "plan.toml"), "plan.toml")
+    first = str(raised.value.complaints[0])
+    assert "term t9: with its terms written out it joins 1536 quantities, at most 1000" in first
+
+
 def test_units_add_up_or_are_refused() -> None:
     assert parse_unit("MWh").factor / parse_unit("GJ").factor == Fraction(36, 10)
     assert parse_unit("GJ/10^4Nm3").factor == Fraction(10**9, 10**4)
