@@ -216,6 +216,21 @@ async def test_an_answer_under_way_at_the_deadline_is_heard_to_its_end(field: Fi
     assert answer.payload == words(3, 4, 5, 6, 7) and not answer.suspect
 
 
+async def test_an_answer_that_never_ends_is_given_up(field: Field) -> None:
+    """field pain 73: bytes that keep coming prolong the wait by half a second at most."""
+    device = sim_device()
+    device.faults.set("silence")
+    sim = await field.pty(device)
+    line = field.line(sim, timeout_s=0.05)
+    began = mono_ns()
+    asking = asyncio.ensure_future(line.burst([ask()], line.manners()))
+    while not asking.done() and mono_ns() - began < 5e9:
+        await asyncio.sleep(0.005)
+        sim.say(b"\x55")
+    (error,) = await asking
+    assert isinstance(error, FrameError) and mono_ns() - began < 1.3e9, "it is asked twice"
+
+
 async def test_an_exception_behind_the_begin_of_an_answer_is_still_heard(field: Field) -> None:
     device = sim_device()
     line = field.line(await field.pty(device), timeout_s=0.05)

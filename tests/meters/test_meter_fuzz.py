@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from drivers.line import Answer, Line, LineConfig, Manners, Request
 from drivers.mbus.link import SND_NKE
 from drivers.metering import MeterDevice, MeterRequest
-from drivers.model import DeviceSpec, LineError, LineTimeout
+from drivers.model import DeviceSpec, LineError, LineTimeout, MismatchError
 from drivers.registry import driver_class
 from tests.kits.meters import points_of
 
@@ -92,3 +92,14 @@ def test_no_bytes_break_a_driver(
             continue
         for name, reading in readings.items():
             assert (reading.value is None) == (reading.quality >= 128), (name, reading)
+
+
+def test_the_answer_behind_a_wrong_one_is_taken() -> None:
+    """field pains 10 and 15: a late answer to another question comes first."""
+    _, request = asked("dlt645")
+    wrong, right = (
+        sound("dlt645", b"\x11" * 6 + b"\x91", bytes.fromhex(di) + b"\x34\x35") for di in ("33333435", "33323435")
+    )
+    assert request.find(wrong + right, False) == right
+    assert request.find(wrong, False) is None
+    assert isinstance(request.find(wrong, True), MismatchError)

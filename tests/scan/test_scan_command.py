@@ -36,12 +36,13 @@ def test_finds_meters_on_a_bus_and_their_profiles(mh, field: Park) -> None:
     assert all(device.writes == 0 and 43 not in device.requests for device in bus.devices.values())  # promise 1
 
 
-def test_a_late_answer_is_attributed_by_its_address(mh, field: Park) -> None:
+@pytest.mark.parametrize("unit", [2, 8], ids=["while others are asked", "after the last was asked"])
+def test_a_late_answer_is_attributed_by_its_address(mh, field: Park, unit: int) -> None:
     # field pains 15, 19: an answer that comes when another unit was asked is that of the one it names
-    line = field.pty(Bus([plain(2, turnaround_s=0.14)]))
+    line = field.pty(Bus([plain(unit, turnaround_s=0.14)]))
     said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1-8",
               "--quick", "--no-identify", "--json", *MINE, *FAST)  # fmt: skip
-    assert [(d["address"], d["seen"]) for d in said.lines] == [("2", "late")]
+    assert [(d["address"], d["seen"]) for d in said.lines] == [(str(unit), "late")]
 
 
 def test_the_slow_pass_finds_what_has_input_registers_only_or_is_slow(mh, field: Park) -> None:
