@@ -33,6 +33,7 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse.intervals")
 LATE_MS = 1_200_000  # a silent device is sealed every 15 minutes at least
 LATE_PACKS = 4  # and a start waits for the third pack of each stream, which may tell of the time before it
+WAITED_MS = 86_400_000  # longer than the first results ever wait
 LOOK_S = 2.0
 SLICES_S = 0.05  # between slices of catching up: what is sealed goes first
 TIDY_EVERY_S = 60.0
@@ -96,8 +97,12 @@ class Intervals:
     async def open(self, ring: Ring, table: StreamTable) -> None:
         """Follow the commits from now on; ``table`` is that of the stream of results."""
         self._ring = ring
-        now_ms = self._grid.now_ms()
-        self._packer = self._packer_of(table.stream, self.tallying.cut.floor(now_ms))
+        from_ms = self.tallying.cut.floor(self._grid.now_ms())
+        if self.makers:
+            begin_ms = await self._writer.call(lambda store: store.results_begin(from_ms))
+            if 0 < from_ms - begin_ms < WAITED_MS:  # nothing may be signed yet, as the first results wait for a meter
+                from_ms = begin_ms
+        self._packer = self._packer_of(table.stream, from_ms)
         self._packer.use(table)
         self.closed_ms = self.tallying.published_ms = self._packer.from_ms
         await self._writer.call(self._admit)

@@ -20,7 +20,7 @@ from agent.store.values import Place
 CHUNK = 256  # pages that an iteration holds at a time
 LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
 KEEP_CHANGES = 100_000
-ANNOUNCED = "interval changes announced"  # in meta
+ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # in meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,12 @@ class IntervalShelf:
                 (ANNOUNCED,),
             )
         return int(self._all("SELECT value FROM meta WHERE name = ?", ANNOUNCED)[0][0])
+
+    def results_begin(self, at_ms: int) -> int:
+        """From when on there are results: ``at_ms`` as it was at the first call."""
+        with self._transaction():
+            self._conn.execute("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (BEGIN, at_ms))
+        return int(self._all("SELECT value FROM meta WHERE name = ?", BEGIN)[0][0])
 
     def announce_changes(self, number: int) -> None:
         """Results told of the corrections up to this one."""
