@@ -51,6 +51,7 @@ def check(
             raise SystemExit(report(config, as_json))
         profiles = _profiles(config)
         costs = _costs(config, profiles)
+        _try_key(config)
     except (ConfigError, ProfileError) as error:
         if not as_json:
             raise
@@ -82,6 +83,22 @@ def complaint_json(error: GatewayError) -> dict[str, Any]:
     """A complaint with its place taken apart."""
     places = {key: getattr(error, key, None) for key in ("file", "line", "key")}
     return {**places, "where": error.where, "what": error.what, "hint": error.hint}
+
+
+def _try_key(config: Config) -> None:
+    """The agent does not start with a key file that is none. A token is not asked: that is the agent's to do."""
+    file = config.key.file
+    if file is None or not os.path.isfile(file) or not os.access(file, os.R_OK):
+        return
+    from agent.keys import KeyFileError, load_key
+
+    with file.open("rb") as opened:
+        if b"pkcs11:" in opened.read(4096):
+            return
+    try:
+        load_key(file, any_owner=True)
+    except KeyFileError as error:
+        raise ConfigError(error.what, where=f"key.file: {file}", hint=error.hint) from None
 
 
 def _profiles(config: Config) -> dict[str, Profile]:

@@ -160,3 +160,21 @@ def test_the_hash_follows_from_the_configuration_that_is_printed(mh, park) -> No
     facts = json.loads(mh("check", "--json", "-c", park(more=UPLINK + 'confirm = "broker"\n')).out)
     digest = hashlib.sha256(rfc8785.dumps(facts["config"])).digest()
     assert facts["hash"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "what"), [("junk\n", 0o600, "no"), ("", 0o600, "no"), ("junk\n", 0o644, "others may read")]
+)
+def test_a_signing_key_that_the_agent_would_refuse(mh, park, text: str, mode: int, what: str) -> None:
+    """Start and reload refused it, and check said nothing."""
+    path = park()
+    key = path.parent / "state" / "signing.key"
+    key.parent.mkdir(exist_ok=True)
+    key.write_text(text)
+    key.chmod(mode)
+    said = mh("check", "-c", path)
+    assert said.code == 3 and said.err.startswith(f"error: key.file: {key}: ") or f"key.file: {key}: " in said.err
+    assert what in said.err
+    key.chmod(0o600)
+    key.write_text("pkcs11:token=park\n")
+    assert mh("check", "-c", path).code == 0, "a token is the agent's to ask"
