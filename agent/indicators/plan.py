@@ -254,7 +254,9 @@ class _Maker:
             joined = expression.count(tree, lambda name: self._terms[name].formula.count if name in self._terms else 1)
             if joined > expression.MAX_QUANTITIES:
                 most = expression.MAX_QUANTITIES
-                raise expression.FormulaError(f"with its terms written out it joins {joined} quantities, at most {most}")
+                raise expression.FormulaError(
+                    f"with its terms written out it joins {joined} quantities, at most {most}"
+                )
         except expression.FormulaError as error:
             self._complain(place, str(error))
             return None

@@ -51,6 +51,8 @@ def _behind(kept: Recorded, head: StreamHead | None, exact: bool) -> Behind:
     """What is gone of a stream, above ``head`` (None: all of it)."""
     seq, to_ms, pos = kept.left_seq, kept.left_ms, kept.left_pos
     first, first_ms = max(1, kept.owed_seq), kept.owed_ms
+    if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
+        first, first_ms = kept.lost_seq, kept.lost_ms  # what said so is gone from here as well
     if head is not None:
         if head.seq >= seq:
             seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
@@ -293,7 +295,12 @@ class Store(Intake):
         newest = (
             "SELECT s.name, max(p.id) FROM streams s, packs p WHERE p.stream = s.id AND p.seq = s.seq GROUP BY s.id"
         )
-        self._record.begin(self.heads().values(), dict(self._all(newest)))
+        lost = (
+            "SELECT s.name, l.first, l.from_ms, max(l.last) FROM losses l JOIN streams s ON s.id = l.stream"
+            " WHERE l.reason = ? GROUP BY s.id"
+        )
+        damaged = {name: (first, from_ms) for name, first, from_ms, _ in self._all(lost, DAMAGED)}
+        self._record.begin(self.heads().values(), dict(self._all(newest)), damaged)
         try:
             self._record.owe(self._owed())
         except sqlite3.Error as error:

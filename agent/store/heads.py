@@ -35,6 +35,7 @@ MAGIC: Final = b"mhheads1"
 MAX_BYTES: Final = 4 << 20  # eight thousand streams: what is larger is no such file
 _HEADER = struct.Struct("<8s16sB")
 _ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # of a ``Recorded`` but its name, whose length comes last
+_LOST = struct.Struct("<qq")  # ends a slot, before the sum; zeros where an older version wrote it
 _SUM = struct.Struct("<I")
 
 
@@ -56,6 +57,8 @@ class Recorded:
     left_pos: int  # as ``ring_pos``; 0 where it was sealed from another ring
     owed_seq: int  # no pack below it was waited for by anybody, a minute ago at most
     owed_ms: int  # where that one begins
+    lost_seq: int = 0  # the first of the newest packs that were lost by damage; 0: none were
+    lost_ms: int = 0  # where it began
 
     def take(self, pack: Sealed, number: int) -> None:
         """A pack was committed under this id."""
@@ -71,11 +74,11 @@ class Recorded:
             int(self.boot, 16), self.seq, self.hash, self.to_ms, self.ring_id, self.ring_pos, self.ring_seq,
             self.pack_id, self.left_seq, self.left_ms, self.left_pos, self.owed_seq, self.owed_ms, len(name),
         )  # fmt: skip
-        return _summed(front + name)
+        return _summed(front + name, _LOST.pack(self.lost_seq, self.lost_ms))
 
 
-def _summed(body: bytes) -> bytes:
-    body = body.ljust(SLOT - _SUM.size, b"\0")
+def _summed(body: bytes, end: bytes = b"") -> bytes:
+    body = body.ljust(SLOT - _SUM.size - len(end), b"\0") + end
     return body + _SUM.pack(zlib.crc32(body))
 
 
@@ -91,7 +94,8 @@ def _decode(slot: bytes) -> Recorded | None:
     if not seq or not length:
         return None
     name = slot[_ENTRY.size : _ENTRY.size + length].decode("utf-8", "replace")
-    return Recorded(name, f"{boot:016x}", seq, digest, *rest)
+    lost = _LOST.unpack_from(slot, SLOT - _SUM.size - _LOST.size)
+    return Recorded(name, f"{boot:016x}", seq, digest, *rest, *lost)
 
 
 def record_file(path: Path) -> Path:
@@ -160,12 +164,20 @@ class HeadRecord:
         """The highest pack id that an earlier run gave."""
         return max((entry.pack_id for entry in self.found.values()), default=0)
 
-    def begin(self, heads: Iterable[StreamHead], ids: Mapping[str, int]) -> None:
-        """Say what the database says, and follow it from now on. ``ids``: of the newest pack, where it is there."""
+    def begin(
+        self, heads: Iterable[StreamHead], ids: Mapping[str, int], lost: Mapping[str, tuple[int, int]] | None = None
+    ) -> None:
+        """Say what the database says, and follow it from now on.
+
+        Args:
+            ids: of the newest pack, where it is there.
+            lost: by stream the first of the newest packs that were lost by damage, and where it began.
+        """
+        lost = lost or {}
         self._heads = {
             head.stream: Recorded(
                 head.stream, head.boot, head.seq, head.hash, head.to_ms, head.ring_id, head.ring_pos, head.seq,
-                ids.get(head.stream, 0), head.seq, head.to_ms, head.ring_pos, 1, 0,
+                ids.get(head.stream, 0), head.seq, head.to_ms, head.ring_pos, 1, 0, *lost.get(head.stream, (0, 0)),
             )
             for head in heads
         }  # fmt: skip

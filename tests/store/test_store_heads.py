@@ -378,6 +378,30 @@ def test_what_nobody_waits_for_is_not_stated_lost(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_loss_whose_statement_is_lost_in_its_turn_is_stated_again(tmp_path: Path) -> None:
+    """The platform had the pack that stated it, and waits for none of these; an export has nothing without it."""
+    path = tmp_path / "store.db"
+    make = Maker()
+    store = Store.open(path, CAP, destinations=["platform"])
+    ids = store.commit([make(birth=True), *(make() for _ in range(9))])
+    store.commit((), {"platform": ids})
+    store.close()
+    old = path.read_bytes()  # sequences 1 to 10
+    store = Store.open(path, CAP, destinations=["platform"])
+    store.commit([make() for _ in range(5)])
+    store.close()
+    for last in (15, 18, 21):
+        path.write_bytes(old)
+        store = Store.open(path, CAP, destinations=["platform"])
+        store.take_up({})
+        (note,) = store.losses()
+        assert (note.first, note.last, note.from_ms) == (11, last, make.made[9].to_ms)
+        ids = store.commit([make(), make(), make()], stated=[note.id])
+        store.commit((), {"platform": ids})
+        assert not store.losses()
+        store.close()
+
+
 def test_an_older_copy_of_the_database_alone_is_noticed(killed: Killed, tmp_path: Path) -> None:
     """Somebody puts back yesterday's file; the record beside it is today's."""
     path = killed.again(tmp_path / "b")
