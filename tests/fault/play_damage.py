@@ -222,11 +222,13 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
         park.broker.stop()
     pause(2.5)
     agent.kill()
-    pause(0.2)
+    stored, owed = agent.sealed()
+    until(lambda: stored - owed <= listener.names(), what="what the broker had taken")
     listener.close()
     before = [m for m in listener.heard if not m.retained]
     past = folder / "past"
-    undelivered = set(kept(park, past)) - names(before)
+    keep(park, past)
+    undelivered = owed - names(before)
     if seed % 2 == 0:
         park.broker.start()
     kinds: Counter[str] = Counter()
@@ -271,13 +273,11 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
     )
 
 
-def kept(park: Park, past: Path) -> Collection[Name]:
-    """Copy all that the agent has; returns the packs that are in it."""
+def keep(park: Park, past: Path) -> None:
+    """Copy all that the agent has; its chains hold, or this raises."""
     shutil.copytree(park.state, past / "state")
     shutil.copytree(park.agent.runtime, past / "run", ignore=shutil.ignore_patterns("control"))  # not its socket
-    truth = AtRest(past / "rest", park.agent.kid)
-    truth.look(past / "state")
-    return truth.packs.keys()
+    AtRest(past / "rest", park.agent.kid).look(past / "state")
 
 
 def put_back(park: Park, past: Path) -> None:

@@ -247,12 +247,13 @@ class Agent:
 
     # --- what it leaves
 
-    def sealed(self) -> tuple[set[Name], int]:
-        """(all packs in its store, how many of them a destination has yet to confirm); while it does not run.
+    def sealed(self) -> tuple[set[Name], set[Name]]:
+        """(all packs in its store, those of them that a destination has yet to confirm); while it does not run.
 
         Looks at a copy, as another opening would be a trace in the store itself.
         """
         names: set[Name] = set()
+        owed: set[Name] = set()
         with tempfile.TemporaryDirectory() as copy:
             for path in (self.folder / self.state).glob("store.db*"):
                 if path.suffix in (".db", ".db-wal"):
@@ -265,7 +266,13 @@ class Agent:
                     while page := store.after(stream, after, head.seq):
                         names |= {(pack.stream, pack.boot, pack.seq) for pack in page}
                         after = page[-1].seq
-                return names, sum(store.usage().pending.values())
+                for destination in store.destinations:
+                    last = 0
+                    while items := store.pending(destination, last):
+                        packs = [json.loads(item.data) for item in items]
+                        owed |= {(pack["stream"], pack["boot"], pack["seq"]) for pack in packs}
+                        last = items[-1].id
+                return names, owed
             finally:
                 store.close()
 
