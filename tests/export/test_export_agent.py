@@ -17,6 +17,9 @@ from tests.export.test_export_intervals import keep, rows_of
 from tests.kits.house import SITE, House, Listener, Meter, one_meter, until
 
 
+pytestmark = pytest.mark.timeout(300)  # of scenarios that wait for packs of a second each
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     if not shutil.which("mosquitto"):
