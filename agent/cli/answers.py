@@ -186,6 +186,8 @@ class _Repair(TypedDict):
 class _Intervals(TypedDict, total=False):
     reading: Count
     repair: _Repair | None
+    stopped: list[str]
+    waits: str
 
 
 class _Key(TypedDict, total=False):

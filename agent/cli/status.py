@@ -74,6 +74,12 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
         add(OURS, f"the agent has said nothing for {show_age(age)}: it hangs, or the clock was set")
     if trouble := snapshot.get("store", {}).get("trouble"):
         add(OURS, f"store: {tidy(str(trouble), 200)}")
+    intervals = snapshot.get("intervals", {})
+    if waits := intervals.get("waits"):
+        add(OURS, f"intervals wait: {tidy(str(waits), 200)}")
+    if stopped := intervals.get("stopped"):
+        names = ", ".join(tidy(str(name), 60) for name in stopped[:5]) + (", ..." if len(stopped) > 5 else "")
+        add(OURS, f"intervals of {names} stopped by an error in the agent; a restart makes them from their packs")
     for text in snapshot.get("config", {}).get("complaints", ()):
         add(CONFIG, f"rejected, the previous one stays in effect: {tidy(str(text), 300)}")
     for name, device in snapshot.get("devices", {}).items():

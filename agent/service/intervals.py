@@ -174,9 +174,13 @@ class Intervals:
             await self._writer.call(self.tallying.save)
 
     def facts(self) -> dict[str, Any]:
-        """For status: streams whose packs are being read, and how far written intervals are compared with packs."""
-        reading, repair = self.tallying.reading, self.tallying.repair.facts()
-        return ({"reading": reading} if reading else {}) | ({"repair": repair} if repair else {})
+        """For status: streams whose packs are being read, how far written intervals are compared with packs, what
+        stands still by a fault, and what keeps all of them.
+        """
+        found: dict[str, Any] = {"reading": self.tallying.reading, "repair": self.tallying.repair.facts()}
+        found["stopped"] = [stream.rpartition("/")[2] for stream in self.tallying.stopped]
+        found["waits"] = self._failed
+        return {name: what for name, what in found.items() if what}
 
     # --- results
 

@@ -130,6 +130,11 @@ class Tallying:
         """How many streams these are; from any thread."""
         return len(self._behind)
 
+    @property
+    def stopped(self) -> list[str]:
+        """Streams that have no intervals until the next start; from any thread."""
+        return sorted(self._broken)
+
     def admit(self, streams: Iterable[str]) -> None:
         """Streams that have packs, to be caught up with."""
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
@@ -203,9 +208,11 @@ class Tallying:
         ledger = account.ledger
         pages, states, repairs = self._unsaved
         next_ms, written_ms = ledger.closing.next_ms, rebuild.written_ms
-        pages += corrected_pages(
+        corrected = corrected_pages(
             store, account.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
         )
+        pages += corrected
+        self.repair.corrected += sum(len(page.changed) for page in corrected)
         if ledger.sketch is not None and ledger.to_ms:
             states[stream] = (ledger.seq, ledger.state())
         account.rebuild, account.rebuilt_ms = None, rebuild.written_ms

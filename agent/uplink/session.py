@@ -248,7 +248,7 @@ class Session:
         """Cut the connection without a word: the broker sends our will."""
         sock = self._client.socket()
         self._dropped = True
-        if sock is not None:
+        if sock is not None and sock.fileno() >= 0:  # else it was cut before
             self._forget(sock.fileno())
             with contextlib.suppress(OSError):
                 sock.close()

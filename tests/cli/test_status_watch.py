@@ -253,7 +253,8 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
     traces.values(2, (0, 15, -1, 0))
     traces.text(2, 2, ESCAPES.encode())
     traces.facts["config"] = {"complaints": ["line 3"]}
-    traces.facts["intervals"] = {"reading": 1, "repair": {"compared_from": 1, "packs_from": 1, "streams": 2}}
+    repair = {"compared_from": 1, "packs_from": 1, "streams": 2}
+    traces.facts["intervals"] = {"reading": 1, "repair": repair, "stopped": ["inv1"], "waits": "the disk"}
     traces.facts["lines"]["roof"] |= {"sent": {"3": 4}, "answers": 5, "timeouts": 1}
     traces.facts["tables"] = {"2": traces.facts["tables"]["2"]}
     traces.facts["devices"].pop("inv2")
@@ -315,3 +316,16 @@ def test_a_damaged_ring_is_a_sentence(mh, traces, tmp_path) -> None:
     for words in (("watch",), ("status", "--points")):
         said = mh(*words, "--runtime-dir", tmp_path / "run")
         assert "a fault of ours" not in said.err, said.err
+
+
+def test_intervals_that_stand_still_are_not_well(mh, traces, tmp_path) -> None:
+    """They stopped for good after one bit of damage, and all was said to be well."""
+    names = [f"inv{n}" for n in range(7)]
+    for facts, what in (
+        ({"waits": "the database refuses"}, "intervals wait: the database refuses"),
+        ({"stopped": names}, "intervals of inv0, inv1, inv2, inv3, inv4, ... stopped by an error in the agent"),
+    ):
+        traces.facts["intervals"] = facts
+        (tmp_path / "run/snapshot.json").write_text(json.dumps(traces.facts | {"time": time.time()}))
+        said = mh("status", "--runtime-dir", tmp_path / "run")
+        assert said.code == 1 and f"error: {what}" in said.err and "All is well" not in said.out

@@ -256,6 +256,18 @@ def test_retained_requests_and_acks_are_left_alone(attacked: Attacked, caplog: p
     assert "a retained message on meterhouse/v1/park7/gw01/replay/request" in caplog.text
 
 
+def test_a_topic_that_is_no_text(attacked: Attacked, caplog: pytest.LogCaptureFixture) -> None:
+    """It ended as a fault of ours: a socket that was closed already was closed again."""
+
+    def attack(sock: socket.socket, version: int) -> None:
+        sock.sendall(publish("ack", b"{}", version).replace(b"ack", b"\xff\xfe\xfd"))
+
+    broker, at, up = attacked(attack)
+    until(lambda: len(broker.subscribes) > 1)
+    comes_back(broker, at, up)
+    assert "not MQTT" in caplog.text and "a fault of ours" not in caplog.text
+
+
 @pytest.mark.broker
 @pytest.mark.parametrize("lines", [(), ("max_packet_size 20000000",)])
 def test_a_real_broker_with_a_large_retained_message(
