@@ -242,9 +242,7 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
         damage(db, db.with_name("store.db-wal"), rng)
         park.listener = listener = house.listen(park.broker)
         sums["restarts"] += lives_on(park)
-        assert come_home(agent) == 0, agent.said
-        sealed, _ = agent.sealed()
-        until(lambda sealed=sealed, ear=listener: sealed <= names(before) | ear.names(), what=lambda: agent.said)
+        assert come_home(agent, listener, already=names(before)) == 0, agent.said
         listener.close()
         heard = before + [m for m in listener.heard if not m.retained]
         report, packs = report_of(heard, agent.kid), bodies(heard)

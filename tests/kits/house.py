@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -345,21 +345,26 @@ def one_meter(folder: Path, house: House, **more: Any) -> tuple[Broker, Listener
     return broker, listener, meter, agent
 
 
-def come_home(agent: Agent, *ears: Listener) -> int:
+def come_home(agent: Agent, *ears: Listener, already: Set[Name] = frozenset()) -> int:
     """End the agent; returns its exit code once all that it sealed has come to each listener.
 
     What had no time to leave before the end, on a busy machine, leaves with another start.
+
+    Args:
+        already: packs that came to somebody before.
     """
+
+    def here(packs: Set[Name]) -> bool:
+        return all(packs - already <= ear.names() for ear in ears)
+
     code = agent.stop()
     sealed, owed = agent.sealed()
     while owed:
         agent.start()
-        until(lambda: "pending" in (facts := agent.snapshot()["store"]) and not any(facts["pending"].values()),
-              what=lambda: agent.said)  # fmt: skip
+        until(lambda owed=owed: here(owed), what=lambda: agent.said)  # type: ignore[misc]
         code = agent.stop() or code
         sealed, owed = agent.sealed()
-    for ear in ears:
-        until(lambda ear=ear: sealed <= ear.names(), what=lambda ear=ear: sorted(sealed - ear.names()))  # type: ignore[misc]
+    until(lambda: here(sealed), what=lambda: agent.said)
     return code
 
 
