@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from drivers.sim import Bus, TcpLine
-from tests.kits.faults.tally import Ledger, Tally, parsed
+from tests.kits.faults.tally import Ledger, Tally
 from tests.kits.house import Field
 
 CLONE_NEWNET = 0x40000000
@@ -61,7 +62,9 @@ class Site(Field):
 
     def balance(self, folder: Path) -> dict[str, Ledger]:
         """Compare exported packs with what was served: nothing made up, nothing twice, nothing lost unsaid."""
-        bodies = [body for path in sorted(folder.rglob("*.jsonl")) for body in parsed(path.read_bytes().splitlines())]
+        bodies = [
+            body for path in sorted(folder.rglob("*.jsonl")) for body in map(json.loads, path.read_bytes().splitlines())
+        ]
         packs = [body for body in bodies if "seq" in body and "from" in body]
         found = {}
         for name, meter in (("m1", self.m1), ("m2", self.m2)):
