@@ -1,6 +1,7 @@
 """The key in the agent's hand, and the watch over its file: a key that follows it is taken up without a stop.
 
-The switch happens in the writer's thread between two rounds of sealing, so that all streams change at one pack border.
+The switch happens in the writer's thread between two rounds of sealing: each stream changes between two packs, all of
+them in the same round.
 What the new key may sign is durable first: its records are committed before its first pack, and published before it.
 """
 
