@@ -227,7 +227,8 @@ def closed(schema: Any, name: str = "") -> Any:
 @pytest.fixture(scope="module")
 def strict() -> Any:
     """A validator that refuses members which the schema does not list."""
-    jsonschema = pytest.importorskip("jsonschema")
+    import jsonschema
+
     definitions = {name: closed(copy.deepcopy(value)) for name, value in DEFS.items()}
     for name in ("figure", "declaration", "trace", "balance", "derived", "known"):
         definitions[name].pop("unevaluatedProperties", None)  # branches of a result, which refuses for them

@@ -171,7 +171,7 @@ def test_password_and_key_files_that_others_may_read_are_noted(
 ) -> None:
     """They were taken without a word, where the signing key is refused."""
     if os.geteuid():
-        pytest.skip("wants root, to make files of others")
+        pytest.skip("only root can make files of others (run as root)")
     files = {name: tmp_path / name for name in ("pw", "client.key", "client.crt")}
     for path in files.values():
         path.write_text("secret")
@@ -204,7 +204,7 @@ def test_secrets_that_those_who_may_look_could_read_are_noted(
 ) -> None:
     """The state directory tells who the agent is."""
     if os.geteuid():
-        pytest.skip("wants root, to make files of others")
+        pytest.skip("only root can make files of others (run as root)")
     state, files = tmp_path / "state", [tmp_path / name for name in ("pw", "client.key", "client.crt", "signing.key")]
     state.mkdir()
     os.chown(state, 61001, 61000)

@@ -289,12 +289,12 @@ def part_of(size: int) -> bytes:
     return b'{"file":"packs/m1.packs.jsonl","packs":0}\n' + b"x" * size
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk (run as root)")
 def test_an_export_without_end_leaves_room_on_the_disk(endless: Any, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", disk], check=False).returncode:
-        pytest.skip("cannot make a small disk here")
+        pytest.skip("no file system can be mounted here (in a container: --privileged)")
     try:
         code, _, err = endless(part_of(300_000))("export", disk / "out")
         assert code == 1 and "the disk would be full" in err, err

@@ -80,7 +80,7 @@ def test_the_tables_are_those_of_the_run(day: Lived, tmp_path: Path) -> None:
 def test_a_program_in_javascript_comes_to_every_interval_and_figure(day: Lived, tmp_path: Path) -> None:
     """docs/vectors/figures.mjs, on two days of a whole park: storage, loads, all media."""
     if not shutil.which("node"):
-        pytest.skip("no Node here")
+        pytest.skip("no Node here (apt: nodejs)")
     vectors = Path(__file__).parents[2] / "docs" / "vectors"
     code, _, err = mh("export", tmp_path / "park", "-c", day.config)
     assert code == 0, err

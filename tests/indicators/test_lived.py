@@ -307,7 +307,8 @@ def _another_figure(lines: list[bytes]) -> list[bytes]:
 
 
 def test_the_schema_describes_packs_of_results(lived: Lived) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    import jsonschema
+
     schema = json.loads((Path(__file__).parents[2] / "docs" / "pack.schema.json").read_bytes())
     validator = jsonschema.Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/pack"})
     for line in (lived.packs / "packs" / "_indicators.packs.jsonl").read_bytes().splitlines():

@@ -96,7 +96,7 @@ def test_the_new_file_is_like_the_old_one(path: Path) -> None:
     assert secret not in path.read_text(), "the old secret is gone"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away (run as root)")
 def test_root_replaces_the_key_of_the_agents_user(path: Path, mh: Mh) -> None:
     os.chown(path, 4242, 4343)
     assert mh("keys", "show", path)[0] == 0, "root may look"

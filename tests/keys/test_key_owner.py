@@ -124,7 +124,7 @@ def test_members_of_the_group_cannot_keep_root_from_replacing_the_key(town: Town
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away (run as root)")
 def test_root_loads_no_library_that_another_users_file_names(tmp_path: Path, mh: Mh) -> None:
     """A key in a token names the library to talk to it: loaded by root, it would run as root."""
     path = tmp_path / "signing.key"
@@ -139,7 +139,7 @@ def test_root_loads_no_library_that_another_users_file_names(tmp_path: Path, mh:
 def test_nobody_works_on_a_key_where_several_could_lead_to_another(tmp_path: Path, mh: Mh) -> None:
     """A folder that everybody may write, and that is not like /tmp."""
     if os.geteuid():
-        pytest.skip("needs root")
+        pytest.skip("needs root (run as root)")
     shared = tmp_path / "shared"
     shared.mkdir()
     create_key(shared / "signing.key", 1)

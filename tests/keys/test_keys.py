@@ -77,7 +77,7 @@ def test_a_key_that_others_can_reach_is_refused(path: Path, mode: int) -> None:
         load_key(path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away (run as root)")
 def test_the_key_of_another_user_is_refused(path: Path) -> None:
     create_key(path, 1)
     os.chown(path, 4242, 4242)
@@ -85,7 +85,7 @@ def test_the_key_of_another_user_is_refused(path: Path) -> None:
         load_key(path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else (run as root)")
 def test_a_credential_of_root_with_an_acl_mask_is_good(tmp_path: Path) -> None:
     """systemd leaves credentials as root's with mode 0440 where the service has a user of its own."""
     path = tmp_path / "signing-key"

@@ -6,12 +6,10 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import pytest
+from prometheus_client import parser
 
 from agent.service.metrics import metrics_text, write_metrics
 from tests.kits.house import SECONDLY, House, one_meter, until
-
-parser = pytest.importorskip("prometheus_client.parser")
 
 
 def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

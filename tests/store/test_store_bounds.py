@@ -199,7 +199,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0750", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk to fill")
+        pytest.skip("only root may mount a small disk to fill (run as root)")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

@@ -44,7 +44,7 @@ def pages_of(path: Path, table: str) -> list[int]:
     try:
         return [n for (n,) in conn.execute("SELECT pageno FROM dbstat WHERE name = ? ORDER BY pageno", (table,))]
     except sqlite3.OperationalError:
-        pytest.skip("this SQLite has no dbstat to find pages with")
+        pytest.skip("this SQLite has no dbstat to find pages with (an interpreter whose SQLite was built with it)")
     finally:
         conn.close()
 

@@ -69,7 +69,7 @@ def pages(path: Path) -> list[tuple[str, int]]:
             " AND (pagetype != 'overflow' OR name = 'packs')"
         ).fetchall()
     except sqlite3.OperationalError:
-        pytest.skip("this SQLite has no dbstat to find pages with")
+        pytest.skip("this SQLite has no dbstat to find pages with (an interpreter whose SQLite was built with it)")
     finally:
         conn.close()
 

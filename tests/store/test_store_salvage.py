@@ -60,7 +60,7 @@ def pages_of(path: Path, *tables: str) -> list[int]:
             n for (n,) in conn.execute(f"SELECT pageno FROM dbstat WHERE name IN ({marks}) ORDER BY pageno", tables)
         ]
     except sqlite3.OperationalError:
-        pytest.skip("this SQLite has no dbstat to find pages with")
+        pytest.skip("this SQLite has no dbstat to find pages with (an interpreter whose SQLite was built with it)")
     finally:
         conn.close()
 
