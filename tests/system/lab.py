@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.kits.broker import patience
+from tests.kits.broker import DEADLINE_S, patience
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / "build" / "system"
@@ -157,9 +157,9 @@ class Machine:
 
     @staticmethod
     def wait(condition: Callable[[], object], seconds: float, what: str = "") -> None:
-        deadline = time.monotonic() + seconds * min(3.0, patience())
+        deadline = time.monotonic() + max(seconds, DEADLINE_S) * min(3.0, patience())
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+            assert time.monotonic() < deadline, f"not within {max(seconds, DEADLINE_S)} s: {what}"
             time.sleep(0.1)
 
     def halt(self) -> None:

@@ -119,7 +119,7 @@ def test_reload_of_a_bad_configuration(gw: Gateway) -> None:
     facts = json.loads(said.stdout)
     assert said.returncode == 3 and not facts["ok"] and 'there is no line "rof". Did you mean "roof"?' in said.stderr
     assert 'Did you mean "roof"?' in gw.machine.journal("meterhouse", "-p", "err", f"--since={since}")
-    gw.machine.wait(lambda: "the configuration on the disk is wrong and not in force" in gw.said_status(), 20)
+    gw.machine.wait(lambda: "the previous one stays in effect" in gw.said_status(), 20)
     gw.configure(gw.config())
     gw.machine.run("systemctl", "reload", "meterhouse")
     gw.machine.wait(lambda: gw.status()["config"]["complaints"] == [], 20)

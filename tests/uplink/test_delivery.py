@@ -115,7 +115,8 @@ def test_fresh_packs_do_not_wait_behind_the_backlog(fake: Fake, desk: Desks, upl
     go_on.set()
     until(lambda: at.pending() == 0)
     went = [json.loads(sent.payload)["seq"] for sent in broker.heard if sent.topic.endswith(("readings", "backfill"))]
-    assert went == [1, 2, 3, 41, *range(4, 41)], "behind the three that were on their way"
+    assert [seq for seq in went if seq != 41] == list(range(1, 41))
+    assert went.index(41) in (1, 2, 3), "behind the three that were on their way, or as many as were by then"
 
 
 def test_a_pack_sealed_late_goes_by_backfill(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
