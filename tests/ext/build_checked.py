@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> int:
         command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
         # what a sanitizer says before it ends the process goes to stderr, which pytest must leave alone
         command += ["--capture=sys", "--timeout", "600", str(ROOT / "tests/ext"), *arguments]
+        command += ["-p", "ext.ring"]  # before the tests' packages put the tree's own kernels first
         return subprocess.run(command, cwd=folder, env=os.environ | environment, check=False).returncode
     finally:
         shutil.rmtree(folder)
