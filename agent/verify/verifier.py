@@ -254,7 +254,8 @@ class Verifier:
         if self._read is not None:
             self._read.add(gateway)
         if not self._trust:
-            self.wasted += REFUSAL  # anybody can make one, at our cost
+            # anybody can make one, at our cost; of one gateway a few are enough
+            self.wasted += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
