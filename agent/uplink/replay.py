@@ -46,6 +46,7 @@ class _Job:
     begun: bool = False
     at: int = 0  # the next sequence to ask the store for
     asked_s: float = 0.0  # when the store was asked; 0: it is not being asked
+    question: int = 0  # number of what it was asked: an answer to an earlier one is of another place
     ended: bool = False  # nothing more will come from the store
     sent: int = 0
     items: deque[OutboxItem] = field(default_factory=deque)
@@ -59,7 +60,7 @@ class _Job:
             self.at, count = self.pages.pop()
             out += count
         self.items.clear()
-        self.asked_s, self.ended, self.resumed = 0.0, False, self.resumed + 1
+        self.asked_s, self.ended, self.resumed, self.question = 0.0, False, self.resumed + 1, self.question + 1
 
 
 class Replay:
@@ -88,7 +89,7 @@ class Replay:
         self._monotonic, self._in_flight = monotonic, in_flight
         self._purse = Purse(name, outbox, budget_bytes, wake, monotonic, wall)
         self._jobs: deque[_Job] = deque()  # the first is under way
-        self._mail: deque[tuple[_Job, ReplayPage]] = deque()
+        self._mail: deque[tuple[_Job, int, ReplayPage]] = deque()
         self._tokens, self._tokens_s = float(BURST), monotonic()
         self._wrong = Seldom(monotonic)
         self._begun_s, self._quick = 0.0, 0
@@ -183,8 +184,8 @@ class Replay:
         """The next pack to publish on ``backfill``, if there is one now. ``max_bytes``: the broker's limit."""
         now = self._monotonic()
         while self._mail:
-            job, page = self._mail.popleft()
-            if self._jobs and job is self._jobs[0]:
+            job, question, page = self._mail.popleft()
+            if self._jobs and job is self._jobs[0] and question == job.question:
                 self._take(job, page)
         while self._jobs:
             job = self._jobs[0]
@@ -206,7 +207,9 @@ class Replay:
                 self._finish(job, "done", f"{job.sent} packs")
             elif not job.asked_s:
                 job.at, job.asked_s, job.begun = job.at if job.begun else job.first, now, True
-                self._outbox.replay(job.stream, job.boot, job.at, job.last, PAGE, PAGE_BYTES, partial(self._post, job))
+                job.question += 1
+                post = partial(self._post, job, job.question)
+                self._outbox.replay(job.stream, job.boot, job.at, job.last, PAGE, PAGE_BYTES, post)
                 return None
             elif now - job.asked_s > ANSWER_S:
                 self._finish(job, "refused", "the store does not answer")
@@ -214,9 +217,9 @@ class Replay:
                 return None
         return None
 
-    def _post(self, job: _Job, page: ReplayPage) -> None:
+    def _post(self, job: _Job, question: int, page: ReplayPage) -> None:
         """From the store's thread."""
-        self._mail.append((job, page))
+        self._mail.append((job, question, page))
         self._wake()
 
     def _take(self, job: _Job, page: ReplayPage) -> None:

