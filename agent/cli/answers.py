@@ -2,7 +2,7 @@
 
 The agent's user may have been taken over; its word must not reach a technician's terminal as commands, nor end a tool
 with an error that looks like ours. Each ``check_...`` gives the same value with its texts cleaned; members that this
-version does not know pass through. Raises GatewayError for what is no such answer.
+version does not know pass through. Raises GatewayError for any other answer.
 """
 
 from __future__ import annotations

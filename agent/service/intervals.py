@@ -141,7 +141,6 @@ class Intervals:
         tidy_s = time.monotonic()
         while True:
             try:
-                await self._writer.call(self.tallying.mend)
                 busy = await self._writer.call(self.tallying.catch_up)
                 if not busy:
                     self._followed_s = self._followed_s or time.monotonic()

@@ -140,7 +140,8 @@ class Tallying:
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
-        """Read packs for a slice of time. True: there is more to read."""
+        """Read packs for a slice of time, also those of pages that were found damaged. True: there is more to read."""
+        self.mend(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
             stream = next(iter(self._behind))
@@ -301,7 +302,6 @@ class Tallying:
         """Fold days that are over, a few at a time; drop what is too old. ``now_ms`` 0: the clock cannot be trusted."""
         if now_ms:
             store.fold_intervals(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
-            self.mend(store)
             store.prune_intervals(now_ms - self._keep_ms)
 
     def give_up(self, stream: str, error: BaseException) -> None:
