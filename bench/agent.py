@@ -24,6 +24,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 
 from agent.verify import Verifier
+from agent.verify.mqtt import hang_up
 from agent.verify.verifier import Outcome
 from bench.rig import HERE, agent_config, broker, build_simulator, cost_of, free_ports, meterhouse, process, wait_port
 
@@ -67,8 +68,7 @@ class Subscriber:
             return sum(n for t, n, _ in self.arrivals if begin <= t < end)
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
 
 def measure(devices: int, every_s: int, seconds: float, plain: bool = False) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from agent.keys import load_key
 from agent.pack import Packer, StreamTable
 from agent.store import Store
 from agent.verify import Verifier
+from agent.verify.mqtt import hang_up
 from bench.rig import HERE, build_simulator, cost_of, free_port, free_ports, meterhouse, process, wait_port
 from ext.ring import Ring
 
@@ -124,8 +125,7 @@ class Platform:
             self.fresh.append((now, now - float(head[head.rindex(b'"to":') + 5 :].split(b",", 1)[0])))
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
+from agent.verify.mqtt import hang_up
 from bench.rig import agent_config, broker, build_simulator, free_ports, meterhouse, process, wait_port
 
 WARM_S = 30.0  # the dictionary is learned, the WAL has its size
@@ -83,8 +84,7 @@ def measure(base: int, devices: int, every_s: int, seconds: float) -> dict[str, 
         config = agent_config(disk, base, devices, port, f"{every_s} s")
         config.write_text(config.read_text().replace(f"{disk}/run", str(run)))
         client = subscribe(port)
-        stack.callback(client.loop_stop)
-        stack.callback(client.disconnect)
+        stack.callback(hang_up, client)
         child = stack.enter_context(process(meterhouse("run", "-c", config), folder / "agent.log"))
         time.sleep(WARM_S)
         before = look(child.pid, disk, counters, run)

@@ -160,8 +160,9 @@ class Asking:
         """Leave nothing running."""
         self.mail.close()  # whoever waits for room in it goes on
         if self._client:
-            self._client.disconnect()
-            self._client.loop_stop()
+            from agent.verify.mqtt import hang_up
+
+            hang_up(self._client)
             self._client = None
 
     # --- paho's thread

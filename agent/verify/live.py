@@ -204,8 +204,9 @@ class Live:
 
     def _hang_up(self) -> None:
         if self._client:
-            self._client.disconnect()
-            self._client.loop_stop()
+            from agent.verify.mqtt import hang_up
+
+            hang_up(self._client)
             self._client = None
 
     # --- paho's thread

@@ -23,6 +23,13 @@ TOO_LARGE, QOS_REFUSED, QUOTA = 0x95, 0x9B, 0x97  # reason codes of DISCONNECT
 _PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # in a packet's first byte
 
 
+def hang_up(client: Client) -> None:
+    """Disconnect, and return when paho's thread has ended."""
+    client.disconnect()
+    with contextlib.suppress(AttributeError):  # the thread ended between paho's look at it and its join
+        client.loop_stop()
+
+
 class Disobeyed(ConnectionError):
     """The broker sent what it was told not to send."""
 

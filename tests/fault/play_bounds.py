@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from agent.keys import load_key
 from agent.pack import Packer, StreamTable
 from agent.store import Store
+from agent.verify.mqtt import hang_up
 from ext.ring import Ring
 from tests.fault.play_brokers import broker_at, uplinks
 from tests.kits.faults.books import balance, figures
@@ -112,8 +113,7 @@ def flood(port: int, seed: int, count: int) -> int:
         info = client.publish(f"{BASE}/{topic}", data, 1 if n % 50 == 0 else 0)
         if n % 50 == 0:
             info.wait_for_publish(10)  # as fast as the broker takes it
-    client.disconnect()
-    client.loop_stop()
+    hang_up(client)
     return requests
 
 

@@ -166,8 +166,9 @@ class Listener:
         return [event for pack in self.packs(device) for event in pack.get("events", ())]
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        from agent.verify.mqtt import hang_up
+
+        hang_up(self._client)
 
 
 def whole(listener: Listener, device: str) -> bool:

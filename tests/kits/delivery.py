@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from agent.outbox import Ack, OutboxItem
 from agent.store import Store
 from agent.uplink import Uplink
+from agent.verify.mqtt import hang_up
 from tests.kits.packs import Maker, Pack
 
 BASE = "meterhouse/v1/park7/gw01"
@@ -132,8 +133,7 @@ class Listener:
         return json.loads(found[-1].payload) if found else None
 
     def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+        hang_up(self.client)
 
 
 class Desk:

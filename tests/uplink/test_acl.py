@@ -16,6 +16,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
+from agent.verify.mqtt import hang_up
 from tests.kits.delivery import PATIENCE_S, Desk, Mosquitto, Password, To, fresh, until
 from tests.kits.packs import Maker
 
@@ -70,8 +71,7 @@ class Person:
         self._ready.get(timeout=PATIENCE_S)
 
     def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+        hang_up(self.client)
 
 
 @pytest.fixture

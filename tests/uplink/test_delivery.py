@@ -12,6 +12,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
+from agent.verify.mqtt import hang_up
 from tests.kits.broker import free_port
 from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, To, fresh, old, until
 from tests.kits.fake_broker import FakeBroker, Sent
@@ -284,8 +285,7 @@ def test_a_connection_that_is_cut_leaves_the_will(broker: Broker, listen: Listen
     until(lambda: (heard.last("status") or {}).get("state") == "offline")
     until(lambda: "another client took over" in str(up.state().error))
     assert not up.state().connected and up.state().connects == 1, "and we do not fight"
-    clone.disconnect()
-    clone.loop_stop()
+    hang_up(clone)
 
 
 def test_a_platform_acknowledges_ranges(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:

@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
 from agent.uplink.engine import backlog_rate
+from agent.verify.mqtt import hang_up
 from tests.kits.delivery import PATIENCE_S, Desk, Listener, Mosquitto, Password, To, fresh, until
 from tests.kits.fake_broker import HANG_UP, SILENT, FakeBroker, Sent
 from tests.kits.packs import Maker
@@ -285,8 +286,7 @@ def test_a_flood_of_acks_costs_a_line_a_minute(
                 at.commit(fresh(make))
         info.wait_for_publish(PATIENCE_S)
         until(lambda: up.state().confirmed == 20, "fresh packs go on")
-    client.disconnect()
-    client.loop_stop()
+    hang_up(client)
     lines = [r.getMessage() for r in caplog.records if "ack" in r.getMessage()]
     assert len(lines) == 1, lines
     assert at.pending() == 20, "and nothing is confirmed"

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from paho.mqtt import client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from agent.verify import live as live_module
 from agent.verify.live import Live, LiveError, Mail
+from agent.verify.mqtt import hang_up
 from tests.kits.delivery import PATIENCE_S, until
 from tests.kits.signed import Key, Stream, keys
 from tests.verify.corpus import CASES, all_cases
@@ -44,8 +45,7 @@ class Publisher:
         self._client.publish(topic, raw, qos=1, retain=retain).wait_for_publish(PATIENCE_S)
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
 
 def wait_for(live: Live, want: Callable[[tuple[int, int, int]], bool]) -> None:
@@ -329,3 +329,31 @@ def test_the_corpus_through_a_broker(name: str, shared_broker: Any, shared_publi
     assert any(case.reason in text for text in told) or not case.reason, told
     if case.failures:
         assert report.first_bad and report.first_bad.where.startswith("meterhouse/v1/park7/")
+
+
+def test_a_loop_that_ends_between_a_look_at_it_and_the_join() -> None:
+    """Hanging up ends paho's thread, which takes itself out of the client at any moment: no traceback comes of it."""
+
+    class Racing(mqtt.Client):
+        """Its thread is there for the first look of ``loop_stop`` only."""
+
+        looks = 0
+
+        @property
+        def _thread(self) -> threading.Thread | None:
+            self.looks += 1
+            return threading.main_thread() if self.looks == 1 else None
+
+        @_thread.setter
+        def _thread(self, thread: threading.Thread | None) -> None:
+            pass
+
+        def loop_stop(self) -> MQTTErrorCode:
+            self.looks = 0
+            return super().loop_stop()
+
+    racing = Racing(CallbackAPIVersion.VERSION2)
+    hang_up(racing)
+    assert racing.looks == 3, "it looked, compared, and found nothing to join"
+    with pytest.raises(AttributeError):
+        racing.loop_stop()
