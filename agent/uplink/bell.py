@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -29,11 +30,9 @@ class Bell:
 
     def heard(self) -> None:
         """Empty the pipe."""
-        self._rung = False  # before reading: who comes now rings again, and what it left is seen after this
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 65_536)
-        except BlockingIOError:
-            return
+        self._rung = False  # after reading, or a ring in between is read and all later ones are taken for rung already
 
     def wait(self, seconds: float) -> None:
         """Until somebody rings, or for so long."""
