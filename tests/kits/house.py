@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from agent.store import Store
 from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
 from tests.kits.broker import DEADLINE_S, Broker, Heard, Listener, Name, free_port, patience, until, whole
-from tests.kits.forked import SERVER, Forked
+from tests.kits.forked import SERVER, Forked, ForkServer
 
 T = TypeVar("T")
 PROGRAM = ("-m", "agent.cli.main")
@@ -158,6 +158,7 @@ class Agent:
     env: dict[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = PROGRAM  # of the interpreter
     before: tuple[str, ...] = ()  # a command that runs it, such as ip netns exec
+    server: ForkServer | None = None  # of a library that the agent runs under
     process: subprocess.Popen[bytes] | Forked | None = None
     starts: int = 0
     kid: str = ""
@@ -203,13 +204,14 @@ class Agent:
         self.starts += 1
         env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | self.env
         with self.log.open("ab") as log:
-            if self.before or self.program != PROGRAM or "LD_PRELOAD" in env:
+            server = self.server or SERVER
+            if self.before or self.program != PROGRAM or self.env.get("LD_PRELOAD") != server.preload.get("LD_PRELOAD"):
                 self.process = subprocess.Popen(
                     [*self.before, sys.executable, *self.program, "run", "-c", str(self.config)],
                     cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
             else:
-                self.process = SERVER.start(["run", "-c", str(self.config)], env, log.fileno())
+                self.process = server.start(["run", "-c", str(self.config)], env, log.fileno())
         if serving:
             until(lambda: "serving" in self.said or self.process.poll() is not None, seconds, lambda: self.said)  # type: ignore[union-attr]
             assert self.process.poll() is None, self.said
