@@ -201,16 +201,18 @@ class Traffic:
             if item.id in self.aside or item.id in self._recent:
                 self._busy.discard(item.id)
                 continue
-            if now - at > self._late_s or item.to_ms < late_ms or self._is_large(item, item.id):
+            late = now - at > self._late_s or item.to_ms < late_ms
+            if (late and not self.draining) or self._is_large(item, item.id):
                 self._give_back(item.id)
                 continue
+            road = BACKFILL if late else READINGS  # at the end there is no backlog that it could wait in
             probe = False
-            if self.holds and (verdict := self.holds.look((item.stream, READINGS), item.id, now)) is not None:
+            if self.holds and (verdict := self.holds.look((item.stream, road), item.id, now)) is not None:
                 if not verdict:
                     self._busy.discard(item.id)
                     continue
                 probe = True
-            return self._parcel(item, READINGS, probe)
+            return self._parcel(item, road, probe)
         return None
 
     def _next_birth(self) -> Parcel | None:

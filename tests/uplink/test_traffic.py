@@ -261,6 +261,18 @@ def test_an_end_sends_what_is_fresh_and_no_backlog() -> None:
     assert rig.sent(READINGS) == young and rig.sent(BACKFILL) == before and rig.traffic.idle
 
 
+def test_an_end_sends_what_is_only_committed_then_however_old_it_is() -> None:
+    """What a short life recovered is sealed when it ends: it would wait in the store for the next one."""
+    rig = Rig(fresh_bytes=10_000)
+    rig.connect()
+    rig.settle(rounds=3)
+    rig.traffic.draining = True
+    old, young = rig.commit(5, age_s=3600), rig.commit(2)
+    rig.settle(rounds=200)
+    assert rig.sent(BACKFILL) == old and rig.sent(READINGS) == young and rig.traffic.idle
+    assert sorted(rig.delivered) == old + young
+
+
 def test_nobody_there_costs_one_pack_in_a_while_whatever_waits() -> None:
     rig = Rig(fresh_bytes=100_000, window=5)
     rig.commit(5000, age_s=3600)
