@@ -2,7 +2,7 @@
 
 import agent.uplink.spare  # noqa: F401 - before paho is imported
 from agent.outbox import Ack, Outbox, OutboxItem
-from agent.uplink.engine import Uplink
-from agent.uplink.values import Destination, UplinkState
+from agent.uplink.messages import Destination, UplinkState
+from agent.uplink.uplink import Uplink
 
 __all__ = ["Ack", "Destination", "Outbox", "OutboxItem", "Uplink", "UplinkState"]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from agent.outbox import OutboxItem
-from agent.uplink.lane import Lane
+from agent.uplink.queues import Lane
 
 
 class Mailbox:

@@ -16,8 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agent.outbox import Outbox, OutboxItem, ReplayPage
-from agent.uplink.patience import Seldom
 from agent.uplink.purse import Purse
+from agent.uplink.reconnect import Seldom
 from drivers.model import clean_text
 
 if TYPE_CHECKING:

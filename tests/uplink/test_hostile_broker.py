@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.uplink import Uplink, replay
-from agent.uplink.session import MAX_PACKET
+from agent.uplink.mqtt import MAX_PACKET
 from agent.verify import mqtt
 from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, To, fresh, until
 from tests.kits.fake_broker import SILENT, FakeBroker, Sent, length, publish

@@ -7,7 +7,7 @@ import sys
 
 LOOK = """
 import sys
-import agent.uplink, agent.uplink.session
+import agent.uplink, agent.uplink.mqtt
 assert not {"http.client", "email", "msgspec"} & set(sys.modules)
 from urllib.request import Request
 import urllib.request

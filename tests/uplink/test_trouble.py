@@ -15,7 +15,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
-from agent.uplink.engine import backlog_rate
+from agent.uplink.uplink import backlog_rate
 from agent.verify.mqtt import hang_up
 from tests.kits.delivery import PATIENCE_S, Desk, Listener, Mosquitto, Password, To, fresh, until
 from tests.kits.fake_broker import HANG_UP, SILENT, FakeBroker, Sent

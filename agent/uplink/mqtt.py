@@ -25,10 +25,10 @@ from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.uplink import words
+from agent.uplink import errors as words
+from agent.uplink.messages import Destination
 from agent.uplink.parcel import Parcel
-from agent.uplink.traffic import NEVER
-from agent.uplink.values import Destination
+from agent.uplink.scheduler import NEVER
 from agent.verify.live import tls_context
 from agent.verify.mqtt import BoundedClient
 from drivers.model import BrokerError

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.uplink.parcel import Parcel
-from agent.uplink.patience import Edges, Pauses, Seldom, Stall
+from agent.uplink.reconnect import Edges, Pauses, Seldom, Stall
 from agent.uplink.room import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, Room
 from drivers.model import BrokerError
 

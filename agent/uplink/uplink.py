@@ -14,15 +14,15 @@ from functools import partial
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
-from agent.uplink import words
+from agent.uplink import errors as words
 from agent.uplink.ack import parse_ack
 from agent.uplink.bell import Bell
+from agent.uplink.messages import Destination, UplinkState
+from agent.uplink.mqtt import CONNECT_S, V5, V311, Session
 from agent.uplink.parcel import OTHER, Parcel
-from agent.uplink.patience import Edges, Pauses, Seldom, Stall
+from agent.uplink.reconnect import Edges, Pauses, Seldom, Stall
 from agent.uplink.replay import BUDGET_BYTES, Replay
-from agent.uplink.session import CONNECT_S, V5, V311, Session
-from agent.uplink.traffic import FRESH_BYTES, Traffic
-from agent.uplink.values import Destination, UplinkState
+from agent.uplink.scheduler import FRESH_BYTES, Traffic
 from drivers.model import BrokerError, GatewayError, clean_text
 
 log = logging.getLogger("meterhouse.uplink")

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
-from agent.uplink.holds import Denied, Holds, Suspects
-from agent.uplink.lane import Lane, Recent
+from agent.uplink.errors import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
+from agent.uplink.flow import Denied, Holds, Suspects
 from agent.uplink.mailbox import Mailbox
 from agent.uplink.parcel import BACKFILL, BIRTH, READINGS, Parcel
+from agent.uplink.queues import Lane, Recent
 from agent.uplink.room import Pause, Rate, Room
-from agent.uplink.words import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
 
 FRESH_BYTES: Final = 8 << 20  # kept in memory at most; beyond, fresh packs are read back from the store
 LATE_INTERVALS: Final = 3

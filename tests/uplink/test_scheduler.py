@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.outbox import Ack, OutboxItem
-from agent.uplink.traffic import BACKFILL, READINGS, Parcel, Traffic
+from agent.uplink.scheduler import BACKFILL, READINGS, Parcel, Traffic
 
 STREAMS = ("park7/gw01/inv1", "park7/gw01/inv2")
 EVERY_S = 10.0
