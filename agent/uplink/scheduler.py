@@ -1,8 +1,8 @@
-"""What goes to one destination next, and what becomes of it. Knows no socket: everything here can be tested by hand.
+"""What to send to one destination next, and how to handle each PUBACK. Knows no socket, so that tests can drive it.
 
-Two roads. The fresh road takes packs in the order of their ids, straight from memory while there is room, else from the
-store. ``floor`` is the last id that left it; whatever is at or below, neither on its way nor confirmed, is backlog and
-goes oldest first from the store. So a pack that is refused, unacknowledged or too old is just dropped from memory.
+Live packs are sent in the order of their ids, from memory while they fit, else from the store. ``_backlog_end`` is the
+last id that left the live queue. Each pack up to it that is neither in flight nor confirmed is backlog, which is read
+from the store, oldest first. So a live pack that is refused, unacknowledged or late only has to be dropped from memory.
 """
 
 from __future__ import annotations
@@ -14,30 +14,41 @@ from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
 from agent.uplink.errors import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
-from agent.uplink.flow import Denied, Holds, Suspects
-from agent.uplink.mailbox import Mailbox
-from agent.uplink.parcel import BACKFILL, BIRTH, READINGS, Parcel
-from agent.uplink.queues import Lane, Recent
-from agent.uplink.room import Pause, Rate, Room
+from agent.uplink.flow import (
+    Admission,
+    Backoff,
+    BlockedTopics,
+    InflightWindow,
+    PoisonDetector,
+    RejectedRetained,
+    TokenBucket,
+)
+from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage
+from agent.uplink.queues import InboundQueue, OutboxCursor
 
-FRESH_BYTES: Final = 8 << 20  # kept in memory at most; beyond, fresh packs are read back from the store
+LIVE_BYTES: Final = 8 << 20  # of live packs in memory; beyond that they are read back from the store
 LATE_INTERVALS: Final = 3
-RECENT: Final = 20_000  # ids whose confirmation the store may not have written yet
-ASIDE: Final = 1_000
-RESEND_S, RESEND_MAX_S = 60.0, 3600.0  # a platform that does not acknowledge
+RECENT: Final = 20_000  # confirmed ids that the store may not have recorded yet
+MAX_QUARANTINED: Final = 1_000
+REJECT_MOST_S: Final = 60.0
+RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # to a platform that does not acknowledge
+REFRESH_S: Final = 1.0  # the longest wait for the next look at all conditions
+OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, beside the base of its topic and its payload
 NEVER: Final = 1 << 62
 
 
-class Traffic:
-    """One destination's queues. Only ``mailbox`` is for other threads, the rest is the uplink's own.
+class SendScheduler:
+    """The queues of one destination. ``inbound`` is for all threads, everything else for the uplink's own.
 
     Args:
         base: ``meterhouse/v1/park7/gw01``.
+        window: messages that may be in flight.
         rate: packs of backlog a second.
         every_s: the pack interval.
+        replay: the next pack that the platform requested again; gets the largest size that the broker accepts.
         monotonic, wall_ms: clocks.
-        wake: called from other threads when they left something.
-        pause_s: the first wait after a refusal; it doubles up to a minute.
+        wake: called from other threads when ``inbound`` has a new entry.
+        backoff_s: the first pause after a refusal; it doubles up to a minute.
     """
 
     def __init__(
@@ -48,353 +59,400 @@ class Traffic:
         window: int,
         rate: float,
         every_s: float,
-        fresh_bytes: int = FRESH_BYTES,
+        replay: Callable[[int], OutboxItem | None],
+        live_bytes: int = LIVE_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         wake: Callable[[], None] = lambda: None,
-        pause_s: float = 1.0,
+        backoff_s: float = 1.0,
     ) -> None:
         self._name, self._outbox, self._base = name, outbox, base
-        self._asked_window, self._late_s = window, LATE_INTERVALS * every_s
+        self._max_window, self._late_s = window, LATE_INTERVALS * every_s
         self._monotonic, self._wall_ms = monotonic, wall_ms
-        self.mailbox = Mailbox(fresh_bytes, monotonic, wake)
-        self._fresh: deque[tuple[OutboxItem, float]] = deque()
-        self._spill = Lane(self._fetch, monotonic)
-        self._backlog = Lane(self._fetch, monotonic)
-        self._births = Lane(self._fetch_births, monotonic)
-        self._others: deque[Parcel] = deque()
-        self._flying: dict[int, Parcel] = {}  # by packet id, oldest first
-        self._flying_bytes = 0
-        self._room = Room()
-        self._busy: set[int] = set()
-        self._recent = Recent(RECENT)
-        self.aside: set[int] = set()
-        self.holds = Holds(pause_s)
-        self._suspects = Suspects()
-        self._floor = NEVER  # all that exists is backlog, until something is offered
-        self._rate = Rate(rate, monotonic())
-        self._pause = Pause(pause_s)
-        self._resend_at, self._resend_s, self._resend_mark = NEVER * 1.0, RESEND_S, 0
-        self.replayed: Callable[[int], OutboxItem | None] = lambda max_bytes: None
+        self.inbound = InboundQueue(live_bytes, monotonic, wake)
+        self._live: deque[tuple[OutboxItem, float]] = deque()
+        self._overflow = OutboxCursor(self._fetch, monotonic)
+        self._backlog = OutboxCursor(self._fetch, monotonic)
+        self._births = OutboxCursor(self._fetch_births, monotonic)
+        self._control: deque[OutgoingMessage] = deque()
+        self._in_flight: dict[int, OutgoingMessage] = {}  # by packet id, oldest first
+        self._in_flight_bytes = 0
+        self._inflight_window = InflightWindow()
+        self._active: set[int] = set()  # ids in the live queue or in flight
+        self._recent = RecentIds(RECENT)
+        self.quarantined: set[int] = set()  # refs of messages that are not sent again before the next start
+        self.blocked = BlockedTopics(backoff_s)
+        self._poison = PoisonDetector()
+        self._backlog_end = NEVER  # all packs are backlog until one is offered
+        self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
+        self._reject_backoff = Backoff(backoff_s, REJECT_MOST_S)
+        self._paused_until_s = 0.0
+        self._resend_backoff = Backoff(RESEND_S, RESEND_MOST_S)
+        self._resend_at_s, self._resend_mark = float(NEVER), 0
+        self._replay = replay
         self.mode, self.draining = "subscriber", False
-        self.window, self.max_packet = window, NEVER
-        self.too_large: str | None = None  # the topic of a pack that was set aside, until somebody said so
-        self._denied = Denied()
-        self.delivered: list[int] = []  # to be confirmed to the store
+        self.window, self.max_packet = window, NO_LIMIT
+        self.too_large: str | None = None  # topic of a pack that was quarantined for its size, until it is reported
+        self._rejected = RejectedRetained()
+        self.delivered: list[int] = []  # ids to confirm to the store
         self.confirmed = self.refused = self.sent_bytes = 0
 
-    # --- from the store
+    # --- requests to the store
 
-    def _fetch(self, lane: Lane, after: int, limit: int, max_bytes: int) -> None:
-        session, lane.asked_up_to = lane.session, self.mailbox.last_offered
-        self._outbox.fetch(self._name, after, limit, max_bytes, lambda page: self.mailbox.post(lane, session, page))
+    def _fetch(self, cursor: OutboxCursor, after: int, limit: int, max_bytes: int) -> None:
+        generation, cursor.requested_up_to = cursor.generation, self.inbound.last_offered
+        put = self.inbound.put_page
+        self._outbox.fetch(self._name, after, limit, max_bytes, lambda page: put(cursor, generation, page))
 
-    def _fetch_births(self, lane: Lane, after: int, limit: int, max_bytes: int) -> None:
-        session = lane.session
-        self._outbox.births(lane.after_stream, limit, max_bytes, lambda page: self.mailbox.post(lane, session, page))
+    def _fetch_births(self, cursor: OutboxCursor, after: int, limit: int, max_bytes: int) -> None:
+        generation, put = cursor.generation, self.inbound.put_page
+        self._outbox.births(cursor.after_stream, limit, max_bytes, lambda page: put(cursor, generation, page))
 
-    # --- a connection begins and ends
+    # --- connect and disconnect
 
     def begin(self, mode: str, receive_maximum: int, max_packet: int) -> None:
-        """Connected: everything that the store holds and nobody confirmed is due again."""
+        """Connected: all unconfirmed packs in the store are to be sent."""
         now = self._monotonic()
         self.mode, self.max_packet = mode, max_packet
-        self.window = max(1, min(self._asked_window, receive_maximum))
-        young, last = self.mailbox.open(self._late_s), self.mailbox.last_offered
+        self.window = max(1, min(self._max_window, receive_maximum))
+        recent, last = self.inbound.open(self._late_s), self.inbound.last_offered
         if last:
-            left = 0 if self._floor == NEVER else self._floor
-            self._floor = max(left, last if young is None else young - 1)
-        self._spill.restart(self._floor)
-        self._spill.dry = young is None
+            end = 0 if self._backlog_end == NEVER else self._backlog_end
+            self._backlog_end = max(end, last if recent is None else recent - 1)
+        self._overflow.restart(self._backlog_end)
+        self._overflow.exhausted = recent is None
         self._backlog.restart(0)
         self._births.restart(0)
-        self._denied.clear()
-        self.holds.try_again(now)
-        self._pause.clear()
+        self._rejected.clear()
+        self.blocked.on_connect(now)
+        self._paused_until_s = 0.0
+        self._reject_backoff.reset()
         if mode == "platform":
-            self._resend_at = now + self._resend_s
+            self._resend_at_s = now + self._resend_backoff.delay_s
 
     def end(self, by_broker: bool) -> None:
-        """Disconnected: what was in flight is backlog again.
+        """Disconnected: packs in flight are backlog again.
 
         Args:
-            by_broker: it hung up by itself; a pack that it cannot stand may be the reason.
+            by_broker: the broker closed the connection; a poison message may be the reason.
         """
-        self.mailbox.close()
+        self.inbound.close()
         if by_broker:
-            refs = [parcel.ref for parcel in self._flying.values() if parcel.ref]
-            if bad := self._suspects.hung_up(refs, len(self._flying) == 1):
-                self._set_aside(bad)
-        self._flying.clear()
-        self._fresh.clear()
-        self._others.clear()
-        self._busy.clear()
-        self._flying_bytes = 0
-        for lane in (self._spill, self._backlog, self._births):
-            lane.stop()
+            refs = [message.ref for message in self._in_flight.values() if message.ref]
+            if poison := self._poison.on_disconnect(refs, len(self._in_flight) == 1):
+                self._quarantine(poison)
+        self._in_flight.clear()
+        self._live.clear()
+        self._control.clear()
+        self._active.clear()
+        self._in_flight_bytes = 0
+        for cursor in (self._overflow, self._backlog, self._births):
+            cursor.stop()
 
     # --- sending
 
     def publish(self, topic: str, data: bytes, retain: bool = True) -> None:
-        """Something beside the packs, before everything else."""
-        self._others.append(Parcel(topic, data, retain=retain))
+        """Send a message that is not a pack, before all packs."""
+        self._control.append(OutgoingMessage(topic, data, retain=retain))
+
+    def fits(self, data: bytes) -> bool:
+        """Does the broker accept a packet with this payload?"""
+        return len(data) + len(self._base) + OVERHEAD_BYTES <= self.max_packet
 
     def collect(self) -> None:
-        """Sort what other threads left."""
-        while (letter := self.mailbox.take()) is not None:
-            lane, items, at = letter
-            if lane is None:
-                self._take_offer(items, at)
-            elif lane is self._spill:
-                self._take_spill(items)
+        """Process what other threads have put into ``inbound``."""
+        while (entry := self.inbound.take()) is not None:
+            cursor, items, at = entry
+            if cursor is None:
+                self._on_offer(items, at)
+            elif cursor is self._overflow:
+                self._on_overflow_page(items)
             else:
-                lane.fill(items)
+                cursor.on_page(items)
 
-    def _take_offer(self, items: Sequence[OutboxItem], at: float) -> None:
-        box = self.mailbox
-        if self._floor == NEVER:
-            self._floor = box.first_offered - 1
-            self._spill.restart(self._floor)
-            self._spill.dry = True
+    def _on_offer(self, items: Sequence[OutboxItem], at: float) -> None:
+        inbound, overflow = self.inbound, self._overflow
+        if self._backlog_end == NEVER:
+            self._backlog_end = inbound.first_offered - 1
+            overflow.restart(self._backlog_end)
+            overflow.exhausted = True
         for item in items:
-            self._fresh.append((item, at))
-            self._busy.add(item.id)
-        if box.spilling and self._spill.dry:
-            self._spill.cursor = max(self._spill.cursor, box.spill_from)
-            self._spill.dry = False
+            self._live.append((item, at))
+            self._active.add(item.id)
+        if inbound.overflowed and overflow.exhausted:
+            overflow.position = max(overflow.position, inbound.overflow_from)
+            overflow.exhausted = False
 
-    def _take_spill(self, items: Sequence[OutboxItem]) -> None:
-        lane = self._spill
-        new = [item for item in items if item.id > self._floor and item.id not in self._busy]
+    def _on_overflow_page(self, items: Sequence[OutboxItem]) -> None:
+        overflow = self._overflow
+        new = [item for item in items if item.id > self._backlog_end and item.id not in self._active]
         for item in new:
-            self._busy.add(item.id)
-        lane.fill(items, new)
+            self._active.add(item.id)
+        overflow.on_page(items, new)
         if not items:
-            lane.cursor = max(lane.cursor, lane.asked_up_to)
-            lane.dry = self.mailbox.caught_up(lane.cursor)
+            overflow.position = max(overflow.position, overflow.requested_up_to)
+            overflow.exhausted = self.inbound.caught_up(overflow.position)
 
-    def next(self) -> Parcel | None:
-        """What to publish now; None if nothing may or needs to go. To be followed by ``sent``."""
+    @property
+    def _window_full(self) -> bool:
+        window = 1 if self._poison else self.window
+        return len(self._in_flight) >= window or self._in_flight_bytes >= self._inflight_window.limit_bytes
+
+    def next(self) -> OutgoingMessage | None:
+        """The message to send now, None if there is none; ``sent`` must follow."""
+        if self._window_full:
+            return None
+        if self._control:
+            return self._control.popleft()
         now = self._monotonic()
-        if len(self._flying) >= (1 if self._suspects else self.window) or self._flying_bytes >= self._room.bytes:
+        if now < self._paused_until_s:
             return None
-        if self._others:
-            return self._others.popleft()
-        if now < self._pause.until_s:
-            return None
-        found = self._next_fresh(now) or self._next_birth()
-        return found or (None if self.draining else self._next_backlog(now) or self._next_replayed())
+        found = self._next_live(now) or self._next_birth()
+        return found or (None if self.draining else self._next_backlog(now) or self._next_replayed(now))
 
-    def _next_fresh(self, now: float) -> Parcel | None:
+    def _next_live(self, now: float) -> OutgoingMessage | None:
         late_ms = self._wall_ms() - self._late_s * 1000
-        while self._fresh or self._spill.ready:
-            if self._fresh and not (self._spill.queue and self._spill.queue[0].id < self._fresh[0][0].id):
-                item, at = self._fresh.popleft()
-                self.mailbox.left(len(item.data))
+        while self._live or self._overflow.ready:
+            if self._live and not (self._overflow.queue and self._overflow.queue[0].id < self._live[0][0].id):
+                item, at = self._live.popleft()
+                self.inbound.release(len(item.data))
             else:
-                if (found := self._spill.pop()) is None:
+                if (found := self._overflow.pop()) is None:
                     return None
                 item, at = found, now
-            self._floor = max(self._floor, item.id)
-            if item.is_birth:  # retained at once, whichever road the pack takes: a device met late has an old birth
+            self._backlog_end = max(self._backlog_end, item.id)
+            if item.is_birth:  # retained at once, also where the pack itself is late and becomes backlog
                 self._births.queue.append(item)
-            if item.id in self.aside or item.id in self._recent:
-                self._busy.discard(item.id)
+            if item.id in self.quarantined or item.id in self._recent:
+                self._active.discard(item.id)
                 continue
-            if now - at > self._late_s or item.to_ms < late_ms or self._is_large(item, item.id):
-                self._give_back(item.id)
+            if now - at > self._late_s or item.to_ms < late_ms or self._too_large(item, item.id):
+                self._to_backlog(item.id)
                 continue
-            probe = False
-            if self.holds and (verdict := self.holds.look((item.stream, READINGS), item.id, now)) is not None:
-                if not verdict:
-                    self._busy.discard(item.id)
-                    continue
-                probe = True
-            return self._parcel(item, READINGS, probe)
+            if (admission := self.blocked.allow((item.stream, LIVE), item.id, now)) is Admission.BLOCKED:
+                self._active.discard(item.id)
+                continue
+            return self._pack_message(item, LIVE, admission)
         return None
 
-    def _next_birth(self) -> Parcel | None:
+    def _next_birth(self) -> OutgoingMessage | None:
         while (item := self._births.pop()) is not None:
-            if -item.id not in self.aside and not self._is_large(item, -item.id):
-                return Parcel(self._topic(item.stream, BIRTH), item.data, BIRTH, True, 0, -item.id, item.stream)
+            if -item.id not in self.quarantined and not self._too_large(item, -item.id):
+                topic = self._topic(item.stream, BIRTH)
+                return OutgoingMessage(topic, item.data, BIRTH, ref=-item.id, stream=item.stream)
         return None
 
-    def _next_backlog(self, now: float) -> Parcel | None:
-        if self._suspects and self._backlog.dry and not self._backlog.queue:
-            self._suspects.keep(self._busy)
-        if now >= self._resend_at:
+    def _next_backlog(self, now: float) -> OutgoingMessage | None:
+        if self._poison and self._backlog.exhausted and not self._backlog.queue:
+            self._poison.keep_only(self._active)
+        if now >= self._resend_at_s:
             self._resend(now)
-        if self.holds.due(now) and self._backlog.dry and not self._backlog.queue:
-            self._backlog.reopen(self.holds.lowest)
-        while self._rate.may(now) and (item := self._backlog.peek()) is not None and item.id <= self._floor:
-            if self._is_done(item.id) or self._is_large(item, item.id):
+        if self.blocked.probe_due(now) and self._backlog.exhausted and not self._backlog.queue:
+            self._backlog.rewind(self.blocked.lowest)
+        while self._bucket.available(now) and (item := self._backlog.peek()) and item.id <= self._backlog_end:
+            if self._is_done(item.id) or self._too_large(item, item.id):
                 self._backlog.pop()
                 continue
-            probe = False
-            if self.holds and (verdict := self.holds.look((item.stream, BACKFILL), item.id, now)) is not None:
-                if not verdict:
-                    if not self.holds.may_skip():
-                        return None
-                    self._backlog.pop()
-                    continue
-                probe = True
+            admission = self.blocked.allow((item.stream, BACKFILL), item.id, now)
+            if admission is Admission.BLOCKED:
+                if not self.blocked.may_skip():
+                    return None
+                self._backlog.pop()
+                continue
             self._backlog.pop()
-            self._rate.spend()
-            return self._parcel(item, BACKFILL, probe)
+            self._bucket.take()
+            return self._pack_message(item, BACKFILL, admission)
         return None
 
     def _is_done(self, number: int) -> bool:
-        return number in self._busy or number in self._recent or number in self.aside
+        return number in self._active or number in self._recent or number in self.quarantined
 
-    def _next_replayed(self) -> Parcel | None:
-        """What was asked for again shares the rate of the backlog, and comes after it."""
-        if self._backlog.queue or not self._rate.may(self._monotonic()):
+    def _next_replayed(self, now: float) -> OutgoingMessage | None:
+        """Replay comes after the backlog, at the same rate."""
+        if self._backlog.queue or not self._bucket.available(now):
             return None
-        if (item := self.replayed(self.max_packet - len(self._base) - 100)) is None:
+        if (item := self._replay(self.max_packet - len(self._base) - OVERHEAD_BYTES)) is None:
             return None
-        self._rate.spend()
-        return Parcel(self._topic(item.stream, BACKFILL), item.data, retain=False, stream=item.stream)
+        self._bucket.take()
+        topic = self._topic(item.stream, BACKFILL)
+        return OutgoingMessage(topic, item.data, retain=False, stream=item.stream)
 
-    def _parcel(self, item: OutboxItem, road: str, probe: bool) -> Parcel:
-        self._busy.add(item.id)
-        return Parcel(self._topic(item.stream, road), item.data, road, False, item.id, item.id, item.stream, probe)
+    def _pack_message(self, item: OutboxItem, kind: str, admission: Admission) -> OutgoingMessage:
+        self._active.add(item.id)
+        topic, probe = self._topic(item.stream, kind), admission is Admission.PROBE
+        return OutgoingMessage(topic, item.data, kind, False, item.id, item.id, item.stream, probe)
 
-    def _topic(self, stream: str, road: str) -> str:
-        return f"{self._base}/{stream.rpartition('/')[2]}/{road}"
+    def _topic(self, stream: str, kind: str) -> str:
+        return f"{self._base}/{stream.rpartition('/')[2]}/{kind}"
 
-    def _is_large(self, item: OutboxItem, ref: int) -> bool:
-        if len(item.data) + len(self._base) + 100 <= self.max_packet:
+    def _too_large(self, item: OutboxItem, ref: int) -> bool:
+        if self.fits(item.data):
             return False
-        self._set_aside(ref)
-        self.too_large = self._topic(item.stream, BIRTH if ref < 0 else READINGS)
+        self._quarantine(ref)
+        self.too_large = self._topic(item.stream, BIRTH if ref < 0 else LIVE)
         return True
 
-    def _set_aside(self, number: int) -> None:
-        """This broker will not take this pack: stop trying, for this run. It stays in the outbox."""
-        if len(self.aside) < ASIDE:
-            self.aside.add(number)
-        self._suspects.clear(number)
-        self._busy.discard(number)
+    def _quarantine(self, ref: int) -> None:
+        """Do not send it to this broker again before the next start. A pack stays in the outbox."""
+        if len(self.quarantined) < MAX_QUARANTINED:
+            self.quarantined.add(ref)
+        self._poison.clear(ref)
+        self._active.discard(ref)
 
-    def _give_back(self, number: int) -> None:
-        """Not by the fresh road: it is backlog."""
-        self._busy.discard(number)
-        self._backlog.reopen(number)
+    def _to_backlog(self, number: int) -> None:
+        self._active.discard(number)
+        self._backlog.rewind(number)
 
     def _resend(self, now: float) -> None:
-        """The platform has not acknowledged what the broker took long ago."""
+        """Make packs backlog that the broker accepted long ago and the platform has not acknowledged."""
         if self._recent.forget_up_to(self._resend_mark):
-            self._backlog.reopen(1)
-            self._resend_s = min(self._resend_s * 2, RESEND_MAX_S)
+            self._backlog.rewind(1)
+            self._resend_backoff.next()
         self._resend_mark = self._recent.newest
-        self._resend_at = now + self._resend_s
+        self._resend_at_s = now + self._resend_backoff.delay_s
 
-    def sent(self, packet: int, parcel: Parcel) -> None:
-        """``parcel`` went out under this packet id."""
-        parcel.sent_s = self._monotonic()
-        self._flying[packet] = parcel
-        self._flying_bytes += len(parcel.data)
-        self.sent_bytes += len(parcel.data)
-        if parcel.probe:
-            self.holds.probing = True
+    def sent(self, packet: int, message: OutgoingMessage) -> None:
+        """``message`` was sent with this packet id."""
+        message.sent_s = self._monotonic()
+        self._in_flight[packet] = message
+        self._in_flight_bytes += len(message.data)
+        self.sent_bytes += len(message.data)
+        if message.probe:
+            self.blocked.half_open = True
 
     # --- answers
 
-    def answered(self, packet: int, code: int) -> Parcel | None:
-        """A PUBACK. Returns the parcel if it was not taken, so that somebody can say why."""
-        parcel = self._flying.pop(packet, None)
-        if parcel is None:
+    def on_puback(self, packet: int, code: int) -> OutgoingMessage | None:
+        """Returns the message if the broker refused it, to be reported."""
+        message = self._in_flight.pop(packet, None)
+        if message is None:
             return None
-        self._flying_bytes -= len(parcel.data)
-        self._suspects.clear(parcel.ref)
+        self._in_flight_bytes -= len(message.data)
+        self._poison.clear(message.ref)
         now = self._monotonic()
-        self._room.measured(now - parcel.sent_s, len(parcel.data), now)
-        if not parcel.id:
-            return self._retained(parcel, code)
-        self._busy.discard(parcel.id)
-        if parcel.probe:
-            self.holds.probing = False
+        self._inflight_window.on_ack(now - message.sent_s, len(message.data), now)
+        if not message.id:
+            return self._on_control_puback(message, code)
+        self._active.discard(message.id)
+        if message.probe:
+            self.blocked.half_open = False
         if code < 0x80 and (code != NO_SUBSCRIBERS or self.mode == "broker"):
-            self._taken(parcel)
+            self._on_accepted(message)
             return None
         self.refused += 1
         if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
-            self.holds.add((parcel.stream, parcel.road), parcel.id, now, parcel.probe)
+            self.blocked.block((message.stream, message.kind), message.id, now, message.probe)
         elif code in {TOO_LARGE, BAD_FORMAT}:
-            self._set_aside(parcel.id)
+            self._quarantine(message.id)
         else:
-            if code != ID_IN_USE:
-                self._pause.begin(now)
-            self._give_back(parcel.id)
-        return parcel
+            if code != ID_IN_USE and now >= self._paused_until_s:  # once for all that were in flight
+                self._paused_until_s = now + self._reject_backoff.next()
+            self._to_backlog(message.id)
+        return message
 
-    def _retained(self, parcel: Parcel, code: int) -> Parcel | None:
-        if parcel.ref and code in {TOO_LARGE, BAD_FORMAT}:
-            self._set_aside(parcel.ref)
+    def _on_control_puback(self, message: OutgoingMessage, code: int) -> OutgoingMessage | None:
+        if message.ref and code in {TOO_LARGE, BAD_FORMAT}:
+            self._quarantine(message.ref)
         else:
-            self._denied.answered(parcel.topic, code < 0x80)
-        return parcel if code >= 0x80 else None
+            self._rejected.on_puback(message.topic, code < 0x80)
+        return message if code >= 0x80 else None
 
-    def allowed_again(self) -> bool:
-        """Does the broker take now what it had refused? Then what is retained is due again; births go by themselves."""
-        if not self._denied.retry():
+    def _on_accepted(self, message: OutgoingMessage) -> None:
+        self._recent.add(message.id)
+        self._reject_backoff.reset()
+        self.confirmed += 1
+        if self.mode != "platform":
+            self.delivered.append(message.id)
+        if message.probe:
+            self._backlog.rewind(self.blocked.reset())  # all packs that waited
+            self._rejected.mark_retry()
+
+    def take_retained_retry(self) -> bool:
+        """Must retained messages be published again, because the broker accepts what it had refused? Births are."""
+        if not self._rejected.take_retry():
             return False
         self._births.restart(0)
         return True
 
-    def _taken(self, parcel: Parcel) -> None:
-        self._recent.add(parcel.id)
-        self._pause.taken()
-        self.confirmed += 1
-        if self.mode != "platform":
-            self.delivered.append(parcel.id)
-        if parcel.probe:
-            # somebody is there again: everything that waited is backlog now
-            self._backlog.reopen(self.holds.release())
-            self._denied.hope()
+    def on_platform_ack(self) -> None:
+        """A valid ack: the platform acknowledges."""
+        self._resend_backoff.reset()
 
-    def acknowledged(self) -> None:
-        """The platform sent an ack that is ours: it is alive."""
-        self._resend_s = RESEND_S
-
-    # --- facts
+    # --- state
 
     @property
-    def oldest(self) -> Parcel | None:
-        """The parcel that waits longest for its PUBACK."""
-        return next(iter(self._flying.values()), None)
+    def oldest(self) -> OutgoingMessage | None:
+        """The message that has been without a PUBACK for the longest time."""
+        return next(iter(self._in_flight.values()), None)
 
     def wait_s(self) -> float:
-        """At most how long nothing will change by itself."""
+        """Seconds until ``next`` may return a message without a PUBACK or a new entry of ``inbound``."""
+        if self.inbound or (self._control and not self._window_full):
+            return 0.0
         now = self._monotonic()
-        wait = min(1.0, self.holds.wait_s(now), max(0.0, self._resend_at - now))
-        if self._pause.until_s > now:
-            return min(wait, self._pause.until_s - now)
-        return min(wait, self._rate.wait_s or wait) if self._backlog.queue else wait
+        wait = min(REFRESH_S, self.blocked.wait_s(now), max(0.0, self._resend_at_s - now))
+        if self._paused_until_s > now:
+            return min(wait, self._paused_until_s - now)
+        return min(wait, self._bucket.wait_s(now) or wait)
 
     @property
     def in_flight(self) -> int:
-        """Parcels without a PUBACK."""
-        return len(self._flying)
+        """Messages without a PUBACK."""
+        return len(self._in_flight)
 
     @property
     def idle(self) -> bool:
-        """Nothing in flight and nothing fresh: all that can be sent without the backlog is sent."""
+        """Has everything but the backlog been sent and acknowledged?"""
         return not (
-            self._flying or self._others or self._fresh or self._spill.queue or self.mailbox or self.mailbox.spilling
+            self._in_flight
+            or self._control
+            or self._live
+            or self._overflow.queue
+            or self.inbound
+            or self.inbound.overflowed
         )
 
     @property
     def waiting(self) -> int:
-        """Packs known here that are not confirmed."""
-        return len(self._fresh) + len(self._spill.queue) + len(self._backlog.queue) + len(self._flying)
+        """Unconfirmed packs that are known here."""
+        return len(self._live) + len(self._overflow.queue) + len(self._backlog.queue) + len(self._in_flight)
 
     @property
-    def troubled(self) -> bool:
-        """Does the broker refuse something at the moment?"""
-        return bool(self.holds or self.aside or self._pause or self._denied)
+    def has_fault(self) -> bool:
+        """Does the broker refuse anything now?"""
+        return bool(self.blocked or self.quarantined or self._reject_backoff.active or self._rejected)
 
     @property
     def backfilling(self) -> bool:
-        """Is there backlog on its way?"""
-        return bool(self._backlog.queue) or not self._backlog.dry
+        """Is backlog being sent?"""
+        return bool(self._backlog.queue) or not self._backlog.exhausted
+
+
+class RecentIds:
+    """The last ``size`` ids that were added."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._order: deque[int] = deque()
+        self._ids: set[int] = set()
+        self.newest = 0
+
+    def add(self, number: int) -> None:
+        """Add an id; the oldest is dropped if there are too many."""
+        if number in self._ids:
+            return
+        self._ids.add(number)
+        self._order.append(number)
+        self.newest = max(self.newest, number)
+        if len(self._order) > self._size:
+            self._ids.discard(self._order.popleft())
+
+    def forget_up_to(self, number: int) -> bool:
+        """Drop all ids up to this one. False if there were none."""
+        kept = deque(n for n in self._order if n > number)
+        dropped = len(kept) < len(self._order)
+        self._order, self._ids = kept, set(kept)
+        return dropped
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._ids

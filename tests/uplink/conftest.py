@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from agent.settings import UplinkConfig
 from agent.uplink import Uplink
 from tests.kits.broker import free_port
-from tests.kits.delivery import Desk, Listener, Mosquitto, To
+from tests.kits.delivery import Desk, Listener, Mosquitto
 from tests.kits.fake_broker import FakeBroker
 
 HOUR_MS = 3_600_000  # the pack interval: however slow the machine, no pack of a test becomes backlog by waiting
@@ -67,10 +68,10 @@ def desk() -> Iterator[Callable[..., Desk]]:
 def uplink(
     broker: Callable[..., Mosquitto], fake: Callable[..., FakeBroker], desk: Callable[..., Desk]
 ) -> Iterator[Callable[..., Uplink]]:
-    """``uplink(desk, To(...))``, started and at the end stopped."""
+    """``uplink(desk, destination(...))``, started and at the end stopped."""
     made: list[Uplink] = []
 
-    def start(at: Desk, to: To, **more: Any) -> Uplink:
+    def start(at: Desk, to: UplinkConfig, **more: Any) -> Uplink:
         settings = {"keys": b'{"v":1}', "version": "0.1", "pack_every_ms": HOUR_MS, "retry_s": 0.05, **more}
         one = Uplink(to, site="park7", gateway="gw01", outbox=at, **settings)
         at.uplinks.append(one)
