@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.outbox import Ack, OutboxItem
 from agent.uplink.messages import BACKFILL, LIVE, OutgoingMessage
-from agent.uplink.scheduler import SendScheduler
+from agent.uplink.scheduler import REFRESH_S, SendScheduler
 
 STREAMS = ("park7/gw01/inv1", "park7/gw01/inv2")
 EVERY_S = 10.0
@@ -53,11 +54,17 @@ class ManualOutbox:
 class Rig:
     """A SendScheduler with its clock and outbox."""
 
-    def __init__(self, window: int = 3, live_bytes: int = 400, rate: float = 50.0) -> None:
+    def __init__(
+        self,
+        window: int = 3,
+        live_bytes: int = 400,
+        rate: float = 50.0,
+        replay: Callable[[int], OutboxItem | None] = lambda max_bytes: None,
+    ) -> None:
         self.now, self.wall_ms = 1000.0, 1_795_500_000_000
         self.outbox = ManualOutbox()
         self.scheduler = SendScheduler(
-            "platform", self.outbox, "m/v1/park7/gw01", window, rate, EVERY_S, lambda max_bytes: None, live_bytes,
+            "platform", self.outbox, "m/v1/park7/gw01", window, rate, EVERY_S, replay, live_bytes,
             monotonic=lambda: self.now, wall_ms=lambda: self.wall_ms,
         )  # fmt: skip
         self.next_id, self.next_packet = 1, 1
@@ -313,6 +320,34 @@ def test_a_pack_larger_than_the_broker_accepts_is_quarantined() -> None:
     rig.commit(3)
     rig.settle(rounds=50)
     assert sorted(rig.delivered) == [2, 3, 4] and list(rig.scheduler.quarantined) == large
+
+
+def test_a_replay_wakes_the_uplink_only_when_a_pack_may_be_sent() -> None:
+    """It woke up 20 times a second as long as there was a job, also while that job waited for the store."""
+    packs = deque[OutboxItem]()
+    rig = Rig(window=50, rate=10.0, replay=lambda max_bytes: packs.popleft() if packs else None)
+    rig.connect()
+    rig.settle(rounds=3)
+    assert rig.send() == 0 and rig.scheduler.wait_s() == REFRESH_S, "the job waits for the store, which wakes it"
+    packs.extend(OutboxItem(n, STREAMS[0], b"x", False, 0) for n in range(1, 100))
+    assert rig.send() == 5, "a burst of half a second"
+    assert rig.scheduler.wait_s() == pytest.approx(0.1), "until the next pack may be sent"
+    rig.tick(0.1001)
+    assert rig.send() == 1
+    rig.scheduler.publish("m/v1/park7/gw01/replay/reply", b"{}", retain=False)
+    assert rig.scheduler.wait_s() == 0.0, "a reply does not wait"
+
+
+def test_a_reply_that_waits_for_the_window_does_not_keep_the_uplink_awake() -> None:
+    rig = Rig(window=2, live_bytes=10_000)
+    rig.connect()
+    rig.settle(rounds=3)
+    rig.commit(5)
+    assert rig.send() == 2
+    rig.scheduler.publish("m/v1/park7/gw01/replay/reply", b"{}", retain=False)
+    assert rig.scheduler.wait_s() > 0.1, "a PUBACK wakes it"
+    rig.answer()
+    assert rig.scheduler.wait_s() == 0.0
 
 
 class AnyOrder(RuleBasedStateMachine):
