@@ -82,6 +82,7 @@ class SendScheduler:
         self._recent = RecentIds(RECENT)
         self.quarantined: set[int] = set()  # refs of messages that are not sent again before the next start
         self.blocked = BlockedTopics(backoff_s)
+        self._looking_for_probe = False  # the backlog was rewound for a probe that is due
         self._poison = PoisonDetector()
         self._backlog_end = NEVER  # all packs are backlog until one is offered
         self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
@@ -125,6 +126,7 @@ class SendScheduler:
         self._births.restart(0)
         self._rejected.clear()
         self.blocked.on_connect(now)
+        self._looking_for_probe = False
         self._paused_until_s = 0.0
         self._reject_backoff.reset()
         if mode == "platform":
@@ -247,8 +249,12 @@ class SendScheduler:
             self._poison.keep_only(self._active)
         if now >= self._resend_at_s:
             self._resend(now)
-        if self.blocked.probe_due(now) and self._backlog.exhausted and not self._backlog.queue:
-            self._backlog.rewind(self.blocked.lowest)
+        if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
+            if self._looking_for_probe:  # from the lowest id that waits to the end: none of those packs is left
+                self.blocked.reset()
+            else:
+                self._backlog.rewind(self.blocked.lowest)
+            self._looking_for_probe = not self._looking_for_probe
         while self._bucket.available(now) and (item := self._backlog.peek()) and item.id <= self._backlog_end:
             if self._is_done(item.id) or self._too_large(item, item.id):
                 self._backlog.pop()
@@ -318,7 +324,7 @@ class SendScheduler:
         self._in_flight_bytes += len(message.data)
         self.sent_bytes += len(message.data)
         if message.probe:
-            self.blocked.half_open = True
+            self.blocked.half_open, self._looking_for_probe = True, False
 
     # --- answers
 

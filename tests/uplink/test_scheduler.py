@@ -289,6 +289,26 @@ def test_without_a_subscriber_there_is_one_probe_in_a_while_however_large_the_ba
     assert not rig.outbox.open and len(set(rig.delivered)) == rig.next_id - 1
 
 
+def test_blocked_topics_whose_packs_are_gone_do_not_keep_the_store_busy() -> None:
+    """The backlog was read again and again for a probe, without a pause, until a new pack of the topic came."""
+    rig = Rig(live_bytes=10_000)
+    rig.connect()
+    rig.commit(3)
+    rig.settle(lambda message: 0x10, rounds=20)
+    assert rig.scheduler.has_fault
+    rig.outbox.open.clear()  # dropped at the store's size limit
+    rig.tick(70)
+    for _ in range(4):
+        rig.send()
+        rig.outbox.serve()
+    assert not rig.scheduler.has_fault and not rig.outbox.asked and rig.scheduler.wait_s() == REFRESH_S
+    rig.commit(1)
+    rig.settle(lambda message: 0x10, rounds=3)
+    assert rig.scheduler.has_fault, "a new pack is tried, and refused"
+    rig.settle()
+    assert rig.delivered == [4]
+
+
 def test_packs_that_the_platform_does_not_acknowledge_are_resent_with_backoff() -> None:
     rig = Rig(live_bytes=10_000, window=10)
     rig.connect("platform")
