@@ -117,8 +117,8 @@ class Listener:
         hang_up(self.client)
 
 
-class Desk:
-    """The writer thread of the service, as far as uplinks see it: owns the store, offers after each commit."""
+class StoreOutbox:
+    """The writer thread as an uplink sees it: owns the store, and offers packs after each commit."""
 
     def __init__(self, path: Path, destinations: Sequence[str]) -> None:
         self._jobs: queue.SimpleQueue[Callable[[Store], Any] | None] = queue.SimpleQueue()

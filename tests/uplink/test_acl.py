@@ -17,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
 from agent.verify.mqtt import hang_up
-from tests.kits.delivery import PATIENCE_S, Desk, Mosquitto, destination, fresh, password, until
+from tests.kits.delivery import PATIENCE_S, Mosquitto, StoreOutbox, destination, fresh, password, until
 from tests.kits.packs import Maker
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -124,10 +124,14 @@ def test_a_gateway_receives_only_its_own_messages(person: Callable[[str], Person
 
 
 def test_the_agent_delivers_and_replays_with_this_access_list(
-    person: Callable[[str], Person], port: int, desk: Callable[..., Desk], uplink: Callable[..., Uplink], tmp_path: Path
+    person: Callable[[str], Person],
+    port: int,
+    outbox: Callable[..., StoreOutbox],
+    uplink: Callable[..., Uplink],
+    tmp_path: Path,
 ) -> None:
     """Packs are delivered when the platform's ack has arrived, and a replay is answered."""
-    platform, at, make = person("platform"), desk(), Maker("park7/gw01/inv1")
+    platform, at, make = person("platform"), outbox(), Maker("park7/gw01/inv1")
     platform.listen(f"meterhouse/v1/{OURS}/#")
     up = uplink(at, destination(port, username=OURS, password=password(tmp_path, f"of {OURS}"), confirm="platform"))
     packs = [make(birth=True), fresh(make), fresh(make)]

@@ -14,23 +14,23 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from agent.uplink import Uplink
 from agent.verify.mqtt import hang_up
 from tests.kits.broker import free_port
-from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, destination, fresh, old, until
+from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, old, until
 from tests.kits.fake_broker import FakeBroker, Sent
 from tests.kits.packs import BOOT, Maker
 
 Broker = Callable[..., Mosquitto]
 Listen = Callable[..., Listener]
-Desks = Callable[..., Desk]
+Outboxes = Callable[..., StoreOutbox]
 Uplinks = Callable[..., Uplink]
 Fake = Callable[..., FakeBroker]
 
 
 def test_packs_arrive_byte_for_byte_and_leave_the_outbox(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
     """Confirmed means acknowledged by the broker, not given to a library. # field pain 50"""
     port = broker().port
-    heard, at = listen(port), desk()
+    heard, at = listen(port), outbox()
     up = uplink(at, destination(port))
     until(lambda: up.state().connected)
     make = Maker()
@@ -47,7 +47,7 @@ def test_packs_arrive_byte_for_byte_and_leave_the_outbox(
 
 
 def test_a_restart_of_the_broker_loses_and_repeats_nothing(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
     """A reconnect does not change the store, and confirmed packs are not sent again.
 
@@ -55,7 +55,7 @@ def test_a_restart_of_the_broker_loses_and_repeats_nothing(
     """
     port = free_port()
     first = broker(port=port)
-    heard, at, make = listen(port), desk(), Maker()
+    heard, at, make = listen(port), outbox(), Maker()
     up = uplink(at, destination(port))
     for _ in range(10):
         at.commit(fresh(make))
@@ -85,8 +85,8 @@ def test_a_restart_of_the_broker_loses_and_repeats_nothing(
     assert up.state().connects == 2
 
 
-def test_packs_wait_for_a_broker_that_is_not_there_at_the_start(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
-    broker, at, make = fake(absent=True), desk(), Maker()
+def test_packs_wait_for_a_broker_that_is_not_there_at_the_start(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    broker, at, make = fake(absent=True), outbox(), Maker()
     up = uplink(at, destination(broker.port))
     packs = [fresh(make, birth=True), fresh(make)]
     at.commit(*packs)
@@ -97,7 +97,7 @@ def test_packs_wait_for_a_broker_that_is_not_there_at_the_start(fake: Fake, desk
     assert came == [pack.data for pack in packs], "recent and never sent: live"
 
 
-def test_live_packs_do_not_wait_behind_the_backlog(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_live_packs_do_not_wait_behind_the_backlog(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     """The broker delays its answers until there is a live pack: that pack is sent next."""
     began, go_on = threading.Event(), threading.Event()
 
@@ -107,7 +107,7 @@ def test_live_packs_do_not_wait_behind_the_backlog(fake: Fake, desk: Desks, upli
             go_on.wait(PATIENCE_S)
         return 0
 
-    broker, at, make = fake(answer=answer), desk(), Maker()
+    broker, at, make = fake(answer=answer), outbox(), Maker()
     for _ in range(40):
         at.commit(old(make))
     uplink(at, destination(broker.port, in_flight=3))
@@ -121,9 +121,9 @@ def test_live_packs_do_not_wait_behind_the_backlog(fake: Fake, desk: Desks, upli
 
 
 def test_a_pack_that_is_late_when_it_is_sealed_is_backfill(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
-    port, at, make = broker().port, desk(), Maker()
+    port, at, make = broker().port, outbox(), Maker()
     heard = listen(port)
     up = uplink(at, destination(port))
     until(lambda: up.state().connected)
@@ -133,10 +133,10 @@ def test_a_pack_that_is_late_when_it_is_sealed_is_backfill(
 
 
 def test_without_a_subscriber_packs_are_not_delivered(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
     """One pack in a while is a probe; when there is a subscriber, all packs are sent. # field pain 50"""
-    port, at, make = broker().port, desk(), Maker()
+    port, at, make = broker().port, outbox(), Maker()
     up = uplink(at, destination(port))
     until(lambda: up.state().connected)
     for _ in range(30):
@@ -154,9 +154,9 @@ def test_without_a_subscriber_packs_are_not_delivered(
 
 
 def test_a_stream_without_a_subscriber_does_not_stop_the_others(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
-    port, at = broker().port, desk()
+    port, at = broker().port, outbox()
     one, two = Maker("park7/gw01/inv1"), Maker("park7/gw01/inv2")
     heard = listen(port, f"{BASE}/inv1/+")
     up = uplink(at, destination(port))
@@ -168,8 +168,8 @@ def test_a_stream_without_a_subscriber_does_not_stop_the_others(
     assert {i.stream for i in at.call(lambda s: s.pending("platform", 0, 99, 1 << 30))} == {two.stream}
 
 
-def test_confirm_broker_needs_no_subscriber(broker: Broker, desk: Desks, uplink: Uplinks) -> None:
-    port, at, make = broker().port, desk(), Maker()
+def test_confirm_broker_needs_no_subscriber(broker: Broker, outbox: Outboxes, uplink: Uplinks) -> None:
+    port, at, make = broker().port, outbox(), Maker()
     up = uplink(at, destination(port, confirm="broker"))
     at.commit(fresh(make), fresh(make))
     until(lambda: at.pending() == 0)
@@ -177,12 +177,12 @@ def test_confirm_broker_needs_no_subscriber(broker: Broker, desk: Desks, uplink:
 
 
 def test_a_publish_that_is_not_authorized_is_not_delivered(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, tmp_path: Path
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks, tmp_path: Path
 ) -> None:
     """PUBACK 135 looks like success in paho. The packs are kept, and others are sent. # field pain 50"""
     acl = tmp_path / "acl"
     acl.write_text(f"topic read #\ntopic write {BASE}/inv1/#\ntopic write {BASE}/status\ntopic write {BASE}/keys\n")
-    port, at = broker(f"acl_file {acl}").port, desk()
+    port, at = broker(f"acl_file {acl}").port, outbox()
     heard = listen(port)
     one, two = Maker("park7/gw01/inv1"), Maker("park7/gw01/inv2")
     up = uplink(at, destination(port))
@@ -197,10 +197,10 @@ def test_a_publish_that_is_not_authorized_is_not_delivered(
 
 
 def test_two_destinations_do_not_wait_for_each_other(
-    broker: Broker, fake: Fake, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, fake: Fake, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
     port, make = broker().port, Maker()
-    heard, at = listen(port), desk("platform", "regulator")
+    heard, at = listen(port), outbox("platform", "regulator")
     up = uplink(at, destination(port))
     dead = uplink(at, destination(fake(absent=True).port, name="regulator"))
     for _ in range(20):
@@ -210,9 +210,11 @@ def test_two_destinations_do_not_wait_for_each_other(
     assert at.pending("regulator") == 20 and up.state().error is None
 
 
-def test_packs_of_equal_times_are_different_packs(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+def test_packs_of_equal_times_are_different_packs(
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
+) -> None:
     """Identity is the sequence, not the time. # field pain 64"""
-    port, at, make = broker().port, desk(), Maker()
+    port, at, make = broker().port, outbox(), Maker()
     heard = listen(port)
     uplink(at, destination(port))
     same = fresh(make).to_ms
@@ -221,8 +223,8 @@ def test_packs_of_equal_times_are_different_packs(broker: Broker, listen: Listen
     assert len({p["to"] for p in heard.packs()}) == 1
 
 
-def test_status_keys_and_births_are_retained(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    port, at = broker().port, desk()
+def test_status_keys_and_births_are_retained(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
+    port, at = broker().port, outbox()
     makers = [Maker(f"park7/gw01/d{n}") for n in range(5)]
     at.commit(*(make(birth=True) for make in makers), *(make() for make in makers))
     up = uplink(at, destination(port, confirm="broker"), keys=b'{"counter":1,"v":1}')
@@ -242,10 +244,10 @@ def test_status_keys_and_births_are_retained(broker: Broker, listen: Listen, des
     assert up.state().connected is False
 
 
-def test_a_late_birth_is_retained_too(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+def test_a_late_birth_is_retained_too(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
     """A device identified long after its stream began, or on a slow line: the pack is backfill, and a subscriber that
     joins later still finds the point table."""
-    port, at, make = broker().port, desk(), Maker()
+    port, at, make = broker().port, outbox(), Maker()
     heard = listen(port)
     up = uplink(at, destination(port))
     until(lambda: up.state().connected)
@@ -261,9 +263,9 @@ def test_a_late_birth_is_retained_too(broker: Broker, listen: Listen, desk: Desk
 
 
 def test_births_and_keys_are_published_again_after_the_broker_lost_them(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
-    port, at, make = free_port(), desk(), Maker()
+    port, at, make = free_port(), outbox(), Maker()
     one = broker(port=port)
     at.commit(make(birth=True))
     up = uplink(at, destination(port, confirm="broker"))
@@ -277,9 +279,9 @@ def test_births_and_keys_are_published_again_after_the_broker_lost_them(
 
 
 def test_the_will_is_published_when_another_client_takes_over(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
-    port, at = broker().port, desk()
+    port, at = broker().port, outbox()
     heard = listen(port)
     up = uplink(at, destination(port), retry_s=30.0)
     until(lambda: (heard.last("status") or {}).get("state") == "online")
@@ -292,8 +294,8 @@ def test_the_will_is_published_when_another_client_takes_over(
     hang_up(clone)
 
 
-def test_acks_of_the_platform_confirm_ranges(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    port, at, make = broker().port, desk(), Maker()
+def test_acks_of_the_platform_confirm_ranges(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
+    port, at, make = broker().port, outbox(), Maker()
     heard = listen(port)
     up = uplink(at, destination(port, confirm="platform"))
     until(lambda: up.state().connected)
@@ -324,9 +326,9 @@ def test_acks_of_the_platform_confirm_ranges(broker: Broker, listen: Listen, des
 
 
 def test_packs_that_are_too_large_for_the_broker_do_not_stop_others(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
-    port, at = broker("max_packet_size 4000").port, desk()
+    port, at = broker("max_packet_size 4000").port, outbox()
     heard = listen(port)
     small, large = Maker("park7/gw01/inv1"), Maker("park7/gw01/inv2", pad=5000)
     up = uplink(at, destination(port))
@@ -338,8 +340,10 @@ def test_packs_that_are_too_large_for_the_broker_do_not_stop_others(
     assert up.state().set_aside == 5 and up.state().connects == 1
 
 
-def test_stopping_sends_live_packs_and_no_backlog(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    port, at, make = broker().port, desk(), Maker()
+def test_stopping_sends_live_packs_and_no_backlog(
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
+) -> None:
+    port, at, make = broker().port, outbox(), Maker()
     heard = listen(port)
     for _ in range(50):
         at.commit(old(make))
@@ -353,11 +357,11 @@ def test_stopping_sends_live_packs_and_no_backlog(broker: Broker, listen: Listen
 
 
 def test_messages_are_json_without_mqtt_5_properties(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
 ) -> None:
     """As docs/asyncapi.yaml states: no content type and no compression."""
     port = broker().port
-    heard, at, make = listen(port), desk(), Maker()
+    heard, at, make = listen(port), outbox(), Maker()
     up = uplink(at, destination(port))
     until(lambda: up.state().connected)
     at.commit(fresh(make, birth=True))

@@ -15,12 +15,12 @@ import pytest
 from agent.uplink import Uplink, replay
 from agent.uplink.mqtt import MAX_PACKET
 from agent.verify import mqtt
-from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, destination, fresh, until
+from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, until
 from tests.kits.fake_broker import SILENT, FakeBroker, Sent, length, publish
 from tests.kits.packs import Maker
 
 Fake = Callable[..., FakeBroker]
-Desks = Callable[..., Desk]
+Outboxes = Callable[..., StoreOutbox]
 Uplinks = Callable[..., Uplink]
 Broker = Callable[..., Mosquitto]
 ACK, REQUEST = f"{BASE}/ack", f"{BASE}/replay/request"
@@ -45,20 +45,22 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def attacked(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> Callable[..., tuple[FakeBroker, Desk, Uplink]]:
+def attacked(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int
+) -> Callable[..., tuple[FakeBroker, StoreOutbox, Uplink]]:
     """An uplink whose broker attacks after the first subscription."""
 
-    def start(attack: Callable[[socket.socket, int], None], **more: Any) -> tuple[FakeBroker, Desk, Uplink]:
-        broker, at = fake(only_v311=version == 4, then=Once(attack)), desk()
+    def start(attack: Callable[[socket.socket, int], None], **more: Any) -> tuple[FakeBroker, StoreOutbox, Uplink]:
+        broker, at = fake(only_v311=version == 4, then=Once(attack)), outbox()
         return broker, at, uplink(at, destination(broker.port), **more)
 
     return start
 
 
-Attacked = Callable[..., tuple[FakeBroker, Desk, Uplink]]
+Attacked = Callable[..., tuple[FakeBroker, StoreOutbox, Uplink]]
 
 
-def recovers(broker: FakeBroker, at: Desk, up: Uplink) -> None:
+def recovers(broker: FakeBroker, at: StoreOutbox, up: Uplink) -> None:
     """The next connection delivers."""
     make = Maker()
     until(lambda: len(broker.subscribes) > 1 and up.state().connected)
@@ -141,25 +143,25 @@ def test_a_message_at_qos_2_ends_the_connection(attacked: Attacked, first: int) 
 
 @pytest.mark.parametrize(("begun", "code"), [(b"\x32" + length(MOST), 0x95), (b"\x34", 0x9B)])
 def test_in_mqtt_5_disconnect_has_a_reason_code(
-    fake: Fake, desk: Desks, uplink: Uplinks, begun: bytes, code: int
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, begun: bytes, code: int
 ) -> None:
     # nothing else is sent: closing with unread bytes resets the connection, and DISCONNECT may be lost
     broker = fake(answer=lambda sent: SILENT, then=Once(lambda sock, version: sock.sendall(begun)))
-    uplink(desk(), destination(broker.port))
+    uplink(outbox(), destination(broker.port))
     until(lambda: broker.goodbyes)
     assert broker.goodbyes[0] == bytes([code])
 
 
-def test_connect_has_the_maximum_packet_size(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_connect_has_the_maximum_packet_size(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     broker = fake()
-    up = uplink(desk(), destination(broker.port))
+    up = uplink(outbox(), destination(broker.port))
     until(lambda: up.state().connected)
     assert b"\x27" + struct.pack(">I", MAX_PACKET) in broker.connects[0][:40], "Maximum Packet Size"
     until(lambda: broker.subscribes)
     assert broker.subscribes[0][-1] == 0x21, "QoS 1, without retained messages"
 
 
-def test_a_connack_of_256_mib(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> None:
+def test_a_connack_of_256_mib(fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int) -> None:
     """The limit holds for the first packet as well."""
     server = socket.create_server(("127.0.0.1", 0))
     with server:
@@ -176,7 +178,7 @@ def test_a_connack_of_256_mib(fake: Fake, desk: Desks, uplink: Uplinks, version:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        up = uplink(desk(), destination(server.getsockname()[1]))
+        up = uplink(outbox(), destination(server.getsockname()[1]))
         until(lambda: up.state().error)
         assert "268,435,455 bytes" in str(up.state().error)
         up.stop(1.0)
@@ -185,7 +187,7 @@ def test_a_connack_of_256_mib(fake: Fake, desk: Desks, uplink: Uplinks, version:
 
 
 def test_a_broker_that_reads_no_acknowledgements(
-    fake: Fake, desk: Desks, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Our acknowledgements of its messages are not queued without bound."""
     connect = socket.create_connection
@@ -205,13 +207,13 @@ def test_a_broker_that_reads_no_acknowledgements(
     monkeypatch.setattr(mqtt, "MAX_ANSWERS", 20)
     broker = fake(only_v311=version == 4, then=Once(attack))
     broker.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # on the other side as well
-    up = uplink(desk(), destination(broker.port))
+    up = uplink(outbox(), destination(broker.port))
     until(lambda: up.state().error)
     assert "reads none of our" in str(up.state().error)
 
 
 def test_a_pack_in_flight_is_not_a_poison_message_where_we_closed_the_connection(
-    fake: Fake, desk: Desks, uplink: Uplinks, version: int
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int
 ) -> None:
     """Three disconnects by the broker with a single pack in flight would quarantine it."""
     cut: list[int] = []
@@ -223,7 +225,7 @@ def test_a_pack_in_flight_is_not_a_poison_message_where_we_closed_the_connection
         broker.peers[sent.connection - 1].sendall(publish(REQUEST, b"", version, size=MOST))
         return SILENT
 
-    broker, at, make = fake(only_v311=version == 4, answer=answer), desk(), Maker()
+    broker, at, make = fake(only_v311=version == 4, answer=answer), outbox(), Maker()
     up = uplink(at, destination(broker.port, in_flight=1))
     at.commit(fresh(make))
     until(lambda: at.pending() == 0)
@@ -231,7 +233,7 @@ def test_a_pack_in_flight_is_not_a_poison_message_where_we_closed_the_connection
 
 
 def test_after_three_such_connections_replay_is_disabled(
-    fake: Fake, desk: Desks, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A retained request of 100 MB arrives at each subscription; packs are delivered all the same."""
     monkeypatch.setattr(replay, "DISCONNECT_S", 1e6)  # however slow the machine
@@ -239,7 +241,7 @@ def test_after_three_such_connections_replay_is_disabled(
         only_v311=version == 4,
         then=lambda sock, version: sock.sendall(publish(REQUEST, b"", version, size=100 << 20)),
     )
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     up = uplink(at, destination(broker.port))
     until(lambda: len(broker.subscribes) == 3 and up.state().connected and up.state().connects > 3)
     at.commit(fresh(make))
@@ -275,13 +277,13 @@ def test_a_topic_that_is_not_utf_8(attacked: Attacked, caplog: pytest.LogCapture
 @pytest.mark.broker
 @pytest.mark.parametrize("lines", [(), ("max_packet_size 20000000",)])
 def test_a_real_broker_with_a_large_retained_message(
-    broker: Broker, desk: Desks, uplink: Uplinks, listen: Callable[..., Listener], lines: tuple[str, ...]
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, listen: Callable[..., Listener], lines: tuple[str, ...]
 ) -> None:
     """mosquitto respects the limit: it sends none of it, and packs are delivered."""
     port = broker(*lines).port
     there = listen(port)
     there.client.publish(REQUEST, b"x" * 10_000_000, 1, True).wait_for_publish(PATIENCE_S)
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     up = uplink(at, destination(port, confirm="broker"))
     at.commit(fresh(make), fresh(make))
     until(lambda: at.pending() == 0)
@@ -293,12 +295,12 @@ def test_a_real_broker_with_a_large_retained_message(
 
 @pytest.mark.broker
 def test_a_real_broker_with_a_retained_request(
-    broker: Broker, desk: Desks, uplink: Uplinks, listen: Callable[..., Listener]
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, listen: Callable[..., Listener]
 ) -> None:
     """It was served at each connection; now only a request that arrives while we are connected is."""
     port = broker().port
     there = listen(port)
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(9)))
     ask = b'{"id":"%s","stream":"park7/gw01/inv1","first":1,"last":5}'
     there.client.publish(REQUEST, ask % b"retained", 1, True).wait_for_publish(PATIENCE_S)

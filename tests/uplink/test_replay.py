@@ -18,13 +18,13 @@ from agent.store import Store
 from agent.uplink import Uplink
 from agent.uplink.messages import MAX_ACK_BYTES, parse_ack, parse_replay_request
 from agent.uplink.replay import MAX_JOBS, RESUMES, DailyQuota, ReplayServer
-from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, destination, fresh, now_ms, until
+from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, now_ms, until
 from tests.kits.fake_broker import HANG_UP, FakeBroker, Sent, publish
 from tests.kits.packs import Maker
 
 Broker = Callable[..., Mosquitto]
 Listen = Callable[..., Listener]
-Desks = Callable[..., Desk]
+Outboxes = Callable[..., StoreOutbox]
 Uplinks = Callable[..., Uplink]
 Fake = Callable[..., FakeBroker]
 STREAM = "park7/gw01/inv1"
@@ -44,10 +44,10 @@ def verdicts(heard: Listener, name: str) -> list[str]:
     return [r["verdict"] for r in replies(heard, name)]
 
 
-def arrange(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, count: int, **more: Any) -> Any:
-    """A listener, a desk and a maker with ``count`` packs that were delivered and confirmed."""
+def arrange(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks, count: int, **more: Any) -> Any:
+    """A listener, a outbox and a maker with ``count`` packs that were delivered and confirmed."""
     port = broker().port
-    heard, at, make = listen(port), desk(), Maker()
+    heard, at, make = listen(port), outbox(), Maker()
     up = uplink(at, destination(port), **more)
     until(lambda: up.state().connected)
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(count - 1)))
@@ -55,9 +55,9 @@ def arrange(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, count:
     return heard, at, make
 
 
-def test_a_range_is_sent_again_byte_for_byte(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+def test_a_range_is_sent_again_byte_for_byte(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
     """Across several pages, and packs that were confirmed long ago."""
-    heard, _, make = arrange(broker, listen, desk, uplink, 100)
+    heard, _, make = arrange(broker, listen, outbox, uplink, 100)
     ask(heard, id="a", first=10, last=90)
     until(lambda: "done" in verdicts(heard, "a"))
     came = [m.payload for m in heard.heard if m.topic == f"{BASE}/inv1/backfill"]
@@ -75,9 +75,11 @@ def test_a_range_is_sent_again_byte_for_byte(broker: Broker, listen: Listen, des
     until(lambda: verdicts(heard, "d") == ["accepted", "refused"])
 
 
-def test_packs_that_are_gone_are_expired_or_lost(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
+def test_packs_that_are_gone_are_expired_or_lost(
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
+) -> None:
     """Packs 3 to 8 were delivered to all and have expired; 11 to 15, which one destination waits for, are damaged."""
-    heard, at, make = arrange(broker, listen, lambda: desk("platform", "other"), uplink, 30)
+    heard, at, make = arrange(broker, listen, lambda: outbox("platform", "other"), uplink, 30)
     bad = {pack.data for pack in make.made[10:15]}
     at.confirm("other", range(3, 9))
     assert at.pending("other") == 24
@@ -102,9 +104,9 @@ def test_packs_that_are_gone_are_expired_or_lost(broker: Broker, listen: Listen,
 
 
 def test_malformed_and_flooding_requests_cost_a_log_line(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, caplog: pytest.LogCaptureFixture
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard, at, make = arrange(broker, listen, desk, uplink, 5)
+    heard, at, make = arrange(broker, listen, outbox, uplink, 5)
     with caplog.at_level(logging.WARNING, "meterhouse.uplink"):
         for bad in (b"", b"{", b"[" * 5000, b"\xff", b'{"id":"x"}', b'{"id":1,"stream":"s","first":1,"last":2}'):
             ask(heard, bad)
@@ -148,8 +150,8 @@ def test_a_request_is_refused_while_the_queue_is_full() -> None:
     }
 
 
-def test_the_daily_quota_is_not_exceeded(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    heard, _, make = arrange(broker, listen, desk, uplink, 50, replay_bytes=9_000)
+def test_the_daily_quota_is_not_exceeded(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
+    heard, _, make = arrange(broker, listen, outbox, uplink, 50, replay_bytes=9_000)
     ask(heard, id="a", first=2, last=50)
     until(lambda: "refused" in verdicts(heard, "a"))
     came = [m.payload for m in heard.heard if m.topic == f"{BASE}/inv1/backfill"]
@@ -216,8 +218,8 @@ def test_no_day_exceeds_its_quota_however_often_the_agent_restarts(steps: list[t
     assert at.reserve(1) is False and at.is_spent
 
 
-def test_a_restart_does_not_renew_the_quota(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    heard, at, _ = arrange(broker, listen, desk, uplink, 50, replay_bytes=9_000)
+def test_a_restart_does_not_renew_the_quota(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
+    heard, at, _ = arrange(broker, listen, outbox, uplink, 50, replay_bytes=9_000)
     ask(heard, id="a", first=2, last=10)
     until(lambda: "done" in verdicts(heard, "a"))
     port = heard.client.port
@@ -353,7 +355,7 @@ def test_overlapping_requests_are_read_from_the_store_once() -> None:
     assert [r["id"] for r in said if r["verdict"] == "done"] == ["0", "1", "2", "3"]
 
 
-def test_a_job_resumes_after_a_reconnect(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_a_job_resumes_after_a_reconnect(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     """Packs in flight are sent twice, none is omitted, and a request repeated meanwhile gets one final reply."""
     request = json.dumps({"id": "a", "stream": STREAM, "first": 1, "last": 150}).encode()
     asked = publish(f"{BASE}/replay/request", request, 5)
@@ -371,7 +373,7 @@ def test_a_job_resumes_after_a_reconnect(fake: Fake, desk: Desks, uplink: Uplink
         if len(broker.subscribes) == 2:
             sock.sendall(asked)
 
-    broker, at, make = fake(answer=answer, then=ask_again), desk(), Maker()
+    broker, at, make = fake(answer=answer, then=ask_again), outbox(), Maker()
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(149)))
     uplink(at, destination(broker.port, confirm="broker"))
     until(lambda: at.pending() == 0)

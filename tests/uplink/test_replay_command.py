@@ -13,7 +13,7 @@ import pytest
 
 from agent.cli.main import outcome
 from agent.uplink import Uplink
-from tests.kits.delivery import BASE, PATIENCE_S, Desk, Mosquitto, destination, fresh, until
+from tests.kits.delivery import BASE, PATIENCE_S, Mosquitto, StoreOutbox, destination, fresh, until
 from tests.kits.fake_broker import FakeBroker, publish
 from tests.kits.packs import Maker
 
@@ -22,13 +22,13 @@ STREAM = "park7/gw01/inv1"
 
 def test_the_platform_gets_the_packs_that_it_requests(
     broker: Callable[..., Mosquitto],
-    desk: Callable[..., Desk],
+    outbox: Callable[..., StoreOutbox],
     uplink: Callable[..., Uplink],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     port = broker().port
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     up = uplink(at, destination(port, confirm="broker"))
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(39)))
     until(lambda: up.state().connected and at.pending() == 0)

@@ -18,12 +18,12 @@ from agent.settings import UplinkConfig
 from agent.uplink import Uplink
 from agent.uplink.uplink import backlog_rate
 from agent.verify.mqtt import hang_up
-from tests.kits.delivery import PATIENCE_S, Desk, Listener, Mosquitto, destination, fresh, password, until
+from tests.kits.delivery import PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, password, until
 from tests.kits.fake_broker import HANG_UP, SILENT, FakeBroker, Sent
 from tests.kits.packs import Maker
 
 Fake = Callable[..., FakeBroker]
-Desks = Callable[..., Desk]
+Outboxes = Callable[..., StoreOutbox]
 Uplinks = Callable[..., Uplink]
 Broker = Callable[..., Mosquitto]
 NEVER_S = 10_000.0  # longer than any test
@@ -33,8 +33,8 @@ def packs(broker: FakeBroker) -> list[Sent]:
     return [s for s in list(broker.heard) if s.topic.endswith(("/readings", "/backfill"))]
 
 
-def test_falls_back_to_3_1_1_only_when_the_broker_says_so(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
-    broker, at, make = fake(only_v311=True), desk(), Maker()
+def test_falls_back_to_3_1_1_only_when_the_broker_says_so(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    broker, at, make = fake(only_v311=True), outbox(), Maker()
     up = uplink(at, destination(broker.port))
     at.commit(fresh(make), fresh(make))
     until(lambda: at.pending() == 0)
@@ -56,21 +56,21 @@ def test_falls_back_to_3_1_1_only_when_the_broker_says_so(fake: Fake, desk: Desk
     ],
 )
 def test_a_refused_connection_is_explained_and_does_not_fall_back_to_3_1_1(
-    fake: Fake, desk: Desks, uplink: Uplinks, connack: int, what: str
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, connack: int, what: str
 ) -> None:
     broker = fake(connack=connack)
-    up = uplink(desk(), destination(broker.port))
+    up = uplink(outbox(), destination(broker.port))
     until(lambda: up.state().error)
     assert what in str(up.state().error) and up.state().hint
     until(lambda: len(broker.versions) >= 2)
     assert set(broker.versions) == {5}
 
 
-def test_a_broker_that_acknowledges_nothing_is_disconnected(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_a_broker_that_acknowledges_nothing_is_disconnected(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     """Only the window of packs in flight waits for it; the packs stay in the store. # field pain 55"""
     deaf = {"is": False}
     broker = fake(answer=lambda sent: SILENT if deaf["is"] else 0)
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     up = uplink(at, destination(broker.port, in_flight=10), ack_timeout_s=0.3)
     until(lambda: up.state().connected)
     deaf["is"] = True
@@ -84,9 +84,9 @@ def test_a_broker_that_acknowledges_nothing_is_disconnected(fake: Fake, desk: De
     assert {s.payload for s in packs(broker)} == {p.data for p in make.made}
 
 
-def test_the_brokers_receive_maximum_is_honoured(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_the_brokers_receive_maximum_is_honoured(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     broker = fake(answer=lambda sent: SILENT, properties=b"\x21\x00\x03")
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     uplink(at, destination(broker.port, in_flight=20), ack_timeout_s=0.2)
     at.commit(*(fresh(make) for _ in range(20)))
     until(lambda: broker.most_unanswered == 3)
@@ -99,7 +99,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def test_memory_is_bounded_whatever_the_broker_does(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_memory_is_bounded_whatever_the_broker_does(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     """24 MB of packs for a slow broker: packs that do not fit are read back from the store. # field pain 46"""
     gate = threading.Semaphore(0)
 
@@ -109,7 +109,7 @@ def test_memory_is_bounded_whatever_the_broker_does(fake: Fake, desk: Desks, upl
         return 0
 
     broker = fake(answer=answer)
-    at, make = desk(), Maker(pad=60_000)
+    at, make = outbox(), Maker(pad=60_000)
     up = uplink(at, destination(broker.port, in_flight=4), live_bytes=1 << 20)
     until(lambda: up.state().connected)
     before = resident()
@@ -124,11 +124,11 @@ def test_memory_is_bounded_whatever_the_broker_does(fake: Fake, desk: Desks, upl
     assert all(s.topic.endswith("readings") for s in packs(broker)), "all of them were recent enough to be live"
 
 
-def test_a_pack_that_makes_the_broker_disconnect_is_quarantined(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_a_pack_that_makes_the_broker_disconnect_is_quarantined(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     """One bad pack must not block all others. # field pain 57"""
     bad: set[bytes] = set()
     broker = fake(answer=lambda sent: HANG_UP if sent.payload in bad else 0)
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     bad.add(fresh(make).data)
     up = uplink(at, destination(broker.port))
     at.commit(*make.made, *(fresh(make) for _ in range(20)))
@@ -141,7 +141,7 @@ def test_a_pack_that_makes_the_broker_disconnect_is_quarantined(fake: Fake, desk
 
 @pytest.mark.parametrize("code", [0x97, 0x80, 0x83])
 def test_a_quota_pauses_everything_until_the_broker_accepts_a_pack(
-    fake: Fake, desk: Desks, uplink: Uplinks, code: int
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, code: int
 ) -> None:
     left = {"no": 3}
 
@@ -151,7 +151,7 @@ def test_a_quota_pauses_everything_until_the_broker_accepts_a_pack(
             return code
         return 0
 
-    broker, at, make = fake(answer=answer), desk(), Maker()
+    broker, at, make = fake(answer=answer), outbox(), Maker()
     up = uplink(at, destination(broker.port, in_flight=3))
     at.commit(*(fresh(make) for _ in range(10)))
     until(lambda: at.pending() == 0)
@@ -159,12 +159,14 @@ def test_a_quota_pauses_everything_until_the_broker_accepts_a_pack(
     until(lambda: up.state().error is None)
 
 
-def test_wrong_credentials_and_files_are_named(broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path) -> None:
+def test_wrong_credentials_and_files_are_named(
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path
+) -> None:
     passwords = tmp_path / "passwd"
     passwords.write_text("gw:$7$101$0000000000000000$" + "A" * 86 + "==\n")
     passwords.chmod(0o600)
     port = broker("allow_anonymous false", f"password_file {passwords}").port
-    at = desk()
+    at = outbox()
     up = uplink(at, destination(port, username="gw", password=password(tmp_path, "wrong\n")))
     until(lambda: up.state().error)
     # mosquitto answers "not authorized" to a wrong password
@@ -197,8 +199,8 @@ def listen_and(act: Callable[[socket.socket], None]) -> tuple[int, Callable[[], 
     return server.getsockname()[1], close
 
 
-def test_a_wrong_address_is_explained(fake: Fake, desk: Desks, uplink: Uplinks, broker: Broker) -> None:
-    at = desk()
+def test_a_wrong_address_is_explained(fake: Fake, outbox: Outboxes, uplink: Uplinks, broker: Broker) -> None:
+    at = outbox()
 
     def error_of(to: UplinkConfig) -> str:
         up = uplink(at, to)
@@ -222,8 +224,8 @@ def ended(up: Uplink) -> bool:
     return not any(thread.name == f"uplink {up.name}" for thread in threading.enumerate())
 
 
-def test_stopping_is_bounded_when_the_broker_hangs(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
-    broker, at, make = fake(answer=lambda sent: SILENT), desk(), Maker()
+def test_stopping_is_bounded_when_the_broker_hangs(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    broker, at, make = fake(answer=lambda sent: SILENT), outbox(), Maker()
     up = uplink(at, destination(broker.port), ack_timeout_s=NEVER_S)
     until(lambda: up.state().connected)
     at.commit(*(fresh(make) for _ in range(5)))
@@ -232,31 +234,31 @@ def test_stopping_is_bounded_when_the_broker_hangs(fake: Fake, desk: Desks, upli
     assert at.pending() == 5
 
 
-def test_stopping_does_not_wait_for_the_next_attempt(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
-    up = uplink(desk(), destination(fake(connack=0x88).port), retry_s=NEVER_S)
+def test_stopping_does_not_wait_for_the_next_attempt(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    up = uplink(outbox(), destination(fake(connack=0x88).port), retry_s=NEVER_S)
     until(lambda: up.state().error)
     up.stop(PATIENCE_S)
     assert ended(up)
 
 
-def test_stopping_does_not_wait_for_connack(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_stopping_does_not_wait_for_connack(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     broker = fake(mute=True)
-    up = uplink(desk(), destination(broker.port), connect_s=NEVER_S)
+    up = uplink(outbox(), destination(broker.port), connect_s=NEVER_S)
     until(lambda: broker.peers)
     up.stop(PATIENCE_S)
     assert ended(up)
 
 
-def test_a_server_that_sends_no_connack_is_disconnected(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_a_server_that_sends_no_connack_is_disconnected(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     broker = fake(mute=True)
-    up = uplink(desk(), destination(broker.port), connect_s=0.2)
+    up = uplink(outbox(), destination(broker.port), connect_s=0.2)
     until(lambda: up.state().error)
     assert "no MQTT broker answers" in str(up.state().error) and "port" in str(up.state().hint)
     until(lambda: len(broker.peers) > 1, "the agent retries")
 
 
-def test_an_internal_error_does_not_end_the_thread(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
-    broker, at, make = fake(), desk(), Maker()
+def test_an_internal_error_does_not_end_the_thread(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    broker, at, make = fake(), outbox(), Maker()
     up = uplink(at, destination(broker.port), retry_s=0.01)
     until(lambda: up.state().connected)
     working, at.confirm = at.confirm, lambda *args: 1 / 0  # type: ignore[method-assign]
@@ -268,10 +270,10 @@ def test_an_internal_error_does_not_end_the_thread(fake: Fake, desk: Desks, upli
 
 
 def test_a_flood_of_wrong_acks_is_logged_once_a_minute(
-    broker: Broker, listen: Callable[..., Listener], desk: Desks, uplink: Uplinks, caplog: pytest.LogCaptureFixture
+    broker: Broker, listen: Callable[..., Listener], outbox: Outboxes, uplink: Uplinks, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A platform that sends wrong acks as fast as it can: live packs continue, and nothing accumulates."""
-    port, at, make = broker().port, desk(), Maker()
+    port, at, make = broker().port, outbox(), Maker()
     up = uplink(at, destination(port, confirm="platform"))
     until(lambda: up.state().connected)
     listen(port)
