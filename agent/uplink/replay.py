@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.outbox import Outbox, OutboxItem, ReplayPage
 from agent.uplink.flow import TokenBucket
-from agent.uplink.messages import ReplayWire, parse_replay_request
 from agent.uplink.reconnect import RateLimitedLog
 from drivers.model import clean_text
+
+if TYPE_CHECKING:
+    from agent.uplink.wire import ReplayWire
 
 log = logging.getLogger("meterhouse.uplink")
 MAX_JOBS: Final = 8  # waiting
@@ -125,6 +127,8 @@ class ReplayServer:
             self._log_rejected("too many requests")
             return
         self._requests.take()
+        from agent.uplink.wire import parse_replay_request
+
         try:
             wire = parse_replay_request(payload, self._gateway)
         except ValueError as error:

@@ -16,7 +16,7 @@ from typing import Final
 from agent.outbox import Outbox, OutboxItem
 from agent.settings import UplinkConfig
 from agent.uplink import errors
-from agent.uplink.messages import OutgoingMessage, UplinkState, parse_ack
+from agent.uplink.messages import OutgoingMessage, UplinkState
 from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
 from agent.uplink.reconnect import AckWatchdog, FaultLog, RateLimitedLog, ReconnectBackoff
@@ -389,6 +389,8 @@ class Uplink:
         if topic == f"{self._base}/replay/request":
             self._replay.on_request(payload)
         elif topic == f"{self._base}/ack":
+            from agent.uplink.wire import parse_ack
+
             try:
                 ack = parse_ack(payload, self._gateway)
             except ValueError as error:

@@ -16,8 +16,8 @@ from paho.mqtt.enums import MQTTErrorCode
 from agent.outbox import Gone, OutboxItem, ReplayPage
 from agent.store import Store
 from agent.uplink import Uplink
-from agent.uplink.messages import MAX_ACK_BYTES, parse_ack, parse_replay_request
 from agent.uplink.replay import MAX_JOBS, RESUMES, DailyQuota, ReplayServer
+from agent.uplink.wire import MAX_BYTES, parse_ack, parse_replay_request
 from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, now_ms, until
 from tests.kits.fake_broker import HANG_UP, FakeBroker, Sent, publish
 from tests.kits.packs import Maker
@@ -399,6 +399,6 @@ def test_a_boot_is_sixteen_digits_and_nothing_else(boot: str) -> None:
 
 def test_an_ack_of_more_than_4096_bytes_is_rejected() -> None:
     ack = json.dumps({"stream": STREAM, "boot": "3f2a9c41d07be815", "first": 1, "last": 2, "hash": "A" * 43}).encode()
-    assert parse_ack(ack.ljust(MAX_ACK_BYTES), "park7/gw01") == parse_ack(ack, "park7/gw01")
+    assert parse_ack(ack.ljust(MAX_BYTES), "park7/gw01") == parse_ack(ack, "park7/gw01")
     with pytest.raises(ValueError, match=r"4097 bytes, at most 4096 are accepted"):
-        parse_ack(ack.ljust(MAX_ACK_BYTES + 1), "park7/gw01")
+        parse_ack(ack.ljust(MAX_BYTES + 1), "park7/gw01")
