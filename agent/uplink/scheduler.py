@@ -33,7 +33,7 @@ MAX_QUARANTINED: Final = 1_000
 REJECT_MOST_S: Final = 60.0
 RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # to a platform that does not acknowledge
 REFRESH_S: Final = 1.0  # the longest wait for the next look at all conditions
-OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, beside the base of its topic and its payload
+OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, beside its payload and the base of its topic
 NEVER: Final = 1 << 62
 
 
@@ -92,7 +92,7 @@ class SendScheduler:
         self._resend_at_s, self._resend_mark = float(NEVER), 0
         self._replay = replay
         self.mode, self.draining = "subscriber", False
-        self.window, self.max_packet = window, NO_LIMIT
+        self.window, self.max_payload = window, NO_LIMIT  # as the broker allows, bytes
         self.too_large: str | None = None  # topic of a pack that was quarantined for its size, until it is reported
         self._rejected = RejectedRetained()
         self.delivered: list[int] = []  # ids to confirm to the store
@@ -114,7 +114,7 @@ class SendScheduler:
     def begin(self, mode: str, receive_maximum: int, max_packet: int) -> None:
         """Connected: all unconfirmed packs in the store are to be sent."""
         now = self._monotonic()
-        self.mode, self.max_packet = mode, max_packet
+        self.mode, self.max_payload = mode, max_packet - len(self._base) - OVERHEAD_BYTES
         self.window = max(1, min(self._max_window, receive_maximum))
         recent, last = self.inbound.open(self._late_s), self.inbound.last_offered
         if last:
@@ -156,10 +156,6 @@ class SendScheduler:
     def publish(self, topic: str, data: bytes, retain: bool = True) -> None:
         """Send a message that is not a pack, before all packs."""
         self._control.append(OutgoingMessage(topic, data, retain=retain))
-
-    def fits(self, data: bytes) -> bool:
-        """Does the broker accept a packet with this payload?"""
-        return len(data) + len(self._base) + OVERHEAD_BYTES <= self.max_packet
 
     def collect(self) -> None:
         """Process what other threads have put into ``inbound``."""
@@ -231,7 +227,7 @@ class SendScheduler:
             if now - at > self._late_s or item.to_ms < late_ms or self._too_large(item, item.id):
                 self._to_backlog(item.id)
                 continue
-            if (admission := self.blocked.allow((item.stream, LIVE), item.id, now)) is Admission.BLOCKED:
+            if (admission := self._allow(item, LIVE, now)) is Admission.BLOCKED:
                 self._active.discard(item.id)
                 continue
             return self._pack_message(item, LIVE, admission)
@@ -259,8 +255,7 @@ class SendScheduler:
             if self._is_done(item.id) or self._too_large(item, item.id):
                 self._backlog.pop()
                 continue
-            admission = self.blocked.allow((item.stream, BACKFILL), item.id, now)
-            if admission is Admission.BLOCKED:
+            if (admission := self._allow(item, BACKFILL, now)) is Admission.BLOCKED:
                 if not self.blocked.may_skip():
                     return None
                 self._backlog.pop()
@@ -270,6 +265,9 @@ class SendScheduler:
             return self._pack_message(item, BACKFILL, admission)
         return None
 
+    def _allow(self, item: OutboxItem, kind: str, now: float) -> Admission:
+        return self.blocked.allow((item.stream, kind), item.id, now) if self.blocked else Admission.OPEN
+
     def _is_done(self, number: int) -> bool:
         return number in self._active or number in self._recent or number in self.quarantined
 
@@ -277,7 +275,7 @@ class SendScheduler:
         """Replay comes after the backlog, at the same rate."""
         if self._backlog.queue or not self._bucket.available(now):
             return None
-        if (item := self._replay(self.max_packet - len(self._base) - OVERHEAD_BYTES)) is None:
+        if (item := self._replay(self.max_payload)) is None:
             return None
         self._bucket.take()
         topic = self._topic(item.stream, BACKFILL)
@@ -292,7 +290,7 @@ class SendScheduler:
         return f"{self._base}/{stream.rpartition('/')[2]}/{kind}"
 
     def _too_large(self, item: OutboxItem, ref: int) -> bool:
-        if self.fits(item.data):
+        if len(item.data) <= self.max_payload:
             return False
         self._quarantine(ref)
         self.too_large = self._topic(item.stream, BIRTH if ref < 0 else LIVE)

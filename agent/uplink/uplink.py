@@ -353,7 +353,7 @@ class Uplink:
         while self._changed:
             topic = self._changed.popleft()
             data = self._retained[topic]
-            if self._scheduler.fits(data):
+            if len(data) <= self._scheduler.max_payload:
                 self._scheduler.publish(f"{self._base}/{topic}", data)
 
     def _disconnect(self, connection: MqttConnection) -> None:
