@@ -30,9 +30,9 @@ class Backoff:
         self._first_s, self._most_s, self._jitter = first_s, most_s, jitter
         self.delay_s = first_s  # the next delay, before jitter
 
-    def next(self, limit_s: float = math.inf) -> float:
-        """Seconds to wait now, at most ``limit_s``; the next delay is twice as long."""
-        delay_s = min(self.delay_s, limit_s)
+    def next_s(self, most_s: float = math.inf) -> float:
+        """Seconds to wait now, at most ``most_s``; the next delay is twice as long."""
+        delay_s = min(self.delay_s, most_s)
         self.delay_s = min(self.delay_s * 2, self._most_s)
         return delay_s * random.uniform(1 - self._jitter, 1)
 
@@ -41,30 +41,34 @@ class Backoff:
         self.delay_s = self._first_s
 
     @property
-    def active(self) -> bool:
-        """Was there a delay since the last reset?"""
-        return self.delay_s > self._first_s
+    def is_reset(self) -> bool:
+        """Was there no delay since the last reset?"""
+        return self.delay_s == self._first_s
 
 
 class TokenBucket:
     """``rate`` tokens a second, at most ``burst`` at once. Full at the start."""
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst, self._tokens, self._filled_s = rate, burst, burst, now
+    def __init__(self, rate: float, burst: float, now_s: float) -> None:
+        self._rate, self._burst, self._tokens, self._filled_s = rate, burst, burst, now_s
 
-    def available(self, now: float) -> bool:
+    def available(self, now_s: float) -> bool:
         """Is there a token?"""
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_s) * self._rate)
-        self._filled_s = now
+        self._tokens = min(self._burst, self._tokens + (now_s - self._filled_s) * self._rate)
+        self._filled_s = now_s
         return self._tokens >= 1
 
-    def take(self) -> None:
-        """Use one token; to be called after ``available``."""
+    def take(self, now_s: float) -> bool:
+        """Take a token. False if there is none."""
+        if not self.available(now_s):
+            return False
         self._tokens -= 1
+        return True
 
-    def wait_s(self, now: float) -> float:
-        """Seconds until there is a token."""
-        return 0.0 if self.available(now) else (1 - self._tokens) / self._rate
+    @property
+    def wait_s(self) -> float:
+        """Seconds from the last call until there is a token."""
+        return max(0.0, 1 - self._tokens) / self._rate
 
 
 class InflightWindow:
@@ -119,7 +123,7 @@ class BlockedTopics:
         if not self._lowest:
             self._backoff.reset()
         if was_probe or not self._lowest:
-            self._probe_at_s = now + self._backoff.next()
+            self._probe_at_s = now + self._backoff.next_s()
             self._skips = SKIPS
         self._lowest[key] = min(number, self._lowest.get(key, number))
 

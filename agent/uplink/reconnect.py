@@ -55,9 +55,9 @@ class ReconnectBackoff:
         if lived_s > TAKEN_OVER_MOST_S and answered:
             self._taken_over.reset()
         if taken_over:
-            return self._taken_over.next()
+            return self._taken_over.next_s()
         short = (served or not answered) and now - self._healthy_s < SHORT_FOR_S
-        return self._backoff.next(SHORT_MOST_S if short else RETRY_MOST_S)
+        return self._backoff.next_s(SHORT_MOST_S if short else RETRY_MOST_S)
 
 
 class AckWatchdog:
@@ -98,13 +98,13 @@ class RateLimitedLog:
         self._logged_s = -LOG_EVERY_S
         self._count = 0
 
-    def warning(self, text: str, *args: object) -> None:
-        """Log now, or only count."""
+    def log(self, write: Callable[..., None], text: str, *args: object) -> None:
+        """Call ``write`` (such as ``log.warning``) now, or only count."""
         self._count += 1
         now = self._monotonic()
         if now - self._logged_s >= LOG_EVERY_S:
             more = f" ({self._count} since the last such line)" if self._count > 1 else ""
-            log.warning(f"{text}%s", *args, more)
+            write(f"{text}%s", *args, more)
             self._logged_s, self._count = now, 0
 
 

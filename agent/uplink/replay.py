@@ -123,10 +123,9 @@ class ReplayServer:
 
     def on_request(self, payload: bytes) -> None:
         """A message on ``replay/request``, valid or not."""
-        if not self._requests.available(self._monotonic()):
+        if not self._requests.take(self._monotonic()):
             self._log_rejected("too many requests")
             return
-        self._requests.take()
         from agent.uplink.wire import parse_replay_request
 
         try:
@@ -163,7 +162,7 @@ class ReplayServer:
         return True
 
     def _log_rejected(self, reason: str) -> None:
-        self._rejected_log.warning("%s: replay request rejected: %s", self._name, clean_text(reason, 160))
+        self._rejected_log.log(log.warning, "%s: replay request rejected: %s", self._name, clean_text(reason, 160))
 
     # --- packs
 

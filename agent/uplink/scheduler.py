@@ -261,7 +261,7 @@ class SendScheduler:
                 self._backlog.pop()
                 continue
             self._backlog.pop()
-            self._bucket.take()
+            self._bucket.take(now)
             return self._pack_message(item, BACKFILL, admission)
         return None
 
@@ -277,7 +277,7 @@ class SendScheduler:
             return None
         if (item := self._replay(self.max_payload)) is None:
             return None
-        self._bucket.take()
+        self._bucket.take(now)
         topic = self._topic(item.stream, BACKFILL)
         return OutgoingMessage(topic, item.data, retain=False, stream=item.stream)
 
@@ -311,7 +311,7 @@ class SendScheduler:
         """Make packs backlog that the broker accepted long ago and the platform has not acknowledged."""
         if self._recent.forget_up_to(self._resend_mark):
             self._backlog.rewind(1)
-            self._resend_backoff.next()
+            self._resend_backoff.next_s()
         self._resend_mark = self._recent.newest
         self._resend_at_s = now + self._resend_backoff.delay_s
 
@@ -350,7 +350,7 @@ class SendScheduler:
             self._quarantine(message.id)
         else:
             if code != ID_IN_USE and now >= self._paused_until_s:  # once for all that were in flight
-                self._paused_until_s = now + self._reject_backoff.next()
+                self._paused_until_s = now + self._reject_backoff.next_s()
             self._to_backlog(message.id)
         return message
 
@@ -397,7 +397,7 @@ class SendScheduler:
         wait = min(REFRESH_S, self.blocked.wait_s(now), max(0.0, self._resend_at_s - now))
         if self._paused_until_s > now:
             return min(wait, self._paused_until_s - now)
-        return min(wait, self._bucket.wait_s(now) or wait)
+        return wait if self._bucket.available(now) else min(wait, self._bucket.wait_s)
 
     @property
     def in_flight(self) -> int:
@@ -424,7 +424,7 @@ class SendScheduler:
     @property
     def has_fault(self) -> bool:
         """Does the broker refuse anything now?"""
-        return bool(self.blocked or self.quarantined or self._reject_backoff.active or self._rejected)
+        return bool(self.blocked or self.quarantined or not self._reject_backoff.is_reset or self._rejected)
 
     @property
     def backfilling(self) -> bool:

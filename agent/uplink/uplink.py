@@ -337,7 +337,7 @@ class Uplink:
             self._on_message(topic, payload)
         for topic in connection.ignored:
             text = "%s: retained message on %s ignored: an ack or a request counts once. Ask the operator to delete it"
-            self._rejected_log.warning(text, self.name, clean_text(topic, 200))
+            self._rejected_log.log(log.warning, text, self.name, clean_text(topic, 200))
         connection.pubacks.clear()
         connection.messages.clear()
         connection.ignored.clear()
@@ -410,7 +410,7 @@ class Uplink:
             self._log_rejected_ack(rejected)
 
     def _log_rejected_ack(self, reason: str) -> None:
-        self._rejected_log.warning("%s: ack rejected: %s", self.name, clean_text(reason, 160))
+        self._rejected_log.log(log.warning, "%s: ack rejected: %s", self.name, clean_text(reason, 160))
 
     def _status(self, state: str) -> bytes:
         facts: dict[str, object] = {"gateway": self._gateway, "state": state, "v": 1, "version": self._version}

@@ -155,7 +155,7 @@ def test_a_rate_limited_log_counts_the_lines_left_out(caplog: pytest.LogCaptureF
     clock = Clock()
     limited = RateLimitedLog(clock)
     for _ in range(900):
-        limited.warning("wrong: %s", "x")
+        limited.log(logging.warning, "wrong: %s", "x")
         clock.now += 0.125
     assert [record.getMessage() for record in caplog.records] == [
         "wrong: x",
