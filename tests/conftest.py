@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.kits.forked import SERVER
+
 ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = ["tests.kits.accounts"]
 
@@ -58,7 +60,11 @@ def children() -> set[int]:
             found |= {int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()}
         except FileNotFoundError:
             continue
-    return found
+    return found - {SERVER.pid or 0}  # that one ends with the session
+
+
+def pytest_sessionfinish() -> None:
+    SERVER.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -193,11 +194,9 @@ class WakePipe:
 
     def drain(self) -> None:
         """Empty the pipe."""
-        self._woken = False  # before the read: a later ``wake`` writes again, an earlier one is handled after this
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 65_536)
-        except BlockingIOError:
-            return
+        self._woken = False  # after the read: a byte written in between would be read, and all later wakes skipped
 
     def wait(self, seconds: float) -> None:
         """Wait for ``wake``, at most so long."""

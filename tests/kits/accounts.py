@@ -10,6 +10,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from tests.kits.forked import SERVER
+
 
 @dataclass
 class Account:
@@ -21,9 +23,9 @@ class Account:
 
 
 def used_s() -> float:
-    """Processor time of this process and of those it waited for, in seconds."""
+    """Processor time of this process, of those it waited for and of forked agents that have ended, in seconds."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return times.user + times.system + times.children_user + times.children_system + SERVER.used_s
 
 
 @dataclass(eq=False)  # a plugin is a key

@@ -23,8 +23,10 @@ from typing import Any, TypeVar
 from agent.store import Store
 from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
 from tests.kits.broker import DEADLINE_S, Broker, Heard, Listener, Name, free_port, patience, until, whole
+from tests.kits.forked import SERVER, Forked, ForkServer
 
 T = TypeVar("T")
+PROGRAM = ("-m", "agent.cli.main")
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 __all__ = [
@@ -154,9 +156,10 @@ class Agent:
     uplink: str = "backfill_rate = 200"
     state: str = "state"
     env: dict[str, str] = field(default_factory=dict)
-    program: tuple[str, ...] = ("-m", "agent.cli.main")  # of the interpreter
+    program: tuple[str, ...] = PROGRAM  # of the interpreter
     before: tuple[str, ...] = ()  # a command that runs it, such as ip netns exec
-    process: subprocess.Popen[bytes] | None = None
+    server: ForkServer | None = None  # of a library that the agent runs under
+    process: subprocess.Popen[bytes] | Forked | None = None
     starts: int = 0
     kid: str = ""
 
@@ -201,10 +204,14 @@ class Agent:
         self.starts += 1
         env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | self.env
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.before, sys.executable, *self.program, "run", "-c", str(self.config)],
-                cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+            server = self.server or SERVER
+            if self.before or self.program != PROGRAM or self.env.get("LD_PRELOAD") != server.preload.get("LD_PRELOAD"):
+                self.process = subprocess.Popen(
+                    [*self.before, sys.executable, *self.program, "run", "-c", str(self.config)],
+                    cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                )  # fmt: skip
+            else:
+                self.process = server.start(["run", "-c", str(self.config)], env, log.fileno())
         if serving:
             until(lambda: "serving" in self.said or self.process.poll() is not None, seconds, lambda: self.said)  # type: ignore[union-attr]
             assert self.process.poll() is None, self.said

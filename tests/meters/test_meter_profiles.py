@@ -8,18 +8,15 @@ import pytest
 
 from agent.cli.profiles import replay
 from drivers import cjt188, dlt645, mbus
-from drivers.profile import Sample, find_profile, list_profiles, load_profile, shipped_dir
+from drivers.profile import Sample, find_profile, load_profile, shipped_dir
 from drivers.registry import DRIVERS, driver_class
 from drivers.samples import read_frames
+from drivers.scan import profiles_of
 from drivers.sim.meters import Cjt188Meter, Dlt645Meter, MbusMeter, Meter
 from tests.kits.meters import ALL, TICK, Cabinet, bus_of, replace
 from tests.kits.recorded import cases
 
-SHIPPED = {
-    name: profile
-    for name, path in list_profiles([shipped_dir()]).items()
-    if (profile := load_profile(path, [shipped_dir()])).protocol in ("dlt645", "mbus", "cjt188")
-}
+SHIPPED = {one.id: one for one in profiles_of(("dlt645", "mbus", "cjt188"))}
 CASES = [(name, number) for name, profile in SHIPPED.items() for number in range(len(profile.samples))]
 
 

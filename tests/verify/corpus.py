@@ -86,10 +86,15 @@ def in_parts(stream: Stream, count: int = 3) -> list[bytes]:
 MODULES = ("corpus_good", "corpus_bytes", "corpus_keys", "corpus_order", "corpus_pages", "corpus_bounds")
 
 
-def all_cases() -> list[Case]:
-    """Every case of the six modules beside this one, in their order whichever was imported first."""
+def find_cases() -> None:
+    """Fill ``CASES`` from the six modules beside this one; each is made where it is asked for."""
     for name in MODULES:
         import_module(f"tests.verify.{name}")
+
+
+def all_cases() -> list[Case]:
+    """Every case, in the order of the modules whichever was imported first."""
+    find_cases()
 
     def place(make):
         return MODULES.index(make.__module__.rpartition(".")[2])

@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 
 from agent.verify import Outcome, Report, Verifier
-from tests.verify.corpus import CASES, Case, all_cases
+from tests.verify.corpus import CASES, Case, find_cases
 
-all_cases()
+find_cases()
 
 
 @cache

@@ -26,9 +26,9 @@ from agent.verify.live import Live, LiveError, Mail
 from agent.verify.mqtt import hang_up
 from tests.kits.delivery import PATIENCE_S, until
 from tests.kits.signed import Key, Stream, keys
-from tests.verify.corpus import CASES, all_cases
+from tests.verify.corpus import CASES, find_cases
 
-all_cases()
+find_cases()
 pytestmark = pytest.mark.broker
 BASE = "meterhouse/v1/park7/gw01/"
 
