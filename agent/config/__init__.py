@@ -22,11 +22,10 @@ from agent.config.tree import (
     Note,
     PackConfig,
     RingConfig,
-    Secret,
     StoreConfig,
-    UplinkConfig,
     gathered,
 )
+from agent.settings import Secret, UplinkConfig
 
 __all__ = [
     "DEFAULT_PATH",

@@ -23,10 +23,10 @@ from agent.config.tree import (
     Note,
     PackConfig,
     RingConfig,
-    Secret,
     StoreConfig,
 )
 from agent.config.uplinks import open_secret, read_secret, read_uplinks
+from agent.settings import Secret
 from drivers.model import ConfigError, clean_text
 from drivers.night import Night
 

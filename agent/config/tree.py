@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from agent.settings import Secret, UplinkConfig
 from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
 from drivers.night import Night
 
@@ -81,36 +82,6 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
-    """Where a secret lies: a systemd credential by name, or a file."""
-
-    credential: str = ""
-    file: Path | None = None
-
-    def __str__(self) -> str:
-        return f"credential {self.credential}" if self.credential else f"file {self.file}"
-
-    def path(self, environ: Mapping[str, str]) -> Path:
-        """The file to read. Raises ConfigError where systemd gave no credential of this name."""
-        if self.file is not None:
-            return self.file
-        folder = environ.get("CREDENTIALS_DIRECTORY", "")
-        if folder and (Path(folder) / self.credential).is_file():
-            return Path(folder) / self.credential
-        hint = f"Add LoadCredential={self.credential}:/etc/meterhouse/{self.credential} to the unit, or name a file"
-        raise ConfigError("systemd gave no such credential", where=f"credential {self.credential}", hint=hint)
-
-    def read(self, environ: Mapping[str, str]) -> bytes:
-        """The secret itself, at most 64 KiB. Raises ConfigError naming the file, never its content."""
-        path = self.path(environ)
-        try:
-            with path.open("rb") as stream:
-                return stream.read(65536)
-        except OSError as error:
-            raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
-
-
-@dataclass(frozen=True, slots=True)
 class StoreConfig:
     """What is kept on disk, and for how long."""
 
@@ -157,27 +128,6 @@ class ControlConfig:
     """Who may change something through the control socket, beside root and the agent's own user."""
 
     group: str = "meterhouse-control"
-
-
-@dataclass(frozen=True, slots=True)
-class UplinkConfig:
-    """One destination. ``confirm`` empty: subscriber where the broker speaks MQTT 5, else broker."""
-
-    name: str
-    url: str  # with its port
-    host: str
-    port: int
-    tls: bool
-    username: str = ""
-    password: Secret | None = None
-    ca_file: Path | None = None  # None with tls: the system's authorities
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    client_id: str = ""  # empty: made of site and gateway
-    confirm: str = ""
-    keepalive_s: int = 30
-    backfill_rate: int = 0  # packs a second of backlog, at most; 0: 200, or 25 times what comes fresh
-    in_flight: int = 20  # packs sent and not acknowledged, at most
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 from agent.config import values as v
 from agent.config.lines import is_first, place_of
 from agent.config.reader import Table
-from agent.config.tree import Note, Secret, UplinkConfig
+from agent.config.tree import Note
+from agent.settings import Secret, UplinkConfig
 
+_DEFAULTS = UplinkConfig("", "", "", 0, False)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
     "password": "Secrets do not stand here: use password_file or password_credential (a systemd credential)",
@@ -104,22 +106,23 @@ def _uplink(table: Table) -> UplinkConfig:
 
     url = table.need("url", v.uplink_url, "", "Write mqtts://HOST:8883")
     parts = urlsplit(url)
+    keepalive_ms = _DEFAULTS.keepalive_s * 1000
     uplink = UplinkConfig(
         name=table.need("name", v.name, "", 'Add it, such as name = "platform"'),
         url=url,
         host=parts.hostname or "",
         port=parts.port or 0,
         tls=parts.scheme == "mqtts",
-        username=table.take("username", v.label, ""),
+        username=table.take("username", v.label, _DEFAULTS.username),
         password=read_secret(table, "password_credential", "password_file"),
         ca_file=file("ca_file"),
         cert_file=file("cert_file"),
         key_file=file("key_file"),
-        client_id=table.take("client_id", v.site_name, ""),
-        confirm=table.take("confirm", v.choice("platform", "subscriber", "broker"), ""),
-        keepalive_s=table.take("keepalive", v.duration_ms(5000, 3_600_000, "30 s"), 30_000) // 1000,
-        backfill_rate=table.take("backfill_rate", v.whole(1, 10_000), 0),
-        in_flight=table.take("in_flight", v.whole(1, 1000), 20),
+        client_id=table.take("client_id", v.site_name, _DEFAULTS.client_id),
+        confirm=table.take("confirm", v.choice("platform", "subscriber", "broker"), _DEFAULTS.confirm),
+        keepalive_s=table.take("keepalive", v.duration_ms(5000, 3_600_000, "30 s"), keepalive_ms) // 1000,
+        backfill_rate=table.take("backfill_rate", v.whole(1, 10_000), _DEFAULTS.backfill_rate),
+        in_flight=table.take("in_flight", v.whole(1, 1000), _DEFAULTS.in_flight),
     )
     table.done(_NO_SECRETS)
     for key in ("ca_file", "cert_file", "key_file"):

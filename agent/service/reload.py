@@ -253,7 +253,7 @@ class Reloads:
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
         """Those that are new or changed, each with its thread, waiting for the word to connect."""
-        same = {uplink.name: uplink.destination for uplink in self._agent.uplinks}
+        same = {uplink.name: uplink.config for uplink in self._agent.uplinks}
         for entry in config.uplinks:
             if same.get(entry.name) == entry:
                 continue

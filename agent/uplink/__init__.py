@@ -1,8 +1,7 @@
-"""Out to the broker: besides the verifier the only room that speaks MQTT."""
+"""Delivery of packs to MQTT brokers, one uplink for each destination."""
 
-import agent.uplink.spare  # noqa: F401 - before paho is imported
 from agent.outbox import Ack, Outbox, OutboxItem
-from agent.uplink.engine import Uplink
-from agent.uplink.values import Destination, UplinkState
+from agent.uplink.messages import UplinkState
+from agent.uplink.uplink import Uplink
 
-__all__ = ["Ack", "Destination", "Outbox", "OutboxItem", "Uplink", "UplinkState"]
+__all__ = ["Ack", "Outbox", "OutboxItem", "Uplink", "UplinkState"]

@@ -1,7 +1,7 @@
-"""What a platform asks for again: one job at a time, within a rate and a daily budget; all else costs a log line.
+"""Packs that a platform requests again: one job at a time, at the backlog's rate and within a daily quota.
 
-Knows no socket and no thread but the letters that the store's thread leaves. What was under way when a connection ends
-goes on with the next one, from where nothing can have been lost on the way; the end of the agent ends it.
+Knows no socket. A job survives a reconnect: it resumes where all earlier packs have certainly arrived. It ends with the
+agent.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agent.outbox import Outbox, OutboxItem, ReplayPage
-from agent.uplink.patience import Seldom
-from agent.uplink.purse import Purse
+from agent.uplink.flow import TokenBucket
+from agent.uplink.reconnect import RateLimitedLog
 from drivers.model import clean_text
 
 if TYPE_CHECKING:
     from agent.uplink.wire import ReplayWire
 
 log = logging.getLogger("meterhouse.uplink")
-MAX_REQUEST_BYTES: Final = 4096
-MAX_JOBS: Final = 8  # that wait
+MAX_JOBS: Final = 8  # waiting
 MAX_IDS: Final = 16  # requests that one job answers
-BURST, EVERY_S = 20, 1.0  # requests that are read: so many at once, then one a second
-RESUMES: Final = 10  # a job whose connection ended more often is given up
-BUDGET_BYTES: Final = 256 << 20  # a day and destination
-PAGE, PAGE_BYTES = 32, 1 << 20
-ANSWER_S: Final = 60.0  # a store that says nothing for so long has lost the question
-HUNG_UP_S: Final = 3.0
-STRIKES, AGAIN_S = 3, 3600.0  # after so many quick ends we do without replay for so long
+REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests that are read: a second, and at once
+RESUMES: Final = 10  # reconnects after which a job is refused
+QUOTA_BYTES: Final = 256 << 20  # a UTC day and destination
+PAGE_PACKS, PAGE_BYTES = 32, 1 << 20
+STORE_TIMEOUT_S: Final = 60.0
+DISCONNECT_S: Final = 3.0  # a disconnect so soon after the subscription counts as its refusal
+STRIKES, DISABLED_S = 3, 3600.0  # after so many of them there is no subscription for so long
+DAY_S: Final = 86_400
+RESERVE_BYTES: Final = 4 << 20  # recorded in the store at once: a restart of the agent costs at most so much of a day
 
 
 @dataclass(slots=True, eq=False)
@@ -44,32 +45,33 @@ class _Job:
     last: int
     ids: list[str]
     begun: bool = False
-    at: int = 0  # the next sequence to ask the store for
-    asked_s: float = 0.0  # when the store was asked; 0: it is not being asked
-    question: int = 0  # number of what it was asked: an answer to an earlier one is of another place
-    ended: bool = False  # nothing more will come from the store
+    position: int = 0  # the next sequence to request from the store
+    requested_s: float = 0.0  # when a page was requested; 0: none is outstanding
+    page_number: int = 0  # of the last page requested: an earlier one belongs to another position
+    exhausted: bool = False  # the store has no more pages
     sent: int = 0
     items: deque[OutboxItem] = field(default_factory=deque)
     pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))  # first sequence, packs
     resumed: int = 0
 
     def rewind(self, in_flight: int) -> None:
-        """Back to where everything before has certainly arrived."""
-        out = -len(self.items)  # packs that left, of the pages looked at
-        while self.pages and out < in_flight:
-            self.at, count = self.pages.pop()
-            out += count
+        """Go back to where all earlier packs have certainly arrived."""
+        sent = -len(self.items)  # packs of the pages counted so far
+        while self.pages and sent < in_flight:
+            self.position, count = self.pages.pop()
+            sent += count
         self.items.clear()
-        self.asked_s, self.ended, self.resumed, self.question = 0.0, False, self.resumed + 1, self.question + 1
+        self.requested_s, self.exhausted = 0.0, False
+        self.resumed, self.page_number = self.resumed + 1, self.page_number + 1
 
 
-class Replay:
-    """The jobs of one destination.
+class ReplayServer:
+    """The replay jobs of one destination.
 
     Args:
         gateway: ``park7/gw01``.
-        reply: publishes one object on ``replay/reply``.
-        wake: called from the store's thread when it left something.
+        reply: publishes an object on ``replay/reply``.
+        wake: called from the writer thread when the store has answered.
         in_flight: packs that may be lost when a connection ends.
     """
 
@@ -81,92 +83,77 @@ class Replay:
         reply: Callable[[bytes], None],
         wake: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
-        budget_bytes: int = BUDGET_BYTES,
+        quota_bytes: int = QUOTA_BYTES,
         in_flight: int = 20,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._name, self._outbox, self._gateway, self._reply, self._wake = name, outbox, gateway, reply, wake
         self._monotonic, self._in_flight = monotonic, in_flight
-        self._purse = Purse(name, outbox, budget_bytes, wake, monotonic, wall)
-        self._jobs: deque[_Job] = deque()  # the first is under way
-        self._mail: deque[tuple[_Job, int, ReplayPage]] = deque()
-        self._tokens, self._tokens_s = float(BURST), monotonic()
-        self._wrong = Seldom(monotonic)
-        self._begun_s, self._quick = 0.0, 0
-
-    @property
-    def wait_s(self) -> float:
-        """At most how long there will be nothing to send."""
-        return 0.05 if self._jobs else 1.0
+        self._quota = DailyQuota(name, outbox, quota_bytes, wake, monotonic, wall)
+        self._jobs: deque[_Job] = deque()  # the first is being served
+        self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # from the writer thread
+        self._requests = TokenBucket(REQUEST_RATE, REQUEST_BURST, monotonic())
+        self._rejected_log = RateLimitedLog(monotonic)
+        self._connected_s, self._strikes = 0.0, 0
 
     def begin(self) -> bool:
-        """Connected. May requests be subscribed to?"""
+        """Connected. May we subscribe to requests?"""
         now = self._monotonic()
-        if self._quick >= STRIKES and now - self._begun_s < AGAIN_S:
+        if self._strikes >= STRIKES and now - self._connected_s < DISABLED_S:
             return False
-        self._begun_s = now
-        self._purse.look()
+        self._connected_s = now
+        self._quota.refresh()
         while self._jobs and self._jobs[0].resumed > RESUMES:
-            self._finish(self._jobs[0], "refused", "the connection ended again and again")
+            self._finish(self._jobs[0], "refused", "the connection was lost too often")
         return True
 
     def end(self, by_broker: bool) -> None:
-        """The connection is gone. Some brokers hang up on a subscription that they do not allow."""
-        hung_up = by_broker and self._monotonic() - self._begun_s < HUNG_UP_S
-        if hung_up:
-            self._quick += 1
-        elif self._quick < STRIKES:
-            self._quick = 0
-        self._mail.clear()
-        if self._quick >= STRIKES:
+        """Disconnected. Some brokers disconnect a client for a subscription that they do not allow."""
+        if by_broker and self._monotonic() - self._connected_s < DISCONNECT_S:
+            self._strikes += 1
+        elif self._strikes < STRIKES:
+            self._strikes = 0
+        self._pages.clear()
+        if self._strikes >= STRIKES:
             self._jobs.clear()
         elif self._jobs and self._jobs[0].begun:
             self._jobs[0].rewind(self._in_flight)
 
     # --- requests
 
-    def ask(self, payload: bytes) -> None:
-        """A message on ``replay/request``, whatever it is."""
-        now = self._monotonic()
-        self._tokens = min(float(BURST), self._tokens + (now - self._tokens_s) / EVERY_S)
-        self._tokens_s = now
-        if self._tokens < 1:
-            self._complain("too many requests; they are not read")
+    def on_request(self, payload: bytes) -> None:
+        """A message on ``replay/request``, valid or not."""
+        if not self._requests.take(self._monotonic()):
+            self._log_rejected("too many requests")
             return
-        self._tokens -= 1
-        wrong = f"{len(payload)} bytes, at most {MAX_REQUEST_BYTES} are read"
-        from agent.uplink.wire import decode_replay
+        from agent.uplink.wire import parse_replay_request
 
         try:
-            wire = decode_replay(payload) if len(payload) <= MAX_REQUEST_BYTES else None
+            wire = parse_replay_request(payload, self._gateway)
         except ValueError as error:
-            wire, wrong = None, str(error)[:120]
-        if wire is not None and not wire.stream.startswith(self._gateway + "/"):
-            wire, wrong = None, f"stream is not one of {self._gateway}"
-        if wire is None:
-            self._complain(wrong)
+            self._log_rejected(str(error))
             return
         if wire.first > wire.last:
-            self._say(wire.id, wire.stream, "refused", reason="first is after last")
-        elif self._purse.is_empty:
-            self._say(wire.id, wire.stream, "refused", reason=self._spent_text())
+            self._send_reply(wire.id, wire.stream, "refused", reason="first is greater than last")
+        elif self._quota.is_spent:
+            self._send_reply(wire.id, wire.stream, "refused", reason=self._quota_text())
         elif not self._enqueue(wire):
-            self._say(wire.id, wire.stream, "refused", reason="busy: too many requests wait")
+            self._send_reply(wire.id, wire.stream, "refused", reason="busy: too many requests are waiting")
         else:
-            self._say(wire.id, wire.stream, "accepted")
+            self._send_reply(wire.id, wire.stream, "accepted")
 
     def _enqueue(self, wire: ReplayWire) -> bool:
-        """Join a job that covers or touches the range, else wait behind the others."""
+        """Add the request to a job that covers or touches its range, else to a new job."""
         for job in self._jobs:
             wanted = (wire.stream, wire.boot, wire.first, wire.last)
             if wire.id in job.ids and (job.stream, job.boot, job.first, job.last) == wanted:
-                return True  # asked again, perhaps after a reconnect: it is still under way
+                return True  # requested again, perhaps after a reconnect, and not finished
             if (job.stream, job.boot) != (wire.stream, wire.boot) or len(job.ids) >= MAX_IDS:
                 continue
             if not job.begun and wire.first <= job.last + 1 and wire.last >= job.first - 1:
                 job.first, job.last = min(job.first, wire.first), max(job.last, wire.last)
-            elif not (job.begun and job.at == job.first and job.first <= wire.first and wire.last <= job.last):
-                continue  # another range, or part of it has gone out already
+            elif not (job.begun and job.position == job.first and job.first <= wire.first and wire.last <= job.last):
+                continue  # another range, or part of it has been sent already
             job.ids.append(wire.id)
             return True
         if len(self._jobs) > MAX_JOBS:
@@ -174,77 +161,155 @@ class Replay:
         self._jobs.append(_Job(wire.stream, wire.boot, wire.first, wire.last, [wire.id]))
         return True
 
-    def _complain(self, what: str) -> None:
-        """One line a minute, however many there are."""
-        self._wrong.say(log.warning, "%s: a replay request that is none: %s", self._name, clean_text(what, 160))
+    def _log_rejected(self, reason: str) -> None:
+        self._rejected_log.log(log.warning, "%s: replay request rejected: %s", self._name, clean_text(reason, 160))
 
     # --- packs
 
     def next(self, max_bytes: int) -> OutboxItem | None:
-        """The next pack to publish on ``backfill``, if there is one now. ``max_bytes``: the broker's limit."""
+        """The next pack to publish on ``backfill``, None if there is none now. ``max_bytes``: the broker's limit."""
         now = self._monotonic()
-        while self._mail:
-            job, question, page = self._mail.popleft()
-            if self._jobs and job is self._jobs[0] and question == job.question:
-                self._take(job, page)
+        while self._pages:
+            job, number, page = self._pages.popleft()
+            if self._jobs and job is self._jobs[0] and number == job.page_number:
+                self._on_page(job, page)
         while self._jobs:
             job = self._jobs[0]
             if job.items:
-                item = job.items.popleft()
-                if len(item.data) > max_bytes:
-                    self._tell(job, "refused", reason="a pack is larger than this broker takes")
+                size = len(job.items[0].data)
+                if size > max_bytes:
+                    job.items.popleft()
+                    self._reply_all(job, "refused", reason="a pack is larger than this broker accepts")
                     continue
-                may = self._purse.take(len(item.data))
-                if not may:
-                    job.items.appendleft(item)
-                    if may is None:
-                        return None
-                    self._finish(job, "refused", self._spent_text())
+                reserved = self._quota.reserve(size)
+                if reserved is None:
+                    return None
+                if not reserved:
+                    self._finish(job, "refused", self._quota_text())
                     continue
                 job.sent += 1
-                return item
-            if job.ended:
+                return job.items.popleft()
+            if job.exhausted:
                 self._finish(job, "done", f"{job.sent} packs")
-            elif not job.asked_s:
-                job.at, job.asked_s, job.begun = job.at if job.begun else job.first, now, True
-                job.question += 1
-                post = partial(self._post, job, job.question)
-                self._outbox.replay(job.stream, job.boot, job.at, job.last, PAGE, PAGE_BYTES, post)
+            elif not job.requested_s:
+                job.position, job.requested_s, job.begun = job.position if job.begun else job.first, now, True
+                job.page_number += 1
+                put = partial(self._put_page, job, job.page_number)
+                self._outbox.replay(job.stream, job.boot, job.position, job.last, PAGE_PACKS, PAGE_BYTES, put)
                 return None
-            elif now - job.asked_s > ANSWER_S:
-                self._finish(job, "refused", "the store does not answer")
+            elif now - job.requested_s > STORE_TIMEOUT_S:
+                self._finish(job, "refused", "the store does not respond")
             else:
                 return None
         return None
 
-    def _post(self, job: _Job, question: int, page: ReplayPage) -> None:
-        """From the store's thread."""
-        self._mail.append((job, question, page))
+    def _put_page(self, job: _Job, number: int, page: ReplayPage) -> None:
+        """From the writer thread."""
+        self._pages.append((job, number, page))
         self._wake()
 
-    def _take(self, job: _Job, page: ReplayPage) -> None:
-        job.asked_s = 0.0
+    def _on_page(self, job: _Job, page: ReplayPage) -> None:
+        job.requested_s = 0.0
         for gone in page.gone:
             more = {"loss": gone.loss} if gone.loss else {}
-            self._tell(job, "lost" if gone.loss else "expired", first=gone.first, last=gone.last, **more)
+            self._reply_all(job, "lost" if gone.loss else "expired", first=gone.first, last=gone.last, **more)
         if page.refused:
             self._finish(job, "refused", page.refused)
             return
         job.items.extend(page.items)
-        job.pages.append((job.at, len(page.items)))
-        job.at, job.ended = page.next_seq, not page.next_seq
+        job.pages.append((job.position, len(page.items)))
+        job.position, job.exhausted = page.next_seq, not page.next_seq
+
+    # --- replies
 
     def _finish(self, job: _Job, verdict: str, reason: str) -> None:
         self._jobs.popleft()
-        self._tell(job, verdict, reason=reason)
+        self._reply_all(job, verdict, reason=reason)
 
-    def _spent_text(self) -> str:
-        return f"the {self._purse.budget_bytes >> 20} MiB of a day are used up; ask again tomorrow"
+    def _quota_text(self) -> str:
+        return f"the daily quota of {self._quota.quota_bytes >> 20} MiB is used up; ask again tomorrow (UTC)"
 
-    def _tell(self, job: _Job, verdict: str, **more: object) -> None:
+    def _reply_all(self, job: _Job, verdict: str, **more: object) -> None:
         for name in job.ids:
-            self._say(name, job.stream, verdict, **more)
+            self._send_reply(name, job.stream, verdict, **more)
 
-    def _say(self, name: str, stream: str, verdict: str, **more: object) -> None:
-        said = {"id": name, "stream": stream, "verdict": verdict, **more}
-        self._reply(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
+    def _send_reply(self, name: str, stream: str, verdict: str, **more: object) -> None:
+        reply = {"id": name, "stream": stream, "verdict": verdict, **more}
+        self._reply(json.dumps(reply, sort_keys=True, separators=(",", ":")).encode())
+
+
+class DailyQuota:
+    """Bytes that one destination may get by replay in a UTC day.
+
+    They are recorded in the store, ``RESERVE_BYTES`` at a time, before they are used: a restart of the agent does not
+    renew the quota.
+
+    Args:
+        wake: called from the writer thread when the store has answered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        outbox: Outbox,
+        quota_bytes: int,
+        wake: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._name, self._outbox, self.quota_bytes, self._wake = name, outbox, quota_bytes, wake
+        self._monotonic, self._wall = monotonic, wall
+        self._answers: deque[tuple[int, int, int]] = deque()  # day, its recorded bytes, our reservation
+        self._day = -1
+        self._recorded: int | None = None  # bytes of today in the store; None: not known yet
+        self._reserved = 0  # recorded and not used
+        self._requested_s: float | None = None
+
+    def refresh(self) -> None:
+        """Ask the store for today's bytes, if they are not known."""
+        self._update()
+        if self._recorded is None:
+            self._request(0)
+
+    @property
+    def is_spent(self) -> bool:
+        """Is it known that the quota of today is used up?"""
+        self._update()
+        return self._reserved <= 0 and self._recorded is not None and self._recorded >= self.quota_bytes
+
+    def reserve(self, size: int) -> bool | None:
+        """Use ``size`` bytes of the quota. False: not today. None: not yet, the store is asked."""
+        self._update()
+        if size <= self._reserved:
+            self._reserved -= size
+            return True
+        if self._recorded is None:
+            self._request(0)
+            return None
+        more = min(max(RESERVE_BYTES, size), self.quota_bytes - self._recorded)
+        if self._reserved + max(more, 0) < size:
+            return False
+        self._request(more)
+        return None
+
+    def _update(self) -> None:
+        """Process the store's answers, and the beginning of a day."""
+        if (day := int(self._wall() // DAY_S)) != self._day:
+            self._day, self._recorded, self._reserved, self._requested_s = day, None, 0, None
+        while self._answers:
+            day, recorded, reserved = self._answers.popleft()
+            if day == self._day:
+                self._recorded, self._requested_s = recorded, None
+                self._reserved += reserved
+
+    def _request(self, size: int) -> None:
+        now = self._monotonic()
+        if self._requested_s is None or now - self._requested_s > STORE_TIMEOUT_S:
+            self._requested_s = now
+            day = self._day
+            self._outbox.spend(self._name, day, size, lambda recorded: self._put_answer(day, recorded, size))
+
+    def _put_answer(self, day: int, recorded: int, reserved: int) -> None:
+        """From the writer thread."""
+        self._answers.append((day, recorded, reserved))
+        self._wake()

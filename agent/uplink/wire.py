@@ -1,49 +1,74 @@
-"""What platforms may send, as it is on the wire. Imported with the first message: many gateways never get one."""
+"""What a platform may send: ``ack`` and ``replay/request``, checked before the store is asked.
+
+Imported with the first such message: msgspec takes 2.7 MB, and many gateways never get one.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import base64
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
-_Seq = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-_Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # a $ would let a line feed pass behind it
+from agent.outbox import Ack
+
+MAX_BYTES: Final = 4096
+
+_Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+_Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # "$" would accept a trailing line feed
 
 
 class AckWire(msgspec.Struct, frozen=True):
-    """``ack``: packs ``first`` to ``last`` are safe; ``hash`` is that of the last one."""
+    """A message on ``ack``: the platform has packs ``first`` to ``last``; ``hash`` is the hash of ``last``."""
 
     stream: Annotated[str, msgspec.Meta(max_length=400)]
     boot: _Boot
-    first: _Seq
-    last: _Seq
+    first: _Sequence
+    last: _Sequence
     hash: Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
 
 
 class ReplayWire(msgspec.Struct, frozen=True):
-    """``replay/request``: packs ``first`` to ``last`` of a stream once more."""
+    """A message on ``replay/request``: send packs ``first`` to ``last`` of a stream again."""
 
     id: Annotated[str, msgspec.Meta(max_length=64)]
     stream: Annotated[str, msgspec.Meta(max_length=200)]
-    first: _Seq
-    last: _Seq
+    first: _Sequence
+    last: _Sequence
     boot: _Boot | None = None
 
 
-_ack, _replay = msgspec.json.Decoder(AckWire), msgspec.json.Decoder(ReplayWire)
+_Wire = TypeVar("_Wire", AckWire, ReplayWire)
+_ack_decoder, _replay_decoder = msgspec.json.Decoder(AckWire), msgspec.json.Decoder(ReplayWire)
 
 
-def decode_ack(payload: bytes) -> AckWire:
-    """Raises ValueError, which says what is wrong."""
+def parse_ack(payload: bytes, gateway: str) -> Ack:
+    """Check a message on ``ack``.
+
+    Args:
+        gateway: ``park7/gw01``; the stream must belong to it.
+
+    Raises:
+        ValueError: with the reason, at most 120 characters.
+    """
+    wire = _decode(_ack_decoder, payload, gateway)
+    if wire.first > wire.last:
+        raise ValueError("first is greater than last")
+    return Ack(wire.stream, wire.boot, wire.first, wire.last, base64.urlsafe_b64decode(wire.hash + "="))
+
+
+def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:
+    """Check a message on ``replay/request``; otherwise as ``parse_ack``. ``first`` may be greater than ``last``."""
+    return _decode(_replay_decoder, payload, gateway)
+
+
+def _decode(decoder: msgspec.json.Decoder[_Wire], payload: bytes, gateway: str) -> _Wire:
+    if len(payload) > MAX_BYTES:
+        raise ValueError(f"{len(payload)} bytes, at most {MAX_BYTES} are accepted")
     try:
-        return _ack.decode(payload)
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
-
-
-def decode_replay(payload: bytes) -> ReplayWire:
-    """Raises ValueError, which says what is wrong."""
-    try:
-        return _replay.decode(payload)
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
+        wire = decoder.decode(payload)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(str(error)[:120]) from None
+    if not wire.stream.startswith(gateway + "/"):
+        raise ValueError(f"stream does not belong to {gateway}")
+    return wire

@@ -226,7 +226,7 @@ def test_a_path_longer_than_an_address_of_a_socket(tmp_path: Path, answered: Any
 def test_an_agent_that_nobody_asked_has_not_loaded_what_decodes_requests() -> None:
     """A megabyte that most agents never need."""
     code = (
-        "import sys, agent.cli.run, agent.uplink.engine\n"
+        "import sys, agent.cli.run, agent.uplink.uplink\n"
         "print([m for m in sys.modules if m.startswith('msgspec') or m.startswith('agent.service.control')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)

@@ -198,7 +198,7 @@ def test_a_thin_link_is_not_taken_for_a_silent_one() -> None:
 def check_clone(row: Row) -> None:
     assert row["codes"] == (0, 0)
     assert row["events"][0]["uplink"] == "platform" and row["events"][0]["times"] == 1
-    assert "another client took over our connection" in row["said"]
+    assert "another client took over the session" in row["said"]
     assert row["at_the_broker"] == "failed" and row["conflicts"], row["reasons"]
     assert "clone" in row["conflicts"][0]
 

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.outbox import Ack, OutboxItem
+from agent.settings import Secret, UplinkConfig
 from agent.store import Store
 from agent.uplink import Uplink
 from agent.verify.mqtt import hang_up
@@ -35,36 +35,17 @@ def until(what: Callable[[], object], why: str = "not in time") -> None:
         threading.Event().wait(0.005)
 
 
-@dataclass
-class Password:
-    text: bytes
-
-    def read(self, environ: Mapping[str, str]) -> bytes:
-        return self.text
-
-
-@dataclass
-class To:
+def destination(port: int, host: str = "127.0.0.1", tls: bool = False, **more: Any) -> UplinkConfig:
     """A destination as the configuration would give it."""
+    settings = {"name": "platform", "backfill_rate": 1000, **more}
+    return UplinkConfig(url=f"mqtt{'s' if tls else ''}://{host}:{port}", host=host, port=port, tls=tls, **settings)
 
-    port: int
-    name: str = "platform"
-    host: str = "127.0.0.1"
-    tls: bool = False
-    username: str = ""
-    password: Password | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    client_id: str = ""
-    confirm: str = ""
-    keepalive_s: int = 30
-    backfill_rate: int = 1000
-    in_flight: int = 20
 
-    @property
-    def url(self) -> str:
-        return f"mqtt{'s' if self.tls else ''}://{self.host}:{self.port}"
+def password(folder: Path, text: str) -> Secret:
+    """A password in a file."""
+    path = folder / f"password-{text.strip().replace('/', '-')}"
+    path.write_text(text)
+    return Secret(file=path)
 
 
 class Mosquitto:
@@ -120,13 +101,13 @@ class Listener:
         self.client.loop_start()
         assert ready.wait(PATIENCE_S)
 
-    def packs(self, *roads: str) -> list[dict[str, Any]]:
-        """Bodies on ``readings`` and ``backfill``, or on the roads named, in the order in which they came."""
-        wanted = roads or ("readings", "backfill")
+    def packs(self, *kinds: str) -> list[dict[str, Any]]:
+        """Bodies on ``readings`` and ``backfill``, or of the given kinds, in the order of arrival."""
+        wanted = kinds or ("readings", "backfill")
         return [json.loads(m.payload) for m in list(self.heard) if m.topic.rpartition("/")[2] in wanted]
 
-    def seqs(self, stream: str = "inv1", *roads: str) -> list[int]:
-        return [p["seq"] for p in self.packs(*roads) if p["stream"].endswith("/" + stream)]
+    def seqs(self, stream: str = "inv1", *kinds: str) -> list[int]:
+        return [p["seq"] for p in self.packs(*kinds) if p["stream"].endswith("/" + stream)]
 
     def last(self, topic: str) -> dict[str, Any] | None:
         found = [m for m in list(self.heard) if m.topic == f"{BASE}/{topic}"]
@@ -136,8 +117,8 @@ class Listener:
         hang_up(self.client)
 
 
-class Desk:
-    """The writer thread of the service, as far as uplinks see it: owns the store, offers after each commit."""
+class StoreOutbox:
+    """The writer thread as an uplink sees it: owns the store, and offers packs after each commit."""
 
     def __init__(self, path: Path, destinations: Sequence[str]) -> None:
         self._jobs: queue.SimpleQueue[Callable[[Store], Any] | None] = queue.SimpleQueue()

@@ -159,7 +159,7 @@ class Park:
                 "intervals": (id(intervals.tallying), [id(maker) for maker in intervals.makers]),
                 "results": id(intervals._packer and intervals._packer.table),
                 "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.shapes],
-                "uplinks": [(id(uplink), uplink.destination) for uplink in service.uplinks],
+                "uplinks": [(id(uplink), uplink.config) for uplink in service.uplinks],
                 "key": (service.key_watch.kid, service.pen.records, service.key_watch._path),
                 "snapshot": {
                     "devices": sorted(status(service)["devices"]), "lines": sorted(status(service)["lines"]),

@@ -161,7 +161,7 @@ def test_a_broker_that_refuses(played: dict[str, Any]) -> None:
     """A wrong password is named with its remedy, costs no reading, and needs no restart once it is right."""
     assert played["code"] == 0 and played["report"].ok and busy_only(played["report"], "m1"), played["gaps"]
     assert played["refused"]["error"] and "password" in played["refused"]["hint"]
-    assert played["said"].count("authorise") == 1, "the same refusal is not told again and again"
+    assert played["said"].count("not authorized. Check") == 1, "the same refusal is logged once"
     assert "wrong" not in played["said"], "no secret in the log"
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from agent.settings import UplinkConfig
 from agent.uplink import Uplink
 from tests.kits.broker import free_port
-from tests.kits.delivery import Desk, Listener, Mosquitto, To
+from tests.kits.delivery import Listener, Mosquitto, StoreOutbox
 from tests.kits.fake_broker import FakeBroker
 
 HOUR_MS = 3_600_000  # the pack interval: however slow the machine, no pack of a test becomes backlog by waiting
@@ -49,13 +50,13 @@ def listen() -> Iterator[Callable[..., Listener]]:
 
 
 @pytest.fixture
-def desk() -> Iterator[Callable[..., Desk]]:
+def outbox() -> Iterator[Callable[..., StoreOutbox]]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # what is tested here is not the disk
     with tempfile.TemporaryDirectory(prefix="mh-test-", dir=memory) as folder:
-        made: list[Desk] = []
+        made: list[StoreOutbox] = []
 
-        def start(*destinations: str) -> Desk:
-            made.append(Desk(Path(folder) / f"{len(made)}" / "store.db", destinations or ("platform",)))
+        def start(*destinations: str) -> StoreOutbox:
+            made.append(StoreOutbox(Path(folder) / f"{len(made)}" / "store.db", destinations or ("platform",)))
             return made[-1]
 
         yield start
@@ -65,12 +66,12 @@ def desk() -> Iterator[Callable[..., Desk]]:
 
 @pytest.fixture
 def uplink(
-    broker: Callable[..., Mosquitto], fake: Callable[..., FakeBroker], desk: Callable[..., Desk]
+    broker: Callable[..., Mosquitto], fake: Callable[..., FakeBroker], outbox: Callable[..., StoreOutbox]
 ) -> Iterator[Callable[..., Uplink]]:
-    """``uplink(desk, To(...))``, started and at the end stopped."""
+    """``uplink(outbox, destination(...))``, started and at the end stopped."""
     made: list[Uplink] = []
 
-    def start(at: Desk, to: To, **more: Any) -> Uplink:
+    def start(at: StoreOutbox, to: UplinkConfig, **more: Any) -> Uplink:
         settings = {"keys": b'{"v":1}', "version": "0.1", "pack_every_ms": HOUR_MS, "retry_s": 0.05, **more}
         one = Uplink(to, site="park7", gateway="gw01", outbox=at, **settings)
         at.uplinks.append(one)

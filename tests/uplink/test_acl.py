@@ -1,4 +1,4 @@
-"""The access list of docs/deploy.md, in force at a real mosquitto: who may write what, and the agent lives with it."""
+"""The access list of docs/deploy.md in a real mosquitto: who may write which topics; the agent works with it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.uplink import Uplink
 from agent.verify.mqtt import hang_up
-from tests.kits.delivery import PATIENCE_S, Desk, Mosquitto, Password, To, fresh, until
+from tests.kits.delivery import PATIENCE_S, Mosquitto, StoreOutbox, destination, fresh, password, until
 from tests.kits.packs import Maker
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 OURS, OTHER = "park7/gw01", "park7/gw02"
 USERS = (OURS, OTHER, "platform", "auditor")
-# what the platform writes; everything else is the gateway's
+# the platform writes these topics, the gateway all others
 ASKED = ("ack", "replay/request")
 
 
@@ -101,7 +101,7 @@ def person(port: int) -> Iterator[Callable[[str], Person]]:
         one.close()
 
 
-def test_each_writes_what_is_his_and_nothing_else(person: Callable[[str], Person]) -> None:
+def test_each_user_writes_only_its_own_topics(person: Callable[[str], Person]) -> None:
     people = {name: person(name) for name in USERS}
     for topic in topics(OURS):
         asked = topic.endswith(ASKED)
@@ -111,7 +111,7 @@ def test_each_writes_what_is_his_and_nothing_else(person: Callable[[str], Person
     assert not people[OURS].writes("elsewhere") and not people["auditor"].writes(f"meterhouse/v1/{OURS}/ack")
 
 
-def test_a_gateway_hears_only_what_is_meant_for_it(person: Callable[[str], Person]) -> None:
+def test_a_gateway_receives_only_its_own_messages(person: Callable[[str], Person]) -> None:
     ours, other, platform, auditor = (person(name) for name in USERS)
     for one in (ours, other, platform, auditor):
         one.listen("meterhouse/#")
@@ -123,13 +123,17 @@ def test_a_gateway_hears_only_what_is_meant_for_it(person: Callable[[str], Perso
     assert other.heard == []
 
 
-def test_the_agent_delivers_and_answers_within_it(
-    person: Callable[[str], Person], port: int, desk: Callable[..., Desk], uplink: Callable[..., Uplink]
+def test_the_agent_delivers_and_replays_with_this_access_list(
+    person: Callable[[str], Person],
+    port: int,
+    outbox: Callable[..., StoreOutbox],
+    uplink: Callable[..., Uplink],
+    tmp_path: Path,
 ) -> None:
-    """Packs leave only when the platform's ack has arrived, and a replay is answered."""
-    platform, at, make = person("platform"), desk(), Maker("park7/gw01/inv1")
+    """Packs are delivered when the platform's ack has arrived, and a replay is answered."""
+    platform, at, make = person("platform"), outbox(), Maker("park7/gw01/inv1")
     platform.listen(f"meterhouse/v1/{OURS}/#")
-    up = uplink(at, To(port, username=OURS, password=Password(f"of {OURS}".encode()), confirm="platform"))
+    up = uplink(at, destination(port, username=OURS, password=password(tmp_path, f"of {OURS}"), confirm="platform"))
     packs = [make(birth=True), fresh(make), fresh(make)]
     at.commit(*packs)
     base = f"meterhouse/v1/{OURS}"

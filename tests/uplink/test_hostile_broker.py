@@ -1,4 +1,4 @@
-"""A broker that sends what it was told not to send, by MQTT 5 and by 3.1.1: that costs a connection and no memory."""
+"""A broker that exceeds our limits, in MQTT 5 and in 3.1.1: it costs a connection and no memory."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 import pytest
 
 from agent.uplink import Uplink, replay
-from agent.uplink.session import MAX_PACKET
+from agent.uplink.mqtt import MAX_PACKET
 from agent.verify import mqtt
-from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, To, fresh, until
+from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, until
 from tests.kits.fake_broker import SILENT, FakeBroker, Sent, length, publish
 from tests.kits.packs import Maker
 
 Fake = Callable[..., FakeBroker]
-Desks = Callable[..., Desk]
+Outboxes = Callable[..., StoreOutbox]
 Uplinks = Callable[..., Uplink]
 Broker = Callable[..., Mosquitto]
 ACK, REQUEST = f"{BASE}/ack", f"{BASE}/replay/request"
-MOST = 268_435_455  # bytes that the length of a packet can say
+MOST = 268_435_455  # the largest length of a packet
 
 
 class Once:
-    """What the broker does after the first subscription, and never again."""
+    """An attack after the first subscription, and none later."""
 
     def __init__(self, attack: Callable[[socket.socket, int], None]) -> None:
         self._attack, self._done = attack, threading.Event()
@@ -45,20 +45,22 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def attacked(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> Callable[..., tuple[FakeBroker, Desk, Uplink]]:
-    """An uplink whose broker attacks once it is subscribed."""
+def attacked(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int
+) -> Callable[..., tuple[FakeBroker, StoreOutbox, Uplink]]:
+    """An uplink whose broker attacks after the first subscription."""
 
-    def start(attack: Callable[[socket.socket, int], None], **more: Any) -> tuple[FakeBroker, Desk, Uplink]:
-        broker, at = fake(only_v311=version == 4, then=Once(attack)), desk()
-        return broker, at, uplink(at, To(broker.port), **more)
+    def start(attack: Callable[[socket.socket, int], None], **more: Any) -> tuple[FakeBroker, StoreOutbox, Uplink]:
+        broker, at = fake(only_v311=version == 4, then=Once(attack)), outbox()
+        return broker, at, uplink(at, destination(broker.port), **more)
 
     return start
 
 
-Attacked = Callable[..., tuple[FakeBroker, Desk, Uplink]]
+Attacked = Callable[..., tuple[FakeBroker, StoreOutbox, Uplink]]
 
 
-def comes_back(broker: FakeBroker, at: Desk, up: Uplink) -> None:
+def recovers(broker: FakeBroker, at: StoreOutbox, up: Uplink) -> None:
     """The next connection delivers."""
     make = Maker()
     until(lambda: len(broker.subscribes) > 1 and up.state().connected)
@@ -67,8 +69,8 @@ def comes_back(broker: FakeBroker, at: Desk, up: Uplink) -> None:
     assert up.state().error is None
 
 
-def test_256_mib_in_one_message_are_cut_off_at_its_header(attacked: Attacked, version: int) -> None:
-    """What is taken of it is what the kernel had taken already."""
+def test_a_message_of_256_mib_ends_the_connection_at_its_header(attacked: Attacked, version: int) -> None:
+    """Only buffers of the kernel are filled."""
     taken: list[int] = []
 
     def attack(sock: socket.socket, version: int) -> None:
@@ -80,12 +82,12 @@ def test_256_mib_in_one_message_are_cut_off_at_its_header(attacked: Attacked, ve
     broker, at, up = attacked(attack)
     until(lambda: up.state().error)
     assert "268,435,455 bytes, at most 65,536 are taken" in str(up.state().error) and "retained" in str(up.state().hint)
-    comes_back(broker, at, up)
-    assert sum(taken) < 16 << 20, "no more than buffers of the kernel"
+    recovers(broker, at, up)
+    assert sum(taken) < 16 << 20, "buffers of the kernel"
 
 
-def test_what_is_read_at_once_is_bounded(attacked: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system library makes room for all that it is asked for, so it is never asked for much."""
+def test_reads_of_the_socket_are_small(attacked: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library allocates the size of a read in advance."""
     asked: list[int] = []
     connect = socket.create_connection
 
@@ -102,17 +104,19 @@ def test_what_is_read_at_once_is_bounded(attacked: Attacked, monkeypatch: pytest
     make = Maker()
     at.commit(fresh(make))
     until(lambda: at.pending() == 0 and sum(asked) > len(payload))
-    assert max(asked) == mqtt.READ and up.state().error is None, "what is within the limit is taken, and is no request"
+    assert max(asked) == mqtt.READ and up.state().error is None, (
+        "a packet within the limit is accepted, and rejected as a request"
+    )
 
 
-def test_a_byte_more_than_the_limit(attacked: Attacked) -> None:
+def test_one_byte_more_than_the_limit(attacked: Attacked) -> None:
     broker, at, up = attacked(lambda sock, version: sock.sendall(publish(ACK, b"", version, size=MAX_PACKET + 1)))
     until(lambda: up.state().error)
     assert "65,537 bytes" in str(up.state().error)
-    comes_back(broker, at, up)
+    recovers(broker, at, up)
 
 
-def test_a_header_that_drips_in(attacked: Attacked) -> None:
+def test_a_header_that_arrives_byte_by_byte(attacked: Attacked) -> None:
     def attack(sock: socket.socket, version: int) -> None:
         for byte in publish(REQUEST, b"", version, size=MOST)[:5]:
             with contextlib.suppress(OSError):
@@ -124,7 +128,7 @@ def test_a_header_that_drips_in(attacked: Attacked) -> None:
 
 
 @pytest.mark.parametrize("first", [0x34, 0x3D, 0x36])
-def test_qos_2_is_refused(attacked: Attacked, first: int) -> None:
+def test_a_message_at_qos_2_ends_the_connection(attacked: Attacked, first: int) -> None:
     """paho would keep such messages without bound until they are released."""
 
     def attack(sock: socket.socket, version: int) -> None:
@@ -134,29 +138,31 @@ def test_qos_2_is_refused(attacked: Attacked, first: int) -> None:
     broker, at, up = attacked(attack)
     until(lambda: up.state().error)
     assert "at QoS 2 on a subscription for QoS 1" in str(up.state().error)
-    comes_back(broker, at, up)
+    recovers(broker, at, up)
 
 
 @pytest.mark.parametrize(("begun", "code"), [(b"\x32" + length(MOST), 0x95), (b"\x34", 0x9B)])
-def test_mqtt_5_says_why_it_goes(fake: Fake, desk: Desks, uplink: Uplinks, begun: bytes, code: int) -> None:
-    # nothing else comes: a connection that is closed with bytes unread is reset, and its last words may be lost
+def test_in_mqtt_5_disconnect_has_a_reason_code(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, begun: bytes, code: int
+) -> None:
+    # nothing else is sent: closing with unread bytes resets the connection, and DISCONNECT may be lost
     broker = fake(answer=lambda sent: SILENT, then=Once(lambda sock, version: sock.sendall(begun)))
-    uplink(desk(), To(broker.port))
+    uplink(outbox(), destination(broker.port))
     until(lambda: broker.goodbyes)
     assert broker.goodbyes[0] == bytes([code])
 
 
-def test_connect_states_the_limit(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
+def test_connect_has_the_maximum_packet_size(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     broker = fake()
-    up = uplink(desk(), To(broker.port))
+    up = uplink(outbox(), destination(broker.port))
     until(lambda: up.state().connected)
     assert b"\x27" + struct.pack(">I", MAX_PACKET) in broker.connects[0][:40], "Maximum Packet Size"
     until(lambda: broker.subscribes)
-    assert broker.subscribes[0][-1] == 0x21, "QoS 1, and nothing of what is retained"
+    assert broker.subscribes[0][-1] == 0x21, "QoS 1, without retained messages"
 
 
-def test_a_connack_without_end(fake: Fake, desk: Desks, uplink: Uplinks, version: int) -> None:
-    """The first packet is looked at as all others are."""
+def test_a_connack_of_256_mib(fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int) -> None:
+    """The limit holds for the first packet as well."""
     server = socket.create_server(("127.0.0.1", 0))
     with server:
 
@@ -172,7 +178,7 @@ def test_a_connack_without_end(fake: Fake, desk: Desks, uplink: Uplinks, version
 
         thread = threading.Thread(target=serve)
         thread.start()
-        up = uplink(desk(), To(server.getsockname()[1]))
+        up = uplink(outbox(), destination(server.getsockname()[1]))
         until(lambda: up.state().error)
         assert "268,435,455 bytes" in str(up.state().error)
         up.stop(1.0)
@@ -180,15 +186,15 @@ def test_a_connack_without_end(fake: Fake, desk: Desks, uplink: Uplinks, version
         thread.join(PATIENCE_S)
 
 
-def test_a_broker_that_reads_none_of_our_answers(
-    fake: Fake, desk: Desks, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
+def test_a_broker_that_reads_no_acknowledgements(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each message at QoS 1 is acknowledged; acknowledgements that nobody reads are not kept without bound."""
+    """Our acknowledgements of its messages are not queued without bound."""
     connect = socket.create_connection
 
     def connect_narrowly(*args: Any, **more: Any) -> socket.socket:
         sock = connect(*args, **more)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel keeps few of them
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel buffers few of them
         return sock
 
     def attack(sock: socket.socket, version: int) -> None:
@@ -200,16 +206,16 @@ def test_a_broker_that_reads_none_of_our_answers(
     monkeypatch.setattr(socket, "create_connection", connect_narrowly)
     monkeypatch.setattr(mqtt, "MAX_ANSWERS", 20)
     broker = fake(only_v311=version == 4, then=Once(attack))
-    broker.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # so does the other side's
-    up = uplink(desk(), To(broker.port))
+    broker.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # on the other side as well
+    up = uplink(outbox(), destination(broker.port))
     until(lambda: up.state().error)
     assert "reads none of our" in str(up.state().error)
 
 
-def test_a_pack_in_flight_is_not_blamed_for_a_connection_that_we_cut(
-    fake: Fake, desk: Desks, uplink: Uplinks, version: int
+def test_a_pack_in_flight_is_not_a_poison_message_where_we_closed_the_connection(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int
 ) -> None:
-    """Three times alone in flight when a broker hangs up, and a pack is set aside; not where it was us."""
+    """Three disconnects by the broker with a single pack in flight would quarantine it."""
     cut: list[int] = []
 
     def answer(sent: Sent) -> int | None:
@@ -219,66 +225,66 @@ def test_a_pack_in_flight_is_not_blamed_for_a_connection_that_we_cut(
         broker.peers[sent.connection - 1].sendall(publish(REQUEST, b"", version, size=MOST))
         return SILENT
 
-    broker, at, make = fake(only_v311=version == 4, answer=answer), desk(), Maker()
-    up = uplink(at, To(broker.port, in_flight=1))
+    broker, at, make = fake(only_v311=version == 4, answer=answer), outbox(), Maker()
+    up = uplink(at, destination(broker.port, in_flight=1))
     at.commit(fresh(make))
     until(lambda: at.pending() == 0)
     assert len(cut) == 5 and up.state().set_aside == 0
 
 
-def test_after_three_such_ends_it_does_without_replay(
-    fake: Fake, desk: Desks, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
+def test_after_three_such_connections_replay_is_disabled(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request of 100 MB that somebody retained comes at each subscription to it; packs are delivered all the same."""
-    monkeypatch.setattr(replay, "HUNG_UP_S", 1e6)  # however slow the machine, these ends are quick ones
+    """A retained request of 100 MB arrives at each subscription; packs are delivered all the same."""
+    monkeypatch.setattr(replay, "DISCONNECT_S", 1e6)  # however slow the machine
     broker = fake(
         only_v311=version == 4,
         then=lambda sock, version: sock.sendall(publish(REQUEST, b"", version, size=100 << 20)),
     )
-    at, make = desk(), Maker()
-    up = uplink(at, To(broker.port))
+    at, make = outbox(), Maker()
+    up = uplink(at, destination(broker.port))
     until(lambda: len(broker.subscribes) == 3 and up.state().connected and up.state().connects > 3)
     at.commit(fresh(make))
     until(lambda: at.pending() == 0)
     assert len(broker.subscribes) == 3
 
 
-def test_retained_requests_and_acks_are_left_alone(attacked: Attacked, caplog: pytest.LogCaptureFixture) -> None:
-    """By a broker that sends them although it was told not to, or does not know how."""
+def test_retained_requests_and_acks_are_ignored(attacked: Attacked, caplog: pytest.LogCaptureFixture) -> None:
+    """From a broker that ignores the subscription option, or does not support it."""
     ask = b'{"id":"7","stream":"park7/gw01/inv1","first":1,"last":9}'
     with caplog.at_level(logging.WARNING):
         broker, at, _ = attacked(lambda sock, version: sock.sendall(publish(REQUEST, ask, version, 0x33)))
-        until(lambda: "left alone" in caplog.text)
+        until(lambda: "ignored" in caplog.text)
     make = Maker()
     at.commit(fresh(make))
     until(lambda: at.pending() == 0)
     assert not [sent for sent in broker.heard if sent.topic.endswith("replay/reply")]
-    assert "a retained message on meterhouse/v1/park7/gw01/replay/request" in caplog.text
+    assert "retained message on meterhouse/v1/park7/gw01/replay/request" in caplog.text
 
 
-def test_a_topic_that_is_no_text(attacked: Attacked, caplog: pytest.LogCaptureFixture) -> None:
-    """It ended as a fault of ours: a socket that was closed already was closed again."""
+def test_a_topic_that_is_not_utf_8(attacked: Attacked, caplog: pytest.LogCaptureFixture) -> None:
+    """It caused an internal error: a closed socket was closed again."""
 
     def attack(sock: socket.socket, version: int) -> None:
         sock.sendall(publish("ack", b"{}", version).replace(b"ack", b"\xff\xfe\xfd"))
 
     broker, at, up = attacked(attack)
     until(lambda: len(broker.subscribes) > 1)
-    comes_back(broker, at, up)
-    assert "not MQTT" in caplog.text and "a fault of ours" not in caplog.text
+    recovers(broker, at, up)
+    assert "malformed MQTT" in caplog.text and "internal error" not in caplog.text
 
 
 @pytest.mark.broker
 @pytest.mark.parametrize("lines", [(), ("max_packet_size 20000000",)])
 def test_a_real_broker_with_a_large_retained_message(
-    broker: Broker, desk: Desks, uplink: Uplinks, listen: Callable[..., Listener], lines: tuple[str, ...]
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, listen: Callable[..., Listener], lines: tuple[str, ...]
 ) -> None:
-    """mosquitto obeys: nothing of it comes, and packs go out."""
+    """mosquitto respects the limit: it sends none of it, and packs are delivered."""
     port = broker(*lines).port
     there = listen(port)
     there.client.publish(REQUEST, b"x" * 10_000_000, 1, True).wait_for_publish(PATIENCE_S)
-    at, make = desk(), Maker()
-    up = uplink(at, To(port, confirm="broker"))
+    at, make = outbox(), Maker()
+    up = uplink(at, destination(port, confirm="broker"))
     at.commit(fresh(make), fresh(make))
     until(lambda: at.pending() == 0)
     there.client.publish(REQUEST, b"x" * 10_000_000, 1).wait_for_publish(PATIENCE_S)
@@ -289,16 +295,16 @@ def test_a_real_broker_with_a_large_retained_message(
 
 @pytest.mark.broker
 def test_a_real_broker_with_a_retained_request(
-    broker: Broker, desk: Desks, uplink: Uplinks, listen: Callable[..., Listener]
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, listen: Callable[..., Listener]
 ) -> None:
-    """It was carried out again at every connection; now only one that comes while we are connected is."""
+    """It was served at each connection; now only a request that arrives while we are connected is."""
     port = broker().port
     there = listen(port)
-    at, make = desk(), Maker()
+    at, make = outbox(), Maker()
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(9)))
     ask = b'{"id":"%s","stream":"park7/gw01/inv1","first":1,"last":5}'
     there.client.publish(REQUEST, ask % b"retained", 1, True).wait_for_publish(PATIENCE_S)
-    up = uplink(at, To(port, confirm="broker"))
+    up = uplink(at, destination(port, confirm="broker"))
     until(lambda: at.pending() == 0)
 
     def replies() -> list[bytes]:

@@ -1,4 +1,4 @@
-"""What a platform asks for again comes as the identical bytes or with a reason; a wrong request costs a log line."""
+"""A platform that requests packs again gets the identical bytes or a reason; a wrong request costs a log line."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from paho.mqtt.enums import MQTTErrorCode
 from agent.outbox import Gone, OutboxItem, ReplayPage
 from agent.store import Store
 from agent.uplink import Uplink
-from agent.uplink.purse import Purse
-from agent.uplink.replay import MAX_JOBS, RESUMES, Replay
-from tests.kits.delivery import BASE, PATIENCE_S, Desk, Listener, Mosquitto, To, fresh, now_ms, until
+from agent.uplink.replay import MAX_JOBS, RESUMES, DailyQuota, ReplayServer
+from agent.uplink.wire import MAX_BYTES, parse_ack, parse_replay_request
+from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, now_ms, until
 from tests.kits.fake_broker import HANG_UP, FakeBroker, Sent, publish
 from tests.kits.packs import Maker
 
 Broker = Callable[..., Mosquitto]
 Listen = Callable[..., Listener]
-Desks = Callable[..., Desk]
+Outboxes = Callable[..., StoreOutbox]
 Uplinks = Callable[..., Uplink]
 Fake = Callable[..., FakeBroker]
 STREAM = "park7/gw01/inv1"
@@ -44,22 +44,20 @@ def verdicts(heard: Listener, name: str) -> list[str]:
     return [r["verdict"] for r in replies(heard, name)]
 
 
-def arrange(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, count: int, **more: Any) -> Any:
-    """A listener, a desk and a maker with ``count`` packs that were delivered and confirmed."""
+def arrange(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks, count: int, **more: Any) -> Any:
+    """A listener, a outbox and a maker with ``count`` packs that were delivered and confirmed."""
     port = broker().port
-    heard, at, make = listen(port), desk(), Maker()
-    up = uplink(at, To(port), **more)
+    heard, at, make = listen(port), outbox(), Maker()
+    up = uplink(at, destination(port), **more)
     until(lambda: up.state().connected)
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(count - 1)))
     until(lambda: len(heard.packs("readings")) == count and at.pending() == 0)
     return heard, at, make
 
 
-def test_a_range_comes_again_as_the_identical_bytes(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks
-) -> None:
-    """Also across several pages, and packs that everybody confirmed long ago."""
-    heard, _, make = arrange(broker, listen, desk, uplink, 100)
+def test_a_range_is_sent_again_byte_for_byte(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
+    """Across several pages, and packs that were confirmed long ago."""
+    heard, _, make = arrange(broker, listen, outbox, uplink, 100)
     ask(heard, id="a", first=10, last=90)
     until(lambda: "done" in verdicts(heard, "a"))
     came = [m.payload for m in heard.heard if m.topic == f"{BASE}/inv1/backfill"]
@@ -68,16 +66,20 @@ def test_a_range_comes_again_as_the_identical_bytes(
     assert not any(m.retain for m in heard.heard if "/replay/" in m.topic)
     ask(heard, id="b", first=95, last=2000)
     until(lambda: "done" in verdicts(heard, "b"))
-    assert replies(heard, "b")[-1]["reason"] == "6 packs", "up to the head, and no word of what does not exist yet"
+    assert replies(heard, "b")[-1]["reason"] == "6 packs", (
+        "up to the head, without a reply for packs that do not exist yet"
+    )
     ask(heard, id="c", first=101, last=102)
     until(lambda: verdicts(heard, "c") == ["accepted", "refused"])
     ask(heard, id="d", first=1, last=2, boot="00000000000000ff")
     until(lambda: verdicts(heard, "d") == ["accepted", "refused"])
 
 
-def test_what_is_gone_is_expired_or_lost(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    """Packs 3 to 8 were delivered to all and their time is over; 11 to 15, for which another waits, do not hold."""
-    heard, at, make = arrange(broker, listen, lambda: desk("platform", "other"), uplink, 30)
+def test_packs_that_are_gone_are_expired_or_lost(
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks
+) -> None:
+    """Packs 3 to 8 were delivered to all and have expired; 11 to 15, which one destination waits for, are damaged."""
+    heard, at, make = arrange(broker, listen, lambda: outbox("platform", "other"), uplink, 30)
     bad = {pack.data for pack in make.made[10:15]}
     at.confirm("other", range(3, 9))
     assert at.pending("other") == 24
@@ -102,9 +104,9 @@ def test_what_is_gone_is_expired_or_lost(broker: Broker, listen: Listen, desk: D
 
 
 def test_malformed_and_flooding_requests_cost_a_log_line(
-    broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks, caplog: pytest.LogCaptureFixture
+    broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard, at, make = arrange(broker, listen, desk, uplink, 5)
+    heard, at, make = arrange(broker, listen, outbox, uplink, 5)
     with caplog.at_level(logging.WARNING, "meterhouse.uplink"):
         for bad in (b"", b"{", b"[" * 5000, b"\xff", b'{"id":"x"}', b'{"id":1,"stream":"s","first":1,"last":2}'):
             ask(heard, bad)
@@ -113,7 +115,7 @@ def test_malformed_and_flooding_requests_cost_a_log_line(
         for n in range(60):
             ask(heard, id=f"f{n}", first=1, last=5)
         at.commit(*(fresh(make) for _ in range(20)))
-        until(lambda: len(heard.packs("readings")) == 25, "fresh packs go on")
+        until(lambda: len(heard.packs("readings")) == 25, "live packs continue")
         until(lambda: at.pending() == 0)
         until(lambda: verdicts(heard, "f0")[-1:] == ["done"])
     lines = [r.getMessage() for r in caplog.records if "replay" in r.getMessage()]
@@ -121,31 +123,35 @@ def test_malformed_and_flooding_requests_cost_a_log_line(
     assert not replies(heard, "foreign")
 
 
-def test_of_a_flood_twenty_are_read_and_then_one_a_second() -> None:
+def test_of_a_flood_of_requests_twenty_are_read_and_then_one_a_second() -> None:
     said, clock = list[str](), [1000.0]
-    replay = Replay("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)["id"]), lambda: None,
+    replay = ReplayServer("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)["id"]), lambda: None,
                     lambda: clock[0])  # type: ignore[arg-type]  # fmt: skip
     for n in range(400):
         name = str(n)
-        replay.ask(json.dumps({"id": name, "stream": "p/g/inv1", "first": 9, "last": 1}).encode())
+        replay.on_request(json.dumps({"id": name, "stream": "p/g/inv1", "first": 9, "last": 1}).encode())
         clock[0] += 0.0625
     assert said[:20] == [str(n) for n in range(20)] and len(said) in (43, 44, 45)
 
 
-def test_a_full_queue_says_so_to_who_asks() -> None:
-    """One job is under way and eight wait; whoever asks then must not wait for packs that never come."""
+def test_a_request_is_refused_while_the_queue_is_full() -> None:
+    """One job is served and eight wait; another request gets a reply at once."""
     said = list[dict[str, Any]]()
-    replay = Replay("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
+    replay = ReplayServer(
+        "x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0
+    )  # type: ignore[arg-type]
     for n in range(MAX_JOBS + 3):
-        replay.ask(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": 5 * n + 1, "last": 5 * n + 2}).encode())
+        replay.on_request(
+            json.dumps({"id": str(n), "stream": "p/g/inv1", "first": 5 * n + 1, "last": 5 * n + 2}).encode()
+        )
     assert [reply["verdict"] for reply in said] == ["accepted"] * (MAX_JOBS + 1) + ["refused"] * 2
     assert {(reply["id"], reply["reason"]) for reply in said[-2:]} == {
-        (str(MAX_JOBS + n), "busy: too many requests wait") for n in (1, 2)
+        (str(MAX_JOBS + n), "busy: too many requests are waiting") for n in (1, 2)
     }
 
 
-def test_the_daily_budget_holds(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    heard, _, make = arrange(broker, listen, desk, uplink, 50, replay_bytes=9_000)
+def test_the_daily_quota_is_not_exceeded(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
+    heard, _, make = arrange(broker, listen, outbox, uplink, 50, replay_bytes=9_000)
     ask(heard, id="a", first=2, last=50)
     until(lambda: "refused" in verdicts(heard, "a"))
     came = [m.payload for m in heard.heard if m.topic == f"{BASE}/inv1/backfill"]
@@ -153,8 +159,8 @@ def test_the_daily_budget_holds(broker: Broker, listen: Listen, desk: Desks, upl
     assert "used up" in replies(heard, "a")[-1]["reason"]
 
 
-class Purses:
-    """What a store has written down."""
+class QuotaStore:
+    """The recorded bytes of each day; answers when the test calls ``answer``."""
 
     def __init__(self) -> None:
         self.days: dict[int, int] = {}
@@ -175,51 +181,51 @@ class Purses:
 
 @given(st.lists(st.tuples(st.sampled_from(["take", "answer", "restart", "tomorrow", "wait"]), st.integers(1, 40_000)),
                 max_size=60))  # fmt: skip
-def test_no_day_has_more_than_its_budget_however_often_the_agent_restarts(steps: list[tuple[str, int]]) -> None:
-    """field pain 47: caps hold when everything else fails."""
-    store, budget, clock, spent = Purses(), 100_000, [86_400.0 * 20_000, 0.0], dict[int, int]()
+def test_no_day_exceeds_its_quota_however_often_the_agent_restarts(steps: list[tuple[str, int]]) -> None:
+    """field pain 47: limits hold when everything else fails."""
+    store, quota_bytes, clock, spent = QuotaStore(), 100_000, [86_400.0 * 20_000, 0.0], dict[int, int]()
 
-    def purse() -> Purse:
-        return Purse("x", store, budget, lambda: None, lambda: clock[1], lambda: clock[0])  # type: ignore[arg-type]
+    def quota() -> DailyQuota:
+        return DailyQuota("x", store, quota_bytes, lambda: None, lambda: clock[1], lambda: clock[0])  # type: ignore[arg-type]
 
-    at = purse()
+    at = quota()
     for step, size in steps:
         match step:
             case "take":
-                if at.take(size):
+                if at.reserve(size):
                     day = int(clock[0] // 86_400)
                     spent[day] = spent.get(day, 0) + size
             case "answer":
                 store.answer()
             case "restart":
-                store.asked.clear()  # a kill: what was asked may or may not be written
-                at = purse()
+                store.asked.clear()  # a kill: requested bytes may or may not be recorded
+                at = quota()
             case "tomorrow":
                 clock[0] += 86_400
             case "wait":
                 clock[1] += 100
-    assert all(size <= budget for size in spent.values())
-    at, left = purse(), budget - store.days.get(int(clock[0] // 86_400), 0)
+    assert all(size <= quota_bytes for size in spent.values())
+    at, left = quota(), quota_bytes - store.days.get(int(clock[0] // 86_400), 0)
     store.asked.clear()
     if left > 0:
         for _ in range(3):
-            done = at.take(left)
+            done = at.reserve(left)
             store.answer()
-        assert done, "nothing of a budget that nobody wrote down is withheld"
+        assert done, "all of the quota that is not recorded can be used"
     else:
-        at.look()
+        at.refresh()
         store.answer()
-    assert at.take(1) is False and at.is_empty
+    assert at.reserve(1) is False and at.is_spent
 
 
-def test_a_restart_does_not_fill_the_budget_again(broker: Broker, listen: Listen, desk: Desks, uplink: Uplinks) -> None:
-    heard, at, _ = arrange(broker, listen, desk, uplink, 50, replay_bytes=9_000)
+def test_a_restart_does_not_renew_the_quota(broker: Broker, listen: Listen, outbox: Outboxes, uplink: Uplinks) -> None:
+    heard, at, _ = arrange(broker, listen, outbox, uplink, 50, replay_bytes=9_000)
     ask(heard, id="a", first=2, last=10)
     until(lambda: "done" in verdicts(heard, "a"))
     port = heard.client.port
     at.uplinks.pop().stop(PATIENCE_S)
     until(lambda: any(b"offline" in m.payload for m in heard.heard if m.topic == f"{BASE}/status"))
-    up = uplink(at, To(port), replay_bytes=9_000)
+    up = uplink(at, destination(port), replay_bytes=9_000)
     until(lambda: up.state().connected)
     ask(heard, id="b", first=2, last=10)
     until(lambda: "refused" in verdicts(heard, "b"))
@@ -255,23 +261,23 @@ class Shelf:
     ),
     st.sets(st.integers(1, 60), max_size=10),
 )
-def test_every_request_that_was_accepted_gets_all_of_its_packs_and_one_end(
+def test_each_accepted_request_gets_all_of_its_packs_and_one_final_reply(
     wanted: list[tuple[int, int, int, int]], gone: set[int]
 ) -> None:
-    """Whatever overlaps and whenever it comes: merged jobs leave nothing out, and say what is gone.
+    """Merged jobs omit no pack and report all that are gone, for any overlap and order.
 
-    Connections end meanwhile, and what was in flight then (the last number) did not arrive.
+    Connections end meanwhile, and packs in flight then (the last number) do not arrive.
     """
     said: list[dict[str, Any]] = []
     shelf = Shelf(gone)
-    arrived = [0]  # so many of ``sent`` certainly did: whoever heard "done" also got what came before
+    arrived = [0]  # so many of ``sent`` certainly did: they were sent before a "done" that arrived
 
     def reply(data: bytes) -> None:
         said.append(json.loads(data))
         if said[-1]["verdict"] == "done":
             arrived[0] = len(sent)
 
-    replay = Replay("x", shelf, "p/g", reply, lambda: None, lambda: 1.0, in_flight=7)  # type: ignore[arg-type]
+    replay = ReplayServer("x", shelf, "p/g", reply, lambda: None, lambda: 1.0, in_flight=7)  # type: ignore[arg-type]
     sent: list[int] = []
     since: dict[str, int] = {}
 
@@ -289,7 +295,7 @@ def test_every_request_that_was_accepted_gets_all_of_its_packs_and_one_end(
             assert replay.begin()
         since[str(n)] = len(sent)
         last = min(60, first + more)
-        replay.ask(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
+        replay.on_request(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
         turn(steps)
     turn(5000)
     for n, (first, more, *_) in enumerate(wanted):
@@ -307,8 +313,8 @@ def test_every_request_that_was_accepted_gets_all_of_its_packs_and_one_end(
         assert range_ & gone <= told
 
 
-def test_a_page_that_comes_after_the_connection_ended_skips_nothing() -> None:
-    """The store was asked before: what it says is of a place that the job has left again."""
+def test_a_page_that_arrives_after_the_connection_ended_skips_nothing() -> None:
+    """It belongs to a position that the job has left."""
     late: list[Callable[[], None]] = []
 
     class Slow(Shelf):
@@ -317,8 +323,10 @@ def test_a_page_that_comes_after_the_connection_ended_skips_nothing() -> None:
             super().replay(*asked, lambda page: late.append(lambda: callback(page)))  # type: ignore[call-arg]
 
     said: list[dict[str, Any]] = []
-    replay = Replay("x", Slow(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
-    replay.ask(json.dumps({"id": "a", "stream": "p/g/inv1", "first": 1, "last": 20}).encode())
+    replay = ReplayServer(
+        "x", Slow(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0
+    )  # type: ignore[arg-type]
+    replay.on_request(json.dumps({"id": "a", "stream": "p/g/inv1", "first": 1, "last": 20}).encode())
     assert replay.next(100) is None
     late.pop()()
     first = [item.id for _ in range(20) if (item := replay.next(100))]
@@ -337,16 +345,18 @@ def test_a_page_that_comes_after_the_connection_ended_skips_nothing() -> None:
 
 def test_overlapping_requests_are_read_from_the_store_once() -> None:
     said: list[dict[str, Any]] = []
-    replay = Replay("x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0)  # type: ignore[arg-type]
+    replay = ReplayServer(
+        "x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0
+    )  # type: ignore[arg-type]
     for n, (first, last) in enumerate([(1, 3), (20, 40), (30, 50), (15, 19)]):
-        replay.ask(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
+        replay.on_request(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
     sent = [item.id for _ in range(200) if (item := replay.next(100)) is not None]
     assert sent == [1, 2, 3, *range(15, 51)]
     assert [r["id"] for r in said if r["verdict"] == "done"] == ["0", "1", "2", "3"]
 
 
-def test_a_job_goes_on_when_the_broker_is_back(fake: Fake, desk: Desks, uplink: Uplinks) -> None:
-    """What was in flight comes twice, nothing is left out, and a platform that asks again meanwhile gets one end."""
+def test_a_job_resumes_after_a_reconnect(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    """Packs in flight are sent twice, none is omitted, and a request repeated meanwhile gets one final reply."""
     request = json.dumps({"id": "a", "stream": STREAM, "first": 1, "last": 150}).encode()
     asked = publish(f"{BASE}/replay/request", request, 5)
     seqs, said = list[int](), list[str]()
@@ -363,35 +373,32 @@ def test_a_job_goes_on_when_the_broker_is_back(fake: Fake, desk: Desks, uplink: 
         if len(broker.subscribes) == 2:
             sock.sendall(asked)
 
-    broker, at, make = fake(answer=answer, then=ask_again), desk(), Maker()
+    broker, at, make = fake(answer=answer, then=ask_again), outbox(), Maker()
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(149)))
-    uplink(at, To(broker.port, confirm="broker"))
+    uplink(at, destination(broker.port, confirm="broker"))
     until(lambda: at.pending() == 0)
     broker.peers[0].sendall(asked)
     until(lambda: "done" in said)
     assert len(broker.subscribes) == 2 and said == ["accepted", "accepted", "done"]
     again = seqs.index(60) + 1
     assert seqs[:again] == list(range(1, 61)) and seqs[again:] == list(range(seqs[again], 151))
-    assert 1 < seqs[again] <= 60, "it goes on, from where nothing can have been lost on the way"
+    assert 1 < seqs[again] <= 60, "it resumes where all earlier packs have certainly arrived"
 
 
 @pytest.mark.parametrize(
     "boot", ["3f2a9c41d07be815\n", "\n3f2a9c41d07be815", "3f2a9c41d07be815 ", "3F2A9C41D07BE815", ""]
 )
-def test_a_boot_is_sixteen_digits_and_nothing_behind_them(boot: str) -> None:
-    """A pattern that ends in $ lets one line feed pass."""
-    from agent.uplink.wire import decode_ack, decode_replay
-
+def test_a_boot_is_sixteen_digits_and_nothing_else(boot: str) -> None:
+    """A pattern that ends in $ accepts a trailing line feed."""
     both = {"stream": STREAM, "boot": boot, "first": 1, "last": 2, "id": "7", "hash": "A" * 43}
-    for decode in (decode_ack, decode_replay):
+    for parse in (parse_ack, parse_replay_request):
         with pytest.raises(ValueError, match=r"boot"):
-            decode(json.dumps(both).encode())
-        assert decode(json.dumps(both | {"boot": "3f2a9c41d07be815"}).encode()).boot == "3f2a9c41d07be815"
+            parse(json.dumps(both).encode(), "park7/gw01")
+        assert parse(json.dumps(both | {"boot": "3f2a9c41d07be815"}).encode(), "park7/gw01").boot == "3f2a9c41d07be815"
 
 
-def test_an_ack_of_more_than_4096_bytes_is_not_read() -> None:
-    from agent.uplink.ack import MAX_ACK_BYTES, parse_ack
-
+def test_an_ack_of_more_than_4096_bytes_is_rejected() -> None:
     ack = json.dumps({"stream": STREAM, "boot": "3f2a9c41d07be815", "first": 1, "last": 2, "hash": "A" * 43}).encode()
-    assert parse_ack(ack.ljust(MAX_ACK_BYTES), "park7/gw01") == parse_ack(ack, "park7/gw01")
-    assert parse_ack(ack.ljust(MAX_ACK_BYTES + 1), "park7/gw01") == "4097 bytes, at most 4096 are read"
+    assert parse_ack(ack.ljust(MAX_BYTES), "park7/gw01") == parse_ack(ack, "park7/gw01")
+    with pytest.raises(ValueError, match=r"4097 bytes, at most 4096 are accepted"):
+        parse_ack(ack.ljust(MAX_BYTES + 1), "park7/gw01")

@@ -13,23 +13,23 @@ import pytest
 
 from agent.cli.main import outcome
 from agent.uplink import Uplink
-from tests.kits.delivery import BASE, PATIENCE_S, Desk, Mosquitto, To, fresh, until
+from tests.kits.delivery import BASE, PATIENCE_S, Mosquitto, StoreOutbox, destination, fresh, until
 from tests.kits.fake_broker import FakeBroker, publish
 from tests.kits.packs import Maker
 
 STREAM = "park7/gw01/inv1"
 
 
-def test_the_platform_gets_what_it_asks_for(
+def test_the_platform_gets_the_packs_that_it_requests(
     broker: Callable[..., Mosquitto],
-    desk: Callable[..., Desk],
+    outbox: Callable[..., StoreOutbox],
     uplink: Callable[..., Uplink],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     port = broker().port
-    at, make = desk(), Maker()
-    up = uplink(at, To(port, confirm="broker"))
+    at, make = outbox(), Maker()
+    up = uplink(at, destination(port, confirm="broker"))
     at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(39)))
     until(lambda: up.state().connected and at.pending() == 0)
     url, out = f"mqtt://127.0.0.1:{port}", tmp_path / "again.jsonl"
@@ -44,7 +44,7 @@ def test_the_platform_gets_what_it_asks_for(
     assert outcome(["replay", "inv1", "--broker", url]) == 2
 
 
-def test_a_broker_that_refuses_says_why_and_at_once(
+def test_a_refusal_of_the_broker_is_reported_at_once(
     broker: Callable[..., Mosquitto], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rules = tmp_path / "acl"
@@ -59,7 +59,7 @@ def test_a_broker_that_refuses_says_why_and_at_once(
 
 @pytest.mark.parametrize("hang_up", [True, False])
 def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Refuses level 5 with return code 1 or by hanging up; the gateway's answer comes by 3.1.1."""
+    """It refuses level 5 with return code 1 or by a disconnect; the gateway's reply arrives in 3.1.1."""
     levels: list[int] = []
 
     def serve(server: socket.socket) -> None:
@@ -89,14 +89,14 @@ def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFi
     assert levels == [5, 4] and json.loads(capsys.readouterr().out)["packs"] == 0
 
 
-def test_a_gateway_that_is_silent(fake: Callable[..., FakeBroker], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gateway_that_does_not_reply(fake: Callable[..., FakeBroker], capsys: pytest.CaptureFixture[str]) -> None:
     broker = fake()
     assert outcome(["replay", STREAM, "--broker", f"mqtt://127.0.0.1:{broker.port}", "--for", "200 ms"]) == 5
     assert "no answer for 0.2 s" in capsys.readouterr().err
 
 
-def test_a_password_in_the_url_is_refused_and_never_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """As the configuration refuses it: it would stand in the list of processes."""
+def test_a_password_in_the_url_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """As in the configuration. It would be visible in the list of processes."""
     for command in (["replay", STREAM], ["verify"]):
         assert outcome([*command, "--broker", "mqtt://platform:s3cret@127.0.0.1:1"]) == 2
         said = "".join(capsys.readouterr())
@@ -104,7 +104,7 @@ def test_a_password_in_the_url_is_refused_and_never_shown(capsys: pytest.Capture
 
 
 class Sender(threading.Thread):
-    """Takes a subscription by MQTT 5, sends what it is given, and reads on."""
+    """Accepts a subscription in MQTT 5, sends the given packets, and reads on."""
 
     def __init__(self, packets: Callable[[str], list[bytes]]) -> None:
         super().__init__(daemon=True)
@@ -133,8 +133,8 @@ def published(topic: str, payload: bytes, first: int = 0x30) -> bytes:
     return publish(topic, payload, 5, first)
 
 
-def test_a_broker_cannot_hurt_who_asks_for_packs(capsys: pytest.CaptureFixture[str]) -> None:
-    """Replies nested without end, retained and foreign messages are passed over; what is too large ends it."""
+def test_a_hostile_broker_cannot_harm_the_replay_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Deeply nested replies, retained and foreign messages are ignored; a packet that is too large ends the command."""
     reply = f"{BASE}/replay/reply"
 
     def harmless(name: str) -> list[bytes]:
@@ -162,9 +162,7 @@ def test_a_broker_cannot_hurt_who_asks_for_packs(capsys: pytest.CaptureFixture[s
         assert said in capsys.readouterr().err
 
 
-def test_what_waits_to_be_looked_at_is_bounded(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_queue_of_replies_is_bounded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.cli.replay.MAX_REPLIES", 5)
     reply = f"{BASE}/replay/reply"
 

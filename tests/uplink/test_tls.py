@@ -1,4 +1,4 @@
-"""TLS with an authority of our own: what holds, what does not, and renewal without a restart."""
+"""TLS with a certificate authority of the test's own: verification, and renewal without a restart."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cryptography.x509.oid import NameOID
 from agent.cli.main import outcome
 from agent.uplink import Uplink
 from agent.verify.live import Live, LiveError
-from tests.kits.delivery import Desk, Mosquitto, To, fresh, until
+from tests.kits.delivery import Mosquitto, StoreOutbox, destination, fresh, until
 from tests.kits.packs import Maker
 
 Broker = Callable[..., Mosquitto]
-Desks = Callable[..., Desk]
+Outboxes = Callable[..., StoreOutbox]
 Uplinks = Callable[..., Uplink]
 NOW = datetime.now(UTC)
 
@@ -80,11 +80,11 @@ def tls(server: tuple[Path, Path], ca: Path, *more: str) -> tuple[str, ...]:
     return (f"certfile {server[0]}", f"keyfile {server[1]}", f"cafile {ca}", *more)
 
 
-def test_packs_go_over_tls(broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path) -> None:
+def test_packs_go_over_tls(broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path) -> None:
     ca = Authority(tmp_path, "ca")
     port = broker(*tls(ca.issue("server"), ca.file)).port
-    at, make = desk(), Maker(pad=20_000)
-    up = uplink(at, To(port, tls=True, ca_file=ca.file, confirm="broker"))
+    at, make = outbox(), Maker(pad=20_000)
+    up = uplink(at, destination(port, tls=True, ca_file=ca.file, confirm="broker"))
     at.commit(*(fresh(make) for _ in range(60)))
     until(lambda: at.pending() == 0)
     assert up.state().error is None
@@ -99,8 +99,8 @@ def test_packs_go_over_tls(broker: Broker, desk: Desks, uplink: Uplinks, tmp_pat
         ("another address", "Does url name"),
     ],
 )
-def test_a_certificate_that_does_not_hold_is_explained(
-    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path, fault: str, what: str
+def test_a_certificate_that_fails_verification_is_explained(
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path, fault: str, what: str
 ) -> None:
     ca, other = Authority(tmp_path, "ca"), Authority(tmp_path, "other")
     server = ca.issue(
@@ -108,21 +108,21 @@ def test_a_certificate_that_does_not_hold_is_explained(
     )
     port = broker(*tls(server, ca.file)).port
     trusted = {"another authority": other.file, "no authority": None}.get(fault, ca.file)
-    up = uplink(desk(), To(port, tls=True, ca_file=trusted))
+    up = uplink(outbox(), destination(port, tls=True, ca_file=trusted))
     until(lambda: up.state().error)
-    said = f"{up.state().error} {up.state().hint}"
-    assert "certificate does not hold" in said and what in said
+    shown = f"{up.state().error} {up.state().hint}"
+    assert "certificate verification failed" in shown and what in shown
 
 
-def test_renewed_certificates_are_used_from_the_next_connection_on(
-    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_renewed_certificates_are_used_by_the_next_connection(
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody has to restart the agent, and it warns before a certificate ends. # field pain 72"""
+    """Without a restart; the agent warns before a certificate expires. # field pain 72"""
     ca, stranger = Authority(tmp_path, "ca"), Authority(tmp_path, "stranger")
     port = broker(*tls(ca.issue("server"), ca.file, "require_certificate true")).port
     cert, key = stranger.issue("client")
-    at, make = desk(), Maker()
-    to = To(port, tls=True, ca_file=ca.file, cert_file=cert, key_file=key, confirm="broker")
+    at, make = outbox(), Maker()
+    to = destination(port, tls=True, ca_file=ca.file, cert_file=cert, key_file=key, confirm="broker")
     up = uplink(at, to)
     at.commit(fresh(make))
     until(lambda: up.state().error)
@@ -131,41 +131,41 @@ def test_renewed_certificates_are_used_from_the_next_connection_on(
         ca.issue("client", days=3)  # the same files
         until(lambda: up.state().connected)
         until(lambda: at.pending() == 0)
-    assert "ends in 3 days" in caplog.text and str(cert) in caplog.text
+    assert "expires in 3 days" in caplog.text and str(cert) in caplog.text
 
 
-def test_a_broker_that_wants_a_certificate_says_so(
-    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path
+def test_a_missing_client_certificate_is_named(
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path
 ) -> None:
     ca = Authority(tmp_path, "ca")
     port = broker(*tls(ca.issue("server"), ca.file, "require_certificate true")).port
-    up = uplink(desk(), To(port, tls=True, ca_file=ca.file))
+    up = uplink(outbox(), destination(port, tls=True, ca_file=ca.file))
     until(lambda: up.state().error)
     assert "client certificate" in f"{up.state().error} {up.state().hint}", up.state()
 
 
-def test_files_that_do_not_belong_together_are_named(desk: Desks, uplink: Uplinks, tmp_path: Path) -> None:
+def test_a_certificate_and_a_key_that_do_not_match_are_named(outbox: Outboxes, uplink: Uplinks, tmp_path: Path) -> None:
     ca = Authority(tmp_path, "ca")
     one, two = ca.issue("one"), ca.issue("two")
-    up = uplink(desk(), To(1, tls=True, ca_file=ca.file, cert_file=one[0], key_file=two[1]))
+    up = uplink(outbox(), destination(1, tls=True, ca_file=ca.file, cert_file=one[0], key_file=two[1]))
     until(lambda: up.state().error)
-    assert "do not belong together" in str(up.state().error)
+    assert "do not match" in str(up.state().error)
     text = tmp_path / "text.pem"
     text.write_text("no certificate\n")
-    other = uplink(desk(), To(1, tls=True, ca_file=text))
+    other = uplink(outbox(), destination(1, tls=True, ca_file=text))
     until(lambda: other.state().error)
-    assert "TLS files cannot be used" in str(other.state().error)
+    assert "cannot load the TLS files" in str(other.state().error)
 
 
-def test_a_common_name_never_stands_for_a_dns_name(
-    broker: Broker, desk: Desks, uplink: Uplinks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_common_name_of_a_certificate_does_not_count(
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A certificate that says localhost in its common name only: for the agent, for `verify` and for `replay`."""
+    """A certificate with localhost in its common name only: for the agent, for `verify` and for `replay`."""
     ca = Authority(tmp_path, "ca")
     port = broker(*tls(ca.issue("localhost", dns=""), ca.file)).port
-    up = uplink(desk(), To(port, host="localhost", tls=True, ca_file=ca.file))
+    up = uplink(outbox(), destination(port, host="localhost", tls=True, ca_file=ca.file))
     until(lambda: up.state().error)
-    assert "certificate does not hold" in str(up.state().error) and "Does url name" in str(up.state().hint)
+    assert "certificate verification failed" in str(up.state().error) and "Does url name" in str(up.state().hint)
     url = f"mqtts://localhost:{port}"
     with pytest.raises(LiveError, match="Hostname mismatch"):
         Live(url, ca_file=ca.file).start()

@@ -1,0 +1,161 @@
+"""MQTT reason codes and network errors as BrokerError: what a technician sees, and what to do next."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from typing import Final
+
+from drivers.model import BrokerError, clean_text
+
+# reason codes of MQTT 5, section 2.4
+NO_SUBSCRIBERS: Final = 0x10
+UNSUPPORTED_VERSION: Final = 0x84
+NOT_AUTHORIZED: Final = 0x87
+TAKEN_OVER: Final = 0x8E
+TOPIC_INVALID: Final = 0x90
+ID_IN_USE: Final = 0x91
+TOO_LARGE: Final = 0x95
+QUOTA: Final = 0x97
+BAD_FORMAT: Final = 0x99
+QOS_UNSUPPORTED: Final = 0x9B
+
+_RETRY: Final = "The agent retries"
+_SUPPORT: Final = "Ask the broker's operator"
+_CONNACK: Final = {
+    0x81: ("broker rejected the connection: malformed packet", "Is this an MQTT broker?"),
+    0x82: ("broker rejected the connection: protocol error", "Is this an MQTT broker?"),
+    UNSUPPORTED_VERSION: ("broker supports neither MQTT 5 nor 3.1.1", "It is too old for this agent"),
+    0x85: ("broker rejected the client id", "Set client_id to the value that the broker's operator requires"),
+    0x86: ("wrong user name or password", "Compare username and password file with what the operator gave you"),
+    NOT_AUTHORIZED: (  # mosquitto's answer to a wrong password as well
+        "broker rejected the connection: not authorized",
+        "Check user name and password. If they are right, ask the operator to allow this user or certificate",
+    ),
+    0x88: ("broker unavailable", _RETRY),
+    0x89: ("broker busy", _RETRY),
+    0x8A: ("broker has banned this client", "Ask the broker's operator for the reason"),
+    0x8C: (
+        "broker requires another authentication method",
+        "Ask its operator. This agent supports user name and password, and client certificates",
+    ),
+    QUOTA: ("broker rejected the connection: quota exceeded", _SUPPORT),
+    QOS_UNSUPPORTED: ("broker does not support QoS 1", "Delivery cannot be confirmed without it. " + _SUPPORT),
+    0x9C: ("broker redirects to another server", "Set url to the new address"),
+    0x9D: ("broker has moved", "Set url to the new address"),
+    0x9F: ("broker limits the connection rate", "The agent retries less often"),
+}
+_PUBACK: Final = {
+    NO_SUBSCRIBERS: ("no subscriber for our packs", "Packs are kept. Is the platform running and subscribed?"),
+    NOT_AUTHORIZED: ("publish not authorized", "Ask the broker's operator for write access to"),
+    TOPIC_INVALID: ("broker rejected the topic", "Ask the broker's operator for write access to"),
+    QUOTA: ("broker quota exceeded", "Packs are kept. " + _SUPPORT),
+    TOO_LARGE: ("pack too large for the broker", "Lower [pack] max_size, or ask the operator for a larger limit"),
+    BAD_FORMAT: ("broker rejected the payload format of a pack", "Ask its operator what it checks"),
+}
+_DISCONNECT: Final = {
+    NOT_AUTHORIZED: ("broker disconnected: not authorized", "Ask its operator what changed"),
+    0x8B: ("broker is shutting down", _RETRY),
+    0x8D: ("broker disconnected: keepalive timeout", "Is the network slow, or this machine overloaded?"),
+    TAKEN_OVER: (
+        "another client took over the session",
+        "Another gateway, or a copy of this one, runs with the same site and gateway name",
+    ),
+    0x93: ("broker disconnected: receive maximum exceeded", _RETRY),
+    TOO_LARGE: ("broker disconnected: pack too large", "Lower [pack] max_size"),
+    QUOTA: ("broker disconnected: quota exceeded", _SUPPORT),
+    0x98: ("broker disconnected: administrative action", _RETRY),
+}
+
+
+def connect_refused(code: int, url: str) -> BrokerError:
+    """A CONNACK that is not success; ``code`` as in MQTT 5."""
+    what, hint = _CONNACK.get(code, (f"broker rejected the connection (reason code 0x{code:02X})", _SUPPORT))
+    return BrokerError(what, where=url, hint=hint)
+
+
+def publish_refused(code: int, topic: str, url: str) -> BrokerError:
+    """A PUBACK that is not success."""
+    what, hint = _PUBACK.get(code, (f"broker rejected a pack (reason code 0x{code:02X})", "Packs are kept"))
+    if hint.endswith(" to"):
+        hint = f"{hint} {topic}"
+    return BrokerError(what, where=url, hint=hint)
+
+
+def disconnected(code: int, url: str) -> BrokerError:
+    """A connection that ended; ``code`` 0 where the broker gave no reason."""
+    what, hint = _DISCONNECT.get(code, ("connection lost", _RETRY))
+    if code and code not in _DISCONNECT:
+        what = f"broker disconnected (reason code 0x{code:02X})"
+    return BrokerError(what, where=url, hint=hint)
+
+
+def limit_exceeded(fault: str, url: str) -> BrokerError:
+    """A connection that we closed because the broker sent what it must not; ``fault`` says what."""
+    hint = "Is a large message retained on ack or replay/request? The operator can delete it and limit packet sizes"
+    return BrokerError(f"broker sent {fault}; connection closed", where=url, hint=hint)
+
+
+def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool) -> BrokerError:
+    """A connection that ended before CONNACK; ``code`` as in MQTT 5, 0 where the broker gave no reason."""
+    if code:
+        return disconnected(code, url)
+    if not tls:
+        hint = "Does this port require TLS (mqtts://)?"
+    elif has_certificate:  # in TLS 1.3 a client learns only now that its certificate is missing or rejected
+        hint = "Does it accept our certificate?"
+    else:
+        hint = "Does it require a client certificate (cert_file)?"
+    return BrokerError("broker closed the connection before CONNACK", where=url, hint=hint)
+
+
+def unreachable(error: OSError, url: str, port: int) -> BrokerError:
+    """An attempt that failed before MQTT began."""
+    if isinstance(error, ssl.SSLError):
+        return _tls_failed(error, url)
+    if isinstance(error, socket.gaierror):
+        if error.errno == socket.EAI_AGAIN:
+            hint = "Is this box connected, and is its DNS server right?"
+            return BrokerError("DNS server not responding", where=url, hint=hint)
+        return BrokerError("host name not found", where=url, hint="Check the spelling of the host in url")
+    if isinstance(error, TimeoutError):
+        hint = f"Does this network have a route out, and does the firewall allow port {port}?"
+        return BrokerError("connection timed out", where=url, hint=hint)
+    reset = ("connection reset during connect", "A firewall, or TLS on one side only: mqtt:// or mqtts://?")
+    known = {
+        errno.ECONNREFUSED: ("connection refused: nothing listens on this port", f"Is {port} the right port?"),
+        errno.ENETUNREACH: ("network unreachable", "Is this box connected? Check its address and gateway"),
+        errno.EHOSTUNREACH: ("host unreachable", "Is it switched on, and is the address right?"),
+        errno.ECONNRESET: reset,
+        errno.EPIPE: reset,
+    }
+    what, hint = known.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, ""))
+    return BrokerError(clean_text(what, 120), where=url, hint=hint)
+
+
+def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = clean_text(error.verify_message or str(error), 120)
+        hints = {  # by OpenSSL's X509_V_ERR_...
+            10: "It has expired: the operator must renew it. Or this box's clock is wrong",
+            9: "It is not valid yet. Is this box's clock right?",
+            62: "Does url name the host as in the certificate?",
+            64: "Does url name the address as in the certificate?",
+            18: "Set ca_file to the broker's certificate authority",
+            19: "Set ca_file to the broker's certificate authority",
+            20: "Set ca_file to the broker's certificate authority",
+        }
+        hint = hints.get(error.verify_code, "Compare ca_file with what the operator gave you")
+        return BrokerError(f"broker certificate verification failed ({reason})", where=url, hint=hint)
+    reason = (error.reason or "").replace("_", " ").lower() or str(error)
+    if "wrong version number" in reason or "record layer failure" in reason:
+        return BrokerError("broker does not use TLS on this port", where=url, hint="Use mqtt://, or another port?")
+    if "certificate required" in reason or "handshake failure" in reason:
+        return BrokerError("broker requires a client certificate", where=url, hint="Set cert_file and key_file")
+    if "unknown ca" in reason or "bad certificate" in reason or "certificate unknown" in reason:
+        return BrokerError("broker rejected our certificate", where=url, hint="Ask its operator for the reason")
+    if isinstance(error, ssl.SSLEOFError):
+        hint = "Does it require a client certificate?"
+        return BrokerError("broker closed the connection during the TLS handshake", where=url, hint=hint)
+    return BrokerError(f"TLS failed: {clean_text(reason, 100)}", where=url, hint="Compare ca_file, cert_file, key_file")

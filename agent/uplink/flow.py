@@ -1,0 +1,222 @@
+"""Flow control: how fast and how much is sent, and what is not sent because the broker refuses it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Sequence
+from enum import Enum
+from typing import Final
+
+MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # in flight
+FAST_ACK_S: Final = 1.0  # from sending to PUBACK: the window grows
+SLOW_ACK_S: Final = 5.0  # the window shrinks
+PROBE_FIRST_S: Final = 1.0
+PROBE_MOST_S: Final = 60.0
+STRIKES: Final = 3  # disconnects with a single message in flight that make it a poison message
+SKIPS: Final = 2_000  # packs of blocked topics that the backlog may skip between two probes
+
+TopicKey = tuple[str, str]  # stream, kind
+
+
+class Backoff:
+    """Exponential backoff: each delay is twice the one before, up to ``most_s``.
+
+    Args:
+        jitter: up to this part of a delay is left out, at random; 0 to 1.
+    """
+
+    def __init__(self, first_s: float, most_s: float, jitter: float = 0.0) -> None:
+        self._first_s, self._most_s, self._jitter = first_s, most_s, jitter
+        self.delay_s = first_s  # the next delay, before jitter
+
+    def next_s(self, most_s: float = math.inf) -> float:
+        """Seconds to wait now, at most ``most_s``; the next delay is twice as long."""
+        delay_s = min(self.delay_s, most_s)
+        self.delay_s = min(self.delay_s * 2, self._most_s)
+        return delay_s * random.uniform(1 - self._jitter, 1)
+
+    def reset(self) -> None:
+        """The next delay is the first again."""
+        self.delay_s = self._first_s
+
+    @property
+    def is_reset(self) -> bool:
+        """Was there no delay since the last reset?"""
+        return self.delay_s == self._first_s
+
+
+class TokenBucket:
+    """``rate`` tokens a second, at most ``burst`` at once. Full at the start."""
+
+    def __init__(self, rate: float, burst: float, now_s: float) -> None:
+        self._rate, self._burst, self._tokens, self._filled_s = rate, burst, burst, now_s
+
+    def available(self, now_s: float) -> bool:
+        """Is there a token?"""
+        self._tokens = min(self._burst, self._tokens + (now_s - self._filled_s) * self._rate)
+        self._filled_s = now_s
+        return self._tokens >= 1
+
+    def take(self, now_s: float) -> bool:
+        """Take a token. False if there is none."""
+        if not self.available(now_s):
+            return False
+        self._tokens -= 1
+        return True
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds from the last call until there is a token."""
+        return max(0.0, 1 - self._tokens) / self._rate
+
+
+class InflightWindow:
+    """Bytes that may be in flight. Shrinks on a slow link, so that a live pack does not wait behind older ones."""
+
+    def __init__(self) -> None:
+        self.limit_bytes = FIRST_BYTES
+        self._shrunk_s = 0.0
+
+    def on_ack(self, took_s: float, size: int, now: float) -> None:
+        """A message of this size was acknowledged after ``took_s``."""
+        if took_s < FAST_ACK_S:
+            self.limit_bytes = min(MOST_BYTES, self.limit_bytes + size)
+        elif took_s > SLOW_ACK_S and now - self._shrunk_s > SLOW_ACK_S:
+            self.limit_bytes, self._shrunk_s = max(LEAST_BYTES, self.limit_bytes // 2), now
+
+
+class Admission(Enum):
+    """May a pack be sent?"""
+
+    OPEN = "open"
+    PROBE = "probe"  # yes, to test whether its blocked topic is accepted again
+    BLOCKED = "blocked"
+
+
+class BlockedTopics:
+    """Topics without a subscriber, or to which we may not write: a circuit breaker.
+
+    One probe at a time, with exponential backoff, for all of them: when it is accepted, no topic is blocked any more.
+    """
+
+    def __init__(self, first_s: float = PROBE_FIRST_S) -> None:
+        self._lowest: dict[TopicKey, int] = {}  # the first id that waits
+        self._backoff = Backoff(first_s, PROBE_MOST_S)
+        self._probe_at_s = 0.0
+        self._skips = SKIPS
+        self.half_open = False  # a probe is in flight
+
+    def __bool__(self) -> bool:
+        return bool(self._lowest)
+
+    def __len__(self) -> int:
+        return len(self._lowest)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest id that waits."""
+        return min(self._lowest.values())
+
+    def block(self, key: TopicKey, number: int, now: float, was_probe: bool) -> None:
+        """The broker refused pack ``number`` on this topic."""
+        if not self._lowest:
+            self._backoff.reset()
+        if was_probe or not self._lowest:
+            self._probe_at_s = now + self._backoff.next_s()
+            self._skips = SKIPS
+        self._lowest[key] = min(number, self._lowest.get(key, number))
+
+    def allow(self, key: TopicKey, number: int, now: float) -> Admission:
+        """May pack ``number`` be sent on this topic now?"""
+        if key not in self._lowest:
+            return Admission.OPEN
+        if self.probe_due(now):
+            self.half_open = True
+            return Admission.PROBE
+        self._lowest[key] = min(number, self._lowest[key])
+        return Admission.BLOCKED
+
+    def probe_due(self, now: float) -> bool:
+        """Is it time for a probe?"""
+        return bool(self._lowest) and not self.half_open and now >= self._probe_at_s
+
+    def may_skip(self) -> bool:
+        """May the backlog skip one more pack? Otherwise it waits for the next probe."""
+        self._skips -= 1
+        return self._skips >= 0
+
+    def reset(self) -> int:
+        """No topic is blocked any more. Returns the lowest id that waited."""
+        lowest = self.lowest if self._lowest else 1
+        self._lowest.clear()
+        self.half_open = False
+        return lowest
+
+    def on_connect(self, now: float) -> None:
+        """A new connection: the next probe is due at once."""
+        self._backoff.reset()
+        self._probe_at_s, self.half_open, self._skips = now, False, SKIPS
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next probe is due."""
+        return max(0.05, self._probe_at_s - now) if self._lowest and not self.half_open else math.inf
+
+
+class RejectedRetained:
+    """Retained messages that the broker rejected. When it accepts one of them, all are published again."""
+
+    def __init__(self) -> None:
+        self._topics: set[str] = set()
+        self._retry = False
+
+    def __bool__(self) -> bool:
+        return bool(self._topics)
+
+    def on_puback(self, topic: str, accepted: bool) -> None:
+        """The broker answered a retained message."""
+        if not accepted:
+            self._topics.add(topic)
+        elif topic in self._topics:
+            self._topics.discard(topic)
+            self._retry = True
+
+    def mark_retry(self) -> None:
+        """The broker accepts something else that it had refused."""
+        self._retry = True
+
+    def take_retry(self) -> bool:
+        """Must all retained messages be published again? True once."""
+        retry, self._retry = self._retry and bool(self._topics), False
+        if retry:
+            self._topics.clear()
+        return retry
+
+    def clear(self) -> None:
+        """A new connection publishes all retained messages anyway."""
+        self._topics.clear()
+        self._retry = False
+
+
+class PoisonDetector:
+    """Finds the message that makes the broker disconnect, among those in flight when it does."""
+
+    def __init__(self) -> None:
+        self._strikes: dict[int, int] = {}  # by ref
+
+    def __bool__(self) -> bool:
+        return bool(self._strikes)
+
+    def on_disconnect(self, refs: Sequence[int], alone: bool) -> int:
+        """The broker disconnected while these were in flight. Returns the poison message, 0 if none is known yet."""
+        for ref in refs:
+            self._strikes[ref] = self._strikes.get(ref, 0) + alone
+        return next((ref for ref in refs if self._strikes[ref] >= STRIKES), 0)
+
+    def clear(self, ref: int) -> None:
+        """It was acknowledged, or quarantined."""
+        self._strikes.pop(ref, None)
+
+    def keep_only(self, refs: Collection[int]) -> None:
+        """All others were confirmed by an ack, or dropped at the store's size limit."""
+        self._strikes = {ref: strikes for ref, strikes in self._strikes.items() if ref in refs}

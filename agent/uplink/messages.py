@@ -1,0 +1,49 @@
+"""What an uplink publishes, and the state that it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+LIVE: Final = "readings"
+BACKFILL: Final = "backfill"
+BIRTH: Final = "birth"
+CONTROL: Final = "control"  # status, keys, checkpoints, replies
+NO_LIMIT: Final = 1 << 62  # bytes of a packet, where the broker states no limit
+
+
+@dataclass(slots=True)
+class OutgoingMessage:
+    """A message to publish at QoS 1. ``id`` is 0 where it is not a pack that must be confirmed."""
+
+    topic: str
+    data: bytes
+    kind: str = CONTROL  # LIVE, BACKFILL, BIRTH or CONTROL; of a pack also the last part of its topic
+    retain: bool = True
+    id: int = 0
+    ref: int = 0  # the id of a pack, or minus the id of a retained birth
+    stream: str = ""
+    probe: bool = False  # tests whether a blocked topic is accepted again
+    sent_s: float = 0.0
+    end_offset: int = 0  # bytes of the connection that the broker must have received to have all of this message
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkState:
+    """State of one destination. Times are in seconds since the epoch."""
+
+    connected: bool
+    since: float | None  # connected or disconnected since
+    waiting: int  # unconfirmed packs that the uplink knows of, including those in flight; the store counts all
+    in_flight: int
+    confirmed: int  # since the start, like the next three
+    refused: int
+    connects: int
+    sent_bytes: int
+    backfilling: bool  # older packs are being sent
+    silent_topics: int  # topics without a subscriber, or to which we may not write
+    set_aside: int  # packs that this broker cannot accept
+    error: str | None  # the last fault, until it is cleared
+    hint: str | None
+    mqtt: str | None  # "5" or "3.1.1"
+    confirm: str | None  # what counts as delivered on this connection: platform, subscriber or broker

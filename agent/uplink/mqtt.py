@@ -1,0 +1,290 @@
+"""One MQTT connection. The only module of the uplink that uses paho.
+
+paho's own thread and queue are not used: its queue resends messages that the store resends as well, and it does not
+read Receive Maximum. Each connection gets a new client, so that no state of the previous one remains. Our thread drives
+it through paho's interface for external event loops. The size of what a broker may send is limited
+(``agent.verify.mqtt``): CONNECT states the limit, and a broker that exceeds it is disconnected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import select
+import socket
+import ssl
+import struct
+import termios
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from paho.mqtt import MQTTException
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.settings import UplinkConfig
+from agent.uplink import errors
+from agent.uplink.messages import NO_LIMIT, OutgoingMessage
+from agent.verify.live import tls_context
+from agent.verify.mqtt import BoundedClient
+from drivers.model import BrokerError
+
+CONNECT_S: Final = 10.0
+MAX_PACKET: Final = 64 << 10  # bytes of a packet that the broker may send
+_BYTES_ACKED: Final = 120  # where struct tcp_info (linux/tcp.h) has tcpi_bytes_acked
+V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+
+
+class MqttConnection:
+    """One connection to a broker.
+
+    Args:
+        wake_fd: readable when another thread wakes this one; ``on_wake`` is called then and drains it.
+        connect_s: timeout for the connection, and again for CONNACK.
+    """
+
+    def __init__(
+        self,
+        config: UplinkConfig,
+        client_id: str,
+        protocol: MQTTProtocolVersion,
+        will: OutgoingMessage,
+        wake_fd: int,
+        on_wake: Callable[[], None],
+        environ: Mapping[str, str],
+        connect_s: float = CONNECT_S,
+    ) -> None:
+        self._config, self._wake_fd, self._on_wake, self._connect_s = config, wake_fd, on_wake, connect_s
+        # filled by ``poll``, cleared by the caller
+        self.pubacks: list[tuple[int, int]] = []  # packet id and reason code
+        self.messages: list[tuple[str, bytes]] = []  # topic and payload
+        self.ignored: list[str] = []  # topics of retained messages
+        self.protocol = protocol
+        self.connack: int | None = None
+        self.receive_maximum, self.max_packet, self.retain = 65_535, NO_LIMIT, True
+        self.max_qos = 2
+        self.reason = 0  # code of the broker's DISCONNECT
+        self.closed_by_broker = False
+        self._misc_s = 0.0
+        self._closed = False
+        client = BoundedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
+        client.max_inflight_messages_set(0)  # the scheduler limits what is in flight
+        client.connect_timeout = connect_s
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        client.will_set(will.topic, will.data, 1, will.retain)
+        if config.username:
+            client.username_pw_set(config.username, self._password(environ))
+        if config.tls:
+            client.tls_set_context(self._tls())
+        self._client = client
+        self._poll = select.poll()
+        self._poll.register(wake_fd, select.POLLIN)
+        self._mask = 0
+
+    def _password(self, environ: Mapping[str, str]) -> str | None:
+        secret = self._config.password
+        if secret is None:
+            return None
+        return secret.read(environ).decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
+    def _tls(self) -> ssl.SSLContext:
+        """Made for each connection: it uses renewed certificates."""
+        config = self._config
+        try:
+            context = tls_context(config.ca_file)
+            if config.cert_file:
+                context.load_cert_chain(config.cert_file, config.key_file, password=lambda: b"")
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(str(f) for f in (config.ca_file, config.cert_file, config.key_file) if f)
+            what = "certificate and key do not match" if "MISMATCH" in str(error) else _first_line(error)
+            raise BrokerError(
+                f"cannot load the TLS files: {what}",
+                where=files or config.url,
+                hint="Use PEM files that the agent's user can read, and a key without a passphrase",
+            ) from error
+        return context
+
+    # --- connecting and closing
+
+    def connect(self, stopping: Callable[[], bool]) -> None:
+        """Connect and wait for CONNACK. Raises BrokerError."""
+        config = self._config
+        try:
+            self._client.reach(config.host, config.port, config.keepalive_s)
+        except (OSError, ssl.SSLError) as error:
+            raise errors.unreachable(error, config.url, config.port) from error
+        except ValueError as error:  # an empty or malformed host name
+            raise BrokerError(f"invalid address ({error})", where=config.url, hint="Correct url") from error
+        until = time.monotonic() + self._connect_s
+        while self.connack is None and self.alive and not stopping():
+            left = until - time.monotonic()
+            if left <= 0:
+                self.close()
+                what = "no CONNACK: the port is open, but no MQTT broker answers"
+                raise BrokerError(what, where=config.url, hint="Is it the right port?")
+            self.poll(min(left, 1.0))
+        if self.connack:
+            self.close()
+            raise errors.connect_refused(self.connack, config.url)
+        if self.connack is None:
+            self.close()
+            raise errors.closed_before_connack(self.reason, config.url, config.tls, config.cert_file is not None)
+        if self.max_qos < 1:
+            self.close()
+            raise errors.connect_refused(errors.QOS_UNSUPPORTED, config.url)
+
+    @property
+    def limit_exceeded(self) -> bool:
+        """Did we close the connection because the broker sent what it must not?"""
+        return bool(self._client.fault)
+
+    @property
+    def alive(self) -> bool:
+        """Is the socket open?"""
+        return not self._closed and self._client.socket() is not None
+
+    def bytes_received(self) -> int:
+        """Bytes of this connection that the broker's TCP has acknowledged; 0 where the system does not report it."""
+        sock = self._client.socket()
+        if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
+            return 0
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        except OSError:
+            return 0
+        return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_ACKED + 8 else 0
+
+    def bytes_sent(self) -> int:
+        """Bytes that the broker has received, or that are in the kernel's send queue; 0 as for ``bytes_received``."""
+        sock = self._client.socket()
+        if sock is None or not (received := self.bytes_received()):
+            return 0
+        try:
+            return received + int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+        except OSError:
+            return 0
+
+    def certificate_expiries(self) -> dict[str, float]:
+        """When our certificate and the broker's expire, in seconds since the epoch, by description."""
+        found: dict[str, float] = {}
+        sock = self._client.socket()
+        if isinstance(sock, ssl.SSLSocket) and (peer := sock.getpeercert()):
+            found["broker certificate"] = ssl.cert_time_to_seconds(str(peer["notAfter"]))
+        if self._config.cert_file:
+            from cryptography.x509 import load_pem_x509_certificate  # only where client certificates are used
+
+            with contextlib.suppress(OSError, ValueError):
+                ours = load_pem_x509_certificate(self._config.cert_file.read_bytes())
+                found[f"client certificate {self._config.cert_file}"] = ours.not_valid_after_utc.timestamp()
+        return found
+
+    def poll(self, wait_s: float) -> None:
+        """Wait for the network or another thread, at most ``wait_s``, and process what arrived. Raises BrokerError."""
+        client = self._client
+        sock = client.socket()
+        if sock is None or self._closed:
+            return
+        tls_pending = isinstance(sock, ssl.SSLSocket) and sock.pending()
+        mask = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
+        fd = sock.fileno()
+        if mask != self._mask:
+            self._poll.register(fd, mask)
+            self._mask = mask
+        for ready, event in self._poll.poll(0 if tls_pending else wait_s * 1000):
+            if ready == self._wake_fd:
+                self._on_wake()
+            elif ready == fd:
+                if event & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                    self._read()
+                if event & select.POLLOUT and client.socket() is not None:
+                    client.loop_write()
+        if tls_pending and client.socket() is not None:
+            self._read()
+        now = time.monotonic()
+        if now - self._misc_s >= 1:
+            self._misc_s = now
+            client.loop_misc()
+        if client.socket() is None:  # its number may be reused for another file
+            self._unregister(fd)
+
+    def _read(self) -> None:
+        try:
+            self._client.loop_read()
+        except (MQTTException, ValueError, LookupError, struct.error) as error:  # our callbacks raise none
+            self.drop()
+            what = f"broker sent malformed MQTT ({type(error).__name__})"
+            raise BrokerError(what, where=self._config.url, hint="Is it the right port?") from error
+        if self._client.fault:
+            self.drop()
+            raise errors.limit_exceeded(self._client.fault, self._config.url)
+
+    def _unregister(self, fd: int) -> None:
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(fd)
+
+    def publish(self, message: OutgoingMessage) -> int:
+        """Send at QoS 1. Returns the packet id, 0 if the connection is closed."""
+        info = self._client.publish(message.topic, message.data, 1, message.retain and self.retain)
+        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
+
+    def subscribe(self, topic: str) -> None:
+        """Subscribe at QoS 1, without retained messages."""
+        self._client.follow(topic, retained=False)
+
+    def close(self) -> None:
+        """Disconnect; the broker does not publish our will."""
+        if self.alive:
+            with contextlib.suppress(OSError):
+                self._client.disconnect()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the socket without DISCONNECT; the broker publishes our will."""
+        sock = self._client.socket()
+        self._closed = True
+        if sock is not None and sock.fileno() >= 0:  # otherwise it is closed already
+            self._unregister(sock.fileno())
+            with contextlib.suppress(OSError):
+                sock.close()
+
+    # --- paho's callbacks
+
+    def _on_connect(
+        self, client: Client, userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self.connack = reason.value
+        if properties is None or reason.value:
+            return
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
+        self.max_packet = getattr(properties, "MaximumPacketSize", NO_LIMIT)
+        self.retain = bool(getattr(properties, "RetainAvailable", 1))
+        self.max_qos = getattr(properties, "MaximumQoS", 2)
+
+    def _on_disconnect(
+        self, client: Client, userdata: Any, flags: DisconnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self.closed_by_broker = flags.is_disconnect_packet_from_server or str(reason) != "Keep alive timeout"
+        if flags.is_disconnect_packet_from_server:
+            self.reason = reason.value
+
+    def _on_publish(
+        self, client: Client, userdata: Any, packet: int, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self.pubacks.append((packet, reason.value))
+
+    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+        if message.retain:  # an ack or a request counts once, and an earlier connection may have got this one
+            self.ignored.append(message.topic)
+        else:
+            self.messages.append((message.topic, bytes(message.payload)))
+
+
+def _first_line(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).splitlines()[0][:120] if text else type(error).__name__

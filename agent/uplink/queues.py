@@ -1,0 +1,214 @@
+"""Where packs come from: new ones from the writer thread, older ones page by page from the store's outbox."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from agent.outbox import OutboxItem
+
+PAGE_PACKS: Final = 128
+PAGE_BYTES: Final = 1 << 20
+STORE_TIMEOUT_S: Final = 30.0  # a store that failed never answers: the page is requested again
+LOW_WATER: Final = 32  # packs in memory; below that the next page is requested
+
+
+class OutboxCursor:
+    """Reads an outbox in the order of ids, one page ahead.
+
+    Args:
+        fetch: requests the page after an id; ``on_page`` gets it later.
+    """
+
+    def __init__(self, fetch: Callable[[OutboxCursor, int, int, int], None], monotonic: Callable[[], float]) -> None:
+        self._fetch, self._monotonic = fetch, monotonic
+        self.queue: deque[OutboxItem] = deque()
+        self.position = 0  # the last id read
+        self.after_stream = ""  # the last stream read: births are read in the order of stream names
+        self.requested_up_to = 0  # the newest id offered when the last page was requested
+        self.generation = 0  # a page for an earlier generation is dropped
+        self.exhausted = True  # a page was empty: there are no more packs
+        self._loading = False
+        self._requested_s = 0.0
+        self._invalidated = False  # rewound while a page was being loaded
+
+    def restart(self, after: int) -> None:
+        """Begin again after an id."""
+        self.stop()
+        self.position, self.after_stream, self.exhausted = after, "", False
+
+    def stop(self) -> None:
+        """Drop all packs and request no more."""
+        self.generation += 1
+        self.queue.clear()
+        self.exhausted, self._loading, self._invalidated = True, False, False
+
+    def rewind(self, number: int) -> None:
+        """Read the pack ``number`` (again)."""
+        self.exhausted = False
+        if number <= self.position:
+            self.position = min(number, self.queue[0].id if self.queue else number) - 1
+            self.queue.clear()
+            self._invalidated = self._loading
+
+    def on_page(self, page: Sequence[OutboxItem], wanted: Sequence[OutboxItem] | None = None) -> None:
+        """The requested page; ``wanted`` if only some of its packs are to be sent."""
+        self._loading = False
+        if self._invalidated:  # its packs are read again
+            self._invalidated = False
+            return
+        if not page:
+            self.exhausted = True
+            return
+        self.position, self.after_stream = page[-1].id, page[-1].stream
+        self.queue.extend(page if wanted is None else wanted)
+
+    @property
+    def ready(self) -> bool:
+        """Is a pack in memory? Requests the next page when few are left."""
+        if len(self.queue) < LOW_WATER and not self.exhausted and self._may_request():
+            self._loading, self._requested_s = True, self._monotonic()
+            self._fetch(self, self.position, PAGE_PACKS, PAGE_BYTES)
+        return bool(self.queue)
+
+    def _may_request(self) -> bool:
+        return not self._loading or self._monotonic() - self._requested_s > STORE_TIMEOUT_S
+
+    def peek(self) -> OutboxItem | None:
+        """The next pack, if it is in memory."""
+        return self.queue[0] if self.ready else None
+
+    def pop(self) -> OutboxItem | None:
+        """Remove and return the next pack, if it is in memory."""
+        return self.queue.popleft() if self.ready else None
+
+
+class InboundQueue:
+    """Committed packs and requested pages, in the order in which the writer thread put them. Thread-safe.
+
+    While disconnected, and beyond ``max_bytes``, packs are not kept: they are in the store. After such an overflow all
+    packs are read from the store (``overflowed``) until the reader has caught up. ``held_bytes``: packs in memory.
+    """
+
+    def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
+        self.max_bytes, self._monotonic, self._wake = max_bytes, monotonic, wake
+        self._lock = threading.Lock()
+        self._entries: deque[tuple[OutboxCursor | None, Sequence[OutboxItem], float]] = deque()
+        self._recent_offers: deque[tuple[int, float]] = deque(maxlen=256)  # (first id, time)
+        self._open = False
+        self.held_bytes = 0
+        self.overflowed = False
+        self.overflow_from = 0  # the last id before the overflow
+        self.first_offered = self.last_offered = 0  # ids; 0: none yet
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def offer(self, items: Sequence[OutboxItem]) -> None:
+        """Committed packs, in the order of their ids."""
+        if not items:
+            return
+        now = self._monotonic()
+        with self._lock:
+            self._recent_offers.append((items[0].id, now))
+            self.first_offered = self.first_offered or items[0].id
+            self.last_offered = items[-1].id
+            if not self._open:
+                return  # the next connection reads them from the store
+            kept = []
+            for item in items:
+                size = len(item.data)
+                if not self.overflowed and self.held_bytes + size > self.max_bytes:
+                    self.overflowed, self.overflow_from = True, item.id - 1
+                if not self.overflowed:
+                    self.held_bytes += size
+                    kept.append(item)
+            self._entries.append((None, kept, now))
+        self._wake()
+
+    def put_page(self, cursor: OutboxCursor, generation: int, page: Sequence[OutboxItem]) -> None:
+        """A page that ``cursor`` requested in this generation."""
+        with self._lock:
+            if self._open and cursor.generation == generation:
+                self._entries.append((cursor, page, 0.0))
+        self._wake()
+
+    def take(self) -> tuple[OutboxCursor | None, Sequence[OutboxItem], float] | None:
+        """The next entry: a page and its cursor, or an offer (cursor None) and its time."""
+        with self._lock:
+            return self._entries.popleft() if self._entries else None
+
+    def release(self, size: int) -> None:
+        """An offered pack of this size is no longer in memory."""
+        with self._lock:
+            self.held_bytes -= size
+
+    def caught_up(self, position: int) -> bool:
+        """Have all offered packs been read, up to ``position``? Then new packs are kept in memory again."""
+        with self._lock:
+            if self.last_offered <= position:
+                self.overflowed = False
+            return not self.overflowed
+
+    def open(self, late_s: float) -> int | None:
+        """Keep packs from now on. Returns the first id that was offered within the last ``late_s`` seconds."""
+        now = self._monotonic()
+        with self._lock:
+            self._open, self.held_bytes = True, 0
+            self._entries.clear()
+            recent = next((first for first, at in self._recent_offers if now - at <= late_s), None)
+            self.overflowed = recent is not None
+            return recent
+
+    def close(self) -> None:
+        """Drop all entries and keep no new ones."""
+        with self._lock:
+            self._open, self.held_bytes = False, 0
+            self._entries.clear()
+
+
+class WakePipe:
+    """A self-pipe that wakes the uplink thread out of ``poll``. ``wake`` is for any thread, the rest for that one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woken = False
+
+    def wake(self) -> None:
+        """Make ``fd`` readable; never blocks."""
+        if self._woken:
+            return
+        with self._lock:
+            self._woken = True
+            if self._write_fd >= 0:
+                try:
+                    os.write(self._write_fd, b"\0")
+                except BlockingIOError:
+                    return  # the pipe is full, so it is readable
+
+    def drain(self) -> None:
+        """Empty the pipe."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 65_536)
+        self._woken = False  # after the read: a byte written in between would be read, and all later wakes skipped
+
+    def wait(self, seconds: float) -> None:
+        """Wait for ``wake``, at most so long."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self.drain()
+
+    def close(self) -> None:
+        """Close the pipe. ``wake`` then does nothing."""
+        with self._lock:
+            for fd in (self.fd, self._write_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self.fd = self._write_fd = -1

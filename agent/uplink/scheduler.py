@@ -1,0 +1,464 @@
+"""What to send to one destination next, and how to handle each PUBACK. Knows no socket, so that tests can drive it.
+
+Live packs are sent in the order of their ids, from memory while they fit, else from the store. ``_backlog_end`` is the
+last id that left the live queue. Each pack up to it that is neither in flight nor confirmed is backlog, which is read
+from the store, oldest first. So a live pack that is refused, unacknowledged or late only has to be dropped from memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from agent.outbox import Outbox, OutboxItem
+from agent.uplink.errors import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
+from agent.uplink.flow import (
+    Admission,
+    Backoff,
+    BlockedTopics,
+    InflightWindow,
+    PoisonDetector,
+    RejectedRetained,
+    TokenBucket,
+)
+from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage
+from agent.uplink.queues import InboundQueue, OutboxCursor
+
+LIVE_BYTES: Final = 8 << 20  # of live packs in memory; beyond that they are read back from the store
+LATE_INTERVALS: Final = 3
+RECENT: Final = 20_000  # confirmed ids that the store may not have recorded yet
+MAX_QUARANTINED: Final = 1_000
+REJECT_MOST_S: Final = 60.0
+RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # to a platform that does not acknowledge
+REFRESH_S: Final = 1.0  # the longest wait for the next look at all conditions
+OVERHEAD_BYTES: Final = 100  # of a PUBLISH packet, beside its payload and the base of its topic
+NEVER: Final = 1 << 62
+
+
+class SendScheduler:
+    """The queues of one destination. ``inbound`` is for all threads, everything else for the uplink's own.
+
+    Args:
+        base: ``meterhouse/v1/park7/gw01``.
+        window: messages that may be in flight.
+        rate: packs of backlog a second.
+        every_s: the pack interval.
+        replay: the next pack that the platform requested again; gets the largest size that the broker accepts.
+        monotonic, wall_ms: clocks.
+        wake: called from other threads when ``inbound`` has a new entry.
+        backoff_s: the first pause after a refusal; it doubles up to a minute.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        outbox: Outbox,
+        base: str,
+        window: int,
+        rate: float,
+        every_s: float,
+        replay: Callable[[int], OutboxItem | None],
+        live_bytes: int = LIVE_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wake: Callable[[], None] = lambda: None,
+        backoff_s: float = 1.0,
+    ) -> None:
+        self._name, self._outbox, self._base = name, outbox, base
+        self._max_window, self._late_s = window, LATE_INTERVALS * every_s
+        self._monotonic, self._wall_ms = monotonic, wall_ms
+        self.inbound = InboundQueue(live_bytes, monotonic, wake)
+        self._live: deque[tuple[OutboxItem, float]] = deque()
+        self._overflow = OutboxCursor(self._fetch, monotonic)
+        self._backlog = OutboxCursor(self._fetch, monotonic)
+        self._births = OutboxCursor(self._fetch_births, monotonic)
+        self._control: deque[OutgoingMessage] = deque()
+        self._in_flight: dict[int, OutgoingMessage] = {}  # by packet id, oldest first
+        self._in_flight_bytes = 0
+        self._inflight_window = InflightWindow()
+        self._active: set[int] = set()  # ids in the live queue or in flight
+        self._recent = RecentIds(RECENT)
+        self.quarantined: set[int] = set()  # refs of messages that are not sent again before the next start
+        self.blocked = BlockedTopics(backoff_s)
+        self._looking_for_probe = False  # the backlog was rewound for a probe that is due
+        self._poison = PoisonDetector()
+        self._backlog_end = NEVER  # all packs are backlog until one is offered
+        self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
+        self._reject_backoff = Backoff(backoff_s, REJECT_MOST_S)
+        self._paused_until_s = 0.0
+        self._resend_backoff = Backoff(RESEND_S, RESEND_MOST_S)
+        self._resend_at_s, self._resend_mark = float(NEVER), 0
+        self._replay = replay
+        self.mode, self.draining = "subscriber", False
+        self.window, self.max_payload = window, NO_LIMIT  # as the broker allows, bytes
+        self.too_large: str | None = None  # topic of a pack that was quarantined for its size, until it is reported
+        self._rejected = RejectedRetained()
+        self.delivered: list[int] = []  # ids to confirm to the store
+        self.confirmed = self.refused = self.sent_bytes = 0
+
+    # --- requests to the store
+
+    def _fetch(self, cursor: OutboxCursor, after: int, limit: int, max_bytes: int) -> None:
+        generation, cursor.requested_up_to = cursor.generation, self.inbound.last_offered
+        put = self.inbound.put_page
+        self._outbox.fetch(self._name, after, limit, max_bytes, lambda page: put(cursor, generation, page))
+
+    def _fetch_births(self, cursor: OutboxCursor, after: int, limit: int, max_bytes: int) -> None:
+        generation, put = cursor.generation, self.inbound.put_page
+        self._outbox.births(cursor.after_stream, limit, max_bytes, lambda page: put(cursor, generation, page))
+
+    # --- connect and disconnect
+
+    def begin(self, mode: str, receive_maximum: int, max_packet: int) -> None:
+        """Connected: all unconfirmed packs in the store are to be sent."""
+        now = self._monotonic()
+        self.mode, self.max_payload = mode, max_packet - len(self._base) - OVERHEAD_BYTES
+        self.window = max(1, min(self._max_window, receive_maximum))
+        recent, last = self.inbound.open(self._late_s), self.inbound.last_offered
+        if last:
+            end = 0 if self._backlog_end == NEVER else self._backlog_end
+            self._backlog_end = max(end, last if recent is None else recent - 1)
+        self._overflow.restart(self._backlog_end)
+        self._overflow.exhausted = recent is None
+        self._backlog.restart(0)
+        self._births.restart(0)
+        self._rejected.clear()
+        self.blocked.on_connect(now)
+        self._looking_for_probe = False
+        self._paused_until_s = 0.0
+        self._reject_backoff.reset()
+        if mode == "platform":
+            self._resend_at_s = now + self._resend_backoff.delay_s
+
+    def end(self, by_broker: bool) -> None:
+        """Disconnected: packs in flight are backlog again.
+
+        Args:
+            by_broker: the broker closed the connection; a poison message may be the reason.
+        """
+        self.inbound.close()
+        if by_broker:
+            refs = [message.ref for message in self._in_flight.values() if message.ref]
+            if poison := self._poison.on_disconnect(refs, len(self._in_flight) == 1):
+                self._quarantine(poison)
+        self._in_flight.clear()
+        self._live.clear()
+        self._control.clear()
+        self._active.clear()
+        self._in_flight_bytes = 0
+        for cursor in (self._overflow, self._backlog, self._births):
+            cursor.stop()
+
+    # --- sending
+
+    def publish(self, topic: str, data: bytes, retain: bool = True) -> None:
+        """Send a message that is not a pack, before all packs."""
+        self._control.append(OutgoingMessage(topic, data, retain=retain))
+
+    def collect(self) -> None:
+        """Process what other threads have put into ``inbound``."""
+        while (entry := self.inbound.take()) is not None:
+            cursor, items, at = entry
+            if cursor is None:
+                self._on_offer(items, at)
+            elif cursor is self._overflow:
+                self._on_overflow_page(items)
+            else:
+                cursor.on_page(items)
+
+    def _on_offer(self, items: Sequence[OutboxItem], at: float) -> None:
+        inbound, overflow = self.inbound, self._overflow
+        if self._backlog_end == NEVER:
+            self._backlog_end = inbound.first_offered - 1
+            overflow.restart(self._backlog_end)
+            overflow.exhausted = True
+        for item in items:
+            self._live.append((item, at))
+            self._active.add(item.id)
+        if inbound.overflowed and overflow.exhausted:
+            overflow.position = max(overflow.position, inbound.overflow_from)
+            overflow.exhausted = False
+
+    def _on_overflow_page(self, items: Sequence[OutboxItem]) -> None:
+        overflow = self._overflow
+        new = [item for item in items if item.id > self._backlog_end and item.id not in self._active]
+        for item in new:
+            self._active.add(item.id)
+        overflow.on_page(items, new)
+        if not items:
+            overflow.position = max(overflow.position, overflow.requested_up_to)
+            overflow.exhausted = self.inbound.caught_up(overflow.position)
+
+    @property
+    def _window_full(self) -> bool:
+        window = 1 if self._poison else self.window
+        return len(self._in_flight) >= window or self._in_flight_bytes >= self._inflight_window.limit_bytes
+
+    def next(self) -> OutgoingMessage | None:
+        """The message to send now, None if there is none; ``sent`` must follow."""
+        if self._window_full:
+            return None
+        if self._control:
+            return self._control.popleft()
+        now = self._monotonic()
+        if now < self._paused_until_s:
+            return None
+        found = self._next_live(now) or self._next_birth()
+        return found or (None if self.draining else self._next_backlog(now) or self._next_replayed(now))
+
+    def _next_live(self, now: float) -> OutgoingMessage | None:
+        late_ms = self._wall_ms() - self._late_s * 1000
+        while self._live or self._overflow.ready:
+            if self._live and not (self._overflow.queue and self._overflow.queue[0].id < self._live[0][0].id):
+                item, at = self._live.popleft()
+                self.inbound.release(len(item.data))
+            else:
+                if (found := self._overflow.pop()) is None:
+                    return None
+                item, at = found, now
+            self._backlog_end = max(self._backlog_end, item.id)
+            if item.is_birth:  # retained at once, also where the pack itself is late and becomes backlog
+                self._births.queue.append(item)
+            if item.id in self.quarantined or item.id in self._recent:
+                self._active.discard(item.id)
+                continue
+            late = now - at > self._late_s or item.to_ms < late_ms
+            if (late and not self.draining) or self._too_large(item, item.id):
+                self._to_backlog(item.id)
+                continue
+            kind = BACKFILL if late else LIVE  # while draining, the backlog would keep it until the next start
+            if (admission := self._allow(item, kind, now)) is Admission.BLOCKED:
+                self._active.discard(item.id)
+                continue
+            return self._pack_message(item, kind, admission)
+        return None
+
+    def _next_birth(self) -> OutgoingMessage | None:
+        while (item := self._births.pop()) is not None:
+            if -item.id not in self.quarantined and not self._too_large(item, -item.id):
+                topic = self._topic(item.stream, BIRTH)
+                return OutgoingMessage(topic, item.data, BIRTH, ref=-item.id, stream=item.stream)
+        return None
+
+    def _next_backlog(self, now: float) -> OutgoingMessage | None:
+        if self._poison and self._backlog.exhausted and not self._backlog.queue:
+            self._poison.keep_only(self._active)
+        if now >= self._resend_at_s:
+            self._resend(now)
+        if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
+            if self._looking_for_probe:  # from the lowest id that waits to the end: none of those packs is left
+                self.blocked.reset()
+            else:
+                self._backlog.rewind(self.blocked.lowest)
+            self._looking_for_probe = not self._looking_for_probe
+        while self._bucket.available(now) and (item := self._backlog.peek()) and item.id <= self._backlog_end:
+            if self._is_done(item.id) or self._too_large(item, item.id):
+                self._backlog.pop()
+                continue
+            if (admission := self._allow(item, BACKFILL, now)) is Admission.BLOCKED:
+                if not self.blocked.may_skip():
+                    return None
+                self._backlog.pop()
+                continue
+            self._backlog.pop()
+            self._bucket.take(now)
+            return self._pack_message(item, BACKFILL, admission)
+        return None
+
+    def _allow(self, item: OutboxItem, kind: str, now: float) -> Admission:
+        return self.blocked.allow((item.stream, kind), item.id, now) if self.blocked else Admission.OPEN
+
+    def _is_done(self, number: int) -> bool:
+        return number in self._active or number in self._recent or number in self.quarantined
+
+    def _next_replayed(self, now: float) -> OutgoingMessage | None:
+        """Replay comes after the backlog, at the same rate."""
+        if self._backlog.queue or not self._bucket.available(now):
+            return None
+        if (item := self._replay(self.max_payload)) is None:
+            return None
+        self._bucket.take(now)
+        topic = self._topic(item.stream, BACKFILL)
+        return OutgoingMessage(topic, item.data, retain=False, stream=item.stream)
+
+    def _pack_message(self, item: OutboxItem, kind: str, admission: Admission) -> OutgoingMessage:
+        self._active.add(item.id)
+        topic, probe = self._topic(item.stream, kind), admission is Admission.PROBE
+        return OutgoingMessage(topic, item.data, kind, False, item.id, item.id, item.stream, probe)
+
+    def _topic(self, stream: str, kind: str) -> str:
+        return f"{self._base}/{stream.rpartition('/')[2]}/{kind}"
+
+    def _too_large(self, item: OutboxItem, ref: int) -> bool:
+        if len(item.data) <= self.max_payload:
+            return False
+        self._quarantine(ref)
+        self.too_large = self._topic(item.stream, BIRTH if ref < 0 else LIVE)
+        return True
+
+    def _quarantine(self, ref: int) -> None:
+        """Do not send it to this broker again before the next start. A pack stays in the outbox."""
+        if len(self.quarantined) < MAX_QUARANTINED:
+            self.quarantined.add(ref)
+        self._poison.clear(ref)
+        self._active.discard(ref)
+
+    def _to_backlog(self, number: int) -> None:
+        self._active.discard(number)
+        self._backlog.rewind(number)
+
+    def _resend(self, now: float) -> None:
+        """Make packs backlog that the broker accepted long ago and the platform has not acknowledged."""
+        if self._recent.forget_up_to(self._resend_mark):
+            self._backlog.rewind(1)
+            self._resend_backoff.next_s()
+        self._resend_mark = self._recent.newest
+        self._resend_at_s = now + self._resend_backoff.delay_s
+
+    def sent(self, packet: int, message: OutgoingMessage) -> None:
+        """``message`` was sent with this packet id."""
+        message.sent_s = self._monotonic()
+        self._in_flight[packet] = message
+        self._in_flight_bytes += len(message.data)
+        self.sent_bytes += len(message.data)
+        if message.probe:
+            self.blocked.half_open, self._looking_for_probe = True, False
+
+    # --- answers
+
+    def on_puback(self, packet: int, code: int) -> OutgoingMessage | None:
+        """Returns the message if the broker refused it, to be reported."""
+        message = self._in_flight.pop(packet, None)
+        if message is None:
+            return None
+        self._in_flight_bytes -= len(message.data)
+        self._poison.clear(message.ref)
+        now = self._monotonic()
+        self._inflight_window.on_ack(now - message.sent_s, len(message.data), now)
+        if not message.id:
+            return self._on_control_puback(message, code)
+        self._active.discard(message.id)
+        if message.probe:
+            self.blocked.half_open = False
+        if code < 0x80 and (code != NO_SUBSCRIBERS or self.mode == "broker"):
+            self._on_accepted(message)
+            return None
+        self.refused += 1
+        if code in {NO_SUBSCRIBERS, NOT_AUTHORIZED, TOPIC_INVALID}:
+            self.blocked.block((message.stream, message.kind), message.id, now, message.probe)
+        elif code in {TOO_LARGE, BAD_FORMAT}:
+            self._quarantine(message.id)
+        else:
+            if code != ID_IN_USE and now >= self._paused_until_s:  # once for all that were in flight
+                self._paused_until_s = now + self._reject_backoff.next_s()
+            self._to_backlog(message.id)
+        return message
+
+    def _on_control_puback(self, message: OutgoingMessage, code: int) -> OutgoingMessage | None:
+        if message.ref and code in {TOO_LARGE, BAD_FORMAT}:
+            self._quarantine(message.ref)
+        else:
+            self._rejected.on_puback(message.topic, code < 0x80)
+        return message if code >= 0x80 else None
+
+    def _on_accepted(self, message: OutgoingMessage) -> None:
+        self._recent.add(message.id)
+        self._reject_backoff.reset()
+        self.confirmed += 1
+        if self.mode != "platform":
+            self.delivered.append(message.id)
+        if message.probe:
+            self._backlog.rewind(self.blocked.reset())  # all packs that waited
+            self._rejected.mark_retry()
+
+    def take_retained_retry(self) -> bool:
+        """Must retained messages be published again, because the broker accepts what it had refused? Births are."""
+        if not self._rejected.take_retry():
+            return False
+        self._births.restart(0)
+        return True
+
+    def on_platform_ack(self) -> None:
+        """A valid ack: the platform acknowledges."""
+        self._resend_backoff.reset()
+
+    # --- state
+
+    @property
+    def oldest(self) -> OutgoingMessage | None:
+        """The message that has been without a PUBACK for the longest time."""
+        return next(iter(self._in_flight.values()), None)
+
+    def wait_s(self) -> float:
+        """Seconds until ``next`` may return a message without a PUBACK or a new entry of ``inbound``."""
+        if self.inbound or (self._control and not self._window_full):
+            return 0.0
+        now = self._monotonic()
+        wait = min(REFRESH_S, self.blocked.wait_s(now), max(0.0, self._resend_at_s - now))
+        if self._paused_until_s > now:
+            return min(wait, self._paused_until_s - now)
+        return wait if self._bucket.available(now) else min(wait, self._bucket.wait_s)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages without a PUBACK."""
+        return len(self._in_flight)
+
+    @property
+    def idle(self) -> bool:
+        """Has everything but the backlog been sent and acknowledged?"""
+        return not (
+            self._in_flight
+            or self._control
+            or self._live
+            or self._overflow.queue
+            or self.inbound
+            or self.inbound.overflowed
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Unconfirmed packs that are known here."""
+        return len(self._live) + len(self._overflow.queue) + len(self._backlog.queue) + len(self._in_flight)
+
+    @property
+    def has_fault(self) -> bool:
+        """Does the broker refuse anything now?"""
+        return bool(self.blocked or self.quarantined or not self._reject_backoff.is_reset or self._rejected)
+
+    @property
+    def backfilling(self) -> bool:
+        """Is backlog being sent?"""
+        return bool(self._backlog.queue) or not self._backlog.exhausted
+
+
+class RecentIds:
+    """The last ``size`` ids that were added."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._order: deque[int] = deque()
+        self._ids: set[int] = set()
+        self.newest = 0
+
+    def add(self, number: int) -> None:
+        """Add an id; the oldest is dropped if there are too many."""
+        if number in self._ids:
+            return
+        self._ids.add(number)
+        self._order.append(number)
+        self.newest = max(self.newest, number)
+        if len(self._order) > self._size:
+            self._ids.discard(self._order.popleft())
+
+    def forget_up_to(self, number: int) -> bool:
+        """Drop all ids up to this one. False if there were none."""
+        kept = deque(n for n in self._order if n > number)
+        dropped = len(kept) < len(self._order)
+        self._order, self._ids = kept, set(kept)
+        return dropped
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._ids

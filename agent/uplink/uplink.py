@@ -1,0 +1,420 @@
+"""The uplink thread of one destination: connects, sends, processes answers, and reconnects until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from agent.outbox import Outbox, OutboxItem
+from agent.settings import UplinkConfig
+from agent.uplink import errors
+from agent.uplink.messages import OutgoingMessage, UplinkState
+from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
+from agent.uplink.queues import WakePipe
+from agent.uplink.reconnect import AckWatchdog, FaultLog, RateLimitedLog, ReconnectBackoff
+from agent.uplink.replay import QUOTA_BYTES, ReplayServer
+from agent.uplink.scheduler import LIVE_BYTES, SendScheduler
+from drivers.model import BrokerError, GatewayError, clean_text
+
+log = logging.getLogger("meterhouse.uplink")
+PREFIX: Final = "meterhouse/v1"
+RETRY_S: Final = 1.0
+MAX_ACKS: Final = 256  # of a platform, that wait for the store
+BACKFILL_RATE: Final = 200.0  # packs a second, if none is configured
+BACKFILL_FACTOR: Final = 25.0  # and at least so many times the rate of live packs
+TRY_V5_AGAIN_S: Final = 3600.0
+STATUS_S: Final = 300.0
+CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids are collected so long, or up to this number, for the store
+DISCONNECT_S: Final = 1.0  # of the time that a stop allows, for the status "offline"
+WARN_DAYS: Final = 30
+
+
+def backlog_rate(configured: int, live_rate: float) -> float:
+    """Packs of backlog a second: as configured, otherwise enough to work it off while live packs continue."""
+    return configured or max(BACKFILL_RATE, BACKFILL_FACTOR * live_rate)
+
+
+class Uplink:
+    """Delivers to one destination from ``start`` to ``stop``. Does not raise in other threads once it runs.
+
+    Args:
+        site, gateway: as in topics.
+        outbox: the store, by way of the writer thread.
+        keys: the ``keys`` object, published at each connection.
+        pack_every_ms: the pack interval; a pack older than three of them is backlog.
+        live_rate: packs a second that will be offered, approximately.
+        on_event: called from the uplink thread with an event for the gateway's stream.
+        environ: where systemd names the folder of credentials.
+    """
+
+    def __init__(
+        self,
+        config: UplinkConfig,
+        *,
+        site: str,
+        gateway: str,
+        outbox: Outbox,
+        keys: bytes,
+        version: str,
+        pack_every_ms: int = 10_000,
+        live_rate: float = 0.0,
+        on_event: Callable[[dict[str, object]], object] = lambda event: None,
+        environ: Mapping[str, str] = os.environ,
+        retry_s: float = RETRY_S,
+        connect_s: float = CONNECT_S,
+        ack_timeout_s: float | None = None,
+        live_bytes: int = LIVE_BYTES,
+        replay_bytes: int = QUOTA_BYTES,
+    ) -> None:
+        self.name, self.config = config.name, config
+        self._outbox, self._environ = outbox, environ
+        self._gateway, self._base = f"{site}/{gateway}", f"{PREFIX}/{site}/{gateway}"
+        self._version = version
+        self._client_id = config.client_id or f"meterhouse-{site}-{gateway}-{config.name}"
+        self._on_event = on_event
+        self._backoff, self._faults = ReconnectBackoff(retry_s), FaultLog(self.name)
+        self._rejected_log = RateLimitedLog()
+        self._connect_s = connect_s
+        self._ack_timeout_s = ack_timeout_s or max(20.0, float(config.keepalive_s))
+        self._wake_pipe = WakePipe()
+        self._replay = ReplayServer(
+            self.name,
+            outbox,
+            self._gateway,
+            lambda data: self._scheduler.publish(f"{self._base}/replay/reply", data, retain=False),
+            self._wake_pipe.wake,
+            quota_bytes=replay_bytes,
+            in_flight=config.in_flight,
+        )
+        self._scheduler = SendScheduler(
+            self.name,
+            outbox,
+            self._base,
+            config.in_flight,
+            backlog_rate(config.backfill_rate, live_rate),
+            pack_every_ms / 1000,
+            self._replay.next,
+            live_bytes,
+            wake=self._wake_pipe.wake,
+            backoff_s=retry_s,
+        )
+        self._retained: dict[str, bytes] = {"keys": keys}  # by topic, keys first; written by other threads
+        self._changed: deque[str] = deque()  # topics in it that are to be published
+        self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
+        self._begin = threading.Event()
+        self._stop_at_s: float | None = None
+        self._protocol = V5
+        self._v311_since_s = 0.0
+        self._answered = False  # the last attempt got a CONNACK
+        self._confirmed_before = 0  # packs, when it began
+        self._taken_over = 0  # times that another client took over the session
+        self._connected = False
+        self._connects = 0
+        self._since = time.time()
+        self._since_mono = time.monotonic()
+        self._fault: BrokerError | None = None
+        self._status_s = 0.0  # when "online" was published last
+        self._newest_ms = 0
+        self._delivered_s = 0.0  # time of the oldest confirmation that the store does not know yet
+
+    # --- from other threads
+
+    def prepare(self) -> None:
+        """Create the thread, so that ``start`` cannot fail. Raises RuntimeError at the limit of threads."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self.prepare()
+        self._begin.set()
+
+    def offer(self, items: Sequence[OutboxItem]) -> None:
+        """Packs that were just committed, in the order of their ids. For the writer thread; never blocks."""
+        if items:
+            self._newest_ms = max(self._newest_ms, items[-1].to_ms)
+            self._scheduler.inbound.offer(items)
+
+    def retain(self, topic: str, data: bytes) -> None:
+        """Publish retained below our base topic, now and at each connection. For any thread; never blocks."""
+        self._retained[topic] = data
+        if self._connected:  # otherwise the next connection publishes all of them
+            self._changed.append(topic)
+        self._wake_pipe.wake()
+
+    def stop(self, deadline_s: float) -> None:
+        """Send the live packs, disconnect and end the thread, within ``deadline_s``."""
+        self._stop_at_s = time.monotonic() + deadline_s
+        self._begin.set()
+        self._wake_pipe.wake()
+        if self._thread.ident is not None:
+            self._thread.join(deadline_s + 0.5)
+            if self._thread.is_alive():
+                log.warning("%s: uplink still waiting for the network; not stopped in time", self.name)
+                return
+        self._wake_pipe.close()
+
+    def state(self) -> UplinkState:
+        """The current state."""
+        scheduler, fault, connected = self._scheduler, self._fault, self._connected
+        return UplinkState(
+            connected=connected,
+            since=self._since,
+            waiting=scheduler.waiting,
+            in_flight=scheduler.in_flight,
+            confirmed=scheduler.confirmed,
+            refused=scheduler.refused,
+            connects=self._connects,
+            sent_bytes=scheduler.sent_bytes,
+            backfilling=connected and scheduler.backfilling,
+            silent_topics=len(scheduler.blocked),
+            set_aside=len(scheduler.quarantined),
+            error=fault.what if fault else None,
+            hint=fault.hint if fault else None,
+            mqtt=("5" if self._protocol == V5 else "3.1.1") if connected else None,
+            confirm=scheduler.mode if connected else None,
+        )
+
+    # --- the thread: connections
+
+    def _run(self) -> None:
+        self._begin.wait()
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                self._connect_and_serve()
+            except BrokerError as error:
+                self._on_failure(error)
+            except GatewayError as error:  # such as a password file that cannot be read
+                self._on_failure(BrokerError(error.what, where=error.where, hint=error.hint))
+            except Exception as error:
+                log.exception("%s: internal error", self.name)
+                self._on_failure(BrokerError(f"internal error: {clean_text(repr(error))}", where=self.config.url))
+            self._wait_to_reconnect(time.monotonic() - began)
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop_at_s is not None
+
+    def _wait_to_reconnect(self, lived_s: float) -> None:
+        taken_over = self._fault is not None and self._fault.what == errors.disconnected(errors.TAKEN_OVER, "").what
+        if taken_over:
+            self._taken_over += 1
+            with contextlib.suppress(RuntimeError):  # a second signal has ended the service
+                self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
+        served = self._scheduler.confirmed > self._confirmed_before
+        delay_s = self._backoff.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over, served=served)
+        until = time.monotonic() + delay_s
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._wake_pipe.wait(left)
+
+    def _connect_and_serve(self) -> None:
+        """One connection. Raises BrokerError when it ends, unless ``stop`` ends it."""
+        if self._protocol == V311 and time.monotonic() - self._v311_since_s > TRY_V5_AGAIN_S:
+            self._protocol = V5
+        connection, self._answered, self._confirmed_before = self._connection(), False, self._scheduler.confirmed
+        try:
+            connection.connect(lambda: self._stopping)
+        except BrokerError as error:
+            self._answered = connection.connack is not None
+            if self._protocol == V5 and connection.connack == errors.UNSUPPORTED_VERSION:
+                log.info("%s: broker does not support MQTT 5, using 3.1.1", self.name)
+                self._protocol, self._v311_since_s = V311, time.monotonic()
+                connection = self._connection()
+                connection.connect(lambda: self._stopping)
+            else:
+                raise error
+        self._answered = True
+        try:
+            self._on_connected(connection)
+            self._serve(connection)
+        finally:
+            connection.drop()
+            self._connected = False
+            self._scheduler.end(connection.closed_by_broker and not connection.limit_exceeded)
+            self._replay.end(connection.closed_by_broker)
+            self._confirm_to_store()
+
+    def _connection(self) -> MqttConnection:
+        return MqttConnection(
+            self.config,
+            self._client_id,
+            self._protocol,
+            OutgoingMessage(f"{self._base}/status", self._status("offline")),
+            self._wake_pipe.fd,
+            self._wake_pipe.drain,
+            self._environ,
+            self._connect_s,
+        )
+
+    def _on_connected(self, connection: MqttConnection) -> None:
+        mode = self.config.confirm or "subscriber"
+        if connection.protocol == V311 and mode == "subscriber":
+            mode = "broker"  # a PUBACK of 3.1.1 does not report whether there is a subscriber
+        down_s = time.monotonic() - self._since_mono
+        self._connects += 1
+        self._connected, self._since, self._since_mono = True, time.time(), time.monotonic()
+        version = "5" if connection.protocol == V5 else "3.1.1"
+        after = f" after {down_s:.0f} s" if self._fault else ""
+        self._faults.connected(f"connected to {self.config.url}{after} (MQTT {version}, confirm = {mode})")
+        self._fault, self._watchdog, self._acks_left = None, AckWatchdog(), threading.Semaphore(MAX_ACKS)
+        for what, end in connection.certificate_expiries().items():
+            if (days := (end - time.time()) / 86_400) < WARN_DAYS:
+                log.warning("%s: %s expires in %.0f days; renew it, no restart is needed", self.name, what, days)
+        self._scheduler.begin(mode, connection.receive_maximum, connection.max_packet)
+        if mode == "platform":
+            connection.subscribe(f"{self._base}/ack")
+        if self._replay.begin():
+            connection.subscribe(f"{self._base}/replay/request")
+        self._publish_all_retained()
+
+    def _on_failure(self, error: BrokerError) -> None:
+        """A connection ended, or could not be made."""
+        if self._stopping:
+            return
+        if self._connected or self._fault is None:
+            self._since, self._since_mono = time.time(), time.monotonic()
+        self._faults.fault(error)
+        self._connected, self._fault = False, error
+
+    # --- the thread: while connected
+
+    def _serve(self, connection: MqttConnection) -> None:
+        scheduler = self._scheduler
+        while True:
+            now = time.monotonic()
+            self._publish_changed()
+            if self._stop_at_s is not None:
+                scheduler.draining = True
+                if scheduler.idle or now >= self._stop_at_s - DISCONNECT_S:
+                    self._disconnect(connection)
+                    return
+            scheduler.collect()
+            while (message := scheduler.next()) is not None:
+                self._outbox.leaving()
+                if not (packet := connection.publish(message)):
+                    break
+                scheduler.sent(packet, message)
+                message.end_offset = connection.bytes_sent()
+            if not connection.alive:
+                raise errors.disconnected(connection.reason, self.config.url)
+            enough = len(scheduler.delivered) >= CONFIRM_COUNT or now - self._delivered_s >= CONFIRM_S
+            if scheduler.delivered and (enough or not scheduler.in_flight):
+                self._confirm_to_store()
+            if self._watchdog.overdue_s(scheduler.oldest, now, connection.bytes_received()) > self._ack_timeout_s:
+                raise BrokerError(
+                    f"no acknowledgement from the broker for {self._ack_timeout_s:.0f} s",
+                    where=self.config.url,
+                    hint="Does something between this box and the broker drop packets?",
+                )
+            if now - self._status_s >= STATUS_S:
+                self._status_s = now
+                scheduler.publish(f"{self._base}/status", self._status("online"))
+            if scheduler.take_retained_retry():
+                self._publish_all_retained()
+            if (topic := scheduler.too_large) is not None:
+                scheduler.too_large = None
+                self._on_refused(errors.TOO_LARGE, topic)
+            if not scheduler.has_fault:
+                self._fault = None
+                self._faults.cleared()
+            wait_s = min(scheduler.wait_s(), self._ack_timeout_s / 4)
+            self._poll(connection, min(wait_s, CONFIRM_S) if scheduler.delivered else wait_s)
+
+    def _poll(self, connection: MqttConnection, wait_s: float) -> None:
+        connection.poll(wait_s)
+        for packet, code in connection.pubacks:
+            self._on_puback(packet, code)
+        for topic, payload in connection.messages:
+            self._on_message(topic, payload)
+        for topic in connection.ignored:
+            text = "%s: retained message on %s ignored: an ack or a request counts once. Ask the operator to delete it"
+            self._rejected_log.log(log.warning, text, self.name, clean_text(topic, 200))
+        connection.pubacks.clear()
+        connection.messages.clear()
+        connection.ignored.clear()
+
+    def _publish_all_retained(self) -> None:
+        """Status, keys and checkpoints; the scheduler publishes the births."""
+        self._scheduler.publish(f"{self._base}/status", self._status("online"))
+        self._changed.clear()
+        self._changed.extend(self._retained)
+        self._status_s = time.monotonic()
+
+    def _publish_changed(self) -> None:
+        while self._changed:
+            topic = self._changed.popleft()
+            data = self._retained[topic]
+            if len(data) <= self._scheduler.max_payload:
+                self._scheduler.publish(f"{self._base}/{topic}", data)
+
+    def _disconnect(self, connection: MqttConnection) -> None:
+        """Publish "offline" ourselves and disconnect, so that the broker discards our will."""
+        until = time.monotonic() + DISCONNECT_S
+        message = OutgoingMessage(f"{self._base}/status", self._status("offline"))
+        if packet := connection.publish(message):
+            self._scheduler.sent(packet, message)
+        while self._scheduler.in_flight and connection.alive and (left := until - time.monotonic()) > 0:
+            self._poll(connection, left)
+        connection.close()
+        log.info("%s: disconnected", self.name)
+
+    def _confirm_to_store(self) -> None:
+        if ids := self._scheduler.delivered:
+            self._outbox.confirm(self.name, ids)
+            self._scheduler.delivered = []
+
+    # --- the thread: what the broker sends
+
+    def _on_puback(self, packet: int, code: int) -> None:
+        if not self._scheduler.delivered:
+            self._delivered_s = time.monotonic()
+        message = self._scheduler.on_puback(packet, code)
+        if message is not None:
+            self._on_refused(code, message.topic)
+
+    def _on_refused(self, code: int, topic: str) -> None:
+        self._fault = errors.publish_refused(code, topic, self.config.url)
+        self._faults.fault(self._fault)
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        if topic == f"{self._base}/replay/request":
+            self._replay.on_request(payload)
+        elif topic == f"{self._base}/ack":
+            from agent.uplink.wire import parse_ack
+
+            try:
+                ack = parse_ack(payload, self._gateway)
+            except ValueError as error:
+                self._log_rejected_ack(str(error))
+                return
+            if self._acks_left.acquire(blocking=False):
+                self._outbox.acknowledge(self.name, ack, partial(self._on_ack_checked, self._acks_left))
+            else:
+                self._log_rejected_ack("too many at once; packs without an ack are sent again after a minute")
+
+    def _on_ack_checked(self, left: threading.Semaphore, rejected: str | None) -> None:
+        """From the writer thread: None for a valid ack, otherwise the reason."""
+        left.release()
+        if rejected is None:
+            self._scheduler.on_platform_ack()
+        else:
+            self._log_rejected_ack(rejected)
+
+    def _log_rejected_ack(self, reason: str) -> None:
+        self._rejected_log.log(log.warning, "%s: ack rejected: %s", self.name, clean_text(reason, 160))
+
+    def _status(self, state: str) -> bytes:
+        facts: dict[str, object] = {"gateway": self._gateway, "state": state, "v": 1, "version": self._version}
+        if state == "online":
+            facts["newest"] = self._newest_ms / 1000 or None
+            facts["since"] = round(self._since, 3)
+        return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
