@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from drivers.backoff import Backoff
 from drivers.fresh import Freshness
 from drivers.model import PACES, DeviceSpec, Fresh, LineDown, LineError, LineLent, PollResult, Reading, Reason
 from ext.ring import Ring
@@ -93,7 +94,7 @@ class DevicePoll:
         self.failures = 0
         self.failing_since = 0.0
         self.probe_at = 0.0  # loop time before which a device that is not alive is not asked
-        self.pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self.last_answer_ms = 0
         self.last_error = ""
         self._told = False  # the log says that it is silent
@@ -150,7 +151,8 @@ class DevicePoll:
                 self.next[pace] = -((spec.phase_ms - cut_ms) // wanted) * wanted + spec.phase_ms if wanted else 0
         self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
-        self.life, self.failures, self.probe_at, self.pause_s = Life.UNKNOWN, 0, 0.0, FIRST_PAUSE_S
+        self.life, self.failures, self.probe_at = Life.UNKNOWN, 0, 0.0
+        self._backoff.reset()
 
     @property
     def idle(self) -> bool:
@@ -252,7 +254,7 @@ class DevicePoll:
             self.failures >= DEAD_AFTER_FAILURES and now - self.failing_since >= DEAD_AFTER_S
         ):
             if self.life is Life.ALIVE:
-                self.pause_s = FIRST_PAUSE_S
+                self._backoff.reset()
             self.life = Life.DEAD
             if not self._told:
                 self._told = True
@@ -261,8 +263,7 @@ class DevicePoll:
                 else:
                     text = "%s is silent, and is asked ever less often: %s"
                     log.warning(text, self.driver.spec.name, self.last_error)
-            self.probe_at = now + self.pause_s
-            self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
+            self.probe_at = now + self._backoff.next_s()
 
     def lives(self, now_ms: int) -> None:
         """It answered."""
@@ -272,7 +273,7 @@ class DevicePoll:
             log.info("%s answers%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
-        self.pause_s = FIRST_PAUSE_S
+        self._backoff.reset()
         self.last_answer_ms = now_ms
         self.last_error = ""
 

@@ -159,6 +159,7 @@ class LineLent(LineError):
     reason = Reason.LENT
 
 
+LINE_SCHEMES = ("serial", "modbus-tcp", "tcp", "udp")  # of the url of a line
 PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")  # the index is the pace's number everywhere
 DEFAULT_PERIODS_MS: Mapping[str, int] = {
     "fast": 1_000,

@@ -11,7 +11,6 @@ from agent.config.profiles import (
     site_profiles,
 )
 from agent.config.tree import (
-    ROLES,
     Complaint,
     Config,
     ControlConfig,
@@ -30,7 +29,6 @@ from agent.config.tree import (
 
 __all__ = [
     "DEFAULT_PATH",
-    "ROLES",
     "RUNTIME_DIR",
     "STATE_DIR",
     "Complaint",

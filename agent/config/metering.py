@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from agent.config import values as v
 from agent.config.lines import is_first, place_of
 from agent.config.reader import Table
-from agent.config.tree import ROLES, DerivedConfig, DeviceConfig, Note
+from agent.config.tree import DerivedConfig, DeviceConfig, Note
 from agent.intervals.accuracy import EXAMPLES, limit
+from agent.roles import ROLES
 from drivers.model import ProfileError
 
 if TYPE_CHECKING:

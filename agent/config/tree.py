@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,40 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from drivers.encoding import base64url, exact_text
 from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
 from drivers.night import Night
-
-# What each part of a device can be in the park's balance. A site's own roles start with "x.".
-ROLES: Mapping[str, str] = {
-    "generation.pv": "photovoltaic generation",
-    "generation.wind": "wind generation",
-    "generation.hydro": "hydro generation",
-    "generation.chp": "combined heat and power",
-    "generation": "other generation",
-    "grid": "exchange with the public grid",
-    "direct": "direct line from a green producer",
-    "storage": "battery or other electric storage",
-    "load": "consumption",
-    "load.charging": "vehicle charging",
-    "transformer": "a meter inside the tree: a transformer, a feeder, a board",
-    "check": "a second meter that measures what its parent measures",
-    "heat.available": "residual heat that could be used",
-    "heat.recovered": "residual heat that is used",
-    "heat.supplied": "heat bought",
-    "heat.sold": "heat sold",
-    "heat.load": "heat consumption",
-    "cold.available": "residual cold that could be used",
-    "cold.recovered": "residual cold that is used",
-    "cold.load": "cold consumption",
-    "pressure.available": "residual pressure that could be used",
-    "pressure.recovered": "residual pressure that is used",
-    "water.fresh": "fresh water",
-    "water.reused": "reused water",
-    "water.waste": "waste water",
-    "gas": "fuel gas",
-    "steam": "steam",
-    "weather": "irradiance, temperature, wind",
-}
 
 
 class Complaint(ConfigError):
@@ -316,7 +284,7 @@ class Config:
             return self.digest
         text = json.dumps(self.effective(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return base64url(digest)
 
 
 # Folders, file names and who may use the control socket change nothing about a reading; a moved key is the same key.
@@ -348,7 +316,7 @@ def _plain(value: Any) -> Any:
     elif isinstance(value, tuple):
         out = [_plain(item) for item in value]
     elif isinstance(value, float):
-        out = format(Decimal(repr(value)).normalize(), "f")
+        out = exact_text(Decimal(repr(value)))
     elif isinstance(value, (Decimal, Path)):
         out = str(value)
     return out

@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from drivers.model import clean_text
+from drivers.model import LINE_SCHEMES, clean_text
+from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -24,9 +25,6 @@ _MS_NEAR = {"m": "min", "sec": "s", "secs": "s", "second": "s", "seconds": "s", 
 _MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms"}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
-BAUD_RATES = (300, 600, 1200, 2400, 4800, 9600, 14400, 19200, 28800, 38400, 57600, 76800, 115200, 230400)
-_SERIAL = re.compile(r"([0-9]+) ([78])([NEO])([12])\Z")
-LINE_SCHEMES = ("serial", "modbus-tcp", "tcp", "udp")
 LINE_URLS = "serial:/dev/serial/by-id/..., modbus-tcp://HOST:502, tcp://HOST:PORT or udp://HOST:PORT"
 UPLINK_SCHEMES = {"mqtt": 1883, "mqtts": 8883}
 
@@ -254,25 +252,23 @@ def show_bytes(size: int) -> str:
 def serial(value: object) -> str:
     """``"9600 8N1"``: baud rate, data bits, parity, stop bits; written back in exactly that form."""
     shown = " ".join(text(value).split())
-    hint = 'Write baud rate, data bits, parity (N, E or O) and stop bits: "9600 8N1"'
-    near = re.match(r"([0-9]{3,7})[ ,/-]*([78])[ ,/-]*([neoNEO])[ ,/-]*([12])\Z", shown)
-    found = _SERIAL.match(shown)
-    if not found:
-        if near:
-            hint = f'Write "{near[1]} {near[2]}{near[3].upper()}{near[4]}"'
+    near = nearest_setting(shown)
+    if not near or near != shown:
+        hint = f'Write "{near}"' if near else 'Write baud rate, data bits, parity (N, E or O) and stop bits: "9600 8N1"'
         raise Wrong(f"{show(value)} is not a serial setting", hint)
-    if int(found[1][:9]) not in BAUD_RATES:
-        best = min(BAUD_RATES, key=lambda rate: abs(rate - int(found[1][:9])))
-        raise Wrong(f"{clean_text(found[1], 12)} is not a baud rate", f"Did you mean {best}?")
+    _known_baud(int(shown.split()[0]))
     return shown
 
 
 def baud(value: object) -> int:
-    out = whole(BAUD_RATES[0], BAUD_RATES[-1])(value)
-    if out not in BAUD_RATES:
-        best = min(BAUD_RATES, key=lambda rate: abs(rate - out))
-        raise Wrong(f"{out} is not a baud rate", f"Did you mean {best}?")
-    return out
+    """A baud rate."""
+    return _known_baud(whole(BAUD_RATES[0], BAUD_RATES[-1])(value))
+
+
+def _known_baud(rate: int) -> int:
+    if rate not in BAUD_RATES:
+        raise Wrong(f"{rate} is not a baud rate", f"Did you mean {nearest_baud(rate)}?")
+    return rate
 
 
 def split_url(value: object, example: str) -> SplitResult:

@@ -16,6 +16,7 @@ from agent.indicators.definitions import PeriodKind
 from agent.indicators.factors import Entry
 from agent.indicators.plan import Indicator
 from agent.indicators.units import Unit
+from drivers.encoding import exact_text
 
 Basis = Literal["metered", "declared", "assumed", "absent"]
 Verdict = Literal["met", "not met", "no threshold", "no data"]
@@ -176,10 +177,7 @@ def _input(amount: Amount) -> dict[str, Any]:
 def decimal_text(value: Fraction) -> str:
     """Plain decimal digits without trailing zeros, at most twelve significant ones, rounded half to even."""
     rounded = _CONTEXT.divide(Decimal(value.numerator), Decimal(value.denominator))
-    text = format(rounded, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "") else text
+    return exact_text(rounded) if rounded else "0"
 
 
 def by_name(figures: Sequence[Figure]) -> Mapping[str, Figure]:

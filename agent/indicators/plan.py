@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,8 @@ from agent.indicators.definitions import (
 from agent.indicators.factors import Entry, Factor, make_factors, shipped
 from agent.indicators.quantities import Unknown, dimension_of, near
 from agent.indicators.units import NUMBER, Dimension, Unit, parse_unit, show_dimension
-from agent.indicators.words import ROLES
+from agent.roles import METERED_ROLES
+from drivers.encoding import base64url
 from drivers.model import ConfigError
 
 SITE = "site"  # the set of a plan's own figures
@@ -356,8 +356,8 @@ class _Maker:
                 if name not in names:
                     self._complain(f"{table}.{name}", f"is no indicator of this plan{near(name, names)}")
         for role in self._text.absent:
-            if role not in ROLES and not role.startswith("x."):
-                self._complain(f"absent.{role}", f"is no role{near(role, ROLES)}")
+            if role not in METERED_ROLES and not role.startswith("x."):
+                self._complain(f"absent.{role}", f"is no role{near(role, METERED_ROLES)}")
         for name, why in [*self._text.exclude.items(), *self._text.absent.items()]:
             if not why.strip():
                 self._complain(name, "wants a reason", "A verifier reads it beside the figure")
@@ -394,7 +394,7 @@ def _with_hash(made: Indicator) -> Indicator:
     lines += [f"{name} = {expression.show(made.terms[name].formula.tree)}" for name in sorted(seen)]
     digest = hashlib.sha256("\n".join(lines).encode()).digest()
     terms = {name: made.terms[name] for name in seen}
-    return replace(made, terms=terms, hash=base64.urlsafe_b64encode(digest).rstrip(b"=").decode())
+    return replace(made, terms=terms, hash=base64url(digest))
 
 
 def pick(plan: Plan, indicator: Indicator, factor: str, year: int) -> Entry:

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from typing import Final
 
 from agent.indicators.units import Dimension, parse_unit
-from agent.indicators.words import ROLES
 from agent.intervals.roles import flows_of
+from agent.roles import METERED_ROLES
 
 # The flows of a role, by the last word of the name; `demand` is a power, of which a period takes the highest.
 FLOWS: Final[Mapping[str, str]] = {
@@ -49,8 +49,8 @@ def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
         hint = near(name, [*others, *_all()])
         raise Unknown(f"{name} is unknown{hint}; a metered quantity is ROLE.FLOW with FLOW of {', '.join(FLOWS)}")
     front = role.removesuffix(".*")
-    if not front.startswith("x.") and front not in ROLES:
-        hint = near(name, [*others, *_all()]) or near(front, ROLES)
+    if not front.startswith("x.") and front not in METERED_ROLES:
+        hint = near(name, [*others, *_all()]) or near(front, METERED_ROLES)
         raise Unknown(f"{name}: {role} is no role{hint}; a site's own begin with x.")
     allowed = _flows(front)
     if flow not in allowed:
@@ -73,4 +73,4 @@ def _flows(role: str) -> list[str]:
 
 
 def _all() -> list[str]:
-    return [f"{role}.{flow}" for role in ROLES for flow in _flows(role)]
+    return [f"{role}.{flow}" for role in METERED_ROLES for flow in _flows(role)]

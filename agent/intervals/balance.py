@@ -20,10 +20,10 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from agent.intervals.accuracy import limit
-from agent.intervals.cells import tidy
 from agent.intervals.meters import Metered
 from agent.intervals.page import Column
 from agent.intervals.rows import Flag
+from drivers.encoding import exact_text
 
 Verdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
 ELECTRIC: Final = "kWh"
@@ -64,8 +64,8 @@ class Residual:
         if self.missing:
             return {"verdict": self.verdict, "missing": list(self.missing)}
         plain: dict[str, Any] = {
-            "residual": _text(self.value),
-            "allowed": _text(self.allowed),
+            "residual": exact_text(self.value),
+            "allowed": exact_text(self.allowed),
             "verdict": self.verdict,
         }
         return plain | ({"unknown": list(self.unknown)} if self.unknown else {})
@@ -85,7 +85,7 @@ class Node:
     def as_dict(self) -> dict[str, Any]:
         """Decimals as text."""
         front = {"n": self.place, "against": self.against, "u": self.unit}
-        sides = {name: _text(v) for name, v in (("own", self.own), ("others", self.others)) if v is not None}
+        sides = {name: exact_text(v) for name, v in (("own", self.own), ("others", self.others)) if v is not None}
         return {**front, **sides, **self.residual.as_dict()}
 
 
@@ -109,18 +109,14 @@ class Balance:
         plain: dict[str, Any] = {"kind": "balance", "id": "electricity", "u": ELECTRIC}
         if self.site is not None:
             plain |= {
-                "inputs": [{"n": name, "v": _text(value)} for name, value in self.inputs],
-                "outputs": [{"n": name, "v": _text(value)} for name, value in self.outputs],
+                "inputs": [{"n": name, "v": exact_text(value)} for name, value in self.inputs],
+                "outputs": [{"n": name, "v": exact_text(value)} for name, value in self.outputs],
                 **self.site.as_dict(),
             }
         if self.nodes:
             plain["nodes"] = [node.as_dict() for node in self.nodes]
         plain["from"] = [{"stream": stream, "first": first, "last": last} for stream, first, last in self.trails]
         return plain
-
-
-def _text(value: Decimal) -> str:
-    return f"{tidy(value):f}"
 
 
 def _counted_once(meters: Iterable[Metered]) -> list[Metered]:

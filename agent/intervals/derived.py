@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals.cells import tidy
 from agent.intervals.meters import Metered
 from agent.intervals.page import Column
 from agent.intervals.sketch import heat_point
+from drivers.encoding import exact_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Derived:
         return {
             **plain,
             "u": units.pop(),
-            "v": f"{tidy(sum((sign * one.amount for sign, one in found), Decimal(0))):f}",
-            "completeness": f"{tidy(Decimal(covered_ms * 1_000_000 // length_ms) / 1_000_000):f}",
-            "estimated": f"{tidy((flawed / whole).quantize(Decimal('1e-6'))):f}" if whole else "0",
+            "v": exact_text(sum((sign * one.amount for sign, one in found), Decimal(0))),
+            "completeness": exact_text(Decimal(covered_ms * 1_000_000 // length_ms) / 1_000_000),
+            "estimated": exact_text((flawed / whole).quantize(Decimal("1e-6"))) if whole else "0",
             "from": [
                 {"stream": one.key.stream, "point": one.key.point, "first": one.first_seq, "last": one.last_seq}
                 for _, one in found

@@ -8,7 +8,6 @@ the disk has to fit it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import stat
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from agent.keys.records import Revocation, check_key_records, current_records, key_records, new_root
 from agent.keys.secret import MAX_BYTES, read_open_secret, read_secret
 from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
+from drivers.files import remove, try_lock, write_draft
 
 ED25519, ES256 = "Ed25519", "ES256"
 _SINCE, _RECORDS, _TOKEN = b"not_before: ", b"records: ", b"pkcs11:"
@@ -65,7 +65,7 @@ def create_key(
         except OSError as error:
             raise _unwritable(path, error) from error
         finally:
-            _remove(draft, folder)
+            remove(draft, folder)
         os.fsync(folder)
     return signer
 
@@ -117,7 +117,7 @@ def rotate_key(
         except OSError as error:
             raise _unwritable(path, error) from error
         finally:
-            _remove(draft, folder)
+            remove(draft, folder)
         os.fsync(folder)
     return old, new
 
@@ -164,29 +164,13 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
         what = f"the key file would have {len(text)} bytes, and at most {MAX_BYTES} are read"
         raise KeyFileError(what, where=str(path), hint="Nothing was changed. Too much is revoked in it")
     owner = os.fstat(folder) if like is None and os.geteuid() == 0 else like
+    mode = 0o600 if like is None else stat.S_IMODE(like.st_mode)
     draft = f".{path.name}.{os.getpid()}.new"
     try:
-        fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-        try:
-            if owner is not None and (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(fd, owner.st_uid, owner.st_gid)
-            os.fchmod(fd, 0o600 if like is None else stat.S_IMODE(like.st_mode))
-            with open(fd, "wb", closefd=False) as stream:
-                stream.write(text)
-            os.fsync(fd)
-        except BaseException:
-            _remove(draft, folder)
-            raise
-        finally:
-            os.close(fd)
+        write_draft(draft, text, mode, folder, like=owner)
     except OSError as error:
         raise _unwritable(path, error) from error
     return draft
-
-
-def _remove(name: str, folder: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
 
 
 @contextlib.contextmanager
@@ -211,16 +195,14 @@ def _alone(path: Path, folder: int) -> Iterator[int]:
     while True:
         fd = _open_itself(path, folder)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not try_lock(fd):
                 hint = "Look at the result of the other with `meterhouse keys show`"
-                raise KeyFileError("somebody else replaces this key just now", where=str(path), hint=hint) from error
+                raise KeyFileError("somebody else replaces this key just now", where=str(path), hint=hint)
             if not _is_still(path, folder, fd):
                 continue  # it was replaced between the two steps: the next one is another file
             for left in os.listdir(folder):
                 if left.startswith(f".{path.name}.") and left.endswith(".new"):
-                    _remove(left, folder)
+                    remove(left, folder)
             yield fd
             return
         finally:

@@ -6,13 +6,13 @@ file, so that file, database and broker can each be lost and the chain goes on f
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agent.keys.signer import TYP_KEYS, KeyFileError, Signer
+from drivers.encoding import base64url_decode
 from ext.canon import dumps
 
 
@@ -31,7 +31,7 @@ class KeyRecords:
 def signed_by(data: bytes) -> str:
     """The thumbprint of the key that signed an object of ours, without checking anything."""
     header = json.loads(data)["sig"].partition(".")[0]
-    kid: str = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))["kid"]
+    kid: str = json.loads(base64url_decode(header))["kid"]
     return kid
 
 

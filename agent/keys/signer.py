@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.pack import base64url
+from drivers.encoding import base64url
 from drivers.model import GatewayError
 from ext.canon import dumps
 
@@ -102,10 +101,9 @@ class Signer:
             header = {"alg": self.alg, "b64": False, "crit": ["b64"], "kid": self.kid, "typ": typ}
             encoded = base64url(dumps(header))
             lead, prefix, raw_sign = encoded.encode() + b".", encoded + "..", self._key.sign
-            encode = base64.urlsafe_b64encode
 
             def sign(payload: bytes) -> str:
-                return prefix + encode(raw_sign(lead + payload)).rstrip(b"=").decode()
+                return prefix + base64url(raw_sign(lead + payload))
 
             self._signers[typ] = sign
         return self._signers[typ]

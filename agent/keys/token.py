@@ -17,7 +17,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from agent.keys.secret import read_secret
 from agent.keys.signer import KeyFileError, p256_jwk
-from agent.pack import base64url
+from drivers.encoding import base64url
 from drivers.model import clean_text
 
 _KNOWN = ("token", "serial", "object", "id", "type", "module-path", "pin-source")

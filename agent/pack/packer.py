@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.pack.gaps import gaps_of
-from agent.pack.table import StreamTable, base64url, seconds
+from agent.pack.table import StreamTable, seconds
+from drivers.encoding import base64url
 from drivers.model import Reason
 from ext.canon import Slice, dumps, seal
 from ext.ring import Ring

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,6 @@ from ext.canon import Table, dumps
 def seconds(ms: int) -> int | float:
     """UTC ms as the seconds that packs carry: a whole number where it is one, else at most three decimals."""
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
-
-
-def base64url(raw: bytes) -> str:
-    """RFC 4648 section 5 without padding, as JOSE writes it."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 class PointTable:

@@ -1,10 +1,11 @@
 """The only door to the field: one owner a line, one request at a time, a deadline on every wait."""
 
-from drivers.line.config import LineConfig, Manners, SerialSetting, manners, target, warnings
+from drivers.line.config import LineConfig, Manners, manners, target, warnings
 from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
 from drivers.line.owner import Line, LineFactory, LineLease, open_line
 from drivers.line.stats import LineStats
 from drivers.line.trace import Frame, FrameTrace, frames_each, read_trace
+from drivers.serial_setting import SerialSetting
 
 __all__ = [
     "READ_FUNCTIONS",

@@ -6,53 +6,11 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from drivers.model import ConfigError, Limits
+from drivers.model import LINE_SCHEMES, ConfigError, Limits
+from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting, silence_ns
 
-SCHEMES = ("serial", "modbus-tcp", "tcp", "udp")
-BAUDS = (300, 600, 1200, 2400, 4800, 9600, 14400, 19200, 28800, 38400, 57600, 76800, 115200, 230400)
 NO_LIMITS = Limits()
-_SETTING = re.compile(r"(\d+)\s+([78])([NEO])([12])")
 _UNSTABLE = re.compile(r"/dev/(ttyUSB|ttyACM)\d+")
-
-
-@dataclass(frozen=True, slots=True)
-class SerialSetting:
-    """Baud rate and character frame of a serial line."""
-
-    baud: int
-    bits: int = 8
-    parity: str = "N"  # N, E, O
-    stop: int = 1
-
-    @classmethod
-    def parse(cls, text: str, where: str) -> SerialSetting:
-        """From ``9600 8N1``. Raises ConfigError that says what would be right."""
-        match = _SETTING.fullmatch(text.strip().upper())
-        if match is None or int(match[1]) not in BAUDS:
-            raise ConfigError(
-                f"serial setting {text!r} is not understood",
-                where=where,
-                hint=f'Write it like "9600 8N1"; baud rates: {", ".join(map(str, BAUDS))}',
-            )
-        return cls(int(match[1]), int(match[2]), match[3], int(match[4]))
-
-    @property
-    def char_s(self) -> float:
-        """Seconds a character takes on the wire."""
-        return (1 + self.bits + (self.parity != "N") + self.stop) / self.baud
-
-    @property
-    def quiet_s(self) -> float:
-        """t3.5, with characters of 11 bits; fixed above 19200 baud (Modbus over Serial Line V1.02, 2.5.1.1)."""
-        return silence_s(self.baud)
-
-    def __str__(self) -> str:
-        return f"{self.baud} {self.bits}{self.parity}{self.stop}"
-
-
-def silence_s(baud: int) -> float:
-    """Seconds of t3.5 at ``baud``."""
-    return 0.00175 if baud > 19200 else 38.5 / baud
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +19,7 @@ class LineConfig:
 
     name: str
     url: str
-    serial: str = "9600 8N1"
+    serial: str = DEFAULT_SERIAL
     bus_baud: int | None = None
     limits: Limits = NO_LIMITS
     echo: bool = False  # the adapter hands back what we send
@@ -97,7 +55,7 @@ def target(config: LineConfig) -> Target:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ConfigError(f"url {config.url!r}: {error}", where=where, hint=hint) from error
-    if parts.scheme not in SCHEMES or not host or parts.path.strip("/") or parts.query:
+    if parts.scheme not in LINE_SCHEMES or not host or parts.path.strip("/") or parts.query:
         raise ConfigError(f"url {config.url!r} is not an address of a line", where=where, hint=hint)
     if port is None:
         if parts.scheme != "modbus-tcp":
@@ -152,7 +110,7 @@ def manners(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") ->
             hint="Set the serial server to one speed, and give devices with another speed a line of their own",
         )
     elif not where.is_mbap and config.bus_baud:
-        quiet_s = silence_s(config.bus_baud)
+        quiet_s = silence_ns(config.bus_baud) / 1e9
     late_s = 1.0 if where.scheme in ("tcp", "udp") else 0.0
     return Manners(
         timeout_s=1.0 if both.timeout_s is None else both.timeout_s,

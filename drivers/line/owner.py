@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
-from drivers.line.config import NO_LIMITS, LineConfig, Manners, SerialSetting, manners, target, warnings
+from drivers.line.config import NO_LIMITS, LineConfig, Manners, manners, target, warnings
 from drivers.line.frames import BUSY, Answer, Request
 from drivers.line.hosts import host_of
 from drivers.line.mbap import MbapLink
@@ -15,6 +16,7 @@ from drivers.line.port import Port, PortOpener, down, open_port
 from drivers.line.stats import LineStats
 from drivers.line.trace import FrameTrace
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
+from drivers.serial_setting import SerialSetting
 
 OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
@@ -68,7 +70,7 @@ class Line:
         self._connections = config.limits.connections
         self._link: MbapLink | ByteLink | None = None
         self._proven = False  # this connection has brought an answer
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._retry_at = 0.0
         self._why_down: LineError | None = None
         self._lease: LineLease | None = None
@@ -324,7 +326,8 @@ class Line:
         self.stats.lost += 1
         self._drop()
         if self._proven:  # many devices close what is idle: open again at once, and say no word unless that fails
-            self._pause_s, self._retry_at, self._why_down = FIRST_PAUSE_S, 0.0, None
+            self._backoff.reset()
+            self._retry_at, self._why_down = 0.0, None
         else:  # it opened, and broke before it was of any use: as good as not opened
             self._rest(error)
 
@@ -333,8 +336,7 @@ class Line:
         if self._why_down is None:
             _log.warning("%s", error)
         self._why_down = error
-        self._retry_at = asyncio.get_running_loop().time() + self._pause_s
-        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+        self._retry_at = asyncio.get_running_loop().time() + self._backoff.next_s()
 
     def _drop(self) -> None:
         link, self._link = self._link, None

@@ -10,8 +10,9 @@ import socket
 import termios
 from collections.abc import Awaitable, Callable
 
-from drivers.line.config import LineConfig, SerialSetting, Target
+from drivers.line.config import LineConfig, Target
 from drivers.model import LineDown
+from drivers.serial_setting import SerialSetting
 
 CHUNK = 4096
 _HINTS = {

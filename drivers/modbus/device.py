@@ -13,7 +13,7 @@ from drivers.clocks import offset_s
 from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
 from drivers.modbus.requests import identification_request, read_identification, read_request
 from drivers.modbus.slow import read_slowly
-from drivers.modbus.visits import FIRST_REST_S, LONGEST_REST_S, SILENT_VISITS, Read, Visit, build_visit, timing_of
+from drivers.modbus.visits import SILENT_VISITS, Read, Visit, build_visit, timing_of
 from drivers.model import (
     PACES,
     DeviceException,
@@ -213,7 +213,8 @@ class ModbusDevice:
                 )
         self.holes.good(read.block)
         if read.silences:
-            read.silences, read.rest_s = 0, FIRST_REST_S
+            read.silences = 0
+            read.backoff.reset()
 
     async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
         """Objects of device identification, after the registers; a device that said nothing to those is not asked."""
@@ -310,8 +311,7 @@ class ModbusDevice:
                 if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
                     _log.info("%s: cut a read that stays silent: %s", self.where, self.holes.summary())
                     return
-            read.rest_until = self._line.clock()[1] / 1e9 + read.rest_s
-            read.rest_s = min(read.rest_s * 2, LONGEST_REST_S)
+            read.rest_until = self._line.clock()[1] / 1e9 + read.backoff.next_s()
             visit.resting = True
 
     def _now_s(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from drivers.backoff import Backoff
 from drivers.line import Line, ModbusRequest
 from drivers.modbus.requests import read_request
 from drivers.model import PACES, DeviceSpec, Kind, Limits, Point, Reason
@@ -27,7 +28,7 @@ class Read:
     texts: tuple[TextSlot, ...]
     points: memoryview  # uint16 numbers, for gaps
     silences: int = 0  # in a row, while other reads of the device were answered
-    rest_s: float = FIRST_REST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_REST_S, LONGEST_REST_S))
     rest_until: float = 0.0  # monotonic seconds before which it is not asked
 
 

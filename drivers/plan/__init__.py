@@ -4,7 +4,7 @@ from drivers.plan.blocks import MAX_COILS, MAX_WORDS, Block, plan_blocks, plan_s
 from drivers.plan.compiled import TextSlot, build_plan, compile_block, decoded, exact, ratio_of, text_of, text_slots
 from drivers.plan.holes import KnownHoles, holes_key
 from drivers.plan.image import Image, image_spec, plain, read_image, resolve_image
-from drivers.plan.timing import LineTiming, silence_ns
+from drivers.plan.timing import LineTiming
 
 __all__ = [
     "MAX_COILS",
@@ -26,7 +26,6 @@ __all__ = [
     "ratio_of",
     "read_image",
     "resolve_image",
-    "silence_ns",
     "text_of",
     "text_slots",
 ]

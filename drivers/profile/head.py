@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drivers.model import Fresh, Limits
+from drivers.model import ConfigError, Fresh, Limits
 from drivers.profile.complaints import Complaints, Table, did_you_mean
 from drivers.profile.shape import MAX_WORDS
 from drivers.profile.types import Param
+from drivers.serial_setting import SerialSetting
 
 KINDS = [
     "meter",
@@ -152,10 +153,13 @@ def _probe(table: Table) -> str:
 
 def _serial(table: Table) -> str:
     serial = table.text("serial")
-    if serial and not re.fullmatch(r"[0-9]{3,7} [5-8][NEO][12]", serial):
-        table.add("serial", f"serial is {serial!r}, want baud, bits, parity, stop", 'As "9600 8N1"')
+    if not serial:
         return ""
-    return serial
+    try:
+        return str(SerialSetting.parse(serial, ""))
+    except ConfigError as error:
+        table.add("serial", error.what, error.hint)
+        return ""
 
 
 def read_limits(table: Table) -> Limits:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import fnmatch
 import hashlib
 import json
@@ -14,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from drivers.encoding import base64url
 from drivers.model import PACES, Limits, Point, ProfileError, clean_text
 from drivers.profile.complaints import Complaints, Table, did_you_mean
 from drivers.profile.find import default_dirs, find_profile
@@ -317,4 +317,4 @@ def _check_names(layer: _Layer, points: Sequence[Point], names: set[str]) -> Non
 def _hash(documents: list[Mapping[str, Any]]) -> str:
     """SHA-256, base64url without padding, of the content: comments, spacing and order of keys do not count."""
     text = json.dumps(documents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+    return base64url(hashlib.sha256(text.encode()).digest())
