@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config import Config, Note, device_spec, gathered, line_config, make_driver
-from agent.config.values import show_bytes, show_ms
+from agent.config.parsers import show_bytes, show_ms
 from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary
 from drivers.profile import Profile
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import available_timezones
 
 from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.devices import address as parse_address
 from drivers.model import UsageError
 

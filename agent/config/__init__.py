@@ -11,7 +11,6 @@ from agent.config.profiles import (
     site_profiles,
 )
 from agent.config.tree import (
-    Complaint,
     Config,
     ControlConfig,
     DerivedConfig,
@@ -26,6 +25,7 @@ from agent.config.tree import (
     UplinkConfig,
     gathered,
 )
+from drivers.toml import Complaint
 
 __all__ = [
     "DEFAULT_PATH",

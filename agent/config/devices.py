@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.lines import LineRead, is_first, place_of, read_limits
 from agent.config.metering import node, read_classes
-from agent.config.reader import Table
 from agent.config.tree import DeviceConfig, Note
 from agent.roles import ROLES
 from drivers.model import DEFAULT_PERIODS_MS, PACES
+from drivers.toml import Table
 
 _PERIOD = v.duration_ms(50, 31 * 86_400_000, "5 s")
 _ELSEWHERE = {

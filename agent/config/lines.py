@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from agent.config import values as v
-from agent.config.reader import Table
+from agent.config import parsers as v
 from agent.config.tree import LineEntry, Note
 from drivers.model import Limits
+from drivers.toml import Table
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
 _NOT_HERE = {"min_every": "Only a profile says how often its devices bear to be asked; set every of the device instead"}

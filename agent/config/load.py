@@ -9,13 +9,12 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.devices import read_devices
 from agent.config.indicators import read_indicators
 from agent.config.lines import read_lines
 from agent.config.metering import check_tree, read_derived
 from agent.config.profiles import ProfileSource, check_profiles, site_profiles
-from agent.config.reader import Complaints, Layer, Source, Table, read_source
 from agent.config.tree import (
     Config,
     ControlConfig,
@@ -27,8 +26,9 @@ from agent.config.tree import (
     StoreConfig,
 )
 from agent.config.uplinks import open_secret, read_secret, read_uplinks
-from drivers.model import ConfigError, clean_text
+from drivers.model import ConfigError
 from drivers.night import Night
+from drivers.toml import Complaints, Layer, Source, Table, read_source
 
 DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
@@ -92,7 +92,7 @@ def load_config(
 
 
 def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
-    source, raw = read_source(path, complaints, 0)
+    source, raw = read_source(path, complaints, hint="Name the file with -c FILE")
     layers = [Layer(source, (), raw)]
     folder = path.parent / "conf.d"
     try:
@@ -146,17 +146,7 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
 
 def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[Table]:
     """``[[name]]`` of all files, each under the name it gives itself."""
-    tables: list[Table] = []
-    for layer in layers:
-        raw = layer.raw.get(name, [])
-        if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
-            complaints.add(layer.source, (name,), name, "is not a list of tables", f"Write [[{name}]], two brackets")
-            continue
-        for n, item in enumerate(raw):
-            shown = item.get("name")
-            title = f"{name}.{clean_text(shown, 40)}" if isinstance(shown, str) and shown else f"{name}[{n + 1}]"
-            tables.append(Table(title, [Layer(layer.source, (name, n), item)], complaints))
-    return tables
+    return [table for layer in layers for table in Table("", [layer], complaints).tables(name)]
 
 
 def _build(

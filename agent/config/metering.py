@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
-from agent.config.reader import Table
 from agent.config.tree import DerivedConfig, DeviceConfig, Note
 from agent.intervals.accuracy import EXAMPLES, limit
 from agent.roles import ROLES
 from drivers.model import ProfileError
+from drivers.toml import Table
 
 if TYPE_CHECKING:
     from agent.config.devices import DeviceRead

@@ -8,16 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
-from agent.config.reader import Table
 from agent.config.tree import Config, DeviceConfig, LineEntry, Note
 from drivers.addresses import check_address
 from drivers.model import PACES, ConfigError, DeviceSpec, Limits, Point, ProfileError
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
 from drivers.registry import driver_class
+from drivers.toml import Table
 
 if TYPE_CHECKING:
     from drivers.line import Line, LineConfig

@@ -15,15 +15,6 @@ from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, 
 from drivers.night import Night
 
 
-class Complaint(ConfigError):
-    """One wrong place in the configuration: file, line (None where the file has no such place), key path."""
-
-    def __init__(self, what: str, *, file: str, line: int | None, key: str, hint: str = "") -> None:
-        place = file if line is None else f"{file}:{line}"
-        super().__init__(what, where=f"{place}: {key}" if key else place, hint=hint)
-        self.file, self.line, self.key = file, line, key
-
-
 def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
     """One error for all that is wrong, to be raised; the only one itself, where there is one."""
     found = [

@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
-from agent.config.reader import Table
 from agent.config.tree import Note, Secret, UplinkConfig
+from drivers.toml import Table
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Config
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.roles import ROLES
 from drivers.profile import shipped_dir
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import Complaint, Config, load_config, site_profiles
-from agent.config import values as v
+from agent.config import parsers as v
 from drivers.model import ConfigError
 
 HERE = Path(__file__).parent

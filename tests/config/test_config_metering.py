@@ -47,7 +47,7 @@ def test_a_class_that_the_profile_says_holds_where_the_device_says_none(site: An
     main, _, third, fourth = site.load().devices
     assert (dict(main.accuracy), dict(third.accuracy), dict(fourth.accuracy)) == ({"": "1"}, {"": "1"}, {"": "0.2"})
     profile.write_text(plain.replace('kind = "meter"', 'kind = "meter"\nclass = "A1"'))
-    assert "class is 'A1', which is no accuracy class" in site.complaints()[0]
+    assert 'invalid accuracy class "A1"' in site.complaints()[0]
 
 
 def test_what_is_no_class(site: Any, good: str) -> None:

@@ -1,16 +1,73 @@
-"""What single values of agent.toml may say: durations, sizes, names, urls. Pure; a wrong one raises ``Wrong``."""
+"""Parsers of the values of agent.toml: names, sizes, urls. Pure; an invalid value raises ``Wrong``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from decimal import Decimal
-from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from drivers.model import LINE_SCHEMES, clean_text
 from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
+from drivers.toml.parsers import (
+    NUMBER_AND_UNIT,
+    Wrong,
+    boolean,
+    choice,
+    did_you_mean,
+    duration_ms,
+    duration_s,
+    label,
+    matching,
+    nearest,
+    show,
+    show_ms,
+    text,
+    whole,
+)
+
+__all__ = [
+    "CREDENTIAL",
+    "LINE_URLS",
+    "NAME",
+    "POINT_PATTERN",
+    "PROFILE_ID",
+    "RESERVED_NAMES",
+    "SITE_NAME",
+    "UPLINK_SCHEMES",
+    "Wrong",
+    "baud",
+    "boolean",
+    "choice",
+    "credential",
+    "degrees",
+    "device_name",
+    "did_you_mean",
+    "duration_ms",
+    "duration_s",
+    "factor",
+    "label",
+    "line_url",
+    "matching",
+    "name",
+    "nearest",
+    "path_in",
+    "point_pattern",
+    "profile_id",
+    "serial",
+    "show",
+    "show_bytes",
+    "show_ms",
+    "site_name",
+    "size_bytes",
+    "split_url",
+    "text",
+    "text_unseen",
+    "timezone",
+    "uplink_url",
+    "whole",
+]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -19,79 +76,10 @@ POINT_PATTERN = re.compile(r"[a-z0-9*?][a-z0-9.*?_-]*\Z")
 CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})  # topics of the gateway itself
 
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-zµ]*)\Z")
-_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_MS_NEAR = {"m": "min", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "mins": "min", "minute": "min"}
-_MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms"}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
 LINE_URLS = "serial:/dev/serial/by-id/..., modbus-tcp://HOST:502, tcp://HOST:PORT or udp://HOST:PORT"
 UPLINK_SCHEMES = {"mqtt": 1883, "mqtts": 8883}
-
-Parse = Callable[[object], object]
-
-
-class Wrong(Exception):
-    """A value that cannot be: what was seen, and what would be right."""
-
-    def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(what)
-        self.what, self.hint = what, hint
-
-
-def show(value: object) -> str:
-    """A value of the file as a person would recognise it: short, and safe on a terminal."""
-    if isinstance(value, str):
-        return f'"{clean_text(value, 60)}"'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, Decimal)):
-        return clean_text(str(value), 40)
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return "a table {...}"
-    return clean_text(str(value), 40)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant, or an empty string."""
-    choices = {k.lower(): k for k in known}
-    found = get_close_matches(name.lower()[:80], list(choices), n=1, cutoff=0.6)
-    return choices[found[0]] if found else ""
-
-
-def did_you_mean(name: str, known: Iterable[str], what: str = "Known") -> str:
-    """A hint with the nearest name, or all of them where nothing is near."""
-    known = sorted(known)
-    near = nearest(name, known)
-    return f'Did you mean "{near}"?' if near else f"{what}: {', '.join(known)}"
-
-
-def text(value: object) -> str:
-    if not isinstance(value, str):
-        raise Wrong(f"{show(value)} is not text", f'Write it in quotes: "{clean_text(str(value), 40)}"')
-    return value
-
-
-def label(value: object) -> str:
-    """Free text for people: at most 200 characters, no control characters."""
-    out = text(value)
-    if len(out) > 200 or not out.isprintable():
-        raise Wrong(f"{show(value)} is no label", "At most 200 printable characters on one line")
-    return out
-
-
-def matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object], str]:
-    """Text that fits ``pattern`` as a whole."""
-
-    def parse(value: object) -> str:
-        out = text(value)
-        if not pattern.match(out):
-            raise Wrong(f"{show(value)} is not {what}", hint)
-        return out
-
-    return parse
 
 
 name = matching(NAME, "a name", 'Use a-z, 0-9 and "-", starting with a letter or digit, such as "inv1"')
@@ -123,25 +111,6 @@ def text_unseen(value: object) -> str:
     return value
 
 
-def boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise Wrong(f"{show(value)} is not a yes or no", "Write true or false, without quotes")
-    return value
-
-
-def whole(low: int, high: int) -> Callable[[object], int]:
-    """A whole number from ``low`` to ``high``."""
-
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise Wrong(f"{show(value)} is not a whole number", f"Write a number from {low} to {high}, without quotes")
-        if not low <= value <= high:
-            raise Wrong(f"{show(value)} is out of range", f"Allowed: {low} to {high}")
-        return value
-
-    return parse
-
-
 def factor(value: object) -> Decimal:
     """A ratio of a transformer: a positive number, kept decimal."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
@@ -167,65 +136,13 @@ def degrees(most: int) -> Callable[[object], Decimal]:
     return parse
 
 
-def choice(*allowed: str) -> Callable[[object], str]:
-    """One of the words."""
-
-    def parse(value: object) -> str:
-        out = text(value)
-        if out not in allowed:
-            raise Wrong(f"{show(value)} is not known here", did_you_mean(out, allowed, "Allowed"))
-        return out
-
-    return parse
-
-
-def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[object], int]:
-    """Milliseconds of ``"1.5 s"``, within limits. Units ms, s, min, h, d."""
-
-    def parse(value: object) -> int:
-        if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-            raise Wrong(f"{show(value)} has no unit", f'Write a duration in quotes, such as "{example}"')
-        found = _DURATION.match(text(value).strip())
-        if not found:
-            raise Wrong(f"{show(value)} is not a duration", f'Write a number and a unit, such as "{example}"')
-        number, unit = found.groups()
-        if unit not in _MS:
-            near = unit if unit.lower() in _MS else _MS_NEAR.get(unit.lower(), "")
-            near = near.lower()
-            what = f'"{clean_text(unit, 20)}" is not a unit of time' if unit else f"{show(value)} has no unit"
-            right = f'Write "{number} {near}"' if near else f'Such as "{example}"'
-            raise Wrong(what, f"{right}; units are ms, s, min, h, d")
-        ms = Decimal(number) * _MS[unit]
-        if ms != int(ms):
-            raise Wrong(f"{show(value)} is finer than a millisecond", "Whole milliseconds only")
-        if not low_ms <= ms <= high_ms:
-            raise Wrong(f"{show(value)} is out of range", f"Allowed: {show_ms(low_ms)} to {show_ms(high_ms)}")
-        return int(ms)
-
-    return parse
-
-
-def duration_s(low_ms: int, high_ms: int, example: str = "0.5 s") -> Callable[[object], float]:
-    """As ``duration_ms``, in seconds."""
-    parse_ms = duration_ms(low_ms, high_ms, example)
-    return lambda value: parse_ms(value) / 1000
-
-
-def show_ms(ms: int) -> str:
-    """A duration as agent.toml writes it, in the largest unit that keeps it whole."""
-    for unit in ("d", "h", "min", "s"):
-        if ms and ms % _MS[unit] == 0:
-            return f"{ms // _MS[unit]} {unit}"
-    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms} ms"
-
-
 def size_bytes(low: int, high: int, example: str = "8 GiB") -> Callable[[object], int]:
     """Bytes of ``"8 GiB"``, within limits. Units B, KiB, MiB, GiB, TiB (powers of 1024)."""
 
     def parse(value: object) -> int:
         if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
             raise Wrong(f"{show(value)} has no unit", f'Write a size in quotes, such as "{example}"')
-        found = _DURATION.match(text(value).strip())
+        found = NUMBER_AND_UNIT.match(text(value).strip())
         if not found:
             raise Wrong(f"{show(value)} is not a size", f'Write a number and a unit, such as "{example}"')
         number, unit = found.groups()
