@@ -1,6 +1,6 @@
 """The only door to the field: one owner a line, one request at a time, a deadline on every wait."""
 
-from drivers.line.config import LineConfig, Manners, manners, target, warnings
+from drivers.line.config import LineConfig, RequestOptions, request_options, target, warnings
 from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
 from drivers.line.owner import Line, LineFactory, LineLease, open_line
 from drivers.line.stats import LineStats
@@ -17,15 +17,15 @@ __all__ = [
     "LineFactory",
     "LineLease",
     "LineStats",
-    "Manners",
     "ModbusRequest",
     "Request",
+    "RequestOptions",
     "SerialSetting",
     "crc16",
     "frames_each",
-    "manners",
     "open_line",
     "read_trace",
+    "request_options",
     "target",
     "warnings",
 ]

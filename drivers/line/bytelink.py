@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from drivers.line.config import Manners
+from drivers.line.config import RequestOptions
 from drivers.line.frames import Answer, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
@@ -51,11 +51,11 @@ class ByteLink:
         self._loop.add_reader(port.fd, self._received)
 
     async def run(
-        self, requests: Sequence[Request], results: list[Answer | LineError], manners: Manners
+        self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> LineError | None:
         """Ask ``requests`` from number ``len(results)`` on and append their answers; the first trouble ends it."""
         while len(results) < len(requests):
-            answer = await self._ask(requests[len(results)], manners)
+            answer = await self._ask(requests[len(results)], options)
             if isinstance(answer, LineError):
                 return answer
             results.append(answer)
@@ -74,9 +74,9 @@ class ByteLink:
         self._request = None
         self._finish(LineDown("closed", where=self.port.where))
 
-    async def _ask(self, request: Request, manners: Manners) -> Answer | LineError:
-        char_s, quiet_s = self._char_s, manners.quiet_s
-        old, new = self.port.setting, manners.setting
+    async def _ask(self, request: Request, options: RequestOptions) -> Answer | LineError:
+        char_s, quiet_s = self._char_s, options.quiet_s
+        old, new = self.port.setting, options.setting
         if new is not None and old is not None:
             if new != old:  # both sides of the switch must have been silent, at the slower speed
                 quiet_s = max(quiet_s, old.quiet_s)
@@ -97,9 +97,9 @@ class ByteLink:
         if (broken := self._send(request)) is not None:
             return broken
         wire_s = (len(request.frame) + request.expect) * char_s
-        deadline_s = manners.timeout_s + wire_s
+        deadline_s = options.timeout_s + wire_s
         self._give_up_ns = self._clock()[1] + int((deadline_s + LONGEST_NOISE_S) * 1e9)
-        self._timer = self._loop.call_later(deadline_s, self._expire, done, request, manners)
+        self._timer = self._loop.call_later(deadline_s, self._expire, done, request, options)
         try:
             return await done
         finally:
@@ -217,12 +217,12 @@ class ByteLink:
         else:
             done.set_result(verdict or FrameError("bytes came, but no answer", where=request.where))
 
-    def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, manners: Manners) -> None:
+    def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, options: RequestOptions) -> None:
         if done is not self._done or done.done():
             return
         now_ns = self._clock()[1]
         if self._heard and now_ns - self._active_ns < _ONE_FRAME_NS and now_ns < self._give_up_ns:
-            self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, manners)
+            self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, options)
             return  # it is in the middle of its answer
         self._request = None
         verdict = request.find(self._heard, True)
@@ -233,9 +233,9 @@ class ByteLink:
             self.silent += 1
         self._suspects.add(request.unit)
         self._active_ns = max(self._active_ns, now_ns - 1)
-        if manners.late_s:
-            self._late_until[request.unit] = now_ns + int(manners.late_s * 1e9)
-        done.set_result(verdict or LineTimeout(f"no answer within {manners.timeout_s:g} s", where=request.where))
+        if options.late_s:
+            self._late_until[request.unit] = now_ns + int(options.late_s * 1e9)
+        done.set_result(verdict or LineTimeout(f"no answer within {options.timeout_s:g} s", where=request.where))
 
     def _break(self, error: LineError) -> LineError:
         self._request = None

@@ -79,7 +79,7 @@ def warnings(config: LineConfig) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class RequestOptions:
     """How one device on a line wants to be asked."""
 
     timeout_s: float = 1.0  # from the end of the request to the begin of the answer
@@ -91,7 +91,7 @@ class Manners:
     connections: int | None = None  # of the host behind it: how many it bears
 
 
-def manners(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
+def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
     """What holds for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
 
     Raises ConfigError where a setting of its own is asked of a line that cannot switch.
@@ -112,7 +112,7 @@ def manners(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") ->
     elif not where.is_mbap and config.bus_baud:
         quiet_s = silence_ns(config.bus_baud) / 1e9
     late_s = 1.0 if where.scheme in ("tcp", "udp") else 0.0
-    return Manners(
+    return RequestOptions(
         timeout_s=1.0 if both.timeout_s is None else both.timeout_s,
         quiet_s=quiet_s if both.quiet_s is None else both.quiet_s,
         late_s=late_s if both.late_s is None else both.late_s,

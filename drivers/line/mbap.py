@@ -14,7 +14,7 @@ from typing import cast
 from pymodbus.framer import FramerSocket
 from pymodbus.pdu import DecodePDU
 
-from drivers.line.config import Manners
+from drivers.line.config import RequestOptions
 from drivers.line.frames import MAX_ADU, Answer, ModbusRequest, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
@@ -58,7 +58,7 @@ class MbapLink:
         self._loop.add_reader(port.fd, self._received)
 
     def run(
-        self, requests: Sequence[Request], results: list[Answer | LineError], manners: Manners
+        self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> asyncio.Future[LineError | None]:
         """Ask ``requests`` from number ``len(results)`` on and append their answers.
 
@@ -66,7 +66,7 @@ class MbapLink:
         """
         self._requests = cast(Sequence[ModbusRequest], requests)
         self._results = results
-        self._timeout_s, self._quiet_s = manners.timeout_s, manners.quiet_s
+        self._timeout_s, self._quiet_s = options.timeout_s, options.quiet_s
         self._done = done = self._loop.create_future()
         if self._quiet_s:
             self._send_in_time()

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
-from drivers.line.config import NO_LIMITS, LineConfig, Manners, manners, target, warnings
+from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target, warnings
 from drivers.line.frames import BUSY, Answer, Request
-from drivers.line.hosts import host_of
+from drivers.line.limiter import limiter_of
 from drivers.line.mbap import MbapLink
 from drivers.line.port import Port, PortOpener, down, open_port
 from drivers.line.stats import LineStats
@@ -63,9 +63,9 @@ class Line:
         self.stats = LineStats(since_ns=clock()[1])
         self.clock, self._trace, self._opener = clock, trace, opener
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
-        self._manners = self._heeded = manners(config)
+        self._options = self._applied = request_options(config)
         self._turn = asyncio.Lock()
-        self._host = None if self.target.scheme == "serial" else host_of(self.target.host.lower())
+        self._limiter = None if self.target.scheme == "serial" else limiter_of(self.target.host.lower())
         self._connect_delay_s = config.limits.connect_delay_s or 0.0
         self._connections = config.limits.connections
         self._link: MbapLink | ByteLink | None = None
@@ -88,22 +88,22 @@ class Line:
         """Whether the port is open at the moment."""
         return self._link is not None
 
-    def manners(self, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
+    def request_options(self, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
         """How a device with these limits and its own serial setting is asked here. Raises ConfigError."""
-        return manners(self.config, limits, serial)
+        return request_options(self.config, limits, serial)
 
-    def heed(self, how: Manners) -> None:
+    def apply_options(self, options: RequestOptions) -> None:
         """Take up what concerns the connection itself, for as long as the line lives.
 
         That is the longest delay after connecting that any device asks for, and the fewest connections that its host
         bears. To be called for each device before the line is opened; asking a device does it as well.
         """
-        self._heeded = how
-        self._connect_delay_s = max(self._connect_delay_s, how.connect_delay_s)
-        said = [most for most in (self._connections, how.connections) if most is not None]
+        self._applied = options
+        self._connect_delay_s = max(self._connect_delay_s, options.connect_delay_s)
+        said = [most for most in (self._connections, options.connections) if most is not None]
         self._connections = min(said, default=None)
-        if self._host is not None:
-            self._host.limit(self, self._connections)
+        if self._limiter is not None:
+            self._limiter.set_limit(self, self._connections)
 
     async def lend(self, holder: str) -> LineLease:
         """Finish the request under way, close the port and leave it to ``holder``.
@@ -130,14 +130,14 @@ class Line:
         self._lease = None
         _log.info("%s: back from its lease", self.where)
 
-    async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
+    async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
         """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
-        (answer,) = await self.burst((request,), how or self._manners)
+        (answer,) = await self.burst((request,), options or self._options)
         if isinstance(answer, LineError):
             raise answer
         return answer
 
-    async def burst(self, requests: Sequence[Request], how: Manners) -> list[Answer | LineError]:
+    async def burst(self, requests: Sequence[Request], options: RequestOptions) -> list[Answer | LineError]:
         """Ask one after the other and return what came, in the same order; a refusal or broken answer takes its place.
 
         The list is shorter than ``requests`` if it ends with a LineTimeout, LineDown or LineLent: then the
@@ -146,18 +146,18 @@ class Line:
         results: list[Answer | LineError] = []
         await self._turn.acquire()
         begin_ns = self.clock()[1]
-        if how is not self._heeded:
-            self.heed(how)
+        if options is not self._applied:
+            self.apply_options(options)
         link = self._link
         try:
             if link is None or self._lease is not None:
                 link = await self._ready()
-            trouble = await link.run(requests, results, how)
+            trouble = await link.run(requests, results, options)
             if trouble is None:
                 self._proven = True
                 self.stats.answers += len(results)
             else:
-                await self._struggle(trouble, requests, results, how)
+                await self._retry(trouble, requests, results, options)
                 self.stats.answers += sum(isinstance(result, Answer) for result in results)
         except LineError as error:  # could not be opened, or is lent
             results.append(error)
@@ -194,8 +194,12 @@ class Line:
             self._trace.close()
             self._trace = None
 
-    async def _struggle(
-        self, trouble: LineError, requests: Sequence[Request], results: list[Answer | LineError], how: Manners
+    async def _retry(
+        self,
+        trouble: LineError,
+        requests: Sequence[Request],
+        results: list[Answer | LineError],
+        options: RequestOptions,
     ) -> None:
         """What follows trouble: busy is waited for, a broken answer asked again, the rest noted or given up."""
         at, tries = -1, 0
@@ -212,10 +216,10 @@ class Line:
                     await asyncio.sleep(BUSY_PAUSES_S[tries - 1])
                     again = True
             elif isinstance(trouble, FrameError | MismatchError):
-                again = self._link is not None and tries <= max(how.retries, 1)
+                again = self._link is not None and tries <= max(options.retries, 1)
             elif isinstance(trouble, LineTimeout):
                 self._suspect_silence()
-                again = tries <= how.retries
+                again = tries <= options.retries
             elif isinstance(trouble, LineDown) and self._proven and not reopened:
                 # a connection that was idle may have been closed in the very moment of our request
                 again = reopened = True
@@ -225,7 +229,7 @@ class Line:
                 if isinstance(trouble, LineTimeout | LineDown | LineLent) or len(results) == len(requests):
                     return
             link = await self._ready()
-            next_trouble = await link.run(requests, results, how)
+            next_trouble = await link.run(requests, results, options)
             if next_trouble is None:
                 self._proven = True
                 return
@@ -281,9 +285,9 @@ class Line:
         what = f"no connection within {OPEN_TIMEOUT_S:g} s"
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                if self._host is not None:
-                    waiting, what = what, f"other lines hold all connections that {self._host.name} takes"
-                    await self._host.enter(self, self._connections)
+                if self._limiter is not None:
+                    waiting, what = what, f"other lines hold all connections that {self._limiter.name} takes"
+                    await self._limiter.acquire(self, self._connections)
                     what = waiting
                 return await self._opener(self.config, self.target, self._setting)
         except TimeoutError:
@@ -291,17 +295,17 @@ class Line:
         except OSError as error:
             raise self._failed(down(self.where, error, f"cannot open {self.config.url}")) from error
         except asyncio.CancelledError:
-            self._leave_host()
+            self._release_connection()
             raise
 
-    def give_way(self) -> None:
+    def release_if_idle(self) -> None:
         """Another line waits for a connection to this host: close ours if nobody uses it."""
         if not self._turn.locked():
             self._drop()
 
     def _end_of_turn(self) -> None:
         """Where another line to this host waits, it is its turn; ours is opened again for our next one."""
-        if self._host is not None and self._host.wanted and self._link is not None:
+        if self._limiter is not None and self._limiter.is_contended and self._link is not None:
             self._drop()
 
     def _tell_foreign(self) -> None:
@@ -314,7 +318,7 @@ class Line:
         )
 
     def _failed(self, error: LineDown) -> LineDown:
-        self._leave_host()
+        self._release_connection()
         self.stats.open_failures += 1
         self._rest(error)
         return error
@@ -342,11 +346,11 @@ class Line:
         link, self._link = self._link, None
         if link is not None:
             link.close()
-        self._leave_host()
+        self._release_connection()
 
-    def _leave_host(self) -> None:
-        if self._host is not None:
-            self._host.leave(self)
+    def _release_connection(self) -> None:
+        if self._limiter is not None:
+            self._limiter.release(self)
 
 
 LineFactory = Callable[..., Line]  # with the arguments of ``open_line``

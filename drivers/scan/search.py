@@ -247,8 +247,8 @@ class Scan:
         char_s = SerialSetting.parse(probe.serial, self.hunt.url).char_s if probe.serial else 0.0
         # the link adds the time of a whole answer; ours is counted to its begin, and the link lets it end
         timeout_s = max(probe.timeout_s - request.expect * char_s, probe.timeout_s / 2)
-        how = self._line.manners(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
-        (result,) = await self._line.burst((request,), how)
+        options = self._line.request_options(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
+        (result,) = await self._line.burst((request,), options)
         if isinstance(result, LineDown | LineLent):
             raise result
         return result
@@ -307,9 +307,9 @@ class Scan:
         self._add("mbus", probe.address, probe.serial, "answer").notes.append("acknowledges, but gives no data")
 
     async def _ask_deep(self, device: Found) -> None:
-        how = self._line.manners(Limits(timeout_s=self.hunt.slow_s), device.serial)
+        options = self._line.request_options(Limits(timeout_s=self.hunt.slow_s), device.serial)
         try:
-            objects = await read_identification(self._line, int(device.address), how, f"unit {device.address}")
+            objects = await read_identification(self._line, int(device.address), options, f"unit {device.address}")
         except (LineDown, LineLent):
             raise
         except (LineError, IndexError):  # most devices have it not; some answer it with too few bytes

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from drivers.line import Answer, Line, LineConfig, Manners, ModbusRequest, open_line
+from drivers.line import Answer, Line, LineConfig, ModbusRequest, RequestOptions, open_line
 from drivers.line.port import open_port
 from drivers.modbus import read_request
 from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
@@ -125,9 +125,9 @@ def our_end(lines: list[Line], sim: Any, **more: Any) -> Line:
     return lines[-1]
 
 
-def hasty(line: Line) -> Manners:
+def hasty(line: Line) -> RequestOptions:
     """For what is not answered."""
-    return line.manners(Limits(timeout_s=0.03))
+    return line.request_options(Limits(timeout_s=0.03))
 
 
 def sim_device(unit: int = 1, words: Sequence[int] = range(200), **more: object) -> SimDevice:
@@ -171,7 +171,7 @@ async def ask_while(line: Line, request: ModbusRequest, trouble: type[LineError]
     """Ask again and again while this trouble lasts; half a minute at most."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            (answer,) = await line.burst([request], line.manners())
+            (answer,) = await line.burst([request], line.request_options())
             if not isinstance(answer, trouble):
                 assert isinstance(answer, Answer)
                 return answer

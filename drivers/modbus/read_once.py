@@ -8,7 +8,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 
 from drivers.clocks import offset_s
-from drivers.line import Answer, Line, Manners
+from drivers.line import Answer, Line, RequestOptions
 from drivers.modbus.requests import read_request
 from drivers.model import (
     DeviceException,
@@ -31,13 +31,13 @@ from drivers.plan.holes import STRIKES
 _ROUNDS = 40  # halving a block until the missing register stands alone takes few; never endless
 
 
-async def read_slowly(
+async def read_once(
     spec: DeviceSpec,
     names: Sequence[str],
     line: Line,
     unit: int,
     limits: Limits,
-    how: Manners,
+    options: RequestOptions,
     timing: LineTiming,
     holes: KnownHoles,
     where: str,
@@ -62,7 +62,7 @@ async def read_slowly(
             request = read_request(unit, block.function, block.address, block.count, where)
             tries[block] += 1
             try:
-                answer = await line.exchange(request, how)
+                answer = await line.exchange(request, options)
             except (LineDown, LineLent):
                 raise
             except LineError as error:

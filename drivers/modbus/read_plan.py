@@ -33,7 +33,7 @@ class Read:
 
 
 @dataclass(slots=True)
-class Visit:
+class ReadPlan:
     """The reads of a set of paces in the order they are asked; ``requests`` are theirs."""
 
     reads: list[Read]
@@ -55,9 +55,9 @@ def timing_of(line: Line, limits: Limits, serial: str) -> LineTiming:
     return LineTiming.tcp(line.config.bus_baud, limits)
 
 
-def build_visit(
+def build_read_plan(
     spec: DeviceSpec, paces: int, unit: int, limits: Limits, timing: LineTiming, holes: KnownHoles, where: str
-) -> Visit:
+) -> ReadPlan:
     """The reads for the paces in the bit mask ``paces``. Raises ProfileError."""
     points = spec.points
     wanted = [n for n, point in enumerate(points) if paces >> PACES.index(point.pace) & 1]
@@ -76,7 +76,7 @@ def build_visit(
     refused = array("H", (n for n in lacking if not points[n].optional))
     optional = array("H", (n for n in lacking if points[n].optional))  # this firmware has them not: no fault
     missing = [(memoryview(refused), Reason.EXCEPTION), (memoryview(optional), Reason.ABSENT)]
-    return Visit(reads, [read.request for read in reads], [(those, why) for those, why in missing if len(those)])
+    return ReadPlan(reads, [read.request for read in reads], [(those, why) for those, why in missing if len(those)])
 
 
 _Compiled = list[tuple[Block, Plan | None, Plan | None, tuple[TextSlot, ...]]]

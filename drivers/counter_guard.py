@@ -45,7 +45,7 @@ _ROUNDING = Decimal(1) / (1 << 20)  # of a value in 24 bits: it may seem to fall
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CounterRule:
     """How one counter may move."""
 
     highest: Decimal | None  # a second, in its unit
@@ -56,7 +56,7 @@ class Rule:
     ratio: Decimal = Decimal(1)
 
     @classmethod
-    def of(cls, point: Point, ratio: Decimal = Decimal(1)) -> Rule:
+    def of(cls, point: Point, ratio: Decimal = Decimal(1)) -> CounterRule:
         """For a counter of a profile."""
         return cls(
             _HIGHEST.get(point.unit),
@@ -95,22 +95,22 @@ class _Level:
     times: int = 0
 
 
-class Guard:
+class CounterGuard:
     """Judges the counters of one device. State a counter: where it was last believed to stand."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
-        self._rules = {n: Rule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
+        self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
 
-    def doubts(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
+    def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
         """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some cannot be."""
         doubtful = False
         for number, value in values:
-            doubtful |= self._doubt(number, value, now_s)
+            doubtful |= self._is_suspect(number, value, now_s)
         return doubtful
 
-    def _doubt(self, number: int, value: Decimal, now_s: float) -> bool:
+    def _is_suspect(self, number: int, value: Decimal, now_s: float) -> bool:
         level = self._levels.get(number)
         if level is None:
             self._levels[number] = _Level(value, now_s)
