@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
 from agent.config.tree import DerivedConfig, DeviceConfig, Note
-from agent.intervals.accuracy import EXAMPLES, limit
+from agent.intervals.balance import ACCURACY_EXAMPLES, accuracy_limit
 from agent.roles import ROLES
 from drivers.model import ProfileError
 from drivers.toml import Table
@@ -29,8 +29,8 @@ node = v.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "
 def accuracy(value: object) -> str:
     """A class as it is written on the meter."""
     out = v.text(value)
-    if limit(out) is None:
-        raise v.Wrong(f"{v.show(value)} is no accuracy class", f"Such as {EXAMPLES}")
+    if accuracy_limit(out) is None:
+        raise v.Wrong(f"{v.show(value)} is no accuracy class", f"Such as {ACCURACY_EXAMPLES}")
     return out
 
 
@@ -201,6 +201,6 @@ class _Points:
 
     def unit(self, device: str, point: str) -> str:
         """The unit of its amounts."""
-        from agent.intervals.roles import amount_unit
+        from agent.intervals.flows import amount_unit
 
         return amount_unit(point, self._of(device).get(point, ("", ""))[1])[0]

@@ -18,8 +18,7 @@ from agent.indicators.trace import ZERO, Slot
 from agent.intervals.cut import Cut
 from agent.intervals.query import Book
 from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
-from agent.intervals.sums import sums
-from agent.intervals.unwritten import Unwritten
+from agent.intervals.sums import Unwritten, sums
 
 ROLLING_DAYS = 365
 _GREEN = ("generation.pv", "generation.wind", "generation.hydro")

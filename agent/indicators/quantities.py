@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from agent.indicators.units import Dimension, parse_unit
-from agent.intervals.roles import flows_of
+from agent.intervals.flows import flows_of
 from agent.roles import METERED_ROLES
 
 # The flows of a role, by the last word of the name; `demand` is a power, of which a period takes the highest.

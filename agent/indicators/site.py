@@ -16,8 +16,7 @@ from agent.intervals.cut import Cut
 from agent.intervals.derived import Derived
 from agent.intervals.meters import Metered, MeterKey, Meters, added
 from agent.intervals.query import Book
-from agent.intervals.sums import sums
-from agent.intervals.unwritten import Unwritten
+from agent.intervals.sums import Unwritten, sums
 from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")

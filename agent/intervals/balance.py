@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final, Literal
 
-from agent.intervals.accuracy import limit
 from agent.intervals.meters import Metered
 from agent.intervals.page import Column
 from agent.intervals.rows import Flag
@@ -169,7 +169,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
             is_known = False
         elif lack_ms:
             allowed += (abs(one.amount) * lack_ms / one.covered_ms).quantize(FINE)
-        share = limit(one.column.accuracy) if one.column.kind == "counter" else None
+        share = accuracy_limit(one.column.accuracy) if one.column.kind == "counter" else None
         if share is not None:
             allowed += share * abs(one.amount)
         elif one.amount:  # what stood still is not off by a share
@@ -264,3 +264,29 @@ class Tree:
         own = above if all(one.covered_ms for one in mine) else None
         others = below if all(one.covered_ms for one in theirs) else None
         return Node(place, against, unit, own, others, residual)
+
+
+# --- accuracy classes
+
+# Of electricity meters at rated conditions: numbers are percent (IEC 62053-21 and -22; S holds from 1 % of the rated
+# current on), letters are those of EN 50470-3. With transformers both are off: then one writes the chain's percentage.
+_LETTERS: Mapping[str, str] = {"A": "2", "B": "1", "C": "0.5", "D": "0.2"}
+_MOST_ERROR = Decimal(20)
+ACCURACY_EXAMPLES = '"0.5S", "1", "B", or a percentage of the whole chain such as "1.2 %"'
+
+
+@lru_cache(maxsize=256)
+def accuracy_limit(text: str) -> Decimal | None:
+    """The largest error as a share of the amount: 0.005 of "0.5S"; None if it is not a class."""
+    plain = text.strip()
+    if plain in _LETTERS:
+        plain = _LETTERS[plain]
+    elif plain.endswith("%"):
+        plain = plain[:-1].strip()
+    else:
+        plain = plain.removesuffix("S")
+    try:
+        percent = Decimal(plain)
+    except InvalidOperation:
+        return None
+    return percent / 100 if plain[:1].isdigit() and percent.is_finite() and 0 < percent <= _MOST_ERROR else None

@@ -7,10 +7,9 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
-from agent.intervals.page import Column
-from agent.intervals.roles import amount_unit, gauge_unit, power_amount
+from agent.intervals.flows import amount_unit, gauge_unit, power_amount
+from agent.intervals.page import Column, Group, is_taken_back, mark_at
 from agent.intervals.rows import Flag, IntervalRow, Mark
-from agent.intervals.taken import Group, is_taken_back, mark_at
 
 PARTS = 3  # amounts are thousandths of a count
 Convert = Callable[[int], Decimal]

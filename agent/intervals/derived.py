@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.intervals.meters import Metered
 from agent.intervals.page import Column
-from agent.intervals.sketch import heat_point
+from agent.intervals.tracked_points import heat_point
 from drivers.encoding import exact_text
 
 

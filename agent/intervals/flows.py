@@ -70,7 +70,7 @@ _POWERS = ("power.active", "power.generation", "power.consumption", "power")  # 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PointRole:
     """Where a point stands: its part, role, parent in the tree, and the flow of its amount ("" if not a main one)."""
 
     part: str
@@ -93,15 +93,15 @@ def _rest(point: str, part: str) -> str:
     return rest
 
 
-def places(points: Sequence[str], roles: Mapping[str, str], parents: Mapping[str, str]) -> dict[str, Place]:
+def point_roles(points: Sequence[str], roles: Mapping[str, str], parents: Mapping[str, str]) -> dict[str, PointRole]:
     """The place of each counter among ``points``."""
-    out: dict[str, Place] = {}
+    out: dict[str, PointRole] = {}
     by_part: dict[str, list[str]] = {}
     for point in points:
         part = part_of(point, roles)
         by_part.setdefault("" if part is None else part, []).append(point)
         if part is None:
-            out[point] = Place("", "", _parent(point, parents), "")
+            out[point] = PointRole("", "", _parent(point, parents), "")
     for part, members in by_part.items():
         role = roles.get(part)
         if role is None:
@@ -115,7 +115,7 @@ def places(points: Sequence[str], roles: Mapping[str, str], parents: Mapping[str
                     taken[mine[0]] = flow
                     break
         for point in members:
-            out[point] = Place(part, role, _parent(point, parents), taken.get(point, ""))
+            out[point] = PointRole(part, role, _parent(point, parents), taken.get(point, ""))
     return out
 
 
