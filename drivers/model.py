@@ -303,16 +303,6 @@ class DeviceSpec:
         return Reason.SENTINEL if self.night is None or not self.night.is_dark(utc_ms) else Reason.ASLEEP
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A half-open stretch ``[from_ms, to_ms)`` of due ticks without readings. ``points`` None means all."""
-
-    from_ms: int
-    to_ms: int
-    points: tuple[str, ...] | None
-    reason: Reason
-
-
 @dataclass(slots=True)
 class PollResult:
     """What one visit to a device did. The ring holds the readings and gaps; here are their positions."""

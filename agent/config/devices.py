@@ -12,7 +12,7 @@ from agent.config.metering import node, read_classes
 from agent.config.tree import DeviceConfig, Note
 from agent.roles import ROLES
 from drivers.model import DEFAULT_PERIODS_MS, PACES
-from drivers.toml import Table
+from drivers.toml import TomlTable
 
 _PERIOD = v.duration_ms(50, 31 * 86_400_000, "5 s")
 _ELSEWHERE = {
@@ -35,7 +35,7 @@ class DeviceRead:
     """A device, the table it came from, and which periods were written there."""
 
     entry: DeviceConfig
-    table: Table
+    table: TomlTable
     said: frozenset[str]  # paces
 
 
@@ -76,12 +76,12 @@ def param_name(value: object) -> str:
     return out
 
 
-def read_devices(tables: list[Table], lines: Mapping[str, LineRead], notes: list[Note]) -> list[DeviceRead]:
+def read_devices(tables: list[TomlTable], lines: Mapping[str, LineRead], notes: list[Note]) -> list[DeviceRead]:
     """All devices with a name of their own, in the order of files."""
     out: list[DeviceRead] = []
-    names: dict[str, Table] = {}
-    addresses: dict[tuple[str, str], Table] = {}
-    shared: dict[str, tuple[str, str, Table]] = {}
+    names: dict[str, TomlTable] = {}
+    addresses: dict[tuple[str, str], TomlTable] = {}
+    shared: dict[str, tuple[str, str, TomlTable]] = {}
     for table in tables:
         device = _device(table, lines)
         line = lines.get(device.entry.line)
@@ -96,7 +96,7 @@ def read_devices(tables: list[Table], lines: Mapping[str, LineRead], notes: list
     return out
 
 
-def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
+def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
     def line_name(value: object) -> str:
         out = v.text(value)
         if out not in lines:
@@ -141,7 +141,7 @@ def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
     return DeviceRead(entry, table, said)
 
 
-def _periods(table: Table) -> tuple[tuple[int, ...], frozenset[str]]:
+def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:
     """Milliseconds by pace number, and which of them were written. One duration alone is the normal pace's."""
     periods = dict(DEFAULT_PERIODS_MS)
     found = table.find("every")
@@ -158,7 +158,7 @@ def _periods(table: Table) -> tuple[tuple[int, ...], frozenset[str]]:
     return tuple(periods[pace] for pace in PACES), frozenset({"normal"})
 
 
-def _reversed(table: Table) -> frozenset[str]:
+def _reversed(table: TomlTable) -> frozenset[str]:
     """``reversed = true`` is the whole device; a list names parts of it."""
     found = table.find("reversed")
     if found is None:
@@ -168,7 +168,9 @@ def _reversed(table: Table) -> frozenset[str]:
     return frozenset({""}) if table.take("reversed", v.boolean, False) else frozenset()
 
 
-def _serial(device: DeviceConfig, line: LineRead, table: Table, shared: dict[str, tuple[str, str, Table]]) -> None:
+def _serial(
+    device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
+) -> None:
     """A device's own serial setting needs a port that we set; behind a serial server all must speak one."""
     if not table.has("serial"):
         return

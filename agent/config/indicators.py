@@ -8,10 +8,10 @@ from pathlib import Path
 from agent.config import parsers as v
 from agent.config.tree import IndicatorsConfig
 from drivers.model import ConfigError
-from drivers.toml import Table
+from drivers.toml import TomlTable
 
 
-def read_indicators(table: Table) -> IndicatorsConfig:
+def read_indicators(table: TomlTable) -> IndicatorsConfig:
     """The checked table."""
     found = table.find("plan")
     plan: Path | None = None

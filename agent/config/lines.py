@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.config import parsers as v
 from agent.config.tree import LineEntry, Note
 from drivers.model import Limits
-from drivers.toml import Table
+from drivers.toml import TomlTable
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
 _NOT_HERE = {"min_every": "Only a profile says how often its devices bear to be asked; set every of the device instead"}
@@ -19,10 +19,10 @@ class LineRead:
     """A line and the table it came from, for complaints that need both."""
 
     entry: LineEntry
-    table: Table
+    table: TomlTable
 
 
-def read_limits(table: Table) -> Limits:
+def read_limits(table: TomlTable) -> Limits:
     """``limits = {...}`` of a line or device; ``min_every`` is the profile's alone."""
     inner = table.table("limits")
     if inner is None:
@@ -46,7 +46,7 @@ def read_limits(table: Table) -> Limits:
     return out
 
 
-def is_first(seen: dict[str, Table], table: Table, name: str, key: str = "name") -> bool:
+def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str = "name") -> bool:
     """Is the name new? If not: a complaint that names both places."""
     if not name:
         return False
@@ -59,11 +59,11 @@ def is_first(seen: dict[str, Table], table: Table, name: str, key: str = "name")
     return False
 
 
-def read_lines(tables: list[Table], notes: list[Note]) -> dict[str, LineRead]:
+def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead]:
     """All lines by name, in the order of files. Complaints go where the tables keep them."""
     lines: dict[str, LineRead] = {}
-    names: dict[str, Table] = {}
-    doors: dict[str, Table] = {}
+    names: dict[str, TomlTable] = {}
+    doors: dict[str, TomlTable] = {}
     for table in tables:
         name = table.need("name", v.name, "", 'Add it, such as name = "cabinet-2"')
         url = table.need("url", v.line_url, "", f"Write {v.LINE_URLS}")
@@ -93,13 +93,13 @@ def read_lines(tables: list[Table], notes: list[Note]) -> dict[str, LineRead]:
     return lines
 
 
-def place_of(table: Table, key: str) -> str:
+def place_of(table: TomlTable, key: str) -> str:
     """``agent.toml:14: line.roof.url``."""
     layer = table.layers[0]
     return f"{layer.source.name}:{layer.source.line((*layer.path, key))}: {table.name}.{key}"
 
 
-def _meaningless(table: Table, scheme: str) -> None:
+def _meaningless(table: TomlTable, scheme: str) -> None:
     """An option that could have no effect is refused, so that nobody believes it has one."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme == "modbus-tcp":
@@ -115,7 +115,7 @@ def _meaningless(table: Table, scheme: str) -> None:
             table.complain(None, key, what, hint)
 
 
-def _one_door(doors: dict[str, Table], table: Table, url: str, notes: list[Note]) -> None:
+def _one_door(doors: dict[str, TomlTable], table: TomlTable, url: str, notes: list[Note]) -> None:
     """Two lines on one port would interleave their requests; two connections to one Modbus gateway may be wanted."""
     if not url:
         return

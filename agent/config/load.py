@@ -28,7 +28,7 @@ from agent.config.tree import (
 from agent.config.uplinks import open_secret, read_secret, read_uplinks
 from drivers.model import ConfigError
 from drivers.night import Night
-from drivers.toml import Complaints, Layer, Source, Table, read_source
+from drivers.toml import Complaints, Layer, TomlSource, TomlTable, read_source
 
 DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
@@ -100,7 +100,7 @@ def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
     except (FileNotFoundError, NotADirectoryError):
         more = []
     except OSError as error:
-        complaints.add(Source(str(folder), folder, ""), (), "", f"cannot be read: {error.strerror or error}")
+        complaints.add(TomlSource(str(folder), folder, ""), (), "", f"cannot be read: {error.strerror or error}")
         more = []
     for order, extra in enumerate(more, 1):
         source, raw = read_source(extra, complaints, order)
@@ -109,7 +109,7 @@ def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
 
 
 def _overrides(overrides: Mapping[str, object], complaints: Complaints) -> dict[str, Layer]:
-    source = Source("command line", Path.cwd(), None)
+    source = TomlSource("command line", Path.cwd(), None)
     tables: dict[str, Layer] = {}
     for dotted, value in overrides.items():
         table, _, key = dotted.partition(".")
@@ -131,9 +131,9 @@ def _verdict(complaints: Complaints, layers: list[Layer]) -> ConfigError:
     return ConfigError(f"{len(items)} things are wrong", where=where, complaints=tuple(items))
 
 
-def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> Table:
+def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> TomlTable:
     """``[name]``, made of all files."""
-    table = Table(name, [], complaints, over.get(name))
+    table = TomlTable(name, [], complaints, over.get(name))
     for layer in layers:
         raw = layer.raw.get(name)
         if isinstance(raw, dict):
@@ -144,9 +144,9 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
     return table
 
 
-def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[Table]:
+def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[TomlTable]:
     """``[[name]]`` of all files, each under the name it gives itself."""
-    return [table for layer in layers for table in Table("", [layer], complaints).tables(name)]
+    return [table for layer in layers for table in TomlTable("", [layer], complaints).tables(name)]
 
 
 def _build(
@@ -156,11 +156,11 @@ def _build(
     environ: Mapping[str, str],
     profiles: ProfileSource | None,
 ) -> Config:
-    top = Table("", layers, complaints, known=set(TABLES))
+    top = TomlTable("", layers, complaints, known=set(TABLES))
     top.done({f"{name}s": f"Write [[{name}]], without s" for name in LISTS - {"derived"}})
     notes: list[Note] = []
 
-    def single(name: str) -> Table:
+    def single(name: str) -> TomlTable:
         return _single(layers, over, name, complaints)
 
     site = single("site")
@@ -247,7 +247,9 @@ def _found(path: Path) -> os.stat_result | None:
         return None
 
 
-def _places(lists: Mapping[str, list[Table]], singles: Mapping[str, Table]) -> dict[str, tuple[str, int | None]]:
+def _places(
+    lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
+) -> dict[str, tuple[str, int | None]]:
     """Where each table of a list and each key of the others stands: what is found out later can name it as well."""
     found: dict[str, tuple[str, int | None]] = {}
     for table in (table for tables in lists.values() for table in tables):
@@ -260,7 +262,7 @@ def _places(lists: Mapping[str, list[Table]], singles: Mapping[str, Table]) -> d
     return found
 
 
-def _place(site: Table) -> Night | None:
+def _place(site: TomlTable) -> Night | None:
     """Where the site is, if it says so."""
     none: Decimal | None = None
     latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
@@ -270,7 +272,7 @@ def _place(site: Table) -> Night | None:
     return Night(latitude, longitude) if latitude is not None and longitude is not None else None
 
 
-def _store(table: Table) -> StoreConfig:
+def _store(table: TomlTable) -> StoreConfig:
     default = StoreConfig()
     out = StoreConfig(
         max_size_bytes=table.take("max_size", v.size_bytes(16 << 20, 1 << 44), default.max_size_bytes),
@@ -281,11 +283,11 @@ def _store(table: Table) -> StoreConfig:
     return out
 
 
-def _seconds(table: Table, key: str, default: int) -> int:
+def _seconds(table: TomlTable, key: str, default: int) -> int:
     return table.take(key, v.duration_ms(0, 36500 * DAY_MS, "30 d"), default * 1000) // 1000
 
 
-def _pack(table: Table) -> PackConfig:
+def _pack(table: TomlTable) -> PackConfig:
     default = PackConfig()
     out = PackConfig(
         every_ms=table.take("every", v.duration_ms(1000, 900_000, "10 s"), default.every_ms),
@@ -295,13 +297,13 @@ def _pack(table: Table) -> PackConfig:
     return out
 
 
-def _ring(table: Table) -> RingConfig:
+def _ring(table: TomlTable) -> RingConfig:
     out = RingConfig(table.take("size", v.size_bytes(64 << 10, 4 << 30, "16 MiB"), RingConfig().size_bytes))
     table.done()
     return out
 
 
-def _control(table: Table) -> ControlConfig:
+def _control(table: TomlTable) -> ControlConfig:
     def group(value: object) -> str:
         name = v.text(value)
         if not _GROUP.fullmatch(name):
@@ -313,7 +315,7 @@ def _control(table: Table) -> ControlConfig:
     return out
 
 
-def _interval(table: Table) -> IntervalConfig:
+def _interval(table: TomlTable) -> IntervalConfig:
     def length(value: object) -> int:
         ms = v.duration_ms(60_000, DAY_MS, "15 min")(value)
         if DAY_MS % ms:
@@ -328,7 +330,7 @@ def _interval(table: Table) -> IntervalConfig:
     return IntervalConfig(length_ms, gap_ms, period_ms, slip_ms)
 
 
-def _demand(table: Table, default: IntervalConfig) -> tuple[int, int]:
+def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
     """Period and slip of the windows of demand, in ms."""
     demand = table.table("demand")
     if demand is None:

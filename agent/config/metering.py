@@ -12,7 +12,7 @@ from agent.config.tree import DerivedConfig, DeviceConfig, Note
 from agent.intervals.balance import ACCURACY_EXAMPLES, accuracy_limit
 from agent.roles import ROLES
 from drivers.model import ProfileError
-from drivers.toml import Table
+from drivers.toml import TomlTable
 
 if TYPE_CHECKING:
     from agent.config.devices import DeviceRead
@@ -34,7 +34,7 @@ def accuracy(value: object) -> str:
     return out
 
 
-def read_classes(table: Table, prefix: Callable[[object], str]) -> dict[str, str]:
+def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str, str]:
     """``class = "0.5S"`` is the whole device; a table names parts of it."""
     found = table.find("class")
     if found is None:
@@ -99,11 +99,11 @@ def _is_load(place: str, entries: Mapping[str, DeviceRead]) -> bool:
 
 
 def read_derived(
-    tables: Sequence[Table], devices: Sequence[DeviceConfig], profiles: ProfileSource
+    tables: Sequence[TomlTable], devices: Sequence[DeviceConfig], profiles: ProfileSource
 ) -> tuple[DerivedConfig, ...]:
     """All ``[[derived]]``: a sum, or a heat."""
     known = {device.name: device for device in devices}
-    names: dict[str, Table] = {}
+    names: dict[str, TomlTable] = {}
     out = []
     for table in tables:
         name = table.need("name", v.name, "", 'Add it, such as name = "hall-2"')
@@ -135,7 +135,7 @@ def _heat_role(value: object) -> str:
     return out
 
 
-def _terms(table: Table, points: _Points) -> tuple[tuple[int, str, str], ...]:
+def _terms(table: TomlTable, points: _Points) -> tuple[tuple[int, str, str], ...]:
     def term(value: object) -> tuple[int, str, str]:
         found = _TERM.match(v.text(value))
         if not found:
@@ -154,7 +154,7 @@ def _terms(table: Table, points: _Points) -> tuple[tuple[int, str, str], ...]:
     return terms
 
 
-def _heat(table: Table, points: _Points) -> tuple[str, str, str, str]:
+def _heat(table: TomlTable, points: _Points) -> tuple[str, str, str, str]:
     inner = table.table("heat")
     if inner is None:
         return "", "", "", ""
@@ -176,7 +176,7 @@ _THREE = ("flow", "supply", "return")
 class _Points:
     """What the devices have."""
 
-    def __init__(self, table: Table, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
+    def __init__(self, table: TomlTable, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
         self._table, self._devices, self._profiles = table, devices, profiles
 
     def _of(self, device: str) -> Mapping[str, tuple[str, str]]:

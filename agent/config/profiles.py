@@ -17,7 +17,7 @@ from drivers.model import PACES, ConfigError, DeviceSpec, Limits, Point, Profile
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
 from drivers.registry import driver_class
-from drivers.toml import Table
+from drivers.toml import TomlTable
 
 if TYPE_CHECKING:
     from drivers.line import Line, LineConfig
@@ -83,7 +83,7 @@ def _note_sleepers(names: Sequence[str], notes: list[Note]) -> None:
     notes.append(Note("site", f"{what} at night counts as timeout", hint))
 
 
-def _find(table: Table, name: str, profiles: ProfileSource) -> Profile | None:
+def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | None:
     try:
         return profiles(name)
     except ProfileError as error:
@@ -121,12 +121,12 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
     return () if entry.points == ("*",) else entry.points
 
 
-def _address(table: Table, address: str, profile: Profile, line: LineEntry | None) -> None:
+def _address(table: TomlTable, address: str, profile: Profile, line: LineEntry | None) -> None:
     if address and (wrong := check_address(profile.protocol, address, line.scheme if line else "")) is not None:
         table.complain(None, wrong.key, wrong.what, wrong.hint)
 
 
-def _max_words(table: Table, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
+def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
     """A value never straddles two reads, so that one read must hold the longest."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
@@ -135,7 +135,7 @@ def _max_words(table: Table, entry: DeviceConfig, profile: Profile, points: Sequ
         table.complain(None, "limits.max_words", what, "Raise it, or leave the point out with points = [...]")
 
 
-def _prefixes(table: Table, entry: DeviceConfig, resolved: Resolved) -> None:
+def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
     """Parts of the device that are spoken of must exist."""
     names = [point.name for point in resolved.points]
     fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
@@ -170,7 +170,7 @@ def _periods(
 
 
 def _serial_note(
-    table: Table, entry: DeviceConfig, line: LineEntry | None, profile: Profile, notes: list[Note]
+    table: TomlTable, entry: DeviceConfig, line: LineEntry | None, profile: Profile, notes: list[Note]
 ) -> None:
     if not line or line.scheme != "serial" or not profile.serial:
         return

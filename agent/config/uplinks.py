@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
 from agent.config.tree import Note, Secret, UplinkConfig
-from drivers.toml import Table
+from drivers.toml import TomlTable
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
@@ -22,7 +22,7 @@ _NO_SECRETS = {
 }
 
 
-def read_secret(table: Table, credential_key: str, file_key: str) -> Secret | None:
+def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret | None:
     """Where a secret lies; None where the table says nothing. Both at once is a complaint."""
     none: Path | None = None
     credential = table.take(credential_key, v.credential, "")
@@ -34,16 +34,16 @@ def read_secret(table: Table, credential_key: str, file_key: str) -> Secret | No
     return Secret(file=file) if file else None
 
 
-def folder_of(table: Table, key: str) -> Path:
+def folder_of(table: TomlTable, key: str) -> Path:
     """The folder that a relative path in ``key`` counts from."""
     found = table.find(key)
     return found[0].source.folder if found else Path()
 
 
-def read_uplinks(tables: list[Table], notes: list[Note], agents: os.stat_result | None) -> tuple[UplinkConfig, ...]:
+def read_uplinks(tables: list[TomlTable], notes: list[Note], agents: os.stat_result | None) -> tuple[UplinkConfig, ...]:
     """All destinations, in the order of files. ``agents``: as ``open_secret`` takes it."""
     out: list[UplinkConfig] = []
-    names: dict[str, Table] = {}
+    names: dict[str, TomlTable] = {}
     for table in tables:
         uplink = _uplink(table)
         if is_first(names, table, uplink.name):
@@ -60,7 +60,7 @@ def read_uplinks(tables: list[Table], notes: list[Note], agents: os.stat_result 
     return tuple(out)
 
 
-def _open_secrets(table: Table, uplink: UplinkConfig, agents: os.stat_result | None) -> list[Note]:
+def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[Note]:
     """Files that others may read. No error: a destination that worked is not cut off by an upgrade."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
@@ -68,7 +68,7 @@ def _open_secrets(table: Table, uplink: UplinkConfig, agents: os.stat_result | N
     return [note for note in notes if note is not None]
 
 
-def open_secret(table: Table, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
+def open_secret(table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
     """What is wrong with who may read or change a secret; None where all is well, or nothing is there.
 
     One of root that one group may read is well: so packages install secrets. Not for the agent's own group, though,
@@ -96,7 +96,7 @@ def open_secret(table: Table, key: str, path: Path, remedy: str, agents: os.stat
     return Note(place_of(table, key), what, hint)
 
 
-def _uplink(table: Table) -> UplinkConfig:
+def _uplink(table: TomlTable) -> UplinkConfig:
     none: Path | None = None
 
     def file(key: str) -> Path | None:

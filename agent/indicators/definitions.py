@@ -14,7 +14,7 @@ import msgspec
 
 from agent.indicators.factors import FactorText
 from drivers.model import ConfigError
-from drivers.toml import Complaints, Layer, Source, Table, parse_source, read_source, show
+from drivers.toml import Complaints, Layer, TomlSource, TomlTable, parse_source, read_source, show
 from drivers.toml.structs import read_struct
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -135,7 +135,7 @@ def parse_plan(text: str | bytes, where: str) -> PlanText:
     return parse_source_of_plan(text, where)[0]
 
 
-def parse_source_of_plan(text: str | bytes, where: str) -> tuple[PlanText, Source]:
+def parse_source_of_plan(text: str | bytes, where: str) -> tuple[PlanText, TomlSource]:
     """The same, and the source that knows the lines of its keys."""
     return _parse(PlanText, text, where)
 
@@ -149,14 +149,14 @@ def shipped_sets() -> Mapping[str, SetText]:
     return {one.id: one for one in made}
 
 
-def _parse(kind: type[S], text: str | bytes, where: str) -> tuple[S, Source]:
-    source, complaints = Source(where, Path()), Complaints()
+def _parse(kind: type[S], text: str | bytes, where: str) -> tuple[S, TomlSource]:
+    source, complaints = TomlSource(where, Path()), Complaints()
     raw = parse_source(source, text.encode() if isinstance(text, str) else text, complaints)
     return _struct(kind, source, raw, complaints), source
 
 
-def _struct(kind: type[S], source: Source, raw: dict[str, Any], complaints: Complaints) -> S:
-    made = None if complaints.items else read_struct(Table("", [Layer(source, (), raw)], complaints), kind)
+def _struct(kind: type[S], source: TomlSource, raw: dict[str, Any], complaints: Complaints) -> S:
+    made = None if complaints.items else read_struct(TomlTable("", [Layer(source, (), raw)], complaints), kind)
     if made is None:
         raise all_of(complaints.items, source.name)
     return made

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from agent.indicators import expression
-from agent.indicators.factors import Entry
+from agent.indicators.factors import FactorEntry
 from agent.indicators.figure import Amount, Figure, Part, Period, Verdict
 from agent.indicators.plan import Indicator, Plan, Threshold, leaves, pick
 from agent.indicators.quantities import FLOWS
@@ -45,7 +45,7 @@ class _Figuring:
     ) -> None:
         self._plan, self._one, self._period, self._supply, self._cache = plan, indicator, period, supply, cache
         self._terms: dict[str, Fraction] = {}
-        self._factors: dict[str, Entry] = {}
+        self._factors: dict[str, FactorEntry] = {}
 
     def figure(self) -> Figure:
         one = self._one

@@ -50,7 +50,7 @@ class FactorFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FactorEntry:
     """One published value. ``text`` is what was written, ``base`` the same in base units."""
 
     id: str
@@ -75,9 +75,9 @@ class Factor:
     id: str
     unit: Unit
     title: Mapping[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[FactorEntry, ...]
 
-    def of_year(self, year: int, pinned: int | None = None) -> Entry:
+    def of_year(self, year: int, pinned: int | None = None) -> FactorEntry:
         """The pinned entry; else the newest whose data year is not after ``year``, else the oldest there is."""
         if pinned is not None:
             return next(entry for entry in self.entries if entry.year == pinned)
@@ -90,7 +90,7 @@ def make_factor(text: FactorText) -> Factor:
     try:
         unit = parse_unit(text.unit)
         entries = [
-            Entry(text.id, e.year, e.value, unit, _number(e.value) * unit.factor, e.status, e.source, e.published)
+            FactorEntry(text.id, e.year, e.value, unit, _number(e.value) * unit.factor, e.status, e.source, e.published)
             for e in text.entry
         ]
     except (ValueError, ZeroDivisionError) as error:

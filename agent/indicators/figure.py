@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any, Final, Literal
 
 from agent.indicators.definitions import PeriodKind
-from agent.indicators.factors import Entry
+from agent.indicators.factors import FactorEntry
 from agent.indicators.plan import Indicator
 from agent.indicators.units import Unit
 from drivers.encoding import exact_text
@@ -103,7 +103,7 @@ class Figure:
     estimated: Fraction
     inputs: tuple[Amount, ...]
     missing: tuple[str, ...]
-    factors: tuple[Entry, ...]
+    factors: tuple[FactorEntry, ...]
     parts: tuple[Part, ...] = ()
 
     @property
@@ -151,7 +151,7 @@ def _seconds(ms: int) -> int | float:
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
-def _factor(entry: Entry) -> dict[str, str]:
+def _factor(entry: FactorEntry) -> dict[str, str]:
     plain = {"id": entry.name, "source": entry.source, "status": entry.status, "u": entry.unit.text, "v": entry.text}
     return plain | ({"published": entry.published} if entry.published else {})
 

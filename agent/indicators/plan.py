@@ -22,13 +22,13 @@ from agent.indicators.definitions import (
     parse_source_of_plan,
     shipped_sets,
 )
-from agent.indicators.factors import Entry, Factor, FactorText, make_factor, shipped
+from agent.indicators.factors import Factor, FactorEntry, FactorText, make_factor, shipped
 from agent.indicators.quantities import Unknown, dimension_of, near
 from agent.indicators.units import NUMBER, Dimension, Unit, parse_unit, show_dimension
 from agent.roles import METERED_ROLES
 from drivers.encoding import base64url
 from drivers.model import ConfigError
-from drivers.toml import Complaint, KeyPath, Source, Wrong, show
+from drivers.toml import Complaint, KeyPath, TomlSource, Wrong, show
 
 SITE = "site"  # the set of a plan's own figures
 BUILT_IN: Mapping[str, Dimension] = {"period.duration": (("s", 1),)}
@@ -150,7 +150,7 @@ def make_plan(text: PlanText, where: str = "plan") -> Plan:
 
 
 class _Maker:
-    def __init__(self, text: PlanText, where: str, source: Source | None = None) -> None:
+    def __init__(self, text: PlanText, where: str, source: TomlSource | None = None) -> None:
         self._text, self._where, self._source = text, where, source
         self._wrong: list[ConfigError] = []
         self._factors: dict[str, Factor] = {}
@@ -431,6 +431,6 @@ def _with_hash(made: Indicator) -> Indicator:
     return replace(made, terms=terms, hash=base64url(digest))
 
 
-def pick(plan: Plan, indicator: Indicator, factor: str, year: int) -> Entry:
+def pick(plan: Plan, indicator: Indicator, factor: str, year: int) -> FactorEntry:
     """The entry of a factor that a figure of ``year`` is made with."""
     return plan.factors[factor].of_year(year, indicator.pins.get(factor))

@@ -25,7 +25,7 @@ from agent.intervals.page import Column
 from agent.intervals.rows import Flag
 from drivers.encoding import exact_text
 
-Verdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
+BalanceVerdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
 ELECTRIC: Final = "kWh"
 CHECK: Final = "check"
 ZERO, FINE = Decimal(0), Decimal("1e-6")
@@ -56,7 +56,7 @@ class Residual:
     value: Decimal
     allowed: Decimal
     unknown: tuple[str, ...]
-    verdict: Verdict
+    verdict: BalanceVerdict
     missing: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
             unknown.add(one.place)
         allowed += one.count
     missing = tuple(sorted({one.place for one in meters if not one.covered_ms}))
-    verdict: Verdict
+    verdict: BalanceVerdict
     if not is_known:
         verdict = "incomplete"
     elif any(one.flags & Flag.SPREAD if is_interval else any(one.ends_spread) for one in meters):

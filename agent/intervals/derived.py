@@ -18,7 +18,7 @@ from drivers.encoding import exact_text
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class DerivedTerm:
     """One summand."""
 
     sign: int
@@ -26,14 +26,14 @@ class Term:
     point: str
 
 
-def terms_of(row: Mapping[str, Any], base: str) -> tuple[Term, ...]:
+def terms_of(row: Mapping[str, Any], base: str) -> tuple[DerivedTerm, ...]:
     """From a row of ``derived`` in the birth of results; ``base`` is ``park7/gw01``."""
     if "sum" not in row:
-        return (Term(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
+        return (DerivedTerm(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
     out = []
     for text in row["sum"]:
         device, _, point = text.removeprefix("-").partition("/")
-        out.append(Term(-1 if text.startswith("-") else 1, f"{base}/{device}", point))
+        out.append(DerivedTerm(-1 if text.startswith("-") else 1, f"{base}/{device}", point))
     return tuple(out)
 
 

@@ -4,13 +4,12 @@ from drivers.line.config import LineConfig, RequestOptions, request_options, tar
 from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16
 from drivers.line.owner import Line, LineFactory, LineLease, open_line
 from drivers.line.stats import LineStats
-from drivers.line.trace import Frame, FrameTrace, frames_each, read_trace
+from drivers.line.trace import FrameTrace, TracedFrame, frames_each, read_trace
 from drivers.serial_setting import SerialSetting
 
 __all__ = [
     "READ_FUNCTIONS",
     "Answer",
-    "Frame",
     "FrameTrace",
     "Line",
     "LineConfig",
@@ -21,6 +20,7 @@ __all__ = [
     "Request",
     "RequestOptions",
     "SerialSetting",
+    "TracedFrame",
     "crc16",
     "frames_each",
     "open_line",

@@ -26,7 +26,7 @@ _HEAD_BYTES = _HEAD.size
 _ROOM = SLOT - _HEAD_BYTES
 
 
-class Frame(NamedTuple):
+class TracedFrame(NamedTuple):
     """One frame as it went over the line."""
 
     number: int
@@ -94,7 +94,7 @@ class FrameTrace:
         self._map.close()
 
 
-def read_trace(path: Path, after: int = 0) -> Iterator[Frame]:
+def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
     """Frames numbered above ``after``, oldest first.
 
     Raises OSError if there is no such file, ValueError if it is no frame trace.
@@ -113,4 +113,4 @@ def read_trace(path: Path, after: int = 0) -> Iterator[Frame]:
             data = bytes(view[at + _HEAD_BYTES : at + _HEAD_BYTES + size])
             (now,) = _COUNT.unpack_from(view, 16)
             if seen == number and number > now - frames + 1:
-                yield Frame(number, time_ns, direction, data)
+                yield TracedFrame(number, time_ns, direction, data)

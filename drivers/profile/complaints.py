@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from drivers.model import ProfileError
-from drivers.toml import Complaints, KeyPath, Layer, Source, Table
+from drivers.toml import Complaints, KeyPath, Layer, TomlSource, TomlTable
 
 
 class ProfileComplaints(Complaints):
     """Everything that is wrong with one profile file."""
 
-    source: Source  # the file, once it was read
+    source: TomlSource  # the file, once it was read
 
     def at(self, path: KeyPath, what: str, hint: str = "") -> None:
         """Note that ``what`` is wrong at ``path``."""
         self.add(self.source, path, "", what, hint)
 
-    def table(self, raw: Mapping[str, Any], path: KeyPath = (), name: str = "") -> Table:
+    def table(self, raw: Mapping[str, Any], path: KeyPath = (), name: str = "") -> TomlTable:
         """A table of this file, to be read key by key; its name is part of its complaints."""
-        return Table(name, [Layer(self.source, path, dict(raw))], self, joiner=": ")
+        return TomlTable(name, [Layer(self.source, path, dict(raw))], self, joiner=": ")
 
     def check(self) -> None:
         """Raise one ProfileError that carries all complaints in file order, if there are any.

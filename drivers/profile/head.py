@@ -9,10 +9,10 @@ from typing import Any
 
 from drivers.model import ConfigError, Fresh, Limits
 from drivers.profile.complaints import ProfileComplaints
-from drivers.profile.shape import MAX_WORDS
+from drivers.profile.register_layout import MAX_WORDS
 from drivers.profile.types import Param
 from drivers.serial_setting import SerialSetting
-from drivers.toml import Table, show, suggestion
+from drivers.toml import TomlTable, show, suggestion
 
 KINDS = [
     "meter",
@@ -75,7 +75,7 @@ LIMIT_KEYS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ProfileHead:
     """The keys of a profile outside its points."""
 
     vendor: str
@@ -96,7 +96,7 @@ class Head:
     notes: Mapping[str, str]
 
 
-def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: Head | None) -> Head:
+def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: ProfileHead | None) -> ProfileHead:
     """Read and judge the head; with ``base`` (extends) what is not said is the base's."""
     table = complaints.table(document)
     table.unknown(HEAD_KEYS)
@@ -108,7 +108,7 @@ def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: 
     models = table.texts("models")
     if not models and need:
         table.add("models", 'the key "models" is missing', 'Patterns of model names, as ["EX-630*"]')
-    return Head(
+    return ProfileHead(
         vendor=table.text("vendor", required=need) or (base.vendor if base else ""),
         models=models or (base.models if base else ()),
         kind=table.choice("kind", KINDS, base.kind if base else "", required=need),
@@ -130,7 +130,7 @@ def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: 
     )
 
 
-def _protocol(table: Table, base: Head | None) -> str:
+def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
     protocol = table.text("protocol", base.protocol if base else "", required=base is None)
     near = "" if protocol in PROTOCOLS else suggestion(protocol, PROTOCOLS)
     if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
@@ -138,7 +138,7 @@ def _protocol(table: Table, base: Head | None) -> str:
     return protocol if protocol and not near else "modbus"
 
 
-def _class(table: Table) -> str:
+def _class(table: TomlTable) -> str:
     found = table.text("class")
     if found and not re.fullmatch(r"[A-D]|(0\.[1-9]|[1-5](\.[0-9])?)(S| ?%)?", found):
         table.add("class", f"invalid accuracy class {show(found)}", 'Such as "0.5S", "1", "B" or "1.2 %"')
@@ -146,13 +146,13 @@ def _class(table: Table) -> str:
     return found
 
 
-def _probe(table: Table) -> str:
+def _probe(table: TomlTable) -> str:
     probe = table.inner("probe", ("probe",), table.mapping("probe"))
     probe.unknown(("point",))
     return probe.text("point", required="probe" in table.raw)
 
 
-def _serial(table: Table) -> str:
+def _serial(table: TomlTable) -> str:
     serial = table.text("serial")
     if not serial:
         return ""
@@ -163,7 +163,7 @@ def _serial(table: Table) -> str:
         return ""
 
 
-def read_limits(table: Table) -> Limits:
+def read_limits(table: TomlTable) -> Limits:
     """The limits in a table; durations are texts such as "20 ms"."""
     table.unknown(["max_words", "max_gap", "holes", "retries", "connections", *LIMIT_KEYS])
     words = table.of_types("max_words", (int,), f"a whole number from 1 to {MAX_WORDS}")
@@ -181,7 +181,7 @@ def read_limits(table: Table) -> Limits:
     return Limits(max_words=words, max_gap=gap, holes=holes, retries=retries, connections=connections, **seconds)
 
 
-def _params(table: Table) -> dict[str, Param]:
+def _params(table: TomlTable) -> dict[str, Param]:
     result: dict[str, Param] = {}
     for name, said in table.mapping("params").items():
         param = table.inner(f"parameter {name}", ("params", name), said if isinstance(said, dict) else {})
@@ -196,7 +196,7 @@ def _params(table: Table) -> dict[str, Param]:
     return result
 
 
-def _param(name: str, table: Table) -> Param:
+def _param(name: str, table: TomlTable) -> Param:
     table.unknown(("default", "min", "max", "choices", "en", "zh"))
     choices = table.texts("choices")
     low, high = table.integer("min", 0, 65535, 0) or 0, table.integer("max", 0, 65535, 65535)
@@ -209,7 +209,7 @@ def _param(name: str, table: Table) -> Param:
     return Param(name, default, low, 65535 if high is None else high, choices, table.text("en"), table.text("zh"))
 
 
-def _fresh(table: Table) -> Fresh | None:
+def _fresh(table: TomlTable) -> Fresh | None:
     if "fresh" not in table.raw:
         return None
     fresh = table.inner("fresh", ("fresh",), table.mapping("fresh"))

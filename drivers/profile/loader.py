@@ -15,15 +15,15 @@ from drivers.encoding import base64url
 from drivers.model import PACES, Limits, Point, ProfileError
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.find import default_dirs, find_profile
-from drivers.profile.head import Head, read_head, read_limits
+from drivers.profile.head import ProfileHead, read_head, read_limits
 from drivers.profile.points import build_point
+from drivers.profile.register_layout import MAX_WORDS, ORDERS, REGISTERS, Defaults
 from drivers.profile.repeat import described_points
 from drivers.profile.samples import read_samples
-from drivers.profile.shape import MAX_WORDS, ORDERS, REGISTERS, Defaults
 from drivers.profile.types import Param, Profile, Sample, Variant
 from drivers.profile.variants import condition_error, holds, identity_holds
-from drivers.profile.words import vocabulary
-from drivers.toml import KeyPath, Table, read_source, show, suggestion
+from drivers.profile.vocabulary import vocabulary
+from drivers.toml import KeyPath, TomlTable, read_source, show, suggestion
 
 VARIANT_KEYS = ("name", "firmware", "identity", "point", "repeat", "remove", "limits")
 _SAME = re.compile(r"device\.(vendor|model|serial|firmware|hardware|protocol)(\..*)?")
@@ -35,7 +35,7 @@ class _Layer:
 
     document: Mapping[str, Any]
     complaints: ProfileComplaints
-    head: Head
+    head: ProfileHead
     defaults: Defaults
     cache: dict[tuple[KeyPath, tuple[tuple[str, int | str], ...]], list[Point]] = field(default_factory=dict)
 
@@ -113,7 +113,7 @@ def _short(path: Path) -> str:
 
 
 def _defaults(
-    document: Mapping[str, Any], complaints: ProfileComplaints, inherited: Defaults, head: Head, limits: Limits
+    document: Mapping[str, Any], complaints: ProfileComplaints, inherited: Defaults, head: ProfileHead, limits: Limits
 ) -> Defaults:
     table = complaints.table(document)
     said = table.inner("defaults", ("defaults",), table.mapping("defaults"))
@@ -235,8 +235,8 @@ def _fits(value: Any, param: Param) -> bool:
     return isinstance(value, int) and param.low <= value <= param.high
 
 
-def _variants(layer: _Layer) -> list[tuple[_Layer, Table, Variant]]:
-    result: list[tuple[_Layer, Table, Variant]] = []
+def _variants(layer: _Layer) -> list[tuple[_Layer, TomlTable, Variant]]:
+    result: list[tuple[_Layer, TomlTable, Variant]] = []
     for number, table in enumerate(layer.complaints.table(layer.document).tables("variant")):
         table.unknown(VARIANT_KEYS)
         conditions = tuple(c.strip() for text in table.texts("firmware") for c in text.split(","))
@@ -259,11 +259,11 @@ def _variants(layer: _Layer) -> list[tuple[_Layer, Table, Variant]]:
     return result
 
 
-def _variant_limits(table: Table) -> Limits:
+def _variant_limits(table: TomlTable) -> Limits:
     return read_limits(table.inner("limits", (*table.path, "limits"), table.mapping("limits")))
 
 
-def _remove(points: dict[str, Point], table: Table) -> None:
+def _remove(points: dict[str, Point], table: TomlTable) -> None:
     for glob in table.texts("remove"):
         gone = [name for name in points if fnmatch.fnmatchcase(name, glob)]
         if not gone:

@@ -9,9 +9,9 @@ from decimal import Decimal
 
 from drivers.clocks import CLOCKS
 from drivers.model import IDENTIFICATION, KIND_CODES, PACES, Kind, Point
-from drivers.profile.shape import BITS, INTEGERS, REGISTERS, Defaults, read_shape
-from drivers.profile.words import Entry, Vocabulary
-from drivers.toml import Table, show, suggestion
+from drivers.profile.register_layout import BITS, INTEGERS, REGISTERS, Defaults, read_layout
+from drivers.profile.vocabulary import Vocabulary, VocabularyEntry
+from drivers.toml import TomlTable, show, suggestion
 
 COMMON_KEYS = [
     "name",
@@ -54,7 +54,7 @@ RATIO_DIMENSIONS = frozenset(
 )
 
 
-def build_point(table: Table, defaults: Defaults, vocabulary: Vocabulary) -> Point | None:
+def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) -> Point | None:
     """The Point that a table describes, or None after complaints that leave nothing to work with."""
     name = table.text("name", required=True)
     if not name:
@@ -64,7 +64,7 @@ def build_point(table: Table, defaults: Defaults, vocabulary: Vocabulary) -> Poi
 
 
 class _Reader:
-    def __init__(self, table: Table, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
+    def __init__(self, table: TomlTable, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
         self.table, self.defaults, self.vocabulary, self.name = table, defaults, vocabulary, name
         self.said = table.raw
         self.modbus = defaults.protocol == "modbus"
@@ -75,11 +75,11 @@ class _Reader:
         entry = self._entry()
         kind = self._kind(entry)
         unit = self._unit(entry, kind)
-        shape = read_shape(table, self.defaults)
-        type_, count = shape.type, shape.count
+        layout = read_layout(table, self.defaults)
+        type_, count = layout.type, layout.count
         low, high = self._range(entry, unit)
         bit, mask = self._bit_and_mask(type_, count)
-        bits, digits = self._width(kind, type_, bool(shape.parts))
+        bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
         if "clock" in self.said:  # it drifts by seconds a day
@@ -94,11 +94,11 @@ class _Reader:
             kind=kind,
             unit=unit,
             pace=table.choice("pace", PACES, pace),
-            function=shape.function,
-            address=shape.address,
+            function=layout.function,
+            address=layout.address,
             count=count,
             type=type_,
-            order=shape.order,
+            order=layout.order,
             bit=bit,
             mask=mask,
             scale=self._scale(),
@@ -111,7 +111,7 @@ class _Reader:
             labels=self._labels("labels", kind),
             bit_labels=self._bit_labels(kind, type_, count),
             states=self._states(kind),
-            parts=shape.parts,
+            parts=layout.parts,
             together=table.text("together"),
             barrier=table.flag("barrier", bool(self.defaults.values.get("barrier"))),
             ratio=ratio,
@@ -125,9 +125,9 @@ class _Reader:
             zh=table.text("zh"),
         )
 
-    def _entry(self) -> Entry | None:
+    def _entry(self) -> VocabularyEntry | None:
         if unfilled := re.search(r"\{[^}]*\}", self.name):
-            self.table.add("name", f"{show(self.name)}: no repeat around it fills {unfilled[0]}")
+            self.table.add("name", f"no repeat around it fills {unfilled[0]}")
             return None
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", self.name):
             self.table.add("name", f"invalid point name {show(self.name)}", "Small letters, digits and _ between dots")
@@ -145,7 +145,7 @@ class _Reader:
             )
         return entry
 
-    def _kind(self, entry: Entry | None) -> Kind:
+    def _kind(self, entry: VocabularyEntry | None) -> Kind:
         own = self.table.choice("kind", [k.value for k in KIND_CODES])
         if entry and own and own != entry.kind:
             self.table.add("kind", f'kind is "{own}", but the vocabulary says "{entry.kind.value}"')
@@ -154,7 +154,7 @@ class _Reader:
         is_text = self.said.get("type") == "str" or self.said.get("function") == IDENTIFICATION
         return Kind(own) if own else Kind.TEXT if is_text else Kind.GAUGE
 
-    def _unit(self, entry: Entry | None, kind: Kind) -> str:
+    def _unit(self, entry: VocabularyEntry | None, kind: Kind) -> str:
         unit = self.table.text("unit")
         if entry is None:
             if unit and unit not in self.vocabulary.units:
@@ -180,7 +180,7 @@ class _Reader:
             return Decimal(1)
         return scale
 
-    def _range(self, entry: Entry | None, unit: str) -> tuple[Decimal | None, Decimal | None]:
+    def _range(self, entry: VocabularyEntry | None, unit: str) -> tuple[Decimal | None, Decimal | None]:
         if "range" not in self.said:
             if entry and entry.low is not None and entry.units and unit == entry.units[0]:
                 return entry.low, entry.high
@@ -236,7 +236,7 @@ class _Reader:
             return ()  # a flag inside a word: the other flags make "all ones" possible
         return self.defaults.sentinels.get(type_)
 
-    def _ratio(self, entry: Entry | None, unit: str) -> str:
+    def _ratio(self, entry: VocabularyEntry | None, unit: str) -> str:
         ratio = self.table.choice("ratio", ("apply", "done"), self.defaults.values.get("ratio", ""))
         concerned = bool(entry and entry.dimension in RATIO_DIMENSIONS and ".ac." in f".{self.name}")
         if "ratio" in self.said and not concerned:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from drivers.profile.complaints import ProfileComplaints
-from drivers.toml import KeyPath, Table, show
+from drivers.toml import KeyPath, TomlTable, show
 
 REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
 MAX_POINTS = 20_000  # far beyond any cabinet; a slip in a parameter must not eat the memory
@@ -55,7 +55,7 @@ def _expanded(
             )
 
 
-def _words(reader: Table, params: Mapping[str, int | str]) -> list[str]:
+def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
     """What the variable stands for, turn by turn."""
     if "values" in reader.raw:
         for key in ("count", "first"):

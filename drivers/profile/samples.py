@@ -7,13 +7,13 @@ from decimal import Decimal
 from typing import Any
 
 from drivers.profile.types import Sample
-from drivers.toml import Table, show, suggestion
+from drivers.toml import TomlTable, show, suggestion
 
 SPACES: Mapping[str, int] = {"coils": 1, "inputs": 2, "holding": 3, "input": 4}
 SAMPLE_KEYS = ("name", *SPACES, "frames", "expect", "missing", "params", "firmware", "identity")
 
 
-def read_samples(table: Table, names: set[str], protocol: str) -> tuple[Sample, ...]:
+def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Sample, ...]:
     """All samples; a name in ``expect`` that no point has is a complaint."""
     result: list[Sample] = []
     for sample in table.tables("sample"):
@@ -52,7 +52,7 @@ def read_samples(table: Table, names: set[str], protocol: str) -> tuple[Sample, 
     return tuple(result)
 
 
-def _words(sample: Table, key: str) -> dict[int, int]:
+def _words(sample: TomlTable, key: str) -> dict[int, int]:
     """Address -> word. A value is one word, a list of words from there on, or their hex text."""
     highest = 1 if key in {"coils", "inputs"} else 0xFFFF
     result: dict[int, int] = {}

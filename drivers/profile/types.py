@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drivers.model import Fresh, Limits, Point, ProfileError
-from drivers.profile.words import vocabulary
+from drivers.profile.vocabulary import vocabulary
 from drivers.toml import show, suggestion
 
 

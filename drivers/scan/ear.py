@@ -19,7 +19,7 @@ class AnotherMaster(MismatchError):
     """Somebody else talks on this line; a scan would disturb it, and take its answers for ours."""
 
 
-class Heard(NamedTuple):
+class BusTraffic(NamedTuple):
     """A sound Modbus frame on the line."""
 
     unit: int
@@ -51,7 +51,7 @@ class Ear(FrameTrace):
     def close(self) -> None:
         """Nothing to close."""
 
-    def take(self) -> list[Heard]:
+    def take(self) -> list[BusTraffic]:
         """The sound Modbus frames since the last call that we did not send; what may be the begin of one is kept."""
         if self._is_mbap:
             found, self.heard = list(_mbap(self.heard)), b""
@@ -65,15 +65,15 @@ class Ear(FrameTrace):
         return found
 
 
-def _mbap(data: bytes) -> Iterator[Heard]:
+def _mbap(data: bytes) -> Iterator[BusTraffic]:
     """Whole frames one after the other, as the line hands them on."""
     while len(data) >= 9:
         size = 6 + int.from_bytes(data[4:6], "big")
         frame, data = data[:size], data[size:]
-        yield Heard(frame[6], frame[7] & 0x7F, False, frame[8] if frame[7] & 0x80 else 0, frame)
+        yield BusTraffic(frame[6], frame[7] & 0x7F, False, frame[8] if frame[7] & 0x80 else 0, frame)
 
 
-def _rtu(data: bytes) -> Iterator[tuple[int, Heard]]:
+def _rtu(data: bytes) -> Iterator[tuple[int, BusTraffic]]:
     at = 0
     while at + 5 <= len(data):
         unit, function = data[at], data[at + 1]
@@ -87,7 +87,7 @@ def _rtu(data: bytes) -> Iterator[tuple[int, Heard]]:
         for size, is_request in sizes:
             raw = data[at : at + size]
             if len(raw) == size and crc16(raw) == 0:
-                yield at, Heard(unit, function & 0x7F, is_request, raw[2] if function & 0x80 else 0, raw)
+                yield at, BusTraffic(unit, function & 0x7F, is_request, raw[2] if function & 0x80 else 0, raw)
                 at += size
                 break
         else:

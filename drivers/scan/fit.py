@@ -30,7 +30,7 @@ from drivers.model import (
 )
 from drivers.profile import Profile, list_profiles, load_profile
 from drivers.registry import driver_class
-from drivers.scan.memory import RememberingLine
+from drivers.scan.remembering_line import RememberingLine
 from ext.ring import Ring
 
 CHECKS = (

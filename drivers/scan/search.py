@@ -10,7 +10,7 @@ from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_li
 from drivers.modbus import read_identification
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
 from drivers.scan.agenda import Agenda, baud_of
-from drivers.scan.ear import AnotherMaster, Ear, Heard, describe
+from drivers.scan.ear import AnotherMaster, BusTraffic, Ear, describe
 from drivers.scan.fit import TIMEOUT_S, identify, profiles_of
 from drivers.scan.hunt import Found, Hunt
 from drivers.scan.narrow import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
@@ -58,7 +58,7 @@ class Scan:
         self._ear = Ear(self.is_mbap)
         self._line = line_factory(config, trace=self._ear)
         self._asked: set[int] = set()
-        self._foreign: list[Heard] = []
+        self._foreign: list[BusTraffic] = []
         self._done_s = 0.0
         self._total_s = 0.0
         self._one_unit = False

@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from drivers.model import LineDown
 from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
-from drivers.sim.device import Answer
+from drivers.sim.device import SimAnswer
 from drivers.sim.framing import Framing, MbapFraming
 
 SCHEMES = {"mbap": "modbus-tcp", "rtu": "tcp"}
@@ -51,7 +51,7 @@ class _Connection(asyncio.Protocol):
             if answer is not None and self._transport is not None:
                 self._deliver(answer, len(request.frame))
 
-    def _deliver(self, answer: Answer, asked: int) -> None:
+    def _deliver(self, answer: SimAnswer, asked: int) -> None:
         if answer.end:
             self.end(reset=answer.end == "reset")
             return

@@ -2,15 +2,15 @@
 
 from drivers.toml.lines import KeyPath
 from drivers.toml.parsers import Wrong, did_you_mean, nearest, show, suggestion
-from drivers.toml.table import Complaint, Complaints, Layer, Source, Table, parse_source, read_source
+from drivers.toml.table import Complaint, Complaints, Layer, TomlSource, TomlTable, parse_source, read_source
 
 __all__ = [
     "Complaint",
     "Complaints",
     "KeyPath",
     "Layer",
-    "Source",
-    "Table",
+    "TomlSource",
+    "TomlTable",
     "Wrong",
     "did_you_mean",
     "nearest",

@@ -11,13 +11,13 @@ import msgspec
 
 from drivers.toml import parsers
 from drivers.toml.parsers import Wrong, show
-from drivers.toml.table import Table
+from drivers.toml.table import TomlTable
 
 S = TypeVar("S", bound=msgspec.Struct)
 _WHOLE = parsers.whole(-(2**63), 2**63 - 1)
 
 
-def read_struct(table: Table, kind: type[S]) -> S | None:
+def read_struct(table: TomlTable, kind: type[S]) -> S | None:
     """The struct that a table describes; None after complaints about anything in it.
 
     Fields may be str, int, ``str | int`` (a number, as it was written), a Literal, another struct, lists and dicts of
@@ -34,7 +34,7 @@ def read_struct(table: Table, kind: type[S]) -> S | None:
     return None if len(table.complaints.items) > before else kind(**values)
 
 
-def _value(table: Table, key: str, kind: Any) -> Any:
+def _value(table: TomlTable, key: str, kind: Any) -> Any:
     kind = _without_none(kind)
     if get_origin(kind) is list:
         (item,) = get_args(kind)

@@ -54,13 +54,13 @@ class Complaints:
     def __init__(self) -> None:
         self.items: list[Complaint] = []
 
-    def add(self, source: Source, path: KeyPath, key: str, what: str, hint: str = "") -> None:
+    def add(self, source: TomlSource, path: KeyPath, key: str, what: str, hint: str = "") -> None:
         """Note that ``what`` is wrong at ``path``; ``key`` is the path as people know it."""
         self.items.append(Complaint(what, file=source.name, line=source.line(path), key=key, hint=hint))
 
 
 @dataclass(slots=True)
-class Source:
+class TomlSource:
     """One file, or the command line (text None)."""
 
     name: str
@@ -89,13 +89,13 @@ class Source:
 class Layer:
     """One table of one file."""
 
-    source: Source
+    source: TomlSource
     path: KeyPath
     raw: dict[str, Any]
 
 
 @dataclass(slots=True)
-class Table:
+class TomlTable:
     """A table under reading, made of the same table of several files; later layers may not repeat a key.
 
     ``over`` holds what the command line sets; it wins without complaint.
@@ -166,7 +166,7 @@ class Table:
             self.complain(None, "", f'the key "{key}" is missing', hint)
         return self.take(key, parse, default)
 
-    def table(self, key: str) -> Table | None:
+    def table(self, key: str) -> TomlTable | None:
         """An inner table, or None where it is absent (or no table: a complaint)."""
         found = self.find(key)
         if found is None:
@@ -177,12 +177,12 @@ class Table:
         layer = Layer(found[0].source, (*found[0].path, key), found[1])
         return self.inner(self._named(key), layer.path, found[1], layer.source)
 
-    def inner(self, name: str, path: KeyPath, raw: dict[str, Any], source: Source | None = None) -> Table:
+    def inner(self, name: str, path: KeyPath, raw: dict[str, Any], source: TomlSource | None = None) -> TomlTable:
         """A table below this one, under a name of its own."""
         layer = Layer(source or self.layers[0].source, path, raw)
-        return Table(name, [layer], self.complaints, joiner=self.joiner)
+        return TomlTable(name, [layer], self.complaints, joiner=self.joiner)
 
-    def tables(self, key: str) -> list[Table]:
+    def tables(self, key: str) -> list[TomlTable]:
         """The items of ``[[key]]``, each under the name or id that it gives itself; empty where it is absent."""
         found = self.find(key)
         if found is None:
@@ -303,7 +303,7 @@ class Table:
 
 def read_source(
     path: Path, complaints: Complaints, order: int = 0, *, name: str = "", hint: str = ""
-) -> tuple[Source, dict[str, Any]]:
+) -> tuple[TomlSource, dict[str, Any]]:
     """One TOML file. What cannot be read or parsed is a complaint, and an empty table.
 
     Args:
@@ -311,7 +311,7 @@ def read_source(
         name: the file as people know it; by default its path.
         hint: what to do where it cannot be read.
     """
-    source = Source(name or str(path), path.parent, "", order)
+    source = TomlSource(name or str(path), path.parent, "", order)
     try:
         with path.open("rb") as stream:
             blob = stream.read(MAX_FILE_BYTES + 1)
@@ -324,7 +324,7 @@ def read_source(
     return source, parse_source(source, blob, complaints)
 
 
-def parse_source(source: Source, blob: bytes, complaints: Complaints) -> dict[str, Any]:
+def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dict[str, Any]:
     """The bytes of a file, whose text ``source`` then has. What cannot be parsed is a complaint, and an empty table."""
     if len(blob) > MAX_FILE_BYTES:
         complaints.add(source, (), "", "is larger than 4 MiB", "Is this the right file?")
@@ -347,7 +347,7 @@ def parse_source(source: Source, blob: bytes, complaints: Complaints) -> dict[st
     return {}
 
 
-def _syntax(source: Source, message: str) -> Complaint:
+def _syntax(source: TomlSource, message: str) -> Complaint:
     """tomllib's message as a complaint with its line, never with the line's text: that may hold a secret."""
     found = _AT_LINE.search(message)
     line = source.text.count("\n") + 1 if source.text else 1

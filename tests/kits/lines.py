@@ -15,7 +15,7 @@ from drivers.line.port import open_port
 from drivers.modbus import read_request
 from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, device
-from drivers.sim.framing import Framing, Request
+from drivers.sim.framing import Framing, SimRequest
 from tests.conftest import MadeUpTime
 from tests.kits.wires import SerialWire, Wire, clock
 
@@ -190,7 +190,7 @@ def mute_when(honest: SimDevice, silent: Callable[[int, int], bool]) -> SimDevic
     """The same device, silent to reads of (address, count) that ``silent`` names."""
 
     class Mute(SimDevice):
-        def answer(self, request: Request, framing: Framing) -> device.Answer | None:
+        def answer(self, request: SimRequest, framing: Framing) -> device.SimAnswer | None:
             address, count = (int.from_bytes(request.pdu[n : n + 2], "big") for n in (1, 3))
             said = SimDevice.answer(self, request, framing)
             return None if silent(address, count) else said

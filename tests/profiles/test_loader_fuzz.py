@@ -16,7 +16,7 @@ from drivers.model import ProfileError
 from drivers.profile import find_profile, load_profile
 from drivers.profile.head import HEAD_KEYS, KINDS, LIMIT_KEYS
 from drivers.profile.points import MODBUS_KEYS, OTHER_KEYS
-from drivers.profile.shape import REGISTERS
+from drivers.profile.register_layout import REGISTERS
 
 SOURCES = ("generic/heat-recovery-plc", "goodwe/dt", "acrel/adl400")
 VALUES = st.one_of(

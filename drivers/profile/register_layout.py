@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from drivers.model import IDENTIFICATION, Part
-from drivers.toml import Table, show, suggestion
+from drivers.toml import TomlTable, show, suggestion
 
 OBJECTS = 3  # of basic identification: vendor, product code, revision
 
@@ -45,7 +45,7 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RegisterLayout:
     """The place and layout of one point."""
 
     type: str
@@ -56,21 +56,21 @@ class Shape:
     parts: tuple[Part, ...] = ()
 
 
-def read_shape(table: Table, defaults: Defaults) -> Shape:
+def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
     """What a point's table says about registers; other protocols have none."""
     if defaults.protocol != "modbus":
-        return Shape(table.text("type"), "", 0, 0, 0)
-    return _Shapes(table, defaults).read()
+        return RegisterLayout(table.text("type"), "", 0, 0, 0)
+    return _LayoutReader(table, defaults).read()
 
 
-class _Shapes:
-    def __init__(self, table: Table, defaults: Defaults) -> None:
+class _LayoutReader:
+    def __init__(self, table: TomlTable, defaults: Defaults) -> None:
         self.table, self.defaults, self.said = table, defaults, table.raw
 
-    def read(self) -> Shape:
+    def read(self) -> RegisterLayout:
         if self.said.get("function") == IDENTIFICATION:
             return self._object()
-        type_, order, count = self._shape()
+        type_, order, count = self._layout()
         parts = self._parts() if "parts" in self.said else ()
         function, address = self._place(type_, count)
         if parts:
@@ -80,9 +80,9 @@ class _Shapes:
         if count > self.defaults.max_words and type_ != "bits":
             longest = self.defaults.max_words
             self.table.add("count", f"{count} registers do not fit into one read of this device ({longest} at most)")
-        return Shape(type_, order, count, function, address, parts)
+        return RegisterLayout(type_, order, count, function, address, parts)
 
-    def _object(self) -> Shape:
+    def _object(self) -> RegisterLayout:
         """A text of function 43/14; ``address`` is the object's number."""
         for key in ("type", "order", "count", "parts", "together", "barrier", "text"):
             if key in self.said:
@@ -91,9 +91,9 @@ class _Shapes:
         number = self.table.integer("address", 0, OBJECTS - 1)
         if number is None and "address" not in self.said:
             self.table.add("address", 'the key "address" is missing', "0 vendor, 1 product code, 2 revision")
-        return Shape("str", "", 1, IDENTIFICATION, number or 0)
+        return RegisterLayout("str", "", 1, IDENTIFICATION, number or 0)
 
-    def _shape(self) -> tuple[str, str, int]:
+    def _layout(self) -> tuple[str, str, int]:
         """Type, order and registers (coils for functions 1 and 2)."""
         table, values = self.table, self.defaults.values
         function = self.said.get("function", values.get("function"))
@@ -192,7 +192,7 @@ class _Shapes:
             self.table.add("parts", "parts need at least two registers or groups")
         return tuple(parts)
 
-    def _part_order(self, table: Table, type_: str) -> str:
+    def _part_order(self, table: TomlTable, type_: str) -> str:
         allowed = ORDERS[REGISTERS[type_]]
         order = table.choice("order", () if type_ in HALVES else allowed)
         default = str(self.defaults.values.get("order", ""))
