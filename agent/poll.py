@@ -259,9 +259,9 @@ class DevicePoll:
             if not self._told:
                 self._told = True
                 if self.sleeps(tick_ms):
-                    log.info("%s sleeps in the dark", self.driver.spec.name)
+                    log.info("%s is asleep (dark)", self.driver.spec.name)
                 else:
-                    text = "%s is silent, and is asked ever less often: %s"
+                    text = "%s not responding, backing off: %s"
                     log.warning(text, self.driver.spec.name, self.last_error)
             self.probe_at = now + self._backoff.next_s()
 
@@ -419,11 +419,11 @@ class LinePoller:
         device.lives(self._grid.now_ms())
         if is_fresh:
             if stale_s is not None:
-                log.info("%s: its source lives (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
+                log.info("%s: source recovered (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
             return True
         device.last_error = judge.why(reading)
         if stale_s is None:
-            log.warning("%s: readings do not count for now: %s", device.driver.spec.name, device.last_error)
+            log.warning("%s: readings ignored as stale: %s", device.driver.spec.name, device.last_error)
         self._collect(device, [device.gap(tick, paces, Reason.STALE_SOURCE)], False)
         return False
 

@@ -357,7 +357,7 @@ class MeterDevice:
         self._refusals[query.query_id] = self._refusals.get(query.query_id, 0) + 1
         if self._refusals[query.query_id] >= REFUSALS:
             self._rests[query.query_id] = self._now_s() + REST_S
-            _log.info("%s: refuses %s, asked again in an hour", self.where, query.query_id)
+            _log.info("%s: refuses %s; it is asked again in an hour", self.where, query.query_id)
         self._lacking(query, tick_ms, result)
         return []
 

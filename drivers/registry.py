@@ -68,7 +68,7 @@ def driver_class(protocol: str) -> type[Driver]:
             return _checked(point)
     near = get_close_matches(protocol, protocols(), 1)
     raise ConfigError(
-        f"no driver speaks {protocol!r}",
+        f"no driver for protocol {protocol!r}",
         where="protocol",
         hint=f"Did you mean {near[0]}?" if near else f"Known: {', '.join(protocols())}",
     )

@@ -52,14 +52,14 @@ def role(value: object) -> str:
     out = v.text(value)
     if out in ROLES or (out.startswith("x.") and v.POINT_PATTERN.match(out) and "*" not in out and "?" not in out):
         return out
-    raise v.Wrong(f"{v.show(value)} is not a role", v.did_you_mean(out, ROLES, 'A site\'s own begin with "x."; known'))
+    raise v.Wrong(f"{v.show(value)} is not a role", v.did_you_mean(out, ROLES, 'Custom roles begin with "x."; known'))
 
 
 def prefix(value: object) -> str:
     """The front of point names: "ac", "circuit.3"; empty for the whole device."""
     out = v.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
-        raise v.Wrong(f"{v.show(value)} is not the front of a point name", 'Such as "ac", "meter.ac" or "circuit.3"')
+        raise v.Wrong(f"{v.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"')
     return out
 
 
@@ -89,8 +89,8 @@ def read_devices(tables: list[TomlTable], lines: Mapping[str, LineRead], notes: 
             _serial(device.entry, line, table, shared)
             first = addresses.setdefault((device.entry.line, device.entry.address), table)
             if first is not table and device.entry.address:
-                what = f"has the address of {first.name} on the same line"
-                notes.append(Note(place_of(table, "address"), what, "Right only if two profiles share one device"))
+                what = f"has the same address as {first.name} on the same line"
+                notes.append(Note(place_of(table, "address"), what, "Correct only if two profiles describe one device"))
         if is_first(names, table, device.entry.name):
             out.append(device)
     return out
@@ -114,7 +114,7 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
         ratio.done()
     points = table.items("points", v.point_pattern)
     if points == () and not table.layers[0].raw["points"]:
-        table.complain(None, "points", "asks for no point at all", 'Leave it out for all, or write such as ["ac.*"]')
+        table.complain(None, "points", "selects no points", 'Leave it out for all, or write such as ["ac.*"]')
     phase_ms = lines[line].entry.phase_ms if line in lines else 0
     entry = DeviceConfig(
         name=name,

@@ -11,7 +11,7 @@ from drivers.model import Limits
 from drivers.toml import TomlTable
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
-_NOT_HERE = {"min_every": "Only a profile says how often its devices bear to be asked; set every of the device instead"}
+_NOT_HERE = {"min_every": "Only a profile limits how often its devices may be polled; set every of the device instead"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str =
         return True
     layer = first.layers[0]
     place = f"{layer.source.name}:{layer.source.line((*layer.path, key))}"
-    table.complain(None, key, f'"{name}" is used in {place} already', "Names are unique over all files")
+    table.complain(None, key, f'"{name}" is already used in {place}', "Names are unique over all files")
     return False
 
 
@@ -88,7 +88,7 @@ def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead
             lines[name] = LineRead(entry, table)
         _one_door(doors, table, url, notes)
         if _NUMBERED_PORT.match(url):
-            what = f"{url[7:]} may become another adapter after a restart or replug"
+            what = f"{url[7:]} may refer to another adapter after a restart or replug"
             notes.append(Note(place_of(table, "url"), what, "Take the stable name from /dev/serial/by-id/"))
     return lines
 
@@ -129,5 +129,5 @@ def _one_door(doors: dict[str, TomlTable], table: TomlTable, url: str, notes: li
         notes.append(Note(place_of(table, "url"), f"opens a second connection beside {place}", hint))
     else:
         table.complain(
-            None, "url", f"is the port of {place} already", "One line owns a port; devices may differ in serial"
+            None, "url", f"is already the port of {place}", "One line owns a port; devices may differ in serial"
         )

@@ -128,7 +128,7 @@ def _verdict(complaints: Complaints, layers: list[Layer]) -> ConfigError:
         only = items[0]
         return ConfigError(only.what, where=only.where, hint=only.hint, complaints=(only,))
     where = layers[0].source.name
-    return ConfigError(f"{len(items)} things are wrong", where=where, complaints=tuple(items))
+    return ConfigError(f"{len(items)} errors", where=where, complaints=tuple(items))
 
 
 def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> TomlTable:
@@ -268,7 +268,7 @@ def _place(site: TomlTable) -> Night | None:
     latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
     for key, other in (("latitude", "longitude"), ("longitude", "latitude")):
         if site.has(key) and not site.has(other):
-            site.complain(None, key, f"says nothing without {other}", f"Add {other} = ..., or leave both out")
+            site.complain(None, key, f"has no effect without {other}", f"Add {other} = ..., or leave both out")
     return Night(latitude, longitude) if latitude is not None and longitude is not None else None
 
 
@@ -346,7 +346,7 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
 
     slip_ms = demand.take("slip", slip, min(default.demand_slip_ms, period_ms))
     if period_ms % slip_ms:
-        demand.complain(None, "period", f"{v.show_ms(period_ms)} is no whole number of slips", "Say slip as well")
+        demand.complain(None, "period", f"{v.show_ms(period_ms)} is not a multiple of the slip", "Set slip as well")
         period_ms, slip_ms = default.demand_period_ms, default.demand_slip_ms
     demand.done()
     return period_ms, slip_ms

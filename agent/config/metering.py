@@ -30,7 +30,7 @@ def accuracy(value: object) -> str:
     """A class as it is written on the meter."""
     out = v.text(value)
     if accuracy_limit(out) is None:
-        raise v.Wrong(f"{v.show(value)} is no accuracy class", f"Such as {ACCURACY_EXAMPLES}")
+        raise v.Wrong(f"{v.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
     return out
 
 
@@ -71,7 +71,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
             seen.append(at)
         if at in up and up[at][0] == place:
             device.table.complain(
-                None, key, f"goes in a circle: {' > '.join([*seen, place])}", "Nothing hangs on itself"
+                None, key, f"forms a circle: {' > '.join([*seen, place])}", "A meter cannot be below itself"
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = f"is a load below the load {above}: figures count both"
@@ -110,12 +110,12 @@ def read_derived(
         points = _Points(table, known, profiles)
         sums, heats = table.has("sum"), table.has("heat")
         if sums == heats:
-            table.complain(None, "", "is neither a sum nor a heat" if not sums else "is a sum and a heat", _HOW)
+            table.complain(None, "", "has neither sum nor heat" if not sums else "has both sum and heat", _HOW)
         terms = _terms(table, points) if sums else ()
         heat = _heat(table, points) if heats else ("", "", "", "")
         role = table.take("role", _heat_role, "")
         if role and not heats:
-            table.complain(None, "role", "has no effect on a sum", "A formula of the park's plan adds up counters")
+            table.complain(None, "role", "has no effect on a sum", "Add up counters with a formula in the park's plan")
         table.done({"formula": _HOW, "points": _HOW})
         if is_first(names, table, name):
             out.append(DerivedConfig(name, terms, *heat, role))
@@ -131,7 +131,7 @@ _HOW = (
 def _heat_role(value: object) -> str:
     out = v.text(value)
     if out not in HEAT_ROLES:
-        raise v.Wrong(f"{v.show(value)} is no role of a heat", v.did_you_mean(out, HEAT_ROLES))
+        raise v.Wrong(f"{v.show(value)} is not a role of heat or cold", v.did_you_mean(out, HEAT_ROLES))
     return out
 
 
@@ -140,7 +140,7 @@ def _terms(table: TomlTable, points: _Points) -> tuple[tuple[int, str, str], ...
         found = _TERM.match(v.text(value))
         if not found:
             raise v.Wrong(
-                f"{v.show(value)} is no term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
+                f"{v.show(value)} is not a term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
             )
         points.need(found[2], found[3], "counter")
         return (-1 if found[1] == "-" else 1), found[2], found[3]

@@ -199,7 +199,7 @@ def split_url(value: object, example: str) -> SplitResult:
     if "@" in out:
         raise Wrong("a url must not hold a user or password", "Use username and password_credential beside it")
     if not out.isascii() or not out.isprintable() or " " in out:
-        raise Wrong(f"{show(out)} holds characters that no url has", f"Such as {example}")
+        raise Wrong(f"{show(out)} contains characters that are not allowed in a url", f"Such as {example}")
     if port == 0 or parts.query or parts.fragment:
         raise Wrong(f"{show(out)} is not understood", f"A host and a port, such as {example}")
     return parts
@@ -214,20 +214,20 @@ def line_url(value: object) -> str:
     if parts.scheme not in LINE_SCHEMES:
         near = nearest(parts.scheme, (*LINE_SCHEMES, "mbtcp", "rtu"))
         near = {"mbtcp": "modbus-tcp", "rtu": "serial"}.get(near, near)
-        what = f"the scheme {show(parts.scheme)} is not known" if parts.scheme else f"{show(out)} is not a url"
+        what = f"unknown scheme {show(parts.scheme)}" if parts.scheme else f"{show(out)} is not a url"
         raise Wrong(what, (f'Did you mean "{near}"? ' if near else "") + f"Write {LINE_URLS}")
     if parts.scheme == "serial":
         path = parts.path
         if parts.netloc or not path.startswith("/") or path.endswith("/") or len(path) > 255:
-            raise Wrong(f"{show(out)} names no port", 'Such as "serial:/dev/ttyUSB0"')
+            raise Wrong(f"{show(out)} has no port", 'Such as "serial:/dev/ttyUSB0"')
         return f"serial:{path}"
     if not parts.hostname:
-        raise Wrong(f"{show(out)} names no host", f"Write {parts.scheme}://HOST:PORT")
+        raise Wrong(f"{show(out)} has no host", f"Write {parts.scheme}://HOST:PORT")
     if parts.path not in {"", "/"}:
         raise Wrong(f"{show(out)} has something after the port", f"Write {parts.scheme}://HOST:PORT")
     port = parts.port or (502 if parts.scheme == "modbus-tcp" else 0)
     if not port:
-        raise Wrong(f"{show(out)} names no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"')
+        raise Wrong(f"{show(out)} has no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"')
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"
 
@@ -241,7 +241,7 @@ def uplink_url(value: object) -> str:
         near = {"ssl": "mqtts", "tls": "mqtts", "tcp": "mqtt"}.get(parts.scheme) or nearest(
             parts.scheme, UPLINK_SCHEMES
         )
-        what = f"the scheme {show(parts.scheme)} is not known" if parts.scheme else f"{show(value)} is not a url"
+        what = f"unknown scheme {show(parts.scheme)}" if parts.scheme else f"{show(value)} is not a url"
         raise Wrong(what, f"Did you mean {near}://?" if near else "Write mqtts://HOST:8883 or mqtt://HOST:1883")
     if not parts.hostname or parts.path not in {"", "/"}:
         raise Wrong(f"{show(value)} is not understood", f"Write {parts.scheme}://HOST:PORT")

@@ -79,7 +79,7 @@ def _note_sleepers(names: Sequence[str], notes: list[Note]) -> None:
     """One note for all devices whose silence at night will look like a fault."""
     what = f"nobody knows when it is dark there: silence of {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
-    hint = "Add latitude and longitude to [site], in degrees; then it is counted apart, as asleep"
+    hint = "Add latitude and longitude to [site], in degrees; then it counts as asleep"
     notes.append(Note("site", f"{what} at night counts as timeout", hint))
 
 
@@ -159,7 +159,7 @@ def _periods(
     for number, pace in enumerate(PACES):
         single = "every" if not isinstance(device.table.layers[0].raw.get("every"), dict) else f"every.{pace}"
         if pace in device.said and pace not in used:
-            notes.append(Note(place_of(device.table, single), f"no point is read at the pace {pace}"))
+            notes.append(Note(place_of(device.table, single), f"no point has the pace {pace}"))
         if periods[number] >= floor_ms:
             continue
         if pace in device.said:
@@ -178,7 +178,11 @@ def _serial_note(
     if own != profile.serial:
         what = f"{own} is not the factory setting of {profile.id} ({profile.serial})"
         notes.append(
-            Note(place_of(table, "serial" if entry.serial else "line"), what, "Right only if it was set at the device")
+            Note(
+                place_of(table, "serial" if entry.serial else "line"),
+                what,
+                "Correct only if it was changed at the device",
+            )
         )
 
 

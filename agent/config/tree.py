@@ -24,7 +24,7 @@ def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
     ]
     if len(found) == 1:
         return found[0]
-    return ConfigError(f"{len(found)} things are wrong", where=where, complaints=tuple(found))
+    return ConfigError(f"{len(found)} errors", where=where, complaints=tuple(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Secret:
         if folder and (Path(folder) / self.credential).is_file():
             return Path(folder) / self.credential
         hint = f"Add LoadCredential={self.credential}:/etc/meterhouse/{self.credential} to the unit, or name a file"
-        raise ConfigError("systemd gave no such credential", where=f"credential {self.credential}", hint=hint)
+        raise ConfigError("systemd did not provide this credential", where=f"credential {self.credential}", hint=hint)
 
     def read(self, environ: Mapping[str, str]) -> bytes:
         """The secret itself, at most 64 KiB. Raises ConfigError naming the file, never its content."""

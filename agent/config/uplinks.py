@@ -14,7 +14,7 @@ from drivers.toml import TomlTable
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
-    "password": "Secrets do not stand here: use password_file or password_credential (a systemd credential)",
+    "password": "Do not write secrets here; use password_file or password_credential (a systemd credential)",
     "key": "Name the file with key_file",
     "tls": "Write mqtts:// in the url",
     "port": "It is part of the url",
@@ -28,7 +28,7 @@ def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret 
     credential = table.take(credential_key, v.credential, "")
     file = table.take(file_key, v.path_in(folder_of(table, file_key)), none)
     if table.has(credential_key) and table.has(file_key):
-        table.complain(None, file_key, f"stands beside {credential_key}", "Keep one of the two")
+        table.complain(None, file_key, f"conflicts with {credential_key}", "Keep one of the two")
     if credential:
         return Secret(credential=credential)
     return Secret(file=file) if file else None
@@ -52,7 +52,7 @@ def read_uplinks(tables: list[TomlTable], notes: list[Note], agents: os.stat_res
             notes.append(
                 Note(
                     place_of(table, "url"),
-                    "goes over the network unencrypted",
+                    "is sent unencrypted",
                     "mqtts:// protects password and readings",
                 )
             )
@@ -129,5 +129,5 @@ def _uplink(table: TomlTable) -> UplinkConfig:
         missing = "key_file" if table.has("cert_file") else "cert_file"
         table.complain(None, "", f"{missing} is missing", "A client certificate needs cert_file and key_file")
     if uplink.password and not table.has("username"):
-        table.complain(None, "", "has a password and no username", 'Such as username = "park7-gw01"')
+        table.complain(None, "", "has a password but no username", 'Such as username = "park7-gw01"')
     return uplink

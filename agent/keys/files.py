@@ -99,19 +99,21 @@ def rotate_key(
         old = _signer(*read_open_secret(file, path, any_owner=True), path)
         if old.in_token and not (token or alg):
             hint = "Another key in the token: --pkcs11 URI. A key in the file: --alg ed25519"
-            raise KeyFileError("the key is in a token; what shall follow it?", where=str(path), hint=hint)
+            raise KeyFileError(
+                "the key is in a token, so the kind of its successor must be given", where=str(path), hint=hint
+            )
         before = current_records(old, gateway)
         key, body = _new(alg or old.alg, token)
         new = Signer(key, now_s)
         if new.kid == old.kid:
-            raise KeyFileError("this is the key that signs already", where=token, hint="Name another object")
+            raise KeyFileError("this key is already the signing key", where=token, hint="Name another object")
         new.records = key_records(new, gateway, before, old, revokes=revokes)
         check_key_records(new.records, gateway)  # what verifiers would refuse is never put in place
         draft = _draft(path, folder, _text(new, body), os.fstat(file))
         try:
             if time.monotonic() > give_up_s:
                 raise KeyFileError(
-                    "making the new key took too long", where=str(path), hint="Nothing was changed; again"
+                    "making the new key took too long", where=str(path), hint="Nothing was changed; try again"
                 )
             os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
@@ -161,8 +163,8 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
     Without one, root gives it to whom the folder belongs: the state directory is the agent's.
     """
     if len(text) > MAX_BYTES:
-        what = f"the key file would have {len(text)} bytes, and at most {MAX_BYTES} are read"
-        raise KeyFileError(what, where=str(path), hint="Nothing was changed. Too much is revoked in it")
+        what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"
+        raise KeyFileError(what, where=str(path), hint="Nothing was changed. It lists too many revocations")
     owner = os.fstat(folder) if like is None and os.geteuid() == 0 else like
     mode = 0o600 if like is None else stat.S_IMODE(like.st_mode)
     draft = f".{path.name}.{os.getpid()}.new"
@@ -196,8 +198,8 @@ def _alone(path: Path, folder: int) -> Iterator[int]:
         fd = _open_itself(path, folder)
         try:
             if not try_lock(fd):
-                hint = "Look at the result of the other with `meterhouse keys show`"
-                raise KeyFileError("somebody else replaces this key just now", where=str(path), hint=hint)
+                hint = "Check the result with `meterhouse keys show`"
+                raise KeyFileError("another process is replacing this key", where=str(path), hint=hint)
             if not _is_still(path, folder, fd):
                 continue  # it was replaced between the two steps: the next one is another file
             for left in os.listdir(folder):
@@ -225,9 +227,9 @@ def _is_still(path: Path, folder: int, fd: int) -> bool:
 
 def _exists(path: Path) -> KeyFileError:
     return KeyFileError(
-        "there is a file already, and a key is never overwritten",
+        "the file already exists, and a key is never overwritten",
         where=str(path),
-        hint="`meterhouse keys show` shows it, `meterhouse keys rotate` replaces it by a key that follows it",
+        hint="`meterhouse keys show` shows it, `meterhouse keys rotate` replaces it with a successor",
     )
 
 
@@ -257,7 +259,7 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
         if os.geteuid() == 0 and owner != 0:  # it names a library, which runs as who loads it
             raise KeyFileError(
-                f"the key is in a token, named by a file of user {owner}: root loads no library that others name",
+                f"the key is in a token, named by a file of user {owner}: root does not load a library named by others",
                 where=str(path),
                 hint=f"Run it as that user, `sudo -u '#{owner}' ...`, or keep the file in a folder of that user",
             )
@@ -274,7 +276,7 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
         key: object = load_pem_private_key(text, password=None)
     except TypeError as error:
         raise KeyFileError(
-            "the key has a passphrase, which nobody can type at a service's start",
+            "the key has a passphrase, which cannot be entered when a service starts",
             where=str(path),
             hint="Use a systemd credential (LoadCredentialEncrypted=) to keep it encrypted on disk",
         ) from error
@@ -289,9 +291,9 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return SoftES256(key)
     raise KeyFileError(
-        f"a key of kind {type(key).__name__} cannot sign packs",
+        f"a key of type {type(key).__name__} cannot sign packs",
         where=str(path),
-        hint="Ed25519 (`meterhouse keys create`) or ECDSA on P-256 is wanted",
+        hint="Use Ed25519 (`meterhouse keys create`) or ECDSA on P-256",
     )
 
 

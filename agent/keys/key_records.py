@@ -77,7 +77,7 @@ def key_records(
             )
         for gone in revokes:
             if gone.kid not in known.kids:
-                hint = f"Known are {', '.join(known.kids)}"
+                hint = f"Known: {', '.join(known.kids)}"
                 raise KeyFileError(f"there is no key {gone.kid} to revoke", where=gateway, hint=hint)
         records, counter, prev = list(json.loads(before)["records"]), known.counter, known.newest
         earliest = records[-1]["not_before"]  # never goes back, whatever the clock says
@@ -117,7 +117,7 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
 
 
 _WRONG_KEY = (
-    "A new key must be recorded by the one before: put that one back, and let `meterhouse keys rotate` replace it. "
+    "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`. "
     "Is it lost? `meterhouse keys create --lost {}`; every verifier must then pin the new thumbprint"
 )
 
@@ -160,7 +160,7 @@ def _own(signer: Signer, gateway: str) -> KeyRecords:
         raise KeyFileError(
             f"the records in the key's file end with {own.newest}, the key is {signer.kid}",
             where=gateway,
-            hint="Was the file edited? Put back the one that `meterhouse keys rotate` wrote",
+            hint="Was the file edited? Restore the one that `meterhouse keys rotate` wrote",
         )
     return own
 
@@ -175,7 +175,7 @@ def _check_follows(own: KeyRecords, before: KeyRecords, gateway: str) -> None:
             ring.update(data, parse_object(data))
     except Refused as error:
         raise KeyFileError(
-            f"the records in the key's file do not go on from those published before: {error}", where=gateway
+            f"the records in the key's file do not continue those already published: {error}", where=gateway
         ) from error
 
 
@@ -202,7 +202,7 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
         value = parse_object(data, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)
         ring.update(data, value)
     except Refused as error:
-        raise KeyFileError(f"the key records do not hold: {error}", where=gateway) from error
+        raise KeyFileError(f"the key records are invalid: {error}", where=gateway) from error
     kids = tuple(record["kid"] for record in value["records"])
     lost = value["records"][0].get("instead_of")
     return KeyRecords(value["counter"], kids[0], kids[-1], data, kids, lost if isinstance(lost, str) else "")

@@ -56,13 +56,13 @@ class Cjt188Device(MeterDevice):
     def check(self, point: Point) -> None:
         if not _KEY.fullmatch(point.key):
             raise ConfigError(
-                f"key {point.key!r} names no field",
+                f"key {point.key!r} does not name a field",
                 where=f"{self.spec.profile}: {point.name}",
-                hint='As "energy", "temperature.supply", "D120:volume.settlement@1"',
+                hint='Such as "energy", "temperature.supply", "D120:volume.settlement@1"',
             )
         if not _TYPE.fullmatch(point.type):
             raise ConfigError(
-                f"type {point.type!r} is no meter type",
+                f"type {point.type!r} is not a meter type",
                 where=f"{self.spec.profile}: {point.name}",
                 hint="Two hex digits: 10 to 19 water, 20 to 29 heat, 30 to 39 gas, 40 to 49 other, AA any",
             )
@@ -108,17 +108,17 @@ class Cjt188Device(MeterDevice):
                 return None
             wrong = ""
             if meter_type != ANY and found.meter_type >> 4 != meter_type >> 4:
-                wrong = f"answer is from meter type {found.meter_type:02X}h, {meter_type:02X}h was asked"
+                wrong = f"answer is from meter type {found.meter_type:02X}h, expected {meter_type:02X}h"
             elif found.function != READ:
-                wrong = f"answer has control {found.control:02X}h, a read was asked"
+                wrong = f"answer has control {found.control:02X}h, expected a read"
             elif self._proven and self._echoes_serial and found.serial != serial:  # late, or for another master
-                wrong = f"answer has serial number {found.serial}, {serial} was asked"
+                wrong = f"answer has serial number {found.serial}, expected {serial}"
             elif found.is_error:
                 said = found.error_status
                 what = f"the meter refuses {identifier:04X}, status {said.hex().upper()}"
                 return DeviceException(what, where=self.where, code=said[0] if said else 0)
             elif found.identifier != identifier:
-                wrong = f"answer has {found.identifier or 0:04X}, {identifier:04X} was asked"
+                wrong = f"answer has {found.identifier or 0:04X}, expected {identifier:04X}"
             return MismatchError(wrong, where=self.where) if wrong else found.raw
 
         frame = build_read(meter_type, self._address, identifier, serial=serial, low_first=self._low_first)

@@ -153,7 +153,7 @@ def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: 
     digits = address.upper()
     if not 1 <= len(digits) <= 14 or not all(c in "0123456789A" for c in digits):
         raise UsageError(
-            f"{address!r} is no meter address", where="CJ/T 188", hint="Up to 14 digits; A stands for any digit"
+            f"{address!r} is not a meter address", where="CJ/T 188", hint="Up to 14 digits; A stands for any digit"
         )
     body = bytes((START, meter_type, *bytes.fromhex(digits.rjust(14, "0"))[::-1], control, len(data))) + data
     return bytes((WAKE,)) * wake + body + bytes((sum(body) & 0xFF, STOP))

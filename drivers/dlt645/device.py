@@ -79,9 +79,9 @@ class Dlt645Device(MeterDevice):
     def check(self, point: Point) -> None:
         if not _KEY.fullmatch(point.key):
             raise ConfigError(
-                f"key {point.key!r} is no data identifier",
+                f"key {point.key!r} is not a data identifier",
                 where=f"{self.spec.profile}: {point.name}",
-                hint='As "02010100", "0001FF00#2", "01010000@time" or, for 1997, "9010"',
+                hint='Such as "02010100", "0001FF00#2", "01010000@time" or, for 1997, "9010"',
             )
 
     def plan(self, numbers: Sequence[int]) -> list[Query]:
@@ -189,15 +189,15 @@ class Dlt645Device(MeterDevice):
                 return None
             if found.function != function:
                 return MismatchError(
-                    f"answer has control {found.control:02X}h, {function:02X}h was asked", where=self.where
+                    f"answer has control {found.control:02X}h, expected {function:02X}h", where=self.where
                 )
             if found.is_error:
                 code = found.error_code or 0
                 return DeviceException(f"the meter answers {di}: {error_text(code)}", where=self.where, code=code)
             if found.identifier != di:
-                return MismatchError(f"answer has {found.identifier}, {di} was asked", where=self.where)
+                return MismatchError(f"answer has {found.identifier}, expected {di}", where=self.where)
             if sequence and found.sequence not in (None, sequence):
-                return MismatchError(f"answer is frame {found.sequence}, {sequence} was asked", where=self.where)
+                return MismatchError(f"answer is frame {found.sequence}, expected {sequence}", where=self.where)
             return found.raw
 
         expect = _ENVELOPE + len(di) // 2 + _data_bytes(di)

@@ -198,7 +198,7 @@ def _address_bytes(address: str) -> bytes:
     digits = address.upper()
     if not 1 <= len(digits) <= 12 or not all(c in "0123456789A" for c in digits):
         raise UsageError(
-            f"{address!r} is no meter address", where="DL/T 645", hint="Up to 12 digits; A stands for any digit"
+            f"{address!r} is not a meter address", where="DL/T 645", hint="Up to 12 digits; A stands for any digit"
         )
     return bytes.fromhex(digits.rjust(12, "0"))[::-1]
 
@@ -214,7 +214,7 @@ def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
 def _identifier_bytes(identifier: str) -> bytes:
     if len(identifier) not in (4, 8) or not re.fullmatch("[0-9A-Fa-f]+", identifier):
         raise UsageError(
-            f"{identifier!r} is no data identifier", where="DL/T 645", hint="8 hex digits (2007) or 4 (1997)"
+            f"{identifier!r} is not a data identifier", where="DL/T 645", hint="8 hex digits (2007) or 4 (1997)"
         )
     return bytes.fromhex(identifier)[::-1]
 

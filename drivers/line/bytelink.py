@@ -152,7 +152,7 @@ class ByteLink:
             self._break(down(self.port.where, error, "port lost"))
             return
         if not data:
-            self._break(down(self.port.where, None, "the other side is gone"))
+            self._break(down(self.port.where, None, "connection lost"))
             return
         self.silent = 0
         self._active_ns = mono_ns
@@ -184,7 +184,7 @@ class ByteLink:
         due = self._echo_due
         size = min(len(due), len(data))
         if data[:size] != due[:size]:
-            self._stats.notes["echo"] = "own bytes came back changed, or not at all"
+            self._stats.notes["echo"] = "the echo is missing or differs from what was sent"
             self._echo_due = b""
             return data
         self._echo_due = due[size:]
@@ -215,7 +215,7 @@ class ByteLink:
         if isinstance(verdict, bytes):
             done.set_result(Answer(verdict, *self._clock(), True))
         else:
-            done.set_result(verdict or FrameError("bytes came, but no answer", where=request.where))
+            done.set_result(verdict or FrameError("bytes received, but no answer", where=request.where))
 
     def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, options: RequestOptions) -> None:
         if done is not self._done or done.done():

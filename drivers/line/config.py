@@ -47,7 +47,7 @@ def target(config: LineConfig) -> Target:
     if config.url.startswith("serial:"):
         path = config.url.removeprefix("serial:")
         if not path.startswith("/"):
-            raise ConfigError(f"url {config.url!r} names no device file", where=where, hint=hint)
+            raise ConfigError(f"url {config.url!r} has no device path", where=where, hint=hint)
         SerialSetting.parse(config.serial, where)
         return Target("serial", path)
     try:
@@ -56,7 +56,7 @@ def target(config: LineConfig) -> Target:
     except ValueError as error:
         raise ConfigError(f"url {config.url!r}: {error}", where=where, hint=hint) from error
     if parts.scheme not in LINE_SCHEMES or not host or parts.path.strip("/") or parts.query:
-        raise ConfigError(f"url {config.url!r} is not an address of a line", where=where, hint=hint)
+        raise ConfigError(f"url {config.url!r} is not the url of a line", where=where, hint=hint)
     if port is None:
         if parts.scheme != "modbus-tcp":
             raise ConfigError(f"url {config.url!r} has no port", where=where, hint=hint)
@@ -70,11 +70,11 @@ def warnings(config: LineConfig) -> tuple[str, ...]:
     where = target(config)
     if where.scheme == "serial" and _UNSTABLE.fullmatch(where.host):
         found.append(
-            f"line {config.name}: {where.host} may be another adapter after a restart; "
+            f"line {config.name}: {where.host} may refer to another adapter after a restart; "
             "use its path under /dev/serial/by-id/"
         )
     if config.echo and where.scheme == "modbus-tcp":
-        found.append(f"line {config.name}: echo has no meaning on modbus-tcp")
+        found.append(f"line {config.name}: echo has no effect on modbus-tcp")
     return tuple(found)
 
 

@@ -130,12 +130,12 @@ class ModbusRequest:
         if function == self.function | 0x80 and len(pdu) >= 2:
             return self.refusal(pdu[1])
         if function != self.function:
-            return self._mismatch(f"answer has function {function} where {self.function} was asked")
+            return self._mismatch(f"answer has function {function}, expected {self.function}")
         if not self._sized:
             return pdu[1:] if self._identity_bytes(pdu, 0) == len(pdu) else self._mismatch("its objects are cut off")
         if pdu[:2] != self.head or len(pdu) != self.pdu_bytes:
             count = pdu[1] if len(pdu) > 1 else 0
-            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} came), {self.pdu_bytes - 2} were asked")
+            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} came), expected {self.pdu_bytes - 2}")
         return pdu[2:]
 
     def refusal(self, code: int) -> LineError:
@@ -148,7 +148,7 @@ class ModbusRequest:
     def judge_from(self, unit: int, pdu: bytes) -> bytes | LineError:
         """As ``judge``, with the unit that the answer claims to be from."""
         if unit != self.unit:
-            return self._mismatch(f"answer is from unit {unit}, unit {self.unit} was asked")
+            return self._mismatch(f"answer is from unit {unit}, expected unit {self.unit}")
         return self.judge(pdu)
 
     def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
@@ -178,7 +178,7 @@ class ModbusRequest:
             elif self._is_wanted(heard, at):
                 return frame[3:-2] if self._sized else frame[2:-2]
             else:  # sound, but the answer to another question: late, or another master's
-                seen = self._mismatch(f"answer has {frame[2]} bytes, {self.pdu_bytes - 2} were asked")
+                seen = self._mismatch(f"answer has {frame[2]} bytes, expected {self.pdu_bytes - 2}")
                 at += need
         if not final or not heard:
             return None
@@ -218,4 +218,4 @@ class ModbusRequest:
         return end - at
 
     def _mismatch(self, what: str) -> MismatchError:
-        return MismatchError(what, where=self.where, hint="Another master on the bus, or two devices of one address?")
+        return MismatchError(what, where=self.where, hint="Another master on the bus, or two devices with one address?")

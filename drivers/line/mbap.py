@@ -184,9 +184,9 @@ class MbapLink:
         if len(data) >= 6 and (data[2] or data[3] or not 2 <= int.from_bytes(data[4:6], "big") <= MAX_ADU - 6):
             self._break(
                 FrameError(
-                    "bytes came that are not Modbus TCP",
+                    "received bytes that are not Modbus TCP",
                     where=self.port.where,
-                    hint="A serial server that passes bytes through wants tcp:// for modbus-tcp://",
+                    hint="A serial server that passes bytes through needs tcp:// instead of modbus-tcp://",
                 )
             )
         else:

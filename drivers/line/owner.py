@@ -118,7 +118,7 @@ class Line:
             async with self._turn:
                 self._drop()
             if lease.over.is_set():
-                raise LineDown("was closed while it was to be lent", where=self.where, hint="Try again")
+                raise LineDown("closed before it could be lent", where=self.where, hint="Try again")
         except BaseException:
             if self._lease is lease:
                 self._lease = None
@@ -128,7 +128,7 @@ class Line:
 
     def _take_back(self) -> None:
         self._lease = None
-        _log.info("%s: back from its lease", self.where)
+        _log.info("%s: lease ended", self.where)
 
     async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
         """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
@@ -272,12 +272,12 @@ class Line:
                 port, self.clock, self.stats, self._trace, self._lost, char_s=char_s, echo=self.config.echo
             )
         if self._why_down is not None:
-            _log.info("%s: open again", self.where)
+            _log.info("%s: reopened", self.where)
             self._why_down = None
         if self._connect_delay_s:
             await asyncio.sleep(self._connect_delay_s)
             if self._link is None:
-                raise self._why_down or LineDown("closed while its delay ran", where=self.where)
+                raise self._why_down or LineDown("closed during its connect delay", where=self.where)
         return self._link
 
     async def _open(self) -> Port:
@@ -286,7 +286,7 @@ class Line:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 if self._limiter is not None:
-                    waiting, what = what, f"other lines hold all connections that {self._limiter.name} takes"
+                    waiting, what = what, f"other lines hold all connections allowed by {self._limiter.name} takes"
                     await self._limiter.acquire(self, self._connections)
                     what = waiting
                 return await self._opener(self.config, self.target, self._setting)
@@ -312,7 +312,7 @@ class Line:
         """Say once, and again only when it has become ten times as much, that somebody else talks here."""
         self._foreign_told = self.stats.foreign * 10
         _log.warning(
-            "%s: %d frames that nobody here asked for. Is there a second master, or noise?",
+            "%s: %d unsolicited frames. Is there a second master, or noise?",
             self.where,
             self.stats.foreign,
         )

@@ -16,17 +16,17 @@ from drivers.serial_setting import SerialSetting
 
 CHUNK = 4096
 _HINTS = {
-    errno.ENOENT: "Is the adapter plugged in? Its name stands under /dev/serial/by-id/",
-    errno.ENODEV: "Is the adapter plugged in? Its name stands under /dev/serial/by-id/",
+    errno.ENOENT: "Is the adapter plugged in? Its name is under /dev/serial/by-id/",
+    errno.ENODEV: "Is the adapter plugged in? Its name is under /dev/serial/by-id/",
     errno.EIO: "Was the adapter unplugged?",
     errno.EACCES: "Is this user in the group of the port (often dialout)?",
     errno.EBUSY: "Another program has the port open",
     errno.EAGAIN: "Another program has the port open",
-    errno.ECONNREFUSED: "The host answers but nothing listens there: is the port number right?",
-    errno.EHOSTUNREACH: "No way to this address: are cable, address and netmask right?",
-    errno.ENETUNREACH: "No way to this address: are cable, address and netmask right?",
-    errno.ETIMEDOUT: "Nobody answers at this address: is the device on?",
-    errno.ECONNRESET: "The other side closed: does it allow one client only?",
+    errno.ECONNREFUSED: "The host is up but nothing listens on this port: is the port number right?",
+    errno.EHOSTUNREACH: "Network unreachable: are cable, address and netmask right?",
+    errno.ENETUNREACH: "Network unreachable: are cable, address and netmask right?",
+    errno.ETIMEDOUT: "No response from this address: is the device on?",
+    errno.ECONNRESET: "The device closed the connection: does it allow one client only?",
 }
 
 
@@ -40,7 +40,7 @@ def down(where: str, error: OSError | None, what: str = "") -> LineDown:
 class Port:
     """An open port. ``write`` and ``read`` never block; both raise OSError as the system does.
 
-    ``read`` gives what is there; b"" means that the other side is gone.
+    ``read`` gives what is there; b"" means that connection lost.
     """
 
     def __init__(self, where: str, fd: int, read: Callable[[int], bytes], write: Callable[[bytes], int]) -> None:
@@ -114,7 +114,7 @@ class _SerialPort(Port):
             if error.args[0] != errno.EINVAL or not self._only_frame_differs(setting):
                 raise OSError(*error.args) from error
             # pseudo-terminals keep neither parity nor 7 bits, and glibc takes that for a failure
-            self.notes["serial"] = f"the port does not take {setting.bits}{setting.parity}"
+            self.notes["serial"] = f"the port does not support {setting.bits}{setting.parity}"
         self.setting = setting
 
     def _only_frame_differs(self, setting: SerialSetting) -> bool:

@@ -93,7 +93,7 @@ class MbusDevice(MeterDevice):
             raise ConfigError(
                 f"key {point.key!r} selects no record",
                 where=f"{self.spec.profile}: {point.name}",
-                hint='As "energy", "energy@1", "volume@0/0/1", "power@0/0/0/max", "header.serial"',
+                hint='Such as "energy", "energy@1", "volume@0/0/1", "power@0/0/0/max", "header.serial"',
             )
 
     def plan(self, numbers: Sequence[int]) -> list[Query]:
@@ -202,7 +202,7 @@ class MbusDevice(MeterDevice):
             if not found.from_device or found.kind != "long":
                 return None  # our own words coming back, or somebody's acknowledgement
             if self._primary not in (found.address, SELECTED, 254):
-                return MismatchError(f"answer is from {found.address}, {self._primary} was asked", where=self.where)
+                return MismatchError(f"answer is from {found.address}, expected {self._primary}", where=self.where)
             return found.raw
 
         frame = build_req_ud2(self._primary, fcb=self._fcb)

@@ -189,7 +189,7 @@ def build_short(control: int, address: int) -> bytes:
     if control not in ALLOWED_CONTROLS or control == SND_UD:  # read-only, held where the bytes are made
         raise UsageError(f"control field {control:02X}h may write", where="M-Bus")
     if not 0 <= address <= 0xFF:
-        raise UsageError(f"{address} is no primary address", where="M-Bus", hint="0 to 250, 253 selected, 254 all")
+        raise UsageError(f"{address} is not a primary address", where="M-Bus", hint="0 to 250, 253 selected, 254 all")
     return bytes((SHORT, control, address, (control + address) & 0xFF, STOP))
 
 
@@ -208,7 +208,7 @@ def build_select(identity: str, manufacturer: int = 0xFFFF, version: int = 0xFF,
     digits = identity.upper()
     if not re.fullmatch("[0-9A-F]{8}", digits):
         raise UsageError(
-            f"{identity!r} is no secondary address", where="M-Bus", hint="8 digits; F stands for any digit"
+            f"{identity!r} is not a secondary address", where="M-Bus", hint="8 digits; F stands for any digit"
         )
     body = bytes((SND_UD, SELECTED, CI_SELECT, *bytes.fromhex(digits)[::-1]))
     body += manufacturer.to_bytes(2, "little") + bytes((version, medium))

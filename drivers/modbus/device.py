@@ -254,7 +254,7 @@ class ModbusDevice:
         if isinstance(error, DeviceException):
             result.answered += 1
             if self.holes.refused(read.block, self.spec.points, error.code, self._now_s()):
-                _log.info("%s: learned about its map: %s", self.where, self.holes.summary())
+                _log.info("%s: learned about its register map: %s", self.where, self.holes.summary())
             return 0
         if isinstance(error, LineTimeout):
             return streak + 1
@@ -309,7 +309,7 @@ class ModbusDevice:
                 continue
             for _ in range(STRIKES if len(read.block.points) > 1 else 0):
                 if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
-                    _log.info("%s: cut a read that stays silent: %s", self.where, self.holes.summary())
+                    _log.info("%s: split a read that is not answered: %s", self.where, self.holes.summary())
                     return
             read.rest_until = self._line.clock()[1] / 1e9 + read.backoff.next_s()
             read_plan.resting = True

@@ -110,4 +110,4 @@ def describe(data: bytes) -> str:
         return "; ".join(said[:_MOST_SAID]) + ("; ..." if len(said) > _MOST_SAID else "")
     if len(data) < NOISE_BYTES:
         return ""
-    return f"{len(data)} bytes that are no frame at this setting: {data[:12].hex(' ').upper()}"
+    return f"{len(data)} bytes that are not a frame at this setting: {data[:12].hex(' ').upper()}"

@@ -29,7 +29,7 @@ FACTS = {
     "01h": "DL/T 645-1997: read 9010, AA..AA; CJ/T 188: read 901F, AA..AA",
     "SND_NKE": "M-Bus: reset the link of a primary address, or deselect",
     "SND_UD select": "M-Bus: select by secondary address (CI 52h)",
-    "REQ_UD2": "M-Bus: read the data of who acknowledged",
+    "REQ_UD2": "M-Bus: read the data of the meter that acknowledged",
 }
 _METER_S = 0.5  # DL/T 645-2007 and CJ/T 188: a meter answers within 500 ms
 

@@ -83,7 +83,7 @@ class RememberingLine:
         if known is not None:
             return known
         if self.is_exhausted:
-            return LineTimeout("not asked any more: too much was silent or slow", where=request.where)
+            return LineTimeout("no longer asked: too many requests were silent or slow", where=request.where)
         if self._timeout_s is not None:
             options = replace(options, timeout_s=min(options.timeout_s, self._timeout_s), retries=0)
         begin = time.monotonic()

@@ -52,7 +52,7 @@ class Scan:
             raise UsageError("only Modbus is spoken here", where=hunt.url, hint="Serial servers have tcp:// lines")
         if hunt.listen_s <= 0 and not hunt.bus_is_mine and not self.is_mbap:
             raise UsageError("without listening, another master would be disturbed", where="--listen 0",
-                             hint="Say --bus-is-mine, too, if no other master is on this bus")  # fmt: skip
+                             hint="Add --bus-is-mine if no other master is on this bus")  # fmt: skip
         self.found: list[Found] = []
         self.notes: list[str] = []
         self._ear = Ear(self.is_mbap)
@@ -123,7 +123,7 @@ class Scan:
             )
             device.identity, device.fits = known.said, known.fits
             if known.cut_short:
-                device.notes.append("was too silent or slow to try all profiles")
+                device.notes.append("was too slow or silent to try all profiles")
 
     async def identify_one(self) -> None:
         """As ``identify`` for the one device that is known; ``seen`` is then "silent" if it says nothing at all."""
@@ -153,7 +153,7 @@ class Scan:
             self._done_s += self.hunt.listen_s / steps
             said = describe(self._ear.heard)
             if said and not self.hunt.bus_is_mine:
-                raise AnotherMaster(f"another master talks here: {said}", where=self.hunt.url, hint=_MINE)
+                raise AnotherMaster(f"another master is active: {said}", where=self.hunt.url, hint=_MINE)
         self._ear.take()
 
     async def _is_it_one(self) -> None:
@@ -204,7 +204,7 @@ class Scan:
                 self._add("dlt645", dlt645.Frame(frame).address, serial, "answer")
         if any(probe.protocol == "cjt188" for probe in self._crowded):
             self._note("cjt188: several meters answer at once, and this protocol has no search: "
-                       "read their addresses off their faces")  # fmt: skip
+                       "read their addresses from the meters")  # fmt: skip
 
     def _searching(self, progress: Progress) -> Asker:
         """A question of a search: it comes on top of what was foreseen."""
@@ -260,7 +260,7 @@ class Scan:
             if probe.protocol == "mbus":
                 await self._confirm(probe)
             elif not await self._is_there(probe, result.payload):
-                self._broken(probe, MismatchError("nobody answers to this name", where=self.hunt.url))
+                self._broken(probe, MismatchError("nothing answers to this address", where=self.hunt.url))
             else:
                 self._add(probe.protocol, address_in(probe, result.payload), probe.serial, "answer")
         elif isinstance(result, DeviceException):
@@ -274,7 +274,7 @@ class Scan:
     def _broken(self, probe: Probe, error: LineError) -> None:
         if probe.protocol == "modbus":
             text = f"modbus {probe.what}: bytes, but no sound frame ({error.what})"
-            self._note(text + ". Two devices of one address, or another serial setting?")
+            self._note(text + ". Two devices with one address, or another serial setting?")
             return
         self._crowded.append(probe)
         self._note(f"{probe.protocol} {probe.what}: several meters answer at once, or at another setting")
@@ -304,7 +304,7 @@ class Scan:
             if isinstance(result, FrameError | MismatchError):
                 self._broken(probe, result)
                 return
-        self._add("mbus", probe.address, probe.serial, "answer").notes.append("acknowledges, but gives no data")
+        self._add("mbus", probe.address, probe.serial, "answer").notes.append("acknowledges but sends no data")
 
     async def _ask_deep(self, device: Found) -> None:
         options = self._line.request_options(Limits(timeout_s=self.hunt.slow_s), device.serial)
@@ -335,7 +335,7 @@ class Scan:
                 self._foreign.append(heard)
         if len(self._foreign) >= FOREIGN_FRAMES and not self.hunt.bus_is_mine:
             said = describe(b"".join(heard.raw for heard in self._foreign))
-            raise AnotherMaster(f"another master began to talk: {said}", where=self.hunt.url, hint=_MINE)
+            raise AnotherMaster(f"another master became active: {said}", where=self.hunt.url, hint=_MINE)
         return late
 
     def _add(self, protocol: str, address: str, serial: str, seen: str) -> Found:
@@ -356,7 +356,7 @@ class Scan:
         return units[:1] if self._one_unit else units
 
 
-_MINE = "Stop it, or lend the line; say --bus-is-mine only if its traffic may suffer"
+_MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may suffer"
 
 
 def _secondary(frame: bytes) -> str:

@@ -50,7 +50,7 @@ class Bus:
     def add(self, device: SimDevice) -> None:
         """Put a device on the line; UsageError if its unit id is taken."""
         if device.unit in self.devices:
-            raise UsageError(f"unit {device.unit} is there already", where=f"simulated line {self.name}")
+            raise UsageError(f"unit {device.unit} already exists", where=f"simulated line {self.name}")
         self.devices[device.unit] = device
 
     def remove(self, unit: int) -> SimDevice:

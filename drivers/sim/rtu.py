@@ -72,7 +72,7 @@ class SerialLine:
         if self._thread is not None:
             return
         if self.link.exists() and not self.link.is_symlink():
-            raise LineDown("is there already and no link", where=str(self.link), hint="Name another place for --pty")
+            raise LineDown("exists and is not a link", where=str(self.link), hint="Name another place for --pty")
         try:
             self._master, self._slave = os.openpty()
         except OSError as error:

@@ -70,7 +70,7 @@ def label(value: object) -> str:
     """Free text for people: at most 200 characters, no control characters."""
     out = text(value)
     if len(out) > 200 or not out.isprintable():
-        raise Wrong(f"{show(value)} is no label", "At most 200 printable characters on one line")
+        raise Wrong(f"{show(value)} is not a label", "At most 200 printable characters on one line")
     return out
 
 
@@ -88,7 +88,7 @@ def matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object
 
 def boolean(value: object) -> bool:
     if not isinstance(value, bool):
-        raise Wrong(f"{show(value)} is not a yes or no", "Write true or false, without quotes")
+        raise Wrong(f"{show(value)} is neither true nor false", "Write true or false, without quotes")
     return value
 
 

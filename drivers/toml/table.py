@@ -27,14 +27,14 @@ _SYNTAX = {
         "this value is not understood",
         'Text needs quotes, such as name = "inv1"; true and false have none',
     ),
-    "Expected '=' after a key in a key/value pair": ("a key without its value", 'Write key = "value"'),
+    "Expected '=' after a key in a key/value pair": ("a key without a value", 'Write key = "value"'),
     "Invalid statement": ("this line is not understood", 'Write key = "value", or a [table] header'),
-    "Cannot overwrite a value": ("this key stands twice in the same table", "Keep one of the two"),
+    "Cannot overwrite a value": ("duplicate key in this table", "Keep one of the two"),
     "Unclosed array": ("a list is not closed", "Is a ] or a comma missing?"),
     "Unclosed inline table": ("a table in { } is not closed", "Is a } or a comma missing?"),
     "Unterminated string": ("a quote is not closed", 'Is a " missing?'),
     "Illegal character '\\n'": ("a quote is not closed on this line", 'Is a " missing?'),
-    "Expected newline or end of document after a statement": ("something follows the value", "One key a line"),
+    "Expected newline or end of document after a statement": ("unexpected text after the value", "One key per line"),
     "Unescaped '\\' in a string": ("a backslash in a quoted text", "Write it twice, or use single quotes: 'C:\\path'"),
 }
 
@@ -126,7 +126,7 @@ class TomlTable:
         found = [layer for layer in self.layers if key in layer.raw]
         for again in found[1:]:
             first, path = found[0].source, (*found[0].path, key)
-            what = f"is set in {first.name}:{first.line(path)} already"
+            what = f"is already set in {first.name}:{first.line(path)}"
             self.complain(again, key, what, "Keep one of the two")
         return (found[0], found[0].raw[key]) if found else None
 
@@ -357,9 +357,7 @@ def _syntax(source: TomlSource, message: str) -> Complaint:
     if twice := re.match(r"Cannot declare \((.*?),?\) twice", what):
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
         hint = "Keep one of the two; tables of a list, such as [[device]], have two brackets each time"
-        return Complaint(
-            f"the table [{clean_text(table)}] stands twice", file=source.name, line=line, key="", hint=hint
-        )
+        return Complaint(f"duplicate table [{clean_text(table)}]", file=source.name, line=line, key="", hint=hint)
     for known, (said, hint) in _SYNTAX.items():
         if what.startswith(known):
             return Complaint(said, file=source.name, line=line, key="", hint=hint)

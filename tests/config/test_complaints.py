@@ -37,9 +37,9 @@ def test_a_name_in_two_files_names_both(site, good) -> None:
     }
     site.write(good, more)
     assert site.complaints() == [
-        "conf.d/10-a.toml:2: store.max_size: is set in agent.toml:12 already. Keep one of the two",
-        'conf.d/10-a.toml:5: line.roof.name: "roof" is used in agent.toml:43 already. Names are unique over all files',
-        'conf.d/20-b.toml:2: device.main.name: "main" is used in agent.toml:55 already. '
+        "conf.d/10-a.toml:2: store.max_size: is already set in agent.toml:12. Keep one of the two",
+        'conf.d/10-a.toml:5: line.roof.name: "roof" is already used in agent.toml:43. Names are unique over all files',
+        'conf.d/20-b.toml:2: device.main.name: "main" is already used in agent.toml:55. '
         "Names are unique over all files",
     ]
 

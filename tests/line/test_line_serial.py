@@ -335,7 +335,7 @@ def test_an_unstable_name_is_warned_about(caplog: pytest.LogCaptureFixture) -> N
 
 def test_an_echo_where_there_can_be_none_is_warned_about() -> None:
     assert warnings(LineConfig("a", "modbus-tcp://192.0.2.1", echo=True)) == (
-        "line a: echo has no meaning on modbus-tcp",
+        "line a: echo has no effect on modbus-tcp",
     )
     assert not warnings(LineConfig("a", "tcp://192.0.2.1:4196", echo=True))
 

@@ -80,7 +80,7 @@ async def test_foreign_transaction_numbers_are_noticed(field: Field, caplog: pyt
         assert (await line.exchange(ask(n, 1))).payload == words(n)
     assert line.stats.foreign >= 19 and line.stats.stale == 0
     assert [r.message for r in caplog.records if "second master" in r.message] == [
-        "line l0: 5 frames that nobody here asked for. Is there a second master, or noise?"
+        "line l0: 5 unsolicited frames. Is there a second master, or noise?"
     ]
 
 
@@ -307,11 +307,11 @@ async def test_a_udp_port_where_nobody_listens_is_said(ports: Ports) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("modbustcp://host:502", "not an address"),
+        ("modbustcp://host:502", "not the url of a line"),
         ("tcp://host", "no port"),
         ("tcp://host:99999", "99999|range"),
-        ("serial:ttyUSB0", "no device file"),
-        ("modbus-tcp://host:502/path", "not an address"),
+        ("serial:ttyUSB0", "no device path"),
+        ("modbus-tcp://host:502/path", "not the url of a line"),
     ],
 )
 def test_wrong_addresses_are_refused_with_what_would_be_right(url: str, says: str) -> None:

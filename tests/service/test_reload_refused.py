@@ -280,7 +280,7 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
         "a key that is not there": (big + '\n[key]\nfile = "none.key"\n', "none.key"),
         "a key that does not follow": (big + '\n[key]\nfile = "other.key"\n', "the last one recorded is"),
         "a credential that systemd does not give": (
-            big + '\n[key]\ncredential = "nowhere"\n', "systemd gave no such credential",
+            big + '\n[key]\ncredential = "nowhere"\n', "systemd did not provide this credential",
         ),
         "a plan that is nested too deep": (big.replace("plan.toml", "deep-plan.toml"), "nested too deep"),
         "a plan that is not there": (big.replace("plan.toml", "no-plan.toml"), "no-plan.toml cannot be read"),

@@ -143,7 +143,7 @@ def test_an_adapter_that_is_pulled_comes_back(played: dict[str, Any]) -> None:
     # field pains 16 and 17
     before, unplugged, replugged = (len(found) for found in played["terminals"])
     assert unplugged == before - 1 and replugged == before
-    assert played["said"].count("line usb: open again") == 1
+    assert played["said"].count("line usb: reopened") == 1
     assert {"absent"} <= set(reasons(played["report"], "m31")) <= {"absent"} | BUSY
 
 
