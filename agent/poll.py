@@ -22,13 +22,13 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
 DEAD_AFTER_FAILURES = 3  # visits in a row without any answer ...
-DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round is no death
+DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round does not make a device dead
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
 PATIENCE_ROUNDS = 4
 AWAY_MS = 10_000  # without an answer for so long, a meter may have been exchanged for another
-MEET_EVERY_MS = 86_400_000  # a device that is always there is asked who it is so often, or when ``once`` is due
+MEET_EVERY_MS = 86_400_000  # how often a device that is always there is identified, or when ``once`` is due
 LOOK_AGAIN_MS = 200  # for a heartbeat's first move
 STEP_MS = 500  # a wall clock further than this from the monotonic one has been set
 
@@ -46,7 +46,7 @@ class Driver(Protocol):
         """One cheap request. Raises LineError where the device is silent."""
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Ask for some points now, to learn who the device is. Raises LineError where it is silent."""
+        """Ask for some points now, to identify the device. Raises LineError if it is silent."""
 
 
 class Grid:
@@ -113,7 +113,7 @@ class DevicePoll:
         used = {PACES.index(point.pace) for point in spec.points}
         self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
         self.pending = [0] * len(PACES)
-        self.met_ms = 0  # the tick at which it was last asked who it is
+        self.met_ms = 0  # the tick of its last identification
         self.asked_ms = 0  # the latest tick that was asked for since; older ones may still be pending
         self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
         self.next = [
@@ -220,8 +220,8 @@ class DevicePoll:
                 paces |= 1 << pace
         return best, tick, paces
 
-    def stranger(self, tick_ms: int) -> bool:
-        """It must say again who it is before its data counts: after an absence, and once a day."""
+    def needs_identification(self, tick_ms: int) -> bool:
+        """It must be identified again before its data counts: after an absence, and once a day."""
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
         return bool(away) or tick_ms - self.met_ms >= MEET_EVERY_MS
 
@@ -265,12 +265,12 @@ class DevicePoll:
                     log.warning(text, self.driver.spec.name, self.last_error)
             self.probe_at = now + self._backoff.next_s()
 
-    def lives(self, now_ms: int) -> None:
+    def mark_alive(self, now_ms: int) -> None:
         """It answered."""
         if self._told:
             self._told = False
             since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
-            log.info("%s answers%s", self.driver.spec.name, since)
+            log.info("%s responding%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
         self._backoff.reset()
@@ -370,7 +370,7 @@ class LinePoller:
 
     async def _visit(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
         alive = device.life is Life.ALIVE
-        if not alive or paces >> ONCE & 1 or device.stranger(tick):
+        if not alive or paces >> ONCE & 1 or device.needs_identification(tick):
             began = clock()
             if not alive and (began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until)):
                 self._collect(device, [device.gap(tick, paces, Reason.ABSENT)], False)
@@ -384,7 +384,7 @@ class LinePoller:
                     device.failed(now, error, tick)
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
                 return
-            device.lives(self._grid.now_ms())
+            device.mark_alive(self._grid.now_ms())
             device.met_ms = tick
             if device.periods[ONCE]:
                 paces |= 1 << ONCE  # after an absence, what is read once is read again
@@ -393,7 +393,7 @@ class LinePoller:
         result = await device.driver.poll(tick, paces)
         self._collect(device, result.positions, result.answered > 0)
         if result.answered:
-            device.lives(self._grid.now_ms())
+            device.mark_alive(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.failed(clock(), result.error, tick)
 
@@ -416,7 +416,7 @@ class LinePoller:
             if not isinstance(error, LineLent):
                 device.failed(clock(), error, tick)
             return False
-        device.lives(self._grid.now_ms())
+        device.mark_alive(self._grid.now_ms())
         if is_fresh:
             if stale_s is not None:
                 log.info("%s: source recovered (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
@@ -428,7 +428,7 @@ class LinePoller:
         return False
 
     def _may_look_again(self, device: DevicePoll, rule: Fresh) -> bool:
-        """At a start nobody has seen a heartbeat move: time to see it, as long as nobody else waits for the line."""
+        """At a start no heartbeat has moved yet: time to see it move, while no other device waits for the line."""
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
         has_time = self._grid.now_ms() + 2 * LOOK_AGAIN_MS < self._wake_ms
         return rule.changes_within_s is not None and has_time and not others_wait and not self.stopping

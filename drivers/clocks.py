@@ -12,12 +12,12 @@ from functools import lru_cache
 
 _TEXT = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?")
 _START = datetime(1970, 1, 1)
-LONGEST_S = 100 * 366 * 86_400  # further off than a century is no clock
+LONGEST_S = 100 * 366 * 86_400  # a clock is not off by more than a century
 CLOCKS = ("local", "utc")  # what a profile's ``clock`` may say
 
 
 def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
-    """UTC ms of a device's time, ISO 8601 without zone; a date alone is its midnight. None where it is no time.
+    """UTC ms of a device's time, ISO 8601 without zone; a date alone is its midnight. None if it is not a time.
 
     ``zone``: IANA name; "": that of this machine.
     """

@@ -68,7 +68,7 @@ class CounterRule:
         )
 
     def fits(self, before: Decimal, after: Decimal, seconds: float) -> bool:
-        """Whether it can have come from ``before`` to ``after`` in that time, be it over its highest number."""
+        """Whether it can have gone from ``before`` to ``after`` in that time, rollover included."""
         step = after - before
         room = None if self.highest is None else self.highest * Decimal(seconds + SLACK_S) + self.steps
         if step < 0 and -step <= abs(before) * _ROUNDING:

@@ -45,7 +45,7 @@ class FrameScanner(Generic[F]):
         return bytes(self._buffer)
 
     def reset(self) -> None:
-        """Forget what has not become a frame: called before each request."""
+        """Drop bytes that did not become a frame: called before each request."""
         self.skipped += len(self._buffer)
         self._base += len(self._buffer)
         self._buffer.clear()

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import ClassVar, Generic, TypeVar
 
 from drivers.addresses import demand_address
@@ -40,6 +39,7 @@ from drivers.model import (
 )
 from drivers.plan import LineTiming, exact, ratio_of
 from drivers.profile import concerned
+from drivers.toml import show, suggestion
 from drivers.units import unit_factor
 from ext.ring import Ring
 
@@ -74,7 +74,7 @@ class MeterRequest(Generic[F]):
         self._parser, self._judge, self._why = parser, judge, why
 
     def find(self, response: bytes, final: bool) -> bytes | LineError | None:
-        """As ``drivers.line.Request`` says. Our own bytes coming back are no answer (field pains 20, 22)."""
+        """As ``drivers.line.Request`` says. An echo of our own bytes is not an answer (field pains 20, 22)."""
         seen: LineError | None = None
         frames = self._parser().feed(response)
         for frame in frames:
@@ -148,7 +148,7 @@ class MeterDevice:
         return []
 
     async def fetch(self, query_id: str) -> Response:
-        """Query. Raises LineError."""
+        """Ask. Raises LineError."""
         raise NotImplementedError
 
     def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
@@ -170,7 +170,7 @@ class MeterDevice:
     # --- what pollers and commands call
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Query what is due. A question that fails makes gaps of its points; silence at the first ends the visit."""
+        """Ask what is due. A question that fails makes gaps of its points; silence at the first ends the visit."""
         result = PollResult()
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
         queries, streak = self.plan(due), 0
@@ -212,14 +212,11 @@ class MeterDevice:
             return
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Query for some points now. Raises UsageError for a name that is not there, LineError if all is silent."""
+        """Ask for some points now. Raises UsageError for a name that is not there, LineError if all is silent."""
         places = {point.name: n for n, point in enumerate(self.spec.points)}
         for name in names:
             if name not in places:
-                near = get_close_matches(name, places, 1)
-                raise UsageError(
-                    f"no point {name!r}", where=self.spec.name, hint=f"Did you mean {near[0]}?" if near else ""
-                )
+                raise UsageError(f"unknown point {show(name)}", where=self.spec.name, hint=suggestion(name, places))
         found: dict[int, Reading] = {}
         queries, alive = self.plan([places[name] for name in dict.fromkeys(names)]), False
         while queries:
@@ -349,7 +346,7 @@ class MeterDevice:
     # --- what a device refuses
 
     def _refused(self, query: Query, error: DeviceException, tick_ms: int, result: PollResult) -> list[Query]:
-        """Query otherwise, now; what cannot be asked otherwise is a gap, and rests when it was refused twice."""
+        """Ask in another way now; what cannot be asked in another way is a gap, and rests when it was refused twice."""
         other = self.split(query)
         if other:
             return other

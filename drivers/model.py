@@ -239,7 +239,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a device or line bears. Device beats line beats profile; None means "not said here"."""
+    """Limits of a device or line. Device beats line beats profile; None means "not given here"."""
 
     max_words: int | None = None  # registers a read, at most
     max_gap: int | None = None  # registers read and thrown away rather than asking twice

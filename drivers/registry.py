@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from drivers.model import ConfigError, DeviceSpec, PlanSummary, PollResult, Reading
+from drivers.toml import did_you_mean, show
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -58,7 +58,7 @@ def driver_class(protocol: str) -> type[Driver]:
     """The driver of a protocol.
 
     Raises:
-        ConfigError: nobody speaks it, its package is broken, or it does not state its frames.
+        ConfigError: it is unknown, its package is broken, or it does not state its frames.
     """
     if protocol in DRIVERS:
         module, _, name = DRIVERS[protocol].partition(":")
@@ -66,12 +66,8 @@ def driver_class(protocol: str) -> type[Driver]:
     for point in _foreign():
         if point.name == protocol:
             return _checked(point)
-    near = get_close_matches(protocol, protocols(), 1)
-    raise ConfigError(
-        f"no driver for protocol {protocol!r}",
-        where="protocol",
-        hint=f"Did you mean {near[0]}?" if near else f"Known: {', '.join(protocols())}",
-    )
+    what = f"no driver for protocol {show(protocol)}"
+    raise ConfigError(what, where="protocol", hint=did_you_mean(protocol, protocols()))
 
 
 def frames_sent_by(protocol: str) -> Mapping[str, str]:
@@ -91,7 +87,7 @@ def _foreign() -> list[EntryPoint]:
 
 
 def _checked(point: EntryPoint) -> type[Driver]:
-    """A third party's driver, if it is one and says what it sends."""
+    """A third party's driver, if it is one and states what it sends."""
     where = f"driver {point.name} ({point.value})"
     try:
         found = point.load()

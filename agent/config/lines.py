@@ -100,7 +100,7 @@ def place_of(table: TomlTable, key: str) -> str:
 
 
 def _meaningless(table: TomlTable, scheme: str) -> None:
-    """An option that could have no effect is refused, so that nobody believes it has one."""
+    """An option that could have no effect is refused, so that it cannot mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme == "modbus-tcp":
         hint = "The gateway knows its bus; bus_baud = 9600 tells the plan how fast it is"

@@ -263,7 +263,7 @@ def _places(
 
 
 def _place(site: TomlTable) -> Night | None:
-    """Where the site is, if it says so."""
+    """The location of the site, if it is given."""
     none: Decimal | None = None
     latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
     for key, other in (("latitude", "longitude"), ("longitude", "latitude")):

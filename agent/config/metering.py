@@ -189,7 +189,7 @@ class _Points:
         return {point.name: (point.kind.value, point.unit) for point in resolved.points}
 
     def need(self, device: str, point: str, kind: str) -> None:
-        """Raises Wrong where there is no such point."""
+        """Raises Wrong for an unknown point."""
         if device not in self._devices:
             raise v.Wrong(f"there is no device {v.show(device)}", v.did_you_mean(device, self._devices))
         found = self._of(device)

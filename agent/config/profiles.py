@@ -77,7 +77,7 @@ def sleeps(device: DeviceConfig, profile: Profile) -> bool:
 
 def _note_sleepers(names: Sequence[str], notes: list[Note]) -> None:
     """One note for all devices whose silence at night will look like a fault."""
-    what = f"nobody knows when it is dark there: silence of {', '.join(names[:3])}"
+    what = f"the location is unknown: silence of {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
     hint = "Add latitude and longitude to [site], in degrees; then it counts as asleep"
     notes.append(Note("site", f"{what} at night counts as timeout", hint))
@@ -211,7 +211,7 @@ def device_spec(
     firmware: str | None = None,
     identity: Mapping[str, str] | None = None,
 ) -> DeviceSpec:
-    """One device and its profile joined, for a firmware and identity as far as they are known.
+    """One device joined with its profile, for a firmware and identity that may be partly unknown.
 
     Limits: device beats line beats profile.
     """

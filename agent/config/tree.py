@@ -199,7 +199,7 @@ class DerivedConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. ``files`` were read, in this order; ``notes`` are no errors."""
+    """The whole configuration. ``files`` were read, in this order; ``notes`` are not errors."""
 
     site: str
     gateway: str
@@ -278,7 +278,7 @@ class Config:
         return base64url(digest)
 
 
-# Folders, file names and who may use the control socket change nothing about a reading; a moved key is the same key.
+# Folders, file names and access to the control socket do not change a reading; a moved key is the same key.
 _LEFT_OUT = {
     "control",
     "key",

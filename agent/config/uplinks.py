@@ -69,7 +69,7 @@ def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result
 
 
 def open_secret(table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
-    """What is wrong with who may read or change a secret; None where all is well, or nothing is there.
+    """A note if others may read or change a secret; None if all is well, or it does not exist.
 
     One of root that one group may read is well: so packages install secrets. Not for the agent's own group, though,
     whose members may look at this agent and no more.

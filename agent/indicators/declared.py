@@ -20,7 +20,7 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class EnteredBy:
-    """The user of the gateway's machine who entered it, as the kernel said."""
+    """The user of the gateway's machine who entered it, as the kernel reports."""
 
     uid: int
     login: str = ""  # "" where the machine has no name for it
@@ -81,7 +81,7 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
 
 
 def check(made: Declaration) -> None:
-    """Raises UsageError for what is no sound entry by itself; the plan says whether its name and unit fit."""
+    """Raises UsageError for an invalid entry; whether its name and unit fit is up to the plan."""
     if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
         raise UsageError("an id is 16 hex digits", where="declare")
     if not _NAME.fullmatch(made.name):
@@ -97,7 +97,7 @@ def check(made: Declaration) -> None:
     if made.to_ms is not None and made.to_ms <= made.from_ms:
         raise UsageError("it ends before it begins", where="declare")
     if not made.who.strip():
-        raise UsageError("who says so is missing", where="declare", hint="--who NAME")
+        raise UsageError("the name of the person who declares it is missing", where="declare", hint="--who NAME")
 
 
 def _text(plain: Mapping[str, Any], key: str, default: str | None = None) -> str:

@@ -104,7 +104,7 @@ class _Figuring:
         return found, missing
 
     def _known(self, name: str) -> Amount | None:
-        """None also for a meter of which nothing is known in the period: that is no zero."""
+        """None also for a meter of which nothing is known in the period: that is not a zero."""
         if name not in self._cache:
             self._cache[name] = self._amount(name)
         amount = self._cache[name]
@@ -149,7 +149,7 @@ class _Figuring:
             if one.where is None:
                 return one
             if missing:
-                return None  # nobody knows which holds
+                return None  # unknown which one holds
             term, least = one.where
             try:
                 if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:

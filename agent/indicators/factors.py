@@ -60,7 +60,7 @@ class FactorEntry:
     base: Fraction
     status: Status
     source: str
-    published: str = ""  # 2025-12-31; "" where nobody knows
+    published: str = ""  # 2025-12-31; "" if unknown
 
     @property
     def name(self) -> str:

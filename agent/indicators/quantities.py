@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Final
 
 from agent.indicators.units import Dimension, parse_unit
 from agent.intervals.flows import flows_of
 from agent.roles import METERED_ROLES
+from drivers.toml import nearest
 
 # The flows of a role, by the last word of the name; `demand` is a power, of which a period takes the highest.
 FLOWS: Final[Mapping[str, str]] = {
@@ -34,8 +34,8 @@ class Unknown(ValueError):
 
 def near(name: str, known: Iterable[str]) -> str:
     """ " (did you mean X?)", or nothing."""
-    found = get_close_matches(name[:80], list(known), n=1, cutoff=0.6)
-    return f" (did you mean {found[0]}?)" if found else ""
+    found = nearest(name, known)
+    return f" (did you mean {found}?)" if found else ""
 
 
 def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:

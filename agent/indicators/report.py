@@ -183,7 +183,7 @@ def trace_result(slots: Sequence[Slot], period: Period) -> dict[str, Any]:
 
 
 def _missing(traced: Traced) -> dict[str, Any]:
-    """Hours of which nobody knows the consumption, with what is not known."""
+    """Hours with unknown consumption, with what is unknown."""
     hours = [{**_times(slot), "n": list(slot.missing)} for slot in traced.missing]
     return {"missing": hours} if hours else {}
 

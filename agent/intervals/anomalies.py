@@ -23,7 +23,7 @@ from ext.rates import Tally
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a finding is made from what there is
 SILENCE_MS = 900_000
 ALIKE = 3
-MOST_GROWTH = 10**12  # counts between two readings; more is no growth of anything
+MOST_GROWTH = 10**12  # counts between two readings; nothing grows by more
 MOST = 64  # readings that wait
 TOO_LARGE = (1 << 63) - 1  # the kernel's word for a value beyond all counters
 _MOST_VALUE = 9 * 10**15  # what the kernel counts up to

@@ -1,7 +1,7 @@
 """The balance of the site and of each node of the metering tree: what goes in comes out, or something is not metered.
 
 Electricity of one stretch of time: what grid, direct lines, generation and storage gave equals what loads, storage and
-the grid took, and a residual: losses, whatever nobody meters, and what the meters are off. A node is a meter that
+the grid took, and a residual: losses, unmetered loads, and the errors of the meters. A node is a meter that
 others name as their ``parent``; it is held against the sum of what hangs below it, and against its check meters, which
 measure the same again.
 

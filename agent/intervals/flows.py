@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-# unit -> (unit of amounts, factor), for what is no heat
+# unit -> (unit of amounts, factor), for all but heat
 _THOUSANDTH, _ONE, _THOUSAND = Decimal("0.001"), Decimal(1), Decimal(1000)
 _AMOUNTS: dict[str, tuple[str, Decimal]] = {
     "Wh": ("kWh", _THOUSANDTH), "kWh": ("kWh", _ONE), "MWh": ("kWh", _THOUSAND), "GWh": ("kWh", Decimal(10**6)),

@@ -19,7 +19,7 @@ class GrowthRates:
     Args:
         values: the readings in order; None where there was none.
         resolution: what one count is worth.
-        seconds: when they were taken, from any epoch, never falling; None where nobody knows.
+        seconds: when they were taken, from any epoch, never falling; None if unknown.
         is_none: whether a value can be no reading after another one: (the one before, the value, its index).
     """
 

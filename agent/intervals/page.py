@@ -71,7 +71,7 @@ class Column:
     flow: str = ""
     epoch: str = ""  # another text: another counter, never compared with this one
     count: int = 1  # what a count of the device is worth, in values as kept
-    accuracy: str = ""  # class of the meter as configured; "": nobody said
+    accuracy: str = ""  # class of the meter as configured; "": not given
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class RowBuilder:
     """Cells on their way into rows.
 
     An interval is written when the stream was sealed for ``grace`` beyond its end: by then the reading after the end is
-    there or known to be missing. What is still open then is written as far as it is known, and completed by a
+    there or known to be missing. What is still open then is written with what is known, and completed by a
     correction (revision 1, LATE) when the next reading comes.
     """
 

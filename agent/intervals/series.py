@@ -38,7 +38,7 @@ class Series:
         values: the readings in order; None where there was none.
         resolution: what one count of the device is worth.
         modulus: where the counter starts again, in the unit of the values; None if unknown.
-        seconds: when the readings were taken, from any epoch, never falling; None where nobody knows.
+        seconds: when the readings were taken, from any epoch, never falling; None if unknown.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Series:
         return len(self._rates.of)
 
     def steps(self) -> list[Step]:
-        """One step for each reading after the first; also for a first one alone that is no reading at all."""
+        """One step for each reading after the first; also for a single first one that is not a reading."""
         found: list[Step] = []
         level = self.values[0] if self.values else None
         last = 0  # where ``level`` was read
@@ -114,7 +114,7 @@ class Series:
         return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
 
     def _lives_at(self, index: int, value: Decimal) -> bool:
-        """Does it count on from there? What is no reading stands still or goes away."""
+        """Does it count on from there? A value that is not a reading stands still or goes away."""
         highest, readings = value, 0
         for later in self.values[index + 1 : index + 2 * _NEXT]:
             if later is not None:
@@ -154,7 +154,7 @@ class Series:
             back = later if later >= level else self._returns(last, place, level, later)
             if back is None:  # it fell to elsewhere at once: a spike, then a reset
                 return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
-            # near a counter's end all ones are no large rise; what follows tells
+            # near a counter's end all ones may be a small rise; what follows tells
             if self.is_sentinel(value) or self._came_back(last, index, level, max(level, back)):
                 return True
             if place - index >= _NEXT or later < level:
@@ -197,7 +197,7 @@ class Series:
         return kind, _NONE
 
     def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The later reading that jumps back to about ``level``. Growth that gets there by itself is no return."""
+        """The later reading that jumps back to about ``level``. Growth that gets there by itself is not a return."""
         if self._told is not None and self._told[:3] == (last, index - 1, value):
             answer = self._told[3]  # a night of zeros is looked through once
         else:
@@ -304,7 +304,7 @@ def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
 
 _BITS = (15, 16, 24, 31, 32, 48, 63, 64)
 _NINES = frozenset(10**digits - 1 for digits in range(5, 20))
-# all ones; and the lowest number of a signed register, for those who read it unsigned
+# all ones; and the lowest number of a signed register, read as unsigned
 _ONES = frozenset([(1 << bits) - 1 for bits in _BITS] + [1 << 15, 1 << 31, 1 << 63])
 _ENDS = tuple(Decimal(1 << bits) for bits in (16, 24, 31, 32, 48, 63, 64))
 _DECIMAL_ENDS = tuple(Decimal(10) ** digits for digits in range(4, 13))
@@ -332,7 +332,7 @@ def is_nearly_full(raw: Decimal) -> bool:
     for bits in _BITS:
         end = 1 << bits
         away = end / 400 if bits in (31, 32, 63, 64) else max(end >> 12, 16)
-        # a float may round up, and so may whoever writes 4.3e8; narrow registers are exact
+        # a float may round up, and so may a person who writes 4.3e8; narrow registers are exact
         if -away <= raw - end <= (away if bits > 30 else 0):
             return True
     return False

@@ -95,7 +95,7 @@ def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
         period, phase = _grid(points[numeric[name]])
         modulus = _modulus(points[numeric[name]], count)
         slots.append(TrackedPoint(column, numeric[name], period, phase, count, modulus, demand))
-    beside: dict[str, list[str]] = {}  # by part, what is no counter
+    beside: dict[str, list[str]] = {}  # by part, all but counters
     for name in numeric:
         if name not in stand and (part_here := part_of(name, roles)) is not None:
             beside.setdefault(part_here, []).append(name)
@@ -246,7 +246,7 @@ def _decimal(text: Any, default: Decimal) -> Decimal:
 
 
 def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) -> Decimal:
-    """What one count is worth, in the point's unit; 0.001 where nobody says."""
+    """What one count is worth, in the point's unit; 0.001 if not given."""
     source = point.get("source") or {}
     scales = [_decimal(part.get("scale"), Decimal(1)) for part in source.get("parts") or ()]
     if scales:

@@ -45,7 +45,7 @@ def create_key(
 
     Args:
         token: the URI of a key in a token (RFC 7512), which the file then names; it is made there if it is missing.
-        lost: thumbprint of the key that it stands for, which nobody has any more; needs ``gateway``.
+        lost: thumbprint of the lost key that it replaces; needs ``gateway``.
 
     Raises:
         KeyFileError: there is a file already, or the place cannot be written.
@@ -190,9 +190,9 @@ def _opened_folder(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _alone(path: Path, folder: int) -> Iterator[int]:
-    """The key's file, open; nobody else replaces it meanwhile. Drafts of one who died are removed.
+    """The key's file, open and locked against replacement. Drafts left by a killed process are removed.
 
-    The lock is on the file itself, which nobody but its owner can open; others may well open its folder.
+    The lock is on the file itself, which only its owner can open; others may be able to open its folder.
     """
     while True:
         fd = _open_itself(path, folder)
@@ -257,7 +257,7 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
     head, begin, _ = text.partition(b"-----BEGIN")
     lines = head.splitlines()
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
-        if os.geteuid() == 0 and owner != 0:  # it names a library, which runs as who loads it
+        if os.geteuid() == 0 and owner != 0:  # it names a library, which runs with our rights
             raise KeyFileError(
                 f"the key is in a token, named by a file of user {owner}: root does not load a library named by others",
                 where=str(path),

@@ -1,4 +1,4 @@
-"""Key records: who signed since when, each said by the key before. The public half of a rotation.
+"""Key records: which key signs since when, each signed by its predecessor. The public half of a rotation.
 
 A first key needs no record of its own in its file: it signs itself. A key that follows carries the whole chain in its
 file, so that file, database and broker can each be lost and the chain goes on from what is left.
@@ -87,7 +87,7 @@ def key_records(
 
 
 def new_root(signer: Signer, gateway: str, lost: str, revokes: Sequence[Revocation] = ()) -> bytes:
-    """The ``keys`` object of a key that stands for a lost one: nobody could sign its record, so it is a new root.
+    """The ``keys`` object of a key that stands for a lost one: no key could sign its record, so it is a new root.
 
     Its counter begins at the time of the key, so that it lies above what the lost chain had reached.
     """

@@ -81,7 +81,7 @@ class Signer:
     """Signs with one key. Safe to use from one thread at a time.
 
     Args:
-        not_before: since when the key exists, UTC seconds; 0 where nobody knows.
+        not_before: since when the key exists, UTC seconds; 0 if unknown.
         records: the ``keys`` object that lies with the key and ends with it; None for a first key.
     """
 

@@ -17,7 +17,7 @@ def gaps_of(
     """The gaps of a slice, as few as say all: whole-device stretches as ``*``, the rest by point.
 
     Args:
-        unknown: the reason of ticks that nobody recorded anything about.
+        unknown: the reason of ticks without any record.
         points: the part of the table that the slice was limited to; then nothing is ``*``.
     """
     to_ms, grid = piece.reached_ms, piece.grid

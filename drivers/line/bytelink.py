@@ -62,7 +62,7 @@ class ByteLink:
         return None
 
     def abandon(self) -> None:
-        """Whoever asked is gone; an answer that is under way belongs to nobody."""
+        """The caller is gone; an answer that is under way is dropped."""
         if self._request is not None:
             self._suspects.add(self._request.unit)
             self._request = None
@@ -191,7 +191,7 @@ class ByteLink:
         return data[size:]
 
     def _unasked(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
-        """A late answer, or somebody else's words; its pieces are counted as one."""
+        """A late answer, or traffic of another master; its pieces are counted as one."""
         if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
             if self._suspects:
                 self._stats.stale += 1

@@ -88,7 +88,7 @@ class RequestOptions:
     retries: int = 0  # after a timeout; a broken frame is asked for once more in any case
     setting: SerialSetting | None = None  # serial lines: this device's own
     connect_delay_s: float = 0.0  # of the whole connection: silence after it was opened
-    connections: int | None = None  # of the host behind it: how many it bears
+    connections: int | None = None  # how many the host allows
 
 
 def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:

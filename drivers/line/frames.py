@@ -105,7 +105,7 @@ class ModbusRequest:
         where: for messages, such as "cabinet-2 unit 7".
 
     Raises:
-        ValueError: any function that is not a read. There is no other door for frames of this protocol.
+        ValueError: any function that is not a read. Frames of this protocol are made here only.
     """
 
     __slots__ = ("_head", "_sized", "expect", "frame", "function", "head", "pdu_bytes", "tail", "unit", "where")
@@ -207,7 +207,7 @@ class ModbusRequest:
 
     @staticmethod
     def _identity_bytes(pdu: bytes, at: int) -> int:
-        """Bytes of the PDU of function 43/14 that begins at ``at``, as far as its counts tell; 999 if not yet."""
+        """Bytes of the PDU of function 43/14 that begins at ``at``, by its counts; 999 if not known yet."""
         if len(pdu) < at + 7:
             return 999
         end = at + 7

@@ -193,7 +193,7 @@ class MbapLink:
             self._rest = data
 
     def _unasked(self, tid: int) -> None:
-        """A late answer is dropped; one to a question never asked here means that somebody else talks on this link."""
+        """A late answer is dropped; one to a question never asked here means another master on this link."""
         if tid in self._given_up:
             del self._given_up[tid]
             self._stats.stale += 1

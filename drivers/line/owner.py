@@ -22,13 +22,13 @@ OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 SILENT_BEFORE_REOPEN = 3  # timeouts without a single byte, over TCP: the other end may have been restarted
-FOREIGN_BEFORE_WARNING = 5  # frames that nobody here asked for: once may be noise
+FOREIGN_BEFORE_WARNING = 5  # unsolicited frames: one may be noise
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _log = logging.getLogger("meterhouse.line")
 
 
 class LineLease:
-    """A line that somebody else talks on, until ``end`` or until the line is closed: then ``over`` is set."""
+    """A line that another program uses, until ``end`` or until the line is closed: then ``over`` is set."""
 
     def __init__(self, holder: str, at_end: Callable[[], None]) -> None:
         self.holder, self._at_end = holder, at_end
@@ -42,7 +42,7 @@ class LineLease:
 
 
 class Line:
-    """One serial port or one connection, and the order of those who use it.
+    """One serial port or one connection, and the order of its users.
 
     Nothing is opened before the first request. Turns are given first come, first served.
     """
@@ -96,7 +96,7 @@ class Line:
         """Take up what concerns the connection itself, for as long as the line lives.
 
         That is the longest delay after connecting that any device asks for, and the fewest connections that its host
-        bears. To be called for each device before the line is opened; asking a device does it as well.
+        allows. To be called for each device before the line is opened; asking a device does it as well.
         """
         self._applied = options
         self._connect_delay_s = max(self._connect_delay_s, options.connect_delay_s)
@@ -108,7 +108,7 @@ class Line:
     async def lend(self, holder: str) -> LineLease:
         """Finish the request under way, close the port and leave it to ``holder``.
 
-        Until the lease ends everything that is asked here fails with LineLent. Raises LineLent where somebody
+        Until the lease ends everything that is asked here fails with LineLent. Raises LineLent where another
         holds it, LineDown where it was closed meanwhile.
         """
         if self._lease is not None:
@@ -181,7 +181,7 @@ class Line:
                 self._end_of_turn()
 
     def trim(self) -> None:
-        """Give back memory that only holds what nobody looks at."""
+        """Give back memory that is not in use."""
         if self._trace is not None:
             self._trace.trim()
 
@@ -299,7 +299,7 @@ class Line:
             raise
 
     def release_if_idle(self) -> None:
-        """Another line waits for a connection to this host: close ours if nobody uses it."""
+        """Another line waits for a connection to this host: close ours if it is idle."""
         if not self._turn.locked():
             self._drop()
 
@@ -309,7 +309,7 @@ class Line:
             self._drop()
 
     def _tell_foreign(self) -> None:
-        """Say once, and again only when it has become ten times as much, that somebody else talks here."""
+        """Warn once about unsolicited frames, and again when there are ten times as many."""
         self._foreign_told = self.stats.foreign * 10
         _log.warning(
             "%s: %d unsolicited frames. Is there a second master, or noise?",

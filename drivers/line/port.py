@@ -118,7 +118,7 @@ class _SerialPort(Port):
         self.setting = setting
 
     def _only_frame_differs(self, setting: SerialSetting) -> bool:
-        """Whether the port took speed and stop bits, and is no real UART."""
+        """Whether the port took speed and stop bits, and is not a real UART."""
         _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
         stop = 2 if flags & termios.CSTOPB else 1
         return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
@@ -142,7 +142,7 @@ class _SerialPort(Port):
 
     def close(self) -> None:
         self._serial.close()
-        self.fd = -1  # the number may be somebody else's from now on
+        self.fd = -1  # the number may be reused from now on
 
 
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:

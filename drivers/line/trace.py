@@ -31,7 +31,7 @@ class TracedFrame(NamedTuple):
 
     number: int
     time_ns: int  # UTC
-    direction: int  # SENT, RECEIVED, or NOISE: bytes that nobody asked for
+    direction: int  # SENT, RECEIVED, or NOISE: unsolicited bytes
     data: bytes
 
 
@@ -89,7 +89,7 @@ class FrameTrace:
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Unmap; the file stays for whoever wants to look."""
+        """Unmap; the file stays for later inspection."""
         self._header.release()
         self._map.close()
 
@@ -97,7 +97,7 @@ class FrameTrace:
 def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
     """Frames numbered above ``after``, oldest first.
 
-    Raises OSError if there is no such file, ValueError if it is no frame trace.
+    Raises OSError if there is no such file, ValueError if it is not a frame trace.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would never open
     with open(fd, "rb"), mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:

@@ -53,7 +53,7 @@ _KEY = re.compile(
 _WHEN = dict(zip(("now", "max", "min", "error"), FUNCTIONS, strict=True))
 _HEADER = ("serial", "vendor", "version", "medium", "status", "access")
 _MOST_TELEGRAMS = 32  # of one readout
-_ANSWER = 261  # bytes of the longest frame: the deadline must bear it
+_ANSWER = 261  # bytes of the longest frame: the deadline must allow it
 _sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()  # one selection at a time on a line
 
 
@@ -168,7 +168,7 @@ class MbusDevice(MeterDevice):
         return True
 
     async def _next(self, first: bool) -> Answer:
-        """The next telegram. Selection and the first question go out in one turn, so that nobody selects between."""
+        """The next telegram. Selection and first question go out in one turn: no other selection comes between."""
         if self._select is None or not first:
             return await self.exchange(self._question())
         self._fcb = True
@@ -200,7 +200,7 @@ class MbusDevice(MeterDevice):
     def _question(self) -> MeterRequest[Frame]:
         def judge(found: Frame) -> bytes | LineError | None:
             if not found.from_device or found.kind != "long":
-                return None  # our own words coming back, or somebody's acknowledgement
+                return None  # our own echo, or an acknowledgement of another meter
             if self._primary not in (found.address, SELECTED, 254):
                 return MismatchError(f"answer is from {found.address}, expected {self._primary}", where=self.where)
             return found.raw

@@ -258,7 +258,7 @@ class ModbusDevice:
             return 0
         if isinstance(error, LineTimeout):
             return streak + 1
-        # a line that is down or lent answers nobody; a broken frame says nothing about the next
+        # a line that is down or lent answers nothing; a broken frame tells nothing about the next
         return 0 if error.reason in (Reason.CRC, Reason.MISMATCH) else 2
 
     def _give_up(self, unasked: Sequence[Read], error: LineError, tick_ms: int, result: PollResult) -> None:

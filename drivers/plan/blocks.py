@@ -55,7 +55,7 @@ def plan_blocks(
             device knows may be read over (registers of other points always may).
         timing: what a request and a byte cost on this line.
         wanted: positions of the points that are due, all if None.
-        holes: what the device taught us; points that it has not are left out.
+        holes: what was learned about the device; points that it lacks are left out.
 
     Returns:
         Blocks by function and address. Each wanted point lies wholly in exactly one of them, a ``together`` group too;

@@ -1,4 +1,4 @@
-"""What a device taught us about its map: where blocks must be cut, what it has not, how much it bears.
+"""What was learned about a device's register map: where to cut blocks, what is missing, how long a read may be.
 
 A request over a register that is missing fails as a whole (field pains 24, 25, 30, 40). An illegal-address answer, seen
 twice, cuts the block: first at registers that no point wants, then in halves, until the missing point stands alone.
@@ -160,7 +160,7 @@ def _pieces(block: Asked, points: Sequence[Point]) -> list[tuple[int, int]]:
 
 
 def _cuts(block: Asked, pieces: list[tuple[int, int]]) -> list[int]:
-    """Where to cut: after every stretch that nobody wants, else in the middle."""
+    """Where to cut: after every stretch without points, else in the middle."""
     holes = [start for (_, end), (start, _) in pairwise(pieces) if start > end]
     if holes:
         return holes

@@ -222,7 +222,7 @@ def _trial(param: Param) -> int | str:
 
 
 def _sample_params(document: Mapping[str, Any], known: Mapping[str, Param]) -> list[dict[str, int | str]]:
-    """The parameters that samples set, as far as the profile allows them; what is wrong with them is said elsewhere."""
+    """The parameters that samples set and the profile allows; complaints about others are made elsewhere."""
     said = document.get("sample")
     tables = [s["params"] for s in said if isinstance(s, dict) and "params" in s] if isinstance(said, list) else []
     allowed = [{k: v for k, v in t.items() if k in known and _fits(v, known[k])} for t in tables if isinstance(t, dict)]

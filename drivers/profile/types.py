@@ -73,7 +73,7 @@ class Profile:
     limits: Limits
     probe: str  # the point to ask when only a sign of life is wanted; "" lets the driver choose
     params: Mapping[str, Param]
-    accuracy: str  # class of all models of the family, as "0.5S"; "": they differ, or nobody says
+    accuracy: str  # class of all models of the family, as "0.5S"; "": they differ, or are not known
     sleeps: bool  # the device goes silent in the dark
     caching: bool  # answers come from a master's memory and prove nothing about the device
     fresh: Fresh | None

@@ -1,4 +1,4 @@
-"""The questions of a scan in their order, and how long they take where nobody answers."""
+"""The questions of a scan in their order, and how long they take without an answer."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ class Agenda:
         return probes
 
     def search_s(self) -> float:
-        """Of the slow pass's searches among meters, where nobody is found."""
+        """Of the slow pass's searches among meters, where none is found."""
         if not self.hunt.slow or "dlt645" not in self.hunt.protocols:
             return 0.0
         asked = [dlt645_ending("00", serial, self.hunt.timeout_s) for serial in self.settings("dlt645")]
         return 100 * sum(self.cost_s(probe) for probe in asked)
 
     def cost_s(self, probe: Probe) -> float:
-        """One question that nobody answers."""
+        """One question without an answer."""
         if not probe.serial:
             return probe.timeout_s
         setting = SerialSetting.parse(probe.serial, self.hunt.url)

@@ -16,7 +16,7 @@ _MOST_SAID = 8
 
 
 class AnotherMaster(MismatchError):
-    """Somebody else talks on this line; a scan would disturb it, and take its answers for ours."""
+    """Another master is active on this line; a scan would disturb it, and take its answers for ours."""
 
 
 class BusTraffic(NamedTuple):

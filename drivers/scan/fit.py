@@ -64,7 +64,7 @@ TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # of the grid: a value in it
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A profile that agrees with a device. ``how``: certain (it says so itself), likely or possible."""
+    """A profile that agrees with a device. ``how``: certain (the device says so), likely or possible."""
 
     profile: str
     variant: str
@@ -204,7 +204,7 @@ async def _try(
     readings = await _read(profile, points, address, serial, memory, ring)
     texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
     proof = _names_itself(profile, [texts.get("device.model", ""), *said.values()])
-    if profile.protocol == "sunspec":  # whoever made it: it says itself which models it has
+    if profile.protocol == "sunspec":  # of any vendor: it says itself which models it has
         proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
     judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
     plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
@@ -287,7 +287,7 @@ def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
 def _judge(point: Point, reading: Reading, proof: bool) -> int:
     """2: a value that only the right map gives, 1: agrees, 0: says nothing, -1: speaks against the profile."""
     value = reading.value
-    if value is None:  # what it has not is counted apart: many a device lacks something of its family
+    if value is None:  # missing points are counted apart: many devices lack some points of their family
         return -1 if reading.quality == Reason.MISMATCH else 0  # a unit of another kind: kWh where GJ is wanted
     if isinstance(value, str):
         return _judge_text(point, value, proof)

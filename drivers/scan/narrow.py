@@ -77,7 +77,7 @@ async def mbus_by_selection(
     """The telegrams of all meters that can be selected, each once.
 
     Two meters that speak at once can sound like one of them. ``thorough`` does not believe that one is alone before
-    it was asked for those who differ from it in each digit, in medium and in maker.
+    meters that differ from it in each digit were asked for, in medium and in maker.
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, note)

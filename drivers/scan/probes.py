@@ -1,4 +1,4 @@
-"""The questions of a scan, all of them reads, and how long each takes when nobody answers."""
+"""The questions of a scan, all of them reads, and how long each takes without an answer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def mbus_probe(address: int, serial: str, timeout_s: float) -> Probe:
 
 
 def mbus_select(frame: bytes, mask: str, serial: str, timeout_s: float) -> Probe:
-    """A selection by secondary address: whoever it means acknowledges."""
+    """A selection by secondary address: the selected meter acknowledges."""
     return _mbus_acknowledged(frame, 0x53, mask, serial, timeout_s)
 
 

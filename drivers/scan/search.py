@@ -1,4 +1,4 @@
-"""A scan: listen, a quick pass over all addresses, a slow pass over the silent ones, then who they are."""
+"""A scan: listen, a quick pass over all addresses, a slow pass over the silent ones, then identification."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from drivers.scan.probes import (
     modbus_probe,
 )
 
-FOREIGN_FRAMES = 2  # that nobody here asked for, before the scan stops: once may be noise
-UNLIKELY_UNITS = (247, 201, 139)  # who answers to all of these is no bus behind a gateway
+FOREIGN_FRAMES = 2  # unsolicited, before the scan stops: one may be noise
+UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
 IDENTIFY_S = 3.0  # guess, for the estimate
 _LATE_S = 0.5
 
@@ -76,7 +76,7 @@ class Scan:
         return self._agenda.slow_pass(self._units(), self._is_known)
 
     def estimate_s(self) -> float:
-        """How long the scan takes if nobody answers, in seconds."""
+        """How long the scan takes without answers, in seconds."""
         passes = self.first_pass() + (self.slow_pass() if self.hunt.slow else [])
         return self._agenda.listen_s + sum(self._agenda.cost_s(p) for p in passes) + self._agenda.search_s()
 
@@ -107,7 +107,7 @@ class Scan:
 
     @property
     def _patience_s(self) -> float:
-        """For one answer while profiles are tried; who was found late answers late again."""
+        """For one answer while profiles are tried; a device that was found late answers late again."""
         return max(TIMEOUT_S, self.hunt.slow_s) if self.hunt.slow else TIMEOUT_S
 
     async def identify(self, progress: Progress = lambda done, total, what: None) -> None:
@@ -292,7 +292,7 @@ class Scan:
         return True
 
     async def _confirm(self, probe: Probe) -> None:
-        """An acknowledgement bears no address: the data do (late answers, field pain 22)."""
+        """An acknowledgement has no address, the data have (late answers, field pain 22)."""
         for address in (int(probe.address), int(probe.address) - 1):
             if address < 0 or self._is_known("mbus", str(address), probe.serial):
                 continue

@@ -28,7 +28,7 @@ class SimExchange(NamedTuple):
 
 
 class Bus:
-    """Devices that share one line. A unit nobody has is silent, or answers ``absent`` as a TCP gateway does."""
+    """Devices that share one line. An unused unit is silent, or answers ``absent`` as a TCP gateway does."""
 
     def __init__(
         self,
@@ -97,10 +97,10 @@ class SimLine(Protocol):
         """Close everything; nothing is left running."""
 
     async def unplug(self) -> None:
-        """The port disappears, or nobody listens any more; connections break."""
+        """The port disappears, or no longer listens; connections break."""
 
     async def plug(self) -> None:
         """It is back under the same name."""
 
     def say(self, frame: bytes) -> None:
-        """Bytes that nobody asked for, such as a panel's own broadcast."""
+        """Unsolicited bytes, such as a panel's own broadcast."""

@@ -33,7 +33,7 @@ def device_from_profile(
 
     Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
     where the profile says that holes may be read. ``role`` "" follows the profile's kind. With ``sleeps`` a device
-    whose profile says so is silent in the dark.
+    with ``sleeps`` in its profile is silent in the dark.
     """
     clock = clock or ParkClock(seed, 0.0)
     role = role or PART_OF_KIND.get(profile.kind, "grid")

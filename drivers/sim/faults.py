@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from drivers.model import UsageError
+from drivers.toml import did_you_mean, show
 
 KINDS: dict[str, str] = {  # kind -> what it does, with its value
     "silence": "no answer",
@@ -79,9 +79,7 @@ def parse_fault(text: str) -> InjectedFault:
             counters[mark] = int(number)
     kind, _, value = head.partition("=")
     if kind not in KINDS:
-        near = get_close_matches(kind, KINDS, 1)
-        hint = f"Did you mean {near[0]}?" if near else "Known: " + ", ".join(KINDS)
-        raise UsageError(f"unknown fault {kind!r}", where=f"fault {text!r}", hint=hint)
+        raise UsageError(f"unknown fault {show(kind)}", where=f"fault {text!r}", hint=did_you_mean(kind, KINDS))
     fault = InjectedFault(kind, times=counters["*"] or None, every=counters["/"], skip=counters["+"])
     try:
         if kind in _SECONDS:

@@ -205,7 +205,7 @@ class MixedFraming(RtuFraming):
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
         found = [SimRequest(METER, b"", 0, f.raw) for parser in self._parsers for f in parser.feed(chunk)]
-        if found:  # bytes of a meter's frame are no begin of a Modbus one
+        if found:  # bytes of a meter's frame do not begin a Modbus one
             self._held = b""
             return found
         return super().feed(chunk)

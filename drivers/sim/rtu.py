@@ -122,7 +122,7 @@ class SerialLine:
         await self.start()
 
     def say(self, frame: bytes) -> None:
-        """Bytes that nobody asked for, with their byte times; lost while unplugged, as on a wire."""
+        """Unsolicited bytes, with their byte times; lost while unplugged, as on a wire."""
         if self._thread is not None:
             self.said.append(frame)
             os.write(self._wake_write, b"s")
@@ -250,5 +250,5 @@ class _Turns:
         return self._out[0][0] - now if self._out else 60.0
 
     def _write(self, chunk: bytes) -> None:
-        with contextlib.suppress(BlockingIOError):  # nobody reads: a wire does not wait either
+        with contextlib.suppress(BlockingIOError):  # no reader: a wire does not wait either
             os.write(self._master, chunk)

@@ -145,7 +145,7 @@ class TcpLine:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def serve(self, sock: socket.socket) -> None:
-        """Take one more client, who is at the other end of a connected stream socket of any family."""
+        """Serve one more client, at the other end of a connected stream socket of any family."""
         await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(self), sock)
 
     async def stop(self) -> None:
@@ -163,12 +163,12 @@ class TcpLine:
                     await server.wait_closed()
 
     def say(self, frame: bytes) -> None:
-        """Bytes to all clients that nobody asked for."""
+        """Unsolicited bytes to all clients."""
         for client in self.clients:
             client.write(frame)
 
     async def unplug(self) -> None:
-        """Nobody listens, connections are reset; the port number is kept."""
+        """Stop listening and reset connections; the port number is kept."""
         await self.stop()
 
     async def plug(self) -> None:

@@ -12,7 +12,6 @@ import logging
 from array import array
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import ClassVar
 
 from drivers.addresses import demand_address
@@ -42,6 +41,7 @@ from drivers.model import (
 from drivers.plan import decoded, exact
 from drivers.sunspec.plan import Reach, Spot, alternatives, find_spots, reaches, share_of
 from drivers.sunspec.walk import BASES, MAX_READ, Device, decode_image, discover
+from drivers.toml import show, suggestion
 from ext.decode import Plan
 from ext.ring import Ring
 
@@ -80,7 +80,7 @@ class SunSpecDevice:
         self._reaches: dict[int, list[Reach]] = {}  # by mask of paces
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due; what the device has not is a gap ``absent``."""
+        """Ask what is due; what the device lacks is a gap ``absent``."""
         result, self._asked = PollResult(), 0
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
         try:
@@ -128,9 +128,7 @@ class SunSpecDevice:
         places = {point.name: n for n, point in enumerate(self.spec.points)}
         for name in names:
             if name not in places:
-                near = get_close_matches(name, places, 1)
-                hint = f"Did you mean {near[0]}?" if near else ""
-                raise UsageError(f"no point {name!r}", where=self.spec.name, hint=hint)
+                raise UsageError(f"unknown point {show(name)}", where=self.spec.name, hint=suggestion(name, places))
         if self.device is None:
             await self.walk()
         wanted = [places[name] for name in dict.fromkeys(names)]

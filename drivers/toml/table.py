@@ -292,7 +292,7 @@ class TomlTable:
         self.done()
 
     def done(self, elsewhere: Mapping[str, str] | None = None) -> None:
-        """Complain about every key that nobody asked for; ``elsewhere`` tells where some of them belong."""
+        """Complain about every key that was not read; ``elsewhere`` has hints where some of them belong."""
         for layer in [*self.layers, *([self.over] if self.over else [])]:
             for key in layer.raw:
                 if key not in self.known:

@@ -339,7 +339,7 @@ def test_who_sleeps_in_the_dark(tmp_path: Path, role: str) -> None:
         found[place] = spec.night, [note.what for note in config.notes if note.where == "site"]
     without, with_place = found.values()
     if role == "generation.pv":
-        assert without == (None, ["nobody knows when it is dark there: silence of inv1 at night counts as timeout"])
+        assert without == (None, ["the location is unknown: silence of inv1 at night counts as timeout"])
         assert with_place == (Night(Decimal("31.23"), Decimal("121.47")), [])
     else:
         assert without == with_place == (None, [])

@@ -284,7 +284,7 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
         ),
         "a plan that is nested too deep": (big.replace("plan.toml", "deep-plan.toml"), "nested too deep"),
         "a plan that is not there": (big.replace("plan.toml", "no-plan.toml"), "no-plan.toml cannot be read"),
-        "a name twice": (big + METER.format("yard", 5, "test/tally"), '"new" is used in '),
+        "a name twice": (big + METER.format("yard", 5, "test/tally"), '"new" is already used in '),
         "a destination without a scheme": (big.replace("mqtt://", "mqtttt://"), "uplink.platform.url"),
         "several at once": (
             big.replace('id = "park7"', 'id = "park8"') + '\n[key]\nfile = "other.key"\n'

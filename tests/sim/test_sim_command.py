@@ -144,7 +144,7 @@ def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
         process.stdin.flush()
         assert process.stdout.readline().strip() == said
     for command, complaint in (
-        ("device silense", "Did you mean silence"),
+        ("device silense", 'Did you mean "silence"'),
         ("inv1 silence", "no device 'inv1'. Here: device"),
         ("device", "no command"),
         ("line say me", "'me' is not hex"),
@@ -187,7 +187,7 @@ def test_it_ends_by_itself(here: Callable[..., tuple[int, str, str]]) -> None:
         ((), 2, "say one of --profile, --dump and --park"),
         (("--profile", "eastron/sdm360"), 3, 'Did you mean "eastron/sdm630"'),
         (("--profile", "eastron/sdm630", "--listen", "here"), 2, "'here' is not HOST:PORT"),
-        (("--profile", "eastron/sdm630", "--fault", "gone"), 2, "unknown fault 'gone'"),
+        (("--profile", "eastron/sdm630", "--fault", "gone"), 2, 'unknown fault "gone"'),
         (("--profile", "eastron/sdm630", "--unit", "1", "--unit", "1"), 2, "unit 1 already exists"),
         (("--profile", "eastron/sdm630", "--role", "sun"), 2, "no role 'sun'"),
         (("--profile", "eastron/sdm630", "--param", "racks"), 2, "'racks' is not NAME=VALUE"),
