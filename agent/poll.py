@@ -1,7 +1,7 @@
-"""When to ask whom: ticks of the UTC grid, earliest deadline first, and what a dead device may cost.
+"""Scheduling of polls: ticks of the UTC grid, earliest deadline first, and a bounded share for dead devices.
 
 One ``LinePoller`` serves one line. It owns no transport and knows no protocol: it calls ``poll`` and ``probe``
-of the drivers it was given and hands on the ring positions of what they wrote.
+of the drivers it was given and passes on the ring positions of what they wrote.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Grid:
         return None
 
     def take_step(self) -> None:
-        """Believe the wall clock from now on."""
+        """Trust the wall clock from now on."""
         self._offset_ns = self._utc() - self._mono()
 
 
@@ -86,7 +86,7 @@ class Life(Enum):
 
 
 class DevicePoll:
-    """One device's place in its line's round: what is due, what is pending, whether it lives."""
+    """One device's place in its line's round: what is due, what is pending, whether it responds."""
 
     def __init__(self, driver: Driver, ring: Ring, start_ms: int) -> None:
         self.ring = ring
@@ -160,14 +160,14 @@ class DevicePoll:
         return not self.working and not any(self.pending)
 
     async def hold(self) -> None:
-        """Take up no new tick, and wait until what is pending was asked for: then nothing is lost by a change."""
+        """Start no new tick, and wait until pending ones are asked: then a change loses nothing."""
         self.held = True
         while not self.idle:
             self._settled = asyncio.get_running_loop().create_future()
             await self._settled
 
     def release(self) -> None:
-        """Go on; ticks that came meanwhile are taken up now."""
+        """Resume; ticks that came meanwhile are started now."""
         self.held, self._settled = False, None
 
     def visited(self) -> None:
@@ -190,7 +190,7 @@ class DevicePoll:
         return min(held, default=self.next_ms or 1 << 62)
 
     def advance(self, now_ms: int) -> list[int]:
-        """Turn the ticks up to now into pending ones. What still was pending is overload; returns its positions."""
+        """Make the ticks up to now pending. Those still pending before become overload; returns their positions."""
         late: list[int] = []
         for pace, period in enumerate(self.periods):
             while period and self.next[pace] <= now_ms:
@@ -205,8 +205,8 @@ class DevicePoll:
     def deadline(self) -> tuple[int, int, int]:
         """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending.
 
-        A slow pace may wait for a few rounds of the fastest, not for its whole period: on a line that is asked for
-        more than it can do, pure deadlines would starve it.
+        A slow pace may wait for a few rounds of the fastest, not for its whole period: on an overloaded
+        line, pure deadlines would starve it.
         """
         best = tick = 0
         for pace, pending in enumerate(self.pending):
@@ -237,7 +237,7 @@ class DevicePoll:
         )
 
     def sleeps(self, utc_ms: int) -> bool:
-        """It, or the dongle that it feeds, is silent because it is dark, as its profile says of it."""
+        """It, or the dongle that it feeds, is silent because it is dark (``sleeps`` in its profile)."""
         silent = self.life is Life.DEAD or (self.life is Life.UNKNOWN and bool(self.last_error))
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
 
@@ -313,7 +313,7 @@ class LinePoller:
         self.wake()
 
     def wake(self) -> None:
-        """Look at what is due now: a device has other ticks than it had."""
+        """Look again at what is due: the ticks of a device changed."""
         self._wake_ms = 0
         if self._nap is not None and not self._nap.done():
             self._nap.set_result(None)
@@ -398,7 +398,7 @@ class LinePoller:
             device.failed(clock(), result.error, tick)
 
     async def _fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
-        """Ask a caching master whether its source lives, right before it is read. False: gaps are written."""
+        """Ask a caching master whether its source is alive, right before it is read. False: gaps are written."""
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness

@@ -1,8 +1,8 @@
-"""Whether a counter can stand where an answer says, before the reading is kept as good.
+"""Checks whether a counter can have the value in an answer, before the reading is kept as good.
 
-A wrong answer that looks sound gives itself away at the counters in it: a late one, one that is shifted by a register,
+A wrong answer that looks valid is revealed by the counters in it: a late one, one that is shifted by a register,
 a register that was blank, zero or underflowed while the device woke up (field pains 10 to 14, 31 to 35). Such a reading
-is kept as ``suspect``; a device that was really reset is believed once it has counted on from there for a while.
+is kept as ``suspect``; a device that was really reset is accepted once it has counted on from there for a while.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class CounterRule:
 
 @dataclass(slots=True)
 class _Level:
-    """Where a counter stood, and where it claims to stand since."""
+    """The last accepted value of a counter, and the value it claims since."""
 
     value: Decimal
     at_s: float
@@ -96,7 +96,7 @@ class _Level:
 
 
 class CounterGuard:
-    """Judges the counters of one device. State a counter: where it was last believed to stand."""
+    """Judges the counters of one device. State per counter: its last accepted value."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
@@ -104,7 +104,7 @@ class CounterGuard:
         self._levels: dict[int, _Level] = {}
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
-        """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some cannot be."""
+        """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""
         doubtful = False
         for number, value in values:
             doubtful |= self._is_suspect(number, value, now_s)

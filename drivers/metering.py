@@ -1,4 +1,4 @@
-"""What drivers of meters have in common: a question with its push parser, and the way of a value into the ring.
+"""What drivers of meters have in common: a question with its push parser, and how a value gets into the ring.
 
 A protocol's driver says which questions bring which points and how a point is found among the readings of an answer;
 asking, gaps, units, ratios and signs are here.
@@ -54,7 +54,7 @@ class MeterRequest(Generic[F]):
     Args:
         judge: the bytes of a sound frame that answers, a LineError if it refuses, None if it is not for us
             (another meter's, our own echo); a MismatchError is kept in mind while the right one may still come.
-        why: what is wrong with bytes that hold no frame.
+        why: what is wrong with bytes that do not contain a frame.
     """
 
     __slots__ = ("_judge", "_parser", "_why", "expect", "frame", "function", "unit", "where")
@@ -136,7 +136,7 @@ class MeterDevice:
     # --- what a protocol fills in
 
     def check(self, point: Point) -> None:
-        """Raise ConfigError where a point's key means nothing in this protocol."""
+        """Raise ConfigError if a point's key is invalid in this protocol."""
         raise NotImplementedError
 
     def plan(self, numbers: Sequence[int]) -> list[Query]:
@@ -144,7 +144,7 @@ class MeterDevice:
         raise NotImplementedError
 
     def split(self, query: Query) -> list[Query]:
-        """What to ask instead, after the device has refused ``ask``; nothing: there is no other way."""
+        """What to ask instead, after the device refused ``query``; empty: there is no other way."""
         return []
 
     async def fetch(self, query_id: str) -> Response:
@@ -164,7 +164,7 @@ class MeterDevice:
         raise NotImplementedError
 
     def cost(self, query_id: str) -> tuple[int, int]:
-        """(requests, bytes of both directions) of a question, about."""
+        """Approximate (requests, bytes of both directions) of a question."""
         raise NotImplementedError
 
     # --- what pollers and commands call

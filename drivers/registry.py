@@ -1,4 +1,4 @@
-"""The drivers by protocol; those of others by entry point. A driver is imported when its protocol is first used."""
+"""The drivers by protocol; third-party ones by entry point. A driver is imported when its protocol is first used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
 
 
 class Driver(Protocol):
-    """What a driver is to the rest of the house."""
+    """What the rest of the program needs of a driver."""
 
     protocol: ClassVar[str]
     FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
@@ -50,7 +50,7 @@ class Driver(Protocol):
 
 
 def protocols() -> tuple[str, ...]:
-    """All protocols that can be spoken here, our own first."""
+    """All protocols with a driver, our own first."""
     return (*DRIVERS, *(point.name for point in _foreign() if point.name not in DRIVERS))
 
 
@@ -71,12 +71,12 @@ def driver_class(protocol: str) -> type[Driver]:
 
 
 def frames_sent_by(protocol: str) -> Mapping[str, str]:
-    """Every kind of frame that a driver can send, with what it does: the list that shows it only reads."""
+    """Every kind of frame that a driver can send, with what it does: the list shows that it only reads."""
     return driver_class(protocol).FRAMES
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:
-    """Importing the metadata of packages takes a megabyte, which only a foreign driver is worth."""
+    """Importing the metadata of packages takes a megabyte, so it is done for third-party drivers only."""
     from importlib.metadata import entry_points as found
 
     return found(group=group)

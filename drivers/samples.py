@@ -16,7 +16,7 @@ from ext.ring import Ring
 
 
 def has_frames(protocol: str) -> bool:
-    """Whether samples of this protocol are frames."""
+    """Are samples of this protocol frames?."""
     return protocol in ANYBODY
 
 
@@ -48,7 +48,7 @@ def _parser(protocol: str) -> FrameScanner[Any]:
 
 
 def read_sunspec(profile: Profile, points: tuple[Point, ...], words: Mapping[int, int]) -> dict[str, Reading]:
-    """Point name -> reading, out of holding registers; points whose registers lack are left out.
+    """Point name -> reading, out of holding registers; points without registers are left out.
 
     Raises FrameError without a marker.
     """

@@ -1,4 +1,4 @@
-"""agent.toml and conf.d to one frozen object, with all complaints at once."""
+"""The configuration: agent.toml and conf.d as one frozen object, with all complaints at once."""
 
 from agent.config.load import DEFAULT_PATH, RUNTIME_DIR, STATE_DIR, load_config
 from agent.config.profiles import (

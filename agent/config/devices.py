@@ -1,4 +1,4 @@
-"""[[device]]: what can be checked without its profile."""
+"""``[[device]]``: the checks that need no profile."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def role(value: object) -> str:
 
 
 def prefix(value: object) -> str:
-    """The front of point names: "ac", "circuit.3"; empty for the whole device."""
+    """A prefix of point names: "ac", "circuit.3"; empty for the whole device."""
     out = v.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
         raise v.Wrong(f"{v.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"')
@@ -77,7 +77,7 @@ def param_name(value: object) -> str:
 
 
 def read_devices(tables: list[TomlTable], lines: Mapping[str, LineRead], notes: list[Note]) -> list[DeviceRead]:
-    """All devices with a name of their own, in the order of files."""
+    """All devices with a unique name, in the order of files."""
     out: list[DeviceRead] = []
     names: dict[str, TomlTable] = {}
     addresses: dict[tuple[str, str], TomlTable] = {}
@@ -171,7 +171,7 @@ def _reversed(table: TomlTable) -> frozenset[str]:
 def _serial(
     device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
 ) -> None:
-    """A device's own serial setting needs a port that we set; behind a serial server all must speak one."""
+    """A device's own serial setting needs a serial port of ours; behind a serial server all devices share one."""
     if not table.has("serial"):
         return
     entry = line.entry

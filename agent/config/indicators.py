@@ -1,4 +1,4 @@
-"""``[indicators]``: where the park's plan lies. The plan is read whole, so that its complaints come with all others."""
+"""``[indicators]``: the park's plan. It is read completely, so that its complaints come with all others."""
 
 from __future__ import annotations
 

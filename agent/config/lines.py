@@ -1,4 +1,4 @@
-"""[[line]]: one port or connection each, and what may be said about it."""
+"""``[[line]]``: one port or connection each, and its settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LineRead:
 
 
 def read_limits(table: TomlTable) -> Limits:
-    """``limits = {...}`` of a line or device; ``min_every`` is the profile's alone."""
+    """``limits = {...}`` of a line or device; ``min_every`` belongs to profiles only."""
     inner = table.table("limits")
     if inner is None:
         return Limits()
@@ -47,7 +47,7 @@ def read_limits(table: TomlTable) -> Limits:
 
 
 def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str = "name") -> bool:
-    """Is the name new? If not: a complaint that names both places."""
+    """Is the name unique so far? If not: a complaint with both places."""
     if not name:
         return False
     first = seen.setdefault(name, table)
@@ -60,7 +60,7 @@ def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str =
 
 
 def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead]:
-    """All lines by name, in the order of files. Complaints go where the tables keep them."""
+    """All lines by name, in the order of files. Complaints are added to their tables."""
     lines: dict[str, LineRead] = {}
     names: dict[str, TomlTable] = {}
     doors: dict[str, TomlTable] = {}

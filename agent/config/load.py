@@ -1,4 +1,4 @@
-"""agent.toml and conf.d/*.toml to one ``Config``, with all complaints at once."""
+"""Reads agent.toml and conf.d/*.toml into one ``Config``, with all complaints at once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def load_config(
 
     Args:
         path: agent.toml; ``conf.d/*.toml`` beside it is added, in the order of names.
-        overrides: what the command line sets, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
+        overrides: set on the command line, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
             Relative paths count from the working directory. These win over the files.
         state_dir, runtime_dir: the same for ``paths.state_dir`` and ``paths.runtime_dir``.
         profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
@@ -145,7 +145,7 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
 
 
 def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[TomlTable]:
-    """``[[name]]`` of all files, each under the name it gives itself."""
+    """``[[name]]`` of all files, each under its own name."""
     return [table for layer in layers for table in TomlTable("", [layer], complaints).tables(name)]
 
 
@@ -250,7 +250,7 @@ def _found(path: Path) -> os.stat_result | None:
 def _places(
     lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
 ) -> dict[str, tuple[str, int | None]]:
-    """Where each table of a list and each key of the others stands: what is found out later can name it as well."""
+    """File and line of each table of a list and of each key of the others, for complaints that are found later."""
     found: dict[str, tuple[str, int | None]] = {}
     for table in (table for tables in lists.values() for table in tables):
         layer = table.layers[0]

@@ -1,4 +1,4 @@
-"""The metering tree, accuracy classes, and derived points: what is said of meters beside how they are read."""
+"""The metering tree, accuracy classes, and derived points: settings of meters apart from how they are read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str,
 
 
 def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
-    """Circles are complaints; what cannot be meant, or would be counted twice, is told."""
+    """Complain about circles, and note what would be counted twice or is probably a mistake."""
     entries = {device.entry.name: device for device in devices}
     up: dict[str, tuple[str, DeviceRead, str]] = {}
     for device in devices:

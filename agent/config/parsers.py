@@ -189,7 +189,7 @@ def _known_baud(rate: int) -> int:
 
 
 def split_url(value: object, example: str) -> SplitResult:
-    """A url without user, password and query, and with a sound port. Never shows one that holds a password."""
+    """A url without user, password and query, and with a valid port. A url with a password is never shown."""
     out = text(value)
     try:
         parts = urlsplit(out)

@@ -1,4 +1,4 @@
-"""Configured devices held against their profiles, and what drivers need made of both."""
+"""Checks configured devices against their profiles, and makes of both what drivers need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError
 
 
 def site_profiles(site_dir: Path) -> ProfileSource:
-    """Profiles by id from the site's folder, then from those that came with this version; each file is read once."""
+    """Profiles by id from the site's folder, then from the shipped ones; each file is read once."""
     dirs = (site_dir, shipped_dir())
 
     @cache
@@ -55,7 +55,7 @@ def check_profiles(
     notes: list[Note],
     place: Night | None,
 ) -> tuple[DeviceConfig, ...]:
-    """Every device with its profile's own periods filled in; what does not fit is a complaint in its table."""
+    """Every device with its profile's own periods filled in; what does not fit becomes a complaint."""
     found: dict[str, Profile | None] = {}
     out: list[DeviceConfig] = []
     for device in devices:
@@ -71,7 +71,7 @@ def check_profiles(
 
 
 def sleeps(device: DeviceConfig, profile: Profile) -> bool:
-    """Whether its silence in the dark is sleep: the profile says that it sleeps, its role that it lives of the sun."""
+    """Whether its silence in the dark is sleep: its profile has ``sleeps``, and its role is photovoltaic."""
     return profile.sleeps and "generation.pv" in device.roles.values()
 
 
@@ -127,7 +127,7 @@ def _address(table: TomlTable, address: str, profile: Profile, line: LineEntry |
 
 
 def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
-    """A value never straddles two reads, so that one read must hold the longest."""
+    """A value never straddles two reads, so one read must hold the longest."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and profile.protocol in {"modbus", "sunspec"} and longest.count > most:
@@ -136,7 +136,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
 
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
-    """Parts of the device that are spoken of must exist."""
+    """Parts of the device that the configuration names must exist."""
     names = [point.name for point in resolved.points]
     fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
@@ -152,7 +152,7 @@ def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None
 def _periods(
     device: DeviceRead, limits: Limits, points: Sequence[Point], profile: Profile, notes: list[Note]
 ) -> tuple[int, ...]:
-    """A written period may not be faster than the profile allows; a default gives way to it."""
+    """A written period may not be faster than the profile allows; a default is raised to it."""
     periods = list(device.entry.periods_ms)
     floor_ms = round((limits.min_every_s or 0) * 1000)
     used = {point.pace for point in points}
@@ -198,7 +198,7 @@ def device_specs(config: Config, profiles: ProfileSource | None = None) -> list[
     Made for unknown firmware: once it is known, ``device_spec`` with it gives the spec of the right variant.
 
     Raises:
-        ProfileError: a profile is gone or changed since the configuration was checked.
+        ProfileError: a profile is missing or was changed since the configuration was checked.
     """
     source = profiles or site_profiles(config.profiles_dir)
     return [device_spec(config, device, source(device.profile)) for device in config.devices]

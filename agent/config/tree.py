@@ -1,4 +1,4 @@
-"""The configuration as frozen objects. Everything in it was checked; nothing in it is a secret, only where one lies."""
+"""The configuration as frozen objects. Everything in it is checked; it holds no secrets, only where they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drivers.night import Night
 
 
 def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
-    """One error for all that is wrong, to be raised; the only one itself, where there is one."""
+    """One error that carries all of these; a single one as it is."""
     found = [
         one if isinstance(one, ConfigError) else ConfigError(one.what, where=one.where, hint=one.hint)
         for error in errors
@@ -29,7 +29,7 @@ def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that works and should still be looked at."""
+    """Something that works but deserves attention."""
 
     where: str
     what: str
@@ -41,7 +41,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """Where a secret lies: a systemd credential by name, or a file."""
+    """Where a secret is: a systemd credential by name, or a file."""
 
     credential: str = ""
     file: Path | None = None
@@ -95,7 +95,7 @@ class RingConfig:
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
-    """Stretches of energy; the length divides a day. A demand window is a whole number of slips."""
+    """Intervals of energy; the length divides a day. A demand window is a whole number of slips."""
 
     length_ms: int = 900_000
     max_gap_ms: int = 300_000  # between readings; what lies further apart is known in total only
@@ -113,7 +113,7 @@ class IndicatorsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """Who may change something through the control socket, beside root and the agent's own user."""
+    """Who may change something through the control socket, besides root and the agent's own user."""
 
     group: str = "meterhouse-control"
 
@@ -141,7 +141,7 @@ class UplinkConfig:
 
 @dataclass(frozen=True, slots=True)
 class LineEntry:
-    """One line as configured; ``line_config`` makes the driver's own object of it."""
+    """One line as configured; ``line_config`` makes the driver's object of it."""
 
     name: str
     url: str
@@ -229,7 +229,7 @@ class Config:
 
     @property
     def base(self) -> str:
-        """``park7/gw01``: the front of every stream name."""
+        """``park7/gw01``: the prefix of every stream name."""
         return f"{self.site}/{self.gateway}"
 
     def at(self, key: str) -> str:
@@ -250,7 +250,7 @@ class Config:
 
     @property
     def snapshot_path(self) -> Path:
-        """What the running agent says of itself, replaced atomically."""
+        """The status of the running agent, replaced atomically."""
         return self.runtime_dir / "snapshot.json"
 
     def line(self, name: str) -> LineEntry:
@@ -261,7 +261,7 @@ class Config:
         raise KeyError(name)
 
     def effective(self) -> dict[str, Any]:
-        """All that shapes readings and their delivery, as plain JSON values; no secret, nor where one lies."""
+        """All that shapes readings and their delivery, as plain JSON values; no secret, nor where one is."""
         plain: dict[str, Any] = _plain(self)
         return plain
 

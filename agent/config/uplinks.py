@@ -1,4 +1,4 @@
-"""[[uplink]] and [key]: where packs go, and where secrets lie."""
+"""[[uplink]] and [key]: destinations of packs, and places of secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_SECRETS = {
 
 
 def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret | None:
-    """Where a secret lies; None where the table says nothing. Both at once is a complaint."""
+    """Where a secret is; None if it is not given. Both keys at once are a complaint."""
     none: Path | None = None
     credential = table.take(credential_key, v.credential, "")
     file = table.take(file_key, v.path_in(folder_of(table, file_key)), none)
@@ -71,8 +71,8 @@ def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result
 def open_secret(table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
     """A note if others may read or change a secret; None if all is well, or it does not exist.
 
-    One of root that one group may read is well: so packages install secrets. Not for the agent's own group, though,
-    whose members may look at this agent and no more.
+    A file of root that one group may read is accepted: packages install secrets so. It must not be the agent's own
+    group, whose members may only look at this agent.
 
     Args:
         agents: the state directory, which belongs to the agent's user and group; None where it is not known.

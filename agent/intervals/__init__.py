@@ -1,4 +1,4 @@
-"""From readings to energy: counters cut into intervals, with everything that has to be said of an amount.
+"""From readings to energy: counters cut into intervals, with the flags of each amount.
 
 ``query`` and ``sums`` read what was kept; ``Cut`` cuts local time; ``balance`` and ``derived`` work on top of them.
 """

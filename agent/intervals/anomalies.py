@@ -1,8 +1,8 @@
 """Readings of a counter that are not plain growth, held until later readings tell what happened.
 
-The kernel takes in what nobody has to look at. What it gives back waits here, and ``Series`` judges it with all that
+The kernel accepts plain growth. What it gives back waits here, and ``Series`` judges it with all readings that
 came since, the same way as ``meterhouse decode counter`` does. A finding is made when waiting longer would not change
-it: a fall that was taken back or lives on, a rise that stayed. Until then the counter stands still and its intervals
+it: a fall that was taken back or that lasts, a rise that stayed. Until then the counter stands still and its intervals
 stay open, so nothing that might be phantom energy is ever written.
 """
 
@@ -41,7 +41,7 @@ class PendingReading:
 
     @property
     def known(self) -> int | None:
-        """The value, None where it can be none: no counter gets there."""
+        """The value; None if no counter can reach it."""
         return self.value if -_MOST_VALUE <= self.value <= _MOST_VALUE else None
 
 
@@ -84,7 +84,7 @@ class AnomalyDetector:
         return [finding for finding in _joined(self._settle()) if self._is_news(finding)]
 
     def _is_news(self, finding: Finding) -> bool:
-        """A night of all ones is one event: the same glitch again, from the same level, says nothing new."""
+        """A night of all ones is one event: the same glitch again, from the same level, is not news."""
         said = (finding.value, finding.before) if finding.kind == GLITCH else None
         again = said is not None and said == self._told
         self._told = said
@@ -96,11 +96,11 @@ class AnomalyDetector:
 
     @property
     def is_fresh(self) -> bool:
-        """There is nothing to remember of it."""
+        """It has no state to keep."""
         return not self.waiting and self._told is None
 
     def state(self) -> tuple[list[list[int]], list[Any] | None]:
-        """For ``restore``: the readings that wait, and the last glitch that was told."""
+        """For ``restore``: the pending readings, and the last glitch that was reported."""
         told = None if self._told is None else [self._told[0], self._told[1]]
         return [[w.time_ms, w.value, w.pack, w.flags] for w in self.waiting], told
 
@@ -110,7 +110,7 @@ class AnomalyDetector:
         self._told = None if told is None else (told[0], None if told[1] is None else tuple(told[1]))
 
     def step(self, by_ms: int) -> None:
-        """The clock was set by so much."""
+        """The clock was set by ``by_ms``."""
         for reading in self.waiting:
             reading.time_ms += by_ms
 
@@ -160,7 +160,7 @@ class AnomalyDetector:
         return True
 
     def _series(self, level: tuple[int, int, int]) -> tuple[Step, int]:
-        """The step to the first reading that waits; and how many rises are known to judge it by, beside itself."""
+        """The step to the first pending reading, and how many other rises there are to judge it by."""
         past = [(t, v) for t, v in self._tally.past(self._number) if t < level[1]] + [(level[1], level[2])]
         times = [t for t, _ in past] + [w.time_ms for w in self.waiting]
         values = [Decimal(v) for _, v in past]
@@ -174,7 +174,7 @@ class AnomalyDetector:
         return known is not None and known > level[2]
 
     def _finding(self, level: tuple[int, int, int], at_once: bool) -> Finding | None:
-        """What happened at the first reading, done to the tally; None where that is not certain yet."""
+        """What happened at the first reading, applied to the tally; None if that is not certain yet."""
         reading, later = self.waiting[0], [w for w in self.waiting[1:] if w.known is not None]
         step, rises = self._series(level)
         kind, growth = step.kind, int(step.increment)

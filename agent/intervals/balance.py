@@ -2,12 +2,12 @@
 
 Electricity of one stretch of time: what grid, direct lines, generation and storage gave equals what loads, storage and
 the grid took, and a residual: losses, unmetered loads, and the errors of the meters. A node is a meter that
-others name as their ``parent``; it is held against the sum of what hangs below it, and against its check meters, which
+others name as their ``parent``; it is compared with the sum of the meters below it, and with its check meters, which
 measure the same again.
 
-A residual is flagged where it is larger than all meters together may be off: the class of each times what it counted,
+A residual is flagged where it exceeds the error limits of all meters together: the class of each times what it counted,
 and one count of each, as a counter moves in steps. Where a class is not known, the flag says so. Of a day or more a
-meter may lack a hundredth of the time; what it may have counted then is added to what the meters may be off. Where
+meter may lack a hundredth of the time; what it may have counted then is added to the limits. Where
 nothing is known of a meter, there is no residual: the meter is named as missing.
 """
 
@@ -48,9 +48,9 @@ _TAKEN: Mapping[str, int] = {  # what a meter says of what lies below it: taken 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """What is left of a difference, and how much of it the meters may be.
+    """The rest of a difference, and how much of it the error limits allow.
 
-    ``unknown``: meters of unknown class. ``missing``: meters of which nothing is known; then ``value`` means nothing.
+    ``unknown``: meters of unknown class. ``missing``: meters of which nothing is known; then ``value`` has no meaning.
     """
 
     value: Decimal
@@ -73,7 +73,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A meter against others: the sum of those below it, or one that measures the same."""
+    """A meter compared with others: the sum of those below it, or one that measures the same."""
 
     place: str
     against: str  # "children", or the place of the check meter
@@ -120,7 +120,7 @@ class Balance:
 
 
 def _counted_once(meters: Iterable[Metered]) -> list[Metered]:
-    """What counts at a node. A meter that tells both directions and their total says the same energy twice."""
+    """The meters that count at a node. One with both directions and their total has the same energy twice."""
     known = [one for one in meters if one.key.flow in _TAKEN]
     both = {one.place for one in known if one.key.flow == "import"}
     return [one for one in known if one.key.flow != "total" or one.place not in both]
@@ -132,7 +132,7 @@ def wants(stream: str, column: Column) -> bool:
 
 
 def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Balance | None:
-    """The balance of a stretch of ``length_ms``; None where there is nothing to hold against anything.
+    """The balance of a stretch of ``length_ms``; None if there is nothing to compare.
 
     Args:
         is_interval: a stretch as short as an interval, in which amounts that were spread over time say nothing; of a
@@ -200,7 +200,7 @@ def _trails(meters: Iterable[Metered]) -> tuple[tuple[str, int, int], ...]:
 
 
 class Tree:
-    """Meters by where they hang."""
+    """Meters by their place in the tree."""
 
     def __init__(self, meters: Sequence[Metered]) -> None:
         self._at: dict[str, list[Metered]] = defaultdict(list)  # by place, and by device where it has one part only
@@ -227,7 +227,7 @@ class Tree:
             yield one
 
     def is_inside(self, one: Metered) -> bool:
-        """Does it hang below a meter that is counted itself?"""
+        """Is it below a meter that is counted itself?"""
         return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
 
     def nodes(self, length_ms: int, is_interval: bool) -> Iterator[Node]:

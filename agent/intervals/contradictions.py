@@ -1,7 +1,7 @@
-"""Intervals as they are written, held against the same intervals made again from packs.
+"""Compares stored intervals with the same intervals made again from packs.
 
-Where they differ, the rows from the packs are appended with a higher revision, and what only the written ones know is
-taken back by a row that covers nothing. Nothing that was written is edited.
+Where they differ, the rows from the packs are appended with a higher revision, and what only the stored ones know is
+taken back by a row that covers nothing. Stored rows are never edited.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CounterKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What counts of one counter in one interval, if only that it was configured then. ``cell`` as the row has it."""
+    """What counts of one counter in one interval, at least that it was configured then. ``cell`` as the row has it."""
 
     cell: Cell
     row: Row
@@ -37,7 +37,7 @@ class _Known:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """Nothing known never takes the place of something; else the highest revision counts."""
+        """An unknown cell never replaces a known one; else the highest revision counts."""
         return bool(self.cell), self.row.revision
 
     @property

@@ -1,6 +1,6 @@
 """Derived points: sums of counters, and heat from flow and temperatures, of one stretch of time.
 
-They are results, never readings: what they are made of stays what the devices said. The heat itself is computed at each
+They are results, never readings: their terms stay as the devices reported them. The heat itself is computed at each
 reading of the flow (``agent.intervals.heat``); here it is one more amount.
 """
 
@@ -49,7 +49,7 @@ class Derived:
         return (stream, column.point) in self._wanted
 
     def results(self, meters: Iterable[Metered], length_ms: int) -> list[dict[str, Any]]:
-        """One result each, without its period. Where a term is not known there is no value, and ``missing`` says so."""
+        """One result each, without its period. With an unknown term there is no value, and ``missing`` names it."""
         known = {(one.key.stream, one.key.point): one for one in meters if one.covered_ms}
         return [self._result(name, known, length_ms) for name in self._terms]
 

@@ -1,4 +1,4 @@
-"""How fast a counter usually grows, out of its own readings: what tells growth from a jump to another level."""
+"""How fast a counter usually grows, from its own readings: this tells growth from a jump to another level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heat from flow and temperatures, where no heat counter exists. A plausibility figure: the meter's own GJ come first.
+"""Heat from flow and temperatures, where no heat counter exists. A plausibility figure: a meter's own GJ take precedence.
 
 Volumetric heat capacity of water, density times specific heat at atmospheric pressure, from IAPWS-IF97 as tabled in
 EN 1434-1 annex A style heat coefficients; taken at the mean of both temperatures, in between by a straight line. With
@@ -45,7 +45,7 @@ class HeatFlows:
         self.last: dict[int, tuple[int, int]] = {}  # slot of a part -> (time, value)
 
     def added(self, batch: SlotReadings) -> SlotReadings:
-        """The batch with heat flows, each right after the flow that it is made of."""
+        """The readings with heat flows, each right after the flow that it is made of."""
         if not self._makers:
             return batch
         out = SlotReadings(array("H"), array("q"), array("q"), b"")

@@ -1,7 +1,7 @@
-"""One stream on its way into intervals: fed with what was sealed, from the ring or from packs, with the same result.
+"""Turns one stream into intervals, from sealed ring records or from packs, with the same result.
 
 Everything follows from the packs alone: read times, values, qualities, the borders of packs and the boots they name. So
-a restart goes on from the last kept state with the packs since, and a verifier gets the same amounts from an export.
+a restart continues from the last stored state with the packs since, and a verifier gets the same amounts from an export.
 Spacing between readings is the packs' UTC, which no pack lets a clock step run through: where a pack begins elsewhere
 than the one before ended, the last readings move along, and what lies between is as long as it was on the monotonic
 clock.
@@ -57,7 +57,7 @@ class Ledger:
     # --- shapes
 
     def use(self, table: Mapping[str, Any]) -> None:
-        """Another table is in force. Counters that are the same in both go on; all others end, or begin."""
+        """Another table takes effect. Counters that are the same in both continue; all others end, or begin."""
         new = track(table, self._rule)
         self._points = len(table.get("points") or ())
         if self.tracked is not None and new == self.tracked:
@@ -120,7 +120,7 @@ class Ledger:
     # --- feeding
 
     def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[PackSpan]) -> bool:
-        """What was sealed from the ring into these packs, one after the other. False: some of it was overwritten."""
+        """Take what was sealed from the ring into these packs, in order. False: some of it was overwritten."""
         whole = True
         for span in spans:
             self._begin(span)
@@ -140,7 +140,7 @@ class Ledger:
         return array("i", [slot if low <= point < high else -1 for point, slot in enumerate(self._slot_of)])
 
     def take_pack(self, span: PackSpan, records: Iterable[Mapping[str, Any]]) -> None:
-        """A pack with its SenML ``e``; numbers as Decimal or int."""
+        """Take a pack with its SenML ``e``; numbers as Decimal or int."""
         self._begin(span)
         batch = SlotReadings(array("H"), array("q"), array("q"), b"")
         qualities = bytearray()
@@ -242,7 +242,7 @@ class Ledger:
         self.tally.bounds(self._bounds, self._cut.offset_ms(to_ms))
 
     def _take(self) -> None:
-        """Cells that are complete, to where rows are made of them."""
+        """Pass complete cells to the row builder."""
         for cell in self.tally.take():
             self.row_builder.add(cell)
 
@@ -286,7 +286,7 @@ class Ledger:
         self._made += self.row_builder.take(self.to_ms, open_cells)
 
     def open_ms(self, kinds: str = "counter gauge") -> int:
-        """The start of the first interval that a reading may still change, or when the first that waits was read."""
+        """The start of the first interval that a reading may still change, or the time of the first pending reading."""
         starts = [w.time_ms for detector in self.detectors.values() for w in detector.waiting]
         for n in self._used():
             if self.tracked and self.tracked.slots[n].column.kind in kinds and (cell := self.tally.open(n)) is not None:

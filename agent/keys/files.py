@@ -1,4 +1,4 @@
-"""Key files: a PEM (PKCS 8) or the place of a key in a token, that only its owner may read.
+"""Key files: a PEM (PKCS 8) or the URI of a key in a token, readable by its owner only.
 
 The text before the key says since when it exists and, once there was a rotation, holds the signed records of all keys
 before. So a systemd credential carries that along, a rotation is one file that appears whole, and nothing else on
@@ -48,7 +48,7 @@ def create_key(
         lost: thumbprint of the lost key that it replaces; needs ``gateway``.
 
     Raises:
-        KeyFileError: there is a file already, or the place cannot be written.
+        KeyFileError: the file already exists, or cannot be written.
     """
     if path.exists():
         raise _exists(path)
@@ -79,17 +79,17 @@ def rotate_key(
     revokes: Sequence[Revocation] = (),
     give_up_s: float = math.inf,
 ) -> tuple[Signer, Signer]:
-    """Put a new key in the place of the one at ``path``, which signs its record. Returns the old and the new one.
+    """Replace the key at ``path``; the old one signs the record of the new one. Returns the old and the new one.
 
-    The file changes in one step and keeps owner and mode; after it nothing is left of the old secret but what the disk
-    has not overwritten. Before it, nothing has happened.
+    The file changes in one step and keeps owner and mode; after it the old secret is gone but for what the disk
+    has not overwritten. Before it, nothing has changed.
 
     Args:
         gateway: ``park7/gw01``.
         alg: of the new key; by default that of the old one.
         token: the URI of the new key in a token.
         revokes: keys that are cut off with this rotation, the old one among them if it was stolen.
-        give_up_s: on the monotonic clock: what ``revokes`` says does not hold any longer.
+        give_up_s: on the monotonic clock: after that, ``revokes`` is out of date.
 
     Raises:
         KeyFileError: the old key cannot be read, or the place cannot be written.
@@ -125,7 +125,7 @@ def rotate_key(
 
 
 def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
-    """A new key, and what stands for it in a file."""
+    """A new key, and its form in a file."""
     if token:
         from agent.keys.token import TokenKey
 
@@ -177,7 +177,7 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
 
 @contextlib.contextmanager
 def _opened_folder(path: Path) -> Iterator[int]:
-    """The folder of ``path``, held open: all steps happen in this one, whatever its name leads to meanwhile."""
+    """The folder of ``path``, held open: all steps happen in this one, even if its name leads elsewhere meanwhile."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Key records: which key signs since when, each signed by its predecessor. The public half of a rotation.
 
-A first key needs no record of its own in its file: it signs itself. A key that follows carries the whole chain in its
-file, so that file, database and broker can each be lost and the chain goes on from what is left.
+A first key needs no record in its file: it signs itself. A later key carries the whole chain in its file, so that file,
+database or broker can be lost and the chain continues from what is left.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def key_records(
 
     Args:
         gateway: ``park7/gw01``.
-        before: the object to go on from; None for the first key.
+        before: the object to continue; None for the first key.
         old: signs the new record; needed where ``before`` ends with another key.
         not_before: since when the new key signs, UTC seconds; its own time by default.
         revokes: earlier keys of ``before`` that the new record cuts off.
@@ -126,7 +126,7 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
     """The ``keys`` object to publish with this key.
 
     Args:
-        known: the object that was published before, None where nothing is known any more.
+        known: the object that was published before, None if it is no longer known.
 
     Returns:
         ``known`` itself where it ends with this key, so that the same bytes are published again.
@@ -180,7 +180,7 @@ def _check_follows(own: KeyRecords, before: KeyRecords, gateway: str) -> None:
 
 
 def is_sound(data: bytes) -> bool:
-    """Does a ``keys`` object that was kept hold by itself, of whichever gateway it is? Else the disk has changed it."""
+    """Is a stored ``keys`` object valid by itself, for any gateway? Else it was damaged on the disk."""
     try:
         check_key_records(data, str(json.loads(data)["gateway"]))
     except (KeyFileError, ValueError, KeyError, TypeError):
@@ -192,7 +192,7 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
     """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
 
     Raises:
-        KeyFileError: whatever does not hold.
+        KeyFileError: what is invalid.
     """
     from agent.verify.keyring import KeyRing
     from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Refused, parse_object

@@ -1,4 +1,4 @@
-"""Keys of any kind behind one small slot, and the signatures that are made with them."""
+"""Keys of any kind behind one small protocol, and the signatures made with them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def p256_jwk(x: int, y: int) -> dict[str, str]:
 
 
 class SecretKey(Protocol):
-    """The slot for keys of any kind, also those that never leave a token: it can sign, that is all."""
+    """A key of any kind, also one that never leaves its token: all it does is sign."""
 
     alg: str  # Ed25519 (RFC 9864) or ES256
     jwk: Mapping[str, str]  # the public half
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes: the signature as JOSE wants it. Raises KeyFileError where a token does not sign now."""
+        """64 bytes: the signature as JOSE wants it. Raises KeyFileError if a token cannot sign now."""
 
 
 class SoftEd25519:
@@ -82,7 +82,7 @@ class Signer:
 
     Args:
         not_before: since when the key exists, UTC seconds; 0 if unknown.
-        records: the ``keys`` object that lies with the key and ends with it; None for a first key.
+        records: the ``keys`` object stored with the key, which ends with it; None for a first key.
     """
 
     def __init__(self, key: SecretKey, not_before: int = 0, records: bytes | None = None) -> None:

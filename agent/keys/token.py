@@ -29,17 +29,17 @@ _ED25519_OID = "1.3.101.112"
 
 
 class TokenError(KeyFileError):
-    """The token does not sign now. It may later: pulled out, locked, restarted."""
+    """The token cannot sign now; it may be able to later (pulled out, locked, restarted)."""
 
     retry: ClassVar[bool] = True
     exit_code: ClassVar[int] = 4  # like a device that does not answer
 
 
 class TokenKey:
-    """One key of one token, with a session that is opened anew when it was lost.
+    """One key of one token, with a session that is reopened when it was lost.
 
     Args:
-        uri: where the key lies.
+        uri: where the key is.
         make: make it (P-256) if the token has none of this name; the private half cannot be read out.
         where: the file that names it, for messages.
 
@@ -66,7 +66,7 @@ class TokenKey:
         self._open(make)
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes. One try again with a new session: tokens forget theirs when they are reset."""
+        """64 bytes. One retry with a new session: tokens lose theirs when they are reset."""
         if self._private is not None:
             try:
                 return self._sign(message)
@@ -88,7 +88,7 @@ class TokenKey:
         return bytes(found)
 
     def close(self) -> None:
-        """Let go of the session; the next signature opens another."""
+        """Close the session; the next signature opens another."""
         if self._session is not None:
             try:
                 self._session.close()

@@ -1,4 +1,4 @@
-"""Point tables in the form of a birth, and the grid that they put on time."""
+"""Point tables in the form of a birth, and their grid of due ticks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only door to the field: one owner a line, one request at a time, a deadline on every wait."""
+"""The only access to the field: one owner per line, one request at a time, a deadline on every wait."""
 
 from drivers.line.config import LineConfig, RequestOptions, request_options, target, warnings
 from drivers.line.frames import READ_FUNCTIONS, Answer, ModbusRequest, Request, crc16

@@ -19,7 +19,7 @@ _ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
 
 
 class ByteLink:
-    """An open port of bytes. ``run`` asks; the owner sees to it that only one ``run`` is under way."""
+    """An open port of bytes. ``run`` asks; the owner makes sure that only one ``run`` is under way."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ByteLink:
     async def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> LineError | None:
-        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first trouble ends it."""
+        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first error ends it."""
         while len(results) < len(requests):
             answer = await self._ask(requests[len(results)], options)
             if isinstance(answer, LineError):
@@ -68,7 +68,7 @@ class ByteLink:
             self._request = None
 
     def close(self) -> None:
-        """Close the port. Whoever still waits gets a LineDown."""
+        """Close the port. A waiting caller gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         self.port.close()
         self._request = None
@@ -180,7 +180,7 @@ class ByteLink:
         self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
 
     def _without_echo(self, data: bytes) -> bytes:
-        """Take our own bytes off, by count; what differs from them is a collision and stays to be judged."""
+        """Remove our own echo, by count; bytes that differ from it are a collision, and are judged."""
         due = self._echo_due
         size = min(len(due), len(data))
         if data[:size] != due[:size]:
@@ -202,7 +202,7 @@ class ByteLink:
             self._trace.put(NOISE, data, utc_ns)
 
     def _settle(self, done: asyncio.Future[Answer | LineError], request: Request) -> None:
-        """As many bytes as an answer has have come, and no more: it was broken, and there is nothing to wait for."""
+        """As many bytes as an answer has were received, and no more: it was broken, and waiting is useless."""
         self._settling = None
         if done is not self._done or done.done():
             return

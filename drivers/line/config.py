@@ -1,4 +1,4 @@
-"""What is configured about a line: where it is, its serial setting, and how a device on it wants to be asked."""
+"""What is configured about a line: where it is, its serial setting, and the request options of a device on it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Target:
 
 
 def target(config: LineConfig) -> Target:
-    """Where a line leads. Raises ConfigError that names the line and what would be right."""
+    """The target of a line. Raises ConfigError that names the line and the right form."""
     where = f"line {config.name}"
     hint = 'Write "serial:/dev/serial/by-id/...", "modbus-tcp://host:502", "tcp://host:port" or "udp://host:port"'
     if config.url.startswith("serial:"):
@@ -65,7 +65,7 @@ def target(config: LineConfig) -> Target:
 
 
 def warnings(config: LineConfig) -> tuple[str, ...]:
-    """What will probably bite one day, for ``check`` and the log: sentences for a person."""
+    """What will probably cause trouble one day, for ``check`` and the log: sentences for a person."""
     found = []
     where = target(config)
     if where.scheme == "serial" and _UNSTABLE.fullmatch(where.host):
@@ -80,7 +80,7 @@ def warnings(config: LineConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """How one device on a line wants to be asked."""
+    """How one device on a line is asked."""
 
     timeout_s: float = 1.0  # from the end of the request to the begin of the answer
     quiet_s: float = 0.0  # silence before each request
@@ -92,9 +92,9 @@ class RequestOptions:
 
 
 def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
-    """What holds for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
+    """The options for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
 
-    Raises ConfigError where a setting of its own is asked of a line that cannot switch.
+    Raises ConfigError if it has a setting of its own on a line that cannot switch.
     """
     where = target(config)
     both = limits.over(config.limits)

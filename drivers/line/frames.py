@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 
 class Request(Protocol):
-    """One question, and the knowledge to tell its answer from all else that may be heard on a line."""
+    """One request, and how to tell its answer from everything else on a line."""
 
     @property
     def frame(self) -> bytes:
@@ -54,7 +54,7 @@ class Request(Protocol):
 
     @property
     def unit(self) -> str | int:
-        """Whose answer it is: what comes late is matched by it."""
+        """The unit that answers: late answers are matched by it."""
 
     @property
     def where(self) -> str:
@@ -139,7 +139,7 @@ class ModbusRequest:
         return pdu[2:]
 
     def refusal(self, code: int) -> LineError:
-        """The error of an exception answer. A gateway that misses its device is that device's silence."""
+        """The error of an exception answer. "No response" of a gateway counts as silence of the device."""
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
             return LineTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)

@@ -1,6 +1,6 @@
 """Modbus TCP: a burst of requests on one connection, one out at a time, with the fewest steps in Python.
 
-pymodbus's framer takes the answers apart. While all goes well no task wakes between the first request
+pymodbus's framer takes the answers apart. Without errors no task wakes between the first request
 and the last answer: the next request leaves from within the call that brought the answer before.
 """
 
@@ -27,7 +27,7 @@ _REMEMBERED = 64  # transaction ids given up that may still be answered
 
 
 class MbapLink:
-    """An open Modbus TCP connection. ``run`` asks; the owner sees to it that only one ``run`` is under way."""
+    """An open Modbus TCP connection. ``run`` asks; the owner makes sure that only one ``run`` is under way."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class MbapLink:
     ) -> asyncio.Future[LineError | None]:
         """Ask ``requests`` from number ``len(results)`` on and append their answers.
 
-        The future's result is None after the last one, or the first trouble; then nothing more was asked.
+        The future's result is None after the last one, or the first error; then nothing more was asked.
         """
         self._requests = cast(Sequence[ModbusRequest], requests)
         self._results = results
@@ -75,13 +75,13 @@ class MbapLink:
         return done
 
     def abandon(self) -> None:
-        """Whoever asked is gone; an answer that is under way will be stale."""
+        """The caller is gone; an answer that is under way will be stale."""
         if self._request is not None:
             self._give_up()
         self._done = None
 
     def close(self) -> None:
-        """Close the connection. Whoever still waits gets a LineDown."""
+        """Close the connection. A waiting caller gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         if self._timer is not None:
             self._timer.cancel()
@@ -180,7 +180,7 @@ class MbapLink:
             self._send()
 
     def _incomplete(self, data: bytes) -> None:
-        """Keep the begin of a frame, unless it can be none."""
+        """Keep the beginning of a frame, unless it cannot be one."""
         if len(data) >= 6 and (data[2] or data[3] or not 2 <= int.from_bytes(data[4:6], "big") <= MAX_ADU - 6):
             self._break(
                 FrameError(

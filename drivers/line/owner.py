@@ -1,4 +1,4 @@
-"""The owner of a line: opens its port when first needed, lets one request at a time on it, reopens it after faults."""
+"""The owner of a line: opens its port when first needed, sends one request at a time, reopens it after faults."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ class Line:
         return self._link is not None
 
     def request_options(self, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
-        """How a device with these limits and its own serial setting is asked here. Raises ConfigError."""
+        """Options for a device with these limits and its own serial setting. Raises ConfigError."""
         return request_options(self.config, limits, serial)
 
     def apply_options(self, options: RequestOptions) -> None:
-        """Take up what concerns the connection itself, for as long as the line lives.
+        """Apply what concerns the connection itself, for as long as the line exists.
 
         That is the longest delay after connecting that any device asks for, and the fewest connections that its host
         allows. To be called for each device before the line is opened; asking a device does it as well.
@@ -201,7 +201,7 @@ class Line:
         results: list[Answer | LineError],
         options: RequestOptions,
     ) -> None:
-        """What follows trouble: busy is waited for, a broken answer asked again, the rest noted or given up."""
+        """Handle an error: wait while busy, ask again after a broken answer, note or give up the rest."""
         at, tries = -1, 0
         reopened = False
         while True:
@@ -247,7 +247,7 @@ class Line:
             stats.broken += 1
 
     def _suspect_silence(self) -> None:
-        """Over TCP, silence of everybody may mean that the other end was restarted without a word."""
+        """Over TCP, silence of all devices may mean that the other end was restarted."""
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             self._drop()
 
@@ -336,7 +336,7 @@ class Line:
             self._rest(error)
 
     def _rest(self, error: LineError) -> None:
-        """Leave the line alone for a growing while."""
+        """Pause the line, longer each time."""
         if self._why_down is None:
             _log.warning("%s", error)
         self._why_down = error
@@ -371,7 +371,7 @@ def open_line(
         opener: opens its port; a simulation on made-up time brings its own.
 
     Raises:
-        ConfigError: an address or setting that cannot be.
+        ConfigError: an invalid address or setting.
     """
     if clock is None:
         from ext.clock import now

@@ -31,16 +31,16 @@ _HINTS = {
 
 
 def down(where: str, error: OSError | None, what: str = "") -> LineDown:
-    """The LineDown for an error of the system, in words that help."""
+    """The LineDown for an error of the system, with a useful hint."""
     code = (error.errno or 0) if error else 0
     text = os.strerror(code) if code else str(error or "")
     return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
 
 
 class Port:
-    """An open port. ``write`` and ``read`` never block; both raise OSError as the system does.
+    """An open port. ``write`` and ``read`` never block; both raise OSError.
 
-    ``read`` gives what is there; b"" means that connection lost.
+    ``read`` gives what is there; b"" means that the connection is lost.
     """
 
     def __init__(self, where: str, fd: int, read: Callable[[int], bytes], write: Callable[[bytes], int]) -> None:
@@ -148,7 +148,7 @@ class _SerialPort(Port):
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
     """Open a line's port.
 
-    Raises OSError (as the system says) or, for serial ports, its subclass of pyserial. No deadline of its own.
+    Raises OSError (of the system) or, for serial ports, its subclass of pyserial. No deadline of its own.
     """
     where = f"line {config.name} ({target.host}{f':{target.port}' if target.port else ''})"
     if target.scheme == "serial":

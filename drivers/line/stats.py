@@ -1,4 +1,4 @@
-"""What is counted per line, for ``status`` and the poller. States are metrics; edges go to the log."""
+"""Counters per line, for ``status`` and the poller. States are metrics; edges go to the log."""
 
 from __future__ import annotations
 

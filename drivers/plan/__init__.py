@@ -1,4 +1,4 @@
-"""Points become requests: the fewest by wire time, cut where the device taught us to, decoded by compiled plans."""
+"""Points become requests: the fewest by wire time, cut where the device requires it, decoded by compiled plans."""
 
 from drivers.plan.blocks import MAX_COILS, MAX_WORDS, Block, plan_blocks, plan_summary
 from drivers.plan.compiled import TextSlot, build_plan, compile_block, decoded, exact, ratio_of, text_of, text_slots

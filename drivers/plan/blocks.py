@@ -51,7 +51,7 @@ def plan_blocks(
 
     Args:
         points: all points of the device; addresses in registers, from 0 as on the wire.
-        limits: ``max_words`` a read; ``holes`` and ``max_gap`` say how many registers in a row that no point of the
+        limits: ``max_words`` a read; ``holes`` and ``max_gap``: how many registers in a row that no point of the
             device knows may be read over (registers of other points always may).
         timing: what a request and a byte cost on this line.
         wanted: positions of the points that are due, all if None.
@@ -117,7 +117,7 @@ def _longest(function: int, limits: Limits, learned: int | None) -> int:
 
 
 def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest: int) -> list[_Piece]:
-    """What must be read whole, by address; what lies inside another goes with it."""
+    """The pieces that must be read whole, by address; a piece inside another goes with it."""
     groups: dict[str, list[int]] = {}
     for n in numbers:
         groups.setdefault(points[n].together or f"#{n}", []).append(n)

@@ -27,7 +27,7 @@ def baud_of(serial: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """What a hunt means on a line of this kind."""
+    """The questions of a hunt on a line of this kind."""
 
     hunt: Hunt
     is_serial: bool
@@ -39,7 +39,7 @@ class Agenda:
         return 0.0 if self.is_mbap else self.hunt.listen_s
 
     def settings(self, protocol: str) -> tuple[str, ...]:
-        """Serial settings to try; "" where the line has none of its own to say."""
+        """Serial settings to try; "" if the line has none."""
         if not self.is_serial:
             return ("",)
         return self.hunt.settings or SETTINGS[protocol]
@@ -70,7 +70,7 @@ class Agenda:
         return probes
 
     def slow_pass(self, units: Sequence[int], is_known: Callable[[str, str, str], bool]) -> list[Probe]:
-        """The addresses that were silent, with patience; ``is_known`` takes protocol, address and setting."""
+        """The silent addresses again, with longer timeouts; ``is_known`` takes protocol, address and setting."""
         hunt, probes = self.hunt, list[Probe]()
         for protocol in hunt.protocols:
             for serial in self.settings(protocol):

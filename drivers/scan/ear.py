@@ -1,4 +1,4 @@
-"""What is heard on a line: answers that come late are attributed by their address, other masters are noticed."""
+"""Traffic on a line: late answers are attributed by their address, other masters are noticed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AnotherMaster(MismatchError):
 
 
 class BusTraffic(NamedTuple):
-    """A sound Modbus frame on the line."""
+    """A valid Modbus frame on the line."""
 
     unit: int
     function: int  # without the exception bit
@@ -52,7 +52,7 @@ class Ear(FrameTrace):
         """Nothing to close."""
 
     def take(self) -> list[BusTraffic]:
-        """The sound Modbus frames since the last call that we did not send; what may be the begin of one is kept."""
+        """The valid Modbus frames since the last call that we did not send; a possible beginning of one is kept."""
         if self._is_mbap:
             found, self.heard = list(_mbap(self.heard)), b""
             return found
@@ -66,7 +66,7 @@ class Ear(FrameTrace):
 
 
 def _mbap(data: bytes) -> Iterator[BusTraffic]:
-    """Whole frames one after the other, as the line hands them on."""
+    """Complete frames one after the other, as the line passes them on."""
     while len(data) >= 9:
         size = 6 + int.from_bytes(data[4:6], "big")
         frame, data = data[:size], data[size:]

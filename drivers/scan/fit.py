@@ -1,4 +1,4 @@
-"""Which profile fits a device: its own words first, then whether what it answers makes sense."""
+"""Which profile fits a device: its identity first, then the plausibility of its values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
 
 @dataclass(slots=True)
 class Identity:
-    """What a device says it is, by point name or, for function 43/14, "vendor", "product", "revision"."""
+    """The identity that a device reports, by point name or, for function 43/14, "vendor", "product", "revision"."""
 
     said: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Identity:
 
 
 def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
-    """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` is for them."""
+    """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` reports them."""
     wanted, listed = set(protocols), list_profiles()
     state = tuple(map(_changed_ns, listed.values()))
     loaded = [_loaded(path, state) for name, path in listed.items() if not only or name == only]
@@ -220,7 +220,7 @@ async def _try(
 
 
 def _least(profile: Profile) -> dict[str, int | str]:
-    """What the installer must say, as the least that can be right."""
+    """The parameters that an installer must give, with the smallest valid values."""
     return {
         name: param.choices[0] if param.choices else max(param.low, 1)
         for name, param in profile.params.items()
@@ -267,7 +267,7 @@ def _is_medium(kind: str, said: Mapping[str, str]) -> bool:
 
 
 def _lacking(points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
-    """How many points the device should have and has not. What it calls "not available" it has."""
+    """How many points the device should have and lacks. A point that is "not available" is there."""
     return sum(
         readings[p.name].value is None and readings[p.name].quality != Reason.SENTINEL and not p.optional
         for p in points
@@ -285,7 +285,7 @@ def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
 
 
 def _judge(point: Point, reading: Reading, proof: bool) -> int:
-    """2: a value that only the right map gives, 1: agrees, 0: says nothing, -1: speaks against the profile."""
+    """2: a value that only the right map gives, 1: agrees, 0: no evidence, -1: contradicts the profile."""
     value = reading.value
     if value is None:  # missing points are counted apart: many devices lack some points of their family
         return -1 if reading.quality == Reason.MISMATCH else 0  # a unit of another kind: kWh where GJ is wanted

@@ -36,7 +36,7 @@ _METER_S = 0.5  # DL/T 645-2007 and CJ/T 188: a meter answers within 500 ms
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question. ``address`` is whose answer is wanted, "" where the answer tells it."""
+    """One question. ``address`` is the device that should answer, "" if the answer tells it."""
 
     protocol: str
     address: str
@@ -92,7 +92,7 @@ def mbus_read(address: int, who: str, serial: str, timeout_s: float) -> Probe:
 
 
 def mbus_ack_s(serial: str) -> float:
-    """How long an M-Bus meter may take to begin its answer: 330 bit times and 50 ms, and a little for us."""
+    """How long an M-Bus meter may take to begin its answer: 330 bit times and 50 ms, and a margin."""
     baud = int(serial.split(maxsplit=1)[0]) if serial else 2400
     return 0.06 + 330 / baud
 
@@ -154,7 +154,7 @@ def _dlt645(frame: bytes, function: int, serial: str, timeout_s: float, what: st
 
 
 def address_in(probe: Probe, payload: bytes) -> str:
-    """Whose answer it was."""
+    """The address of the device that answered."""
     if probe.protocol == "dlt645":
         return dlt645.Frame(payload).address
     if probe.protocol == "cjt188":

@@ -14,10 +14,10 @@ _SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class RememberingLine:
-    """Stands in for a ``Line``. A question that was answered or refused is not asked again; all else is the line's.
+    """Stands in for a ``Line``. A question that was answered or refused is not asked again; others go to the line.
 
     Args:
-        timeout_s: the longest wait for one answer; None: as the asker wants it.
+        timeout_s: the longest wait for one answer; None: as the caller wants it.
         most_silences: after so many questions without an answer everything new counts as silent; None: no bound.
         most_s: the same after so many seconds of asking.
     """
@@ -60,7 +60,7 @@ class RememberingLine:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether nothing new is asked any more."""
+        """Whether nothing new is asked."""
         silent = self._most is not None and self.silences >= self._most
         return silent or (self._most_s is not None and self._spent_s >= self._most_s)
 

@@ -37,8 +37,8 @@ class Scan:
     """One scan of one line. ``found`` and ``notes`` hold what is known so far, also when ``run`` was interrupted.
 
     Raises:
-        UsageError: protocols or addresses that cannot be on this line, or no listening on a bus that is not ours.
-        ConfigError: an address of a line or serial setting that cannot be.
+        UsageError: protocols or addresses that cannot be on this line, or --listen 0 on a bus that is not ours.
+        ConfigError: an invalid address of a line or serial setting.
     """
 
     def __init__(self, hunt: Hunt, line_factory: LineFactory = open_line) -> None:
@@ -72,7 +72,7 @@ class Scan:
         return self._agenda.first_pass(self._units())
 
     def slow_pass(self) -> list[Probe]:
-        """The addresses that were silent, with patience. Meters are looked for part by part besides: ``_part``."""
+        """The silent addresses again, with longer timeouts. Meters are also searched for in groups: ``_part``."""
         return self._agenda.slow_pass(self._units(), self._is_known)
 
     def estimate_s(self) -> float:
@@ -111,7 +111,7 @@ class Scan:
         return max(TIMEOUT_S, self.hunt.slow_s) if self.hunt.slow else TIMEOUT_S
 
     async def identify(self, progress: Progress = lambda done, total, what: None) -> None:
-        """What those found say they are, and which profiles fit. Closes nothing."""
+        """Identify the devices that were found, and the profiles that fit. Closes nothing."""
         for number, device in enumerate(self.found):
             progress(self._done_s + number * IDENTIFY_S, self._total_s + len(self.found) * IDENTIFY_S,
                      f"what is {device.protocol} {device.address}?")  # fmt: skip
@@ -126,7 +126,7 @@ class Scan:
                 device.notes.append("was too slow or silent to try all profiles")
 
     async def identify_one(self) -> None:
-        """As ``identify`` for the one device that is known; ``seen`` is then "silent" if it says nothing at all."""
+        """As ``identify`` for the one device that is known; ``seen`` is then "silent" if it does not answer at all."""
         device = self.found[0]
         try:
             await self.identify()
@@ -207,7 +207,7 @@ class Scan:
                        "read their addresses from the meters")  # fmt: skip
 
     def _searching(self, progress: Progress) -> Asker:
-        """A question of a search: it comes on top of what was foreseen."""
+        """A question of a search: it was not part of the estimate."""
 
         async def ask(probe: Probe) -> Answer | LineError:
             self._tell(probe, progress)
@@ -280,7 +280,7 @@ class Scan:
         self._note(f"{probe.protocol} {probe.what}: several meters answer at once, or at another setting")
 
     async def _is_there(self, probe: Probe, frame: bytes) -> bool:
-        """Who answered to everybody's name must answer to its own."""
+        """A meter that answered to the common address must answer to its own."""
         if probe.protocol == "dlt645":
             function = probe.request.function
             return await answers_to_its_name(self._put, frame, probe.serial, self.hunt.timeout_s, function)
