@@ -1,4 +1,4 @@
-"""Heat from flow and temperatures, where no heat counter exists. A plausibility figure: a meter's own GJ take precedence.
+"""Heat from flow and temperatures, where there is no heat counter. A plausibility figure: a meter's own GJ go first.
 
 Volumetric heat capacity of water, density times specific heat at atmospheric pressure, from IAPWS-IF97 as tabled in
 EN 1434-1 annex A style heat coefficients; taken at the mean of both temperatures, in between by a straight line. With

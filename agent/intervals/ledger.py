@@ -1,7 +1,7 @@
 """Turns one stream into intervals, from sealed ring records or from packs, with the same result.
 
-Everything follows from the packs alone: read times, values, qualities, the borders of packs and the boots they name. So
-a restart continues from the last stored state with the packs since, and a verifier gets the same amounts from an export.
+Everything follows from the packs alone: read times, values, qualities, the borders of packs and the boots they name.
+So a restart continues from the last stored state with the packs since, and an export gives a verifier the same amounts.
 Spacing between readings is the packs' UTC, which no pack lets a clock step run through: where a pack begins elsewhere
 than the one before ended, the last readings move along, and what lies between is as long as it was on the monotonic
 clock.
