@@ -12,6 +12,7 @@ from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import parsers as v
 from agent.config.devices import address as parse_address
 from drivers.model import UsageError
+from drivers.serial_setting import DEFAULT_SERIAL
 
 if TYPE_CHECKING:
     from drivers.profile import Profile
@@ -34,7 +35,7 @@ def configured_target(config: Config, name: str) -> Target:
 def adhoc_target(profile: str, line: str, address: str, serial: str | None, params: tuple[str, ...]) -> Target:
     """A device that stands in no configuration. Raises UsageError naming the option, or ProfileError."""
     found = _profile(profile)
-    setting = _value("--serial", v.serial, serial or found.serial or "9600 8N1")
+    setting = _value("--serial", v.serial, serial or found.serial or DEFAULT_SERIAL)
     entry = LineEntry(name="read", url=_value("--line", v.line_url, line), serial=setting)
     if serial and entry.scheme == "modbus-tcp":
         raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")

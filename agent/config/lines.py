@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agent.config import parsers as v
 from agent.config.tree import LineEntry, Note
 from drivers.model import Limits
+from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import TomlTable
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
@@ -72,7 +73,7 @@ def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead
             name=name,
             url=url,
             label=table.take("label", v.label, ""),
-            serial=table.take("serial", v.serial, "9600 8N1"),
+            serial=table.take("serial", v.serial, DEFAULT_SERIAL),
             bus_baud=table.take("bus_baud", v.baud, None),
             limits=read_limits(table),
             echo=table.take("echo", v.boolean, False),

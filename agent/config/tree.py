@@ -13,6 +13,7 @@ from typing import Any
 from drivers.encoding import base64url, exact_text
 from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
 from drivers.night import Night
+from drivers.serial_setting import DEFAULT_SERIAL
 
 
 def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
@@ -145,7 +146,7 @@ class LineEntry:
 
     name: str
     url: str
-    serial: str = "9600 8N1"
+    serial: str = DEFAULT_SERIAL
     bus_baud: int | None = None
     limits: Limits = field(default_factory=Limits)
     echo: bool = False

@@ -9,11 +9,12 @@ from itertools import pairwise
 from drivers.model import Limits, PlanSummary, Point, ProfileError
 from drivers.plan.holes import KnownHoles
 from drivers.plan.timing import LineTiming
+from drivers.serial_setting import DEFAULT_SERIAL
 
 MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3
 MAX_COILS = 2000  # the same, 6.1
 _NO_LIMITS = Limits()
-DEFAULT_TIMING = LineTiming.serial("9600 8N1")
+DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
 
 
 @dataclass(frozen=True, slots=True)

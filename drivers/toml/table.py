@@ -240,9 +240,13 @@ class TomlTable:
         return value
 
     def choice(self, key: str, allowed: Iterable[str], default: str = "", *, required: bool = False) -> str:
-        """One of the words."""
-        parse = parsers.choice(*allowed)
-        return self.need(key, parse, default) if required else self.take(key, parse, default)
+        """One of the words; an empty text stands for none of them."""
+        value = self.text(key, default, required=required)
+        try:
+            return parsers.choice(*allowed)(value) if value else ""
+        except Wrong as wrong:
+            self.complain(None, key, wrong.what, wrong.hint)
+            return default
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int | None:
         """A whole number from ``low`` to ``high``."""
