@@ -93,7 +93,7 @@ class Watched:
         known = self.snapshot.get("devices", {})
         for name in devices:
             if name not in known:
-                from agent.config.parsers import did_you_mean
+                from drivers.toml.parsers import did_you_mean
 
                 hint = did_you_mean(name, known, "It has") if known else "It has none"
                 raise UsageError(f'the running agent has no device "{name[:40]}"', where="watch", hint=hint)
@@ -195,7 +195,7 @@ def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
     """The file with a line's last frames. Raises UsageError naming the lines there are."""
     lines = snapshot.get("lines", {})
     if line not in lines:
-        from agent.config.parsers import did_you_mean
+        from drivers.toml.parsers import did_you_mean
 
         hint = did_you_mean(line, lines, "It has") if lines else "It has none"
         raise UsageError(f'the running agent has no line "{line[:40]}"', where="watch", hint=hint)

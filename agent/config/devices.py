@@ -13,8 +13,9 @@ from agent.config.tree import DeviceConfig, Note
 from agent.roles import ROLES
 from drivers.model import DEFAULT_PERIODS_MS, PACES
 from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
-_PERIOD = v.duration_ms(50, 31 * 86_400_000, "5 s")
+_PERIOD = p.duration_ms(50, 31 * 86_400_000, "5 s")
 _ELSEWHERE = {
     "unit": 'Write address = "1"',
     "slave": 'Write address = "1"',
@@ -41,38 +42,38 @@ class DeviceRead:
 
 def address(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        raise v.Wrong(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
-    out = v.text(value)
+        raise p.Wrong(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
+    out = p.text(value)
     if not out or not out.isascii() or not out.isprintable() or " " in out or len(out) > 64:
-        raise v.Wrong(f"{v.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
+        raise p.Wrong(f"{p.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
     return out
 
 
 def role(value: object) -> str:
-    out = v.text(value)
+    out = p.text(value)
     if out in ROLES or (out.startswith("x.") and v.POINT_PATTERN.match(out) and "*" not in out and "?" not in out):
         return out
-    raise v.Wrong(f"{v.show(value)} is not a role", v.did_you_mean(out, ROLES, 'Custom roles begin with "x."; known'))
+    raise p.Wrong(f"{p.show(value)} is not a role", p.did_you_mean(out, ROLES, 'Custom roles begin with "x."; known'))
 
 
 def prefix(value: object) -> str:
     """A prefix of point names: "ac", "circuit.3"; empty for the whole device."""
-    out = v.text(value)
+    out = p.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
-        raise v.Wrong(f"{v.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"')
+        raise p.Wrong(f"{p.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"')
     return out
 
 
 def param(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise v.Wrong(f"{v.show(value)} cannot be a parameter", "Write a whole number or a text")
+        raise p.Wrong(f"{p.show(value)} cannot be a parameter", "Write a whole number or a text")
     return value
 
 
 def param_name(value: object) -> str:
-    out = v.text(value)
+    out = p.text(value)
     if not out.isascii() or not out.isprintable():
-        raise v.Wrong(f"{v.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
+        raise p.Wrong(f"{p.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
     return out
 
 
@@ -98,10 +99,10 @@ def read_devices(tables: list[TomlTable], lines: Mapping[str, LineRead], notes: 
 
 def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
     def line_name(value: object) -> str:
-        out = v.text(value)
+        out = p.text(value)
         if out not in lines:
-            hint = v.did_you_mean(out, lines, "Lines here") if lines else "There is no [[line]] yet"
-            raise v.Wrong(f"there is no line {v.show(out)}", hint)
+            hint = p.did_you_mean(out, lines, "Lines here") if lines else "There is no [[line]] yet"
+            raise p.Wrong(f"there is no line {p.show(out)}", hint)
         return out
 
     name = table.need("name", v.device_name, "", 'Add it, such as name = "inv1"')
@@ -123,10 +124,10 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
         profile=table.need(
             "profile", v.profile_id, "", 'Add it, such as profile = "huawei/sun2000"; see `meterhouse profiles`'
         ),
-        label=table.take("label", v.label, ""),
+        label=table.take("label", p.label, ""),
         params=table.pairs("params", param_name, param),
         periods_ms=periods,
-        phase_ms=table.take("phase", v.duration_ms(0, 86_400_000, "200 ms"), phase_ms),
+        phase_ms=table.take("phase", p.duration_ms(0, 86_400_000, "200 ms"), phase_ms),
         points=points or ("*",),
         roles=table.pairs("roles", prefix, role),
         parent=table.pairs("parent", prefix, node),
@@ -165,7 +166,7 @@ def _reversed(table: TomlTable) -> frozenset[str]:
         return frozenset()
     if isinstance(found[1], list):
         return frozenset(table.items("reversed", prefix) or ())
-    return frozenset({""}) if table.take("reversed", v.boolean, False) else frozenset()
+    return frozenset({""}) if table.take("reversed", p.boolean, False) else frozenset()
 
 
 def _serial(
@@ -183,5 +184,5 @@ def _serial(
         own = (entry.serial, f"line {entry.name}", line.table) if line.table.has("serial") else None
         first = own or shared.setdefault(entry.name, (device.serial, f"device {device.name}", table))
         if first[0] != device.serial:
-            what = f"{v.show(device.serial)}, but {first[1]} has {v.show(first[0])}: a serial server has one setting"
+            what = f"{p.show(device.serial)}, but {first[1]} has {p.show(first[0])}: a serial server has one setting"
             table.complain(None, "serial", what, "Put devices with another setting on a port of their own")

@@ -10,6 +10,7 @@ from agent.config.tree import LineEntry, Note
 from drivers.model import Limits
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
 _NOT_HERE = {"min_every": "Only a profile limits how often its devices may be polled; set every of the device instead"}
@@ -32,16 +33,16 @@ def read_limits(table: TomlTable) -> Limits:
     none_float: float | None = None
     none_bool: bool | None = None
     out = Limits(
-        max_words=inner.take("max_words", v.whole(1, 125), none_int),
-        max_gap=inner.take("max_gap", v.whole(0, 124), none_int),
-        holes=inner.take("holes", v.boolean, none_bool),
-        quiet_s=inner.take("quiet", v.duration_s(0, 10_000, "20 ms"), none_float),
-        timeout_s=inner.take("timeout", v.duration_s(10, 60_000, "1 s"), none_float),
-        connect_delay_s=inner.take("connect_delay", v.duration_s(0, 60_000, "1.5 s"), none_float),
-        turnaround_s=inner.take("turnaround", v.duration_s(0, 10_000, "20 ms"), none_float),
-        late_s=inner.take("late", v.duration_s(0, 60_000, "2 s"), none_float),
-        retries=inner.take("retries", v.whole(0, 5), none_int),
-        connections=inner.take("connections", v.whole(1, 64), none_int),
+        max_words=inner.take("max_words", p.whole(1, 125), none_int),
+        max_gap=inner.take("max_gap", p.whole(0, 124), none_int),
+        holes=inner.take("holes", p.boolean, none_bool),
+        quiet_s=inner.take("quiet", p.duration_s(0, 10_000, "20 ms"), none_float),
+        timeout_s=inner.take("timeout", p.duration_s(10, 60_000, "1 s"), none_float),
+        connect_delay_s=inner.take("connect_delay", p.duration_s(0, 60_000, "1.5 s"), none_float),
+        turnaround_s=inner.take("turnaround", p.duration_s(0, 10_000, "20 ms"), none_float),
+        late_s=inner.take("late", p.duration_s(0, 60_000, "2 s"), none_float),
+        retries=inner.take("retries", p.whole(0, 5), none_int),
+        connections=inner.take("connections", p.whole(1, 64), none_int),
     )
     inner.done(_NOT_HERE)
     return out
@@ -72,13 +73,13 @@ def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead
         entry = LineEntry(
             name=name,
             url=url,
-            label=table.take("label", v.label, ""),
+            label=table.take("label", p.label, ""),
             serial=table.take("serial", v.serial, DEFAULT_SERIAL),
             bus_baud=table.take("bus_baud", v.baud, None),
             limits=read_limits(table),
-            echo=table.take("echo", v.boolean, False),
-            rs485=table.take("rs485", v.boolean, False),
-            phase_ms=table.take("phase", v.duration_ms(0, 86_400_000, "200 ms"), 0),
+            echo=table.take("echo", p.boolean, False),
+            rs485=table.take("rs485", p.boolean, False),
+            phase_ms=table.take("phase", p.duration_ms(0, 86_400_000, "200 ms"), 0),
         )
         table.done(
             {"baud": 'Write serial = "9600 8N1"', "port": "It is part of the url", "host": "It is part of the url"}

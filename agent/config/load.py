@@ -29,6 +29,7 @@ from agent.config.uplinks import open_secret, read_secret, read_uplinks
 from drivers.model import ConfigError
 from drivers.night import Night
 from drivers.toml import Complaints, Layer, TomlSource, TomlTable, read_source
+from drivers.toml import parsers as p
 
 DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
@@ -96,7 +97,7 @@ def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
     layers = [Layer(source, (), raw)]
     folder = path.parent / "conf.d"
     try:
-        more = sorted(p for p in folder.iterdir() if p.suffix == ".toml" and not p.name.startswith("."))
+        more = sorted(x for x in folder.iterdir() if x.suffix == ".toml" and not x.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         more = []
     except OSError as error:
@@ -114,7 +115,7 @@ def _overrides(overrides: Mapping[str, object], complaints: Complaints) -> dict[
     for dotted, value in overrides.items():
         table, _, key = dotted.partition(".")
         if table not in TABLES or table in LISTS or not key:
-            complaints.add(source, (), dotted, "cannot be set here", v.did_you_mean(table, set(TABLES) - LISTS))
+            complaints.add(source, (), dotted, "cannot be set here", p.did_you_mean(table, set(TABLES) - LISTS))
             continue
         layer = tables.setdefault(table, Layer(source, (), {}))
         layer.raw[key] = str(value) if isinstance(value, Path) else value
@@ -139,7 +140,7 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
         if isinstance(raw, dict):
             table.layers.append(Layer(layer.source, (name,), raw))
         elif raw is not None:
-            what = "is a list of tables" if isinstance(raw, list) else f"{v.show(raw)} is not a table"
+            what = "is a list of tables" if isinstance(raw, list) else f"{p.show(raw)} is not a table"
             complaints.add(layer.source, (name,), name, what, f"Write [{name}] with single brackets, once")
     return table
 
@@ -178,7 +179,7 @@ def _build(
                 "UTC",
                 'Add it, such as timezone = "Asia/Shanghai"; intervals are cut on local time',
             ),
-            site.take("label", v.label, ""),
+            site.take("label", p.label, ""),
         )
         place = _place(site)
     site.done()
@@ -284,13 +285,13 @@ def _store(table: TomlTable) -> StoreConfig:
 
 
 def _seconds(table: TomlTable, key: str, default: int) -> int:
-    return table.take(key, v.duration_ms(0, 36500 * DAY_MS, "30 d"), default * 1000) // 1000
+    return table.take(key, p.duration_ms(0, 36500 * DAY_MS, "30 d"), default * 1000) // 1000
 
 
 def _pack(table: TomlTable) -> PackConfig:
     default = PackConfig()
     out = PackConfig(
-        every_ms=table.take("every", v.duration_ms(1000, 900_000, "10 s"), default.every_ms),
+        every_ms=table.take("every", p.duration_ms(1000, 900_000, "10 s"), default.every_ms),
         max_size_bytes=table.take("max_size", v.size_bytes(4 << 10, 16 << 20, "64 KiB"), default.max_size_bytes),
     )
     table.done()
@@ -305,9 +306,9 @@ def _ring(table: TomlTable) -> RingConfig:
 
 def _control(table: TomlTable) -> ControlConfig:
     def group(value: object) -> str:
-        name = v.text(value)
+        name = p.text(value)
         if not _GROUP.fullmatch(name):
-            raise v.Wrong(f"{v.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
+            raise p.Wrong(f"{p.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
         return name
 
     out = ControlConfig(table.take("group", group, ControlConfig().group))
@@ -317,14 +318,14 @@ def _control(table: TomlTable) -> ControlConfig:
 
 def _interval(table: TomlTable) -> IntervalConfig:
     def length(value: object) -> int:
-        ms = v.duration_ms(60_000, DAY_MS, "15 min")(value)
+        ms = p.duration_ms(60_000, DAY_MS, "15 min")(value)
         if DAY_MS % ms:
-            raise v.Wrong(f"{v.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h")
+            raise p.Wrong(f"{p.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h")
         return ms
 
     default = IntervalConfig()
     length_ms = table.take("length", length, default.length_ms)
-    gap_ms = table.take("max_gap", v.duration_ms(1_000, DAY_MS, "5 min"), default.max_gap_ms)
+    gap_ms = table.take("max_gap", p.duration_ms(1_000, DAY_MS, "5 min"), default.max_gap_ms)
     period_ms, slip_ms = _demand(table, default)
     table.done({"gap": "Write max_gap", "demand_period": 'Write demand = { period = "15 min", slip = "1 min" }'})
     return IntervalConfig(length_ms, gap_ms, period_ms, slip_ms)
@@ -335,18 +336,18 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
     demand = table.table("demand")
     if demand is None:
         return default.demand_period_ms, default.demand_slip_ms
-    period_ms = demand.take("period", v.duration_ms(60_000, 3_600_000, "15 min"), default.demand_period_ms)
+    period_ms = demand.take("period", p.duration_ms(60_000, 3_600_000, "15 min"), default.demand_period_ms)
 
     def slip(value: object) -> int:
-        ms = v.duration_ms(1_000, 3_600_000, "1 min")(value)
+        ms = p.duration_ms(1_000, 3_600_000, "1 min")(value)
         if period_ms % ms or period_ms // ms > MAX_SLIPS:
-            what = f"{v.show(value)} does not divide the period of {v.show_ms(period_ms)} into 1 to {MAX_SLIPS}"
-            raise v.Wrong(what, "Such as 1 min for a period of 15 min")
+            what = f"{p.show(value)} does not divide the period of {p.show_ms(period_ms)} into 1 to {MAX_SLIPS}"
+            raise p.Wrong(what, "Such as 1 min for a period of 15 min")
         return ms
 
     slip_ms = demand.take("slip", slip, min(default.demand_slip_ms, period_ms))
     if period_ms % slip_ms:
-        demand.complain(None, "period", f"{v.show_ms(period_ms)} is not a multiple of the slip", "Set slip as well")
+        demand.complain(None, "period", f"{p.show_ms(period_ms)} is not a multiple of the slip", "Set slip as well")
         period_ms, slip_ms = default.demand_period_ms, default.demand_slip_ms
     demand.done()
     return period_ms, slip_ms

@@ -13,6 +13,7 @@ from agent.intervals.balance import ACCURACY_EXAMPLES, accuracy_limit
 from agent.roles import ROLES
 from drivers.model import ProfileError
 from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 if TYPE_CHECKING:
     from agent.config.devices import DeviceRead
@@ -23,14 +24,14 @@ _TERM = re.compile(r"([+-]?)([a-z0-9][a-z0-9-]{0,62})/([a-z0-9][a-z0-9._-]{0,199
 HEAT_ROLES = tuple(role for role in ROLES if role.partition(".")[0] in ("heat", "cold"))
 MAX_TERMS = 256
 
-node = v.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "board-2/circuit.3" or "transformer-1"')
+node = p.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "board-2/circuit.3" or "transformer-1"')
 
 
 def accuracy(value: object) -> str:
     """A class as it is written on the meter."""
-    out = v.text(value)
+    out = p.text(value)
     if accuracy_limit(out) is None:
-        raise v.Wrong(f"{v.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
+        raise p.Wrong(f"{p.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
     return out
 
 
@@ -61,7 +62,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
                 choices = ", ".join(f'"{name}/{one}"' for one in other.entry.roles if one)
                 device.table.complain(None, key, f"{name} has several parts with a role", f"Name one of {choices}")
             elif inner and (other is None or inner not in other.entry.roles):
-                what = f"{name} gives no role to {v.show(inner)}" if other else f"there is no device {v.show(name)}"
+                what = f"{name} gives no role to {p.show(inner)}" if other else f"there is no device {p.show(name)}"
                 device.table.complain(None, key, what, "A meter in the tree is a device, or DEVICE/PART with a role")
             up[_place(device.entry, part)] = (_resolved(parent, entries), device, key)
     for place, (_, device, key) in up.items():
@@ -129,18 +130,18 @@ _HOW = (
 
 
 def _heat_role(value: object) -> str:
-    out = v.text(value)
+    out = p.text(value)
     if out not in HEAT_ROLES:
-        raise v.Wrong(f"{v.show(value)} is not a role of heat or cold", v.did_you_mean(out, HEAT_ROLES))
+        raise p.Wrong(f"{p.show(value)} is not a role of heat or cold", p.did_you_mean(out, HEAT_ROLES))
     return out
 
 
 def _terms(table: TomlTable, points: _Points) -> tuple[tuple[int, str, str], ...]:
     def term(value: object) -> tuple[int, str, str]:
-        found = _TERM.match(v.text(value))
+        found = _TERM.match(p.text(value))
         if not found:
-            raise v.Wrong(
-                f"{v.show(value)} is not a term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
+            raise p.Wrong(
+                f"{p.show(value)} is not a term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
             )
         points.need(found[2], found[3], "counter")
         return (-1 if found[1] == "-" else 1), found[2], found[3]
@@ -161,7 +162,7 @@ def _heat(table: TomlTable, points: _Points) -> tuple[str, str, str, str]:
     device = inner.need("device", v.name, "", "Name the device that reads all three")
 
     def point(value: object) -> str:
-        out = v.text(value)
+        out = p.text(value)
         points.need(device, out, "gauge")
         return out
 
@@ -191,13 +192,13 @@ class _Points:
     def need(self, device: str, point: str, kind: str) -> None:
         """Raises Wrong for an unknown point."""
         if device not in self._devices:
-            raise v.Wrong(f"there is no device {v.show(device)}", v.did_you_mean(device, self._devices))
+            raise p.Wrong(f"there is no device {p.show(device)}", p.did_you_mean(device, self._devices))
         found = self._of(device)
         if found and point not in found:
             fitting = [name for name, (mine, _) in found.items() if mine == kind]
-            raise v.Wrong(f"{device} has no point {v.show(point)}", v.did_you_mean(point, fitting, f"Its {kind}s"))
+            raise p.Wrong(f"{device} has no point {p.show(point)}", p.did_you_mean(point, fitting, f"Its {kind}s"))
         if found and found[point][0] != kind:
-            raise v.Wrong(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
+            raise p.Wrong(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
 
     def unit(self, device: str, point: str) -> str:
         """The unit of its amounts."""

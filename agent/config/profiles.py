@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config import parsers as v
 from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
 from agent.config.tree import Config, DeviceConfig, LineEntry, Note
@@ -18,6 +17,7 @@ from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
 from drivers.registry import driver_class
 from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 if TYPE_CHECKING:
     from drivers.line import Line, LineConfig
@@ -145,8 +145,8 @@ def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None
     for key, part in spoken:
         if part and not any(concerned(name, frozenset({part})) for name in names):
             where = key.partition(".")[0]
-            what = f"the profile {entry.profile} has no points below {v.show(part)}"
-            table.complain(None, where, what, v.did_you_mean(part, fronts, "It has"))
+            what = f"the profile {entry.profile} has no points below {p.show(part)}"
+            table.complain(None, where, what, p.did_you_mean(part, fronts, "It has"))
 
 
 def _periods(
@@ -163,8 +163,8 @@ def _periods(
         if periods[number] >= floor_ms:
             continue
         if pace in device.said:
-            what = f"{v.show_ms(periods[number])} is faster than profile {profile.id} allows"
-            device.table.complain(None, single, what, f"At least {v.show_ms(floor_ms)}")
+            what = f"{p.show_ms(periods[number])} is faster than profile {profile.id} allows"
+            device.table.complain(None, single, what, f"At least {p.show_ms(floor_ms)}")
         periods[number] = floor_ms
     return tuple(periods)
 
@@ -244,7 +244,7 @@ def device_spec(
         zone=config.timezone,
         night=config.place if sleeps(device, profile) else None,
         caching=profile.caching or profile.fresh is not None,
-        fresh=profile.fresh if profile.fresh and any(p.name == profile.fresh.point for p in points) else None,
+        fresh=profile.fresh if profile.fresh and any(x.name == profile.fresh.point for x in points) else None,
     )
 
 

@@ -11,6 +11,7 @@ from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
 from agent.config.tree import Note, Secret, UplinkConfig
 from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
@@ -110,16 +111,16 @@ def _uplink(table: TomlTable) -> UplinkConfig:
         host=parts.hostname or "",
         port=parts.port or 0,
         tls=parts.scheme == "mqtts",
-        username=table.take("username", v.label, ""),
+        username=table.take("username", p.label, ""),
         password=read_secret(table, "password_credential", "password_file"),
         ca_file=file("ca_file"),
         cert_file=file("cert_file"),
         key_file=file("key_file"),
         client_id=table.take("client_id", v.site_name, ""),
-        confirm=table.take("confirm", v.choice("platform", "subscriber", "broker"), ""),
-        keepalive_s=table.take("keepalive", v.duration_ms(5000, 3_600_000, "30 s"), 30_000) // 1000,
-        backfill_rate=table.take("backfill_rate", v.whole(1, 10_000), 0),
-        in_flight=table.take("in_flight", v.whole(1, 1000), 20),
+        confirm=table.take("confirm", p.choice("platform", "subscriber", "broker"), ""),
+        keepalive_s=table.take("keepalive", p.duration_ms(5000, 3_600_000, "30 s"), 30_000) // 1000,
+        backfill_rate=table.take("backfill_rate", p.whole(1, 10_000), 0),
+        in_flight=table.take("in_flight", p.whole(1, 1000), 20),
     )
     table.done(_NO_SECRETS)
     for key in ("ca_file", "cert_file", "key_file"):
