@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.keys import TYP_CHECKPOINT, Signer
-from agent.pack import base64url, seconds
+from agent.pack import seconds
+from drivers.encoding import base64url
 from ext.canon import dumps
 
 PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow

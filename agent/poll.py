@@ -1,7 +1,7 @@
-"""When to ask whom: ticks of the UTC grid, earliest deadline first, and what a dead device may cost.
+"""Scheduling of polls: ticks of the UTC grid, earliest deadline first, and a bounded share for dead devices.
 
 One ``LinePoller`` serves one line. It owns no transport and knows no protocol: it calls ``poll`` and ``probe``
-of the drivers it was given and hands on the ring positions of what they wrote.
+of the drivers it was given and passes on the ring positions of what they wrote.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from drivers.backoff import Backoff
 from drivers.fresh import Freshness
 from drivers.model import PACES, DeviceSpec, Fresh, LineDown, LineError, LineLent, PollResult, Reading, Reason
 from ext.ring import Ring
@@ -21,13 +22,13 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
 DEAD_AFTER_FAILURES = 3  # visits in a row without any answer ...
-DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round is no death
+DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round does not make a device dead
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
 PATIENCE_ROUNDS = 4
 AWAY_MS = 10_000  # without an answer for so long, a meter may have been exchanged for another
-MEET_EVERY_MS = 86_400_000  # a device that is always there is asked who it is so often, or when ``once`` is due
+MEET_EVERY_MS = 86_400_000  # how often a device that is always there is identified, or when ``once`` is due
 LOOK_AGAIN_MS = 200  # for a heartbeat's first move
 STEP_MS = 500  # a wall clock further than this from the monotonic one has been set
 
@@ -45,7 +46,7 @@ class Driver(Protocol):
         """One cheap request. Raises LineError where the device is silent."""
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Ask for some points now, to learn who the device is. Raises LineError where it is silent."""
+        """Ask for some points now, to identify the device. Raises LineError if it is silent."""
 
 
 class Grid:
@@ -72,7 +73,7 @@ class Grid:
         return None
 
     def take_step(self) -> None:
-        """Believe the wall clock from now on."""
+        """Trust the wall clock from now on."""
         self._offset_ns = self._utc() - self._mono()
 
 
@@ -85,7 +86,7 @@ class Life(Enum):
 
 
 class DevicePoll:
-    """One device's place in its line's round: what is due, what is pending, whether it lives."""
+    """One device's place in its line's round: what is due, what is pending, whether it responds."""
 
     def __init__(self, driver: Driver, ring: Ring, start_ms: int) -> None:
         self.ring = ring
@@ -93,7 +94,7 @@ class DevicePoll:
         self.failures = 0
         self.failing_since = 0.0
         self.probe_at = 0.0  # loop time before which a device that is not alive is not asked
-        self.pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self.last_answer_ms = 0
         self.last_error = ""
         self._told = False  # the log says that it is silent
@@ -112,7 +113,7 @@ class DevicePoll:
         used = {PACES.index(point.pace) for point in spec.points}
         self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
         self.pending = [0] * len(PACES)
-        self.met_ms = 0  # the tick at which it was last asked who it is
+        self.met_ms = 0  # the tick of its last identification
         self.asked_ms = 0  # the latest tick that was asked for since; older ones may still be pending
         self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
         self.next = [
@@ -150,7 +151,8 @@ class DevicePoll:
                 self.next[pace] = -((spec.phase_ms - cut_ms) // wanted) * wanted + spec.phase_ms if wanted else 0
         self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
-        self.life, self.failures, self.probe_at, self.pause_s = Life.UNKNOWN, 0, 0.0, FIRST_PAUSE_S
+        self.life, self.failures, self.probe_at = Life.UNKNOWN, 0, 0.0
+        self._backoff.reset()
 
     @property
     def idle(self) -> bool:
@@ -158,14 +160,14 @@ class DevicePoll:
         return not self.working and not any(self.pending)
 
     async def hold(self) -> None:
-        """Take up no new tick, and wait until what is pending was asked for: then nothing is lost by a change."""
+        """Start no new tick, and wait until pending ones are asked: then a change loses nothing."""
         self.held = True
         while not self.idle:
             self._settled = asyncio.get_running_loop().create_future()
             await self._settled
 
     def release(self) -> None:
-        """Go on; ticks that came meanwhile are taken up now."""
+        """Resume; ticks that came meanwhile are started now."""
         self.held, self._settled = False, None
 
     def visited(self) -> None:
@@ -188,7 +190,7 @@ class DevicePoll:
         return min(held, default=self.next_ms or 1 << 62)
 
     def advance(self, now_ms: int) -> list[int]:
-        """Turn the ticks up to now into pending ones. What still was pending is overload; returns its positions."""
+        """Make the ticks up to now pending. Those still pending before become overload; returns their positions."""
         late: list[int] = []
         for pace, period in enumerate(self.periods):
             while period and self.next[pace] <= now_ms:
@@ -203,8 +205,8 @@ class DevicePoll:
     def deadline(self) -> tuple[int, int, int]:
         """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending.
 
-        A slow pace may wait for a few rounds of the fastest, not for its whole period: on a line that is asked for
-        more than it can do, pure deadlines would starve it.
+        A slow pace may wait for a few rounds of the fastest, not for its whole period: on an overloaded
+        line, pure deadlines would starve it.
         """
         best = tick = 0
         for pace, pending in enumerate(self.pending):
@@ -218,8 +220,8 @@ class DevicePoll:
                 paces |= 1 << pace
         return best, tick, paces
 
-    def stranger(self, tick_ms: int) -> bool:
-        """It must say again who it is before its data counts: after an absence, and once a day."""
+    def needs_identification(self, tick_ms: int) -> bool:
+        """It must be identified again before its data counts: after an absence, and once a day."""
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
         return bool(away) or tick_ms - self.met_ms >= MEET_EVERY_MS
 
@@ -235,7 +237,7 @@ class DevicePoll:
         )
 
     def sleeps(self, utc_ms: int) -> bool:
-        """It, or the dongle that it feeds, is silent because it is dark, as its profile says of it."""
+        """It, or the dongle that it feeds, is silent because it is dark (``sleeps`` in its profile)."""
         silent = self.life is Life.DEAD or (self.life is Life.UNKNOWN and bool(self.last_error))
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
 
@@ -252,27 +254,26 @@ class DevicePoll:
             self.failures >= DEAD_AFTER_FAILURES and now - self.failing_since >= DEAD_AFTER_S
         ):
             if self.life is Life.ALIVE:
-                self.pause_s = FIRST_PAUSE_S
+                self._backoff.reset()
             self.life = Life.DEAD
             if not self._told:
                 self._told = True
                 if self.sleeps(tick_ms):
-                    log.info("%s sleeps in the dark", self.driver.spec.name)
+                    log.info("%s is asleep (dark)", self.driver.spec.name)
                 else:
-                    text = "%s is silent, and is asked ever less often: %s"
+                    text = "%s not responding, backing off: %s"
                     log.warning(text, self.driver.spec.name, self.last_error)
-            self.probe_at = now + self.pause_s
-            self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
+            self.probe_at = now + self._backoff.next_s()
 
-    def lives(self, now_ms: int) -> None:
+    def mark_alive(self, now_ms: int) -> None:
         """It answered."""
         if self._told:
             self._told = False
             since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
-            log.info("%s answers%s", self.driver.spec.name, since)
+            log.info("%s responding%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
-        self.pause_s = FIRST_PAUSE_S
+        self._backoff.reset()
         self.last_answer_ms = now_ms
         self.last_error = ""
 
@@ -312,7 +313,7 @@ class LinePoller:
         self.wake()
 
     def wake(self) -> None:
-        """Look at what is due now: a device has other ticks than it had."""
+        """Look again at what is due: the ticks of a device changed."""
         self._wake_ms = 0
         if self._nap is not None and not self._nap.done():
             self._nap.set_result(None)
@@ -369,7 +370,7 @@ class LinePoller:
 
     async def _visit(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
         alive = device.life is Life.ALIVE
-        if not alive or paces >> ONCE & 1 or device.stranger(tick):
+        if not alive or paces >> ONCE & 1 or device.needs_identification(tick):
             began = clock()
             if not alive and (began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until)):
                 self._collect(device, [device.gap(tick, paces, Reason.ABSENT)], False)
@@ -383,7 +384,7 @@ class LinePoller:
                     device.failed(now, error, tick)
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
                 return
-            device.lives(self._grid.now_ms())
+            device.mark_alive(self._grid.now_ms())
             device.met_ms = tick
             if device.periods[ONCE]:
                 paces |= 1 << ONCE  # after an absence, what is read once is read again
@@ -392,12 +393,12 @@ class LinePoller:
         result = await device.driver.poll(tick, paces)
         self._collect(device, result.positions, result.answered > 0)
         if result.answered:
-            device.lives(self._grid.now_ms())
+            device.mark_alive(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
             device.failed(clock(), result.error, tick)
 
     async def _fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
-        """Ask a caching master whether its source lives, right before it is read. False: gaps are written."""
+        """Ask a caching master whether its source is alive, right before it is read. False: gaps are written."""
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness
@@ -415,19 +416,19 @@ class LinePoller:
             if not isinstance(error, LineLent):
                 device.failed(clock(), error, tick)
             return False
-        device.lives(self._grid.now_ms())
+        device.mark_alive(self._grid.now_ms())
         if is_fresh:
             if stale_s is not None:
-                log.info("%s: its source lives (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
+                log.info("%s: source recovered (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
             return True
         device.last_error = judge.why(reading)
         if stale_s is None:
-            log.warning("%s: readings do not count for now: %s", device.driver.spec.name, device.last_error)
+            log.warning("%s: readings ignored as stale: %s", device.driver.spec.name, device.last_error)
         self._collect(device, [device.gap(tick, paces, Reason.STALE_SOURCE)], False)
         return False
 
     def _may_look_again(self, device: DevicePoll, rule: Fresh) -> bool:
-        """At a start nobody has seen a heartbeat move: time to see it, as long as nobody else waits for the line."""
+        """At a start no heartbeat has moved yet: time to see it move, while no other device waits for the line."""
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
         has_time = self._grid.now_ms() + 2 * LOOK_AGAIN_MS < self._wake_ms
         return rule.changes_within_s is not None and has_time and not others_wait and not self.stopping

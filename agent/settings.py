@@ -27,7 +27,7 @@ class Secret:
         if folder and (Path(folder) / self.credential).is_file():
             return Path(folder) / self.credential
         hint = f"Add LoadCredential={self.credential}:/etc/meterhouse/{self.credential} to the unit, or name a file"
-        raise ConfigError("systemd gave no such credential", where=f"credential {self.credential}", hint=hint)
+        raise ConfigError("systemd did not provide this credential", where=f"credential {self.credential}", hint=hint)
 
     def read(self, environ: Mapping[str, str]) -> bytes:
         """The secret itself, at most 64 KiB. Raises ConfigError naming the file, never its content."""

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.intervals import Cut
-from agent.intervals.feed import Span
 from agent.intervals.ledger import Ledger
 from agent.intervals.page import encode
-from agent.intervals.sketch import Rule
+from agent.intervals.rows import PackSpan
+from agent.intervals.tracked_points import Rule
 from agent.keys import create_key
 from agent.pack import Packer, StreamTable
 from agent.service.pack_replay import new_pages
@@ -100,7 +100,7 @@ def kernel() -> dict[str, Any]:
             began, pages = time.process_time(), 0.0
             for at in range(0, ticks, 60):  # an hour of packs at a time, as after an outage
                 end = min(at + 60, ticks)
-                span = Span(at + 1, "0000000000000001", FIRST_MS + at * MIN_MS, FIRST_MS + end * MIN_MS)
+                span = PackSpan(at + 1, "0000000000000001", FIRST_MS + at * MIN_MS, FIRST_MS + end * MIN_MS)
                 ledger.take_ring(ring, positions[at:end], [span])
                 for shape, rows in ledger.rows():
                     before = time.process_time()
@@ -167,7 +167,7 @@ def month(folder: Path, days: int) -> dict[str, Any]:
         seq += 1
         pages = []
         for meter, positions in zip(meters, taken, strict=True):
-            meter.ledger.take_ring(ring, positions, [Span(seq, "0000000000000001", start, start + SPAN_MS)])
+            meter.ledger.take_ring(ring, positions, [PackSpan(seq, "0000000000000001", start, start + SPAN_MS)])
             pages += new_pages(meter.ledger.stream, meter.ledger.rows(), CUT)
         store.add_intervals(pages, {})
         while store.fold_intervals(CUT.stretch("day", start - FOLD_AFTER_MS)[0], CUT.day, fold):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from drivers import cjt188, dlt645, mbus, sunspec
-from drivers.hunting import Hunter
+from drivers.framing import FrameScanner
 from drivers.line.frames import ModbusRequest, crc16
 from drivers.modbus import read_request
 
@@ -34,7 +34,7 @@ MBUS = (
     "68 42 42 68 08 00 72 45 00 94 63 AE 4C 08 04 F9 00 00 00 0C 06 19 90 01 00 0C 13 19 11 62 01 0C 3B 00 00 00 00 0C"
     " 2B 00 00 00 00 02 5A 67 01 02 5E E9 00 03 60 46 31 00 0C 78 45 00 94 63 0C FD 10 45 00 94 63 1F B6 16"
 )
-KINDS: tuple[tuple[str, Callable[[], Hunter[Any]], Callable[[Any], object], str], ...] = (
+KINDS: tuple[tuple[str, Callable[[], FrameScanner[Any]], Callable[[Any], object], str], ...] = (
     ("DL/T 645, one value", dlt645.Parser, dlt645.decode_frame, DLT645),
     ("CJ/T 188 water, 4 values", cjt188.Parser, cjt188.decode_frame, WATER),
     ("CJ/T 188 heat, 10 values", cjt188.Parser, cjt188.decode_frame, HEAT),
@@ -52,7 +52,7 @@ def best(work: Callable[[], int], repeat: int) -> float:
     return found
 
 
-def hunting(parser: Callable[[], Hunter[Any]], text: str, decode: Callable[[Any], object] | None) -> int:
+def hunting(parser: Callable[[], FrameScanner[Any]], text: str, decode: Callable[[Any], object] | None) -> int:
     """Feed a stream of one frame; returns how many were found."""
     stream = (NOISE + bytes.fromhex(text)) * FRAMES
     hunter, count = parser(), 0
@@ -81,7 +81,7 @@ def models() -> int:
     return FRAMES
 
 
-def measure(repeat: int) -> list[tuple[str, float | None, float | None]]:
+def frame_end(repeat: int) -> list[tuple[str, float | None, float | None]]:
     """(what, frames a second found, found and decoded)."""
     rows: list[tuple[str, float | None, float | None]] = []
     for what, parser, decode, text in KINDS:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--repeat", type=int, default=7)
     args = parser.parse_args(argv)
-    rows = measure(args.repeat)
+    rows = frame_end(args.repeat)
     if args.json:
         print(json.dumps([{"parser": w, "found": f and round(f), "decoded": d and round(d)} for w, f, d in rows]))
     else:

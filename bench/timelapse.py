@@ -18,7 +18,7 @@ import agent
 from agent.config import Config, load_config
 from agent.indicators.declared import Declaration, EnteredBy
 from agent.intervals import Cut
-from agent.intervals.sketch import Rule
+from agent.intervals.tracked_points import Rule
 from agent.keys import create_key, key_records
 from agent.pack import Packer, StreamTable
 from agent.service.balances import Balances

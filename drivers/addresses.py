@@ -1,6 +1,6 @@
 """What an address is, protocol by protocol: the one rule that drivers, the configuration and samples ask.
 
-Light on purpose: whoever checks a configuration need not load the drivers.
+Light on purpose: a check of a configuration does not load the drivers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class WrongAddress:
 
 
 def _modbus(address: str, scheme: str) -> WrongAddress | None:
-    """A unit. On a serial bus 0 is a broadcast, which nobody answers."""
+    """A unit. On a serial bus 0 is a broadcast, which has no answer."""
     low, high = (0, 255) if scheme in ("", MBAP) else (1, 247)
     if address.isascii() and address.isdigit() and low <= int(address[:9]) <= high:
         return None

@@ -1,6 +1,6 @@
-"""What a device's own clock says, against ours: times of demands and freezes, and how far the clock is off.
+"""The clock of a device compared with ours: times of demands and freezes, and the offset of the clock.
 
-Meters say local time without a zone, so the site's is taken; in the hour that a summer time repeats, the first.
+Meters give local time without a zone, so the site's is taken; in the hour that a summer time repeats, the first.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import lru_cache
 
 _TEXT = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?")
 _START = datetime(1970, 1, 1)
-LONGEST_S = 100 * 366 * 86_400  # further off than a century is no clock
+LONGEST_S = 100 * 366 * 86_400  # a clock is not off by more than a century
 CLOCKS = ("local", "utc")  # what a profile's ``clock`` may say
 
 
 def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
-    """UTC ms of a device's time, ISO 8601 without zone; a date alone is its midnight. None where it is no time.
+    """UTC ms of a device's time, ISO 8601 without zone; a date alone is its midnight. None if it is not a time.
 
     ``zone``: IANA name; "": that of this machine.
     """
@@ -32,7 +32,7 @@ def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
 
 
 def offset_s(said: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
-    """Seconds that a device's clock is ahead of ours at ``time_ns``, when its answer came in. None: it says no time.
+    """Seconds that a device's clock is ahead of ours at ``time_ns``, when its answer came in. None if it has no time.
 
     Args:
         said: ISO 8601 without zone, or seconds since 1970.

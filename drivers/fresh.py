@@ -1,4 +1,4 @@
-"""Whether a caching master still hears the device behind it: loggers and PLCs answer on for a device that is dead."""
+"""Whether a caching master still hears the device behind it: loggers and PLCs keep answering for a dead device."""
 
 from __future__ import annotations
 

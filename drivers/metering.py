@@ -1,4 +1,4 @@
-"""What drivers of meters have in common: a question with its push parser, and the way of a value into the ring.
+"""What drivers of meters have in common: a question with its push parser, and how a value gets into the ring.
 
 A protocol's driver says which questions bring which points and how a point is found among the readings of an answer;
 asking, gaps, units, ratios and signs are here.
@@ -11,12 +11,12 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import ClassVar, Generic, TypeVar
 
 from drivers.addresses import demand_address
 from drivers.clocks import offset_s, time_ms
-from drivers.hunting import Hunter
+from drivers.counter_guard import CounterGuard
+from drivers.framing import FrameScanner
 from drivers.line import Answer, Line
 from drivers.model import (
     PACES,
@@ -38,8 +38,8 @@ from drivers.model import (
     UsageError,
 )
 from drivers.plan import LineTiming, exact, ratio_of
-from drivers.plausible import Guard
 from drivers.profile import concerned
+from drivers.toml import show, suggestion
 from drivers.units import unit_factor
 from ext.ring import Ring
 
@@ -54,7 +54,7 @@ class MeterRequest(Generic[F]):
     Args:
         judge: the bytes of a sound frame that answers, a LineError if it refuses, None if it is not for us
             (another meter's, our own echo); a MismatchError is kept in mind while the right one may still come.
-        why: what is wrong with bytes that hold no frame.
+        why: what is wrong with bytes that do not contain a frame.
     """
 
     __slots__ = ("_judge", "_parser", "_why", "expect", "frame", "function", "unit", "where")
@@ -66,40 +66,40 @@ class MeterRequest(Generic[F]):
         unit: str,
         where: str,
         expect: int,
-        parser: Callable[[], Hunter[F]],
+        parser: Callable[[], FrameScanner[F]],
         judge: Callable[[F], bytes | LineError | None],
         why: Callable[[bytes], str],
     ) -> None:
         self.frame, self.function, self.unit, self.where, self.expect = frame, function, unit, where, expect
         self._parser, self._judge, self._why = parser, judge, why
 
-    def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
-        """As ``drivers.line.Request`` says. Our own bytes coming back are no answer (field pains 20, 22)."""
+    def find(self, response: bytes, final: bool) -> bytes | LineError | None:
+        """As ``drivers.line.Request`` says. An echo of our own bytes is not an answer (field pains 20, 22)."""
         seen: LineError | None = None
-        frames = self._parser().feed(heard)
+        frames = self._parser().feed(response)
         for frame in frames:
             verdict = self._judge(frame)
             if isinstance(verdict, MismatchError):
                 seen = verdict
             elif verdict is not None:
                 return verdict
-        if not final or not heard:
+        if not final or not response:
             return None
         if seen is None and not frames:
-            return FrameError(self._why(heard), where=self.where)
+            return FrameError(self._why(response), where=self.where)
         return seen  # only an echo or other meters' words: this one was silent
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One question and the points that its answer brings; ``what`` is the protocol's own."""
+class Query:
+    """One question and the points that its answer brings; ``query_id`` is the protocol's own."""
 
-    what: str
+    query_id: str
     points: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Response:
     """What one question brought, stamped when its last byte came in."""
 
     readings: Sequence[Reading]
@@ -124,81 +124,81 @@ class MeterDevice:
         self.where = f"{spec.name} (line {line.name} address {spec.address})"
         demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
         self._line, self._ring = line, ring
-        self._how = line.manners(spec.limits, spec.serial)
+        self._options = line.request_options(spec.limits, spec.serial)
         self._asked = 0  # requests sent since the visit began
         self._refusals: dict[str, int] = {}
         self._rests: dict[str, float] = {}  # question -> monotonic seconds before which it is not asked
         self._told: set[int] = set()
-        self._guard = Guard(spec)
+        self._guard = CounterGuard(spec)
         for number in range(len(spec.points)):
             self.check(spec.points[number])
 
     # --- what a protocol fills in
 
     def check(self, point: Point) -> None:
-        """Raise ConfigError where a point's key means nothing in this protocol."""
+        """Raise ConfigError if a point's key is invalid in this protocol."""
         raise NotImplementedError
 
-    def plan(self, numbers: Sequence[int]) -> list[Ask]:
+    def plan(self, numbers: Sequence[int]) -> list[Query]:
         """The questions that bring these points."""
         raise NotImplementedError
 
-    def split(self, ask: Ask) -> list[Ask]:
-        """What to ask instead, after the device has refused ``ask``; nothing: there is no other way."""
+    def split(self, query: Query) -> list[Query]:
+        """What to ask instead, after the device refused ``query``; empty: there is no other way."""
         return []
 
-    async def fetch(self, what: str) -> Heard:
+    async def fetch(self, query_id: str) -> Response:
         """Ask. Raises LineError."""
         raise NotImplementedError
 
-    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
-        """The readings of the frames that answer ``what``. Raises LineError where they cannot be used."""
+    def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+        """The readings of the frames that answer ``query_id``. Raises LineError where they cannot be used."""
         raise NotImplementedError
 
-    def brings(self, point: Point, what: str) -> bool:
-        """Whether an answer to ``what`` holds a point."""
+    def brings(self, point: Point, query_id: str) -> bool:
+        """Whether an answer to ``query_id`` holds a point."""
         raise NotImplementedError
 
-    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+    def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
         """The reading of a point among those of an answer; None where it is not there."""
         raise NotImplementedError
 
-    def cost(self, what: str) -> tuple[int, int]:
-        """(requests, bytes of both directions) of a question, about."""
+    def cost(self, query_id: str) -> tuple[int, int]:
+        """Approximate (requests, bytes of both directions) of a question."""
         raise NotImplementedError
 
-    # --- what the house asks
+    # --- what pollers and commands call
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Ask what is due. A question that fails makes gaps of its points; silence at the first ends the visit."""
         result = PollResult()
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
-        asks, streak = self.plan(due), 0
+        queries, streak = self.plan(due), 0
         self._asked = 0
-        while asks:
-            ask = asks.pop(0)
-            if self._resting(ask):
-                self._lacking(ask, tick_ms, result)
+        while queries:
+            query = queries.pop(0)
+            if self._resting(query):
+                self._lacking(query, tick_ms, result)
                 continue
             try:
-                heard = await self.fetch(ask.what)
+                response = await self.fetch(query.query_id)
             except DeviceException as error:
                 streak = 0
                 result.answered += 1
-                asks[:0] = self._refused(ask, error, tick_ms, result)
+                queries[:0] = self._refused(query, error, tick_ms, result)
             except LineError as error:
                 result.error = error
-                result.positions.append(self._gap(tick_ms, error.reason, ask.points))
+                result.positions.append(self._gap(tick_ms, error.reason, query.points))
                 streak += 1 if isinstance(error, LineTimeout) else 0
                 if isinstance(error, LineDown | LineLent) or streak > 1 or (streak and not result.answered):
-                    for rest in asks:
+                    for rest in queries:
                         result.positions.append(self._gap(tick_ms, error.reason, rest.points))
                     break
             else:
                 streak = 0
                 result.answered += 1
-                self._refusals.pop(ask.what, None)
-                self._take(ask, heard, tick_ms, result.positions)
+                self._refusals.pop(query.query_id, None)
+                self._take(query, response, tick_ms, result.positions)
         result.asked = self._asked
         return result
 
@@ -207,7 +207,7 @@ class MeterDevice:
         points = self.spec.points
         wanted = [n for n, point in enumerate(points) if point.name == self.spec.probe] or [0]
         try:
-            await self.fetch(self.plan(wanted[:1])[0].what)
+            await self.fetch(self.plan(wanted[:1])[0].query_id)
         except DeviceException:
             return
 
@@ -216,44 +216,41 @@ class MeterDevice:
         places = {point.name: n for n, point in enumerate(self.spec.points)}
         for name in names:
             if name not in places:
-                near = get_close_matches(name, places, 1)
-                raise UsageError(
-                    f"no point {name!r}", where=self.spec.name, hint=f"Did you mean {near[0]}?" if near else ""
-                )
+                raise UsageError(f"unknown point {show(name)}", where=self.spec.name, hint=suggestion(name, places))
         found: dict[int, Reading] = {}
-        asks, alive = self.plan([places[name] for name in dict.fromkeys(names)]), False
-        while asks:
-            ask = asks.pop(0)
+        queries, alive = self.plan([places[name] for name in dict.fromkeys(names)]), False
+        while queries:
+            query = queries.pop(0)
             try:
-                heard = await self.fetch(ask.what)
+                response = await self.fetch(query.query_id)
             except (LineDown, LineLent):
                 raise
             except LineError as error:
                 if isinstance(error, LineTimeout) and not alive:
                     raise
                 alive = True
-                other = self.split(ask) if isinstance(error, DeviceException) else []
-                asks[:0] = other
+                other = self.split(query) if isinstance(error, DeviceException) else []
+                queries[:0] = other
                 if not other:
-                    found.update({n: _nothing(self.spec.points[n], error.reason) for n in ask.points})
+                    found.update({n: _nothing(self.spec.points[n], error.reason) for n in query.points})
                 continue
             alive = True
-            found.update(self._readings(ask.points, ask.what, heard))
+            found.update(self._readings(query.points, query.query_id, response))
         return {name: found[places[name]] for name in names}
 
     def read_frames(self, frames: Mapping[str, Sequence[bytes]]) -> dict[str, Reading]:
         """What recorded answers hold, by point: question -> its frames. Asks nothing. Raises LineError."""
         found: dict[int, Reading] = {}
-        for what, raw in frames.items():
-            numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, what)]
-            found.update(self._readings(numbers, what, Heard(self.explain(what, raw), 0, 0)))
+        for query_id, raw in frames.items():
+            numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, query_id)]
+            found.update(self._readings(numbers, query_id, Response(self.explain(query_id, raw), 0, 0)))
         return {reading.name: reading for reading in found.values()}
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line, about: answers of meters vary in length."""
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
-        asks = self.plan(due)
-        costs = [self.cost(ask.what) for ask in asks]
+        queries = self.plan(due)
+        costs = [self.cost(query.query_id) for query in queries]
         timing = self._timing()
         requests, size = sum(c[0] for c in costs), sum(c[1] for c in costs)
         seconds = (requests * (timing.quiet_ns + timing.turnaround_ns) + size * timing.byte_ns) / 1e9
@@ -264,21 +261,21 @@ class MeterDevice:
     async def exchange(self, request: MeterRequest[F]) -> Answer:
         """One request on the line, counted. Raises LineError."""
         self._asked += 1
-        return await self._line.exchange(request, self._how)
+        return await self._line.exchange(request, self._options)
 
-    def _readings(self, numbers: Sequence[int], what: str, heard: Heard) -> dict[int, Reading]:
+    def _readings(self, numbers: Sequence[int], query_id: str, response: Response) -> dict[int, Reading]:
         found: dict[int, Reading] = {}
         for number in numbers:
             point = self.spec.points[number]
-            value, quality, raw, time = self._judged(number, what, heard)
+            value, quality, raw, time = self._judged(number, query_id, response)
             found[number] = Reading(point.name, value if quality < 128 else None, point.unit, quality, raw, time=time)
         return found
 
-    def _take(self, ask: Ask, heard: Heard, tick_ms: int, positions: list[int]) -> None:
+    def _take(self, query: Query, response: Response, tick_ms: int, positions: list[int]) -> None:
         values: list[tuple[int, int, int, int, int | None]] = []
-        stamp = (tick_ms, heard.time_ns, heard.mono_ns)
-        for number in ask.points:
-            value, quality, _, time = self._judged(number, ask.what, heard)
+        stamp = (tick_ms, response.time_ns, response.mono_ns)
+        for number in query.points:
+            value, quality, _, time = self._judged(number, query.query_id, response)
             if quality >= 128:
                 values.append((number, 0, 0, quality, None))
             elif isinstance(value, str):
@@ -287,7 +284,7 @@ class MeterDevice:
                 )
             elif value is not None:
                 if number in self._guard.counters and quality == Quality.GOOD:
-                    doubtful = self._guard.doubts([(number, Decimal(value))], heard.mono_ns / 1e9)
+                    doubtful = self._guard.is_suspect([(number, Decimal(value))], response.mono_ns / 1e9)
                     quality = Quality.SUSPECT if doubtful else quality
                 own_ms = time_ms(time, self.spec.zone) if time else None
                 values.append((number, *exact(Decimal(value)), quality, own_ms))
@@ -301,21 +298,23 @@ class MeterDevice:
                     except OverflowError:
                         positions.append(self._gap(tick_ms, Reason.SENTINEL, (one[0],)))
 
-    def _judged(self, number: int, what: str, heard: Heard) -> tuple[Decimal | int | str | None, int, bytes, str]:
+    def _judged(
+        self, number: int, query_id: str, response: Response
+    ) -> tuple[Decimal | int | str | None, int, bytes, str]:
         """(value in the point's unit, quality or reason, the value's bytes, the device's own time of it)."""
         point = self.spec.points[number]
-        reading = self.pick(point, what, heard)
+        reading = self.pick(point, query_id, response)
         if reading is None:
             return None, Reason.ABSENT, b"", ""
         if reading.value is None:
             return None, reading.quality, reading.raw, ""
-        quality: int = Quality.SUSPECT if heard.suspect else reading.quality
+        quality: int = Quality.SUSPECT if response.suspect else reading.quality
         value: Decimal | int | str | None
         if point.kind is Kind.TEXT:
             value = str(reading.value)
         elif point.clock:
             said = reading.value if isinstance(reading.value, str) else int(reading.value)
-            value = offset_s(said, point.clock, self.spec.zone, heard.time_ns)
+            value = offset_s(said, point.clock, self.spec.zone, response.time_ns)
             quality = Reason.SENTINEL if value is None else quality
         elif isinstance(reading.value, str):
             value, quality = None, Reason.MISMATCH
@@ -346,27 +345,27 @@ class MeterDevice:
 
     # --- what a device refuses
 
-    def _refused(self, ask: Ask, error: DeviceException, tick_ms: int, result: PollResult) -> list[Ask]:
-        """Ask otherwise, now; what cannot be asked otherwise is a gap, and rests when it was refused twice."""
-        other = self.split(ask)
+    def _refused(self, query: Query, error: DeviceException, tick_ms: int, result: PollResult) -> list[Query]:
+        """Ask in another way now; what cannot be asked in another way is a gap, and rests when it was refused twice."""
+        other = self.split(query)
         if other:
             return other
         result.error = error
-        self._refusals[ask.what] = self._refusals.get(ask.what, 0) + 1
-        if self._refusals[ask.what] >= REFUSALS:
-            self._rests[ask.what] = self._now_s() + REST_S
-            _log.info("%s: refuses %s, asked again in an hour", self.where, ask.what)
-        self._lacking(ask, tick_ms, result)
+        self._refusals[query.query_id] = self._refusals.get(query.query_id, 0) + 1
+        if self._refusals[query.query_id] >= REFUSALS:
+            self._rests[query.query_id] = self._now_s() + REST_S
+            _log.info("%s: refuses %s; it is asked again in an hour", self.where, query.query_id)
+        self._lacking(query, tick_ms, result)
         return []
 
-    def _resting(self, ask: Ask) -> bool:
-        return ask.what in self._rests and self._now_s() < self._rests[ask.what]
+    def _resting(self, query: Query) -> bool:
+        return query.query_id in self._rests and self._now_s() < self._rests[query.query_id]
 
-    def _lacking(self, ask: Ask, tick_ms: int, result: PollResult) -> None:
+    def _lacking(self, query: Query, tick_ms: int, result: PollResult) -> None:
         points = self.spec.points
         for reason, those in (
-            (Reason.EXCEPTION, [n for n in ask.points if not points[n].optional]),
-            (Reason.ABSENT, [n for n in ask.points if points[n].optional]),
+            (Reason.EXCEPTION, [n for n in query.points if not points[n].optional]),
+            (Reason.ABSENT, [n for n in query.points if points[n].optional]),
         ):
             if those:
                 result.positions.append(self._gap(tick_ms, reason, those))

@@ -1,4 +1,4 @@
-"""The words of the house as types: points, qualities, gap reasons, limits, errors. Pure values, no I/O.
+"""The vocabulary as types: points, qualities, gap reasons, limits, errors. Pure values, no I/O.
 
 Codes that reach the ring are small integers (a quality is below 128, a gap reason is 128 or more),
 so that the kernels and the packs agree on one byte.
@@ -30,7 +30,7 @@ class GatewayError(Exception):
 
 
 class UsageError(GatewayError):
-    """The command line asks for something that cannot be."""
+    """The command line is invalid."""
 
     exit_code = 2
 
@@ -144,7 +144,7 @@ class MismatchError(LineError):
 
 
 class DeviceException(LineError):
-    """The device answered that it will not: ``code`` is the protocol's own (Modbus 1 to 11)."""
+    """The device refused: ``code`` is the protocol's own (Modbus 1 to 11)."""
 
     reason = Reason.EXCEPTION
 
@@ -159,6 +159,7 @@ class LineLent(LineError):
     reason = Reason.LENT
 
 
+LINE_SCHEMES = ("serial", "modbus-tcp", "tcp", "udp")  # of the url of a line
 PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")  # the index is the pace's number everywhere
 DEFAULT_PERIODS_MS: Mapping[str, int] = {
     "fast": 1_000,
@@ -238,7 +239,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a device or line bears. Device beats line beats profile; None means "not said here"."""
+    """Limits of a device or line. Device beats line beats profile; None means "not given here"."""
 
     max_words: int | None = None  # registers a read, at most
     max_gap: int | None = None  # registers read and thrown away rather than asking twice
@@ -253,13 +254,13 @@ class Limits:
     connections: int | None = None  # to one host at a time, of all lines that lead there
 
     def over(self, other: Limits) -> Limits:
-        """These limits where they say something, else the other's."""
+        """These limits where they are given, else the other's."""
         return Limits(*(a if (a := getattr(self, n)) is not None else getattr(other, n) for n in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """How one sees that a caching master still hears the device behind it: its point changes, or has one value."""
+    """How to see that a caching master still reaches the device behind it: its point changes, or has one value."""
 
     point: str
     changes_within_s: float | None = None
@@ -292,7 +293,7 @@ class DeviceSpec:
     night: Night | None = None  # of its place, where the device sleeps in the dark
 
     def silence(self, reason: Reason, utc_ms: int) -> Reason:
-        """Why the device said nothing at all at a time: for ``reason``, or because it sleeps."""
+        """Why the device was silent at a time: for ``reason``, or because it sleeps."""
         if self.night is None or reason not in (Reason.TIMEOUT, Reason.ABSENT) or not self.night.is_dark(utc_ms):
             return reason
         return Reason.ASLEEP
@@ -300,16 +301,6 @@ class DeviceSpec:
     def lack(self, utc_ms: int) -> Reason:
         """Why an answer holds no value: some inverters answer all night with values that mean "not available"."""
         return Reason.SENTINEL if self.night is None or not self.night.is_dark(utc_ms) else Reason.ASLEEP
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A half-open stretch ``[from_ms, to_ms)`` of due ticks without readings. ``points`` None means all."""
-
-    from_ms: int
-    to_ms: int
-    points: tuple[str, ...] | None
-    reason: Reason
 
 
 @dataclass(slots=True)
@@ -330,7 +321,7 @@ def clean_text(text: str, limit: int = 80) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value read for a person or an identity check; the hot road never makes these."""
+    """One value read for a person or an identity check; the hot path never makes these."""
 
     name: str
     value: Decimal | int | str | None  # None: not available; ``quality`` says why

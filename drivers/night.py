@@ -27,7 +27,7 @@ class Night:
         """How high the sun stands above the horizon, in degrees; refraction left out."""
         days, rest_ms = divmod(utc_ms, _DAY_MS)
         hour = rest_ms / 3_600_000
-        # 1970 began a year; four years of 1461 days hold for 1901 to 2099, and a quarter of a day is no matter here
+        # 1970 began a year; four years of 1461 days hold for 1901 to 2099, and a quarter of a day does not matter here
         day_of_year = (days % 1461) % 365.25
         angle = 2 * math.pi / 365.25 * (day_of_year + (hour - 12) / 24)
         time_min = 229.18 * (

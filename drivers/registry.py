@@ -1,13 +1,13 @@
-"""The drivers by protocol; those of others by entry point. A driver is imported when its protocol is first used."""
+"""The drivers by protocol; third-party ones by entry point. A driver is imported when its protocol is first used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from drivers.model import ConfigError, DeviceSpec, PlanSummary, PollResult, Reading
+from drivers.toml import did_you_mean, show
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -26,7 +26,7 @@ DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
 
 
 class Driver(Protocol):
-    """What a driver is to the rest of the house."""
+    """What the rest of the program needs of a driver."""
 
     protocol: ClassVar[str]
     FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
@@ -50,7 +50,7 @@ class Driver(Protocol):
 
 
 def protocols() -> tuple[str, ...]:
-    """All protocols that can be spoken here, our own first."""
+    """All protocols with a driver, our own first."""
     return (*DRIVERS, *(point.name for point in _foreign() if point.name not in DRIVERS))
 
 
@@ -58,7 +58,7 @@ def driver_class(protocol: str) -> type[Driver]:
     """The driver of a protocol.
 
     Raises:
-        ConfigError: nobody speaks it, its package is broken, or it does not state its frames.
+        ConfigError: it is unknown, its package is broken, or it does not state its frames.
     """
     if protocol in DRIVERS:
         module, _, name = DRIVERS[protocol].partition(":")
@@ -66,21 +66,17 @@ def driver_class(protocol: str) -> type[Driver]:
     for point in _foreign():
         if point.name == protocol:
             return _checked(point)
-    near = get_close_matches(protocol, protocols(), 1)
-    raise ConfigError(
-        f"no driver speaks {protocol!r}",
-        where="protocol",
-        hint=f"Did you mean {near[0]}?" if near else f"Known: {', '.join(protocols())}",
-    )
+    what = f"no driver for protocol {show(protocol)}"
+    raise ConfigError(what, where="protocol", hint=did_you_mean(protocol, protocols()))
 
 
 def frames_sent_by(protocol: str) -> Mapping[str, str]:
-    """Every kind of frame that a driver can send, with what it does: the list that shows it only reads."""
+    """Every kind of frame that a driver can send, with what it does: the list shows that it only reads."""
     return driver_class(protocol).FRAMES
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:
-    """Importing the metadata of packages takes a megabyte, which only a foreign driver is worth."""
+    """Importing the metadata of packages takes a megabyte, so it is done for third-party drivers only."""
     from importlib.metadata import entry_points as found
 
     return found(group=group)
@@ -91,7 +87,7 @@ def _foreign() -> list[EntryPoint]:
 
 
 def _checked(point: EntryPoint) -> type[Driver]:
-    """A third party's driver, if it is one and says what it sends."""
+    """A third party's driver, if it is one and states what it sends."""
     where = f"driver {point.name} ({point.value})"
     try:
         found = point.load()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from drivers.addresses import ANYBODY
-from drivers.hunting import Hunter
+from drivers.framing import FrameScanner
 from drivers.line import LineConfig, open_line
 from drivers.metering import MeterDevice
 from drivers.model import DeviceSpec, Point, Reading
@@ -16,7 +16,7 @@ from ext.ring import Ring
 
 
 def has_frames(protocol: str) -> bool:
-    """Whether samples of this protocol are frames."""
+    """Are samples of this protocol frames?."""
     return protocol in ANYBODY
 
 
@@ -36,15 +36,19 @@ def read_frames(profile: Profile, points: tuple[Point, ...], frames: Mapping[str
     return device.read_frames(found)
 
 
-def _parser(protocol: str) -> Hunter[Any]:
+def _parser(protocol: str) -> FrameScanner[Any]:
     from drivers import cjt188, dlt645, mbus
 
-    parsers: dict[str, type[Hunter[Any]]] = {"dlt645": dlt645.Parser, "cjt188": cjt188.Parser, "mbus": mbus.Parser}
+    parsers: dict[str, type[FrameScanner[Any]]] = {
+        "dlt645": dlt645.Parser,
+        "cjt188": cjt188.Parser,
+        "mbus": mbus.Parser,
+    }
     return parsers[protocol]()
 
 
 def read_sunspec(profile: Profile, points: tuple[Point, ...], words: Mapping[int, int]) -> dict[str, Reading]:
-    """Point name -> reading, out of holding registers; points whose registers lack are left out.
+    """Point name -> reading, out of holding registers; points without registers are left out.
 
     Raises FrameError without a marker.
     """

@@ -172,7 +172,7 @@ def _port_notes(where: str, port: Path) -> Iterable[Note]:
 
 def _disk_notes(config: Config) -> Iterable[Note]:
     from agent.config import Note
-    from agent.config.values import show_bytes
+    from agent.config.parsers import show_bytes
 
     folder = config.state_dir
     while not os.path.exists(folder) and folder != folder.parent:
@@ -235,7 +235,8 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
 
     from agent.cli.plan import line_shares, ring_bytes, show_time
     from agent.cli.tables import cell, open_console, plain_table
-    from agent.config.values import show_bytes, show_ms
+    from agent.config.parsers import show_bytes
+    from drivers.toml.parsers import show_ms
 
     console = open_console()
     store = config.store

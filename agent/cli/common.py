@@ -179,7 +179,7 @@ def parse_for(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     """``--for 20s``: seconds, with the units of the configuration, or bare seconds."""
     if value is None:
         return None
-    from agent.config.values import Wrong, duration_ms
+    from drivers.toml.parsers import Wrong, duration_ms
 
     try:
         return duration_ms(1, 366 * 86_400_000, "20 s")(value if value.strip()[-1:].isalpha() else f"{value} s") / 1000

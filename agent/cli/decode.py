@@ -15,7 +15,7 @@ from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name,
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError, clean_text
 from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
-from drivers.profile.shape import REGISTERS
+from drivers.profile.register_layout import REGISTERS
 from ext.decode import ORDERS, TYPES, Plan
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The log of the running agent: one line a message, and never more lines than a journal can bear."""
+"""The log of the running agent: one line per message, and a bounded number of lines."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from drivers.model import clean_text
+from drivers.rate_limit import TokenBucket
 
 JOURNAL_LEVELS: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 ONE_BURST, ONE_EVERY_S = 10, 600.0  # lines of one kind about one thing
@@ -31,18 +32,19 @@ class JournalFormat(logging.Formatter):
         return f"<{JOURNAL_LEVELS.get(record.levelno, 6)}>{text}" if self._journal else text
 
 
-class _Bucket:
-    def __init__(self, burst: int, now: float) -> None:
-        self.left, self.at_s, self.unsaid = float(burst), now, 0
+class _CountingBucket(TokenBucket):
+    """A token bucket that counts what it refused."""
 
-    def take(self, burst: int, every_s: float, now: float) -> bool:
-        self.left = min(float(burst), self.left + (now - self.at_s) / every_s)
-        self.at_s = now
-        if self.left < 1:
-            self.unsaid += 1
-            return False
-        self.left -= 1
-        return True
+    __slots__ = ("refused",)
+
+    def __init__(self, burst: int, every_s: float, now: float) -> None:
+        super().__init__(1 / every_s, burst, now)
+        self.refused = 0
+
+    def take(self, now_s: float) -> bool:
+        taken = super().take(now_s)
+        self.refused += not taken
+        return taken
 
 
 class LogCap(logging.Filter):
@@ -54,24 +56,24 @@ class LogCap(logging.Filter):
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._monotonic = monotonic
-        self._kinds: dict[tuple[str, str, str], _Bucket] = {}
-        self._all = _Bucket(ALL_BURST, monotonic())
+        self._kinds: dict[tuple[str, str, str], _CountingBucket] = {}
+        self._all = _CountingBucket(ALL_BURST, ALL_EVERY_S, monotonic())
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = self._monotonic()
         about = str(record.args[0])[:80] if isinstance(record.args, tuple) and record.args else ""
         kind = (record.name, str(record.msg)[:200], about)
-        bucket = self._kinds.pop(kind, None) or _Bucket(ONE_BURST, now)
+        bucket = self._kinds.pop(kind, None) or _CountingBucket(ONE_BURST, ONE_EVERY_S, now)
         self._kinds[kind] = bucket  # at the end: the least recently used are forgotten first
         if len(self._kinds) > MOST_KINDS:
             del self._kinds[next(iter(self._kinds))]
-        if not (bucket.take(ONE_BURST, ONE_EVERY_S, now) and self._all.take(ALL_BURST, ALL_EVERY_S, now)):
+        if not (bucket.take(now) and self._all.take(now)):
             return False
-        unsaid, bucket.unsaid = bucket.unsaid, 0
-        more = f" ({unsaid} more of these since)" if unsaid else ""
-        if self._all.unsaid:
-            more += f" ({self._all.unsaid} other lines were left out)"
-            self._all.unsaid = 0
+        refused, bucket.refused = bucket.refused, 0
+        more = f" ({refused} more of these since)" if refused else ""
+        if self._all.refused:
+            more += f" ({self._all.refused} other lines were left out)"
+            self._all.refused = 0
         if more:
             record.msg, record.args = record.getMessage() + more, ()
         return True

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config import Config, Note, device_spec, gathered, line_config, make_driver
-from agent.config.values import show_bytes, show_ms
+from agent.config.parsers import show_bytes
 from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary
 from drivers.profile import Profile
+from drivers.toml.parsers import show_ms
 
 FULL = 1.0
 SLOT_BYTES = 16  # of the ring: a value is one, the head of an answer two

@@ -172,7 +172,7 @@ async def read_once(
     """
     from agent.config import device_spec, line_config
     from drivers.registry import driver_class
-    from drivers.scan.memory import RememberingLine
+    from drivers.scan.remembering_line import RememberingLine
     from ext.ring import Ring
 
     line = line_factory()(line_config(config.line(device.line)))

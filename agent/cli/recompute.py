@@ -16,11 +16,11 @@ from agent.cli.recompute_book import Adding, AsOf, Life, Runs
 from agent.cli.recompute_site import Site
 from agent.indicators.compute import slots_of
 from agent.indicators.declared import Declaration, from_dict
-from agent.indicators.definitions import PlanText, parse_plan, shipped_sets
+from agent.indicators.definitions import PlanText, shipped_sets
 from agent.indicators.evaluate import evaluate
 from agent.indicators.factors import shipped
 from agent.indicators.figure import Period
-from agent.indicators.plan import Plan, make_plan
+from agent.indicators.plan import Plan, load_plan, make_plan
 from agent.indicators.report import trace_result
 from agent.indicators.site import KINDS as SITE_KINDS
 from agent.indicators.site import KNOWN
@@ -279,7 +279,7 @@ def _plan(birth: Result, plan_file: Path | None) -> Plan:
             raise ConfigError(f"cannot be read: {error.strerror}", where=str(plan_file)) from error
     if hashlib.sha256(raw).hexdigest() != said.get("hash"):
         raise ConfigError("is not the plan whose hash the packs name", where=where, hint="Give its file with --plan")
-    return make_plan(parse_plan(raw.decode("utf-8", "replace"), where), where)
+    return load_plan(raw, where)
 
 
 def _name(result: Result) -> str:

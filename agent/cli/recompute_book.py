@@ -20,10 +20,10 @@ from agent.indicators.compute import Tally, intervals_of
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
 from agent.intervals import Cut, Rule
-from agent.intervals.page import Column, Row, Shape, StoredPage, encode
+from agent.intervals.page import Column, PageSchema, Row, StoredPage, encode
 from agent.intervals.rows import RoleSum
-from agent.intervals.sketch import sketch
-from agent.intervals.unwritten import Unwritten
+from agent.intervals.sums import Unwritten
+from agent.intervals.tracked_points import track
 
 
 @dataclass(slots=True)
@@ -74,12 +74,12 @@ class AsOf:
         """``ready_ms`` for people."""
         return f"from {self.cut.local(self.ready_ms):%Y-%m-%d %H:%M} on"
 
-    def take(self, stream: str, made: Iterable[tuple[int, Shape, list[Row]]]) -> None:
+    def take(self, stream: str, made: Iterable[tuple[int, PageSchema, list[Row]]]) -> None:
         """All rows of a stream, in the order in which they were made."""
         held: list[Row] = []
         packs = array("q")
         written = self._written.setdefault(stream, _Written())
-        front: tuple[Shape, date] | None = None
+        front: tuple[PageSchema, date] | None = None
         for pack, shape, rows in made:
             for row in rows:
                 key = shape, self.cut.day(row.start_ms)
@@ -99,7 +99,7 @@ class AsOf:
         if held and front is not None:
             self._keep(stream, *front, held, packs)
 
-    def _keep(self, stream: str, shape: Shape, day: date, rows: list[Row], packs: array[int]) -> None:
+    def _keep(self, stream: str, shape: PageSchema, day: date, rows: list[Row], packs: array[int]) -> None:
         mine, text = self._pages.setdefault(stream, {}).setdefault(day, []), shape.encode()
         end_ms, body = max(row.end_ms for row in rows), encode(rows, len(shape.columns), compress=True)
         mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
@@ -136,7 +136,7 @@ class AsOf:
     def _columns_at(self, stream: str, seq: int) -> tuple[Column, ...]:
         births = self._lives[stream].births
         before = max((birth for birth in births if birth <= seq), default=0)
-        return sketch(births[before], self._rule).shape.columns if before else ()
+        return track(births[before], self._rule).shape.columns if before else ()
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
         """See ``agent.intervals.query.Book``."""

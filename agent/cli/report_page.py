@@ -11,7 +11,7 @@ from agent.cli.answers import Count, Time, checked, loaded, unlike
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.factors import Status
 from agent.indicators.figure import Basis, Verdict
-from agent.intervals.balance import Verdict as BalanceVerdict
+from agent.intervals.balance import BalanceVerdict
 
 Number = Annotated[str, Meta(pattern=r"^-?[0-9]{1,24}(\.[0-9]{1,60})?\Z")]  # all digits, as ``decimal_text`` writes it
 NumberOrNone = Annotated[str, Meta(pattern=r"^(-?[0-9]{1,24}(\.[0-9]{1,60})?)?\Z")]

@@ -210,11 +210,11 @@ def _from_dump(said: dict[str, Any]) -> list[SimDevice]:
 
 
 def _role(said: dict[str, Any]) -> str:
-    from drivers.sim.facts import ROLES
+    from drivers.sim.facts import PARK_PARTS
 
     role: str = said["role"]
-    if role and role not in ROLES:
-        raise UsageError(f"no role {role!r}", where="--role", hint=f"One of {', '.join(ROLES)}")
+    if role and role not in PARK_PARTS:
+        raise UsageError(f"no role {role!r}", where="--role", hint=f"One of {', '.join(PARK_PARTS)}")
     return role
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import available_timezones
 
 from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.devices import address as parse_address
 from drivers.model import UsageError
+from drivers.serial_setting import DEFAULT_SERIAL
+from drivers.toml import parsers as p
 
 if TYPE_CHECKING:
     from drivers.profile import Profile
@@ -25,8 +27,8 @@ def configured_target(config: Config, name: str) -> Target:
     """A device of the configuration. Raises UsageError with the nearest name."""
     found = {device.name: device for device in config.devices}
     if name not in found:
-        hint = v.did_you_mean(name, found, "It has") if found else "It has none yet"
-        raise UsageError(f"there is no device {v.show(name)}", where=str(config.path), hint=hint)
+        hint = p.did_you_mean(name, found, "It has") if found else "It has none yet"
+        raise UsageError(f"there is no device {p.show(name)}", where=str(config.path), hint=hint)
     device = found[name]
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
@@ -34,7 +36,7 @@ def configured_target(config: Config, name: str) -> Target:
 def adhoc_target(profile: str, line: str, address: str, serial: str | None, params: tuple[str, ...]) -> Target:
     """A device that stands in no configuration. Raises UsageError naming the option, or ProfileError."""
     found = _profile(profile)
-    setting = _value("--serial", v.serial, serial or found.serial or "9600 8N1")
+    setting = _value("--serial", v.serial, serial or found.serial or DEFAULT_SERIAL)
     entry = LineEntry(name="read", url=_value("--line", v.line_url, line), serial=setting)
     if serial and entry.scheme == "modbus-tcp":
         raise UsageError("has no effect on modbus-tcp", where="--serial", hint="The gateway sets its bus itself")
@@ -74,7 +76,7 @@ def _profile(profile: str) -> Profile:
         path = Path(profile)
         if not path.is_file():
             raise UsageError(
-                f"there is no file {v.show(profile)}", where="--profile", hint="Or say an id: eastron/sdm630"
+                f"there is no file {p.show(profile)}", where="--profile", hint="Or say an id: eastron/sdm630"
             )
         return load_profile(path)
     return site_profiles(SITE_PROFILES)(_value("--profile", v.profile_id, profile))
@@ -83,12 +85,12 @@ def _profile(profile: str) -> Profile:
 def _value(option: str, parse: Callable[[object], T], value: Any) -> T:
     try:
         return parse(value)
-    except v.Wrong as wrong:
+    except p.Wrong as wrong:
         raise UsageError(wrong.what, where=option, hint=wrong.hint) from None
 
 
 def _param(text: str) -> tuple[str, int | str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError(f"{v.show(text)} is not NAME=VALUE", where="--param", hint="Such as --param racks=2")
+        raise UsageError(f"{p.show(text)} is not NAME=VALUE", where="--param", hint="Such as --param racks=2")
     return name, int(value) if value.isascii() and value.lstrip("-").isdigit() and len(value) < 12 else value

@@ -25,7 +25,7 @@ from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from agent.cli.live import Follower, Latest
-    from drivers.line.trace import Frame
+    from drivers.line.trace import TracedFrame
 
 LOOK_EVERY_S = 0.2
 SNAPSHOT_EVERY_S = 2.0
@@ -93,7 +93,7 @@ class Watched:
         known = self.snapshot.get("devices", {})
         for name in devices:
             if name not in known:
-                from agent.config.values import did_you_mean
+                from drivers.toml.parsers import did_you_mean
 
                 hint = did_you_mean(name, known, "It has") if known else "It has none"
                 raise UsageError(f'the running agent has no device "{name[:40]}"', where="watch", hint=hint)
@@ -195,7 +195,7 @@ def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
     """The file with a line's last frames. Raises UsageError naming the lines there are."""
     lines = snapshot.get("lines", {})
     if line not in lines:
-        from agent.config.values import did_you_mean
+        from drivers.toml.parsers import did_you_mean
 
         hint = did_you_mean(line, lines, "It has") if lines else "It has none"
         raise UsageError(f'the running agent has no line "{line[:40]}"', where="watch", hint=hint)
@@ -206,7 +206,7 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
     from drivers.line.trace import read_trace
 
     path = frames_path(folder, line, read_snapshot(folder))
-    tell: Callable[[Frame], str] = _frame_json if as_json else _frame_text
+    tell: Callable[[TracedFrame], str] = _frame_json if as_json else _frame_text
     pieces = Pieces()
     for _ in until(end):
         try:
@@ -228,10 +228,10 @@ class Pieces:
 
     def __init__(self) -> None:
         self.last = 0  # number of the newest piece taken
-        self._held: Frame | None = None
+        self._held: TracedFrame | None = None
         self._end_ns = 0
 
-    def join(self, frames: Iterable[Frame], now_ns: int) -> Iterator[Frame]:
+    def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[TracedFrame]:
         """Whole frames out of pieces; the last is held back while more of it may come."""
         for frame in frames:
             self.last = frame.number
@@ -245,20 +245,20 @@ class Pieces:
         if now_ns - self._end_ns > PIECE_NS:
             yield from self.rest()
 
-    def rest(self) -> Iterator[Frame]:
+    def rest(self) -> Iterator[TracedFrame]:
         """What is held back."""
         held, self._held = self._held, None
         if held is not None:
             yield held
 
 
-def _frame_text(frame: Frame) -> str:
+def _frame_text(frame: TracedFrame) -> str:
     at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone()
     clock = f"{at:%H:%M:%S}.{frame.time_ns // 1_000_000 % 1000:03d}"
     return f"{clock} {DIRECTIONS[frame.direction % 3]} {frame.data.hex(' ').upper()}"
 
 
-def _frame_json(frame: Frame) -> str:
+def _frame_json(frame: TracedFrame) -> str:
     facts = {
         "number": frame.number,
         "time": frame.time_ns / 1e9,

@@ -1,4 +1,4 @@
-"""agent.toml and conf.d to one frozen object, with all complaints at once."""
+"""The configuration: agent.toml and conf.d as one frozen object, with all complaints at once."""
 
 from agent.config.load import DEFAULT_PATH, RUNTIME_DIR, STATE_DIR, load_config
 from agent.config.profiles import (
@@ -11,8 +11,6 @@ from agent.config.profiles import (
     site_profiles,
 )
 from agent.config.tree import (
-    ROLES,
-    Complaint,
     Config,
     ControlConfig,
     DerivedConfig,
@@ -26,10 +24,10 @@ from agent.config.tree import (
     gathered,
 )
 from agent.settings import Secret, UplinkConfig
+from drivers.toml import Complaint
 
 __all__ = [
     "DEFAULT_PATH",
-    "ROLES",
     "RUNTIME_DIR",
     "STATE_DIR",
     "Complaint",

@@ -1,4 +1,4 @@
-"""[[device]]: what can be checked without its profile."""
+"""``[[device]]``: the checks that need no profile."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.lines import LineRead, is_first, place_of, read_limits
 from agent.config.metering import node, read_classes
-from agent.config.reader import Table
-from agent.config.tree import ROLES, DeviceConfig, Note
+from agent.config.tree import DeviceConfig, Note
+from agent.roles import ROLES
 from drivers.model import DEFAULT_PERIODS_MS, PACES
+from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
-_PERIOD = v.duration_ms(50, 31 * 86_400_000, "5 s")
+_PERIOD = p.duration_ms(50, 31 * 86_400_000, "5 s")
 _ELSEWHERE = {
     "unit": 'Write address = "1"',
     "slave": 'Write address = "1"',
@@ -34,53 +36,53 @@ class DeviceRead:
     """A device, the table it came from, and which periods were written there."""
 
     entry: DeviceConfig
-    table: Table
+    table: TomlTable
     said: frozenset[str]  # paces
 
 
 def address(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        raise v.Wrong(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
-    out = v.text(value)
+        raise p.Wrong(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
+    out = p.text(value)
     if not out or not out.isascii() or not out.isprintable() or " " in out or len(out) > 64:
-        raise v.Wrong(f"{v.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
+        raise p.Wrong(f"{p.show(value)} is not an address", 'Such as "1", or the 12 digits of a DL/T 645 meter')
     return out
 
 
 def role(value: object) -> str:
-    out = v.text(value)
+    out = p.text(value)
     if out in ROLES or (out.startswith("x.") and v.POINT_PATTERN.match(out) and "*" not in out and "?" not in out):
         return out
-    raise v.Wrong(f"{v.show(value)} is not a role", v.did_you_mean(out, ROLES, 'A site\'s own begin with "x."; known'))
+    raise p.Wrong(f"{p.show(value)} is not a role", p.did_you_mean(out, ROLES, 'Custom roles begin with "x."; known'))
 
 
 def prefix(value: object) -> str:
-    """The front of point names: "ac", "circuit.3"; empty for the whole device."""
-    out = v.text(value)
+    """A prefix of point names: "ac", "circuit.3"; empty for the whole device."""
+    out = p.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
-        raise v.Wrong(f"{v.show(value)} is not the front of a point name", 'Such as "ac", "meter.ac" or "circuit.3"')
+        raise p.Wrong(f"{p.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"')
     return out
 
 
 def param(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise v.Wrong(f"{v.show(value)} cannot be a parameter", "Write a whole number or a text")
+        raise p.Wrong(f"{p.show(value)} cannot be a parameter", "Write a whole number or a text")
     return value
 
 
 def param_name(value: object) -> str:
-    out = v.text(value)
+    out = p.text(value)
     if not out.isascii() or not out.isprintable():
-        raise v.Wrong(f"{v.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
+        raise p.Wrong(f"{p.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
     return out
 
 
-def read_devices(tables: list[Table], lines: Mapping[str, LineRead], notes: list[Note]) -> list[DeviceRead]:
-    """All devices with a name of their own, in the order of files."""
+def read_devices(tables: list[TomlTable], lines: Mapping[str, LineRead], notes: list[Note]) -> list[DeviceRead]:
+    """All devices with a unique name, in the order of files."""
     out: list[DeviceRead] = []
-    names: dict[str, Table] = {}
-    addresses: dict[tuple[str, str], Table] = {}
-    shared: dict[str, tuple[str, str, Table]] = {}
+    names: dict[str, TomlTable] = {}
+    addresses: dict[tuple[str, str], TomlTable] = {}
+    shared: dict[str, tuple[str, str, TomlTable]] = {}
     for table in tables:
         device = _device(table, lines)
         line = lines.get(device.entry.line)
@@ -88,19 +90,19 @@ def read_devices(tables: list[Table], lines: Mapping[str, LineRead], notes: list
             _serial(device.entry, line, table, shared)
             first = addresses.setdefault((device.entry.line, device.entry.address), table)
             if first is not table and device.entry.address:
-                what = f"has the address of {first.name} on the same line"
-                notes.append(Note(place_of(table, "address"), what, "Right only if two profiles share one device"))
+                what = f"has the same address as {first.name} on the same line"
+                notes.append(Note(place_of(table, "address"), what, "Correct only if two profiles describe one device"))
         if is_first(names, table, device.entry.name):
             out.append(device)
     return out
 
 
-def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
+def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
     def line_name(value: object) -> str:
-        out = v.text(value)
+        out = p.text(value)
         if out not in lines:
-            hint = v.did_you_mean(out, lines, "Lines here") if lines else "There is no [[line]] yet"
-            raise v.Wrong(f"there is no line {v.show(out)}", hint)
+            hint = p.did_you_mean(out, lines, "Lines here") if lines else "There is no [[line]] yet"
+            raise p.Wrong(f"there is no line {p.show(out)}", hint)
         return out
 
     name = table.need("name", v.device_name, "", 'Add it, such as name = "inv1"')
@@ -113,7 +115,7 @@ def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
         ratio.done()
     points = table.items("points", v.point_pattern)
     if points == () and not table.layers[0].raw["points"]:
-        table.complain(None, "points", "asks for no point at all", 'Leave it out for all, or write such as ["ac.*"]')
+        table.complain(None, "points", "selects no points", 'Leave it out for all, or write such as ["ac.*"]')
     phase_ms = lines[line].entry.phase_ms if line in lines else 0
     entry = DeviceConfig(
         name=name,
@@ -122,10 +124,10 @@ def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
         profile=table.need(
             "profile", v.profile_id, "", 'Add it, such as profile = "huawei/sun2000"; see `meterhouse profiles`'
         ),
-        label=table.take("label", v.label, ""),
+        label=table.take("label", p.label, ""),
         params=table.pairs("params", param_name, param),
         periods_ms=periods,
-        phase_ms=table.take("phase", v.duration_ms(0, 86_400_000, "200 ms"), phase_ms),
+        phase_ms=table.take("phase", p.duration_ms(0, 86_400_000, "200 ms"), phase_ms),
         points=points or ("*",),
         roles=table.pairs("roles", prefix, role),
         parent=table.pairs("parent", prefix, node),
@@ -140,7 +142,7 @@ def _device(table: Table, lines: Mapping[str, LineRead]) -> DeviceRead:
     return DeviceRead(entry, table, said)
 
 
-def _periods(table: Table) -> tuple[tuple[int, ...], frozenset[str]]:
+def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:
     """Milliseconds by pace number, and which of them were written. One duration alone is the normal pace's."""
     periods = dict(DEFAULT_PERIODS_MS)
     found = table.find("every")
@@ -157,18 +159,20 @@ def _periods(table: Table) -> tuple[tuple[int, ...], frozenset[str]]:
     return tuple(periods[pace] for pace in PACES), frozenset({"normal"})
 
 
-def _reversed(table: Table) -> frozenset[str]:
+def _reversed(table: TomlTable) -> frozenset[str]:
     """``reversed = true`` is the whole device; a list names parts of it."""
     found = table.find("reversed")
     if found is None:
         return frozenset()
     if isinstance(found[1], list):
         return frozenset(table.items("reversed", prefix) or ())
-    return frozenset({""}) if table.take("reversed", v.boolean, False) else frozenset()
+    return frozenset({""}) if table.take("reversed", p.boolean, False) else frozenset()
 
 
-def _serial(device: DeviceConfig, line: LineRead, table: Table, shared: dict[str, tuple[str, str, Table]]) -> None:
-    """A device's own serial setting needs a port that we set; behind a serial server all must speak one."""
+def _serial(
+    device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
+) -> None:
+    """A device's own serial setting needs a serial port of ours; behind a serial server all devices share one."""
     if not table.has("serial"):
         return
     entry = line.entry
@@ -180,5 +184,5 @@ def _serial(device: DeviceConfig, line: LineRead, table: Table, shared: dict[str
         own = (entry.serial, f"line {entry.name}", line.table) if line.table.has("serial") else None
         first = own or shared.setdefault(entry.name, (device.serial, f"device {device.name}", table))
         if first[0] != device.serial:
-            what = f"{v.show(device.serial)}, but {first[1]} has {v.show(first[0])}: a serial server has one setting"
+            what = f"{p.show(device.serial)}, but {first[1]} has {p.show(first[0])}: a serial server has one setting"
             table.complain(None, "serial", what, "Put devices with another setting on a port of their own")

@@ -1,17 +1,17 @@
-"""``[indicators]``: where the park's plan lies. The plan is read whole, so that its complaints come with all others."""
+"""``[indicators]``: the park's plan. It is read completely, so that its complaints come with all others."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from agent.config import values as v
-from agent.config.reader import Table
+from agent.config import parsers as v
 from agent.config.tree import IndicatorsConfig
 from drivers.model import ConfigError
+from drivers.toml import TomlTable
 
 
-def read_indicators(table: Table) -> IndicatorsConfig:
+def read_indicators(table: TomlTable) -> IndicatorsConfig:
     """The checked table."""
     found = table.find("plan")
     plan: Path | None = None
@@ -20,8 +20,7 @@ def read_indicators(table: Table) -> IndicatorsConfig:
     table.done({"sets": "Write sets = [...] into the plan, and plan = FILE here", "file": "The key is plan"})
     if plan is None:
         return IndicatorsConfig()
-    from agent.indicators.definitions import parse_plan
-    from agent.indicators.plan import make_plan
+    from agent.indicators.plan import load_plan
 
     try:
         raw = plan.read_bytes()
@@ -29,7 +28,7 @@ def read_indicators(table: Table) -> IndicatorsConfig:
         table.complain(None, "plan", f"{plan} cannot be read: {error.strerror}")
         return IndicatorsConfig()
     try:
-        make_plan(parse_plan(raw.decode("utf-8", "replace"), str(plan)), str(plan))
+        load_plan(raw, str(plan))
     except ConfigError as error:
         for one in error.complaints or (error,):
             table.complain(None, "plan", str(one))

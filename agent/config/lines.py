@@ -1,17 +1,19 @@
-"""[[line]]: one port or connection each, and what may be said about it."""
+"""``[[line]]``: one port or connection each, and its settings."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from agent.config import values as v
-from agent.config.reader import Table
+from agent.config import parsers as v
 from agent.config.tree import LineEntry, Note
 from drivers.model import Limits
+from drivers.serial_setting import DEFAULT_SERIAL
+from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
-_NOT_HERE = {"min_every": "Only a profile says how often its devices bear to be asked; set every of the device instead"}
+_NOT_HERE = {"min_every": "Only a profile limits how often its devices may be polled; set every of the device instead"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +21,11 @@ class LineRead:
     """A line and the table it came from, for complaints that need both."""
 
     entry: LineEntry
-    table: Table
+    table: TomlTable
 
 
-def read_limits(table: Table) -> Limits:
-    """``limits = {...}`` of a line or device; ``min_every`` is the profile's alone."""
+def read_limits(table: TomlTable) -> Limits:
+    """``limits = {...}`` of a line or device; ``min_every`` belongs to profiles only."""
     inner = table.table("limits")
     if inner is None:
         return Limits()
@@ -31,23 +33,23 @@ def read_limits(table: Table) -> Limits:
     none_float: float | None = None
     none_bool: bool | None = None
     out = Limits(
-        max_words=inner.take("max_words", v.whole(1, 125), none_int),
-        max_gap=inner.take("max_gap", v.whole(0, 124), none_int),
-        holes=inner.take("holes", v.boolean, none_bool),
-        quiet_s=inner.take("quiet", v.duration_s(0, 10_000, "20 ms"), none_float),
-        timeout_s=inner.take("timeout", v.duration_s(10, 60_000, "1 s"), none_float),
-        connect_delay_s=inner.take("connect_delay", v.duration_s(0, 60_000, "1.5 s"), none_float),
-        turnaround_s=inner.take("turnaround", v.duration_s(0, 10_000, "20 ms"), none_float),
-        late_s=inner.take("late", v.duration_s(0, 60_000, "2 s"), none_float),
-        retries=inner.take("retries", v.whole(0, 5), none_int),
-        connections=inner.take("connections", v.whole(1, 64), none_int),
+        max_words=inner.take("max_words", p.whole(1, 125), none_int),
+        max_gap=inner.take("max_gap", p.whole(0, 124), none_int),
+        holes=inner.take("holes", p.boolean, none_bool),
+        quiet_s=inner.take("quiet", p.duration_s(0, 10_000, "20 ms"), none_float),
+        timeout_s=inner.take("timeout", p.duration_s(10, 60_000, "1 s"), none_float),
+        connect_delay_s=inner.take("connect_delay", p.duration_s(0, 60_000, "1.5 s"), none_float),
+        turnaround_s=inner.take("turnaround", p.duration_s(0, 10_000, "20 ms"), none_float),
+        late_s=inner.take("late", p.duration_s(0, 60_000, "2 s"), none_float),
+        retries=inner.take("retries", p.whole(0, 5), none_int),
+        connections=inner.take("connections", p.whole(1, 64), none_int),
     )
     inner.done(_NOT_HERE)
     return out
 
 
-def is_first(seen: dict[str, Table], table: Table, name: str, key: str = "name") -> bool:
-    """Is the name new? If not: a complaint that names both places."""
+def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str = "name") -> bool:
+    """Is the name unique so far? If not: a complaint with both places."""
     if not name:
         return False
     first = seen.setdefault(name, table)
@@ -55,15 +57,15 @@ def is_first(seen: dict[str, Table], table: Table, name: str, key: str = "name")
         return True
     layer = first.layers[0]
     place = f"{layer.source.name}:{layer.source.line((*layer.path, key))}"
-    table.complain(None, key, f'"{name}" is used in {place} already', "Names are unique over all files")
+    table.complain(None, key, f'"{name}" is already used in {place}', "Names are unique over all files")
     return False
 
 
-def read_lines(tables: list[Table], notes: list[Note]) -> dict[str, LineRead]:
-    """All lines by name, in the order of files. Complaints go where the tables keep them."""
+def read_lines(tables: list[TomlTable], notes: list[Note]) -> dict[str, LineRead]:
+    """All lines by name, in the order of files. Complaints are added to their tables."""
     lines: dict[str, LineRead] = {}
-    names: dict[str, Table] = {}
-    doors: dict[str, Table] = {}
+    names: dict[str, TomlTable] = {}
+    doors: dict[str, TomlTable] = {}
     for table in tables:
         name = table.need("name", v.name, "", 'Add it, such as name = "cabinet-2"')
         url = table.need("url", v.line_url, "", f"Write {v.LINE_URLS}")
@@ -71,13 +73,13 @@ def read_lines(tables: list[Table], notes: list[Note]) -> dict[str, LineRead]:
         entry = LineEntry(
             name=name,
             url=url,
-            label=table.take("label", v.label, ""),
-            serial=table.take("serial", v.serial, "9600 8N1"),
+            label=table.take("label", p.label, ""),
+            serial=table.take("serial", v.serial, DEFAULT_SERIAL),
             bus_baud=table.take("bus_baud", v.baud, None),
             limits=read_limits(table),
-            echo=table.take("echo", v.boolean, False),
-            rs485=table.take("rs485", v.boolean, False),
-            phase_ms=table.take("phase", v.duration_ms(0, 86_400_000, "200 ms"), 0),
+            echo=table.take("echo", p.boolean, False),
+            rs485=table.take("rs485", p.boolean, False),
+            phase_ms=table.take("phase", p.duration_ms(0, 86_400_000, "200 ms"), 0),
         )
         table.done(
             {"baud": 'Write serial = "9600 8N1"', "port": "It is part of the url", "host": "It is part of the url"}
@@ -88,19 +90,19 @@ def read_lines(tables: list[Table], notes: list[Note]) -> dict[str, LineRead]:
             lines[name] = LineRead(entry, table)
         _one_door(doors, table, url, notes)
         if _NUMBERED_PORT.match(url):
-            what = f"{url[7:]} may become another adapter after a restart or replug"
+            what = f"{url[7:]} may refer to another adapter after a restart or replug"
             notes.append(Note(place_of(table, "url"), what, "Take the stable name from /dev/serial/by-id/"))
     return lines
 
 
-def place_of(table: Table, key: str) -> str:
+def place_of(table: TomlTable, key: str) -> str:
     """``agent.toml:14: line.roof.url``."""
     layer = table.layers[0]
     return f"{layer.source.name}:{layer.source.line((*layer.path, key))}: {table.name}.{key}"
 
 
-def _meaningless(table: Table, scheme: str) -> None:
-    """An option that could have no effect is refused, so that nobody believes it has one."""
+def _meaningless(table: TomlTable, scheme: str) -> None:
+    """An option that could have no effect is refused, so that it cannot mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme == "modbus-tcp":
         hint = "The gateway knows its bus; bus_baud = 9600 tells the plan how fast it is"
@@ -115,7 +117,7 @@ def _meaningless(table: Table, scheme: str) -> None:
             table.complain(None, key, what, hint)
 
 
-def _one_door(doors: dict[str, Table], table: Table, url: str, notes: list[Note]) -> None:
+def _one_door(doors: dict[str, TomlTable], table: TomlTable, url: str, notes: list[Note]) -> None:
     """Two lines on one port would interleave their requests; two connections to one Modbus gateway may be wanted."""
     if not url:
         return
@@ -129,5 +131,5 @@ def _one_door(doors: dict[str, Table], table: Table, url: str, notes: list[Note]
         notes.append(Note(place_of(table, "url"), f"opens a second connection beside {place}", hint))
     else:
         table.complain(
-            None, "url", f"is the port of {place} already", "One line owns a port; devices may differ in serial"
+            None, "url", f"is already the port of {place}", "One line owns a port; devices may differ in serial"
         )

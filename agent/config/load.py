@@ -1,4 +1,4 @@
-"""agent.toml and conf.d/*.toml to one ``Config``, with all complaints at once."""
+"""Reads agent.toml and conf.d/*.toml into one ``Config``, with all complaints at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.devices import read_devices
 from agent.config.indicators import read_indicators
 from agent.config.lines import read_lines
 from agent.config.metering import check_tree, read_derived
 from agent.config.profiles import ProfileSource, check_profiles, site_profiles
-from agent.config.reader import Complaints, Layer, Source, Table, read_source
 from agent.config.tree import (
     Config,
     ControlConfig,
@@ -27,8 +26,10 @@ from agent.config.tree import (
 )
 from agent.config.uplinks import open_secret, read_secret, read_uplinks
 from agent.settings import Secret
-from drivers.model import ConfigError, clean_text
+from drivers.model import ConfigError
 from drivers.night import Night
+from drivers.toml import Complaints, Layer, TomlSource, TomlTable, read_source
+from drivers.toml import parsers as p
 
 DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
@@ -68,7 +69,7 @@ def load_config(
 
     Args:
         path: agent.toml; ``conf.d/*.toml`` beside it is added, in the order of names.
-        overrides: what the command line sets, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
+        overrides: set on the command line, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
             Relative paths count from the working directory. These win over the files.
         state_dir, runtime_dir: the same for ``paths.state_dir`` and ``paths.runtime_dir``.
         profiles: finds a profile by id (raises ProfileError); by default the shipped and the site's ones.
@@ -92,15 +93,15 @@ def load_config(
 
 
 def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
-    source, raw = read_source(path, complaints, 0)
+    source, raw = read_source(path, complaints, hint="Name the file with -c FILE")
     layers = [Layer(source, (), raw)]
     folder = path.parent / "conf.d"
     try:
-        more = sorted(p for p in folder.iterdir() if p.suffix == ".toml" and not p.name.startswith("."))
+        more = sorted(x for x in folder.iterdir() if x.suffix == ".toml" and not x.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         more = []
     except OSError as error:
-        complaints.add(Source(str(folder), folder, ""), (), "", f"cannot be read: {error.strerror or error}")
+        complaints.add(TomlSource(str(folder), folder, ""), (), "", f"cannot be read: {error.strerror or error}")
         more = []
     for order, extra in enumerate(more, 1):
         source, raw = read_source(extra, complaints, order)
@@ -109,12 +110,12 @@ def _read_files(path: Path, complaints: Complaints) -> list[Layer]:
 
 
 def _overrides(overrides: Mapping[str, object], complaints: Complaints) -> dict[str, Layer]:
-    source = Source("command line", Path.cwd(), None)
+    source = TomlSource("command line", Path.cwd(), None)
     tables: dict[str, Layer] = {}
     for dotted, value in overrides.items():
         table, _, key = dotted.partition(".")
         if table not in TABLES or table in LISTS or not key:
-            complaints.add(source, (), dotted, "cannot be set here", v.did_you_mean(table, set(TABLES) - LISTS))
+            complaints.add(source, (), dotted, "cannot be set here", p.did_you_mean(table, set(TABLES) - LISTS))
             continue
         layer = tables.setdefault(table, Layer(source, (), {}))
         layer.raw[key] = str(value) if isinstance(value, Path) else value
@@ -128,35 +129,25 @@ def _verdict(complaints: Complaints, layers: list[Layer]) -> ConfigError:
         only = items[0]
         return ConfigError(only.what, where=only.where, hint=only.hint, complaints=(only,))
     where = layers[0].source.name
-    return ConfigError(f"{len(items)} things are wrong", where=where, complaints=tuple(items))
+    return ConfigError(f"{len(items)} errors", where=where, complaints=tuple(items))
 
 
-def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> Table:
+def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: Complaints) -> TomlTable:
     """``[name]``, made of all files."""
-    table = Table(name, [], complaints, over.get(name))
+    table = TomlTable(name, [], complaints, over.get(name))
     for layer in layers:
         raw = layer.raw.get(name)
         if isinstance(raw, dict):
             table.layers.append(Layer(layer.source, (name,), raw))
         elif raw is not None:
-            what = "is a list of tables" if isinstance(raw, list) else f"{v.show(raw)} is not a table"
+            what = "is a list of tables" if isinstance(raw, list) else f"{p.show(raw)} is not a table"
             complaints.add(layer.source, (name,), name, what, f"Write [{name}] with single brackets, once")
     return table
 
 
-def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[Table]:
-    """``[[name]]`` of all files, each under the name it gives itself."""
-    tables: list[Table] = []
-    for layer in layers:
-        raw = layer.raw.get(name, [])
-        if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
-            complaints.add(layer.source, (name,), name, "is not a list of tables", f"Write [[{name}]], two brackets")
-            continue
-        for n, item in enumerate(raw):
-            shown = item.get("name")
-            title = f"{name}.{clean_text(shown, 40)}" if isinstance(shown, str) and shown else f"{name}[{n + 1}]"
-            tables.append(Table(title, [Layer(layer.source, (name, n), item)], complaints))
-    return tables
+def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[TomlTable]:
+    """``[[name]]`` of all files, each under its own name."""
+    return [table for layer in layers for table in TomlTable("", [layer], complaints).tables(name)]
 
 
 def _build(
@@ -166,11 +157,11 @@ def _build(
     environ: Mapping[str, str],
     profiles: ProfileSource | None,
 ) -> Config:
-    top = Table("", layers, complaints, known=set(TABLES))
+    top = TomlTable("", layers, complaints, known=set(TABLES))
     top.done({f"{name}s": f"Write [[{name}]], without s" for name in LISTS - {"derived"}})
     notes: list[Note] = []
 
-    def single(name: str) -> Table:
+    def single(name: str) -> TomlTable:
         return _single(layers, over, name, complaints)
 
     site = single("site")
@@ -188,7 +179,7 @@ def _build(
                 "UTC",
                 'Add it, such as timezone = "Asia/Shanghai"; intervals are cut on local time',
             ),
-            site.take("label", v.label, ""),
+            site.take("label", p.label, ""),
         )
         place = _place(site)
     site.done()
@@ -257,8 +248,10 @@ def _found(path: Path) -> os.stat_result | None:
         return None
 
 
-def _places(lists: Mapping[str, list[Table]], singles: Mapping[str, Table]) -> dict[str, tuple[str, int | None]]:
-    """Where each table of a list and each key of the others stands: what is found out later can name it as well."""
+def _places(
+    lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
+) -> dict[str, tuple[str, int | None]]:
+    """File and line of each table of a list and of each key of the others, for complaints that are found later."""
     found: dict[str, tuple[str, int | None]] = {}
     for table in (table for tables in lists.values() for table in tables):
         layer = table.layers[0]
@@ -270,17 +263,17 @@ def _places(lists: Mapping[str, list[Table]], singles: Mapping[str, Table]) -> d
     return found
 
 
-def _place(site: Table) -> Night | None:
-    """Where the site is, if it says so."""
+def _place(site: TomlTable) -> Night | None:
+    """The location of the site, if it is given."""
     none: Decimal | None = None
     latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
     for key, other in (("latitude", "longitude"), ("longitude", "latitude")):
         if site.has(key) and not site.has(other):
-            site.complain(None, key, f"says nothing without {other}", f"Add {other} = ..., or leave both out")
+            site.complain(None, key, f"has no effect without {other}", f"Add {other} = ..., or leave both out")
     return Night(latitude, longitude) if latitude is not None and longitude is not None else None
 
 
-def _store(table: Table) -> StoreConfig:
+def _store(table: TomlTable) -> StoreConfig:
     default = StoreConfig()
     out = StoreConfig(
         max_size_bytes=table.take("max_size", v.size_bytes(16 << 20, 1 << 44), default.max_size_bytes),
@@ -291,31 +284,31 @@ def _store(table: Table) -> StoreConfig:
     return out
 
 
-def _seconds(table: Table, key: str, default: int) -> int:
-    return table.take(key, v.duration_ms(0, 36500 * DAY_MS, "30 d"), default * 1000) // 1000
+def _seconds(table: TomlTable, key: str, default: int) -> int:
+    return table.take(key, p.duration_ms(0, 36500 * DAY_MS, "30 d"), default * 1000) // 1000
 
 
-def _pack(table: Table) -> PackConfig:
+def _pack(table: TomlTable) -> PackConfig:
     default = PackConfig()
     out = PackConfig(
-        every_ms=table.take("every", v.duration_ms(1000, 900_000, "10 s"), default.every_ms),
+        every_ms=table.take("every", p.duration_ms(1000, 900_000, "10 s"), default.every_ms),
         max_size_bytes=table.take("max_size", v.size_bytes(4 << 10, 16 << 20, "64 KiB"), default.max_size_bytes),
     )
     table.done()
     return out
 
 
-def _ring(table: Table) -> RingConfig:
+def _ring(table: TomlTable) -> RingConfig:
     out = RingConfig(table.take("size", v.size_bytes(64 << 10, 4 << 30, "16 MiB"), RingConfig().size_bytes))
     table.done()
     return out
 
 
-def _control(table: Table) -> ControlConfig:
+def _control(table: TomlTable) -> ControlConfig:
     def group(value: object) -> str:
-        name = v.text(value)
+        name = p.text(value)
         if not _GROUP.fullmatch(name):
-            raise v.Wrong(f"{v.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
+            raise p.Wrong(f"{p.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
         return name
 
     out = ControlConfig(table.take("group", group, ControlConfig().group))
@@ -323,38 +316,38 @@ def _control(table: Table) -> ControlConfig:
     return out
 
 
-def _interval(table: Table) -> IntervalConfig:
+def _interval(table: TomlTable) -> IntervalConfig:
     def length(value: object) -> int:
-        ms = v.duration_ms(60_000, DAY_MS, "15 min")(value)
+        ms = p.duration_ms(60_000, DAY_MS, "15 min")(value)
         if DAY_MS % ms:
-            raise v.Wrong(f"{v.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h")
+            raise p.Wrong(f"{p.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h")
         return ms
 
     default = IntervalConfig()
     length_ms = table.take("length", length, default.length_ms)
-    gap_ms = table.take("max_gap", v.duration_ms(1_000, DAY_MS, "5 min"), default.max_gap_ms)
+    gap_ms = table.take("max_gap", p.duration_ms(1_000, DAY_MS, "5 min"), default.max_gap_ms)
     period_ms, slip_ms = _demand(table, default)
     table.done({"gap": "Write max_gap", "demand_period": 'Write demand = { period = "15 min", slip = "1 min" }'})
     return IntervalConfig(length_ms, gap_ms, period_ms, slip_ms)
 
 
-def _demand(table: Table, default: IntervalConfig) -> tuple[int, int]:
+def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
     """Period and slip of the windows of demand, in ms."""
     demand = table.table("demand")
     if demand is None:
         return default.demand_period_ms, default.demand_slip_ms
-    period_ms = demand.take("period", v.duration_ms(60_000, 3_600_000, "15 min"), default.demand_period_ms)
+    period_ms = demand.take("period", p.duration_ms(60_000, 3_600_000, "15 min"), default.demand_period_ms)
 
     def slip(value: object) -> int:
-        ms = v.duration_ms(1_000, 3_600_000, "1 min")(value)
+        ms = p.duration_ms(1_000, 3_600_000, "1 min")(value)
         if period_ms % ms or period_ms // ms > MAX_SLIPS:
-            what = f"{v.show(value)} does not divide the period of {v.show_ms(period_ms)} into 1 to {MAX_SLIPS}"
-            raise v.Wrong(what, "Such as 1 min for a period of 15 min")
+            what = f"{p.show(value)} does not divide the period of {p.show_ms(period_ms)} into 1 to {MAX_SLIPS}"
+            raise p.Wrong(what, "Such as 1 min for a period of 15 min")
         return ms
 
     slip_ms = demand.take("slip", slip, min(default.demand_slip_ms, period_ms))
     if period_ms % slip_ms:
-        demand.complain(None, "period", f"{v.show_ms(period_ms)} is no whole number of slips", "Say slip as well")
+        demand.complain(None, "period", f"{p.show_ms(period_ms)} is not a multiple of the slip", "Set slip as well")
         period_ms, slip_ms = default.demand_period_ms, default.demand_slip_ms
     demand.done()
     return period_ms, slip_ms

@@ -1,4 +1,4 @@
-"""The metering tree, accuracy classes, and derived points: what is said of meters beside how they are read."""
+"""The metering tree, accuracy classes, and derived points: settings of meters apart from how they are read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
-from agent.config.reader import Table
-from agent.config.tree import ROLES, DerivedConfig, DeviceConfig, Note
-from agent.intervals.accuracy import EXAMPLES, limit
+from agent.config.tree import DerivedConfig, DeviceConfig, Note
+from agent.intervals.balance import ACCURACY_EXAMPLES, accuracy_limit
+from agent.roles import ROLES
 from drivers.model import ProfileError
+from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 if TYPE_CHECKING:
     from agent.config.devices import DeviceRead
@@ -22,18 +24,18 @@ _TERM = re.compile(r"([+-]?)([a-z0-9][a-z0-9-]{0,62})/([a-z0-9][a-z0-9._-]{0,199
 HEAT_ROLES = tuple(role for role in ROLES if role.partition(".")[0] in ("heat", "cold"))
 MAX_TERMS = 256
 
-node = v.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "board-2/circuit.3" or "transformer-1"')
+node = p.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "board-2/circuit.3" or "transformer-1"')
 
 
 def accuracy(value: object) -> str:
     """A class as it is written on the meter."""
-    out = v.text(value)
-    if limit(out) is None:
-        raise v.Wrong(f"{v.show(value)} is no accuracy class", f"Such as {EXAMPLES}")
+    out = p.text(value)
+    if accuracy_limit(out) is None:
+        raise p.Wrong(f"{p.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
     return out
 
 
-def read_classes(table: Table, prefix: Callable[[object], str]) -> dict[str, str]:
+def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str, str]:
     """``class = "0.5S"`` is the whole device; a table names parts of it."""
     found = table.find("class")
     if found is None:
@@ -48,7 +50,7 @@ def read_classes(table: Table, prefix: Callable[[object], str]) -> dict[str, str
 
 
 def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
-    """Circles are complaints; what cannot be meant, or would be counted twice, is told."""
+    """Complain about circles, and note what would be counted twice or is probably a mistake."""
     entries = {device.entry.name: device for device in devices}
     up: dict[str, tuple[str, DeviceRead, str]] = {}
     for device in devices:
@@ -60,7 +62,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
                 choices = ", ".join(f'"{name}/{one}"' for one in other.entry.roles if one)
                 device.table.complain(None, key, f"{name} has several parts with a role", f"Name one of {choices}")
             elif inner and (other is None or inner not in other.entry.roles):
-                what = f"{name} gives no role to {v.show(inner)}" if other else f"there is no device {v.show(name)}"
+                what = f"{name} gives no role to {p.show(inner)}" if other else f"there is no device {p.show(name)}"
                 device.table.complain(None, key, what, "A meter in the tree is a device, or DEVICE/PART with a role")
             up[_place(device.entry, part)] = (_resolved(parent, entries), device, key)
     for place, (_, device, key) in up.items():
@@ -70,7 +72,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[Note]) -> None:
             seen.append(at)
         if at in up and up[at][0] == place:
             device.table.complain(
-                None, key, f"goes in a circle: {' > '.join([*seen, place])}", "Nothing hangs on itself"
+                None, key, f"forms a circle: {' > '.join([*seen, place])}", "A meter cannot be below itself"
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = f"is a load below the load {above}: figures count both"
@@ -98,23 +100,23 @@ def _is_load(place: str, entries: Mapping[str, DeviceRead]) -> bool:
 
 
 def read_derived(
-    tables: Sequence[Table], devices: Sequence[DeviceConfig], profiles: ProfileSource
+    tables: Sequence[TomlTable], devices: Sequence[DeviceConfig], profiles: ProfileSource
 ) -> tuple[DerivedConfig, ...]:
     """All ``[[derived]]``: a sum, or a heat."""
     known = {device.name: device for device in devices}
-    names: dict[str, Table] = {}
+    names: dict[str, TomlTable] = {}
     out = []
     for table in tables:
         name = table.need("name", v.name, "", 'Add it, such as name = "hall-2"')
         points = _Points(table, known, profiles)
         sums, heats = table.has("sum"), table.has("heat")
         if sums == heats:
-            table.complain(None, "", "is neither a sum nor a heat" if not sums else "is a sum and a heat", _HOW)
+            table.complain(None, "", "has neither sum nor heat" if not sums else "has both sum and heat", _HOW)
         terms = _terms(table, points) if sums else ()
         heat = _heat(table, points) if heats else ("", "", "", "")
         role = table.take("role", _heat_role, "")
         if role and not heats:
-            table.complain(None, "role", "has no effect on a sum", "A formula of the park's plan adds up counters")
+            table.complain(None, "role", "has no effect on a sum", "Add up counters with a formula in the park's plan")
         table.done({"formula": _HOW, "points": _HOW})
         if is_first(names, table, name):
             out.append(DerivedConfig(name, terms, *heat, role))
@@ -128,18 +130,18 @@ _HOW = (
 
 
 def _heat_role(value: object) -> str:
-    out = v.text(value)
+    out = p.text(value)
     if out not in HEAT_ROLES:
-        raise v.Wrong(f"{v.show(value)} is no role of a heat", v.did_you_mean(out, HEAT_ROLES))
+        raise p.Wrong(f"{p.show(value)} is not a role of heat or cold", p.did_you_mean(out, HEAT_ROLES))
     return out
 
 
-def _terms(table: Table, points: _Points) -> tuple[tuple[int, str, str], ...]:
+def _terms(table: TomlTable, points: _Points) -> tuple[tuple[int, str, str], ...]:
     def term(value: object) -> tuple[int, str, str]:
-        found = _TERM.match(v.text(value))
+        found = _TERM.match(p.text(value))
         if not found:
-            raise v.Wrong(
-                f"{v.show(value)} is no term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
+            raise p.Wrong(
+                f"{p.show(value)} is not a term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
             )
         points.need(found[2], found[3], "counter")
         return (-1 if found[1] == "-" else 1), found[2], found[3]
@@ -153,14 +155,14 @@ def _terms(table: Table, points: _Points) -> tuple[tuple[int, str, str], ...]:
     return terms
 
 
-def _heat(table: Table, points: _Points) -> tuple[str, str, str, str]:
+def _heat(table: TomlTable, points: _Points) -> tuple[str, str, str, str]:
     inner = table.table("heat")
     if inner is None:
         return "", "", "", ""
     device = inner.need("device", v.name, "", "Name the device that reads all three")
 
     def point(value: object) -> str:
-        out = v.text(value)
+        out = p.text(value)
         points.need(device, out, "gauge")
         return out
 
@@ -175,7 +177,7 @@ _THREE = ("flow", "supply", "return")
 class _Points:
     """What the devices have."""
 
-    def __init__(self, table: Table, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
+    def __init__(self, table: TomlTable, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
         self._table, self._devices, self._profiles = table, devices, profiles
 
     def _of(self, device: str) -> Mapping[str, tuple[str, str]]:
@@ -188,18 +190,18 @@ class _Points:
         return {point.name: (point.kind.value, point.unit) for point in resolved.points}
 
     def need(self, device: str, point: str, kind: str) -> None:
-        """Raises Wrong where there is no such point."""
+        """Raises Wrong for an unknown point."""
         if device not in self._devices:
-            raise v.Wrong(f"there is no device {v.show(device)}", v.did_you_mean(device, self._devices))
+            raise p.Wrong(f"there is no device {p.show(device)}", p.did_you_mean(device, self._devices))
         found = self._of(device)
         if found and point not in found:
             fitting = [name for name, (mine, _) in found.items() if mine == kind]
-            raise v.Wrong(f"{device} has no point {v.show(point)}", v.did_you_mean(point, fitting, f"Its {kind}s"))
+            raise p.Wrong(f"{device} has no point {p.show(point)}", p.did_you_mean(point, fitting, f"Its {kind}s"))
         if found and found[point][0] != kind:
-            raise v.Wrong(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
+            raise p.Wrong(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
 
     def unit(self, device: str, point: str) -> str:
         """The unit of its amounts."""
-        from agent.intervals.roles import amount_unit
+        from agent.intervals.flows import amount_unit
 
         return amount_unit(point, self._of(device).get(point, ("", ""))[1])[0]

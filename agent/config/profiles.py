@@ -1,4 +1,4 @@
-"""Configured devices held against their profiles, and what drivers need made of both."""
+"""Checks configured devices against their profiles, and makes of both what drivers need."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config import values as v
 from agent.config.devices import DeviceRead
 from agent.config.lines import place_of
-from agent.config.reader import Table
 from agent.config.tree import Config, DeviceConfig, LineEntry, Note
 from drivers.addresses import check_address
 from drivers.model import PACES, ConfigError, DeviceSpec, Limits, Point, ProfileError
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
 from drivers.registry import driver_class
+from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 if TYPE_CHECKING:
     from drivers.line import Line, LineConfig
@@ -28,7 +28,7 @@ ProfileSource = Callable[[str], Profile]  # by id; raises ProfileError
 
 
 def site_profiles(site_dir: Path) -> ProfileSource:
-    """Profiles by id from the site's folder, then from those that came with this version; each file is read once."""
+    """Profiles by id from the site's folder, then from the shipped ones; each file is read once."""
     dirs = (site_dir, shipped_dir())
 
     @cache
@@ -55,7 +55,7 @@ def check_profiles(
     notes: list[Note],
     place: Night | None,
 ) -> tuple[DeviceConfig, ...]:
-    """Every device with its profile's own periods filled in; what does not fit is a complaint in its table."""
+    """Every device with its profile's own periods filled in; what does not fit becomes a complaint."""
     found: dict[str, Profile | None] = {}
     out: list[DeviceConfig] = []
     for device in devices:
@@ -71,19 +71,19 @@ def check_profiles(
 
 
 def sleeps(device: DeviceConfig, profile: Profile) -> bool:
-    """Whether its silence in the dark is sleep: the profile says that it sleeps, its role that it lives of the sun."""
+    """Whether its silence in the dark is sleep: its profile has ``sleeps``, and its role is photovoltaic."""
     return profile.sleeps and "generation.pv" in device.roles.values()
 
 
 def _note_sleepers(names: Sequence[str], notes: list[Note]) -> None:
     """One note for all devices whose silence at night will look like a fault."""
-    what = f"nobody knows when it is dark there: silence of {', '.join(names[:3])}"
+    what = f"the location is unknown: silence of {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
-    hint = "Add latitude and longitude to [site], in degrees; then it is counted apart, as asleep"
+    hint = "Add latitude and longitude to [site], in degrees; then it counts as asleep"
     notes.append(Note("site", f"{what} at night counts as timeout", hint))
 
 
-def _find(table: Table, name: str, profiles: ProfileSource) -> Profile | None:
+def _find(table: TomlTable, name: str, profiles: ProfileSource) -> Profile | None:
     try:
         return profiles(name)
     except ProfileError as error:
@@ -121,13 +121,13 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
     return () if entry.points == ("*",) else entry.points
 
 
-def _address(table: Table, address: str, profile: Profile, line: LineEntry | None) -> None:
+def _address(table: TomlTable, address: str, profile: Profile, line: LineEntry | None) -> None:
     if address and (wrong := check_address(profile.protocol, address, line.scheme if line else "")) is not None:
         table.complain(None, wrong.key, wrong.what, wrong.hint)
 
 
-def _max_words(table: Table, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
-    """A value never straddles two reads, so that one read must hold the longest."""
+def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
+    """A value never straddles two reads, so one read must hold the longest."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and profile.protocol in {"modbus", "sunspec"} and longest.count > most:
@@ -135,8 +135,8 @@ def _max_words(table: Table, entry: DeviceConfig, profile: Profile, points: Sequ
         table.complain(None, "limits.max_words", what, "Raise it, or leave the point out with points = [...]")
 
 
-def _prefixes(table: Table, entry: DeviceConfig, resolved: Resolved) -> None:
-    """Parts of the device that are spoken of must exist."""
+def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
+    """Parts of the device that the configuration names must exist."""
     names = [point.name for point in resolved.points]
     fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
@@ -145,32 +145,32 @@ def _prefixes(table: Table, entry: DeviceConfig, resolved: Resolved) -> None:
     for key, part in spoken:
         if part and not any(concerned(name, frozenset({part})) for name in names):
             where = key.partition(".")[0]
-            what = f"the profile {entry.profile} has no points below {v.show(part)}"
-            table.complain(None, where, what, v.did_you_mean(part, fronts, "It has"))
+            what = f"the profile {entry.profile} has no points below {p.show(part)}"
+            table.complain(None, where, what, p.did_you_mean(part, fronts, "It has"))
 
 
 def _periods(
     device: DeviceRead, limits: Limits, points: Sequence[Point], profile: Profile, notes: list[Note]
 ) -> tuple[int, ...]:
-    """A written period may not be faster than the profile allows; a default gives way to it."""
+    """A written period may not be faster than the profile allows; a default is raised to it."""
     periods = list(device.entry.periods_ms)
     floor_ms = round((limits.min_every_s or 0) * 1000)
     used = {point.pace for point in points}
     for number, pace in enumerate(PACES):
         single = "every" if not isinstance(device.table.layers[0].raw.get("every"), dict) else f"every.{pace}"
         if pace in device.said and pace not in used:
-            notes.append(Note(place_of(device.table, single), f"no point is read at the pace {pace}"))
+            notes.append(Note(place_of(device.table, single), f"no point has the pace {pace}"))
         if periods[number] >= floor_ms:
             continue
         if pace in device.said:
-            what = f"{v.show_ms(periods[number])} is faster than profile {profile.id} allows"
-            device.table.complain(None, single, what, f"At least {v.show_ms(floor_ms)}")
+            what = f"{p.show_ms(periods[number])} is faster than profile {profile.id} allows"
+            device.table.complain(None, single, what, f"At least {p.show_ms(floor_ms)}")
         periods[number] = floor_ms
     return tuple(periods)
 
 
 def _serial_note(
-    table: Table, entry: DeviceConfig, line: LineEntry | None, profile: Profile, notes: list[Note]
+    table: TomlTable, entry: DeviceConfig, line: LineEntry | None, profile: Profile, notes: list[Note]
 ) -> None:
     if not line or line.scheme != "serial" or not profile.serial:
         return
@@ -178,7 +178,11 @@ def _serial_note(
     if own != profile.serial:
         what = f"{own} is not the factory setting of {profile.id} ({profile.serial})"
         notes.append(
-            Note(place_of(table, "serial" if entry.serial else "line"), what, "Right only if it was set at the device")
+            Note(
+                place_of(table, "serial" if entry.serial else "line"),
+                what,
+                "Correct only if it was changed at the device",
+            )
         )
 
 
@@ -194,7 +198,7 @@ def device_specs(config: Config, profiles: ProfileSource | None = None) -> list[
     Made for unknown firmware: once it is known, ``device_spec`` with it gives the spec of the right variant.
 
     Raises:
-        ProfileError: a profile is gone or changed since the configuration was checked.
+        ProfileError: a profile is missing or was changed since the configuration was checked.
     """
     source = profiles or site_profiles(config.profiles_dir)
     return [device_spec(config, device, source(device.profile)) for device in config.devices]
@@ -207,7 +211,7 @@ def device_spec(
     firmware: str | None = None,
     identity: Mapping[str, str] | None = None,
 ) -> DeviceSpec:
-    """One device and its profile joined, for a firmware and identity as far as they are known.
+    """One device joined with its profile, for a firmware and identity that may be partly unknown.
 
     Limits: device beats line beats profile.
     """
@@ -240,7 +244,7 @@ def device_spec(
         zone=config.timezone,
         night=config.place if sleeps(device, profile) else None,
         caching=profile.caching or profile.fresh is not None,
-        fresh=profile.fresh if profile.fresh and any(p.name == profile.fresh.point for p in points) else None,
+        fresh=profile.fresh if profile.fresh and any(x.name == profile.fresh.point for x in points) else None,
     )
 
 

@@ -1,8 +1,7 @@
-"""The configuration as frozen objects. Everything in it was checked; nothing in it is a secret, only where one lies."""
+"""The configuration as frozen objects. Everything in it is checked; it holds no secrets, only where they are."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,53 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.settings import Secret, UplinkConfig
+from drivers.encoding import base64url, exact_text
 from drivers.model import DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
 from drivers.night import Night
-
-# What each part of a device can be in the park's balance. A site's own roles start with "x.".
-ROLES: Mapping[str, str] = {
-    "generation.pv": "photovoltaic generation",
-    "generation.wind": "wind generation",
-    "generation.hydro": "hydro generation",
-    "generation.chp": "combined heat and power",
-    "generation": "other generation",
-    "grid": "exchange with the public grid",
-    "direct": "direct line from a green producer",
-    "storage": "battery or other electric storage",
-    "load": "consumption",
-    "load.charging": "vehicle charging",
-    "transformer": "a meter inside the tree: a transformer, a feeder, a board",
-    "check": "a second meter that measures what its parent measures",
-    "heat.available": "residual heat that could be used",
-    "heat.recovered": "residual heat that is used",
-    "heat.supplied": "heat bought",
-    "heat.sold": "heat sold",
-    "heat.load": "heat consumption",
-    "cold.available": "residual cold that could be used",
-    "cold.recovered": "residual cold that is used",
-    "cold.load": "cold consumption",
-    "pressure.available": "residual pressure that could be used",
-    "pressure.recovered": "residual pressure that is used",
-    "water.fresh": "fresh water",
-    "water.reused": "reused water",
-    "water.waste": "waste water",
-    "gas": "fuel gas",
-    "steam": "steam",
-    "weather": "irradiance, temperature, wind",
-}
-
-
-class Complaint(ConfigError):
-    """One wrong place in the configuration: file, line (None where the file has no such place), key path."""
-
-    def __init__(self, what: str, *, file: str, line: int | None, key: str, hint: str = "") -> None:
-        place = file if line is None else f"{file}:{line}"
-        super().__init__(what, where=f"{place}: {key}" if key else place, hint=hint)
-        self.file, self.line, self.key = file, line, key
+from drivers.serial_setting import DEFAULT_SERIAL
 
 
 def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
-    """One error for all that is wrong, to be raised; the only one itself, where there is one."""
+    """One error that carries all of these; a single one as it is."""
     found = [
         one if isinstance(one, ConfigError) else ConfigError(one.what, where=one.where, hint=one.hint)
         for error in errors
@@ -66,12 +26,12 @@ def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
     ]
     if len(found) == 1:
         return found[0]
-    return ConfigError(f"{len(found)} things are wrong", where=where, complaints=tuple(found))
+    return ConfigError(f"{len(found)} errors", where=where, complaints=tuple(found))
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that works and should still be looked at."""
+    """Something that works but deserves attention."""
 
     where: str
     what: str
@@ -107,7 +67,7 @@ class RingConfig:
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
-    """Stretches of energy; the length divides a day. A demand window is a whole number of slips."""
+    """Intervals of energy; the length divides a day. A demand window is a whole number of slips."""
 
     length_ms: int = 900_000
     max_gap_ms: int = 300_000  # between readings; what lies further apart is known in total only
@@ -125,18 +85,18 @@ class IndicatorsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """Who may change something through the control socket, beside root and the agent's own user."""
+    """Who may change something through the control socket, besides root and the agent's own user."""
 
     group: str = "meterhouse-control"
 
 
 @dataclass(frozen=True, slots=True)
 class LineEntry:
-    """One line as configured; ``line_config`` makes the driver's own object of it."""
+    """One line as configured; ``line_config`` makes the driver's object of it."""
 
     name: str
     url: str
-    serial: str = "9600 8N1"
+    serial: str = DEFAULT_SERIAL
     bus_baud: int | None = None
     limits: Limits = field(default_factory=Limits)
     echo: bool = False
@@ -190,7 +150,7 @@ class DerivedConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. ``files`` were read, in this order; ``notes`` are no errors."""
+    """The whole configuration. ``files`` were read, in this order; ``notes`` are not errors."""
 
     site: str
     gateway: str
@@ -220,7 +180,7 @@ class Config:
 
     @property
     def base(self) -> str:
-        """``park7/gw01``: the front of every stream name."""
+        """``park7/gw01``: the prefix of every stream name."""
         return f"{self.site}/{self.gateway}"
 
     def at(self, key: str) -> str:
@@ -241,7 +201,7 @@ class Config:
 
     @property
     def snapshot_path(self) -> Path:
-        """What the running agent says of itself, replaced atomically."""
+        """The status of the running agent, replaced atomically."""
         return self.runtime_dir / "snapshot.json"
 
     def line(self, name: str) -> LineEntry:
@@ -252,7 +212,7 @@ class Config:
         raise KeyError(name)
 
     def effective(self) -> dict[str, Any]:
-        """All that shapes readings and their delivery, as plain JSON values; no secret, nor where one lies."""
+        """All that shapes readings and their delivery, as plain JSON values; no secret, nor where one is."""
         plain: dict[str, Any] = _plain(self)
         return plain
 
@@ -266,10 +226,10 @@ class Config:
             return self.digest
         text = json.dumps(self.effective(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return base64url(digest)
 
 
-# Folders, file names and who may use the control socket change nothing about a reading; a moved key is the same key.
+# Folders, file names and access to the control socket do not change a reading; a moved key is the same key.
 _LEFT_OUT = {
     "control",
     "key",
@@ -298,7 +258,7 @@ def _plain(value: Any) -> Any:
     elif isinstance(value, tuple):
         out = [_plain(item) for item in value]
     elif isinstance(value, float):
-        out = format(Decimal(repr(value)).normalize(), "f")
+        out = exact_text(Decimal(repr(value)))
     elif isinstance(value, (Decimal, Path)):
         out = str(value)
     return out

@@ -1,4 +1,4 @@
-"""[[uplink]] and [key]: where packs go, and where secrets lie."""
+"""[[uplink]] and [key]: destinations of packs, and places of secrets."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent.config import values as v
+from agent.config import parsers as v
 from agent.config.lines import is_first, place_of
-from agent.config.reader import Table
 from agent.config.tree import Note
 from agent.settings import Secret, UplinkConfig
+from drivers.toml import TomlTable
+from drivers.toml import parsers as p
 
 _DEFAULTS = UplinkConfig("", "", "", 0, False)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
-    "password": "Secrets do not stand here: use password_file or password_credential (a systemd credential)",
+    "password": "Do not write secrets here; use password_file or password_credential (a systemd credential)",
     "key": "Name the file with key_file",
     "tls": "Write mqtts:// in the url",
     "port": "It is part of the url",
@@ -24,28 +25,28 @@ _NO_SECRETS = {
 }
 
 
-def read_secret(table: Table, credential_key: str, file_key: str) -> Secret | None:
-    """Where a secret lies; None where the table says nothing. Both at once is a complaint."""
+def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret | None:
+    """Where a secret is; None if it is not given. Both keys at once are a complaint."""
     none: Path | None = None
     credential = table.take(credential_key, v.credential, "")
     file = table.take(file_key, v.path_in(folder_of(table, file_key)), none)
     if table.has(credential_key) and table.has(file_key):
-        table.complain(None, file_key, f"stands beside {credential_key}", "Keep one of the two")
+        table.complain(None, file_key, f"conflicts with {credential_key}", "Keep one of the two")
     if credential:
         return Secret(credential=credential)
     return Secret(file=file) if file else None
 
 
-def folder_of(table: Table, key: str) -> Path:
+def folder_of(table: TomlTable, key: str) -> Path:
     """The folder that a relative path in ``key`` counts from."""
     found = table.find(key)
     return found[0].source.folder if found else Path()
 
 
-def read_uplinks(tables: list[Table], notes: list[Note], agents: os.stat_result | None) -> tuple[UplinkConfig, ...]:
+def read_uplinks(tables: list[TomlTable], notes: list[Note], agents: os.stat_result | None) -> tuple[UplinkConfig, ...]:
     """All destinations, in the order of files. ``agents``: as ``open_secret`` takes it."""
     out: list[UplinkConfig] = []
-    names: dict[str, Table] = {}
+    names: dict[str, TomlTable] = {}
     for table in tables:
         uplink = _uplink(table)
         if is_first(names, table, uplink.name):
@@ -54,7 +55,7 @@ def read_uplinks(tables: list[Table], notes: list[Note], agents: os.stat_result 
             notes.append(
                 Note(
                     place_of(table, "url"),
-                    "goes over the network unencrypted",
+                    "is sent unencrypted",
                     "mqtts:// protects password and readings",
                 )
             )
@@ -62,7 +63,7 @@ def read_uplinks(tables: list[Table], notes: list[Note], agents: os.stat_result 
     return tuple(out)
 
 
-def _open_secrets(table: Table, uplink: UplinkConfig, agents: os.stat_result | None) -> list[Note]:
+def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[Note]:
     """Files that others may read. No error: a destination that worked is not cut off by an upgrade."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
@@ -70,11 +71,11 @@ def _open_secrets(table: Table, uplink: UplinkConfig, agents: os.stat_result | N
     return [note for note in notes if note is not None]
 
 
-def open_secret(table: Table, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
-    """What is wrong with who may read or change a secret; None where all is well, or nothing is there.
+def open_secret(table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None) -> Note | None:
+    """A note if others may read or change a secret; None if all is well, or it does not exist.
 
-    One of root that one group may read is well: so packages install secrets. Not for the agent's own group, though,
-    whose members may look at this agent and no more.
+    A file of root that one group may read is accepted: packages install secrets so. It must not be the agent's own
+    group, whose members may only look at this agent.
 
     Args:
         agents: the state directory, which belongs to the agent's user and group; None where it is not known.
@@ -98,7 +99,7 @@ def open_secret(table: Table, key: str, path: Path, remedy: str, agents: os.stat
     return Note(place_of(table, key), what, hint)
 
 
-def _uplink(table: Table) -> UplinkConfig:
+def _uplink(table: TomlTable) -> UplinkConfig:
     none: Path | None = None
 
     def file(key: str) -> Path | None:
@@ -114,6 +115,7 @@ def _uplink(table: Table) -> UplinkConfig:
         port=parts.port or 0,
         tls=parts.scheme == "mqtts",
         username=table.take("username", v.label, _DEFAULTS.username),
+        username=table.take("username", p.label, ""),
         password=read_secret(table, "password_credential", "password_file"),
         ca_file=file("ca_file"),
         cert_file=file("cert_file"),
@@ -123,6 +125,11 @@ def _uplink(table: Table) -> UplinkConfig:
         keepalive_s=table.take("keepalive", v.duration_ms(5000, 3_600_000, "30 s"), keepalive_ms) // 1000,
         backfill_rate=table.take("backfill_rate", v.whole(1, 10_000), _DEFAULTS.backfill_rate),
         in_flight=table.take("in_flight", v.whole(1, 1000), _DEFAULTS.in_flight),
+        client_id=table.take("client_id", v.site_name, ""),
+        confirm=table.take("confirm", p.choice("platform", "subscriber", "broker"), ""),
+        keepalive_s=table.take("keepalive", p.duration_ms(5000, 3_600_000, "30 s"), 30_000) // 1000,
+        backfill_rate=table.take("backfill_rate", p.whole(1, 10_000), 0),
+        in_flight=table.take("in_flight", p.whole(1, 1000), 20),
     )
     table.done(_NO_SECRETS)
     for key in ("ca_file", "cert_file", "key_file"):
@@ -132,5 +139,5 @@ def _uplink(table: Table) -> UplinkConfig:
         missing = "key_file" if table.has("cert_file") else "cert_file"
         table.complain(None, "", f"{missing} is missing", "A client certificate needs cert_file and key_file")
     if uplink.password and not table.has("username"):
-        table.complain(None, "", "has a password and no username", 'Such as username = "park7-gw01"')
+        table.complain(None, "", "has a password but no username", 'Such as username = "park7-gw01"')
     return uplink

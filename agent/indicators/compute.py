@@ -18,8 +18,7 @@ from agent.indicators.trace import ZERO, Slot
 from agent.intervals.cut import Cut
 from agent.intervals.query import Book
 from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
-from agent.intervals.sums import sums
-from agent.intervals.unwritten import Unwritten
+from agent.intervals.sums import Unwritten, sums
 
 ROLLING_DAYS = 365
 _GREEN = ("generation.pv", "generation.wind", "generation.hydro")
@@ -141,7 +140,7 @@ def _at(mark: Mark | None) -> int:
 def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
     """The highest mean power of a fixed window by role: the energy of an interval over its length, in kW.
 
-    Windows that are not covered whole, or whose place in time was spread, are no evidence of a peak and left out.
+    Windows that are not covered whole, or whose place in time was spread, are not evidence of a peak, and are left out.
     """
     found: dict[str, Demand] = {}
     for one in windows:

@@ -20,7 +20,7 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class EnteredBy:
-    """The user of the gateway's machine who entered it, as the kernel said."""
+    """The user of the gateway's machine who entered it, as the kernel reports."""
 
     uid: int
     login: str = ""  # "" where the machine has no name for it
@@ -81,11 +81,13 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
 
 
 def check(made: Declaration) -> None:
-    """Raises UsageError for what is no sound entry by itself; the plan says whether its name and unit fit."""
+    """Raises UsageError for an invalid entry; whether its name and unit fit is up to the plan."""
     if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
         raise UsageError("an id is 16 hex digits", where="declare")
     if not _NAME.fullmatch(made.name):
-        raise UsageError(f"{clean_text(made.name, 80)!r} is no name", where="declare", hint="As declared.certificates")
+        raise UsageError(
+            f"invalid name {clean_text(made.name, 80)!r}", where="declare", hint="Such as declared.certificates"
+        )
     if made.value or not made.replaces:
         try:
             decimal(made.value)
@@ -95,13 +97,13 @@ def check(made: Declaration) -> None:
     if made.to_ms is not None and made.to_ms <= made.from_ms:
         raise UsageError("it ends before it begins", where="declare")
     if not made.who.strip():
-        raise UsageError("who says so is missing", where="declare", hint="--who NAME")
+        raise UsageError("the name of the person who declares it is missing", where="declare", hint="--who NAME")
 
 
 def _text(plain: Mapping[str, Any], key: str, default: str | None = None) -> str:
     found = plain.get(key, default)
     if not isinstance(found, str) or len(found) > MAX_TEXT or clean_text(found, MAX_TEXT) != found:
-        raise UsageError(f"{key} wants a text of at most {MAX_TEXT} characters on one line", where="declare")
+        raise UsageError(f"{key} must be a text of at most {MAX_TEXT} characters on one line", where="declare")
     return found
 
 
@@ -109,14 +111,14 @@ def _by(found: Any) -> EnteredBy | None:
     if found is None:
         return None
     if not isinstance(found, dict) or type(found.get("uid")) is not int or not 0 <= found["uid"] < 1 << 32:
-        raise UsageError("by wants {uid, login}", where="declare")
+        raise UsageError("by must be {uid, login}", where="declare")
     return EnteredBy(found["uid"], _text(found, "login", ""))
 
 
 def _ms(plain: Mapping[str, Any], key: str) -> int:
     found = plain.get(key)
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < 1e11:
-        raise UsageError(f"{key} wants a time in seconds", where="declare")
+        raise UsageError(f"{key} must be a time in seconds", where="declare")
     return round(found * 1000)
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from agent.indicators.factors import FactorText
 from drivers.model import ConfigError
+from drivers.toml import Complaints, Layer, TomlSource, TomlTable, parse_source, read_source, show
+from drivers.toml.structs import read_struct
 
+S = TypeVar("S", bound=msgspec.Struct)
 _DECIMAL = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?")
 PeriodKind = Literal["interval", "day", "month", "year", "rolling"]
 Title = dict[str, str]  # "en" and "zh"
-Text = str | int  # a decimal number as it was written; TOML's own decimals are kept as text
+Text = str | int  # a decimal number as it was written: read as text, quoted or not
 
 
 class InputText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -65,7 +67,7 @@ class ThresholdText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         """("at_most", "0.2"). Raises ValueError unless exactly one is there."""
         found = [(name, str(text)) for name in BOUNDS if (text := getattr(self, name)) is not None]
         if len(found) != 1:
-            raise ValueError(f"wants exactly one of {', '.join(BOUNDS)}")
+            raise ValueError(f"needs exactly one of {', '.join(BOUNDS)}")
         return found[0]
 
 
@@ -120,22 +122,22 @@ class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def read_plan(path: Path | None) -> PlanText:
-    """The park's plan; the plain set where there is no file. Raises ConfigError."""
+    """The park's plan; the plain set where there is no file. Raises ConfigError with every complaint."""
     if path is None:
         return PlanText(schema=1)
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8", where=str(path)) from error
-    return parse_plan(text, str(path))
+    complaints = Complaints()
+    source, raw = read_source(path, complaints)
+    return _struct(PlanText, source, raw, complaints)
 
 
-def parse_plan(text: str, where: str) -> PlanText:
-    """Raises ConfigError naming the place."""
-    plan: PlanText = _convert(text, PlanText, where)
-    return plan
+def parse_plan(text: str | bytes, where: str) -> PlanText:
+    """The plan in the text of a file. Raises ConfigError with every complaint."""
+    return parse_source_of_plan(text, where)[0]
+
+
+def parse_source_of_plan(text: str | bytes, where: str) -> tuple[PlanText, TomlSource]:
+    """The same, and the source that knows the lines of its keys."""
+    return _parse(PlanText, text, where)
 
 
 @cache
@@ -143,28 +145,32 @@ def shipped_sets() -> Mapping[str, SetText]:
     """The sets that come with the program, by id."""
     folder = resources.files("agent.indicators") / "sets"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
-    made = [_convert(file.read_text("utf-8"), SetText, file.name) for file in files]
+    made = [_parse(SetText, file.read_bytes(), file.name)[0] for file in files]
     return {one.id: one for one in made}
 
 
-def _convert(text: str, kind: type[Any], where: str) -> Any:
-    try:
-        # a bound written as a number keeps its digits
-        return msgspec.convert(tomllib.loads(text, parse_float=str), kind)
-    except RecursionError:
-        raise ConfigError("brackets are nested too deep", where=where) from None
-    except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at ")
-        hint = "docs/indicators.md lists the keys"
-        raise ConfigError(
-            what, where=f"{where}: {place.strip('`').removeprefix('$.')}" if place else where, hint=hint
-        ) from None
-    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise ConfigError(f"is not TOML: {error}", where=where) from None
+def _parse(kind: type[S], text: str | bytes, where: str) -> tuple[S, TomlSource]:
+    source, complaints = TomlSource(where, Path()), Complaints()
+    raw = parse_source(source, text.encode() if isinstance(text, str) else text, complaints)
+    return _struct(kind, source, raw, complaints), source
+
+
+def _struct(kind: type[S], source: TomlSource, raw: dict[str, Any], complaints: Complaints) -> S:
+    made = None if complaints.items else read_struct(TomlTable("", [Layer(source, (), raw)], complaints), kind)
+    if made is None:
+        raise all_of(complaints.items, source.name)
+    return made
+
+
+def all_of(complaints: Sequence[ConfigError], where: str) -> ConfigError:
+    """One error for everything that is wrong with a plan; the only one itself, where there is one."""
+    if len(complaints) == 1:
+        return complaints[0]
+    return ConfigError(f"{len(complaints)} errors in the plan", where=where, complaints=tuple(complaints))
 
 
 def decimal(text: Text) -> Fraction:
     """An exact value of a bound or an assumption. Raises ValueError."""
     if not _DECIMAL.fullmatch(str(text)):
-        raise ValueError(f"{text!r} is no plain decimal number")
+        raise ValueError(f"{show(text)} is not a plain decimal number")
     return Fraction(text)

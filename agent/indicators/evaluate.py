@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from agent.indicators import expression
-from agent.indicators.factors import Entry
+from agent.indicators.factors import FactorEntry
 from agent.indicators.figure import Amount, Figure, Part, Period, Verdict
 from agent.indicators.plan import Indicator, Plan, Threshold, leaves, pick
 from agent.indicators.quantities import FLOWS
@@ -45,7 +45,7 @@ class _Figuring:
     ) -> None:
         self._plan, self._one, self._period, self._supply, self._cache = plan, indicator, period, supply, cache
         self._terms: dict[str, Fraction] = {}
-        self._factors: dict[str, Entry] = {}
+        self._factors: dict[str, FactorEntry] = {}
 
     def figure(self) -> Figure:
         one = self._one
@@ -104,7 +104,7 @@ class _Figuring:
         return found, missing
 
     def _known(self, name: str) -> Amount | None:
-        """None also for a meter of which nothing is known in the period: that is no zero."""
+        """None also for a meter of which nothing is known in the period: that is not a zero."""
         if name not in self._cache:
             self._cache[name] = self._amount(name)
         amount = self._cache[name]
@@ -149,7 +149,7 @@ class _Figuring:
             if one.where is None:
                 return one
             if missing:
-                return None  # nobody knows which holds
+                return None  # unknown which one holds
             term, least = one.where
             try:
                 if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:

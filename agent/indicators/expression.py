@@ -72,7 +72,7 @@ class _Parser:
     def whole(self) -> Node:
         tree = self._sum()
         if self._token is not None:
-            raise self._wrong("want + - * / or the end")
+            raise self._wrong("expected + - * / or the end")
         return tree
 
     def _next(self) -> None:
@@ -82,7 +82,7 @@ class _Parser:
             return
         self._token = _TOKEN.match(self._text, self._at)
         if self._token is None:
-            raise self._wrong("want a number, a name or a sign")
+            raise self._wrong("expected a number, a name or a sign")
         self._at = self._token.end()
 
     def _step(self) -> None:
@@ -121,7 +121,7 @@ class _Parser:
     def _atom(self) -> Node:
         token = self._token
         if token is None:
-            raise self._wrong("want a number, a name or (")
+            raise self._wrong("expected a number, a name or (")
         if token["number"] is not None:
             return self._number(token)
         if token["name"] is not None:
@@ -136,7 +136,7 @@ class _Parser:
             self._depth -= 1
             return below
         if not self._sign("("):
-            raise self._wrong("want a number, a name or (")
+            raise self._wrong("expected a number, a name or (")
         self._next()
         inner = self._sum()
         self._close()
@@ -156,7 +156,7 @@ class _Parser:
 
     def _call(self, function: str) -> Node:
         if function not in FUNCTIONS:
-            raise self._wrong(f"{function!r} is no function; known are {', '.join(FUNCTIONS)}")
+            raise self._wrong(f"unknown function {function!r}; known are {', '.join(FUNCTIONS)}")
         self._next()
         parts = [self._sum()]
         while self._sign(","):
@@ -171,7 +171,7 @@ class _Parser:
 
     def _close(self) -> None:
         if not self._sign(")"):
-            raise self._wrong("want )")
+            raise self._wrong("expected )")
         self._next()
 
 

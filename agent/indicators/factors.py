@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from agent.indicators.units import Unit, parse_unit
-from drivers.model import ConfigError
+from drivers.toml import Wrong, show
 
 Status = Literal["official", "quoted", "assumed"]
 
@@ -50,7 +50,7 @@ class FactorFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FactorEntry:
     """One published value. ``text`` is what was written, ``base`` the same in base units."""
 
     id: str
@@ -60,7 +60,7 @@ class Entry:
     base: Fraction
     status: Status
     source: str
-    published: str = ""  # 2025-12-31; "" where nobody knows
+    published: str = ""  # 2025-12-31; "" if unknown
 
     @property
     def name(self) -> str:
@@ -75,9 +75,9 @@ class Factor:
     id: str
     unit: Unit
     title: Mapping[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[FactorEntry, ...]
 
-    def of_year(self, year: int, pinned: int | None = None) -> Entry:
+    def of_year(self, year: int, pinned: int | None = None) -> FactorEntry:
         """The pinned entry; else the newest whose data year is not after ``year``, else the oldest there is."""
         if pinned is not None:
             return next(entry for entry in self.entries if entry.year == pinned)
@@ -85,28 +85,22 @@ class Factor:
         return fitting[-1] if fitting else self.entries[0]
 
 
-def make_factors(texts: Iterable[FactorText], where: str) -> dict[str, Factor]:
-    """Checked factors by id. Raises ConfigError naming the factor that is wrong."""
-    made: dict[str, Factor] = {}
-    for text in texts:
-        place = f"{where}: factor {text.id}"
-        try:
-            unit = parse_unit(text.unit)
-            entries = [
-                Entry(text.id, e.year, e.value, unit, _number(e.value) * unit.factor, e.status, e.source, e.published)
-                for e in text.entry
-            ]
-        except (ValueError, ZeroDivisionError) as error:
-            raise ConfigError(str(error), where=place, hint='A value is text, such as "0.8325" or "44/12"') from None
-        for entry in entries:
-            _check_date(entry.published, place)
-        years = [entry.year for entry in entries]
-        if not years or len(set(years)) != len(years):
-            raise ConfigError("wants one entry a year, and at least one", where=place)
-        if text.id in made:
-            raise ConfigError("is there twice", where=place)
-        made[text.id] = Factor(text.id, unit, text.title, tuple(sorted(entries, key=lambda entry: entry.year)))
-    return made
+def make_factor(text: FactorText) -> Factor:
+    """The checked factor. Raises Wrong."""
+    try:
+        unit = parse_unit(text.unit)
+        entries = [
+            FactorEntry(text.id, e.year, e.value, unit, _number(e.value) * unit.factor, e.status, e.source, e.published)
+            for e in text.entry
+        ]
+    except (ValueError, ZeroDivisionError) as error:
+        raise Wrong(str(error), 'A value is text, such as "0.8325" or "44/12"') from None
+    for entry in entries:
+        _check_date(entry.published)
+    years = [entry.year for entry in entries]
+    if not years or len(set(years)) != len(years):
+        raise Wrong("needs at least one entry, and one per year only")
+    return Factor(text.id, unit, text.title, tuple(sorted(entries, key=lambda entry: entry.year)))
 
 
 _PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?(?:/\d{1,20})?")
@@ -115,18 +109,18 @@ _PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?(?:/\d{1,20})?")
 def _number(text: str) -> Fraction:
     """Exact; a quotient is allowed because 44/12 has no decimal. Raises ValueError."""
     if not _PLAIN.fullmatch(text):
-        raise ValueError(f"{text!r} is no plain number")
+        raise ValueError(f"{show(text)} is not a plain number")
     above, slash, below = text.partition("/")
     return Fraction(above) / (int(below) if slash else 1)
 
 
-def _check_date(text: str, where: str) -> None:
+def _check_date(text: str) -> None:
     try:
         right = not text or date.fromisoformat(text).isoformat() == text
     except ValueError:
         right = False
     if not right:
-        raise ConfigError(f"published = {text!r} is not a date", where=where, hint='Write it as "2025-12-31"')
+        raise Wrong(f"published = {show(text)} is not a date", 'Write it as "2025-12-31"')
 
 
 @cache
@@ -137,5 +131,5 @@ def shipped() -> Mapping[str, Factor]:
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".toml"):
             content = msgspec.convert(tomllib.loads(file.read_text("utf-8")), FactorFile)
-            made |= make_factors(content.factor, file.name)
+            made |= {one.id: make_factor(one) for one in content.factor}
     return made

@@ -13,9 +13,10 @@ from fractions import Fraction
 from typing import Any, Final, Literal
 
 from agent.indicators.definitions import PeriodKind
-from agent.indicators.factors import Entry
+from agent.indicators.factors import FactorEntry
 from agent.indicators.plan import Indicator
 from agent.indicators.units import Unit
+from drivers.encoding import exact_text
 
 Basis = Literal["metered", "declared", "assumed", "absent"]
 Verdict = Literal["met", "not met", "no threshold", "no data"]
@@ -102,7 +103,7 @@ class Figure:
     estimated: Fraction
     inputs: tuple[Amount, ...]
     missing: tuple[str, ...]
-    factors: tuple[Entry, ...]
+    factors: tuple[FactorEntry, ...]
     parts: tuple[Part, ...] = ()
 
     @property
@@ -150,7 +151,7 @@ def _seconds(ms: int) -> int | float:
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
-def _factor(entry: Entry) -> dict[str, str]:
+def _factor(entry: FactorEntry) -> dict[str, str]:
     plain = {"id": entry.name, "source": entry.source, "status": entry.status, "u": entry.unit.text, "v": entry.text}
     return plain | ({"published": entry.published} if entry.published else {})
 
@@ -176,10 +177,7 @@ def _input(amount: Amount) -> dict[str, Any]:
 def decimal_text(value: Fraction) -> str:
     """Plain decimal digits without trailing zeros, at most twelve significant ones, rounded half to even."""
     rounded = _CONTEXT.divide(Decimal(value.numerator), Decimal(value.denominator))
-    text = format(rounded, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "") else text
+    return exact_text(rounded) if rounded else "0"
 
 
 def by_name(figures: Sequence[Figure]) -> Mapping[str, Figure]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -18,14 +17,18 @@ from agent.indicators.definitions import (
     SetText,
     TermText,
     ThresholdText,
+    all_of,
     decimal,
+    parse_source_of_plan,
     shipped_sets,
 )
-from agent.indicators.factors import Entry, Factor, make_factors, shipped
+from agent.indicators.factors import Factor, FactorEntry, FactorText, make_factor, shipped
 from agent.indicators.quantities import Unknown, dimension_of, near
 from agent.indicators.units import NUMBER, Dimension, Unit, parse_unit, show_dimension
-from agent.indicators.words import ROLES
+from agent.roles import METERED_ROLES
+from drivers.encoding import base64url
 from drivers.model import ConfigError
+from drivers.toml import Complaint, KeyPath, TomlSource, Wrong, show
 
 SITE = "site"  # the set of a plan's own figures
 BUILT_IN: Mapping[str, Dimension] = {"period.duration": (("s", 1),)}
@@ -135,14 +138,20 @@ def leaves(indicator: Indicator) -> list[str]:
     return list(found)
 
 
+def load_plan(text: str | bytes, where: str) -> Plan:
+    """The whole plan in the text of a file. Raises ConfigError with every complaint, each with its line."""
+    plan, source = parse_source_of_plan(text, where)
+    return _Maker(plan, where, source).make()
+
+
 def make_plan(text: PlanText, where: str = "plan") -> Plan:
     """The whole plan. Raises ConfigError with every complaint."""
     return _Maker(text, where).make()
 
 
 class _Maker:
-    def __init__(self, text: PlanText, where: str) -> None:
-        self._text, self._where = text, where
+    def __init__(self, text: PlanText, where: str, source: TomlSource | None = None) -> None:
+        self._text, self._where, self._source = text, where, source
         self._wrong: list[ConfigError] = []
         self._factors: dict[str, Factor] = {}
         self._inputs: dict[str, Input] = {}
@@ -152,33 +161,32 @@ class _Maker:
         text = self._text
         chosen = self._chosen_sets()
         self._factors = dict(shipped())
-        try:
-            self._factors |= make_factors(text.factor, self._where)
-        except ConfigError as error:
-            self._wrong.append(error)
+        self._read_factors(text.factor)
         pins: dict[str, int] = {}
         for one in chosen.values():
             pins |= one.pin
         pins |= text.pin
         self._check_pins(pins)
         for one in chosen.values():
-            self._read_inputs(one.input, one.id)
-        self._read_inputs(text.input, self._where)
+            self._read_inputs(one.input, f"{one.id}: ")
+        self._read_inputs(text.input)
         for name in text.assume:
             if name not in self._inputs:
-                self._complain(f"assume.{name}", f"is no input{near(name, self._inputs)}")
+                self._complain(f"assume.{name}", f"unknown input{near(name, self._inputs)}", path=("assume", name))
         for one in chosen.values():
-            self._read_terms(one.term, one.id)
-        self._read_terms(text.term, self._where)
+            self._read_terms(one.term, f"{one.id}: ")
+        self._read_terms(text.term)
         indicators: list[Indicator] = []
         for one in chosen.values():
             indicators += [
                 made for item in one.indicator if (made := self._indicator(one.id, one.official, item, pins))
             ]
-        indicators += [made for item in text.indicator if (made := self._indicator(SITE, "", item, pins))]
+        for n, item in enumerate(text.indicator):
+            if made := self._indicator(SITE, "", item, pins, ("indicator", n)):
+                indicators.append(made)
         self._check_names({one.name for one in indicators})
         if self._wrong:
-            raise ConfigError("the plan is wrong", where=self._where, complaints=tuple(self._wrong))
+            raise all_of(self._wrong, self._where)
         used = {name: one for name, one in chosen.items() if one.indicator}
         return Plan(tuple(indicators), self._inputs, self._terms, self._factors, dict(text.absent), used)
 
@@ -187,7 +195,8 @@ class _Maker:
 
         def take(name: str, where: str) -> None:
             if name not in known:
-                self._complain(where, f"{name!r} is no set{near(name, known)}; known are {', '.join(sorted(known))}")
+                what = f"unknown set {show(name)}{near(name, known)}; known are {', '.join(sorted(known))}"
+                self._complain(where, what, path=("sets",))
             elif name not in chosen:
                 for below in known[name].uses:
                     take(below, f"{name}: uses")
@@ -199,54 +208,68 @@ class _Maker:
             take("common", "sets")  # its terms are there for a park's own figures
         return chosen
 
-    def _complain(self, place: str, what: str, hint: str = "") -> None:
-        self._wrong.append(ConfigError(what, where=f"{self._where}: {place}", hint=hint))
+    def _complain(self, place: str, what: str, hint: str = "", path: KeyPath = ()) -> None:
+        """``path``: where it stands in the park's own plan; empty where a shipped set is meant."""
+        line = self._source.line(path) if self._source is not None else None
+        self._wrong.append(Complaint(what, file=self._where, line=line, key=place, hint=hint))
+
+    def _read_factors(self, texts: Iterable[FactorText]) -> None:
+        seen: set[str] = set()
+        for n, one in enumerate(texts):
+            place, path = f"factor {one.id}", ("factor", n)
+            if one.id in seen:
+                self._complain(place, "duplicate factor", path=path)
+            seen.add(one.id)
+            try:
+                self._factors[one.id] = make_factor(one)
+            except Wrong as wrong:
+                self._complain(place, wrong.what, wrong.hint, path)
 
     def _check_pins(self, pins: Mapping[str, int]) -> None:
         for name, year in pins.items():
             factor = self._factors.get(name)
             if factor is None:
-                self._complain(f"pin.{name}", f"is no factor{near(name, self._factors)}")
+                self._complain(f"pin.{name}", f"unknown factor{near(name, self._factors)}", path=("pin", name))
             elif year not in {entry.year for entry in factor.entries}:
                 years = ", ".join(str(entry.year) for entry in factor.entries)
-                self._complain(f"pin.{name}", f"has no entry of {year}; there are {years}")
+                self._complain(f"pin.{name}", f"has no entry of {year}; there are {years}", path=("pin", name))
 
-    def _unit(self, text: str, place: str) -> Unit | None:
+    def _unit(self, text: str, place: str, path: KeyPath) -> Unit | None:
         try:
             return parse_unit(text)
         except ValueError as error:
-            self._complain(place, str(error))
+            self._complain(place, str(error), path=(*path, "unit"))
             return None
 
-    def _read_inputs(self, texts: Iterable[InputText], where: str) -> None:
-        for one in texts:
-            place = f"{where}: input {one.name}"
-            unit = self._unit(one.unit, place)
+    def _read_inputs(self, texts: Iterable[InputText], of_set: str = "") -> None:
+        for n, one in enumerate(texts):
+            place, path = f"{of_set}input {one.name}", () if of_set else ("input", n)
+            unit = self._unit(one.unit, place, path)
             if not re.fullmatch(r"declared\.[a-z][a-z0-9_]*", one.name):
-                self._complain(place, "the name of an input is declared. and a word of a-z 0-9 _")
+                self._complain(place, "invalid name of an input", "Write declared. and a word of a-z 0-9 _", path)
             elif one.name in self._inputs:
-                self._complain(place, "is there twice")
+                self._complain(place, "duplicate input", path=path)
             elif unit is not None:
                 said = self._text.assume.get(one.name, one.assume)
                 try:
                     assume = None if said is None else decimal(said) * unit.factor
                 except ValueError as error:
-                    self._complain(place, str(error))
+                    self._complain(place, str(error), path=path)
                     continue
                 self._inputs[one.name] = Input(one.name, unit, one.kind, one.title, assume)
 
-    def _read_terms(self, texts: Iterable[TermText], where: str) -> None:
-        for one in texts:
-            place = f"{where}: term {one.name}"
-            unit = self._unit(one.unit, place)
+    def _read_terms(self, texts: Iterable[TermText], of_set: str = "") -> None:
+        for n, one in enumerate(texts):
+            place, path = f"{of_set}term {one.name}", () if of_set else ("term", n)
+            unit = self._unit(one.unit, place, path)
             if not re.fullmatch(r"[a-z][a-z0-9_]*", one.name) or one.name in expression.FUNCTIONS:
-                self._complain(place, "a term's name is one word of a-z 0-9 _ that is no function")
+                self._complain(place, "invalid name of a term", "Write one word of a-z 0-9 _, not a function", path)
             elif one.name in self._terms:
-                self._complain(place, "is there twice")
-            elif unit is not None and (formula := self._formula(one.formula, unit, place)) is not None:
+                self._complain(place, "duplicate term", path=path)
+            elif unit is not None and (formula := self._formula(one.formula, unit, place, path)) is not None:
                 self._terms[one.name] = Term(one.name, formula, unit, one.title)
 
-    def _formula(self, text: str, unit: Unit | None, place: str) -> Formula | None:
+    def _formula(self, text: str, unit: Unit | None, place: str, path: KeyPath) -> Formula | None:
         """The checked formula; its dimension must be that of ``unit`` where one is given."""
         try:
             tree = expression.parse(text)
@@ -258,11 +281,11 @@ class _Maker:
                     f"with its terms written out it joins {joined} quantities, at most {most}"
                 )
         except expression.FormulaError as error:
-            self._complain(place, str(error))
+            self._complain(place, str(error), path=path)
             return None
         if unit is not None and found is not None and found != unit.dimension:
             shown = show_dimension(found), show_dimension(unit.dimension)
-            self._complain(place, f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}")
+            self._complain(place, f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}", path=path)
             return None
         return Formula(" ".join(text.split()), tree, joined)
 
@@ -276,19 +299,23 @@ class _Maker:
         if name.startswith("factor."):
             factor = self._factors.get(name.removeprefix("factor."))
             if factor is None:
-                raise expression.FormulaError(f"{name} is no factor{near(name[7:], self._factors)}")
+                raise expression.FormulaError(f"unknown factor {name}{near(name[7:], self._factors)}")
             return factor.unit.dimension
         try:
             return dimension_of(name, [*self._terms, *self._inputs])
         except Unknown as error:
             raise expression.FormulaError(str(error)) from None
 
-    def _indicator(self, set_id: str, official: str, one: IndicatorText, pins: Mapping[str, int]) -> Indicator | None:
+    def _indicator(
+        self, set_id: str, official: str, one: IndicatorText, pins: Mapping[str, int], path: KeyPath = ()
+    ) -> Indicator | None:
         name = f"{set_id}/{one.id}"
         place = name if set_id != SITE else f"indicator {one.id}"
-        unit = self._unit(one.unit, place)
-        numerator = self._formula(one.numerator, None, f"{place}: numerator")
-        denominator = self._formula(one.denominator, None, f"{place}: denominator") if one.denominator else None
+        unit = self._unit(one.unit, place, path)
+        numerator = self._formula(one.numerator, None, f"{place}: numerator", (*path, "numerator"))
+        denominator = None
+        if one.denominator:
+            denominator = self._formula(one.denominator, None, f"{place}: denominator", (*path, "denominator"))
         if unit is None or numerator is None or (one.denominator and denominator is None):
             return None
         tree = numerator.tree
@@ -297,11 +324,13 @@ class _Maker:
         found = expression.dimension(tree, self._dimension)
         if found is not None and found != unit.dimension:
             shown = show_dimension(found), show_dimension(unit.dimension)
-            self._complain(place, f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}")
+            what = f"the formula gives {shown[0]}, its unit {unit.text!r} is {shown[1]}"
+            self._complain(place, what, path=(*path, "unit"))
             return None
-        thresholds = self._thresholds(self._text.threshold.get(name, one.threshold), unit, place)
+        own = ("threshold", name) if name in self._text.threshold else (*path, "threshold")
+        thresholds = self._thresholds(self._text.threshold.get(name, one.threshold), unit, place, own)
         above, below = self._shown_units(unit, numerator, denominator)
-        weighs = self._weighs(one.weighs, place)
+        weighs = self._weighs(one.weighs, place, (*path, "weighs"))
         made = Indicator(
             name, one.title, one.note, numerator, denominator, above, below, unit, one.better, one.gate,
             tuple(one.periods), official, thresholds, self._text.exclude.get(name, ""), dict(pins), dict(self._terms),
@@ -324,16 +353,18 @@ class _Maker:
             return found.unit
         return _usual(expression.dimension(tree, self._dimension) or NUMBER)
 
-    def _weighs(self, names: Iterable[str], place: str) -> tuple[tuple[str, Formula, Unit], ...]:
+    def _weighs(self, names: Iterable[str], place: str, path: KeyPath) -> tuple[tuple[str, Formula, Unit], ...]:
         found = []
         for name in names:
-            formula = self._formula(name, None, f"{place}: weighs")
+            formula = self._formula(name, None, f"{place}: weighs", path)
             if formula is not None:
                 unit = self._terms[name].unit if name in self._terms else _usual(self._dimension(name))
                 found.append((name, formula, unit))
         return tuple(found)
 
-    def _thresholds(self, texts: Iterable[ThresholdText], unit: Unit, place: str) -> tuple[Threshold, ...]:
+    def _thresholds(
+        self, texts: Iterable[ThresholdText], unit: Unit, place: str, path: KeyPath
+    ) -> tuple[Threshold, ...]:
         made = []
         for one in texts:
             try:
@@ -343,24 +374,27 @@ class _Maker:
                     term = self._terms.get(one.where.term)
                     given = parse_unit(one.where.unit)
                     if term is None or term.unit.dimension != given.dimension:
-                        raise ValueError(f"where: {one.where.term!r} is no term in {one.where.unit}")
+                        raise ValueError(f"where: {show(one.where.term)} is not a term in {one.where.unit}")
                     where = (one.where.term, decimal(one.where.at_least) * given.factor)
                 made.append(Threshold(kind, text, decimal(text), where))
             except ValueError as error:
-                self._complain(f"{place}: threshold", str(error))
+                self._complain(f"{place}: threshold", str(error), path=path)
         return tuple(made)
 
     def _check_names(self, names: set[str]) -> None:
         for table, keys in (("exclude", self._text.exclude), ("threshold", self._text.threshold)):
             for name in keys:
                 if name not in names:
-                    self._complain(f"{table}.{name}", f"is no indicator of this plan{near(name, names)}")
+                    what = f"unknown indicator{near(name, names)}"
+                    self._complain(f"{table}.{name}", what, path=(table, name))
         for role in self._text.absent:
-            if role not in ROLES and not role.startswith("x."):
-                self._complain(f"absent.{role}", f"is no role{near(role, ROLES)}")
-        for name, why in [*self._text.exclude.items(), *self._text.absent.items()]:
-            if not why.strip():
-                self._complain(name, "wants a reason", "A verifier reads it beside the figure")
+            if role not in METERED_ROLES and not role.startswith("x."):
+                self._complain(f"absent.{role}", f"unknown role{near(role, METERED_ROLES)}", path=("absent", role))
+        for table, reasons in (("exclude", self._text.exclude), ("absent", self._text.absent)):
+            for name, why in reasons.items():
+                if not why.strip():
+                    hint = "A verifier reads it beside the figure"
+                    self._complain(name, "the reason is missing", hint, (table, name))
 
 
 _USUAL = ("kWh", "tCO2", "tce", "m3", "Nm3", "t", "m2", "kW", "h")
@@ -394,9 +428,9 @@ def _with_hash(made: Indicator) -> Indicator:
     lines += [f"{name} = {expression.show(made.terms[name].formula.tree)}" for name in sorted(seen)]
     digest = hashlib.sha256("\n".join(lines).encode()).digest()
     terms = {name: made.terms[name] for name in seen}
-    return replace(made, terms=terms, hash=base64.urlsafe_b64encode(digest).rstrip(b"=").decode())
+    return replace(made, terms=terms, hash=base64url(digest))
 
 
-def pick(plan: Plan, indicator: Indicator, factor: str, year: int) -> Entry:
+def pick(plan: Plan, indicator: Indicator, factor: str, year: int) -> FactorEntry:
     """The entry of a factor that a figure of ``year`` is made with."""
     return plan.factors[factor].of_year(year, indicator.pins.get(factor))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Final
 
 from agent.indicators.units import Dimension, parse_unit
-from agent.indicators.words import ROLES
-from agent.intervals.roles import flows_of
+from agent.intervals.flows import flows_of
+from agent.roles import METERED_ROLES
+from drivers.toml import nearest
 
 # The flows of a role, by the last word of the name; `demand` is a power, of which a period takes the highest.
 FLOWS: Final[Mapping[str, str]] = {
@@ -34,8 +34,8 @@ class Unknown(ValueError):
 
 def near(name: str, known: Iterable[str]) -> str:
     """ " (did you mean X?)", or nothing."""
-    found = get_close_matches(name[:80], list(known), n=1, cutoff=0.6)
-    return f" (did you mean {found[0]}?)" if found else ""
+    found = nearest(name, known)
+    return f" (did you mean {found}?)" if found else ""
 
 
 def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
@@ -49,9 +49,9 @@ def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
         hint = near(name, [*others, *_all()])
         raise Unknown(f"{name} is unknown{hint}; a metered quantity is ROLE.FLOW with FLOW of {', '.join(FLOWS)}")
     front = role.removesuffix(".*")
-    if not front.startswith("x.") and front not in ROLES:
-        hint = near(name, [*others, *_all()]) or near(front, ROLES)
-        raise Unknown(f"{name}: {role} is no role{hint}; a site's own begin with x.")
+    if not front.startswith("x.") and front not in METERED_ROLES:
+        hint = near(name, [*others, *_all()]) or near(front, METERED_ROLES)
+        raise Unknown(f"{name}: unknown role {role}{hint}; a site's own begin with x.")
     allowed = _flows(front)
     if flow not in allowed:
         raise Unknown(f"{name} is unknown{near(flow, allowed)}; {role} has {', '.join(allowed)}")
@@ -73,4 +73,4 @@ def _flows(role: str) -> list[str]:
 
 
 def _all() -> list[str]:
-    return [f"{role}.{flow}" for role in ROLES for flow in _flows(role)]
+    return [f"{role}.{flow}" for role in METERED_ROLES for flow in _flows(role)]

@@ -14,9 +14,9 @@ from agent.indicators.definitions import PeriodKind
 from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period, decimal_text
 from agent.indicators.plan import Plan
+from agent.indicators.titles import title_of
 from agent.indicators.trace import Slot, Traced, issue, trace
 from agent.indicators.units import Unit
-from agent.indicators.words import title_of
 from agent.intervals.cut import Cut
 from agent.intervals.rows import RoleSum
 
@@ -183,7 +183,7 @@ def trace_result(slots: Sequence[Slot], period: Period) -> dict[str, Any]:
 
 
 def _missing(traced: Traced) -> dict[str, Any]:
-    """Hours of which nobody knows the consumption, with what is not known."""
+    """Hours with unknown consumption, with what is unknown."""
     hours = [{**_times(slot), "n": list(slot.missing)} for slot in traced.missing]
     return {"missing": hours} if hours else {}
 

@@ -12,13 +12,12 @@ from agent.indicators.compute import period_of
 from agent.indicators.definitions import PeriodKind
 from agent.indicators.figure import Period
 from agent.intervals.balance import Residual, balance, wants
-from agent.intervals.cells import tidy
 from agent.intervals.cut import Cut
 from agent.intervals.derived import Derived
 from agent.intervals.meters import Metered, MeterKey, Meters, added
 from agent.intervals.query import Book
-from agent.intervals.sums import sums
-from agent.intervals.unwritten import Unwritten
+from agent.intervals.sums import Unwritten, sums
+from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")
 KNOWN = "known"  # a result that says up to which packs intervals were known when those beside it were made
@@ -105,11 +104,11 @@ class Balancer:
         length_ms = max(self._length_ms, 1)
         whole, said = balance(electric, length_ms, is_interval=False), None
         if whole is not None:
-            said = whole.as_dict() | {"given": f"{tidy(whole.given):f}", "trend": [], "counts": {}}
+            said = whole.as_dict() | {"given": exact_text(whole.given), "trend": [], "counts": {}}
             for start, residual in self._finer:
                 local = self._cut.local(start)
                 label = f"{local:%H:%M}" if self._is_day else f"{local:%m-%d}"
-                value = "" if residual.missing else f"{tidy(residual.value):f}"
+                value = "" if residual.missing else exact_text(residual.value)
                 said["trend"].append({"label": label, "v": value, "verdict": residual.verdict})
                 said["counts"][residual.verdict] = said["counts"].get(residual.verdict, 0) + 1
         return {"balance": said, "derived": self._derived.results(terms, length_ms)}

@@ -38,7 +38,7 @@ class Sums:
     def metered(self, name: str, period: Period) -> Amount | None:
         """ROLE.FLOW summed over all counters that fit; None where none does.
 
-        Completeness 0, where nothing is known of one of the roles that fit: the others alone are no sum.
+        Completeness 0, where nothing is known of one of the roles that fit: the others alone are not a sum.
         """
         role, _, flow = name.rpartition(".")
         unknown = Amount(name, Fraction(0), parse_unit(FLOWS[flow]), "metered", Fraction(0))
@@ -72,7 +72,7 @@ class Sums:
         return declared.amount(self._entries, name, unit, kind, period)
 
     def _demand(self, name: str, role: str) -> Amount | None:
-        """Of a role whose windows are all broken nothing is known: that is no peak of 0."""
+        """Of a role whose windows are all broken nothing is known: that is not a peak of 0."""
         shares = [Fraction(one.completeness) for one in self._sums if one.role == role and one.unit == "kWh"]
         if not shares:
             return None

@@ -24,7 +24,7 @@ class Slot:
     """What was metered in ``[start_ms, end_ms)``.
 
     ``complete``: every counter covered the whole slot. ``missing``: roles and flows of which nothing is known; then
-    nobody knows what was consumed.
+    the consumption is unknown.
     """
 
     start_ms: int

@@ -1,7 +1,7 @@
 """Units of the figures: exact factors and dimensions, so that kWh and GJ add up and kWh and m3 do not.
 
 Coal equivalent (``ce``), carbon dioxide (``CO2``) and carbon (``C``) are dimensions of their own: one becomes the other
-by a factor with an id, never by a unit. So is a cubic metre at standard conditions: ``Nm3`` is no ``m3``.
+by a factor with an id, never by a unit. So is a cubic metre at standard conditions: ``Nm3`` is not ``m3``.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def multiply(left: Dimension, right: Dimension, sign: int = 1) -> Dimension:
 def parse_unit(text: str) -> Unit:
     """``kWh``, ``tCO2/tce``, ``GJ/10^4Nm3``, ``kWh/m2``: products by ``*``, at most one ``/``.
 
-    Raises ValueError naming the part that is no unit.
+    Raises ValueError naming the unknown part.
     """
     above, slash, below = text.partition("/")
     factor, dimension = _product(above)
     if slash:
         if not below or "/" in below:
-            raise ValueError(f"unit {text!r}: want one / with a unit behind it")
+            raise ValueError(f"unit {text!r}: expected one / with a unit after it")
         divisor, other = _product(below)
         factor, dimension = factor / divisor, multiply(dimension, other, -1)
     return Unit(text, factor, dimension)
@@ -88,7 +88,7 @@ def _product(text: str) -> tuple[Fraction, Dimension]:
         scaled = _POWER_OF_TEN.match(part)
         atom = part[scaled.end() :] if scaled else part
         if atom not in _ATOMS:
-            raise ValueError(f"{part!r} is no unit; known are {', '.join(sorted(filter(None, _ATOMS)))}")
+            raise ValueError(f"unknown unit {part!r}; known are {', '.join(sorted(filter(None, _ATOMS)))}")
         size, base = _ATOMS[atom]
         factor *= size * (10 ** int(scaled[1]) if scaled else 1)
         dimension = multiply(dimension, base)

@@ -1,15 +1,13 @@
-"""From readings to energy: counters cut into intervals, with everything that has to be said of an amount.
+"""From readings to energy: counters cut into intervals, with the flags of each amount.
 
 ``query`` and ``sums`` read what was kept; ``Cut`` cuts local time; ``balance`` and ``derived`` work on top of them.
 """
 
 from agent.intervals.cut import Cut
-from agent.intervals.memory import Memory
 from agent.intervals.query import Book, changes, query
-from agent.intervals.replay import recompute
 from agent.intervals.rows import FLAW, Flag, IntervalRow, Mark, RoleSum, Source
-from agent.intervals.sketch import Rule
 from agent.intervals.sums import sums
+from agent.intervals.tracked_points import Rule
 
 __all__ = [
     "FLAW",
@@ -18,12 +16,10 @@ __all__ = [
     "Flag",
     "IntervalRow",
     "Mark",
-    "Memory",
     "RoleSum",
     "Rule",
     "Source",
     "changes",
     "query",
-    "recompute",
     "sums",
 ]

@@ -1,13 +1,13 @@
 """The balance of the site and of each node of the metering tree: what goes in comes out, or something is not metered.
 
 Electricity of one stretch of time: what grid, direct lines, generation and storage gave equals what loads, storage and
-the grid took, and a residual: losses, whatever nobody meters, and what the meters are off. A node is a meter that
-others name as their ``parent``; it is held against the sum of what hangs below it, and against its check meters, which
+the grid took, and a residual: losses, unmetered loads, and the errors of the meters. A node is a meter that
+others name as their ``parent``; it is compared with the sum of the meters below it, and with its check meters, which
 measure the same again.
 
-A residual is flagged where it is larger than all meters together may be off: the class of each times what it counted,
+A residual is flagged where it exceeds the error limits of all meters together: the class of each times what it counted,
 and one count of each, as a counter moves in steps. Where a class is not known, the flag says so. Of a day or more a
-meter may lack a hundredth of the time; what it may have counted then is added to what the meters may be off. Where
+meter may lack a hundredth of the time; what it may have counted then is added to the limits. Where
 nothing is known of a meter, there is no residual: the meter is named as missing.
 """
 
@@ -16,16 +16,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final, Literal
 
-from agent.intervals.accuracy import limit
-from agent.intervals.cells import tidy
 from agent.intervals.meters import Metered
 from agent.intervals.page import Column
 from agent.intervals.rows import Flag
+from drivers.encoding import exact_text
 
-Verdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
+BalanceVerdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
 ELECTRIC: Final = "kWh"
 CHECK: Final = "check"
 ZERO, FINE = Decimal(0), Decimal("1e-6")
@@ -48,15 +48,15 @@ _TAKEN: Mapping[str, int] = {  # what a meter says of what lies below it: taken 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """What is left of a difference, and how much of it the meters may be.
+    """The rest of a difference, and how much of it the error limits allow.
 
-    ``unknown``: meters of unknown class. ``missing``: meters of which nothing is known; then ``value`` means nothing.
+    ``unknown``: meters of unknown class. ``missing``: meters of which nothing is known; then ``value`` has no meaning.
     """
 
     value: Decimal
     allowed: Decimal
     unknown: tuple[str, ...]
-    verdict: Verdict
+    verdict: BalanceVerdict
     missing: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,8 +64,8 @@ class Residual:
         if self.missing:
             return {"verdict": self.verdict, "missing": list(self.missing)}
         plain: dict[str, Any] = {
-            "residual": _text(self.value),
-            "allowed": _text(self.allowed),
+            "residual": exact_text(self.value),
+            "allowed": exact_text(self.allowed),
             "verdict": self.verdict,
         }
         return plain | ({"unknown": list(self.unknown)} if self.unknown else {})
@@ -73,7 +73,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A meter against others: the sum of those below it, or one that measures the same."""
+    """A meter compared with others: the sum of those below it, or one that measures the same."""
 
     place: str
     against: str  # "children", or the place of the check meter
@@ -85,7 +85,7 @@ class Node:
     def as_dict(self) -> dict[str, Any]:
         """Decimals as text."""
         front = {"n": self.place, "against": self.against, "u": self.unit}
-        sides = {name: _text(v) for name, v in (("own", self.own), ("others", self.others)) if v is not None}
+        sides = {name: exact_text(v) for name, v in (("own", self.own), ("others", self.others)) if v is not None}
         return {**front, **sides, **self.residual.as_dict()}
 
 
@@ -109,8 +109,8 @@ class Balance:
         plain: dict[str, Any] = {"kind": "balance", "id": "electricity", "u": ELECTRIC}
         if self.site is not None:
             plain |= {
-                "inputs": [{"n": name, "v": _text(value)} for name, value in self.inputs],
-                "outputs": [{"n": name, "v": _text(value)} for name, value in self.outputs],
+                "inputs": [{"n": name, "v": exact_text(value)} for name, value in self.inputs],
+                "outputs": [{"n": name, "v": exact_text(value)} for name, value in self.outputs],
                 **self.site.as_dict(),
             }
         if self.nodes:
@@ -119,12 +119,8 @@ class Balance:
         return plain
 
 
-def _text(value: Decimal) -> str:
-    return f"{tidy(value):f}"
-
-
 def _counted_once(meters: Iterable[Metered]) -> list[Metered]:
-    """What counts at a node. A meter that tells both directions and their total says the same energy twice."""
+    """The meters that count at a node. One with both directions and their total has the same energy twice."""
     known = [one for one in meters if one.key.flow in _TAKEN]
     both = {one.place for one in known if one.key.flow == "import"}
     return [one for one in known if one.key.flow != "total" or one.place not in both]
@@ -136,7 +132,7 @@ def wants(stream: str, column: Column) -> bool:
 
 
 def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Balance | None:
-    """The balance of a stretch of ``length_ms``; None where there is nothing to hold against anything.
+    """The balance of a stretch of ``length_ms``; None if there is nothing to compare.
 
     Args:
         is_interval: a stretch as short as an interval, in which amounts that were spread over time say nothing; of a
@@ -173,14 +169,14 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
             is_known = False
         elif lack_ms:
             allowed += (abs(one.amount) * lack_ms / one.covered_ms).quantize(FINE)
-        share = limit(one.column.accuracy) if one.column.kind == "counter" else None
+        share = accuracy_limit(one.column.accuracy) if one.column.kind == "counter" else None
         if share is not None:
             allowed += share * abs(one.amount)
         elif one.amount:  # what stood still is not off by a share
             unknown.add(one.place)
         allowed += one.count
     missing = tuple(sorted({one.place for one in meters if not one.covered_ms}))
-    verdict: Verdict
+    verdict: BalanceVerdict
     if not is_known:
         verdict = "incomplete"
     elif any(one.flags & Flag.SPREAD if is_interval else any(one.ends_spread) for one in meters):
@@ -204,7 +200,7 @@ def _trails(meters: Iterable[Metered]) -> tuple[tuple[str, int, int], ...]:
 
 
 class Tree:
-    """Meters by where they hang."""
+    """Meters by their place in the tree."""
 
     def __init__(self, meters: Sequence[Metered]) -> None:
         self._at: dict[str, list[Metered]] = defaultdict(list)  # by place, and by device where it has one part only
@@ -231,7 +227,7 @@ class Tree:
             yield one
 
     def is_inside(self, one: Metered) -> bool:
-        """Does it hang below a meter that is counted itself?"""
+        """Is it below a meter that is counted itself?"""
         return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
 
     def nodes(self, length_ms: int, is_interval: bool) -> Iterator[Node]:
@@ -268,3 +264,29 @@ class Tree:
         own = above if all(one.covered_ms for one in mine) else None
         others = below if all(one.covered_ms for one in theirs) else None
         return Node(place, against, unit, own, others, residual)
+
+
+# --- accuracy classes
+
+# Of electricity meters at rated conditions: numbers are percent (IEC 62053-21 and -22; S holds from 1 % of the rated
+# current on), letters are those of EN 50470-3. With transformers both are off: then one writes the chain's percentage.
+_LETTERS: Mapping[str, str] = {"A": "2", "B": "1", "C": "0.5", "D": "0.2"}
+_MOST_ERROR = Decimal(20)
+ACCURACY_EXAMPLES = '"0.5S", "1", "B", or a percentage of the whole chain such as "1.2 %"'
+
+
+@lru_cache(maxsize=256)
+def accuracy_limit(text: str) -> Decimal | None:
+    """The largest error as a share of the amount: 0.005 of "0.5S"; None if it is not a class."""
+    plain = text.strip()
+    if plain in _LETTERS:
+        plain = _LETTERS[plain]
+    elif plain.endswith("%"):
+        plain = plain[:-1].strip()
+    else:
+        plain = plain.removesuffix("S")
+    try:
+        percent = Decimal(plain)
+    except InvalidOperation:
+        return None
+    return percent / 100 if plain[:1].isdigit() and percent.is_finite() and 0 < percent <= _MOST_ERROR else None

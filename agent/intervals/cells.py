@@ -7,17 +7,16 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
-from agent.intervals.page import Column
-from agent.intervals.roles import amount_unit, gauge_unit, power_amount
+from agent.intervals.flows import amount_unit, gauge_unit, power_amount
+from agent.intervals.page import Column, Group, is_taken_back, mark_at
 from agent.intervals.rows import Flag, IntervalRow, Mark
-from agent.intervals.taken import Group, is_taken_back, mark_at
 
 PARTS = 3  # amounts are thousandths of a count
 Convert = Callable[[int], Decimal]
 
 
 def tidy(value: Decimal) -> Decimal:
-    """Without zeros at the end and without an exponent, so that a number is written one way only."""
+    """Without zeros at the end and without an exponent, so that each number has one form."""
     short = value.normalize()
     return short.quantize(Decimal(1)) if int(short.as_tuple().exponent) > 0 else short
 
@@ -42,7 +41,7 @@ def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
 
 
 def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRow]:
-    """The row of one point in one interval, from all that counts; two for a power that has amounts both ways."""
+    """The row of one point in one interval, from all cells that count; two for a power that has amounts both ways."""
     t, n, number = group[-1]
     column, end = t.shape.columns[number], start + t.length[n]
     known = [g for g in group if g[0].get(g[2], "flags")[g[1]] and not is_taken_back(*g)]

@@ -1,7 +1,7 @@
-"""Intervals as they are written, held against the same intervals made again from packs.
+"""Compares stored intervals with the same intervals made again from packs.
 
-Where they differ, the rows from the packs are appended with a higher revision, and what only the written ones know is
-taken back by a row that covers nothing. Nothing that was written is edited.
+Where they differ, the rows from the packs are appended with a higher revision, and what only the stored ones know is
+taken back by a row that covers nothing. Stored rows are never edited.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
-from agent.intervals.page import Cell, Page, Row, Shape, StoredPage
+from agent.intervals.page import Cell, Page, PageSchema, Row, StoredPage
 from agent.intervals.rows import Flag
 
 FOREVER = 1 << 60
 NOTHING: Cell = {}
-Made = Sequence[tuple[Shape, Sequence[Row]]]
+Made = Sequence[tuple[PageSchema, Sequence[Row]]]
 
 
 class CounterKey(NamedTuple):
@@ -28,16 +28,16 @@ class CounterKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What counts of one counter in one interval, if only that it was configured then. ``cell`` as the row has it."""
+    """What counts of one counter in one interval, at least that it was configured then. ``cell`` as the row has it."""
 
     cell: Cell
     row: Row
-    shape: Shape
+    shape: PageSchema
     number: int  # its column
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """Nothing known never takes the place of something; else the highest revision counts."""
+        """An unknown cell never replaces a known one; else the highest revision counts."""
         return bool(self.cell), self.row.revision
 
     @property
@@ -67,7 +67,7 @@ def corrections(
     is_whole: bool,
     open_ms: int = FOREVER,
     is_coming: Callable[[int, int], bool] = lambda start, end: False,
-) -> list[tuple[Shape, list[Row]]]:
+) -> list[tuple[PageSchema, list[Row]]]:
     """Rows to append so that intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says, by shape.
 
     Args:
@@ -83,7 +83,7 @@ def corrections(
     written = _by_start(_rows_of(pages), from_ms, to_ms)
     true = _by_start(_rows_in(made), from_ms, to_ms)
     bounds = {} if is_whole else _bounds(true)
-    out: dict[Shape, list[Row]] = {}
+    out: dict[PageSchema, list[Row]] = {}
     last_end, packs = 0, (0, 0)
     for start in sorted(written.keys() | true.keys()):
         old, new = written.get(start, {}), true.get(start, {})
@@ -105,20 +105,20 @@ def corrections(
     return list(out.items())
 
 
-def _rows_of(pages: Iterable[StoredPage]) -> Iterator[tuple[Shape, Row]]:
+def _rows_of(pages: Iterable[StoredPage]) -> Iterator[tuple[PageSchema, Row]]:
     for page in pages:
-        shape = Shape.decode(page.shape)
+        shape = PageSchema.decode(page.shape)
         for row in Page(page.body, page.first).take_apart():
             yield shape, row
 
 
-def _rows_in(made: Made) -> Iterator[tuple[Shape, Row]]:
+def _rows_in(made: Made) -> Iterator[tuple[PageSchema, Row]]:
     for shape, rows in made:
         for row in rows:
             yield shape, row
 
 
-def _by_start(rows: Iterable[tuple[Shape, Row]], from_ms: int, to_ms: int) -> dict[int, _Interval]:
+def _by_start(rows: Iterable[tuple[PageSchema, Row]], from_ms: int, to_ms: int) -> dict[int, _Interval]:
     """By start of the interval, turn of the clock and counter what counts: the highest revision, the last of equals."""
     found: dict[int, _Interval] = {}
     for shape, row in rows:
@@ -174,7 +174,7 @@ def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | No
 
 def _corrected(
     old: _Interval, new: _Interval, turns: Iterable[tuple[int | None, int | None, int]], packs: tuple[int, int]
-) -> Iterator[tuple[Shape, Row]]:
+) -> Iterator[tuple[PageSchema, Row]]:
     """Of one interval."""
     for was, made, turn in turns:
         there = old.get(was, {}) if was is not None else {}
@@ -187,7 +187,7 @@ def _corrected(
         if gone:
             yield from _taken_back(gone, true, turn, revision, packs)
             revision += 1
-        rows: dict[int, tuple[Shape, Row]] = {}
+        rows: dict[int, tuple[PageSchema, Row]] = {}
         for known in true.values():
             _, row = rows.setdefault(id(known.row), (known.shape, replace(known.row, turn=turn, cells={})))
             if known.cell:
@@ -203,7 +203,7 @@ def _taken_back(
     turn: int,
     revision: int,
     packs: tuple[int, int],
-) -> Iterator[tuple[Shape, Row]]:
+) -> Iterator[tuple[PageSchema, Row]]:
     """Rows that say of counters: nothing is covered here, it stands elsewhere. Flag INCOMPLETE: though it is due here.
 
     Args:

@@ -1,8 +1,8 @@
 """Cutting time: intervals, days, months and years of local time, right where a day has 23 or 25 hours.
 
 An interval begins wherever the local clock shows a whole multiple of the length since midnight, so tariffs and billing
-days break where the wall clock says. Around a change of the clock's offset this gives an interval that is shorter or
-longer by the change if the length does not divide it; 15 minutes always do.
+days break at the times of the wall clock. Around a change of the clock's offset this gives an interval that is shorter
+or longer by the change if the length does not divide it; 15 minutes always do.
 """
 
 from __future__ import annotations
@@ -155,5 +155,5 @@ class Cut:
 
 @lru_cache(maxsize=4)
 def _hours_of(timezone: str) -> Cut:
-    """Whole hours: kept, since what it has cut of a day serves all the instants of that day."""
+    """Whole hours: kept, since the cut of a day serves all instants of that day."""
     return Cut(timezone, HOUR_MS)

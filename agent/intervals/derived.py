@@ -1,6 +1,6 @@
 """Derived points: sums of counters, and heat from flow and temperatures, of one stretch of time.
 
-They are results, never readings: what they are made of stays what the devices said. The heat itself is computed at each
+They are results, never readings: their terms stay as the devices reported them. The heat itself is computed at each
 reading of the flow (``agent.intervals.heat``); here it is one more amount.
 """
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from agent.intervals.cells import tidy
 from agent.intervals.meters import Metered
 from agent.intervals.page import Column
-from agent.intervals.sketch import heat_point
+from agent.intervals.tracked_points import heat_point
+from drivers.encoding import exact_text
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class DerivedTerm:
     """One summand."""
 
     sign: int
@@ -26,14 +26,14 @@ class Term:
     point: str
 
 
-def terms_of(row: Mapping[str, Any], base: str) -> tuple[Term, ...]:
+def terms_of(row: Mapping[str, Any], base: str) -> tuple[DerivedTerm, ...]:
     """From a row of ``derived`` in the birth of results; ``base`` is ``park7/gw01``."""
     if "sum" not in row:
-        return (Term(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
+        return (DerivedTerm(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
     out = []
     for text in row["sum"]:
         device, _, point = text.removeprefix("-").partition("/")
-        out.append(Term(-1 if text.startswith("-") else 1, f"{base}/{device}", point))
+        out.append(DerivedTerm(-1 if text.startswith("-") else 1, f"{base}/{device}", point))
     return tuple(out)
 
 
@@ -49,7 +49,7 @@ class Derived:
         return (stream, column.point) in self._wanted
 
     def results(self, meters: Iterable[Metered], length_ms: int) -> list[dict[str, Any]]:
-        """One result each, without its period. Where a term is not known there is no value, and ``missing`` says so."""
+        """One result each, without its period. With an unknown term there is no value, and ``missing`` names it."""
         known = {(one.key.stream, one.key.point): one for one in meters if one.covered_ms}
         return [self._result(name, known, length_ms) for name in self._terms]
 
@@ -67,9 +67,9 @@ class Derived:
         return {
             **plain,
             "u": units.pop(),
-            "v": f"{tidy(sum((sign * one.amount for sign, one in found), Decimal(0))):f}",
-            "completeness": f"{tidy(Decimal(covered_ms * 1_000_000 // length_ms) / 1_000_000):f}",
-            "estimated": f"{tidy((flawed / whole).quantize(Decimal('1e-6'))):f}" if whole else "0",
+            "v": exact_text(sum((sign * one.amount for sign, one in found), Decimal(0))),
+            "completeness": exact_text(Decimal(covered_ms * 1_000_000 // length_ms) / 1_000_000),
+            "estimated": exact_text((flawed / whole).quantize(Decimal("1e-6"))) if whole else "0",
             "from": [
                 {"stream": one.key.stream, "point": one.key.point, "first": one.first_seq, "last": one.last_seq}
                 for _, one in found

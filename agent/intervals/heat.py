@@ -1,4 +1,4 @@
-"""Heat from flow and temperatures, where no heat counter exists. A plausibility figure: the meter's own GJ come first.
+"""Heat from flow and temperatures, where there is no heat counter. A plausibility figure: a meter's own GJ go first.
 
 Volumetric heat capacity of water, density times specific heat at atmospheric pressure, from IAPWS-IF97 as tabled in
 EN 1434-1 annex A style heat coefficients; taken at the mean of both temperatures, in between by a straight line. With
@@ -11,9 +11,9 @@ from array import array
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 
-from agent.intervals.feed import RANGE, Batch
-from agent.intervals.judge import TOO_LARGE
-from agent.intervals.sketch import FLOW_SECONDS, HEAT_PLACES, Watched
+from agent.intervals.anomalies import TOO_LARGE
+from agent.intervals.rows import RANGE, SlotReadings
+from agent.intervals.tracked_points import FLOW_SECONDS, HEAT_PLACES, TrackedPoint
 
 # kJ/(m3 K) at 0, 10, ... 100 degrees
 CAPACITY = (4217, 4194, 4177, 4162, 4147, 4131, 4115, 4097, 4078, 4059, 4040)
@@ -35,20 +35,20 @@ def heat_flow(flow: Decimal, unit: str, supply: Decimal, back: Decimal) -> Decim
 class HeatFlows:
     """The computed heat flows of one stream, made from each reading of a flow and the newest temperatures."""
 
-    def __init__(self, slots: Sequence[Watched]) -> None:
+    def __init__(self, slots: Sequence[TrackedPoint]) -> None:
         self._slots = slots
-        self._makers: dict[int, list[tuple[int, Watched]]] = {}
+        self._makers: dict[int, list[tuple[int, TrackedPoint]]] = {}
         for n, w in enumerate(slots):
             if w.heat:
                 self._makers.setdefault(w.heat[0], []).append((n, w))
         self._parts = {slot for w in slots if w.heat for slot in w.heat}
         self.last: dict[int, tuple[int, int]] = {}  # slot of a part -> (time, value)
 
-    def added(self, batch: Batch) -> Batch:
-        """The batch with heat flows, each right after the flow that it is made of."""
+    def added(self, batch: SlotReadings) -> SlotReadings:
+        """The readings with heat flows, each right after the flow that it is made of."""
         if not self._makers:
             return batch
-        out = Batch(array("H"), array("q"), array("q"), b"")
+        out = SlotReadings(array("H"), array("q"), array("q"), b"")
         qualities = bytearray()
         for slot, time, value, quality in zip(batch.slots, batch.times, batch.values, batch.qualities, strict=True):
             good = quality != RANGE and value != TOO_LARGE
@@ -66,7 +66,7 @@ class HeatFlows:
         out.qualities = bytes(qualities)
         return out
 
-    def _power(self, w: Watched, time_ms: int) -> int | None:
+    def _power(self, w: TrackedPoint, time_ms: int) -> int | None:
         """None where a temperature is missing or older than two rounds."""
         assert w.heat is not None
         limit = 2 * max(w.period_ms, 1000)

@@ -1,7 +1,7 @@
-"""One stream on its way into intervals: fed with what was sealed, from the ring or from packs, with the same result.
+"""Turns one stream into intervals, from sealed ring records or from packs, with the same result.
 
-Everything follows from the packs alone: read times, values, qualities, the borders of packs and the boots they name. So
-a restart goes on from the last kept state with the packs since, and a verifier gets the same amounts from an export.
+Everything follows from the packs alone: read times, values, qualities, the borders of packs and the boots they name.
+So a restart continues from the last stored state with the packs since, and an export gives a verifier the same amounts.
 Spacing between readings is the packs' UTC, which no pack lets a clock step run through: where a pack begins elsewhere
 than the one before ended, the last readings move along, and what lies between is as long as it was on the monotonic
 clock.
@@ -15,15 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-from agent.intervals.closing import Closing
+from agent.intervals.anomalies import TOO_LARGE, AnomalyDetector, Finding, PendingReading
 from agent.intervals.cut import DAY_MS, Cut
-from agent.intervals.feed import QUALITIES, RANGE, Batch, Happening, Span
 from agent.intervals.heat import HeatFlows
-from agent.intervals.judge import TOO_LARGE, Judge, Verdict, Waiting
-from agent.intervals.page import Row, Shape
-from agent.intervals.rows import Flag
-from agent.intervals.sketch import Rule, Sketch, Watched, sketch
+from agent.intervals.page import PageSchema, Row
+from agent.intervals.row_builder import RowBuilder
+from agent.intervals.rows import QUALITIES, RANGE, CounterEvent, Flag, PackSpan, SlotReadings
 from agent.intervals.state import STATE_LAYOUT, StateError, pack_state, unpack_state
+from agent.intervals.tracked_points import Rule, TrackedPoint, TrackedPoints, track
 from ext.rates import Tally, gather
 from ext.ring import Ring
 
@@ -40,15 +39,15 @@ class Ledger:
 
     def __init__(self, stream: str, cut: Cut, rule: Rule) -> None:
         self.stream, self._cut, self._rule = stream, cut, rule
-        self.sketch: Sketch | None = None
+        self.tracked: TrackedPoints | None = None
         self.tally = Tally(0)
-        self.judges: dict[int, Judge] = {}
+        self.detectors: dict[int, AnomalyDetector] = {}
         self.seq = 0  # of the last pack taken in
         self.to_ms = 0  # its end; 0: none yet
         self.boot, self._fresh = "", 0  # packs of this boot that may still tell of the time before it
-        self.closing = Closing(cut)
-        self.happenings: list[Happening] = []
-        self._made: list[tuple[Shape, list[Row]]] = []
+        self.row_builder = RowBuilder(cut)
+        self.counter_events: list[CounterEvent] = []
+        self._made: list[tuple[PageSchema, list[Row]]] = []
         self._points = 0  # of the table
         self._bounds = array("q")
         self._heat = HeatFlows(())
@@ -58,45 +57,45 @@ class Ledger:
     # --- shapes
 
     def use(self, table: Mapping[str, Any]) -> None:
-        """Another table is in force. Counters that are the same in both go on; all others end, or begin."""
-        new = sketch(table, self._rule)
+        """Another table takes effect. Counters that are the same in both continue; all others end, or begin."""
+        new = track(table, self._rule)
         self._points = len(table.get("points") or ())
-        if self.sketch is not None and new == self.sketch:
+        if self.tracked is not None and new == self.tracked:
             return
-        old, old_tally = self.sketch, self.tally
+        old, old_tally = self.tracked, self.tally
         kept = self._same_slots(old, new)
         if old is not None:
-            for judge_of, judge in list(self.judges.items()):
+            for judge_of, detector in list(self.detectors.items()):
                 if judge_of not in kept.values():
-                    self._note(judge_of, judge.give_up())
+                    self._note(judge_of, detector.give_up())
             for number in range(len(old.slots)):
                 if number not in kept.values():
                     old_tally.cut_off(number)
             self._take()
-            self.closing.end_shape()
-        self.sketch = new
+            self.row_builder.end_shape()
+        self.tracked = new
         self.tally = self._new_tally(new)
-        before, self.judges = self.judges, {}
+        before, self.detectors = self.detectors, {}
         if len(self._bounds) > 1:
             self.tally.bounds(self._bounds, self._cut.offset_ms(self._bounds[0]))
         for number, was in kept.items():
             self.tally.restore(number, old_tally.state(was))
         for number, was in kept.items():
             if was in before:
-                self._judge(number).waiting = before[was].waiting
+                self._detector(number).waiting = before[was].waiting
         self._heat = HeatFlows(new.slots)
         self._index(new)
-        self.closing.begin_shape(new.shape, max(2 * new.slowest_ms, 20_000))
+        self.row_builder.begin_shape(new.shape, max(2 * new.slowest_ms, 20_000))
 
     @staticmethod
-    def _same_slots(old: Sketch | None, new: Sketch) -> dict[int, int]:
+    def _same_slots(old: TrackedPoints | None, new: TrackedPoints) -> dict[int, int]:
         """New slot -> old slot of the same counter; its role may be another."""
         if old is None:
             return {}
         known = {_identity(w): number for number, w in enumerate(old.slots)}
         return {n: known[_identity(w)] for n, w in enumerate(new.slots) if _identity(w) in known}
 
-    def _new_tally(self, new: Sketch) -> Tally:
+    def _new_tally(self, new: TrackedPoints) -> Tally:
         tally = Tally(len(new.slots))
         for number, w in enumerate(new.slots):
             window = (new.shape.period_ms, new.shape.slip_ms) if w.demand else (0, 0)
@@ -105,7 +104,7 @@ class Ledger:
             tally.configure(number, kind, w.resolution, w.modulus, gap, *window)
         return tally
 
-    def _index(self, new: Sketch) -> None:
+    def _index(self, new: TrackedPoints) -> None:
         points = max((w.point for w in new.slots if w.point is not None), default=-1)
         self._slot_of = array("i", [-1]) * (points + 1)
         wanted = array("q")
@@ -120,8 +119,8 @@ class Ledger:
 
     # --- feeding
 
-    def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[Span]) -> bool:
-        """What was sealed from the ring into these packs, one after the other. False: some of it was overwritten."""
+    def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[PackSpan]) -> bool:
+        """Take what was sealed from the ring into these packs, in order. False: some of it was overwritten."""
         whole = True
         for span in spans:
             self._begin(span)
@@ -131,7 +130,7 @@ class Ledger:
                     ring, positions, slot_of, self._wanted, span.from_ms, span.to_ms
                 )
                 whole = whole and not lost
-                self._feed(Batch(slots, times, values, qualities), span.seq)
+                self._feed(SlotReadings(slots, times, values, qualities), span.seq)
             self._settle()
         return whole
 
@@ -140,10 +139,10 @@ class Ledger:
         low, high = self._points * (k - 1) // n, self._points * k // n
         return array("i", [slot if low <= point < high else -1 for point, slot in enumerate(self._slot_of)])
 
-    def take_pack(self, span: Span, records: Iterable[Mapping[str, Any]]) -> None:
-        """A pack with its SenML ``e``; numbers as Decimal or int."""
+    def take_pack(self, span: PackSpan, records: Iterable[Mapping[str, Any]]) -> None:
+        """Take a pack with its SenML ``e``; numbers as Decimal or int."""
         self._begin(span)
-        batch = Batch(array("H"), array("q"), array("q"), b"")
+        batch = SlotReadings(array("H"), array("q"), array("q"), b"")
         qualities = bytearray()
         base = Decimal(0)
         for record in records:
@@ -160,12 +159,12 @@ class Ledger:
         self._settle()
 
     def _whole(self, value: Decimal, number: int) -> int:
-        assert self.sketch is not None
-        exponent = self.sketch.slots[number].column.exponent
+        assert self.tracked is not None
+        exponent = self.tracked.slots[number].column.exponent
         found = int(value.scaleb(-exponent).to_integral_value(ROUND_HALF_EVEN))
         return found if -TOO_LARGE < found < TOO_LARGE else TOO_LARGE
 
-    def _begin(self, span: Span) -> None:
+    def _begin(self, span: PackSpan) -> None:
         is_later_part = span.part is not None and span.part[0] > 1  # of the same tick
         if self.to_ms and span.from_ms != self.to_ms and not is_later_part:
             self._step(span.from_ms - self.to_ms)
@@ -173,9 +172,9 @@ class Ledger:
             self.boot, self._fresh = span.boot, FIRST_PACKS
         if self._fresh and span.from_ms < span.to_ms:
             self._fresh -= 1
-            self.closing.wait_until(span.to_ms)
+            self.row_builder.wait_until(span.to_ms)
         if not self.to_ms:
-            self.closing.start(self._cut.floor(span.from_ms))
+            self.row_builder.start(self._cut.floor(span.from_ms))
         self.seq, self.to_ms = span.seq, span.to_ms
 
     def _step(self, by_ms: int) -> None:
@@ -186,14 +185,14 @@ class Ledger:
         self._take()
         self.tally.step(by_ms)
         self._take()
-        for judge in self.judges.values():
-            judge.step(by_ms)
+        for detector in self.detectors.values():
+            detector.step(by_ms)
         self._heat.last.clear()
         if by_ms < 0:
-            self.closing.turn += 1
+            self.row_builder.turn += 1
 
-    def _feed(self, batch: Batch, seq: int) -> None:
-        if self.sketch is None or not batch.times:
+    def _feed(self, batch: SlotReadings, seq: int) -> None:
+        if self.tracked is None or not batch.times:
             return
         batch = self._heat.added(batch)
         self._cover(min(batch.times), max(batch.times))
@@ -208,20 +207,20 @@ class Ledger:
         odd = self.tally.feed(batch.slots, batch.times, batch.values, packs, flags)
         for n in odd:
             number = batch.slots[n]
-            if self.sketch.slots[number].column.kind == "counter":
-                reading = Waiting(batch.times[n], batch.values[n], seq, flags[n])
-                self._note(number, self._judge(number).take(reading))
+            if self.tracked.slots[number].column.kind == "counter":
+                reading = PendingReading(batch.times[n], batch.values[n], seq, flags[n])
+                self._note(number, self._detector(number).take(reading))
         self._take()
 
-    def _judge(self, number: int) -> Judge:
-        if number not in self.judges:
-            assert self.sketch is not None
-            w = self.sketch.slots[number]
-            self.judges[number] = Judge(self.tally, number, w.resolution, w.modulus)
-        return self.judges[number]
+    def _detector(self, number: int) -> AnomalyDetector:
+        if number not in self.detectors:
+            assert self.tracked is not None
+            w = self.tracked.slots[number]
+            self.detectors[number] = AnomalyDetector(self.tally, number, w.resolution, w.modulus)
+        return self.detectors[number]
 
     def _used(self) -> range:
-        return range(len(self.sketch.slots) if self.sketch else 0)
+        return range(len(self.tracked.slots) if self.tracked else 0)
 
     def _cover(self, from_ms: int, to_ms: int) -> None:
         """Boundaries for these times and for where every slot stands."""
@@ -237,23 +236,23 @@ class Ledger:
                 self.tally.cut_off(n)
             else:
                 starts.append(cell[1])
-        waiting = [w.time_ms for judge in self.judges.values() for w in judge.waiting]
+        waiting = [w.time_ms for detector in self.detectors.values() for w in detector.waiting]
         low, high = min([from_ms, *starts, *waiting]), max([to_ms, *starts, *waiting])
         self._bounds = self._cut.bounds(low, high + DAY_MS)
         self.tally.bounds(self._bounds, self._cut.offset_ms(to_ms))
 
     def _take(self) -> None:
-        """Cells that are complete, to where rows are made of them."""
+        """Pass complete cells to the row builder."""
         for cell in self.tally.take():
-            self.closing.add(cell)
+            self.row_builder.add(cell)
 
-    def _note(self, number: int, verdicts: Sequence[Verdict]) -> None:
-        assert self.sketch is not None
-        column = self.sketch.slots[number].column
-        for v in verdicts:
+    def _note(self, number: int, findings: Sequence[Finding]) -> None:
+        assert self.tracked is not None
+        column = self.tracked.slots[number].column
+        for v in findings:
             before = v.before or (0, v.time_ms, v.value)
-            self.happenings.append(
-                Happening(
+            self.counter_events.append(
+                CounterEvent(
                     point=column.point,
                     kind=v.kind,
                     time_ms=v.time_ms,
@@ -268,7 +267,7 @@ class Ledger:
 
     # --- rows
 
-    def rows(self) -> list[tuple[Shape, list[Row]]]:
+    def rows(self) -> list[tuple[PageSchema, list[Row]]]:
         """What can be written: intervals that are over and settled, corrections of earlier ones. Each comes once.
 
         Which rows there are follows from the packs one by one, however many are taken in before this is asked.
@@ -278,19 +277,19 @@ class Ledger:
 
     def _settle(self) -> None:
         """After each pack: what can be written now."""
-        if self.sketch is None or not self.to_ms:
+        if self.tracked is None or not self.to_ms:
             return
-        if self.closing.next_ms and not self.closing.ready(self.to_ms):
-            self._made += self.closing.take_late()
+        if self.row_builder.next_ms and not self.row_builder.ready(self.to_ms):
+            self._made += self.row_builder.take_late()
             return
         open_cells = [cell for n in self._used() if (cell := self.tally.open(n))]
-        self._made += self.closing.take(self.to_ms, open_cells)
+        self._made += self.row_builder.take(self.to_ms, open_cells)
 
     def open_ms(self, kinds: str = "counter gauge") -> int:
-        """The start of the first interval that a reading may still change, or when the first that waits was read."""
-        starts = [w.time_ms for judge in self.judges.values() for w in judge.waiting]
+        """The start of the first interval that a reading may still change, or the time of the first pending reading."""
+        starts = [w.time_ms for detector in self.detectors.values() for w in detector.waiting]
         for n in self._used():
-            if self.sketch and self.sketch.slots[n].column.kind in kinds and (cell := self.tally.open(n)) is not None:
+            if self.tracked and self.tracked.slots[n].column.kind in kinds and (cell := self.tally.open(n)) is not None:
                 starts.append(cell[1])
         return min(starts, default=self.to_ms)
 
@@ -298,7 +297,7 @@ class Ledger:
 
     def state(self) -> bytes:
         """All that ``restore`` needs, as of the last pack taken in and with all ``rows`` written."""
-        assert self.sketch is not None
+        assert self.tracked is not None
         states = [self.tally.state(n) for n in self._used()]
         cells = [self.tally.open(n) for n in self._used()]
         document = {
@@ -308,10 +307,12 @@ class Ledger:
             "boot": self.boot,
             "fresh": self._fresh,
             "low": min((cell[1] for cell in cells if cell), default=self.to_ms),
-            "slots": [[*_identity(w), len(raw)] for w, raw in zip(self.sketch.slots, states, strict=True)],
+            "slots": [[*_identity(w), len(raw)] for w, raw in zip(self.tracked.slots, states, strict=True)],
             "heat": [[slot, *last] for slot, last in sorted(self._heat.last.items())],
-            "judges": [[n, *judge.state()] for n, judge in sorted(self.judges.items()) if not judge.is_fresh],
-            "closing": self.closing.state(),
+            "judges": [
+                [n, *detector.state()] for n, detector in sorted(self.detectors.items()) if not detector.is_fresh
+            ],
+            "closing": self.row_builder.state(),
         }
         return pack_state(document, states)
 
@@ -336,24 +337,24 @@ class Ledger:
 
     def _go_on(self, said: Mapping[str, Any], raws: Sequence[bytes], table: Mapping[str, Any]) -> None:
         self.use(table)
-        assert self.sketch is not None
+        assert self.tracked is not None
         known = {json.dumps(slot[:-1]): n for n, slot in enumerate(said["slots"])}
         self._bounds = self._cut.bounds(min(said["low"], said["to"]), said["to"] + DAY_MS)
         self.tally.bounds(self._bounds, self._cut.offset_ms(said["to"]))
         slot_of = {}  # the slot now of one then
-        for number, w in enumerate(self.sketch.slots):
+        for number, w in enumerate(self.tracked.slots):
             was = known.get(json.dumps(_identity(w)))
             if was is not None:
                 self.tally.restore(number, raws[was])
                 slot_of[was] = number
         for n, *judged in said["judges"]:
             if n in slot_of:
-                self._judge(slot_of[n]).restore(*judged)
+                self._detector(slot_of[n]).restore(*judged)
         self._heat.last = {slot_of[slot]: (time, value) for slot, time, value in said["heat"] if slot in slot_of}
         self.seq, self.to_ms, self.boot, self._fresh = said["seq"], said["to"], said["boot"], said["fresh"]
-        self.closing.restore(said["closing"], slot_of)
+        self.row_builder.restore(said["closing"], slot_of)
 
 
-def _identity(w: Watched) -> tuple[object, ...]:
+def _identity(w: TrackedPoint) -> tuple[object, ...]:
     c = w.column
     return c.point, c.kind, c.unit, c.exponent, c.epoch, w.resolution, w.modulus, w.heat

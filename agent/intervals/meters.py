@@ -12,11 +12,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from agent.intervals.cells import Convert, amounts_of
-from agent.intervals.page import Column
-from agent.intervals.roles import amount_unit
+from agent.intervals.flows import amount_unit
+from agent.intervals.page import Column, DecodedPage, SelectedRows
 from agent.intervals.rows import FLAW, Flag
 from agent.intervals.spans import Spans, due_in
-from agent.intervals.taken import Chosen, Taken
 from ext.columns import Sums
 
 Wants = Callable[[str, Column], bool]
@@ -90,7 +89,7 @@ class _Whole:
     spans: Spans = field(default_factory=Spans)  # where it was configured
     ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)  # first and last start, spread there
 
-    def widen(self, at: int, t: Taken, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:
+    def widen(self, at: int, t: DecodedPage, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:
         """Take in where rows of a page came from: the first and the last of them, their first and last pack."""
         self.first_seq[at] = min(self.first_seq[at], low) or max(self.first_seq[at], low)
         self.last_seq[at] = max(self.last_seq[at], high)
@@ -117,7 +116,7 @@ class Meters:
         self._due: list[frozenset[tuple[MeterKey, str, int, str]]] | None = None
         self.since_ms = self.until_ms = 0  # all closed intervals of all streams lie in these; ``sums`` says it
 
-    def take(self, t: Taken, number: int, column: Column, mine: Chosen) -> None:
+    def take(self, t: DecodedPage, number: int, column: Column, mine: SelectedRows) -> None:
         """One column of a page."""
         known, lack = t.get(number, "flags"), t.get(number, "lack")
         power = _POWER if column.kind == "gauge" else 0

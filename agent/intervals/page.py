@@ -13,12 +13,14 @@ import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import zstandard
 
+from agent.intervals.rows import Mark
 from agent.zstd import read_frame
 from ext.columns import FAR, Runs, restore, restore_window
 
@@ -69,11 +71,11 @@ class Column:
     flow: str = ""
     epoch: str = ""  # another text: another counter, never compared with this one
     count: int = 1  # what a count of the device is worth, in values as kept
-    accuracy: str = ""  # class of the meter as configured; "": nobody said
+    accuracy: str = ""  # class of the meter as configured; "": not given
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class PageSchema:
     """The columns of a page, and the window of its demands."""
 
     columns: tuple[Column, ...]
@@ -87,15 +89,15 @@ class Shape:
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
     @staticmethod
-    def decode(body: bytes) -> Shape:
+    def decode(body: bytes) -> PageSchema:
         """The reverse; the same object for the same bytes."""
         return _shape(body)
 
 
 @lru_cache(maxsize=256)
-def _shape(body: bytes) -> Shape:
+def _shape(body: bytes) -> PageSchema:
     document = json.loads(body)
-    return Shape(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
+    return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
 
 
 Cell = dict[str, int]  # by the names of FIELDS; what is left out is 0
@@ -262,3 +264,71 @@ def merged(pages: Iterable[bytes]) -> list[Row]:
     """The rows of several pages of one shape in order of time, for one page of a day."""
     rows = [row for body in pages for row in Page(body).take_apart()]
     return sorted(rows, key=lambda row: (row.start_ms, row.turn, row.revision))
+
+
+# --- pages in use
+
+NO_ROWS = array("i")
+
+
+class SelectedRows(NamedTuple):
+    """Rows of a page that count, in order, and the stretch of each; as the kernel takes them."""
+
+    rows: array[int]
+    places: array[int]
+
+    def known(self, known: Sequence[int], count: int) -> array[int]:
+        """The rows of which something is known, as the kernel counted them: most often all, the same object then."""
+        return self.rows if count == len(self.rows) else array("i", [n for n in self.rows if known[n]])
+
+
+class DecodedPage:
+    """A page with its shape and the fields of its rows."""
+
+    def __init__(self, stored: StoredPage) -> None:
+        self.stream = stored.stream
+        self.shape = PageSchema.decode(stored.shape)
+        self.page = Page(stored.body, stored.first)
+        self.start, self.length = self.page.row("start"), self.page.row("length")
+        self.revision, self.turn = self.page.row("revision"), self.page.row("turn")
+        self.first_seq, self.last_seq = self.page.row("first_seq"), self.page.row("last_seq")
+        self._columns: dict[tuple[int, str], array[int]] = {}
+        self._asked, self._packs = NO_ROWS, (0, 0)
+
+    def get(self, column: int, name: str) -> array[int]:
+        """A field of a column, decoded once."""
+        if (column, name) not in self._columns:
+            self._columns[column, name] = self.page.column(column, name)
+        return self._columns[column, name]
+
+    def packs(self, rows: array[int]) -> tuple[int, int]:
+        """The first and last pack of some rows. Column after column asks for the same ones: found once."""
+        if rows is not self._asked:
+            self._asked = rows
+            self._packs = min([self.first_seq[n] for n in rows]), max([self.last_seq[n] for n in rows])
+        return self._packs
+
+    @property
+    def plain(self) -> bool:
+        """No corrections and no repeated time in it, and rows in order."""
+        return not any(self.revision) and not any(self.turn)
+
+
+def mark_at(t: DecodedPage, number: int, n: int, end: str) -> Mark | None:
+    """The reading at one end ("first" or "last") of a row; None where there is none."""
+    back = t.get(number, f"{end}_back")[n]
+    if not back:
+        return None
+    lag, value = t.get(number, f"{end}_lag")[n], t.get(number, f"{end}_value")[n]
+    exponent = t.shape.columns[number].exponent
+    if end == "first":
+        return Mark(t.first_seq[n] + back - 1, t.start[n] - lag, Decimal(value).scaleb(exponent))
+    return Mark(t.last_seq[n] - back + 1, t.start[n] + t.length[n] + lag, Decimal(value).scaleb(exponent))
+
+
+def is_taken_back(t: DecodedPage, n: int, number: int) -> bool:
+    """Says a cell only that what was written of its interval stands elsewhere? It covers nothing and has no reading."""
+    return not t.get(number, "last_back")[n] and t.get(number, "lack")[n] == t.length[n]
+
+
+Group = list[tuple[DecodedPage, int, int]]  # page, row, column: what adds up to one interval of one point

@@ -1,6 +1,6 @@
 """Asking the store for intervals: rows with all corrections applied.
 
-``agent.intervals.sums`` is the fast road to the same amounts, for whoever needs no single interval.
+``agent.intervals.sums`` is the fast road to the same amounts, where no single interval is needed.
 
 Of several revisions of a point in an interval the last one counts; what different counters (epochs) and repeated clock
 time (turns) say of one interval adds up.
@@ -13,9 +13,8 @@ from itertools import groupby, pairwise
 from typing import Protocol
 
 from agent.intervals.cells import row_of
-from agent.intervals.page import StoredPage
+from agent.intervals.page import DecodedPage, Group, StoredPage
 from agent.intervals.rows import IntervalRow
-from agent.intervals.taken import Group, Taken
 
 Key = tuple[str, str, int, int]  # point, epoch, turn, start_ms
 
@@ -54,7 +53,7 @@ def query(
     ``amount`` None and INCOMPLETE. What was never configured in an interval has no row.
     """
     for stream, pages in groupby(store.interval_pages(start_ms, end_ms, streams), key=lambda page: page.stream):
-        taken = [Taken(page) for page in pages]
+        taken = [DecodedPage(page) for page in pages]
         latest = latest_of(taken)
         for (point, start), group in sorted(_by_point(taken, latest, start_ms, end_ms).items()):
             column = group[-1][0].shape.columns[group[-1][2]]
@@ -73,12 +72,12 @@ def wanted(role: str, roles: Collection[str] | None) -> bool:
     return False
 
 
-def latest_of(taken: Sequence[Taken]) -> dict[Key, tuple[Taken, int, int]]:
+def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int, int]]:
     """What counts, where a stream has corrections or pages that overlap; empty where everything counts."""
     spans = [(t.start[0], t.start[-1]) for t in taken if t.page.rows]
     if all(t.plain for t in taken) and all(b[0] > a[1] for a, b in pairwise(spans)):
         return {}
-    out: dict[Key, tuple[tuple[bool, int], Taken, int, int]] = {}
+    out: dict[Key, tuple[tuple[bool, int], DecodedPage, int, int]] = {}
     for t in taken:
         for number, column in enumerate(t.shape.columns):
             known = t.get(number, "flags")
@@ -91,7 +90,7 @@ def latest_of(taken: Sequence[Taken]) -> dict[Key, tuple[Taken, int, int]]:
 
 
 def _by_point(
-    taken: Sequence[Taken], latest: dict[Key, tuple[Taken, int, int]], start_ms: int, end_ms: int
+    taken: Sequence[DecodedPage], latest: dict[Key, tuple[DecodedPage, int, int]], start_ms: int, end_ms: int
 ) -> dict[tuple[str, int], Group]:
     found: dict[tuple[str, int], Group] = {}
     for t in taken:

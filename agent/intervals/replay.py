@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from agent.intervals.cut import Cut
-from agent.intervals.feed import Span
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Row, Shape
-from agent.intervals.sketch import Rule
+from agent.intervals.page import PageSchema, Row
+from agent.intervals.rows import PackSpan
+from agent.intervals.tracked_points import Rule
 
 
 def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
@@ -19,28 +19,22 @@ def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
         ledger.use(body["table"])
     from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
     part = body.get("part")
-    span = Span(body["seq"], body["boot"], from_ms, to_ms, (part[0], part[1]) if part else None)
+    span = PackSpan(body["seq"], body["boot"], from_ms, to_ms, (part[0], part[1]) if part else None)
     ledger.take_pack(span, body.get("e", ()))
 
 
-def happenings_in(body: Mapping[str, Any]) -> set[tuple[str, str, int]]:
+def counter_events_in(body: Mapping[str, Any]) -> set[tuple[str, str, int]]:
     """Counter events that a pack says already."""
     found = (e for e in body.get("events", ()) if e.get("event") == "counter")
     return {(str(e["point"]), str(e["kind"]), round(float(e["t"]) * 1000)) for e in found}
 
 
-def recompute(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[Shape, list[Row]]]:
-    """The rows of one stream, from its packs in order, a birth first; ``Memory`` takes them for queries.
+def emitted(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[int, PageSchema, list[Row]]]:
+    """The rows of one stream, from its packs in order, a birth first; each with the pack that completed it.
 
     What the agent wrote and what comes out here agree to the last digit, from the first interval on that lies wholly
     behind the first pack: the one before may have begun earlier there.
     """
-    for _, shape, rows in emitted(stream, packs, cut, rule):
-        yield shape, rows
-
-
-def emitted(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[int, Shape, list[Row]]]:
-    """As ``recompute``, each with the sequence of the pack that let the rows be written."""
     ledger = Ledger(stream, cut, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))

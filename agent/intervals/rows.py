@@ -1,4 +1,4 @@
-"""What is known of an interval, as plain values. All amounts are exact decimals; nothing here is ever a float.
+"""What goes into a ledger, and what is known of an interval, as plain values. Amounts are exact decimals, never floats.
 
 An interval is ``[start_ms, end_ms)`` in UTC ms, cut on local time (``agent.intervals.cut``). Its amount is the growth
 of a counter between its ends, interpolated between the readings around each end; it names those readings, so that
@@ -7,6 +7,7 @@ anybody can repeat the sum from the packs ``first_seq`` to ``last_seq`` of the s
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntFlag
@@ -58,7 +59,7 @@ class IntervalRow:
     point: str  # "ac.energy.import"
     role: str  # "" where the configuration gives none
     parent: str  # place in the metering tree, "" where the configuration gives none
-    flow: str  # what the amount is for its role, see ``agent.intervals.roles``; "" for points beside the main ones
+    flow: str  # what the amount is for its role, see ``agent.intervals.flows``; "" for points beside the main ones
     start_ms: int
     end_ms: int
     amount: Decimal | None
@@ -123,3 +124,50 @@ class RoleSum:
     def silent(self) -> frozenset[tuple[str, str]]:
         """The counters of which nothing is known in the whole stretch."""
         return self.meters - {(source.stream, source.point) for source in self.sources}
+
+
+# --- what goes into a ledger, and what it tells of it
+
+QUALITIES = {"suspect": 1, "range": 2, "frozen": 3, "clock": 4, "estimated": 5, "substituted": 6}
+RANGE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PackSpan:
+    """What of a pack counts here."""
+
+    seq: int
+    boot: str
+    from_ms: int
+    to_ms: int
+    part: tuple[int, int] | None = None  # of one tick that was too large for a pack: k of n
+
+
+@dataclass(frozen=True, slots=True)
+class CounterEvent:
+    """What was found at a counter's reading, for an event of its stream. Values exact, in the device's unit."""
+
+    point: str
+    kind: str  # rollover reset swap glitch back_step
+    time_ms: int
+    value: Decimal | None  # None: beyond all counters
+    before_ms: int
+    before: Decimal
+    growth: Decimal
+    count: int
+    until_ms: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """The same happening again has the same key."""
+        return self.point, self.kind, self.time_ms
+
+
+@dataclass(slots=True)
+class SlotReadings:
+    """Readings of a pack by slot, in order."""
+
+    slots: array[int]
+    times: array[int]
+    values: array[int]
+    qualities: bytes

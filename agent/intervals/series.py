@@ -1,9 +1,9 @@
 """What happened between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
 
 The kernel (``ext.rates.Tally``) takes in plain growth by itself; everything else is judged here, for the running
-agent (``agent.intervals.judge``) as for a person with a whole series in hand (``meterhouse decode counter``). Judging
-needs what comes later: a fall that is taken back was a glitch, one that stays was not. Phantom energy is worse than
-energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
+agent (``agent.intervals.anomalies``) as for a person with a whole series in hand (``meterhouse decode counter``).
+Judging needs what comes later: a fall that is taken back was a glitch, one that stays was not. Phantom energy is worse
+than energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from agent.intervals.paces import FEW, HUGE, Paces
-from agent.intervals.widths import is_all_nines, is_all_ones, is_nearly_full, natural_end, signed_end
+from agent.intervals.growth_rates import FEW, HUGE, GrowthRates
 
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
 _NONE = Decimal(0)
@@ -39,7 +38,7 @@ class Series:
         values: the readings in order; None where there was none.
         resolution: what one count of the device is worth.
         modulus: where the counter starts again, in the unit of the values; None if unknown.
-        seconds: when the readings were taken, from any epoch, never falling; None where nobody knows.
+        seconds: when the readings were taken, from any epoch, never falling; None if unknown.
     """
 
     def __init__(
@@ -50,17 +49,17 @@ class Series:
         seconds: Sequence[float] | None = None,
     ) -> None:
         self.values, self.resolution, self.modulus = values, resolution, modulus
-        self._paces = Paces(values, resolution, seconds, self._is_none)
+        self._rates = GrowthRates(values, resolution, seconds, self._is_none)
         self._lower = _next_lower(values)
         self._told: tuple[int, int, Decimal, Decimal | None] | None = None  # the last answer of _returns
 
     @property
     def rises(self) -> int:
         """How many steps upward there are that tell a pace."""
-        return len(self._paces.of)
+        return len(self._rates.of)
 
     def steps(self) -> list[Step]:
-        """One step for each reading after the first; also for a first one alone that is no reading at all."""
+        """One step for each reading after the first; also for a single first one that is not a reading."""
         found: list[Step] = []
         level = self.values[0] if self.values else None
         last = 0  # where ``level`` was read
@@ -115,7 +114,7 @@ class Series:
         return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
 
     def _lives_at(self, index: int, value: Decimal) -> bool:
-        """Does it count on from there? What is no reading stands still or goes away."""
+        """Does it count on from there? A value that is not a reading stands still or goes away."""
         highest, readings = value, 0
         for later in self.values[index + 1 : index + 2 * _NEXT]:
             if later is not None:
@@ -129,11 +128,11 @@ class Series:
         rise = value - level
         if rise <= HUGE * self.resolution:
             return False
-        count, middle, fastest = self._paces.others(index)
-        span = self._paces.span(last, index)
+        count, middle, fastest = self._rates.others(index)
+        span = self._rates.span(last, index)
         if level == 0 and not any(v is not None and v > 2 * value for v in self.values[:last]):
             # it did not fall to zero from far above: a silence may hide that the zero was none
-            span = min(span, self._paces.rhythm)
+            span = min(span, self._rates.rhythm)
         if count and rise <= FEW * fastest * span:
             return False
         if rise > _MOST_AT_ONCE * self.resolution:
@@ -155,7 +154,7 @@ class Series:
             back = later if later >= level else self._returns(last, place, level, later)
             if back is None:  # it fell to elsewhere at once: a spike, then a reset
                 return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
-            # near a counter's end all ones are no large rise; what follows tells
+            # near a counter's end all ones may be a small rise; what follows tells
             if self.is_sentinel(value) or self._came_back(last, index, level, max(level, back)):
                 return True
             if place - index >= _NEXT or later < level:
@@ -166,7 +165,7 @@ class Series:
     def _came_back(self, last: int, index: int, level: Decimal, later: Decimal) -> bool:
         """Was a rise too large, and taken back as good as whole, before it counted on from there?"""
         value = self.values[index] or level
-        rise, usual = value - level, self._paces.usual(last, index)
+        rise, usual = value - level, self._rates.usual(last, index)
         if usual is not None and rise <= FEW * usual:
             return False
         back = rise > FEW * self.resolution and FEW * (later - level) <= value - later
@@ -188,7 +187,7 @@ class Series:
         passed_end = self._rollover(last, index, level, value)
         if passed_end is not None:
             return ROLLOVER, passed_end
-        usual = self._paces.usual(last, index) or _NONE
+        usual = self._rates.usual(last, index) or _NONE
         if value == 0:
             kind = RESET
         elif small or FEW * fall <= level:
@@ -198,7 +197,7 @@ class Series:
         return kind, _NONE
 
     def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The later reading that jumps back to about ``level``. Growth that gets there by itself is no return."""
+        """The later reading that jumps back to about ``level``. Growth that gets there by itself is not a return."""
         if self._told is not None and self._told[:3] == (last, index - 1, value):
             answer = self._told[3]  # a night of zeros is looked through once
         else:
@@ -214,7 +213,7 @@ class Series:
             if later is None or self._is_none(level, later, place):
                 continue
             if later - before > (level - value) / 2:
-                bound = max(level / share, FEW * (self._paces.expected(last, place) or _NONE), 2 * self.resolution)
+                bound = max(level / share, FEW * (self._rates.expected(last, place) or _NONE), 2 * self.resolution)
                 if later - level <= bound:
                     return later if later - level >= -2 * self.resolution else None
                 above += 1  # a spike while it is away
@@ -228,7 +227,7 @@ class Series:
 
     def _rollover(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
         """The increment, if the counter may have passed its end: it was near it, and went on a little."""
-        usual = self._paces.expected(last, index)
+        usual = self._rates.expected(last, index)
         if self.modulus is None:
             end = natural_end(level, value, self.resolution)
             if end is None or (usual is not None and value + end - level > max(2 * FEW * usual, FEW * self.resolution)):
@@ -282,9 +281,9 @@ class Series:
             return False
         few = FEW * FEW * self.resolution
         bound = end / FEW if nines else few
-        count, _, fastest = self._paces.others(index)
+        count, _, fastest = self._rates.others(index)
         if count:
-            bound = max(min(end / FEW, _NEXT * fastest * self._paces.span(index, place)), FEW * self.resolution)
+            bound = max(min(end / FEW, _NEXT * fastest * self._rates.span(index, place)), FEW * self.resolution)
         return later + self.resolution <= (bound if self.modulus is not None else min(bound, few))
 
 
@@ -299,3 +298,61 @@ def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
             found[waiting.pop()] = place
         waiting.append(place)
     return found
+
+
+# --- where registers end
+
+_BITS = (15, 16, 24, 31, 32, 48, 63, 64)
+_NINES = frozenset(10**digits - 1 for digits in range(5, 20))
+# all ones; and the lowest number of a signed register, read as unsigned
+_ONES = frozenset([(1 << bits) - 1 for bits in _BITS] + [1 << 15, 1 << 31, 1 << 63])
+_ENDS = tuple(Decimal(1 << bits) for bits in (16, 24, 31, 32, 48, 63, 64))
+_DECIMAL_ENDS = tuple(Decimal(10) ** digits for digits in range(4, 13))
+_SIGNED_ENDS = tuple(Decimal(1 << bits) for bits in (16, 32, 64))
+MOST_COUNTS = Decimal(1 << 65)  # what no register holds
+
+
+def _whole(raw: Decimal) -> int | None:
+    return int(raw) if 0 <= raw < MOST_COUNTS and raw == raw.to_integral_value() else None
+
+
+def is_all_nines(raw: Decimal) -> bool:
+    """99999 and longer: what is left of BCD digits that are none, and the last count of a display."""
+    return _whole(raw) in _NINES
+
+
+def is_all_ones(raw: Decimal) -> bool:
+    """All ones, all nines, the lowest signed number: what devices send for "not available"."""
+    whole = _whole(raw)
+    return raw >= MOST_COUNTS or whole in _ONES or whole in _NINES  # no register holds more: a float that is none
+
+
+def is_nearly_full(raw: Decimal) -> bool:
+    """All ones as a float rounds them, or an unsigned register that went a little below zero (# field pain 35)."""
+    for bits in _BITS:
+        end = 1 << bits
+        away = end / 400 if bits in (31, 32, 63, 64) else max(end >> 12, 16)
+        # a float may round up, and so may a person who writes 4.3e8; narrow registers are exact
+        if -away <= raw - end <= (away if bits > 30 else 0):
+            return True
+    return False
+
+
+def natural_end(level: Decimal, value: Decimal, resolution: Decimal) -> Decimal | None:
+    """Where a counter of undeclared width may have passed its end: it stood right before one, and is right after it."""
+    for ends, share in ((_ENDS, 200), (_DECIMAL_ENDS, 1000)):
+        for end in ends:
+            modulus = end * resolution
+            if modulus - modulus / share < level < modulus and value < modulus / share:
+                return modulus
+    return None
+
+
+def signed_end(level: Decimal, value: Decimal, resolution: Decimal, modulus: Decimal | None) -> Decimal | None:
+    """The range of a counter that is read as a signed number, if it went from its highest to its lowest."""
+    for end in _SIGNED_ENDS:
+        span = end * resolution
+        half = span / 2
+        if modulus in (None, span) and half * 199 / 200 < level < half and -half <= value < -half * 199 / 200:
+            return span
+    return None

@@ -49,7 +49,7 @@ def pack_state(document: Mapping[str, Any], slots: Sequence[bytes]) -> bytes:
 def unpack_state(state: bytes) -> tuple[dict[str, Any], list[bytes]]:
     """The reverse. Raises StateError."""
     if is_of_before(state):
-        raise StateError("it is of a version before 3", is_other=True)
+        raise StateError("it was written by a version before 3", is_other=True)
     body = state[_FRONT.size :]
     if len(state) < _FRONT.size or _FRONT.unpack_from(state)[1] != zlib.crc32(body):
         raise StateError("its checksum is wrong")

@@ -18,12 +18,10 @@ from typing import Literal
 from agent.intervals.cells import Convert, amounts_of
 from agent.intervals.cut import Cut
 from agent.intervals.meters import Meters
-from agent.intervals.page import Column
+from agent.intervals.page import Column, DecodedPage, SelectedRows, is_taken_back, mark_at
 from agent.intervals.query import Book, Key, latest_of, wanted
 from agent.intervals.rows import FLAW, Flag, Mark, RoleSum, Source
 from agent.intervals.spans import Spans, due_in
-from agent.intervals.taken import Chosen, Taken, is_taken_back, mark_at
-from agent.intervals.unwritten import Unwritten
 from ext.columns import Sums
 
 Place = tuple[str, str, str]  # role, flow, unit
@@ -31,6 +29,19 @@ Meter = tuple[str, str]  # stream, point
 Trail = Literal["each", "whole"]
 # plain numbers: an enum's & makes an object each time
 _FLAW, _POWER = int(FLAW), int(Flag.POWER)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """A configured stream, from when on its intervals are not written, and the columns that they will have.
+
+    A silent device is sealed rarely, so its intervals are written late. Figures that are made meanwhile must know that
+    it exists: its amounts are missing, not absent.
+    """
+
+    stream: str
+    from_ms: int
+    columns: tuple[Column, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +68,8 @@ class _Ends:
 
     low: int
     high: int
-    first: tuple[Taken, int, int]
-    last: tuple[Taken, int, int]
+    first: tuple[DecodedPage, int, int]
+    last: tuple[DecodedPage, int, int]
 
 
 def sums(
@@ -90,7 +101,7 @@ def sums(
     found: dict[Place, _Sum] = defaultdict(_Sum)
     newest, oldest = start_ms, end_ms
     for _, pages in groupby(store.interval_pages(start_ms, end_ms, streams), key=lambda page: page.stream):
-        taken = [Taken(page) for page in pages]
+        taken = [DecodedPage(page) for page in pages]
         latest = latest_of(taken)
         for t in taken:
             rows = [n for n in range(t.page.rows) if start_ms <= t.start[n] and t.start[n] + t.length[n] <= end_ms]
@@ -98,7 +109,7 @@ def sums(
                 continue
             oldest = min(oldest, t.start[rows[0]])
             newest = max(newest, *(t.start[n] + t.length[n] for n in (rows[0], rows[-1])))
-            whole = Chosen(array("i", rows), array("i", [bisect_left(edges, t.start[n] + 1) - 1 for n in rows]))
+            whole = SelectedRows(array("i", rows), array("i", [bisect_left(edges, t.start[n] + 1) - 1 for n in rows]))
             for number, column in enumerate(t.shape.columns):
                 takers = [one for one in meters if one.wants(t.stream, column)]
                 summed = bool(column.flow and column.role) and wanted(column.role, roles)
@@ -151,21 +162,27 @@ def _expect(
 
 
 def _latest(
-    t: Taken, number: int, column: Column, rows: Chosen, latest: Mapping[Key, tuple[Taken, int, int]]
-) -> tuple[Chosen, Iterable[tuple[int, int]]]:
+    t: DecodedPage, number: int, column: Column, rows: SelectedRows, latest: Mapping[Key, tuple[DecodedPage, int, int]]
+) -> tuple[SelectedRows, Iterable[tuple[int, int]]]:
     """Those that no correction took the place of, and the stretches of those that were taken back and are due."""
     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in zip(*rows, strict=True))
     mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
     left = [(n, at) for n, at in mine if not is_taken_back(t, n, number)]
     if len(left) == len(mine):
-        return Chosen(array("i", [n for n, _ in mine]), array("i", [at for _, at in mine])), ()
+        return SelectedRows(array("i", [n for n, _ in mine]), array("i", [at for _, at in mine])), ()
     flags = t.get(number, "flags")
     back = {(at, at) for n, at in mine if is_taken_back(t, n, number) and flags[n] - 1 & Flag.INCOMPLETE}
-    return Chosen(array("i", [n for n, _ in left]), array("i", [at for _, at in left])), back
+    return SelectedRows(array("i", [n for n, _ in left]), array("i", [at for _, at in left])), back
 
 
 def _add_column(
-    t: Taken, number: int, column: Column, mine: Chosen, found: dict[Place, _Sum], stretches: int, each: bool
+    t: DecodedPage,
+    number: int,
+    column: Column,
+    mine: SelectedRows,
+    found: dict[Place, _Sum],
+    stretches: int,
+    each: bool,
 ) -> None:
     """Add one column of a page."""
     known, lack = t.get(number, "flags"), t.get(number, "lack")
@@ -190,7 +207,7 @@ def _add_column(
             _trail(into, t, number, column, 0, mine.known(known, taken))
 
 
-def _trail(into: _Sum, t: Taken, number: int, column: Column, at: int, rows: array[int]) -> None:
+def _trail(into: _Sum, t: DecodedPage, number: int, column: Column, at: int, rows: array[int]) -> None:
     """Where it came from, widened."""
     start, end = rows[0], rows[-1]
     low, high = t.packs(rows)
@@ -208,11 +225,11 @@ def _trail(into: _Sum, t: Taken, number: int, column: Column, at: int, rows: arr
         was.last = last
 
 
-def _from(t: Taken, number: int, n: int) -> tuple[int, int]:
+def _from(t: DecodedPage, number: int, n: int) -> tuple[int, int]:
     return t.start[n], t.first_seq[n]
 
 
-def _to(t: Taken, number: int, n: int) -> tuple[int, int]:
+def _to(t: DecodedPage, number: int, n: int) -> tuple[int, int]:
     return t.start[n], t.last_seq[n]
 
 
@@ -266,6 +283,6 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
     return out
 
 
-def _mark(end: tuple[Taken, int, int], name: str) -> Mark | None:
+def _mark(end: tuple[DecodedPage, int, int], name: str) -> Mark | None:
     t, number, n = end
     return mark_at(t, number, n, name)

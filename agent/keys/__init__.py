@@ -1,7 +1,7 @@
-"""The key that signs packs: made, kept, checked, replaced, and its public half as a chain of signed records."""
+"""The key that signs packs: creation, storage, checks, rotation, and its public half as a chain of signed records."""
 
 from agent.keys.files import create_key, load_key, rotate_key
-from agent.keys.records import (
+from agent.keys.key_records import (
     KeyRecords,
     Revocation,
     check_key_records,

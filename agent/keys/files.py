@@ -1,4 +1,4 @@
-"""Key files: a PEM (PKCS 8) or the place of a key in a token, that only its owner may read.
+"""Key files: a PEM (PKCS 8) or the URI of a key in a token, readable by its owner only.
 
 The text before the key says since when it exists and, once there was a rotation, holds the signed records of all keys
 before. So a systemd credential carries that along, a rotation is one file that appears whole, and nothing else on
@@ -8,7 +8,6 @@ the disk has to fit it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import stat
@@ -21,9 +20,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from agent.keys.records import Revocation, check_key_records, current_records, key_records, new_root
+from agent.keys.key_records import Revocation, check_key_records, current_records, key_records, new_root
 from agent.keys.secret import MAX_BYTES, read_open_secret, read_secret
 from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
+from drivers.files import remove, try_lock, write_draft
 
 ED25519, ES256 = "Ed25519", "ES256"
 _SINCE, _RECORDS, _TOKEN = b"not_before: ", b"records: ", b"pkcs11:"
@@ -45,10 +45,10 @@ def create_key(
 
     Args:
         token: the URI of a key in a token (RFC 7512), which the file then names; it is made there if it is missing.
-        lost: thumbprint of the key that it stands for, which nobody has any more; needs ``gateway``.
+        lost: thumbprint of the lost key that it replaces; needs ``gateway``.
 
     Raises:
-        KeyFileError: there is a file already, or the place cannot be written.
+        KeyFileError: the file already exists, or cannot be written.
     """
     if path.exists():
         raise _exists(path)
@@ -65,7 +65,7 @@ def create_key(
         except OSError as error:
             raise _unwritable(path, error) from error
         finally:
-            _remove(draft, folder)
+            remove(draft, folder)
         os.fsync(folder)
     return signer
 
@@ -79,17 +79,17 @@ def rotate_key(
     revokes: Sequence[Revocation] = (),
     give_up_s: float = math.inf,
 ) -> tuple[Signer, Signer]:
-    """Put a new key in the place of the one at ``path``, which signs its record. Returns the old and the new one.
+    """Replace the key at ``path``; the old one signs the record of the new one. Returns the old and the new one.
 
-    The file changes in one step and keeps owner and mode; after it nothing is left of the old secret but what the disk
-    has not overwritten. Before it, nothing has happened.
+    The file changes in one step and keeps owner and mode; after it the old secret is gone but for what the disk
+    has not overwritten. Before it, nothing has changed.
 
     Args:
         gateway: ``park7/gw01``.
         alg: of the new key; by default that of the old one.
         token: the URI of the new key in a token.
         revokes: keys that are cut off with this rotation, the old one among them if it was stolen.
-        give_up_s: on the monotonic clock: what ``revokes`` says does not hold any longer.
+        give_up_s: on the monotonic clock: after that, ``revokes`` is out of date.
 
     Raises:
         KeyFileError: the old key cannot be read, or the place cannot be written.
@@ -99,31 +99,33 @@ def rotate_key(
         old = _signer(*read_open_secret(file, path, any_owner=True), path)
         if old.in_token and not (token or alg):
             hint = "Another key in the token: --pkcs11 URI. A key in the file: --alg ed25519"
-            raise KeyFileError("the key is in a token; what shall follow it?", where=str(path), hint=hint)
+            raise KeyFileError(
+                "the key is in a token, so the kind of its successor must be given", where=str(path), hint=hint
+            )
         before = current_records(old, gateway)
         key, body = _new(alg or old.alg, token)
         new = Signer(key, now_s)
         if new.kid == old.kid:
-            raise KeyFileError("this is the key that signs already", where=token, hint="Name another object")
+            raise KeyFileError("this key is already the signing key", where=token, hint="Name another object")
         new.records = key_records(new, gateway, before, old, revokes=revokes)
         check_key_records(new.records, gateway)  # what verifiers would refuse is never put in place
         draft = _draft(path, folder, _text(new, body), os.fstat(file))
         try:
             if time.monotonic() > give_up_s:
                 raise KeyFileError(
-                    "making the new key took too long", where=str(path), hint="Nothing was changed; again"
+                    "making the new key took too long", where=str(path), hint="Nothing was changed; try again"
                 )
             os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
             raise _unwritable(path, error) from error
         finally:
-            _remove(draft, folder)
+            remove(draft, folder)
         os.fsync(folder)
     return old, new
 
 
 def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
-    """A new key, and what stands for it in a file."""
+    """A new key, and its form in a file."""
     if token:
         from agent.keys.token import TokenKey
 
@@ -161,37 +163,21 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
     Without one, root gives it to whom the folder belongs: the state directory is the agent's.
     """
     if len(text) > MAX_BYTES:
-        what = f"the key file would have {len(text)} bytes, and at most {MAX_BYTES} are read"
-        raise KeyFileError(what, where=str(path), hint="Nothing was changed. Too much is revoked in it")
+        what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"
+        raise KeyFileError(what, where=str(path), hint="Nothing was changed. It lists too many revocations")
     owner = os.fstat(folder) if like is None and os.geteuid() == 0 else like
+    mode = 0o600 if like is None else stat.S_IMODE(like.st_mode)
     draft = f".{path.name}.{os.getpid()}.new"
     try:
-        fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-        try:
-            if owner is not None and (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(fd, owner.st_uid, owner.st_gid)
-            os.fchmod(fd, 0o600 if like is None else stat.S_IMODE(like.st_mode))
-            with open(fd, "wb", closefd=False) as stream:
-                stream.write(text)
-            os.fsync(fd)
-        except BaseException:
-            _remove(draft, folder)
-            raise
-        finally:
-            os.close(fd)
+        write_draft(draft, text, mode, folder, like=owner)
     except OSError as error:
         raise _unwritable(path, error) from error
     return draft
 
 
-def _remove(name: str, folder: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-
-
 @contextlib.contextmanager
 def _opened_folder(path: Path) -> Iterator[int]:
-    """The folder of ``path``, held open: all steps happen in this one, whatever its name leads to meanwhile."""
+    """The folder of ``path``, held open: all steps happen in this one, even if its name leads elsewhere meanwhile."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -204,23 +190,21 @@ def _opened_folder(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _alone(path: Path, folder: int) -> Iterator[int]:
-    """The key's file, open; nobody else replaces it meanwhile. Drafts of one who died are removed.
+    """The key's file, open and locked against replacement. Drafts left by a killed process are removed.
 
-    The lock is on the file itself, which nobody but its owner can open; others may well open its folder.
+    The lock is on the file itself, which only its owner can open; others may be able to open its folder.
     """
     while True:
         fd = _open_itself(path, folder)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                hint = "Look at the result of the other with `meterhouse keys show`"
-                raise KeyFileError("somebody else replaces this key just now", where=str(path), hint=hint) from error
+            if not try_lock(fd):
+                hint = "Check the result with `meterhouse keys show`"
+                raise KeyFileError("another process is replacing this key", where=str(path), hint=hint)
             if not _is_still(path, folder, fd):
                 continue  # it was replaced between the two steps: the next one is another file
             for left in os.listdir(folder):
                 if left.startswith(f".{path.name}.") and left.endswith(".new"):
-                    _remove(left, folder)
+                    remove(left, folder)
             yield fd
             return
         finally:
@@ -243,9 +227,9 @@ def _is_still(path: Path, folder: int, fd: int) -> bool:
 
 def _exists(path: Path) -> KeyFileError:
     return KeyFileError(
-        "there is a file already, and a key is never overwritten",
+        "the file already exists, and a key is never overwritten",
         where=str(path),
-        hint="`meterhouse keys show` shows it, `meterhouse keys rotate` replaces it by a key that follows it",
+        hint="`meterhouse keys show` shows it, `meterhouse keys rotate` replaces it with a successor",
     )
 
 
@@ -273,9 +257,9 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
     head, begin, _ = text.partition(b"-----BEGIN")
     lines = head.splitlines()
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
-        if os.geteuid() == 0 and owner != 0:  # it names a library, which runs as who loads it
+        if os.geteuid() == 0 and owner != 0:  # it names a library, which runs with our rights
             raise KeyFileError(
-                f"the key is in a token, named by a file of user {owner}: root loads no library that others name",
+                f"the key is in a token, named by a file of user {owner}: root does not load a library named by others",
                 where=str(path),
                 hint=f"Run it as that user, `sudo -u '#{owner}' ...`, or keep the file in a folder of that user",
             )
@@ -292,7 +276,7 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
         key: object = load_pem_private_key(text, password=None)
     except TypeError as error:
         raise KeyFileError(
-            "the key has a passphrase, which nobody can type at a service's start",
+            "the key has a passphrase, which cannot be entered when a service starts",
             where=str(path),
             hint="Use a systemd credential (LoadCredentialEncrypted=) to keep it encrypted on disk",
         ) from error
@@ -307,9 +291,9 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return SoftES256(key)
     raise KeyFileError(
-        f"a key of kind {type(key).__name__} cannot sign packs",
+        f"a key of type {type(key).__name__} cannot sign packs",
         where=str(path),
-        hint="Ed25519 (`meterhouse keys create`) or ECDSA on P-256 is wanted",
+        hint="Use Ed25519 (`meterhouse keys create`) or ECDSA on P-256",
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading a file that nobody else may read."""
+"""Reads files that only their owner may read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_BYTES = 1 << 20  # systemd hands out no larger credential
 
 
 def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner: bool = False) -> tuple[bytes, int]:
-    """The content of a file that nobody else may read, and the user that it belongs to. Raises KeyFileError."""
+    """The content of a file that only its owner may read, and that owner. Raises KeyFileError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:

@@ -1,15 +1,14 @@
-"""Keys of any kind behind one small slot, and the signatures that are made with them."""
+"""Keys of any kind behind one small protocol, and the signatures made with them."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.pack import base64url
+from drivers.encoding import base64url
 from drivers.model import GatewayError
 from ext.canon import dumps
 
@@ -38,13 +37,13 @@ def p256_jwk(x: int, y: int) -> dict[str, str]:
 
 
 class SecretKey(Protocol):
-    """The slot for keys of any kind, also those that never leave a token: it can sign, that is all."""
+    """A key of any kind, also one that never leaves its token: all it does is sign."""
 
     alg: str  # Ed25519 (RFC 9864) or ES256
     jwk: Mapping[str, str]  # the public half
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes: the signature as JOSE wants it. Raises KeyFileError where a token does not sign now."""
+        """64 bytes: the signature as JOSE wants it. Raises KeyFileError if a token cannot sign now."""
 
 
 class SoftEd25519:
@@ -82,8 +81,8 @@ class Signer:
     """Signs with one key. Safe to use from one thread at a time.
 
     Args:
-        not_before: since when the key exists, UTC seconds; 0 where nobody knows.
-        records: the ``keys`` object that lies with the key and ends with it; None for a first key.
+        not_before: since when the key exists, UTC seconds; 0 if unknown.
+        records: the ``keys`` object stored with the key, which ends with it; None for a first key.
     """
 
     def __init__(self, key: SecretKey, not_before: int = 0, records: bytes | None = None) -> None:
@@ -102,10 +101,9 @@ class Signer:
             header = {"alg": self.alg, "b64": False, "crit": ["b64"], "kid": self.kid, "typ": typ}
             encoded = base64url(dumps(header))
             lead, prefix, raw_sign = encoded.encode() + b".", encoded + "..", self._key.sign
-            encode = base64.urlsafe_b64encode
 
             def sign(payload: bytes) -> str:
-                return prefix + encode(raw_sign(lead + payload)).rstrip(b"=").decode()
+                return prefix + base64url(raw_sign(lead + payload))
 
             self._signers[typ] = sign
         return self._signers[typ]

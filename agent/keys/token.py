@@ -17,7 +17,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from agent.keys.secret import read_secret
 from agent.keys.signer import KeyFileError, p256_jwk
-from agent.pack import base64url
+from drivers.encoding import base64url
 from drivers.model import clean_text
 
 _KNOWN = ("token", "serial", "object", "id", "type", "module-path", "pin-source")
@@ -29,17 +29,17 @@ _ED25519_OID = "1.3.101.112"
 
 
 class TokenError(KeyFileError):
-    """The token does not sign now. It may later: pulled out, locked, restarted."""
+    """The token cannot sign now; it may be able to later (pulled out, locked, restarted)."""
 
     retry: ClassVar[bool] = True
     exit_code: ClassVar[int] = 4  # like a device that does not answer
 
 
 class TokenKey:
-    """One key of one token, with a session that is opened anew when it was lost.
+    """One key of one token, with a session that is reopened when it was lost.
 
     Args:
-        uri: where the key lies.
+        uri: where the key is.
         make: make it (P-256) if the token has none of this name; the private half cannot be read out.
         where: the file that names it, for messages.
 
@@ -66,7 +66,7 @@ class TokenKey:
         self._open(make)
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes. One try again with a new session: tokens forget theirs when they are reset."""
+        """64 bytes. One retry with a new session: tokens lose theirs when they are reset."""
         if self._private is not None:
             try:
                 return self._sign(message)
@@ -76,7 +76,7 @@ class TokenKey:
         try:
             return self._sign(message)
         except self._pkcs11.exceptions.PKCS11Error as error:
-            raise self._error("the token does not sign", error) from error
+            raise self._error("the token failed to sign", error) from error
 
     def _sign(self, message: bytes) -> bytes:
         mechanism = self._pkcs11.Mechanism
@@ -88,7 +88,7 @@ class TokenKey:
         return bytes(found)
 
     def close(self) -> None:
-        """Let go of the session; the next signature opens another."""
+        """Close the session; the next signature opens another."""
         if self._session is not None:
             try:
                 self._session.close()
@@ -110,13 +110,13 @@ class TokenKey:
             alg, jwk = self._find(make)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:
             raise self._error(
-                "the PIN is not accepted", error, "Look at it before you try again: tokens lock"
+                "the PIN was rejected", error, "Check it before you try again: tokens lock themselves"
             ) from error
         except errors.PKCS11Error as error:
             raise self._error("the token cannot be used", error) from error
         if self.jwk and (alg, jwk) != (self.alg, self.jwk):
             self.close()
-            raise self._error("another key than before has this name")
+            raise self._error("a different key now has this name")
         self.alg, self.jwk = alg, jwk
 
     def _token(self) -> Any:
@@ -130,7 +130,7 @@ class TokenKey:
             return library.get_token(**{name: value for name, value in wanted.items() if value})
         except errors.NoSuchToken as error:
             there = ", ".join(sorted(f"{token.label!r}" for token in library.get_tokens())) or "none at all"
-            raise self._error("the token is not there", None, f"Tokens that are: {there}") from error
+            raise self._error("token not found", None, f"Available tokens: {there}") from error
 
     def _find(self, make: bool) -> tuple[str, dict[str, str]]:
         """Algorithm and public half of the key, which is ready to sign then."""
@@ -141,7 +141,7 @@ class TokenKey:
             self._private = self._session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, **wanted)
         except pkcs11.exceptions.NoSuchKey as error:
             if not make:
-                raise self._error("there is no such key in the token", None, "Is the object's name right?") from error
+                raise self._error("key not found in the token", None, "Is the object's name right?") from error
             curve = import_module("pkcs11.util.ec").encode_named_curve_parameters("secp256r1")
             params = self._session.create_domain_parameters(
                 pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: curve}, local=True
@@ -189,13 +189,13 @@ def _parts(uri: str, where: str) -> dict[str, str]:
     for item in filter(None, [*path.split(";"), *query.split("&")]):
         name, _, value = item.partition("=")
         if name == "pin-value":
-            raise KeyFileError("a PIN does not stand here", where=where, hint="Write pin-source=file:/PATH")
+            raise KeyFileError("a PIN must not be written here", where=where, hint="Write pin-source=file:/PATH")
         if name not in _KNOWN:
-            hint = f"Known are {', '.join(_KNOWN)}"
+            hint = f"Known: {', '.join(_KNOWN)}"
             raise KeyFileError(f"{clean_text(name, 40)!r} is not known in a URI of a token", where=where, hint=hint)
         found[name] = value if name == "id" else unquote(value)
     if scheme != "pkcs11" or not ({"token", "serial"} & found.keys() and {"object", "id"} & found.keys()):
-        raise KeyFileError("a URI that names token and object is wanted", where=where, hint=_HINT)
+        raise KeyFileError("the URI must name token and object", where=where, hint=_HINT)
     if "module-path" not in found:
         raise KeyFileError("module-path is missing: the library that talks to the token", where=where, hint=_HINT)
     return found

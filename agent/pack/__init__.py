@@ -6,7 +6,8 @@ come in as arguments; nothing here touches a file, a socket or the database.
 
 from agent.pack.facts import Facts, changes, contradicts
 from agent.pack.packer import Head, Mark, Packer, SealedPack
-from agent.pack.table import PointTable, StreamTable, base64url, seconds, ticks
+from agent.pack.table import PointTable, StreamTable, seconds, ticks
+from drivers.encoding import base64url
 
 __all__ = [
     "Facts",

@@ -1,4 +1,4 @@
-"""What a birth says of the device behind a stream: who it is, how it is read, and the counter epoch that follows.
+"""What a birth states about the device of a stream: its identity, how it is read, and the resulting counter epoch.
 
 Two births are compared to find a swapped meter, new firmware, another ratio or another map. Each of these begins a new
 counter epoch: no difference of counter readings may span it.
@@ -85,7 +85,7 @@ def changes(old: Facts, new: Facts) -> list[Change]:
 
 
 def contradicts(known: Mapping[str, str | None], said: Mapping[str, str | None]) -> bool:
-    """Whether a device says of itself something else than what is known. What only one side knows does not count."""
+    """Whether a device contradicts what is known of it. What only one side knows does not count."""
     return any(known.get(name) not in (None, text) for name, text in said.items() if text is not None)
 
 

@@ -1,4 +1,4 @@
-"""What is missing in a slice of the ring, said in as few gaps as say all."""
+"""The missing readings in a slice of the ring, as the fewest gaps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ext.canon import Slice
 def gaps_of(
     piece: Slice, table: StreamTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """The gaps of a slice, as few as say all: whole-device stretches as ``*``, the rest by point.
+    """The fewest gaps that cover a slice: whole-device stretches as ``*``, the rest by point.
 
     Args:
-        unknown: the reason of ticks that nobody recorded anything about.
+        unknown: the reason of ticks without any record.
         points: the part of the table that the slice was limited to; then nothing is ``*``.
     """
     to_ms, grid = piece.reached_ms, piece.grid

@@ -1,4 +1,4 @@
-"""One stream's packer: sequence, chain, births, splitting; and what is undone when a commit fails."""
+"""One stream's packer: sequence, chain, births, splitting; and rollback when a commit fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.pack.gaps import gaps_of
-from agent.pack.table import StreamTable, base64url, seconds
+from agent.pack.table import StreamTable, seconds
+from drivers.encoding import base64url
 from drivers.model import Reason
 from ext.canon import Slice, dumps, seal
 from ext.ring import Ring
@@ -20,7 +21,7 @@ HOUR_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a stream stands: what the next pack must follow. Times in UTC ms, hash of the last payload."""
+    """The position of a stream: what the next pack follows. Times in UTC ms, hash of the last payload."""
 
     boot: str
     seq: int
@@ -50,7 +51,7 @@ class SealedPack:
 
 @dataclass(slots=True)
 class _State:
-    """All of a packer that a failed commit must put back."""
+    """The state of a packer that a failed commit restores."""
 
     seq: int
     prev: str | None
@@ -89,7 +90,7 @@ class Packer:
     """Seals one stream. Its state moves with every pack; ``mark`` and ``restore`` undo what was not committed.
 
     Args:
-        head: where the stream stood at the last commit, None when nothing is known.
+        head: position of the stream at the last commit, None if unknown.
         sign: payload to detached JWS of type ``mh-pack``.
         from_ms: where this boot begins if there is no head.
         max_bytes: a pack's size at most, births and single points excepted.
@@ -124,11 +125,11 @@ class Packer:
 
     @property
     def table(self) -> StreamTable | None:
-        """The table in force."""
+        """The table in effect."""
         return self._table
 
     def limit(self, max_bytes: int) -> None:
-        """Another size at most, from the next pack on."""
+        """Set another maximum size, from the next pack on."""
         self._max = max(max_bytes, 4 * HEADER_BYTES)
 
     def mark(self) -> Mark:
@@ -142,7 +143,7 @@ class Packer:
             self._table.canon.reset()
 
     def use(self, table: StreamTable) -> None:
-        """Take another table from here on: the next pack is a birth."""
+        """Switch to another table: the next pack is a birth."""
         self._table = table
         self._at.birth = None
         table.canon.reset()
@@ -168,7 +169,7 @@ class Packer:
             positions: ring positions of this table's records, in time order; those sealed are removed.
             clock: the pack's ``clock`` object.
             events: go into the first pack.
-            unknown: reason of due ticks that nothing was recorded about.
+            unknown: reason of due ticks without any record.
         """
         table, at = self._table, self._at
         if table is None:
@@ -193,7 +194,7 @@ class Packer:
     def absent(
         self, ring: Ring, to_ms: int, reason: Reason, clock: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
     ) -> list[SealedPack]:
-        """One pack that says: nothing up to ``to_ms``, for this reason. Its size does not depend on the length."""
+        """One pack that states: nothing up to ``to_ms``, for this reason. Its size does not depend on the length."""
         table, at = self._table, self._at
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")

@@ -1,8 +1,7 @@
-"""Point tables in the form of a birth, and the grid that they put on time."""
+"""Point tables in the form of a birth, and their grid of due ticks."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,6 @@ from ext.canon import Table, dumps
 def seconds(ms: int) -> int | float:
     """UTC ms as the seconds that packs carry: a whole number where it is one, else at most three decimals."""
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
-
-
-def base64url(raw: bytes) -> str:
-    """RFC 4648 section 5 without padding, as JOSE writes it."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 class PointTable:
@@ -70,7 +64,7 @@ class StreamTable:
         self._front = dumps(front)[:-1]
         device = document.get("device") or {}
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
-        # only a device that was met says what it is: a birth from before must not make us forget whom we knew
+        # only an identified device states its identity: an earlier birth must not erase what was known
         self.met = bool(self.facts.identity) and device.get("profile") is not None
         self.canon = Table(stream + "/", self.points.rendered, self.points.periods_ms, self.points.phase_ms)
 

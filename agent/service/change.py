@@ -263,7 +263,7 @@ def _swap(fleet: Fleet, exchange: Exchange) -> None:
     unit, cut_ms = exchange.unit, fleet.cut_ms(exchange.unit)
     unit.config, unit.roster = exchange.device, fleet.roster
     unit.line = fleet.lines[exchange.device.line]
-    unit.line.heed(unit.line.manners(exchange.spec.limits, exchange.spec.serial))
+    unit.line.apply_options(unit.line.request_options(exchange.spec.limits, exchange.spec.serial))
     met_anew = unit.identity != exchange.identity  # while this was prepared: its table and driver are of today
     if met_anew or not exchange.same_address:
         unit.identity = None

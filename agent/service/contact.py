@@ -112,7 +112,7 @@ class Contacts:
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
             # also for the same points: what it has learned, and where counters stood, was about another device
             driver = driver_class(spec.protocol)(spec, unit.line, self._ring, number)
-            unit.line.heed(unit.line.manners(spec.limits, spec.serial))
+            unit.line.apply_options(unit.line.request_options(spec.limits, spec.serial))
         if found:
             # raises where the device went silent: then nothing has changed yet, and it is met again
             await self._tell(unit, found, table, await _first_counts(driver, spec))

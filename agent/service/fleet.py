@@ -121,7 +121,7 @@ class Fleet:
     def admit(self, made: Made, start_ms: int) -> None:
         """A device that is asked from ``start_ms`` on, once its line has a poller."""
         line = self.lines[made.device.line]
-        line.heed(line.manners(made.spec.limits, made.spec.serial))
+        line.apply_options(line.request_options(made.spec.limits, made.spec.serial))
         stream = self._stream_of(made.spec.stream, start_ms)
         stream.become(made.number, made.table, start_ms)
         poll = DevicePoll(made.driver, self.ring, start_ms)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.intervals import Cut
-from agent.intervals.judge import PATIENCE_MS
-from agent.intervals.sketch import Rule
+from agent.intervals.anomalies import PATIENCE_MS
 from agent.intervals.state import MAGIC, is_of_before
+from agent.intervals.tracked_points import Rule
 from agent.pack import seconds
 from agent.service.pack_replay import PACKS, Made, PackReplay, begin_replay, corrected_pages, split_rows
 from agent.store import NewPage, Repair, Store
@@ -40,7 +40,7 @@ class _Day:
         ledger, end_ms = self.replay.ledger, self.repair.before_ms
         if ledger.seq >= self.head or ledger.to_ms > end_ms + PATIENCE_MS:
             return True
-        return ledger.closing.next_ms >= end_ms and ledger.open_ms("counter") >= end_ms
+        return ledger.row_builder.next_ms >= end_ms and ledger.open_ms("counter") >= end_ms
 
 
 class IntervalRepair:
@@ -112,7 +112,7 @@ class IntervalRepair:
                 return
             replay.read(store, min(day.head, replay.ledger.seq + PACKS), end_s)
             day.made += split_rows(replay.ledger.rows(), repair.before_ms)[0]
-            replay.ledger.happenings = []
+            replay.ledger.counter_events = []
         before_ms = 0 if replay.is_from_the_first else min(replay.trusted_ms, repair.before_ms - 1)
         pages = corrected_pages(store, replay, self._cut, day.made, repair.before_ms)
         self._keep(store, repair, pages, before_ms)

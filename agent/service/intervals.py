@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import ext.clock
 from agent.config import Config
 from agent.intervals import Cut
-from agent.intervals.sketch import Rule
+from agent.intervals.tracked_points import Rule
 from agent.pack import Packer, StreamTable, seconds
 from agent.poll import Grid
 from agent.service.carry import loss_event

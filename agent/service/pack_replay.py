@@ -14,18 +14,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.intervals import Cut
+from agent.intervals.anomalies import PATIENCE_MS
 from agent.intervals.contradictions import FOREVER, corrections
-from agent.intervals.judge import PATIENCE_MS
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Page, Row, Shape, encode
-from agent.intervals.replay import happenings_in, take_body
-from agent.intervals.sketch import Rule, sketch
-from agent.intervals.taken import Taken, mark_at
+from agent.intervals.page import DecodedPage, Page, PageSchema, Row, encode, mark_at
+from agent.intervals.replay import counter_events_in, take_body
+from agent.intervals.tracked_points import Rule, track
 from agent.store import NewPage, Store
 
 PACKS = 32  # read at a time
 
-Made = list[tuple[Shape, list[Row]]]
+Made = list[tuple[PageSchema, list[Row]]]
 
 
 @dataclass(slots=True)
@@ -52,7 +51,7 @@ class PackReplay:
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
                 take_body(ledger, body)
-                self.events |= happenings_in(body)
+                self.events |= counter_events_in(body)
         return ledger.seq >= last
 
 
@@ -77,7 +76,7 @@ def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms:
     What follows changes intervals from there on. Points without any reading are looked for up to the first pack.
     """
     birth = store.birth_before(stream, store.seq_at(stream, at_ms) + 1)
-    columns = sketch(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
+    columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
     missing = {(column.point, column.epoch) for column in columns}
     end_ms = oldest = at_ms
     while missing and end_ms > first_ms:
@@ -94,7 +93,7 @@ def _last_readings(
 ) -> dict[tuple[str, str], int]:
     """Of counters, by point and epoch, when each was read last within the intervals of a stretch."""
     found: dict[tuple[str, str], int] = {}
-    for t in map(Taken, store.interval_pages(start_ms, end_ms, [stream])):
+    for t in map(DecodedPage, store.interval_pages(start_ms, end_ms, [stream])):
         for number, column in enumerate(t.shape.columns):
             key = column.point, column.epoch
             if key not in wanted:
@@ -107,7 +106,7 @@ def _last_readings(
     return found
 
 
-def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple[Made, Made]:
+def split_rows(made: Sequence[tuple[PageSchema, Sequence[Row]]], at_ms: int) -> tuple[Made, Made]:
     """Rows that begin before an instant, and the others."""
     before = [(shape, [row for row in rows if row.start_ms < at_ms]) for shape, rows in made]
     after = [(shape, [row for row in rows if row.start_ms >= at_ms]) for shape, rows in made]
@@ -160,7 +159,7 @@ def above_written(store: Store, stream: str, made: Made, until_ms: int) -> Made:
 
 
 def new_pages(
-    stream: str, made: Sequence[tuple[Shape, Sequence[Row]]], cut: Cut, published_ms: int = 0
+    stream: str, made: Sequence[tuple[PageSchema, Sequence[Row]]], cut: Cut, published_ms: int = 0
 ) -> list[NewPage]:
     """Rows on their way into the store, a page a day at most: queries look no further back than that for a page.
 

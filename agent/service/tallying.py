@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.intervals import Cut
-from agent.intervals.feed import Happening, Span
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Page, Shape, encode, merged
-from agent.intervals.sketch import Rule
+from agent.intervals.page import Page, PageSchema, encode, merged
+from agent.intervals.rows import CounterEvent, PackSpan
 from agent.intervals.state import StateError
+from agent.intervals.tracked_points import Rule
 from agent.pack import SealedPack, StreamTable, seconds
 from agent.service.interval_repair import IntervalRepair
 from agent.service.pack_replay import (
@@ -109,7 +109,7 @@ class Tallying:
                 if account.table is not work.table and any(pack.is_birth for pack in work.packs):
                     account.ledger.use(json.loads(work.table.encoded))
                     account.table = work.table
-                spans = [Span(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in work.packs]
+                spans = [PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in work.packs]
                 if not account.ledger.take_ring(ring, work.positions, spans):
                     # the ring came round meanwhile: from the kept state, and the packs since
                     del self._accounts[work.stream]
@@ -161,7 +161,7 @@ class Tallying:
         try:
             is_done = account.replay.read(store, store.heads()[stream].seq, end)
         finally:  # also where the disk fails in between: it goes on from there
-            ledger.happenings = [h for h in ledger.happenings if h.key not in account.replay.events]
+            ledger.counter_events = [h for h in ledger.counter_events if h.key not in account.replay.events]
         self._write(store, {stream: account})
         if is_done and account.rebuild is not None:
             self._finish(store, stream, account, account.rebuild)
@@ -198,7 +198,7 @@ class Tallying:
         from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
         if replay.trusted_ms:  # else all times that the clock was set back are seen again
-            replay.ledger.closing.turn = _turn_at(store, stream, written_ms)
+            replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
             repair = Repair(stream, other, 0 if replay.is_from_the_first else replay.trusted_ms)
@@ -208,13 +208,13 @@ class Tallying:
         """All packs are read again: correct what is written, keep the state, and go on as usual."""
         ledger = account.ledger
         pages, states, repairs = self._unsaved
-        next_ms, written_ms = ledger.closing.next_ms, rebuild.written_ms
+        next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
         corrected = corrected_pages(
             store, account.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
         )
         pages += corrected
         self.repair.corrected += sum(len(page.changed) for page in corrected)
-        if ledger.sketch is not None and ledger.to_ms:
+        if ledger.tracked is not None and ledger.to_ms:
             states[stream] = (ledger.seq, ledger.state())
         account.rebuild, account.rebuilt_ms = None, rebuild.written_ms
         if rebuild.repair is not None:
@@ -229,9 +229,9 @@ class Tallying:
         for stream, account in accounts.items():
             with _Guard(self, stream):
                 made = account.ledger.rows()
-                for happening in account.ledger.happenings:
-                    self._note(stream, event_of(happening))
-                account.ledger.happenings = []
+                for counter_event in account.ledger.counter_events:
+                    self._note(stream, event_of(counter_event))
+                account.ledger.counter_events = []
                 if made and account.rebuild is not None:  # without a state: a kill begins this again
                     written, made = split_rows(made, account.rebuild.written_ms)
                     account.rebuild.made += written
@@ -256,7 +256,7 @@ class Tallying:
         """Keep where every stream stands, so that the next start has nothing to read again."""
         pages, states, repairs = self._unsaved
         for stream, account in self._accounts.items():
-            is_whole = account.rebuild is None and account.ledger.sketch is not None and account.ledger.to_ms
+            is_whole = account.rebuild is None and account.ledger.tracked is not None and account.ledger.to_ms
             if stream not in self._behind and is_whole:
                 with _Guard(self, stream):
                     states[stream] = (account.ledger.seq, account.ledger.state())
@@ -270,9 +270,9 @@ class Tallying:
             if stream in self._broken:
                 continue
             account = self._accounts.get(stream)
-            if stream in self._behind or account is None or not account.ledger.closing.next_ms:
+            if stream in self._behind or account is None or not account.ledger.row_builder.next_ms:
                 return 0
-            ends.append(account.ledger.closing.next_ms)
+            ends.append(account.ledger.row_builder.next_ms)
         return min(ends, default=0)
 
     def mend(self, store: Store) -> None:
@@ -327,20 +327,20 @@ class _Guard:
         return True
 
 
-def event_of(happening: Happening) -> dict[str, Any]:
+def event_of(counter_event: CounterEvent) -> dict[str, Any]:
     """The event of a stream; values are decimal texts."""
     event: dict[str, Any] = {
         "event": "counter",
-        "kind": happening.kind,
-        "point": happening.point,
-        "t": seconds(happening.time_ms),
-        "before": {"t": seconds(happening.before_ms), "v": f"{happening.before:f}"},
-        "after": None if happening.value is None else f"{happening.value:f}",
+        "kind": counter_event.kind,
+        "point": counter_event.point,
+        "t": seconds(counter_event.time_ms),
+        "before": {"t": seconds(counter_event.before_ms), "v": f"{counter_event.before:f}"},
+        "after": None if counter_event.value is None else f"{counter_event.value:f}",
     }
-    if happening.growth:
-        event["growth"] = f"{happening.growth:f}"
-    if happening.count > 1:
-        event |= {"count": happening.count, "until": seconds(happening.until_ms)}
+    if counter_event.growth:
+        event["growth"] = f"{counter_event.growth:f}"
+    if counter_event.count > 1:
+        event |= {"count": counter_event.count, "until": seconds(counter_event.until_ms)}
     return event
 
 
@@ -352,4 +352,4 @@ def _turn_at(store: Store, stream: str, end_ms: int) -> int:
 
 def fold(bodies: Sequence[bytes], shape: bytes) -> bytes:
     """Pages of one day as one."""
-    return encode(merged(bodies), len(Shape.decode(shape).columns), compress=True)
+    return encode(merged(bodies), len(PageSchema.decode(shape).columns), compress=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from agent.config import Config
 from agent.intervals import Cut
 from agent.intervals.page import Column
-from agent.intervals.sketch import Rule, sketch
-from agent.intervals.unwritten import Unwritten
+from agent.intervals.sums import Unwritten
+from agent.intervals.tracked_points import Rule, track
 from agent.store import Store
 
 
@@ -42,6 +42,6 @@ class UnwrittenStreams:
         """As the table in force after pack ``seq`` has them; that of the first birth where nothing was written yet."""
         if self._columns.get(stream, (-1, ()))[0] != seq:
             birth = store.birth_before(stream, max(seq, 1) + 1)
-            columns = sketch(json.loads(birth)["table"], self._rule).shape.columns if birth is not None else ()
+            columns = track(json.loads(birth)["table"], self._rule).shape.columns if birth is not None else ()
             self._columns[stream] = seq, columns
         return self._columns[stream][1]

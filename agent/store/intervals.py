@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from agent.intervals.page import Page, Shape, StoredPage
+from agent.intervals.page import Page, PageSchema, StoredPage
 from agent.store.values import Place
 
 CHUNK = 256  # pages that an iteration holds at a time
@@ -307,7 +307,7 @@ def is_sound(shape: bytes | None, digest: bytes | None, body: bytes, crc: int | 
         return crc == zlib.crc32(body)
     try:
         columns: int = Page(body).columns
-        return columns == len(Shape.decode(shape).columns)
+        return columns == len(PageSchema.decode(shape).columns)
     except ValueError:
         return False
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 from drivers.cjt188.frames import ANY, CURRENT, READ, Frame, Parser, broken, build_read
 from drivers.cjt188.values import decode_frame
 from drivers.line import Line
-from drivers.metering import Ask, Heard, MeterDevice, MeterRequest, field_of
+from drivers.metering import MeterDevice, MeterRequest, Query, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -35,7 +35,7 @@ _ANSWER = 13 + 3 + 48  # bytes of a frame with the longest current data, 2018 he
 
 
 class Cjt188Device(MeterDevice):
-    """Speaks to the address in ``spec.address``, up to 14 digits; all A asks the only meter of a line.
+    """Speaks to the address in ``spec.address``, up to 14 digits; all A addresses the only meter of a line.
 
     Raises:
         ConfigError: an address, key or meter type that cannot be, or a line of Modbus TCP.
@@ -56,27 +56,27 @@ class Cjt188Device(MeterDevice):
     def check(self, point: Point) -> None:
         if not _KEY.fullmatch(point.key):
             raise ConfigError(
-                f"key {point.key!r} names no field",
+                f"key {point.key!r} does not name a field",
                 where=f"{self.spec.profile}: {point.name}",
-                hint='As "energy", "temperature.supply", "D120:volume.settlement@1"',
+                hint='Such as "energy", "temperature.supply", "D120:volume.settlement@1"',
             )
         if not _TYPE.fullmatch(point.type):
             raise ConfigError(
-                f"type {point.type!r} is no meter type",
+                f"type {point.type!r} is not a meter type",
                 where=f"{self.spec.profile}: {point.name}",
                 hint="Two hex digits: 10 to 19 water, 20 to 29 heat, 30 to 39 gas, 40 to 49 other, AA any",
             )
 
-    def plan(self, numbers: Sequence[int]) -> list[Ask]:
-        asks: dict[str, list[int]] = {}
+    def plan(self, numbers: Sequence[int]) -> list[Query]:
+        queries: dict[str, list[int]] = {}
         for number in numbers:
             point = self.spec.points[number]
-            asks.setdefault(f"{(point.type or 'AA').upper()} {_parts(point)[0]:04X}", []).append(number)
-        return [Ask(what, tuple(those)) for what, those in asks.items()]
+            queries.setdefault(f"{(point.type or 'AA').upper()} {_parts(point)[0]:04X}", []).append(number)
+        return [Query(query_id, tuple(those)) for query_id, those in queries.items()]
 
-    async def fetch(self, what: str) -> Heard:
+    async def fetch(self, query_id: str) -> Response:
         try:
-            answer = await self.exchange(self._request(what))
+            answer = await self.exchange(self._request(query_id))
         except (LineTimeout, DeviceException):
             if not self._proven:  # some meters know the identifier in one order only, and say nothing to the other
                 self._low_first = not self._low_first
@@ -84,47 +84,45 @@ class Cjt188Device(MeterDevice):
         self._proven = True
         frame = Frame(answer.payload)
         self._echoes_serial = self._echoes_serial and frame.serial == self._serial
-        return Heard(self.explain(what, [answer.payload]), answer.time_ns, answer.mono_ns, answer.suspect)
+        return Response(self.explain(query_id, [answer.payload]), answer.time_ns, answer.mono_ns, answer.suspect)
 
-    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+    def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
         return [reading for raw in frames for reading in decode_frame(Frame(raw))]
 
-    def brings(self, point: Point, what: str) -> bool:
-        return f"{_parts(point)[0]:04X}" == what.rpartition(" ")[2].upper()
+    def brings(self, point: Point, query_id: str) -> bool:
+        return f"{_parts(point)[0]:04X}" == query_id.rpartition(" ")[2].upper()
 
-    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+    def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
         _, name, storage = _parts(point)
-        return next((r for r in heard.readings if field_of(r.name, name) and r.storage == storage), None)
+        return next((r for r in response.readings if field_of(r.name, name) and r.storage == storage), None)
 
-    def cost(self, what: str) -> tuple[int, int]:
+    def cost(self, query_id: str) -> tuple[int, int]:
         return 1, 3 + 16 + 3 + _ANSWER
 
-    def _request(self, what: str) -> MeterRequest[Frame]:
+    def _request(self, query_id: str) -> MeterRequest[Frame]:
         self._serial = (self._serial + 1) & 0xFF
-        meter_type, identifier, serial = int(what[:2], 16), int(what[3:], 16), self._serial
+        meter_type, identifier, serial = int(query_id[:2], 16), int(query_id[3:], 16), self._serial
 
         def judge(found: Frame) -> bytes | LineError | None:
             if not found.is_reply or not self._whose.fullmatch(found.address):
                 return None
             wrong = ""
             if meter_type != ANY and found.meter_type >> 4 != meter_type >> 4:
-                wrong = f"answer is from meter type {found.meter_type:02X}h, {meter_type:02X}h was asked"
+                wrong = f"answer is from meter type {found.meter_type:02X}h, expected {meter_type:02X}h"
             elif found.function != READ:
-                wrong = f"answer has control {found.control:02X}h, a read was asked"
+                wrong = f"answer has control {found.control:02X}h, expected a read"
             elif self._proven and self._echoes_serial and found.serial != serial:  # late, or for another master
-                wrong = f"answer has serial number {found.serial}, {serial} was asked"
+                wrong = f"answer has serial number {found.serial}, expected {serial}"
             elif found.is_error:
                 said = found.error_status
                 what = f"the meter refuses {identifier:04X}, status {said.hex().upper()}"
                 return DeviceException(what, where=self.where, code=said[0] if said else 0)
             elif found.identifier != identifier:
-                wrong = f"answer has {found.identifier or 0:04X}, {identifier:04X} was asked"
+                wrong = f"answer has {found.identifier or 0:04X}, expected {identifier:04X}"
             return MismatchError(wrong, where=self.where) if wrong else found.raw
 
         frame = build_read(meter_type, self._address, identifier, serial=serial, low_first=self._low_first)
-        return MeterRequest(
-            frame, READ, self._address, self.where, _ANSWER, Parser, judge, lambda heard: broken(heard)[2]
-        )
+        return MeterRequest(frame, READ, self._address, self.where, _ANSWER, Parser, judge, lambda raw: broken(raw)[2])
 
 
 def _parts(point: Point) -> tuple[int, str, int]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from drivers.envelope import STOP, measure, shortcoming
-from drivers.hunting import Hunter
+from drivers.framing import STOP, FrameScanner, diagnose, frame_end
 from drivers.model import UsageError
 
 START, WAKE, ANY = 0x68, 0xFE, 0xAA
@@ -125,14 +124,14 @@ class Frame:
         return self.data[1:3] if self.is_error else b""
 
 
-class Parser(Hunter[Frame]):
+class Parser(FrameScanner[Frame]):
     """Push parser: ``feed(bytes) -> frames``."""
 
     starts = re.compile(rb"\x68[\x10-\x4f\xaa]|\x68\Z")
     longest = 13 + 255
 
-    def measure(self, buffer: bytearray, start: int, size: int) -> int:
-        return measure(buffer, start, size, LENGTH_AT)
+    def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
+        return frame_end(buffer, start, size, LENGTH_AT)
 
     def build(self, raw: bytes, offset: int) -> Frame:
         return Frame(raw, offset)
@@ -142,7 +141,7 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h and a meter type not found")
     for start in (m.start() for m in re.finditer(rb"\x68[\x10-\x4f\xaa]", stream)):
-        rank, raw, wrong = shortcoming(stream[start:], LENGTH_AT)
+        rank, raw, wrong = diagnose(stream[start:], LENGTH_AT)
         best = max(best, (rank, raw, start, wrong), key=lambda b: b[0])
     return best[1:]
 
@@ -154,7 +153,7 @@ def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: 
     digits = address.upper()
     if not 1 <= len(digits) <= 14 or not all(c in "0123456789A" for c in digits):
         raise UsageError(
-            f"{address!r} is no meter address", where="CJ/T 188", hint="Up to 14 digits; A stands for any digit"
+            f"{address!r} is not a meter address", where="CJ/T 188", hint="Up to 14 digits; A stands for any digit"
         )
     body = bytes((START, meter_type, *bytes.fromhex(digits.rjust(14, "0"))[::-1], control, len(data))) + data
     return bytes((WAKE,)) * wake + body + bytes((sum(body) & 0xFF, STOP))

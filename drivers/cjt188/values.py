@@ -183,7 +183,7 @@ def _bcd(raw: bytes, decimals: int) -> tuple[Decimal | None, int]:
 
 
 def _moment(raw: bytes) -> tuple[str | None, int]:
-    """ss mm hh DD MM YY CC as ISO 8601; a clock that was never set is no reading."""
+    """ss mm hh DD MM YY CC as ISO 8601; a clock that was never set is not a reading."""
     if raw.count(0xFF) == len(raw):
         return None, Reason.SENTINEL
     digits = raw[::-1].hex()

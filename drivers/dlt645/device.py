@@ -32,7 +32,7 @@ from drivers.dlt645.frames import (
 from drivers.dlt645.tables import FIXED, FIXED_97, MOMENTARY
 from drivers.dlt645.values import decode
 from drivers.line import Line
-from drivers.metering import Ask, Heard, MeterDevice, MeterRequest
+from drivers.metering import MeterDevice, MeterRequest, Query, Response
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -56,7 +56,7 @@ _ENVELOPE = 4 + 12  # wake-up bytes and frame around the data
 
 
 class Dlt645Device(MeterDevice):
-    """Speaks to the address in ``spec.address``, up to 12 digits; all A asks the only meter of a line.
+    """Speaks to the address in ``spec.address``, up to 12 digits; all A addresses the only meter of a line.
 
     Raises:
         ConfigError: an address or a key that cannot be, or a line of Modbus TCP.
@@ -79,12 +79,12 @@ class Dlt645Device(MeterDevice):
     def check(self, point: Point) -> None:
         if not _KEY.fullmatch(point.key):
             raise ConfigError(
-                f"key {point.key!r} is no data identifier",
+                f"key {point.key!r} is not a data identifier",
                 where=f"{self.spec.profile}: {point.name}",
-                hint='As "02010100", "0001FF00#2", "01010000@time" or, for 1997, "9010"',
+                hint='Such as "02010100", "0001FF00#2", "01010000@time" or, for 1997, "9010"',
             )
 
-    def plan(self, numbers: Sequence[int]) -> list[Ask]:
+    def plan(self, numbers: Sequence[int]) -> list[Query]:
         singles: dict[str, list[int]] = {}
         blocks: dict[str, set[str]] = {}
         for number in numbers:
@@ -93,93 +93,95 @@ class Dlt645Device(MeterDevice):
             block = block_of(di)
             if block is not None and block[0] not in self._no_blocks:
                 blocks.setdefault(block[0], set()).add(di)
-        asks: dict[str, list[int]] = {}
+        queries: dict[str, list[int]] = {}
         for di, those in singles.items():
             block = block_of(di)
             whole = block is not None and len(blocks.get(block[0], ())) > 1
-            asks.setdefault(block[0] if whole and block else di, []).extend(those)
-        return [Ask(what, tuple(those)) for what, those in asks.items()]
+            queries.setdefault(block[0] if whole and block else di, []).extend(those)
+        return [Query(query_id, tuple(those)) for query_id, those in queries.items()]
 
-    def split(self, ask: Ask) -> list[Ask]:
-        if all(_parts(self.spec.points[n])[0] == ask.what for n in ask.points):
+    def split(self, query: Query) -> list[Query]:
+        if all(_parts(self.spec.points[n])[0] == query.query_id for n in query.points):
             return []
-        self._no_blocks.add(ask.what)
-        return self.plan(ask.points)
+        self._no_blocks.add(query.query_id)
+        return self.plan(query.points)
 
-    async def fetch(self, what: str) -> Heard:
-        if "+" in what:
-            return await self._clock(*what.split("+"))
-        frozen = _FREEZE.fullmatch(what)
+    async def fetch(self, query_id: str) -> Response:
+        if "+" in query_id:
+            return await self._clock(*query_id.split("+"))
+        frozen = _FREEZE.fullmatch(query_id)
         if frozen is None:
-            return await self._one(what)
+            return await self._one(query_id)
         moment = f"05{frozen[1]}00{frozen[2]}"
         try:
             before = _text(await self._one(moment))
         except DeviceException:
-            return await self._one(what)  # it does not say when
-        heard = await self._one(what)
+            return await self._one(query_id)  # it does not say when
+        response = await self._one(query_id)
         if _text(await self._one(moment)) != before:
-            raise MismatchError(f"froze anew while {what} was read", where=self.where)
-        return replace(heard, readings=[replace(reading, time=before) for reading in heard.readings])
+            raise MismatchError(f"froze anew while {query_id} was read", where=self.where)
+        return replace(response, readings=[replace(reading, time=before) for reading in response.readings])
 
-    async def _clock(self, date_di: str, time_di: str) -> Heard:
+    async def _clock(self, date_di: str, time_di: str) -> Response:
         """The meter's date and time of day as one text, stamped when the time came in; never across a midnight."""
         before = _text(await self._one(date_di))
-        heard = await self._one(time_di)
-        clock = _text(heard)
+        response = await self._one(time_di)
+        clock = _text(response)
         if clock.startswith("00:0"):
             before = _text(await self._one(date_di))  # asked at 23:59 and answered past midnight, perhaps
         said = f"{before}T{clock}" if before and clock else None
         quality = Quality.GOOD if said else Reason.SENTINEL
-        return replace(heard, readings=[Reading("device.time", said, quality=quality, raw=heard.readings[0].raw)])
+        return replace(response, readings=[Reading("device.time", said, quality=quality, raw=response.readings[0].raw)])
 
-    async def _one(self, what: str) -> Heard:
-        is_97 = len(what) == 4
-        answer = await self.exchange(self._request(build_read(self._address, what), READ_97 if is_97 else READ, what))
+    async def _one(self, query_id: str) -> Response:
+        is_97 = len(query_id) == 4
+        answer = await self.exchange(
+            self._request(build_read(self._address, query_id), READ_97 if is_97 else READ, query_id)
+        )
         frames = [Frame(answer.payload)]
         suspect = answer.suspect
         while frames[-1].more:
             number = len(frames)
             if number == _MOST_FRAMES:
-                raise MismatchError(f"more than {_MOST_FRAMES} frames of {what}", where=self.where)
+                raise MismatchError(f"more than {_MOST_FRAMES} frames of {query_id}", where=self.where)
             request = self._request(
-                build_read_next(self._address, what, number), READ_NEXT_97 if is_97 else READ_NEXT, what, number
+                build_read_next(self._address, query_id, number), READ_NEXT_97 if is_97 else READ_NEXT, query_id, number
             )
             answer = await self.exchange(request)
             suspect |= answer.suspect
             frames.append(Frame(answer.payload))
-        return Heard(self.explain(what, [f.raw for f in frames]), answer.time_ns, answer.mono_ns, suspect)
+        return Response(self.explain(query_id, [f.raw for f in frames]), answer.time_ns, answer.mono_ns, suspect)
 
-    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+    def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
         try:
-            return decode(what, join([Frame(raw) for raw in frames]))
+            return decode(query_id, join([Frame(raw) for raw in frames]))
         except FrameError as error:
             raise MismatchError(error.what, where=self.where) from error
 
-    def brings(self, point: Point, what: str) -> bool:
+    def brings(self, point: Point, query_id: str) -> bool:
         di = _parts(point)[0]
         if "+" in di:
             return False  # there is no arrival time to hold it against
-        return what in (di, (block_of(di) or ("",))[0])
+        return query_id in (di, (block_of(di) or ("",))[0])
 
-    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+    def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
         di, number, wants_time = _parts(point)
-        if di != what:
+        if di != query_id:
             block = block_of(di)
             number = block[1] if block is not None else 0
-        if number >= len(heard.readings):
+        if number >= len(response.readings):
             return None
-        reading = heard.readings[number]
+        reading = response.readings[number]
         if wants_time:
             return replace(reading, value=reading.time, unit="") if reading.time else None
         return reading
 
-    def cost(self, what: str) -> tuple[int, int]:
-        if "+" in what:
-            parts = [self.cost(part) for part in what.split("+")]
+    def cost(self, query_id: str) -> tuple[int, int]:
+        if "+" in query_id:
+            parts = [self.cost(part) for part in query_id.split("+")]
             return sum(p[0] for p in parts), sum(p[1] for p in parts)
-        asked = _ENVELOPE + len(what) // 2
-        return 1, asked + asked + _data_bytes(what)
+        asked = _ENVELOPE + len(query_id) // 2
+        return 1, asked + asked + _data_bytes(query_id)
 
     def _request(self, frame: bytes, function: int, di: str, sequence: int = 0) -> MeterRequest[Frame]:
         def judge(found: Frame) -> bytes | LineError | None:
@@ -187,26 +189,26 @@ class Dlt645Device(MeterDevice):
                 return None
             if found.function != function:
                 return MismatchError(
-                    f"answer has control {found.control:02X}h, {function:02X}h was asked", where=self.where
+                    f"answer has control {found.control:02X}h, expected {function:02X}h", where=self.where
                 )
             if found.is_error:
                 code = found.error_code or 0
                 return DeviceException(f"the meter answers {di}: {error_text(code)}", where=self.where, code=code)
             if found.identifier != di:
-                return MismatchError(f"answer has {found.identifier}, {di} was asked", where=self.where)
+                return MismatchError(f"answer has {found.identifier}, expected {di}", where=self.where)
             if sequence and found.sequence not in (None, sequence):
-                return MismatchError(f"answer is frame {found.sequence}, {sequence} was asked", where=self.where)
+                return MismatchError(f"answer is frame {found.sequence}, expected {sequence}", where=self.where)
             return found.raw
 
         expect = _ENVELOPE + len(di) // 2 + _data_bytes(di)
         return MeterRequest(
-            frame, function, self._address, self.where, expect, Parser, judge, lambda heard: broken(heard)[2]
+            frame, function, self._address, self.where, expect, Parser, judge, lambda raw: broken(raw)[2]
         )
 
 
-def _text(heard: Heard) -> str:
+def _text(response: Response) -> str:
     """The text of an answer with one value, "" where the meter has none."""
-    value = heard.readings[0].value if heard.readings else None
+    value = response.readings[0].value if response.readings else None
     return value if isinstance(value, str) else ""
 
 

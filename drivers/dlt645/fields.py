@@ -54,7 +54,7 @@ def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | No
 
 
 def read_moment(raw: bytes) -> str:
-    """YYMMDDhhmm (5 bytes) or YYMMDDhhmmss (6), low byte first, as ISO 8601; "" where it is no date of the calendar."""
+    """YYMMDDhhmm (5 bytes) or YYMMDDhhmmss (6), low byte first, as ISO 8601; "" if there is no such date."""
     digits = raw[::-1].hex()
     if len(raw) not in (5, 6) or not digits.isdecimal():
         return ""

@@ -9,8 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drivers.envelope import STOP, measure, shortcoming
-from drivers.hunting import REJECT, Hunter
+from drivers.framing import REJECT, STOP, FrameScanner, diagnose, frame_end
 from drivers.model import FrameError, UsageError
 
 START, WAKE = 0x68, 0xFE
@@ -167,18 +166,18 @@ class Frame:
         return self.data[::-1].hex().upper()
 
 
-class Parser(Hunter[Frame]):
+class Parser(FrameScanner[Frame]):
     """Push parser for both versions: ``feed(bytes) -> frames``."""
 
     starts = re.compile(rb"\x68")
     longest = 12 + 255
 
-    def measure(self, buffer: bytearray, start: int, size: int) -> int:
+    def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         if start + 7 >= size:
             return start + 8
         if buffer[start + 7] != START:
             return REJECT
-        return measure(buffer, start, size, LENGTH_AT)
+        return frame_end(buffer, start, size, LENGTH_AT)
 
     def build(self, raw: bytes, offset: int) -> Frame:
         return Frame(raw, offset)
@@ -190,7 +189,7 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     for start in (m.start() for m in re.finditer(rb"\x68", stream)):
         rest = stream[start:]
         if len(rest) <= 7 or rest[7] == START:
-            rank, raw, wrong = shortcoming(rest, LENGTH_AT)
+            rank, raw, wrong = diagnose(rest, LENGTH_AT)
             best = max(best, (rank, raw, start, wrong), key=lambda b: b[0])
     return best[1:]
 
@@ -199,7 +198,7 @@ def _address_bytes(address: str) -> bytes:
     digits = address.upper()
     if not 1 <= len(digits) <= 12 or not all(c in "0123456789A" for c in digits):
         raise UsageError(
-            f"{address!r} is no meter address", where="DL/T 645", hint="Up to 12 digits; A stands for any digit"
+            f"{address!r} is not a meter address", where="DL/T 645", hint="Up to 12 digits; A stands for any digit"
         )
     return bytes.fromhex(digits.rjust(12, "0"))[::-1]
 
@@ -215,7 +214,7 @@ def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
 def _identifier_bytes(identifier: str) -> bytes:
     if len(identifier) not in (4, 8) or not re.fullmatch("[0-9A-Fa-f]+", identifier):
         raise UsageError(
-            f"{identifier!r} is no data identifier", where="DL/T 645", hint="8 hex digits (2007) or 4 (1997)"
+            f"{identifier!r} is not a data identifier", where="DL/T 645", hint="8 hex digits (2007) or 4 (1997)"
         )
     return bytes.fromhex(identifier)[::-1]
 

@@ -72,7 +72,7 @@ def _unknown(identifier: str, payload: bytes) -> Readings:
 
 
 def _pieces(payload: bytes, size: int) -> list[bytes]:
-    """A block cut into its values; a closing AA is no value. A rest that is none stays as one short piece."""
+    """A block cut into its values; a closing AA is not a value. An incomplete rest stays as one short piece."""
     if len(payload) % size == 1 and payload[-1] == BLOCK_END:
         payload = payload[:-1]
     return [payload[i : i + size] for i in range(0, len(payload), size)]

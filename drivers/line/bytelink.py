@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from drivers.line.config import Manners
+from drivers.line.config import RequestOptions
 from drivers.line.frames import Answer, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
@@ -19,7 +19,7 @@ _ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
 
 
 class ByteLink:
-    """An open port of bytes. ``run`` asks; the owner sees to it that only one ``run`` is under way."""
+    """An open port of bytes. ``run`` asks; the owner makes sure that only one ``run`` is under way."""
 
     def __init__(
         self,
@@ -51,32 +51,32 @@ class ByteLink:
         self._loop.add_reader(port.fd, self._received)
 
     async def run(
-        self, requests: Sequence[Request], results: list[Answer | LineError], manners: Manners
+        self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> LineError | None:
-        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first trouble ends it."""
+        """Ask ``requests`` from number ``len(results)`` on and append their answers; the first error ends it."""
         while len(results) < len(requests):
-            answer = await self._ask(requests[len(results)], manners)
+            answer = await self._ask(requests[len(results)], options)
             if isinstance(answer, LineError):
                 return answer
             results.append(answer)
         return None
 
     def abandon(self) -> None:
-        """Whoever asked is gone; an answer that is under way belongs to nobody."""
+        """The caller is gone; an answer that is under way is dropped."""
         if self._request is not None:
             self._suspects.add(self._request.unit)
             self._request = None
 
     def close(self) -> None:
-        """Close the port. Whoever still waits gets a LineDown."""
+        """Close the port. A waiting caller gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         self.port.close()
         self._request = None
         self._finish(LineDown("closed", where=self.port.where))
 
-    async def _ask(self, request: Request, manners: Manners) -> Answer | LineError:
-        char_s, quiet_s = self._char_s, manners.quiet_s
-        old, new = self.port.setting, manners.setting
+    async def _ask(self, request: Request, options: RequestOptions) -> Answer | LineError:
+        char_s, quiet_s = self._char_s, options.quiet_s
+        old, new = self.port.setting, options.setting
         if new is not None and old is not None:
             if new != old:  # both sides of the switch must have been silent, at the slower speed
                 quiet_s = max(quiet_s, old.quiet_s)
@@ -97,9 +97,9 @@ class ByteLink:
         if (broken := self._send(request)) is not None:
             return broken
         wire_s = (len(request.frame) + request.expect) * char_s
-        deadline_s = manners.timeout_s + wire_s
+        deadline_s = options.timeout_s + wire_s
         self._give_up_ns = self._clock()[1] + int((deadline_s + LONGEST_NOISE_S) * 1e9)
-        self._timer = self._loop.call_later(deadline_s, self._expire, done, request, manners)
+        self._timer = self._loop.call_later(deadline_s, self._expire, done, request, options)
         try:
             return await done
         finally:
@@ -152,7 +152,7 @@ class ByteLink:
             self._break(down(self.port.where, error, "port lost"))
             return
         if not data:
-            self._break(down(self.port.where, None, "the other side is gone"))
+            self._break(down(self.port.where, None, "connection lost"))
             return
         self.silent = 0
         self._active_ns = mono_ns
@@ -180,18 +180,18 @@ class ByteLink:
         self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
 
     def _without_echo(self, data: bytes) -> bytes:
-        """Take our own bytes off, by count; what differs from them is a collision and stays to be judged."""
+        """Remove our own echo, by count; bytes that differ from it are a collision, and are judged."""
         due = self._echo_due
         size = min(len(due), len(data))
         if data[:size] != due[:size]:
-            self._stats.notes["echo"] = "own bytes came back changed, or not at all"
+            self._stats.notes["echo"] = "the echo is missing or differs from what was sent"
             self._echo_due = b""
             return data
         self._echo_due = due[size:]
         return data[size:]
 
     def _unasked(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
-        """A late answer, or somebody else's words; its pieces are counted as one."""
+        """A late answer, or traffic of another master; its pieces are counted as one."""
         if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
             if self._suspects:
                 self._stats.stale += 1
@@ -202,7 +202,7 @@ class ByteLink:
             self._trace.put(NOISE, data, utc_ns)
 
     def _settle(self, done: asyncio.Future[Answer | LineError], request: Request) -> None:
-        """As many bytes as an answer has have come, and no more: it was broken, and there is nothing to wait for."""
+        """As many bytes as an answer has were received, and no more: it was broken, and waiting is useless."""
         self._settling = None
         if done is not self._done or done.done():
             return
@@ -215,14 +215,14 @@ class ByteLink:
         if isinstance(verdict, bytes):
             done.set_result(Answer(verdict, *self._clock(), True))
         else:
-            done.set_result(verdict or FrameError("bytes came, but no answer", where=request.where))
+            done.set_result(verdict or FrameError("bytes received, but no answer", where=request.where))
 
-    def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, manners: Manners) -> None:
+    def _expire(self, done: asyncio.Future[Answer | LineError], request: Request, options: RequestOptions) -> None:
         if done is not self._done or done.done():
             return
         now_ns = self._clock()[1]
         if self._heard and now_ns - self._active_ns < _ONE_FRAME_NS and now_ns < self._give_up_ns:
-            self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, manners)
+            self._timer = self._loop.call_later(_ONE_FRAME_NS / 1e9, self._expire, done, request, options)
             return  # it is in the middle of its answer
         self._request = None
         verdict = request.find(self._heard, True)
@@ -233,9 +233,9 @@ class ByteLink:
             self.silent += 1
         self._suspects.add(request.unit)
         self._active_ns = max(self._active_ns, now_ns - 1)
-        if manners.late_s:
-            self._late_until[request.unit] = now_ns + int(manners.late_s * 1e9)
-        done.set_result(verdict or LineTimeout(f"no answer within {manners.timeout_s:g} s", where=request.where))
+        if options.late_s:
+            self._late_until[request.unit] = now_ns + int(options.late_s * 1e9)
+        done.set_result(verdict or LineTimeout(f"no answer within {options.timeout_s:g} s", where=request.where))
 
     def _break(self, error: LineError) -> LineError:
         self._request = None

@@ -1,4 +1,4 @@
-"""What is configured about a line: where it is, its serial setting, and how a device on it wants to be asked."""
+"""What is configured about a line: where it is, its serial setting, and the request options of a device on it."""
 
 from __future__ import annotations
 
@@ -6,53 +6,11 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from drivers.model import ConfigError, Limits
+from drivers.model import LINE_SCHEMES, ConfigError, Limits
+from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting, silence_ns
 
-SCHEMES = ("serial", "modbus-tcp", "tcp", "udp")
-BAUDS = (300, 600, 1200, 2400, 4800, 9600, 14400, 19200, 28800, 38400, 57600, 76800, 115200, 230400)
 NO_LIMITS = Limits()
-_SETTING = re.compile(r"(\d+)\s+([78])([NEO])([12])")
 _UNSTABLE = re.compile(r"/dev/(ttyUSB|ttyACM)\d+")
-
-
-@dataclass(frozen=True, slots=True)
-class SerialSetting:
-    """Baud rate and character frame of a serial line."""
-
-    baud: int
-    bits: int = 8
-    parity: str = "N"  # N, E, O
-    stop: int = 1
-
-    @classmethod
-    def parse(cls, text: str, where: str) -> SerialSetting:
-        """From ``9600 8N1``. Raises ConfigError that says what would be right."""
-        match = _SETTING.fullmatch(text.strip().upper())
-        if match is None or int(match[1]) not in BAUDS:
-            raise ConfigError(
-                f"serial setting {text!r} is not understood",
-                where=where,
-                hint=f'Write it like "9600 8N1"; baud rates: {", ".join(map(str, BAUDS))}',
-            )
-        return cls(int(match[1]), int(match[2]), match[3], int(match[4]))
-
-    @property
-    def char_s(self) -> float:
-        """Seconds a character takes on the wire."""
-        return (1 + self.bits + (self.parity != "N") + self.stop) / self.baud
-
-    @property
-    def quiet_s(self) -> float:
-        """t3.5, with characters of 11 bits; fixed above 19200 baud (Modbus over Serial Line V1.02, 2.5.1.1)."""
-        return silence_s(self.baud)
-
-    def __str__(self) -> str:
-        return f"{self.baud} {self.bits}{self.parity}{self.stop}"
-
-
-def silence_s(baud: int) -> float:
-    """Seconds of t3.5 at ``baud``."""
-    return 0.00175 if baud > 19200 else 38.5 / baud
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +19,7 @@ class LineConfig:
 
     name: str
     url: str
-    serial: str = "9600 8N1"
+    serial: str = DEFAULT_SERIAL
     bus_baud: int | None = None
     limits: Limits = NO_LIMITS
     echo: bool = False  # the adapter hands back what we send
@@ -83,13 +41,13 @@ class Target:
 
 
 def target(config: LineConfig) -> Target:
-    """Where a line leads. Raises ConfigError that names the line and what would be right."""
+    """The target of a line. Raises ConfigError that names the line and the right form."""
     where = f"line {config.name}"
     hint = 'Write "serial:/dev/serial/by-id/...", "modbus-tcp://host:502", "tcp://host:port" or "udp://host:port"'
     if config.url.startswith("serial:"):
         path = config.url.removeprefix("serial:")
         if not path.startswith("/"):
-            raise ConfigError(f"url {config.url!r} names no device file", where=where, hint=hint)
+            raise ConfigError(f"url {config.url!r} has no device path", where=where, hint=hint)
         SerialSetting.parse(config.serial, where)
         return Target("serial", path)
     try:
@@ -97,8 +55,8 @@ def target(config: LineConfig) -> Target:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ConfigError(f"url {config.url!r}: {error}", where=where, hint=hint) from error
-    if parts.scheme not in SCHEMES or not host or parts.path.strip("/") or parts.query:
-        raise ConfigError(f"url {config.url!r} is not an address of a line", where=where, hint=hint)
+    if parts.scheme not in LINE_SCHEMES or not host or parts.path.strip("/") or parts.query:
+        raise ConfigError(f"url {config.url!r} is not the url of a line", where=where, hint=hint)
     if port is None:
         if parts.scheme != "modbus-tcp":
             raise ConfigError(f"url {config.url!r} has no port", where=where, hint=hint)
@@ -107,22 +65,22 @@ def target(config: LineConfig) -> Target:
 
 
 def warnings(config: LineConfig) -> tuple[str, ...]:
-    """What will probably bite one day, for ``check`` and the log: sentences for a person."""
+    """What will probably cause trouble one day, for ``check`` and the log: sentences for a person."""
     found = []
     where = target(config)
     if where.scheme == "serial" and _UNSTABLE.fullmatch(where.host):
         found.append(
-            f"line {config.name}: {where.host} may be another adapter after a restart; "
+            f"line {config.name}: {where.host} may refer to another adapter after a restart; "
             "use its path under /dev/serial/by-id/"
         )
     if config.echo and where.scheme == "modbus-tcp":
-        found.append(f"line {config.name}: echo has no meaning on modbus-tcp")
+        found.append(f"line {config.name}: echo has no effect on modbus-tcp")
     return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
-    """How one device on a line wants to be asked."""
+class RequestOptions:
+    """How one device on a line is asked."""
 
     timeout_s: float = 1.0  # from the end of the request to the begin of the answer
     quiet_s: float = 0.0  # silence before each request
@@ -130,13 +88,13 @@ class Manners:
     retries: int = 0  # after a timeout; a broken frame is asked for once more in any case
     setting: SerialSetting | None = None  # serial lines: this device's own
     connect_delay_s: float = 0.0  # of the whole connection: silence after it was opened
-    connections: int | None = None  # of the host behind it: how many it bears
+    connections: int | None = None  # how many the host allows
 
 
-def manners(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
-    """What holds for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
+def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
+    """The options for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
 
-    Raises ConfigError where a setting of its own is asked of a line that cannot switch.
+    Raises ConfigError if it has a setting of its own on a line that cannot switch.
     """
     where = target(config)
     both = limits.over(config.limits)
@@ -152,9 +110,9 @@ def manners(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") ->
             hint="Set the serial server to one speed, and give devices with another speed a line of their own",
         )
     elif not where.is_mbap and config.bus_baud:
-        quiet_s = silence_s(config.bus_baud)
+        quiet_s = silence_ns(config.bus_baud) / 1e9
     late_s = 1.0 if where.scheme in ("tcp", "udp") else 0.0
-    return Manners(
+    return RequestOptions(
         timeout_s=1.0 if both.timeout_s is None else both.timeout_s,
         quiet_s=quiet_s if both.quiet_s is None else both.quiet_s,
         late_s=late_s if both.late_s is None else both.late_s,

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 
 class Request(Protocol):
-    """One question, and the knowledge to tell its answer from all else that may be heard on a line."""
+    """One request, and how to tell its answer from everything else on a line."""
 
     @property
     def frame(self) -> bytes:
@@ -54,7 +54,7 @@ class Request(Protocol):
 
     @property
     def unit(self) -> str | int:
-        """Whose answer it is: what comes late is matched by it."""
+        """The unit that answers: late answers are matched by it."""
 
     @property
     def where(self) -> str:
@@ -105,7 +105,7 @@ class ModbusRequest:
         where: for messages, such as "cabinet-2 unit 7".
 
     Raises:
-        ValueError: any function that is not a read. There is no other door for frames of this protocol.
+        ValueError: any function that is not a read. Frames of this protocol are made here only.
     """
 
     __slots__ = ("_head", "_sized", "expect", "frame", "function", "head", "pdu_bytes", "tail", "unit", "where")
@@ -130,16 +130,16 @@ class ModbusRequest:
         if function == self.function | 0x80 and len(pdu) >= 2:
             return self.refusal(pdu[1])
         if function != self.function:
-            return self._mismatch(f"answer has function {function} where {self.function} was asked")
+            return self._mismatch(f"answer has function {function}, expected {self.function}")
         if not self._sized:
             return pdu[1:] if self._identity_bytes(pdu, 0) == len(pdu) else self._mismatch("its objects are cut off")
         if pdu[:2] != self.head or len(pdu) != self.pdu_bytes:
             count = pdu[1] if len(pdu) > 1 else 0
-            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} came), {self.pdu_bytes - 2} were asked")
+            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} came), expected {self.pdu_bytes - 2}")
         return pdu[2:]
 
     def refusal(self, code: int) -> LineError:
-        """The error of an exception answer. A gateway that misses its device is that device's silence."""
+        """The error of an exception answer. "No response" of a gateway counts as silence of the device."""
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
             return LineTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
@@ -148,7 +148,7 @@ class ModbusRequest:
     def judge_from(self, unit: int, pdu: bytes) -> bytes | LineError:
         """As ``judge``, with the unit that the answer claims to be from."""
         if unit != self.unit:
-            return self._mismatch(f"answer is from unit {unit}, unit {self.unit} was asked")
+            return self._mismatch(f"answer is from unit {unit}, expected unit {self.unit}")
         return self.judge(pdu)
 
     def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
@@ -178,7 +178,7 @@ class ModbusRequest:
             elif self._is_wanted(heard, at):
                 return frame[3:-2] if self._sized else frame[2:-2]
             else:  # sound, but the answer to another question: late, or another master's
-                seen = self._mismatch(f"answer has {frame[2]} bytes, {self.pdu_bytes - 2} were asked")
+                seen = self._mismatch(f"answer has {frame[2]} bytes, expected {self.pdu_bytes - 2}")
                 at += need
         if not final or not heard:
             return None
@@ -207,7 +207,7 @@ class ModbusRequest:
 
     @staticmethod
     def _identity_bytes(pdu: bytes, at: int) -> int:
-        """Bytes of the PDU of function 43/14 that begins at ``at``, as far as its counts tell; 999 if not yet."""
+        """Bytes of the PDU of function 43/14 that begins at ``at``, by its counts; 999 if not known yet."""
         if len(pdu) < at + 7:
             return 999
         end = at + 7
@@ -218,4 +218,4 @@ class ModbusRequest:
         return end - at
 
     def _mismatch(self, what: str) -> MismatchError:
-        return MismatchError(what, where=self.where, hint="Another master on the bus, or two devices of one address?")
+        return MismatchError(what, where=self.where, hint="Another master on the bus, or two devices with one address?")

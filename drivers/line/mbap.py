@@ -1,6 +1,6 @@
 """Modbus TCP: a burst of requests on one connection, one out at a time, with the fewest steps in Python.
 
-pymodbus's framer takes the answers apart. While all goes well no task wakes between the first request
+pymodbus's framer takes the answers apart. Without errors no task wakes between the first request
 and the last answer: the next request leaves from within the call that brought the answer before.
 """
 
@@ -14,7 +14,7 @@ from typing import cast
 from pymodbus.framer import FramerSocket
 from pymodbus.pdu import DecodePDU
 
-from drivers.line.config import Manners
+from drivers.line.config import RequestOptions
 from drivers.line.frames import MAX_ADU, Answer, ModbusRequest, Request
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.stats import LineStats
@@ -27,7 +27,7 @@ _REMEMBERED = 64  # transaction ids given up that may still be answered
 
 
 class MbapLink:
-    """An open Modbus TCP connection. ``run`` asks; the owner sees to it that only one ``run`` is under way."""
+    """An open Modbus TCP connection. ``run`` asks; the owner makes sure that only one ``run`` is under way."""
 
     def __init__(
         self,
@@ -58,15 +58,15 @@ class MbapLink:
         self._loop.add_reader(port.fd, self._received)
 
     def run(
-        self, requests: Sequence[Request], results: list[Answer | LineError], manners: Manners
+        self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> asyncio.Future[LineError | None]:
         """Ask ``requests`` from number ``len(results)`` on and append their answers.
 
-        The future's result is None after the last one, or the first trouble; then nothing more was asked.
+        The future's result is None after the last one, or the first error; then nothing more was asked.
         """
         self._requests = cast(Sequence[ModbusRequest], requests)
         self._results = results
-        self._timeout_s, self._quiet_s = manners.timeout_s, manners.quiet_s
+        self._timeout_s, self._quiet_s = options.timeout_s, options.quiet_s
         self._done = done = self._loop.create_future()
         if self._quiet_s:
             self._send_in_time()
@@ -75,13 +75,13 @@ class MbapLink:
         return done
 
     def abandon(self) -> None:
-        """Whoever asked is gone; an answer that is under way will be stale."""
+        """The caller is gone; an answer that is under way will be stale."""
         if self._request is not None:
             self._give_up()
         self._done = None
 
     def close(self) -> None:
-        """Close the connection. Whoever still waits gets a LineDown."""
+        """Close the connection. A waiting caller gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         if self._timer is not None:
             self._timer.cancel()
@@ -180,20 +180,20 @@ class MbapLink:
             self._send()
 
     def _incomplete(self, data: bytes) -> None:
-        """Keep the begin of a frame, unless it can be none."""
+        """Keep the beginning of a frame, unless it cannot be one."""
         if len(data) >= 6 and (data[2] or data[3] or not 2 <= int.from_bytes(data[4:6], "big") <= MAX_ADU - 6):
             self._break(
                 FrameError(
-                    "bytes came that are not Modbus TCP",
+                    "received bytes that are not Modbus TCP",
                     where=self.port.where,
-                    hint="A serial server that passes bytes through wants tcp:// for modbus-tcp://",
+                    hint="A serial server that passes bytes through needs tcp:// instead of modbus-tcp://",
                 )
             )
         else:
             self._rest = data
 
     def _unasked(self, tid: int) -> None:
-        """A late answer is dropped; one to a question never asked here means that somebody else talks on this link."""
+        """A late answer is dropped; one to a question never asked here means another master on this link."""
         if tid in self._given_up:
             del self._given_up[tid]
             self._stats.stale += 1

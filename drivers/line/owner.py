@@ -1,4 +1,4 @@
-"""The owner of a line: opens its port when first needed, lets one request at a time on it, reopens it after faults."""
+"""The owner of a line: opens its port when first needed, sends one request at a time, reopens it after faults."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
-from drivers.line.config import NO_LIMITS, LineConfig, Manners, SerialSetting, manners, target, warnings
+from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target, warnings
 from drivers.line.frames import BUSY, Answer, Request
-from drivers.line.hosts import host_of
+from drivers.line.limiter import limiter_of
 from drivers.line.mbap import MbapLink
 from drivers.line.port import Port, PortOpener, down, open_port
 from drivers.line.stats import LineStats
 from drivers.line.trace import FrameTrace
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
+from drivers.serial_setting import SerialSetting
 
 OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 SILENT_BEFORE_REOPEN = 3  # timeouts without a single byte, over TCP: the other end may have been restarted
-FOREIGN_BEFORE_WARNING = 5  # frames that nobody here asked for: once may be noise
+FOREIGN_BEFORE_WARNING = 5  # unsolicited frames: one may be noise
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _log = logging.getLogger("meterhouse.line")
 
 
 class LineLease:
-    """A line that somebody else talks on, until ``end`` or until the line is closed: then ``over`` is set."""
+    """A line that another program uses, until ``end`` or until the line is closed: then ``over`` is set."""
 
     def __init__(self, holder: str, at_end: Callable[[], None]) -> None:
         self.holder, self._at_end = holder, at_end
@@ -40,7 +42,7 @@ class LineLease:
 
 
 class Line:
-    """One serial port or one connection, and the order of those who use it.
+    """One serial port or one connection, and the order of its users.
 
     Nothing is opened before the first request. Turns are given first come, first served.
     """
@@ -61,14 +63,14 @@ class Line:
         self.stats = LineStats(since_ns=clock()[1])
         self.clock, self._trace, self._opener = clock, trace, opener
         self._setting = SerialSetting.parse(config.serial, self.where) if self.target.scheme == "serial" else None
-        self._manners = self._heeded = manners(config)
+        self._options = self._applied = request_options(config)
         self._turn = asyncio.Lock()
-        self._host = None if self.target.scheme == "serial" else host_of(self.target.host.lower())
+        self._limiter = None if self.target.scheme == "serial" else limiter_of(self.target.host.lower())
         self._connect_delay_s = config.limits.connect_delay_s or 0.0
         self._connections = config.limits.connections
         self._link: MbapLink | ByteLink | None = None
         self._proven = False  # this connection has brought an answer
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._retry_at = 0.0
         self._why_down: LineError | None = None
         self._lease: LineLease | None = None
@@ -86,27 +88,27 @@ class Line:
         """Whether the port is open at the moment."""
         return self._link is not None
 
-    def manners(self, limits: Limits = NO_LIMITS, serial: str = "") -> Manners:
-        """How a device with these limits and its own serial setting is asked here. Raises ConfigError."""
-        return manners(self.config, limits, serial)
+    def request_options(self, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
+        """Options for a device with these limits and its own serial setting. Raises ConfigError."""
+        return request_options(self.config, limits, serial)
 
-    def heed(self, how: Manners) -> None:
-        """Take up what concerns the connection itself, for as long as the line lives.
+    def apply_options(self, options: RequestOptions) -> None:
+        """Apply what concerns the connection itself, for as long as the line exists.
 
         That is the longest delay after connecting that any device asks for, and the fewest connections that its host
-        bears. To be called for each device before the line is opened; asking a device does it as well.
+        allows. To be called for each device before the line is opened; asking a device does it as well.
         """
-        self._heeded = how
-        self._connect_delay_s = max(self._connect_delay_s, how.connect_delay_s)
-        said = [most for most in (self._connections, how.connections) if most is not None]
+        self._applied = options
+        self._connect_delay_s = max(self._connect_delay_s, options.connect_delay_s)
+        said = [most for most in (self._connections, options.connections) if most is not None]
         self._connections = min(said, default=None)
-        if self._host is not None:
-            self._host.limit(self, self._connections)
+        if self._limiter is not None:
+            self._limiter.set_limit(self, self._connections)
 
     async def lend(self, holder: str) -> LineLease:
         """Finish the request under way, close the port and leave it to ``holder``.
 
-        Until the lease ends everything that is asked here fails with LineLent. Raises LineLent where somebody
+        Until the lease ends everything that is asked here fails with LineLent. Raises LineLent where another
         holds it, LineDown where it was closed meanwhile.
         """
         if self._lease is not None:
@@ -116,7 +118,7 @@ class Line:
             async with self._turn:
                 self._drop()
             if lease.over.is_set():
-                raise LineDown("was closed while it was to be lent", where=self.where, hint="Try again")
+                raise LineDown("closed before it could be lent", where=self.where, hint="Try again")
         except BaseException:
             if self._lease is lease:
                 self._lease = None
@@ -126,16 +128,16 @@ class Line:
 
     def _take_back(self) -> None:
         self._lease = None
-        _log.info("%s: back from its lease", self.where)
+        _log.info("%s: lease ended", self.where)
 
-    async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
+    async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
         """Ask once. Raises LineError: LineTimeout, DeviceException, FrameError, MismatchError, LineDown, LineLent."""
-        (answer,) = await self.burst((request,), how or self._manners)
+        (answer,) = await self.burst((request,), options or self._options)
         if isinstance(answer, LineError):
             raise answer
         return answer
 
-    async def burst(self, requests: Sequence[Request], how: Manners) -> list[Answer | LineError]:
+    async def burst(self, requests: Sequence[Request], options: RequestOptions) -> list[Answer | LineError]:
         """Ask one after the other and return what came, in the same order; a refusal or broken answer takes its place.
 
         The list is shorter than ``requests`` if it ends with a LineTimeout, LineDown or LineLent: then the
@@ -144,18 +146,18 @@ class Line:
         results: list[Answer | LineError] = []
         await self._turn.acquire()
         begin_ns = self.clock()[1]
-        if how is not self._heeded:
-            self.heed(how)
+        if options is not self._applied:
+            self.apply_options(options)
         link = self._link
         try:
             if link is None or self._lease is not None:
                 link = await self._ready()
-            trouble = await link.run(requests, results, how)
+            trouble = await link.run(requests, results, options)
             if trouble is None:
                 self._proven = True
                 self.stats.answers += len(results)
             else:
-                await self._struggle(trouble, requests, results, how)
+                await self._retry(trouble, requests, results, options)
                 self.stats.answers += sum(isinstance(result, Answer) for result in results)
         except LineError as error:  # could not be opened, or is lent
             results.append(error)
@@ -179,7 +181,7 @@ class Line:
                 self._end_of_turn()
 
     def trim(self) -> None:
-        """Give back memory that only holds what nobody looks at."""
+        """Give back memory that is not in use."""
         if self._trace is not None:
             self._trace.trim()
 
@@ -192,10 +194,14 @@ class Line:
             self._trace.close()
             self._trace = None
 
-    async def _struggle(
-        self, trouble: LineError, requests: Sequence[Request], results: list[Answer | LineError], how: Manners
+    async def _retry(
+        self,
+        trouble: LineError,
+        requests: Sequence[Request],
+        results: list[Answer | LineError],
+        options: RequestOptions,
     ) -> None:
-        """What follows trouble: busy is waited for, a broken answer asked again, the rest noted or given up."""
+        """Handle an error: wait while busy, ask again after a broken answer, note or give up the rest."""
         at, tries = -1, 0
         reopened = False
         while True:
@@ -210,10 +216,10 @@ class Line:
                     await asyncio.sleep(BUSY_PAUSES_S[tries - 1])
                     again = True
             elif isinstance(trouble, FrameError | MismatchError):
-                again = self._link is not None and tries <= max(how.retries, 1)
+                again = self._link is not None and tries <= max(options.retries, 1)
             elif isinstance(trouble, LineTimeout):
                 self._suspect_silence()
-                again = tries <= how.retries
+                again = tries <= options.retries
             elif isinstance(trouble, LineDown) and self._proven and not reopened:
                 # a connection that was idle may have been closed in the very moment of our request
                 again = reopened = True
@@ -223,7 +229,7 @@ class Line:
                 if isinstance(trouble, LineTimeout | LineDown | LineLent) or len(results) == len(requests):
                     return
             link = await self._ready()
-            next_trouble = await link.run(requests, results, how)
+            next_trouble = await link.run(requests, results, options)
             if next_trouble is None:
                 self._proven = True
                 return
@@ -241,7 +247,7 @@ class Line:
             stats.broken += 1
 
     def _suspect_silence(self) -> None:
-        """Over TCP, silence of everybody may mean that the other end was restarted without a word."""
+        """Over TCP, silence of all devices may mean that the other end was restarted."""
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             self._drop()
 
@@ -266,12 +272,12 @@ class Line:
                 port, self.clock, self.stats, self._trace, self._lost, char_s=char_s, echo=self.config.echo
             )
         if self._why_down is not None:
-            _log.info("%s: open again", self.where)
+            _log.info("%s: reopened", self.where)
             self._why_down = None
         if self._connect_delay_s:
             await asyncio.sleep(self._connect_delay_s)
             if self._link is None:
-                raise self._why_down or LineDown("closed while its delay ran", where=self.where)
+                raise self._why_down or LineDown("closed during its connect delay", where=self.where)
         return self._link
 
     async def _open(self) -> Port:
@@ -279,9 +285,9 @@ class Line:
         what = f"no connection within {OPEN_TIMEOUT_S:g} s"
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                if self._host is not None:
-                    waiting, what = what, f"other lines hold all connections that {self._host.name} takes"
-                    await self._host.enter(self, self._connections)
+                if self._limiter is not None:
+                    waiting, what = what, f"other lines hold all connections allowed by {self._limiter.name} takes"
+                    await self._limiter.acquire(self, self._connections)
                     what = waiting
                 return await self._opener(self.config, self.target, self._setting)
         except TimeoutError:
@@ -289,30 +295,30 @@ class Line:
         except OSError as error:
             raise self._failed(down(self.where, error, f"cannot open {self.config.url}")) from error
         except asyncio.CancelledError:
-            self._leave_host()
+            self._release_connection()
             raise
 
-    def give_way(self) -> None:
-        """Another line waits for a connection to this host: close ours if nobody uses it."""
+    def release_if_idle(self) -> None:
+        """Another line waits for a connection to this host: close ours if it is idle."""
         if not self._turn.locked():
             self._drop()
 
     def _end_of_turn(self) -> None:
         """Where another line to this host waits, it is its turn; ours is opened again for our next one."""
-        if self._host is not None and self._host.wanted and self._link is not None:
+        if self._limiter is not None and self._limiter.is_contended and self._link is not None:
             self._drop()
 
     def _tell_foreign(self) -> None:
-        """Say once, and again only when it has become ten times as much, that somebody else talks here."""
+        """Warn once about unsolicited frames, and again when there are ten times as many."""
         self._foreign_told = self.stats.foreign * 10
         _log.warning(
-            "%s: %d frames that nobody here asked for. Is there a second master, or noise?",
+            "%s: %d unsolicited frames. Is there a second master, or noise?",
             self.where,
             self.stats.foreign,
         )
 
     def _failed(self, error: LineDown) -> LineDown:
-        self._leave_host()
+        self._release_connection()
         self.stats.open_failures += 1
         self._rest(error)
         return error
@@ -324,27 +330,27 @@ class Line:
         self.stats.lost += 1
         self._drop()
         if self._proven:  # many devices close what is idle: open again at once, and say no word unless that fails
-            self._pause_s, self._retry_at, self._why_down = FIRST_PAUSE_S, 0.0, None
+            self._backoff.reset()
+            self._retry_at, self._why_down = 0.0, None
         else:  # it opened, and broke before it was of any use: as good as not opened
             self._rest(error)
 
     def _rest(self, error: LineError) -> None:
-        """Leave the line alone for a growing while."""
+        """Pause the line, longer each time."""
         if self._why_down is None:
             _log.warning("%s", error)
         self._why_down = error
-        self._retry_at = asyncio.get_running_loop().time() + self._pause_s
-        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+        self._retry_at = asyncio.get_running_loop().time() + self._backoff.next_s()
 
     def _drop(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
-        self._leave_host()
+        self._release_connection()
 
-    def _leave_host(self) -> None:
-        if self._host is not None:
-            self._host.leave(self)
+    def _release_connection(self) -> None:
+        if self._limiter is not None:
+            self._limiter.release(self)
 
 
 LineFactory = Callable[..., Line]  # with the arguments of ``open_line``
@@ -365,7 +371,7 @@ def open_line(
         opener: opens its port; a simulation on made-up time brings its own.
 
     Raises:
-        ConfigError: an address or setting that cannot be.
+        ConfigError: an invalid address or setting.
     """
     if clock is None:
         from ext.clock import now

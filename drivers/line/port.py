@@ -10,36 +10,37 @@ import socket
 import termios
 from collections.abc import Awaitable, Callable
 
-from drivers.line.config import LineConfig, SerialSetting, Target
+from drivers.line.config import LineConfig, Target
 from drivers.model import LineDown
+from drivers.serial_setting import SerialSetting
 
 CHUNK = 4096
 _HINTS = {
-    errno.ENOENT: "Is the adapter plugged in? Its name stands under /dev/serial/by-id/",
-    errno.ENODEV: "Is the adapter plugged in? Its name stands under /dev/serial/by-id/",
+    errno.ENOENT: "Is the adapter plugged in? Its name is under /dev/serial/by-id/",
+    errno.ENODEV: "Is the adapter plugged in? Its name is under /dev/serial/by-id/",
     errno.EIO: "Was the adapter unplugged?",
     errno.EACCES: "Is this user in the group of the port (often dialout)?",
     errno.EBUSY: "Another program has the port open",
     errno.EAGAIN: "Another program has the port open",
-    errno.ECONNREFUSED: "The host answers but nothing listens there: is the port number right?",
-    errno.EHOSTUNREACH: "No way to this address: are cable, address and netmask right?",
-    errno.ENETUNREACH: "No way to this address: are cable, address and netmask right?",
-    errno.ETIMEDOUT: "Nobody answers at this address: is the device on?",
-    errno.ECONNRESET: "The other side closed: does it allow one client only?",
+    errno.ECONNREFUSED: "The host is up but nothing listens on this port: is the port number right?",
+    errno.EHOSTUNREACH: "Network unreachable: are cable, address and netmask right?",
+    errno.ENETUNREACH: "Network unreachable: are cable, address and netmask right?",
+    errno.ETIMEDOUT: "No response from this address: is the device on?",
+    errno.ECONNRESET: "The device closed the connection: does it allow one client only?",
 }
 
 
 def down(where: str, error: OSError | None, what: str = "") -> LineDown:
-    """The LineDown for an error of the system, in words that help."""
+    """The LineDown for an error of the system, with a useful hint."""
     code = (error.errno or 0) if error else 0
     text = os.strerror(code) if code else str(error or "")
     return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
 
 
 class Port:
-    """An open port. ``write`` and ``read`` never block; both raise OSError as the system does.
+    """An open port. ``write`` and ``read`` never block; both raise OSError.
 
-    ``read`` gives what is there; b"" means that the other side is gone.
+    ``read`` gives what is there; b"" means that the connection is lost.
     """
 
     def __init__(self, where: str, fd: int, read: Callable[[int], bytes], write: Callable[[bytes], int]) -> None:
@@ -113,11 +114,11 @@ class _SerialPort(Port):
             if error.args[0] != errno.EINVAL or not self._only_frame_differs(setting):
                 raise OSError(*error.args) from error
             # pseudo-terminals keep neither parity nor 7 bits, and glibc takes that for a failure
-            self.notes["serial"] = f"the port does not take {setting.bits}{setting.parity}"
+            self.notes["serial"] = f"the port does not support {setting.bits}{setting.parity}"
         self.setting = setting
 
     def _only_frame_differs(self, setting: SerialSetting) -> bool:
-        """Whether the port took speed and stop bits, and is no real UART."""
+        """Whether the port took speed and stop bits, and is not a real UART."""
         _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
         stop = 2 if flags & termios.CSTOPB else 1
         return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
@@ -141,13 +142,13 @@ class _SerialPort(Port):
 
     def close(self) -> None:
         self._serial.close()
-        self.fd = -1  # the number may be somebody else's from now on
+        self.fd = -1  # the number may be reused from now on
 
 
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
     """Open a line's port.
 
-    Raises OSError (as the system says) or, for serial ports, its subclass of pyserial. No deadline of its own.
+    Raises OSError (of the system) or, for serial ports, its subclass of pyserial. No deadline of its own.
     """
     where = f"line {config.name} ({target.host}{f':{target.port}' if target.port else ''})"
     if target.scheme == "serial":

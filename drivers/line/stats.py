@@ -1,4 +1,4 @@
-"""What is counted per line, for ``status`` and the poller. States are metrics; edges go to the log."""
+"""Counters per line, for ``status`` and the poller. States are metrics; edges go to the log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LineStats:
     mismatches: int = 0
     exceptions: int = 0
     stale: int = 0  # answers that came after their request was given up
-    foreign: int = 0  # frames or bytes nobody asked for: another master, or noise
+    foreign: int = 0  # unsolicited frames or bytes: another master, or noise
     opened: int = 0
     open_failures: int = 0
     lost: int = 0  # connections that broke

@@ -2,8 +2,8 @@
 
 File layout (little endian): a header page (magic, slots, count of frames ever written), then slots of
 ``SLOT`` bytes: u64 number from 1, i64 UTC ns, u16 length, u8 direction, pad, then the frame, cut to 268 bytes.
-The writer fills slot ``n % slots`` and then stores the count; a reader believes a slot only if the count
-shows afterwards that the writer cannot have been at it.
+The writer fills slot ``n % slots`` and then stores the count; a reader accepts a slot only if the count
+shows afterwards that the writer cannot have been writing it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _HEAD_BYTES = _HEAD.size
 _ROOM = SLOT - _HEAD_BYTES
 
 
-class Frame(NamedTuple):
+class TracedFrame(NamedTuple):
     """One frame as it went over the line."""
 
     number: int
     time_ns: int  # UTC
-    direction: int  # SENT, RECEIVED, or NOISE: bytes that nobody asked for
+    direction: int  # SENT, RECEIVED, or NOISE: unsolicited bytes
     data: bytes
 
 
@@ -41,7 +41,7 @@ def frames_each(lines: int, budget_bytes: int = 4 << 20) -> int:
 
 
 class FrameTrace:
-    """The writer: one a line, owned by it."""
+    """The writer: one per line, owned by it."""
 
     def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640, *, hidden: bool = False) -> None:
         """A new, empty file at ``path`` (replaces an old one). Raises OSError.
@@ -69,7 +69,7 @@ class FrameTrace:
         self._draft.rename(self._path)
 
     def discard(self) -> None:
-        """Take back one that was never shown."""
+        """Remove one that was never shown."""
         self._draft.unlink(missing_ok=True)
 
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
@@ -85,19 +85,19 @@ class FrameTrace:
         self._header[2] = count
 
     def trim(self) -> None:
-        """Let go of the pages that this process has touched; the frames stay in the file."""
+        """Release the pages that this process has touched; the frames stay in the file."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Unmap; the file stays for whoever wants to look."""
+        """Unmap; the file stays for later inspection."""
         self._header.release()
         self._map.close()
 
 
-def read_trace(path: Path, after: int = 0) -> Iterator[Frame]:
+def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
     """Frames numbered above ``after``, oldest first.
 
-    Raises OSError if there is no such file, ValueError if it is no frame trace.
+    Raises OSError if there is no such file, ValueError if it is not a frame trace.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would never open
     with open(fd, "rb"), mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
@@ -113,4 +113,4 @@ def read_trace(path: Path, after: int = 0) -> Iterator[Frame]:
             data = bytes(view[at + _HEAD_BYTES : at + _HEAD_BYTES + size])
             (now,) = _COUNT.unpack_from(view, 16)
             if seen == number and number > now - frames + 1:
-                yield Frame(number, time_ns, direction, data)
+                yield TracedFrame(number, time_ns, direction, data)

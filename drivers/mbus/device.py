@@ -32,7 +32,7 @@ from drivers.mbus.link import (
 )
 from drivers.mbus.records import FUNCTIONS
 from drivers.mbus.telegram import Telegram, decode_frame
-from drivers.metering import Ask, Heard, MeterDevice, MeterRequest, field_of
+from drivers.metering import MeterDevice, MeterRequest, Query, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -53,7 +53,7 @@ _KEY = re.compile(
 _WHEN = dict(zip(("now", "max", "min", "error"), FUNCTIONS, strict=True))
 _HEADER = ("serial", "vendor", "version", "medium", "status", "access")
 _MOST_TELEGRAMS = 32  # of one readout
-_ANSWER = 261  # bytes of the longest frame: the deadline must bear it
+_ANSWER = 261  # bytes of the longest frame: the deadline must allow it
 _sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()  # one selection at a time on a line
 
 
@@ -93,13 +93,13 @@ class MbusDevice(MeterDevice):
             raise ConfigError(
                 f"key {point.key!r} selects no record",
                 where=f"{self.spec.profile}: {point.name}",
-                hint='As "energy", "energy@1", "volume@0/0/1", "power@0/0/0/max", "header.serial"',
+                hint='Such as "energy", "energy@1", "volume@0/0/1", "power@0/0/0/max", "header.serial"',
             )
 
-    def plan(self, numbers: Sequence[int]) -> list[Ask]:
-        return [Ask("readout", tuple(numbers))] if numbers else []
+    def plan(self, numbers: Sequence[int]) -> list[Query]:
+        return [Query("readout", tuple(numbers))] if numbers else []
 
-    async def fetch(self, what: str) -> Heard:
+    async def fetch(self, query_id: str) -> Response:
         """All telegrams of one readout."""
         lock = _sessions.setdefault(self._line, asyncio.Lock())
         async with lock:
@@ -109,13 +109,13 @@ class MbusDevice(MeterDevice):
                 self._reset = True
                 raise
 
-    def pick(self, point: Point, what: str, heard: Heard) -> Reading | None:
+    def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
         found = _KEY.fullmatch(point.key)
         assert found is not None  # checked when the device was made
         storage, tariff, subunit = (int(found[n] or 0) for n in (2, 3, 4))
         function, place = _WHEN[found[5] or "now"], int(found[6] or 1)
         fitting: list[Reading] = []
-        for reading in heard.readings:
+        for reading in response.readings:
             if (reading.storage, reading.tariff, reading.subunit) != (storage, tariff, subunit):
                 continue
             if field_of(reading.name, found[1]) and (reading.function or FUNCTIONS[0]) == function:
@@ -127,14 +127,14 @@ class MbusDevice(MeterDevice):
         chosen = fitting[place - 1]
         if not storage and function == FUNCTIONS[0]:
             return chosen
-        when = [r.value for r in heard.readings if _dates(r, storage, function)]
+        when = [r.value for r in response.readings if _dates(r, storage, function)]
         return replace(chosen, time=str(when[0])) if len(when) == 1 else chosen
 
-    def cost(self, what: str) -> tuple[int, int]:
+    def cost(self, query_id: str) -> tuple[int, int]:
         before = 2 if self._select else 0
         return self._telegrams + before // 2, 18 * before // 2 + self._telegrams * (5 + _ANSWER // 2)
 
-    async def _readout(self) -> Heard:
+    async def _readout(self) -> Response:
         frames: list[bytes] = []
         suspect = False
         if self._select is None and (self._reset or self._telegrams > 1):
@@ -143,7 +143,7 @@ class MbusDevice(MeterDevice):
         while True:
             answer = await self._next(first=not frames)
             if frames and answer.payload == frames[-1]:
-                break  # it does not heed the frame count bit: all it has has been said
+                break  # it does not apply_options the frame count bit: all it has has been said
             frames.append(answer.payload)
             suspect |= answer.suspect
             self._fcb = not self._fcb
@@ -151,9 +151,9 @@ class MbusDevice(MeterDevice):
                 break
         self._telegrams = len(frames)
         self._reset = False
-        return Heard(self.explain("readout", frames), answer.time_ns, answer.mono_ns, suspect)
+        return Response(self.explain("readout", frames), answer.time_ns, answer.mono_ns, suspect)
 
-    def explain(self, what: str, frames: Sequence[bytes]) -> Sequence[Reading]:
+    def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
         head: dict[str, Reading] = {}
         found: list[Reading] = []
         for raw in frames:
@@ -164,17 +164,17 @@ class MbusDevice(MeterDevice):
                 head.setdefault(reading.name, reading)
         return (*head.values(), *found)
 
-    def brings(self, point: Point, what: str) -> bool:
+    def brings(self, point: Point, query_id: str) -> bool:
         return True
 
     async def _next(self, first: bool) -> Answer:
-        """The next telegram. Selection and the first question go out in one turn, so that nobody selects between."""
+        """The next telegram. Selection and first question go out in one turn: no other selection comes between."""
         if self._select is None or not first:
             return await self.exchange(self._question())
         self._fcb = True
         select = self._acknowledged(build_select(*self._select), SND_UD)
         self._asked += 2
-        answers = await self._line.burst((select, self._question()), self._how)
+        answers = await self._line.burst((select, self._question()), self._options)
         if isinstance(answers[-1], LineError):
             raise answers[-1]
         if isinstance(answers[0], LineError):
@@ -200,9 +200,9 @@ class MbusDevice(MeterDevice):
     def _question(self) -> MeterRequest[Frame]:
         def judge(found: Frame) -> bytes | LineError | None:
             if not found.from_device or found.kind != "long":
-                return None  # our own words coming back, or somebody's acknowledgement
+                return None  # our own echo, or an acknowledgement of another meter
             if self._primary not in (found.address, SELECTED, 254):
-                return MismatchError(f"answer is from {found.address}, {self._primary} was asked", where=self.where)
+                return MismatchError(f"answer is from {found.address}, expected {self._primary}", where=self.where)
             return found.raw
 
         frame = build_req_ud2(self._primary, fcb=self._fcb)
@@ -215,7 +215,7 @@ class MbusDevice(MeterDevice):
         self, frame: bytes, control: int, expect: int, judge: Callable[[Frame], bytes | LineError | None]
     ) -> MeterRequest[Frame]:
         return MeterRequest(
-            frame, control, self.spec.address, self.where, expect, Parser, judge, lambda heard: broken(heard)[2]
+            frame, control, self.spec.address, self.where, expect, Parser, judge, lambda raw: broken(raw)[2]
         )
 
 

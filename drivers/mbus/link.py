@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from drivers.hunting import REJECT, Hunter
+from drivers.framing import REJECT, FrameScanner
 from drivers.model import UsageError
 
 LONG, SHORT, STOP, ACK = 0x68, 0x10, 0x16, 0xE5
@@ -77,7 +77,7 @@ class Frame:
         return self.kind == "ack" or not self.control & 0x40
 
 
-class Parser(Hunter[Frame]):
+class Parser(FrameScanner[Frame]):
     """Push parser: ``feed(bytes) -> frames``. E5 counts where no other frame can be running, broken ones included."""
 
     starts = re.compile(rb"[\x68\x10\xe5]")
@@ -88,7 +88,7 @@ class Parser(Hunter[Frame]):
         self._shadow = 0  # stream offset up to which an E5 may be the inside of another frame
         self._doubt = -1  # stream offset of a 68h or 10h that may yet turn out to begin one
 
-    def measure(self, buffer: bytearray, start: int, size: int) -> int:
+    def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         first = buffer[start]
         if first == LONG:
             return self._measure_long(buffer, start, size)
@@ -189,7 +189,7 @@ def build_short(control: int, address: int) -> bytes:
     if control not in ALLOWED_CONTROLS or control == SND_UD:  # read-only, held where the bytes are made
         raise UsageError(f"control field {control:02X}h may write", where="M-Bus")
     if not 0 <= address <= 0xFF:
-        raise UsageError(f"{address} is no primary address", where="M-Bus", hint="0 to 250, 253 selected, 254 all")
+        raise UsageError(f"{address} is not a primary address", where="M-Bus", hint="0 to 250, 253 selected, 254 all")
     return bytes((SHORT, control, address, (control + address) & 0xFF, STOP))
 
 
@@ -208,7 +208,7 @@ def build_select(identity: str, manufacturer: int = 0xFFFF, version: int = 0xFF,
     digits = identity.upper()
     if not re.fullmatch("[0-9A-F]{8}", digits):
         raise UsageError(
-            f"{identity!r} is no secondary address", where="M-Bus", hint="8 digits; F stands for any digit"
+            f"{identity!r} is not a secondary address", where="M-Bus", hint="8 digits; F stands for any digit"
         )
     body = bytes((SND_UD, SELECTED, CI_SELECT, *bytes.fromhex(digits)[::-1]))
     body += manufacturer.to_bytes(2, "little") + bytes((version, medium))

@@ -143,7 +143,7 @@ def _payload(telegram: Telegram, payload: bytes, *, wired: bool, high_first: boo
 
 
 def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
-    """How many bytes at the front are encrypted. 2F 2F there shows that somebody has decrypted them already."""
+    """How many bytes at the front are encrypted. 2F 2F there shows that they are decrypted already."""
     mode = telegram.encryption_mode
     if not mode or payload[:2] == b"\x2f\x2f" or telegram.configuration is None:
         return 0

@@ -35,7 +35,7 @@ def integer(raw: bytes, *, signed: bool) -> Coded:
 
 
 def real(raw: bytes) -> Coded:
-    """Type H: the shortest decimal that identifies the float32; NaN and infinities are no value."""
+    """Type H: the shortest decimal that identifies the float32; NaN and infinities are not values."""
     (number,) = struct.unpack("<f", raw)
     if not math.isfinite(number):
         return None, Reason.SENTINEL
@@ -54,7 +54,7 @@ def _year(low: int, hundreds: int | None = None) -> int:
 
 
 def _day(year: int, month: int, day: int, *, every_year: bool) -> Coded:
-    """The date as ISO 8601, shortened where it recurs each year (``--MM-DD``) or month; what is no date is suspect."""
+    """The date as ISO 8601, shortened where it recurs each year (``--MM-DD``) or month; an invalid date is suspect."""
     if month == 15 and day:
         return f"---{day:02d}", Quality.GOOD
     if every_year and month:
@@ -141,7 +141,7 @@ def variable_size(lvar: int) -> int | None:
 
 
 def variable(lvar: int, raw: bytes) -> Coded:
-    """The value behind an LVAR byte: text, BCD of either sign, or a long binary number (hex where it is no number)."""
+    """The value behind an LVAR byte: text, BCD of either sign, or a long binary number (hex if it is not a number)."""
     if lvar < 0xC0:
         return text(raw)
     if lvar < 0xE0:

@@ -10,10 +10,11 @@ from typing import cast
 
 from drivers.addresses import demand_address
 from drivers.clocks import offset_s
+from drivers.counter_guard import CounterGuard
 from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
+from drivers.modbus.read_once import read_once
+from drivers.modbus.read_plan import SILENT_VISITS, Read, ReadPlan, build_read_plan, timing_of
 from drivers.modbus.requests import identification_request, read_identification, read_request
-from drivers.modbus.slow import read_slowly
-from drivers.modbus.visits import FIRST_REST_S, LONGEST_REST_S, SILENT_VISITS, Read, Visit, build_visit, timing_of
 from drivers.model import (
     PACES,
     DeviceException,
@@ -31,7 +32,6 @@ from drivers.model import (
 )
 from drivers.plan import KnownHoles, exact, plan_summary, text_of
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
-from drivers.plausible import Guard
 from ext.decode import Plan
 from ext.ring import Ring
 
@@ -64,17 +64,17 @@ class ModbusDevice:
         self.unit = int(spec.address)
         self._line, self._ring = line, ring
         self._limits = spec.limits.over(line.config.limits)
-        self._how = line.manners(spec.limits, spec.serial)
+        self._options = line.request_options(spec.limits, spec.serial)
         self._timing = timing_of(line, self._limits, spec.serial)
-        self._visits: dict[int, Visit] = {}
+        self._read_plans: dict[int, ReadPlan] = {}
         self._version = self.holes.version
-        self._guard = Guard(spec)
+        self._guard = CounterGuard(spec)
         self._polls = 0
         self._used = 0
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
         for point in spec.points:
             self._used |= 1 << PACES.index(point.pace)
-        self._visit(self._used)  # complain now, not at the first tick
+        self._read_plan(self._used)  # complain now, not at the first tick
 
     @property
     def holes(self) -> KnownHoles:
@@ -84,7 +84,7 @@ class ModbusDevice:
     @holes.setter
     def holes(self, holes: KnownHoles) -> None:
         self._holes, self._version = holes, holes.version
-        self._visits.clear()
+        self._read_plans.clear()
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Ask what is due at a tick. A read that fails becomes a gap with its reason, never a zero.
@@ -95,21 +95,21 @@ class ModbusDevice:
         self._polls += 1
         if self._polls % _EXPIRE_EVERY == 0:
             self.holes.expire(self._now_s())
-        visit = self._visits.get(paces)
-        if visit is None or self._version != self.holes.version:
-            visit = self._visit(paces)
+        read_plan = self._read_plans.get(paces)
+        if read_plan is None or self._version != self.holes.version:
+            read_plan = self._read_plan(paces)
         result = PollResult()
         positions = result.positions
-        for lacking, reason in visit.lacking:
+        for lacking, reason in read_plan.lacking:
             positions.append(self._gap(tick_ms, reason, lacking))
-        reads, requests = visit.reads, visit.requests
-        if visit.resting:
-            reads, requests = self._awake(visit, tick_ms, positions)
+        reads, requests = read_plan.reads, read_plan.requests
+        if read_plan.resting:
+            reads, requests = self._awake(read_plan, tick_ms, positions)
         size, at, streak = self._line.burst_size, 0, 0
         mute: list[Read] = []
         while at < len(reads):
             some = requests if not at and len(requests) <= size else requests[at : at + size]
-            answers = await self._line.burst(some, self._how)
+            answers = await self._line.burst(some, self._options)
             result.asked += len(answers)
             for read, answer in zip(reads[at:] if at else reads, answers, strict=False):
                 if type(answer) is Answer:
@@ -126,7 +126,7 @@ class ModbusDevice:
         if result.error is not None:
             self._give_up(reads[at:], result.error, tick_ms, result)
             if isinstance(result.error, LineTimeout):
-                self._was_mute(visit, mute, result.answered > 0)
+                self._was_mute(read_plan, mute, result.answered > 0)
         if self._objects:
             await self._ask_objects(paces, tick_ms, result)
         return result
@@ -140,7 +140,7 @@ class ModbusDevice:
         else:
             request = read_request(self.unit, point.function, point.address, point.count, self.where)
         try:
-            await self._line.exchange(request, self._how)
+            await self._line.exchange(request, self._options)
         except DeviceException:
             return
 
@@ -151,13 +151,13 @@ class ModbusDevice:
         Raises UsageError for a name that it has not, LineError if the device is silent.
         """
         objects = {point.name: point for point in self.spec.points if point.is_object and point.name in names}
-        found = await read_slowly(
+        found = await read_once(
             self.spec,
             [name for name in names if name not in objects],
             self._line,
             self.unit,
             self._limits,
-            self._how,
+            self._options,
             self._timing,
             self.holes,
             self.where,
@@ -179,11 +179,11 @@ class ModbusDevice:
 
     async def read_identification(self) -> dict[int, str]:
         """Function 43/14: 0 vendor, 1 product code, 2 revision. Raises LineError."""
-        return await read_identification(self._line, self.unit, self._how, self.where)
+        return await read_identification(self._line, self.unit, self._options, self.where)
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line."""
-        return plan_summary((read.block for read in self._visit(paces).reads), self._timing)
+        return plan_summary((read.block for read in self._read_plan(paces).reads), self._timing)
 
     # --- the road of one answer
 
@@ -213,7 +213,8 @@ class ModbusDevice:
                 )
         self.holes.good(read.block)
         if read.silences:
-            read.silences, read.rest_s = 0, FIRST_REST_S
+            read.silences = 0
+            read.backoff.reset()
 
     async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
         """Objects of device identification, after the registers; a device that said nothing to those is not asked."""
@@ -243,7 +244,7 @@ class ModbusDevice:
 
     def _doubts(self, counters: Plan, payload: bytes, mono_ns: int) -> bool:
         values = [(n, Decimal(m).scaleb(e)) for n, m, e, quality in counters.values(payload) if quality == Quality.GOOD]
-        return self._guard.doubts(values, mono_ns / 1e9)
+        return self._guard.is_suspect(values, mono_ns / 1e9)
 
     def _missed(self, read: Read, error: LineError, tick_ms: int, result: PollResult, streak: int) -> int:
         """Note a read that failed; returns how many reads in a row were silent."""
@@ -253,11 +254,11 @@ class ModbusDevice:
         if isinstance(error, DeviceException):
             result.answered += 1
             if self.holes.refused(read.block, self.spec.points, error.code, self._now_s()):
-                _log.info("%s: learned about its map: %s", self.where, self.holes.summary())
+                _log.info("%s: learned about its register map: %s", self.where, self.holes.summary())
             return 0
         if isinstance(error, LineTimeout):
             return streak + 1
-        # a line that is down or lent answers nobody; a broken frame says nothing about the next
+        # a line that is down or lent answers nothing; a broken frame tells nothing about the next
         return 0 if error.reason in (Reason.CRC, Reason.MISMATCH) else 2
 
     def _give_up(self, unasked: Sequence[Read], error: LineError, tick_ms: int, result: PollResult) -> None:
@@ -271,36 +272,36 @@ class ModbusDevice:
 
     # --- what a device teaches
 
-    def _visit(self, paces: int) -> Visit:
+    def _read_plan(self, paces: int) -> ReadPlan:
         if self._version != self.holes.version:
-            self._visits.clear()
+            self._read_plans.clear()
             self._version = self.holes.version
-        visit = self._visits.get(paces)
-        if visit is None:
+        read_plan = self._read_plans.get(paces)
+        if read_plan is None:
             used = paces & self._used
-            visit = self._visits.get(used) or build_visit(
+            read_plan = self._read_plans.get(used) or build_read_plan(
                 self.spec, used, self.unit, self._limits, self._timing, self.holes, self.where
             )
-            self._visits[paces] = self._visits[used] = visit
-        return visit
+            self._read_plans[paces] = self._read_plans[used] = read_plan
+        return read_plan
 
-    def _awake(self, visit: Visit, tick_ms: int, positions: list[int]) -> tuple[list[Read], list[ModbusRequest]]:
+    def _awake(self, read_plan: ReadPlan, tick_ms: int, positions: list[int]) -> tuple[list[Read], list[ModbusRequest]]:
         """The reads that are not resting; the others are gaps."""
         now = self._line.clock()[1] / 1e9
-        awake = [read for read in visit.reads if now >= read.rest_until]
-        visit.resting = len(awake) < len(visit.reads)
-        for read in visit.reads:
+        awake = [read for read in read_plan.reads if now >= read.rest_until]
+        read_plan.resting = len(awake) < len(read_plan.reads)
+        for read in read_plan.reads:
             if now < read.rest_until:
                 positions.append(self._gap(tick_ms, Reason.TIMEOUT, read.points))
         return awake, [read.request for read in awake]
 
-    def _was_mute(self, visit: Visit, mute: list[Read], alive: bool) -> None:
+    def _was_mute(self, read_plan: ReadPlan, mute: list[Read], alive: bool) -> None:
         """A read that is silent while others are answered is cut where it can be, and in the end asked ever less.
 
         Some firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
         """
         for read in mute:
-            visit.to_end(read)
+            read_plan.to_end(read)
             if not alive:
                 continue
             read.silences += 1
@@ -308,11 +309,10 @@ class ModbusDevice:
                 continue
             for _ in range(STRIKES if len(read.block.points) > 1 else 0):
                 if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
-                    _log.info("%s: cut a read that stays silent: %s", self.where, self.holes.summary())
+                    _log.info("%s: split a read that is not answered: %s", self.where, self.holes.summary())
                     return
-            read.rest_until = self._line.clock()[1] / 1e9 + read.rest_s
-            read.rest_s = min(read.rest_s * 2, LONGEST_REST_S)
-            visit.resting = True
+            read.rest_until = self._line.clock()[1] / 1e9 + read.backoff.next_s()
+            read_plan.resting = True
 
     def _now_s(self) -> int:
         return self._line.clock()[0] // 1_000_000_000

@@ -7,7 +7,7 @@ from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 from pymodbus.pdu.mei_message import ReadDeviceInformationRequest
 from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
 
-from drivers.line import Line, Manners, ModbusRequest
+from drivers.line import Line, ModbusRequest, RequestOptions
 from drivers.model import MismatchError, clean_text
 
 _READS: dict[int, type[ModbusPDU]] = {
@@ -37,12 +37,12 @@ def identification_request(unit: int, object_id: int, where: str) -> ModbusReque
     return ModbusRequest(unit, b"\x2b" + pdu.encode(), 0, where)
 
 
-async def read_identification(line: Line, unit: int, how: Manners, where: str) -> dict[int, str]:
+async def read_identification(line: Line, unit: int, options: RequestOptions, where: str) -> dict[int, str]:
     """Object number -> text: 0 vendor, 1 product code, 2 revision. Raises LineError, also where it is not supported."""
     found: dict[int, str] = {}
     object_id = 0
     for _ in range(_MOST_OBJECTS):
-        payload = (await line.exchange(identification_request(unit, object_id, where), how)).payload
+        payload = (await line.exchange(identification_request(unit, object_id, where), options)).payload
         more, following, at = payload[3], payload[4], 6
         for _ in range(payload[5]):
             size = payload[at + 1]

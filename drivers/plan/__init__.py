@@ -1,10 +1,10 @@
-"""Points become requests: the fewest by wire time, cut where the device taught us to, decoded by compiled plans."""
+"""Points become requests: the fewest by wire time, cut where the device requires it, decoded by compiled plans."""
 
 from drivers.plan.blocks import MAX_COILS, MAX_WORDS, Block, plan_blocks, plan_summary
 from drivers.plan.compiled import TextSlot, build_plan, compile_block, decoded, exact, ratio_of, text_of, text_slots
 from drivers.plan.holes import KnownHoles, holes_key
 from drivers.plan.image import Image, image_spec, plain, read_image, resolve_image
-from drivers.plan.timing import LineTiming, silence_ns
+from drivers.plan.timing import LineTiming
 
 __all__ = [
     "MAX_COILS",
@@ -26,7 +26,6 @@ __all__ = [
     "ratio_of",
     "read_image",
     "resolve_image",
-    "silence_ns",
     "text_of",
     "text_slots",
 ]

@@ -9,11 +9,12 @@ from itertools import pairwise
 from drivers.model import Limits, PlanSummary, Point, ProfileError
 from drivers.plan.holes import KnownHoles
 from drivers.plan.timing import LineTiming
+from drivers.serial_setting import DEFAULT_SERIAL
 
 MAX_WORDS = 125  # Modbus Application Protocol 1.1b3, 6.3
 MAX_COILS = 2000  # the same, 6.1
 _NO_LIMITS = Limits()
-DEFAULT_TIMING = LineTiming.serial("9600 8N1")
+DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,11 @@ def plan_blocks(
 
     Args:
         points: all points of the device; addresses in registers, from 0 as on the wire.
-        limits: ``max_words`` a read; ``holes`` and ``max_gap`` say how many registers in a row that no point of the
+        limits: ``max_words`` a read; ``holes`` and ``max_gap``: how many registers in a row that no point of the
             device knows may be read over (registers of other points always may).
         timing: what a request and a byte cost on this line.
         wanted: positions of the points that are due, all if None.
-        holes: what the device taught us; points that it has not are left out.
+        holes: what was learned about the device; points that it lacks are left out.
 
     Returns:
         Blocks by function and address. Each wanted point lies wholly in exactly one of them, a ``together`` group too;
@@ -117,7 +118,7 @@ def _longest(function: int, limits: Limits, learned: int | None) -> int:
 
 
 def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest: int) -> list[_Piece]:
-    """What must be read whole, by address; what lies inside another goes with it."""
+    """The pieces that must be read whole, by address; a piece inside another goes with it."""
     groups: dict[str, list[int]] = {}
     for n in numbers:
         groups.setdefault(points[n].together or f"#{n}", []).append(n)

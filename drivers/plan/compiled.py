@@ -74,7 +74,7 @@ def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
 
 
 def text_of(point: Point, raw: bytes) -> str | None:
-    """The text in a text point's bytes: up to the first NUL, blanks and control characters off; None where nothing is.
+    """The text in a text point's bytes: up to the first NUL, blanks and control characters off; None if it is empty.
 
     All FF or all 00 means that the device has nothing there. Integers become their digits, ``point.text`` a format
     over the registers.
@@ -102,7 +102,7 @@ def decoded(raw: bytes) -> str:
 
 
 def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
-    """What the transformers of a device multiply this point by; 1 where the device did it or none acts."""
+    """The transformer ratio that applies to this point; 1 if the device applied it or there is none."""
     if point.ratio != "apply":
         return Decimal(1)
     ct, pt = _RATIO.get(point.unit, (0, 0))

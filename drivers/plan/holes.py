@@ -1,4 +1,4 @@
-"""What a device taught us about its map: where blocks must be cut, what it has not, how much it bears.
+"""What was learned about a device's register map: where to cut blocks, what is missing, how long a read may be.
 
 A request over a register that is missing fails as a whole (field pains 24, 25, 30, 40). An illegal-address answer, seen
 twice, cuts the block: first at registers that no point wants, then in halves, until the missing point stands alone.
@@ -35,7 +35,7 @@ class Asked(Protocol):
 class KnownHoles:
     """Learned cuts for one identity and firmware (``key``). Times are UTC seconds, given by the caller.
 
-    ``version`` counts changes: a driver plans anew when it differs from the one it planned with.
+    ``version`` counts changes: a driver plans again when it differs from the one it planned with.
     """
 
     def __init__(self, key: str = "", expires_s: int = EXPIRES_S) -> None:
@@ -48,14 +48,14 @@ class KnownHoles:
         self._healthy = False
 
     def good(self, block: Asked) -> None:
-        """A block was answered: the device is sane, and strikes against this block were a passing trouble."""
+        """A block was answered: the device is sane, and earlier refusals of this block were temporary."""
         self._healthy = True
         if self._strikes:
             for code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
                 self._strikes.pop((block.function, block.address, block.count, code), None)
 
     def refused(self, block: Asked, points: Sequence[Point], code: int, now_s: int) -> bool:
-        """Note a Modbus exception. True: something was learned, plan anew.
+        """Note a Modbus exception. True: something was learned, plan again.
 
         A register is called absent only after the device has answered something else, so that a device which refuses
         everything while it starts does not lose its points.
@@ -83,7 +83,7 @@ class KnownHoles:
         return True
 
     def expire(self, now_s: int) -> bool:
-        """Forget what was learned too long ago (or in the future: the clock was wrong). True: plan anew."""
+        """Forget what was learned too long ago (or in the future: the clock was wrong). True: plan again."""
         if self._since is None or 0 <= now_s - self._since < self.expires_s:
             return False
         self.cuts.clear()
@@ -93,7 +93,7 @@ class KnownHoles:
         return True
 
     def lacks(self, point: Point) -> bool:
-        """Whether the device has been found not to have this point."""
+        """Whether the device was found to lack this point."""
         return any(
             f == point.function and a < point.address + point.count and point.address < a + n for f, a, n in self.absent
         )
@@ -160,7 +160,7 @@ def _pieces(block: Asked, points: Sequence[Point]) -> list[tuple[int, int]]:
 
 
 def _cuts(block: Asked, pieces: list[tuple[int, int]]) -> list[int]:
-    """Where to cut: after every stretch that nobody wants, else in the middle."""
+    """Where to cut: after every stretch without points, else in the middle."""
     holes = [start for (_, end), (start, _) in pairwise(pieces) if start > end]
     if holes:
         return holes

@@ -86,7 +86,7 @@ def resolve_image(
 ) -> tuple[Resolved, dict[str, str]]:
     """The points that fit the device an image was taken from, and the identity that its own registers give.
 
-    ``firmware`` overrides what the image says.
+    ``firmware`` overrides that of the image.
     """
     base = profile.resolve(params)
     wanted = [p for p in base.points if p.name in profile.identity_points]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drivers.model import Limits
+from drivers.serial_setting import SerialSetting, silence_ns
 
 MODBUS_REQUEST = 8  # bytes on a serial line: address, function, start, count, CRC
 MODBUS_ANSWER = 5  # address, function, byte count, CRC
@@ -12,11 +13,6 @@ _MBAP = 7 + 1 + 4 + 7 + 2  # the same over MBAP, both ways, without the CRC
 _ETHERNET = 2 * 66  # headers of a TCP segment each way
 _NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
 _NO_LIMITS = Limits()
-
-
-def silence_ns(baud: int) -> int:
-    """t3.5: the silence between frames. Fixed above 19200 baud. Source: MODBUS over serial line 1.02, 2.5.1.1."""
-    return 1_750_000 if baud > 19_200 else round(3.5 * 11 * 1e9 / baud)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +29,11 @@ class LineTiming:
 
     @staticmethod
     def serial(setting: str, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.005) -> LineTiming:
-        """A serial line by its setting, as "9600 8N1". Raises ValueError for another shape."""
-        baud, bits = _setting(setting)
+        """A serial line by its setting, as "9600 8N1". Raises ConfigError for another form."""
+        serial = SerialSetting.parse(setting, "plan")
         turnaround = limits.turnaround_s if limits.turnaround_s is not None else turnaround_s
-        quiet = max(silence_ns(baud), round((limits.quiet_s or 0) * 1e9))
-        return LineTiming(round(bits * 1e9 / baud), quiet, round(turnaround * 1e9))
+        quiet = max(silence_ns(serial.baud), round((limits.quiet_s or 0) * 1e9))
+        return LineTiming(round(serial.char_bits * 1e9 / serial.baud), quiet, round(turnaround * 1e9))
 
     @staticmethod
     def tcp(bus_baud: int | None = None, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.002) -> LineTiming:
@@ -54,15 +50,3 @@ class LineTiming:
         if self.network:
             total += (_MBAP + _ETHERNET + payload) * _NETWORK_NS_PER_BYTE
         return total
-
-
-def _setting(setting: str) -> tuple[int, int]:
-    """Baud and bits a byte, start and stop bits counted."""
-    try:
-        baud, form = setting.split()
-        data, parity, stop = int(form[0]), form[1].upper(), int(form[2:])
-        if int(baud) <= 0 or parity not in "NEO":
-            raise ValueError
-    except (ValueError, IndexError):
-        raise ValueError(f"a serial setting is baud, bits, parity, stop, as 9600 8N1; got {setting!r}") from None
-    return int(baud), 1 + data + (parity != "N") + stop

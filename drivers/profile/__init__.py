@@ -4,11 +4,10 @@ from drivers.model import Fresh
 from drivers.profile.find import SITE_DIR, default_dirs, find_profile, list_profiles, shipped_dir
 from drivers.profile.loader import load_profile
 from drivers.profile.types import Param, Profile, Resolved, Sample, Variant, concerned, select, swap_reversed
-from drivers.profile.words import Entry, Vocabulary, vocabulary
+from drivers.profile.vocabulary import Vocabulary, VocabularyEntry, vocabulary
 
 __all__ = [
     "SITE_DIR",
-    "Entry",
     "Fresh",
     "Param",
     "Profile",
@@ -16,6 +15,7 @@ __all__ = [
     "Sample",
     "Variant",
     "Vocabulary",
+    "VocabularyEntry",
     "concerned",
     "default_dirs",
     "find_profile",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import firmware_profiles
 from drivers.model import ProfileError
+from drivers.toml import show
 
 SITE_DIR = Path("/etc/meterhouse/profiles")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*")
@@ -31,7 +32,9 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
         ProfileError: the id is malformed, or no folder has it (the nearest known id is named).
     """
     if not _ID.fullmatch(id):
-        raise ProfileError(f"{id!r} is no profile id", where="profile", hint="Write VENDOR/FAMILY, as eastron/sdm630")
+        raise ProfileError(
+            f"invalid profile id {show(id)}", where="profile", hint="Write VENDOR/FAMILY, such as eastron/sdm630"
+        )
     dirs = default_dirs() if search_dirs is None else search_dirs
     for folder in dirs:
         path = folder / f"{id}.toml"
@@ -40,8 +43,8 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
     known = list(list_profiles(dirs))
     near = difflib.get_close_matches(id, known, n=1, cutoff=0.5)
     family = [k for k in known if k.rpartition("/")[2] == id.rpartition("/")[2]]
-    hint = f"Did you mean {(family or near)[0]!r}?" if family or near else "`meterhouse profiles list` shows all"
-    raise ProfileError(f"no profile {id!r} in {', '.join(str(d) for d in dirs)}", where="profile", hint=hint)
+    hint = f'Did you mean "{(family or near)[0]}"?' if family or near else "`meterhouse profiles list` shows all"
+    raise ProfileError(f"no profile {show(id)} in {', '.join(str(d) for d in dirs)}", where="profile", hint=hint)
 
 
 def list_profiles(dirs: Sequence[Path] | None = None) -> dict[str, Path]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drivers.model import Fresh, Limits
-from drivers.profile.complaints import Complaints, Table, did_you_mean
-from drivers.profile.shape import MAX_WORDS
+from drivers.model import ConfigError, Fresh, Limits
+from drivers.profile.complaints import ProfileComplaints
+from drivers.profile.register_layout import MAX_WORDS
 from drivers.profile.types import Param
+from drivers.serial_setting import SerialSetting
+from drivers.toml import TomlTable, show, suggestion
 
 KINDS = [
     "meter",
@@ -73,7 +75,7 @@ LIMIT_KEYS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ProfileHead:
     """The keys of a profile outside its points."""
 
     vendor: str
@@ -94,26 +96,26 @@ class Head:
     notes: Mapping[str, str]
 
 
-def read_head(document: Mapping[str, Any], complaints: Complaints, base: Head | None) -> Head:
+def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: ProfileHead | None) -> ProfileHead:
     """Read and judge the head; with ``base`` (extends) what is not said is the base's."""
-    table = Table(document, (), complaints)
+    table = complaints.table(document)
     table.unknown(HEAD_KEYS)
-    schema = table.get("schema", (int,), "1")
+    schema = table.of_types("schema", (int,), "1")
     if schema != 1:
-        seen = "is missing" if "schema" not in document else f"is {schema}, which this version does not know"
-        table.add("schema", f"schema {seen}", "This version reads schema = 1")
+        what = 'the key "schema" is missing' if "schema" not in document else f"schema {show(schema)} is not supported"
+        table.add("schema", what, "This version reads schema = 1")
     need = base is None
     models = table.texts("models")
     if not models and need:
-        table.add("models", "the key 'models' is missing", 'Patterns of model names, as ["EX-630*"]')
-    return Head(
+        table.add("models", 'the key "models" is missing', 'Patterns of model names, as ["EX-630*"]')
+    return ProfileHead(
         vendor=table.text("vendor", required=need) or (base.vendor if base else ""),
         models=models or (base.models if base else ()),
         kind=table.choice("kind", KINDS, base.kind if base else "", required=need),
         protocol=_protocol(table, base),
         source=table.text("source", required=True),
         evidence=table.choice("evidence", EVIDENCE, required=True),
-        limits=read_limits(Table(table.table("limits"), ("limits",), complaints, "limits")).over(
+        limits=read_limits(complaints.table(table.mapping("limits"), ("limits",), "limits")).over(
             base.limits if base else Limits()
         ),
         probe=_probe(table) or (base.probe if base else ""),
@@ -124,51 +126,54 @@ def read_head(document: Mapping[str, Any], complaints: Complaints, base: Head | 
         fresh=_fresh(table) or (base.fresh if base else None),
         serial=_serial(table) or (base.serial if base else ""),
         identity=table.texts("identity") or (base.identity if base else ()),
-        notes={k: v for k, v in table.table("notes").items() if isinstance(v, str)},
+        notes={k: v for k, v in table.mapping("notes").items() if isinstance(v, str)},
     )
 
 
-def _protocol(table: Table, base: Head | None) -> str:
+def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
     protocol = table.text("protocol", base.protocol if base else "", required=base is None)
-    near = "" if protocol in PROTOCOLS else did_you_mean(protocol, PROTOCOLS)
+    near = "" if protocol in PROTOCOLS else suggestion(protocol, PROTOCOLS)
     if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
-        table.add("protocol", f"protocol is {protocol!r}, which is not known", near)
+        table.add("protocol", f"unknown protocol {show(protocol)}", near)
     return protocol if protocol and not near else "modbus"
 
 
-def _class(table: Table) -> str:
+def _class(table: TomlTable) -> str:
     found = table.text("class")
     if found and not re.fullmatch(r"[A-D]|(0\.[1-9]|[1-5](\.[0-9])?)(S| ?%)?", found):
-        table.add("class", f"class is {found!r}, which is no accuracy class", 'Such as "0.5S", "1", "B" or "1.2 %"')
+        table.add("class", f"invalid accuracy class {show(found)}", 'Such as "0.5S", "1", "B" or "1.2 %"')
         return ""
     return found
 
 
-def _probe(table: Table) -> str:
-    probe = Table(table.table("probe"), ("probe",), table.complaints, "probe")
+def _probe(table: TomlTable) -> str:
+    probe = table.inner("probe", ("probe",), table.mapping("probe"))
     probe.unknown(("point",))
-    return probe.text("point", required="probe" in table.document)
+    return probe.text("point", required="probe" in table.raw)
 
 
-def _serial(table: Table) -> str:
+def _serial(table: TomlTable) -> str:
     serial = table.text("serial")
-    if serial and not re.fullmatch(r"[0-9]{3,7} [5-8][NEO][12]", serial):
-        table.add("serial", f"serial is {serial!r}, want baud, bits, parity, stop", 'As "9600 8N1"')
+    if not serial:
         return ""
-    return serial
+    try:
+        return str(SerialSetting.parse(serial, ""))
+    except ConfigError as error:
+        table.add("serial", error.what, error.hint)
+        return ""
 
 
-def read_limits(table: Table) -> Limits:
+def read_limits(table: TomlTable) -> Limits:
     """The limits in a table; durations are texts such as "20 ms"."""
     table.unknown(["max_words", "max_gap", "holes", "retries", "connections", *LIMIT_KEYS])
-    words = table.get("max_words", (int,), f"an integer from 1 to {MAX_WORDS}")
+    words = table.of_types("max_words", (int,), f"a whole number from 1 to {MAX_WORDS}")
     if words is not None and not 1 <= words <= MAX_WORDS:  # field pain 28
-        table.add("max_words", f"max_words is {words}, Modbus allows 1 to {MAX_WORDS} registers a read")
+        table.add("max_words", f"max_words is {words}, but Modbus allows 1 to {MAX_WORDS} registers per read")
         words = None
     gap = table.integer("max_gap", 0, MAX_WORDS)
-    holes = table.flag("holes") if "holes" in table.document else None
+    holes = table.flag("holes") if "holes" in table.raw else None
     if gap and holes is False:
-        table.add("max_gap", "'max_gap' beside 'holes = false'", "Holes are either read over or not")
+        table.add("max_gap", "max_gap and holes = false exclude each other", "Holes are either read over or not")
     if gap and holes is None:
         holes = True
     seconds = {field: table.seconds(key) for key, field in LIMIT_KEYS.items()}
@@ -176,42 +181,42 @@ def read_limits(table: Table) -> Limits:
     return Limits(max_words=words, max_gap=gap, holes=holes, retries=retries, connections=connections, **seconds)
 
 
-def _params(table: Table) -> dict[str, Param]:
+def _params(table: TomlTable) -> dict[str, Param]:
     result: dict[str, Param] = {}
-    for name, said in table.table("params").items():
-        path = ("params", name)
+    for name, said in table.mapping("params").items():
+        param = table.inner(f"parameter {name}", ("params", name), said if isinstance(said, dict) else {})
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            table.complaints.add(path, f"{name!r} is no parameter name", "Small letters, digits and _")
+            param.add("", f"invalid parameter name {show(name)}", "Small letters, digits and _")
         if isinstance(said, (int, str)) and not isinstance(said, bool):
             result[name] = Param(name, said, choices=(said,) if isinstance(said, str) else ())
         elif isinstance(said, dict):
-            result[name] = _param(name, Table(said, path, table.complaints, f"parameter {name}"))
+            result[name] = _param(name, param)
         else:
-            table.complaints.add(path, f"parameter {name} is neither a number nor a table")
+            param.add("", "is neither a number nor a table")
     return result
 
 
-def _param(name: str, table: Table) -> Param:
+def _param(name: str, table: TomlTable) -> Param:
     table.unknown(("default", "min", "max", "choices", "en", "zh"))
     choices = table.texts("choices")
     low, high = table.integer("min", 0, 65535, 0) or 0, table.integer("max", 0, 65535, 65535)
-    default = table.get("default", (int, str), "a number or a text")
+    default = table.of_types("default", (int, str), "a number or a text")
     if choices and default is not None and default not in choices:
-        table.add("default", f"default {default!r} is none of its choices")
+        table.add("default", f"default {show(default)} is not one of the choices")
     if not choices and isinstance(default, str):
-        table.add("default", f"default is {default!r}, a text without 'choices'")
+        table.add("default", f"default {show(default)} is a text, but there are no choices")
         default = None
     return Param(name, default, low, 65535 if high is None else high, choices, table.text("en"), table.text("zh"))
 
 
-def _fresh(table: Table) -> Fresh | None:
-    if "fresh" not in table.document:
+def _fresh(table: TomlTable) -> Fresh | None:
+    if "fresh" not in table.raw:
         return None
-    fresh = Table(table.table("fresh"), ("fresh",), table.complaints, "fresh")
+    fresh = table.inner("fresh", ("fresh",), table.mapping("fresh"))
     fresh.unknown(("point", "changes_within", "equals"))
     within, equals = fresh.seconds("changes_within"), fresh.integer("equals", 0, 0xFFFFFFFF)
-    if (within is None) == (equals is None) and len(fresh.document) != 1:
-        fresh.add("point", "fresh wants 'changes_within' or 'equals', one of them")
+    if (within is None) == (equals is None) and len(fresh.raw) != 1:
+        fresh.add("point", "changes_within and equals exclude each other")
     elif within is None and equals is None:
-        fresh.add("point", "fresh does not say how the point proves it", 'changes_within = "60 s" or equals = 1')
+        fresh.add("point", "changes_within or equals is missing", 'Such as changes_within = "60 s" or equals = 1')
     return Fresh(fresh.text("point", required=True), within, equals)

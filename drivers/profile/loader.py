@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import fnmatch
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.model import PACES, Limits, Point, ProfileError, clean_text
-from drivers.profile.complaints import Complaints, Table, did_you_mean
+from drivers.encoding import base64url
+from drivers.model import PACES, Limits, Point, ProfileError
+from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.find import default_dirs, find_profile
-from drivers.profile.head import Head, read_head, read_limits
+from drivers.profile.head import ProfileHead, read_head, read_limits
 from drivers.profile.points import build_point
+from drivers.profile.register_layout import MAX_WORDS, ORDERS, REGISTERS, Defaults
 from drivers.profile.repeat import described_points
 from drivers.profile.samples import read_samples
-from drivers.profile.shape import MAX_WORDS, ORDERS, REGISTERS, Defaults
 from drivers.profile.types import Param, Profile, Sample, Variant
 from drivers.profile.variants import condition_error, holds, identity_holds
-from drivers.profile.words import vocabulary
+from drivers.profile.vocabulary import vocabulary
+from drivers.toml import KeyPath, TomlTable, read_source, show, suggestion
 
 VARIANT_KEYS = ("name", "firmware", "identity", "point", "repeat", "remove", "limits")
 _SAME = re.compile(r"device\.(vendor|model|serial|firmware|hardware|protocol)(\..*)?")
@@ -35,33 +34,27 @@ class _Layer:
     """One file of an ``extends`` chain, base first."""
 
     document: Mapping[str, Any]
-    complaints: Complaints
-    head: Head
+    complaints: ProfileComplaints
+    head: ProfileHead
     defaults: Defaults
-    cache: dict[tuple[tuple[str | int, ...], tuple[tuple[str, int | str], ...]], list[Point]] = field(
-        default_factory=dict
-    )
+    cache: dict[tuple[KeyPath, tuple[tuple[str, int | str], ...]], list[Point]] = field(default_factory=dict)
 
-    def points(
-        self, document: Mapping[str, Any], path: tuple[str | int, ...], params: Mapping[str, int | str]
-    ) -> list[Point]:
+    def points(self, document: Mapping[str, Any], path: KeyPath, params: Mapping[str, int | str]) -> list[Point]:
         """The points described below ``path`` of this file."""
         key = (path, tuple(sorted(params.items())))
         if key not in self.cache:
             self.cache[key] = self._build(document, path, params)
         return self.cache[key]
 
-    def _build(
-        self, document: Mapping[str, Any], path: tuple[str | int, ...], params: Mapping[str, int | str]
-    ) -> list[Point]:
+    def _build(self, document: Mapping[str, Any], path: KeyPath, params: Mapping[str, int | str]) -> list[Point]:
         points: dict[str, Point] = {}
         for said, here in described_points(document, path, params, self.complaints):
-            table = Table(said, here, self.complaints)
-            point = build_point(said, here, table, self.defaults, vocabulary())
+            table = self.complaints.table(said, here)
+            point = build_point(table, self.defaults, vocabulary())
             if point is None:
                 continue
             if point.name in points:
-                table.add("name", f"the point {point.name!r} is there twice")
+                table.add("name", f"duplicate point {show(point.name)}")
             points[point.name] = point
         return list(points.values())
 
@@ -83,13 +76,14 @@ def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profi
 
 
 def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> list[_Layer]:
-    text, document = _parse(path)
-    complaints = Complaints(_short(path), text)
+    complaints = ProfileComplaints()
+    complaints.source, document = read_source(path, complaints, name=_short(path))
+    complaints.check()
     layers: list[_Layer] = []
     base = document.get("extends")
     if isinstance(base, str):
         if path in seen:
-            complaints.add(("extends",), f"extends goes in a circle: {' -> '.join(_short(p) for p in (*seen, path))}")
+            complaints.at(("extends",), f"extends forms a circle: {' -> '.join(_short(p) for p in (*seen, path))}")
         else:
             try:
                 found = find_profile(base, dirs if dirs is not None else None)
@@ -99,7 +93,7 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
                 for layer in layers:
                     layer.complaints.check()
             except ProfileError as error:
-                complaints.add(("extends",), f"extends {base!r}: {error.what}", error.hint)
+                complaints.at(("extends",), f"extends {show(base)}: {error.what}", error.hint)
         complaints.check()  # without its base a profile lacks everything: one complaint is enough
     head = read_head(document, complaints, layers[-1].head if layers else None)
     limits = head.limits
@@ -113,28 +107,16 @@ def _dirs(dirs: Sequence[Path] | None) -> Sequence[Path]:
     return default_dirs() if dirs is None else dirs
 
 
-def _parse(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = path.read_text("utf-8")
-        return text, tomllib.loads(text, parse_float=Decimal)
-    except OSError as error:
-        raise ProfileError(f"cannot be read: {error.strerror}", where=_short(path)) from error
-    except UnicodeDecodeError as error:
-        raise ProfileError(f"is not UTF-8 at byte {error.start}", where=_short(path)) from error
-    except (ValueError, ArithmeticError) as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise ProfileError(f"is not valid TOML: {clean_text(str(error), 200)}", where=_short(path)) from error
-
-
 def _short(path: Path) -> str:
     """VENDOR/FAMILY.toml with the folder above it, as people know it."""
     return "/".join(path.parts[-3:])
 
 
 def _defaults(
-    document: Mapping[str, Any], complaints: Complaints, inherited: Defaults, head: Head, limits: Limits
+    document: Mapping[str, Any], complaints: ProfileComplaints, inherited: Defaults, head: ProfileHead, limits: Limits
 ) -> Defaults:
-    table = Table(document, (), complaints)
-    said = Table(table.table("defaults"), ("defaults",), complaints, "defaults")
+    table = complaints.table(document)
+    said = table.inner("defaults", ("defaults",), table.mapping("defaults"))
     said.unknown(("function", "type", "order", "pace", "ratio", "barrier"))
     values: dict[str, Any] = {
         "function": said.integer("function", 1, 4),
@@ -145,15 +127,15 @@ def _defaults(
         "barrier": said.flag("barrier"),
     }
     sentinels = dict(inherited.sentinels)
-    own = Table(table.table("sentinels"), ("sentinels",), complaints, "sentinels")
+    own = table.inner("sentinels", ("sentinels",), table.mapping("sentinels"))
     own.unknown(REGISTERS)
-    for name in own.document:
-        value = own.get(name, (int, list, bool), "a raw value, a list of them, or false")
+    for name in own.raw:
+        value = own.of_types(name, (int, list, bool), "a raw value, a list of them, or false")
         items = [] if value is False or value is None else value if isinstance(value, list) else [value]
         if all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in items):
             sentinels[name] = tuple(items)
         else:
-            own.add(name, f"sentinels of {name} must be raw values", "Write the raw bits, as 0x7FFF")
+            own.add(name, f"the sentinels of {name} must be raw values", "Write the raw bits, as 0x7FFF")
     return Defaults(
         values={**inherited.values, **{k: v for k, v in values.items() if v}},
         sentinels=sentinels,
@@ -172,13 +154,13 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
         points: dict[str, Point] = {}
         limits = head.limits
         for layer in layers:
-            _remove(points, Table(layer.document, (), layer.complaints))
+            _remove(points, layer.complaints.table(layer.document))
             points.update((p.name, p) for p in layer.points(layer.document, (), params))
         for number, (layer, table, _) in enumerate(variants):
             if number not in chosen:
                 continue
             _remove(points, table)
-            points.update((p.name, p) for p in layer.points(table.document, table.path, params))
+            points.update((p.name, p) for p in layer.points(table.raw, table.path, params))
             limits = _variant_limits(table).over(limits)
         return tuple(points.values()), limits
 
@@ -202,7 +184,7 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
     _check_names(last, points, names)
     for chosen in _sample_params(last.document, head.params):  # a sample may show what only a larger cabinet has
         names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
-    samples: tuple[Sample, ...] = read_samples(Table(last.document, (), last.complaints), names, head.protocol)
+    samples: tuple[Sample, ...] = read_samples(last.complaints.table(last.document), names, head.protocol)
     wanted = [n for _, _, v in variants for n in v.identity]
     identity = [p.name for p in points if _SAME.fullmatch(p.name) or p.name in wanted or p.name in head.identity]
     return Profile(
@@ -240,7 +222,7 @@ def _trial(param: Param) -> int | str:
 
 
 def _sample_params(document: Mapping[str, Any], known: Mapping[str, Param]) -> list[dict[str, int | str]]:
-    """The parameters that samples set, as far as the profile allows them; what is wrong with them is said elsewhere."""
+    """The parameters that samples set and the profile allows; complaints about others are made elsewhere."""
     said = document.get("sample")
     tables = [s["params"] for s in said if isinstance(s, dict) and "params" in s] if isinstance(said, list) else []
     allowed = [{k: v for k, v in t.items() if k in known and _fits(v, known[k])} for t in tables if isinstance(t, dict)]
@@ -253,36 +235,39 @@ def _fits(value: Any, param: Param) -> bool:
     return isinstance(value, int) and param.low <= value <= param.high
 
 
-def _variants(layer: _Layer) -> list[tuple[_Layer, Table, Variant]]:
-    result: list[tuple[_Layer, Table, Variant]] = []
-    for number, said in enumerate(Table(layer.document, (), layer.complaints).tables("variant")):
-        table = Table(said, ("variant", number), layer.complaints, f"variant {number + 1}")
+def _variants(layer: _Layer) -> list[tuple[_Layer, TomlTable, Variant]]:
+    result: list[tuple[_Layer, TomlTable, Variant]] = []
+    for number, table in enumerate(layer.complaints.table(layer.document).tables("variant")):
         table.unknown(VARIANT_KEYS)
         conditions = tuple(c.strip() for text in table.texts("firmware") for c in text.split(","))
         for condition in conditions:
             if error := condition_error(condition):
-                table.add("firmware", f"firmware condition {condition!r}: {error}", "Write >=3, <V2.1, ==1.4 or V100*")
-        identity = table.table("identity")
+                table.add(
+                    "firmware",
+                    f"invalid firmware condition {show(condition)}: {error}",
+                    "Write >=3, <V2.1, ==1.4 or V100*",
+                )
+        identity = table.mapping("identity")
         if not all(isinstance(v, str) for v in identity.values()):
-            table.add("identity", "identity wants patterns as texts", 'as { "device.model" = "EX-*" }')
+            table.add("identity", "identity: patterns must be texts", 'Such as { "device.model" = "EX-*" }')
             identity = {}
         if not conditions and not identity:
-            layer.complaints.add(table.path, f"variant {number + 1} has no condition", "firmware or identity says when")
+            layer.complaints.at(table.path, f"variant {number + 1} has no condition", "Add firmware or identity")
         name = table.text("name") or ", ".join([*conditions, *(f"{k} {v}" for k, v in identity.items())])
         _variant_limits(table)
         result.append((layer, table, Variant(name, conditions, identity)))
     return result
 
 
-def _variant_limits(table: Table) -> Limits:
-    return read_limits(Table(table.table("limits"), (*table.path, "limits"), table.complaints, "limits"))
+def _variant_limits(table: TomlTable) -> Limits:
+    return read_limits(table.inner("limits", (*table.path, "limits"), table.mapping("limits")))
 
 
-def _remove(points: dict[str, Point], table: Table) -> None:
+def _remove(points: dict[str, Point], table: TomlTable) -> None:
     for glob in table.texts("remove"):
         gone = [name for name in points if fnmatch.fnmatchcase(name, glob)]
         if not gone:
-            table.add("remove", f"remove {glob!r} matches no point", did_you_mean(glob, points))
+            table.add("remove", f"remove {show(glob)} matches no point", suggestion(glob, points))
         for name in gone:
             del points[name]
 
@@ -297,24 +282,24 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
     for name, members in groups.items():
         span = max(p.address + p.count for p in members) - min(p.address for p in members)
         if len({p.function for p in members}) > 1:
-            layer.complaints.add((), f"together {name!r} mixes functions", "One request reads one function")
+            layer.complaints.at((), f"together {show(name)} mixes functions", "One request reads one function")
         elif span > longest and members[0].type != "bits":
-            layer.complaints.add((), f"together {name!r} spans {span} registers, one read takes {longest}")
+            layer.complaints.at((), f"together {show(name)} spans {span} registers, but one read takes {longest}")
 
 
 def _check_names(layer: _Layer, points: Sequence[Point], names: set[str]) -> None:
     head, complaints = layer.head, layer.complaints
     if not names:
-        complaints.add((), "there is no point in it")
+        complaints.at((), "the profile has no points")
     for path, name in ((("probe", "point"), head.probe), (("fresh", "point"), head.fresh.point if head.fresh else "")):
         if name and name not in names:
-            complaints.add(path, f"{path[0]} names {name!r}, which is no point here", did_you_mean(name, names))
+            complaints.at(path, f"{path[0]}: unknown point {show(name)}", suggestion(name, names))
     for name in head.identity:
         if name not in names:
-            complaints.add(("identity",), f"identity names {name!r}, which is no point here", did_you_mean(name, names))
+            complaints.at(("identity",), f"identity: unknown point {show(name)}", suggestion(name, names))
 
 
 def _hash(documents: list[Mapping[str, Any]]) -> str:
     """SHA-256, base64url without padding, of the content: comments, spacing and order of keys do not count."""
     text = json.dumps(documents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+    return base64url(hashlib.sha256(text.encode()).digest())

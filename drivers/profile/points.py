@@ -6,14 +6,12 @@ import re
 import string
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 from drivers.clocks import CLOCKS
 from drivers.model import IDENTIFICATION, KIND_CODES, PACES, Kind, Point
-from drivers.profile.complaints import Table, did_you_mean
-from drivers.profile.places import Path
-from drivers.profile.shape import BITS, INTEGERS, REGISTERS, Defaults, read_shape
-from drivers.profile.words import Entry, Vocabulary
+from drivers.profile.register_layout import BITS, INTEGERS, REGISTERS, Defaults, read_layout
+from drivers.profile.vocabulary import Vocabulary, VocabularyEntry
+from drivers.toml import TomlTable, show, suggestion
 
 COMMON_KEYS = [
     "name",
@@ -56,21 +54,19 @@ RATIO_DIMENSIONS = frozenset(
 )
 
 
-def build_point(
-    document: Mapping[str, Any], path: Path, table: Table, defaults: Defaults, vocabulary: Vocabulary
-) -> Point | None:
+def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) -> Point | None:
     """The Point that a table describes, or None after complaints that leave nothing to work with."""
     name = table.text("name", required=True)
     if not name:
         return None
-    reader = _Reader(Table(document, path, table.complaints, name), defaults, vocabulary, name)
-    return reader.read()
+    table.name = name
+    return _Reader(table, defaults, vocabulary, name).read()
 
 
 class _Reader:
-    def __init__(self, table: Table, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
+    def __init__(self, table: TomlTable, defaults: Defaults, vocabulary: Vocabulary, name: str) -> None:
         self.table, self.defaults, self.vocabulary, self.name = table, defaults, vocabulary, name
-        self.said = table.document
+        self.said = table.raw
         self.modbus = defaults.protocol == "modbus"
 
     def read(self) -> Point | None:
@@ -79,18 +75,18 @@ class _Reader:
         entry = self._entry()
         kind = self._kind(entry)
         unit = self._unit(entry, kind)
-        shape = read_shape(table, self.defaults)
-        type_, count = shape.type, shape.count
+        layout = read_layout(table, self.defaults)
+        type_, count = layout.type, layout.count
         low, high = self._range(entry, unit)
         bit, mask = self._bit_and_mask(type_, count)
-        bits, digits = self._width(kind, type_, bool(shape.parts))
+        bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
         if "clock" in self.said:  # it drifts by seconds a day
             pace = "once"
         clock = table.choice("clock", CLOCKS)
         if clock and (kind is not Kind.GAUGE or unit != "s"):
-            table.add("clock", "'clock' makes an offset of a clock in s", "As device.clock.offset")
+            table.add("clock", "clock needs a gauge in s", "Such as device.clock.offset")
         text = self._text(Kind.TEXT if clock else kind, type_, count)
         self._meaning(kind, type_, unit)
         return Point(
@@ -98,11 +94,11 @@ class _Reader:
             kind=kind,
             unit=unit,
             pace=table.choice("pace", PACES, pace),
-            function=shape.function,
-            address=shape.address,
+            function=layout.function,
+            address=layout.address,
             count=count,
             type=type_,
-            order=shape.order,
+            order=layout.order,
             bit=bit,
             mask=mask,
             scale=self._scale(),
@@ -115,7 +111,7 @@ class _Reader:
             labels=self._labels("labels", kind),
             bit_labels=self._bit_labels(kind, type_, count),
             states=self._states(kind),
-            parts=shape.parts,
+            parts=layout.parts,
             together=table.text("together"),
             barrier=table.flag("barrier", bool(self.defaults.values.get("barrier"))),
             ratio=ratio,
@@ -129,47 +125,47 @@ class _Reader:
             zh=table.text("zh"),
         )
 
-    def _entry(self) -> Entry | None:
+    def _entry(self) -> VocabularyEntry | None:
         if unfilled := re.search(r"\{[^}]*\}", self.name):
-            self.table.add("name", f"no repeat around {self.name!r} fills {unfilled[0]}")
+            self.table.add("name", f"no repeat around it fills {unfilled[0]}")
             return None
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", self.name):
-            self.table.add("name", f"{self.name!r} is no point name", "Small letters, digits and _ between dots")
+            self.table.add("name", f"invalid point name {show(self.name)}", "Small letters, digits and _ between dots")
             return None
         if self.name.startswith("x."):
             return None
         entry = self.vocabulary.find(self.name)
         if entry is None:
             near = self.vocabulary.nearest(self.name)
-            hint = f"Did you mean {near!r}? " if near else ""
+            hint = f'Did you mean "{near}"? ' if near else ""
             self.table.add(
                 "name",
-                f"{self.name!r} is not in the vocabulary",
-                f"{hint}Names of a profile's own begin with 'x.'",
+                f"{show(self.name)} is not in the vocabulary",
+                f'{hint}Custom names begin with "x."',
             )
         return entry
 
-    def _kind(self, entry: Entry | None) -> Kind:
+    def _kind(self, entry: VocabularyEntry | None) -> Kind:
         own = self.table.choice("kind", [k.value for k in KIND_CODES])
         if entry and own and own != entry.kind:
-            self.table.add("kind", f"kind is {own!r}, but the vocabulary says {entry.kind.value!r}")
+            self.table.add("kind", f'kind is "{own}", but the vocabulary says "{entry.kind.value}"')
         if entry:
             return entry.kind
         is_text = self.said.get("type") == "str" or self.said.get("function") == IDENTIFICATION
         return Kind(own) if own else Kind.TEXT if is_text else Kind.GAUGE
 
-    def _unit(self, entry: Entry | None, kind: Kind) -> str:
+    def _unit(self, entry: VocabularyEntry | None, kind: Kind) -> str:
         unit = self.table.text("unit")
         if entry is None:
             if unit and unit not in self.vocabulary.units:
-                hint = did_you_mean(unit, self.vocabulary.units)
-                self.table.add("unit", f"unit {unit!r} is not in the vocabulary", hint)
+                hint = suggestion(unit, self.vocabulary.units)
+                self.table.add("unit", f"unit {show(unit)} is not in the vocabulary", hint)
             return unit
         if not unit and "" not in entry.units and entry.units:
-            self.table.add("unit", f"unit is missing, want one of {', '.join(entry.units)}")
+            self.table.add("unit", 'the key "unit" is missing', f"One of {', '.join(entry.units)}")
         elif unit and unit not in entry.units:
             wanted = ", ".join(u for u in entry.units if u) or "no unit"
-            self.table.add("unit", f"unit {unit!r} does not fit {entry.dimension}", f"Want {wanted}")
+            self.table.add("unit", f"unit {show(unit)} does not fit {entry.dimension}", f"Allowed: {wanted}")
         return unit
 
     def _scale(self) -> Decimal:
@@ -177,22 +173,22 @@ class _Reader:
         decimals = self.table.integer("decimals", 0, 12)
         if decimals is not None:
             if "scale" in self.said:
-                self.table.add("decimals", "'decimals' beside 'scale'", "One of them says it")
+                self.table.add("decimals", "decimals and scale exclude each other")
             return Decimal(1).scaleb(-decimals)
         if not scale:
-            self.table.add("scale", "scale is 0, every value would be 0")
+            self.table.add("scale", "scale is 0, so every value would be 0")
             return Decimal(1)
         return scale
 
-    def _range(self, entry: Entry | None, unit: str) -> tuple[Decimal | None, Decimal | None]:
+    def _range(self, entry: VocabularyEntry | None, unit: str) -> tuple[Decimal | None, Decimal | None]:
         if "range" not in self.said:
             if entry and entry.low is not None and entry.units and unit == entry.units[0]:
                 return entry.low, entry.high
             return None, None
-        value = self.table.get("range", (list,), "[lowest, highest]", [])
+        value = self.table.of_types("range", (list,), "[lowest, highest]", [])
         good = len(value) == 2 and all(isinstance(v, (int, Decimal)) and not isinstance(v, bool) for v in value)
         if not good or Decimal(value[0]) >= Decimal(value[1]):
-            self.table.add("range", f"range is {[str(v) for v in value]}, want [lowest, highest]")
+            self.table.add("range", f"invalid range [{', '.join(show(v) for v in value)}]", "Write [lowest, highest]")
             return None, None
         return Decimal(value[0]), Decimal(value[1])
 
@@ -200,19 +196,19 @@ class _Reader:
         wide = count if type_ == "bits" else BITS.get(type_, 0)
         if ("bit" in self.said or "mask" in self.said) and (not wide or "parts" in self.said):
             key = "bit" if "bit" in self.said else "mask"
-            self.table.add(key, f"{key} means nothing for {'parts' if 'parts' in self.said else type_}")
+            self.table.add(key, f"{key} does not apply to {'parts' if 'parts' in self.said else type_}")
             return None, None
         if "bit" in self.said and "mask" in self.said:
-            self.table.add("mask", "'mask' beside 'bit'", "One of them says it")
+            self.table.add("mask", "mask and bit exclude each other")
         return self.table.integer("bit", 0, max(wide - 1, 0)), self.table.integer("mask", 1, max(2**wide - 1, 1))
 
     def _width(self, kind: Kind, type_: str, parts: bool) -> tuple[int | None, int | None]:
         width, digits = self.table.integer("width", 1, 64), self.table.integer("digits", 1, 19)
         for key in ("width", "digits"):
             if key in self.said and kind is not Kind.COUNTER:
-                self.table.add(key, f"{key} belongs to counters, this is a {kind.value}")
+                self.table.add(key, f"{key} applies to counters only, this is a {kind.value}")
         if width and digits:
-            self.table.add("digits", "'digits' beside 'width'", "A counter rolls over in one way")
+            self.table.add("digits", "digits and width exclude each other", "A counter rolls over in one way")
         if kind is not Kind.COUNTER:
             return None, None
         if not width and not digits and not parts and type_.startswith("u"):
@@ -223,13 +219,13 @@ class _Reader:
 
     def _sentinels(self, type_: str, bit: int | None, mask: int | None) -> tuple[int, ...] | None:
         if "sentinel" in self.said:
-            value = self.table.get("sentinel", (int, list, bool), "a raw value, a list of them, or false", [])
+            value = self.table.of_types("sentinel", (int, list, bool), "a raw value, a list of them, or false", [])
             if value is False:
                 return ()
             items = value if isinstance(value, list) else [value]
             wide = BITS.get(type_, 16 * REGISTERS.get(type_, 1) or 64)
             if value is True or not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
-                self.table.add("sentinel", "sentinel wants raw values, or false for none")
+                self.table.add("sentinel", "sentinel must be raw values, or false for none")
                 return None
             if any(not 0 <= i < 2**wide for i in items):
                 hint = "Write the raw bits, as 0xFFFF"
@@ -240,20 +236,20 @@ class _Reader:
             return ()  # a flag inside a word: the other flags make "all ones" possible
         return self.defaults.sentinels.get(type_)
 
-    def _ratio(self, entry: Entry | None, unit: str) -> str:
+    def _ratio(self, entry: VocabularyEntry | None, unit: str) -> str:
         ratio = self.table.choice("ratio", ("apply", "done"), self.defaults.values.get("ratio", ""))
         concerned = bool(entry and entry.dimension in RATIO_DIMENSIONS and ".ac." in f".{self.name}")
         if "ratio" in self.said and not concerned:
-            self.table.add("ratio", f"no transformer ratio acts on {self.name} in {unit or 'no unit'}")
+            self.table.add("ratio", f"ratio does not apply to {self.name} in {unit or 'no unit'}")
         return ratio if concerned else ""
 
     def _labels(self, key: str, kind: Kind) -> Mapping[int, str]:
         labels = self.table.keyed(key)
         if labels and kind is not Kind.STATE:
-            self.table.add(key, f"{key} belong to states, this is a {kind.value}")
+            self.table.add(key, f"{key} apply to states only, this is a {kind.value}")
         for number, label in labels.items():
             if not isinstance(label, str) or not label:
-                self.table.add(key, f"{key} of {number} is no text")
+                self.table.add(key, f"{key}: the label of {number} is not a text")
                 return {}
         return labels
 
@@ -268,22 +264,24 @@ class _Reader:
     def _states(self, kind: Kind) -> Mapping[int, str]:
         states = self.table.keyed("states")
         if states and not self.name.endswith("device.state"):
-            self.table.add("states", "states belong to device.state", "Other states have labels")
+            self.table.add("states", "states apply to device.state only", "Other states have labels")
         for number, state in states.items():
             if not isinstance(state, str) or state not in self.vocabulary.states:
-                hint = did_you_mean(str(state), self.vocabulary.states)
+                hint = suggestion(str(state), self.vocabulary.states)
                 allowed = f"Allowed: {', '.join(self.vocabulary.states)}"
-                self.table.add("states", f"states maps {number} to {state!r}, which is no state", hint or allowed)
+                self.table.add("states", f"unknown state {show(state)} for {number}", hint or allowed)
         return states
 
     def _text(self, kind: Kind, type_: str, count: int) -> str:
         form = self.table.text("text")
         if not form:
             if kind is Kind.TEXT and self.modbus and type_ != "str" and type_ not in INTEGERS:
-                self.table.add("type", f"a text cannot come from {type_}", "str, an integer type, or 'text' with u16")
+                self.table.add(
+                    "type", f"type {type_} cannot give a text", "Use str, an integer type, or the key text with u16"
+                )
             return ""
         if kind is not Kind.TEXT or type_ not in {"u16", "u8h"}:
-            self.table.add("text", "'text' belongs to text points of type u16 (registers) or u8h (their bytes)")
+            self.table.add("text", "text applies to text points of type u16 (registers) or u8h (their bytes) only")
             return ""
         if type_ == "u8h":
             count *= 2
@@ -291,10 +289,10 @@ class _Reader:
             fields = [f for _, f, _, _ in string.Formatter().parse(form) if f is not None]
             form.format(*range(count))
         except (ValueError, IndexError, KeyError) as error:
-            self.table.add("text", f"text {form!r} cannot be filled from {count} numbers ({error})")
+            self.table.add("text", f"text {show(form)} cannot be filled with {count} numbers ({error})")
             return ""
         if not all(f.isdigit() for f in fields):
-            self.table.add("text", f"text {form!r} may name them by number only, as {{0}} or {{1:02x}}")
+            self.table.add("text", f"text {show(form)} may use numbered fields only, such as {{0}} or {{1:02x}}")
             return ""
         return form
 
@@ -302,8 +300,8 @@ class _Reader:
         if kind in {Kind.STATE, Kind.TEXT}:
             for key in ("scale", "decimals", "offset", "range", "ratio"):
                 if key in self.said:
-                    self.table.add(key, f"{key} means nothing for a {kind.value}", "Its value is the raw one")
+                    self.table.add(key, f"{key} does not apply to a {kind.value}", "Its value is the raw one")
         elif type_ == "str" and "clock" not in self.said:
-            self.table.add("type", f"a {kind.value} cannot come from a str")
+            self.table.add("type", f"type str cannot give a {kind.value}")
         if type_ in {"f16", "f32", "f64"} and "sentinel" in self.said and kind is Kind.STATE:
-            self.table.add("type", f"a state cannot come from {type_}")
+            self.table.add("type", f"type {type_} cannot give a state")

@@ -6,78 +6,78 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drivers.profile.complaints import Complaints, Table
-from drivers.profile.places import Path
+from drivers.profile.complaints import ProfileComplaints
+from drivers.toml import KeyPath, TomlTable, show
 
 REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
 MAX_POINTS = 20_000  # far beyond any cabinet; a slip in a parameter must not eat the memory
 
-Described = tuple[Mapping[str, Any], Path]  # a point's table and where it stands
+Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and where it stands
 
 
 def described_points(
-    document: Mapping[str, Any], path: Path, params: Mapping[str, int | str], complaints: Complaints
+    document: Mapping[str, Any], path: KeyPath, params: Mapping[str, int | str], complaints: ProfileComplaints
 ) -> list[Described]:
     """All point tables below ``document``, repeats written out, in file order (plain points first)."""
     result: list[Described] = []
     for item in _expanded(document, path, params, complaints, {}, 0):
         result.append(item)
         if len(result) > MAX_POINTS:
-            complaints.add(path, f"more than {MAX_POINTS} points", "Is a parameter too large?")
+            complaints.at(path, f"more than {MAX_POINTS} points", "Is a parameter too large?")
             break
     return result
 
 
 def _expanded(
     document: Mapping[str, Any],
-    path: Path,
+    path: KeyPath,
     params: Mapping[str, int | str],
-    complaints: Complaints,
+    complaints: ProfileComplaints,
     values: Mapping[str, str],
     shift: int,
 ) -> Iterator[Described]:
-    table = Table(document, path, complaints)
-    for number, point in enumerate(table.tables("point")):
-        yield _shifted(point, values, shift), (*path, "point", number)
-    for number, repeat in enumerate(table.tables("repeat")):
-        here = (*path, "repeat", number)
-        reader = Table(repeat, here, complaints, "repeat")
+    table = complaints.table(document, path)
+    for point in table.tables("point"):
+        yield _shifted(point.raw, values, shift), point.path
+    for reader in table.tables("repeat"):
         reader.unknown(REPEAT_KEYS)
         over = reader.text("over", required=True)
         if not re.fullmatch(r"[a-z]{1,8}", over):
             if over:
-                reader.add("over", f"over is {over!r}, want a letter such as 'r'")
+                reader.add("over", f"over {show(over)} is not a letter", 'Such as "r"')
             continue
         if over in values:
-            reader.add("over", f"over {over!r} is already the letter of the repeat around it")
+            reader.add("over", f"over {show(over)} is already used by the enclosing repeat")
         stride = reader.integer("stride", -0xFFFF, 0xFFFF, 0) or 0
         for turn, word in enumerate(_words(reader, params)):
-            yield from _expanded(repeat, here, params, complaints, {**values, over: word}, shift + turn * stride)
+            yield from _expanded(
+                reader.raw, reader.path, params, complaints, {**values, over: word}, shift + turn * stride
+            )
 
 
-def _words(reader: Table, params: Mapping[str, int | str]) -> list[str]:
+def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
     """What the variable stands for, turn by turn."""
-    if "values" in reader.document:
+    if "values" in reader.raw:
         for key in ("count", "first"):
-            if key in reader.document:
-                reader.add(key, f"{key!r} beside 'values'")
+            if key in reader.raw:
+                reader.add(key, f"{key} and values exclude each other")
         words = reader.texts("values")
         if not words:
             reader.add("values", "values is empty")
         return list(words)
-    count = reader.get("count", (int, str), "a number or the name of a parameter")
+    count = reader.of_types("count", (int, str), "a number or the name of a parameter")
     if isinstance(count, str):
         if not isinstance(params.get(count), int):
             known = ", ".join(params) or "none"
-            reader.add("count", f"count is {count!r}, which is no parameter with a number", f"It knows: {known}")
+            reader.add("count", f"count {show(count)} is not a numeric parameter", f"Known parameters: {known}")
             return []
         count = params[count]
     if count is None:
-        if "count" not in reader.document:
-            reader.add("count", "the key 'count' is missing (or 'values')")
+        if "count" not in reader.raw:
+            reader.add("count", "count or values is missing")
         return []
     if int(count) > MAX_POINTS:  # before the words are written out
-        reader.add("count", f"count is {count}, more than {MAX_POINTS} turns", "Is a parameter too large?")
+        reader.add("count", f"count is {count}, at most {MAX_POINTS} are allowed", "Is a parameter too large?")
         return []
     first = reader.integer("first", 0, 0xFFFF, 1)
     return [str((1 if first is None else first) + i) for i in range(int(count))]

@@ -6,60 +6,60 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from drivers.profile.complaints import Table, did_you_mean
 from drivers.profile.types import Sample
+from drivers.toml import TomlTable, show, suggestion
 
 SPACES: Mapping[str, int] = {"coils": 1, "inputs": 2, "holding": 3, "input": 4}
 SAMPLE_KEYS = ("name", *SPACES, "frames", "expect", "missing", "params", "firmware", "identity")
 
 
-def read_samples(table: Table, names: set[str], protocol: str) -> tuple[Sample, ...]:
+def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Sample, ...]:
     """All samples; a name in ``expect`` that no point has is a complaint."""
     result: list[Sample] = []
-    for number, said in enumerate(table.tables("sample")):
-        sample = Table(said, ("sample", number), table.complaints, f"sample {number + 1}")
+    for sample in table.tables("sample"):
+        said = sample.raw
         sample.unknown(SAMPLE_KEYS)
         words = {function: _words(sample, key) for key, function in SPACES.items() if key in said}
         if not words and "frames" not in said:
             sample.add("name", "the sample has no registers", "holding, input, coils or inputs")
         expect: dict[str, Decimal | int | str | None] = {}
-        for name, value in sample.table("expect").items():
+        for name, value in sample.mapping("expect").items():
             if not isinstance(value, (int, Decimal, str)) or isinstance(value, bool):
-                sample.add("expect", f"expect of {name} is neither number nor text")
+                sample.add("expect", f"the expected value of {name} is neither a number nor a text")
                 continue
             expect[name] = value
         expect.update(dict.fromkeys(sample.texts("missing")))
-        identity = sample.table("identity")
+        identity = sample.mapping("identity")
         if not all(isinstance(v, str) for v in identity.values()):
-            sample.add("identity", "identity wants texts")
+            sample.add("identity", "identity: only texts are allowed")
             identity = {}
         if not expect:
-            sample.add("expect", "the sample expects nothing")
+            sample.add("expect", "the sample has neither expect nor missing")
         for name in expect:
             if name not in names:
-                sample.add("expect", f"expect names {name!r}, which is no point here", did_you_mean(name, names))
+                sample.add("expect", f"expect: unknown point {show(name)}", suggestion(name, names))
         result.append(
             Sample(
                 name=sample.text("name", required=True),
                 words=words,
                 expect=expect,
-                params=sample.table("params"),
+                params=sample.mapping("params"),
                 firmware=sample.text("firmware") or None,
                 identity=identity,
-                frames=sample.table("frames"),
+                frames=sample.mapping("frames"),
             )
         )
     return tuple(result)
 
 
-def _words(sample: Table, key: str) -> dict[int, int]:
+def _words(sample: TomlTable, key: str) -> dict[int, int]:
     """Address -> word. A value is one word, a list of words from there on, or their hex text."""
     highest = 1 if key in {"coils", "inputs"} else 0xFFFF
     result: dict[int, int] = {}
     for address, value in sample.keyed(key).items():
         for offset, word in enumerate(_list_of_words(value)):
             if not isinstance(word, int) or isinstance(word, bool) or not 0 <= word <= highest:
-                sample.add(key, f"{key} at {address + offset} is {word!r}, want 0 to {highest}")
+                sample.add(key, f"{key}: the value at {address + offset} is {show(word)}, allowed are 0 to {highest}")
                 return {}
             result[address + offset] = word
     return result

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from drivers.model import Fresh, Limits, Point, ProfileError
-from drivers.profile.complaints import did_you_mean
-from drivers.profile.words import vocabulary
+from drivers.profile.vocabulary import vocabulary
+from drivers.toml import show, suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Profile:
     limits: Limits
     probe: str  # the point to ask when only a sign of life is wanted; "" lets the driver choose
     params: Mapping[str, Param]
-    accuracy: str  # class of all models of the family, as "0.5S"; "": they differ, or nobody says
+    accuracy: str  # class of all models of the family, as "0.5S"; "": they differ, or are not known
     sleeps: bool  # the device goes silent in the dark
     caching: bool  # answers come from a master's memory and prove nothing about the device
     fresh: Fresh | None
@@ -122,22 +122,22 @@ class Profile:
             if name not in self.params:
                 known = ", ".join(self.params) or "none"
                 raise ProfileError(
-                    f"unknown parameter {name!r}",
+                    f"unknown parameter {show(name)}",
                     where=where,
-                    hint=did_you_mean(name, self.params) or f"It knows: {known}",
+                    hint=suggestion(name, self.params) or f"Known: {known}",
                 )
         result: dict[str, int | str] = {}
         for name, param in self.params.items():
             value = given.get(name, param.default)
             if value is None:
-                raise ProfileError(f"the parameter {name!r} must be said", where=where, hint=param.en)
+                raise ProfileError(f"the parameter {show(name)} is missing", where=where, hint=param.en)
             if param.choices:
                 if value not in param.choices:
                     hint = f"Allowed: {', '.join(param.choices)}"
-                    raise ProfileError(f"parameter {name} is {value!r}", where=where, hint=hint)
+                    raise ProfileError(f"invalid value {show(value)} of parameter {name}", where=where, hint=hint)
             elif not isinstance(value, int) or isinstance(value, bool) or not param.low <= value <= param.high:
-                hint = f"Want an integer from {param.low} to {param.high}"
-                raise ProfileError(f"parameter {name} is {value!r}", where=where, hint=hint)
+                hint = f"Write a whole number from {param.low} to {param.high}"
+                raise ProfileError(f"invalid value {show(value)} of parameter {name}", where=where, hint=hint)
             result[name] = value
         return result
 
@@ -152,8 +152,10 @@ def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
         return tuple(points)
     for glob in globs:
         if not any(fnmatch.fnmatchcase(p.name, glob) for p in points):
-            hint = did_you_mean(glob, [p.name for p in points])
-            raise ProfileError(f"no point matches {glob!r}", where="points", hint=hint or "`profiles show` lists them")
+            hint = suggestion(glob, [p.name for p in points])
+            raise ProfileError(
+                f"no point matches {show(glob)}", where="points", hint=hint or "`profiles show` lists them"
+            )
     return tuple(p for p in points if any(fnmatch.fnmatchcase(p.name, glob) for glob in globs))
 
 

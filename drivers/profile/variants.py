@@ -15,12 +15,12 @@ def condition_error(condition: str) -> str:
     """What is wrong with a firmware condition; "" if nothing is."""
     found = _CONDITION.fullmatch(condition)
     if not found:
-        return "it is empty"
+        return "empty"
     operator, value = found.groups()
     if operator and any(c in value for c in "*?["):
-        return f"{operator} does not go with a pattern"
+        return f"{operator} cannot be combined with a pattern"
     if operator and not _CHUNK.search(value):
-        return "there is no version in it"
+        return "no version in it"
     return ""
 
 

@@ -3,8 +3,8 @@
 from drivers.scan.ear import AnotherMaster, Ear, describe
 from drivers.scan.fit import Fit, Identity, identify, profiles_of
 from drivers.scan.hunt import Found, Hunt
-from drivers.scan.memory import RememberingLine
 from drivers.scan.probes import COMMON_SETTINGS, FACTS, PROTOCOLS, SETTINGS
+from drivers.scan.remembering_line import RememberingLine
 from drivers.scan.search import Scan, one_device
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The questions of a scan in their order, and how long they take where nobody answers."""
+"""The questions of a scan in their order, and how long they take without an answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def baud_of(serial: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """What a hunt means on a line of this kind."""
+    """The questions of a hunt on a line of this kind."""
 
     hunt: Hunt
     is_serial: bool
@@ -39,7 +39,7 @@ class Agenda:
         return 0.0 if self.is_mbap else self.hunt.listen_s
 
     def settings(self, protocol: str) -> tuple[str, ...]:
-        """Serial settings to try; "" where the line has none of its own to say."""
+        """Serial settings to try; "" if the line has none."""
         if not self.is_serial:
             return ("",)
         return self.hunt.settings or SETTINGS[protocol]
@@ -70,7 +70,7 @@ class Agenda:
         return probes
 
     def slow_pass(self, units: Sequence[int], is_known: Callable[[str, str, str], bool]) -> list[Probe]:
-        """The addresses that were silent, with patience; ``is_known`` takes protocol, address and setting."""
+        """The silent addresses again, with longer timeouts; ``is_known`` takes protocol, address and setting."""
         hunt, probes = self.hunt, list[Probe]()
         for protocol in hunt.protocols:
             for serial in self.settings(protocol):
@@ -84,14 +84,14 @@ class Agenda:
         return probes
 
     def search_s(self) -> float:
-        """Of the slow pass's searches among meters, where nobody is found."""
+        """Of the slow pass's searches among meters, where none is found."""
         if not self.hunt.slow or "dlt645" not in self.hunt.protocols:
             return 0.0
         asked = [dlt645_ending("00", serial, self.hunt.timeout_s) for serial in self.settings("dlt645")]
         return 100 * sum(self.cost_s(probe) for probe in asked)
 
     def cost_s(self, probe: Probe) -> float:
-        """One question that nobody answers."""
+        """One question without an answer."""
         if not probe.serial:
             return probe.timeout_s
         setting = SerialSetting.parse(probe.serial, self.hunt.url)

@@ -1,4 +1,4 @@
-"""What is heard on a line: answers that come late are attributed by their address, other masters are noticed."""
+"""Traffic on a line: late answers are attributed by their address, other masters are noticed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MOST_SAID = 8
 
 
 class AnotherMaster(MismatchError):
-    """Somebody else talks on this line; a scan would disturb it, and take its answers for ours."""
+    """Another master is active on this line; a scan would disturb it, and take its answers for ours."""
 
 
-class Heard(NamedTuple):
-    """A sound Modbus frame on the line."""
+class BusTraffic(NamedTuple):
+    """A valid Modbus frame on the line."""
 
     unit: int
     function: int  # without the exception bit
@@ -51,8 +51,8 @@ class Ear(FrameTrace):
     def close(self) -> None:
         """Nothing to close."""
 
-    def take(self) -> list[Heard]:
-        """The sound Modbus frames since the last call that we did not send; what may be the begin of one is kept."""
+    def take(self) -> list[BusTraffic]:
+        """The valid Modbus frames since the last call that we did not send; a possible beginning of one is kept."""
         if self._is_mbap:
             found, self.heard = list(_mbap(self.heard)), b""
             return found
@@ -65,15 +65,15 @@ class Ear(FrameTrace):
         return found
 
 
-def _mbap(data: bytes) -> Iterator[Heard]:
-    """Whole frames one after the other, as the line hands them on."""
+def _mbap(data: bytes) -> Iterator[BusTraffic]:
+    """Complete frames one after the other, as the line passes them on."""
     while len(data) >= 9:
         size = 6 + int.from_bytes(data[4:6], "big")
         frame, data = data[:size], data[size:]
-        yield Heard(frame[6], frame[7] & 0x7F, False, frame[8] if frame[7] & 0x80 else 0, frame)
+        yield BusTraffic(frame[6], frame[7] & 0x7F, False, frame[8] if frame[7] & 0x80 else 0, frame)
 
 
-def _rtu(data: bytes) -> Iterator[tuple[int, Heard]]:
+def _rtu(data: bytes) -> Iterator[tuple[int, BusTraffic]]:
     at = 0
     while at + 5 <= len(data):
         unit, function = data[at], data[at + 1]
@@ -87,7 +87,7 @@ def _rtu(data: bytes) -> Iterator[tuple[int, Heard]]:
         for size, is_request in sizes:
             raw = data[at : at + size]
             if len(raw) == size and crc16(raw) == 0:
-                yield at, Heard(unit, function & 0x7F, is_request, raw[2] if function & 0x80 else 0, raw)
+                yield at, BusTraffic(unit, function & 0x7F, is_request, raw[2] if function & 0x80 else 0, raw)
                 at += size
                 break
         else:
@@ -110,4 +110,4 @@ def describe(data: bytes) -> str:
         return "; ".join(said[:_MOST_SAID]) + ("; ..." if len(said) > _MOST_SAID else "")
     if len(data) < NOISE_BYTES:
         return ""
-    return f"{len(data)} bytes that are no frame at this setting: {data[:12].hex(' ').upper()}"
+    return f"{len(data)} bytes that are not a frame at this setting: {data[:12].hex(' ').upper()}"

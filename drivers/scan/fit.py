@@ -1,4 +1,4 @@
-"""Which profile fits a device: its own words first, then whether what it answers makes sense."""
+"""Which profile fits a device: its identity first, then the plausibility of its values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from drivers.model import (
 )
 from drivers.profile import Profile, list_profiles, load_profile
 from drivers.registry import driver_class
-from drivers.scan.memory import RememberingLine
+from drivers.scan.remembering_line import RememberingLine
 from ext.ring import Ring
 
 CHECKS = (
@@ -64,7 +64,7 @@ TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # of the grid: a value in it
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A profile that agrees with a device. ``how``: certain (it says so itself), likely or possible."""
+    """A profile that agrees with a device. ``how``: certain (the device says so), likely or possible."""
 
     profile: str
     variant: str
@@ -78,7 +78,7 @@ _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
 
 @dataclass(slots=True)
 class Identity:
-    """What a device says it is, by point name or, for function 43/14, "vendor", "product", "revision"."""
+    """The identity that a device reports, by point name or, for function 43/14, "vendor", "product", "revision"."""
 
     said: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Identity:
 
 
 def profiles_of(protocols: Iterable[str], only: str = "") -> list[Profile]:
-    """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` is for them."""
+    """The shipped and site profiles of these protocols; broken ones are left out, `profiles check` reports them."""
     wanted, listed = set(protocols), list_profiles()
     state = tuple(map(_changed_ns, listed.values()))
     loaded = [_loaded(path, state) for name, path in listed.items() if not only or name == only]
@@ -204,7 +204,7 @@ async def _try(
     readings = await _read(profile, points, address, serial, memory, ring)
     texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
     proof = _names_itself(profile, [texts.get("device.model", ""), *said.values()])
-    if profile.protocol == "sunspec":  # whoever made it: it says itself which models it has
+    if profile.protocol == "sunspec":  # of any vendor: it says itself which models it has
         proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
     judged = [_judge(point, readings[point.name], proof or profile.vendor == ANY_MAKER) for point in points]
     plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
@@ -220,7 +220,7 @@ async def _try(
 
 
 def _least(profile: Profile) -> dict[str, int | str]:
-    """What the installer must say, as the least that can be right."""
+    """The parameters that an installer must give, with the smallest valid values."""
     return {
         name: param.choices[0] if param.choices else max(param.low, 1)
         for name, param in profile.params.items()
@@ -267,7 +267,7 @@ def _is_medium(kind: str, said: Mapping[str, str]) -> bool:
 
 
 def _lacking(points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
-    """How many points the device should have and has not. What it calls "not available" it has."""
+    """How many points the device should have and lacks. A point that is "not available" is there."""
     return sum(
         readings[p.name].value is None and readings[p.name].quality != Reason.SENTINEL and not p.optional
         for p in points
@@ -285,9 +285,9 @@ def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
 
 
 def _judge(point: Point, reading: Reading, proof: bool) -> int:
-    """2: a value that only the right map gives, 1: agrees, 0: says nothing, -1: speaks against the profile."""
+    """2: a value that only the right map gives, 1: agrees, 0: no evidence, -1: contradicts the profile."""
     value = reading.value
-    if value is None:  # what it has not is counted apart: many a device lacks something of its family
+    if value is None:  # missing points are counted apart: many devices lack some points of their family
         return -1 if reading.quality == Reason.MISMATCH else 0  # a unit of another kind: kWh where GJ is wanted
     if isinstance(value, str):
         return _judge_text(point, value, proof)

@@ -1,6 +1,6 @@
-"""Meters that answer all at once, told apart by asking for fewer and fewer of them.
+"""Separates meters that answer at once, by addressing fewer and fewer of them.
 
-A search asks for everybody, and where several answer at once (their bytes lie over each other) for each part of them.
+A search addresses all meters, and where several answer at once (their bytes collide) each part of them.
 Sources: EN 13757-3 clause 11 (secondary addresses, wildcards), DL/T 645-2007 7.1 (abbreviated addresses).
 """
 
@@ -34,7 +34,7 @@ def maker_code(letters: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Whom a selection means: F and all ones stand for anything."""
+    """The meters that a selection addresses: F and all ones stand for anything."""
 
     digits: str = "FFFFFFFF"
     maker: int = 0xFFFF
@@ -76,8 +76,8 @@ async def mbus_by_selection(
 ) -> AsyncIterator[bytes]:
     """The telegrams of all meters that can be selected, each once.
 
-    Two meters that speak at once can sound like one of them. ``thorough`` does not believe that one is alone before
-    it was asked for those who differ from it in each digit, in medium and in maker.
+    Two meters that speak at once can sound like one of them. ``thorough`` does not accept that one is alone before
+    meters that differ from it in each digit were asked for, in medium and in maker.
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, note)

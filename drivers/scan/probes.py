@@ -1,4 +1,4 @@
-"""The questions of a scan, all of them reads, and how long each takes when nobody answers."""
+"""The questions of a scan, all of them reads, and how long each takes without an answer."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FACTS = {
     "01h": "DL/T 645-1997: read 9010, AA..AA; CJ/T 188: read 901F, AA..AA",
     "SND_NKE": "M-Bus: reset the link of a primary address, or deselect",
     "SND_UD select": "M-Bus: select by secondary address (CI 52h)",
-    "REQ_UD2": "M-Bus: read the data of who acknowledged",
+    "REQ_UD2": "M-Bus: read the data of the meter that acknowledged",
 }
 _METER_S = 0.5  # DL/T 645-2007 and CJ/T 188: a meter answers within 500 ms
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question. ``address`` is whose answer is wanted, "" where the answer tells it."""
+    """One question. ``address`` is the device that should answer, "" if the answer tells it."""
 
     protocol: str
     address: str
@@ -58,7 +58,7 @@ def mbus_probe(address: int, serial: str, timeout_s: float) -> Probe:
 
 
 def mbus_select(frame: bytes, mask: str, serial: str, timeout_s: float) -> Probe:
-    """A selection by secondary address: whoever it means acknowledges."""
+    """A selection by secondary address: the selected meter acknowledges."""
     return _mbus_acknowledged(frame, 0x53, mask, serial, timeout_s)
 
 
@@ -92,7 +92,7 @@ def mbus_read(address: int, who: str, serial: str, timeout_s: float) -> Probe:
 
 
 def mbus_ack_s(serial: str) -> float:
-    """How long an M-Bus meter may take to begin its answer: 330 bit times and 50 ms, and a little for us."""
+    """How long an M-Bus meter may take to begin its answer: 330 bit times and 50 ms, and a margin."""
     baud = int(serial.split(maxsplit=1)[0]) if serial else 2400
     return 0.06 + 330 / baud
 
@@ -154,7 +154,7 @@ def _dlt645(frame: bytes, function: int, serial: str, timeout_s: float, what: st
 
 
 def address_in(probe: Probe, payload: bytes) -> str:
-    """Whose answer it was."""
+    """The address of the device that answered."""
     if probe.protocol == "dlt645":
         return dlt645.Frame(payload).address
     if probe.protocol == "cjt188":

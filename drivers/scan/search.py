@@ -1,4 +1,4 @@
-"""A scan: listen, a quick pass over all addresses, a slow pass over the silent ones, then who they are."""
+"""A scan: listen, a quick pass over all addresses, a slow pass over the silent ones, then identification."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivers.line import Answer, LineConfig, LineFactory, SerialSetting, open_li
 from drivers.modbus import read_identification
 from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, MismatchError, UsageError
 from drivers.scan.agenda import Agenda, baud_of
-from drivers.scan.ear import AnotherMaster, Ear, Heard, describe
+from drivers.scan.ear import AnotherMaster, BusTraffic, Ear, describe
 from drivers.scan.fit import TIMEOUT_S, identify, profiles_of
 from drivers.scan.hunt import Found, Hunt
 from drivers.scan.narrow import Asker, answers_to_its_name, dlt645_by_digits, identity_of, mbus_by_selection
@@ -25,8 +25,8 @@ from drivers.scan.probes import (
     modbus_probe,
 )
 
-FOREIGN_FRAMES = 2  # that nobody here asked for, before the scan stops: once may be noise
-UNLIKELY_UNITS = (247, 201, 139)  # who answers to all of these is no bus behind a gateway
+FOREIGN_FRAMES = 2  # unsolicited, before the scan stops: one may be noise
+UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
 IDENTIFY_S = 3.0  # guess, for the estimate
 _LATE_S = 0.5
 
@@ -37,8 +37,8 @@ class Scan:
     """One scan of one line. ``found`` and ``notes`` hold what is known so far, also when ``run`` was interrupted.
 
     Raises:
-        UsageError: protocols or addresses that cannot be on this line, or no listening on a bus that is not ours.
-        ConfigError: an address of a line or serial setting that cannot be.
+        UsageError: protocols or addresses that cannot be on this line, or --listen 0 on a bus that is not ours.
+        ConfigError: an invalid address of a line or serial setting.
     """
 
     def __init__(self, hunt: Hunt, line_factory: LineFactory = open_line) -> None:
@@ -52,13 +52,13 @@ class Scan:
             raise UsageError("only Modbus is spoken here", where=hunt.url, hint="Serial servers have tcp:// lines")
         if hunt.listen_s <= 0 and not hunt.bus_is_mine and not self.is_mbap:
             raise UsageError("without listening, another master would be disturbed", where="--listen 0",
-                             hint="Say --bus-is-mine, too, if no other master is on this bus")  # fmt: skip
+                             hint="Add --bus-is-mine if no other master is on this bus")  # fmt: skip
         self.found: list[Found] = []
         self.notes: list[str] = []
         self._ear = Ear(self.is_mbap)
         self._line = line_factory(config, trace=self._ear)
         self._asked: set[int] = set()
-        self._foreign: list[Heard] = []
+        self._foreign: list[BusTraffic] = []
         self._done_s = 0.0
         self._total_s = 0.0
         self._one_unit = False
@@ -72,11 +72,11 @@ class Scan:
         return self._agenda.first_pass(self._units())
 
     def slow_pass(self) -> list[Probe]:
-        """The addresses that were silent, with patience. Meters are looked for part by part besides: ``_part``."""
+        """The silent addresses again, with longer timeouts. Meters are also searched for in groups: ``_part``."""
         return self._agenda.slow_pass(self._units(), self._is_known)
 
     def estimate_s(self) -> float:
-        """How long the scan takes if nobody answers, in seconds."""
+        """How long the scan takes without answers, in seconds."""
         passes = self.first_pass() + (self.slow_pass() if self.hunt.slow else [])
         return self._agenda.listen_s + sum(self._agenda.cost_s(p) for p in passes) + self._agenda.search_s()
 
@@ -107,11 +107,11 @@ class Scan:
 
     @property
     def _patience_s(self) -> float:
-        """For one answer while profiles are tried; who was found late answers late again."""
+        """For one answer while profiles are tried; a device that was found late answers late again."""
         return max(TIMEOUT_S, self.hunt.slow_s) if self.hunt.slow else TIMEOUT_S
 
     async def identify(self, progress: Progress = lambda done, total, what: None) -> None:
-        """What those found say they are, and which profiles fit. Closes nothing."""
+        """Identify the devices that were found, and the profiles that fit. Closes nothing."""
         for number, device in enumerate(self.found):
             progress(self._done_s + number * IDENTIFY_S, self._total_s + len(self.found) * IDENTIFY_S,
                      f"what is {device.protocol} {device.address}?")  # fmt: skip
@@ -123,10 +123,10 @@ class Scan:
             )
             device.identity, device.fits = known.said, known.fits
             if known.cut_short:
-                device.notes.append("was too silent or slow to try all profiles")
+                device.notes.append("was too slow or silent to try all profiles")
 
     async def identify_one(self) -> None:
-        """As ``identify`` for the one device that is known; ``seen`` is then "silent" if it says nothing at all."""
+        """As ``identify`` for the one device that is known; ``seen`` is then "silent" if it does not answer at all."""
         device = self.found[0]
         try:
             await self.identify()
@@ -153,7 +153,7 @@ class Scan:
             self._done_s += self.hunt.listen_s / steps
             said = describe(self._ear.heard)
             if said and not self.hunt.bus_is_mine:
-                raise AnotherMaster(f"another master talks here: {said}", where=self.hunt.url, hint=_MINE)
+                raise AnotherMaster(f"another master is active: {said}", where=self.hunt.url, hint=_MINE)
         self._ear.take()
 
     async def _is_it_one(self) -> None:
@@ -204,10 +204,10 @@ class Scan:
                 self._add("dlt645", dlt645.Frame(frame).address, serial, "answer")
         if any(probe.protocol == "cjt188" for probe in self._crowded):
             self._note("cjt188: several meters answer at once, and this protocol has no search: "
-                       "read their addresses off their faces")  # fmt: skip
+                       "read their addresses from the meters")  # fmt: skip
 
     def _searching(self, progress: Progress) -> Asker:
-        """A question of a search: it comes on top of what was foreseen."""
+        """A question of a search: it was not part of the estimate."""
 
         async def ask(probe: Probe) -> Answer | LineError:
             self._tell(probe, progress)
@@ -247,8 +247,8 @@ class Scan:
         char_s = SerialSetting.parse(probe.serial, self.hunt.url).char_s if probe.serial else 0.0
         # the link adds the time of a whole answer; ours is counted to its begin, and the link lets it end
         timeout_s = max(probe.timeout_s - request.expect * char_s, probe.timeout_s / 2)
-        how = self._line.manners(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
-        (result,) = await self._line.burst((request,), how)
+        options = self._line.request_options(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
+        (result,) = await self._line.burst((request,), options)
         if isinstance(result, LineDown | LineLent):
             raise result
         return result
@@ -260,7 +260,7 @@ class Scan:
             if probe.protocol == "mbus":
                 await self._confirm(probe)
             elif not await self._is_there(probe, result.payload):
-                self._broken(probe, MismatchError("nobody answers to this name", where=self.hunt.url))
+                self._broken(probe, MismatchError("nothing answers to this address", where=self.hunt.url))
             else:
                 self._add(probe.protocol, address_in(probe, result.payload), probe.serial, "answer")
         elif isinstance(result, DeviceException):
@@ -274,13 +274,13 @@ class Scan:
     def _broken(self, probe: Probe, error: LineError) -> None:
         if probe.protocol == "modbus":
             text = f"modbus {probe.what}: bytes, but no sound frame ({error.what})"
-            self._note(text + ". Two devices of one address, or another serial setting?")
+            self._note(text + ". Two devices with one address, or another serial setting?")
             return
         self._crowded.append(probe)
         self._note(f"{probe.protocol} {probe.what}: several meters answer at once, or at another setting")
 
     async def _is_there(self, probe: Probe, frame: bytes) -> bool:
-        """Who answered to everybody's name must answer to its own."""
+        """A meter that answered to the common address must answer to its own."""
         if probe.protocol == "dlt645":
             function = probe.request.function
             return await answers_to_its_name(self._put, frame, probe.serial, self.hunt.timeout_s, function)
@@ -292,7 +292,7 @@ class Scan:
         return True
 
     async def _confirm(self, probe: Probe) -> None:
-        """An acknowledgement bears no address: the data do (late answers, field pain 22)."""
+        """An acknowledgement has no address, the data have (late answers, field pain 22)."""
         for address in (int(probe.address), int(probe.address) - 1):
             if address < 0 or self._is_known("mbus", str(address), probe.serial):
                 continue
@@ -304,12 +304,12 @@ class Scan:
             if isinstance(result, FrameError | MismatchError):
                 self._broken(probe, result)
                 return
-        self._add("mbus", probe.address, probe.serial, "answer").notes.append("acknowledges, but gives no data")
+        self._add("mbus", probe.address, probe.serial, "answer").notes.append("acknowledges but sends no data")
 
     async def _ask_deep(self, device: Found) -> None:
-        how = self._line.manners(Limits(timeout_s=self.hunt.slow_s), device.serial)
+        options = self._line.request_options(Limits(timeout_s=self.hunt.slow_s), device.serial)
         try:
-            objects = await read_identification(self._line, int(device.address), how, f"unit {device.address}")
+            objects = await read_identification(self._line, int(device.address), options, f"unit {device.address}")
         except (LineDown, LineLent):
             raise
         except (LineError, IndexError):  # most devices have it not; some answer it with too few bytes
@@ -335,7 +335,7 @@ class Scan:
                 self._foreign.append(heard)
         if len(self._foreign) >= FOREIGN_FRAMES and not self.hunt.bus_is_mine:
             said = describe(b"".join(heard.raw for heard in self._foreign))
-            raise AnotherMaster(f"another master began to talk: {said}", where=self.hunt.url, hint=_MINE)
+            raise AnotherMaster(f"another master became active: {said}", where=self.hunt.url, hint=_MINE)
         return late
 
     def _add(self, protocol: str, address: str, serial: str, seen: str) -> Found:
@@ -356,7 +356,7 @@ class Scan:
         return units[:1] if self._one_unit else units
 
 
-_MINE = "Stop it, or lend the line; say --bus-is-mine only if its traffic may suffer"
+_MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may suffer"
 
 
 def _secondary(frame: bytes) -> str:

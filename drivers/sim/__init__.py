@@ -3,9 +3,19 @@
 from drivers.sim.bus import Bus, SimLine
 from drivers.sim.device import SimDevice
 from drivers.sim.encode import EncodeError
-from drivers.sim.faults import Fault, parse_fault
+from drivers.sim.faults import InjectedFault, parse_fault
 from drivers.sim.image import Image
 from drivers.sim.rtu import SerialLine
 from drivers.sim.tcp import TcpLine
 
-__all__ = ["Bus", "EncodeError", "Fault", "Image", "SerialLine", "SimDevice", "SimLine", "TcpLine", "parse_fault"]
+__all__ = [
+    "Bus",
+    "EncodeError",
+    "Image",
+    "InjectedFault",
+    "SerialLine",
+    "SimDevice",
+    "SimLine",
+    "TcpLine",
+    "parse_fault",
+]

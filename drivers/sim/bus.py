@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from drivers.model import UsageError
-from drivers.sim.device import Answer, SimDevice
-from drivers.sim.framing import Framing, Request, RtuFraming
+from drivers.sim.device import SimAnswer, SimDevice
+from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
 BITS_A_CHARACTER = 11
 
@@ -19,7 +19,7 @@ def quiet_s(baud: int) -> float:
     return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
 
 
-class Traced(NamedTuple):
+class SimExchange(NamedTuple):
     """One frame as the bus saw it; ``mono_ns`` when it was complete (request) or began (answer)."""
 
     mono_ns: int
@@ -28,7 +28,7 @@ class Traced(NamedTuple):
 
 
 class Bus:
-    """Devices that share one line. A unit nobody has is silent, or answers ``absent`` as a TCP gateway does."""
+    """Devices that share one line. An unused unit is silent, or answers ``absent`` as a TCP gateway does."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class Bus:
         self.devices: dict[int, SimDevice] = {}
         self.absent = absent
         self.strangers = 0  # requests to units that do not exist
-        self.trace: deque[Traced] = deque(maxlen=2000)
+        self.trace: deque[SimExchange] = deque(maxlen=2000)
         for device in devices:
             self.add(device)
 
     def add(self, device: SimDevice) -> None:
         """Put a device on the line; UsageError if its unit id is taken."""
         if device.unit in self.devices:
-            raise UsageError(f"unit {device.unit} is there already", where=f"simulated line {self.name}")
+            raise UsageError(f"unit {device.unit} already exists", where=f"simulated line {self.name}")
         self.devices[device.unit] = device
 
     def remove(self, unit: int) -> SimDevice:
@@ -65,20 +65,20 @@ class Bus:
         """Whether anybody here understands this speed. Called before the bytes that came at it are taken in."""
         return baud == line_baud
 
-    def answer(self, request: Request, framing: Framing) -> Answer | None:
+    def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
         """What the line hears after a request."""
-        self.trace.append(Traced(self.mono_ns(), False, request.frame))
+        self.trace.append(SimExchange(self.mono_ns(), False, request.frame))
         device = self.devices.get(request.unit)
         if device is not None and request.pdu:
             return device.answer(request, framing)
         self.strangers += 1
         if self.absent is None or not request.pdu or request.unit == 0:
             return None
-        return Answer(framing.wrap(request.unit, bytes((request.pdu[0] | 0x80, self.absent)), request.tag))
+        return SimAnswer(framing.wrap(request.unit, bytes((request.pdu[0] | 0x80, self.absent)), request.tag))
 
     def sent(self, frame: bytes) -> None:
         """Note in the trace that an answer begins."""
-        self.trace.append(Traced(self.mono_ns(), True, frame))
+        self.trace.append(SimExchange(self.mono_ns(), True, frame))
 
 
 class SimLine(Protocol):
@@ -97,10 +97,10 @@ class SimLine(Protocol):
         """Close everything; nothing is left running."""
 
     async def unplug(self) -> None:
-        """The port disappears, or nobody listens any more; connections break."""
+        """The port disappears, or no longer listens; connections break."""
 
     async def plug(self) -> None:
         """It is back under the same name."""
 
     def say(self, frame: bytes) -> None:
-        """Bytes that nobody asked for, such as a panel's own broadcast."""
+        """Unsolicited bytes, such as a panel's own broadcast."""

@@ -49,7 +49,7 @@ class Control:
             return HELP if words[0] == "help" else self.status()
         target, rest = words[0], words[1:]
         if not rest:
-            raise UsageError("says what is meant, but not what to do", where=f"command {command!r}", hint="Try `help`")
+            raise UsageError("names a target but no command", where=f"command {command!r}", hint="Try `help`")
         if rest[0] in ("unplug", "plug"):
             return await self._line(target, rest, command)
         if rest[0] == "say":
@@ -70,7 +70,7 @@ class Control:
         elif len(rest) == 1:
             return f"{device.name}: {device.faults.set(rest[0])}"
         else:
-            raise UsageError(f"{rest[1]!r} is one word too many", where=f"command {command!r}", hint="Try `help`")
+            raise UsageError(f"{rest[1]!r} is unexpected", where=f"command {command!r}", hint="Try `help`")
         return f"{device.name}: {', '.join(str(fault) for fault in device.faults.active) or 'no faults'}"
 
     def _say(self, target: str, rest: list[str], command: str) -> str:
@@ -86,9 +86,9 @@ class Control:
         try:
             seconds = float(rest[1]) if len(rest) > 1 else None
         except ValueError:
-            raise UsageError(f"{rest[1]!r} is no number of seconds", where=f"command {command!r}") from None
+            raise UsageError(f"{rest[1]!r} is not a number of seconds", where=f"command {command!r}") from None
         if len(rest) > 2 or (rest[0] == "plug" and seconds is not None):
-            raise UsageError("has words too many", where=f"command {command!r}", hint="Try `help`")
+            raise UsageError("has too many words", where=f"command {command!r}", hint="Try `help`")
         for line in self._named(target, self._lines, "line"):
             if rest[0] == "plug":
                 await line.plug()

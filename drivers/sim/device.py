@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from drivers.sim.faults import Fault, FaultBox
-from drivers.sim.framing import Framing, Request
+from drivers.sim.faults import FaultBox, InjectedFault
+from drivers.sim.framing import Framing, SimRequest
 from drivers.sim.image import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE, Image
 
 READ_FUNCTIONS = (1, 2, 3, 4)
@@ -16,7 +16,7 @@ WRITE_FUNCTIONS = (5, 6, 15, 16, 21, 22, 23)
 
 
 @dataclass(slots=True)
-class Answer:
+class SimAnswer:
     """What a line does with one request: bytes, when, and how."""
 
     frame: bytes = b""
@@ -105,7 +105,7 @@ class SimDevice:
             count += 1
         return bytes((43, 14, code, 0x83, more, following, count)) + listed
 
-    def answer(self, request: Request, framing: Framing) -> Answer | None:
+    def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
         """What the line hears, faults applied; None is silence."""
         self.requests[request.pdu[0]] += 1
         if self._silent_until and self.monotonic() < self._silent_until:
@@ -115,16 +115,16 @@ class SimDevice:
         if not self.faults:
             pdu = self._last_pdu = self.pdu(request.pdu)
             self.answered += 1
-            return Answer(framing.wrap(request.unit, pdu, request.tag), self.turnaround_s)
+            return SimAnswer(framing.wrap(request.unit, pdu, request.tag), self.turnaround_s)
         return self._faulty(request, framing, self.faults.take())
 
-    def _faulty(self, request: Request, framing: Framing, hit: dict[str, Fault]) -> Answer | None:
+    def _faulty(self, request: SimRequest, framing: Framing, hit: dict[str, InjectedFault]) -> SimAnswer | None:
         for end in ("reset", "close"):
             if end in hit:
-                return Answer(end=end)
+                return SimAnswer(end=end)
         echo = request.frame if "echo" in hit else b""
         if "silence" in hit:
-            return Answer(echo=echo) if echo else None
+            return SimAnswer(echo=echo) if echo else None
         pdu = _wrong_pdu(request.pdu, self.pdu(request.pdu, frozen="freeze" in hit), hit)
         before, self._last_pdu = self._last_pdu, pdu
         if "spill" in hit and before[1:] == bytes([ILLEGAL_ADDRESS]) and not pdu[0] & 0x80:
@@ -143,7 +143,7 @@ class SimDevice:
         if "stray" in hit:
             frame = hit["stray"].stray + frame
         self.answered += 1
-        return Answer(
+        return SimAnswer(
             frame,
             self.turnaround_s + (hit["late"].seconds if "late" in hit else 0.0),
             echo,
@@ -151,7 +151,7 @@ class SimDevice:
         )
 
 
-def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, Fault]) -> bytes:
+def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, InjectedFault]) -> bytes:
     """The PDU after the faults that change what it says."""
     for kind in ("exception", "gateway", "busy"):
         if kind in hit:

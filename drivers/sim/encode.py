@@ -174,7 +174,7 @@ def encode_text(point: Point, text: str) -> bytes:
         return b"".join(number.to_bytes(width, "big") for number in _numbers_of(point, text))
     if point.type != "str":
         if not text.isdigit():
-            raise EncodeError(f"{text!r} is no number, and the registers hold one", where=where)
+            raise EncodeError(f"{text!r} is not a number, but the registers hold one", where=where)
         size = size_of(point.type, point.count)
         return to_wire(pack_raw(point.type, int(text), size, where=where), size, point.order, where=where)
     raw = text.encode("utf-8")
@@ -202,7 +202,7 @@ def _numbers_of(point: Point, text: str) -> list[int]:
             bases[int(name)] = base
     found = re.fullmatch(pattern, text)
     if not found:
-        raise EncodeError(f"{text!r} has not the form {point.text!r}", where=where_of(point))
+        raise EncodeError(f"{text!r} does not have the form {point.text!r}", where=where_of(point))
     count = 2 * point.count // text_width(point)
     return [int(found[f"r{n}"], bases[n]) if n in bases else 0 for n in range(count)]
 

@@ -268,15 +268,15 @@ def _heat(p: Physics) -> dict[str, float]:
     return whole
 
 
-_ROLES: Mapping[str, Callable[[Physics], dict[str, float]]] = {
+_PARTS: Mapping[str, Callable[[Physics], dict[str, float]]] = {
     "grid": _grid,
     "load": _load,
     "workshop": _workshop,
     "storage": _storage,
     "heat": _heat,
 }
-ROLES = (*_ROLES, "pv1", "pv2", "pv3")
-KIND_ROLES: Mapping[str, str] = {  # a profile's kind -> the role of a device on its own
+PARK_PARTS = (*_PARTS, "pv1", "pv2", "pv3")
+PART_OF_KIND: Mapping[str, str] = {  # a profile's kind -> the part of the park that a device on its own plays
     "inverter": "pv1",
     "pv": "pv1",
     "meter": "grid",
@@ -290,7 +290,7 @@ KIND_ROLES: Mapping[str, str] = {  # a profile's kind -> the role of a device on
 
 def facts_of(role: str, physics: Physics) -> dict[str, float]:
     """All facts of a role now; ``pv1`` is the first inverter."""
-    facts = _pv(physics, int(role[2:] or 1) - 1) if role.startswith("pv") else _ROLES[role](physics)
+    facts = _pv(physics, int(role[2:] or 1) - 1) if role.startswith("pv") else _PARTS[role](physics)
     facts |= {"device.heartbeat": int(physics.t_s) % 65536, "device.link": 1, "device.wiring": 1}
     facts |= {"device.runtime": physics.counters.run_s, "device.uptime": physics.steps * physics.step_s}
     return facts

@@ -8,7 +8,7 @@ from drivers.model import Kind
 from drivers.profile import Profile
 from drivers.sim.device import SimDevice
 from drivers.sim.display import Display, ParkClock
-from drivers.sim.facts import KIND_ROLES, FactBook
+from drivers.sim.facts import PART_OF_KIND, FactBook
 from drivers.sim.image import WORD_FUNCTIONS
 from drivers.sim.meter_display import meter_from_profile
 from drivers.sim.sunspec_display import sunspec_display
@@ -33,10 +33,10 @@ def device_from_profile(
 
     Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
     where the profile says that holes may be read. ``role`` "" follows the profile's kind. With ``sleeps`` a device
-    whose profile says so is silent in the dark.
+    with ``sleeps`` in its profile is silent in the dark.
     """
     clock = clock or ParkClock(seed, 0.0)
-    role = role or KIND_ROLES.get(profile.kind, "grid")
+    role = role or PART_OF_KIND.get(profile.kind, "grid")
     texts = {"device.model": profile.models[0].replace("*", "") if profile.models else "SIM", **(texts or {})}
     points = profile.resolve(params).points
     known = {p.name for p in points if p.kind is Kind.TEXT}

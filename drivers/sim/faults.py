@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from drivers.model import UsageError
+from drivers.toml import did_you_mean, show
 
 KINDS: dict[str, str] = {  # kind -> what it does, with its value
     "silence": "no answer",
@@ -37,7 +37,7 @@ _CODES = ("exception", "gateway", "busy")
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class InjectedFault:
     """One fault. ``times`` requests are hit (None: until cleared), every ``every``-th one, after the first ``skip``."""
 
     kind: str
@@ -65,7 +65,7 @@ class Fault:
         )
 
 
-def parse_fault(text: str) -> Fault:
+def parse_fault(text: str) -> InjectedFault:
     """A fault from ``KIND[=VALUE][*TIMES][/EVERY][+SKIP]``, e.g. ``late=0.5*3``, ``stray=00FF``, ``exception=02/10``.
 
     Exception codes are hexadecimal. Raises UsageError that names the nearest kind.
@@ -79,10 +79,8 @@ def parse_fault(text: str) -> Fault:
             counters[mark] = int(number)
     kind, _, value = head.partition("=")
     if kind not in KINDS:
-        near = get_close_matches(kind, KINDS, 1)
-        hint = f"Did you mean {near[0]}?" if near else "Known: " + ", ".join(KINDS)
-        raise UsageError(f"unknown fault {kind!r}", where=f"fault {text!r}", hint=hint)
-    fault = Fault(kind, times=counters["*"] or None, every=counters["/"], skip=counters["+"])
+        raise UsageError(f"unknown fault {show(kind)}", where=f"fault {text!r}", hint=did_you_mean(kind, KINDS))
+    fault = InjectedFault(kind, times=counters["*"] or None, every=counters["/"], skip=counters["+"])
     try:
         if kind in _SECONDS:
             fault = replace(fault, seconds=float(value) if value else _SECONDS[kind])
@@ -105,12 +103,12 @@ class FaultBox:
     __slots__ = ("_active", "_seen", "hits", "on_reboot")
 
     def __init__(self) -> None:
-        self._active: dict[str, Fault] = {}
+        self._active: dict[str, InjectedFault] = {}
         self._seen: dict[str, int] = {}
         self.hits: dict[str, int] = {}  # kind -> requests that it hit
         self.on_reboot: Callable[[float], None] | None = None  # called with the seconds of silence
 
-    def set(self, fault: Fault | str) -> Fault:
+    def set(self, fault: InjectedFault | str) -> InjectedFault:
         """Switch a fault on (a text is parsed); ``reboot`` happens now."""
         if isinstance(fault, str):
             fault = parse_fault(fault)
@@ -131,14 +129,14 @@ class FaultBox:
             self._active.pop(kind, None)
 
     @property
-    def active(self) -> tuple[Fault, ...]:
+    def active(self) -> tuple[InjectedFault, ...]:
         """What is on now."""
         return tuple(self._active.values())
 
     def __bool__(self) -> bool:
         return bool(self._active)
 
-    def take(self) -> dict[str, Fault]:
+    def take(self) -> dict[str, InjectedFault]:
         """The faults that hit the next request, by kind; counts it."""
         hit = {}
         for kind, fault in list(self._active.items()):

@@ -28,7 +28,7 @@ def crc16(frame: bytes) -> bytes:
     return crc.to_bytes(2, "little")
 
 
-class Request(NamedTuple):
+class SimRequest(NamedTuple):
     """One request as it came."""
 
     unit: int
@@ -40,7 +40,7 @@ class Request(NamedTuple):
 class Framing(Protocol):
     """What differs between MBAP and RTU. One object a connection: it keeps the bytes of an unfinished request."""
 
-    def feed(self, chunk: bytes) -> list[Request]:
+    def feed(self, chunk: bytes) -> list[SimRequest]:
         """Requests that are complete now, in order."""
 
     def silence(self) -> None:
@@ -59,7 +59,7 @@ class MbapFraming:
     def __init__(self) -> None:
         self._held = b""
 
-    def feed(self, chunk: bytes) -> list[Request]:
+    def feed(self, chunk: bytes) -> list[SimRequest]:
         held = self._held + chunk if self._held else chunk
         found = []
         while len(held) >= 8:
@@ -69,7 +69,7 @@ class MbapFraming:
                 break
             if len(held) < 6 + length:
                 break
-            found.append(Request(held[6], held[7 : 6 + length], int.from_bytes(held[:2], "big"), held[: 6 + length]))
+            found.append(SimRequest(held[6], held[7 : 6 + length], int.from_bytes(held[:2], "big"), held[: 6 + length]))
             held = held[6 + length :]
         self._held = held
         return found
@@ -107,7 +107,7 @@ class RtuFraming:
         self._held = b""
         self.skipped = 0
 
-    def feed(self, chunk: bytes) -> list[Request]:
+    def feed(self, chunk: bytes) -> list[SimRequest]:
         held = self._held + chunk
         found = []
         while held:
@@ -120,7 +120,7 @@ class RtuFraming:
             if size == 0:  # unknown function: it is a frame if it ends where the burst ends
                 size = len(held) if len(held) >= 4 and crc16(held[:-2]) == held[-2:] else -1
             if size > 0 and crc16(held[: size - 2]) == held[size - 2 : size]:
-                found.append(Request(held[0], held[1 : size - 2], 0, held[:size]))
+                found.append(SimRequest(held[0], held[1 : size - 2], 0, held[:size]))
                 held = held[size:]
             else:
                 self.skipped += 1

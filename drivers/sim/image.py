@@ -250,5 +250,5 @@ class Image:
                 else:
                     image.put_words(address, [value], function=function)
         if not image.functions:
-            raise EncodeError("no registers in it", where="dump", hint='Wanted: {"holding": {"0": 1}}')
+            raise EncodeError("it has no registers", where="dump", hint='Wanted: {"holding": {"0": 1}}')
         return image

@@ -109,7 +109,7 @@ def meter_from_profile(
     digits = _ADDRESSES.get(profile.protocol, 0)
     is_number = profile.protocol == "mbus" and len(address) == 8  # asked by secondary address
     if digits and not (address.isascii() and address.isdecimal() and (len(address) <= digits or is_number)):
-        raise UsageError(f"{address!r} is no address of a {profile.protocol} meter", where="simulated meter",
+        raise UsageError(f"{address!r} is not an address of a {profile.protocol} meter", where="simulated meter",
                          hint=f"Up to {digits} digits{', or the 8 of its number' * (digits == 3)}")  # fmt: skip
     clock = clock or ParkClock(seed, 0.0)
     role = role or {"meter": "grid"}.get(profile.kind, "heat")

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from drivers import cjt188, dlt645, mbus
-from drivers.sim.bus import Bus, Traced
-from drivers.sim.device import Answer, SimDevice
+from drivers.sim.bus import Bus, SimExchange
+from drivers.sim.device import SimAnswer, SimDevice
 from drivers.sim.faults import FaultBox
-from drivers.sim.framing import Framing, Request, RtuFraming
+from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
 READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS
 METER = -1  # the unit of a request that is no Modbus
@@ -203,9 +203,9 @@ class MixedFraming(RtuFraming):
     def _new_parsers(self) -> None:
         self._parsers = (dlt645.Parser(), cjt188.Parser(), mbus.Parser())
 
-    def feed(self, chunk: bytes) -> list[Request]:
-        found = [Request(METER, b"", 0, f.raw) for parser in self._parsers for f in parser.feed(chunk)]
-        if found:  # bytes of a meter's frame are no begin of a Modbus one
+    def feed(self, chunk: bytes) -> list[SimRequest]:
+        found = [SimRequest(METER, b"", 0, f.raw) for parser in self._parsers for f in parser.feed(chunk)]
+        if found:  # bytes of a meter's frame do not begin a Modbus one
             self._held = b""
             return found
         return super().feed(chunk)
@@ -234,14 +234,14 @@ class MixedBus(Bus):
         known |= {self.device_baud.get(unit, line_baud) for unit in self.devices}
         return baud in known
 
-    def answer(self, request: Request, framing: Framing) -> Answer | None:
+    def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
         if request.unit != METER:
             own = self.device_baud.get(request.unit)
             if self._heard_baud and own and own != self._heard_baud:
                 return None
             return super().answer(request, framing)
-        self.trace.append(Traced(self.mono_ns(), False, request.frame))
-        said: list[Answer] = []
+        self.trace.append(SimExchange(self.mono_ns(), False, request.frame))
+        said: list[SimAnswer] = []
         heard = False
         for meter in self.meters:
             if self._heard_baud and meter.baud and meter.baud != self._heard_baud:
@@ -260,21 +260,21 @@ class MixedBus(Bus):
         return said[0] if said else None
 
 
-def overlay(answers: Sequence[Answer]) -> Answer:
+def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
     """What a master hears where several meters answer at once: a 0 of any of them, which is the current, wins."""
     frame = bytearray(b"\xff" * max(len(answer.frame) for answer in answers))
     for answer in answers:
         for n, byte in enumerate(answer.frame):
             frame[n] &= byte
-    return Answer(bytes(frame), min(answer.delay_s for answer in answers), answers[0].echo)
+    return SimAnswer(bytes(frame), min(answer.delay_s for answer in answers), answers[0].echo)
 
 
-def _said(meter: Meter, asked: bytes, honest: bytes) -> Answer | None:
+def _said(meter: Meter, asked: bytes, honest: bytes) -> SimAnswer | None:
     """What the line hears, with the meter's faults."""
     hit = meter.faults.take() if meter.faults else {}
     echo = asked if "echo" in hit else b""
     if "silence" in hit:
-        return Answer(echo=echo) if echo else None
+        return SimAnswer(echo=echo) if echo else None
     frame = honest
     meter.answered += 1
     if "stale" in hit and meter.last:
@@ -287,7 +287,7 @@ def _said(meter: Meter, asked: bytes, honest: bytes) -> Answer | None:
     frame = meter.wake + frame
     if "stray" in hit:
         frame = hit["stray"].stray + frame
-    return Answer(
+    return SimAnswer(
         frame,
         meter.turnaround_s + (hit["late"].seconds if "late" in hit else 0.0),
         echo,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from drivers.model import LineDown
 from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
-from drivers.sim.device import Answer
+from drivers.sim.device import SimAnswer
 
 SPIN_S = 0.0003
 BROKEN_S = 0.02  # a pause within a request after which a device forgets it (well above what a busy host makes)
@@ -72,7 +72,7 @@ class SerialLine:
         if self._thread is not None:
             return
         if self.link.exists() and not self.link.is_symlink():
-            raise LineDown("is there already and no link", where=str(self.link), hint="Name another place for --pty")
+            raise LineDown("exists and is not a link", where=str(self.link), hint="Name another place for --pty")
         try:
             self._master, self._slave = os.openpty()
         except OSError as error:
@@ -122,7 +122,7 @@ class SerialLine:
         await self.start()
 
     def say(self, frame: bytes) -> None:
-        """Bytes that nobody asked for, with their byte times; lost while unplugged, as on a wire."""
+        """Unsolicited bytes, with their byte times; lost while unplugged, as on a wire."""
         if self._thread is not None:
             self.said.append(frame)
             os.write(self._wake_write, b"s")
@@ -168,7 +168,7 @@ class _Turns:
         self._line, self._master, self._wake = line, master, wake
         self._framing = line.bus.framing()
         self._baud, self._byte_s = line.baud, line.byte_s  # those of the device that is spoken to
-        self._due: list[tuple[float, int, Answer]] = []  # answers not yet begun
+        self._due: list[tuple[float, int, SimAnswer]] = []  # answers not yet begun
         self._out: deque[tuple[float, bytes]] = deque()  # bytes with the time at which each is complete
         self._count = 0
         self._heard_end = 0.0  # when the last byte of the master is complete
@@ -187,7 +187,7 @@ class _Turns:
             ready, _, _ = select.select([self._master, self._wake], [], [], min(wait - SPIN_S, 60.0))
             if self._wake in ready and os.read(self._wake, 64):
                 while self._line.said:
-                    self._schedule(time.monotonic(), Answer(self._line.said.popleft()))
+                    self._schedule(time.monotonic(), SimAnswer(self._line.said.popleft()))
             if self._master in ready:
                 try:
                     chunk = os.read(self._master, 4096)
@@ -224,7 +224,7 @@ class _Turns:
             if answer.frame:
                 self._schedule(self._heard_end + max(answer.delay_s, quiet_s(self._baud)), answer)
 
-    def _schedule(self, start: float, answer: Answer) -> None:
+    def _schedule(self, start: float, answer: SimAnswer) -> None:
         self._count += 1
         heapq.heappush(self._due, (start, self._count, answer))
 
@@ -250,5 +250,5 @@ class _Turns:
         return self._out[0][0] - now if self._out else 60.0
 
     def _write(self, chunk: bytes) -> None:
-        with contextlib.suppress(BlockingIOError):  # nobody reads: a wire does not wait either
+        with contextlib.suppress(BlockingIOError):  # no reader: a wire does not wait either
             os.write(self._master, chunk)

@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from drivers.model import LineDown
 from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
-from drivers.sim.device import Answer
+from drivers.sim.device import SimAnswer
 from drivers.sim.framing import Framing, MbapFraming
 
 SCHEMES = {"mbap": "modbus-tcp", "rtu": "tcp"}
@@ -51,7 +51,7 @@ class _Connection(asyncio.Protocol):
             if answer is not None and self._transport is not None:
                 self._deliver(answer, len(request.frame))
 
-    def _deliver(self, answer: Answer, asked: int) -> None:
+    def _deliver(self, answer: SimAnswer, asked: int) -> None:
         if answer.end:
             self.end(reset=answer.end == "reset")
             return
@@ -145,7 +145,7 @@ class TcpLine:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def serve(self, sock: socket.socket) -> None:
-        """Take one more client, who is at the other end of a connected stream socket of any family."""
+        """Serve one more client, at the other end of a connected stream socket of any family."""
         await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(self), sock)
 
     async def stop(self) -> None:
@@ -163,12 +163,12 @@ class TcpLine:
                     await server.wait_closed()
 
     def say(self, frame: bytes) -> None:
-        """Bytes to all clients that nobody asked for."""
+        """Unsolicited bytes to all clients."""
         for client in self.clients:
             client.write(frame)
 
     async def unplug(self) -> None:
-        """Nobody listens, connections are reset; the port number is kept."""
+        """Stop listening and reset connections; the port number is kept."""
         await self.stop()
 
     async def plug(self) -> None:

@@ -12,13 +12,13 @@ import logging
 from array import array
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import ClassVar
 
 from drivers.addresses import demand_address
+from drivers.counter_guard import CounterGuard
 from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
+from drivers.modbus.read_plan import timing_of
 from drivers.modbus.requests import read_request
-from drivers.modbus.visits import timing_of
 from drivers.model import (
     PACES,
     DeviceException,
@@ -39,9 +39,9 @@ from drivers.model import (
     clean_text,
 )
 from drivers.plan import decoded, exact
-from drivers.plausible import Guard
 from drivers.sunspec.plan import Reach, Spot, alternatives, find_spots, reaches, share_of
 from drivers.sunspec.walk import BASES, MAX_READ, Device, decode_image, discover
+from drivers.toml import show, suggestion
 from ext.decode import Plan
 from ext.ring import Ring
 
@@ -70,17 +70,17 @@ class SunSpecDevice:
         self._line, self._ring = line, ring
         limits = spec.limits.over(line.config.limits)
         self._most = min(limits.max_words or MAX_READ, MAX_READ)
-        self._how = line.manners(spec.limits, spec.serial)
+        self._options = line.request_options(spec.limits, spec.serial)
         self._timing = timing_of(line, limits, spec.serial)
         self._bases = list(BASES)
         self._asked = 0
-        self._guard = Guard(spec)
+        self._guard = CounterGuard(spec)
         self.device: Device | None = None  # as last walked
         self._spots: dict[int, Spot] = {}
         self._reaches: dict[int, list[Reach]] = {}  # by mask of paces
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due; what the device has not is a gap ``absent``."""
+        """Ask what is due; what the device lacks is a gap ``absent``."""
         result, self._asked = PollResult(), 0
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
         try:
@@ -98,7 +98,7 @@ class SunSpecDevice:
         at, size = 0, self._line.burst_size
         while at < len(reads):
             requests = [self._request(r.address, r.count) for r in reads[at : at + size]]
-            answers = await self._line.burst(requests, self._how)
+            answers = await self._line.burst(requests, self._options)
             self._asked += len(answers)
             for reach, answer in zip(reads[at:], answers, strict=False):
                 self._answered(reach, answer, tick_ms, result)
@@ -119,7 +119,7 @@ class SunSpecDevice:
         """Two registers. Raises LineError if the device is silent."""
         base = self.device.base if self.device is not None else self._bases[0]
         try:
-            await self._line.exchange(self._request(base, 2), self._how)
+            await self._line.exchange(self._request(base, 2), self._options)
         except DeviceException:
             return
 
@@ -128,9 +128,7 @@ class SunSpecDevice:
         places = {point.name: n for n, point in enumerate(self.spec.points)}
         for name in names:
             if name not in places:
-                near = get_close_matches(name, places, 1)
-                hint = f"Did you mean {near[0]}?" if near else ""
-                raise UsageError(f"no point {name!r}", where=self.spec.name, hint=hint)
+                raise UsageError(f"unknown point {show(name)}", where=self.spec.name, hint=suggestion(name, places))
         if self.device is None:
             await self.walk()
         wanted = [places[name] for name in dict.fromkeys(names)]
@@ -138,7 +136,7 @@ class SunSpecDevice:
         spots = [self._spots[n] for n in wanted if n in self._spots]
         for reach in reaches(spots, self.spec, self._most, self._timing):
             try:
-                answer = await self._line.exchange(self._request(reach.address, reach.count), self._how)
+                answer = await self._line.exchange(self._request(reach.address, reach.count), self._options)
             except DeviceException as error:
                 self.device = None
                 found.update({n: _nothing(self.spec.points[n], error.reason) for n in reach.points})
@@ -164,7 +162,7 @@ class SunSpecDevice:
             registers: tuple[int, ...] | None
             try:
                 self._asked += 1
-                payload = (await self._line.exchange(self._request(*asked), self._how)).payload
+                payload = (await self._line.exchange(self._request(*asked), self._options)).payload
                 registers = _words(payload)
             except DeviceException:
                 registers = None
@@ -232,7 +230,7 @@ class SunSpecDevice:
         if reach.counters is not None:
             found = reach.counters.values(answer.payload)
             values = [(n, Decimal(m).scaleb(e)) for n, m, e, judged in found if judged == Quality.GOOD]
-            if self._guard.doubts(values, answer.mono_ns / 1e9):
+            if self._guard.is_suspect(values, answer.mono_ns / 1e9):
                 quality = Quality.SUSPECT
         if reach.plan is not None:
             result.positions.append(

@@ -26,7 +26,7 @@ class _Scope:
 
 
 def layout(model: Model) -> Mapping[str, Place]:
-    """Name (``W``, ``module[0].DCW``) -> place, as far as the model is long. Empty for an unknown model.
+    """Name (``W``, ``module[0].DCW``) -> place, within the length of the model. Empty for an unknown model.
 
     Counts of repeating groups are those that the model was read with. Raises ProfileError as ``definition``.
     """

@@ -193,7 +193,7 @@ def _nothing(raw: bytes) -> Value:
 
 @lru_cache(256)
 def _reader_of(kind: str, size: int) -> Callable[[bytes], Value]:
-    """How to read a type of this many registers; a type that nobody knows, or of a wrong size, has no value."""
+    """How to read a type of this many registers; an unknown type, or one of a wrong size, has no value."""
     if kind != "string" and size != _SIZES.get(kind, 1):
         return _nothing
     return _READERS.get(kind, _nothing)
@@ -314,7 +314,7 @@ def whole_registers(registers: Sequence[int]) -> int:
 
 
 def _read(model_id: int, registers: Sequence[int]) -> _Reader | None:
-    """A reader that has gone through the registers as far as they reach; None for an unknown model."""
+    """A reader that has gone through all registers that are there; None for an unknown model."""
     found = definition(model_id)
     if found is None:
         return None

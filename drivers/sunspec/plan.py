@@ -50,7 +50,7 @@ def alternatives(key: str, where: str) -> list[Alternative]:
             raise ConfigError(
                 f"key {key!r} names no point of a SunSpec model",
                 where=where,
-                hint='As "103.W", "inverter.WH|701.TotWhInj", "203:2.W" or "160.module[0].DCW"',
+                hint='Such as "103.W", "inverter.WH|701.TotWhInj", "203:2.W" or "160.module[0].DCW"',
             )
         models = tuple(m for w in words for m in (_ALIASES[w] if w in _ALIASES else (int(w),)))
         found.append((models, int(match[2] or 1), match[3]))

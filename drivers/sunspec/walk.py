@@ -16,7 +16,7 @@ from drivers.sunspec.models import END_MODEL, Model, decode_model, whole_registe
 BASES = (40000, 0, 50000)
 MARKER = (0x5375, 0x6E53)  # "SunS"
 MAX_READ = 125  # registers a Modbus read, at most
-MAX_MODELS = 200  # a chain longer than this is no chain
+MAX_MODELS = 200  # a longer chain is not plausible
 
 Ask = tuple[int, int]  # address, count of holding registers
 Answer = Sequence[int] | None  # None: the device refused or was silent

@@ -78,7 +78,7 @@ def test_complaints_are_lines_or_json(mh, park) -> None:
     assert (said.code, said.out) == (3, "")
     one, two, end = said.err.splitlines()
     assert one == f'error: {path}:25: device.x.line: there is no line "rof". Did you mean "roof"?'
-    assert two.startswith(f"error: {path}:27: device.x.profile: no profile 'test/bax' in ") and "'test/box'?" in two
+    assert two.startswith(f'error: {path}:27: device.x.profile: no profile "test/bax" in ') and '"test/box"?' in two
     assert end == "2 things are wrong."
     said = mh("check", "--json", "-c", path)
     facts = json.loads(said.out)

@@ -97,9 +97,9 @@ def test_a_refused_connection_is_said_once(mh, box, free_port) -> None:
         ([], 2, "error: read: --profile, --line, --address not given. Name a device of the configuration, or say all"),
         (["--profile", "BOX", "--line", "tcp://h:1"], 2, "error: read: --address not given."),
         (["inv1", "--address", "1"], 2, "error: read: a name and --profile, --line or --address. Say one or the other"),
-        (["--profile", "BOX", "--line", "tcp://h", "--address", "1"], 2, 'error: --line: "tcp://h" names no port.'),
+        (["--profile", "BOX", "--line", "tcp://h", "--address", "1"], 2, 'error: --line: "tcp://h" has no port.'),
         (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1 2"], 2, 'error: --address: "1 2" is not'),
-        (["--profile", "nobody/x", "--line", "tcp://h:1", "--address", "1"], 3, "no profile 'nobody/x'"),
+        (["--profile", "nobody/x", "--line", "tcp://h:1", "--address", "1"], 3, 'no profile "nobody/x"'),
         (
             ["--profile", "x.toml", "--line", "tcp://h:1", "--address", "1"],
             2,
@@ -116,7 +116,7 @@ def test_a_refused_connection_is_said_once(mh, box, free_port) -> None:
         (
             ["--profile", "BOX", "--line", "tcp://h:1", "--address", "1", "--param", "racks=2"],
             3,
-            "unknown parameter 'racks'",
+            'unknown parameter "racks"',
         ),
     ],
 )

@@ -214,14 +214,14 @@ def test_frames_are_shown_as_they_went_over_the_wire(mh, traces, tmp_path) -> No
 
 def test_pieces_of_one_answer_are_one_line() -> None:
     from agent.cli.watch import Pieces
-    from drivers.line.trace import Frame
+    from drivers.line.trace import TracedFrame
 
     ms = 1_000_000
-    sent, answer = Frame(1, 0, 0, b"\x01\x03"), [Frame(n, n * ms, 1, bytes([n])) for n in range(2, 6)]
-    noise, later = Frame(6, 6 * ms, 2, b"\xff"), Frame(7, 900 * ms, 2, b"\xfe")
+    sent, answer = TracedFrame(1, 0, 0, b"\x01\x03"), [TracedFrame(n, n * ms, 1, bytes([n])) for n in range(2, 6)]
+    noise, later = TracedFrame(6, 6 * ms, 2, b"\xff"), TracedFrame(7, 900 * ms, 2, b"\xfe")
     pieces = Pieces()
     assert list(pieces.join([sent, *answer[:2]], 4 * ms)) == [sent], "more of the answer may come"
-    assert list(pieces.join([*answer[2:], noise], 7 * ms)) == [Frame(2, 2 * ms, 1, b"\x02\x03\x04\x05")]
+    assert list(pieces.join([*answer[2:], noise], 7 * ms)) == [TracedFrame(2, 2 * ms, 1, b"\x02\x03\x04\x05")]
     assert list(pieces.join([later], 901 * ms)) == [noise]
     assert list(pieces.join([], 1000 * ms)) == [later] and list(pieces.rest()) == []
     assert pieces.last == 7

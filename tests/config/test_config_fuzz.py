@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import Complaint, Config, load_config, site_profiles
-from agent.config import values as v
+from agent.config import parsers as v
 from drivers.model import ConfigError
+from drivers.toml import parsers as p
 
 HERE = Path(__file__).parent
 GOOD = (HERE / "good.toml").read_text()
@@ -123,13 +124,13 @@ def test_any_value_in_any_place(tmp_path: Path, spot: Any, value: Any, drop: boo
 
 @given(st.integers(0, 10**10))
 def test_a_duration_reads_back(ms: int) -> None:
-    assert v.duration_ms(0, 10**10)(v.show_ms(ms) if ms % 1000 == 0 or ms < 1000 else f"{ms} ms") == ms
+    assert p.duration_ms(0, 10**10)(p.show_ms(ms) if ms % 1000 == 0 or ms < 1000 else f"{ms} ms") == ms
 
 
 @given(st.text(max_size=20))
 def test_durations_and_sizes_refuse_or_give_numbers(text: str) -> None:
-    for parse in (v.duration_ms(0, 10**12), v.size_bytes(0, 2**50), v.serial, v.line_url, v.uplink_url, v.timezone):
+    for parse in (p.duration_ms(0, 10**12), v.size_bytes(0, 2**50), v.serial, v.line_url, v.uplink_url, v.timezone):
         try:
             assert parse(text) is not None
-        except v.Wrong as wrong:
+        except p.Wrong as wrong:
             assert wrong.what

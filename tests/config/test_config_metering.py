@@ -47,12 +47,12 @@ def test_a_class_that_the_profile_says_holds_where_the_device_says_none(site: An
     main, _, third, fourth = site.load().devices
     assert (dict(main.accuracy), dict(third.accuracy), dict(fourth.accuracy)) == ({"": "1"}, {"": "1"}, {"": "0.2"})
     profile.write_text(plain.replace('kind = "meter"', 'kind = "meter"\nclass = "A1"'))
-    assert "class is 'A1', which is no accuracy class" in site.complaints()[0]
+    assert 'invalid accuracy class "A1"' in site.complaints()[0]
 
 
 def test_what_is_no_class(site: Any, good: str) -> None:
     assert told(site, good, device("third", 3, 'class = "0.5 A"')) == [
-        'device.third.class: "0.5 A" is no accuracy class. Such as "0.5S", "1", "B", or a percentage of the whole '
+        'device.third.class: "0.5 A" is not an accuracy class. Such as "0.5S", "1", "B", or a percentage of the whole '
         'chain such as "1.2 %"'
     ]
     assert told(site, good, device("third", 3, 'class = { "dc" = "1" }')) == [
@@ -68,8 +68,8 @@ def test_nothing_hangs_on_itself(site: Any, good: str) -> None:
         device("fourth", 4, 'parent = { "ac" = "third/ac" }'),
     )
     assert found == [
-        "device.third.parent.ac: goes in a circle: third > fourth > third. Nothing hangs on itself",
-        "device.fourth.parent.ac: goes in a circle: fourth > third > fourth. Nothing hangs on itself",
+        "device.third.parent.ac: forms a circle: third > fourth > third. A meter cannot be below itself",
+        "device.fourth.parent.ac: forms a circle: fourth > third > fourth. A meter cannot be below itself",
     ]
 
 
@@ -100,9 +100,9 @@ def test_derived_points_arrive(site: Any, good: str) -> None:
         ('sum = ["main/ac.energy.imports"]', 'derived.x.sum: main has no point "ac.energy.imports". Did you mean'),
         ('sum = ["man/ac.energy.import"]', 'derived.x.sum: there is no device "man". Did you mean "main"?'),
         ('sum = ["main/ac.power.active"]', "derived.x.sum: ac.power.active is a gauge, not a counter"),
-        ('sum = ["main"]', 'derived.x.sum: "main" is no term of a sum. Such as "meter-1/ac.energy.import"'),
+        ('sum = ["main"]', 'derived.x.sum: "main" is not a term of a sum. Such as "meter-1/ac.energy.import"'),
         ("sum = []", "derived.x.sum: has 0 terms. 1 to 256"),
-        ("", "derived.x: is neither a sum nor a heat. Write sum ="),
+        ("", "derived.x: has neither sum nor heat. Write sum ="),
         ('sum = ["main/ac.energy.import"]\nrole = "heat.recovered"', "derived.x.role: has no effect on a sum"),
         ('heat = { device = "main" }', 'derived.x.heat: the key "flow" is missing'),
         (

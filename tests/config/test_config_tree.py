@@ -141,16 +141,16 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
     notes = [str(note) for note in site.load().notes]
     assert notes == [
         # field pain 17
-        "agent.toml:39: line.cabinet-2.url: /dev/ttyUSB3 may become another adapter after a restart or replug. "
+        "agent.toml:39: line.cabinet-2.url: /dev/ttyUSB3 may refer to another adapter after a restart or replug. "
         "Take the stable name from /dev/serial/by-id/",
         "agent.toml:50: line.server.url: opens a second connection beside line.roof (agent.toml:44). "
         "Devices of one line take turns; many gateways accept one or two connections only",
-        "agent.toml:80: device.third.address: has the address of device.main on the same line. "
-        "Right only if two profiles share one device",
+        "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
+        "Correct only if two profiles describe one device",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
-        "Right only if it was set at the device",
-        "agent.toml:73: device.second.every: no point is read at the pace normal",
-        "agent.toml:84: uplink.plain.url: goes over the network unencrypted. mqtts:// protects password and readings",
+        "Correct only if it was changed at the device",
+        "agent.toml:73: device.second.every: no point has the pace normal",
+        "agent.toml:84: uplink.plain.url: is sent unencrypted. mqtts:// protects password and readings",
     ]
 
 
@@ -289,7 +289,7 @@ def test_secrets_are_read_from_their_place_only(tmp_path: Path) -> None:
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert Secret("pw").read(environ) == b"hush"
     assert Secret(file=tmp_path / "pw").read({}) == b"hush"
-    with pytest.raises(ConfigError, match="systemd gave no such credential"):
+    with pytest.raises(ConfigError, match="systemd did not provide this credential"):
         Secret("pw").read({})
     with pytest.raises(ConfigError, match="LoadCredential=other:"):
         Secret("other").read(environ)
@@ -339,7 +339,7 @@ def test_who_sleeps_in_the_dark(tmp_path: Path, role: str) -> None:
         found[place] = spec.night, [note.what for note in config.notes if note.where == "site"]
     without, with_place = found.values()
     if role == "generation.pv":
-        assert without == (None, ["nobody knows when it is dark there: silence of inv1 at night counts as timeout"])
+        assert without == (None, ["the location is unknown: silence of inv1 at night counts as timeout"])
         assert with_place == (Night(Decimal("31.23"), Decimal("121.47")), [])
     else:
         assert without == with_place == (None, [])

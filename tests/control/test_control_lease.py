@@ -216,7 +216,7 @@ def test_tools_borrow_the_port_of_a_running_agent(house: House, mh: Mh) -> None:
     assert "lent to identify by " in agent.said
     before = agent.snapshot()["devices"]["m1"]["readings"]
     until(lambda: agent.snapshot()["devices"]["m1"]["readings"] > before, 20, lambda: agent.said)
-    assert agent.said.count("back from its lease") == 3
+    assert agent.said.count("lease ended") == 3
     assert agent.stop() == 0
 
 

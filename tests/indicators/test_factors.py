@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.indicators.definitions import parse_plan
 from agent.indicators.factors import shipped
-from agent.indicators.plan import make_plan
+from agent.indicators.plan import load_plan
 from agent.keys import load_key
 from drivers.model import ConfigError
 from ext.canon import dumps
@@ -48,8 +47,8 @@ title = {{ en = "mine", zh = "自有" }}
 entry = [{{ year = 2025, value = "0.5", status = "quoted", source = "a contract", published = "{text}" }}]
 """
     with pytest.raises(ConfigError) as raised:
-        make_plan(parse_plan(plan, "plan.toml"), "plan.toml")
-    assert f"published = '{text}' is not a date" in str(raised.value.complaints[0])
+        load_plan(plan, "plan.toml")
+    assert f'published = "{text}" is not a date' in str(raised.value.complaints[0])
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:

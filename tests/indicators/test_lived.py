@@ -332,7 +332,7 @@ def test_what_is_declared_at_rest_falls_into_an_interval_to_come(lived: Lived, t
     for change, complaint in (
         (("certificats",), "the plan has no input declared.certificats"),
         ((None, "5", "m3"), "declared.certificates cannot be in m3"),
-        ((None, "five"), "'five' is no plain decimal number"),
+        ((None, "five"), '"five" is not a plain decimal number'),
     ):
         words = [given or said for given, said in zip((*change, *[None] * 9), say[1:], strict=False)]
         code, _, err = mh("declare", *words, "-c", tmp_path / "agent.toml")

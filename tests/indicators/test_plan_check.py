@@ -20,7 +20,7 @@ periods = ["day"]
 MISTAKES = {
     "an unknown role": (
         INDICATOR.format(numerator="gird.import", unit="kWh"),
-        "indicator mine: numerator: gird.import: gird is no role (did you mean grid.import?)",
+        "indicator mine: numerator: gird.import: unknown role gird (did you mean grid.import?)",
     ),
     "a flow that a role has not": (
         INDICATOR.format(numerator="water.fresh.import", unit="kWh"),
@@ -40,7 +40,7 @@ MISTAKES = {
     ),
     "an unknown factor": (
         INDICATOR.format(numerator="grid.import * factor.power.fossil.cm", unit="tCO2"),
-        "factor.power.fossil.cm is no factor (did you mean power.fossil.cn?)",
+        "unknown factor factor.power.fossil.cm (did you mean power.fossil.cn?)",
     ),
     "an unknown input": (
         INDICATOR.format(numerator="declared.certificate", unit="MWh"),
@@ -48,23 +48,23 @@ MISTAKES = {
     ),
     "a formula that breaks off": (
         INDICATOR.format(numerator="(grid.import - grid.export", unit="kWh"),
-        "numerator: at character 27 ('the end'): want )",
+        "numerator: at character 27 ('the end'): expected )",
     ),
     "no formula at all": (
         INDICATOR.format(numerator="grid.import kWh", unit="kWh"),
-        "numerator: at character 13 ('kWh'): want",
+        "numerator: at character 13 ('kWh'): expected",
     ),
-    "an unknown set": ('sets = ["national-2026"]', "'national-2026' is no set (did you mean national-2025?)"),
+    "an unknown set": ('sets = ["national-2026"]', 'unknown set "national-2026" (did you mean national-2025?)'),
     "an indicator that is not there": (
         '[exclude]\n"national-2025/solid-waste" = "no waste"',
-        "is no indicator of this plan (did you mean national-2025/solid_waste?)",
+        "unknown indicator (did you mean national-2025/solid_waste?)",
     ),
     "a role that is said to be absent": (
         '[absent]\n"generation.wnd" = "none"',
-        "absent.generation.wnd: is no role (did you mean generation.wind?)",
+        "absent.generation.wnd: unknown role (did you mean generation.wind?)",
     ),
-    "an unknown key": ("absnt = {}", "unknown field `absnt`"),
-    "no TOML": ("sets = [", "is not TOML"),
+    "an unknown key": ("absnt = {}", 'absnt: unknown key. Did you mean "absent"?'),
+    "no TOML": ("sets = [", "plan.toml:3: "),
 }
 
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import Cut, Memory, Rule, sums
-from agent.intervals.accuracy import limit
-from agent.intervals.balance import Balance, balance, wants
+from agent.intervals import Cut, Rule, sums
+from agent.intervals.balance import Balance, accuracy_limit, balance, wants
 from agent.intervals.meters import Meters
-from agent.intervals.replay import recompute
+from agent.intervals.replay import emitted
 from tests.kits.ledger import LENGTH, START, Packs, point, table
+from tests.kits.memory_book import MemoryBook
 
 BASE = "park7/gw01"
 COUNTERS = {
@@ -30,7 +30,7 @@ class Park:
     """Meters, each a stream of its own, that count what they are told, in steps of 0.01 kWh."""
 
     def __init__(self) -> None:
-        self.memory, self.cut = Memory(), Cut("Asia/Shanghai")
+        self.memory, self.cut = MemoryBook(), Cut("Asia/Shanghai")
 
     def meter(
         self,
@@ -60,7 +60,7 @@ class Park:
         import json
 
         data = [json.dumps(body).encode() for body in packs.bodies]
-        for shape, rows in recompute(f"{BASE}/{name}", data, self.cut, Rule()):
+        for _, shape, rows in emitted(f"{BASE}/{name}", data, self.cut, Rule()):
             self.memory.add(f"{BASE}/{name}", shape, rows)
 
     def balance(self, at: int = 0) -> Balance:
@@ -227,9 +227,9 @@ def test_no_class_is_broken_by_a_count_or_two(hundredths: list[int], lost: int) 
     [("0.5S", "0.005"), ("1", "0.01"), ("B", "0.01"), ("1.2 %", "0.012"), ("2.5%", "0.025"), ("C", "0.005")],
 )
 def test_classes(text: str, share: str) -> None:
-    assert limit(text) == Decimal(share)
+    assert accuracy_limit(text) == Decimal(share)
 
 
 @pytest.mark.parametrize("text", ["", "E", "S", "-1", "0", "NaN", "inf", "50", "1 kWh", "%"])
 def test_what_is_no_class(text: str) -> None:
-    assert limit(text) is None
+    assert accuracy_limit(text) is None

@@ -11,9 +11,10 @@ import pytest
 
 from agent.cli.recompute import recompute
 from agent.indicators.site import SiteResults
-from agent.intervals import Cut, Memory, Rule
+from agent.intervals import Cut, Rule
 from agent.intervals.replay import emitted
 from tests.kits.ledger import LENGTH, START, Packs, point, table
+from tests.kits.memory_book import MemoryBook
 
 CUT = Cut("Asia/Shanghai")
 BASE = "park7/gw01"
@@ -38,7 +39,7 @@ def park(folder: Path, forge: Any = None) -> Path:
     """Exported packs of a grid meter and a hall's, and signed results of three intervals as they were known then."""
     folder.mkdir()
     lives = {f"{BASE}/grid": packs_of("grid", "300"), f"{BASE}/hall": packs_of("load", "300", zero_first=True)}
-    memory, rows, known = Memory(), [], dict.fromkeys(lives, 0)
+    memory, rows, known = MemoryBook(), [], dict.fromkeys(lives, 0)
     for stream, packs in lives.items():
         bodies = [body | {"stream": stream, "v": 1} for body in packs.bodies]
         texts = [json.dumps(body).encode() for body in bodies]

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, Memory, sums
+from agent.intervals import FLAW, Cut, Flag, sums
 from agent.intervals.balance import wants
 from agent.intervals.meters import Meters
-from agent.intervals.page import Cell, Column, Row, Shape
+from agent.intervals.page import Cell, Column, PageSchema, Row
+from tests.kits.memory_book import MemoryBook
 
 CUT = Cut("Europe/Berlin")
 START, END = CUT.stretch("day", 1_795_600_000_000)  # 2026-11-25
 LENGTH = 900_000
 STREAM = "park7/gw01/m1"
-SHAPE = Shape(
+SHAPE = PageSchema(
     (
         Column("a.energy.import", "counter", "kWh", -2, "a", "load.hall", "", "consumption"),
         Column("b.energy.import", "counter", "Wh", 1, "b", "load.hall", "", "consumption"),  # same place, other counts
@@ -106,8 +107,8 @@ def flawed(mine: Iterable[Said]) -> list[Said]:
     return [one for one in mine if one.flags & FLAW]
 
 
-def filled(made: list[list[Row]]) -> Memory:
-    memory = Memory()
+def filled(made: list[list[Row]]) -> MemoryBook:
+    memory = MemoryBook()
     for page in made:
         memory.add(STREAM, SHAPE, page)
     return memory

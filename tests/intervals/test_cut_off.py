@@ -128,7 +128,7 @@ def taken(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore
     from agent.intervals.replay import take_body
 
     body = json.loads(pack.data, parse_float=str)
-    if ledger.sketch is None and "table" not in body:
+    if ledger.tracked is None and "table" not in body:
         birth = next(p for p in reversed(seen) if p.is_birth and p.seq < pack.seq)
         ledger.use(json.loads(birth.data, parse_float=str)["table"])
     take_body(ledger, body)

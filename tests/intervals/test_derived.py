@@ -7,23 +7,24 @@ from decimal import Decimal
 from typing import Any
 
 from agent.indicators.site import SiteResults
-from agent.intervals import Cut, Memory, Rule, query, sums
+from agent.intervals import Cut, Rule, query, sums
 from agent.intervals.heat import heat_flow
-from agent.intervals.replay import recompute
+from agent.intervals.replay import emitted
 from tests.kits.ledger import LENGTH, START, Packs, point, table
+from tests.kits.memory_book import MemoryBook
 
 BASE = "park7/gw01"
 CUT = Cut("Asia/Shanghai")
 HEAT = {"device": "plc", "flow": "x.loop.flow", "supply": "x.loop.hot", "return": "x.loop.cold"}
 
 
-def add(memory: Memory, name: str, packs: Packs) -> None:
+def add(memory: MemoryBook, name: str, packs: Packs) -> None:
     data = [json.dumps(body).encode() for body in packs.bodies]
-    for shape, rows in recompute(f"{BASE}/{name}", data, CUT, Rule()):
+    for _, shape, rows in emitted(f"{BASE}/{name}", data, CUT, Rule()):
         memory.add(f"{BASE}/{name}", shape, rows)
 
 
-def counting(memory: Memory, name: str, each: str, unit: str = "kWh", minutes: int = 40) -> None:
+def counting(memory: MemoryBook, name: str, each: str, unit: str = "kWh", minutes: int = 40) -> None:
     packs = Packs(table(point("ac.energy.import", unit=unit, source={"scale": "0.1"}), roles={}))
     level = Decimal(500)
     for _ in range(minutes):
@@ -32,13 +33,13 @@ def counting(memory: Memory, name: str, each: str, unit: str = "kWh", minutes: i
     add(memory, name, packs)
 
 
-def results(memory: Memory, *rows: dict[str, Any], at: int = 1) -> list[Any]:
+def results(memory: MemoryBook, *rows: dict[str, Any], at: int = 1) -> list[Any]:
     start = START + at * LENGTH
     return list(SiteResults(CUT, BASE, rows, "hash").of(memory, "interval", start, start + LENGTH))
 
 
 def test_a_sum_of_counters_that_need_no_role() -> None:
-    memory = Memory()
+    memory = MemoryBook()
     counting(memory, "m1", "2")
     counting(memory, "m2", "0.5")
     row = {"n": "hall-2", "sum": ["m1/ac.energy.import", "-m2/ac.energy.import"]}
@@ -53,7 +54,7 @@ def test_a_sum_of_counters_that_need_no_role() -> None:
 
 
 def test_a_term_that_is_not_known_leaves_no_value_and_is_named() -> None:
-    memory = Memory()
+    memory = MemoryBook()
     counting(memory, "m1", "2")
     (found,) = results(memory, {"n": "both", "sum": ["m1/ac.energy.import", "m2/ac.energy.import"]})
     assert "v" not in found and found["missing"] == ["m2/ac.energy.import"]
@@ -61,7 +62,7 @@ def test_a_term_that_is_not_known_leaves_no_value_and_is_named() -> None:
 
 
 def test_units_that_do_not_add_up_are_no_sum() -> None:
-    memory = Memory()
+    memory = MemoryBook()
     counting(memory, "m1", "2")
     counting(memory, "m2", "2", unit="m3")
     (found,) = results(memory, {"n": "odd", "sum": ["m1/ac.energy.import", "m2/ac.energy.import"]})
@@ -85,7 +86,7 @@ def test_heat_from_flow_and_temperatures() -> None:
         t = packs.to_ms
         three = [("x.loop.hot", Decimal(70)), ("x.loop.cold", Decimal(50)), ("x.loop.flow", Decimal(12))]
         packs.pack([(t + n, name, value, "") for n, (name, value) in enumerate(three)])
-    memory = Memory()
+    memory = MemoryBook()
     add(memory, "plc", packs)
     (found,) = results(memory, row)
     assert heat_flow(Decimal(12), "m3/h", Decimal(70), Decimal(50)) == Decimal(12) * 4115 * 20 / 3600
@@ -100,7 +101,7 @@ def test_a_heat_with_a_role_counts_in_figures() -> None:
     for _ in range(40):
         t = packs.to_ms
         packs.pack([(t, "x.loop.hot", 70, ""), (t, "x.loop.cold", 50, ""), (t, "x.loop.flow", 12, "")])
-    memory = Memory()
+    memory = MemoryBook()
     add(memory, "plc", packs)
     (found,) = sums(memory, CUT, START + LENGTH, START + 2 * LENGTH, "all")
     assert (found.role, found.flow, found.unit, found.amount) == ("heat.recovered", "heat", "GJ", Decimal("0.2469"))
@@ -111,7 +112,7 @@ def test_a_sensor_that_is_silent_is_a_heat_that_is_missing() -> None:
     for n in range(40):
         t = packs.to_ms
         packs.pack([(t, "x.loop.flow", 12, "")] + ([(t, "x.loop.hot", 70, "")] if n < 5 else []))
-    memory = Memory()
+    memory = MemoryBook()
     add(memory, "plc", packs)
     (found,) = results(memory, row)
     assert "v" not in found and found["missing"] == ["plc/heat.derived.loop"]

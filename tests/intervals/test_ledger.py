@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals import Flag
-from agent.intervals.sketch import Rule
+from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
 from tests.kits.ledger import LENGTH, START, Book, Packs, point, table
 
@@ -116,7 +116,7 @@ def test_a_restart_at_any_pack_changes_nothing(life: list[tuple[str, int]], data
     once.read(packs.bodies)
     cut = data.draw(st.integers(1, len(packs.bodies) - 1))
     book.read(packs.bodies[:cut])
-    if book.ledger.to_ms and book.ledger.sketch is not None:
+    if book.ledger.to_ms and book.ledger.tracked is not None:
         state, document = book.ledger.state(), next(b["table"] for b in reversed(packs.bodies[:cut]) if "table" in b)
         after = Book()
         after.pages = book.pages
@@ -221,7 +221,7 @@ def test_a_meter_that_is_silent_at_night_and_says_zero_at_dawn() -> None:
     rows = book.rows()
     assert sum((row.amount or 0) for row in rows[:3]) < Decimal("22.5")
     assert rows[1].flags & Flag.GLITCH and rows[1].completeness == 1
-    assert [(h.kind, h.count) for h in book.ledger.happenings] == [("glitch", 3)]
+    assert [(h.kind, h.count) for h in book.ledger.counter_events] == [("glitch", 3)]
 
 
 def test_a_counter_that_stands_after_its_first_step_was_read_all_the_time() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.intervals import Cut
-from agent.intervals.sketch import Rule
+from agent.intervals.tracked_points import Rule
 from agent.service.intervals import corrected_figures
 from agent.service.pack_replay import new_pages
 from agent.service.tallying import Tallying

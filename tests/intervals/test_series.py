@@ -11,8 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agent.intervals.series import Series, Step
-from agent.intervals.widths import is_all_ones, is_nearly_full
+from agent.intervals.series import Series, Step, is_all_ones, is_nearly_full
 
 ONES = (1 << 32) - 1
 NEVER = (

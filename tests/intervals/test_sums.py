@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, Memory, changes, query, recompute, sums
-from agent.intervals.sketch import Rule
+from agent.intervals import FLAW, Cut, Flag, changes, query, sums
+from agent.intervals.replay import emitted
+from agent.intervals.tracked_points import Rule
 from agent.service.pack_replay import new_pages
 from agent.service.tallying import fold
 from agent.store import Store
 from tests.intervals.test_ledger import growing, lives, meter, play
 from tests.kits.ledger import LENGTH, START, STREAM, Book, Packs, point, table
+from tests.kits.memory_book import MemoryBook
 
 DAY_MS = 86_400_000
 
@@ -54,7 +56,7 @@ def test_completeness_counts_every_meter_for_the_whole_stretch() -> None:
     for _ in range(5):
         silent.pack([], silent.to_ms + LENGTH)
     two.read(silent.bodies)
-    memory = Memory()
+    memory = MemoryBook()
     for name, book in (("a", one), ("b", two)):
         for page in book.pages:
             memory._pages.setdefault(name, []).append(
@@ -153,9 +155,9 @@ def test_packs_say_it_all_again() -> None:
     """What a verifier needs: the same rows from the published bytes."""
     import json
 
-    packs, memory = play(LIFE), Memory()
+    packs, memory = play(LIFE), MemoryBook()
     data = [json.dumps(body).encode() for body in packs.bodies]
-    for shape, rows in recompute(STREAM, data, Cut("Asia/Shanghai"), Rule()):
+    for _, shape, rows in emitted(STREAM, data, Cut("Asia/Shanghai"), Rule()):
         memory.add(STREAM, shape, rows)
     book = Book()
     book.read(packs.bodies)

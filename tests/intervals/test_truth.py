@@ -135,8 +135,8 @@ def test_what_the_field_saw_is_no_energy(name: str, before: str, odd: list[str],
     rows = book.rows()
     assert max(row.amount or 0 for row in rows) <= Decimal("1.7"), name
     assert sum((row.amount or 0) for row in rows[1:3]) <= Decimal("3.3")
-    assert [h.kind for h in book.ledger.happenings] == [says], book.ledger.happenings
-    assert book.ledger.happenings[0].before == Decimal(before)
+    assert [h.kind for h in book.ledger.counter_events] == [says], book.ledger.counter_events
+    assert book.ledger.counter_events[0].before == Decimal(before)
     assert rows[1].completeness == 1 and start - Decimal(before) <= Decimal("0.2")
     assert all(row.amount is None or row.amount >= 0 for row in rows)
 
@@ -149,8 +149,13 @@ def test_a_reset_is_an_event_and_the_rest_counts_on() -> None:
     for n in range(40):
         packs.pack([(packs.to_ms, ENERGY, Decimal(n), "")])
     book.read(packs.bodies)
-    (happening,) = book.ledger.happenings
-    assert (happening.kind, happening.before, happening.value, happening.growth) == ("reset", 5019, 0, 0)
+    (counter_event,) = book.ledger.counter_events
+    assert (counter_event.kind, counter_event.before, counter_event.value, counter_event.growth) == (
+        "reset",
+        5019,
+        0,
+        0,
+    )
     rows = book.rows()
     assert rows[1].amount == 14, "15 less the one that flowed while it was reset: lost, and said"
     assert rows[1].end_ms == START + 2 * LENGTH and rows[2].amount == 15

@@ -142,7 +142,7 @@ def test_two_who_rotate_at_once_do_not_fork_the_chain(path: Path) -> None:
     both = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [p.communicate(timeout=30)[1] for p in both]
     good = [p.returncode for p in both].count(0)
-    assert good >= 1 and all(not text or "somebody else replaces this key" in text for text in said)
+    assert good >= 1 and all(not text or "another process is replacing this key" in text for text in said)
     kids = check_key_records(current_records(load_key(path), GATEWAY), GATEWAY).kids
     assert kids[0] == first and len(kids) == 1 + good
 
@@ -151,7 +151,7 @@ def test_somebody_elses_turn(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        with pytest.raises(KeyFileError, match=r"somebody else replaces this key just now.*keys show"):
+        with pytest.raises(KeyFileError, match=r"another process is replacing this key.*keys show"):
             rotate_key(path, GATEWAY, 1)
     finally:
         os.close(fd)
@@ -234,7 +234,7 @@ def test_an_old_key_that_is_put_back_is_refused(path: Path) -> None:
     rotate_key(path, GATEWAY, 1_795_600_000)
     published = current_records(load_key(path), GATEWAY)
     path.write_bytes(backup)
-    with pytest.raises(KeyFileError, match=r"put that one back.*--lost"):
+    with pytest.raises(KeyFileError, match=r"restore that one.*--lost"):
         current_records(load_key(path), GATEWAY, published)
 
 
@@ -260,7 +260,7 @@ def test_a_lost_key_is_followed_by_a_new_root(path: Path, tmp_path: Path) -> Non
 
 def test_what_is_revoked_must_be_of_the_chain(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(KeyFileError, match=rf"no key {'B' * 43} to revoke.*Known are "):
+    with pytest.raises(KeyFileError, match=rf"no key {'B' * 43} to revoke.*Known: "):
         rotate_key(path, GATEWAY, 1, revokes=[Revocation("B" * 43, {})])
     assert path.read_bytes() == before
 

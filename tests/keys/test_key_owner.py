@@ -133,7 +133,7 @@ def test_root_loads_no_library_that_another_users_file_names(tmp_path: Path, mh:
     os.chown(path, 4242, 4242)
     for words in (("show", path), ("record", path, *GATEWAY), ("rotate", path, *GATEWAY, "--yes", "--alg", "ed25519")):
         code, out, err = mh("keys", *words)
-        assert (code, out) == (3, "") and "root loads no library that others name" in err, err
+        assert (code, out) == (3, "") and "root does not load a library named by others" in err, err
 
 
 def test_nobody_works_on_a_key_where_several_could_lead_to_another(tmp_path: Path, mh: Mh) -> None:

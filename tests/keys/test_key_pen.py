@@ -89,7 +89,7 @@ class Moody:
 
     def sign(self, message: bytes) -> bytes:
         if not self.well:
-            raise TokenError("the token does not sign", where="token")
+            raise TokenError("the token failed to sign", where="token")
         return self._key.sign(message)
 
 
@@ -148,7 +148,7 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
         assert await rounds.round() == 2
         key.well = False
         assert [await rounds.round() for _ in range(3)] == [0, 0, 0]
-        assert rounds.told[-1] == ("token: the token does not sign", Reason.STOPPED)
+        assert rounds.told[-1] == ("token: the token failed to sign", Reason.STOPPED)
         key.well = True
         assert await rounds.round() == 2 and rounds.told[-1] == (None,)
         packs = await rounds.packs()

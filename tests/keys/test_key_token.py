@@ -72,9 +72,9 @@ def test_what_follows_a_key_in_a_token_must_be_said(token: Token, tmp_path: Path
     path = tmp_path / "signing.key"
     create_key(path, 1, token=token.uri("c"))
     before = path.read_bytes()
-    with pytest.raises(KeyFileError, match=r"what shall follow it\?.*--pkcs11"):
+    with pytest.raises(KeyFileError, match=r"kind of its successor must be given.*--pkcs11"):
         rotate_key(path, GATEWAY, 2)
-    with pytest.raises(KeyFileError, match="signs already"):
+    with pytest.raises(KeyFileError, match="already the signing key"):
         rotate_key(path, GATEWAY, 2, token=token.uri("c"))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["signing.key"]
 
@@ -92,7 +92,7 @@ def test_a_token_that_is_gone_says_so_and_comes_back(token: Token) -> None:
     pin = token.pin_file.read_text()
     token.hide()
     try:
-        with pytest.raises(TokenError, match=r"the token is not there.*Tokens that are: ") as caught:
+        with pytest.raises(TokenError, match=r"token not found.*Available tokens: ") as caught:
             key.sign(b"x")
         assert caught.value.retry and caught.value.exit_code == 4
         with pytest.raises(TokenError):
@@ -112,19 +112,19 @@ def test_another_key_of_the_same_name_is_not_taken(token: Token) -> None:
     session.close()
     TokenKey(token.uri("f"), make=True)
     token.reset()
-    with pytest.raises(TokenError, match="another key than before has this name"):
+    with pytest.raises(TokenError, match="a different key now has this name"):
         key.sign(b"x")
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (("token=park7", "token=park8"), r"the token is not there.*'park7'"),
-        (("object=h", "object=nobody"), "there is no such key in the token"),
-        (("object=h", ""), "a URI that names token and object is wanted"),
+        (("token=park7", "token=park8"), r"token not found.*'park7'"),
+        (("object=h", "object=nobody"), "key not found in the token"),
+        (("object=h", ""), "the URI must name token and object"),
         (("module-path=", "module="), "'module' is not known"),
         (("libsofthsm2.so", "nothing.so"), "the token cannot be used .*nothing.so"),
-        (("pin-source=", "pin-value=4711&pin-source="), "a PIN does not stand here"),
+        (("pin-source=", "pin-value=4711&pin-source="), "a PIN must not be written here"),
         (("token.pin", "none.pin"), "there is no PIN of the token"),
         (("pin-source=file:", "pin-source=credential:x"), "there is no PIN of the token"),
     ],
@@ -152,7 +152,7 @@ def test_a_wrong_pin_is_tried_once(token: Token, tmp_path: Path) -> None:
     uri = token.uri("i", f"file:{pin}")
     code = f"from agent.keys.token import TokenKey; TokenKey({uri!r}, make=True)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    assert "TokenError" in done.stderr and "the PIN is not accepted (PinIncorrect)" in done.stderr
+    assert "TokenError" in done.stderr and "the PIN was rejected (PinIncorrect)" in done.stderr
     pin.chmod(0o644)
     with pytest.raises(KeyFileError, match="others may read or change the PIN of the token"):
         TokenKey(uri)

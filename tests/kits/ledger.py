@@ -9,11 +9,11 @@ from decimal import Decimal
 from typing import Any
 
 from agent.intervals import Cut, IntervalRow, query
-from agent.intervals.feed import Span
 from agent.intervals.ledger import Ledger
-from agent.intervals.page import Row, Shape, StoredPage, encode
+from agent.intervals.page import PageSchema, Row, StoredPage, encode
 from agent.intervals.replay import take_body
-from agent.intervals.sketch import Rule
+from agent.intervals.rows import PackSpan
+from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
 
 LENGTH = 900_000
@@ -89,7 +89,7 @@ class Book:
         self.cut, self.rule = cut or Cut("Asia/Shanghai"), rule or Rule()
         self.ledger = Ledger(STREAM, self.cut, self.rule)
         self.pages: list[StoredPage] = []
-        self.made: list[tuple[Shape, list[Row]]] = []
+        self.made: list[tuple[PageSchema, list[Row]]] = []
 
     def read(self, bodies: Iterable[dict[str, Any]]) -> None:
         """From packs."""
@@ -104,7 +104,7 @@ class Book:
             if "table" in body:
                 self.ledger.use(body["table"])
             edges = (round(float(body[name]) * 1000) for name in ("from", "to"))
-            self.ledger.take_ring(packs.ring, positions, [Span(body["seq"], body["boot"], *edges)])
+            self.ledger.take_ring(packs.ring, positions, [PackSpan(body["seq"], body["boot"], *edges)])
             self.write()
 
     def write(self) -> None:
@@ -112,7 +112,7 @@ class Book:
             self.made.append((shape, rows))
             self.add(shape, rows)
 
-    def add(self, shape: Shape, rows: Sequence[Row]) -> None:
+    def add(self, shape: PageSchema, rows: Sequence[Row]) -> None:
         body = encode(rows, len(shape.columns))
         end = max(row.end_ms for row in rows)
         self.pages.append(StoredPage(len(self.pages) + 1, STREAM, rows[0].start_ms, end, shape.encode(), body))

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from drivers.line import Answer, Line, LineConfig, Manners, ModbusRequest, open_line
+from drivers.line import Answer, Line, LineConfig, ModbusRequest, RequestOptions, open_line
 from drivers.line.port import open_port
 from drivers.modbus import read_request
 from drivers.model import DeviceSpec, Kind, Limits, LineError, Point
 from drivers.sim import Bus, Image, SerialLine, SimDevice, TcpLine, device
-from drivers.sim.framing import Framing, Request
+from drivers.sim.framing import Framing, SimRequest
 from tests.conftest import MadeUpTime
 from tests.kits.wires import SerialWire, Wire, clock
 
@@ -125,9 +125,9 @@ def our_end(lines: list[Line], sim: Any, **more: Any) -> Line:
     return lines[-1]
 
 
-def hasty(line: Line) -> Manners:
+def hasty(line: Line) -> RequestOptions:
     """For what is not answered."""
-    return line.manners(Limits(timeout_s=0.03))
+    return line.request_options(Limits(timeout_s=0.03))
 
 
 def sim_device(unit: int = 1, words: Sequence[int] = range(200), **more: object) -> SimDevice:
@@ -171,7 +171,7 @@ async def ask_while(line: Line, request: ModbusRequest, trouble: type[LineError]
     """Ask again and again while this trouble lasts; half a minute at most."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            (answer,) = await line.burst([request], line.manners())
+            (answer,) = await line.burst([request], line.request_options())
             if not isinstance(answer, trouble):
                 assert isinstance(answer, Answer)
                 return answer
@@ -190,7 +190,7 @@ def mute_when(honest: SimDevice, silent: Callable[[int, int], bool]) -> SimDevic
     """The same device, silent to reads of (address, count) that ``silent`` names."""
 
     class Mute(SimDevice):
-        def answer(self, request: Request, framing: Framing) -> device.Answer | None:
+        def answer(self, request: SimRequest, framing: Framing) -> device.SimAnswer | None:
             address, count = (int.from_bytes(request.pdu[n : n + 2], "big") for n in (1, 3))
             said = SimDevice.answer(self, request, framing)
             return None if silent(address, count) else said

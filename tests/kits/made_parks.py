@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from agent.intervals import Cut
-from agent.intervals.sketch import Rule
+from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import START, STREAM, point, table
 
 HOUR_MS = 3_600_000

@@ -23,7 +23,7 @@ async def test_who_borrows_a_line_gets_its_port(ports: Ports) -> None:
     assert (await line.exchange(ask(1, 1))).payload == words(1)
     lease = await line.lend("read by anna")
     assert not line.is_open and line.lent == "read by anna"
-    (error,) = await line.burst([ask()], line.manners())
+    (error,) = await line.burst([ask()], line.request_options())
     assert isinstance(error, LineLent) and "read by anna" in str(error)
     tool = ports.line(sim)  # the port is free: it locks its users out
     assert (await tool.exchange(ask(5, 1))).payload == words(5)
@@ -39,9 +39,9 @@ async def test_a_request_under_way_is_finished_first(field: Field) -> None:
     device = sim_device()
     device.faults.set("late=0.1")
     line = field.line(await field.tcp(device))
-    first = asyncio.ensure_future(line.burst([ask(1, 1)], line.manners()))
+    first = asyncio.ensure_future(line.burst([ask(1, 1)], line.request_options()))
     await asyncio.sleep(0)
-    waiting = asyncio.ensure_future(line.burst([ask(2, 1)], line.manners()))
+    waiting = asyncio.ensure_future(line.burst([ask(2, 1)], line.request_options()))
     await asyncio.sleep(0)
     lease = await line.lend("scan by anna")
     (answer,) = await first
@@ -56,7 +56,7 @@ async def test_a_silent_device_is_not_asked_again_when_the_line_is_wanted(field:
     device.faults.set("silence")
     sim = await field.tcp(device)
     line = field.line(sim, timeout_s=0.05, retries=200)
-    busy = asyncio.ensure_future(line.burst([ask(1, 1)], line.manners()))
+    busy = asyncio.ensure_future(line.burst([ask(1, 1)], line.request_options()))
     async with asyncio.timeout(10):
         while not line.stats.timeouts:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -86,7 +86,7 @@ async def test_who_stops_waiting_for_a_line_leaves_it_as_it_was(field: Field) ->
     device = sim_device()
     device.faults.set("late=0.2*1")
     line = field.line(await field.tcp(device))
-    first = asyncio.ensure_future(line.burst([ask(1, 1)], line.manners()))
+    first = asyncio.ensure_future(line.burst([ask(1, 1)], line.request_options()))
     await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):

@@ -19,7 +19,7 @@ async def test_exceptions_of_a_gateway_leave_nothing_behind(field: Field) -> Non
 
     async def rounds(count: int) -> None:
         for _ in range(count):
-            good, gone = await line.burst([ask(), ask(unit=2)], line.manners())
+            good, gone = await line.burst([ask(), ask(unit=2)], line.request_options())
             assert isinstance(good, Answer) and isinstance(gone, LineTimeout)
 
     await rounds(WARM)

@@ -151,7 +151,7 @@ async def test_a_line_that_is_never_silent_is_not_talked_on(field: Field) -> Non
 
     talks = asyncio.ensure_future(babble())
     await asyncio.sleep(0.02)
-    (error,) = await line.burst([ask()], line.manners())
+    (error,) = await line.burst([ask()], line.request_options())
     talks.cancel()
     assert isinstance(error, FrameError) and "not been silent" in str(error)
     assert sim.bus.devices[1].requests[3] == 1
@@ -182,7 +182,7 @@ async def test_a_line_that_is_closed_lets_nobody_wait(field: Field) -> None:
     device.faults.set("silence")
     for sim in (await field.pty(device), await field.tcp(device)):
         line = field.line(sim, timeout_s=5.0)
-        asking = asyncio.ensure_future(line.burst([ask()], line.manners()))
+        asking = asyncio.ensure_future(line.burst([ask()], line.request_options()))
         await asyncio.sleep(0.02)
         closed = mono_ns()
         await line.close()
@@ -223,7 +223,7 @@ async def test_an_answer_that_never_ends_is_given_up(field: Field) -> None:
     sim = await field.pty(device)
     line = field.line(sim, timeout_s=0.05)
     began = mono_ns()
-    asking = asyncio.ensure_future(line.burst([ask()], line.manners()))
+    asking = asyncio.ensure_future(line.burst([ask()], line.request_options()))
     while not asking.done() and mono_ns() - began < 5e9:
         await asyncio.sleep(0.005)
         sim.say(b"\x55")
@@ -284,10 +284,10 @@ async def test_an_adapter_that_is_pulled_is_closed_and_found_again_by_its_name(p
     assert (await line.exchange(ask(1, 1))).payload == words(1)
     before = os.readlink(sim.link)
     await sim.unplug()
-    (error,) = await line.burst([ask()], line.manners())
+    (error,) = await line.burst([ask()], line.request_options())
     assert isinstance(error, LineDown) and not line.is_open
     assert before not in open_files() and f"{before} (deleted)" not in open_files()
-    assert isinstance((await line.burst([ask()], line.manners()))[0], LineDown)
+    assert isinstance((await line.burst([ask()], line.request_options()))[0], LineDown)
     await sim.plug()
     assert (await ask_while(line, ask(3, 1), LineDown)).payload == words(3)
 
@@ -298,7 +298,7 @@ async def test_a_pull_within_an_exchange_ends_it(ports: Ports) -> None:
     device.faults.set("silence")
     sim = await ports.pty(device)
     line = ports.line(sim, timeout_s=3600.0)
-    asking = asyncio.ensure_future(line.burst([ask()], line.manners()))
+    asking = asyncio.ensure_future(line.burst([ask()], line.request_options()))
     await came(lambda: device.requests[3], "the request")
     await sim.unplug()
     (error,) = await asking
@@ -335,7 +335,7 @@ def test_an_unstable_name_is_warned_about(caplog: pytest.LogCaptureFixture) -> N
 
 def test_an_echo_where_there_can_be_none_is_warned_about() -> None:
     assert warnings(LineConfig("a", "modbus-tcp://192.0.2.1", echo=True)) == (
-        "line a: echo has no meaning on modbus-tcp",
+        "line a: echo has no effect on modbus-tcp",
     )
     assert not warnings(LineConfig("a", "tcp://192.0.2.1:4196", echo=True))
 
@@ -344,7 +344,7 @@ async def test_devices_of_other_speeds_share_a_line(ports: Ports) -> None:
     """A switch of the setting keeps the quiet time of the slower one; parity is asked for, though a pty has none."""
     sim = await ports.pty(sim_device(), baud=2400)
     line = ports.line(sim, serial="19200 8N1")
-    slow = line.manners(serial="2400 8E1")
+    slow = line.request_options(serial="2400 8E1")
     with pytest.raises(LineTimeout):
         await line.exchange(ask(0, 1), hasty(line))
     await came(lambda: sim.wrong_baud, "the request at the wrong speed")
@@ -358,7 +358,7 @@ async def test_a_switch_waits_for_the_slower_of_both_speeds(ports: Ports) -> Non
     line = ports.line(sim)
     assert (await line.exchange(ask(0, 1))).payload == words(0)
     with pytest.raises(LineTimeout):
-        await line.exchange(ask(0, 1), line.manners(Limits(timeout_s=0.03), serial="19200 8N1"))
+        await line.exchange(ask(0, 1), line.request_options(Limits(timeout_s=0.03), serial="19200 8N1"))
     await came(lambda: sim.wrong_baud, "the request at the wrong speed")
     assert sim.quiet_min_s >= 3.5 * 11 / 2400 * 0.98
 
@@ -369,7 +369,7 @@ def test_a_port_that_stays_away_is_looked_for_less_and_less(made_up_time: asynci
     async def a_quarter_of_an_hour() -> int:
         line = open_line(LineConfig("a", "serial:/nowhere/at/all"))
         for _ in range(900):
-            assert isinstance((await line.burst([ask()], line.manners()))[0], LineDown)
+            assert isinstance((await line.burst([ask()], line.request_options()))[0], LineDown)
             await asyncio.sleep(1)
         return line.stats.open_failures
 
@@ -379,7 +379,7 @@ def test_a_port_that_stays_away_is_looked_for_less_and_less(made_up_time: asynci
 async def test_raw_tcp_refuses_a_speed_of_its_own(field: Field) -> None:
     line = field.line("tcp://127.0.0.1:4196")
     with pytest.raises(ConfigError, match="cannot be switched") as caught:
-        line.manners(serial="2400 8E1")
+        line.request_options(serial="2400 8E1")
     assert "a line of their own" in caught.value.hint
 
 
@@ -406,7 +406,7 @@ def test_serial_settings() -> None:
     assert setting.quiet_s == pytest.approx(0.016042, rel=1e-3)
     assert SerialSetting.parse("115200 8N1", "").quiet_s == 0.00175
     for wrong in ("9600", "9600 8X1", "9601 8N1", "", "9600-8-N-1"):
-        with pytest.raises(ConfigError, match="not understood"):
+        with pytest.raises(ConfigError, match="invalid serial setting"):
             SerialSetting.parse(wrong, "line a")
 
 

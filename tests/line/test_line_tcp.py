@@ -29,7 +29,7 @@ async def test_answers_come_as_raw_bytes_with_their_time(field: Field) -> None:
 async def test_a_burst_is_asked_one_by_one_on_one_connection(ports: Ports) -> None:
     sim = await ports.tcp(sim_device())
     line = ports.line(sim)
-    answers = await line.burst([ask(n, 1) for n in range(20)], line.manners())
+    answers = await line.burst([ask(n, 1) for n in range(20)], line.request_options())
     assert [a.payload for a in answers] == [words(n) for n in range(20)]
     sides = [traced.sent for traced in sim.bus.trace]
     assert sides == [False, True] * 20 and sim.accepted == 1
@@ -80,7 +80,7 @@ async def test_foreign_transaction_numbers_are_noticed(field: Field, caplog: pyt
         assert (await line.exchange(ask(n, 1))).payload == words(n)
     assert line.stats.foreign >= 19 and line.stats.stale == 0
     assert [r.message for r in caplog.records if "second master" in r.message] == [
-        "line l0: 5 frames that nobody here asked for. Is there a second master, or noise?"
+        "line l0: 5 unsolicited frames. Is there a second master, or noise?"
     ]
 
 
@@ -142,8 +142,8 @@ async def test_pauses_that_a_device_wants_are_kept(field: Field) -> None:
     sim = await field.tcp(sim_device())
     line = field.line(sim, quiet_s=0.03, connect_delay_s=0.06)
     began = mono_ns()
-    answers = await line.burst([ask(n, 1) for n in range(3)], line.manners())
-    answers += await line.burst([ask(3, 1)], line.manners())
+    answers = await line.burst([ask(n, 1) for n in range(3)], line.request_options())
+    answers += await line.burst([ask(3, 1)], line.request_options())
     assert [a.payload for a in answers] == [words(n) for n in range(4)]
     asked = [(traced.mono_ns - began) / 1e9 for traced in sim.bus.trace if not traced.sent]
     assert asked == pytest.approx([0.06, 0.09, 0.12, 0.15]), "who answers at once"
@@ -168,7 +168,7 @@ async def test_a_device_that_takes_one_client_is_left_alone_for_a_growing_while(
     assert (await first.exchange(ask(1, 1))).payload == words(1)
     refused = []
     for _ in range(20):
-        (error,) = await second.burst([ask()], second.manners())
+        (error,) = await second.burst([ask()], second.request_options())
         assert isinstance(error, LineDown)
         refused.append(sim.refused)
         await asyncio.sleep(0.25)
@@ -233,7 +233,7 @@ async def test_bytes_that_are_not_modbus_tcp_end_the_connection_with_a_hint(fiel
     sim = await field.tcp(device)
     line = field.line(sim)
     device.faults.set("crc*1")  # over TCP: a wrong protocol identifier
-    (error,) = await line.burst([ask()], line.manners())
+    (error,) = await line.burst([ask()], line.request_options())
     assert "not Modbus TCP" in str(error) and "tcp://" in str(error)
 
 
@@ -290,7 +290,7 @@ async def test_udp_carries_rtu_frames(ports: Ports, header: bytes) -> None:
     assert (await line.exchange(ask(3, 1))).payload == words(3)
     assert line.stats.opened == 1
     end.lose = 1
-    again = line.manners(Limits(timeout_s=0.1, late_s=0.0, retries=300))
+    again = line.request_options(Limits(timeout_s=0.1, late_s=0.0, retries=300))
     assert (await line.exchange(ask(4, 1), again)).payload == words(4), "a profile may say that it asks again"
     assert line.stats.timeouts >= 2
     end.close()
@@ -307,11 +307,11 @@ async def test_a_udp_port_where_nobody_listens_is_said(ports: Ports) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("modbustcp://host:502", "not an address"),
+        ("modbustcp://host:502", "not the url of a line"),
         ("tcp://host", "no port"),
         ("tcp://host:99999", "99999|range"),
-        ("serial:ttyUSB0", "no device file"),
-        ("modbus-tcp://host:502/path", "not an address"),
+        ("serial:ttyUSB0", "no device path"),
+        ("modbus-tcp://host:502/path", "not the url of a line"),
     ],
 )
 def test_wrong_addresses_are_refused_with_what_would_be_right(url: str, says: str) -> None:

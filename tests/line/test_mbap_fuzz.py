@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from drivers.line.config import Manners
+from drivers.line.config import RequestOptions
 from drivers.line.frames import Answer
 from drivers.line.mbap import MbapLink
 from drivers.line.port import Port
@@ -49,7 +49,7 @@ async def shake(count: int, seed: int) -> tuple[int, int]:
     for _ in range(count):
         words = rng.randrange(1, 5)
         results: list[Answer | LineError] = []
-        done = link.run([ask(0, words)], results, Manners(timeout_s=3600))
+        done = link.run([ask(0, words)], results, RequestOptions(timeout_s=3600))
         tid = int.from_bytes(port.sent[:2]) if rng.random() < 0.9 else rng.randrange(0x10000)
         pdu = (
             bytes((3, 2 * words)) + rng.randbytes(2 * words) if rng.random() < 0.8 else bytes((0x83, rng.randrange(12)))

@@ -191,7 +191,7 @@ async def test_values_for_a_person(field: Field, ring: Ring) -> None:
     assert found["device.firmware"].value == "V1.0"
     assert found["x.missing"].value is None and found["x.missing"].quality == Reason.EXCEPTION
     assert ring.head == head, "tools leave no trace in the ring"
-    with pytest.raises(UsageError, match="no point") as caught:
+    with pytest.raises(UsageError, match="unknown point") as caught:
         await driver.read_points(["ac.voltage.l2"])
     assert "ac.voltage.l1" in caught.value.hint
 

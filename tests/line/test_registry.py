@@ -23,7 +23,7 @@ def test_our_drivers_are_found_and_say_what_they_send() -> None:
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="no driver speaks") as caught:
+    with pytest.raises(ConfigError, match="no driver for protocol") as caught:
         registry.driver_class("modbuss")
     assert "modbus" in caught.value.hint
 

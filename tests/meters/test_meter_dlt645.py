@@ -263,7 +263,7 @@ def test_blocks() -> None:
 
 async def test_a_key_that_means_nothing_is_refused(cabinet: Cabinet) -> None:
     line = await cabinet.pty(bus_of())
-    with pytest.raises(ConfigError, match="is no data identifier"):
+    with pytest.raises(ConfigError, match="is not a data identifier"):
         cabinet.device(line, "dlt645", A, [replace(POINTS[0], key="20Z1")])
     with pytest.raises(ConfigError, match="is not a DL/T 645 address"):
         cabinet.device(line, "dlt645", "12 34", POINTS)

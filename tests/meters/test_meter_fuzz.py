@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.line import Answer, Line, LineConfig, Manners, Request
+from drivers.line import Answer, Line, LineConfig, Request, RequestOptions
 from drivers.mbus.link import SND_NKE
 from drivers.metering import MeterDevice, MeterRequest
 from drivers.model import DeviceSpec, LineError, LineTimeout, MismatchError
@@ -26,7 +26,7 @@ class Silent(Line):
 
     asked: MeterRequest[Any]
 
-    async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
+    async def exchange(self, request: Request, how: RequestOptions | None = None) -> Answer:
         assert isinstance(request, MeterRequest)
         self.asked = request
         if request.function == SND_NKE:

@@ -257,7 +257,7 @@ def test_a_broken_dump_is_exit_code_4(tmp_path: Path, text: str, told: str) -> N
 def test_a_dump_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot be read: No such file" in as_json("profile", "eastron/sdm630", str(tmp_path / "n"), code=4)["error"]
     assert outcome(["decode", "profile", "eastron/sdm360", str(tmp_path / "n")]) == 3
-    assert "Did you mean 'eastron/sdm630'?" in capsys.readouterr().err
+    assert 'Did you mean "eastron/sdm630"?' in capsys.readouterr().err
     assert outcome(["decode", "profile", "pylontech/force-h", "--param", "modules", str(tmp_path / "n")]) == 2
 
 
@@ -302,4 +302,4 @@ def test_a_broken_site_profile_is_listed_and_told(tmp_path: Path, capsys: pytest
     assert "acme/x1" in said.out
     assert "broken, see below" in said.out
     assert "goodwe/dt" in said.out, "the others are listed all the same"
-    assert "acme/x1.toml: the key 'vendor' is missing" in said.err
+    assert 'acme/x1.toml: the key "vendor" is missing' in said.err

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.model import Kind, Limits, Point, ProfileError
-from drivers.plan import Block, KnownHoles, LineTiming, holes_key, plan_blocks, plan_summary, silence_ns
+from drivers.model import ConfigError, Kind, Limits, Point, ProfileError
+from drivers.plan import Block, KnownHoles, LineTiming, holes_key, plan_blocks, plan_summary
+from drivers.serial_setting import silence_ns
 
 RTU = LineTiming.serial("9600 8N1")
 TCP = LineTiming.tcp()
@@ -174,7 +175,7 @@ def test_quiet_time_of_the_serial_line_standard(baud: int, ns: int) -> None:
 def test_the_cost_of_a_request_is_bytes_quiet_and_turnaround() -> None:
     timing = LineTiming.serial("9600 8N1", Limits(turnaround_s=0.01, quiet_s=0.02))
     assert timing.cost_ns(20) == pytest.approx((8 + 5 + 20) * 10 / 9600 * 1e9 + 30e6, rel=1e-6)
-    with pytest.raises(ValueError, match="9600 8N1"):
+    with pytest.raises(ConfigError, match="9600 8N1"):
         LineTiming.serial("fast")
 
 

@@ -358,7 +358,7 @@ def test_built_requests_parse_back(meter_type: int, address: str, di: int, low_f
 
 
 def test_a_wrong_address_is_refused() -> None:
-    with pytest.raises(UsageError, match="no meter address"):
+    with pytest.raises(UsageError, match="not a meter address"):
         cjt188.build_read(0x10, "123456789012345")
 
 

@@ -374,7 +374,7 @@ def test_built_requests_parse_back(address: str, identifier: str, wake: int) -> 
 
 @pytest.mark.parametrize("address", ["", "1234567890123", "12F4"])
 def test_a_wrong_address_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match="no meter address"):
+    with pytest.raises(UsageError, match="not a meter address"):
         dlt645.build_read(address, "00010000")
 
 

@@ -596,9 +596,9 @@ def test_requests_parse_back(address: int, fcb: bool) -> None:
 
 
 def test_wrong_addresses_are_refused() -> None:
-    with pytest.raises(UsageError, match="no primary address"):
+    with pytest.raises(UsageError, match="not a primary address"):
         mbus.build_snd_nke(256)
-    with pytest.raises(UsageError, match="no secondary address"):
+    with pytest.raises(UsageError, match="not a secondary address"):
         mbus.build_select("1234567")
 
 

@@ -12,7 +12,7 @@ from drivers.dlt645.tables import ENERGY_KINDS, FIXED, FIXED_97, MOMENTARY, MOME
 from drivers.mbus import vif
 from drivers.mbus.names import name_of
 from drivers.model import Reading
-from drivers.profile.words import Vocabulary, vocabulary
+from drivers.profile.vocabulary import Vocabulary, vocabulary
 
 
 @pytest.fixture(scope="module")

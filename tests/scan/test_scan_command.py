@@ -11,9 +11,9 @@ import pytest
 from drivers.line.frames import crc16
 from drivers.modbus import read_request
 from drivers.sim import Bus, SimDevice
-from drivers.sim.device import Answer
+from drivers.sim.device import SimAnswer
 from drivers.sim.dump import load_dump
-from drivers.sim.framing import Framing, Request
+from drivers.sim.framing import Framing, SimRequest
 from drivers.sim.meters import Dlt645Meter, MbusMeter, MixedBus
 from tests.kits.scans import Park, plain, sampled
 
@@ -78,7 +78,7 @@ def test_ctrl_c_ends_a_scan_and_shows_what_was_found(mh, field: Park) -> None:
     class Interrupting(Bus):
         """Ctrl-C at the third unit that is not there."""
 
-        def answer(self, request: Request, framing: Framing) -> Answer | None:
+        def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
             said = super().answer(request, framing)
             if self.strangers == 3:
                 signal.raise_signal(signal.SIGINT)  # to this very thread: made-up time waits for no other

@@ -280,11 +280,11 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
         "a key that is not there": (big + '\n[key]\nfile = "none.key"\n', "none.key"),
         "a key that does not follow": (big + '\n[key]\nfile = "other.key"\n', "the last one recorded is"),
         "a credential that systemd does not give": (
-            big + '\n[key]\ncredential = "nowhere"\n', "systemd gave no such credential",
+            big + '\n[key]\ncredential = "nowhere"\n', "systemd did not provide this credential",
         ),
         "a plan that is nested too deep": (big.replace("plan.toml", "deep-plan.toml"), "nested too deep"),
         "a plan that is not there": (big.replace("plan.toml", "no-plan.toml"), "no-plan.toml cannot be read"),
-        "a name twice": (big + METER.format("yard", 5, "test/tally"), '"new" is used in '),
+        "a name twice": (big + METER.format("yard", 5, "test/tally"), '"new" is already used in '),
         "a destination without a scheme": (big.replace("mqtt://", "mqtttt://"), "uplink.platform.url"),
         "several at once": (
             big.replace('id = "park7"', 'id = "park8"') + '\n[key]\nfile = "other.key"\n'

@@ -116,8 +116,8 @@ def test_a_pulled_device_costs_only_itself(played: dict[str, Any]) -> None:
     dead, *others = (played["requests"][name] for name in (PULLED, "m1", "m2", "m4", "m5"))
     assert dead < min(others), "a dead device is asked once in a while"  # field pain 3
     assert not played["collisions"]
-    edges = re.findall(rf"{PULLED} (is silent|answers again)", played["said"])
-    assert edges == ["is silent", "answers again"] * (len(edges) // 2), "each edge is logged once"
+    edges = re.findall(rf"{PULLED} (not responding|responding again)", played["said"])
+    assert edges == ["not responding", "responding again"] * (len(edges) // 2), "each edge is logged once"
     assert edges
 
 
@@ -143,7 +143,7 @@ def test_an_adapter_that_is_pulled_comes_back(played: dict[str, Any]) -> None:
     # field pains 16 and 17
     before, unplugged, replugged = (len(found) for found in played["terminals"])
     assert unplugged == before - 1 and replugged == before
-    assert played["said"].count("line usb: open again") == 1
+    assert played["said"].count("line usb: reopened") == 1
     assert {"absent"} <= set(reasons(played["report"], "m31")) <= {"absent"} | BUSY
 
 

@@ -144,12 +144,12 @@ def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
         process.stdin.flush()
         assert process.stdout.readline().strip() == said
     for command, complaint in (
-        ("device silense", "Did you mean silence"),
+        ("device silense", 'Did you mean "silence"'),
         ("inv1 silence", "no device 'inv1'. Here: device"),
-        ("device", "not what to do"),
+        ("device", "no command"),
         ("line say me", "'me' is not hex"),
-        ("line unplug soon", "'soon' is no number of seconds"),
-        ("device silence now", "'now' is one word too many"),
+        ("line unplug soon", "'soon' is not a number of seconds"),
+        ("device silence now", "'now' is unexpected"),
     ):
         process.stdin.write(command + "\n")
         process.stdin.flush()
@@ -185,10 +185,10 @@ def test_it_ends_by_itself(here: Callable[..., tuple[int, str, str]]) -> None:
     ("args", "code", "complaint"),
     [
         ((), 2, "say one of --profile, --dump and --park"),
-        (("--profile", "eastron/sdm360"), 3, "Did you mean 'eastron/sdm630'"),
+        (("--profile", "eastron/sdm360"), 3, 'Did you mean "eastron/sdm630"'),
         (("--profile", "eastron/sdm630", "--listen", "here"), 2, "'here' is not HOST:PORT"),
-        (("--profile", "eastron/sdm630", "--fault", "gone"), 2, "unknown fault 'gone'"),
-        (("--profile", "eastron/sdm630", "--unit", "1", "--unit", "1"), 2, "unit 1 is there already"),
+        (("--profile", "eastron/sdm630", "--fault", "gone"), 2, 'unknown fault "gone"'),
+        (("--profile", "eastron/sdm630", "--unit", "1", "--unit", "1"), 2, "unit 1 already exists"),
         (("--profile", "eastron/sdm630", "--role", "sun"), 2, "no role 'sun'"),
         (("--profile", "eastron/sdm630", "--param", "racks"), 2, "'racks' is not NAME=VALUE"),
         (("--dump", "/nowhere.json"), 3, "/nowhere.json: cannot be read: No such file"),

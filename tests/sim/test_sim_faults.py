@@ -247,8 +247,8 @@ def test_faults_count_skip_and_repeat() -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("silense", "Did you mean silence"),
-        ("nothing-like-it", "Known: silence, late"),
+        ("silense", 'Did you mean "silence"'),
+        ("nothing-like-it", "Known: blank, busy"),
         ("late=soon", "'soon' does not fit: answer VALUE seconds later"),
         ("exception=80", "out of range"),
         ("silence=3", "does not fit: no answer"),

@@ -131,7 +131,7 @@ async def test_a_taken_port_is_named() -> None:
 
 
 def test_two_devices_cannot_have_one_unit() -> None:
-    with pytest.raises(UsageError, match="unit 1 is there already"):
+    with pytest.raises(UsageError, match="unit 1 already exists"):
         Bus([device(1), device(1)])
 
 
@@ -252,7 +252,7 @@ async def test_replugging_keeps_the_link_name(tmp_path: Path) -> None:
 
 async def test_a_file_in_the_links_place_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "tty").write_text("mine")
-    with pytest.raises(LineDown, match="is there already and no link"):
+    with pytest.raises(LineDown, match="exists and is not a link"):
         await SerialLine(Bus(), tmp_path / "tty").start()
     assert (tmp_path / "tty").read_text() == "mine"
 

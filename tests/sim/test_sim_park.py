@@ -61,7 +61,7 @@ async def test_the_configuration_it_writes_is_sound_and_reads_it(tmp_path: Path)
 async def test_a_line_that_cannot_open_closes_the_others(tmp_path: Path) -> None:
     park = make_park(tmp_path, slots=THREE)
     (tmp_path / "tty-cabinet").write_text("in the way")
-    with pytest.raises(Exception, match="is there already"):
+    with pytest.raises(Exception, match="exists and is not a link"):
         await park.start()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Point
-from drivers.sim.facts import ROLES, FactBook, facts_of, in_unit
+from drivers.sim.facts import PARK_PARTS, FactBook, facts_of, in_unit
 from drivers.sim.physics import WATER_WH_PER_M3K, Physics
 
 
@@ -87,7 +87,7 @@ def test_parts_of_one_device_show_their_owner() -> None:
     park.step()
     assert inverter.get("ac.energy.generation.today") == pytest.approx(park.counters.pv[0] - made)
     assert inverter.get("ac.nothing") is None
-    assert set(ROLES) == {"grid", "load", "workshop", "storage", "heat", "pv1", "pv2", "pv3"}
+    assert set(PARK_PARTS) == {"grid", "load", "workshop", "storage", "heat", "pv1", "pv2", "pv3"}
 
 
 @pytest.mark.parametrize(

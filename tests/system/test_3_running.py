@@ -74,7 +74,7 @@ def test_an_edge_is_logged_once(gw: Gateway) -> None:
     finally:
         gw.play_the_roof()
     gw.machine.wait(lambda: gw.alive(M1), 90)
-    gw.machine.wait(lambda: "line roof: open again" in gw.machine.journal("meterhouse", f"--since={since}"), 20)
+    gw.machine.wait(lambda: "line roof: reopened" in gw.machine.journal("meterhouse", f"--since={since}"), 20)
     story = gw.machine.journal("meterhouse", "-p", "warning", f"--since={since}").splitlines()
     assert 2 <= len(story) <= 4 and all("roof" in line or "m1" in line for line in story), story
     everything = gw.machine.journal("meterhouse", f"--since={since}").splitlines()

@@ -27,7 +27,7 @@ import agent.indicators
 from agent.config import Config, load_config
 from agent.indicators.declared import Declaration
 from agent.intervals import Cut, query
-from agent.intervals.sketch import Rule
+from agent.intervals.tracked_points import Rule
 from agent.pack import Packer, StreamTable
 from agent.service.balances import Balances
 from agent.service.control.intervals import COLUMNS, cells_of

@@ -13,8 +13,7 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import BrokenInput, Json, number, read_json, run
-from agent.intervals.series import NORMAL, Series, Step
-from agent.intervals.widths import MOST_COUNTS, is_all_ones
+from agent.intervals.series import MOST_COUNTS, NORMAL, Series, Step, is_all_ones
 from drivers.model import clean_text
 
 MAX_BITS, MAX_DIGITS = 64, 19

@@ -1,4 +1,4 @@
-"""Readings that wait for a verdict in the running agent: what becomes of them, and of the counter after them."""
+"""Readings that wait for a finding in the running agent: what becomes of them, and of the counter after them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def lived(*values: int | None, bits: int = 32, digits: int = 0) -> Book:
 
 
 def kinds(book: Book) -> list[str]:
-    return [happening.kind for happening in book.ledger.happenings]
+    return [counter_event.kind for counter_event in book.ledger.counter_events]
 
 
 def amount(book: Book) -> Decimal:

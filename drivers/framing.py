@@ -1,4 +1,4 @@
-"""The skeleton of a push parser: bytes in, sound frames out, noise thrown away.
+"""A push parser: bytes in, valid frames out, noise skipped.
 
 Whatever the bytes, the outcome is the same as if they had come one by one: the frame that is complete
 first wins, and of two that end together the one that began first. So a stray start byte never holds
@@ -13,9 +13,10 @@ from typing import Generic, TypeVar
 F = TypeVar("F")
 
 REJECT = -1  # no frame begins here, whatever follows
+STOP = 0x16  # the last byte of DL/T 645 and CJ/T 188 frames
 
 
-class Hunter(Generic[F]):
+class FrameScanner(Generic[F]):
     """Finds frames of one protocol in a stream. Keeps at most one longest frame plus the piece just fed."""
 
     starts: re.Pattern[bytes]  # the bytes that a frame can begin with
@@ -27,7 +28,7 @@ class Hunter(Generic[F]):
         self._wanted = 0  # no frame is complete before the buffer holds this many bytes
         self.skipped = 0  # bytes that belonged to no frame, so far
 
-    def measure(self, buffer: bytearray, start: int, size: int) -> int:
+    def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         """Where the frame that begins at ``start`` ends (exclusive), or ``REJECT``.
 
         A number above ``size`` means: perhaps, that many bytes will tell more.
@@ -44,7 +45,7 @@ class Hunter(Generic[F]):
         return bytes(self._buffer)
 
     def reset(self) -> None:
-        """Forget what has not become a frame: called before each request."""
+        """Drop bytes that did not become a frame: called before each request."""
         self.skipped += len(self._buffer)
         self._base += len(self._buffer)
         self._buffer.clear()
@@ -75,7 +76,7 @@ class Hunter(Generic[F]):
 
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
         """(begin, end, -) of the frame that ends first, or (-, -1, hold): what lies before ``hold`` is noise."""
-        search, measure = self.starts.search, self.measure
+        search, frame_end = self.starts.search, self.frame_end
         begin, end, hold = -1, -1, size
         stop = size
         wanted = size + self.longest
@@ -84,7 +85,7 @@ class Hunter(Generic[F]):
             start = found.start()
             if start >= stop:
                 break
-            verdict = measure(buffer, start, size)
+            verdict = frame_end(buffer, start, size)
             if verdict > size:
                 hold, wanted = min(hold, start), min(wanted, verdict)
             elif verdict > 0 and (end < 0 or verdict < end):
@@ -92,3 +93,33 @@ class Hunter(Generic[F]):
             found = search(buffer, start + 1)
         self._wanted = wanted if hold < size else 0
         return begin, end, hold
+
+
+# --- frames that end in a checksum: ``... L data CS 16``, CS the sum of all bytes before it (DL/T 645, CJ/T 188)
+
+
+def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
+    """Where the frame from ``start`` ends whose byte ``length_at`` is L: as ``FrameScanner.frame_end``."""
+    if start + length_at >= size:
+        return start + length_at + 1
+    end = start + length_at + 3 + buffer[start + length_at]
+    if end > size:
+        return end
+    if buffer[end - 1] != STOP or sum(buffer[start : end - 2]) & 0xFF != buffer[end - 2]:
+        return REJECT
+    return end
+
+
+def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
+    """What keeps ``rest`` from beginning with a frame: (the higher, the closer it came, its bytes, words)."""
+    if len(rest) <= length_at:
+        return 1, rest, "cut short inside the header"
+    length = rest[length_at]
+    end = length_at + 3 + length
+    if len(rest) < end:
+        have = min(len(rest) - length_at - 1, length)
+        return 2, rest, f"cut short: {length} data bytes announced, {have} present"
+    if rest[end - 1] != STOP:
+        return 3, rest[:end], f"stop byte is {rest[end - 1]:02X}h, not 16h"
+    seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF
+    return 4, rest[:end], f"checksum is {seen:02X}h, the bytes sum to {sums:02X}h"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.intervals.cut import Cut
-from agent.intervals.page import Cell, Row, Shape
+from agent.intervals.page import Cell, PageSchema, Row
 from agent.intervals.rows import Flag
 
 if TYPE_CHECKING:
@@ -17,24 +17,24 @@ MAX_GRACE_MS = 900_000
 AT_ONCE = 4096  # rows made in one go, after a long time away
 
 
-class Closing:
+class RowBuilder:
     """Cells on their way into rows.
 
     An interval is written when the stream was sealed for ``grace`` beyond its end: by then the reading after the end is
-    there or known to be missing. What is still open then is written as far as it is known, and completed by a
+    there or known to be missing. What is still open then is written with what is known, and completed by a
     correction (revision 1, LATE) when the next reading comes.
     """
 
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
-        self.shape: Shape | None = None
+        self.shape: PageSchema | None = None
         self.grace_ms = 20_000
         self.next_ms = 0  # start of the first interval that is not written
         self.turn = 0  # how often the clock was set back
         self.hold_ms = 0  # nothing is written before the stream is sealed up to here
         self._end_ms = 0  # of the interval at ``next_ms``
         self._cells: dict[Key, dict[int, Cell]] = {}
-        self._done: list[tuple[Shape, list[Row]]] = []
+        self._done: list[tuple[PageSchema, list[Row]]] = []
 
     # --- where it stands
 
@@ -46,7 +46,7 @@ class Closing:
         """A new start of the agent, sealed up to here: its first readings may complete much of what lies before."""
         self.hold_ms = to_ms + self.grace_ms
 
-    def begin_shape(self, shape: Shape, grace_ms: int) -> None:
+    def begin_shape(self, shape: PageSchema, grace_ms: int) -> None:
         """Cells come in this shape from now on."""
         self.shape, self.grace_ms = shape, min(grace_ms, MAX_GRACE_MS)
 
@@ -74,7 +74,7 @@ class Closing:
         """Is an interval over, and the time to write it?"""
         return to_ms >= self.hold_ms and to_ms >= self.end_ms() + self.grace_ms
 
-    def take_late(self) -> list[tuple[Shape, list[Row]]]:
+    def take_late(self) -> list[tuple[PageSchema, list[Row]]]:
         """Corrections and what a former shape left, if any."""
         late = {key: cells for key, cells in self._cells.items() if key[0] < self.next_ms}
         if late:
@@ -84,7 +84,7 @@ class Closing:
         done, self._done = self._done, []
         return done
 
-    def take(self, to_ms: int, open_cells: Sequence[Done]) -> list[tuple[Shape, list[Row]]]:
+    def take(self, to_ms: int, open_cells: Sequence[Done]) -> list[tuple[PageSchema, list[Row]]]:
         """Intervals that are over, in order, each a row even if nothing is known; corrections before them."""
         out = self.take_late()
         if self.shape is None:

@@ -1,8 +1,8 @@
-"""Whether a counter can stand where an answer says, before the reading is kept as good.
+"""Checks whether a counter can have the value in an answer, before the reading is kept as good.
 
-A wrong answer that looks sound gives itself away at the counters in it: a late one, one that is shifted by a register,
+A wrong answer that looks valid is revealed by the counters in it: a late one, one that is shifted by a register,
 a register that was blank, zero or underflowed while the device woke up (field pains 10 to 14, 31 to 35). Such a reading
-is kept as ``suspect``; a device that was really reset is believed once it has counted on from there for a while.
+is kept as ``suspect``; a device that was really reset is accepted once it has counted on from there for a while.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ROUNDING = Decimal(1) / (1 << 20)  # of a value in 24 bits: it may seem to fall
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CounterRule:
     """How one counter may move."""
 
     highest: Decimal | None  # a second, in its unit
@@ -56,7 +56,7 @@ class Rule:
     ratio: Decimal = Decimal(1)
 
     @classmethod
-    def of(cls, point: Point, ratio: Decimal = Decimal(1)) -> Rule:
+    def of(cls, point: Point, ratio: Decimal = Decimal(1)) -> CounterRule:
         """For a counter of a profile."""
         return cls(
             _HIGHEST.get(point.unit),
@@ -68,7 +68,7 @@ class Rule:
         )
 
     def fits(self, before: Decimal, after: Decimal, seconds: float) -> bool:
-        """Whether it can have come from ``before`` to ``after`` in that time, be it over its highest number."""
+        """Whether it can have gone from ``before`` to ``after`` in that time, rollover included."""
         step = after - before
         room = None if self.highest is None else self.highest * Decimal(seconds + SLACK_S) + self.steps
         if step < 0 and -step <= abs(before) * _ROUNDING:
@@ -85,7 +85,7 @@ class Rule:
 
 @dataclass(slots=True)
 class _Level:
-    """Where a counter stood, and where it claims to stand since."""
+    """The last accepted value of a counter, and the value it claims since."""
 
     value: Decimal
     at_s: float
@@ -95,22 +95,22 @@ class _Level:
     times: int = 0
 
 
-class Guard:
-    """Judges the counters of one device. State a counter: where it was last believed to stand."""
+class CounterGuard:
+    """Judges the counters of one device. State per counter: its last accepted value."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
-        self._rules = {n: Rule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
+        self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
 
-    def doubts(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
-        """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some cannot be."""
+    def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
+        """Take note of counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""
         doubtful = False
         for number, value in values:
-            doubtful |= self._doubt(number, value, now_s)
+            doubtful |= self._is_suspect(number, value, now_s)
         return doubtful
 
-    def _doubt(self, number: int, value: Decimal, now_s: float) -> bool:
+    def _is_suspect(self, number: int, value: Decimal, now_s: float) -> bool:
         level = self._levels.get(number)
         if level is None:
             self._levels[number] = _Level(value, now_s)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
-from difflib import get_close_matches
 
 from drivers.clocks import offset_s
-from drivers.line import Answer, Line, Manners
+from drivers.line import Answer, Line, RequestOptions
 from drivers.modbus.requests import read_request
 from drivers.model import (
     DeviceException,
@@ -27,17 +26,18 @@ from drivers.model import (
 )
 from drivers.plan import Block, KnownHoles, LineTiming, compile_block, plan_blocks, text_of, text_slots
 from drivers.plan.holes import STRIKES
+from drivers.toml import show, suggestion
 
 _ROUNDS = 40  # halving a block until the missing register stands alone takes few; never endless
 
 
-async def read_slowly(
+async def read_once(
     spec: DeviceSpec,
     names: Sequence[str],
     line: Line,
     unit: int,
     limits: Limits,
-    how: Manners,
+    options: RequestOptions,
     timing: LineTiming,
     holes: KnownHoles,
     where: str,
@@ -46,8 +46,7 @@ async def read_slowly(
     places = {point.name: n for n, point in enumerate(spec.points)}
     for name in names:
         if name not in places:
-            near = get_close_matches(name, places, 1)
-            raise UsageError(f"no point {name!r}", where=spec.name, hint=f"Did you mean {near[0]}?" if near else "")
+            raise UsageError(f"unknown point {show(name)}", where=spec.name, hint=suggestion(name, places))
     found: dict[int, Reading] = {}
     wanted = {places[name] for name in names}
     tries: Counter[Block] = Counter()
@@ -62,7 +61,7 @@ async def read_slowly(
             request = read_request(unit, block.function, block.address, block.count, where)
             tries[block] += 1
             try:
-                answer = await line.exchange(request, how)
+                answer = await line.exchange(request, options)
             except (LineDown, LineLent):
                 raise
             except LineError as error:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from drivers.line import Line
-from drivers.line.hosts import Host
+from drivers.line.limiter import ConnectionLimiter
 from drivers.modbus import ModbusDevice
 from drivers.model import Limits, LineDown
 from ext.ring import Ring
@@ -75,90 +75,90 @@ async def test_a_host_that_stays_full_is_a_line_that_is_down(field: Field) -> No
     slow = asyncio.ensure_future(a.exchange(ask(0, 1)))
     await asyncio.sleep(0.05)
     began = mono_ns()
-    with pytest.raises(LineDown, match="other lines hold all connections that 127"):
+    with pytest.raises(LineDown, match="other lines hold all connections allowed by 127"):
         await b.exchange(ask(0, 1))
     assert mono_ns() - began == pytest.approx(5e9)
     assert (await slow).payload == words(0)
     assert (await ask_while(b, ask(0, 1), LineDown)).payload == words(500)
 
 
-class Guest:
+class Connection:
     """A line as its host sees it: idle ones close when asked to."""
 
-    def __init__(self, host: Host, *, idle: bool = False) -> None:
+    def __init__(self, host: ConnectionLimiter, *, idle: bool = False) -> None:
         self.host, self.idle = host, idle
 
-    def give_way(self) -> None:
+    def release_if_idle(self) -> None:
         if self.idle:
-            self.host.leave(self)
+            self.host.release(self)
 
 
 async def test_the_lowest_cap_of_those_connected_holds() -> None:
-    host = Host("h")
-    a, b, c = (Guest(host) for _ in range(3))
-    await host.enter(a)
-    await host.enter(b, 4)
-    assert (host.cap(), host.cap(8), host.cap(2)) == (4, 4, 2)
-    host.limit(a, 2)
-    host.limit(c, 1)  # not connected: says it when it comes
-    assert host.cap() == 2
-    third = asyncio.ensure_future(host.enter(c))
+    host = ConnectionLimiter("h")
+    a, b, c = (Connection(host) for _ in range(3))
+    await host.acquire(a)
+    await host.acquire(b, 4)
+    assert (host.lowest_limit(), host.lowest_limit(8), host.lowest_limit(2)) == (4, 4, 2)
+    host.set_limit(a, 2)
+    host.set_limit(c, 1)  # not connected: says it when it comes
+    assert host.lowest_limit() == 2
+    third = asyncio.ensure_future(host.acquire(c))
     await asyncio.sleep(0)
-    assert host.wanted
-    host.leave(a)
+    assert host.is_contended
+    host.release(a)
     await third
-    assert host.cap() == 4, "who has left has taken its cap along"
-    host.leave(b)
-    host.leave(c)
-    assert host.cap() is None
+    assert host.lowest_limit() == 4, "who has left has taken its cap along"
+    host.release(b)
+    host.release(c)
+    assert host.lowest_limit() is None
 
 
 async def test_places_go_to_those_who_wait_in_their_order() -> None:
     """A newcomer in the very moment of a place that becomes free stands at the end."""
-    host, came = Host("h"), []
-    first, *others = (Guest(host) for _ in range(6))
-    await host.enter(first, 1)
+    host, came = ConnectionLimiter("h"), []
+    first, *others = (Connection(host) for _ in range(6))
+    await host.acquire(first, 1)
 
-    async def go(n: int, guest: Guest) -> None:
-        await host.enter(guest, 1)
+    async def go(n: int, connection: Connection) -> None:
+        await host.acquire(connection, 1)
         came.append(n)
         await asyncio.sleep(0)
-        host.leave(guest)
+        host.release(connection)
 
-    waiting = [asyncio.ensure_future(go(n, guest)) for n, guest in enumerate(others[:4])]
+    waiting = [asyncio.ensure_future(go(n, connection)) for n, connection in enumerate(others[:4])]
     await asyncio.sleep(0)
-    host.leave(first)
+    host.release(first)
     waiting.append(asyncio.ensure_future(go(4, others[4])))
     await asyncio.gather(*waiting)
-    assert came == [0, 1, 2, 3, 4] and host.cap() is None
+    assert came == [0, 1, 2, 3, 4] and host.lowest_limit() is None
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["still waits", "in the very moment of its place"])
 async def test_who_gives_up_waiting_blocks_nobody(given: bool) -> None:
-    host = Host("h")
-    a, b, c = (Guest(host) for _ in range(3))
-    await host.enter(a, 1)
-    gives_up, stays = asyncio.ensure_future(host.enter(b, 1)), asyncio.ensure_future(host.enter(c, 1))
+    host = ConnectionLimiter("h")
+    a, b, c = (Connection(host) for _ in range(3))
+    await host.acquire(a, 1)
+    gives_up, stays = asyncio.ensure_future(host.acquire(b, 1)), asyncio.ensure_future(host.acquire(c, 1))
     await asyncio.sleep(0)
     if given:
-        host.leave(a)
+        host.release(a)
     gives_up.cancel()
     await asyncio.wait([gives_up])
     assert gives_up.cancelled()
-    host.leave(a)
+    host.release(a)
     await stays
-    assert not host.wanted and host.cap() == 1
+    assert not host.is_contended and host.lowest_limit() == 1
 
 
 async def test_idle_lines_make_room_at_once_and_no_more_than_needed() -> None:
-    host = Host("h")
-    guests = [Guest(host, idle=True) for _ in range(3)]
-    for guest in guests:
-        await host.enter(guest, 3)
-    await host.enter(Guest(host), 3)
-    assert host.cap() == 3 and not host.wanted
-    await host.enter(guests[1], 3)  # is still there
-    host.leave(guests[0])  # is not: the one connected longest made room
+    host = ConnectionLimiter("h")
+    guests = [Connection(host, idle=True) for _ in range(3)]
+    for connection in guests:
+        await host.acquire(connection, 3)
+    await host.acquire(Connection(host), 3)
+    assert host.lowest_limit() == 3 and not host.is_contended
+    await host.acquire(guests[1], 3)  # is still there
+    host.release(guests[0])  # is not: the one connected longest made room
 
 
 async def test_a_line_that_is_removed_takes_its_cap_along(field: Field) -> None:

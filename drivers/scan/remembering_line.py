@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from drivers.line import Answer, Line, Manners, ModbusRequest, Request
+from drivers.line import Answer, Line, ModbusRequest, Request, RequestOptions
 from drivers.model import LineDown, LineError, LineLent, LineTimeout
 
 _SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class RememberingLine:
-    """Stands in for a ``Line``. A question that was answered or refused is not asked again; all else is the line's.
+    """Stands in for a ``Line``. A question that was answered or refused is not asked again; others go to the line.
 
     Args:
-        timeout_s: the longest wait for one answer; None: as the asker wants it.
+        timeout_s: the longest wait for one answer; None: as the caller wants it.
         most_silences: after so many questions without an answer everything new counts as silent; None: no bound.
         most_s: the same after so many seconds of asking.
     """
@@ -42,25 +42,25 @@ class RememberingLine:
         """For drivers, which want a Line."""
         return cast(Line, self)
 
-    async def exchange(self, request: Request, how: Manners | None = None) -> Answer:
+    async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
         """As ``Line.exchange``."""
-        answer = await self._ask(request, how or self._line.manners())
+        answer = await self._ask(request, options or self._line.request_options())
         if isinstance(answer, LineError):
             raise answer
         return answer
 
-    async def burst(self, requests: Sequence[Request], how: Manners) -> list[Answer | LineError]:
+    async def burst(self, requests: Sequence[Request], options: RequestOptions) -> list[Answer | LineError]:
         """As ``Line.burst``."""
         results: list[Answer | LineError] = []
         for request in requests:
-            results.append(await self._ask(request, how))
+            results.append(await self._ask(request, options))
             if isinstance(results[-1], LineTimeout | LineDown | LineLent):
                 break
         return results
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether nothing new is asked any more."""
+        """Whether nothing new is asked."""
         silent = self._most is not None and self.silences >= self._most
         return silent or (self._most_s is not None and self._spent_s >= self._most_s)
 
@@ -78,16 +78,16 @@ class RememberingLine:
                     words[address + n] = payload[n // 8] >> n % 8 & 1
         return {space: {str(at): words[at] for at in sorted(words)} for space, words in sorted(found.items())}
 
-    async def _ask(self, request: Request, how: Manners) -> Answer | LineError:
+    async def _ask(self, request: Request, options: RequestOptions) -> Answer | LineError:
         known = self._known.get(request.frame)
         if known is not None:
             return known
         if self.is_exhausted:
-            return LineTimeout("not asked any more: too much was silent or slow", where=request.where)
+            return LineTimeout("no longer asked: too many requests were silent or slow", where=request.where)
         if self._timeout_s is not None:
-            how = replace(how, timeout_s=min(how.timeout_s, self._timeout_s), retries=0)
+            options = replace(options, timeout_s=min(options.timeout_s, self._timeout_s), retries=0)
         begin = time.monotonic()
-        (answer,) = await self._line.burst((request,), how)
+        (answer,) = await self._line.burst((request,), options)
         self._spent_s += time.monotonic() - begin
         if isinstance(answer, LineTimeout):
             self.silences += 1

@@ -1,18 +1,18 @@
-"""Key records: who signed since when, each said by the key before. The public half of a rotation.
+"""Key records: which key signs since when, each signed by its predecessor. The public half of a rotation.
 
-A first key needs no record of its own in its file: it signs itself. A key that follows carries the whole chain in its
-file, so that file, database and broker can each be lost and the chain goes on from what is left.
+A first key needs no record in its file: it signs itself. A later key carries the whole chain in its file, so that file,
+database or broker can be lost and the chain continues from what is left.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agent.keys.signer import TYP_KEYS, KeyFileError, Signer
+from drivers.encoding import base64url_decode
 from ext.canon import dumps
 
 
@@ -31,7 +31,7 @@ class KeyRecords:
 def signed_by(data: bytes) -> str:
     """The thumbprint of the key that signed an object of ours, without checking anything."""
     header = json.loads(data)["sig"].partition(".")[0]
-    kid: str = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))["kid"]
+    kid: str = json.loads(base64url_decode(header))["kid"]
     return kid
 
 
@@ -55,7 +55,7 @@ def key_records(
 
     Args:
         gateway: ``park7/gw01``.
-        before: the object to go on from; None for the first key.
+        before: the object to continue; None for the first key.
         old: signs the new record; needed where ``before`` ends with another key.
         not_before: since when the new key signs, UTC seconds; its own time by default.
         revokes: earlier keys of ``before`` that the new record cuts off.
@@ -77,7 +77,7 @@ def key_records(
             )
         for gone in revokes:
             if gone.kid not in known.kids:
-                hint = f"Known are {', '.join(known.kids)}"
+                hint = f"Known: {', '.join(known.kids)}"
                 raise KeyFileError(f"there is no key {gone.kid} to revoke", where=gateway, hint=hint)
         records, counter, prev = list(json.loads(before)["records"]), known.counter, known.newest
         earliest = records[-1]["not_before"]  # never goes back, whatever the clock says
@@ -87,7 +87,7 @@ def key_records(
 
 
 def new_root(signer: Signer, gateway: str, lost: str, revokes: Sequence[Revocation] = ()) -> bytes:
-    """The ``keys`` object of a key that stands for a lost one: nobody could sign its record, so it is a new root.
+    """The ``keys`` object of a key that stands for a lost one: no key could sign its record, so it is a new root.
 
     Its counter begins at the time of the key, so that it lies above what the lost chain had reached.
     """
@@ -117,7 +117,7 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
 
 
 _WRONG_KEY = (
-    "A new key must be recorded by the one before: put that one back, and let `meterhouse keys rotate` replace it. "
+    "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`. "
     "Is it lost? `meterhouse keys create --lost {}`; every verifier must then pin the new thumbprint"
 )
 
@@ -126,7 +126,7 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
     """The ``keys`` object to publish with this key.
 
     Args:
-        known: the object that was published before, None where nothing is known any more.
+        known: the object that was published before, None if it is no longer known.
 
     Returns:
         ``known`` itself where it ends with this key, so that the same bytes are published again.
@@ -160,7 +160,7 @@ def _own(signer: Signer, gateway: str) -> KeyRecords:
         raise KeyFileError(
             f"the records in the key's file end with {own.newest}, the key is {signer.kid}",
             where=gateway,
-            hint="Was the file edited? Put back the one that `meterhouse keys rotate` wrote",
+            hint="Was the file edited? Restore the one that `meterhouse keys rotate` wrote",
         )
     return own
 
@@ -175,12 +175,12 @@ def _check_follows(own: KeyRecords, before: KeyRecords, gateway: str) -> None:
             ring.update(data, parse_object(data))
     except Refused as error:
         raise KeyFileError(
-            f"the records in the key's file do not go on from those published before: {error}", where=gateway
+            f"the records in the key's file do not continue those already published: {error}", where=gateway
         ) from error
 
 
 def is_sound(data: bytes) -> bool:
-    """Does a ``keys`` object that was kept hold by itself, of whichever gateway it is? Else the disk has changed it."""
+    """Is a stored ``keys`` object valid by itself, for any gateway? Else it was damaged on the disk."""
     try:
         check_key_records(data, str(json.loads(data)["gateway"]))
     except (KeyFileError, ValueError, KeyError, TypeError):
@@ -192,7 +192,7 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
     """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
 
     Raises:
-        KeyFileError: whatever does not hold.
+        KeyFileError: what is invalid.
     """
     from agent.verify.keyring import KeyRing
     from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Refused, parse_object
@@ -202,7 +202,7 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
         value = parse_object(data, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)
         ring.update(data, value)
     except Refused as error:
-        raise KeyFileError(f"the key records do not hold: {error}", where=gateway) from error
+        raise KeyFileError(f"the key records are invalid: {error}", where=gateway) from error
     kids = tuple(record["kid"] for record in value["records"])
     lost = value["records"][0].get("instead_of")
     return KeyRecords(value["counter"], kids[0], kids[-1], data, kids, lost if isinstance(lost, str) else "")

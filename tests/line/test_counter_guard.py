@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drivers.counter_guard import BELIEVED_S, CounterGuard, CounterRule
 from drivers.line import Line
 from drivers.modbus import ModbusDevice, read_request
 from drivers.model import DeviceException, DeviceSpec, Kind, Point, Quality
-from drivers.plausible import BELIEVED_S, Guard, Rule
 from drivers.sim import Image, SimDevice
 from ext.ring import Ring
 from tests.kits.lines import Field
@@ -28,13 +28,13 @@ def spec(*points: Point, **more: Any) -> DeviceSpec:
     return DeviceSpec("m1", "p/g/m1", "1", "modbus", "t/t", points or POINTS, (1000, 0, 0, 0, 0), **more)
 
 
-def guard(point: Point = KWH, **more: Any) -> Guard:
-    return Guard(spec(point, **more))
+def guard(point: Point = KWH, **more: Any) -> CounterGuard:
+    return CounterGuard(spec(point, **more))
 
 
-def judged(one: Guard, *readings: tuple[float, str | int]) -> list[bool]:
+def judged(one: CounterGuard, *readings: tuple[float, str | int]) -> list[bool]:
     """Of (seconds, value): which are doubted."""
-    return [one.doubts([(0, Decimal(value))], at) for at, value in readings]
+    return [one.is_suspect([(0, Decimal(value))], at) for at, value in readings]
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_an_honest_counter_is_never_doubted(steps: list[tuple[int, int]], start:
     for wait, kw in steps:
         at += wait
         raw = (raw + wait * kw * 100 // 3600) % 2**32
-        assert not one.doubts([(0, Decimal(raw).scaleb(-2))], at)
+        assert not one.is_suspect([(0, Decimal(raw).scaleb(-2))], at)
 
 
 @given(st.decimals(0, 10**9, places=2), st.decimals(0, 10**9, places=2), st.integers(0, 10_000))
 def test_agrees_with_the_rule_in_words(before: Decimal, after: Decimal, seconds: int) -> None:
-    rule = Rule.of(KWH)
+    rule = CounterRule.of(KWH)
     room = Decimal(10**9) / 3_600_000 * (seconds + 2) + Decimal("0.02")
     forward = after - before if after >= before else after - before + Decimal(2**32) / 100
     small = after < before and before - after <= before / (1 << 20)
@@ -168,7 +168,7 @@ async def test_an_answer_that_is_shifted_is_doubted_as_a_whole(field: Field, rin
         if n == 3:
             sim.faults.set("spill")
             with pytest.raises(DeviceException):
-                await line.exchange(read_request(1, 3, 40, 1, "hole"), line.manners())
+                await line.exchange(read_request(1, 3, 40, 1, "hole"), line.request_options())
         await device.poll(1000 * n, 1)
         sim.faults.clear()
     assert len(counted(ring, Quality.GOOD)) == 5 and set(counted(ring, Quality.GOOD)) <= sim.served

@@ -1,8 +1,8 @@
-"""What a point is for the park: its part, its role, and which way its amount flows.
+"""The role of a point in the park: its part, its role, and the direction of its amount.
 
-A part is the front of point names that the configuration gives a role: ``roles = { "ac" = "generation.pv",
+A part is a prefix of point names that the configuration gives a role: ``roles = { "ac" = "generation.pv",
 "meter.ac" = "grid" }``. Of all counters of a part only the main ones count for the role: three phases, tariffs and the
-total say the same energy again. Flows, by role:
+total hold the same energy again. Flows, by role:
 
     generation.*          generation   energy.generation, else energy.export
                           consumption  energy.import: what it takes at night
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-# unit -> (unit of amounts, factor), for what is no heat
+# unit -> (unit of amounts, factor), for all but heat
 _THOUSANDTH, _ONE, _THOUSAND = Decimal("0.001"), Decimal(1), Decimal(1000)
 _AMOUNTS: dict[str, tuple[str, Decimal]] = {
     "Wh": ("kWh", _THOUSANDTH), "kWh": ("kWh", _ONE), "MWh": ("kWh", _THOUSAND), "GWh": ("kWh", Decimal(10**6)),
@@ -70,8 +70,8 @@ _POWERS = ("power.active", "power.generation", "power.consumption", "power")  # 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a point stands: its part, role, parent in the tree, and the flow of its amount ("" if not a main one)."""
+class PointRole:
+    """The role of one point: its part, role, parent in the tree, and the flow of its amount ("" if not a main one)."""
 
     part: str
     role: str
@@ -80,7 +80,7 @@ class Place:
 
 
 def part_of(point: str, parts: Iterable[str]) -> str | None:
-    """The longest of ``parts`` that is the front of ``point``; None where none is. "" is the front of all."""
+    """The longest of ``parts`` that is a prefix of ``point``; None if none is. "" is a prefix of all."""
     found = [part for part in parts if not part or point == part or point.startswith(part + ".")]
     return max(found, key=len, default=None)
 
@@ -93,15 +93,15 @@ def _rest(point: str, part: str) -> str:
     return rest
 
 
-def places(points: Sequence[str], roles: Mapping[str, str], parents: Mapping[str, str]) -> dict[str, Place]:
-    """The place of each counter among ``points``."""
-    out: dict[str, Place] = {}
+def point_roles(points: Sequence[str], roles: Mapping[str, str], parents: Mapping[str, str]) -> dict[str, PointRole]:
+    """The role of each counter among ``points``."""
+    out: dict[str, PointRole] = {}
     by_part: dict[str, list[str]] = {}
     for point in points:
         part = part_of(point, roles)
         by_part.setdefault("" if part is None else part, []).append(point)
         if part is None:
-            out[point] = Place("", "", _parent(point, parents), "")
+            out[point] = PointRole("", "", _parent(point, parents), "")
     for part, members in by_part.items():
         role = roles.get(part)
         if role is None:
@@ -115,7 +115,7 @@ def places(points: Sequence[str], roles: Mapping[str, str], parents: Mapping[str
                     taken[mine[0]] = flow
                     break
         for point in members:
-            out[point] = Place(part, role, _parent(point, parents), taken.get(point, ""))
+            out[point] = PointRole(part, role, _parent(point, parents), taken.get(point, ""))
     return out
 
 
@@ -130,7 +130,7 @@ def flows_of(role: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def power_flows(role: str) -> tuple[str, str]:
-    """The flows of a power above and below zero, where no counter says them."""
+    """The flows of a power above and below zero, where no counter has them."""
     return _POWER_FLOWS.get(role.partition(".")[0], ("import", "export"))
 
 

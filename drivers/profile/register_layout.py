@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from drivers.model import IDENTIFICATION, Part
-from drivers.profile.complaints import Table, did_you_mean
+from drivers.toml import TomlTable, show, suggestion
 
 OBJECTS = 3  # of basic identification: vendor, product code, revision
 
@@ -45,7 +45,7 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RegisterLayout:
     """The place and layout of one point."""
 
     type: str
@@ -56,21 +56,21 @@ class Shape:
     parts: tuple[Part, ...] = ()
 
 
-def read_shape(table: Table, defaults: Defaults) -> Shape:
+def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
     """What a point's table says about registers; other protocols have none."""
     if defaults.protocol != "modbus":
-        return Shape(table.text("type"), "", 0, 0, 0)
-    return _Shapes(table, defaults).read()
+        return RegisterLayout(table.text("type"), "", 0, 0, 0)
+    return _LayoutReader(table, defaults).read()
 
 
-class _Shapes:
-    def __init__(self, table: Table, defaults: Defaults) -> None:
-        self.table, self.defaults, self.said = table, defaults, table.document
+class _LayoutReader:
+    def __init__(self, table: TomlTable, defaults: Defaults) -> None:
+        self.table, self.defaults, self.said = table, defaults, table.raw
 
-    def read(self) -> Shape:
+    def read(self) -> RegisterLayout:
         if self.said.get("function") == IDENTIFICATION:
             return self._object()
-        type_, order, count = self._shape()
+        type_, order, count = self._layout()
         parts = self._parts() if "parts" in self.said else ()
         function, address = self._place(type_, count)
         if parts:
@@ -79,33 +79,33 @@ class _Shapes:
             type_ = parts[0].type
         if count > self.defaults.max_words and type_ != "bits":
             longest = self.defaults.max_words
-            self.table.add("count", f"{count} registers are longer than one read of this device ({longest} at most)")
-        return Shape(type_, order, count, function, address, parts)
+            self.table.add("count", f"{count} registers do not fit into one read of this device ({longest} at most)")
+        return RegisterLayout(type_, order, count, function, address, parts)
 
-    def _object(self) -> Shape:
+    def _object(self) -> RegisterLayout:
         """A text of function 43/14; ``address`` is the object's number."""
         for key in ("type", "order", "count", "parts", "together", "barrier", "text"):
             if key in self.said:
-                what = f"{key} means nothing for function {IDENTIFICATION}, whose objects are texts"
+                what = f"{key} does not apply to function {IDENTIFICATION}, whose objects are texts"
                 self.table.add(key, what, "Leave it out")
         number = self.table.integer("address", 0, OBJECTS - 1)
         if number is None and "address" not in self.said:
-            self.table.add("address", "the key 'address' is missing", "0 vendor, 1 product code, 2 revision")
-        return Shape("str", "", 1, IDENTIFICATION, number or 0)
+            self.table.add("address", 'the key "address" is missing', "0 vendor, 1 product code, 2 revision")
+        return RegisterLayout("str", "", 1, IDENTIFICATION, number or 0)
 
-    def _shape(self) -> tuple[str, str, int]:
+    def _layout(self) -> tuple[str, str, int]:
         """Type, order and registers (coils for functions 1 and 2)."""
         table, values = self.table, self.defaults.values
         function = self.said.get("function", values.get("function"))
         coils = function in (1, 2)  # no set: it may be anything that TOML allows
         given = self.said.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
-            table.add("type", f"type is {given!r}, but function {function} reads single bits", "Leave type out")
+            table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")
         type_ = "bits" if coils else table.choice("type", REGISTERS, values.get("type", "")) or "u16"
         if not coils and type_ == "bits":
-            table.add("type", "type 'bits' belongs to functions 1 and 2", "Registers of flags are u16 with bit_labels")
+            table.add("type", 'type "bits" belongs to functions 1 and 2', "Registers of flags are u16 with bit_labels")
         if not coils and given is None and "parts" not in self.said:
-            table.add("type", "the key 'type' is missing")
+            table.add("type", 'the key "type" is missing')
         count = self._count(type_)
         return type_, self._order(type_, count), count
 
@@ -117,7 +117,7 @@ class _Shapes:
                 self.table.add("count", f"count is {count}, but {type_} takes {fixed}")
             return fixed
         if not fixed and type_ != "bits" and "count" not in self.said:
-            self.table.add("count", f"{type_} needs 'count' (registers)")
+            self.table.add("count", f"{type_} needs count (registers)")
         highest = {"mod10k": 4, "bits": 64, "str": MAX_WORDS}.get(type_, MAX_WORDS)
         return self.table.integer("count", 1, highest, fixed or 1) or 1
 
@@ -125,17 +125,17 @@ class _Shapes:
         own = self.table.text("order")
         if type_ == "bits" or type_ in HALVES:
             if own:
-                self.table.add("order", f"order means nothing for {type_}", "Leave it out")  # field pain 37
+                self.table.add("order", f"order does not apply to {type_}", "Leave it out")  # field pain 37
             return ""
         size = 1 if type_ in {"str", "mod10k"} or "text" in self.said else count
         allowed = ORDERS[size] if size in ORDERS else ORDERS[1]
         if own and own not in allowed:
             if size == 1:  # field pain 37: a word swap on one register was silently accepted for years
-                what = f"order {own!r} means nothing for the 16 bits of {type_}"
+                what = f"order {show(own)} does not apply to the 16 bits of {type_}"
                 self.table.add("order", what, "AB or BA, or leave it out")
             else:
-                hint = did_you_mean(own, allowed) or f"One of {', '.join(allowed)}"
-                self.table.add("order", f"order {own!r} does not fit {type_}", hint)
+                hint = suggestion(own, allowed) or f"One of {', '.join(allowed)}"
+                self.table.add("order", f"order {show(own)} does not fit {type_}", hint)
             return ""
         default = str(self.defaults.values.get("order", ""))
         if size == 1:
@@ -143,7 +143,7 @@ class _Shapes:
         if not own and "parts" not in self.said:
             if default and len(default) <= 2 * size and size in ORDERS and default in allowed:
                 return default
-            self.table.add("order", f"{type_} needs 'order'", f"One of {', '.join(allowed)}")
+            self.table.add("order", f"{type_} needs order", f"One of {', '.join(allowed)}")
         return own
 
     def _place(self, type_: str, count: int) -> tuple[int, int]:
@@ -153,37 +153,36 @@ class _Shapes:
         if function is None:
             if "function" not in self.said:
                 hint = "1 coils, 2 inputs, 3 holding, 4 input registers, 43 identification"
-                table.add("function", "the key 'function' is missing", hint)
+                table.add("function", 'the key "function" is missing', hint)
             function = 3
         if "parts" in self.said:
             if "address" in self.said:
-                table.add("address", "'address' beside 'parts'", "The parts have the addresses")
+                table.add("address", "address and parts exclude each other", "The parts have the addresses")
             return function, 0
         address = table.integer("address", 0, 0xFFFF)
         if address is None:
             if "address" not in self.said:
-                table.add("address", "the key 'address' is missing")
+                table.add("address", 'the key "address" is missing')
             return function, 0
         if address + count > 0x10000:
             what = "coils" if type_ == "bits" else "registers"
-            table.add("address", f"address {address} and {count} {what} pass 65535")
+            table.add("address", f"address {address} plus {count} {what} exceeds 65535")
         return function, address
 
     def _parts(self) -> tuple[Part, ...]:
         parts: list[Part] = []
-        for number, said in enumerate(self.table.tables("parts")):
-            path = (*self.table.path, "parts", number)
-            table = Table(said, path, self.table.complaints, f"{self.said.get('name', '')} part {number + 1}")
+        for table in self.table.tables("parts"):
+            said = table.raw
             table.unknown(PART_KEYS)
             type_ = table.choice("type", [t for t, size in REGISTERS.items() if size], required=True)
             address = table.integer("address", 0, 0xFFFF)
             scale = table.number("scale", Decimal(1))
             if not scale:
-                table.add("scale", "scale is 0, this part would not count")
+                table.add("scale", "scale is 0, so this part would not count")
             if address is None and "address" not in said:
-                table.add("address", "the key 'address' is missing")
+                table.add("address", 'the key "address" is missing')
             if "function" in said:
-                table.add("function", "parts are read together, so all have the point's function")
+                table.add("function", "parts are read together, so function belongs to the point")
             if not type_ or address is None:
                 continue
             order = self._part_order(table, type_)
@@ -193,12 +192,12 @@ class _Shapes:
             self.table.add("parts", "parts need at least two registers or groups")
         return tuple(parts)
 
-    def _part_order(self, table: Table, type_: str) -> str:
+    def _part_order(self, table: TomlTable, type_: str) -> str:
         allowed = ORDERS[REGISTERS[type_]]
         order = table.choice("order", () if type_ in HALVES else allowed)
         default = str(self.defaults.values.get("order", ""))
         if not order and REGISTERS[type_] > 1:
             if default in allowed:
                 return default
-            table.add("order", f"{type_} needs 'order'", f"One of {', '.join(allowed)}")
+            table.add("order", f"{type_} needs order", f"One of {', '.join(allowed)}")
         return order

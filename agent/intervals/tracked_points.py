@@ -1,7 +1,7 @@
-"""Which points of a stream are watched, and how: from the table of a birth, the same for the agent and a verifier.
+"""Which points of a stream are tracked, and how: from the table of a birth, the same for the agent and a verifier.
 
-Watched are all counters; of each part with a role its power (lowest, highest, mean, demand, and its integral where the
-part has no counter); of thermal parts flow and temperatures where there is no heat counter; a storage's state of
+Tracked are all counters; of each part with a role its power (lowest, highest, mean, demand, and its integral where
+the part has no counter); of thermal parts flow and temperatures where there is no heat counter; a storage's state of
 charge; what a derived heat is made of.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from agent.intervals.page import Column, Shape
-from agent.intervals.roles import amount_unit, main_power, part_of, places, power_flows
+from agent.intervals.flows import amount_unit, main_power, part_of, point_roles, power_flows
+from agent.intervals.page import Column, PageSchema
 
 FLOAT_TYPES = frozenset({"f16", "f32", "f64"})
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals that are kept of a float
@@ -34,7 +34,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class TrackedPoint:
     """A slot of the tally: a point, or for ``point`` None a value that is computed from three others."""
 
     column: Column
@@ -48,11 +48,11 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Sketch:
+class TrackedPoints:
     """All slots of a table, in the order of columns."""
 
-    shape: Shape
-    slots: tuple[Watched, ...]
+    shape: PageSchema
+    slots: tuple[TrackedPoint, ...]
 
     @property
     def slowest_ms(self) -> int:
@@ -60,7 +60,7 @@ class Sketch:
         return max((w.period_ms for w in self.slots if w.column.kind == "counter"), default=0)
 
 
-def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
+def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
     """From a birth's ``table``."""
     device, points = table.get("device") or {}, table.get("points") or []
     roles, parents = dict(device.get("roles") or {}), dict(device.get("parent") or {})
@@ -68,10 +68,10 @@ def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
     classes = dict(device.get("class") or {})
     numeric = {p["n"]: n for n, p in enumerate(points) if p["kind"] in ("counter", "gauge")}
     counters = [p["n"] for p in points if p["kind"] == "counter"]
-    stand = places(counters, roles, parents)
+    stand = point_roles(counters, roles, parents)
     configured = [one for one in device.get("derived") or () if "heat" in one]
     said = {one["heat"]["flow"] for one in configured}
-    slots: list[Watched] = []
+    slots: list[TrackedPoint] = []
     for name in counters:
         place = stand[name]
         resolution = _resolution(points[numeric[name]], ratio, device.get("protocol"))
@@ -94,8 +94,8 @@ def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
         demand = demand and amount_unit(name, column.unit)[0] == "kWh"
         period, phase = _grid(points[numeric[name]])
         modulus = _modulus(points[numeric[name]], count)
-        slots.append(Watched(column, numeric[name], period, phase, count, modulus, demand))
-    beside: dict[str, list[str]] = {}  # by part, what is no counter
+        slots.append(TrackedPoint(column, numeric[name], period, phase, count, modulus, demand))
+    beside: dict[str, list[str]] = {}  # by part, all but counters
     for name in numeric:
         if name not in stand and (part_here := part_of(name, roles)) is not None:
             beside.setdefault(part_here, []).append(name)
@@ -106,7 +106,9 @@ def sketch(table: Mapping[str, Any], rule: Rule) -> Sketch:
     for one in configured:
         _configured(one, points, numeric, slots, epoch)
     period = rule.period_ms if any(w.demand for w in slots) else 0
-    return Sketch(Shape(tuple(w.column for w in slots), period, rule.slip_ms if period else 0), tuple(slots))
+    return TrackedPoints(
+        PageSchema(tuple(w.column for w in slots), period, rule.slip_ms if period else 0), tuple(slots)
+    )
 
 
 def _class(point: str, classes: Mapping[str, str]) -> str:
@@ -130,9 +132,9 @@ def _gauges(
     part: _Part,
     base: int,
     said: Collection[str],
-) -> list[Watched]:
+) -> list[TrackedPoint]:
     """``said``: flows that the configuration makes a heat of itself."""
-    found: list[Watched] = []
+    found: list[TrackedPoint] = []
 
     def add(name: str, flow: str = "", demand: bool = False) -> int:
         point = points[numeric[name]]
@@ -141,7 +143,7 @@ def _gauges(
         up = part.parents[parent] if parent is not None else ""
         column = Column(name, "gauge", _unit(point), exponent, part.name, part.role, up, flow, part.epoch)
         period, phase = _grid(point)
-        found.append(Watched(column, numeric[name], period, phase, demand=demand))
+        found.append(TrackedPoint(column, numeric[name], period, phase, demand=demand))
         return base + len(found) - 1
 
     power = main_power(members, part.name)
@@ -159,7 +161,7 @@ def _gauges(
     return found
 
 
-def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Watched]) -> list[Watched]:
+def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[TrackedPoint]) -> list[TrackedPoint]:
     """Flow and temperatures of a part without a heat counter, and the heat flow that follows from them."""
     for name in sorted(members, key=len):
         front, _, last = name.rpartition(".")
@@ -175,7 +177,7 @@ def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Watc
             f"{front}.{HEAT_POWER}", "gauge", "kW", -HEAT_PLACES, part.name, part.role, "", flow, part.epoch
         )
         period = max(found[n - base].period_ms for n in three)
-        return [Watched(column, None, period, 0, heat=three)]
+        return [TrackedPoint(column, None, period, 0, heat=three)]
     return []
 
 
@@ -188,7 +190,7 @@ def _configured(
     one: Mapping[str, Any],
     points: Sequence[Mapping[str, Any]],
     numeric: Mapping[str, int],
-    slots: list[Watched],
+    slots: list[TrackedPoint],
     epoch: str,
 ) -> None:
     """The slots of a ``[[derived]]`` heat; none where the device lacks a point or the flow has another unit."""
@@ -202,7 +204,7 @@ def _configured(
             point = points[numeric[name]]
             exponent = _exponent(point, _resolution(point, Decimal(1), None), GAUGE_PLACES)
             slots.append(
-                Watched(Column(name, "gauge", _unit(point), exponent, epoch=epoch), numeric[name], *_grid(point))
+                TrackedPoint(Column(name, "gauge", _unit(point), exponent, epoch=epoch), numeric[name], *_grid(point))
             )
             found = len(slots) - 1
         three.append(found)
@@ -211,7 +213,7 @@ def _configured(
     name, role = heat_point(one["n"]), one.get("role", "")
     column = Column(name, "gauge", "kW", -HEAT_PLACES, role=role, flow="heat", epoch=epoch)
     period = max(slots[n].period_ms for n in three)
-    slots.append(Watched(column, None, period, 0, heat=(three[0], three[1], three[2])))
+    slots.append(TrackedPoint(column, None, period, 0, heat=(three[0], three[1], three[2])))
 
 
 # m3 a second of one unit of flow, as a fraction: numerator, denominator
@@ -244,7 +246,7 @@ def _decimal(text: Any, default: Decimal) -> Decimal:
 
 
 def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) -> Decimal:
-    """What one count is worth, in the point's unit; 0.001 where nobody says."""
+    """What one count is worth, in the point's unit; 0.001 if not given."""
     source = point.get("source") or {}
     scales = [_decimal(part.get("scale"), Decimal(1)) for part in source.get("parts") or ()]
     if scales:

@@ -1,9 +1,9 @@
-"""Readings of a counter that are no plain growth, held until those after them say what happened.
+"""Readings of a counter that are not plain growth, held until later readings tell what happened.
 
-The kernel takes in what nobody has to look at. What it gives back waits here, and ``Series`` judges it with all that
-came since, the same way as ``meterhouse decode counter`` does. A verdict falls when waiting longer would not change it:
-a fall that was taken back or lives on, a rise that stayed. Until then the counter stands still and its intervals stay
-open, so nothing that might be phantom energy is ever written.
+The kernel accepts plain growth. What it gives back waits here, and ``Series`` judges it with all readings that
+came since, the same way as ``meterhouse decode counter`` does. A finding is made when waiting longer would not change
+it: a fall that was taken back or that lasts, a rise that stayed. Until then the counter stands still and its intervals
+stay open, so nothing that might be phantom energy is ever written.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from itertools import pairwise
 from typing import Any
 
 from agent.intervals.rows import Flag
-from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step
-from agent.intervals.widths import is_all_ones
+from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step, is_all_ones
 from ext.rates import Tally
 
-PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a verdict falls with what there is
+PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a finding is made from what there is
 SILENCE_MS = 900_000
 ALIKE = 3
-MOST_GROWTH = 10**12  # counts between two readings; more is no growth of anything
+MOST_GROWTH = 10**12  # counts between two readings; nothing grows by more
 MOST = 64  # readings that wait
 TOO_LARGE = (1 << 63) - 1  # the kernel's word for a value beyond all counters
 _MOST_VALUE = 9 * 10**15  # what the kernel counts up to
@@ -32,7 +31,7 @@ _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: F
 
 
 @dataclass(slots=True)
-class Waiting:
+class PendingReading:
     """A reading that is not judged yet."""
 
     time_ms: int
@@ -42,12 +41,12 @@ class Waiting:
 
     @property
     def known(self) -> int | None:
-        """The value, None where it can be none: no counter gets there."""
+        """The value; None if no counter can reach it."""
         return self.value if -_MOST_VALUE <= self.value <= _MOST_VALUE else None
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Finding:
     """What happened at a reading: for an event. Values in the slot's whole numbers."""
 
     kind: str
@@ -59,7 +58,7 @@ class Verdict:
     until_ms: int = 0
 
 
-class Judge:
+class AnomalyDetector:
     """One counter of a tally.
 
     Args:
@@ -70,10 +69,10 @@ class Judge:
     def __init__(self, tally: Tally, number: int, resolution: int, modulus: int) -> None:
         self._tally, self._number = tally, number
         self._resolution, self._modulus = Decimal(resolution), Decimal(modulus) if modulus else None
-        self.waiting: list[Waiting] = []
+        self.waiting: list[PendingReading] = []
         self._told: tuple[int, tuple[int, int, int] | None] | None = None  # value and level of the last glitch
 
-    def take(self, reading: Waiting) -> list[Verdict]:
+    def take(self, reading: PendingReading) -> list[Finding]:
         """A reading that the kernel gave back. Returns what is certain now."""
         level = self._tally.level(self._number)
         is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # stands, and may be good all the time
@@ -82,40 +81,40 @@ class Judge:
             self.waiting[-1] = reading  # a night of zeros says no more than its first and its last
         else:
             self.waiting.append(reading)
-        return [verdict for verdict in _joined(self._settle()) if self._is_news(verdict)]
+        return [finding for finding in _joined(self._settle()) if self._is_news(finding)]
 
-    def _is_news(self, verdict: Verdict) -> bool:
-        """A night of all ones is one event: the same glitch again, from the same level, says nothing new."""
-        said = (verdict.value, verdict.before) if verdict.kind == GLITCH else None
+    def _is_news(self, finding: Finding) -> bool:
+        """A night of all ones is one event: the same glitch again, from the same level, is not news."""
+        said = (finding.value, finding.before) if finding.kind == GLITCH else None
         again = said is not None and said == self._told
         self._told = said
         return not again
 
-    def give_up(self) -> list[Verdict]:
-        """Nothing more will come: verdicts with what there is."""
+    def give_up(self) -> list[Finding]:
+        """Nothing more will come: findings from what there is."""
         return list(_joined(self._settle(at_once=True)))
 
     @property
     def is_fresh(self) -> bool:
-        """There is nothing to remember of it."""
+        """It has no state to keep."""
         return not self.waiting and self._told is None
 
     def state(self) -> tuple[list[list[int]], list[Any] | None]:
-        """For ``restore``: the readings that wait, and the last glitch that was told."""
+        """For ``restore``: the pending readings, and the last glitch that was reported."""
         told = None if self._told is None else [self._told[0], self._told[1]]
         return [[w.time_ms, w.value, w.pack, w.flags] for w in self.waiting], told
 
     def restore(self, waiting: Iterable[Sequence[int]], told: Sequence[Any] | None) -> None:
         """The reverse."""
-        self.waiting = [Waiting(*w) for w in waiting]
+        self.waiting = [PendingReading(*w) for w in waiting]
         self._told = None if told is None else (told[0], None if told[1] is None else tuple(told[1]))
 
     def step(self, by_ms: int) -> None:
-        """The clock was set by so much."""
+        """The clock was set by ``by_ms``."""
         for reading in self.waiting:
             reading.time_ms += by_ms
 
-    def _settle(self, at_once: bool = False) -> Iterator[Verdict]:
+    def _settle(self, at_once: bool = False) -> Iterator[Finding]:
         while self.waiting:
             reading = self.waiting[0]
             level = self._tally.level(self._number)
@@ -128,15 +127,15 @@ class Judge:
             if self._is_plain(reading):
                 del self.waiting[0]
                 continue
-            verdict = self._verdict(level, at_once)
-            if verdict is None:
+            finding = self._finding(level, at_once)
+            if finding is None:
                 break
             del self.waiting[0]
-            if verdict.kind != NORMAL:
-                yield verdict
+            if finding.kind != NORMAL:
+                yield finding
         self._tally.hold(self._number, bool(self.waiting))
 
-    def _is_plain(self, reading: Waiting) -> bool:
+    def _is_plain(self, reading: PendingReading) -> bool:
         """Does the kernel take it in by itself, now that what came before is judged?"""
         self._tally.hold(self._number, False)
         one = array("H", [self._number]), array("q", [reading.time_ms]), array("q", [reading.value])
@@ -161,7 +160,7 @@ class Judge:
         return True
 
     def _series(self, level: tuple[int, int, int]) -> tuple[Step, int]:
-        """The step to the first reading that waits; and how many rises are known to judge it by, beside itself."""
+        """The step to the first pending reading, and how many other rises there are to judge it by."""
         past = [(t, v) for t, v in self._tally.past(self._number) if t < level[1]] + [(level[1], level[2])]
         times = [t for t, _ in past] + [w.time_ms for w in self.waiting]
         values = [Decimal(v) for _, v in past]
@@ -174,8 +173,8 @@ class Judge:
         known = self.waiting[0].known
         return known is not None and known > level[2]
 
-    def _verdict(self, level: tuple[int, int, int], at_once: bool) -> Verdict | None:
-        """What happened at the first reading, done to the tally; None where that is not certain yet."""
+    def _finding(self, level: tuple[int, int, int], at_once: bool) -> Finding | None:
+        """What happened at the first reading, applied to the tally; None if that is not certain yet."""
         reading, later = self.waiting[0], [w for w in self.waiting[1:] if w.known is not None]
         step, rises = self._series(level)
         kind, growth = step.kind, int(step.increment)
@@ -186,7 +185,7 @@ class Judge:
             if not late and reading.known is not None and not self._is_glitch(reading.value, level[2], later):
                 return None
             self._tally.carry(self._number, Flag.GLITCH)
-            return Verdict(GLITCH, reading.time_ms, reading.value, level, 0, 1, reading.time_ms)
+            return Finding(GLITCH, reading.time_ms, reading.value, level, 0, 1, reading.time_ms)
         if not late and not self._certain(kind, level[2], reading.value, later, rises):
             return None
         if kind == ROLLOVER and reading.value == 0 and not any(w.value > 0 for w in later):
@@ -198,10 +197,10 @@ class Judge:
         flags = reading.flags | _FLAGS.get(kind, Flag(0))
         counted = kind in (NORMAL, ROLLOVER)
         self._tally.accept(self._number, reading.time_ms, reading.value, growth, reading.pack, flags, counted)
-        return Verdict(kind, reading.time_ms, reading.value, level, growth, 1, reading.time_ms)
+        return Finding(kind, reading.time_ms, reading.value, level, growth, 1, reading.time_ms)
 
     @staticmethod
-    def _grows_so(reading: Waiting, since_ms: int, later: list[Waiting]) -> bool:
+    def _grows_so(reading: PendingReading, since_ms: int, later: list[PendingReading]) -> bool:
         """Did it rise from zero about as fast as it goes on, and without a silence in between?"""
         pairs = [(a, b) for a, b in pairwise([reading, *later]) if b.time_ms > a.time_ms and b.value > a.value]
         paces = sorted(Fraction(b.value - a.value, b.time_ms - a.time_ms) for a, b in pairs)
@@ -209,15 +208,15 @@ class Judge:
         since = reading.time_ms - since_ms
         return since <= SILENCE_MS and reading.value <= ALIKE * usual * since
 
-    def _is_glitch(self, value: int, level: int, later: list[Waiting]) -> bool:
+    def _is_glitch(self, value: int, level: int, later: list[PendingReading]) -> bool:
         """Is a glitch certain? A jump far up may be another meter: it goes away, stands still or counts on."""
         if value <= level or (self._modulus is not None and value >= self._modulus):
             return True
         gone = any(w.value < value for w in later)
         return gone or len(later) >= 2 * ALIKE or is_all_ones(Decimal(value) / self._resolution)
 
-    def _certain(self, kind: str, level: int, value: int, later: list[Waiting], rises: int) -> bool:
-        """Would the next reading leave the verdict as it is?"""
+    def _certain(self, kind: str, level: int, value: int, later: list[PendingReading], rises: int) -> bool:
+        """Would the next reading leave the finding as it is?"""
         if kind == ROLLOVER:  # zeros near the end may be no readings: what comes back from them tells
             return len(later) >= 1 and (value != 0 or later[-1].value > 0)
         if value >= level:  # it stayed up there, and what is usual is known
@@ -226,15 +225,15 @@ class Judge:
         return len(later) >= 3 and moved >= 3 * int(self._resolution)
 
 
-def _joined(verdicts: Iterator[Verdict]) -> Iterator[Verdict]:
+def _joined(findings: Iterator[Finding]) -> Iterator[Finding]:
     """Glitches in a row as one."""
-    run: Verdict | None = None
-    for verdict in verdicts:
-        if run is not None and run.kind == verdict.kind == GLITCH:
-            run = Verdict(GLITCH, run.time_ms, run.value, run.before, 0, run.count + 1, verdict.time_ms)
+    run: Finding | None = None
+    for finding in findings:
+        if run is not None and run.kind == finding.kind == GLITCH:
+            run = Finding(GLITCH, run.time_ms, run.value, run.before, 0, run.count + 1, finding.time_ms)
             continue
         if run is not None:
             yield run
-        run = verdict
+        run = finding
     if run is not None:
         yield run

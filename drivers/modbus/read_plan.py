@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from drivers.backoff import Backoff
 from drivers.line import Line, ModbusRequest
 from drivers.modbus.requests import read_request
 from drivers.model import PACES, DeviceSpec, Kind, Limits, Point, Reason
@@ -27,12 +28,12 @@ class Read:
     texts: tuple[TextSlot, ...]
     points: memoryview  # uint16 numbers, for gaps
     silences: int = 0  # in a row, while other reads of the device were answered
-    rest_s: float = FIRST_REST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_REST_S, LONGEST_REST_S))
     rest_until: float = 0.0  # monotonic seconds before which it is not asked
 
 
 @dataclass(slots=True)
-class Visit:
+class ReadPlan:
     """The reads of a set of paces in the order they are asked; ``requests`` are theirs."""
 
     reads: list[Read]
@@ -54,9 +55,9 @@ def timing_of(line: Line, limits: Limits, serial: str) -> LineTiming:
     return LineTiming.tcp(line.config.bus_baud, limits)
 
 
-def build_visit(
+def build_read_plan(
     spec: DeviceSpec, paces: int, unit: int, limits: Limits, timing: LineTiming, holes: KnownHoles, where: str
-) -> Visit:
+) -> ReadPlan:
     """The reads for the paces in the bit mask ``paces``. Raises ProfileError."""
     points = spec.points
     wanted = [n for n, point in enumerate(points) if paces >> PACES.index(point.pace) & 1]
@@ -75,7 +76,7 @@ def build_visit(
     refused = array("H", (n for n in lacking if not points[n].optional))
     optional = array("H", (n for n in lacking if points[n].optional))  # this firmware has them not: no fault
     missing = [(memoryview(refused), Reason.EXCEPTION), (memoryview(optional), Reason.ABSENT)]
-    return Visit(reads, [read.request for read in reads], [(those, why) for those, why in missing if len(those)])
+    return ReadPlan(reads, [read.request for read in reads], [(those, why) for those, why in missing if len(those)])
 
 
 _Compiled = list[tuple[Block, Plan | None, Plan | None, tuple[TextSlot, ...]]]

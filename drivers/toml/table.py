@@ -1,22 +1,24 @@
-"""TOML files as tables that remember where each key stands, what was asked of them, and what was wrong."""
+"""TOML files as tables that know the line of each key, and collect everything that is wrong with them.
+
+One reader for agent.toml, profiles and plans of indicators.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.config.tree import Complaint
-from agent.config.values import Wrong, did_you_mean, show
-from drivers.model import clean_text
-from drivers.profile.places import key_lines
+from drivers.model import ConfigError, clean_text
+from drivers.toml import parsers
+from drivers.toml.lines import KeyPath, key_lines
+from drivers.toml.parsers import Wrong, did_you_mean, show
 
 T = TypeVar("T")
-KeyPath = tuple[str | int, ...]
 MAX_FILE_BYTES = 4 << 20
 _AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)\Z")
 # tomllib's words in a technician's
@@ -25,30 +27,40 @@ _SYNTAX = {
         "this value is not understood",
         'Text needs quotes, such as name = "inv1"; true and false have none',
     ),
-    "Expected '=' after a key in a key/value pair": ("a key without its value", 'Write key = "value"'),
+    "Expected '=' after a key in a key/value pair": ("a key without a value", 'Write key = "value"'),
     "Invalid statement": ("this line is not understood", 'Write key = "value", or a [table] header'),
-    "Cannot overwrite a value": ("this key stands twice in the same table", "Keep one of the two"),
+    "Cannot overwrite a value": ("duplicate key in this table", "Keep one of the two"),
     "Unclosed array": ("a list is not closed", "Is a ] or a comma missing?"),
     "Unclosed inline table": ("a table in { } is not closed", "Is a } or a comma missing?"),
     "Unterminated string": ("a quote is not closed", 'Is a " missing?'),
     "Illegal character '\\n'": ("a quote is not closed on this line", 'Is a " missing?'),
-    "Expected newline or end of document after a statement": ("something follows the value", "One key a line"),
+    "Expected newline or end of document after a statement": ("unexpected text after the value", "One key per line"),
     "Unescaped '\\' in a string": ("a backslash in a quoted text", "Write it twice, or use single quotes: 'C:\\path'"),
 }
 
 
+class Complaint(ConfigError):
+    """One wrong place in a file: file, line (None where the file has no such place), key."""
+
+    def __init__(self, what: str, *, file: str, line: int | None, key: str, hint: str = "") -> None:
+        place = file if line is None else f"{file}:{line}"
+        super().__init__(what, where=f"{place}: {key}" if key else place, hint=hint)
+        self.file, self.line, self.key = file, line, key
+
+
 class Complaints:
-    """All that is wrong, and all that was read, gathered over several files."""
+    """Everything that is wrong, collected over one or several files."""
 
     def __init__(self) -> None:
         self.items: list[Complaint] = []
 
-    def add(self, source: Source, path: KeyPath, key: str, what: str, hint: str = "") -> None:
+    def add(self, source: TomlSource, path: KeyPath, key: str, what: str, hint: str = "") -> None:
+        """Note that ``what`` is wrong at ``path``; ``key`` is the path as people know it."""
         self.items.append(Complaint(what, file=source.name, line=source.line(path), key=key, hint=hint))
 
 
 @dataclass(slots=True)
-class Source:
+class TomlSource:
     """One file, or the command line (text None)."""
 
     name: str
@@ -77,13 +89,13 @@ class Source:
 class Layer:
     """One table of one file."""
 
-    source: Source
+    source: TomlSource
     path: KeyPath
     raw: dict[str, Any]
 
 
 @dataclass(slots=True)
-class Table:
+class TomlTable:
     """A table under reading, made of the same table of several files; later layers may not repeat a key.
 
     ``over`` holds what the command line sets; it wins without complaint.
@@ -94,6 +106,17 @@ class Table:
     complaints: Complaints
     over: Layer | None = None
     known: set[str] = field(default_factory=set)
+    joiner: str = "."  # between the name and a key
+
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """What stands in a table of one file."""
+        return self.layers[0].raw
+
+    @property
+    def path(self) -> KeyPath:
+        """Where a table of one file stands."""
+        return self.layers[0].path
 
     def find(self, key: str) -> tuple[Layer, Any] | None:
         """The layer that sets ``key``, and its raw value; a key in two files is a complaint naming both."""
@@ -103,7 +126,7 @@ class Table:
         found = [layer for layer in self.layers if key in layer.raw]
         for again in found[1:]:
             first, path = found[0].source, (*found[0].path, key)
-            what = f"is set in {first.name}:{first.line(path)} already"
+            what = f"is already set in {first.name}:{first.line(path)}"
             self.complain(again, key, what, "Keep one of the two")
         return (found[0], found[0].raw[key]) if found else None
 
@@ -113,8 +136,14 @@ class Table:
             places = [*self.layers, *([self.over] if self.over else [])]
             layer = next((place for place in places if key in place.raw), places[0])
         path = (*layer.path, *(part for part in key.split(".") if part))
-        name = ".".join(part for part in (self.name, key) if part)
-        self.complaints.add(layer.source, path, name, what, hint)
+        self.complaints.add(layer.source, path, self._named(key), what, hint)
+
+    def add(self, key: str, what: str, hint: str = "") -> None:
+        """Note that something is wrong at ``key``, which ``what`` names."""
+        self.complaints.add(self.layers[0].source, (*self.path, key), self.name, what, hint)
+
+    def _named(self, key: str) -> str:
+        return self.joiner.join(part for part in (self.name, key) if part)
 
     def has(self, key: str) -> bool:
         """Is the key there at all, right or wrong?"""
@@ -131,13 +160,13 @@ class Table:
             self.complain(found[0], key, wrong.what, wrong.hint)
             return default
 
-    def need(self, key: str, parse: Callable[[object], T], default: T, hint: str) -> T:
+    def need(self, key: str, parse: Callable[[object], T], default: T, hint: str = "") -> T:
         """As ``take``, and an absent key is a complaint with ``hint``."""
         if not self.has(key):
             self.complain(None, "", f'the key "{key}" is missing', hint)
         return self.take(key, parse, default)
 
-    def table(self, key: str) -> Table | None:
+    def table(self, key: str) -> TomlTable | None:
         """An inner table, or None where it is absent (or no table: a complaint)."""
         found = self.find(key)
         if found is None:
@@ -146,7 +175,28 @@ class Table:
             self.complain(found[0], key, f"{show(found[1])} is not a table", f"Write {key} = {{ name = value }}")
             return None
         layer = Layer(found[0].source, (*found[0].path, key), found[1])
-        return Table(f"{self.name}.{key}" if self.name else key, [layer], self.complaints)
+        return self.inner(self._named(key), layer.path, found[1], layer.source)
+
+    def inner(self, name: str, path: KeyPath, raw: dict[str, Any], source: TomlSource | None = None) -> TomlTable:
+        """A table below this one, under a name of its own."""
+        layer = Layer(source or self.layers[0].source, path, raw)
+        return TomlTable(name, [layer], self.complaints, joiner=self.joiner)
+
+    def tables(self, key: str) -> list[TomlTable]:
+        """The items of ``[[key]]``, each under the name or id that it gives itself; empty where it is absent."""
+        found = self.find(key)
+        if found is None:
+            return []
+        layer, raw = found
+        if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+            self.complain(layer, key, "is not a list of tables", f"Write [[{self._named(key)}]], two brackets")
+            return []
+        out = []
+        for n, item in enumerate(raw):
+            own = next((item[k] for k in ("name", "id") if isinstance(item.get(k), str) and item[k]), None)
+            name = f"{self._named(key)}[{n + 1}]" if own is None else f"{self._named(key)}.{clean_text(own, 40)}"
+            out.append(self.inner(name, (*layer.path, key, n), item, layer.source))
+        return out
 
     def pairs(self, key: str, parse_key: Callable[[object], str], parse: Callable[[object], T]) -> dict[str, T]:
         """An inner table with free keys."""
@@ -159,7 +209,7 @@ class Table:
                 out[name] = parse(inner.layers[0].raw[name])
             except Wrong as wrong:
                 layer = inner.layers[0]
-                shown = f"{inner.name}.{clean_text(name, 60)}"
+                shown = inner._named(clean_text(name, 60))
                 self.complaints.add(layer.source, (*layer.path, name), shown, wrong.what, wrong.hint)
         return out
 
@@ -177,36 +227,112 @@ class Table:
             try:
                 out.append(parse(item))
             except Wrong as wrong:
-                self.complaints.add(layer.source, (*layer.path, key, n), f"{self.name}.{key}", wrong.what, wrong.hint)
+                self.complaints.add(layer.source, (*layer.path, key, n), self._named(key), wrong.what, wrong.hint)
         return tuple(out)
 
+    # The same for the usual kinds of values; the default where a key is absent or wrong.
+
+    def text(self, key: str, default: str = "", *, required: bool = False) -> str:
+        """A text; a required one is neither absent nor empty."""
+        value = self.need(key, parsers.text, default) if required else self.take(key, parsers.text, default)
+        if required and isinstance(given := self.raw.get(key), str) and not given.strip():
+            self.complain(None, key, "is empty")
+        return value
+
+    def choice(self, key: str, allowed: Iterable[str], default: str = "", *, required: bool = False) -> str:
+        """One of the words; an empty text stands for none of them."""
+        value = self.text(key, default, required=required)
+        try:
+            return parsers.choice(*allowed)(value) if value else ""
+        except Wrong as wrong:
+            self.complain(None, key, wrong.what, wrong.hint)
+            return default
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int | None:
+        """A whole number from ``low`` to ``high``."""
+        return self.take(key, parsers.whole(low, high), default)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false."""
+        return self.take(key, parsers.boolean, default)
+
+    def number(self, key: str, default: Decimal | None = None) -> Decimal | None:
+        """A finite number."""
+        return self.take(key, parsers.number, default)
+
+    def seconds(self, key: str) -> float | None:
+        """Seconds of a duration such as "20 ms"."""
+        return self.take(key, parsers.seconds, None)
+
+    def of_types(self, key: str, types: tuple[type, ...], wanted: str, default: Any = None) -> Any:
+        """A value of one of the types, as it is; ``wanted`` names them for people."""
+        return self.take(key, parsers.of_types(types, wanted), default)
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """An inner table as it is."""
+        inner = self.table(key)
+        return {} if inner is None else dict(inner.raw)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """One text or a list of texts, none of them empty."""
+        raw = self.raw.get(key)
+        if isinstance(raw, str):
+            return (self.text(key),) if raw else ()
+        return tuple(item for item in self.items(key, parsers.text) or () if item)
+
+    def keyed(self, key: str) -> dict[int, Any]:
+        """A table whose keys are numbers (TOML writes them as texts), decimal or 0x."""
+        result: dict[int, Any] = {}
+        for name, value in self.mapping(key).items():
+            try:
+                result[int(name, 0)] = value
+            except ValueError:
+                self.complain(None, key, f"the key {show(name)} is not a number", "Such as 1 or 0x01")
+        return result
+
+    def unknown(self, known: Iterable[str]) -> None:
+        """Complain about every key that is not in ``known``."""
+        self.known.update(known)
+        self.done()
+
     def done(self, elsewhere: Mapping[str, str] | None = None) -> None:
-        """Complain about every key that nobody asked for; ``elsewhere`` tells where some of them belong."""
+        """Complain about every key that was not read; ``elsewhere`` has hints where some of them belong."""
         for layer in [*self.layers, *([self.over] if self.over else [])]:
             for key in layer.raw:
                 if key not in self.known:
                     hint = (elsewhere or {}).get(key) or did_you_mean(key, self.known)
-                    shown = clean_text(key, 60)
-                    name = f"{self.name}.{shown}" if self.name else shown
-                    self.complaints.add(layer.source, (*layer.path, key), name, "unknown key", hint)
+                    shown = self._named(clean_text(key, 60))
+                    self.complaints.add(layer.source, (*layer.path, key), shown, "unknown key", hint)
 
 
-def read_source(path: Path, complaints: Complaints, order: int) -> tuple[Source, dict[str, Any]]:
-    """One TOML file. What cannot be read or parsed is a complaint, and an empty table."""
-    source = Source(str(path), path.parent, "", order)
+def read_source(
+    path: Path, complaints: Complaints, order: int = 0, *, name: str = "", hint: str = ""
+) -> tuple[TomlSource, dict[str, Any]]:
+    """One TOML file. What cannot be read or parsed is a complaint, and an empty table.
+
+    Args:
+        order: of the file among several.
+        name: the file as people know it; by default its path.
+        hint: what to do where it cannot be read.
+    """
+    source = TomlSource(name or str(path), path.parent, "", order)
     try:
         with path.open("rb") as stream:
             blob = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        hint = "Name the file with -c FILE" if order == 0 else ""
         complaints.add(source, (), "", f"cannot be read: {error.strerror or error}", hint)
         return source, {}
     except ValueError as error:  # a NUL in the name
         complaints.add(source, (), "", f"cannot be read: {error}")
         return source, {}
+    return source, parse_source(source, blob, complaints)
+
+
+def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dict[str, Any]:
+    """The bytes of a file, whose text ``source`` then has. What cannot be parsed is a complaint, and an empty table."""
     if len(blob) > MAX_FILE_BYTES:
         complaints.add(source, (), "", "is larger than 4 MiB", "Is this the right file?")
-        return source, {}
+        return {}
     try:
         text = blob.decode("utf-8-sig")  # editors on Windows put a mark in front
     except UnicodeDecodeError as error:
@@ -214,20 +340,18 @@ def read_source(path: Path, complaints: Complaints, order: int) -> tuple[Source,
         hint = "Save the file as UTF-8 (it looks like GBK, UTF-16 or another encoding)"
         what = f"byte {error.start + 1} is not UTF-8"
         complaints.items.append(Complaint(what, file=source.name, line=line, key="", hint=hint))
-        return source, {}
+        return {}
     source.text = text.replace("\r\n", "\n")
     try:
-        raw = tomllib.loads(text, parse_float=Decimal)
+        return tomllib.loads(text, parse_float=Decimal)
     except RecursionError:
         complaints.add(source, (), "", "brackets are nested too deep")
     except (ValueError, ArithmeticError) as error:  # TOMLDecodeError, a number of thousands of digits
         complaints.items.append(_syntax(source, str(error)))
-    else:
-        return source, raw
-    return source, {}
+    return {}
 
 
-def _syntax(source: Source, message: str) -> Complaint:
+def _syntax(source: TomlSource, message: str) -> Complaint:
     """tomllib's message as a complaint with its line, never with the line's text: that may hold a secret."""
     found = _AT_LINE.search(message)
     line = source.text.count("\n") + 1 if source.text else 1
@@ -236,10 +360,8 @@ def _syntax(source: Source, message: str) -> Complaint:
     what = message[: found.start()] if found else message
     if twice := re.match(r"Cannot declare \((.*?),?\) twice", what):
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
-        hint = "Keep one of the two; [[line]], [[device]] and [[uplink]] have two brackets each time"
-        return Complaint(
-            f"the table [{clean_text(table)}] stands twice", file=source.name, line=line, key="", hint=hint
-        )
+        hint = "Keep one of the two; tables of a list, such as [[device]], have two brackets each time"
+        return Complaint(f"duplicate table [{clean_text(table)}]", file=source.name, line=line, key="", hint=hint)
     for known, (said, hint) in _SYNTAX.items():
         if what.startswith(known):
             return Complaint(said, file=source.name, line=line, key="", hint=hint)

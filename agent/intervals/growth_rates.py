@@ -1,4 +1,4 @@
-"""How fast a counter usually grows, out of its own readings: what tells growth from a jump to another level."""
+"""How fast a counter usually grows, from its own readings: this tells growth from a jump to another level."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ HUGE = 1000  # this many times the usual step is not growth
 _ENOUGH = 3  # growths that make something usual
 
 
-class Paces:
+class GrowthRates:
     """Growths of one series per second, or per step where times are not known.
 
     Args:
         values: the readings in order; None where there was none.
         resolution: what one count is worth.
-        seconds: when they were taken, from any epoch, never falling; None where nobody knows.
+        seconds: when they were taken, from any epoch, never falling; None if unknown.
         is_none: whether a value can be no reading after another one: (the one before, the value, its index).
     """
 
@@ -33,7 +33,7 @@ class Paces:
         self._seconds = seconds
         self.of = self._growths(values, resolution, is_none)
         self._ranked = _without_outliers(sorted(self.of.values()))
-        self._pace = median(self._ranked) if len(self._ranked) >= _ENOUGH else None
+        self._rate = median(self._ranked) if len(self._ranked) >= _ENOUGH else None
         self.rhythm = median([self.span(n - 1, n) for n in range(1, len(values))] or [Decimal(1)])
 
     def _growths(
@@ -75,11 +75,11 @@ class Paces:
 
     def usual(self, before: int, index: int) -> Decimal | None:
         """The growth that the series lets one expect from one reading to another; None: it tells too little."""
-        return None if self._pace is None else self._pace * self.span(before, index)
+        return None if self._rate is None else self._rate * self.span(before, index)
 
     def expected(self, before: int, index: int) -> Decimal | None:
         """The same; the fastest there is where too little is known for what is usual."""
-        if self._pace is None and self._ranked:
+        if self._rate is None and self._ranked:
             return self._ranked[-1] * self.span(before, index)
         return self.usual(before, index)
 

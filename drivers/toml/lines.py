@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 _KEY = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*""")
 _SPACE = re.compile(r"(?:\s|#[^\n]*)*")
@@ -21,12 +21,12 @@ _STRINGS = (
 )
 
 
-def key_lines(text: str) -> dict[Path, int]:
+def key_lines(text: str) -> dict[KeyPath, int]:
     """Line (from 1) of each key and each table, by its path: ``("point", 3, "scale")``."""
     return _Walker(text).walk()
 
 
-def value_at(document: Any, path: Path) -> Any:
+def value_at(document: Any, path: KeyPath) -> Any:
     """What stands at ``path`` in a parsed document, None where nothing does."""
     for step in path:
         try:
@@ -39,11 +39,11 @@ def value_at(document: Any, path: Path) -> Any:
 class _Walker:
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
-        self.lines: dict[Path, int] = {}
-        self.counts: dict[Path, int] = {}  # how many tables an array of tables has so far
+        self.lines: dict[KeyPath, int] = {}
+        self.counts: dict[KeyPath, int] = {}  # how many tables an array of tables has so far
 
-    def walk(self) -> dict[Path, int]:
-        table: Path = ()
+    def walk(self) -> dict[KeyPath, int]:
+        table: KeyPath = ()
         while True:
             self._skip()
             if self.at >= len(self.text):
@@ -73,12 +73,12 @@ class _Walker:
                 return names
             self.at += 1
 
-    def _header(self) -> Path:
+    def _header(self) -> KeyPath:
         line, double = self._line(), self.text.startswith("[[", self.at)
         self.at += 2 if double else 1
         names = self._dotted()
         self.at += 2 if double else 1
-        path: Path = ()
+        path: KeyPath = ()
         for depth, name in enumerate(names):
             path += (name,)
             if depth == len(names) - 1 and double:
@@ -90,7 +90,7 @@ class _Walker:
         self.lines[path] = line
         return path
 
-    def _pair(self, table: Path) -> None:
+    def _pair(self, table: KeyPath) -> None:
         before, line = self.at, self._line()
         path = table
         for name in self._dotted():
@@ -103,7 +103,7 @@ class _Walker:
         self._skip()
         self._value(path)
 
-    def _value(self, path: Path) -> None:
+    def _value(self, path: KeyPath) -> None:
         first = self.text[self.at : self.at + 1]
         if first == "{":
             self._inside(path, "}")
@@ -116,7 +116,7 @@ class _Walker:
             scalar = _SCALAR.match(self.text, self.at)
             self.at = scalar.end() if scalar else self.at + 1
 
-    def _inside(self, path: Path, close: str) -> None:
+    def _inside(self, path: KeyPath, close: str) -> None:
         self.at += 1
         number = 0
         while True:

@@ -1,15 +1,24 @@
-"""What single values of agent.toml may say: durations, sizes, names, urls. Pure; a wrong one raises ``Wrong``."""
+"""Parsers of the values of agent.toml: names, sizes, urls. Pure; an invalid value raises ``Wrong``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from decimal import Decimal
-from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from drivers.model import clean_text
+from drivers.model import LINE_SCHEMES, clean_text
+from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
+from drivers.toml.parsers import (
+    NUMBER_AND_UNIT,
+    Wrong,
+    matching,
+    nearest,
+    show,
+    text,
+    whole,
+)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -18,82 +27,10 @@ POINT_PATTERN = re.compile(r"[a-z0-9*?][a-z0-9.*?_-]*\Z")
 CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})  # topics of the gateway itself
 
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-zµ]*)\Z")
-_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_MS_NEAR = {"m": "min", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "mins": "min", "minute": "min"}
-_MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms"}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
-BAUD_RATES = (300, 600, 1200, 2400, 4800, 9600, 14400, 19200, 28800, 38400, 57600, 76800, 115200, 230400)
-_SERIAL = re.compile(r"([0-9]+) ([78])([NEO])([12])\Z")
-LINE_SCHEMES = ("serial", "modbus-tcp", "tcp", "udp")
 LINE_URLS = "serial:/dev/serial/by-id/..., modbus-tcp://HOST:502, tcp://HOST:PORT or udp://HOST:PORT"
 UPLINK_SCHEMES = {"mqtt": 1883, "mqtts": 8883}
-
-Parse = Callable[[object], object]
-
-
-class Wrong(Exception):
-    """A value that cannot be: what was seen, and what would be right."""
-
-    def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(what)
-        self.what, self.hint = what, hint
-
-
-def show(value: object) -> str:
-    """A value of the file as a person would recognise it: short, and safe on a terminal."""
-    if isinstance(value, str):
-        return f'"{clean_text(value, 60)}"'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, Decimal)):
-        return clean_text(str(value), 40)
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return "a table {...}"
-    return clean_text(str(value), 40)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant, or an empty string."""
-    choices = {k.lower(): k for k in known}
-    found = get_close_matches(name.lower()[:80], list(choices), n=1, cutoff=0.6)
-    return choices[found[0]] if found else ""
-
-
-def did_you_mean(name: str, known: Iterable[str], what: str = "Known") -> str:
-    """A hint with the nearest name, or all of them where nothing is near."""
-    known = sorted(known)
-    near = nearest(name, known)
-    return f'Did you mean "{near}"?' if near else f"{what}: {', '.join(known)}"
-
-
-def text(value: object) -> str:
-    if not isinstance(value, str):
-        raise Wrong(f"{show(value)} is not text", f'Write it in quotes: "{clean_text(str(value), 40)}"')
-    return value
-
-
-def label(value: object) -> str:
-    """Free text for people: at most 200 characters, no control characters."""
-    out = text(value)
-    if len(out) > 200 or not out.isprintable():
-        raise Wrong(f"{show(value)} is no label", "At most 200 printable characters on one line")
-    return out
-
-
-def matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object], str]:
-    """Text that fits ``pattern`` as a whole."""
-
-    def parse(value: object) -> str:
-        out = text(value)
-        if not pattern.match(out):
-            raise Wrong(f"{show(value)} is not {what}", hint)
-        return out
-
-    return parse
 
 
 name = matching(NAME, "a name", 'Use a-z, 0-9 and "-", starting with a letter or digit, such as "inv1"')
@@ -125,25 +62,6 @@ def text_unseen(value: object) -> str:
     return value
 
 
-def boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise Wrong(f"{show(value)} is not a yes or no", "Write true or false, without quotes")
-    return value
-
-
-def whole(low: int, high: int) -> Callable[[object], int]:
-    """A whole number from ``low`` to ``high``."""
-
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise Wrong(f"{show(value)} is not a whole number", f"Write a number from {low} to {high}, without quotes")
-        if not low <= value <= high:
-            raise Wrong(f"{show(value)} is out of range", f"Allowed: {low} to {high}")
-        return value
-
-    return parse
-
-
 def factor(value: object) -> Decimal:
     """A ratio of a transformer: a positive number, kept decimal."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
@@ -169,65 +87,13 @@ def degrees(most: int) -> Callable[[object], Decimal]:
     return parse
 
 
-def choice(*allowed: str) -> Callable[[object], str]:
-    """One of the words."""
-
-    def parse(value: object) -> str:
-        out = text(value)
-        if out not in allowed:
-            raise Wrong(f"{show(value)} is not known here", did_you_mean(out, allowed, "Allowed"))
-        return out
-
-    return parse
-
-
-def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[object], int]:
-    """Milliseconds of ``"1.5 s"``, within limits. Units ms, s, min, h, d."""
-
-    def parse(value: object) -> int:
-        if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-            raise Wrong(f"{show(value)} has no unit", f'Write a duration in quotes, such as "{example}"')
-        found = _DURATION.match(text(value).strip())
-        if not found:
-            raise Wrong(f"{show(value)} is not a duration", f'Write a number and a unit, such as "{example}"')
-        number, unit = found.groups()
-        if unit not in _MS:
-            near = unit if unit.lower() in _MS else _MS_NEAR.get(unit.lower(), "")
-            near = near.lower()
-            what = f'"{clean_text(unit, 20)}" is not a unit of time' if unit else f"{show(value)} has no unit"
-            right = f'Write "{number} {near}"' if near else f'Such as "{example}"'
-            raise Wrong(what, f"{right}; units are ms, s, min, h, d")
-        ms = Decimal(number) * _MS[unit]
-        if ms != int(ms):
-            raise Wrong(f"{show(value)} is finer than a millisecond", "Whole milliseconds only")
-        if not low_ms <= ms <= high_ms:
-            raise Wrong(f"{show(value)} is out of range", f"Allowed: {show_ms(low_ms)} to {show_ms(high_ms)}")
-        return int(ms)
-
-    return parse
-
-
-def duration_s(low_ms: int, high_ms: int, example: str = "0.5 s") -> Callable[[object], float]:
-    """As ``duration_ms``, in seconds."""
-    parse_ms = duration_ms(low_ms, high_ms, example)
-    return lambda value: parse_ms(value) / 1000
-
-
-def show_ms(ms: int) -> str:
-    """A duration as agent.toml writes it, in the largest unit that keeps it whole."""
-    for unit in ("d", "h", "min", "s"):
-        if ms and ms % _MS[unit] == 0:
-            return f"{ms // _MS[unit]} {unit}"
-    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms} ms"
-
-
 def size_bytes(low: int, high: int, example: str = "8 GiB") -> Callable[[object], int]:
     """Bytes of ``"8 GiB"``, within limits. Units B, KiB, MiB, GiB, TiB (powers of 1024)."""
 
     def parse(value: object) -> int:
         if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
             raise Wrong(f"{show(value)} has no unit", f'Write a size in quotes, such as "{example}"')
-        found = _DURATION.match(text(value).strip())
+        found = NUMBER_AND_UNIT.match(text(value).strip())
         if not found:
             raise Wrong(f"{show(value)} is not a size", f'Write a number and a unit, such as "{example}"')
         number, unit = found.groups()
@@ -254,29 +120,27 @@ def show_bytes(size: int) -> str:
 def serial(value: object) -> str:
     """``"9600 8N1"``: baud rate, data bits, parity, stop bits; written back in exactly that form."""
     shown = " ".join(text(value).split())
-    hint = 'Write baud rate, data bits, parity (N, E or O) and stop bits: "9600 8N1"'
-    near = re.match(r"([0-9]{3,7})[ ,/-]*([78])[ ,/-]*([neoNEO])[ ,/-]*([12])\Z", shown)
-    found = _SERIAL.match(shown)
-    if not found:
-        if near:
-            hint = f'Write "{near[1]} {near[2]}{near[3].upper()}{near[4]}"'
+    near = nearest_setting(shown)
+    if not near or near != shown:
+        hint = f'Write "{near}"' if near else 'Write baud rate, data bits, parity (N, E or O) and stop bits: "9600 8N1"'
         raise Wrong(f"{show(value)} is not a serial setting", hint)
-    if int(found[1][:9]) not in BAUD_RATES:
-        best = min(BAUD_RATES, key=lambda rate: abs(rate - int(found[1][:9])))
-        raise Wrong(f"{clean_text(found[1], 12)} is not a baud rate", f"Did you mean {best}?")
+    _known_baud(int(shown.split()[0]))
     return shown
 
 
 def baud(value: object) -> int:
-    out = whole(BAUD_RATES[0], BAUD_RATES[-1])(value)
-    if out not in BAUD_RATES:
-        best = min(BAUD_RATES, key=lambda rate: abs(rate - out))
-        raise Wrong(f"{out} is not a baud rate", f"Did you mean {best}?")
-    return out
+    """A baud rate."""
+    return _known_baud(whole(BAUD_RATES[0], BAUD_RATES[-1])(value))
+
+
+def _known_baud(rate: int) -> int:
+    if rate not in BAUD_RATES:
+        raise Wrong(f"{rate} is not a baud rate", f"Did you mean {nearest_baud(rate)}?")
+    return rate
 
 
 def split_url(value: object, example: str) -> SplitResult:
-    """A url without user, password and query, and with a sound port. Never shows one that holds a password."""
+    """A url without user, password and query, and with a valid port. A url with a password is never shown."""
     out = text(value)
     try:
         parts = urlsplit(out)
@@ -286,7 +150,7 @@ def split_url(value: object, example: str) -> SplitResult:
     if "@" in out:
         raise Wrong("a url must not hold a user or password", "Use username and password_credential beside it")
     if not out.isascii() or not out.isprintable() or " " in out:
-        raise Wrong(f"{show(out)} holds characters that no url has", f"Such as {example}")
+        raise Wrong(f"{show(out)} contains characters that are not allowed in a url", f"Such as {example}")
     if port == 0 or parts.query or parts.fragment:
         raise Wrong(f"{show(out)} is not understood", f"A host and a port, such as {example}")
     return parts
@@ -301,20 +165,20 @@ def line_url(value: object) -> str:
     if parts.scheme not in LINE_SCHEMES:
         near = nearest(parts.scheme, (*LINE_SCHEMES, "mbtcp", "rtu"))
         near = {"mbtcp": "modbus-tcp", "rtu": "serial"}.get(near, near)
-        what = f"the scheme {show(parts.scheme)} is not known" if parts.scheme else f"{show(out)} is not a url"
+        what = f"unknown scheme {show(parts.scheme)}" if parts.scheme else f"{show(out)} is not a url"
         raise Wrong(what, (f'Did you mean "{near}"? ' if near else "") + f"Write {LINE_URLS}")
     if parts.scheme == "serial":
         path = parts.path
         if parts.netloc or not path.startswith("/") or path.endswith("/") or len(path) > 255:
-            raise Wrong(f"{show(out)} names no port", 'Such as "serial:/dev/ttyUSB0"')
+            raise Wrong(f"{show(out)} has no port", 'Such as "serial:/dev/ttyUSB0"')
         return f"serial:{path}"
     if not parts.hostname:
-        raise Wrong(f"{show(out)} names no host", f"Write {parts.scheme}://HOST:PORT")
+        raise Wrong(f"{show(out)} has no host", f"Write {parts.scheme}://HOST:PORT")
     if parts.path not in {"", "/"}:
         raise Wrong(f"{show(out)} has something after the port", f"Write {parts.scheme}://HOST:PORT")
     port = parts.port or (502 if parts.scheme == "modbus-tcp" else 0)
     if not port:
-        raise Wrong(f"{show(out)} names no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"')
+        raise Wrong(f"{show(out)} has no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"')
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"
 
@@ -328,7 +192,7 @@ def uplink_url(value: object) -> str:
         near = {"ssl": "mqtts", "tls": "mqtts", "tcp": "mqtt"}.get(parts.scheme) or nearest(
             parts.scheme, UPLINK_SCHEMES
         )
-        what = f"the scheme {show(parts.scheme)} is not known" if parts.scheme else f"{show(value)} is not a url"
+        what = f"unknown scheme {show(parts.scheme)}" if parts.scheme else f"{show(value)} is not a url"
         raise Wrong(what, f"Did you mean {near}://?" if near else "Write mqtts://HOST:8883 or mqtt://HOST:1883")
     if not parts.hostname or parts.path not in {"", "/"}:
         raise Wrong(f"{show(value)} is not understood", f"Write {parts.scheme}://HOST:PORT")

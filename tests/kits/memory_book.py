@@ -1,20 +1,20 @@
-"""Rows in memory in place of a store, for whoever recomputes them from packs."""
+"""Rows of intervals in memory, in place of a store."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from agent.intervals.page import Row, Shape, StoredPage, encode
+from agent.intervals.page import PageSchema, Row, StoredPage, encode
 
 
-class Memory:
+class MemoryBook:
     """A ``Book`` that is filled by hand."""
 
     def __init__(self) -> None:
         self._pages: dict[str, list[StoredPage]] = {}
         self._changes: list[tuple[int, int, int]] = []
 
-    def add(self, stream: str, shape: Shape, rows: Sequence[Row]) -> None:
+    def add(self, stream: str, shape: PageSchema, rows: Sequence[Row]) -> None:
         """Keep rows, as ``Ledger.rows`` gives them."""
         end_ms, body = max(row.end_ms for row in rows), encode(rows, len(shape.columns))
         mine = self._pages.setdefault(stream, [])

@@ -23,7 +23,7 @@ VARIABLES: Mapping[str, tuple[str, ...] | None] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class VocabularyEntry:
     """What the vocabulary says of one name. ``en`` and ``zh`` are filled in for the name asked for."""
 
     pattern: str
@@ -42,7 +42,7 @@ class Entry:
 class _Node:
     words: dict[str, _Node] = field(default_factory=dict)
     variables: dict[str, _Node] = field(default_factory=dict)
-    entry: Entry | None = None
+    entry: VocabularyEntry | None = None
     prefix: tuple[str, str] | None = None
 
 
@@ -68,11 +68,11 @@ class Vocabulary:
                     patterns.append(pattern)
         self.patterns = tuple(patterns)
 
-    def _entry(self, pattern: str, said: Any, scope: list[str]) -> Entry:
+    def _entry(self, pattern: str, said: Any, scope: list[str]) -> VocabularyEntry:
         if isinstance(said, list):
             said = dict(zip(("dim", "kind", "en", "zh"), said, strict=True))
         low, high = said.get("range", (None, None))
-        return Entry(
+        return VocabularyEntry(
             pattern=pattern,
             dimension=said["dim"],
             kind=Kind(said["kind"]),
@@ -85,7 +85,7 @@ class Vocabulary:
             swap=said.get("swap", ""),
         )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[VocabularyEntry]:
         """All entries in file order, by pattern."""
         for pattern in self.patterns:
             entry = self._node(pattern).entry
@@ -99,11 +99,11 @@ class Vocabulary:
             node = branch.setdefault(word, _Node())
         return node
 
-    def find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> VocabularyEntry | None:
         """The entry for a name of a point, with its meaning filled in; None if there is no such name."""
         return self._find(tuple(name.split(".")), depth=0)
 
-    def _find(self, words: tuple[str, ...], depth: int) -> Entry | None:
+    def _find(self, words: tuple[str, ...], depth: int) -> VocabularyEntry | None:
         for node, values in _reach(self._root, words):
             if node.entry:
                 return _filled(node.entry, values)
@@ -135,8 +135,8 @@ class Vocabulary:
         return "u" if unit in self.senml else "du"
 
 
-def _replace(entry: Entry, en: str, zh: str) -> Entry:
-    return Entry(
+def _replace(entry: VocabularyEntry, en: str, zh: str) -> VocabularyEntry:
+    return VocabularyEntry(
         entry.pattern, entry.dimension, entry.kind, entry.units, en, zh, entry.low, entry.high, entry.flips, entry.swap
     )
 
@@ -162,7 +162,7 @@ def _fits(variable: str, word: str) -> bool:
     return word in allowed
 
 
-def _filled(entry: Entry, values: Mapping[str, str]) -> Entry:
+def _filled(entry: VocabularyEntry, values: Mapping[str, str]) -> VocabularyEntry:
     return _replace(entry, _fill(entry.en, values), _fill(entry.zh, values)) if values else entry
 
 

@@ -1,0 +1,39 @@
+"""The roles that a part of a device can have in the park, with their titles. A site's own roles start with "x."."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+# role -> its title in English and in Chinese
+ROLES: Final[Mapping[str, tuple[str, str]]] = {
+    "generation.pv": ("Photovoltaics", "光伏"),
+    "generation.wind": ("Wind", "风电"),
+    "generation.hydro": ("Hydro", "水电"),
+    "generation.chp": ("Combined heat and power", "热电联产"),
+    "generation": ("Generation", "发电"),
+    "grid": ("Grid", "电网"),
+    "direct": ("Direct line", "绿电直连"),
+    "storage": ("Storage", "储能"),
+    "load": ("Load", "负荷"),
+    "load.charging": ("Vehicle charging", "充电桩"),
+    "transformer": ("Transformer", "变压器"),  # a meter inside the tree: a transformer, a feeder, a board
+    "check": ("Check meter", "校核表"),  # a second meter that measures what its parent measures
+    "heat.available": ("Residual heat available", "可利用余热"),
+    "heat.recovered": ("Residual heat used", "已利用余热"),
+    "heat.supplied": ("Heat bought", "外购热力"),
+    "heat.sold": ("Heat sold", "外供热力"),
+    "heat.load": ("Heat load", "热负荷"),
+    "cold.available": ("Residual cold available", "可利用余冷"),
+    "cold.recovered": ("Residual cold used", "已利用余冷"),
+    "cold.load": ("Cold load", "冷负荷"),
+    "pressure.available": ("Residual pressure available", "可利用余压"),
+    "pressure.recovered": ("Residual pressure used", "已利用余压"),
+    "water.fresh": ("Fresh water", "新鲜水"),
+    "water.reused": ("Reused water", "回用水"),
+    "water.waste": ("Waste water", "废水"),
+    "gas": ("Gas", "燃气"),
+    "steam": ("Steam", "蒸汽"),
+    "weather": ("Weather", "气象"),
+}
+METERED_ROLES: Final = tuple(role for role in ROLES if role != "weather")  # those of amounts

@@ -1,0 +1,34 @@
+"""Exponential backoff."""
+
+from __future__ import annotations
+
+import random
+
+
+class Backoff:
+    """Delays that double with each failure, from ``first_s`` to ``most_s``.
+
+    Args:
+        jitter: the share of each delay that is left to chance, so that many clients do not return in step.
+    """
+
+    __slots__ = ("_first_s", "_jitter", "_most_s", "delay_s")
+
+    def __init__(self, first_s: float, most_s: float, jitter: float = 0.0) -> None:
+        self._first_s, self._most_s, self._jitter = first_s, most_s, jitter
+        self.delay_s = first_s  # the next delay, before jitter
+
+    def next_s(self, most_s: float | None = None) -> float:
+        """The delay after this failure, in seconds; the next one is twice as long. ``most_s`` bounds this one only."""
+        delay = self.delay_s if most_s is None else min(self.delay_s, most_s)
+        self.delay_s = min(self.delay_s * 2, self._most_s)
+        return delay * random.uniform(1 - self._jitter, 1) if self._jitter else delay
+
+    def reset(self) -> None:
+        """It worked: the next delay is the first one again."""
+        self.delay_s = self._first_s
+
+    @property
+    def is_reset(self) -> bool:
+        """No failure since the last success."""
+        return self.delay_s == self._first_s

@@ -1,0 +1,23 @@
+"""Numbers and bytes as text, in exactly one form each."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from decimal import Decimal
+
+
+def exact_text(value: Decimal | int) -> str:
+    """All digits of a number: without exponent and without zeros at the end."""
+    text = format(Decimal(value), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def base64url(raw: bytes) -> str:
+    """RFC 4648 section 5 without padding, as JOSE writes it."""
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def base64url_decode(text: str | bytes) -> bytes:
+    """The bytes of our own base64url. Raises ValueError; it does not refuse loose bits, as the verifier does."""
+    padding = "=" if isinstance(text, str) else b"="
+    return urlsafe_b64decode(text + padding * (-len(text) % 4))  # type: ignore[operator]

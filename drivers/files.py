@@ -1,0 +1,84 @@
+"""Files that appear whole, and locks on files."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes, mode: int, *, durable: bool = False) -> None:
+    """Replace the file at ``path``: readers see the old one or the whole new one. Raises OSError.
+
+    Args:
+        mode: rights of the new file, less the umask.
+        durable: it survives a power cut from here on.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    draft = f"{path.name}.new"
+    try:
+        remove(draft, folder)
+        try:
+            write_draft(draft, data, mode, folder, durable=durable)
+            os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            remove(draft, folder)
+            raise
+        if durable:
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_draft(
+    name: str, data: bytes, mode: int, folder: int, *, like: os.stat_result | None = None, durable: bool = True
+) -> None:
+    """A new file ``name`` in the open ``folder``, to be renamed or linked when it is complete. Raises OSError.
+
+    Args:
+        like: the file gets the owner and group of this one, if they are not ours, and exactly ``mode``.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, mode if like is None else 0o600, dir_fd=folder)
+    try:
+        if like is not None:
+            if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, like.st_uid, like.st_gid)
+            os.fchmod(fd, mode)
+        with open(fd, "wb", closefd=False) as stream:
+            stream.write(data)
+        if durable:
+            os.fsync(fd)
+    except BaseException:
+        remove(name, folder)
+        raise
+    finally:
+        os.close(fd)
+
+
+def remove(name: str, folder: int) -> None:
+    """Remove a file of the open ``folder``, if it is there. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Lock an open file (flock) without waiting; closing it releases the lock. False where another holds it."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """Does a process hold the lock of this file? False where it does not exist. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return not try_lock(fd, shared=True)
+    finally:
+        os.close(fd)

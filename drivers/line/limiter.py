@@ -1,0 +1,96 @@
+"""Limits the connections to one host: some dongles and gateways accept a single client only (field pain 43).
+
+All lines to one host share a limiter. Where it is full, a line that has finished its turn closes its connection for
+the line that waits longest; lines to other hosts are not affected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+
+class Connection(Protocol):
+    """A line that holds a connection or waits for one."""
+
+    def release_if_idle(self) -> None:
+        """Close the connection now if it is idle; else it is closed at the end of the turn."""
+
+
+class ConnectionLimiter:
+    """The limiter of one host: at most the lowest number that any of its lines allows.
+
+    It knows only lines that are connected or wait, each with the number of connections that it allows; a line that is
+    closed or removed takes its number with it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._holders: WeakKeyDictionary[Connection, int | None] = WeakKeyDictionary()
+        self._waiting: deque[tuple[Connection, int | None, asyncio.Future[None]]] = deque()
+
+    @property
+    def is_contended(self) -> bool:
+        """A line waits for a connection."""
+        return bool(self._waiting)
+
+    def lowest_limit(self, connections: int | None = None) -> int | None:
+        """The lowest limit of the connected lines and of one with ``connections``; None: no limit."""
+        named = [most for most in (*self._holders.values(), connections) if most is not None]
+        return min(named, default=None)
+
+    def set_limit(self, connection: Connection, connections: int | None) -> None:
+        """A connected line has learned a new limit."""
+        if connection in self._holders:
+            self._holders[connection] = connections
+
+    async def acquire(self, connection: Connection, connections: int | None = None) -> None:
+        """Wait for a place, first come, first served. The caller bounds the wait."""
+        if connection in self._holders:
+            return
+        if not self._waiting and self._has_place(connections):
+            self._holders[connection] = connections
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = (connection, connections, turn)
+        self._waiting.append(place)
+        for holder in list(self._holders):
+            if turn.done():
+                break
+            holder.release_if_idle()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if place in self._waiting:
+                self._waiting.remove(place)
+            self.release(connection)  # the place may have been given in this very moment; and the next may fit
+            raise
+
+    def release(self, connection: Connection) -> None:
+        """Give up a place, if the connection has one; it goes to the line that waits longest, before any new one."""
+        self._holders.pop(connection, None)
+        while self._waiting:
+            first, connections, turn = self._waiting[0]
+            if not turn.done():
+                if not self._has_place(connections):
+                    return
+                self._holders[first] = connections
+                turn.set_result(None)
+            self._waiting.popleft()
+
+    def _has_place(self, connections: int | None) -> bool:
+        limit = self.lowest_limit(connections)
+        return limit is None or len(self._holders) < limit
+
+
+_LIMITERS: WeakValueDictionary[str, ConnectionLimiter] = WeakValueDictionary()
+
+
+def limiter_of(name: str) -> ConnectionLimiter:
+    """The limiter of a host, one for all lines of this process."""
+    limiter = _LIMITERS.get(name)
+    if limiter is None:
+        limiter = _LIMITERS[name] = ConnectionLimiter(name)
+    return limiter

@@ -1,0 +1,56 @@
+"""Rate limits: a token bucket, and a log that writes at most one line a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class TokenBucket:
+    """``rate`` tokens a second, at most ``burst`` of them at once.
+
+    Args:
+        tokens: how many are there at the start; by default ``burst``.
+    """
+
+    __slots__ = ("_at_s", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now_s: float, tokens: float | None = None) -> None:
+        self._rate, self._burst, self._at_s = rate, burst, now_s
+        self._tokens = burst if tokens is None else tokens
+
+    def available(self, now_s: float) -> bool:
+        """Is there a token?"""
+        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate)
+        self._at_s = now_s
+        return self._tokens >= 1
+
+    def take(self, now_s: float) -> bool:
+        """Take a token; False where there is none."""
+        if not self.available(now_s):
+            return False
+        self._tokens -= 1
+        return True
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds from the last look until there is a token."""
+        return max(0.0, 1 - self._tokens) / self._rate
+
+
+class RateLimitedLog:
+    """At most one line per ``every_s``; the next line says how many messages there were."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, every_s: float = 60.0) -> None:
+        self._monotonic, self._every_s = monotonic, every_s
+        self._logged_s = -every_s
+        self._count = 0
+
+    def log(self, write: Callable[..., None], text: str, *args: object) -> None:
+        """Call ``write`` (such as ``log.warning``) now, or only count."""
+        self._count += 1
+        now = self._monotonic()
+        if now - self._logged_s >= self._every_s:
+            more = f" ({self._count} since the last such line)" if self._count > 1 else ""
+            write(f"{text}%s", *args, more)
+            self._logged_s, self._count = now, 0

@@ -1,0 +1,183 @@
+"""Parsers of single TOML values: texts, numbers, choices, durations. Pure; an invalid value raises ``Wrong``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import Any
+
+from drivers.model import clean_text
+
+NUMBER_AND_UNIT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-zµ]*)\Z")
+_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_MS_NEAR = {"m": "min", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "mins": "min", "minute": "min"}
+_MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms"}
+
+Parse = Callable[[object], object]
+
+
+class Wrong(Exception):
+    """A value that cannot be: what was seen, and what would be right."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.hint = what, hint
+
+
+def show(value: object) -> str:
+    """A value of the file as a person would recognise it: short, and safe on a terminal."""
+    if isinstance(value, str):
+        return f'"{clean_text(value, 60)}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, Decimal)):
+        return clean_text(str(value), 40)
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "a table {...}"
+    return clean_text(str(value), 40)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that was probably meant; "" where none is close."""
+    choices = {k.lower(): k for k in known}
+    found = get_close_matches(name.lower()[:80], list(choices), n=1, cutoff=0.6)
+    return choices[found[0]] if found else ""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A hint with the nearest name; "" where none is close."""
+    near = nearest(name, known)
+    return f'Did you mean "{near}"?' if near else ""
+
+
+def did_you_mean(name: str, known: Iterable[str], what: str = "Known") -> str:
+    """A hint with the nearest name, or all of them where none is close."""
+    known = sorted(known)
+    return suggestion(name, known) or f"{what}: {', '.join(known)}"
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise Wrong(f"{show(value)} is not text", f'Write it in quotes: "{clean_text(str(value), 40)}"')
+    return value
+
+
+def label(value: object) -> str:
+    """Free text for people: at most 200 characters, no control characters."""
+    out = text(value)
+    if len(out) > 200 or not out.isprintable():
+        raise Wrong(f"{show(value)} is not a label", "At most 200 printable characters on one line")
+    return out
+
+
+def matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object], str]:
+    """Text that fits ``pattern`` as a whole."""
+
+    def parse(value: object) -> str:
+        out = text(value)
+        if not pattern.match(out):
+            raise Wrong(f"{show(value)} is not {what}", hint)
+        return out
+
+    return parse
+
+
+def boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Wrong(f"{show(value)} is neither true nor false", "Write true or false, without quotes")
+    return value
+
+
+def whole(low: int, high: int) -> Callable[[object], int]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Wrong(f"{show(value)} is not a whole number", f"Write a number from {low} to {high}, without quotes")
+        if not low <= value <= high:
+            raise Wrong(f"{show(value)} is out of range", f"Allowed: {low} to {high}")
+        return value
+
+    return parse
+
+
+def number(value: object) -> Decimal:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not Decimal(value).is_finite():
+        raise Wrong(f"{show(value)} is not a number", "Write it without quotes")
+    return Decimal(value)
+
+
+def of_types(types: tuple[type, ...], wanted: str) -> Callable[[object], Any]:
+    """A value of one of the types (a bool is not an int), as it is; ``wanted`` names them for people."""
+
+    def parse(value: object) -> Any:
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise Wrong(f"{show(value)} is not {wanted}")
+        return value
+
+    return parse
+
+
+def choice(*allowed: str) -> Callable[[object], str]:
+    """One of the words."""
+
+    def parse(value: object) -> str:
+        out = text(value)
+        if out not in allowed:
+            raise Wrong(f"{show(value)} is not known here", did_you_mean(out, allowed, "Allowed"))
+        return out
+
+    return parse
+
+
+def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[object], int]:
+    """Milliseconds of ``"1.5 s"``, within limits. Units ms, s, min, h, d."""
+
+    def parse(value: object) -> int:
+        ms = _milliseconds(value, example)
+        if ms != int(ms):
+            raise Wrong(f"{show(value)} is finer than a millisecond", "Whole milliseconds only")
+        if not low_ms <= ms <= high_ms:
+            raise Wrong(f"{show(value)} is out of range", f"Allowed: {show_ms(low_ms)} to {show_ms(high_ms)}")
+        return int(ms)
+
+    return parse
+
+
+def _milliseconds(value: object, example: str) -> Decimal:
+    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
+        raise Wrong(f"{show(value)} has no unit", f'Write a duration in quotes, such as "{example}"')
+    found = NUMBER_AND_UNIT.match(text(value).strip())
+    if not found:
+        raise Wrong(f"{show(value)} is not a duration", f'Write a number and a unit, such as "{example}"')
+    count, unit = found.groups()
+    if unit not in _MS:
+        near = (unit if unit.lower() in _MS else _MS_NEAR.get(unit.lower(), "")).lower()
+        what = f'"{clean_text(unit, 20)}" is not a unit of time' if unit else f"{show(value)} has no unit"
+        right = f'Write "{count} {near}"' if near else f'Such as "{example}"'
+        raise Wrong(what, f"{right}; units are ms, s, min, h, d")
+    return Decimal(count) * _MS[unit]
+
+
+def seconds(value: object) -> float:
+    """Seconds of a duration such as ``"20 ms"``, however short or long."""
+    return float(_milliseconds(value, "20 ms") / 1000)
+
+
+def duration_s(low_ms: int, high_ms: int, example: str = "0.5 s") -> Callable[[object], float]:
+    """As ``duration_ms``, in seconds."""
+    parse_ms = duration_ms(low_ms, high_ms, example)
+    return lambda value: parse_ms(value) / 1000
+
+
+def show_ms(ms: int) -> str:
+    """A duration as agent.toml writes it, in the largest unit that keeps it whole."""
+    for unit in ("d", "h", "min", "s"):
+        if ms and ms % _MS[unit] == 0:
+            return f"{ms // _MS[unit]} {unit}"
+    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms} ms"

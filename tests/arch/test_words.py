@@ -1,0 +1,165 @@
+"""Words that may not come back: private names for things that have a usual one, and phrases no native speaker writes.
+
+Checked are identifiers, module names and the texts that operators read (all strings but docstrings). STYLE 3a says
+what to write in their place. A name may return once it means something else that the field calls so: then it leaves
+the list, with a reason in the commit.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.lint
+
+ROOT = Path(__file__).parents[2]
+NOT_YET = ("agent/uplink", "agent/service", "agent/store", "agent/verify", "agent/cli", "ext")  # not swept so far
+
+# word -> what the field calls it
+NAMES = {
+    "Bell": "WakePipe",
+    "Closing": "RowBuilder",
+    "Contacts": "IdentityChecker",
+    "Desk": "ControlServer",
+    "Doubt": "DamageVerifier",
+    "Fleet": "DeviceManager",
+    "Guest": "Connection",
+    "Happening": "CounterEvent",
+    "Heard": "Response",
+    "Hunter": "FrameScanner",
+    "Intake": "PackTable",
+    "Judge": "AnomalyDetector",
+    "Lane": "OutboxCursor",
+    "Mailbox": "InboundQueue",
+    "Manners": "RequestOptions",
+    "Paces": "GrowthRates",
+    "Parcel": "OutgoingMessage",
+    "Patience": "ReconnectBackoff",
+    "Pen": "ActiveKey",
+    "Pulse": "Watchdog",
+    "Pupil": "LearnsMap",
+    "Purse": "DailyQuota",
+    "Roster": "DeviceCatalog",
+    "Rounds": "StoreScrubber",
+    "Seldom": "RateLimitedLog",
+    "Shelves": "PackTable",
+    "Sketch": "TrackedPoints",
+    "Suspects": "PoisonDetector",
+    "Taken": "DecodedPage",
+    "give_way": "release_if_idle",
+    "shortcoming": "diagnose",
+}
+FILES = {"values.py", "words.py", "records.py", "utils.py", "helpers.py"}  # names that could hold anything
+LEFT = {  # until protocols get their common layout
+    "drivers/cjt188/values.py",
+    "drivers/dlt645/values.py",
+    "drivers/mbus/records.py",  # the standard's word
+    "drivers/mbus/values.py",
+}
+PHRASES = {
+    r"(?<!here )\b(?:is|are) no (?!longer|more\b)": "invalid X, not a X, unknown X",
+    r"\bof before\b": "previous",
+    r"\bwhoever\b": "the one that, or a subject with a name",
+    r"\bas far as it goes\b": "the valid part",
+    r"\bnobody is here\b": "stdin is not a terminal",
+    r"\bhung up\b": "closed the connection",
+    r"\bthings? (?:is|are) wrong\b": "errors",
+    r"\bSay (?:it|one|which|so)\b": "Use, Give, Set",
+    r"\bmust be said\b": "is missing",
+    r"\bwants (?:a|an|one|either)\b": "needs, must be",
+    r"\b(?:is|stands) there twice\b": "duplicate",
+    r"\bin force\b": "in effect",
+    r"\bso long\b": "for this long",
+    r"\bever less often\b": "backing off",
+    r"\bmeans nothing\b": "does not apply",
+}
+
+
+def files() -> list[Path]:
+    found = [p for folder in ("agent", "drivers", "ext") for p in (ROOT / folder).rglob("*.py*")]
+    found = [p for p in found if p.suffix in (".py", ".pyx", ".pyi")]
+    return sorted(p for p in found if not str(p.relative_to(ROOT)).startswith(tuple(f"{one}/" for one in NOT_YET)))
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, text) of all strings but docstrings; what an f-string fills in is ``{}``."""
+    skipped: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            skipped.add(id(node.value))
+        if isinstance(node, ast.JoinedStr):
+            parts = [one.value if isinstance(one, ast.Constant) else "{}" for one in node.values]
+            skipped.update(id(one) for one in node.values)
+            yield node.lineno, "".join(map(str, parts))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.lineno, node.value
+
+
+def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, identifier) of what is defined or named."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+
+
+def kernel_texts(source: str) -> Iterator[tuple[int, str]]:
+    """The strings of a kernel, which is not Python: those in one line."""
+    for number, line in enumerate(source.split("\n"), 1):
+        if '"""' not in line:
+            yield from ((number, text) for text in re.findall(r'"([^"]*)"', line))
+
+
+def complaints(path: Path, root: Path = ROOT) -> Iterator[str]:
+    source, shown = path.read_text("utf-8"), str(path.relative_to(root))
+    if path.suffix == ".pyx":
+        said, named = list(kernel_texts(source)), [(0, word) for word in re.findall(r"\b\w+\b", source)]
+    else:
+        tree = ast.parse(source)
+        said, named = list(texts(tree)), list(names(tree))
+    for line, text in said:
+        for pattern, better in PHRASES.items():
+            if found := re.search(pattern, text):
+                yield f"{shown}:{line}: {found[0]!r} in {text[:80]!r}. Better: {better}"
+    for line, name in named:
+        if name in NAMES:
+            yield f"{shown}:{line}: {name}. Better: {NAMES[name]}"
+    if path.name in FILES and shown not in LEFT:
+        yield f"{shown}: the name of this file could hold anything"
+
+
+def test_no_word_comes_back() -> None:
+    found = [line for path in files() for line in complaints(path)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ('raise ValueError(f"{x!r} is no label")', "is no"),
+        ('log.warning("%s: the configuration of before stays", x)', "of before"),
+        ("class Purse:\n    pass", "Purse"),
+        ("x.give_way()", "give_way"),
+    ],
+)
+def test_the_check_finds_what_it_is_for(tmp_path: Path, source: str, word: str) -> None:
+    path = tmp_path / "one.py"
+    path.write_text(source)
+    assert word in "\n".join(complaints(path, tmp_path))
+    path.write_text("x = 1  # " + source.replace("\n", " "))
+    assert not list(complaints(path, tmp_path)), "comments are not texts for operators"
+
+
+def test_the_exceptions_exist() -> None:
+    assert all((ROOT / one).is_dir() for one in NOT_YET)
+    assert all((ROOT / one).is_file() for one in LEFT)
