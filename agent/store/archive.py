@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from agent.store.engine import Store
+from agent.store.store import Store
 
 CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs in a piece, and their bytes: a slice of the store's time, and of memory
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent.store.values import Sealed, StreamHead
+from agent.store.streams import Sealed, StreamHead
 
 log = logging.getLogger("meterhouse.store")
 SLOT: Final = 512

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.store.body import make_dictionary
-from agent.store.database import PAGE_BYTES, free_bytes
+from agent.store.codec import make_dictionary
 from agent.store.errors import StoreError, StoreFull
 from agent.store.heads import HeadRecord
-from agent.store.shelves import Shelves
-from agent.store.values import Place, Sealed, boot_hex, boot_number, signed
+from agent.store.packs import Shelves
+from agent.store.sqlite import PAGE_BYTES, free_bytes
+from agent.store.streams import Place, Sealed, boot_hex, boot_number, signed
 
 SPARE_BYTES = 1024 * 1024  # disk that a commit never touches: other programs, a log line
 ROW_BYTES = 128  # what a pack takes beside its body: row, index, outbox

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from agent.intervals.page import Page, Shape, StoredPage
-from agent.store.values import Place
+from agent.store.streams import Place
 
 CHUNK = 256  # pages that an iteration holds at a time
 LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours

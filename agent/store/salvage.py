@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.store.body import Codec, payload_hash
+from agent.store.codec import Codec, payload_hash
 from agent.store.heads import Recorded, head_of
-from agent.store.values import StreamHead, boot_hex
+from agent.store.streams import StreamHead, boot_hex
 from agent.zstd import read_frame
 
 log = logging.getLogger("meterhouse.store")

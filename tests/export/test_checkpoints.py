@@ -88,8 +88,8 @@ def keep(store: Store, signer: Signer, time_ms: int, count: int = 3) -> list[Pag
 def test_the_store_keeps_the_newest_and_one_a_day(
     signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.store.records.KEEP_CHECKPOINTS", 5)
-    monkeypatch.setattr("agent.store.records.KEEP_DAYS", 4)
+    monkeypatch.setattr("agent.store.documents.KEEP_CHECKPOINTS", 5)
+    monkeypatch.setattr("agent.store.documents.KEEP_DAYS", 4)
     store = Store.open(tmp_path / "store.db")
     try:
         day = T0 // 86_400_000 * 86_400_000

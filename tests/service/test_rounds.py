@@ -16,7 +16,7 @@ import pytest
 
 from agent.service.rounds import Rounds
 from agent.service.writer import Writer
-from agent.store import Store, StoreDamaged, inspection
+from agent.store import Store, StoreDamaged, check
 from tests.kits.exports import Gateway
 
 
@@ -81,7 +81,7 @@ async def test_a_signature_that_no_longer_holds_is_dropped_stated_and_told(gatew
 async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_what_it_can(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     gateway.seal(120)
     path = gateway.folder / "state" / "store.db"
     conn = sqlite3.connect(path)
@@ -127,8 +127,8 @@ async def test_everybody_has_a_turn_between_two_slices_of_the_look(
 ) -> None:
     """A whole check of the file would hold sealing for as long as it takes to read it."""
     clock = count(0, 0.01)  # a slice is over at the second or third look at it
-    monkeypatch.setattr(inspection, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     gateway.seal(300)
     async with rounds(gateway, []) as (writer, _):
         turns: list[str] = []

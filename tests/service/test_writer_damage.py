@@ -13,8 +13,8 @@ import pytest
 from agent.outbox import OutboxItem
 from agent.service.writer import Writer
 from agent.store import Store, StoreDamaged
-from agent.store.database import PAGE_BYTES
-from agent.store.doubt import suspect_file
+from agent.store.damage import suspect_file
+from agent.store.sqlite import PAGE_BYTES
 from ext.ring import Ring
 from tests.kits.packs import Maker
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, StoreFull, mount_warnings
-from agent.store.body import payload_hash
+from agent.store.codec import payload_hash
 from tests.kits.packs import BOOT, POINTS, START_MS, Maker, Pack
 
 CAP = 8 << 20

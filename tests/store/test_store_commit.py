@@ -16,8 +16,8 @@ from sqlite_utils import Database, Migrations
 
 from agent.outbox import Ack
 from agent.store import Store, StoreBusy, StoreError, StoreNewer, schema
-from agent.store.body import Codec, compressible, make_dictionary, payload_hash
-from agent.store.database import PAGE_BYTES, connect
+from agent.store.codec import Codec, compressible, make_dictionary, payload_hash
+from agent.store.sqlite import PAGE_BYTES, connect
 from tests.kits.packs import BOOT, POINTS, Maker, Pack
 
 DESTINATIONS = ("platform", "regulator")
@@ -106,7 +106,7 @@ def test_a_second_agent_is_told_so_at_once(path: Path) -> None:
     """One writer, and a lock is an error that can be tried again, not a loop. # field pain 45"""
     store = open_store(path)
     code = (
-        "import sqlite3; import agent.store.database as d; d.BUSY_MS = 50\n"
+        "import sqlite3; import agent.store.sqlite as d; d.BUSY_MS = 50\n"
         f"from agent.store import *\ntry: Store.open({str(path)!r})\nexcept StoreBusy as e: print(e.retry, e)"
     )
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)

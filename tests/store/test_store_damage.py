@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, StoreBusy, StoreDamaged, StoreFull, schema
-from agent.store.database import PAGE_BYTES
 from agent.store.errors import explain, is_damage
 from agent.store.heads import record_file
+from agent.store.sqlite import PAGE_BYTES
 from tests.kits.packs import BOOT, Maker
 
 CAP = 64 << 20

@@ -20,9 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.store import Resume, Store, database, engine, heads
-from agent.store.database import PAGE_BYTES
+from agent.store import Resume, Store, heads, sqlite
+from agent.store import store as engine
 from agent.store.heads import PAGE, SLOT, HeadRecord, record_file
+from agent.store.sqlite import PAGE_BYTES
 from tests.kits.packs import BOOT, START_MS, Maker, Pack
 
 CAP = 64 << 20
@@ -39,7 +40,7 @@ class Killed:
         self.makers = [Maker(name) for name in STREAMS]
         self.left: dict[str, int] = dict.fromkeys(STREAMS, 0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(database, "CHECKPOINT_PAGES", 0)  # no checkpoint by itself
+            patch.setattr(sqlite, "CHECKPOINT_PAGES", 0)  # no checkpoint by itself
             store = Store.open(folder / "live.db", CAP, keep_delivered_s=0, destinations=["platform"])
         live, before = folder / "live.db-wal", b""
         ids = store.commit([make(birth=True) for make in self.makers])
@@ -302,8 +303,8 @@ def test_a_wal_that_cannot_be_read_beforehand_is_left_where_it_is(killed: Killed
     path.with_name("store.db-shm").mkdir()
     found = HeadRecord(record_file(path))
     found.found = {name: entry for name, entry in found.found.items() if name == "none"}
-    assert not database.stale_wal(path, found), "an older version's"
-    assert not database.stale_wal(path, HeadRecord(record_file(path)))
+    assert not sqlite.stale_wal(path, found), "an older version's"
+    assert not sqlite.stale_wal(path, HeadRecord(record_file(path)))
     assert path.with_name("store.db-wal").stat().st_size == killed.wal.stat().st_size
     path.with_name("store.db-shm").rmdir()
     store = Store.open(path, CAP, destinations=["platform"])

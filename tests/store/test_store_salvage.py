@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, salvage
-from agent.store.database import PAGE_BYTES, salvage_file
-from agent.store.doubt import suspect_file
+from agent.store.damage import suspect_file
+from agent.store.sqlite import PAGE_BYTES, salvage_file
 from tests.kits.packs import Maker
 
 CAP = 64 << 20

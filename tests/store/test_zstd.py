@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from agent.intervals.page import ZSTD, Page
-from agent.store.body import Codec
+from agent.store.codec import Codec
 from agent.zstd import read_frame
 
 CAP = 1 << 20

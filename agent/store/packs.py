@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.outbox import Ack, Gone, OutboxItem, ReplayPage
-from agent.store.body import Codec, payload_hash
-from agent.store.doubt import Doubt
+from agent.store.codec import Codec, payload_hash
+from agent.store.damage import Doubt
+from agent.store.documents import Records
 from agent.store.errors import StoreError, explain, is_damage
 from agent.store.intervals import IntervalShelf
-from agent.store.prune import Pruner
-from agent.store.records import Records
-from agent.store.values import Place, StoredPack, StreamHead, boot_hex, unsigned
+from agent.store.retention import Pruner
+from agent.store.streams import Place, StoredPack, StreamHead, boot_hex, unsigned
 
 CHUNK = 32  # packs that an iteration holds at a time
 

@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.store.body import Codec, payload_hash, prev_of
-from agent.store.database import PAGE_BYTES, WAL_LIMIT_BYTES
-from agent.store.values import LossNote, boot_hex
+from agent.store.codec import Codec, payload_hash, prev_of
+from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES
+from agent.store.streams import LossNote, boot_hex
 
 STEP = 1024  # ids looked at in one statement
 EVICT = 64  # packs dropped at once under the cap

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, StoreBusy, StoreDamaged
-from agent.store import doubt as doubting
-from agent.store.database import PAGE_BYTES
-from agent.store.doubt import Doubt, suspect_file, unreadable
+from agent.store import damage as damaging
+from agent.store.damage import Doubt, suspect_file, unreadable
+from agent.store.sqlite import PAGE_BYTES
 from tests.kits.faults.shim import Shim
 from tests.kits.packs import Maker
 
@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 PROGRAM = """
 import sys
 sys.path[:0] = [{root!r}, {here!r}]
-from agent.store import Store, StoreError, doubt
-doubt.PAUSES_S = (0.05, 0.05, 0.05, 0.05)
+from agent.store import Store, StoreError, damage
+damage.PAUSES_S = (0.05, 0.05, 0.05, 0.05)
 store = None
 for line in sys.stdin:
     word = line.strip()
@@ -40,7 +40,7 @@ for line in sys.stdin:
             found = store.call(lambda store: store.pending("platform", limit=1000, max_bytes=1 << 30))
             print("ok" if len(found) == 301 else "nothing", flush=True)
         elif word == "impatient":
-            doubt.PATIENCE_S = 0.0
+            damage.PATIENCE_S = 0.0
             print("ok", flush=True)
     except StoreError as error:
         print(type(error).__name__, str(error), flush=True)
@@ -176,7 +176,7 @@ def malformed() -> sqlite3.DatabaseError:
 
 def test_sqlite_is_believed_when_it_says_so_again_and_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that finds nothing must not keep a service going that cannot work."""
-    monkeypatch.setattr(doubting, "MAX_CLEARED", 2)
+    monkeypatch.setattr(damaging, "MAX_CLEARED", 2)
     conn = sqlite3.connect(path)
     doubt = Doubt(conn, path)
     doubt.patient = True

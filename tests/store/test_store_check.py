@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.store import Store, StoreDamaged, inspection
-from agent.store.database import PAGE_BYTES, build_warnings, mount_warnings
+from agent.store import Store, StoreDamaged, check
+from agent.store.sqlite import PAGE_BYTES, build_warnings, mount_warnings
 from tests.kits.packs import Maker
 
 CAP = 64 << 20
@@ -34,7 +34,7 @@ def filled(path: Path, packs: int = 400, streams: int = 3) -> list[Maker]:
     return makers
 
 
-def whole(store: Store, holds: Callable[[bytes], bool] = sound) -> inspection.Inspection:
+def whole(store: Store, holds: Callable[[bytes], bool] = sound) -> check.Inspection:
     look = store.inspect(holds)
     while look.step():
         pass
@@ -44,7 +44,7 @@ def whole(store: Store, holds: Callable[[bytes], bool] = sound) -> inspection.In
 @pytest.fixture(params=["whole", "walked"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "walked":
-        monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     return str(request.param)
 
 
@@ -75,7 +75,7 @@ def pages(path: Path) -> list[tuple[str, int]]:
 
 
 def test_damage_is_found_on_whatever_page_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     path = tmp_path / "store.db"
     filled(path)
     dice = random.Random(58)
@@ -133,7 +133,7 @@ def test_a_pack_that_is_not_what_was_sealed_is_dropped_and_stated_where_it_is_ow
 
 
 def test_commits_and_prunes_go_on_between_its_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     makers = filled(tmp_path / "store.db", 150)
     store = Store.open(tmp_path / "store.db", CAP, destinations=["platform"])
     look, slices = store.inspect(sound), 0
@@ -167,7 +167,7 @@ def test_a_suspicion_of_a_large_file_is_looked_into_and_the_second_one_believed(
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is None and not suspect.exists(), "a small one is looked at"
     store.close()
-    monkeypatch.setattr("agent.store.doubt.CHECK_BYTES", 1000)
+    monkeypatch.setattr("agent.store.damage.CHECK_BYTES", 1000)
     suspect.write_bytes(b".")
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is None and suspect.exists()

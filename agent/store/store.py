@@ -9,8 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from agent.store.body import Codec
-from agent.store.database import (
+from agent.store.check import Inspection
+from agent.store.codec import Codec
+from agent.store.damage import Doubt, Tries, acquit, small, strikes, suspect
+from agent.store.errors import StoreDamaged, StoreError
+from agent.store.heads import HeadRecord, Recorded, head_of, record_file
+from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
+from agent.store.intervals import DamagedPage
+from agent.store.retention import Pruner, ballast_bytes, page_limit, vacuum
+from agent.store.salvage import DAMAGED, Recollection, Salvage
+from agent.store.sqlite import (
     PAGE_BYTES,
     Ballast,
     Quarantine,
@@ -24,15 +32,7 @@ from agent.store.database import (
     salvaged,
     stale_wal,
 )
-from agent.store.doubt import Doubt, Tries, acquit, small, strikes, suspect
-from agent.store.errors import StoreDamaged, StoreError
-from agent.store.heads import HeadRecord, Recorded, head_of, record_file
-from agent.store.inspection import Inspection
-from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
-from agent.store.intervals import DamagedPage
-from agent.store.prune import Pruner, ballast_bytes, page_limit, vacuum
-from agent.store.salvage import DAMAGED, Recollection, Salvage
-from agent.store.values import Behind, LossNote, Place, Resume, StreamHead, Usage, boot_hex, signed, unsigned
+from agent.store.streams import Behind, LossNote, Place, Resume, StreamHead, Usage, boot_hex, signed, unsigned
 
 T = TypeVar("T")
 MIN_SIZE_BYTES = 8 * 1024 * 1024

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agent.store.database import PAGE_BYTES
 from agent.store.errors import StoreError
+from agent.store.sqlite import PAGE_BYTES
 
 WHOLE_BYTES = 16 << 20  # up to here SQLite's own check takes some milliseconds
 SLICE_S = 0.02

@@ -12,7 +12,7 @@ from typing import Any
 
 import zstandard
 
-from agent.store.values import StoredTable, signed
+from agent.store.streams import StoredTable, signed
 from agent.zstd import read_frame
 
 KEEP_EVENTS = 20_000

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.store import schema
-from agent.store.doubt import Tries, acquit, small, strikes
+from agent.store.damage import Tries, acquit, small, strikes
 from agent.store.errors import StoreDamaged, StoreError, StoreNewer, explain, is_damage
 from agent.store.heads import HeadRecord
 
