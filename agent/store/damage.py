@@ -1,7 +1,7 @@
-"""Is the database damaged, or did the disk fail? SQLite calls a page "malformed" that the disk did not return, too.
+"""Is the database damaged, or did only the disk fail? SQLite reports "malformed" for both.
 
-A database that is set aside costs a stretch of its history, so nobody believes that word alone: all bytes are read
-past SQLite, and the file is checked. What only the disk had done is an error that passes; readings wait in the ring.
+Setting a database aside costs a part of its history, so SQLite's report alone is not enough: all bytes are read without
+SQLite, and the file is checked. If only the disk failed, the error is temporary; readings stay in the ring meanwhile.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from typing import Final
 
 from agent.store.errors import StoreBusy, StoreError, explain
 
-CHECK_BYTES: Final = 256 << 20  # what may be read and checked while everything else waits
-PATIENCE_S: Final = 60.0  # a disk that comes back does so sooner; a bad sector stays
-PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the tries of a start
-MAX_CLEARED: Final = 3  # then SQLite is believed: a service that stumbles on and on helps nobody
+CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
+UNREADABLE_S: Final = 60.0  # a disk that recovers does so sooner; a bad sector stays
+PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # between the attempts of a start
+MAX_CLEARED: Final = 3  # then SQLite's report is accepted: an agent that fails again and again helps nobody
 _BLOCK: Final = 1 << 20
 
 
-def suspect_file(path: Path) -> Path:
-    """Lies beside a database that was called damaged while it was in use; a byte each time."""
+def suspicion_file(path: Path) -> Path:
+    """Exists beside a database that was reported damaged while it was in use; one byte for each report."""
     return path.with_name(path.name + ".suspect")
 
 
-def strikes(path: Path) -> int:
-    """How often the database was called damaged since it was last found sound."""
+def suspicion_count(path: Path) -> int:
+    """How often the database was reported damaged since it was last found sound."""
     try:
-        return max(1, suspect_file(path).stat().st_size)
+        return max(1, suspicion_file(path).stat().st_size)
     except OSError:
         return 0
 
 
-def suspect(path: Path) -> None:
-    """Remember that all of the database is to be looked at."""
-    with contextlib.suppress(OSError), suspect_file(path).open("ab") as file:
+def add_suspicion(path: Path) -> None:
+    """Note for the next start that the whole database must be checked."""
+    with contextlib.suppress(OSError), suspicion_file(path).open("ab") as file:
         file.write(b".")
 
 
-def acquit(path: Path) -> None:
-    """All of the database was looked at, and is sound."""
+def clear_suspicion(path: Path) -> None:
+    """The whole database was checked and is sound."""
     with contextlib.suppress(OSError):
-        suspect_file(path).unlink(missing_ok=True)
+        suspicion_file(path).unlink(missing_ok=True)
 
 
-def small(path: Path) -> bool:
-    """May all of the file be looked at while the agent waits?"""
+def is_small(path: Path) -> bool:
+    """Whether the whole file may be checked while the agent waits."""
     return path.stat().st_size <= CHECK_BYTES if path.exists() else True
 
 
-def unreadable(path: Path) -> str:
-    """What the disk says instead of giving all bytes of the database and its WAL; "" where it gives them."""
+def read_error(path: Path) -> str:
+    """The disk's error while reading all bytes of the database and its WAL; "" if all can be read."""
     for file in (path, path.with_name(path.name + "-wal")):
         at = 0
         try:
@@ -70,47 +70,47 @@ def unreadable(path: Path) -> str:
     return ""
 
 
-class Tries:
-    """Of a start that met damage: it is believed when it is still there after the disk gave all bytes of the file."""
+class RetryPolicy:
+    """For a start that meets damage: it is accepted once it persists after the disk returned all bytes of the file."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._pauses, self._read_well = path, list(PAUSES_S), False
+        self._path, self._pauses, self._was_readable = path, list(PAUSES_S), False
 
-    def another(self) -> bool:
-        """Is another try worth it? Waits before it says yes, where the disk fails or the file is too large to ask."""
-        if self._read_well or not self._pauses:
+    def should_retry(self) -> bool:
+        """Whether to open again. Waits before it returns True if the disk fails or the file is too large to read."""
+        if self._was_readable or not self._pauses:
             return False
-        self._read_well = small(self._path) and not unreadable(self._path)
-        if not self._read_well:
+        self._was_readable = is_small(self._path) and not read_error(self._path)
+        if not self._was_readable:
             time.sleep(self._pauses.pop(0))
         return True
 
 
-class Doubt:
-    """Judges what SQLite says of a database that is in use. ``patient`` once the store is open: a start tries again."""
+class DamageVerifier:
+    """Verifies damage that SQLite reports. ``in_use``: the store is open; before that, ``RetryPolicy`` decides."""
 
     def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
         self._conn, self._path = conn, path
         self._unreadable_since: float | None = None
         self._cleared = 0
-        self.patient = False
+        self.in_use = False
 
-    def judge(self, error: sqlite3.Error) -> StoreError:
-        """StoreBusy where it was the disk; else StoreDamaged, remembered beside the file for the next start."""
-        found = explain(error, str(self._path))
-        if small(self._path):
-            if why := unreadable(self._path):
+    def classify(self, error: sqlite3.Error) -> StoreError:
+        """StoreBusy if only the disk failed; otherwise StoreDamaged, noted beside the file for the next start."""
+        damaged = explain(error, str(self._path))
+        if is_small(self._path):
+            if why := read_error(self._path):
                 now = time.monotonic()
                 self._unreadable_since = self._unreadable_since or now
-                if self.patient and now - self._unreadable_since < PATIENCE_S:
+                if self.in_use and now - self._unreadable_since < UNREADABLE_S:
                     return self._busy(f"the disk cannot be read ({why})")
             else:
                 self._unreadable_since = None
-                if self.patient and self._cleared < MAX_CLEARED and self._is_sound():
+                if self.in_use and self._cleared < MAX_CLEARED and self._is_sound():
                     self._cleared += 1
-                    return self._busy(f"the disk failed for a moment ({error}, but what it holds is sound)")
-        suspect(self._path)
-        return found
+                    return self._busy(f"the disk failed for a moment ({error}, but the database is sound)")
+        add_suspicion(self._path)
+        return damaged
 
     def _is_sound(self) -> bool:
         try:
@@ -119,4 +119,4 @@ class Doubt:
             return False
 
     def _busy(self, what: str) -> StoreBusy:
-        return StoreBusy(what, where=str(self._path), hint="If this stays, the card or disk is worn out")
+        return StoreBusy(what, where=str(self._path), hint="If this persists, replace the card or disk")

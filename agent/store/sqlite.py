@@ -1,4 +1,4 @@
-"""The database file: opened with the promises asserted, set aside when damaged, with room kept to clean up."""
+"""The SQLite file: its one connection, settings checked when it opens, quarantine of a damaged file, disk reserve."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from agent.store import schema
-from agent.store.damage import Tries, acquit, small, strikes
-from agent.store.errors import StoreDamaged, StoreError, StoreNewer, explain, is_damage
-from agent.store.heads import HeadRecord
+from agent.store.damage import DamageVerifier, RetryPolicy, clear_suspicion, is_small, suspicion_count
+from agent.store.errors import StoreDamaged, StoreError, StoreNewer, damage_error, explain, is_damage
 
 log = logging.getLogger("meterhouse.store")
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
-CHECKPOINT_PAGES = 64  # the WAL counts against what a reading may take on the disk
-WAL_LIMIT_BYTES = 4 * 1024 * 1024  # what the WAL file is cut back to after something large
+CHECKPOINT_PAGES = 64  # small: the WAL counts against the disk space of a reading
+WAL_LIMIT_BYTES = 4 * 1024 * 1024  # the WAL file is truncated to this size after a large transaction
 BUSY_MS = 2_000
-MODE = 0o600  # nobody else opens it: whoever may read it can lock it
-SQLITE_FLOOR = (3, 40, 1)  # of the oldest system that the tests run on
+MODE = 0o600  # other users must not open the file: a reader can lock it
+OLDEST_SQLITE = (3, 40, 1)  # of the oldest system that the tests run on
 
 
 @dataclass(frozen=True, slots=True)
-class Salvaged:
-    """A head read from a damaged database."""
+class SalvagedHead:
+    """A stream's head, read from a damaged database."""
 
     stream: str
     boot: int
@@ -41,15 +41,108 @@ class Salvaged:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """A damaged database was found at the start and set aside."""
+    """A damaged database that was set aside when the store was opened."""
 
     path: str  # where it is now
     reason: str
-    heads: tuple[Salvaged, ...]
+    heads: tuple[SalvagedHead, ...]
 
 
-def check_plain(path: Path) -> None:
-    """The database and what is opened with it are files: a pipe in the place of one would never open.
+class Connection:
+    """The one connection to the database. Belongs to the thread that opened it.
+
+    ``execute`` and ``executemany`` raise SQLite's own errors; ``transaction``, ``query`` and ``translated_errors``
+    raise a StoreError instead.
+    """
+
+    def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
+        self._conn, self.path = conn, path
+        self.execute, self.executemany = conn.execute, conn.executemany
+        self.damage = DamageVerifier(conn, path)
+        self._in_transaction = False
+
+    def explain(self, error: sqlite3.Error) -> StoreError:
+        """The StoreError for an error of SQLite. Damage is verified first."""
+        return self.damage.classify(error) if is_damage(error) else explain(error, str(self.path))
+
+    @contextlib.contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Raise a StoreError for an error of SQLite."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self.explain(error) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. Inside another transaction this is a part of that one. Raises StoreError."""
+        if self._in_transaction:
+            yield
+            return
+        self._in_transaction = True
+        try:
+            self._conn.execute("BEGIN IMMEDIATE")
+            yield
+            self._conn.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise self.explain(error) from error
+            raise
+        finally:
+            self._in_transaction = False
+
+    def query(self, sql: str, *values: object) -> list[Any]:
+        """All rows. Raises StoreError."""
+        with self.translated_errors():
+            return self._conn.execute(sql, values).fetchall()
+
+    def meta(self, name: str) -> Any:
+        """A value of the table ``meta``; None if it is not there."""
+        row = self._conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def set_meta(self, name: str, value: object) -> None:
+        """Store a value in the table ``meta``; inside the transaction of the caller."""
+        self._conn.execute(
+            "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
+    @property
+    def pages(self) -> int:
+        """Size of the database in pages, with those in the WAL."""
+        return int(self._conn.execute("PRAGMA page_count").fetchone()[0])
+
+    @property
+    def free_pages(self) -> int:
+        """Unused pages inside the database."""
+        return int(self._conn.execute("PRAGMA freelist_count").fetchone()[0])
+
+    def vacuum(self, pages: int) -> None:
+        """Return up to ``pages`` unused pages to the disk."""
+        # the pragma frees one page a step and has no columns; execute() would make only one step
+        self._conn.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    def flush_wal(self) -> None:
+        """Copy the whole WAL into the database file and truncate it."""
+        self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def release_memory(self) -> None:
+        """Free SQLite's page cache: the next reads come from the disk."""
+        self._conn.execute("PRAGMA shrink_memory")
+
+    def close(self) -> None:
+        """Copy the WAL into the database file and close it."""
+        with contextlib.suppress(sqlite3.Error):
+            self.flush_wal()
+        self._conn.close()
+
+
+def check_regular_files(path: Path) -> None:
+    """Check that the database and the files beside it are regular files: opening a pipe would never return.
 
     Raises:
         StoreError: one of them is something else.
@@ -58,15 +151,15 @@ def check_plain(path: Path) -> None:
         file = path.with_name(path.name + end)
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(file.stat().st_mode):
-                raise StoreError("is not a file", where=str(file), hint="Who put it there? Remove it")
+                raise StoreError("this is not a regular file", where=str(file), hint="Remove it")
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open or make the database, every setting checked. Raises sqlite3.Error or a StoreError."""
+    """Open or create the database and check every setting. Raises sqlite3.Error or a StoreError."""
     fresh = not path.exists() or path.stat().st_size == 0
-    if fresh:  # made here, so that its mode does not depend on the umask of whoever starts us
+    if fresh:  # created here: its mode must not depend on the umask
         with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + "-wal").unlink()  # belongs to a file that is gone
+            path.with_name(path.name + "-wal").unlink()  # belongs to a file that was removed
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
     elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # made by an earlier version
         for name in (path, path.with_name(path.name + "-wal")):
@@ -83,17 +176,17 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-    # one process. Before the first look into the file: no shared-memory file to find room for, or to lose
+    # one process only. Before the first read: SQLite then needs no shared-memory file, which needs room on the disk
     conn.execute("PRAGMA locking_mode = EXCLUSIVE")
     version = int(conn.execute("PRAGMA user_version").fetchone()[0])
     major = version // schema.MAJOR_STEP
     if major > schema.MAJOR:
         raise StoreNewer(
             f"the database was written by a newer major version (schema {major}.{version % schema.MAJOR_STEP}), "
-            f"this one knows up to {schema.MAJOR}.{len(schema.STEPS)}",
+            f"this one supports up to {schema.MAJOR}.{len(schema.STEPS)}",
             where=str(path),
-            hint="Install that version again. To go back for good, let it deliver all packs, stop it, and give this "
-            "one a new state_dir. Never put an older copy of the database in its place: it would fork the streams",
+            hint="Install that version again. To downgrade for good, let it deliver all packs, stop it, and give this "
+            "version a new state_dir. Never restore an older copy of the database: it would fork the streams",
         )
     # order matters: page size and auto_vacuum only take effect before the first table and before WAL
     conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -104,15 +197,15 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     conn.execute("PRAGMA cache_size = -512")
     conn.execute("PRAGMA temp_store = MEMORY")
-    conn.execute("PRAGMA secure_delete = OFF")  # Debian's default writes zeros over what is deleted: wear, and WAL
+    conn.execute("PRAGMA secure_delete = OFF")  # Debian's default zeroes deleted rows: wear, a larger WAL
     conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute("PRAGMA cell_size_check = ON")
     if version == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         schema.create(conn)
     elif version < schema.VERSION:
         schema.upgrade(conn)
-    if missing := schema.lacks(conn):
-        raise _damage(f"the tables lack {missing}")
+    if missing := schema.missing_columns(conn):
+        raise damage_error(f"the tables lack {missing}")
     for pragma, wanted in (
         ("journal_mode", "wal"),
         ("synchronous", 2),
@@ -122,11 +215,11 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
         found = conn.execute(f"PRAGMA {pragma}").fetchone()[0]
         if found != wanted:
             raise StoreError(
-                f"SQLite gives {pragma} = {found}, but {wanted} is needed to keep what is promised",
+                f"SQLite uses {pragma} = {found}, but {wanted} is needed for durable commits",
                 where=str(path),
                 hint="Is the state directory on a network or overlay file system? Put it on a local disk",
             )
-    conn.execute("BEGIN IMMEDIATE")  # take the lock now: a second agent must fail here and not at its first commit
+    conn.execute("BEGIN IMMEDIATE")  # take the lock now: a second agent must fail here, not at its first commit
     conn.execute(
         "INSERT INTO meta (name, value) VALUES ('opened', datetime()) ON CONFLICT DO UPDATE SET value = excluded.value"
     )
@@ -136,46 +229,46 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
 def open_or_quarantine(
     path: Path, damage: str = "", rescue: bool = True
 ) -> tuple[sqlite3.Connection, Quarantine | None]:
-    """Open the database; a damaged one is set aside under a dated name and a new one made with its heads.
+    """Open the database. A damaged one is set aside under a dated name, and a new one is created.
 
-    Damage that may be the disk's alone is looked at again for some seconds first.
+    If only the disk may have failed, opening is retried for some seconds first.
 
     Args:
-        damage: what is known to be wrong with it already.
-        rescue: False: a damaged one stays where it is.
+        damage: what is already known to be wrong with it.
+        rescue: False: a damaged database stays where it is.
 
     Raises:
-        StoreDamaged: it is to stay where it is.
+        StoreDamaged: it is damaged and ``rescue`` is False.
         StoreError: it cannot be opened for another reason.
     """
     if not rescue and salvage_file(path).exists():
-        raise left_alone(path, "the rescue of a damaged one did not come to its end")
-    if aside := _unfinished(path):
-        return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage(aside)))
-    tries = Tries(path)
-    if strikes(path) > 1 and not small(path):  # the first time a look at all of it was to come: ``Inspection``
-        damage = damage or "it was called damaged while in use, again, and is too large to be checked at a start"
+        raise unchanged_damage(path, "the salvage of a damaged database was interrupted")
+    if aside := _interrupted_salvage(path):
+        return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage_heads(aside)))
+    retries = RetryPolicy(path)
+    if suspicion_count(path) > 1 and not is_small(path):  # after the first report ``StoreCheck`` checks all of it
+        damage = damage or "reported damaged while in use for the second time, and too large to be checked at a start"
     while not damage:
         try:
             return _open(path), None
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise explain(error, str(path)) from error
-            if not tries.another():
+            if not retries.should_retry():
                 damage = str(error)
     if not rescue:
-        raise left_alone(path, damage)
+        raise unchanged_damage(path, damage)
     aside = _set_aside(path)
-    heads = tuple(_salvage(aside))
+    heads = tuple(_salvage_heads(aside))
     try:
         return connect(path), Quarantine(str(aside), damage, heads)
     except sqlite3.Error as error:
         raise explain(error, str(path)) from error
 
 
-def left_alone(path: Path, why: str) -> StoreDamaged:
-    """For who only looks: the agent is the one that sets a database aside, and says in its streams what was lost."""
-    hint = "Nothing was changed. Start the agent: it sets the file aside and takes over what can be read of it"
+def unchanged_damage(path: Path, why: str) -> StoreDamaged:
+    """For tools that only read: the agent sets a database aside, and reports in its streams what was lost."""
+    hint = "Nothing was changed. Start the agent: it sets the file aside and salvages what can be read"
     return StoreDamaged(f"the database is damaged ({why})", where=str(path), hint=hint)
 
 
@@ -189,63 +282,18 @@ def _open(path: Path) -> sqlite3.Connection:
     return conn
 
 
-def stale_wal(path: Path, record: HeadRecord, rescue: bool = True) -> bool:
-    """Set a WAL aside with which the database is less than it is alone. True if there was one.
-
-    All of a WAL may have come into the database already, right before the end. If it is damaged then, SQLite reads
-    older pages from what is left of it over the newer ones of the file. To be called before the database is opened.
-    """
-    wal = path.with_name(path.name + "-wal")
-    if not record.found or not file_bytes(path) or not file_bytes(wal) or not small(path):
-        return False
-    # where it cannot be read both ways, nothing is known: the open that follows will say what is wrong
-    if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
-        return False
-    if not rescue:
-        raise left_alone(path, f"{wal.name} is older than it")
-    aside, n = path.with_name(f"{wal.name}.damaged-{_stamp()}"), 1
-    while aside.exists():
-        n += 1
-        aside = aside.with_name(f"{wal.name}.damaged-{_stamp()}-{n}")
-    wal.rename(aside)
-    sync_directory(path.parent)
-    log.warning("%s is damaged, and all of it is in the database already: set aside as %s", wal.name, aside.name)
-    return True
-
-
-def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> bool | None:
-    """Read so, does the database hold all heads and packs of the record (and is it ``sound``)? None: not readable."""
-    try:
-        conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
-        try:
-            heads = {name: (seq, digest) for name, seq, digest in conn.execute("SELECT name, seq, hash FROM streams")}
-            last = conn.execute("SELECT max(id) FROM packs").fetchone()[0] or 0
-            for name, kept in record.found.items():
-                seq, digest = heads.get(name, (0, b""))
-                if seq < kept.seq or (seq == kept.seq and digest != kept.hash) or last < kept.pack_id:
-                    return False
-            return not sound or conn.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
-        finally:
-            conn.close()
-    except sqlite3.Error:
-        return None
-    finally:
-        with contextlib.suppress(OSError):  # what reading a WAL needs beside it, and opening for writing does not
-            path.with_name(path.name + "-shm").unlink()
-
-
 def salvage_file(path: Path) -> Path:
-    """Names the file that was set aside, until what can be read of it is in the new database."""
+    """Contains the name of the file that was set aside, until the salvage is committed."""
     return path.with_name(path.name + ".salvage")
 
 
-def _unfinished(path: Path) -> Path | None:
-    """A damaged database whose rescue a start did not bring to its end; what that start made of it is dropped."""
+def _interrupted_salvage(path: Path) -> Path | None:
+    """A damaged database whose salvage was interrupted; the unfinished new database is removed."""
     marker = salvage_file(path)
     if not marker.exists():
         return None
     aside = path.with_name(marker.read_text().strip() or "none")
-    if not aside.exists():  # it still lies in its place
+    if not aside.exists():  # it was not renamed yet
         marker.unlink()
         return None
     for name in (path, path.with_name(path.name + "-wal")):
@@ -253,59 +301,55 @@ def _unfinished(path: Path) -> Path | None:
     return aside
 
 
-def salvaged(path: Path) -> None:
-    """The rescue is committed."""
+def finish_salvage(path: Path) -> None:
+    """The salvage is committed."""
     salvage_file(path).unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
 def _probe(conn: sqlite3.Connection, path: Path) -> None:
-    """Touch what every start needs, so that damage there shows now; look at everything only where there is a suspicion.
+    """Read what every start needs, so that damage there shows now. All of a suspected database is checked.
 
     Raises sqlite3.DatabaseError on damage.
     """
-    if strikes(path) and small(path):
+    if suspicion_count(path) and is_small(path):
         (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            raise _damage(found)
-        acquit(path)
+            raise damage_error(found)
+        clear_suspicion(path)
     conn.execute("SELECT count(*), sum(length(hash)) FROM streams").fetchone()
     conn.execute("SELECT length(body) FROM packs ORDER BY id DESC LIMIT 1").fetchone()
     conn.execute("SELECT pack FROM outbox LIMIT 1").fetchone()
 
 
-def _damage(found: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(found)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
-
-
-def _stamp() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+def quarantine_name(path: Path) -> Path:
+    """A free name for a damaged file, with the time."""
+    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    free, n = aside, 1
+    while free.exists():
+        n += 1
+        free = aside.with_name(f"{aside.name}-{n}")
+    return free
 
 
 def _set_aside(path: Path) -> Path:
-    stamp = _stamp()
-    aside, n = path.with_name(f"{path.name}.damaged-{stamp}"), 1
-    while aside.exists():
-        n += 1
-        aside = path.with_name(f"{path.name}.damaged-{stamp}-{n}")
+    aside = quarantine_name(path)
     with salvage_file(path).open("w") as marker:
         marker.write(aside.name)
         marker.flush()
         os.fsync(marker.fileno())
     sync_directory(path.parent)
     path.rename(aside)
-    acquit(path)
-    for suffix in ("-wal", "-shm"):  # the WAL goes with its file: it may hold the newest commits
+    clear_suspicion(path)
+    for suffix in ("-wal", "-shm"):  # the WAL belongs to it: it may hold the newest commits
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     sync_directory(path.parent)
     return aside
 
 
-def _salvage(aside: Path) -> Iterator[Salvaged]:
-    """Heads that can still be read, row by row: one bad page must not cost the others."""
+def _salvage_heads(aside: Path) -> Iterator[SalvagedHead]:
+    """Heads that can still be read, row by row: one bad page must not lose the others."""
     columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
     with contextlib.suppress(sqlite3.Error):
         conn = sqlite3.connect(f"file:{aside}?mode=ro", uri=True, isolation_level=None)
@@ -314,13 +358,13 @@ def _salvage(aside: Path) -> Iterator[Salvaged]:
             while (row := rows.fetchone()) is not None:
                 name, boot, seq, digest, to_ms, ring_id, ring_pos = row
                 if isinstance(name, str) and isinstance(digest, bytes) and len(digest) == 32 and seq > 0:
-                    yield Salvaged(name, boot, seq, digest, to_ms, ring_id, ring_pos)
+                    yield SalvagedHead(name, boot, seq, digest, to_ms, ring_id, ring_pos)
         finally:
             conn.close()
 
 
 def sync_directory(directory: Path) -> None:
-    """Make names in a directory durable."""
+    """Make renames in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -329,21 +373,21 @@ def sync_directory(directory: Path) -> None:
 
 
 class Ballast:
-    """A file that holds disk space, to be let go when the disk is full: even DELETE needs room in the WAL."""
+    """A file that reserves disk space. It is removed when the disk is full: even DELETE needs room in the WAL."""
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._path, self._size = path, size_bytes
 
     @property
     def held_bytes(self) -> int:
-        """What the file takes at the moment."""
+        """Current size of the file."""
         try:
             return self._path.lstat().st_size
         except FileNotFoundError:
             return 0
 
     def take(self, spare_bytes: int) -> bool:
-        """Hold the space again if that leaves ``spare_bytes`` free. Returns whether it is held."""
+        """Reserve the space if ``spare_bytes`` stay free beside it. Returns whether it is reserved."""
         if self.held_bytes == self._size:
             return True
         if free_bytes(self._path.parent) < self._size + spare_bytes:
@@ -361,13 +405,13 @@ class Ballast:
         return True
 
     def drop(self) -> None:
-        """Give the space back to the disk."""
+        """Return the space to the disk."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
 
 
 def free_bytes(directory: Path) -> int:
-    """What a process without privileges may still write there."""
+    """How much an unprivileged process can still write there."""
     stat = os.statvfs(directory)
     return stat.f_bavail * stat.f_frsize
 
@@ -381,10 +425,10 @@ def file_bytes(path: Path) -> int:
 
 
 def mount_warnings(directory: Path, mountinfo: str | None = None) -> list[str]:
-    """Why the file system under ``directory`` may not keep what synchronous FULL promises; usually nothing.
+    """Reasons why commits may not be durable on the file system of ``directory``; usually none.
 
     Args:
-        mountinfo: text of /proc/self/mountinfo, for tests.
+        mountinfo: contents of /proc/self/mountinfo; for tests.
     """
     if mountinfo is None:
         try:
@@ -406,28 +450,28 @@ def mount_warnings(directory: Path, mountinfo: str | None = None) -> list[str]:
     if bad := sorted(options & {"data=writeback", "nobarrier", "barrier=0", "fsync_mode=nobarrier"}):
         found.append(f"{mount} is mounted with {', '.join(bad)}: a power cut can damage the database")
     if kind in {"tmpfs", "ramfs"}:
-        found.append(f"{mount} is a {kind}: everything is lost when the power goes")
+        found.append(f"{mount} is a {kind}: everything is lost at a power cut")
     if kind in {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs", "fuse.sshfs"}:
-        found.append(f"{mount} is a network file system ({kind}): locks and syncs cannot be relied on")
+        found.append(f"{mount} is a network file system ({kind}): locks and syncs are not reliable")
     if kind in {"overlay", "aufs"}:
-        found.append(f"{mount} is an overlay ({kind}): what lies there may be gone after the next start of the machine")
+        found.append(f"{mount} is an overlay ({kind}): files there may be lost at the next boot of the machine")
     if kind in {"vfat", "exfat", "msdos"}:
-        found.append(f"{mount} is {kind}, which keeps no journal: a power cut can damage the database")
+        found.append(f"{mount} is {kind}, which has no journal: a power cut can damage the database")
     return found
 
 
 def build_warnings(options: Collection[str] | None = None, version: tuple[int, ...] | None = None) -> list[str]:
-    """Why this SQLite may not keep what it is asked for; usually nothing. The arguments are for tests."""
+    """Reasons why this build of SQLite may not be reliable; usually none. The arguments are for tests."""
     if options is None:
         with contextlib.closing(sqlite3.connect(":memory:")) as conn:
             options = {row[0] for row in conn.execute("PRAGMA compile_options")}
     version = version or sqlite3.sqlite_version_info
     found = []
-    if version < SQLITE_FLOOR:
-        text, floor = (".".join(map(str, v)) for v in (version, SQLITE_FLOOR))
-        found.append(f"SQLite {text} is older than {floor}, the oldest that meterhouse is tested with")
+    if version < OLDEST_SQLITE:
+        text, oldest = (".".join(map(str, v)) for v in (version, OLDEST_SQLITE))
+        found.append(f"SQLite {text} is older than {oldest}, the oldest version that meterhouse is tested with")
     for option, what in (
-        ("THREADSAFE=0", "it is not made for programs with threads"),
+        ("THREADSAFE=0", "it does not support threads"),
         ("NO_SYNC", "it never waits for the disk: a power cut can damage the database"),
         ("OMIT_WAL", "it has no write-ahead log"),
     ):

@@ -1,98 +1,85 @@
-"""The store: heads, packs, outboxes. Synchronous; lives in exactly one thread."""
+"""The store: opens the database, salvages a damaged one, keeps it within its limits. Lives in exactly one thread."""
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from agent.store.check import Inspection
+from agent.store.check import StoreCheck
 from agent.store.codec import Codec
-from agent.store.damage import Doubt, Tries, acquit, small, strikes, suspect
+from agent.store.damage import RetryPolicy, clear_suspicion, suspicion_count
+from agent.store.documents import Documents, KeyRecords
 from agent.store.errors import StoreDamaged, StoreError
-from agent.store.heads import HeadRecord, Recorded, head_of, record_file
-from agent.store.intake import LEARN_AFTER, RELEARN_AFTER, SPARE_BYTES, Intake
-from agent.store.intervals import DamagedPage
-from agent.store.retention import Pruner, ballast_bytes, page_limit, vacuum
-from agent.store.salvage import DAMAGED, Recollection, Salvage
+from agent.store.heads import HeadRecord, HeadTracker, record_file, set_stale_wal_aside
+from agent.store.intervals import IntervalTable
+from agent.store.packs import PackTable
+from agent.store.retention import SPARE_BYTES, Retention
+from agent.store.salvage import RecordedState, Salvage, newest_head
 from agent.store.sqlite import (
     PAGE_BYTES,
     Ballast,
+    Connection,
     Quarantine,
-    Salvaged,
     build_warnings,
-    check_plain,
+    check_regular_files,
     file_bytes,
+    finish_salvage,
     free_bytes,
     mount_warnings,
     open_or_quarantine,
-    salvaged,
-    stale_wal,
 )
-from agent.store.streams import Behind, LossNote, Place, Resume, StreamHead, Usage, boot_hex, signed, unsigned
+from agent.store.streams import Behind, LossNote, Resume, StreamTable
 
 T = TypeVar("T")
 MIN_SIZE_BYTES = 8 * 1024 * 1024
 
 
-def newest_head(salvaged: Salvaged, kept: Recorded | None) -> StreamHead:
-    """Of a stream that a damaged database and the record beside it know."""
-    if kept is not None and kept.seq > salvaged.seq and kept.to_ms >= salvaged.to_ms:
-        return head_of(kept)
-    ring_id, ring_pos = unsigned(salvaged.ring_id), unsigned(salvaged.ring_pos)
-    boot = boot_hex(salvaged.boot)
-    return StreamHead(salvaged.stream, boot, salvaged.seq, salvaged.hash, salvaged.to_ms, None, ring_id, ring_pos)
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the store uses and how it is set up, for status and for the log at the start."""
+
+    path: str
+    database_bytes: int
+    wal_bytes: int
+    ballast_bytes: int
+    unused_bytes: int  # inside the database, for new packs
+    max_bytes: int
+    free_disk_bytes: int
+    packs: int  # ids in the database; after a prune in the middle slightly more than there are
+    pending: dict[str, int]  # packs by destination
+    settings: str  # "WAL, synchronous FULL, ..."
+
+    @property
+    def disk_bytes(self) -> int:
+        """All that counts towards the cap."""
+        return self.database_bytes + self.wal_bytes + self.ballast_bytes
 
 
-def _behind(kept: Recorded, head: StreamHead | None, exact: bool) -> Behind:
-    """What is gone of a stream, above ``head`` (None: all of it)."""
-    seq, to_ms, pos = kept.left_seq, kept.left_ms, kept.left_pos
-    first, first_ms = max(1, kept.owed_seq), kept.owed_ms
-    if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
-        first, first_ms = kept.lost_seq, kept.lost_ms  # what said so is gone from here as well
-    if head is not None:
-        if head.seq >= seq:
-            seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
-        if head.seq >= first:
-            first, first_ms = head.seq + 1, head.to_ms
-    return Behind(kept.stream, head_of(kept), to_ms, pos, exact and seq >= kept.ring_seq, exact, first, first_ms)
+class Store:
+    """The database of one gateway. Open with ``Store.open``; every method belongs to the opening thread.
 
-
-class Store(Intake):
-    """The database of one gateway. Open with ``Store.open``; every method belongs to the opening thread."""
+    ``packs``, ``documents``, ``intervals`` and ``keys`` are its parts; ``db`` is their one connection.
+    """
 
     def __init__(
         self,
-        conn: sqlite3.Connection,
-        path: Path,
+        db: Connection,
         max_size_bytes: int,
         keep_delivered_s: float,
         quarantine: Quarantine | None,
         record: HeadRecord,
     ) -> None:
-        self._conn, self._path, self._max = conn, path, max_size_bytes
-        self._keep_ms = int(keep_delivered_s * 1000)
-        self.quarantine = quarantine
-        self.saved_packs = 0  # that came over from a damaged database
-        self.lost_packs = 0  # dropped by the cap or damaged, since the start
-        self._ballast = Ballast(path.with_name(path.name + ".ballast"), ballast_bytes(max_size_bytes))
-        self._page_limit = page_limit(max_size_bytes)
-        self._codec = Codec()
-        self._pruner = Pruner(conn, self._codec)
-        self._doubt = Doubt(conn, path)
-        self._record = record
-        self.behind: dict[str, Behind] = {}  # streams whose newest packs are gone; see ``take_up``
-        self._heads: dict[str, Place] = {}
-        self._damaged: dict[int, DamagedPage] = {}
-        self._boots: dict[str, int] = {}
-        self._destinations: dict[str, int] = {}
-        self._pending: dict[str, int] = {}
-        self._next_id = 1
-        self._since_learned = 0
-        self._learn_after = LEARN_AFTER
+        self.db, self.quarantine = db, quarantine
+        self.saved_packs = 0  # salvaged from a damaged database
+        self._codec, self._streams = Codec(), StreamTable(db)
+        self.retention = Retention(db, self._codec, max_size_bytes, keep_delivered_s)
+        self._tracker = HeadTracker(db, self._streams, self.retention, record)
+        self.documents, self.keys = Documents(db), KeyRecords(db)
+        self.intervals = IntervalTable(db, self._streams)
+        self.packs = PackTable(db, self._codec, self._streams, self.retention, self._tracker, self.documents)
 
     @classmethod
     def open(
@@ -104,28 +91,28 @@ class Store(Intake):
         now_ms: int = 0,
         rescue: bool = True,
     ) -> Store:
-        """The database at ``path``, made if it is not there; a damaged one is set aside (``quarantine`` tells).
+        """The database at ``path``, created if it is missing. A damaged one is set aside: see ``quarantine``.
 
         Args:
-            max_size_bytes: cap for database, WAL and ballast together.
-            keep_delivered_s: how long packs stay after every destination confirmed them.
-            destinations: who must confirm from now on. A name that is gone keeps its outbox in case it comes back.
-            rescue: False for who only looks: a damaged one stays where it is.
+            max_size_bytes: cap for database, WAL and disk reserve together.
+            keep_delivered_s: how long packs are kept after every destination confirmed them.
+            destinations: who must confirm from now on. The outbox of a removed name is kept in case it comes back.
+            rescue: False, for tools that only read: a damaged database stays where it is.
 
         Raises:
             StoreBusy: another process has it open.
-            StoreDamaged: it is to stay where it is.
+            StoreDamaged: it is damaged and ``rescue`` is False.
             StoreNewer: a newer version wrote it.
-            StoreError: it cannot be opened, or SQLite cannot keep the promises here.
+            StoreError: it cannot be opened, or commits would not be durable here.
         """
         path = Path(path)
         if max_size_bytes < MIN_SIZE_BYTES:
             raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_plain(path)
+            check_regular_files(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
-                # opening writes, and so does all that a start keeps before it reads: it lives on the reserve
+                # opening writes, and so does a start before it first reads: the reserve makes room for it
                 Ballast(path.with_name(path.name + ".ballast"), 0).drop()
             return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue)
         except OSError as error:
@@ -145,217 +132,80 @@ class Store(Intake):
         now_ms: int,
         rescue: bool,
     ) -> Store:
-        damage, torn, tries = "", False, Tries(path)
+        damage, torn, retries = "", False, RetryPolicy(path)
         record = HeadRecord(record_file(path))
-        stale_wal(path, record, rescue)
+        set_stale_wal_aside(path, record, rescue)
         while True:
             conn, quarantine = open_or_quarantine(path, damage, rescue)
-            store = cls(conn, path, max_size_bytes, keep_delivered_s, quarantine, record)
+            store = cls(Connection(conn, path), max_size_bytes, keep_delivered_s, quarantine, record)
             try:
                 store._load(destinations, now_ms, torn)
-                if torn := store._compare():
-                    raise StoreDamaged("its newest transactions are gone, and the rest does not agree", where=str(path))
-                store._doubt.patient = True
+                if torn := not store._tracker.compare(is_salvaged=quarantine is not None):
+                    raise StoreDamaged(
+                        "the newest transactions are missing and the rest is inconsistent", where=str(path)
+                    )
+                store.db.damage.in_use = True
                 return store
             except StoreDamaged as error:
                 conn.close()
                 if quarantine is not None:
                     raise
-                if not tries.another():
+                if not retries.should_retry():
                     damage = error.what
             except BaseException:
                 conn.close()
                 raise
 
-    def call(self, function: Callable[[Store], T]) -> T:
-        """``function`` of this store; SQLite's errors come out as ours, whichever method let them through."""
-        try:
-            return function(self)
-        except sqlite3.Error as error:
-            raise self._explain(error) from error
-
     def _load(self, destinations: Sequence[str], now_ms: int, torn: bool) -> None:
-        with self._transaction():
+        with self.db.transaction():
             if self.quarantine:
-                known = self._record.found if self._record.exact else {}
-                for head in self.quarantine.heads:
-                    self._move(newest_head(head, known.get(head.stream)))
-                self._keep("last_id", self._record.last_id)
-                rescue = Salvage(
-                    Path(self.quarantine.path), self._conn, self._codec, self._boot, destinations,
-                    Recollection(known, torn, self._record.last_id + 1, self._move),
-                )  # fmt: skip
-                rescue.run()
-                self.saved_packs, self.lost_packs = rescue.packs, rescue.lost
-            self._serve(destinations, now_ms)
-            self._refresh()
-            self._pruner.losses()  # every start asks for them: what is wrong there is to show here
-            self._next_id = self._last_id() + 1
-            newest: tuple[int, bytes] | None = None
-            for newest in self._conn.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
-                self._codec.learn(*newest)
-            if newest:
-                self._codec.use(*newest)
-                self._learn_after = RELEARN_AFTER
+                self._salvage(self.quarantine, destinations, torn)
+            self.packs.load(destinations, now_ms)
         if self.quarantine:
-            salvaged(self._path)
-        self._guard()
+            finish_salvage(self.db.path)
+        self.retention.apply_limits()
 
-    def _last_id(self) -> int:
-        """The highest pack id that was ever given here, also where that pack is gone."""
-        row = self._conn.execute(
-            "SELECT max(coalesce((SELECT max(id) FROM packs), 0),"
-            " coalesce((SELECT value FROM meta WHERE name = 'last_id'), 0))"
-        ).fetchone()
-        return int(row[0])
+    def _salvage(self, quarantine: Quarantine, destinations: Sequence[str], torn: bool) -> None:
+        record = self._tracker.record
+        recorded = record.found if record.exact else {}
+        for head in quarantine.heads:
+            self._streams.put_head(newest_head(head, recorded.get(head.stream)))
+        self.db.set_meta("last_id", record.last_id)
+        state = RecordedState(recorded, torn, record.last_id + 1)
+        salvage = Salvage(Path(quarantine.path), self.db, self._codec, self._streams, destinations, state)
+        salvage.run()
+        self.saved_packs = salvage.packs
+        self.retention.lost_packs = salvage.lost
 
-    # --- what is gone without SQLite saying so
+    def call(self, function: Callable[[Store], T]) -> T:
+        """The result of ``function``; an error of SQLite is raised as a StoreError, wherever it comes from."""
+        with self.db.translated_errors():
+            return function(self)
 
-    def _compare(self) -> bool:
-        """Find the streams that are behind what was recorded. True: what is left does not agree with itself."""
-        heads, last = self.heads(), self._last_id()
-        row = self._conn.execute("SELECT from_ms + span_ms FROM packs ORDER BY id DESC LIMIT 1").fetchone()
-        newest_ms = row[0] if row else 0
-        agrees = True
-        for name, kept in self._record.found.items():
-            head = heads.get(name)
-            if head is None:
-                if self._record.exact:  # else the stream begins anew: how far it had come is not known
-                    self.behind[name] = _behind(kept, None, self._record.exact)
-            elif head.seq < kept.seq and head.to_ms <= kept.to_ms:
-                self.behind[name] = _behind(kept, head, self._record.exact)
-                agrees &= not kept.pack_id or kept.pack_id > last
-            elif head.hash == kept.hash and kept.pack_id > last and newest_ms <= kept.to_ms:
-                agrees = False  # the head is there, its pack is not
-        if not self.behind and agrees:
-            return False
-        if agrees and self.quarantine is None and any(name in heads for name in self.behind):
-            agrees = self._agrees()
-        return not agrees and self.quarantine is None
-
-    def _agrees(self) -> bool:
-        """Do tables and indexes fit together, and does no pack lie beyond the head of its stream?"""
-        strays = self._conn.execute(
-            "SELECT EXISTS(SELECT 1 FROM streams s WHERE s.boot NOT IN (SELECT id FROM boots))"
-            " OR EXISTS(SELECT 1 FROM streams s WHERE EXISTS"
-            " (SELECT 1 FROM packs p INDEXED BY packs_seq WHERE p.stream = s.id AND p.seq > s.seq))"
-        ).fetchone()[0]
-        if strays:
-            return False
-        if not small(self._path):  # the first look at all of it, minutes from now, will tell
-            suspect(self._path)
-            return True
-        return bool(self._conn.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
-
-    def take_up(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
-        """Go on after the packs that are gone, and note them as lost. Returns how many streams and packs.
-
-        Args:
-            resumes: where streams go on; by default after their last pack.
-        """
-        lost = 0
-        with self._transaction():
-            for name, behind in self.behind.items():
-                head = behind.head
-                resume = resumes.get(name) or Resume(head.to_ms, head.ring_pos)
-                stream = self._move(replace(head, to_ms=resume.to_ms, ring_pos=resume.ring_pos))
-                if behind.lost_first <= head.seq:
-                    lost += head.seq - behind.lost_first + 1
-                    from_ms = min(behind.lost_ms, resume.to_ms)
-                    self._pruner.note(
-                        stream, self._boot(head.boot), behind.lost_first, head.seq, from_ms, resume.to_ms, head.hash,
-                        DAMAGED,
-                    )  # fmt: skip
-            self._keep("last_id", self._record.last_id)
-            self._keep("checkpoints_lost", 1)
-        streams, self.behind = len(self.behind), {}
-        self._refresh()
-        self._next_id = self._last_id() + 1
-        self.lost_packs += lost
-        return streams, lost
-
-    def _move(self, head: StreamHead) -> int:
-        """Put a stream's head there, whose packs are not here. Returns its number."""
-        values = (
-            self._boot(head.boot), head.seq, head.hash, head.to_ms, signed(head.ring_id), signed(head.ring_pos),
-        )  # fmt: skip
-        row = self._conn.execute(
-            "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,?,?,?,?,?,?)"
-            " ON CONFLICT (name) DO UPDATE SET boot = excluded.boot, seq = excluded.seq, hash = excluded.hash,"
-            " to_ms = excluded.to_ms, ring_id = excluded.ring_id, ring_pos = excluded.ring_pos, birth = NULL,"
-            " birth_pack = NULL RETURNING id",
-            (head.stream, *values),
-        ).fetchone()
-        return int(row[0])
-
-    def _follow(self) -> None:
-        """From the first commit on, heads are recorded beside the database as well."""
-        if self.behind:
-            self.take_up({})
-        newest = (
-            "SELECT s.name, max(p.id) FROM streams s, packs p WHERE p.stream = s.id AND p.seq = s.seq GROUP BY s.id"
-        )
-        lost = (
-            "SELECT s.name, l.first, l.from_ms, max(l.last) FROM losses l JOIN streams s ON s.id = l.stream"
-            " WHERE l.reason = ? GROUP BY s.id"
-        )
-        damaged = {name: (first, from_ms) for name, first, from_ms, _ in self._all(lost, DAMAGED)}
-        self._record.begin(self.heads().values(), dict(self._all(newest)), damaged)
-        try:
-            self._record.owe(self._owed())
-        except sqlite3.Error as error:
-            raise self._explain(error) from error
-
-    def _owed(self) -> dict[str, tuple[int, int]]:
-        """By stream the first sequence that a destination waits for, and where it begins; where that is soon found."""
-        firsts = [
-            self._conn.execute("SELECT min(pack) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
-            for number in self._destinations.values()
-        ]
-        first = min((number for number in firsts if number is not None), default=None)
-        heads = self._record.heads()
-        nothing = {
-            name: (head.seq + 1, head.to_ms) for name, head in heads.items() if first is None or head.pack_id < first
-        }
-        if first is None:
-            return nothing
-        rows = self._conn.execute(
-            "SELECT s.name, min(p.seq), p.from_ms FROM packs p JOIN streams s ON s.id = p.stream"
-            " WHERE p.id BETWEEN ? AND ? GROUP BY s.id",
-            (first, first + 4 * len(heads)),
-        )
-        return nothing | {name: (seq, from_ms) for name, seq, from_ms in rows}
-
-    def leaving(self) -> None:
-        """Whatever is committed by now may leave the house: called before it does. For any thread."""
-        self._record.left()
-
-    def _serve(self, destinations: Sequence[str], now_ms: int) -> None:
-        for name in destinations:
-            self._conn.execute(
-                "INSERT INTO destinations (name, seen_ms) VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET seen_ms = excluded.seen_ms",
-                (name, now_ms),
-            )
-        known = dict(self._conn.execute("SELECT name, id FROM destinations").fetchall())
-        self._destinations = {name: known[name] for name in destinations}
-        self._pruner.owed = tuple(self._destinations.values())
-        self._pending = {
-            name: self._conn.execute("SELECT count(*) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
-            for name, number in self._destinations.items()
-        }
-
-    def _guard(self) -> None:
-        # the last guard should the estimates below be wrong: SQLite refuses instead of growing past the cap
-        self._conn.execute(f"PRAGMA max_page_count = {self._page_limit + (2 << 20) // PAGE_BYTES}")
-        self._ballast.take(SPARE_BYTES)
+    # --- streams that are behind the recorded heads
 
     @property
-    def destinations(self) -> Collection[str]:
-        """Who must confirm."""
-        return self._destinations.keys()
+    def behind(self) -> Mapping[str, Behind]:
+        """Streams whose newest packs are missing; ``resume_streams`` continues after them."""
+        return self._tracker.behind
 
-    def bound(
+    def resume_streams(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
+        """Continue after the missing packs, and note them as lost. Returns how many streams and packs.
+
+        Args:
+            resumes: where streams continue; by default after their last pack.
+        """
+        done = self._tracker.resume(resumes)
+        self.packs.refresh()
+        return done
+
+    def mark_sent(self) -> None:
+        """All that is committed may be published from now on. Call it before the first byte is. For any thread."""
+        self._tracker.record.mark_sent()
+
+    # --- limits
+
+    def change_limits(
         self,
         max_size_bytes: int,
         keep_delivered_s: float,
@@ -363,133 +213,108 @@ class Store(Intake):
         now_ms: int,
         also: Callable[[], None] = lambda: None,
     ) -> None:
-        """Other bounds and destinations from now on; what is too much for a smaller cap goes with the next ``prune``.
+        """Other limits and destinations from now on; the next ``prune`` deletes what exceeds a smaller cap.
 
         Args:
-            also: what is to be written in the same transaction.
+            also: further writes of the same transaction.
 
         Raises:
             StoreFull, StoreBusy: nothing was changed.
         """
-        before = self._destinations, self._pruner.owed, self._pending
-        try:
-            with self._transaction():
-                also()
-                self._serve(destinations, now_ms)
-        except BaseException:
-            self._destinations, self._pruner.owed, self._pending = before
-            raise
-        self._keep_ms = int(keep_delivered_s * 1000)
-        if max_size_bytes != self._max:
-            self._max, self._page_limit = max_size_bytes, page_limit(max_size_bytes)
-            with contextlib.suppress(OSError, sqlite3.Error):  # the next ``prune`` sees to the reserve again
-                self._ballast.drop()
-                path = self._path.with_name(self._path.name + ".ballast")
-                self._ballast = Ballast(path, ballast_bytes(max_size_bytes))
-                self._guard()
-
-    # --- keeping within bounds
+        with self.packs.restored_destinations(), self.db.transaction():
+            also()
+            self.packs.set_destinations(destinations, now_ms)
+        self.retention.change_limits(max_size_bytes, keep_delivered_s)
 
     def prune(self, now_ms: int) -> list[LossNote]:
-        """Drop what was delivered ``keep_delivered_s`` ago, keep the caps, give space back. To be called each minute.
+        """Delete packs delivered ``keep_delivered_s`` ago, keep the caps, return space. To be called each minute.
 
-        Also after StoreFull: then packs that everybody confirmed go early, to make room for new ones.
+        Also after StoreFull: then packs that every destination confirmed are deleted early, to make room for new ones.
 
         Args:
-            now_ms: only when the clock can be trusted; 0 drops nothing for its age.
+            now_ms: only if the clock can be trusted; with 0 nothing is deleted for its age.
 
         Returns:
             All losses that no pack states yet: they belong into the next pack of their stream.
         """
-        tight = free_bytes(self._path.parent) < 2 * SPARE_BYTES
+        retention = self.retention
+        tight = free_bytes(self.db.path.parent) < 2 * SPARE_BYTES
         if tight:  # even DELETE writes to the WAL, so room must come first
-            self._ballast.drop()
+            retention.reserve.drop()
         try:
-            with self._transaction():
+            with self.db.transaction():
                 if now_ms:
-                    self._pruner.delivered(now_ms - self._keep_ms)
-                lost = self._pruner.make_room(self._page_limit)
+                    retention.delete_delivered(now_ms - retention.keep_delivered_ms)
+                lost = retention.make_room(retention.page_limit)
                 if tight:
-                    self._pruner.free_some((4 << 20) // PAGE_BYTES)
-                gone = self._pruner.old_dictionaries()
-                self._pruner.old_hashes()
-            self._codec.forget(gone)
+                    retention.free_confirmed((4 << 20) // PAGE_BYTES)
+                unused = retention.delete_old_dictionaries()
+                retention.delete_old_hashes()
+            self._codec.remove_dictionaries(unused)
             if lost:
-                self.lost_packs += lost
-                self._count_pending()
+                retention.lost_packs += lost
+                self.packs.count_pending()
             if tight:
-                self.flush_wal()
+                self.db.flush_wal()
             else:
-                vacuum(self._conn, min(16 << 20, self._max // 8) // PAGE_BYTES)
-            if self._record.begun:
-                self._record.owe(self._owed())
+                retention.shrink()
+            self._tracker.update_owed()
         except sqlite3.Error as error:
-            raise self._explain(error) from error
+            raise self.db.explain(error) from error
         finally:
-            # with room inside the file, new packs need the reserve's space for the WAL; without, the next clean-up does
-            self._ballast.take(0 if tight and not self._roomy() else SPARE_BYTES)
-        return self._pruner.losses()
+            # with unused pages in the file, new packs need the reserve's space for the WAL; otherwise a clean-up does
+            retention.reserve.take(0 if tight and not retention.has_spare_pages() else SPARE_BYTES)
+        return retention.losses()
 
-    def _roomy(self) -> bool:
-        with contextlib.suppress(sqlite3.Error):
-            return bool(self._conn.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES >= SPARE_BYTES)
-        return False
+    # --- check and facts
 
-    def losses(self) -> list[LossNote]:
-        """Losses that no pack states yet. Whoever starts must ask: they survive a kill."""
-        return self._pruner.losses()
+    def start_check(self, is_sealed: Callable[[bytes], bool]) -> StoreCheck:
+        """Begin to check all that is stored. ``is_sealed``: whether a pack, given its bytes, has a valid signature."""
+        self.db.release_memory()
+        return StoreCheck(self.db, lambda number, body: self.packs.drop_if_bad(number, body, is_sealed))
 
-    def flush_wal(self) -> None:
-        """Bring all of the WAL into the database file and cut it to nothing."""
-        self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    def checked_ms(self) -> int:
+        """When the last check ended, UTC ms; 0: never, or one is due now."""
+        return 0 if suspicion_count(self.db.path) else int(self.db.meta("inspected") or 0)
 
-    def release_memory(self) -> None:
-        """Give back the pages that SQLite keeps: what is read next comes from the disk."""
-        self._conn.execute("PRAGMA shrink_memory")
-
-    # --- facts
-
-    def inspect(self, holds: Callable[[bytes], bool]) -> Inspection:
-        """Begin a look at all that is stored. ``holds``: has a pack, given its bytes, the signature it must have?"""
-        self.release_memory()
-        return Inspection(self._conn, self._explain, lambda number, body: self._drop_if_bad(number, body, holds))
-
-    def inspected(self, at_ms: int = 0) -> int:
-        """When the last look came to its end, UTC ms; 0: never, or one is due now. With ``at_ms``: it did so now."""
-        if at_ms:
-            acquit(self._path)
-            with self._transaction():
-                self._keep("inspected", at_ms)
-        row = self._conn.execute("SELECT value FROM meta WHERE name = 'inspected'").fetchone()
-        return int(row[0]) if row and not strikes(self._path) else 0
+    def mark_checked(self, at_ms: int) -> int:
+        """A check ended at ``at_ms``, and the store is sound. Returns ``at_ms``."""
+        clear_suspicion(self.db.path)
+        with self.db.transaction():
+            self.db.set_meta("inspected", at_ms)
+        return at_ms
 
     def warnings(self) -> list[str]:
-        """Why this place may not keep what is promised; usually nothing."""
-        found = [*mount_warnings(self._path.parent), *build_warnings()]
-        if not self._ballast.held_bytes:
-            found.append(f"{self._path.parent}: no room for the reserve that keeps a full disk manageable")
+        """Reasons why commits may not be durable here; usually none."""
+        directory = self.db.path.parent
+        found = [*mount_warnings(directory), *build_warnings()]
+        if not self.retention.reserve.held_bytes:
+            found.append(f"{directory}: no room for the reserve file that the agent needs to recover from a full disk")
         return found
 
+    @property
+    def lost_packs(self) -> int:
+        """Packs evicted before they were confirmed, or damaged, since the store was opened."""
+        return self.retention.lost_packs
+
     def usage(self) -> Usage:
-        """What the store takes and how it is kept. Cheap enough for every status."""
-        pages, free = (int(self._conn.execute(f"PRAGMA {p}").fetchone()[0]) for p in ("page_count", "freelist_count"))
-        span = self._conn.execute("SELECT coalesce(max(id) - min(id) + 1, 0) FROM packs").fetchone()[0]
+        """What the store uses and how it is set up. Cheap enough for every status."""
+        span = self.db.execute("SELECT coalesce(max(id) - min(id) + 1, 0) FROM packs").fetchone()[0]
+        path = self.db.path
         return Usage(
-            path=str(self._path),
-            database_bytes=pages * PAGE_BYTES,
-            wal_bytes=file_bytes(self._path.with_name(self._path.name + "-wal")),
-            ballast_bytes=self._ballast.held_bytes,
-            unused_bytes=free * PAGE_BYTES,
-            max_bytes=self._max,
-            free_disk_bytes=free_bytes(self._path.parent),
+            path=str(path),
+            database_bytes=self.db.pages * PAGE_BYTES,
+            wal_bytes=file_bytes(path.with_name(path.name + "-wal")),
+            ballast_bytes=self.retention.reserve.held_bytes,
+            unused_bytes=self.db.free_pages * PAGE_BYTES,
+            max_bytes=self.retention.max_size_bytes,
+            free_disk_bytes=free_bytes(path.parent),
             packs=span,
-            pending=dict(self._pending),
+            pending=dict(self.packs.pending_counts),
             settings=f"SQLite {sqlite3.sqlite_version}, WAL, synchronous FULL, page {PAGE_BYTES}",
         )
 
     def close(self) -> None:
-        """Bring everything into the database file and let go of it."""
-        with contextlib.suppress(sqlite3.Error):
-            self.flush_wal()
-        self._conn.close()
-        self._record.close()
+        """Copy the WAL into the database file and close it."""
+        self.db.close()
+        self._tracker.record.close()

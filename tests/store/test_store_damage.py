@@ -18,7 +18,7 @@ from agent.store import Store, StoreBusy, StoreDamaged, StoreFull, schema
 from agent.store.errors import explain, is_damage
 from agent.store.heads import record_file
 from agent.store.sqlite import PAGE_BYTES
-from tests.kits.packs import BOOT, Maker
+from tests.kits.packs import BOOT, Maker, bad_packs, stored
 
 CAP = 64 << 20
 HERE = Path(__file__).parent
@@ -32,9 +32,9 @@ def path(tmp_path: Path) -> Path:
 def filled(path: Path, packs: int = 300) -> Maker:
     make = Maker()
     store = Store.open(path, CAP, destinations=["platform"])
-    store.commit([make(birth=True)])
+    store.packs.commit([make(birth=True)])
     for _ in range(packs // 5):
-        store.commit([make() for _ in range(5)])
+        store.packs.commit([make() for _ in range(5)])
     store.close()
     return make
 
@@ -63,14 +63,14 @@ def test_a_damaged_database_is_set_aside_and_its_heads_go_on(path: Path) -> None
     store = Store.open(path, CAP, destinations=["platform"])
     found = store.quarantine
     assert found is not None and Path(found.path).exists() and ".damaged-" in found.path
-    head = store.heads()[make.stream]
+    head = store.packs.heads()[make.stream]
     assert (head.boot, head.seq, head.hash, head.birth) == (BOOT, 301, make.made[-1].hash, None)
     assert head.ring_pos == make.made[-1].ring_pos, "the ring is not sealed a second time"
-    assert store.pending("platform") == []
-    store.commit([make(birth=True), make()])
+    assert store.packs.pending("platform") == []
+    store.packs.commit([make(birth=True), make()])
     store.close()
     again = Store.open(path, CAP, destinations=["platform"])
-    assert again.quarantine is None and [p.seq for p in again.packs(make.stream, BOOT, 1, 999)] == [302, 303]
+    assert again.quarantine is None and [p.seq for p in stored(again, make.stream)] == [302, 303]
     again.close()
 
 
@@ -93,8 +93,8 @@ def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str, recorded:
         scribble(path, 1)
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is not None and "damaged" in store.quarantine.path
-    assert store.commit([make(birth=True)]) == [52 if recorded else 1]
-    assert [(note.first, note.last) for note in store.losses()] == ([(1, 51)] if recorded else [])
+    assert store.packs.commit([make(birth=True)]) == [52 if recorded else 1]
+    assert [(note.first, note.last) for note in store.packs.losses()] == ([(1, 51)] if recorded else [])
     store.close()
     assert len(list(path.parent.glob("*.damaged-*Z"))) == 1
 
@@ -125,14 +125,14 @@ def test_a_bit_that_turns_in_the_text_of_a_table_is_damage(path: Path) -> None:
         turn_a_bit(path, table, column)
         with closing(sqlite3.connect(path)) as conn:
             try:
-                assert schema.lacks(conn), (table, column)
+                assert schema.missing_columns(conn), (table, column)
             except sqlite3.DatabaseError as error:  # no SQL any more
                 assert is_damage(error), (table, column)
         if n % 16:
             continue
         store = Store.open(path, CAP, destinations=["platform"])
         assert store.quarantine is not None, (table, column)
-        store.commit([make(birth=True)])
+        store.packs.commit([make(birth=True)])
         store.close()
         for left in path.parent.glob("store.db.*"):
             left.unlink()
@@ -142,7 +142,7 @@ def test_an_empty_file_and_an_orphaned_wal_are_a_new_database(path: Path) -> Non
     path.touch()
     path.with_name(path.name + "-wal").write_bytes(b"left by a file that is gone" * 100)
     store = Store.open(path, CAP, destinations=["platform"])
-    assert store.quarantine is None and store.commit([Maker()(birth=True)]) == [1]
+    assert store.quarantine is None and store.packs.commit([Maker()(birth=True)]) == [1]
     store.close()
 
 
@@ -157,9 +157,9 @@ def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
     conn.commit()
     conn.close()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert [i.id for i in store.pending("platform")] == [1, 2, 3, 6, 7, 8, 10, 11]
-    assert [p.seq for p in store.packs(make.stream, BOOT, 1, 99)] == [1, 2, 3, 6, 7, 8, 10, 11]
-    notes = [(n.first, n.last, n.hash, n.reason) for n in store.losses()]
+    assert [i.id for i in store.packs.pending("platform")] == [1, 2, 3, 6, 7, 8, 10, 11]
+    assert [p.seq for p in stored(store, make.stream)] == [1, 2, 3, 6, 7, 8, 10, 11]
+    notes = [(n.first, n.last, n.hash, n.reason) for n in store.packs.losses()]
     assert notes == [(4, 5, make.made[4].hash, "damaged"), (9, 9, make.made[8].hash, "damaged")]
     assert store.lost_packs == 3
     store.close()
@@ -173,16 +173,17 @@ def test_damage_under_a_running_agent_is_an_error_with_a_way_out(path: Path) -> 
         scribble(path, page)
     with pytest.raises(StoreDamaged, match=r"damaged.*Restart the agent"):
         for _ in range(20):
-            store.commit([make()])
-            store.release_memory()
-    assert store.check() != []
+            store.packs.commit([make()])
+            store.db.release_memory()
+    with pytest.raises(StoreDamaged):
+        bad_packs(store)
     with pytest.raises(StoreDamaged):
         for _ in range(20):
-            store.commit([make()])
+            store.packs.commit([make()])
     store.close()
     again = Store.open(path, CAP, destinations=["platform"])
     assert again.quarantine is not None, "the restart that was asked for helps"
-    assert again.heads()[make.stream].seq >= 301
+    assert again.packs.heads()[make.stream].seq >= 301
     again.close()
     assert not path.with_name(path.name + ".suspect").exists()
 
@@ -212,7 +213,7 @@ from tests.kits.packs import Maker
 from agent.store import Store
 store = Store.open({path!r}, 64 << 20, destinations=["platform"])
 makers = [Maker(f"park7/gw01/d{{n}}", boot=sys.argv[1]) for n in range(3)]
-heads = store.heads()
+heads = store.packs.heads()
 for make in makers:
     if make.stream in heads:
         make.seq = heads[make.stream].seq
@@ -221,7 +222,7 @@ first = True
 while True:
     packs = [make(birth=first) for make in makers] + [make() for make in makers]
     first = False
-    confirmed = store.commit(packs, {{"platform": confirmed[::2]}})
+    confirmed = store.packs.commit(packs, {{"platform": confirmed[::2]}})
     print(packs[-1].seq, confirmed[-1], flush=True)
 """
 
@@ -244,17 +245,17 @@ def test_kill_dash_nine_loses_nothing_that_was_committed(path: Path, rounds: int
         promised = (int(lines[-1].split()[0]), int(lines[-1].split()[1]))
         store = Store.open(path, CAP, destinations=["platform"])
         assert store.quarantine is None
-        heads = store.heads()
+        heads = store.packs.heads()
         assert len({head.seq for head in heads.values()}) == 1, "a tick is committed as one"
         assert heads["park7/gw01/d0"].seq >= promised[0]
         newest = 0
         for name, head in heads.items():
-            packs = store.after(name, 0, head.seq, head.seq)
+            packs = store.packs.after(name, 0, head.seq, head.seq)
             assert [pack.seq for pack in packs] == list(range(1, head.seq + 1)), "no hole, nothing twice"
             assert head.boot == boot and head.birth is not None
             newest = max(newest, packs[-1].id)
         assert newest >= promised[1]
         store.close()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert store.check() == []
+    assert bad_packs(store) == 0
     store.close()

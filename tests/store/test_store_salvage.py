@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, salvage
-from agent.store.damage import suspect_file
+from agent.store.damage import suspicion_file
 from agent.store.sqlite import PAGE_BYTES, salvage_file
 from tests.kits.packs import Maker
 
@@ -26,22 +26,22 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Maker]]:
     path = tmp_path_factory.mktemp("full") / "store.db"
     makers = [Maker(f"park7/gw01/m{n}", pad=200 * n) for n in range(3)]
     store = Store.open(path, CAP, destinations=["platform", "other"])
-    store.register_table(RING, 0, makers[0].stream, DOCUMENT)
-    confirmed = store.commit([make(birth=True) for make in makers])
+    store.documents.register_tables(RING, [(0, makers[0].stream, DOCUMENT)])
+    confirmed = store.packs.commit([make(birth=True) for make in makers])
     for n in range(119):
-        ids = store.commit([make() for make in makers])
+        ids = store.packs.commit([make() for make in makers])
         if n < 39:
             confirmed += ids
         if n in (60, 61, 62):
             confirmed.append(ids[1])
-    store.commit((), {"platform": confirmed, "other": range(1, 361)})
+    store.packs.commit((), {"platform": confirmed, "other": range(1, 361)})
     store.close()
     return path, makers
 
 
 def copy_of(full: Path, folder: Path) -> Path:
     shutil.copy(full, folder / full.name)
-    suspect_file(folder / full.name).touch()  # look at everything, as after an error while it was in use
+    suspicion_file(folder / full.name).touch()  # look at everything, as after an error while it was in use
     return folder / full.name
 
 
@@ -71,13 +71,13 @@ def check(store: Store, makers: list[Maker]) -> tuple[int, int]:
     owed = {(m.stream, n) for k, m in enumerate(makers) for n in range(41, 121) if k != 1 or n not in (62, 63, 64)}
     here = {}
     at = 0
-    while page := store.pending("platform", at, 50):
+    while page := store.packs.pending("platform", at, 50):
         for item in page:
             (name,) = [key for key, pack in made.items() if pack.data == item.data]
             assert name not in here, "once"
             here[name] = item.id
         at = page[-1].id
-    notes = store.losses()
+    notes = store.packs.losses()
     gone = set()
     for note in notes:
         assert note.hash == made[note.stream, note.last].hash and note.reason == "damaged"
@@ -103,10 +103,10 @@ def test_owed_packs_come_over_or_are_stated(full: tuple[Path, list[Maker]], tmp_
     assert store.quarantine is not None
     here, gone = check(store, makers)
     assert here + gone >= 237 and store.saved_packs >= here
-    assert not store.pending("other") or seed % 6 in (1, 2), "only a torn outbox makes delivered packs owed again"
-    assert store.tables(RING)[0].document == DOCUMENT, "the ring of the run before can be sealed"
+    assert not store.packs.pending("other") or seed % 6 in (1, 2), "only a torn outbox makes delivered packs owed again"
+    assert store.documents.tables(RING)[0].document == DOCUMENT, "the ring of the run before can be sealed"
     for make in makers:
-        head = store.heads()[make.stream]
+        head = store.packs.heads()[make.stream]
         assert (head.seq, head.hash) == (120, make.made[-1].hash)
     store.close()
     again = Store.open(path, CAP, destinations=["platform", "other"])
@@ -141,15 +141,15 @@ def test_what_is_stated_is_stated_once(full: tuple[Path, list[Maker]], tmp_path:
     path, makers = copy_of(full[0], tmp_path), full[1]
     scribble(path, pages_of(path, "packs")[-20:], random.Random(2))
     store = Store.open(path, CAP, destinations=["platform"])
-    notes = store.losses()
+    notes = store.packs.losses()
     assert notes
     for make in makers:
         mine = [note.id for note in notes if note.stream == make.stream]
-        head = store.heads()[make.stream]
+        head = store.packs.heads()[make.stream]
         copy = Maker(make.stream)
         copy.seq, copy.prev = head.seq, make.prev
-        store.commit([copy(birth=True)], {}, mine)
-    assert store.losses() == []
+        store.packs.commit([copy(birth=True)], {}, mine)
+    assert store.packs.losses() == []
     store.close()
 
 
@@ -183,7 +183,7 @@ def test_a_lost_run_begins_where_the_delivered_pack_before_it_ended(
     store = Store.open(path, CAP, destinations=["platform", "other"])
     assert store.quarantine is not None
     check(store, makers)
-    note = next(note for note in store.losses() if (note.stream, note.first) == (makers[0].stream, 41))
+    note = next(note for note in store.packs.losses() if (note.stream, note.first) == (makers[0].stream, 41))
     before, last = makers[0].made[39], makers[0].made[42]
     assert (note.last, note.hash, note.from_ms, note.to_ms) == (43, last.hash, before.to_ms, last.to_ms)
     store.close()

@@ -63,7 +63,7 @@ def test_a_database_of_each_older_version_is_taken_over_with_its_rows(tmp_path: 
     conn.execute(f"PRAGMA user_version = {known}")
     conn.close()
     store = open_store(path)
-    store.commit([Maker("park7/gw01/m1")(birth=True)])
+    store.packs.commit([Maker("park7/gw01/m1")(birth=True)])
     store.close()
     conn = sqlite3.connect(path)
     assert conn.execute("SELECT value FROM meta WHERE name = 'kept'").fetchone() == ("yes",)
@@ -76,17 +76,17 @@ def test_rollback_opens_the_same_file_and_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     maker = Maker("park7/gw01/m1")
     store = open_store(path)
-    store.commit([maker(birth=True)])
+    store.packs.commit([maker(birth=True)])
     store.close()
     version = newer_minor(path)
     store = open_store(path)
-    assert store.heads()["park7/gw01/m1"].seq == 1
-    ids = store.commit([maker() for _ in range(3)])
-    store.commit([], {"platform": ids[:1]})
-    assert len(store.pending("platform")) == 3
+    assert store.packs.heads()["park7/gw01/m1"].seq == 1
+    ids = store.packs.commit([maker() for _ in range(3)])
+    store.packs.commit([], {"platform": ids[:1]})
+    assert len(store.packs.pending("platform")) == 3
     store.prune(START_MS)
-    store.register_tables(7, [(0, "park7/gw01/m1", b'{"points":[]}')])
-    store.add_key_record(1, b"{}")
+    store.documents.register_tables(7, [(0, "park7/gw01/m1", b'{"points":[]}')])
+    store.keys.add(1, b"{}")
     store.close()
     assert version_of(path) == version, "the newer version must not migrate twice"
     conn = sqlite3.connect(path)
@@ -105,7 +105,7 @@ def test_a_newer_major_is_refused_with_a_way_forward(tmp_path: Path) -> None:
         open_store(path)
     said = str(refused.value)
     assert refused.value.exit_code == 3 and "newer major version" in said and "Install that version again" in said
-    assert "Never put an older copy" in said
+    assert "Never restore an older copy" in said
     assert path.read_bytes() == before, "and nothing was touched"
 
 
