@@ -152,7 +152,7 @@ class Desk:
         try:
             while (job := self._jobs.get()) is not None:
                 job(store)
-            store.commit((), self._confirmed)
+            store.packs.commit((), self._confirmed)
         finally:
             store.close()
 
@@ -173,7 +173,7 @@ class Desk:
 
     def commit(self, *packs: Pack, offer: bool = True) -> list[int]:
         def run(store: Store) -> list[int]:
-            ids = store.commit(packs, self._confirmed)
+            ids = store.packs.commit(packs, self._confirmed)
             self._confirmed = {}
             if offer:
                 items = [OutboxItem(n, p.stream, p.data, p.is_birth, p.to_ms) for n, p in zip(ids, packs, strict=True)]
@@ -186,7 +186,7 @@ class Desk:
 
     def pending(self, dest: str = "platform") -> int:
         def run(store: Store) -> int:
-            store.commit((), self._confirmed)
+            store.packs.commit((), self._confirmed)
             self._confirmed = {}
             return store.usage().pending[dest]
 
@@ -196,10 +196,10 @@ class Desk:
         self, dest: str, after: int, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]
     ) -> None:
         self.fetches += 1
-        self._jobs.put(lambda store: callback(store.pending(dest, after, limit, max_bytes)))
+        self._jobs.put(lambda store: callback(store.packs.pending(dest, after, limit, max_bytes)))
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        self._jobs.put(lambda store: callback(store.births(after, limit, max_bytes)))
+        self._jobs.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def leaving(self) -> None:
         """Nothing is recorded here."""
@@ -209,17 +209,17 @@ class Desk:
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
         def run(store: Store) -> None:
-            ids, wrong = store.covered(dest, ack)
+            ids, wrong = store.packs.acknowledged(dest, ack)
             self._confirmed.setdefault(dest, []).extend(ids)
             callback(wrong)
 
         self._jobs.put(run)
 
     def replay(self, stream: str, boot: str | None, first: int, last: int, limit: int, size: int, back: Any) -> None:
-        self._jobs.put(lambda store: back(store.replay(stream, boot, first, last, limit, size)))
+        self._jobs.put(lambda store: back(store.packs.replay(stream, boot, first, last, limit, size)))
 
     def spend(self, dest: str, day: int, size: int, back: Callable[[int], None]) -> None:
-        self._jobs.put(lambda store: back(store.spend(dest, day, size)))
+        self._jobs.put(lambda store: back(store.packs.count_replayed(dest, day, size)))
 
     def close(self) -> None:
         self._jobs.put(None)

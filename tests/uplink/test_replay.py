@@ -84,7 +84,7 @@ def test_what_is_gone_is_expired_or_lost(broker: Broker, listen: Listen, desk: D
 
     def forget(store: Store) -> None:
         store.prune(now_ms() + 40 * 86_400_000)
-        look = store.inspect(lambda data: data not in bad)
+        look = store.start_check(lambda data: data not in bad)
         while look.step():
             pass
 
