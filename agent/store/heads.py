@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Final
 from agent.store.damage import add_suspicion, is_small
 from agent.store.retention import Retention
 from agent.store.sqlite import Connection, file_bytes, quarantine_name, sync_directory, unchanged_damage
-from agent.store.streams import Behind, Resume, StreamHead, StreamTable
+from agent.store.streams import DAMAGED, Behind, Resume, StreamHead, StreamTable
 
 if TYPE_CHECKING:
     from agent.pack import SealedPack
@@ -44,7 +44,6 @@ MAX_BYTES: Final = 4 << 20  # eight thousand streams; a larger file is not such 
 _HEADER = struct.Struct("<8s16sB")
 _ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # a ``RecordedHead`` except its name, whose length comes last
 _LOST = struct.Struct("<qq")  # at the end of a slot, before the sum; zeros in the file of an older version
-DAMAGED: Final = "damaged"  # reason of a loss
 _SUM = struct.Struct("<I")
 
 
@@ -64,7 +63,7 @@ class RecordedHead:
     sent_seq: int
     sent_ms: int  # its ``to``
     sent_pos: int  # as ``ring_pos``; 0 where it was sealed from another ring
-    owed_seq: int  # the first pack that a destination waits for, at most a minute old
+    owed_seq: int  # the first pack that a destination waited for, at most a minute ago
     owed_ms: int  # where that pack begins
     lost_seq: int = 0  # the first of the newest packs that were lost by damage; 0: none were
     lost_ms: int = 0  # where that pack began

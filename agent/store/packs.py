@@ -13,10 +13,10 @@ from agent.outbox import Ack, Gone, OutboxItem, ReplayPage
 from agent.store.codec import Codec, make_dictionary
 from agent.store.documents import Documents
 from agent.store.errors import StoreError, StoreFull
-from agent.store.heads import DAMAGED, HeadTracker
+from agent.store.heads import HeadTracker
 from agent.store.retention import SPARE_BYTES, Retention
 from agent.store.sqlite import PAGE_BYTES, Connection, free_bytes
-from agent.store.streams import LossNote, StoredPack, StreamHead, StreamTable, boot_hex
+from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamTable, boot_hex
 from agent.verify.signed import payload_hash
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agent.store.codec import Codec, prev_of
 from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Ballast, Connection
-from agent.store.streams import LossNote, boot_hex
+from agent.store.streams import DAMAGED, SIZE_CAP, LossNote, boot_hex
 from agent.verify.signed import payload_hash
 
 SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free, for other programs and log lines
@@ -115,7 +115,7 @@ class Retention:
             ids = self._oldest_packs(EVICT)
             if not ids:
                 break  # only valid births are left
-            lost += self.evict(ids, "size_cap")
+            lost += self.evict(ids, SIZE_CAP)
         return lost
 
     def free_confirmed(self, pages: int) -> int:
@@ -190,7 +190,7 @@ class Retention:
             for n in range(1, len(packs) + 1):
                 if n == len(packs) or packs[n][0] != packs[n - 1][0] + 1:
                     run = packs[start:n]
-                    digest = self._hash_of(run[-1][1], is_damaged=reason == "damaged")
+                    digest = self._hash_of(run[-1][1], is_damaged=reason == DAMAGED)
                     from_ms, to_ms = min(p[2] for p in run), max(p[3] for p in run)
                     self.note_loss(stream, boot, run[0][0], run[-1][0], from_ms, to_ms, digest, reason)
                     start = n
@@ -271,9 +271,9 @@ class Retention:
         return [LossNote(n, name, boot_hex(boot), *rest) for n, name, boot, *rest in rows]
 
     def shrink(self) -> None:
-        """Return unused pages to the disk if they are more than a quarter of the file and than an eighth of the cap.
+        """Return unused pages to the disk if they are more than a quarter of the file, and many for the cap.
 
-        A few at a time: pages that will soon be used again are not worth the wear.
+        Few at a time: pages that will soon be used again are not worth the wear.
         """
         spare_pages = min(16 << 20, self.max_size_bytes // 8) // PAGE_BYTES
         if self._db.free_pages > max(spare_pages, self._db.pages // 4):

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.store.codec import Codec
-from agent.store.heads import DAMAGED, RecordedHead, head_of
+from agent.store.heads import RecordedHead, head_of
 from agent.store.sqlite import Connection, SalvagedHead
-from agent.store.streams import StreamHead, StreamTable, boot_hex, unsigned
+from agent.store.streams import DAMAGED, StreamHead, StreamTable, boot_hex, unsigned
 from agent.verify.signed import payload_hash
 from agent.zstd import read_frame
 

@@ -58,12 +58,12 @@ class Connection:
     def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
         self._conn, self.path = conn, path
         self.execute, self.executemany = conn.execute, conn.executemany
-        self.damage = DamageVerifier(conn, path)
+        self.damage_verifier = DamageVerifier(conn, path)
         self._in_transaction = False
 
     def explain(self, error: sqlite3.Error) -> StoreError:
         """The StoreError for an error of SQLite. Damage is verified first."""
-        return self.damage.classify(error) if is_damage(error) else explain(error, str(self.path))
+        return self.damage_verifier.classify(error) if is_damage(error) else explain(error, str(self.path))
 
     @contextlib.contextmanager
     def translated_errors(self) -> Iterator[None]:

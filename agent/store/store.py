@@ -144,7 +144,7 @@ class Store:
                     raise StoreDamaged(
                         "the newest transactions are missing and the rest is inconsistent", where=str(path)
                     )
-                store.db.damage.in_use = True
+                store.db.damage_verifier.in_use = True
                 return store
             except StoreDamaged as error:
                 conn.close()

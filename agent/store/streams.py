@@ -12,6 +12,8 @@ from agent.store.sqlite import Connection
 if TYPE_CHECKING:
     from agent.pack import SealedPack
 
+SIZE_CAP, DAMAGED = "size_cap", "damaged"  # reasons of a loss
+
 
 @dataclass(frozen=True, slots=True)
 class StreamHead:
@@ -89,7 +91,7 @@ class LossNote:
     from_ms: int
     to_ms: int
     hash: bytes  # of last
-    reason: str = "size_cap"
+    reason: str = SIZE_CAP
 
 
 class StreamTable:
