@@ -188,11 +188,11 @@ class Salvage:
             if self.packs >= MAX_PACKS or not self._copy(old, key, owed[key], streams):
                 bad.add(key)
         for stream in streams.values():
-            gone = self._gone(old, stream, bad, unknown, min(owed, default=0))
+            missing = self._missing(old, stream, bad, unknown, min(owed, default=0))
             if first := self._dropped(old, stream):
-                gone[first] = 0
-            if gone:
-                self._note_losses(old, stream, gone)
+                missing[first] = 0
+            if missing:
+                self._note_losses(old, stream, missing)
             if stream.saved:
                 top = max(stream.saved)
                 log.info("%s: packs up to %d salvaged from the damaged database", stream.name, top)
@@ -301,21 +301,21 @@ class Salvage:
 
     # --- missing packs
 
-    def _gone(
+    def _missing(
         self, old: sqlite3.Connection, stream: SalvagedStream, bad: set[int], torn: bool, first_owed: int
     ) -> dict[int, int]:
         """Sequences that were, or may have been, owed and were not copied, with their old ids (0: not known)."""
-        gone: dict[int, int] = {}
+        missing: dict[int, int] = {}
         if not bad and not torn:
-            return gone
+            return missing
         sql = "SELECT seq, id FROM packs INDEXED BY packs_seq WHERE stream = ? AND id >= ? AND seq > ? ORDER BY seq"
         for row in read_rows(old, sql, (stream.old_id, first_owed), stream.seq):
             if isinstance(row, Hole):
                 low = max(row.first, min(stream.saved, default=row.last), row.last - MAX_PACKS)
-                gone |= dict.fromkeys((n for n in range(low, row.last + 1) if n not in stream.saved), 0)
+                missing |= dict.fromkeys((n for n in range(low, row.last + 1) if n not in stream.saved), 0)
             elif row[1] in bad and row[0] not in stream.saved:
-                gone[row[0]] = row[1]
-        return gone
+                missing[row[0]] = row[1]
+        return missing
 
     def _dropped(self, old: sqlite3.Connection, stream: SalvagedStream) -> int:
         """The first pack that the record names and the old file does not have; 0: there is none."""
@@ -324,10 +324,10 @@ class Salvage:
         first = max(top, stream.old_seq, *stream.saved, kept.owed_seq - 1 if kept else 0) + 1
         return first if first <= stream.seq else 0
 
-    def _note_losses(self, old: sqlite3.Connection, stream: SalvagedStream, gone: Mapping[int, int]) -> None:
+    def _note_losses(self, old: sqlite3.Connection, stream: SalvagedStream, missing: Mapping[int, int]) -> None:
         """Note missing packs, run by run. A run ends before a readable pack, whose ``prev`` is its hash."""
         at = 0
-        for first in sorted(gone):
+        for first in sorted(missing):
             if first <= at:
                 continue
             last = first

@@ -1,4 +1,4 @@
-"""The store keeps its caps, says what it dropped, and comes back from a full disk by itself."""
+"""The store keeps its caps, reports what it dropped, and recovers from a full disk by itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def noise(make: Maker, size: int, birth: bool = False) -> Pack:
 
 
 def test_the_cap_holds_and_every_loss_is_noted(path: Path) -> None:
-    """An outage of any length fills what was granted and not a byte more. # field pain 46, field pain 47"""
+    """An outage of any length uses the configured space and not a byte more. # field pain 46, field pain 47"""
     store = Store.open(path, CAP, destinations=["platform"])
     makers = [Maker(f"park7/gw01/d{n}") for n in range(3)]
     store.packs.commit([make(birth=True) for make in makers])
@@ -82,7 +82,7 @@ def test_what_one_destination_owes_does_not_go_with_what_the_other_has(path: Pat
 
 
 def test_a_destination_that_is_gone_holds_up_nothing(path: Path) -> None:
-    """Its packs count as confirmed once they are old or room is needed; until then it may come back."""
+    """Its packs count as confirmed once they are old or space is needed; until then it may come back."""
     store, make = Store.open(path, CAP, 86_400, ["platform", "gone"]), Maker(step_ms=3_600_000)
     ids = store.packs.commit([make() for _ in range(30)], {})
     store.close()
@@ -163,7 +163,7 @@ def test_delivered_packs_go_after_their_time_and_births_stay_with_their_packs(pa
 
 
 def test_disk_use_is_flat_over_many_days(path: Path) -> None:
-    """What is freed is used again; nothing grows but by what is kept. # field pain 56"""
+    """Freed space is reused; the file grows only with the packs that are kept. # field pain 56"""
     store = Store.open(path, CAP, keep_delivered_s=8 * 3600, destinations=["platform"])
     makers = [Maker(f"park7/gw01/d{n}", POINTS[:20], step_ms=600_000) for n in range(10)]
     store.packs.commit([make(birth=True) for make in makers])
@@ -205,7 +205,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_pauses_and_ends_by_itself(small_disk: Path) -> None:
-    """Full is an answer, not a state to stay in. # field pain 46, field pain 56"""
+    """A full disk is a temporary error. # field pain 46, field pain 56"""
     store, make = Store.open(small_disk / "store.db", 24 << 20, destinations=["platform"]), Maker()
     store.packs.commit([make(birth=True)])
     filler = small_disk / "somebody-elses.log"
@@ -238,8 +238,8 @@ def test_a_full_disk_pauses_and_ends_by_itself(small_disk: Path) -> None:
     store.close()
 
 
-def test_a_disk_that_somebody_fills_to_the_last_byte(small_disk: Path) -> None:
-    """SQLite itself never runs full: the reserve is let go first, and nothing is damaged."""
+def test_a_disk_that_is_full_to_the_last_byte(small_disk: Path) -> None:
+    """SQLite itself never runs out of space: the reserve is released first, and nothing is damaged."""
     store, make = Store.open(small_disk / "store.db", 24 << 20, destinations=["platform"]), Maker()
     ids = store.packs.commit([make(birth=True), *(noise(make, 30_000) for _ in range(60))])
     filler = small_disk / "somebody-elses.log"
@@ -284,7 +284,7 @@ def test_mounts_that_lose_data_are_named(tmp_path: Path, line: str, what: str) -
 
 
 def test_there_is_no_shared_memory_file(tmp_path: Path) -> None:
-    """A full disk has no room for one: the agent did not start there. A look into the file before the lock made it."""
+    """A full disk has no room for one, so the agent did not start. It was created by a read before the lock."""
     for _ in range(2):
         store = Store.open(tmp_path / "store.db", 64 << 20)
         store.documents.register_tables(1, [(0, "park7/gw01/m1", {"points": []})])

@@ -1,4 +1,4 @@
-"""The look at everything finds damage wherever it is, in slices, and what it finds is stated. # field pain 58"""
+"""The check of the store finds damage on any page, in slices; dropped packs are stated as lost. # field pain 58"""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_sound_store_is_sound(tmp_path: Path, way: str) -> None:
 
 
 def pages(path: Path) -> list[tuple[str, int]]:
-    """(table or index, page) of all that SQLite's own statistics name; of what packs overflow to as well.
+    """(table or index, page) of all that SQLite's own statistics list; with the overflow pages of packs.
 
     Nobody can see what stands in an overflow page of something that is neither compressed nor signed.
     """
@@ -111,7 +111,7 @@ def test_damage_is_found_on_whatever_page_it_is(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_pack_that_is_not_what_was_sealed_is_dropped_and_stated_where_it_is_owed(tmp_path: Path, way: str) -> None:
-    """A bit that turned inside a signature is no damage to SQLite, and would be delivered for ever."""
+    """SQLite does not notice a bit that flipped inside a signature: the pack would be delivered forever."""
     path = tmp_path / "store.db"
     make = filled(path, 30, 1)[0]
     conn = sqlite3.connect(path)
@@ -148,7 +148,7 @@ def test_commits_and_prunes_go_on_between_its_slices(tmp_path: Path, monkeypatch
     store.close()
 
 
-def test_the_end_of_a_look_is_remembered(tmp_path: Path) -> None:
+def test_the_end_of_a_check_is_stored(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store.db", CAP)
     assert store.checked_ms() == 0 and store.mark_checked(1_795_500_900_000) == 1_795_500_900_000
     store.close()
@@ -157,10 +157,10 @@ def test_the_end_of_a_look_is_remembered(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_suspicion_of_a_large_file_is_looked_into_and_the_second_one_believed(
+def test_a_suspected_large_file_is_checked_and_set_aside_the_second_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To read gigabytes before the agent is ready, systemd would not wait; and it may have been the disk."""
+    """systemd would not wait until gigabytes are read; and it may have been the disk."""
     path = tmp_path / "store.db"
     make = filled(path, 20, 1)[0]
     suspect = path.with_name("store.db.suspect")
@@ -200,13 +200,13 @@ def test_a_suspicion_of_a_large_file_is_looked_into_and_the_second_one_believed(
         ("btrfs", "rw", ""),
     ],
 )
-def test_a_place_that_cannot_keep_the_promise_is_named(tmp_path: Path, kind: str, options: str, word: str) -> None:
+def test_a_file_system_that_is_not_durable_is_named(tmp_path: Path, kind: str, options: str, word: str) -> None:
     info = f"22 1 0:20 / / rw - ext4 /dev/root rw\n30 22 0:40 / {tmp_path} rw,relatime - {kind} dev {options}\n"
     found = mount_warnings(tmp_path, info)
     assert (len(found) == 1 and word in found[0]) if word else not found
 
 
-def test_a_sqlite_that_cannot_keep_the_promise_is_named() -> None:
+def test_a_sqlite_that_is_not_durable_is_named() -> None:
     assert build_warnings() == [], "the one that runs here"
     assert build_warnings({"THREADSAFE=1"}, (3, 46, 1)) == []
     (text,) = build_warnings({"THREADSAFE=0"}, (3, 46, 1))

@@ -1,4 +1,4 @@
-"""What is committed is there, whole, identical and in order; what fails leaves nothing."""
+"""Committed packs are stored whole, identical and in order; a failed commit leaves nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_store(path: Path, *destinations: str) -> Store:
 
 
 def test_the_promises_are_asserted_at_open(path: Path) -> None:
-    """Durable by default, and whoever asks is told how. # field pain 48, field pain 54, field pain 59"""
+    """Durable by default, and ``usage`` reports how. # field pain 48, field pain 54, field pain 59"""
     store = open_store(path)
     assert "WAL, synchronous FULL" in store.usage().settings and store.usage().path == str(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -103,8 +103,8 @@ def test_a_database_of_a_newer_version_is_left_alone(path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.ballast"], "and it is not called damaged"
 
 
-def test_a_second_agent_is_told_so_at_once(path: Path) -> None:
-    """One writer, and a lock is an error that can be tried again, not a loop. # field pain 45"""
+def test_a_second_agent_gets_an_error_at_once(path: Path) -> None:
+    """One writer only; a lock is an error that can be retried, not a loop. # field pain 45"""
     store = open_store(path)
     code = (
         "import sqlite3; import agent.store.sqlite as d; d.BUSY_MS = 50\n"
@@ -181,7 +181,7 @@ def test_packs_come_back_identical_with_any_dictionary(data: st.DataObject) -> N
 
 
 @given(st.binary(max_size=200), st.integers(0, 3))
-def test_damaged_bodies_are_refused_not_believed(body: bytes, number: int) -> None:
+def test_damaged_bodies_are_refused(body: bytes, number: int) -> None:
     make = Maker()
     good = Codec().pack(make().data, make.made[0].hash)[2]
     for bad in (body, good[:50] + body, good[:-3]):
@@ -237,7 +237,7 @@ def test_a_commit_that_fails_leaves_nothing(path: Path, fault: str) -> None:
 
 
 def test_all_packs_of_a_tick_are_one_commit(path: Path) -> None:
-    """However many, there is one sync; confirmations ride along. # field pain 53"""
+    """One sync for any number of packs, confirmations included. # field pain 53"""
     store, makers = open_store(path), [Maker(f"park7/gw01/d{n}") for n in range(50)]
     ids = store.packs.commit([make(birth=True) for make in makers])
     store.db.flush_wal()
@@ -247,7 +247,7 @@ def test_all_packs_of_a_tick_are_one_commit(path: Path) -> None:
 
 
 def transactions(wal: Path) -> int:
-    """That a WAL holds: frames that say how large the database is after them (sqlite.org/fileformat2.html, 4.1)."""
+    """Commits in a WAL: frames with the size of the database after them (sqlite.org/fileformat2.html, 4.1)."""
     data = wal.read_bytes()
     frames = range(32, len(data), 24 + PAGE_BYTES)
     return sum(data[at + 8 : at + 16] == data[16:24] and any(data[at + 4 : at + 8]) for at in frames)
@@ -314,7 +314,7 @@ def test_an_ack_covers_only_what_is_ours(path: Path) -> None:
     store.close()
 
 
-def test_small_packs_learn_a_dictionary_and_stay_readable(path: Path) -> None:
+def test_small_packs_train_a_dictionary_and_stay_readable(path: Path) -> None:
     store, makers = open_store(path), [Maker(f"park7/gw01/d{n}", POINTS) for n in range(4)]
     for make in makers:
         store.packs.commit([make(birth=True)])

@@ -1,4 +1,4 @@
-"""Damage is set aside and said; a killed writer loses nothing that it was told is on the disk."""
+"""A damaged database is set aside and reported; a killed writer loses nothing that was committed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def scribble(path: Path, page: int) -> None:
 
 
 def test_a_damaged_database_is_set_aside_and_its_heads_go_on(path: Path) -> None:
-    """The agent starts, says so, and the chain names what is known. # field pain 52, field pain 57"""
+    """The agent starts and reports it; the chain continues after the known heads. # field pain 52, field pain 57"""
     make = filled(path)
     for page in pages_of(path, "packs")[1:]:
         scribble(path, page)
@@ -76,8 +76,8 @@ def test_a_damaged_database_is_set_aside_and_its_heads_go_on(path: Path) -> None
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an older version"])
 @pytest.mark.parametrize("fault", ["no database", "cut short", "header", "schema"])
-def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str, recorded: bool) -> None:
-    """Streams go on after the heads recorded beside it, else they begin anew. # field pain 52, field pain 56"""
+def test_the_agent_starts_with_any_file(path: Path, fault: str, recorded: bool) -> None:
+    """Streams continue after the heads recorded beside it, else they begin anew. # field pain 52, field pain 56"""
     make = filled(path, 50)
     if not recorded:
         record_file(path).unlink()
@@ -100,7 +100,7 @@ def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str, recorded:
 
 
 def turn_a_bit(path: Path, table: str, column: str) -> None:
-    """In the column's name, where the file has the text that made the table."""
+    """Flips a bit of the column's name in the text of the table."""
     with closing(sqlite3.connect(path)) as conn, conn:
         conn.execute("PRAGMA writable_schema = ON")
         (sql,) = conn.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
@@ -111,8 +111,8 @@ def turn_a_bit(path: Path, table: str, column: str) -> None:
         conn.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (turned, table))
 
 
-def test_a_bit_that_turns_in_the_text_of_a_table_is_damage(path: Path) -> None:
-    """A column of another name is good SQL, and no start of the agent got beyond its first question. # field pain 52"""
+def test_a_bit_that_flips_in_the_text_of_a_table_is_damage(path: Path) -> None:
+    """A column with another name is valid SQL, but each start failed at its first query. # field pain 52"""
     make = filled(path, 5)
     with closing(sqlite3.connect(path)) as conn:
         columns = conn.execute(
@@ -147,7 +147,7 @@ def test_an_empty_file_and_an_orphaned_wal_are_a_new_database(path: Path) -> Non
 
 
 def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
-    """Neither does it come back for ever. # field pain 57"""
+    """Nor is it read again forever. # field pain 57"""
     make = filled(path, 10)
     conn = sqlite3.connect(path)
     conn.execute(
@@ -165,7 +165,7 @@ def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
     store.close()
 
 
-def test_damage_under_a_running_agent_is_an_error_with_a_way_out(path: Path) -> None:
+def test_damage_under_a_running_agent_is_an_error_with_a_hint(path: Path) -> None:
     make = filled(path, 300)
     pages = pages_of(path, "packs_seq")
     store = Store.open(path, CAP, destinations=["platform"])
@@ -229,7 +229,7 @@ while True:
 
 @pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_kill_dash_nine_loses_nothing_that_was_committed(path: Path, rounds: int) -> None:
-    """Whatever commit returned for is there, whole and once, and the next start goes on from it. # field pain 51"""
+    """All packs for which commit returned are stored once, and the next start continues after them. # field pain 51"""
     code = WRITER.format(root=str(HERE.parent.parent), here=str(HERE), path=str(path))
     dice = random.Random(rounds)
     promised = (0, 0)

@@ -1,4 +1,4 @@
-"""SQLite says "malformed" also where the disk did not answer: that passes, and no history is set aside for it."""
+"""SQLite also reports "malformed" for a failed disk: that is temporary, and no history is set aside."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def aside(path: Path) -> list[Path]:
     return list(path.parent.glob("*.damaged-*"))
 
 
-def test_a_disk_that_cannot_be_read_for_a_while_is_no_damage(path: Path, shim: Shim, agent: Agent) -> None:
+def test_a_disk_that_cannot_be_read_for_a_while_is_not_damage(path: Path, shim: Shim, agent: Agent) -> None:
     assert agent.ask("open") == "open" and agent.ask("read") == "ok"
     shim.set("read fails")
     said = agent.ask("read")
@@ -117,8 +117,8 @@ def test_a_disk_that_cannot_be_read_for_a_while_is_no_damage(path: Path, shim: S
     assert not suspicion_file(path).exists()
 
 
-def test_a_disk_that_fails_once_is_no_damage(path: Path, shim: Shim, agent: Agent) -> None:
-    """It is well again before anybody can look: then the file is checked."""
+def test_a_disk_that_fails_once_is_not_damage(path: Path, shim: Shim, agent: Agent) -> None:
+    """The disk works again before the file is read: then the file is checked."""
     assert agent.ask("open") == "open"
     shim.set("read fails", times=1)
     said = agent.ask("read")
@@ -143,7 +143,7 @@ def test_a_start_waits_for_a_disk(path: Path, shim: Shim, agent: Agent, times: i
 
 
 def test_a_start_sets_aside_what_stays_unreadable(path: Path, shim: Shim, agent: Agent) -> None:
-    """Where the disk gives nothing at all, the new file cannot be read either; the old one lies safe."""
+    """If the disk returns nothing at all, the new file cannot be read either; the old one is kept."""
     before = path.read_bytes()
     shim.set("read fails")
     assert agent.ask("open").startswith("Store")
@@ -155,7 +155,7 @@ def test_a_start_sets_aside_what_stays_unreadable(path: Path, shim: Shim, agent:
     again.close()
 
 
-def test_a_database_that_is_damaged_is_so_whatever_the_disk_says(path: Path) -> None:
+def test_a_damaged_database_is_reported_although_the_disk_works(path: Path) -> None:
     dice = random.Random(1)
     with path.open("r+b") as file:
         for page in range(20, path.stat().st_size // PAGE_BYTES, 3):
@@ -168,14 +168,14 @@ def test_a_database_that_is_damaged_is_so_whatever_the_disk_says(path: Path) -> 
 
 
 def malformed() -> sqlite3.DatabaseError:
-    """What SQLite says of damage, and of much else."""
+    """The error that SQLite raises for damage, and for other failures."""
     error = sqlite3.DatabaseError("database disk image is malformed")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
 
 
-def test_sqlite_is_believed_when_it_says_so_again_and_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check that finds nothing must not keep a service going that cannot work."""
+def test_repeated_reports_of_damage_are_accepted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that finds nothing must not keep an agent running that cannot work."""
     monkeypatch.setattr(damaging, "MAX_CLEARED", 2)
     conn = sqlite3.connect(path)
     verifier = DamageVerifier(conn, path)
@@ -198,8 +198,8 @@ READS: dict[str, Callable[[Store], object]] = {
 
 
 @pytest.mark.parametrize("table", READS)
-def test_damage_that_the_intervals_meet_is_the_stores_to_tell(path: Path, table: str) -> None:
-    """Whoever sums takes any other error for a fault of his own, and stopped; now the service ends, as for all."""
+def test_damage_found_by_the_intervals_is_reported_by_the_store(path: Path, table: str) -> None:
+    """The intervals took the error for their own and stopped; now the service ends, as for any damage."""
     with closing(sqlite3.connect(path)) as conn:
         (page,) = conn.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
     store = Store.open(path, CAP, destinations=["platform"])

@@ -32,7 +32,7 @@ FILES = ("store.db", "store.db-wal", "store.db.heads")
 
 
 class Killed:
-    """Files as a killed process leaves them, and what it had committed. ``left``: what had left the house."""
+    """Files as a killed process leaves them, and what it had committed. ``left``: what may have been published."""
 
     def __init__(self, folder: Path, rounds: int, checkpoint: int | None, left: int = 0, past: int = 0) -> None:
         self.folder = folder
@@ -87,12 +87,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 @pytest.fixture(scope="module")
 def redundant(tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """All of the WAL has come into the database, right before the end."""
+    """The whole WAL was copied into the database just before the end."""
     return Killed(tmp_path_factory.mktemp("redundant") / "a", 20, 19)
 
 
 def held(store: Store, make: Maker) -> set[int]:
-    """Packs that are there, as the bytes that were sealed."""
+    """Packs that are stored, as the bytes that were sealed."""
     here = {pack.seq: pack.data for pack in stored(store, make.stream)}
     made = {pack.seq: pack.data for pack in make.made}
     assert all(made[seq] == data for seq, data in here.items())
@@ -100,7 +100,7 @@ def held(store: Store, make: Maker) -> set[int]:
 
 
 def stated(store: Store, make: Maker) -> set[int]:
-    """Sequences in loss events that are to come; each range ends with its hash."""
+    """Sequences in the next loss events; each range ends with its hash."""
     found: set[int] = set()
     for note in store.packs.losses():
         if note.stream == make.stream:
@@ -110,7 +110,7 @@ def stated(store: Store, make: Maker) -> set[int]:
 
 
 def check(store: Store, killed: Killed) -> int:
-    """Nothing is forgotten, and the chain goes on where it was. Returns how many packs are lost."""
+    """No loss is forgotten, and the chain continues where it was. Returns how many packs are lost."""
     if store.behind:
         store.resume_streams({})
     lost = 0
@@ -124,7 +124,7 @@ def check(store: Store, killed: Killed) -> int:
 
 
 def goes_on(path: Path, killed: Killed) -> None:
-    """A later run seals on; the loss is stated with its first packs, and the next start finds nothing to say."""
+    """A later run continues; its first packs state the loss, and the next start finds nothing to report."""
     store = Store.open(path, CAP, destinations=["platform"])
     assert not store.behind and store.quarantine is None
     notes = store.packs.losses()
@@ -149,7 +149,7 @@ def follower(make: Maker, boot: str = "aa" * 8) -> Pack:
 
 
 def test_a_wal_that_is_cut_short_anywhere(killed: Killed, tmp_path: Path) -> None:
-    """At each border of a frame, and within every fourth: what is gone is known, to the pack."""
+    """At each border of a frame, and within every fourth: every missing pack is known."""
     size, lost = killed.wal.stat().st_size, []
     frame = 24 + PAGE_BYTES
     borders = [32 + n * frame for n in range(size // frame + 1)]
@@ -167,7 +167,7 @@ def test_a_wal_that_is_cut_short_anywhere(killed: Killed, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_wal_that_is_overwritten_anywhere(killed: Killed, redundant: Killed, tmp_path: Path, seed: int) -> None:
-    """Also where it had come into the database already: then not even that costs anything."""
+    """Also after it was copied into the database: then nothing is lost."""
     rng = random.Random(seed)
     for which in (killed, redundant):
         path = which.again(tmp_path / "b")
@@ -187,7 +187,7 @@ def test_a_wal_that_is_overwritten_anywhere(killed: Killed, redundant: Killed, t
 def test_a_wal_that_had_come_into_the_database_is_set_aside_where_it_is_damaged(
     redundant: Killed, tmp_path: Path
 ) -> None:
-    """SQLite would read older pages from it over the newer ones of the file, and call the mixture a database."""
+    """SQLite would read older pages from it over the newer ones of the file, without an error."""
     path = redundant.again(tmp_path / "b")
     wal = path.with_name("store.db-wal")
     with wal.open("r+b") as file:
@@ -204,7 +204,7 @@ def test_a_wal_that_had_come_into_the_database_is_set_aside_where_it_is_damaged(
 
 
 def test_a_mixture_of_older_and_newer_pages_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the WAL is not told from a good one beforehand: the tables do not agree, or packs lie beyond the heads."""
+    """If the WAL was not set aside first: tables do not match, or there are packs after the heads."""
     monkeypatch.setattr(engine, "set_stale_wal_aside", lambda path, record, rescue: False)
     redundant, aside = Killed(tmp_path / "a", 20, 19, past=200), 0
     for frame in range(0, redundant.wal.stat().st_size // (24 + PAGE_BYTES), 5):
@@ -228,8 +228,8 @@ def test_a_mixture_of_older_and_newer_pages_is_set_aside(tmp_path: Path, monkeyp
 # --- what is known from the file, and what is not
 
 
-def test_what_had_not_left_may_be_sealed_again(killed: Killed, tmp_path: Path) -> None:
-    """Of packs 9 to 21, which are gone, 15 was the last that may have left the house."""
+def test_what_was_not_published_may_be_sealed_again(killed: Killed, tmp_path: Path) -> None:
+    """Of packs 9 to 21, which are missing, 15 was the last that may have been published."""
     path = killed.again(tmp_path / "b")
     os.truncate(path.with_name("store.db-wal"), 0)
     store = Store.open(path, CAP, destinations=["platform"])
@@ -251,8 +251,8 @@ def test_what_had_not_left_may_be_sealed_again(killed: Killed, tmp_path: Path) -
     store.close()
 
 
-def test_a_database_of_an_older_version_starts_without_a_word(killed: Killed, tmp_path: Path) -> None:
-    """It has no such file: what a damaged WAL took cannot be known then."""
+def test_a_database_of_an_older_version_starts_without_a_report(killed: Killed, tmp_path: Path) -> None:
+    """It has no such file: what a damaged WAL lost is not known."""
     path = killed.again(tmp_path / "b")
     record_file(path).unlink()
     os.truncate(path.with_name("store.db-wal"), 0)
@@ -263,7 +263,7 @@ def test_a_database_of_an_older_version_starts_without_a_word(killed: Killed, tm
 
 
 def test_a_file_that_lags_behind_raises_no_alarm(killed: Killed, tmp_path: Path) -> None:
-    """A power cut leaves it as the kernel had written it by then; a kill, as it was before the last commit."""
+    """A power cut leaves it as the kernel had written it; a kill may leave it as before the last commit."""
     path = killed.again(tmp_path / "b")
     data = bytearray(record_file(path).read_bytes())
     for name in STREAMS[:2]:
@@ -280,14 +280,14 @@ def test_a_file_that_lags_behind_raises_no_alarm(killed: Killed, tmp_path: Path)
 
 
 def other_kernel(path: Path) -> None:
-    """As after a power cut: the file is of another start of the kernel."""
+    """As after a power cut: the file is from another boot of the kernel."""
     data = bytearray(record_file(path).read_bytes())
     data[:SLOT] = heads.header(bytes(range(16)), closed=False)
     record_file(path).write_bytes(data)
 
 
-def test_after_a_power_cut_heads_are_at_least_there(killed: Killed, tmp_path: Path) -> None:
-    """What is known to have been committed is stated; nothing is taken for not having left."""
+def test_after_a_power_cut_heads_had_come_at_least_that_far(killed: Killed, tmp_path: Path) -> None:
+    """Packs that were surely committed are stated as lost; none counts as never published."""
     path = killed.again(tmp_path / "b")
     other_kernel(path)
     os.truncate(path.with_name("store.db-wal"), 0)
@@ -298,7 +298,7 @@ def test_after_a_power_cut_heads_are_at_least_there(killed: Killed, tmp_path: Pa
 
 
 def test_a_wal_that_cannot_be_read_beforehand_is_left_where_it_is(killed: Killed, tmp_path: Path) -> None:
-    """No room to read it with, or another process has the database: what is in it may be newer than all else."""
+    """No space to read it, or another process has the database open: it may hold the newest packs."""
     path = killed.again(tmp_path / "b")
     path.with_name("store.db-shm").mkdir()
     found = HeadRecord(record_file(path))
@@ -313,8 +313,10 @@ def test_a_wal_that_cannot_be_read_beforehand_is_left_where_it_is(killed: Killed
 
 
 @pytest.mark.parametrize("fault", ["no database", "header", "gone", "streams"])
-def test_a_database_that_says_nothing_is_gone_on_with_from_the_file(killed: Killed, tmp_path: Path, fault: str) -> None:
-    """After a kill the file is exact: no stream begins anew. After a power cut it may not be all, and they do."""
+def test_streams_of_an_unreadable_database_continue_after_the_recorded_heads(
+    killed: Killed, tmp_path: Path, fault: str
+) -> None:
+    """After a kill the file is exact: no stream begins anew. After a power cut it may lag, and they do."""
     for cut in (False, True):
         path = killed.again(tmp_path / "b")
         if cut:
@@ -347,7 +349,7 @@ def test_a_database_that_says_nothing_is_gone_on_with_from_the_file(killed: Kill
 
 
 def test_after_an_orderly_end_the_file_is_exact_for_any_kernel(tmp_path: Path) -> None:
-    """The card breaks while the box is off."""
+    """The card breaks while the gateway is off."""
     killed = Killed(tmp_path / "a", 6, None)
     path = tmp_path / "a/live.db"
     data = bytearray(record_file(path).read_bytes())
@@ -360,8 +362,8 @@ def test_after_an_orderly_end_the_file_is_exact_for_any_kernel(tmp_path: Path) -
     store.close()
 
 
-def test_what_nobody_waits_for_is_not_stated_lost(tmp_path: Path) -> None:
-    """The platform had confirmed it: it is gone from here and not from the world."""
+def test_packs_that_are_not_owed_are_not_stated_lost(tmp_path: Path) -> None:
+    """The platform had confirmed it: it is lost here, not there."""
     path = tmp_path / "store.db"
     make = Maker()
     store = Store.open(path, CAP, destinations=["platform"])
@@ -379,8 +381,8 @@ def test_what_nobody_waits_for_is_not_stated_lost(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_loss_whose_statement_is_lost_in_its_turn_is_stated_again(tmp_path: Path) -> None:
-    """The platform had the pack that stated it, and waits for none of these; an export has nothing without it."""
+def test_a_loss_whose_statement_is_lost_is_stated_again(tmp_path: Path) -> None:
+    """The platform has the pack that stated it and waits for none of these; an export needs it again."""
     path = tmp_path / "store.db"
     make = Maker()
     store = Store.open(path, CAP, destinations=["platform"])
@@ -404,7 +406,7 @@ def test_a_loss_whose_statement_is_lost_in_its_turn_is_stated_again(tmp_path: Pa
 
 
 def test_an_older_copy_of_the_database_alone_is_noticed(killed: Killed, tmp_path: Path) -> None:
-    """Somebody puts back yesterday's file; the record beside it is today's."""
+    """Yesterday's file is restored; the record beside it is today's."""
     path = killed.again(tmp_path / "b")
     store = Store.open(path, CAP, destinations=["platform"])
     store.close()
@@ -422,7 +424,7 @@ def test_an_older_copy_of_the_database_alone_is_noticed(killed: Killed, tmp_path
 
 
 def test_another_history_is_not_taken_for_an_older_one(killed: Killed, tmp_path: Path) -> None:
-    """A version that knows no such file ran in between, and began anew: its heads are lower, and later."""
+    """A version without such a file ran in between and began anew: its heads are lower, and later."""
     path = killed.again(tmp_path / "b")
     path.with_name("store.db-wal").unlink()
     path.unlink()
@@ -437,8 +439,8 @@ def test_another_history_is_not_taken_for_an_older_one(killed: Killed, tmp_path:
     store.close()
 
 
-def test_a_start_that_is_killed_before_it_went_on_finds_the_same_again(killed: Killed, tmp_path: Path) -> None:
-    """Also a tool that opens the database of an agent that is not running changes nothing of it."""
+def test_a_start_after_a_killed_start_finds_the_same(killed: Killed, tmp_path: Path) -> None:
+    """A tool that opens the database of a stopped agent does not change this either."""
     path = killed.again(tmp_path / "b")
     os.truncate(path.with_name("store.db-wal"), 0)
     kept = record_file(path).read_bytes()
@@ -455,8 +457,8 @@ def test_a_start_that_is_killed_before_it_went_on_finds_the_same_again(killed: K
     store.close()
 
 
-def test_checkpoints_count_on_above_those_that_are_gone(tmp_path: Path) -> None:
-    """Another page with a counter that was published would look like a rollback to every verifier."""
+def test_checkpoints_continue_above_the_lost_ones(tmp_path: Path) -> None:
+    """A second page with a published counter would look like a rollback to every verifier."""
     from agent.checkpoint import checkpoint
     from agent.keys import create_key
 
@@ -507,8 +509,8 @@ def test_a_sector_that_is_torn_costs_one_stream(killed: Killed, tmp_path: Path) 
 
 
 @given(st.lists(st.tuples(st.integers(0, 39), st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_it_says_what_was_committed_and_what_had_left(tmp_path_factory: Any, steps: Any) -> None:
-    """Any number of streams, in any order; read back as it was left, and after an end in order."""
+def test_it_records_what_was_committed_and_what_was_sent(tmp_path_factory: Any, steps: Any) -> None:
+    """Any number of streams, in any order; read after a kill and after an orderly end."""
     path = tmp_path_factory.mktemp("r") / "r.heads"
     record = HeadRecord(path, b"k" * 16)
     record.begin([], {})
@@ -535,7 +537,7 @@ def test_it_says_what_was_committed_and_what_had_left(tmp_path_factory: Any, ste
 
 
 def test_a_disk_that_fails_costs_the_file_and_not_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that lags behind must not pass for one that does not: it is gone until it can be made anew, whole."""
+    """An outdated file must not be taken for a current one: it is removed until it can be written again."""
     path, make = tmp_path / "store.db", Maker()
     store = Store.open(path, CAP)
     store.packs.commit([make(birth=True)])
@@ -591,8 +593,8 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert other.read_bytes() == b"somebody else's"
 
 
-def test_it_is_noted_from_other_threads_what_leaves(tmp_path: Path) -> None:
-    """Uplinks say so while the writer commits: each entry stays whole, and nothing has left that was not committed."""
+def test_other_threads_record_what_is_sent(tmp_path: Path) -> None:
+    """Uplinks call it while the writer commits: each entry stays whole, and only committed packs count as sent."""
     record = HeadRecord(tmp_path / "r.heads", b"k" * 16)
     record.begin([], {})
     makers = [Maker(f"park7/gw01/m{n}") for n in range(40)]
@@ -636,7 +638,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[int,
 def test_a_commit_costs_no_sync_and_a_page_for_every_eight_streams(
     tmp_path: Path, counted: Callable[[], tuple[int, int]]
 ) -> None:
-    """The disk is not waited for: what a killed process wrote is in the kernel."""
+    """No wait for the disk: what a killed process wrote is in the kernel."""
     record = HeadRecord(tmp_path / "r.heads")
     makers = [Maker(f"park7/gw01/m{n}") for n in range(20)]
     record.begin([], {})

@@ -1,4 +1,4 @@
-"""What a damaged database still tells comes over into the new one; the rest is stated, range by range."""
+"""What can be read of a damaged database is copied into the new one; the rest is stated as lost, by range."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pages_of(path: Path, *tables: str) -> list[int]:
 
 
 def check(store: Store, makers: list[Maker]) -> tuple[int, int]:
-    """Each pack that was owed is here as the same bytes, or stated lost with its hash. Returns how many of each."""
+    """Each owed pack is stored as the same bytes, or stated as lost with its hash. Returns how many of each."""
     made = {(make.stream, pack.seq): pack for make in makers for pack in make.made}
     owed = {(m.stream, n) for k, m in enumerate(makers) for n in range(41, 121) if k != 1 or n not in (62, 63, 64)}
     here = {}
@@ -92,8 +92,8 @@ def check(store: Store, makers: list[Maker]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_owed_packs_come_over_or_are_stated(full: tuple[Path, list[Maker]], tmp_path: Path, seed: int) -> None:
-    """Promise 3: nothing durable is dropped before it is confirmed without a word. # field pain 52 and 57"""
+def test_owed_packs_are_salvaged_or_stated_lost(full: tuple[Path, list[Maker]], tmp_path: Path, seed: int) -> None:
+    """Promise 3: no durable pack is dropped unconfirmed without a report. # field pain 52 and 57"""
     path, makers = copy_of(full[0], tmp_path), full[1]
     rng = random.Random(seed)
     tables = [("packs",), ("packs", "outbox"), ("outbox",), ("packs_seq", "packs"), ("packs_seq",), ("births", "packs")]
@@ -114,10 +114,10 @@ def test_owed_packs_come_over_or_are_stated(full: tuple[Path, list[Maker]], tmp_
     again.close()
 
 
-def test_a_rescue_that_was_cut_short_is_begun_again(
+def test_an_interrupted_salvage_is_repeated(
     full: tuple[Path, list[Maker]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Power lost between setting the file aside and the commit: the next start finds both, and the heads go on."""
+    """Power is lost between quarantine and commit: the next start finds both, and the heads continue."""
     path, makers = copy_of(full[0], tmp_path), full[1]
     scribble(path, pages_of(path, "packs")[-4:], random.Random(1))
 
@@ -154,10 +154,10 @@ def test_what_is_stated_is_stated_once(full: tuple[Path, list[Maker]], tmp_path:
 
 
 @pytest.mark.parametrize("tables", [("destinations",), ("destinations", "outbox"), ("destinations", "births")])
-def test_who_waited_is_known_from_the_configuration(
+def test_destinations_are_known_from_the_configuration(
     full: tuple[Path, list[Maker]], tmp_path: Path, tables: tuple[str, ...]
 ) -> None:
-    """Where the list of destinations is gone, nobody seemed to wait for anything, and nothing was stated either."""
+    """If the list of destinations was lost, no pack seemed owed, and no loss was stated."""
     path, makers = copy_of(full[0], tmp_path), full[1]
     scribble(path, pages_of(path, *tables), random.Random(1))
     store = Store.open(path, CAP, destinations=["platform", "other"])
@@ -170,7 +170,7 @@ def test_who_waited_is_known_from_the_configuration(
 def test_a_lost_run_begins_where_the_delivered_pack_before_it_ended(
     full: tuple[Path, list[Maker]], tmp_path: Path
 ) -> None:
-    """The pack before the run is not owed, so it does not come over: it is read in the damaged file."""
+    """The pack before the run is not owed, so it is not copied: it is read from the damaged file."""
     path, makers = copy_of(full[0], tmp_path), full[1]
     with closing(sqlite3.connect(path)) as conn, conn:
         changed = conn.execute(
