@@ -80,7 +80,7 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
         holders = lock_holders(Path(path))
         who = f" (process {', '.join(map(str, holders))})" if holders else ""
         hint = "Is a second agent running? Only one may use a state directory. "
-        hint += f"`sudo fuser -v {path}` shows the process that has it open; end it"
+        hint += f"`sudo fuser -v {path}` shows who has it open; end that process"
         return StoreBusy(f"another process has the database open{who}", where=path, hint=hint)
     if primary == sqlite3.SQLITE_FULL:
         return StoreFull("no space left on the disk", where=path, hint="Free space there; the agent resumes by itself")
