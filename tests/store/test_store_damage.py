@@ -165,6 +165,21 @@ def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
     store.close()
 
 
+def test_a_page_of_damaged_births_is_not_the_last_one(path: Path) -> None:
+    """An empty page means that there are no more: the births of all later streams were not published."""
+    makers = [Maker(f"park7/gw01/d{n}") for n in range(3)]
+    store = Store.open(path, CAP, destinations=["platform"])
+    store.packs.commit([make(birth=True) for make in makers])
+    store.close()
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("UPDATE packs SET body = x'01' WHERE id <= 2")
+        conn.commit()
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert [item.data for item in store.packs.births(limit=1)] == [makers[2].made[0].data]
+    assert [(note.stream, note.reason) for note in store.packs.losses()] == [(m.stream, "damaged") for m in makers[:2]]
+    store.close()
+
+
 def test_damage_under_a_running_agent_is_an_error_with_a_hint(path: Path) -> None:
     make = filled(path, 300)
     pages = pages_of(path, "packs_seq")
