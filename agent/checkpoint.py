@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.keys import TYP_CHECKPOINT, Signer
 from agent.pack import seconds
+from agent.verify import signed
 from drivers.encoding import base64url
-from ext.canon import dumps
 
 PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow
 
@@ -82,9 +80,7 @@ def checkpoint(
 
 def payload_hash(data: bytes) -> str:
     """What the next page names as ``prev``."""
-    body = json.loads(data)
-    del body["sig"]
-    return base64url(hashlib.sha256(dumps(body)).digest())
+    return base64url(signed.payload_hash(data))
 
 
 def _head(head: Headed, retired: bool) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ def fill(folder: Path, packs: int) -> float:
         positions = array("Q", [ring.append_values(0, tick, at, at, values)])
         batch += packer.seal(ring, positions, tick + 1000, {**CLOCK, "mono_ms": n * 1000})
         if len(batch) >= ROUND or n == packs - 1:
-            store.commit(batch)
+            store.packs.commit(batch)
             batch = []
     store.close()
     ring.close()

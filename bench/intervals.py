@@ -150,7 +150,7 @@ def month(folder: Path, days: int) -> dict[str, Any]:
         packer = Packer(f"{BASE}/board-{number}", "3f2a9c41d07be815", None, signer.signer("mh-pack"), FIRST_MS, 1 << 16)
         packer.use(StreamTable(packer.stream, table(number, period_s)))
         meters.append(_Meter(number, packer, period_s))
-        store.commit(packer.seal(ring, array("Q"), FIRST_MS, CLOCK, [{"event": "start", "t": 0}], Reason.STOPPED))
+        store.packs.commit(packer.seal(ring, array("Q"), FIRST_MS, CLOCK, [{"event": "start", "t": 0}], Reason.STOPPED))
     seq = 1
     for quarter in range(days * 96 + 16):
         start = FIRST_MS + quarter * SPAN_MS
@@ -169,11 +169,11 @@ def month(folder: Path, days: int) -> dict[str, Any]:
         for meter, positions in zip(meters, taken, strict=True):
             meter.ledger.take_ring(ring, positions, [PackSpan(seq, "0000000000000001", start, start + SPAN_MS)])
             pages += new_pages(meter.ledger.stream, meter.ledger.rows(), CUT)
-        store.add_intervals(pages, {})
-        while store.fold_intervals(CUT.stretch("day", start - FOLD_AFTER_MS)[0], CUT.day, fold):
+        store.intervals.add(pages, {})
+        while store.intervals.merge_days(CUT.stretch("day", start - FOLD_AFTER_MS)[0], CUT.day, fold):
             pass
     count = "SELECT sum(length(body)), count(*) FROM interval_pages"
-    size, pages_count = store._conn.execute(count).fetchone()
+    size, pages_count = store.db.execute(count).fetchone()
     store.close()
     ring.close()
     whole = (folder / "state" / "store.db").stat().st_size

@@ -70,7 +70,7 @@ def measure(days: int) -> dict[str, Any]:
                 packs += packer.seal(ring, positions, start + PACK_MS, CLOCK)
                 readings += POINTS * PACK_MS // TICK_MS
             away = minute // 1440 in OUTAGE
-            ids = store.commit(packs, {} if away else {"platform": waiting[:200]})
+            ids = store.packs.commit(packs, {} if away else {"platform": waiting[:200]})
             waiting = [*(waiting if away else waiting[200:]), *ids]
             if minute % 10 == 9:
                 began = time.perf_counter()

@@ -222,7 +222,7 @@ class Timelapse:
         signer = create_key(folder / "state" / "signing.key", 0)
         self.kid = signer.kid
         self.store = Store.open(self.config.store_path)
-        self.store.add_key_record(1, key_records(signer, self.config.base))
+        self.store.keys.add(1, key_records(signer, self.config.base))
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 1, int(BOOT, 16), bytes(32))
         entry = self.config.interval
         self.cut = Cut(self.config.timezone, entry.length_ms)
@@ -282,10 +282,10 @@ class Timelapse:
         by: EnteredBy | None = None,
     ) -> str:
         """Attest something at a time of the made-up clock, as ``meterhouse declare`` does. Returns the entry's id."""
-        number = f"{len(self.store.declarations()) + 1:016x}"
+        number = f"{len(self.store.documents.declarations()) + 1:016x}"
         times = self.cut.midnight(first), self.cut.midnight(after) if after else None
         made = Declaration(number, f"declared.{name}", value, unit, *times, who, at_ms, document, replaces, by)
-        self.store.declare(made.id, made.at_ms, made.as_dict())
+        self.store.documents.declare(made.id, made.at_ms, made.as_dict())
         return made.id
 
     def plan(self, text: str) -> None:
@@ -319,7 +319,7 @@ class Timelapse:
             made = meter.packer.seal(self.ring, meter.positions, to_ms, clock, (), Reason.TIMEOUT)
             works.append(Work(meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], tuple(made)))
             packs += made
-        self.store.commit(packs)
+        self.store.packs.commit(packs)
         self.readings += sum(pack.records for pack in packs)
         self._tallying.committed(self.store, self.ring, works)
         while self._tallying.catch_up(self.store):
@@ -351,7 +351,7 @@ class Timelapse:
             start = end
         packs = self._results.results(self.ring, clock, made)
         if packs:
-            self.store.commit(packs)
+            self.store.packs.commit(packs)
         self.packs += len(packs)
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ def days_of(folder: Path, cut: Cut, first: date, last: date) -> Iterator[tuple[d
     try:
         for n in range((last - first).days):
             day = first + timedelta(days=n)
-            yield day, intervals_of(store, cut, cut.midnight(day), cut.midnight(day + timedelta(days=1)))
+            yield day, intervals_of(store.intervals, cut, cut.midnight(day), cut.midnight(day + timedelta(days=1)))
     finally:
         store.close()
 

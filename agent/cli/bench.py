@@ -84,7 +84,7 @@ def measure(folder: Path) -> dict[str, Any]:
     packs = [pack]
 
     def commit() -> None:
-        store.commit(packs)
+        store.packs.commit(packs)
         packs[:] = packer.seal(ring_again, array("Q"), packer.from_ms + 1000, clock)
 
     ring_again = Ring.create(str(folder / "ring2"), 1 << 16, 1, 2, bytes(32))

@@ -20,7 +20,7 @@ Key = tuple[str, str, int, int]  # point, epoch, turn, start_ms
 
 
 class Book(Protocol):
-    """What the queries need of a store; ``agent.store.Store`` is one. Belongs to the store's thread."""
+    """What the queries need of a store; ``Store.intervals`` is one. Belongs to the store's thread."""
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
         """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""

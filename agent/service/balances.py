@@ -38,10 +38,10 @@ class Balances:
             return [known]
         try:
             unwritten = self._unwritten.before(store, end_ms)
-            made = [known, *self._results.of(store, "interval", start_ms, end_ms, unwritten)]
+            made = [known, *self._results.of(store.intervals, "interval", start_ms, end_ms, unwritten)]
             day_start, day_end = self._cut.stretch("day", start_ms)
             is_day = end_ms == day_end
-            return made + (self._results.of(store, "day", day_start, day_end, unwritten) if is_day else [])
+            return made + (self._results.of(store.intervals, "day", day_start, day_end, unwritten) if is_day else [])
         except GatewayError:
             raise
         except Exception:  # a fault of ours in a sum must never end the sealing of readings
@@ -54,7 +54,7 @@ class Balances:
 
         ``last`` is 0 where none of a stream was written. ``configured``: no stream is left out.
         """
-        heads, seqs = store.heads(), store.interval_seqs()
+        heads, seqs = store.packs.heads(), store.intervals.seqs()
         streams = [stream for stream in self._unwritten.streams if stream in heads]
         packs = [{"stream": stream, "last": seqs.get(stream, 0)} for stream in streams]
         period = period_of(self._cut, "interval", start_ms, end_ms).as_dict()

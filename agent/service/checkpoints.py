@@ -70,7 +70,7 @@ class Checkpoints:
                 uplink.retain(f"checkpoint/{page.page}", page.data)
 
     def _keep(self, store: Store, devices: Collection[str]) -> list[Page]:
-        heads = store.heads().values()
+        heads = store.packs.heads().values()
         made: list[Page] = []
 
         def is_retired(stream: str) -> bool:
@@ -83,5 +83,5 @@ class Checkpoints:
             return [(page.page, page.counter, page.time_ms, page.data) for page in made]
 
         if heads:
-            store.chain_checkpoint(after)
+            store.documents.chain_checkpoint(after)
         return made

@@ -103,7 +103,7 @@ class Contacts:
             table = roster.table(unit.config, spec, identity, epoch)
         if not found and table.same_as(unit.stream.shape.table):
             if before != table.facts:
-                await self._writer.call(lambda store: store.keep_facts(table.stream, table.facts.encode()))
+                await self._writer.call(lambda store: store.documents.keep_facts(table.stream, table.facts.encode()))
             unit.identity, roster.known[table.stream] = identity, table.facts
             return
         number = self._number()
@@ -152,7 +152,7 @@ class Contacts:
             wanted |= shape.table.facts.counters.keys()
         missing = wanted - found.keys()
         if missing:
-            newest = lambda store: last_counts(store.newest(stream.name, LOOK_BACK), missing)  # noqa: E731
+            newest = lambda store: last_counts(store.packs.newest(stream.name, LOOK_BACK), missing)  # noqa: E731
             found |= await self._writer.call(newest)
         return found
 

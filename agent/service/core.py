@@ -133,13 +133,13 @@ class Service:
         gone = await self.writer.call(lambda store: take_up(store, config.runtime_dir))
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
-            for name, head in (await self.writer.call(Store.heads)).items()
+            for name, head in (await self.writer.call(lambda store: store.packs.heads())).items()
         }
         recovered = await self.writer.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
         await self.writer.call(self.writer.look_for_losses)
-        rows = await self.writer.call(Store.devices)
+        rows = await self.writer.call(lambda store: store.documents.devices())
         roster = Roster(config, known_devices(rows), self.started_ms)
         planned = self.fleet.plan(roster)
         name = f"{config.base}/_gateway"
@@ -152,7 +152,7 @@ class Service:
         self.sealing.open(ring, gateway)
         tables = self.fleet.open(ring, planned, self.started_ms, Learned(self.writer, rows))
         await self.fleet.register([*tables, (number, table)])
-        await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
+        await self.writer.call(lambda store: store.documents.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered, gone))
         await self.intervals.open(ring, roster.results_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()

@@ -96,7 +96,7 @@ class Figures:
 
     def _add_day(self, store: Store, end_ms: int) -> bool:
         today, _ = self._cut.stretch("day", end_ms)
-        changed, self._change = changes(store, self._change)
+        changed, self._change = changes(store.intervals, self._change)
         if any(start < self._added_ms for start, _ in changed):
             self._starts = {}  # late readings changed what was added up: once more
         for kind in LONGER:
@@ -110,7 +110,9 @@ class Figures:
         slice_end = time.monotonic() + SLICE_S
         while self._added_ms < today and time.monotonic() < slice_end:
             start, end = self._cut.stretch("day", self._added_ms)
-            if next(iter(store.interval_pages(start, end)), None) is not None:  # a day before all of it is quick
+            if (
+                next(iter(store.intervals.interval_pages(start, end)), None) is not None
+            ):  # a day before all of it is quick
                 parts = self._parts(store, start, end)
                 for kind in LONGER:
                     if start >= self._starts[kind]:
@@ -120,10 +122,10 @@ class Figures:
 
     def _parts(self, store: Store, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Sums of single intervals, with all meters that are configured."""
-        return intervals_of(store, self._cut, start_ms, end_ms, self._unwritten.before(store, end_ms))
+        return intervals_of(store.intervals, self._cut, start_ms, end_ms, self._unwritten.before(store, end_ms))
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
-        if any(repair.before_ms for repair in store.interval_repairs().values()):
+        if any(repair.before_ms for repair in store.intervals.repairs().values()):
             raise NotYet("the intervals before are still being compared with their packs", where="indicators")
         if self._add_day(store, start):
             raise NotYet("the days of this year are being added up", where="indicators")
@@ -145,4 +147,4 @@ class Figures:
 
 
 def _entries(store: Store) -> list[Declaration]:
-    return [from_dict(plain) for plain in store.declarations()]
+    return [from_dict(plain) for plain in store.documents.declarations()]

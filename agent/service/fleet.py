@@ -116,7 +116,7 @@ class Fleet:
         """Make tables durable before the first record that names them."""
         ring_id = self.ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in tables]
-        await self._writer.call(lambda store: store.register_tables(ring_id, rows))
+        await self._writer.call(lambda store: store.documents.register_tables(ring_id, rows))
 
     def admit(self, made: Made, start_ms: int) -> None:
         """A device that is asked from ``start_ms`` on, once its line has a poller."""

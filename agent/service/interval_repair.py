@@ -59,11 +59,11 @@ class IntervalRepair:
         Args:
             followed: streams with a ledger: their repair begins when they are caught up with, by ``add``.
         """
-        begun = store.interval_repairs()
-        for stream, (seq, front) in store.interval_state_fronts(len(MAGIC)).items():
+        begun = store.intervals.repairs()
+        for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
             is_begun = stream in begun and begun[stream].seq == seq
             if stream not in followed and is_of_before(front) and not is_begun:
-                begun[stream] = Repair(stream, seq, self._cut.stretch("day", store.heads()[stream].to_ms)[1])
+                begun[stream] = Repair(stream, seq, self._cut.stretch("day", store.packs.heads()[stream].to_ms)[1])
         self.left = {stream: repair for stream, repair in begun.items() if repair.before_ms}
         self._look_back(store)
 
@@ -74,7 +74,7 @@ class IntervalRepair:
             self._look_back(store)
 
     def _look_back(self, store: Store) -> None:
-        self.oldest_ms = min((store.first_pack(stream)[1] for stream in self.left), default=0)
+        self.oldest_ms = min((store.packs.first_pack(stream)[1] for stream in self.left), default=0)
 
     def facts(self) -> dict[str, Any]:
         """For status: nothing, or how many streams are left, from when on all agree, and how far packs go back."""
@@ -103,7 +103,7 @@ class IntervalRepair:
     def _begin(self, store: Store, repair: Repair) -> _Day:
         from_ms = self._cut.stretch("day", repair.before_ms - 1)[0]
         replay = begin_replay(store, repair.stream, self._cut, self._rule, from_ms)
-        return _Day(repair, replay, store.heads()[repair.stream].seq)
+        return _Day(repair, replay, store.packs.heads()[repair.stream].seq)
 
     def _read(self, store: Store, day: _Day, end_s: float) -> None:
         replay, repair = day.replay, day.repair
@@ -119,7 +119,7 @@ class IntervalRepair:
 
     def _keep(self, store: Store, repair: Repair, pages: Sequence[NewPage], before_ms: int) -> None:
         kept = Repair(repair.stream, repair.seq, before_ms)
-        store.add_intervals(pages, {}, [kept])
+        store.intervals.add(pages, {}, [kept])
         self._day = None
         self.corrected += sum(len(page.changed) for page in pages)
         if before_ms:

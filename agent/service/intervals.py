@@ -99,7 +99,7 @@ class Intervals:
         self._ring = ring
         from_ms = self.tallying.cut.floor(self._grid.now_ms())
         if self.makers:
-            begin_ms = await self._writer.call(lambda store: store.results_begin(from_ms))
+            begin_ms = await self._writer.call(lambda store: store.intervals.results_begin(from_ms))
             if 0 < from_ms - begin_ms < WAITED_MS:  # nothing may be signed yet, as the first results wait for a meter
                 from_ms = begin_ms
         self._packer = self._packer_of(table.stream, from_ms)
@@ -110,9 +110,9 @@ class Intervals:
 
     def _admit(self, store: Store) -> None:
         wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
-        self.tallying.admit(stream for stream in store.heads() if stream in wanted)
+        self.tallying.admit(stream for stream in store.packs.heads() if stream in wanted)
         self.tallying.repair.open(store, wanted)
-        store.announced_change()
+        store.intervals.announced_change()
 
     def prepare(self, config: Config) -> Tallying | None:
         """What another time to keep needs; None where the ledgers go on as they are."""
@@ -212,7 +212,7 @@ class Intervals:
                 break
             start = end
         lost = self._writer.losses_of(packer.stream)
-        if (not made and not lost) or store.damaged_pages:  # what is damaged is made again first
+        if (not made and not lost) or store.intervals.damaged_pages:  # what is damaged is made again first
             return
         corrections, last = corrected_figures(store, cut, packer.from_ms)
         mark = packer.mark()
@@ -223,15 +223,15 @@ class Intervals:
             packer.restore(mark)
             raise
         self.closed_ms = self.tallying.published_ms = start
-        store.announce_changes(last)  # after the pack: a kill in between tells of them twice
+        store.intervals.announce_changes(last)  # after the pack: a kill in between tells of them twice
 
 
 def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[dict[str, Any]], int]:
     """Events for corrected intervals of days whose figures were signed, a run of days each; the last change told of."""
-    last = store.announced_change()
+    last = store.intervals.announced_change()
     days: dict[date, tuple[int, int]] = {}
     today_ms = cut.stretch("day", published_ms)[0]
-    for number, start, end in store.interval_changes(last):
+    for number, start, end in store.intervals.interval_changes(last):
         last = number
         if start < today_ms:
             day = cut.day(start)

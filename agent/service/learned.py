@@ -84,7 +84,7 @@ class Learned:
 
 
 def _keep(stream: str, text: bytes | None, store: Store) -> None:
-    store.keep_learned(stream, text)
+    store.documents.keep_learned(stream, text)
 
 
 def lessons_of(driver: object) -> str:

@@ -44,7 +44,7 @@ class PackReplay:
         """Read packs up to ``last`` until ``time.monotonic()`` passes the deadline. True: all are read."""
         ledger = self.ledger
         while ledger.seq < last and time.monotonic() < deadline_s:
-            page = store.after(self.stream, ledger.seq, last, PACKS)
+            page = store.packs.after(self.stream, ledger.seq, last, PACKS)
             if not page:
                 ledger.seq = last  # what is left was dropped by the size cap
                 break
@@ -57,14 +57,14 @@ class PackReplay:
 
 def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) -> PackReplay:
     """A replay whose intervals can be trusted from ``from_ms`` on, or from earlier, as far as packs are there."""
-    first, first_ms = store.first_pack(stream)
+    first, first_ms = store.packs.first_pack(stream)
     trusted_ms = cut.floor(min(from_ms, _oldest_last_reading(store, stream, cut, rule, from_ms, first_ms)))
-    seq = store.seq_at(stream, trusted_ms - PATIENCE_MS)
+    seq = store.packs.seq_at(stream, trusted_ms - PATIENCE_MS)
     ledger = Ledger(stream, cut, rule)
     is_from_the_first = seq <= first
     if is_from_the_first:
         trusted_ms = 0 if first <= 1 else max(trusted_ms, first_ms + PATIENCE_MS)
-    if (birth := store.birth_before(stream, seq)) is not None:
+    if (birth := store.packs.birth_before(stream, seq)) is not None:
         ledger.use(json.loads(birth)["table"])
     ledger.seq = seq - 1
     return PackReplay(stream, ledger, trusted_ms, is_from_the_first)
@@ -75,7 +75,7 @@ def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms:
 
     What follows changes intervals from there on. Points without any reading are looked for up to the first pack.
     """
-    birth = store.birth_before(stream, store.seq_at(stream, at_ms) + 1)
+    birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
     columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
     missing = {(column.point, column.epoch) for column in columns}
     end_ms = oldest = at_ms
@@ -93,7 +93,7 @@ def _last_readings(
 ) -> dict[tuple[str, str], int]:
     """Of counters, by point and epoch, when each was read last within the intervals of a stretch."""
     found: dict[tuple[str, str], int] = {}
-    for t in map(DecodedPage, store.interval_pages(start_ms, end_ms, [stream])):
+    for t in map(DecodedPage, store.intervals.interval_pages(start_ms, end_ms, [stream])):
         for number, column in enumerate(t.shape.columns):
             key = column.point, column.epoch
             if key not in wanted:
@@ -124,7 +124,7 @@ def corrected_pages(
     """
     stream = replay.stream
     first = max(replay.trusted_ms, min((row.start_ms for _, rows in made for row in rows), default=min(next_ms, to_ms)))
-    pages = store.interval_pages(first, to_ms, [stream]) if first < to_ms else ()
+    pages = store.intervals.interval_pages(first, to_ms, [stream]) if first < to_ms else ()
 
     def is_coming(start_ms: int, end_ms: int) -> bool:
         return start_ms >= next_ms and cut.stretch("interval", start_ms) != (start_ms, end_ms)
@@ -144,7 +144,7 @@ def above_written(store: Store, stream: str, made: Made, until_ms: int) -> Made:
     if not late:
         return made
     written: dict[int, int] = {}
-    for page in store.interval_pages(min(r.start_ms for r in late), max(r.end_ms for r in late), [stream]):
+    for page in store.intervals.interval_pages(min(r.start_ms for r in late), max(r.end_ms for r in late), [stream]):
         fields = Page(page.body)
         for start, revision in zip(fields.row("start"), fields.row("revision"), strict=True):
             written[start] = max(written.get(start, 0), revision)

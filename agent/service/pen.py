@@ -49,15 +49,15 @@ class Pen:
         """
         signer = signer or self.signer
         data = self.records_of(store, signer)
-        store.add_key_record(json.loads(data)["counter"], data)
+        store.keys.add(json.loads(data)["counter"], data)
         self.switch(signer, data)
         return data
 
     def records_of(self, store: Store, signer: Signer) -> bytes:
         """The ``keys`` object that ends with a key. Raises KeyFileError where it does not follow the one before."""
-        while (kept := store.key_record()) is not None and not is_sound(kept[1]):
+        while (kept := store.keys.newest()) is not None and not is_sound(kept[1]):
             log.error("the key records of counter %d in the store are not what was signed, and are dropped", kept[0])
-            store.drop_key_record(kept[0])
+            store.keys.delete(kept[0])
         return current_records(signer, self._gateway, kept[1] if kept else None)
 
     def switch(self, signer: Signer, records: bytes) -> None:

@@ -63,12 +63,12 @@ def take_up(store: Store, runtime_dir: Path) -> WentBack | None:
     resumes: dict[str, Resume] = {}
     again = 0
     for name, behind in store.behind.items():
-        in_ring = behind.resealable and tails.get(behind.head.ring_id, NEVER) <= behind.left_pos
+        in_ring = behind.resealable and tails.get(behind.head.ring_id, NEVER) <= behind.sent_pos
         if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed anew
-            resumes[name] = Resume(behind.left_ms, behind.left_pos)
-            again += behind.left_ms < behind.head.to_ms
+            resumes[name] = Resume(behind.sent_ms, behind.sent_pos)
+            again += behind.sent_ms < behind.head.to_ms
     exact = all(behind.exact for behind in store.behind.values())
-    streams, packs = store.take_up(resumes)
+    streams, packs = store.resume_streams(resumes)
     more = "" if exact else "; since the power was cut there may have been more, and who has them sees a rollback"
     log.error(
         "the database has lost its newest transactions: %d packs of %d streams are gone and will be stated lost; "
@@ -93,7 +93,8 @@ def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
 
 def _tables(store: Store, ring: Ring) -> dict[int, StreamTable]:
     return {
-        number: StreamTable(stored.stream, stored.document) for number, stored in store.tables(ring.ring_id).items()
+        number: StreamTable(stored.stream, stored.document)
+        for number, stored in store.documents.tables(ring.ring_id).items()
     }
 
 
@@ -177,7 +178,7 @@ def _recover_ring(
     now_ms: int,
     done: Recovered,
 ) -> None:
-    heads, losses = store.heads(), store.losses()
+    heads, losses = store.packs.heads(), store.packs.losses()
     left, damage = _gather(ring, _tables(store, ring), heads)
     packs: list[SealedPack] = []
     stated: list[int] = []
@@ -199,7 +200,7 @@ def _recover_ring(
         done.readings += sum(p.records for p in sealed)
         done.streams += 1
     if packs:
-        store.commit(packs, {}, stated, {pack.stream: pack.facts for pack in packs if pack.facts is not None})
+        store.packs.commit(packs, {}, stated, {pack.stream: pack.facts for pack in packs if pack.facts is not None})
         done.packs += len(packs)
     if damage:
         raise ValueError(damage)

@@ -271,9 +271,9 @@ class Reloads:
         rows = [(number, table.stream, table.encoded) for number, table in (*prepared.change.tables, prepared.gateway)]
 
         def also(store: Store) -> None:
-            store.register_tables(ring_id, rows)
+            store.documents.register_tables(ring_id, rows)
             if key is not None and key.signer is not None:
-                store.add_key_record(key.counter, key.records)
+                store.keys.add(key.counter, key.records)
 
         await self._bound(prepared.config, also)
 
@@ -281,7 +281,7 @@ class Reloads:
         bounds, names = config.store, [uplink.name for uplink in config.uplinks]
         now_ms = time.time_ns() // 1_000_000
         await self._agent.writer.bound(
-            lambda store: store.bound(
+            lambda store: store.change_limits(
                 bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms, lambda: also(store)
             )
         )
@@ -346,9 +346,11 @@ class Reloads:
         key = failed.key
 
         def also(store: Store) -> None:
-            store.register_tables(running.fleet.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables])
+            store.documents.register_tables(
+                running.fleet.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables]
+            )
             if key is not None and key.signer is not None and running.key_watch.kid != key.signer.kid:
-                store.drop_key_record(key.counter)
+                store.keys.delete(key.counter)
 
         await self._bound(config, also)
         await self._apply(back)

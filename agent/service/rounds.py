@@ -57,7 +57,7 @@ class Rounds:
     async def run(self) -> None:
         """Look once a day until cancelled. Raises StoreDamaged."""
         self.warnings, aside, self.last_ms = await self._writer.call(
-            lambda store: (store.warnings(), _aside(store), store.inspected())
+            lambda store: (store.warnings(), _aside(store), store.checked_ms())
         )
         for text in self.warnings:
             log.warning("%s", text)
@@ -83,13 +83,13 @@ class Rounds:
         """One look at everything. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
-            inspection = await self._writer.call(lambda store: store.inspect(_checker(store)))
+            inspection = await self._writer.call(lambda store: store.start_check(_checker(store)))
             more = True
             while more:
                 start = time.monotonic()
                 more = await self._writer.call(lambda store: inspection.step())
                 await asyncio.sleep((time.monotonic() - start) * (SHARE - 1))
-            self.last_ms = await self._writer.call(lambda store: store.inspected(self._wall_ms()))
+            self.last_ms = await self._writer.call(lambda store: store.mark_checked(self._wall_ms()))
         finally:
             self.under_way = False
         took = time.monotonic() - began
@@ -116,23 +116,22 @@ def _aside(store: Store) -> dict[str, Any] | None:
 def _checker(store: Store) -> Callable[[bytes], bool]:
     """Has a pack the signature of one of our keys? A pack of a key that is not known any more is let be."""
     from agent.verify.jws import TYP_PACK, check_signature, public_key
+    from agent.verify.signed import cut_signature, signature_of
     from agent.verify.strict import Refused
 
     keys = {}
-    for chain in store.key_chains():
+    for chain in store.keys.chains():
         for record in json.loads(chain)["records"]:
             key = public_key(record.get("alg"), record.get("jwk"))
             keys[key.kid] = key
 
     def holds(data: bytes) -> bool:
-        start = data.rfind(b',"sig":"')
-        end = data.find(b'"', start + 8)
-        if start < 0 or end < 0:
+        sig = signature_of(data)
+        payload = cut_signature(data, sig) if sig is not None else None
+        if sig is None or payload is None:
             return False
         try:
-            check_signature(data[start + 8 : end].decode("ascii"), data[:start] + data[end + 1 :], TYP_PACK, keys)
-        except UnicodeDecodeError:
-            return False
+            check_signature(sig, payload, TYP_PACK, keys)
         except Refused as error:
             return error.code == "kid"
         return True

@@ -159,7 +159,7 @@ class Tallying:
             account = self._accounts[stream] = self._begin(store, stream)
         ledger = account.ledger
         try:
-            is_done = account.replay.read(store, store.heads()[stream].seq, end)
+            is_done = account.replay.read(store, store.packs.heads()[stream].seq, end)
         finally:  # also where the disk fails in between: it goes on from there
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in account.replay.events]
         self._write(store, {stream: account})
@@ -169,10 +169,10 @@ class Tallying:
 
     def _begin(self, store: Store, stream: str) -> _Account:
         """A ledger as it was kept; where that cannot be, one that is made again from the packs that are there."""
-        kept = store.interval_state(stream)
+        kept = store.intervals.state(stream)
         if kept is None:
             return self._rebuilt(store, stream, None)
-        birth = store.birth_before(stream, kept[0] + 1)
+        birth = store.packs.birth_before(stream, kept[0] + 1)
         ledger = Ledger(stream, self.cut, self.rule)
         try:
             if birth is None:
@@ -194,7 +194,7 @@ class Tallying:
             other: sequence of a whole state of another version or other settings: then the days before are held
                 against their packs as well.
         """
-        written_ms, head = store.interval_end(stream), store.heads()[stream]
+        written_ms, head = store.intervals.end_ms(stream), store.packs.heads()[stream]
         from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
         if replay.trusted_ms:  # else all times that the clock was set back are seen again
@@ -246,7 +246,7 @@ class Tallying:
     def _save(self, store: Store) -> None:
         pages, states, repairs = self._unsaved
         try:
-            store.add_intervals(pages, states, repairs)
+            store.intervals.add(pages, states, repairs)
         except GatewayError:  # the next commit of packs says what is wrong; these wait for it
             return
         self._unsaved = [], {}, []
@@ -260,7 +260,7 @@ class Tallying:
             if stream not in self._behind and is_whole:
                 with _Guard(self, stream):
                     states[stream] = (account.ledger.seq, account.ledger.state())
-        store.add_intervals(pages, states, repairs)
+        store.intervals.add(pages, states, repairs)
         self._unsaved = [], {}, []
 
     def closed_ms(self, streams: Iterable[str]) -> int:
@@ -277,12 +277,12 @@ class Tallying:
 
     def mend(self, store: Store) -> None:
         """Drop pages that are damaged, and make the intervals of their streams once more from their packs."""
-        damaged = store.damaged_pages
+        damaged = store.intervals.damaged_pages
         if not damaged:
             return
         repairs = []
         for stream in sorted({page.stream for page in damaged}):
-            mine, head = [page for page in damaged if page.stream == stream], store.heads()[stream]
+            mine, head = [page for page in damaged if page.stream == stream], store.packs.heads()[stream]
             log.warning(
                 "%d pages of intervals of %s, from %s on, are damaged; they are made again from its packs",
                 len(mine), stream, datetime.fromtimestamp(min(page.from_ms for page in mine) / 1000, UTC),
@@ -294,15 +294,15 @@ class Tallying:
             if followed:  # the newest day by its ledger, which begins without a state
                 self._accounts.pop(stream, None)
                 self._behind[stream] = None
-        store.drop_damaged_pages(repairs)
+        store.intervals.drop_damaged_pages(repairs)
         for repair in repairs:
             self.repair.add(store, repair)
 
     def tidy(self, store: Store, now_ms: int) -> None:
         """Fold days that are over, a few at a time; drop what is too old. ``now_ms`` 0: the clock cannot be trusted."""
         if now_ms:
-            store.fold_intervals(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
-            store.prune_intervals(now_ms - self._keep_ms)
+            store.intervals.merge_days(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
+            store.intervals.prune(now_ms - self._keep_ms)
 
     def give_up(self, stream: str, error: BaseException) -> None:
         """A fault of ours: this stream has no intervals until the next start; its readings are not concerned."""
@@ -346,7 +346,7 @@ def event_of(counter_event: CounterEvent) -> dict[str, Any]:
 
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
     """How often the clock was set back before the last intervals that are written, as they count it."""
-    pages = store.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
+    pages = store.intervals.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
     return max((turn for page in pages for turn in Page(page.body).row("turn")), default=0)
 
 

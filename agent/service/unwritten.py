@@ -28,12 +28,12 @@ class UnwrittenStreams:
 
     def before(self, store: Store, at_ms: int) -> list[Unwritten]:
         """Those whose intervals are not written up to an instant. A stream without a pack cannot be among them."""
-        heads, seqs = store.heads(), store.interval_seqs()
+        heads, seqs = store.packs.heads(), store.intervals.seqs()
         out = []
         for stream in self.streams:
             if stream not in heads:
                 continue
-            from_ms = store.interval_end(stream) or self._cut.floor(store.first_pack(stream)[1])
+            from_ms = store.intervals.end_ms(stream) or self._cut.floor(store.packs.first_pack(stream)[1])
             if from_ms < at_ms:
                 out.append(Unwritten(stream, from_ms, self._columns_of(store, stream, seqs.get(stream, 0))))
         return out
@@ -41,7 +41,7 @@ class UnwrittenStreams:
     def _columns_of(self, store: Store, stream: str, seq: int) -> tuple[Column, ...]:
         """As the table in force after pack ``seq`` has them; that of the first birth where nothing was written yet."""
         if self._columns.get(stream, (-1, ()))[0] != seq:
-            birth = store.birth_before(stream, max(seq, 1) + 1)
+            birth = store.packs.birth_before(stream, max(seq, 1) + 1)
             columns = track(json.loads(birth)["table"], self._rule).shape.columns if birth is not None else ()
             self._columns[stream] = seq, columns
         return self._columns[stream][1]

@@ -148,7 +148,7 @@ class Writer:
         def run(store: Store) -> None:
             self._flush(store, 0)
             change(store)
-            self._confirmed = {name: ids for name, ids in self._confirmed.items() if name in store.destinations}
+            self._confirmed = {name: ids for name, ids in self._confirmed.items() if name in store.packs.destinations}
 
         await self.call(run)
 
@@ -171,14 +171,14 @@ class Writer:
         """Read from an outbox, oldest first; ``callback`` runs in the writer thread."""
 
         def run(store: Store) -> None:
-            known = dest in store.destinations
-            callback(store.pending(dest, after_id, limit, max_bytes) if known else ())
+            known = dest in store.packs.destinations
+            callback(store.packs.pending(dest, after_id, limit, max_bytes) if known else ())
 
         self._queue.put(run)
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
         """The newest births, by stream; ``callback`` runs in the writer thread."""
-        self._queue.put(lambda store: callback(store.births(after, limit, max_bytes)))
+        self._queue.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def leaving(self) -> None:
         """What is committed by now may leave the house."""
@@ -188,7 +188,7 @@ class Writer:
         """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
 
         def run(store: Store) -> None:
-            if dest not in store.destinations:  # the last word of one that was just taken out
+            if dest not in store.packs.destinations:  # the last word of one that was just taken out
                 return
             if not self._confirmed:
                 self._confirmed_at = time.monotonic()
@@ -202,7 +202,9 @@ class Writer:
 
         def run(store: Store) -> None:
             try:
-                ids, wrong = store.covered(dest, ack) if dest in store.destinations else ([], "comes too late")
+                ids, wrong = (
+                    store.packs.acknowledged(dest, ack) if dest in store.packs.destinations else ([], "comes too late")
+                )
             except GatewayError as error:
                 ids, wrong = [], str(error)
             if ids:
@@ -226,7 +228,7 @@ class Writer:
 
         def run(store: Store) -> None:
             try:
-                page = self._do(store, lambda store: store.replay(stream, boot, first, last, limit, max_bytes))
+                page = self._do(store, lambda store: store.packs.replay(stream, boot, first, last, limit, max_bytes))
             except GatewayError as error:
                 page = ReplayPage(refused=str(error))
             callback(page)
@@ -235,15 +237,15 @@ class Writer:
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
         """Of a destination's budget of replays; ``callback`` runs in the writer thread, unless the store fails."""
-        self._queue.put(lambda store: callback(store.spend(dest, day, size)))
+        self._queue.put(lambda store: callback(store.packs.count_replayed(dest, day, size)))
 
     # --- the thread
 
     def _run(self) -> None:
         try:
             store = self._open_store()
-            self._losses = store.call(Store.losses)
-            self._leaving = store.leaving
+            self._losses = store.call(lambda store: store.packs.losses())
+            self._leaving = store.mark_sent
         except Exception as error:  # noqa: BLE001 - it is raised by ``start``
             self._back(_fail, self._ready, error)
             self._back(_settle, self._stopped, None)
@@ -278,7 +280,7 @@ class Writer:
     def _flush(self, store: Store, age_s: float) -> None:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
             try:
-                store.commit((), self._confirmed)
+                store.packs.commit((), self._confirmed)
             except GatewayError as error:  # they stay and go with a later commit: at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
                 self._back(self.on_trouble, str(error))
@@ -309,25 +311,25 @@ class Writer:
 
     def look_for_losses(self, store: Store) -> None:
         """Those that the store knows now are to be stated; in the thread."""
-        self._losses = store.losses()
+        self._losses = store.packs.losses()
 
     def losses_of(self, stream: str) -> list[LossNote]:
         """What the next pack of a stream must state; in the thread."""
         return [note for note in self._losses if note.stream == stream]
 
     def keep(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
-        """Commit packs that hold no readings and offer them; in the thread. Raises what ``Store.commit`` raises.
+        """Commit packs that hold no readings and offer them; in the thread. Raises what ``PackTable.commit`` raises.
 
         ``stated``: losses that stand in the first of them.
         """
-        ids = store.commit(packs, {}, [note.id for note in stated])
+        ids = store.packs.commit(packs, {}, [note.id for note in stated])
         self._losses = [note for note in self._losses if note not in stated]
         self._offer(ids, packs)
 
     def _commit(self, store: Store, batch: Batch) -> bool:
         """Make a batch durable and offer it; where the store cannot, its packs never existed."""
         try:
-            ids = store.commit(batch.packs, self._confirmed, batch.stated, facts_in(batch.packs))
+            ids = store.packs.commit(batch.packs, self._confirmed, batch.stated, facts_in(batch.packs))
         except StoreDamaged:
             batch.undo()
             raise  # ends the service: the next start sets the file aside and seals what the ring holds

@@ -1,11 +1,12 @@
-"""The durable store: the only room that opens the database."""
+"""The durable store: the only package that opens the database."""
 
 from agent.store.archive import Archive, Piece
-from agent.store.database import Quarantine, Salvaged, mount_warnings
-from agent.store.engine import Store
+from agent.store.documents import StoredTable
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
 from agent.store.intervals import NewPage, Repair
-from agent.store.values import Behind, LossNote, Resume, Sealed, StoredPack, StoredTable, StreamHead, Usage
+from agent.store.sqlite import Quarantine, mount_warnings
+from agent.store.store import Store, Usage
+from agent.store.streams import Behind, LossNote, Resume, StoredPack, StreamHead
 
 __all__ = [
     "Archive",
@@ -16,8 +17,6 @@ __all__ = [
     "Quarantine",
     "Repair",
     "Resume",
-    "Salvaged",
-    "Sealed",
     "Store",
     "StoreBusy",
     "StoreDamaged",

@@ -1,15 +1,16 @@
-"""Where every stream stood after the last commit, beside the database: ``store.db.heads``.
+"""The head of every stream after the last commit, recorded beside the database: ``store.db.heads``.
 
-SQLite drops the last transactions of a WAL that is damaged or cut short, and says nothing of it: heads go back, and the
-next pack would take a sequence that was given before. So each commit is noted here as well, after it is durable and
-before anybody may publish what is in it. The file may therefore lag behind the database, and is never ahead of it.
+SQLite drops the last transactions of a WAL that is damaged or cut short, without an error: heads go back, and the next
+pack would get a sequence that was used before. So each commit is recorded here too, after it is durable and before its
+packs may be published. The file may therefore lag behind the database, and is never ahead of it.
 
-No fsync but at the start and at the end: what is written is in the kernel at once, which a killed process does not take
-back. As long as the same kernel runs, and after an orderly end, the file is *exact*: nothing was published beyond it.
-After a power cut it is what the kernel had written by itself, half a minute old at most: then heads are at least there.
+There is no fsync except at the start and at the end: what is written is in the kernel at once, and a killed process
+does not take it back. As long as the same kernel runs, and after an orderly end, the file is *exact*: nothing was
+published after it. After a power cut it is what the kernel had written by itself, at most half a minute old: heads had
+come at least that far.
 
-Layout: slots of 512 bytes, each with a checksum of its own, so that a sector that was torn costs one stream. The first
-holds the kernel's boot and whether the end was orderly; each other one a stream. Pages of 4 KiB are written whole.
+Layout: slots of 512 bytes, each with its own checksum, so that a torn sector costs one stream. The first holds the
+kernel's boot id and whether the end was orderly; each other one a stream. Pages of 4 KiB are written whole.
 """
 
 from __future__ import annotations
@@ -18,30 +19,37 @@ import contextlib
 import errno
 import logging
 import os
+import sqlite3
 import struct
 import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from agent.store.values import Sealed, StreamHead
+from agent.store.damage import add_suspicion, is_small
+from agent.store.retention import Retention
+from agent.store.sqlite import Connection, file_bytes, quarantine_name, sync_directory, unchanged_damage
+from agent.store.streams import DAMAGED, Behind, Resume, StreamHead, StreamTable
+
+if TYPE_CHECKING:
+    from agent.pack import SealedPack
 
 log = logging.getLogger("meterhouse.store")
 SLOT: Final = 512
 PAGE: Final = 4096
 MAGIC: Final = b"mhheads1"
-MAX_BYTES: Final = 4 << 20  # eight thousand streams: what is larger is no such file
+MAX_BYTES: Final = 4 << 20  # eight thousand streams; a larger file is not such a record
 _HEADER = struct.Struct("<8s16sB")
-_ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # of a ``Recorded`` but its name, whose length comes last
-_LOST = struct.Struct("<qq")  # ends a slot, before the sum; zeros where an older version wrote it
+_ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # a ``RecordedHead`` except its name, whose length comes last
+_LOST = struct.Struct("<qq")  # at the end of a slot, before the sum; zeros in the file of an older version
 _SUM = struct.Struct("<I")
 
 
 @dataclass(slots=True)
-class Recorded:
-    """One stream as the file has it. ``left_*``: the last pack that may have left the house."""
+class RecordedHead:
+    """One stream in the file. ``sent_*``: the last pack that may have been published."""
 
     stream: str
     boot: str  # 16 hex digits
@@ -52,27 +60,27 @@ class Recorded:
     ring_pos: int  # every record before it in that ring is sealed
     ring_seq: int  # packs above it were sealed from that ring
     pack_id: int  # 0: not known
-    left_seq: int
-    left_ms: int  # its ``to``
-    left_pos: int  # as ``ring_pos``; 0 where it was sealed from another ring
-    owed_seq: int  # no pack below it was waited for by anybody, a minute ago at most
-    owed_ms: int  # where that one begins
+    sent_seq: int
+    sent_ms: int  # its ``to``
+    sent_pos: int  # as ``ring_pos``; 0 where it was sealed from another ring
+    owed_seq: int  # the first pack that a destination waited for, at most a minute ago
+    owed_ms: int  # where that pack begins
     lost_seq: int = 0  # the first of the newest packs that were lost by damage; 0: none were
-    lost_ms: int = 0  # where it began
+    lost_ms: int = 0  # where that pack began
 
-    def take(self, pack: Sealed, number: int) -> None:
-        """A pack was committed under this id."""
+    def advance(self, pack: SealedPack, number: int) -> None:
+        """A pack was committed with this id."""
         if pack.ring_id != self.ring_id:
-            self.ring_id, self.ring_seq, self.left_pos = pack.ring_id, self.seq, 0
+            self.ring_id, self.ring_seq, self.sent_pos = pack.ring_id, self.seq, 0
         self.boot, self.seq, self.hash, self.to_ms = pack.boot, pack.seq, pack.hash, pack.to_ms
         self.ring_pos, self.pack_id = pack.ring_pos, number
 
     def encode(self) -> bytes:
-        """Its slot."""
+        """The slot."""
         name = self.stream.encode()
         front = _ENTRY.pack(
             int(self.boot, 16), self.seq, self.hash, self.to_ms, self.ring_id, self.ring_pos, self.ring_seq,
-            self.pack_id, self.left_seq, self.left_ms, self.left_pos, self.owed_seq, self.owed_ms, len(name),
+            self.pack_id, self.sent_seq, self.sent_ms, self.sent_pos, self.owed_seq, self.owed_ms, len(name),
         )  # fmt: skip
         return _summed(front + name, _LOST.pack(self.lost_seq, self.lost_ms))
 
@@ -83,11 +91,11 @@ def _summed(body: bytes, end: bytes = b"") -> bytes:
 
 
 def header(boot: bytes, closed: bool) -> bytes:
-    """The first slot: which start of the kernel wrote the file, and whether the end was orderly."""
+    """The first slot: the kernel boot that wrote the file, and whether the end was orderly."""
     return _summed(_HEADER.pack(MAGIC, boot, int(closed)))
 
 
-def _decode(slot: bytes) -> Recorded | None:
+def _decode(slot: bytes) -> RecordedHead | None:
     if _SUM.unpack(slot[-_SUM.size :])[0] != zlib.crc32(slot[: -_SUM.size]):
         return None
     boot, seq, digest, *rest, length = _ENTRY.unpack_from(slot)
@@ -95,21 +103,21 @@ def _decode(slot: bytes) -> Recorded | None:
         return None
     name = slot[_ENTRY.size : _ENTRY.size + length].decode("utf-8", "replace")
     lost = _LOST.unpack_from(slot, SLOT - _SUM.size - _LOST.size)
-    return Recorded(name, f"{boot:016x}", seq, digest, *rest, *lost)
+    return RecordedHead(name, f"{boot:016x}", seq, digest, *rest, *lost)
 
 
 def record_file(path: Path) -> Path:
-    """Where the record of a database lies."""
+    """The record of a database."""
     return path.with_name(path.name + ".heads")
 
 
-def head_of(kept: Recorded) -> StreamHead:
-    """A recorded head as the store knows heads; which birth was in force it does not say."""
+def head_of(kept: RecordedHead) -> StreamHead:
+    """A recorded head as a StreamHead; the record does not contain the birth."""
     return StreamHead(kept.stream, kept.boot, kept.seq, kept.hash, kept.to_ms, None, kept.ring_id, kept.ring_pos)
 
 
 def kernel_boot() -> bytes:
-    """Which start of the kernel this is; zeros where it does not say."""
+    """Id of this boot of the kernel; zeros if it is not known."""
     with contextlib.suppress(OSError, ValueError):
         text = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
         return bytes.fromhex(text.strip().replace("-", ""))
@@ -117,24 +125,24 @@ def kernel_boot() -> bytes:
 
 
 class HeadRecord:
-    """The file. ``found`` is what an earlier run left; from ``begin`` on it follows the commits of this one.
+    """The file. ``found`` is what an earlier run wrote; after ``begin`` the file follows the commits of this run.
 
-    ``left`` is for any thread, the rest for the one that owns the database.
+    ``mark_sent`` may be called in any thread, the rest only in the one that owns the database.
     """
 
     def __init__(self, path: Path, boot: bytes | None = None) -> None:
         self._path, self._boot = path, kernel_boot() if boot is None else boot
-        self.found: dict[str, Recorded] = {}
+        self.found: dict[str, RecordedHead] = {}
         self.exact = False
         self._slots: dict[str, int] = {}  # from 1
-        self._heads: dict[str, Recorded] = {}
+        self._heads: dict[str, RecordedHead] = {}
         self._image = bytearray()
         self._dirty: set[int] = set()  # pages
-        self._ahead: set[str] = set()  # streams whose newest pack has not left
+        self._unsent: set[str] = set()  # streams whose newest pack was not published
         self._lock = threading.Lock()
         self._fd = -1
-        self.begun = False  # it follows the commits
-        self._trouble = False
+        self.begun = False  # the file follows the commits
+        self._failing = False
         self._read()
 
     def _read(self) -> None:
@@ -161,21 +169,21 @@ class HeadRecord:
 
     @property
     def last_id(self) -> int:
-        """The highest pack id that an earlier run gave."""
+        """The highest pack id that an earlier run assigned."""
         return max((entry.pack_id for entry in self.found.values()), default=0)
 
     def begin(
         self, heads: Iterable[StreamHead], ids: Mapping[str, int], lost: Mapping[str, tuple[int, int]] | None = None
     ) -> None:
-        """Say what the database says, and follow it from now on.
+        """Record the heads of the database, and follow its commits from now on.
 
         Args:
-            ids: of the newest pack, where it is there.
+            ids: of the newest pack of a stream, if it is stored.
             lost: by stream the first of the newest packs that were lost by damage, and where it began.
         """
         lost = lost or {}
         self._heads = {
-            head.stream: Recorded(
+            head.stream: RecordedHead(
                 head.stream, head.boot, head.seq, head.hash, head.to_ms, head.ring_id, head.ring_pos, head.seq,
                 ids.get(head.stream, 0), head.seq, head.to_ms, head.ring_pos, 1, 0, *lost.get(head.stream, (0, 0)),
             )
@@ -198,43 +206,43 @@ class HeadRecord:
             with contextlib.suppress(OSError):
                 os.fsync(self._fd)
 
-    def advance(self, packs: Sequence[Sealed], ids: Sequence[int]) -> None:
-        """These packs are committed. To be called before they are published."""
+    def advance(self, packs: Sequence[SealedPack], ids: Sequence[int]) -> None:
+        """These packs are committed. Must be called before they are published."""
         if not self.begun:
             return
         with self._lock:
             for pack, number in zip(packs, ids, strict=True):
                 entry = self._heads.get(pack.stream)
                 if entry is None:
-                    entry = self._heads[pack.stream] = Recorded(
+                    entry = self._heads[pack.stream] = RecordedHead(
                         pack.stream, pack.boot, 0, pack.hash, 0, pack.ring_id, 0, 0, 0, 0, pack.from_ms, 0,
                         pack.seq, pack.from_ms,
                     )  # fmt: skip
                     self._slots[pack.stream] = max(self._slots.values(), default=0) + 1
-                entry.take(pack, number)
+                entry.advance(pack, number)
             for name in {pack.stream for pack in packs}:
                 self._put(name)
-                self._ahead.add(name)
+                self._unsent.add(name)
             self._flush()
 
-    def left(self) -> None:
-        """Whatever is committed by now may leave the house: to be called before a byte of it does."""
-        if not self._ahead:
+    def mark_sent(self) -> None:
+        """All that is committed may be published from now on. Must be called before its first byte is."""
+        if not self._unsent:
             return
         with self._lock:
             if self.begun:
-                self._all_left()
+                self._mark_all_sent()
                 self._flush()
 
-    def _all_left(self) -> None:
-        for name in self._ahead:
+    def _mark_all_sent(self) -> None:
+        for name in self._unsent:
             entry = self._heads[name]
-            entry.left_seq, entry.left_ms, entry.left_pos = entry.seq, entry.to_ms, entry.ring_pos
+            entry.sent_seq, entry.sent_ms, entry.sent_pos = entry.seq, entry.to_ms, entry.ring_pos
             self._put(name)
-        self._ahead.clear()
+        self._unsent.clear()
 
-    def owe(self, owed: Mapping[str, tuple[int, int]]) -> None:
-        """By stream the lowest sequence that somebody waits for, and where it begins."""
+    def set_owed(self, owed: Mapping[str, tuple[int, int]]) -> None:
+        """By stream the lowest sequence that a destination waits for, and where that pack begins."""
         if not self.begun:
             return
         with self._lock:
@@ -245,16 +253,16 @@ class HeadRecord:
                     self._put(name)
             self._flush()
 
-    def heads(self) -> Mapping[str, Recorded]:
-        """As they stand."""
+    def heads(self) -> Mapping[str, RecordedHead]:
+        """The recorded heads, by stream."""
         return self._heads
 
     def close(self) -> None:
-        """The database is closed in order: what stands here is all that there is, also for another kernel."""
+        """The database was closed in order: the record is exact, also after a reboot."""
         if not self.begun:
             return
         with self._lock:
-            self._all_left()  # nobody says any more what leaves
+            self._mark_all_sent()  # what is published after this is not recorded
             self._put_header(closed=True)
             with contextlib.suppress(OSError):
                 self._write()
@@ -262,7 +270,7 @@ class HeadRecord:
             self.abandon()
 
     def abandon(self) -> None:
-        """Let go of the file as it is."""
+        """Close the file as it is."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self.begun = -1, False
@@ -286,10 +294,10 @@ class HeadRecord:
         except OSError as error:
             self._failed(error)
         else:
-            self._trouble = False
+            self._failing = False
 
     def _write(self) -> None:
-        """The page with the header last: until then the file says what it said, and that still holds."""
+        """The page with the header comes last: until then the previous record is valid."""
         if self._fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._fd = os.open(self._path, flags, 0o600)
@@ -300,17 +308,187 @@ class HeadRecord:
                 os.pwrite(self._fd, memoryview(self._image)[page * PAGE : (page + 1) * PAGE], page * PAGE)
             except OSError as error:
                 if error.errno == errno.ENOSPC and page * PAGE >= size:
-                    continue  # no room for streams that it never had: the next commit tries again
+                    continue  # no room for new streams: the next commit tries again
                 raise
             self._dirty.discard(page)
 
     def _failed(self, error: OSError) -> None:
-        """A file that lags behind must not pass for one that does not: it goes, and the next commit makes it anew."""
-        if not self._trouble:
+        """An outdated file must not be taken for a current one: remove it; the next commit writes a new one."""
+        if not self._failing:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
-        self._trouble = True
+        self._failing = True
         with contextlib.suppress(OSError):
             self._path.unlink()
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._dirty = -1, set(range(len(self._image) // PAGE))
+
+
+class HeadTracker:
+    """Compares the recorded heads with the database when it opens, and keeps the record up to date afterwards."""
+
+    def __init__(self, db: Connection, streams: StreamTable, retention: Retention, record: HeadRecord) -> None:
+        self._db, self._streams, self._retention, self.record = db, streams, retention, record
+        self.behind: dict[str, Behind] = {}
+
+    def compare(self, is_salvaged: bool) -> bool:
+        """Find the streams that are behind the record. False: the rest of the database is inconsistent.
+
+        Args:
+            is_salvaged: the database is new and has what was salvaged from a damaged one: it is consistent.
+        """
+        heads, last = self._streams.heads(), self._streams.last_pack_id()
+        row = self._db.execute("SELECT from_ms + span_ms FROM packs ORDER BY id DESC LIMIT 1").fetchone()
+        newest_ms = row[0] if row else 0
+        is_consistent = True
+        for name, kept in self.record.found.items():
+            head = heads.get(name)
+            if head is None:
+                if self.record.exact:  # otherwise the stream begins anew: how far it had come is not known
+                    self.behind[name] = _behind(kept, None, self.record.exact)
+            elif head.seq < kept.seq and head.to_ms <= kept.to_ms:
+                self.behind[name] = _behind(kept, head, self.record.exact)
+                is_consistent &= not kept.pack_id or kept.pack_id > last
+            elif head.hash == kept.hash and kept.pack_id > last and newest_ms <= kept.to_ms:
+                is_consistent = False  # the head is there, its pack is missing
+        if is_salvaged:
+            return True
+        if is_consistent and any(name in heads for name in self.behind):
+            return self._tables_match()
+        return is_consistent
+
+    def _tables_match(self) -> bool:
+        """Whether tables and indexes match, and no pack comes after the head of its stream."""
+        strays = self._db.execute(
+            "SELECT EXISTS(SELECT 1 FROM streams s WHERE s.boot NOT IN (SELECT id FROM boots))"
+            " OR EXISTS(SELECT 1 FROM streams s WHERE EXISTS"
+            " (SELECT 1 FROM packs p INDEXED BY packs_seq WHERE p.stream = s.id AND p.seq > s.seq))"
+        ).fetchone()[0]
+        if strays:
+            return False
+        if not is_small(self._db.path):  # the first check of the whole store, minutes from now, will find out
+            add_suspicion(self._db.path)
+            return True
+        return bool(self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
+
+    def resume(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
+        """Continue after the missing packs, and note them as lost. Returns how many streams and packs.
+
+        Args:
+            resumes: where streams continue; by default after their last pack.
+        """
+        lost = 0
+        with self._db.transaction():
+            for name, behind in self.behind.items():
+                head = behind.head
+                resume = resumes.get(name) or Resume(head.to_ms, head.ring_pos)
+                stream = self._streams.put_head(replace(head, to_ms=resume.to_ms, ring_pos=resume.ring_pos))
+                if behind.lost_first <= head.seq:
+                    lost += head.seq - behind.lost_first + 1
+                    from_ms = min(behind.lost_ms, resume.to_ms)
+                    self._retention.note_loss(
+                        stream, self._streams.boot_id(head.boot), behind.lost_first, head.seq, from_ms, resume.to_ms,
+                        head.hash, DAMAGED,
+                    )  # fmt: skip
+            self._db.set_meta("last_id", self.record.last_id)
+            self._db.set_meta("checkpoints_lost", 1)
+        count, self.behind = len(self.behind), {}
+        self._streams.refresh()
+        self._retention.lost_packs += lost
+        return count, lost
+
+    def begin(self) -> None:
+        """Start to record the commits, before the first one."""
+        if self.behind:
+            self.resume({})
+        newest = (
+            "SELECT s.name, max(p.id) FROM streams s, packs p WHERE p.stream = s.id AND p.seq = s.seq GROUP BY s.id"
+        )
+        lost = (
+            "SELECT s.name, l.first, l.from_ms, max(l.last) FROM losses l JOIN streams s ON s.id = l.stream"
+            " WHERE l.reason = ? GROUP BY s.id"
+        )
+        damaged = {name: (first, from_ms) for name, first, from_ms, _ in self._db.query(lost, DAMAGED)}
+        self.record.begin(self._streams.heads().values(), dict(self._db.query(newest)), damaged)
+        self.update_owed()
+
+    def update_owed(self) -> None:
+        """Record which packs destinations wait for, if the file is in use."""
+        if self.record.begun:
+            self.record.set_owed(self._owed())
+
+    def _owed(self) -> dict[str, tuple[int, int]]:
+        """By stream the first sequence that a destination waits for, and where it begins; if it is found quickly."""
+        firsts = [
+            self._db.execute("SELECT min(pack) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
+            for number in self._retention.active
+        ]
+        first = min((number for number in firsts if number is not None), default=None)
+        heads = self.record.heads()
+        nothing = {
+            name: (head.seq + 1, head.to_ms) for name, head in heads.items() if first is None or head.pack_id < first
+        }
+        if first is None:
+            return nothing
+        rows = self._db.execute(
+            "SELECT s.name, min(p.seq), p.from_ms FROM packs p JOIN streams s ON s.id = p.stream"
+            " WHERE p.id BETWEEN ? AND ? GROUP BY s.id",
+            (first, first + 4 * len(heads)),
+        )
+        return nothing | {name: (seq, from_ms) for name, seq, from_ms in rows}
+
+
+def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Behind:
+    """What is missing of a stream after ``head``; None: all of it."""
+    seq, to_ms, pos = kept.sent_seq, kept.sent_ms, kept.sent_pos
+    first, first_ms = max(1, kept.owed_seq), kept.owed_ms
+    if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
+        first, first_ms = kept.lost_seq, kept.lost_ms  # the packs that stated this loss are missing too
+    if head is not None:
+        if head.seq >= seq:
+            seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
+        if head.seq >= first:
+            first, first_ms = head.seq + 1, head.to_ms
+    return Behind(kept.stream, head_of(kept), to_ms, pos, exact and seq >= kept.ring_seq, exact, first, first_ms)
+
+
+def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> bool:
+    """Set a WAL aside if the database without it has more than with it. True if it was set aside.
+
+    A checkpoint may have copied the whole WAL into the database just before the end. If the WAL is then damaged, SQLite
+    reads older pages from the rest of it over the newer ones of the file. Must be called before the database is opened.
+    """
+    wal = path.with_name(path.name + "-wal")
+    if not record.found or not file_bytes(path) or not file_bytes(wal) or not is_small(path):
+        return False
+    # if it cannot be read both ways, nothing is known: opening it then reports what is wrong
+    if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
+        return False
+    if not rescue:
+        raise unchanged_damage(path, f"{wal.name} is older than it")
+    aside = quarantine_name(wal)
+    wal.rename(aside)
+    sync_directory(path.parent)
+    log.warning("%s is damaged, but the database already contains all of it: set aside as %s", wal.name, aside.name)
+    return True
+
+
+def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> bool | None:
+    """Whether the database, read this way, has all recorded heads and packs (and is ``sound``). None: not readable."""
+    try:
+        conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
+        try:
+            heads = {name: (seq, digest) for name, seq, digest in conn.execute("SELECT name, seq, hash FROM streams")}
+            last = conn.execute("SELECT max(id) FROM packs").fetchone()[0] or 0
+            for name, kept in record.found.items():
+                seq, digest = heads.get(name, (0, b""))
+                if seq < kept.seq or (seq == kept.seq and digest != kept.hash) or last < kept.pack_id:
+                    return False
+            return not sound or conn.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+        finally:
+            conn.close()
+    except sqlite3.Error:
+        return None
+    finally:
+        with contextlib.suppress(OSError):  # reading a WAL creates this file; opening the database for writing does not
+            path.with_name(path.name + "-shm").unlink()

@@ -1,33 +1,32 @@
-"""Intervals in the database: pages that are only ever added, folded into days without loss, dropped when old.
+"""Intervals in the database: pages are only added, merged into days without loss, and deleted when old.
 
-A page whose bytes are not those that were written is passed over and noted: its intervals are made again from packs.
+A page whose bytes changed is skipped and noted: its intervals are computed again from packs.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
 from agent.intervals.page import Page, PageSchema, StoredPage
-from agent.store.values import Place
+from agent.store.sqlite import Connection
+from agent.store.streams import StreamTable
 
 CHUNK = 256  # pages that an iteration holds at a time
 LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
 KEEP_CHANGES = 100_000
-ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # in meta
+ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """How far the intervals of a stream were held against its packs: from ``before_ms`` on; 0: as far as packs go.
+    """How far the intervals of a stream were compared with its packs: from ``before_ms`` on; 0: all of them.
 
-    ``seq``: of the kept state that was the reason.
+    ``seq``: of the stored state that is the reason.
     """
 
     stream: str
@@ -37,7 +36,7 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class NewPage:
-    """Rows of a stream in one shape, on their way in. ``changed``: (start, end) of those that correct earlier ones."""
+    """Rows of a stream in one shape, to be stored. ``changed``: (start, end) of those that correct earlier ones."""
 
     stream: str
     from_ms: int
@@ -49,7 +48,7 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class DamagedPage:
-    """A page that cannot be read, and where it lies."""
+    """A page that cannot be read, and the time it covers."""
 
     id: int
     stream: str
@@ -57,36 +56,30 @@ class DamagedPage:
     to_ms: int
 
 
-class IntervalShelf:
-    """The part of a store that keeps intervals; the other parts give connection, transaction and streams."""
+class IntervalTable:
+    """Interval pages, the states to continue from, and the repairs under way, by stream."""
 
-    _conn: sqlite3.Connection
-    _heads: dict[str, Place]
-    _damaged: dict[int, DamagedPage]  # by id
+    def __init__(self, db: Connection, streams: StreamTable) -> None:
+        self._db, self._streams = db, streams
+        self._damaged: dict[int, DamagedPage] = {}  # by id
 
-    def _transaction(self) -> AbstractContextManager[None]:
-        raise NotImplementedError
-
-    def _all(self, sql: str, *values: object) -> list[Any]:
-        raise NotImplementedError
-
-    def add_intervals(
+    def add(
         self,
         pages: Iterable[NewPage],
         states: Mapping[str, tuple[int, bytes]],
         repairs: Iterable[Repair] = (),
     ) -> None:
-        """Keep pages, and by stream (sequence, state): up to which pack they were made, and how to go on.
+        """Store pages, and by stream (sequence, state): the last pack they contain, and how to continue.
 
         Args:
             repairs: how far streams are repaired with these pages.
 
         Raises:
-            StoreError: nothing of it was done.
+            StoreError: nothing was done.
         """
-        with self._transaction():
+        with self._db.transaction():
             for page in pages:
-                self._conn.execute(
+                self._db.execute(
                     "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body, crc)"
                     " VALUES (?,?,?,?,0,?,?)",
                     (
@@ -98,9 +91,9 @@ class IntervalShelf:
                         zlib.crc32(page.body),
                     ),
                 )
-                self._conn.executemany("INSERT INTO interval_changes (start_ms, end_ms) VALUES (?, ?)", page.changed)
+                self._db.executemany("INSERT INTO interval_changes (start_ms, end_ms) VALUES (?, ?)", page.changed)
             for stream, (seq, state) in states.items():
-                self._conn.execute(
+                self._db.execute(
                     "INSERT INTO interval_states (stream, seq, body) VALUES (?, ?, ?)"
                     " ON CONFLICT DO UPDATE SET seq = excluded.seq, body = excluded.body",
                     (self._stream_id(stream), seq, state),
@@ -108,71 +101,73 @@ class IntervalShelf:
             self._keep_repairs(repairs)
 
     def _stream_id(self, stream: str) -> int:
-        if stream not in self._heads:
-            raise ValueError(f"{stream} has no pack here, so it can have no intervals")
-        return self._heads[stream].id
+        if stream not in self._streams.cached:
+            raise ValueError(f"{stream} has no pack here, so it cannot have intervals")
+        return self._streams.cached[stream].id
 
     def _shape(self, body: bytes) -> int:
         digest = sha256(body).digest()
-        self._conn.execute(
+        self._db.execute(
             "INSERT INTO interval_shapes (hash, body) VALUES (?, ?)"
             " ON CONFLICT DO UPDATE SET body = excluded.body WHERE body <> excluded.body",
             (digest, body),
         )
-        row = self._conn.execute("SELECT id FROM interval_shapes WHERE hash = ?", (digest,)).fetchone()
+        row = self._db.execute("SELECT id FROM interval_shapes WHERE hash = ?", (digest,)).fetchone()
         return int(row[0])
 
-    def interval_state(self, stream: str) -> tuple[int, bytes] | None:
-        """(sequence, state) as last kept."""
-        rows = self._all(
+    def state(self, stream: str) -> tuple[int, bytes] | None:
+        """(sequence, state) as last stored; None if there is none."""
+        rows = self._db.query(
             "SELECT i.seq, CAST(i.body AS BLOB) FROM interval_states i JOIN streams s ON s.id = i.stream"
             " WHERE s.name = ?",
             stream,
         )
         return rows[0] if rows else None
 
-    def interval_state_fronts(self, size: int) -> dict[str, tuple[int, bytes]]:
+    def state_prefixes(self, size: int) -> dict[str, tuple[int, bytes]]:
         """By stream the sequence and the first ``size`` bytes of its state."""
-        rows = self._all(
+        rows = self._db.query(
             "SELECT s.name, i.seq, substr(CAST(i.body AS BLOB), 1, ?)"
             " FROM interval_states i JOIN streams s ON s.id = i.stream",
             size,
         )
-        return {name: (seq, front) for name, seq, front in rows}
+        return {name: (seq, prefix) for name, seq, prefix in rows}
 
-    def interval_repairs(self) -> dict[str, Repair]:
-        """All that were begun, by stream."""
-        rows = self._all("SELECT s.name, r.seq, r.before_ms FROM interval_repairs r JOIN streams s ON s.id = r.stream")
+    def repairs(self) -> dict[str, Repair]:
+        """All repairs that were begun, by stream."""
+        rows = self._db.query(
+            "SELECT s.name, r.seq, r.before_ms FROM interval_repairs r JOIN streams s ON s.id = r.stream"
+        )
         return {name: Repair(name, seq, before_ms) for name, seq, before_ms in rows}
 
-    def interval_end(self, stream: str) -> int:
-        """The end of the last interval of a stream that is written; 0: none is."""
-        rows = self._all(
+    def end_ms(self, stream: str) -> int:
+        """The end of the last stored interval of a stream; 0: there is none."""
+        rows = self._db.query(
             "SELECT to_ms FROM interval_pages WHERE stream = ? ORDER BY from_ms DESC LIMIT 1", self._stream_id(stream)
         )
         return rows[0][0] if rows else 0
 
-    def interval_seqs(self) -> dict[str, int]:
-        """By stream the last pack of which intervals were written."""
-        return dict(self._all("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream"))
+    def seqs(self) -> dict[str, int]:
+        """By stream the last pack whose intervals are stored."""
+        return dict(self._db.query("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream"))
 
-    def interval_span(self) -> tuple[int, int]:
-        """Where the first interval that is kept begins, and the last one ends; (0, 0): there are none."""
-        ((start, end),) = self._all("SELECT min(from_ms), max(to_ms) FROM interval_pages")
+    def span(self) -> tuple[int, int]:
+        """Start of the first stored interval and end of the last one; (0, 0): there are none."""
+        ((start, end),) = self._db.query("SELECT min(from_ms), max(to_ms) FROM interval_pages")
         return start or 0, end or 0
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
-        """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing; none is damaged."""
-        names = sorted(self._heads) if not streams else sorted(set(streams) & self._heads.keys())
+        """Pages that overlap ``[from_ms, to_ms)``, by stream, in the order of writing; damaged ones are skipped."""
+        names = sorted(self._streams.cached) if not streams else sorted(set(streams) & self._streams.cached.keys())
         for name in names:
             after = 0
             while True:  # a chunk at a time: an open cursor would keep the WAL from being reset
-                rows = self._all(
+                rows = self._db.query(
                     "SELECT p.id, p.from_ms, p.to_ms, CAST(s.body AS BLOB), s.hash, CAST(p.body AS BLOB), p.crc"
                     " FROM interval_pages p LEFT JOIN interval_shapes s ON s.id = p.shape WHERE p.stream = ?"
                     " AND p.from_ms BETWEEN ? AND ?"
                     " AND p.to_ms > ? AND p.id > ? ORDER BY p.id LIMIT ?",
-                    *(self._heads[name].id, from_ms - LONGEST_PAGE_MS, to_ms - 1, from_ms, after, CHUNK),
+                    *(self._streams.cached[name].id, from_ms - LONGEST_PAGE_MS, to_ms - 1, from_ms, after, CHUNK),
                 )
                 for number, start, end, shape, digest, body, crc in rows:
                     if is_sound(shape, digest, body, crc):
@@ -185,21 +180,21 @@ class IntervalShelf:
 
     @property
     def damaged_pages(self) -> Sequence[DamagedPage]:
-        """What was passed over so far."""
+        """The damaged pages that were found so far."""
         return list(self._damaged.values())
 
     def drop_damaged_pages(self, repairs: Iterable[Repair]) -> None:
-        """Drop them, and the kept states of their streams, and note what takes their place, in one step."""
-        with self._transaction():
-            self._conn.executemany("DELETE FROM interval_pages WHERE id = ?", [(number,) for number in self._damaged])
+        """Delete them and the states of their streams, and store the repairs that replace them, in one transaction."""
+        with self._db.transaction():
+            self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(number,) for number in self._damaged])
             for stream in {page.stream for page in self._damaged.values()}:
-                self._conn.execute("DELETE FROM interval_states WHERE stream = ?", (self._stream_id(stream),))
+                self._db.execute("DELETE FROM interval_states WHERE stream = ?", (self._stream_id(stream),))
             self._keep_repairs(repairs)
         self._damaged.clear()
 
     def _keep_repairs(self, repairs: Iterable[Repair]) -> None:
         for repair in repairs:
-            self._conn.execute(
+            self._db.execute(
                 "INSERT INTO interval_repairs (stream, seq, before_ms) VALUES (?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET seq = excluded.seq, before_ms = excluded.before_ms",
                 (self._stream_id(repair.stream), repair.seq, repair.before_ms),
@@ -207,50 +202,50 @@ class IntervalShelf:
 
     def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
         """(number, start_ms, end_ms) of intervals corrected after they were first written, above ``after``."""
-        return self._all(
+        return self._db.query(
             "SELECT id, start_ms, end_ms FROM interval_changes WHERE id > ? ORDER BY id LIMIT ?", after, KEEP_CHANGES
         )
 
     def announced_change(self) -> int:
-        """The number of the last corrected interval that results told of; at first, of all that were there before."""
-        with self._transaction():
-            self._conn.execute(
+        """The last correction that results announced; the first call counts all earlier ones as announced."""
+        with self._db.transaction():
+            self._db.execute(
                 "INSERT INTO meta (name, value) SELECT ?, coalesce(max(id), 0) FROM interval_changes WHERE true"
                 " ON CONFLICT DO NOTHING",
                 (ANNOUNCED,),
             )
-        return int(self._all("SELECT value FROM meta WHERE name = ?", ANNOUNCED)[0][0])
+        return int(self._db.query("SELECT value FROM meta WHERE name = ?", ANNOUNCED)[0][0])
 
     def results_begin(self, at_ms: int) -> int:
-        """From when on there are results: ``at_ms`` as it was at the first call."""
-        with self._transaction():
-            self._conn.execute("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (BEGIN, at_ms))
-        return int(self._all("SELECT value FROM meta WHERE name = ?", BEGIN)[0][0])
+        """When results begin: ``at_ms`` of the first call ever."""
+        with self._db.transaction():
+            self._db.execute("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (BEGIN, at_ms))
+        return int(self._db.query("SELECT value FROM meta WHERE name = ?", BEGIN)[0][0])
 
     def announce_changes(self, number: int) -> None:
-        """Results told of the corrections up to this one."""
-        with self._transaction():
-            self._conn.execute("UPDATE meta SET value = ? WHERE name = ?", (number, ANNOUNCED))
+        """Results announced the corrections up to this one."""
+        with self._db.transaction():
+            self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (number, ANNOUNCED))
 
-    def fold_intervals(
+    def merge_days(
         self,
         before_ms: int,
         day_of: Callable[[int], Any],
         fold: Callable[[Sequence[bytes], bytes], bytes],
         limit: int = 8,
     ) -> int:
-        """Make one page of the pages of a stream's day, for ``limit`` such days at most that end before ``before_ms``.
+        """Merge the pages of a day of a stream into one, for at most ``limit`` days that end before ``before_ms``.
 
         Args:
-            day_of: from the start of a page to something that is equal for pages of one day.
-            fold: from bodies and their shape to one body that says the same.
+            day_of: from the start of a page to a value that is equal for pages of one day.
+            fold: from bodies and their shape to one body with the same content.
 
         Returns:
-            How many days were folded; 0: nothing is left to do.
+            How many days were merged; 0: nothing is left to do.
         """
         days = 0
         while days < limit:
-            first = self._conn.execute(
+            first = self._db.execute(
                 "SELECT stream, shape, from_ms FROM interval_pages WHERE NOT folded AND to_ms <= ?"
                 " ORDER BY from_ms, stream LIMIT 1",
                 (before_ms,),
@@ -258,25 +253,25 @@ class IntervalShelf:
             if first is None:
                 break
             stream, shape, from_ms = first
-            rows = self._conn.execute(
+            rows = self._db.execute(
                 "SELECT id, from_ms, to_ms, CAST(body AS BLOB), crc"
                 " FROM interval_pages WHERE NOT folded AND stream = ? AND shape = ?"
                 " AND from_ms BETWEEN ? AND ? AND to_ms <= ? ORDER BY id",
                 (stream, shape, from_ms, from_ms + LONGEST_PAGE_MS, before_ms),
             ).fetchall()
             mine = [row for row in rows if day_of(row[1]) == day_of(from_ms)]
-            columns, digest = self._conn.execute(
+            columns, digest = self._db.execute(
                 "SELECT CAST(body AS BLOB), hash FROM interval_shapes WHERE id = ?", (shape,)
             ).fetchone() or (b"", b"")
             bad = [row for row in mine if not is_sound(columns, digest, row[3], row[4])]
             if bad:
-                names = {place.id: name for name, place in self._heads.items()}
+                names = {place.id: name for name, place in self._streams.cached.items()}
                 self._damaged.update((row[0], DamagedPage(row[0], names[stream], row[1], row[2])) for row in bad)
-                break  # they are dropped first
+                break  # they must be deleted first
             body = fold([row[3] for row in mine], columns)
-            with self._transaction():
-                self._conn.executemany("DELETE FROM interval_pages WHERE id = ?", [(row[0],) for row in mine])
-                self._conn.execute(
+            with self._db.transaction():
+                self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(row[0],) for row in mine])
+                self._db.execute(
                     "INSERT INTO interval_pages (stream, from_ms, to_ms, shape, folded, body, crc)"
                     " VALUES (?,?,?,?,1,?,?)",
                     (stream, min(row[1] for row in mine), max(row[2] for row in mine), shape, body, zlib.crc32(body)),
@@ -284,23 +279,23 @@ class IntervalShelf:
             days += 1
         return days
 
-    def prune_intervals(self, before_ms: int) -> int:
-        """Drop pages that ended before ``before_ms``. Returns how many."""
-        with self._transaction():
-            dropped = self._conn.execute("DELETE FROM interval_pages WHERE to_ms < ?", (before_ms,)).rowcount
+    def prune(self, before_ms: int) -> int:
+        """Delete pages that ended before ``before_ms``. Returns how many."""
+        with self._db.transaction():
+            dropped = self._db.execute("DELETE FROM interval_pages WHERE to_ms < ?", (before_ms,)).rowcount
             if dropped > 0:
-                self._conn.execute(
+                self._db.execute(
                     "DELETE FROM interval_shapes WHERE id NOT IN (SELECT shape FROM interval_pages)"
                     " AND id < (SELECT max(id) FROM interval_shapes)"
                 )
-            self._conn.execute(
+            self._db.execute(
                 "DELETE FROM interval_changes WHERE id <= (SELECT max(id) FROM interval_changes) - ?", (KEEP_CHANGES,)
             )
         return max(dropped, 0)
 
 
 def is_sound(shape: bytes | None, digest: bytes | None, body: bytes, crc: int | None) -> bool:
-    """Are these the bytes that were written? Of a page without a checksum, an older version's, as far as it shows."""
+    """Whether these are the bytes that were written. A page of an older version has no checksum: whether it decodes."""
     if shape is None or digest is None or not _is_shape(shape, digest):
         return False
     if crc is not None:

@@ -1,6 +1,6 @@
-"""What a damaged database still tells goes into the new one, row by row: one bad page costs only what stood on it.
+"""Salvage: copies what can be read of a damaged database into the new one; a bad page costs only its own rows.
 
-Taken over are the packs that somebody still waits for, and the tables of rings that are not sealed yet. Packs that
+Copied are the packs that a destination still waits for, and the tables of rings that are not sealed yet. Packs that
 cannot be read are noted as losses of reason ``damaged``, so that each stream states them; the rest of the history
 stays in the file that was set aside.
 """
@@ -12,36 +12,37 @@ import json
 import logging
 import sqlite3
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.store.body import Codec, payload_hash
-from agent.store.heads import Recorded, head_of
-from agent.store.values import StreamHead, boot_hex
+from agent.store.codec import Codec
+from agent.store.heads import RecordedHead, head_of
+from agent.store.sqlite import Connection, SalvagedHead
+from agent.store.streams import DAMAGED, StreamHead, StreamTable, boot_hex, unsigned
+from agent.verify.signed import payload_hash
 from agent.zstd import read_frame
 
 log = logging.getLogger("meterhouse.store")
-MOST_PACKS = 100_000  # what is beyond stays in the old file, stated as lost
-ONE_BY_ONE = 2_000  # keys that are tried after each other behind a bad page; then ever longer steps
-DAMAGED = "damaged"
-NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))  # where the last id may be found
+MAX_PACKS = 100_000  # further packs stay in the old file and are stated as lost
+ONE_BY_ONE = 2_000  # keys after a bad page that are tried one by one; then in growing steps
+NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))  # where the last id can be found
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Hole:
-    """Keys ``first`` to ``last``, if there were any, cannot be read."""
+    """Keys ``first`` to ``last`` cannot be read, if there were any."""
 
     first: int
     last: int
 
 
 @dataclass(slots=True)
-class Edge:
-    """What a pack that can be read says of itself and of the one before."""
+class PackEdges:
+    """What a readable pack contains about its own time and about the pack before it."""
 
     prev: bytes | None  # hash and boot of the one before
     prev_boot: str
@@ -49,33 +50,31 @@ class Edge:
     to_ms: int
 
 
-def edge_of(pack: Mapping[str, Any]) -> Edge:
-    """Raises KeyError, TypeError or ValueError where it is no pack."""
+def edges_of(pack: Mapping[str, Any]) -> PackEdges:
+    """Raises KeyError, TypeError or ValueError if it is not a pack."""
     prev = urlsafe_b64decode(pack["prev"] + "=") if pack["prev"] else None
     boot = pack.get("prev_boot") or pack["boot"]
-    return Edge(prev, boot, round(pack["from"] * 1000), round(pack["to"] * 1000))
+    return PackEdges(prev, boot, round(pack["from"] * 1000), round(pack["to"] * 1000))
 
 
 @dataclass(frozen=True, slots=True)
-class Recollection:
-    """What is known of the old database from beside it.
+class RecordedState:
+    """What the record beside the old database contains.
 
     Args:
-        heads: by stream; the file may know less, or nothing of it.
-        torn: what destinations had confirmed cannot be believed.
-        first_id: for the packs that come over.
-        place: puts a head into the new database; returns the number of its stream.
+        heads: by stream; the damaged file may have less of it, or nothing.
+        torn: the confirmations of destinations in the old file are not reliable.
+        first_id: for the packs that are copied.
     """
 
-    heads: Mapping[str, Recorded]
+    heads: Mapping[str, RecordedHead]
     torn: bool
     first_id: int
-    place: Callable[[StreamHead], int]
 
 
 @dataclass(slots=True)
-class Stream:
-    """One stream of the old database whose head came over."""
+class SalvagedStream:
+    """A stream of the old database whose head was copied."""
 
     name: str
     old_id: int
@@ -84,20 +83,22 @@ class Stream:
     hash: bytes
     boot: str
     to_ms: int
-    told: int = 0  # the head's sequence as the old database has it; 0 where it does not say
-    saved: dict[int, Edge] = field(default_factory=dict)
+    old_seq: int = 0  # the head's sequence in the old database; 0: not readable
+    saved: dict[int, PackEdges] = field(default_factory=dict)
 
 
 def open_damaged(path: Path) -> sqlite3.Connection:
-    """The file that was set aside, for reading only."""
+    """The file that was set aside, read-only."""
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
 
-def rows(conn: sqlite3.Connection, sql: str, values: Sequence[object], last: int) -> Iterator[tuple[Any, ...] | Hole]:
-    """Rows of ``sql`` by ascending key, the first column; its last ``?`` is the key above which it reads.
+def read_rows(
+    conn: sqlite3.Connection, sql: str, values: Sequence[object], last: int
+) -> Iterator[tuple[Any, ...] | Hole]:
+    """Rows of ``sql`` by ascending key, which is the first column; its last ``?`` is the key after which it reads.
 
     Args:
-        last: no key is above it; a hole ends there at the latest.
+        last: the highest possible key; a hole ends there at the latest.
     """
     at, tried, hole = -1, 0, -1
     while at < last:
@@ -120,107 +121,106 @@ def rows(conn: sqlite3.Connection, sql: str, values: Sequence[object], last: int
         yield Hole(hole, last)
 
 
-def number(conn: sqlite3.Connection, sql: str) -> int:
-    """One number, 0 where it cannot be read."""
+def read_number(conn: sqlite3.Connection, sql: str) -> int:
+    """One number; 0 if it cannot be read."""
     with suppress(sqlite3.DatabaseError):
         return int(conn.execute(sql).fetchone()[0] or 0)
     return 0
 
 
 class Salvage:
-    """One run over a damaged database. The caller holds the transaction of the new one, whose heads are in it.
+    """One run over a damaged database. The caller holds the transaction of the new one, which already has the heads.
 
     Args:
-        codec: of the new database.
-        boot_id: boots.id of a boot in the new database.
-        destinations: who must confirm from now on, should the old file not say who had to.
+        db, codec, streams: of the new database.
+        destinations: who must confirm from now on; used if the old file's list cannot be read.
     """
 
     def __init__(
         self,
         aside: Path,
-        conn: sqlite3.Connection,
+        db: Connection,
         codec: Codec,
-        boot_id: Callable[[str], int],
+        streams: StreamTable,
         destinations: Sequence[str],
-        beside: Recollection,
+        recorded: RecordedState,
     ) -> None:
-        self._aside, self._conn, self._new, self._boot_id = aside, conn, codec, boot_id
-        self._destinations, self._beside = destinations, beside
+        self._aside, self._db, self._new, self._new_streams = aside, db, codec, streams
+        self._destinations, self._recorded = destinations, recorded
         self._codec = Codec()
-        self._next = beside.first_id
+        self._next = recorded.first_id
         self.packs = 0
         self.lost = 0
 
     def run(self) -> None:
-        """Take over what can be read. Never raises for what the old file is like."""
+        """Copy what can be read. Damage in the old file raises nothing."""
         try:
             with closing(open_damaged(self._aside)) as old:
                 old.execute("PRAGMA query_only = ON")
                 self._tables(old)
                 self._packs(old)
         except sqlite3.DatabaseError as error:
-            log.warning("%s cannot be read any further: %s", self._aside, error)
+            log.warning("salvage of %s stopped: %s", self._aside, error)
 
     # --- tables of rings
 
     def _tables(self, old: sqlite3.Connection) -> None:
-        """What names the records of a ring that is not sealed yet; a document that is not what it was is left out."""
+        """Point tables, for the records of rings that are not sealed yet; changed documents are left out."""
         with suppress(sqlite3.DatabaseError):
             for ring, key, stream, digest in old.execute("SELECT ring_id, number, stream, document FROM tables"):
                 body = old.execute("SELECT body FROM documents WHERE hash = ?", (digest,)).fetchone()
                 with suppress(ValueError, TypeError):
                     if hashlib.sha256(read_frame(body[0], MAX_DOCUMENT_BYTES)).digest() != digest:
                         continue
-                    self._conn.execute("INSERT OR IGNORE INTO documents VALUES (?, ?)", (digest, body[0]))
-                    self._conn.execute("INSERT OR IGNORE INTO tables VALUES (?, ?, ?, ?)", (ring, key, stream, digest))
+                    self._db.execute("INSERT OR IGNORE INTO documents VALUES (?, ?)", (digest, body[0]))
+                    self._db.execute("INSERT OR IGNORE INTO tables VALUES (?, ?, ?, ?)", (ring, key, stream, digest))
 
     # --- packs
 
     def _packs(self, old: sqlite3.Connection) -> None:
         streams = self._streams(old)
-        for row in rows(old, "SELECT id, body FROM dictionaries WHERE id > ? ORDER BY id", (), 1 << 31):
+        for row in read_rows(old, "SELECT id, body FROM dictionaries WHERE id > ? ORDER BY id", (), 1 << 31):
             if not isinstance(row, Hole):
-                self._codec.learn(*row)
+                self._codec.add_dictionary(*row)
         owed, unknown = self._owed(old)
         bad: set[int] = set()
         for key in sorted(owed):
-            if self.packs >= MOST_PACKS or not self._take(old, key, owed[key], streams):
+            if self.packs >= MAX_PACKS or not self._copy(old, key, owed[key], streams):
                 bad.add(key)
         for stream in streams.values():
-            gone = self._gone(old, stream, bad, unknown, min(owed, default=0))
+            missing = self._missing(old, stream, bad, unknown, min(owed, default=0))
             if first := self._dropped(old, stream):
-                gone[first] = 0
-            if gone:
-                self._state(old, stream, gone)
+                missing[first] = 0
+            if missing:
+                self._note_losses(old, stream, missing)
             if stream.saved:
                 top = max(stream.saved)
-                log.info("%s: packs up to %d came over from the damaged database", stream.name, top)
+                log.info("%s: packs up to %d salvaged from the damaged database", stream.name, top)
 
-    def _streams(self, old: sqlite3.Connection) -> dict[int, Stream]:
-        """Those whose heads came over, by their old number."""
+    def _streams(self, old: sqlite3.Connection) -> dict[int, SalvagedStream]:
+        """The streams whose heads were copied, by their old number."""
         mine = {
             name: (key, seq, digest, boot_hex(boot), to_ms)
-            for key, name, seq, digest, boot, to_ms in self._conn.execute(
+            for key, name, seq, digest, boot, to_ms in self._db.execute(
                 "SELECT s.id, s.name, s.seq, s.hash, b.boot, s.to_ms FROM streams s JOIN boots b ON b.id = s.boot"
             )
         }
         found = {}
-        for row in rows(old, "SELECT id, name, seq FROM streams WHERE id > ? ORDER BY id", (), 1 << 31):
+        for row in read_rows(old, "SELECT id, name, seq FROM streams WHERE id > ? ORDER BY id", (), 1 << 31):
             if not isinstance(row, Hole) and row[1] in mine:
-                found[row[0]] = Stream(row[1], row[0], *mine[row[1]], told=row[2])
+                found[row[0]] = SalvagedStream(row[1], row[0], *mine[row[1]], old_seq=row[2])
         return found
 
     def _owed(self, old: sqlite3.Connection) -> tuple[dict[int, set[int]], bool]:
-        """Ids of packs that destinations (of the new database) wait for; and is the list of them torn?
+        """Ids of packs with the destinations (of the new database) that wait for them, and whether this is incomplete.
 
-        Where it is, all that may have stood there counts as owed: the same bytes once more do no harm.
+        If it is, all packs that may have been in the list count as owed: sending the same bytes again does no harm.
         """
         owed: dict[int, set[int]] = {}
-        torn = lost_names = self._beside.torn
-        last = max(number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
+        torn = lost_names = self._recorded.torn
+        last = max(read_number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
         names: dict[int, str] = {}
-        for row in rows(old, "SELECT id, name FROM destinations WHERE id > ? ORDER BY id", (), 1 << 31):
+        for row in read_rows(old, "SELECT id, name FROM destinations WHERE id > ? ORDER BY id", (), 1 << 31):
             if isinstance(row, Hole):
                 torn = lost_names = True
             else:
@@ -228,27 +228,27 @@ class Salvage:
         for key, name in names.items():
             mine = self._destination(name)
             sql = "SELECT pack FROM outbox WHERE destination = ? AND pack > ? ORDER BY pack"
-            for row in rows(old, sql, (key,), last):
+            for row in read_rows(old, sql, (key,), last):
                 if isinstance(row, Hole):
                     torn = True
-                    ids = range(max(row.first, row.last - MOST_PACKS), row.last + 1)
+                    ids = range(max(row.first, row.last - MAX_PACKS), row.last + 1)
                 else:
                     ids = range(row[0], row[0] + 1)
                 for pack in ids:
                     owed.setdefault(pack, set()).add(mine)
-        if lost_names:  # each of ours may have been among them, and wait for anything
+        if lost_names:  # each of ours may have been among them, and may wait for any pack
             ours = set(map(self._destination, self._destinations))
-            for pack in range(max(1, last - MOST_PACKS), last + 1):
+            for pack in range(max(1, last - MAX_PACKS), last + 1):
                 owed[pack] = owed.get(pack, set()) | ours
         return owed, torn
 
     def _destination(self, name: str) -> int:
-        """Its number in the new database."""
-        self._conn.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, 0)", (name,))
-        return int(self._conn.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0])
+        """destinations.id in the new database."""
+        self._db.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, 0)", (name,))
+        return int(self._db.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0])
 
     def _read(self, old: sqlite3.Connection, key: int) -> tuple[int, bytes] | None:
-        """(stream, bytes) of a pack; None if they cannot be read."""
+        """(old number of the stream, bytes) of a pack; None if it cannot be read."""
         try:
             row = old.execute("SELECT stream, birth, dictionary, body FROM packs WHERE id = ?", (key,)).fetchone()
             if row is None:
@@ -259,14 +259,16 @@ class Salvage:
         except (sqlite3.DatabaseError, ValueError, TypeError):
             return None
 
-    def _by_name(self, name: str, old_id: int, streams: dict[int, Stream]) -> Stream:
-        """A stream whose row cannot be read, as its pack names it. Raises KeyError where nothing is known of it."""
-        head = head_of(self._beside.heads[name])
-        stream = Stream(name, old_id, self._beside.place(head), head.seq, head.hash, head.boot, head.to_ms)
+    def _by_name(self, name: str, old_id: int, streams: dict[int, SalvagedStream]) -> SalvagedStream:
+        """A stream whose row cannot be read, by the name in its pack. Raises KeyError if it is not recorded."""
+        head = head_of(self._recorded.heads[name])
+        stream = SalvagedStream(
+            name, old_id, self._new_streams.put_head(head), head.seq, head.hash, head.boot, head.to_ms
+        )
         streams[old_id] = stream
         return stream
 
-    def _take(self, old: sqlite3.Connection, key: int, owed: set[int], streams: dict[int, Stream]) -> bool:
+    def _copy(self, old: sqlite3.Connection, key: int, owed: set[int], streams: dict[int, SalvagedStream]) -> bool:
         found = self._read(old, key)
         if found is None:
             return False
@@ -274,58 +276,58 @@ class Salvage:
         try:
             pack = json.loads(data)
             stream = streams.get(found[0]) or self._by_name(pack["stream"], found[0], streams)
-            kept = self._beside.heads.get(stream.name)
-            if self._beside.torn and kept is not None and pack["seq"] < kept.owed_seq:
-                return True  # nobody waits for it
+            kept = self._recorded.heads.get(stream.name)
+            if self._recorded.torn and kept is not None and pack["seq"] < kept.owed_seq:
+                return True  # no destination waits for it
             if pack["stream"] != stream.name or not 0 < pack["seq"] <= stream.seq or pack["seq"] in stream.saved:
                 return False
-            edge = edge_of(pack)
+            edges = edges_of(pack)
             digest, is_birth = payload_hash(data), "table" in pack
-            boot = self._boot_id(pack["boot"])
+            boot = self._new_streams.boot_id(pack["boot"])
         except (ValueError, KeyError, TypeError):
             return False
         dictionary, _, body = self._new.pack(data, digest)
-        span = edge.to_ms - edge.from_ms
-        row = (self._next, stream.id, boot, pack["seq"], edge.from_ms, span, int(is_birth), 0, dictionary, body)
-        self._conn.execute("INSERT INTO packs VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+        span = edges.to_ms - edges.from_ms
+        row = (self._next, stream.id, boot, pack["seq"], edges.from_ms, span, int(is_birth), 0, dictionary, body)
+        self._db.execute("INSERT INTO packs VALUES (?,?,?,?,?,?,?,?,?,?)", row)
         if is_birth:
-            self._conn.execute("INSERT INTO births VALUES (?, ?)", (self._next, digest))
+            self._db.execute("INSERT INTO births VALUES (?, ?)", (self._next, digest))
         for destination in owed:
-            self._conn.execute("INSERT INTO outbox VALUES (?, ?)", (destination, self._next))
-        stream.saved[pack["seq"]] = edge
+            self._db.execute("INSERT INTO outbox VALUES (?, ?)", (destination, self._next))
+        stream.saved[pack["seq"]] = edges
         self._next += 1
         self.packs += 1
         return True
 
-    # --- what is gone
+    # --- missing packs
 
-    def _gone(
-        self, old: sqlite3.Connection, stream: Stream, bad: set[int], torn: bool, first_owed: int
+    def _missing(
+        self, old: sqlite3.Connection, stream: SalvagedStream, bad: set[int], torn: bool, first_owed: int
     ) -> dict[int, int]:
-        """Sequences that were owed, or may have been, and did not come over, with their old ids (0: not known)."""
-        gone: dict[int, int] = {}
+        """Sequences that were, or may have been, owed and were not copied, with their old ids (0: not known)."""
+        missing: dict[int, int] = {}
         if not bad and not torn:
-            return gone
+            return missing
         sql = "SELECT seq, id FROM packs INDEXED BY packs_seq WHERE stream = ? AND id >= ? AND seq > ? ORDER BY seq"
-        for row in rows(old, sql, (stream.old_id, first_owed), stream.seq):
+        for row in read_rows(old, sql, (stream.old_id, first_owed), stream.seq):
             if isinstance(row, Hole):
-                low = max(row.first, min(stream.saved, default=row.last), row.last - MOST_PACKS)
-                gone |= dict.fromkeys((n for n in range(low, row.last + 1) if n not in stream.saved), 0)
+                low = max(row.first, min(stream.saved, default=row.last), row.last - MAX_PACKS)
+                missing |= dict.fromkeys((n for n in range(low, row.last + 1) if n not in stream.saved), 0)
             elif row[1] in bad and row[0] not in stream.saved:
-                gone[row[0]] = row[1]
-        return gone
+                missing[row[0]] = row[1]
+        return missing
 
-    def _dropped(self, old: sqlite3.Connection, stream: Stream) -> int:
-        """The first pack that the old file should have, as is known from beside it, and has not; 0 if none is known."""
-        top = number(old, f"SELECT max(seq) FROM packs INDEXED BY packs_seq WHERE stream = {stream.old_id}")
-        kept = self._beside.heads.get(stream.name)
-        first = max(top, stream.told, *stream.saved, kept.owed_seq - 1 if kept else 0) + 1
+    def _dropped(self, old: sqlite3.Connection, stream: SalvagedStream) -> int:
+        """The first pack that the record names and the old file does not have; 0: there is none."""
+        top = read_number(old, f"SELECT max(seq) FROM packs INDEXED BY packs_seq WHERE stream = {stream.old_id}")
+        kept = self._recorded.heads.get(stream.name)
+        first = max(top, stream.old_seq, *stream.saved, kept.owed_seq - 1 if kept else 0) + 1
         return first if first <= stream.seq else 0
 
-    def _state(self, old: sqlite3.Connection, stream: Stream, gone: Mapping[int, int]) -> None:
-        """Note what is gone, run by run. A run ends where the pack after it can be read: its ``prev`` is the hash."""
+    def _note_losses(self, old: sqlite3.Connection, stream: SalvagedStream, missing: Mapping[int, int]) -> None:
+        """Note missing packs, run by run. A run ends before a readable pack, whose ``prev`` is its hash."""
         at = 0
-        for first in sorted(gone):
+        for first in sorted(missing):
             if first <= at:
                 continue
             last = first
@@ -337,15 +339,15 @@ class Salvage:
             boot, to_ms = (after.prev_boot, after.from_ms) if after else (stream.boot, stream.to_ms)
             digest = after.prev if after else stream.hash
             from_ms = min(before.to_ms if before else to_ms, to_ms)
-            self._conn.execute(
+            self._db.execute(
                 "INSERT INTO losses (stream, boot, first, last, from_ms, to_ms, hash, reason) VALUES (?,?,?,?,?,?,?,?)",
-                (stream.id, self._boot_id(boot), first, last, from_ms, to_ms, digest or bytes(32), DAMAGED),
+                (stream.id, self._new_streams.boot_id(boot), first, last, from_ms, to_ms, digest or bytes(32), DAMAGED),
             )
             self.lost += last - first + 1
             at = last
 
-    def _neighbour(self, old: sqlite3.Connection, stream: Stream, seq: int) -> Edge | None:
-        """A pack beside a run, delivered long ago as a rule; None if it cannot be read."""
+    def _neighbour(self, old: sqlite3.Connection, stream: SalvagedStream, seq: int) -> PackEdges | None:
+        """A pack beside a run, usually delivered long ago; None if it cannot be read."""
         if seq in stream.saved:
             return stream.saved[seq]
         with suppress(sqlite3.DatabaseError, ValueError, KeyError, TypeError):
@@ -353,5 +355,14 @@ class Salvage:
                 "SELECT id FROM packs INDEXED BY packs_seq WHERE stream = ? AND seq = ?", (stream.old_id, seq)
             ):
                 if found := self._read(old, key):
-                    return edge_of(json.loads(found[1]))
+                    return edges_of(json.loads(found[1]))
         return None
+
+
+def newest_head(salvaged: SalvagedHead, kept: RecordedHead | None) -> StreamHead:
+    """The newer one of the head in the damaged database and the recorded one."""
+    if kept is not None and kept.seq > salvaged.seq and kept.to_ms >= salvaged.to_ms:
+        return head_of(kept)
+    ring_id, ring_pos = unsigned(salvaged.ring_id), unsigned(salvaged.ring_pos)
+    boot = boot_hex(salvaged.boot)
+    return StreamHead(salvaged.stream, boot, salvaged.seq, salvaged.hash, salvaged.to_ms, None, ring_id, ring_pos)

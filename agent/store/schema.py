@@ -1,7 +1,7 @@
-"""The tables, as migrations that only ever add. Importing this costs nothing: sqlite-utils comes in when it must.
+"""The tables, as migrations that only add. sqlite-utils, which applies them, is imported only when needed.
 
-sqlite-utils takes 160 ms and 20 MB to import, which a gateway box notices at every start. So a database that is
-current is never shown to it, and a new one is made by executing the same steps directly, with the same records.
+It takes 160 ms and 20 MB to import, which a gateway would pay at every start. So a current database is opened without
+it, and a new one is created by executing the same steps directly, with the same records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 SET = "meterhouse"
 
-# A u64 (ring ids, boots) is kept as the signed 64-bit integer of the same bits. Times are UTC milliseconds.
+# A u64 (ring ids, boots) is stored as the signed 64-bit integer of the same bits. Times are UTC milliseconds.
+# ``body`` of packs: see codec.py, which was called body.py when this step was released.
 _FIRST = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
@@ -86,6 +87,7 @@ CREATE TABLE losses (
 CREATE INDEX losses_range ON losses (stream, boot, last);
 CREATE INDEX losses_stated ON losses (stated_in);
 
+-- events and configs are not used. They stay: an older version takes a database without them for damaged
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, stream TEXT, kind TEXT NOT NULL, body TEXT NOT NULL
 );
@@ -100,13 +102,13 @@ CREATE TABLE checkpoints (
 ) WITHOUT ROWID;
 """
 
-# what is known of the device behind a stream, beyond the births that retention leaves: JSON texts
+# What is known of the device of a stream, also after retention deleted its births; JSON texts.
 _DEVICES = """
 CREATE TABLE devices (stream TEXT PRIMARY KEY, facts BLOB, learned BLOB) WITHOUT ROWID;
 """
 
-# Energy by interval: pages of ``agent.intervals.page``. Rows are only added; a day's pages are folded into one that
-# says the same. A state says how to go on after pack ``seq``, and is the only thing that is replaced.
+# Energy by interval: pages of ``agent.intervals.page``. Rows are only added; the pages of a day are merged into one
+# with the same content. A state tells how to continue after pack ``seq``; only states are replaced.
 _INTERVALS = """
 CREATE TABLE interval_shapes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB NOT NULL);
 CREATE TABLE interval_pages (
@@ -131,17 +133,17 @@ _DECLARED = """
 CREATE TABLE declared (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, body TEXT NOT NULL);
 """
 
-# Streams whose intervals are being held against their packs: those from ``before_ms`` on agree, 0 says all do. ``seq``
-# is that of the state, of another version or other settings, for which this was begun.
+# Streams whose intervals are being compared with their packs: those from ``before_ms`` on match; 0: all do. ``seq`` is
+# that of the state, made by another version or with other settings, that is the reason.
 _REPAIRS = """
 CREATE TABLE interval_repairs (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL, before_ms INTEGER NOT NULL);
 """
 
-# CRC-32 of a page's body; NULL where an older version wrote it.
+# CRC-32 of a page's body; NULL in pages of an older version.
 _CHECKED_PAGES = "ALTER TABLE interval_pages ADD COLUMN crc INTEGER;"
 
 Steps = tuple[tuple[str, str], ...]  # name, SQL
-# append only; never edit what was released
+# append only; never edit a released step
 STEPS: Steps = (
     ("0001_first", _FIRST),
     ("0002_devices", _DEVICES),
@@ -150,13 +152,13 @@ STEPS: Steps = (
     ("0005_interval_repairs", _REPAIRS),
     ("0006_checked_interval_pages", _CHECKED_PAGES),
 )
-# Within a major number steps only add, so that an older version opens what a newer one left. A step that an older
-# version could not live with raises MAJOR: then the older one refuses. PRAGMA user_version holds both.
+# Within a major number steps only add, so that an older version can open the database of a newer one. A step that an
+# older version could not handle raises MAJOR: then the older one refuses. PRAGMA user_version holds both.
 MAJOR = 0
 MAJOR_STEP = 1000
 VERSION = MAJOR * MAJOR_STEP + len(STEPS)  # of a current database
 
-# as sqlite-utils 4 makes it, so that it recognises a database that we made without it
+# as sqlite-utils 4 creates it, so that it recognises a database that was created without it
 _RECORDS = """
 CREATE TABLE "_sqlite_migrations" (
    "id" INTEGER PRIMARY KEY,
@@ -170,7 +172,7 @@ CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
 
 
 def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
-    """Make all tables in an empty database."""
+    """Create all tables in an empty database."""
     conn.execute("BEGIN IMMEDIATE")
     _run(conn, _RECORDS)
     for name, sql in steps:
@@ -183,10 +185,10 @@ def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
     conn.execute("COMMIT")
 
 
-def lacks(conn: sqlite3.Connection) -> str:
-    """What a current database must have and this one has not, as ``table.column``; "" if nothing.
+def missing_columns(conn: sqlite3.Connection) -> str:
+    """The missing columns of a current database, as ``table.column``; "" if there are none.
 
-    A bit that is turned in the text of a table leaves it a table, with a column that nobody asks for.
+    A bit that flipped in the text of a table leaves a valid table, with a column that is never used.
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         create(fresh)
@@ -201,7 +203,7 @@ def _columns(conn: sqlite3.Connection) -> set[tuple[str, str]]:
 
 
 def upgrade(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
-    """Bring a database of an older version up to date."""
+    """Migrate a database of an older version."""
     from sqlite_utils import Database, Migrations
 
     migrations = Migrations(SET)
@@ -216,13 +218,13 @@ def _step(sql: str) -> Callable[[Any], None]:
 
 
 def _run(conn: sqlite3.Connection, sql: str) -> None:
-    """Statement by statement: ``executescript`` would commit first."""
+    """Execute statement by statement: ``executescript`` would commit first."""
     for statement in split(sql):
         conn.execute(statement)
 
 
 def split(sql: str) -> list[str]:
-    """The single statements of a script."""
+    """The statements of a script."""
     found, start = [], 0
     for at, char in enumerate(sql):
         if char == ";" and sqlite3.complete_statement(sql[start : at + 1]):

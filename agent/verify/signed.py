@@ -56,20 +56,36 @@ def cut_signature(raw: bytes, sig: str) -> bytes | None:
     return before + after
 
 
+def signature_of(raw: bytes) -> str | None:
+    """The value of the last member ``sig``, as canonical bytes have it; None if there is none. Nothing is parsed."""
+    start = raw.rfind(_SIG) + len(_SIG)
+    end = raw.find(b'"', start, start + MAX_SIG)
+    if not len(_SIG) <= start < end or not raw[start:end].isascii():
+        return None
+    return raw[start:end].decode("ascii")
+
+
+def payload_hash(raw: bytes) -> bytes:
+    """SHA-256 of what the signature of canonical bytes is over: the object without ``sig``. Raises ValueError."""
+    sig = signature_of(raw)
+    payload = cut_signature(raw, sig) if sig is not None else None
+    if payload is None:
+        raise ValueError("no signature in canonical form")
+    return sha256(payload).digest()
+
+
 def find_seal(raw: bytes, keys: Mapping[str, PublicKey]) -> Seal | None:
     """The signature of an object that stands in canonical form; None where none is seen. Costs one look at the bytes.
 
     Args:
         keys: all that are known, of any gateway: which of them may sign this object is asked when it was parsed.
     """
-    start = raw.rfind(_SIG) + len(_SIG)
-    end = raw.find(b'"', start, start + MAX_SIG)
-    if not len(_SIG) <= start < end:
+    sig = signature_of(raw)
+    if sig is None:
         return None
     try:
-        sig = raw[start:end].decode("ascii")
         header = read_header(sig.partition(".")[0])
-    except (UnicodeDecodeError, Refused):
+    except Refused:
         return None
     key = keys.get(header.kid)
     if key is None:

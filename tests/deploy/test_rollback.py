@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.store import Store, schema
-from tests.kits.packs import START_MS, Maker, Pack
+from tests.kits.packs import START_MS, Maker, Pack, bad_packs, stored
 
 KIT = Path(__file__).resolve().parents[2]  # for the packs that are pickled
 STREAM = "park7/gw01/inv1"
@@ -70,11 +70,11 @@ def test_an_older_commit_goes_on_with_our_database_and_we_with_its(older: Path, 
     assert born["knows"] < schema.VERSION and born["heads"] == {}
 
     store = open_store(path)  # the upgrade
-    assert store.heads()[STREAM].seq == 4
-    store.commit([maker() for _ in range(3)])
-    store.declare("d1", START_MS, {"number": "d1"})  # into the table that only the newer one knows
-    store.add_checkpoint(0, 1, START_MS, b"{}")
-    owed = [item.data for item in store.pending("platform")]
+    assert store.packs.heads()[STREAM].seq == 4
+    store.packs.commit([maker() for _ in range(3)])
+    store.documents.declare("d1", START_MS, {"number": "d1"})  # into the table that only the newer one knows
+    store.documents.chain_checkpoint(lambda before: [(0, 1, START_MS, b"{}")])
+    owed = [item.data for item in store.packs.pending("platform")]
     assert owed == [pack.data for pack in maker.made[1:]]
     store.close()
 
@@ -83,11 +83,11 @@ def test_an_older_commit_goes_on_with_our_database_and_we_with_its(older: Path, 
     assert back["owed"] == owed and back["check"] == []
 
     store = open_store(path)  # and the upgrade once more
-    assert store.heads()[STREAM].seq == 9 and store.check() == []
-    assert len(store.declarations()) == 1, "the older one did not touch it"
-    kept = [pack.data for pack in store.packs(STREAM, maker.boot, 1, 9)]
+    assert store.packs.heads()[STREAM].seq == 9 and bad_packs(store) == 0
+    assert len(store.documents.declarations()) == 1, "the older one did not touch it"
+    kept = [pack.data for pack in stored(store, STREAM)]
     assert kept == [pack.data for pack in maker.made], "byte for byte"
-    store.commit([maker()])
+    store.packs.commit([maker()])
     store.close()
 
 
@@ -95,7 +95,7 @@ def test_an_older_commit_refuses_the_next_major(older: Path, tmp_path: Path) -> 
     """It says so, says what to do, and touches nothing."""
     path, maker = tmp_path / "store.db", Maker(STREAM)
     store = open_store(path)
-    store.commit([maker(birth=True)])
+    store.packs.commit([maker(birth=True)])
     store.close()
     conn = sqlite3.connect(path)
     conn.execute(f"PRAGMA user_version = {(schema.MAJOR + 1) * schema.MAJOR_STEP + 1}")

@@ -81,22 +81,22 @@ def keep(store: Store, signer: Signer, time_ms: int, count: int = 3) -> list[Pag
         made.extend(checkpoint(signer, BASE, heads(count), before, time_ms, page_heads=2))
         return [(page.page, page.counter, page.time_ms, page.data) for page in made]
 
-    store.chain_checkpoint(after)
+    store.documents.chain_checkpoint(after)
     return made
 
 
 def test_the_store_keeps_the_newest_and_one_a_day(
     signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.store.records.KEEP_CHECKPOINTS", 5)
-    monkeypatch.setattr("agent.store.records.KEEP_DAYS", 4)
+    monkeypatch.setattr("agent.store.documents.KEEP_CHECKPOINTS", 5)
+    monkeypatch.setattr("agent.store.documents.KEEP_DAYS", 4)
     store = Store.open(tmp_path / "store.db")
     try:
         day = T0 // 86_400_000 * 86_400_000
         for hour in range(24 * 6):
             keep(store, signer, day + hour * 3_600_000)
-        found = store.checkpoints(0, 1 << 60)
-        times = sorted({json.loads(body)["time"] * 1000 for _, _, body in found})
+        found = [store.documents.checkpoint(*key) or b"" for key in store.documents.checkpoint_keys(0, 1 << 60)]
+        times = sorted({json.loads(body)["time"] * 1000 for body in found})
         dailies = [day + n * 86_400_000 for n in (2, 3, 4, 5)]
         assert times == sorted({*dailies, *(day + hour * 3_600_000 for hour in range(24 * 6 - 5, 24 * 6))})
         assert len(found) == 2 * len(times), "all pages of each"
@@ -126,9 +126,9 @@ def test_a_failure_between_two_pages_leaves_neither(signer: Signer, tmp_path: Pa
             return [(1, first[0].counter + 1, T0, b"{}"), (1, first[0].counter + 1, T0, b"{}")]
 
         with pytest.raises(Exception, match="UNIQUE"):
-            store.chain_checkpoint(half)
-        assert [page for page, _, _ in store.newest_checkpoints()] == [1, 2]
-        assert {counter for _, counter, _ in store.newest_checkpoints()} == {first[0].counter}
+            store.documents.chain_checkpoint(half)
+        assert [page for page, _, _ in store.documents.newest_checkpoints()] == [1, 2]
+        assert {counter for _, counter, _ in store.documents.newest_checkpoints()} == {first[0].counter}
     finally:
         store.close()
 
@@ -138,8 +138,8 @@ def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway,
     gateway.seal(20)
 
     def after(store: Store) -> None:
-        known = store.heads().values()
-        store.chain_checkpoint(
+        known = store.packs.heads().values()
+        store.documents.chain_checkpoint(
             lambda before: [
                 (p.page, p.counter, p.time_ms, p.data)
                 for p in checkpoint(gateway.signer, BASE, known, before, gateway.now_ms)
@@ -171,10 +171,12 @@ def test_an_exported_checkpoint_has_all_its_pages_or_none(gateway: Gateway, mh) 
 
     def keep_pages(time_ms: int) -> None:
         gateway.keep(
-            lambda store: store.chain_checkpoint(
+            lambda store: store.documents.chain_checkpoint(
                 lambda before: [
                     (p.page, p.counter, p.time_ms, p.data)
-                    for p in checkpoint(gateway.signer, BASE, store.heads().values(), before, time_ms, page_heads=1)
+                    for p in checkpoint(
+                        gateway.signer, BASE, store.packs.heads().values(), before, time_ms, page_heads=1
+                    )
                 ]
             )
         )
@@ -204,10 +206,10 @@ def test_an_export_of_one_device_says_so(gateway: Gateway, mh) -> None:
     """Without its word the other one would be held back, which a checkpoint names."""
     gateway.seal(10)
     gateway.keep(
-        lambda store: store.chain_checkpoint(
+        lambda store: store.documents.chain_checkpoint(
             lambda before: [
                 (p.page, p.counter, p.time_ms, p.data)
-                for p in checkpoint(gateway.signer, BASE, store.heads().values(), before, gateway.now_ms)
+                for p in checkpoint(gateway.signer, BASE, store.packs.heads().values(), before, gateway.now_ms)
             ]
         )
     )

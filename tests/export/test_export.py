@@ -79,9 +79,9 @@ def test_what_retention_left_is_exported_without_a_hole(gateway: Gateway, mh: Mh
     gateway.seal(40)
 
     def prune(store: Store) -> None:
-        ids = [item.id for item in store.pending("platform", 0, 1000, 1 << 30)]
-        store.commit((), {"platform": ids})
-        store.bound(64 << 20, 0, ["platform"], T0)  # retention is over for the first half
+        ids = [item.id for item in store.packs.pending("platform", 0, 1000, 1 << 30)]
+        store.packs.commit((), {"platform": ids})
+        store.change_limits(64 << 20, 0, ["platform"], T0)  # retention is over for the first half
         store.prune(T0 + 20_000)
 
     gateway.keep(prune)

@@ -47,7 +47,7 @@ def test_what_a_running_agent_gives_is_what_its_database_gives_byte_for_byte(
     assert agent.stop() == 0
     (path,) = tmp_path.rglob("store.db")
     store = Store.open(path, 64 << 20)
-    keep(store, next(name for name in store.heads() if name.endswith("/m1")))
+    keep(store, next(name for name in store.packs.heads() if name.endswith("/m1")))
     store.close()
     agent.start()
     until(lambda: len(listener.numbers("m1")) > 5, what=lambda: agent.said)

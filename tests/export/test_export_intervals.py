@@ -38,7 +38,7 @@ def life() -> Packs:
 def keep(store: Store, stream: str) -> Book:
     book = Book()
     book.read(life().bodies)
-    store.add_intervals(new_pages(stream, book.made, book.cut), {})
+    store.intervals.add(new_pages(stream, book.made, book.cut), {})
     return book
 
 

@@ -44,7 +44,7 @@ def owe(agent: Agent, destinations: list[str], size_bytes: int, seed: int) -> in
         text = base64.b64encode(rng.randbytes(40_000)).decode()  # does not compress below that
         event = {"event": "note", "t": start_ms / 1000 + count, "text": text}
         packs = packer.seal(ring, array("Q"), start_ms + (count + 1) * 1000, CLOCK, [event])
-        store.commit(packs)
+        store.packs.commit(packs)
         if count % 8 == 0:
             store.prune(int(time.time()) * 1000)
         count += len(packs)

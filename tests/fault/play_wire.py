@@ -60,7 +60,7 @@ def killed_on_the_wire(folder: Path, house: House, rounds: int, seed: int) -> Ro
         store = Store.open(folder / "state" / "store.db", 1 << 30, destinations=["platform"])
         try:
             for pack in bodies(broker.heard):
-                page = store.replay(pack["stream"], pack["boot"], pack["seq"], pack["seq"])
+                page = store.packs.replay(pack["stream"], pack["boot"], pack["seq"], pack["seq"])
                 sent = {m.payload for m in broker.heard if m.road in ("readings", "backfill")}
                 assert page.items and page.items[0].data in sent, f"{pack['stream']} {pack['seq']} was published only"
                 checked += 1

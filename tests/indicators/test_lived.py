@@ -47,7 +47,7 @@ def sums(lived: Lived) -> dict[tuple[str, str], list[Any]]:
     store, cut = Store.open(lived.folder / "state" / "store.db"), Cut("Asia/Shanghai")
     try:
         found: dict[tuple[str, str], list[Any]] = {}
-        for one in intervals_of(store, cut, lived.midnight_ms - DAY_MS, lived.midnight_ms + DAY_MS):
+        for one in intervals_of(store.intervals, cut, lived.midnight_ms - DAY_MS, lived.midnight_ms + DAY_MS):
             found.setdefault((one.role, one.flow), []).append(one)
         return found
     finally:
@@ -322,7 +322,7 @@ def test_what_is_declared_at_rest_falls_into_an_interval_to_come(lived: Lived, t
     for name in ("profiles", "state"):
         shutil.copytree(lived.folder / name, tmp_path / name)
     store = Store.open(tmp_path / "state" / "store.db")
-    head_ms = store.heads()["park7/gw01/_indicators"].to_ms
+    head_ms = store.packs.heads()["park7/gw01/_indicators"].to_ms
     store.close()
     say = ("declare", "certificates", "5", "MWh", "--from", "2025-02-01", "--to", "2025-02-02", "--who", "Li Wei")
     code, out, err = mh(*say, "--json", "-c", tmp_path / "agent.toml")

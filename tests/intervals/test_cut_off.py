@@ -37,12 +37,12 @@ class Gateway:
         folder.mkdir(parents=True, exist_ok=True)
         self.store = Store.open(self.path)
         self.tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
-        if self.store.heads():
+        if self.store.packs.heads():
             self.tallying.repair.open(self.store, {STREAM})
             self.follow()
 
     def commit(self, packs: list[Pack]) -> None:
-        self.store.commit(packs)
+        self.store.packs.commit(packs)
         self.follow()
 
     def follow(self) -> None:
@@ -58,17 +58,17 @@ class Gateway:
     def state(self) -> tuple[int, bytes] | None:
         """Where the counters stand, as kept."""
         self.tallying.save(self.store)
-        return self.store.interval_state(STREAM)
+        return self.store.intervals.state(STREAM)
 
     def rows(self) -> list[IntervalRow]:
         """What is known, whenever it came to be known."""
-        found = query(self.store, 0, END)
+        found = query(self.store.intervals, 0, END)
         return [replace(row, revision=0, flags=row.flags & ~Flag.LATE) for row in found if row.covered_ms or row.first]
 
     def sums(self) -> list[RoleSum]:
-        start, end = self.store.interval_span()
+        start, end = self.store.intervals.span()
         days = self.park.cut.stretch("day", start)[0], self.park.cut.stretch("day", end)[1]
-        return [replace(one, flags=one.flags & ~Flag.LATE) for one in sums(self.store, self.park.cut, *days)]
+        return [replace(one, flags=one.flags & ~Flag.LATE) for one in sums(self.store.intervals, self.park.cut, *days)]
 
 
 def stop(gateway: Gateway, rng: random.Random) -> None:
@@ -98,7 +98,7 @@ def damage(gateway: Gateway, rng: random.Random) -> None:
 def age(gateway: Gateway, rng: random.Random) -> None:
     """An older version ran: at some start its counters began anew, and what it wrote since lacks energy."""
     park, store = gateway.park, gateway.store
-    seen = [pack for pack in park.packs if pack.seq <= store.heads()[STREAM].seq]
+    seen = [pack for pack in park.packs if pack.seq <= store.packs.heads()[STREAM].seq]
     anew = rng.randrange(len(seen))
     gateway.close()
     with closing(sqlite3.connect(gateway.path)) as conn, conn:
@@ -109,9 +109,9 @@ def age(gateway: Gateway, rng: random.Random) -> None:
     play(first, store, seen[:anew])
     ledger = Ledger(STREAM, park.cut, park.rule)
     made = [pair for pack in seen[anew:] for pair in taken(ledger, pack, seen)]
-    old = [row for row in store.interval_pages(0, END)]
-    store.add_intervals(new_pages(STREAM, made, park.cut), {STREAM: (seen[-1].seq, OLD_STATE)})
-    assert len(list(store.interval_pages(0, END))) >= len(old)
+    old = [row for row in store.intervals.interval_pages(0, END)]
+    store.intervals.add(new_pages(STREAM, made, park.cut), {STREAM: (seen[-1].seq, OLD_STATE)})
+    assert len(list(store.intervals.interval_pages(0, END))) >= len(old)
     store.close()
 
 
@@ -119,7 +119,7 @@ def play(tallying: Tallying, store: Store, packs: list[Pack]) -> None:
     """The packs in one go, as a stopped agent of before left their intervals."""
     ledger = Ledger(STREAM, tallying.cut, tallying.rule)
     made = [pair for pack in packs for pair in taken(ledger, pack, packs)]
-    store.add_intervals(new_pages(STREAM, made, tallying.cut), {})
+    store.intervals.add(new_pages(STREAM, made, tallying.cut), {})
 
 
 def taken(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
@@ -137,7 +137,7 @@ def taken(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore
 
 def power_cut(gateway: Gateway, rng: random.Random) -> None:
     """Everything is as it was some packs ago; the ring had those since, and they are sealed again."""
-    head = gateway.store.heads()[STREAM].seq
+    head = gateway.store.packs.heads()[STREAM].seq
     gateway.close()
     kept = gateway.path.with_name("before.db")
     if kept.exists():
@@ -173,7 +173,7 @@ def cut_off(
             keep = 0
     CUTS[how](cut, rng)
     cut = Gateway(folder / "cut", park)
-    at = cut.store.heads()[STREAM].seq
+    at = cut.store.packs.heads()[STREAM].seq
     while at < len(park.packs):
         step = rng.choice((1, 3, 10))
         cut.commit(park.packs[at : at + step])

@@ -73,8 +73,8 @@ DAMAGE: dict[str, Callable[[Conn, random.Random], None]] = {
 def settle(gateway: Gateway) -> None:
     """As the agent's task does it, until nothing is left."""
     for _ in range(10):
-        list(query(gateway.store, 0, END))  # a report, a figure: whoever reads
-        if not gateway.store.damaged_pages:
+        list(query(gateway.store.intervals, 0, END))  # a report, a figure: whoever reads
+        if not gateway.store.intervals.damaged_pages:
             return
         gateway.tallying.mend(gateway.store)
         gateway.follow()
@@ -89,7 +89,7 @@ def test_damaged_pages_are_made_again(tmp_path: Path, how: str, folded: bool, ca
     once.commit(park.packs)
     cut.commit(park.packs[:-5])
     if folded:
-        cut.store.fold_intervals(END, park.cut.day, fold, 1000)
+        cut.store.intervals.merge_days(END, park.cut.day, fold, 1000)
     cut.tallying.save(cut.store)
     cut.close()
     with closing(sqlite3.connect(cut.path)) as conn, conn:
@@ -119,7 +119,7 @@ def test_a_kill_between_loses_nothing(tmp_path: Path) -> None:
     with closing(sqlite3.connect(cut.path)) as conn, conn:
         conn.execute("UPDATE interval_pages SET body = x'02'")
     cut = Gateway(tmp_path / "cut", park)
-    assert not list(query(cut.store, 0, END))
+    assert not list(query(cut.store.intervals, 0, END))
     cut.tallying.mend(cut.store)
     cut.close()  # killed
     cut = Gateway(tmp_path / "cut", park)

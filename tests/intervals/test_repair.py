@@ -27,7 +27,7 @@ NOON = CUT.midnight(date(2026, 11, 26)) + DAY_MS // 2
 def store(tmp_path: Path) -> Store:
     park = make(3)
     found = Store.open(tmp_path / "store.db")
-    found.commit(park.packs[:5])
+    found.packs.commit(park.packs[:5])
     return found
 
 
@@ -38,19 +38,19 @@ def changed(*starts: int) -> list[NewPage]:
 def test_a_correction_of_a_signed_day_is_an_event(store: Store) -> None:
     assert corrected_figures(store, CUT, NOON) == ([], 0), "what was corrected before anybody asked is not told"
     yesterday, before = NOON - DAY_MS, NOON - 2 * DAY_MS
-    store.add_intervals(changed(yesterday, before, before + LENGTH, NOON - 7 * DAY_MS, NOON), {})
+    store.intervals.add(changed(yesterday, before, before + LENGTH, NOON - 7 * DAY_MS, NOON), {})
     events, last = corrected_figures(store, CUT, NOON + LENGTH)
     assert [(event["event"], event["from"], event["to"]) for event in events] == [
         ("figures_corrected", (NOON - 7 * DAY_MS) // 1000, (NOON - 7 * DAY_MS + LENGTH) // 1000),
         ("figures_corrected", before // 1000, (yesterday + LENGTH) // 1000),
     ], "a run of days is one event; the day that is not over was never signed"
     assert corrected_figures(store, CUT, NOON + LENGTH)[0] == events, "told again where the pack was not committed"
-    store.announce_changes(last)
+    store.intervals.announce_changes(last)
     assert corrected_figures(store, CUT, NOON + LENGTH) == ([], last)
 
 
 def test_what_was_corrected_before_an_upgrade_is_not_told(store: Store) -> None:
-    store.add_intervals(changed(NOON - DAY_MS), {})
+    store.intervals.add(changed(NOON - DAY_MS), {})
     assert corrected_figures(store, CUT, NOON)[0] == []
 
 
@@ -107,13 +107,13 @@ def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Pa
         tallying.admit([STREAM])
         while tallying.catch_up(store):
             pass
-        before_ms = store.interval_repairs()[STREAM].before_ms
+        before_ms = store.intervals.repairs()[STREAM].before_ms
         seen.append(before_ms)
         if not before_ms:
             break
         facts = tallying.repair.facts()
         assert facts["streams"] == 1 and facts["packs_from"] * 1000 <= facts["compared_from"] * 1000 == before_ms
-        while store.interval_repairs()[STREAM].before_ms == before_ms:
+        while store.intervals.repairs()[STREAM].before_ms == before_ms:
             tallying.repair.step(store)
     assert len(seen) >= 5 and sorted(seen, reverse=True) == seen, "a day or more at a time"
     assert tallying.repair.facts() == {}
@@ -146,7 +146,7 @@ def test_an_older_version_that_ran_in_between_is_noticed(tmp_path: Path) -> None
     gateway = Gateway(tmp_path, park)
     gateway.commit(park.packs)
     store, seq = gateway.store, park.packs[-1].seq
-    store.add_intervals([], {STREAM: (seq, OLD_STATE)}, [Repair(STREAM, seq - 40, 0)])
+    store.intervals.add([], {STREAM: (seq, OLD_STATE)}, [Repair(STREAM, seq - 40, 0)])
     tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
     tallying.repair.open(store, set())
     assert tallying.repair.left[STREAM].seq == seq

@@ -91,12 +91,12 @@ def test_roles_are_found_by_their_front() -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Any:
     found = Store.open(tmp_path / "store.db")
-    found._conn.execute("INSERT INTO boots (boot) VALUES (1)")
+    found.db.execute("INSERT INTO boots (boot) VALUES (1)")
     for name in (STREAM, "park7/gw01/m2"):
-        found._conn.execute(
+        found.db.execute(
             "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,1,1,x'00',0,0,0)", (name,)
         )
-    found._refresh()
+    found.packs.refresh()
     yield found
     found.close()
 
@@ -108,7 +108,7 @@ def written(store: Store, life: list[tuple[str, int]]) -> Book:
         book.read([body])
         if len(book.pages) > before:
             made = new_pages(STREAM, book.made, book.cut)
-            store.add_intervals(made, {STREAM: (body["seq"], book.ledger.state())})
+            store.intervals.add(made, {STREAM: (body["seq"], book.ledger.state())})
             book.made.clear()
     return book
 
@@ -118,28 +118,28 @@ LIFE = [("read", 25), ("silent", 9), ("read", 20), ("zero", 1), ("read", 20), ("
 
 def test_the_store_gives_back_what_it_was_given_and_folding_changes_nothing(store: Store) -> None:
     book = written(store, LIFE)
-    rows = list(query(store, 0, 1 << 50))
+    rows = list(query(store.intervals, 0, 1 << 50))
     assert rows == list(query(book, 0, 1 << 50))
     assert any(row.revision for row in rows)
-    changed, number = changes(store)
-    assert changed and changes(store, number) == ([], number)
+    changed, number = changes(store.intervals)
+    assert changed and changes(store.intervals, number) == ([], number)
     assert {start for start, _ in changed} >= {row.start_ms for row in rows if row.revision}
-    pages = store._conn.execute("SELECT count(*) FROM interval_pages").fetchone()[0]
-    while store.fold_intervals(START + 30 * DAY_MS, book.cut.day, fold):
+    pages = store.db.execute("SELECT count(*) FROM interval_pages").fetchone()[0]
+    while store.intervals.merge_days(START + 30 * DAY_MS, book.cut.day, fold):
         pass
-    assert store._conn.execute("SELECT count(*) FROM interval_pages").fetchone()[0] < pages / 2
-    assert list(query(store, 0, 1 << 50)) == rows
-    state = store.interval_state(STREAM)
+    assert store.db.execute("SELECT count(*) FROM interval_pages").fetchone()[0] < pages / 2
+    assert list(query(store.intervals, 0, 1 << 50)) == rows
+    state = store.intervals.state(STREAM)
     assert state is not None and state[0] > 10
 
 
 def test_intervals_leave_when_they_are_old(store: Store) -> None:
     book = written(store, LIFE)
     last = book.pages[-1].to_ms
-    assert store.prune_intervals(last - LENGTH) > 0
-    assert {row.end_ms for row in query(store, 0, 1 << 50)} <= {last, last - LENGTH}
-    assert store.prune_intervals(last + 1) > 0
-    assert list(query(store, 0, 1 << 50)) == []
+    assert store.intervals.prune(last - LENGTH) > 0
+    assert {row.end_ms for row in query(store.intervals, 0, 1 << 50)} <= {last, last - LENGTH}
+    assert store.intervals.prune(last + 1) > 0
+    assert list(query(store.intervals, 0, 1 << 50)) == []
 
 
 def test_a_stream_without_packs_can_have_no_intervals(store: Store) -> None:
@@ -147,8 +147,8 @@ def test_a_stream_without_packs_can_have_no_intervals(store: Store) -> None:
     book.read(play(LIFE).bodies)
     shape, rows = book.made[0]
     with pytest.raises(ValueError, match="has no pack here"):
-        store.add_intervals(new_pages("park7/gw01/nobody", [(shape, rows)], book.cut), {})
-    assert list(query(store, 0, 1 << 50)) == []
+        store.intervals.add(new_pages("park7/gw01/nobody", [(shape, rows)], book.cut), {})
+    assert list(query(store.intervals, 0, 1 << 50)) == []
 
 
 def test_packs_say_it_all_again() -> None:

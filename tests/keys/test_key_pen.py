@@ -123,7 +123,7 @@ class Rounds:
     async def packs(self) -> dict[str, list[bytes]]:
         """Everything that is durable, by stream."""
         return {
-            s.name: await self.writer.call(lambda store, s=s: [p.data for p in store.after(s.name, 0, 1 << 40)])  # type: ignore[misc]
+            s.name: await self.writer.call(lambda store, s=s: [p.data for p in store.packs.after(s.name, 0, 1 << 40)])  # type: ignore[misc]
             for s in self.streams
         }
 
@@ -176,11 +176,11 @@ def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, ro
             conn.execute("UPDATE key_records SET body = ?", (bytes(bad),))
         store = Store.open(tmp_path / "store.db", 64 << 20)
         assert Pen(load_key(path), BASE).take_up(store) == good
-        kept = store.key_record()
+        kept = store.keys.newest()
         assert kept is not None and kept[1] == good
     with pytest.raises(GatewayError, match="park7/other"):  # sound, and of another gateway: nothing is dropped
         Pen(load_key(path), "park7/other").take_up(store)
-    assert store.key_record() == kept
+    assert store.keys.newest() == kept
     store.close()
 
 
@@ -205,7 +205,7 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
             kids.append(rotate_key(path, BASE, T0 // 1000, alg)[1].kid)
             await rounds.round()
             await watch.look()
-            kept = await rounds.writer.call(Store.key_record)
+            kept = await rounds.writer.call(lambda store: store.keys.newest())
             assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == pen.records
             await watch.look()
             await rounds.round()
@@ -248,7 +248,7 @@ async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> Non
         with pytest.raises(Exception, match="no signing key"):
             await watch.prepare(tmp_path / "none.key")
         assert (pen.signer.kid, pen.records) == (kid, records) != (other.kid, b"")
-        assert await writer.writer.call(Store.key_record) == (1, records)
+        assert await writer.writer.call(lambda store: store.keys.newest()) == (1, records)
     finally:
         await writer.writer.stop()
         writer.ring.close()
@@ -272,7 +272,7 @@ def rotated(gateway: Gateway, seconds: int) -> str:
     path = gateway.folder / "state" / "signing.key"
     gateway.signer = rotate_key(path, BASE, gateway.now_ms // 1000)[1]
     records = current_records(gateway.signer, BASE)
-    gateway.keep(lambda store: store.add_key_record(json.loads(records)["counter"], records))
+    gateway.keep(lambda store: store.keys.add(json.loads(records)["counter"], records))
     gateway.keys = records
     gateway.restart()
     gateway.seal(seconds)
@@ -392,7 +392,7 @@ def test_a_revocation_with_the_agent_stopped(gateway: Gateway, mh: Mh) -> None:
     gateway.seal(4)
     assert gateway.broker().verdict is Verdict.VERIFIED
     assert check_key_records(gateway.keys, BASE, trust=old).kids == (old, gateway.signer.kid)
-    gateway.keep(lambda store: store.add_key_record(2, gateway.keys))
+    gateway.keep(lambda store: store.keys.add(2, gateway.keys))
     code, out, err = mh(
         "keys", "revoke", gateway.signer.kid, "-c", gateway.config, "--yes", "--until", "2026-11-24T06:00:10Z", "--json"
     )

@@ -133,7 +133,7 @@ class StoreOutbox:
         try:
             while (job := self._jobs.get()) is not None:
                 job(store)
-            store.commit((), self._confirmed)
+            store.packs.commit((), self._confirmed)
         finally:
             store.close()
 
@@ -154,7 +154,7 @@ class StoreOutbox:
 
     def commit(self, *packs: Pack, offer: bool = True) -> list[int]:
         def run(store: Store) -> list[int]:
-            ids = store.commit(packs, self._confirmed)
+            ids = store.packs.commit(packs, self._confirmed)
             self._confirmed = {}
             if offer:
                 items = [OutboxItem(n, p.stream, p.data, p.is_birth, p.to_ms) for n, p in zip(ids, packs, strict=True)]
@@ -167,7 +167,7 @@ class StoreOutbox:
 
     def pending(self, dest: str = "platform") -> int:
         def run(store: Store) -> int:
-            store.commit((), self._confirmed)
+            store.packs.commit((), self._confirmed)
             self._confirmed = {}
             return store.usage().pending[dest]
 
@@ -177,10 +177,10 @@ class StoreOutbox:
         self, dest: str, after: int, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]
     ) -> None:
         self.fetches += 1
-        self._jobs.put(lambda store: callback(store.pending(dest, after, limit, max_bytes)))
+        self._jobs.put(lambda store: callback(store.packs.pending(dest, after, limit, max_bytes)))
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        self._jobs.put(lambda store: callback(store.births(after, limit, max_bytes)))
+        self._jobs.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def leaving(self) -> None:
         """Nothing is recorded here."""
@@ -190,17 +190,17 @@ class StoreOutbox:
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
         def run(store: Store) -> None:
-            ids, wrong = store.covered(dest, ack)
+            ids, wrong = store.packs.acknowledged(dest, ack)
             self._confirmed.setdefault(dest, []).extend(ids)
             callback(wrong)
 
         self._jobs.put(run)
 
     def replay(self, stream: str, boot: str | None, first: int, last: int, limit: int, size: int, back: Any) -> None:
-        self._jobs.put(lambda store: back(store.replay(stream, boot, first, last, limit, size)))
+        self._jobs.put(lambda store: back(store.packs.replay(stream, boot, first, last, limit, size)))
 
     def spend(self, dest: str, day: int, size: int, back: Callable[[int], None]) -> None:
-        self._jobs.put(lambda store: back(store.spend(dest, day, size)))
+        self._jobs.put(lambda store: back(store.packs.count_replayed(dest, day, size)))
 
     def close(self) -> None:
         self._jobs.put(None)

@@ -54,7 +54,7 @@ class Gateway:
         self.names = [f"{BASE}/{name}" for name in streams or ("inv1", "births")]
         self._value = 0
         self.restart()
-        self.keep(lambda store: store.add_key_record(1, self.keys))
+        self.keep(lambda store: store.keys.add(1, self.keys))
 
     @property
     def config(self) -> Path:
@@ -70,7 +70,7 @@ class Gateway:
     def restart(self) -> None:
         """Another start of the agent."""
         self.boots += 1
-        heads = self.keep(Store.heads)
+        heads = self.keep(lambda store: store.packs.heads())
         self.packers = {}
         for name in self.names:
             known = heads.get(name)
@@ -92,7 +92,7 @@ class Gateway:
                     at = tick * 1_000_000 + 40_000_000
                     positions.append(self.ring.append_values(0, tick, at, 1, values))
                 packs += packer.seal(self.ring, positions, self.now_ms, CLOCK, (), Reason.TIMEOUT)
-        self.keep(lambda store: store.commit(packs))
+        self.keep(lambda store: store.packs.commit(packs))
         self.made += packs
         return packs
 

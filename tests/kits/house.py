@@ -268,14 +268,14 @@ class Agent:
             uplinks = tomllib.loads(self.config.read_text()).get("uplink", ())
             store = Store.open(Path(copy) / "store.db", 16 << 20, destinations=[uplink["name"] for uplink in uplinks])
             try:
-                for stream, head in store.heads().items():
+                for stream, head in store.packs.heads().items():
                     after = 0
-                    while page := store.after(stream, after, head.seq):
+                    while page := store.packs.after(stream, after, head.seq):
                         names |= {(pack.stream, pack.boot, pack.seq) for pack in page}
                         after = page[-1].seq
-                for destination in store.destinations:
+                for destination in store.packs.destinations:
                     last = 0
-                    while items := store.pending(destination, last):
+                    while items := store.packs.pending(destination, last):
                         packs = [json.loads(item.data) for item in items]
                         owed |= {(pack["stream"], pack["boot"], pack["seq"]) for pack in packs}
                         last = items[-1].id

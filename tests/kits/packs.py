@@ -8,7 +8,10 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent.store import Store, StoredPack
 
 BOOT = "3f2a9c41d07be815"
 START_MS = 1_795_500_900_000
@@ -143,3 +146,16 @@ class Maker:
 
 def _canonical(body: dict[str, Any]) -> bytes:
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def stored(store: Store, stream: str, first: int = 1, last: int = 10**6) -> list[StoredPack]:
+    """Packs ``first`` to ``last`` of a stream that are in the store."""
+    return store.packs.after(stream, first - 1, last, limit=last)
+
+
+def bad_packs(store: Store) -> int:
+    """Check the whole store. Returns how many packs were bad; raises StoreDamaged."""
+    check = store.start_check(lambda data: True)
+    while check.step():
+        pass
+    return check.bad_packs

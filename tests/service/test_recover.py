@@ -44,7 +44,7 @@ class Run:
 
     def packer(self, stream: str, from_ms: int = T0) -> Packer:
         if stream not in self.packers:
-            known = self.store.heads().get(stream)
+            known = self.store.packs.heads().get(stream)
             head = Head(known.boot, known.seq, base64url(known.hash), known.to_ms) if known else None
             self.packers[stream] = Packer(stream, self.boot, head, self._sign, from_ms, 65_536)
         return self.packers[stream]
@@ -53,7 +53,7 @@ class Run:
         """A ring with these tables; the packer uses the first."""
         path = self.folder / f"ring.{self.boot}"
         self.ring = Ring.create(str(path), 1 << 16, secrets.randbits(63), int(self.boot, 16), bytes(32))
-        self.store.register_tables(
+        self.store.documents.register_tables(
             self.ring.ring_id, [(n, table.stream, json.loads(table.encoded)) for n, table in enumerate(tables)]
         )
         self.packer(NAME).use(tables[0])
@@ -75,13 +75,13 @@ class Run:
 
     def packs(self) -> list[dict[str, Any]]:
         """All that is stored."""
-        return [json.loads(item.data) for item in self.store.pending("platform", 0, 1000, 1 << 30)]
+        return [json.loads(item.data) for item in self.store.packs.pending("platform", 0, 1000, 1 << 30)]
 
     def values(self) -> list[int]:
         return [record["v"] for pack in self.packs() for record in pack.get("e", ())]
 
     def commit(self, packs: list[SealedPack]) -> None:
-        self.store.commit(packs, {})
+        self.store.packs.commit(packs, {})
 
     def die(self) -> None:
         if self.ring:
@@ -202,7 +202,7 @@ def test_a_ring_that_the_store_does_not_know_is_set_aside(runs: Callable[[], Run
     first = runs()
     first.begin(TABLE)
     first.read(0, 1)
-    first.store.forget_rings([])
+    first.store.documents.forget_rings([])
     first.die()
     second = runs()
     done = second.recover(20)

@@ -47,12 +47,12 @@ class Accident:
             packs = packer.seal(run.ring, positions, T0 + (second + 1) * 1000, CLOCK)  # type: ignore[arg-type]
             run.commit(packs)
             if second < left:
-                run.store.leaving()
+                run.store.mark_sent()
                 self.published += [pack.data for pack in packs]
             if second + 1 == KNOWN:
                 run.store.close()  # which brings all of it into the file
                 run.open()
-        self.sealed = [json.loads(item.data) for item in run.store.pending("platform", 0, 1000)]
+        self.sealed = [json.loads(item.data) for item in run.store.packs.pending("platform", 0, 1000)]
         for second in range(SEALED, READ):
             run.read(second, second)
         for n in range(ring_words):
@@ -86,7 +86,7 @@ class Accident:
 
 
 def waiting(run: Run) -> list[bytes]:
-    return [item.data for item in run.store.pending("platform", 0, 1000)]
+    return [item.data for item in run.store.packs.pending("platform", 0, 1000)]
 
 
 def losses(run: Run) -> list[dict[str, Any]]:
@@ -144,17 +144,17 @@ def test_where_the_ring_does_not_have_all_of_it_the_time_is_stated_lost(tmp_path
         accident.ring.write_bytes(b"x" * 4096)
     run, gone = Run(accident.place, accident.signer), None
     if fault == "unknown tables":
-        run.store.forget_rings([])
+        run.store.documents.forget_rings([])
     run.die()
     run, gone = accident.start()
     assert gone is not None and gone.again == 0
-    (note,) = run.store.losses() or [None]
+    (note,) = run.store.packs.losses() or [None]
     if note is not None:  # nothing is left of the stream to seal now: the next pack says it
         assert (note.from_ms, note.to_ms) == (T0 + KNOWN * 1000, T0 + SEALED * 1000)
     else:
         (loss,) = losses(run)
         assert (loss["from"], loss["to"]) == (T0 / 1000 + KNOWN, T0 / 1000 + SEALED)
-    assert run.store.heads()[NAME].seq >= accident.sealed[-1]["seq"]
+    assert run.store.packs.heads()[NAME].seq >= accident.sealed[-1]["seq"]
     numbers = [r["v"] for p in run.packs() for r in p.get("e", ())]
     assert len(numbers) == len(set(numbers)) and not set(numbers) & set(range(KNOWN, SEALED))
     run.die()
@@ -182,14 +182,14 @@ def test_results_are_made_again_from_where_they_had_left(tmp_path: Path) -> None
     name = "park7/gw01/_indicators"
     record = record_file(accident.place / "store.db")
     entry = HeadRecord(record).found[NAME]
-    entry.stream, entry.left_seq, entry.left_ms, entry.ring_id = name, 2, T0 + 2000, 77
+    entry.stream, entry.sent_seq, entry.sent_ms, entry.ring_id = name, 2, T0 + 2000, 77
     data = bytearray(record.read_bytes())
     data[5 * SLOT : 6 * SLOT] = entry.encode()
     record.write_bytes(data)
     run, _ = accident.start()
-    head = run.store.heads()[name]
+    head = run.store.packs.heads()[name]
     assert head.seq == accident.sealed[-1]["seq"] and head.to_ms == T0 + 2000
-    assert any(note.stream == name for note in run.store.losses())
+    assert any(note.stream == name for note in run.store.packs.losses())
     run.begin(TABLE)
     packer, ring, lost = run.packer(name), run.ring, [{"event": "loss", "first": 1}]
     assert ring

@@ -34,6 +34,8 @@ from agent.service.snapshot import status
 from agent.service.streams import Stream
 from agent.service.writer import Writer
 from agent.store import Store, StoreFull
+from agent.store.documents import Documents, KeyRecords
+from agent.store.packs import PackTable
 from agent.uplink import Uplink
 from drivers.line import Line
 from drivers.model import ConfigError
@@ -180,11 +182,19 @@ class Park:
 
     def _in_store(self, store: Store) -> dict[str, Any]:
         return {
-            "tables": {number: table.stream for number, table in store.tables(self.service.fleet.ring.ring_id).items()},
-            "bounds": (store._max, store._keep_ms, store._page_limit, tuple(store.destinations)),
-            "destinations": store._conn.execute("SELECT id, name FROM destinations ORDER BY id").fetchall(),
-            "keys": store.key_record(),
-            "reserve": store._ballast.held_bytes,
+            "tables": {
+                number: table.stream
+                for number, table in store.documents.tables(self.service.fleet.ring.ring_id).items()
+            },
+            "bounds": (
+                store.retention.max_size_bytes,
+                store.retention.keep_delivered_ms,
+                store.retention.page_limit,
+                tuple(store.packs.destinations),
+            ),
+            "destinations": store.db.execute("SELECT id, name FROM destinations ORDER BY id").fetchall(),
+            "keys": store.keys.newest(),
+            "reserve": store.retention.reserve.held_bytes,
         }
 
 
@@ -332,8 +342,8 @@ async def test_what_cannot_be_made_on_this_machine_changes_nothing(tmp_path: Pat
         assert different(before, await park.picture()) == {}
         for kind, method, error, says in (
             (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be served"),
-            (Store, "register_tables", StoreFull("the disk is full", where="state"), "the disk is full"),
-            (Store, "_serve", StoreFull("the disk is full", where="state"), "the disk is full"),
+            (Documents, "register_tables", StoreFull("the disk is full", where="state"), "the disk is full"),
+            (PackTable, "set_destinations", StoreFull("the disk is full", where="state"), "the disk is full"),
         ):
             with failing(kind, method, error, lambda *a: "uplink" in getattr(a[0], "name", "uplink")) as count:
                 outcome = await park.reload(park.large())
@@ -371,7 +381,8 @@ BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use
     (Roster, "__init__"), (Roster, "spec"), (Roster, "table"), (Roster, "gateway_table"), (Roster, "results_table"),
     (Fleet, "make_line"), (Fleet, "make"), (driver_class("modbus"), "__init__"), (change, "_exchange"),
     (KeyWatch, "prepare"), (Intervals, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"),
-    (Store, "register_tables"), (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (Writer, "bound"),
+    (Documents, "register_tables"), (KeyRecords, "add"), (PackTable, "set_destinations"), (Store, "change_limits"),
+    (Writer, "bound"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
     (change, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"),

@@ -16,7 +16,7 @@ import pytest
 
 from agent.service.rounds import Rounds
 from agent.service.writer import Writer
-from agent.store import Store, StoreDamaged, inspection
+from agent.store import Store, StoreDamaged, check
 from tests.kits.exports import Gateway
 
 
@@ -75,13 +75,15 @@ async def test_a_signature_that_no_longer_holds_is_dropped_stated_and_told(gatew
         await until(lambda: notes)
         task.cancel()
         assert notes == [{"event": "store_check", "ok": False, "packs": 1}] and at.facts()["bad_packs"] == 1
-        assert [(n.first, n.last, n.reason) for n in await writer.call(Store.losses)] == [(7, 7, "damaged")]
+        assert [(n.first, n.last, n.reason) for n in await writer.call(lambda store: store.packs.losses())] == [
+            (7, 7, "damaged")
+        ]
 
 
 async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_what_it_can(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     gateway.seal(120)
     path = gateway.folder / "state" / "store.db"
     conn = sqlite3.connect(path)
@@ -107,7 +109,7 @@ async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_wha
         (told,) = notes
         assert told["event"] == "store_damaged" and told["aside"].startswith("store.db.damaged-")
         assert told["saved"] > 200 and 0 < told["lost"] < 30
-        assert sum(n.last - n.first + 1 for n in await writer.call(Store.losses)) == told["lost"]
+        assert sum(n.last - n.first + 1 for n in await writer.call(lambda store: store.packs.losses())) == told["lost"]
 
 
 class Noting:
@@ -127,14 +129,14 @@ async def test_everybody_has_a_turn_between_two_slices_of_the_look(
 ) -> None:
     """A whole check of the file would hold sealing for as long as it takes to read it."""
     clock = count(0, 0.01)  # a slice is over at the second or third look at it
-    monkeypatch.setattr(inspection, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     gateway.seal(300)
     async with rounds(gateway, []) as (writer, _):
         turns: list[str] = []
         task = asyncio.create_task(Rounds(cast(Writer, Noting(writer, turns)), turns.append).look())
         while not task.done():
-            await writer.call(Store.heads)
+            await writer.call(lambda store: store.packs.heads())
             turns.append("other")
         await task
         assert turns.count("look") > 20 and ("look", "look") not in pairwise(turns), turns

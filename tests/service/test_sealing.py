@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -120,18 +120,18 @@ CLOCK: dict[str, Any] = {"error_ms": None, "kernel_boot": "0" * 36, "mono_ms": 1
 POINTS = [{"n": "ac.power.active", "u": "W", "kind": "gauge", "pace": "fast", "period": 1, "phase": 0, "source": None}]
 
 
-class NarrowStore(Store):
+def narrow_store(path: Path, full_at: int) -> Store:
     """Has no room for one of its commits, whichever the test chooses."""
+    store, commits = Store.open(path), count(1)
+    commit = store.packs.commit
 
-    full_at = -1
-    commits = 0
+    def narrow(packs: Any, *more: Any, **rest: Any) -> list[int]:
+        if packs and next(commits) == full_at:
+            raise StoreFull("no room", where="here")
+        return commit(packs, *more, **rest)
 
-    def commit(self, packs: Any, confirmed: Any = None, stated: Any = (), *more: Any, **rest: Any) -> list[int]:
-        if packs:
-            self.commits += 1
-            if self.commits == self.full_at:
-                raise StoreFull("no room", where="here")
-        return super().commit(packs, confirmed, stated, *more, **rest)
+    store.packs.commit = narrow  # type: ignore[method-assign]
+    return store
 
 
 @pytest.mark.parametrize("full_at", range(1, 8))
@@ -141,8 +141,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
     """Some streams had taken the step, the others not; the next try then sealed the former up to the old time again."""
     monkeypatch.setattr(writing, "COMMIT_BYTES", 1)  # a transaction a stream
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 60_000
-    monkeypatch.setattr(NarrowStore, "full_at", full_at)
-    writer = Writer(lambda: NarrowStore.open(tmp_path / "store.db"), lambda: CLOCK)
+    writer = Writer(lambda: narrow_store(tmp_path / "store.db", full_at), lambda: CLOCK)
     await writer.start()
     clock = SetClock()
     sealing = Sealing(writer, clock.grid, 1000)
@@ -176,7 +175,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
         while not await sealing.seal(start + 12_000, streams):
             pass
         found = await writer.call(
-            lambda store: {n: [json.loads(p.data) for p in store.after(n, 0, 1 << 30)] for n in names}
+            lambda store: {n: [json.loads(p.data) for p in store.packs.after(n, 0, 1 << 30)] for n in names}
         )
         for name, packs in found.items():
             assert sum(covers_twice(packs)) == 0, (name, [(p["from"], p["to"], p.get("events")) for p in packs])
@@ -192,16 +191,22 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
 async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path: Path) -> None:
     """The sealer was cancelled before it could note what was sealed; the last seal then took all of it once more."""
 
-    class SlowStore(Store):
-        began = threading.Event()
+    began = threading.Event()
 
-        def commit(self, *args: Any, **more: Any) -> list[int]:
-            self.began.set()
+    def slow_store() -> Store:
+        store = Store.open(tmp_path / "store.db")
+        commit = store.packs.commit
+
+        def slow(*args: Any, **more: Any) -> list[int]:
+            began.set()
             time.sleep(0.2)  # as a card does; in the writer's thread
-            return super().commit(*args, **more)
+            return commit(*args, **more)
+
+        store.packs.commit = slow  # type: ignore[method-assign]
+        return store
 
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000
-    writer = Writer(lambda: SlowStore.open(tmp_path / "store.db"), lambda: CLOCK)
+    writer = Writer(slow_store, lambda: CLOCK)
     await writer.start()
     sealing = Sealing(writer, SetClock().grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
@@ -214,14 +219,16 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
             stream.record(0, [ring.append_values(0, tick, tick * 1_000_000, 1, [(0, 1, 0, 0)])], True)
         task = asyncio.create_task(sealing.seal(start + 8000, [stream]))
         async with asyncio.timeout(60):
-            while not SlowStore.began.is_set():  # noqa: ASYNC110 - it is set in another thread
+            while not began.is_set():  # noqa: ASYNC110 - it is set in another thread
                 await asyncio.sleep(0.005)
         task.cancel()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
         assert await sealing.close()
-        packs = [json.loads(p.data) for p in await writer.call(lambda store: store.after(table.stream, 0, 1 << 30))]
+        packs = [
+            json.loads(p.data) for p in await writer.call(lambda store: store.packs.after(table.stream, 0, 1 << 30))
+        ]
         assert sum(len(pack.get("e", ())) for pack in packs) == 8
         assert [e["event"] for pack in packs for e in pack.get("events", ())] == ["stop"]
         assert all(before["to"] == after["from"] for before, after in pairwise(packs))

@@ -13,8 +13,8 @@ import pytest
 from agent.outbox import OutboxItem
 from agent.service.writer import Writer
 from agent.store import Store, StoreDamaged
-from agent.store.database import PAGE_BYTES
-from agent.store.doubt import suspect_file
+from agent.store.damage import suspicion_file
+from agent.store.sqlite import PAGE_BYTES
 from ext.ring import Ring
 from tests.kits.packs import Maker
 
@@ -43,10 +43,10 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "store.db"
     make = Maker()
     store = Store.open(path, CAP, destinations=["platform"])
-    store.register_table(RING, 0, make.stream, {"points": []})
-    store.commit([make(birth=True)])
+    store.documents.register_tables(RING, [(0, make.stream, {"points": []})])
+    store.packs.commit([make(birth=True)])
     for _ in range(300):
-        store.commit([make()])
+        store.packs.commit([make()])
     store.close()
     return path
 
@@ -67,7 +67,7 @@ async def test_damage_that_an_uplink_meets_ends_the_service(path: Path, writer: 
     for after in range(0, 300, 10):
         writer.fetch("platform", after, 10, 1 << 20, found.extend)
     await writer.call(lambda store: None)
-    assert found and suspect_file(path).exists()
+    assert found and suspicion_file(path).exists()
     with pytest.raises(StoreDamaged, match="Restart the agent"):
         await writer.seal(cast(Ring, None), [])
 
@@ -77,8 +77,8 @@ async def test_damage_in_any_table_is_ours_to_explain(path: Path, writer: Writer
     damaged(path, "tables")
     await writer.start()
     with pytest.raises(StoreDamaged, match="damaged"):
-        await writer.call(lambda store: store.tables(RING))
-    assert suspect_file(path).exists()
+        await writer.call(lambda store: store.documents.tables(RING))
+    assert suspicion_file(path).exists()
     with pytest.raises(StoreDamaged):
         await writer.seal(cast(Ring, None), [])
 
@@ -89,8 +89,8 @@ def test_damage_that_loading_meets_sets_the_file_aside_at_once(path: Path, table
     store: Any = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is not None
     make = Maker()
-    make.seq = next((head.seq for head in store.heads().values()), 0)
-    assert store.commit([make(birth=True)])
+    make.seq = next((head.seq for head in store.packs.heads().values()), 0)
+    assert store.packs.commit([make(birth=True)])
     store.close()
 
 
@@ -101,5 +101,5 @@ def test_a_table_whose_text_is_spoilt_names_nothing(path: Path) -> None:
     conn.commit()
     conn.close()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert store.tables(RING) == {}
+    assert store.documents.tables(RING) == {}
     store.close()

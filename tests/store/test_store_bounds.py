@@ -1,4 +1,4 @@
-"""The store keeps its caps, says what it dropped, and comes back from a full disk by itself."""
+"""The store keeps its caps, reports what it dropped, and recovers from a full disk by itself."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, StoreFull, mount_warnings
-from agent.store.body import payload_hash
-from tests.kits.packs import BOOT, POINTS, START_MS, Maker, Pack
+from agent.verify.signed import payload_hash
+from tests.kits.packs import BOOT, POINTS, START_MS, Maker, Pack, bad_packs, stored
 
 CAP = 8 << 20
 DAY_MS = 86_400_000
@@ -37,26 +37,26 @@ def noise(make: Maker, size: int, birth: bool = False) -> Pack:
 
 
 def test_the_cap_holds_and_every_loss_is_noted(path: Path) -> None:
-    """An outage of any length fills what was granted and not a byte more. # field pain 46, field pain 47"""
+    """An outage of any length uses the configured space and not a byte more. # field pain 46, field pain 47"""
     store = Store.open(path, CAP, destinations=["platform"])
     makers = [Maker(f"park7/gw01/d{n}") for n in range(3)]
-    store.commit([make(birth=True) for make in makers])
+    store.packs.commit([make(birth=True) for make in makers])
     peak = 0
     for _ in range(50):
-        store.commit([noise(make, 60_000) for make in makers for _ in range(2)])
+        store.packs.commit([noise(make, 60_000) for make in makers for _ in range(2)])
         peak = max(peak, store.usage().disk_bytes)
     assert peak <= CAP
     assert store.usage().disk_bytes > CAP // 2, "and what was granted is used"
-    losses = store.losses()
+    losses = store.packs.losses()
     assert {note.stream for note in losses} == {make.stream for make in makers}
     for note, make in zip(sorted(losses, key=lambda n: n.stream), makers, strict=True):
         assert (note.boot, note.first, note.reason) == (BOOT, 2, "size_cap"), "the birth in force stays"
-        kept = [p.seq for p in store.packs(make.stream, BOOT, 1, 10**6)]
+        kept = [p.seq for p in stored(store, make.stream)]
         assert kept == [1, *range(note.last + 1, 102)], "all that is not noted is there"
         lost = make.made[note.last - 1]
         assert (note.hash, note.to_ms, note.from_ms) == (lost.hash, lost.to_ms, make.made[1].from_ms)
-    assert store.usage().pending["platform"] == sum(1 for _ in store.pending("platform", 0, 10**6, 1 << 30))
-    assert store.check() == []
+    assert store.usage().pending["platform"] == sum(1 for _ in store.packs.pending("platform", 0, 10**6, 1 << 30))
+    assert bad_packs(store) == 0
     store.close()
 
 
@@ -64,11 +64,11 @@ def test_confirmed_packs_go_before_anything_is_lost(path: Path) -> None:
     store, make = Store.open(path, CAP, destinations=["platform", "regulator"]), Maker()
     confirmed: list[int] = []
     for n in range(200):
-        ids = store.commit([noise(make, 60_000)], {"platform": confirmed, "regulator": confirmed})
+        ids = store.packs.commit([noise(make, 60_000)], {"platform": confirmed, "regulator": confirmed})
         confirmed = ids if n % 3 else []
-    assert store.losses() == [] and store.lost_packs == 0
+    assert store.packs.losses() == [] and store.lost_packs == 0
     owed = [p for n, p in enumerate(make.made) if n % 3 == 0 or n == 199]
-    assert [i.data for i in store.pending("platform", 0, 10**6, 1 << 30)] == [p.data for p in owed]
+    assert [i.data for i in store.packs.pending("platform", 0, 10**6, 1 << 30)] == [p.data for p in owed]
     store.close()
 
 
@@ -76,43 +76,43 @@ def test_what_one_destination_owes_does_not_go_with_what_the_other_has(path: Pat
     store, make = Store.open(path, CAP, destinations=["platform", "regulator"]), Maker()
     confirmed: list[int] = []
     for _ in range(60):
-        confirmed = store.commit([noise(make, 60_000)], {"platform": confirmed})
-    assert [i.data for i in store.pending("regulator", 0, 10**6, 1 << 30)] == [p.data for p in make.made]
+        confirmed = store.packs.commit([noise(make, 60_000)], {"platform": confirmed})
+    assert [i.data for i in store.packs.pending("regulator", 0, 10**6, 1 << 30)] == [p.data for p in make.made]
     store.close()
 
 
 def test_a_destination_that_is_gone_holds_up_nothing(path: Path) -> None:
-    """Its packs count as confirmed once they are old or room is needed; until then it may come back."""
+    """Its packs count as confirmed once they are old or space is needed; until then it may come back."""
     store, make = Store.open(path, CAP, 86_400, ["platform", "gone"]), Maker(step_ms=3_600_000)
-    ids = store.commit([make() for _ in range(30)], {})
+    ids = store.packs.commit([make() for _ in range(30)], {})
     store.close()
     store = Store.open(path, CAP, 86_400, ["platform"])
-    store.commit((), {"platform": ids})
+    store.packs.commit((), {"platform": ids})
     store.prune(START_MS + 30 * 3_600_000)
-    assert len(list(store.packs(make.stream, BOOT, 1, 999))) == 25 and store.losses() == []
+    assert len(list(stored(store, make.stream))) == 25 and store.packs.losses() == []
     store.close()
     store = Store.open(path, CAP, 86_400, ["platform", "gone"])
-    assert len(store.pending("gone")) == 25
+    assert len(store.packs.pending("gone")) == 25
     store.close()
 
 
 def test_a_loss_is_stated_once_and_again_when_the_statement_is_lost(path: Path) -> None:
     store, make = Store.open(path, CAP, destinations=["platform"]), Maker()
-    store.commit([make(birth=True)])
-    while not (notes := store.losses()):
-        store.commit([noise(make, 60_000)])
-    store.commit([noise(make, 60_000)], stated=[notes[0].id])
+    store.packs.commit([make(birth=True)])
+    while not (notes := store.packs.losses()):
+        store.packs.commit([noise(make, 60_000)])
+    store.packs.commit([noise(make, 60_000)], stated=[notes[0].id])
     stated_in = make.seq
-    assert store.losses() == []
+    assert store.packs.losses() == []
     store.close()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert store.losses() == [], "a kill does not make it state twice"
-    while not (more := store.losses()):
-        store.commit([noise(make, 60_000)])
+    assert store.packs.losses() == [], "a kill does not make it state twice"
+    while not (more := store.packs.losses()):
+        store.packs.commit([noise(make, 60_000)])
     assert len(more) == 1 and (more[0].first, more[0].last > notes[0].last) == (2, True), "joined, not a second one"
-    store.commit([noise(make, 60_000)], stated=[more[0].id])
-    while next(p.seq for p in store.packs(make.stream, BOOT, 2, 10**6)) <= stated_in:
-        store.commit([noise(make, 60_000)], stated=[n.id for n in store.losses()])
+    store.packs.commit([noise(make, 60_000)], stated=[more[0].id])
+    while next(p.seq for p in stored(store, make.stream, 2)) <= stated_in:
+        store.packs.commit([noise(make, 60_000)], stated=[n.id for n in store.packs.losses()])
     store.close()
     with closing(sqlite3.connect(path)) as conn:
         (again,) = conn.execute("SELECT first, last FROM losses").fetchall()
@@ -121,13 +121,13 @@ def test_a_loss_is_stated_once_and_again_when_the_statement_is_lost(path: Path) 
 
 def test_a_loss_that_nobody_stated_survives_a_kill(path: Path) -> None:
     store, make = Store.open(path, CAP, destinations=["platform"]), Maker()
-    while not (notes := store.losses()):
-        store.commit([noise(make, 60_000)])
+    while not (notes := store.packs.losses()):
+        store.packs.commit([noise(make, 60_000)])
     killed = path.parent / "killed"  # its files as a process that is killed leaves them
     shutil.copytree(path.parent, killed)
     store.close()
     again = Store.open(killed / path.name, CAP, destinations=["platform"])
-    assert again.losses() == notes
+    assert again.packs.losses() == notes
     again.close()
 
 
@@ -135,42 +135,42 @@ def test_delivered_packs_go_after_their_time_and_births_stay_with_their_packs(pa
     store, make = Store.open(path, CAP, keep_delivered_s=86_400, destinations=["platform"]), Maker(step_ms=3_600_000)
     days = []
     for _ in range(4):
-        days.append(store.commit([make(birth=True), *(make() for _ in range(24))]))
+        days.append(store.packs.commit([make(birth=True), *(make() for _ in range(24))]))
     everything = [n for day in days for n in day]
-    store.commit((), {"platform": [n for n in everything if n != days[1][5]]})
+    store.packs.commit((), {"platform": [n for n in everything if n != days[1][5]]})
     now = START_MS + 4 * DAY_MS + 1
     store.prune(now)
     store.prune(now)
 
     def left() -> list[int]:
-        return [pack.id for pack in store.packs(make.stream, BOOT, 1, 999)]
+        return [pack.id for pack in stored(store, make.stream)]
 
     assert left() == [days[1][0], days[1][5], *days[3]], "of day 2 a pack that is owed, and the birth that explains it"
-    assert store.losses() == []
-    store.commit((), {"platform": [days[1][5]]})
+    assert store.packs.losses() == []
+    store.packs.commit((), {"platform": [days[1][5]]})
     store.prune(now)
     store.prune(now)
     assert left() == days[3]
-    assert [p.data for p in store.packs(make.stream, BOOT, 1, 999)] == [p.data for p in make.made[-25:]]
+    assert [p.data for p in stored(store, make.stream)] == [p.data for p in make.made[-25:]]
     store.prune(now + 40 * DAY_MS)
-    assert [b.data for b in store.births()] == [make.made[75].data], "the birth in force never goes"
-    ids = store.commit([make()])
+    assert [b.data for b in store.packs.births()] == [make.made[75].data], "the birth in force never goes"
+    ids = store.packs.commit([make()])
     assert ids == [101], "and an id is never given twice"
     store.close()
     again = Store.open(path, CAP, destinations=["platform"])
-    assert again.commit([make()]) == [102]
+    assert again.packs.commit([make()]) == [102]
     again.close()
 
 
 def test_disk_use_is_flat_over_many_days(path: Path) -> None:
-    """What is freed is used again; nothing grows but by what is kept. # field pain 56"""
+    """Freed space is reused; the file grows only with the packs that are kept. # field pain 56"""
     store = Store.open(path, CAP, keep_delivered_s=8 * 3600, destinations=["platform"])
     makers = [Maker(f"park7/gw01/d{n}", POINTS[:20], step_ms=600_000) for n in range(10)]
-    store.commit([make(birth=True) for make in makers])
+    store.packs.commit([make(birth=True) for make in makers])
     confirmed: list[int] = []
     sizes = []
     for n in range(240):
-        confirmed = store.commit([make() for make in makers], {"platform": confirmed})
+        confirmed = store.packs.commit([make() for make in makers], {"platform": confirmed})
         if n % 10 == 9:
             store.prune(makers[0].at_ms)
             sizes.append(store.usage().database_bytes)
@@ -181,9 +181,9 @@ def test_disk_use_is_flat_over_many_days(path: Path) -> None:
 def test_space_goes_back_to_the_disk_when_much_is_unused(path: Path) -> None:
     """The file shrinks again after an outage. # field pain 56"""
     store, make = Store.open(path, 32 << 20, keep_delivered_s=0, destinations=["platform"]), Maker(step_ms=1000)
-    ids = [n for _ in range(25) for n in store.commit([noise(make, 60_000) for _ in range(20)])]
+    ids = [n for _ in range(25) for n in store.packs.commit([noise(make, 60_000) for _ in range(20)])]
     full = store.usage().database_bytes
-    store.commit((), {"platform": ids})
+    store.packs.commit((), {"platform": ids})
     for _ in range(20):
         store.prune(START_MS + 40 * DAY_MS)
     store.close()
@@ -205,43 +205,43 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_pauses_and_ends_by_itself(small_disk: Path) -> None:
-    """Full is an answer, not a state to stay in. # field pain 46, field pain 56"""
+    """A full disk is a temporary error. # field pain 46, field pain 56"""
     store, make = Store.open(small_disk / "store.db", 24 << 20, destinations=["platform"]), Maker()
-    store.commit([make(birth=True)])
+    store.packs.commit([make(birth=True)])
     filler = small_disk / "somebody-elses.log"
     filler.write_bytes(bytes(3 << 20))
     ids: list[int] = []
     with pytest.raises(StoreFull, match="disk is full") as caught:
         for _ in range(1000):
-            ids += store.commit([noise(make, 30_000)])
-    assert caught.value.retry and "goes on by itself" in str(caught.value)
+            ids += store.packs.commit([noise(make, 30_000)])
+    assert caught.value.retry and "resumes by itself" in str(caught.value)
     lost = make.made.pop()
     make.seq, make.prev = lost.seq - 1, None
-    assert store.heads()[make.stream].seq == make.seq and store.check() == []
+    assert store.packs.heads()[make.stream].seq == make.seq and bad_packs(store) == 0
     # nothing is confirmed: pruning must not drop anything, nor fail
     store.prune(START_MS)
-    assert len(store.pending("platform", 0, 10**6, 1 << 30)) == len(ids) + 1 and store.losses() == []
+    assert len(store.packs.pending("platform", 0, 10**6, 1 << 30)) == len(ids) + 1 and store.packs.losses() == []
     with pytest.raises(StoreFull):
         for _ in range(1000):
-            ids += store.commit([noise(make, 30_000)])
+            ids += store.packs.commit([noise(make, 30_000)])
     make.seq -= 1
     # confirmations still go in, although the disk is full, and make room for new packs
-    store.commit((), {"platform": ids[: len(ids) // 2]})
+    store.packs.commit((), {"platform": ids[: len(ids) // 2]})
     store.prune(START_MS)
-    assert store.commit([noise(make, 30_000)])
+    assert store.packs.commit([noise(make, 30_000)])
     filler.unlink()
     store.prune(START_MS)
     assert store.usage().ballast_bytes > 0, "the reserve is back"
     for _ in range(20):
-        store.commit([noise(make, 30_000)])
-    assert store.check() == [] and store.losses() == []
+        store.packs.commit([noise(make, 30_000)])
+    assert bad_packs(store) == 0 and store.packs.losses() == []
     store.close()
 
 
-def test_a_disk_that_somebody_fills_to_the_last_byte(small_disk: Path) -> None:
-    """SQLite itself never runs full: the reserve is let go first, and nothing is damaged."""
+def test_a_disk_that_is_full_to_the_last_byte(small_disk: Path) -> None:
+    """SQLite itself never runs out of space: the reserve is released first, and nothing is damaged."""
     store, make = Store.open(small_disk / "store.db", 24 << 20, destinations=["platform"]), Maker()
-    ids = store.commit([make(birth=True), *(noise(make, 30_000) for _ in range(60))])
+    ids = store.packs.commit([make(birth=True), *(noise(make, 30_000) for _ in range(60))])
     filler = small_disk / "somebody-elses.log"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -250,15 +250,15 @@ def test_a_disk_that_somebody_fills_to_the_last_byte(small_disk: Path) -> None:
         except OSError:
             pass
     with pytest.raises(StoreFull):
-        store.commit([noise(make, 30_000)])
+        store.packs.commit([noise(make, 30_000)])
     make.seq -= 1
-    store.commit((), {"platform": ids})
+    store.packs.commit((), {"platform": ids})
     store.prune(START_MS)
-    assert store.commit([noise(make, 30_000)]), "confirmed packs made room inside the file"
-    assert store.check() == []
+    assert store.packs.commit([noise(make, 30_000)]), "confirmed packs made room inside the file"
+    assert bad_packs(store) == 0
     store.close()
     again = Store.open(small_disk / "store.db", 24 << 20, destinations=["platform"])
-    assert again.check() == []
+    assert bad_packs(again) == 0
     again.close()
 
 
@@ -284,9 +284,9 @@ def test_mounts_that_lose_data_are_named(tmp_path: Path, line: str, what: str) -
 
 
 def test_there_is_no_shared_memory_file(tmp_path: Path) -> None:
-    """A full disk has no room for one: the agent did not start there. A look into the file before the lock made it."""
+    """A full disk has no room for one, so the agent did not start. It was created by a read before the lock."""
     for _ in range(2):
         store = Store.open(tmp_path / "store.db", 64 << 20)
-        store.register_table(1, 0, "park7/gw01/m1", {"points": []})
+        store.documents.register_tables(1, [(0, "park7/gw01/m1", {"points": []})])
         assert {path.name for path in tmp_path.iterdir()} == {"store.db", "store.db-wal", "store.db.ballast"}
         store.close()

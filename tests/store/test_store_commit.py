@@ -1,4 +1,4 @@
-"""What is committed is there, whole, identical and in order; what fails leaves nothing."""
+"""Committed packs are stored whole, identical and in order; a failed commit leaves nothing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from sqlite_utils import Database, Migrations
 
 from agent.outbox import Ack
 from agent.store import Store, StoreBusy, StoreError, StoreNewer, schema
-from agent.store.body import Codec, compressible, make_dictionary, payload_hash
-from agent.store.database import PAGE_BYTES, connect
-from tests.kits.packs import BOOT, POINTS, Maker, Pack
+from agent.store.codec import Codec, compressible, make_dictionary
+from agent.store.sqlite import PAGE_BYTES, connect
+from agent.verify.signed import payload_hash
+from tests.kits.packs import BOOT, POINTS, Maker, Pack, stored
 
 DESTINATIONS = ("platform", "regulator")
 
@@ -36,7 +37,7 @@ def open_store(path: Path, *destinations: str) -> Store:
 
 
 def test_the_promises_are_asserted_at_open(path: Path) -> None:
-    """Durable by default, and whoever asks is told how. # field pain 48, field pain 54, field pain 59"""
+    """Durable by default, and ``usage`` reports how. # field pain 48, field pain 54, field pain 59"""
     store = open_store(path)
     assert "WAL, synchronous FULL" in store.usage().settings and store.usage().path == str(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -102,11 +103,11 @@ def test_a_database_of_a_newer_version_is_left_alone(path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == [path.name, f"{path.name}.ballast"], "and it is not called damaged"
 
 
-def test_a_second_agent_is_told_so_at_once(path: Path) -> None:
-    """One writer, and a lock is an error that can be tried again, not a loop. # field pain 45"""
+def test_a_second_agent_gets_an_error_at_once(path: Path) -> None:
+    """One writer only; a lock is an error that can be retried, not a loop. # field pain 45"""
     store = open_store(path)
     code = (
-        "import sqlite3; import agent.store.database as d; d.BUSY_MS = 50\n"
+        "import sqlite3; import agent.store.sqlite as d; d.BUSY_MS = 50\n"
         f"from agent.store import *\ntry: Store.open({str(path)!r})\nexcept StoreBusy as e: print(e.retry, e)"
     )
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
@@ -169,8 +170,8 @@ def test_packs_come_back_identical_with_any_dictionary(data: st.DataObject) -> N
     codec = Codec()
     if data.draw(st.booleans()):
         raw = make_dictionary([pack.data for pack in packs[1:]])
-        codec.learn(1, raw)
-        codec.use(1, raw)
+        codec.add_dictionary(1, raw)
+        codec.activate(1, raw)
     for pack in packs:
         number, left_out, body = codec.pack(pack.data, pack.hash, packs[0].hash)
         assert left_out == (not pack.is_birth)
@@ -180,7 +181,7 @@ def test_packs_come_back_identical_with_any_dictionary(data: st.DataObject) -> N
 
 
 @given(st.binary(max_size=200), st.integers(0, 3))
-def test_damaged_bodies_are_refused_not_believed(body: bytes, number: int) -> None:
+def test_damaged_bodies_are_refused(body: bytes, number: int) -> None:
     make = Maker()
     good = Codec().pack(make().data, make.made[0].hash)[2]
     for bad in (body, good[:50] + body, good[:-3]):
@@ -194,21 +195,20 @@ def test_damaged_bodies_are_refused_not_believed(body: bytes, number: int) -> No
 
 def test_heads_packs_and_outboxes_move_together(path: Path) -> None:
     store, make = open_store(path), Maker()
-    first = store.commit([make(birth=True), make()])
-    second = store.commit([make()], {"platform": first})
+    first = store.packs.commit([make(birth=True), make()])
+    second = store.packs.commit([make()], {"platform": first})
     assert [*first, *second] == [1, 2, 3]
-    head = store.heads()["park7/gw01/inv1"]
+    head = store.packs.heads()["park7/gw01/inv1"]
     last = make.made[-1]
     assert (head.boot, head.seq, head.hash, head.to_ms) == (BOOT, 3, last.hash, last.to_ms)
     assert (head.birth, head.ring_id, head.ring_pos) == (make.made[0].hash, 1 << 63 | 5, 300)
-    assert [item.id for item in store.pending("platform")] == [3]
-    assert [item.data for item in store.pending("regulator")] == [p.data for p in make.made]
+    assert [item.id for item in store.packs.pending("platform")] == [3]
+    assert [item.data for item in store.packs.pending("regulator")] == [p.data for p in make.made]
     assert store.usage().pending == {"platform": 1, "regulator": 3}
     store.close()
     again = open_store(path)
-    assert again.heads() == {"park7/gw01/inv1": head}
-    assert [p.data for p in again.packs(make.stream, BOOT, 2, 99)] == [p.data for p in make.made[1:]]
-    assert list(again.packs(make.stream, BOOT, 4, 9)) == list(again.packs("x", BOOT, 1, 9)) == []
+    assert again.packs.heads() == {"park7/gw01/inv1": head}
+    assert [p.data for p in stored(again, make.stream, 2)] == [p.data for p in make.made[1:]]
     assert again.usage().pending == {"platform": 1, "regulator": 3}
     again.close()
 
@@ -216,38 +216,38 @@ def test_heads_packs_and_outboxes_move_together(path: Path) -> None:
 @pytest.mark.parametrize("fault", ["loss without its pack", "sequence that goes back", "unknown destination"])
 def test_a_commit_that_fails_leaves_nothing(path: Path, fault: str) -> None:
     store, make, other = open_store(path), Maker(), Maker("park7/gw01/inv2")
-    store.commit([make(birth=True), make(), other(birth=True)])
+    store.packs.commit([make(birth=True), make(), other(birth=True)])
     store.close()
     with closing(sqlite3.connect(path)) as conn, conn:
         conn.execute("INSERT INTO losses VALUES (9, 2, 1, 1, 1, 0, 0, x'00', 'size_cap', NULL)")
     store = open_store(path)
-    before = (store.heads(), store.pending("platform"), store.usage().pending)
+    before = (store.packs.heads(), store.packs.pending("platform"), store.usage().pending)
     late = Pack(make.stream, BOOT, 2, 0, 0, bytes(32), False, b"{}")
     with pytest.raises((ValueError, KeyError)):
         if fault == "loss without its pack":
-            store.commit([make()], {"platform": [1]}, stated=[9])
+            store.packs.commit([make()], {"platform": [1]}, stated=[9])
         elif fault == "sequence that goes back":
-            store.commit([late], {"platform": [1]})
+            store.packs.commit([late], {"platform": [1]})
         else:
-            store.commit([make()], {"nobody": [1]})
-    assert before == (store.heads(), store.pending("platform"), store.usage().pending)
+            store.packs.commit([make()], {"nobody": [1]})
+    assert before == (store.packs.heads(), store.packs.pending("platform"), store.usage().pending)
     make.seq = 2
-    assert store.commit([make()]) == [4], "and the next one goes on as if nothing had been"
+    assert store.packs.commit([make()]) == [4], "and the next one goes on as if nothing had been"
     store.close()
 
 
 def test_all_packs_of_a_tick_are_one_commit(path: Path) -> None:
-    """However many, there is one sync; confirmations ride along. # field pain 53"""
+    """One sync for any number of packs, confirmations included. # field pain 53"""
     store, makers = open_store(path), [Maker(f"park7/gw01/d{n}") for n in range(50)]
-    ids = store.commit([make(birth=True) for make in makers])
-    store.flush_wal()
-    store.commit([make() for make in makers], {"platform": ids, "regulator": ids})
+    ids = store.packs.commit([make(birth=True) for make in makers])
+    store.db.flush_wal()
+    store.packs.commit([make() for make in makers], {"platform": ids, "regulator": ids})
     assert transactions(path.with_name(path.name + "-wal")) == 1
     store.close()
 
 
 def transactions(wal: Path) -> int:
-    """That a WAL holds: frames that say how large the database is after them (sqlite.org/fileformat2.html, 4.1)."""
+    """Commits in a WAL: frames with the size of the database after them (sqlite.org/fileformat2.html, 4.1)."""
     data = wal.read_bytes()
     frames = range(32, len(data), 24 + PAGE_BYTES)
     return sum(data[at + 8 : at + 16] == data[16:24] and any(data[at + 4 : at + 8]) for at in frames)
@@ -255,26 +255,26 @@ def transactions(wal: Path) -> int:
 
 def test_an_outbox_is_read_in_pages_of_count_and_bytes(path: Path) -> None:
     store, make = open_store(path, "platform"), Maker(pad=1000)
-    ids = store.commit([make() for _ in range(10)])
-    assert [i.id for i in store.pending("platform", 0, 3)] == ids[:3]
-    assert [i.id for i in store.pending("platform", ids[2], 100)] == ids[3:]
+    ids = store.packs.commit([make() for _ in range(10)])
+    assert [i.id for i in store.packs.pending("platform", 0, 3)] == ids[:3]
+    assert [i.id for i in store.packs.pending("platform", ids[2], 100)] == ids[3:]
     size = len(make.made[0].data)
-    assert len(store.pending("platform", 0, 100, int(size * 3.5))) == 3
-    assert len(store.pending("platform", 0, 100, 1)) == 1, "one at least, or a large pack would never leave"
-    assert store.pending("platform", ids[-1]) == []
+    assert len(store.packs.pending("platform", 0, 100, int(size * 3.5))) == 3
+    assert len(store.packs.pending("platform", 0, 100, 1)) == 1, "one at least, or a large pack would never leave"
+    assert store.packs.pending("platform", ids[-1]) == []
     store.close()
 
 
 def test_a_destination_that_comes_back_finds_its_outbox(path: Path) -> None:
     store, make = open_store(path), Maker()
-    ids = store.commit([make()])
+    ids = store.packs.commit([make()])
     store.close()
     store = open_store(path, "platform")
-    store.commit([make()], {"platform": ids})
+    store.packs.commit([make()], {"platform": ids})
     store.close()
     store = open_store(path)
-    assert [i.id for i in store.pending("regulator")] == [1], "what was sealed meanwhile was never owed to it"
-    assert [i.id for i in store.pending("platform")] == [2]
+    assert [i.id for i in store.packs.pending("regulator")] == [1], "what was sealed meanwhile was never owed to it"
+    assert [i.id for i in store.packs.pending("platform")] == [2]
     store.close()
 
 
@@ -282,12 +282,12 @@ def test_the_newest_birth_of_each_stream(path: Path) -> None:
     store = open_store(path)
     makers = [Maker(f"park7/gw01/d{n}") for n in range(5)]
     for make in makers:
-        store.commit([make(birth=True), make(), make(birth=True), make()])
+        store.packs.commit([make(birth=True), make(), make(birth=True), make()])
     wanted = [make.made[2].data for make in makers]
-    assert [b.data for b in store.births()] == wanted
-    assert all(b.is_birth for b in store.births())
+    assert [b.data for b in store.packs.births()] == wanted
+    assert all(b.is_birth for b in store.packs.births())
     walked, after = [], ""
-    while page := store.births(after, 2):
+    while page := store.packs.births(after, 2):
         walked += [b.data for b in page]
         after = page[-1].stream
     assert walked == wanted
@@ -296,75 +296,70 @@ def test_the_newest_birth_of_each_stream(path: Path) -> None:
 
 def test_an_ack_covers_only_what_is_ours(path: Path) -> None:
     store, make = open_store(path), Maker()
-    ids = store.commit([make(birth=True), *(make() for _ in range(5))])
+    ids = store.packs.commit([make(birth=True), *(make() for _ in range(5))])
     third = make.made[2]
     good = Ack(make.stream, BOOT, 1, 3, third.hash)
-    assert store.covered("platform", good) == (ids[:3], None)
+    assert store.packs.acknowledged("platform", good) == (ids[:3], None)
     for wrong in (
         Ack(make.stream, BOOT, 1, 3, make.made[3].hash),
         Ack(make.stream, BOOT, 1, 9, third.hash),
         Ack(make.stream, "0" * 16, 1, 3, third.hash),
         Ack("park7/gw01/inv2", BOOT, 1, 3, third.hash),
     ):
-        found, why = store.covered("platform", wrong)
+        found, why = store.packs.acknowledged("platform", wrong)
         assert found == [] and why
-    store.commit((), {"platform": ids[:2]})
-    assert store.covered("platform", good) == (ids[2:3], None)
-    assert store.covered("regulator", good) == (ids[:3], None)
+    store.packs.commit((), {"platform": ids[:2]})
+    assert store.packs.acknowledged("platform", good) == (ids[2:3], None)
+    assert store.packs.acknowledged("regulator", good) == (ids[:3], None)
     store.close()
 
 
-def test_small_packs_learn_a_dictionary_and_stay_readable(path: Path) -> None:
+def test_small_packs_train_a_dictionary_and_stay_readable(path: Path) -> None:
     store, makers = open_store(path), [Maker(f"park7/gw01/d{n}", POINTS) for n in range(4)]
     for make in makers:
-        store.commit([make(birth=True)])
+        store.packs.commit([make(birth=True)])
     for _ in range(40):
-        store.commit([make() for make in makers])
+        store.packs.commit([make() for make in makers])
     store.close()
     with closing(sqlite3.connect(path)) as conn:
         count = conn.execute("SELECT count(*), max(dictionary) FROM packs WHERE dictionary > 0").fetchone()
     assert count[0] > 50 and count[1] == 1
     store = open_store(path)
     for make in makers:
-        assert [p.data for p in store.packs(make.stream, BOOT, 1, 99)] == [p.data for p in make.made]
+        assert [p.data for p in stored(store, make.stream)] == [p.data for p in make.made]
     store.close()
 
 
 def test_point_tables_of_a_ring(path: Path) -> None:
     store = open_store(path)
     ring, table = (1 << 64) - 3, {"points": [{"n": "ac.power.active", "label": "1#车间"}]}
-    store.register_table(ring, 7, "park7/gw01/inv1", table)
-    store.register_tables(ring, [(7, "park7/gw01/inv1", table), (8, "park7/gw01/inv2", table)])
-    with pytest.raises(ValueError, match="already park7/gw01/inv1"):
-        store.register_table(ring, 7, "park7/gw01/inv1", {"points": []})
-    store.register_table(5, 0, "park7/gw01/_gateway", {"points": []})
+    store.documents.register_tables(ring, [(7, "park7/gw01/inv1", table)])
+    store.documents.register_tables(ring, [(7, "park7/gw01/inv1", table), (8, "park7/gw01/inv2", table)])
+    with pytest.raises(ValueError, match="already belongs to park7/gw01/inv1"):
+        store.documents.register_tables(ring, [(7, "park7/gw01/inv1", {"points": []})])
+    store.documents.register_tables(5, [(0, "park7/gw01/_gateway", {"points": []})])
     store.close()
     store = open_store(path)
-    assert {n: (t.stream, t.document) for n, t in store.tables(ring).items()} == {
+    assert {n: (t.stream, t.document) for n, t in store.documents.tables(ring).items()} == {
         7: ("park7/gw01/inv1", table),
         8: ("park7/gw01/inv2", table),
     }
-    store.forget_rings([5])
-    assert store.tables(ring) == {} and list(store.tables(5)) == [0]
+    store.documents.forget_rings([5])
+    assert store.documents.tables(ring) == {} and list(store.documents.tables(5)) == [0]
     store.close()
     with closing(sqlite3.connect(path)) as conn:
         assert conn.execute("SELECT count(*) FROM documents").fetchone() == (1,)
 
 
-def test_the_small_shelves(path: Path) -> None:
+def test_key_records_and_checkpoints(path: Path) -> None:
     store = open_store(path)
-    assert store.key_record() is None
-    store.add_key_record(1, b"one")
-    store.add_key_record(2, b"two")
-    assert store.key_record() == (2, b"two")
-    store.add_checkpoint(0, 1, 1000, b"a")
-    store.add_checkpoint(1, 1, 1000, b"b")
-    store.add_checkpoint(0, 2, 2000, b"c")
-    assert store.checkpoints(0, 1500) == [(0, 1, b"a"), (1, 1, b"b")]
-    assert store.newest_checkpoints() == [(0, 2, b"c"), (1, 1, b"b")]
-    store.add_event(5, "clock_step", {"old": 1}, "park7/gw01/inv1")
-    store.add_event(9, "start", {})
-    assert store.events(0, 9) == [(5, "park7/gw01/inv1", "clock_step", {"old": 1})]
-    store.add_config("abc", 5, b"[site]")
-    store.add_config("abc", 6, b"[site]")
+    assert store.keys.newest() is None
+    store.keys.add(1, b"one")
+    store.keys.add(2, b"two")
+    assert store.keys.newest() == (2, b"two")
+    store.documents.chain_checkpoint(lambda before: [(0, 1, 1000, b"a"), (1, 1, 1000, b"b")])
+    store.documents.chain_checkpoint(lambda before: [(0, 2, 2000, b"c")])
+    assert store.documents.checkpoint_keys(0, 1500) == [(0, 1), (1, 1)]
+    assert store.documents.checkpoint(1, 1) == b"b" and store.documents.checkpoint(1, 2) is None
+    assert store.documents.newest_checkpoints() == [(0, 2, b"c"), (1, 1, b"b")]
     store.close()

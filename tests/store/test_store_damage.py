@@ -1,4 +1,4 @@
-"""Damage is set aside and said; a killed writer loses nothing that it was told is on the disk."""
+"""A damaged database is set aside and reported; a killed writer loses nothing that was committed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, StoreBusy, StoreDamaged, StoreFull, schema
-from agent.store.database import PAGE_BYTES
 from agent.store.errors import explain, is_damage
 from agent.store.heads import record_file
-from tests.kits.packs import BOOT, Maker
+from agent.store.sqlite import PAGE_BYTES
+from tests.kits.packs import BOOT, Maker, bad_packs, stored
 
 CAP = 64 << 20
 HERE = Path(__file__).parent
@@ -32,9 +32,9 @@ def path(tmp_path: Path) -> Path:
 def filled(path: Path, packs: int = 300) -> Maker:
     make = Maker()
     store = Store.open(path, CAP, destinations=["platform"])
-    store.commit([make(birth=True)])
+    store.packs.commit([make(birth=True)])
     for _ in range(packs // 5):
-        store.commit([make() for _ in range(5)])
+        store.packs.commit([make() for _ in range(5)])
     store.close()
     return make
 
@@ -56,28 +56,28 @@ def scribble(path: Path, page: int) -> None:
 
 
 def test_a_damaged_database_is_set_aside_and_its_heads_go_on(path: Path) -> None:
-    """The agent starts, says so, and the chain names what is known. # field pain 52, field pain 57"""
+    """The agent starts and reports it; the chain continues after the known heads. # field pain 52, field pain 57"""
     make = filled(path)
     for page in pages_of(path, "packs")[1:]:
         scribble(path, page)
     store = Store.open(path, CAP, destinations=["platform"])
     found = store.quarantine
     assert found is not None and Path(found.path).exists() and ".damaged-" in found.path
-    head = store.heads()[make.stream]
+    head = store.packs.heads()[make.stream]
     assert (head.boot, head.seq, head.hash, head.birth) == (BOOT, 301, make.made[-1].hash, None)
     assert head.ring_pos == make.made[-1].ring_pos, "the ring is not sealed a second time"
-    assert store.pending("platform") == []
-    store.commit([make(birth=True), make()])
+    assert store.packs.pending("platform") == []
+    store.packs.commit([make(birth=True), make()])
     store.close()
     again = Store.open(path, CAP, destinations=["platform"])
-    assert again.quarantine is None and [p.seq for p in again.packs(make.stream, BOOT, 1, 999)] == [302, 303]
+    assert again.quarantine is None and [p.seq for p in stored(again, make.stream)] == [302, 303]
     again.close()
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an older version"])
 @pytest.mark.parametrize("fault", ["no database", "cut short", "header", "schema"])
-def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str, recorded: bool) -> None:
-    """Streams go on after the heads recorded beside it, else they begin anew. # field pain 52, field pain 56"""
+def test_the_agent_starts_with_any_file(path: Path, fault: str, recorded: bool) -> None:
+    """Streams continue after the heads recorded beside it, else they begin anew. # field pain 52, field pain 56"""
     make = filled(path, 50)
     if not recorded:
         record_file(path).unlink()
@@ -93,14 +93,14 @@ def test_whatever_the_file_is_the_agent_starts(path: Path, fault: str, recorded:
         scribble(path, 1)
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is not None and "damaged" in store.quarantine.path
-    assert store.commit([make(birth=True)]) == [52 if recorded else 1]
-    assert [(note.first, note.last) for note in store.losses()] == ([(1, 51)] if recorded else [])
+    assert store.packs.commit([make(birth=True)]) == [52 if recorded else 1]
+    assert [(note.first, note.last) for note in store.packs.losses()] == ([(1, 51)] if recorded else [])
     store.close()
     assert len(list(path.parent.glob("*.damaged-*Z"))) == 1
 
 
 def turn_a_bit(path: Path, table: str, column: str) -> None:
-    """In the column's name, where the file has the text that made the table."""
+    """Flips a bit of the column's name in the text of the table."""
     with closing(sqlite3.connect(path)) as conn, conn:
         conn.execute("PRAGMA writable_schema = ON")
         (sql,) = conn.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
@@ -111,8 +111,8 @@ def turn_a_bit(path: Path, table: str, column: str) -> None:
         conn.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (turned, table))
 
 
-def test_a_bit_that_turns_in_the_text_of_a_table_is_damage(path: Path) -> None:
-    """A column of another name is good SQL, and no start of the agent got beyond its first question. # field pain 52"""
+def test_a_bit_that_flips_in_the_text_of_a_table_is_damage(path: Path) -> None:
+    """A column with another name is valid SQL, but each start failed at its first query. # field pain 52"""
     make = filled(path, 5)
     with closing(sqlite3.connect(path)) as conn:
         columns = conn.execute(
@@ -125,14 +125,14 @@ def test_a_bit_that_turns_in_the_text_of_a_table_is_damage(path: Path) -> None:
         turn_a_bit(path, table, column)
         with closing(sqlite3.connect(path)) as conn:
             try:
-                assert schema.lacks(conn), (table, column)
+                assert schema.missing_columns(conn), (table, column)
             except sqlite3.DatabaseError as error:  # no SQL any more
                 assert is_damage(error), (table, column)
         if n % 16:
             continue
         store = Store.open(path, CAP, destinations=["platform"])
         assert store.quarantine is not None, (table, column)
-        store.commit([make(birth=True)])
+        store.packs.commit([make(birth=True)])
         store.close()
         for left in path.parent.glob("store.db.*"):
             left.unlink()
@@ -142,12 +142,12 @@ def test_an_empty_file_and_an_orphaned_wal_are_a_new_database(path: Path) -> Non
     path.touch()
     path.with_name(path.name + "-wal").write_bytes(b"left by a file that is gone" * 100)
     store = Store.open(path, CAP, destinations=["platform"])
-    assert store.quarantine is None and store.commit([Maker()(birth=True)]) == [1]
+    assert store.quarantine is None and store.packs.commit([Maker()(birth=True)]) == [1]
     store.close()
 
 
 def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
-    """Neither does it come back for ever. # field pain 57"""
+    """Nor is it read again forever. # field pain 57"""
     make = filled(path, 10)
     conn = sqlite3.connect(path)
     conn.execute(
@@ -157,15 +157,30 @@ def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
     conn.commit()
     conn.close()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert [i.id for i in store.pending("platform")] == [1, 2, 3, 6, 7, 8, 10, 11]
-    assert [p.seq for p in store.packs(make.stream, BOOT, 1, 99)] == [1, 2, 3, 6, 7, 8, 10, 11]
-    notes = [(n.first, n.last, n.hash, n.reason) for n in store.losses()]
+    assert [i.id for i in store.packs.pending("platform")] == [1, 2, 3, 6, 7, 8, 10, 11]
+    assert [p.seq for p in stored(store, make.stream)] == [1, 2, 3, 6, 7, 8, 10, 11]
+    notes = [(n.first, n.last, n.hash, n.reason) for n in store.packs.losses()]
     assert notes == [(4, 5, make.made[4].hash, "damaged"), (9, 9, make.made[8].hash, "damaged")]
     assert store.lost_packs == 3
     store.close()
 
 
-def test_damage_under_a_running_agent_is_an_error_with_a_way_out(path: Path) -> None:
+def test_a_page_of_damaged_births_is_not_the_last_one(path: Path) -> None:
+    """An empty page means that there are no more: the births of all later streams were not published."""
+    makers = [Maker(f"park7/gw01/d{n}") for n in range(3)]
+    store = Store.open(path, CAP, destinations=["platform"])
+    store.packs.commit([make(birth=True) for make in makers])
+    store.close()
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("UPDATE packs SET body = x'01' WHERE id <= 2")
+        conn.commit()
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert [item.data for item in store.packs.births(limit=1)] == [makers[2].made[0].data]
+    assert [(note.stream, note.reason) for note in store.packs.losses()] == [(m.stream, "damaged") for m in makers[:2]]
+    store.close()
+
+
+def test_damage_under_a_running_agent_is_an_error_with_a_hint(path: Path) -> None:
     make = filled(path, 300)
     pages = pages_of(path, "packs_seq")
     store = Store.open(path, CAP, destinations=["platform"])
@@ -173,16 +188,17 @@ def test_damage_under_a_running_agent_is_an_error_with_a_way_out(path: Path) -> 
         scribble(path, page)
     with pytest.raises(StoreDamaged, match=r"damaged.*Restart the agent"):
         for _ in range(20):
-            store.commit([make()])
-            store.release_memory()
-    assert store.check() != []
+            store.packs.commit([make()])
+            store.db.release_memory()
+    with pytest.raises(StoreDamaged):
+        bad_packs(store)
     with pytest.raises(StoreDamaged):
         for _ in range(20):
-            store.commit([make()])
+            store.packs.commit([make()])
     store.close()
     again = Store.open(path, CAP, destinations=["platform"])
     assert again.quarantine is not None, "the restart that was asked for helps"
-    assert again.heads()[make.stream].seq >= 301
+    assert again.packs.heads()[make.stream].seq >= 301
     again.close()
     assert not path.with_name(path.name + ".suspect").exists()
 
@@ -212,7 +228,7 @@ from tests.kits.packs import Maker
 from agent.store import Store
 store = Store.open({path!r}, 64 << 20, destinations=["platform"])
 makers = [Maker(f"park7/gw01/d{{n}}", boot=sys.argv[1]) for n in range(3)]
-heads = store.heads()
+heads = store.packs.heads()
 for make in makers:
     if make.stream in heads:
         make.seq = heads[make.stream].seq
@@ -221,14 +237,14 @@ first = True
 while True:
     packs = [make(birth=first) for make in makers] + [make() for make in makers]
     first = False
-    confirmed = store.commit(packs, {{"platform": confirmed[::2]}})
+    confirmed = store.packs.commit(packs, {{"platform": confirmed[::2]}})
     print(packs[-1].seq, confirmed[-1], flush=True)
 """
 
 
 @pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_kill_dash_nine_loses_nothing_that_was_committed(path: Path, rounds: int) -> None:
-    """Whatever commit returned for is there, whole and once, and the next start goes on from it. # field pain 51"""
+    """All packs for which commit returned are stored once, and the next start continues after them. # field pain 51"""
     code = WRITER.format(root=str(HERE.parent.parent), here=str(HERE), path=str(path))
     dice = random.Random(rounds)
     promised = (0, 0)
@@ -244,17 +260,17 @@ def test_kill_dash_nine_loses_nothing_that_was_committed(path: Path, rounds: int
         promised = (int(lines[-1].split()[0]), int(lines[-1].split()[1]))
         store = Store.open(path, CAP, destinations=["platform"])
         assert store.quarantine is None
-        heads = store.heads()
+        heads = store.packs.heads()
         assert len({head.seq for head in heads.values()}) == 1, "a tick is committed as one"
         assert heads["park7/gw01/d0"].seq >= promised[0]
         newest = 0
         for name, head in heads.items():
-            packs = store.after(name, 0, head.seq, head.seq)
+            packs = store.packs.after(name, 0, head.seq, head.seq)
             assert [pack.seq for pack in packs] == list(range(1, head.seq + 1)), "no hole, nothing twice"
             assert head.boot == boot and head.birth is not None
             newest = max(newest, packs[-1].id)
         assert newest >= promised[1]
         store.close()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert store.check() == []
+    assert bad_packs(store) == 0
     store.close()

@@ -20,10 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.store import Resume, Store, database, engine, heads
-from agent.store.database import PAGE_BYTES
+from agent.store import Resume, Store, heads, sqlite
+from agent.store import store as engine
 from agent.store.heads import PAGE, SLOT, HeadRecord, record_file
-from tests.kits.packs import BOOT, START_MS, Maker, Pack
+from agent.store.sqlite import PAGE_BYTES
+from tests.kits.packs import BOOT, START_MS, Maker, Pack, stored
 
 CAP = 64 << 20
 STREAMS = [f"park7/gw01/m{n}" for n in range(3)]
@@ -31,7 +32,7 @@ FILES = ("store.db", "store.db-wal", "store.db.heads")
 
 
 class Killed:
-    """Files as a killed process leaves them, and what it had committed. ``left``: what had left the house."""
+    """Files as a killed process leaves them, and what it had committed. ``left``: what may have been published."""
 
     def __init__(self, folder: Path, rounds: int, checkpoint: int | None, left: int = 0, past: int = 0) -> None:
         self.folder = folder
@@ -39,25 +40,25 @@ class Killed:
         self.makers = [Maker(name) for name in STREAMS]
         self.left: dict[str, int] = dict.fromkeys(STREAMS, 0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(database, "CHECKPOINT_PAGES", 0)  # no checkpoint by itself
+            patch.setattr(sqlite, "CHECKPOINT_PAGES", 0)  # no checkpoint by itself
             store = Store.open(folder / "live.db", CAP, keep_delivered_s=0, destinations=["platform"])
         live, before = folder / "live.db-wal", b""
-        ids = store.commit([make(birth=True) for make in self.makers])
+        ids = store.packs.commit([make(birth=True) for make in self.makers])
         for _ in range(past):
-            ids += store.commit([make() for make in self.makers])
+            ids += store.packs.commit([make() for make in self.makers])
         for n in range(rounds):
-            ids += store.commit([make() for make in self.makers])
+            ids += store.packs.commit([make() for make in self.makers])
             if n == rounds - 5 and past:  # pages of long ago change as well
-                store.commit((), {"platform": ids[: 2 * past]})
+                store.packs.commit((), {"platform": ids[: 2 * past]})
                 store.prune(1 << 50)
             if n + 1 == left:
-                store.leaving()
+                store.mark_sent()
                 self.left = {make.stream: make.seq for make in self.makers}
             if n == 9 and checkpoint == rounds - 1:  # what follows is a WAL of its own
-                store.flush_wal()
+                store.db.flush_wal()
             if n == checkpoint:
                 before = live.read_bytes()
-                store.flush_wal()
+                store.db.flush_wal()
         for name in FILES:
             shutil.copy(folder / name.replace("store", "live"), folder / name)
         # SQLite writes over the frames that have come into the database, and leaves those beyond where they are
@@ -86,22 +87,22 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 @pytest.fixture(scope="module")
 def redundant(tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """All of the WAL has come into the database, right before the end."""
+    """The whole WAL was copied into the database just before the end."""
     return Killed(tmp_path_factory.mktemp("redundant") / "a", 20, 19)
 
 
 def held(store: Store, make: Maker) -> set[int]:
-    """Packs that are there, as the bytes that were sealed."""
-    here = {pack.seq: pack.data for pack in store.packs(make.stream, BOOT, 1, 999)}
+    """Packs that are stored, as the bytes that were sealed."""
+    here = {pack.seq: pack.data for pack in stored(store, make.stream)}
     made = {pack.seq: pack.data for pack in make.made}
     assert all(made[seq] == data for seq, data in here.items())
     return set(here)
 
 
 def stated(store: Store, make: Maker) -> set[int]:
-    """Sequences in loss events that are to come; each range ends with its hash."""
+    """Sequences in the next loss events; each range ends with its hash."""
     found: set[int] = set()
-    for note in store.losses():
+    for note in store.packs.losses():
         if note.stream == make.stream:
             assert note.hash == make.made[note.last - 1].hash and note.boot == BOOT and note.from_ms <= note.to_ms
             found |= set(range(note.first, note.last + 1))
@@ -109,12 +110,12 @@ def stated(store: Store, make: Maker) -> set[int]:
 
 
 def check(store: Store, killed: Killed) -> int:
-    """Nothing is forgotten, and the chain goes on where it was. Returns how many packs are lost."""
+    """No loss is forgotten, and the chain continues where it was. Returns how many packs are lost."""
     if store.behind:
-        store.take_up({})
+        store.resume_streams({})
     lost = 0
     for make in killed.makers:
-        head = store.heads()[make.stream]
+        head = store.packs.heads()[make.stream]
         assert (head.seq, head.boot, head.hash) == (make.seq, BOOT, make.made[-1].hash)
         here, gone = held(store, make), stated(store, make)
         assert here | gone == set(range(1, make.seq + 1)) and not here & gone
@@ -123,17 +124,17 @@ def check(store: Store, killed: Killed) -> int:
 
 
 def goes_on(path: Path, killed: Killed) -> None:
-    """A later run seals on; the loss is stated with its first packs, and the next start finds nothing to say."""
+    """A later run continues; its first packs state the loss, and the next start finds nothing to report."""
     store = Store.open(path, CAP, destinations=["platform"])
     assert not store.behind and store.quarantine is None
-    notes = store.losses()
+    notes = store.packs.losses()
     packs = [follower(make) for make in killed.makers]
-    ids = store.commit(packs, {}, [note.id for note in notes])
+    ids = store.packs.commit(packs, {}, [note.id for note in notes])
     assert min(ids) > max(3 * 20, 1)
     store.close()
     store = Store.open(path, CAP, destinations=["platform"])
-    assert not store.behind and not store.losses() and store.quarantine is None
-    assert all(store.heads()[pack.stream].seq == pack.seq for pack in packs)
+    assert not store.behind and not store.packs.losses() and store.quarantine is None
+    assert all(store.packs.heads()[pack.stream].seq == pack.seq for pack in packs)
     store.close()
 
 
@@ -148,7 +149,7 @@ def follower(make: Maker, boot: str = "aa" * 8) -> Pack:
 
 
 def test_a_wal_that_is_cut_short_anywhere(killed: Killed, tmp_path: Path) -> None:
-    """At each border of a frame, and within every fourth: what is gone is known, to the pack."""
+    """At each border of a frame, and within every fourth: every missing pack is known."""
     size, lost = killed.wal.stat().st_size, []
     frame = 24 + PAGE_BYTES
     borders = [32 + n * frame for n in range(size // frame + 1)]
@@ -166,7 +167,7 @@ def test_a_wal_that_is_cut_short_anywhere(killed: Killed, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_wal_that_is_overwritten_anywhere(killed: Killed, redundant: Killed, tmp_path: Path, seed: int) -> None:
-    """Also where it had come into the database already: then not even that costs anything."""
+    """Also after it was copied into the database: then nothing is lost."""
     rng = random.Random(seed)
     for which in (killed, redundant):
         path = which.again(tmp_path / "b")
@@ -186,7 +187,7 @@ def test_a_wal_that_is_overwritten_anywhere(killed: Killed, redundant: Killed, t
 def test_a_wal_that_had_come_into_the_database_is_set_aside_where_it_is_damaged(
     redundant: Killed, tmp_path: Path
 ) -> None:
-    """SQLite would read older pages from it over the newer ones of the file, and call the mixture a database."""
+    """SQLite would read older pages from it over the newer ones of the file, without an error."""
     path = redundant.again(tmp_path / "b")
     wal = path.with_name("store.db-wal")
     with wal.open("r+b") as file:
@@ -203,8 +204,8 @@ def test_a_wal_that_had_come_into_the_database_is_set_aside_where_it_is_damaged(
 
 
 def test_a_mixture_of_older_and_newer_pages_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the WAL is not told from a good one beforehand: the tables do not agree, or packs lie beyond the heads."""
-    monkeypatch.setattr(engine, "stale_wal", lambda path, record, rescue: False)
+    """If the WAL was not set aside first: tables do not match, or there are packs after the heads."""
+    monkeypatch.setattr(engine, "set_stale_wal_aside", lambda path, record, rescue: False)
     redundant, aside = Killed(tmp_path / "a", 20, 19, past=200), 0
     for frame in range(0, redundant.wal.stat().st_size // (24 + PAGE_BYTES), 5):
         path = redundant.again(tmp_path / "b")
@@ -214,9 +215,9 @@ def test_a_mixture_of_older_and_newer_pages_is_set_aside(tmp_path: Path, monkeyp
         store = Store.open(path, CAP, destinations=["platform"])
         aside += store.quarantine is not None
         if store.behind:
-            store.take_up({})
+            store.resume_streams({})
         for make in redundant.makers:
-            assert store.heads()[make.stream].hash == make.made[-1].hash
+            assert store.packs.heads()[make.stream].hash == make.made[-1].hash
             here, gone = held(store, make), stated(store, make)
             assert not here & gone and here | gone >= set(range(140, make.seq + 1)), "what was not confirmed"
         store.close()
@@ -227,8 +228,8 @@ def test_a_mixture_of_older_and_newer_pages_is_set_aside(tmp_path: Path, monkeyp
 # --- what is known from the file, and what is not
 
 
-def test_what_had_not_left_may_be_sealed_again(killed: Killed, tmp_path: Path) -> None:
-    """Of packs 9 to 21, which are gone, 15 was the last that may have left the house."""
+def test_what_was_not_published_may_be_sealed_again(killed: Killed, tmp_path: Path) -> None:
+    """Of packs 9 to 21, which are missing, 15 was the last that may have been published."""
     path = killed.again(tmp_path / "b")
     os.truncate(path.with_name("store.db-wal"), 0)
     store = Store.open(path, CAP, destinations=["platform"])
@@ -236,33 +237,33 @@ def test_what_had_not_left_may_be_sealed_again(killed: Killed, tmp_path: Path) -
     for make in killed.makers:
         behind, last = store.behind[make.stream], make.made[killed.left[make.stream] - 1]
         assert killed.left[make.stream] == 15 and behind.resealable
-        assert (behind.left_ms, behind.left_pos) == (last.to_ms, last.ring_pos)
+        assert (behind.sent_ms, behind.sent_pos) == (last.to_ms, last.ring_pos)
         assert (behind.head.seq, behind.head.hash, behind.lost_first) == (21, make.made[-1].hash, 10)
     again = store.behind[STREAMS[0]]
-    assert store.take_up({STREAMS[0]: Resume(again.left_ms, again.left_pos)}) == (3, 36)
-    first, second = store.heads()[STREAMS[0]], store.heads()[STREAMS[1]]
-    assert (first.seq, first.to_ms, first.ring_pos) == (21, again.left_ms, again.left_pos)
+    assert store.resume_streams({STREAMS[0]: Resume(again.sent_ms, again.sent_pos)}) == (3, 36)
+    first, second = store.packs.heads()[STREAMS[0]], store.packs.heads()[STREAMS[1]]
+    assert (first.seq, first.to_ms, first.ring_pos) == (21, again.sent_ms, again.sent_pos)
     assert (second.seq, second.to_ms) == (21, killed.makers[1].made[-1].to_ms)
-    notes = {note.stream: note for note in store.losses()}
+    notes = {note.stream: note for note in store.packs.losses()}
     tenth = killed.makers[0].made[8].to_ms
-    assert (notes[STREAMS[0]].from_ms, notes[STREAMS[0]].to_ms) == (tenth, again.left_ms), "the rest comes again"
+    assert (notes[STREAMS[0]].from_ms, notes[STREAMS[0]].to_ms) == (tenth, again.sent_ms), "the rest comes again"
     assert (notes[STREAMS[1]].from_ms, notes[STREAMS[1]].to_ms) == (tenth, killed.makers[1].made[-1].to_ms)
     store.close()
 
 
-def test_a_database_of_an_older_version_starts_without_a_word(killed: Killed, tmp_path: Path) -> None:
-    """It has no such file: what a damaged WAL took cannot be known then."""
+def test_a_database_of_an_older_version_starts_without_a_report(killed: Killed, tmp_path: Path) -> None:
+    """It has no such file: what a damaged WAL lost is not known."""
     path = killed.again(tmp_path / "b")
     record_file(path).unlink()
     os.truncate(path.with_name("store.db-wal"), 0)
     store = Store.open(path, CAP, destinations=["platform"])
-    assert not store.behind and not store.losses() and store.heads()[STREAMS[0]].seq == 9
+    assert not store.behind and not store.packs.losses() and store.packs.heads()[STREAMS[0]].seq == 9
     store.close()
     assert not record_file(path).exists(), "nothing was committed"
 
 
 def test_a_file_that_lags_behind_raises_no_alarm(killed: Killed, tmp_path: Path) -> None:
-    """A power cut leaves it as the kernel had written it by then; a kill, as it was before the last commit."""
+    """A power cut leaves it as the kernel had written it; a kill may leave it as before the last commit."""
     path = killed.again(tmp_path / "b")
     data = bytearray(record_file(path).read_bytes())
     for name in STREAMS[:2]:
@@ -279,14 +280,14 @@ def test_a_file_that_lags_behind_raises_no_alarm(killed: Killed, tmp_path: Path)
 
 
 def other_kernel(path: Path) -> None:
-    """As after a power cut: the file is of another start of the kernel."""
+    """As after a power cut: the file is from another boot of the kernel."""
     data = bytearray(record_file(path).read_bytes())
     data[:SLOT] = heads.header(bytes(range(16)), closed=False)
     record_file(path).write_bytes(data)
 
 
-def test_after_a_power_cut_heads_are_at_least_there(killed: Killed, tmp_path: Path) -> None:
-    """What is known to have been committed is stated; nothing is taken for not having left."""
+def test_after_a_power_cut_heads_had_come_at_least_that_far(killed: Killed, tmp_path: Path) -> None:
+    """Packs that were surely committed are stated as lost; none counts as never published."""
     path = killed.again(tmp_path / "b")
     other_kernel(path)
     os.truncate(path.with_name("store.db-wal"), 0)
@@ -297,13 +298,13 @@ def test_after_a_power_cut_heads_are_at_least_there(killed: Killed, tmp_path: Pa
 
 
 def test_a_wal_that_cannot_be_read_beforehand_is_left_where_it_is(killed: Killed, tmp_path: Path) -> None:
-    """No room to read it with, or another process has the database: what is in it may be newer than all else."""
+    """No space to read it, or another process has the database open: it may hold the newest packs."""
     path = killed.again(tmp_path / "b")
     path.with_name("store.db-shm").mkdir()
     found = HeadRecord(record_file(path))
     found.found = {name: entry for name, entry in found.found.items() if name == "none"}
-    assert not database.stale_wal(path, found), "an older version's"
-    assert not database.stale_wal(path, HeadRecord(record_file(path)))
+    assert not heads.set_stale_wal_aside(path, found), "an older version's"
+    assert not heads.set_stale_wal_aside(path, HeadRecord(record_file(path)))
     assert path.with_name("store.db-wal").stat().st_size == killed.wal.stat().st_size
     path.with_name("store.db-shm").rmdir()
     store = Store.open(path, CAP, destinations=["platform"])
@@ -312,8 +313,10 @@ def test_a_wal_that_cannot_be_read_beforehand_is_left_where_it_is(killed: Killed
 
 
 @pytest.mark.parametrize("fault", ["no database", "header", "gone", "streams"])
-def test_a_database_that_says_nothing_is_gone_on_with_from_the_file(killed: Killed, tmp_path: Path, fault: str) -> None:
-    """After a kill the file is exact: no stream begins anew. After a power cut it may not be all, and they do."""
+def test_streams_of_an_unreadable_database_continue_after_the_recorded_heads(
+    killed: Killed, tmp_path: Path, fault: str
+) -> None:
+    """After a kill the file is exact: no stream begins anew. After a power cut it may lag, and they do."""
     for cut in (False, True):
         path = killed.again(tmp_path / "b")
         if cut:
@@ -335,9 +338,9 @@ def test_a_database_that_says_nothing_is_gone_on_with_from_the_file(killed: Kill
             path.write_bytes(text if fault == "no database" else bytes(100) + path.read_bytes()[100:])
         store = Store.open(path, CAP, destinations=["platform"])
         if cut:
-            assert not store.behind and not store.heads()
-            store.commit([Maker(name, boot="cc" * 8)(birth=True) for name in STREAMS])
-            assert all(head.seq == 1 for head in store.heads().values())
+            assert not store.behind and not store.packs.heads()
+            store.packs.commit([Maker(name, boot="cc" * 8)(birth=True) for name in STREAMS])
+            assert all(head.seq == 1 for head in store.packs.heads().values())
         else:
             check(store, killed)
         store.close()
@@ -346,7 +349,7 @@ def test_a_database_that_says_nothing_is_gone_on_with_from_the_file(killed: Kill
 
 
 def test_after_an_orderly_end_the_file_is_exact_for_any_kernel(tmp_path: Path) -> None:
-    """The card breaks while the box is off."""
+    """The card breaks while the gateway is off."""
     killed = Killed(tmp_path / "a", 6, None)
     path = tmp_path / "a/live.db"
     data = bytearray(record_file(path).read_bytes())
@@ -359,85 +362,85 @@ def test_after_an_orderly_end_the_file_is_exact_for_any_kernel(tmp_path: Path) -
     store.close()
 
 
-def test_what_nobody_waits_for_is_not_stated_lost(tmp_path: Path) -> None:
-    """The platform had confirmed it: it is gone from here and not from the world."""
+def test_packs_that_are_not_owed_are_not_stated_lost(tmp_path: Path) -> None:
+    """The platform had confirmed it: it is lost here, not there."""
     path = tmp_path / "store.db"
     make = Maker()
     store = Store.open(path, CAP, destinations=["platform"])
-    ids = store.commit([make(birth=True), *(make() for _ in range(9))])
-    store.commit((), {"platform": ids})
+    ids = store.packs.commit([make(birth=True), *(make() for _ in range(9))])
+    store.packs.commit((), {"platform": ids})
     store.prune(0)
-    store.commit([make(), make()])
+    store.packs.commit([make(), make()])
     store.close()
     path.write_bytes(b"")
     store = Store.open(path, CAP, destinations=["platform"])
-    store.take_up({})
-    (note,) = store.losses()
+    store.resume_streams({})
+    (note,) = store.packs.losses()
     assert (note.first, note.last, note.from_ms) == (11, 12, make.made[9].to_ms)
-    assert store.heads()[make.stream].seq == 12
+    assert store.packs.heads()[make.stream].seq == 12
     store.close()
 
 
-def test_a_loss_whose_statement_is_lost_in_its_turn_is_stated_again(tmp_path: Path) -> None:
-    """The platform had the pack that stated it, and waits for none of these; an export has nothing without it."""
+def test_a_loss_whose_statement_is_lost_is_stated_again(tmp_path: Path) -> None:
+    """The platform has the pack that stated it and waits for none of these; an export needs it again."""
     path = tmp_path / "store.db"
     make = Maker()
     store = Store.open(path, CAP, destinations=["platform"])
-    ids = store.commit([make(birth=True), *(make() for _ in range(9))])
-    store.commit((), {"platform": ids})
+    ids = store.packs.commit([make(birth=True), *(make() for _ in range(9))])
+    store.packs.commit((), {"platform": ids})
     store.close()
     old = path.read_bytes()  # sequences 1 to 10
     store = Store.open(path, CAP, destinations=["platform"])
-    store.commit([make() for _ in range(5)])
+    store.packs.commit([make() for _ in range(5)])
     store.close()
     for last in (15, 18, 21):
         path.write_bytes(old)
         store = Store.open(path, CAP, destinations=["platform"])
-        store.take_up({})
-        (note,) = store.losses()
+        store.resume_streams({})
+        (note,) = store.packs.losses()
         assert (note.first, note.last, note.from_ms) == (11, last, make.made[9].to_ms)
-        ids = store.commit([make(), make(), make()], stated=[note.id])
-        store.commit((), {"platform": ids})
-        assert not store.losses()
+        ids = store.packs.commit([make(), make(), make()], stated=[note.id])
+        store.packs.commit((), {"platform": ids})
+        assert not store.packs.losses()
         store.close()
 
 
 def test_an_older_copy_of_the_database_alone_is_noticed(killed: Killed, tmp_path: Path) -> None:
-    """Somebody puts back yesterday's file; the record beside it is today's."""
+    """Yesterday's file is restored; the record beside it is today's."""
     path = killed.again(tmp_path / "b")
     store = Store.open(path, CAP, destinations=["platform"])
     store.close()
     old = path.read_bytes()
     store = Store.open(path, CAP, destinations=["platform"])
     later = [follower(make) for make in killed.makers]
-    store.commit(later)
+    store.packs.commit(later)
     store.close()
     path.write_bytes(old)
     store = Store.open(path, CAP, destinations=["platform"])
     assert {name: one.head.seq for name, one in store.behind.items()} == dict.fromkeys(STREAMS, 22)
-    store.take_up({})
-    assert {(note.first, note.last, note.hash) for note in store.losses()} == {(22, 22, p.hash) for p in later}
+    store.resume_streams({})
+    assert {(note.first, note.last, note.hash) for note in store.packs.losses()} == {(22, 22, p.hash) for p in later}
     store.close()
 
 
 def test_another_history_is_not_taken_for_an_older_one(killed: Killed, tmp_path: Path) -> None:
-    """A version that knows no such file ran in between, and began anew: its heads are lower, and later."""
+    """A version without such a file ran in between and began anew: its heads are lower, and later."""
     path = killed.again(tmp_path / "b")
     path.with_name("store.db-wal").unlink()
     path.unlink()
     kept = record_file(path).read_bytes()
     record_file(path).unlink()
     store = Store.open(path, CAP, destinations=["platform"])
-    store.commit([Maker(name, boot="cc" * 8)(birth=True, to_ms=START_MS + 10**9) for name in STREAMS])
+    store.packs.commit([Maker(name, boot="cc" * 8)(birth=True, to_ms=START_MS + 10**9) for name in STREAMS])
     store.close()
     record_file(path).write_bytes(kept)
     store = Store.open(path, CAP, destinations=["platform"])
-    assert not store.behind and store.quarantine is None and store.heads()[STREAMS[0]].seq == 1
+    assert not store.behind and store.quarantine is None and store.packs.heads()[STREAMS[0]].seq == 1
     store.close()
 
 
-def test_a_start_that_is_killed_before_it_went_on_finds_the_same_again(killed: Killed, tmp_path: Path) -> None:
-    """Also a tool that opens the database of an agent that is not running changes nothing of it."""
+def test_a_start_after_a_killed_start_finds_the_same(killed: Killed, tmp_path: Path) -> None:
+    """A tool that opens the database of a stopped agent does not change this either."""
     path = killed.again(tmp_path / "b")
     os.truncate(path.with_name("store.db-wal"), 0)
     kept = record_file(path).read_bytes()
@@ -447,15 +450,15 @@ def test_a_start_that_is_killed_before_it_went_on_finds_the_same_again(killed: K
         store.close()
         assert record_file(path).read_bytes() == kept
     store = Store.open(path, CAP, destinations=["platform"])
-    store.take_up({})
+    store.resume_streams({})
     store.close()
     store = Store.open(path, CAP, destinations=["platform"])
     assert not store.behind and store.quarantine is None and check(store, killed) == 36
     store.close()
 
 
-def test_checkpoints_count_on_above_those_that_are_gone(tmp_path: Path) -> None:
-    """Another page with a counter that was published would look like a rollback to every verifier."""
+def test_checkpoints_continue_above_the_lost_ones(tmp_path: Path) -> None:
+    """A second page with a published counter would look like a rollback to every verifier."""
     from agent.checkpoint import checkpoint
     from agent.keys import create_key
 
@@ -464,25 +467,25 @@ def test_checkpoints_count_on_above_those_that_are_gone(tmp_path: Path) -> None:
 
     def chain(store: Store, time_ms: int) -> Any:
         def after(before: Any) -> Any:
-            made[:] = checkpoint(signer, "park7/gw01", store.heads().values(), before, time_ms)
+            made[:] = checkpoint(signer, "park7/gw01", store.packs.heads().values(), before, time_ms)
             return [(page.page, page.counter, page.time_ms, page.data) for page in made]
 
-        store.chain_checkpoint(after)
+        store.documents.chain_checkpoint(after)
         return made[0]
 
     store = Store.open(path, CAP)
-    store.commit([make(birth=True)])
+    store.packs.commit([make(birth=True)])
     first = chain(store, START_MS)
     store.close()
     old = path.read_bytes()
     store = Store.open(path, CAP)
-    store.commit([make()])
+    store.packs.commit([make()])
     second = chain(store, START_MS + 3_600_000)
     assert second.counter == first.counter + 1
     store.close()
     path.write_bytes(old)
     store = Store.open(path, CAP)
-    store.take_up({})
+    store.resume_streams({})
     third = chain(store, START_MS + 3_700_000)
     assert third.counter > second.counter and b'"prev":null' in third.data
     fourth = chain(store, START_MS + 3_800_000)
@@ -506,8 +509,8 @@ def test_a_sector_that_is_torn_costs_one_stream(killed: Killed, tmp_path: Path) 
 
 
 @given(st.lists(st.tuples(st.integers(0, 39), st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_it_says_what_was_committed_and_what_had_left(tmp_path_factory: Any, steps: Any) -> None:
-    """Any number of streams, in any order; read back as it was left, and after an end in order."""
+def test_it_records_what_was_committed_and_what_was_sent(tmp_path_factory: Any, steps: Any) -> None:
+    """Any number of streams, in any order; read after a kill and after an orderly end."""
     path = tmp_path_factory.mktemp("r") / "r.heads"
     record = HeadRecord(path, b"k" * 16)
     record.begin([], {})
@@ -520,35 +523,35 @@ def test_it_says_what_was_committed_and_what_had_left(tmp_path_factory: Any, ste
         pack = Pack(name, BOOT, seqs[name], number, number + 1, bytes([n]) * 32, False, b"", ring, number * 100)
         record.advance([pack], [number])
         if leaves:
-            record.left()
+            record.mark_sent()
             gone = dict(seqs)
     for closed in (False, True):
         if closed:
             record.close()
         found = HeadRecord(path, b"k" * 16)
         assert found.exact and {name: entry.seq for name, entry in found.found.items()} == seqs
-        left = {name: entry.left_seq for name, entry in found.found.items() if entry.left_seq}
+        left = {name: entry.sent_seq for name, entry in found.found.items() if entry.sent_seq}
         assert left == (seqs if closed else gone), "after the end nobody says any more what leaves"
         assert HeadRecord(path, b"o" * 16).exact is closed, "another kernel"
     assert path.stat().st_size % PAGE == 0 and path.stat().st_size <= (len(seqs) + 9) * SLOT
 
 
 def test_a_disk_that_fails_costs_the_file_and_not_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that lags behind must not pass for one that does not: it is gone until it can be made anew, whole."""
+    """An outdated file must not be taken for a current one: it is removed until it can be written again."""
     path, make = tmp_path / "store.db", Maker()
     store = Store.open(path, CAP)
-    store.commit([make(birth=True)])
+    store.packs.commit([make(birth=True)])
     real, code = os.pwrite, errno.EIO
 
     def fail(*args: Any) -> int:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(heads.os, "pwrite", fail)
-    store.commit([make()])
+    store.packs.commit([make()])
     assert not record_file(path).exists()
-    store.commit([make()])
+    store.packs.commit([make()])
     monkeypatch.setattr(heads.os, "pwrite", real)
-    store.commit([make()])
+    store.packs.commit([make()])
     assert HeadRecord(record_file(path)).found[make.stream].seq == 4
     store.close()
     assert HeadRecord(record_file(path)).exact
@@ -560,7 +563,7 @@ def test_no_room_for_another_stream_keeps_what_is_known_of_the_others(
     path = tmp_path / "store.db"
     makers = [Maker(f"park7/gw01/m{n}") for n in range(9)]
     store = Store.open(path, CAP)
-    store.commit([make(birth=True) for make in makers[:7]])
+    store.packs.commit([make(birth=True) for make in makers[:7]])
     assert record_file(path).stat().st_size == PAGE, "seven streams and the front"
     real = os.pwrite
 
@@ -570,11 +573,11 @@ def test_no_room_for_another_stream_keeps_what_is_known_of_the_others(
         return real(fd, data, at)
 
     monkeypatch.setattr(heads.os, "pwrite", full)
-    store.commit([make(birth=not make.seq) for make in makers])
+    store.packs.commit([make(birth=not make.seq) for make in makers])
     found = HeadRecord(record_file(path)).found
     assert len(found) == 7 and {entry.seq for entry in found.values()} == {2}
     monkeypatch.setattr(heads.os, "pwrite", real)
-    store.commit([makers[0]()])
+    store.packs.commit([makers[0]()])
     assert len(HeadRecord(record_file(path)).found) == 9
     store.close()
 
@@ -584,21 +587,21 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     other.write_bytes(b"somebody else's")
     record_file(path).symlink_to(other)
     store = Store.open(path, CAP)
-    store.commit([Maker()(birth=True)])
-    store.commit([])
+    store.packs.commit([Maker()(birth=True)])
+    store.packs.commit([])
     store.close()
     assert other.read_bytes() == b"somebody else's"
 
 
-def test_it_is_noted_from_other_threads_what_leaves(tmp_path: Path) -> None:
-    """Uplinks say so while the writer commits: each entry stays whole, and nothing has left that was not committed."""
+def test_other_threads_record_what_is_sent(tmp_path: Path) -> None:
+    """Uplinks call it while the writer commits: each entry stays whole, and only committed packs count as sent."""
     record = HeadRecord(tmp_path / "r.heads", b"k" * 16)
     record.begin([], {})
     makers = [Maker(f"park7/gw01/m{n}") for n in range(40)]
 
     def leave() -> None:
         for _ in range(20):
-            record.left()
+            record.mark_sent()
 
     with ThreadPoolExecutor(3) as uplinks:
         for n in range(100):
@@ -607,9 +610,9 @@ def test_it_is_noted_from_other_threads_what_leaves(tmp_path: Path) -> None:
             for one in leaving:
                 one.result()
             found = HeadRecord(tmp_path / "r.heads", b"k" * 16).found
-            assert len(found) == 40 and all(entry.left_seq <= entry.seq == n + 1 for entry in found.values())
-    record.left()
-    assert {e.left_seq for e in HeadRecord(tmp_path / "r.heads", b"k" * 16).found.values()} == {100}
+            assert len(found) == 40 and all(entry.sent_seq <= entry.seq == n + 1 for entry in found.values())
+    record.mark_sent()
+    assert {e.sent_seq for e in HeadRecord(tmp_path / "r.heads", b"k" * 16).found.values()} == {100}
     record.close()
 
 
@@ -635,7 +638,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[int,
 def test_a_commit_costs_no_sync_and_a_page_for_every_eight_streams(
     tmp_path: Path, counted: Callable[[], tuple[int, int]]
 ) -> None:
-    """The disk is not waited for: what a killed process wrote is in the kernel."""
+    """No wait for the disk: what a killed process wrote is in the kernel."""
     record = HeadRecord(tmp_path / "r.heads")
     makers = [Maker(f"park7/gw01/m{n}") for n in range(20)]
     record.begin([], {})
@@ -643,7 +646,7 @@ def test_a_commit_costs_no_sync_and_a_page_for_every_eight_streams(
     syncs, before = counted()
     for n in range(10):
         record.advance([make() for make in makers], range(n, n + 20))
-        record.left()
+        record.mark_sent()
     assert counted()[0] == syncs == 1
     assert counted()[1] - before == 10 * 2 * 3 * PAGE, "once for the commit, once for what leaves"
     record.close()

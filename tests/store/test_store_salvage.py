@@ -1,4 +1,4 @@
-"""What a damaged database still tells comes over into the new one; the rest is stated, range by range."""
+"""What can be read of a damaged database is copied into the new one; the rest is stated as lost, by range."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, salvage
-from agent.store.database import PAGE_BYTES, salvage_file
-from agent.store.doubt import suspect_file
+from agent.store.damage import suspicion_file
+from agent.store.sqlite import PAGE_BYTES, salvage_file
 from tests.kits.packs import Maker
 
 CAP = 64 << 20
@@ -26,22 +26,22 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Maker]]:
     path = tmp_path_factory.mktemp("full") / "store.db"
     makers = [Maker(f"park7/gw01/m{n}", pad=200 * n) for n in range(3)]
     store = Store.open(path, CAP, destinations=["platform", "other"])
-    store.register_table(RING, 0, makers[0].stream, DOCUMENT)
-    confirmed = store.commit([make(birth=True) for make in makers])
+    store.documents.register_tables(RING, [(0, makers[0].stream, DOCUMENT)])
+    confirmed = store.packs.commit([make(birth=True) for make in makers])
     for n in range(119):
-        ids = store.commit([make() for make in makers])
+        ids = store.packs.commit([make() for make in makers])
         if n < 39:
             confirmed += ids
         if n in (60, 61, 62):
             confirmed.append(ids[1])
-    store.commit((), {"platform": confirmed, "other": range(1, 361)})
+    store.packs.commit((), {"platform": confirmed, "other": range(1, 361)})
     store.close()
     return path, makers
 
 
 def copy_of(full: Path, folder: Path) -> Path:
     shutil.copy(full, folder / full.name)
-    suspect_file(folder / full.name).touch()  # look at everything, as after an error while it was in use
+    suspicion_file(folder / full.name).touch()  # look at everything, as after an error while it was in use
     return folder / full.name
 
 
@@ -66,18 +66,18 @@ def pages_of(path: Path, *tables: str) -> list[int]:
 
 
 def check(store: Store, makers: list[Maker]) -> tuple[int, int]:
-    """Each pack that was owed is here as the same bytes, or stated lost with its hash. Returns how many of each."""
+    """Each owed pack is stored as the same bytes, or stated as lost with its hash. Returns how many of each."""
     made = {(make.stream, pack.seq): pack for make in makers for pack in make.made}
     owed = {(m.stream, n) for k, m in enumerate(makers) for n in range(41, 121) if k != 1 or n not in (62, 63, 64)}
     here = {}
     at = 0
-    while page := store.pending("platform", at, 50):
+    while page := store.packs.pending("platform", at, 50):
         for item in page:
             (name,) = [key for key, pack in made.items() if pack.data == item.data]
             assert name not in here, "once"
             here[name] = item.id
         at = page[-1].id
-    notes = store.losses()
+    notes = store.packs.losses()
     gone = set()
     for note in notes:
         assert note.hash == made[note.stream, note.last].hash and note.reason == "damaged"
@@ -92,8 +92,8 @@ def check(store: Store, makers: list[Maker]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_owed_packs_come_over_or_are_stated(full: tuple[Path, list[Maker]], tmp_path: Path, seed: int) -> None:
-    """Promise 3: nothing durable is dropped before it is confirmed without a word. # field pain 52 and 57"""
+def test_owed_packs_are_salvaged_or_stated_lost(full: tuple[Path, list[Maker]], tmp_path: Path, seed: int) -> None:
+    """Promise 3: no durable pack is dropped unconfirmed without a report. # field pain 52 and 57"""
     path, makers = copy_of(full[0], tmp_path), full[1]
     rng = random.Random(seed)
     tables = [("packs",), ("packs", "outbox"), ("outbox",), ("packs_seq", "packs"), ("packs_seq",), ("births", "packs")]
@@ -103,10 +103,10 @@ def test_owed_packs_come_over_or_are_stated(full: tuple[Path, list[Maker]], tmp_
     assert store.quarantine is not None
     here, gone = check(store, makers)
     assert here + gone >= 237 and store.saved_packs >= here
-    assert not store.pending("other") or seed % 6 in (1, 2), "only a torn outbox makes delivered packs owed again"
-    assert store.tables(RING)[0].document == DOCUMENT, "the ring of the run before can be sealed"
+    assert not store.packs.pending("other") or seed % 6 in (1, 2), "only a torn outbox makes delivered packs owed again"
+    assert store.documents.tables(RING)[0].document == DOCUMENT, "the ring of the run before can be sealed"
     for make in makers:
-        head = store.heads()[make.stream]
+        head = store.packs.heads()[make.stream]
         assert (head.seq, head.hash) == (120, make.made[-1].hash)
     store.close()
     again = Store.open(path, CAP, destinations=["platform", "other"])
@@ -114,10 +114,10 @@ def test_owed_packs_come_over_or_are_stated(full: tuple[Path, list[Maker]], tmp_
     again.close()
 
 
-def test_a_rescue_that_was_cut_short_is_begun_again(
+def test_an_interrupted_salvage_is_repeated(
     full: tuple[Path, list[Maker]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Power lost between setting the file aside and the commit: the next start finds both, and the heads go on."""
+    """Power is lost between quarantine and commit: the next start finds both, and the heads continue."""
     path, makers = copy_of(full[0], tmp_path), full[1]
     scribble(path, pages_of(path, "packs")[-4:], random.Random(1))
 
@@ -141,23 +141,23 @@ def test_what_is_stated_is_stated_once(full: tuple[Path, list[Maker]], tmp_path:
     path, makers = copy_of(full[0], tmp_path), full[1]
     scribble(path, pages_of(path, "packs")[-20:], random.Random(2))
     store = Store.open(path, CAP, destinations=["platform"])
-    notes = store.losses()
+    notes = store.packs.losses()
     assert notes
     for make in makers:
         mine = [note.id for note in notes if note.stream == make.stream]
-        head = store.heads()[make.stream]
+        head = store.packs.heads()[make.stream]
         copy = Maker(make.stream)
         copy.seq, copy.prev = head.seq, make.prev
-        store.commit([copy(birth=True)], {}, mine)
-    assert store.losses() == []
+        store.packs.commit([copy(birth=True)], {}, mine)
+    assert store.packs.losses() == []
     store.close()
 
 
 @pytest.mark.parametrize("tables", [("destinations",), ("destinations", "outbox"), ("destinations", "births")])
-def test_who_waited_is_known_from_the_configuration(
+def test_destinations_are_known_from_the_configuration(
     full: tuple[Path, list[Maker]], tmp_path: Path, tables: tuple[str, ...]
 ) -> None:
-    """Where the list of destinations is gone, nobody seemed to wait for anything, and nothing was stated either."""
+    """If the list of destinations was lost, no pack seemed owed, and no loss was stated."""
     path, makers = copy_of(full[0], tmp_path), full[1]
     scribble(path, pages_of(path, *tables), random.Random(1))
     store = Store.open(path, CAP, destinations=["platform", "other"])
@@ -170,7 +170,7 @@ def test_who_waited_is_known_from_the_configuration(
 def test_a_lost_run_begins_where_the_delivered_pack_before_it_ended(
     full: tuple[Path, list[Maker]], tmp_path: Path
 ) -> None:
-    """The pack before the run is not owed, so it does not come over: it is read in the damaged file."""
+    """The pack before the run is not owed, so it is not copied: it is read from the damaged file."""
     path, makers = copy_of(full[0], tmp_path), full[1]
     with closing(sqlite3.connect(path)) as conn, conn:
         changed = conn.execute(
@@ -183,7 +183,7 @@ def test_a_lost_run_begins_where_the_delivered_pack_before_it_ended(
     store = Store.open(path, CAP, destinations=["platform", "other"])
     assert store.quarantine is not None
     check(store, makers)
-    note = next(note for note in store.losses() if (note.stream, note.first) == (makers[0].stream, 41))
+    note = next(note for note in store.packs.losses() if (note.stream, note.first) == (makers[0].stream, 41))
     before, last = makers[0].made[39], makers[0].made[42]
     assert (note.last, note.hash, note.from_ms, note.to_ms) == (43, last.hash, before.to_ms, last.to_ms)
     store.close()

@@ -22,12 +22,12 @@ def test_a_reading_costs_at_most_ten_bytes_at_rest(tmp_path: Path, ticks: int, p
     """50 points, 10 s packs, moving values; database and WAL, everything in them counted."""
     store = Store.open(tmp_path / "store.db", 1 << 30, destinations=["platform"])
     makers = [Maker(f"park7/gw01/d{n}", POINTS, ticks) for n in range(20)]
-    confirmed = store.commit([make(birth=True) for make in makers])
+    confirmed = store.packs.commit([make(birth=True) for make in makers])
     for _ in range(10):  # the dictionary is learned, the WAL has its size
-        confirmed = store.commit([make() for make in makers], {"platform": confirmed})
+        confirmed = store.packs.commit([make() for make in makers], {"platform": confirmed})
     before = store.usage()
     for _ in range(packs):
-        confirmed = store.commit([make() for make in makers], {"platform": confirmed})
+        confirmed = store.packs.commit([make() for make in makers], {"platform": confirmed})
     after = store.usage()
     readings = packs * len(makers) * len(POINTS) * ticks
     grown = after.database_bytes - after.unused_bytes - before.database_bytes + before.unused_bytes

@@ -1,4 +1,4 @@
-"""Upgrade and rollback: within a major version each opens what the other left, and across majors nobody guesses."""
+"""Upgrade and rollback: within a major version each opens the other's database; another major is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATER = ("CREATE TABLE later (a)", "CREATE INDEX later_packs ON packs (later)")
 
 
 def newer_minor(path: Path) -> int:
-    """Do to a database what a newer version of this major would; returns its version."""
+    """Change a database as a newer version of this major would; returns its version."""
     conn = sqlite3.connect(path, isolation_level=None)
     tables = [name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     ours = [name for name in tables if not name.startswith(("sqlite_", "_"))]
@@ -45,7 +45,7 @@ def version_of(path: Path) -> int:
 
 
 def test_every_step_only_adds() -> None:
-    """A step that takes away or changes what is there needs a new MAJOR."""
+    """A step that removes or changes something needs a new MAJOR."""
     for name, sql in schema.STEPS:
         for statement in schema.split(sql):
             bare = re.sub(r"^(--.*\n|\s)+", "", statement)
@@ -63,7 +63,7 @@ def test_a_database_of_each_older_version_is_taken_over_with_its_rows(tmp_path: 
     conn.execute(f"PRAGMA user_version = {known}")
     conn.close()
     store = open_store(path)
-    store.commit([Maker("park7/gw01/m1")(birth=True)])
+    store.packs.commit([Maker("park7/gw01/m1")(birth=True)])
     store.close()
     conn = sqlite3.connect(path)
     assert conn.execute("SELECT value FROM meta WHERE name = 'kept'").fetchone() == ("yes",)
@@ -72,21 +72,21 @@ def test_a_database_of_each_older_version_is_taken_over_with_its_rows(tmp_path: 
 
 
 def test_rollback_opens_the_same_file_and_loses_nothing(tmp_path: Path) -> None:
-    """Old, new, old, new: one stream goes on through all of them, and the newer version's additions stay."""
+    """Old, new, old, new: one stream continues through all, and the newer version's additions stay."""
     path = tmp_path / "store.db"
     maker = Maker("park7/gw01/m1")
     store = open_store(path)
-    store.commit([maker(birth=True)])
+    store.packs.commit([maker(birth=True)])
     store.close()
     version = newer_minor(path)
     store = open_store(path)
-    assert store.heads()["park7/gw01/m1"].seq == 1
-    ids = store.commit([maker() for _ in range(3)])
-    store.commit([], {"platform": ids[:1]})
-    assert len(store.pending("platform")) == 3
+    assert store.packs.heads()["park7/gw01/m1"].seq == 1
+    ids = store.packs.commit([maker() for _ in range(3)])
+    store.packs.commit([], {"platform": ids[:1]})
+    assert len(store.packs.pending("platform")) == 3
     store.prune(START_MS)
-    store.register_tables(7, [(0, "park7/gw01/m1", b'{"points":[]}')])
-    store.add_key_record(1, b"{}")
+    store.documents.register_tables(7, [(0, "park7/gw01/m1", b'{"points":[]}')])
+    store.keys.add(1, b"{}")
     store.close()
     assert version_of(path) == version, "the newer version must not migrate twice"
     conn = sqlite3.connect(path)
@@ -94,7 +94,7 @@ def test_rollback_opens_the_same_file_and_loses_nothing(tmp_path: Path) -> None:
     conn.close()
 
 
-def test_a_newer_major_is_refused_with_a_way_forward(tmp_path: Path) -> None:
+def test_a_newer_major_is_refused_with_a_hint(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     open_store(path).close()
     conn = sqlite3.connect(path)
@@ -105,12 +105,12 @@ def test_a_newer_major_is_refused_with_a_way_forward(tmp_path: Path) -> None:
         open_store(path)
     said = str(refused.value)
     assert refused.value.exit_code == 3 and "newer major version" in said and "Install that version again" in said
-    assert "Never put an older copy" in said
+    assert "Never restore an older copy" in said
     assert path.read_bytes() == before, "and nothing was touched"
 
 
 def test_no_statement_of_a_step_is_passed_over() -> None:
-    """Also the last one, where its semicolon was forgotten: the version would say that it was done."""
+    """Also a last one without a semicolon: the version would count it as done."""
     assert schema.split("CREATE TABLE a (b);\nALTER TABLE a ADD COLUMN c\n") == [
         "CREATE TABLE a (b);", "ALTER TABLE a ADD COLUMN c",
     ]  # fmt: skip

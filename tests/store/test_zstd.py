@@ -1,4 +1,4 @@
-"""Frames out of a database that was damaged or altered give no more than they may."""
+"""Frames of a damaged or altered database are not decompressed beyond their cap."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import zstandard
 
 from agent.intervals.page import ZSTD, Page
-from agent.store.body import Codec
+from agent.store.codec import Codec
 from agent.zstd import read_frame
 
 CAP = 1 << 20
 
 
 def stating(size: int, plain: bytes) -> bytes:
-    """A frame of ``plain`` whose header says another size, in four bytes."""
+    """A frame of ``plain`` whose header states another size, in four bytes."""
     frame = bytearray(zstandard.ZstdCompressor().compress(plain))
     assert frame[4] >> 6 == 2, "four bytes of content size"
     at = 5 if frame[4] & 32 else 6
@@ -23,7 +23,7 @@ def stating(size: int, plain: bytes) -> bytes:
     return bytes(frame)
 
 
-def test_what_holds_is_read() -> None:
+def test_an_intact_frame_is_read() -> None:
     for plain in (b"", b"x", bytes(CAP)):
         assert read_frame(zstandard.compress(plain), CAP) == plain
         assert read_frame(zstandard.ZstdCompressor(write_content_size=False).compress(plain), CAP) == plain
@@ -43,8 +43,8 @@ def test_what_holds_is_read() -> None:
     ],
     ids=["more", "more, not stated", "much more", "states 3 GiB", "states less", "cut off", "none", "nothing"],
 )
-def test_what_holds_more_or_lies_is_refused_before_there_is_room_for_it(frame: bytes) -> None:
-    """The library's own cap is none where a frame states its size."""
+def test_a_frame_with_more_or_another_size_is_refused_before_memory_is_allocated(frame: bytes) -> None:
+    """The library ignores its cap if a frame states its size."""
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="frame"):
@@ -55,10 +55,10 @@ def test_what_holds_more_or_lies_is_refused_before_there_is_room_for_it(frame: b
     assert peak < 2 * CAP
 
 
-def test_packs_and_pages_are_read_so() -> None:
-    """400 MiB came out of a body with a cap of 64."""
+def test_packs_and_pages_are_capped() -> None:
+    """A body with a cap of 64 MiB gave 400 MiB."""
     frame = zstandard.ZstdCompressor(level=1).compress(bytes(80 << 20))
-    with pytest.raises(ValueError, match="pack's body is damaged"):
+    with pytest.raises(ValueError, match="damaged body of a pack"):
         Codec().unpack(0, bytes(33) + frame, None)
     with pytest.raises(ValueError, match="page of intervals is damaged"):
         Page(bytes([ZSTD]) + frame)

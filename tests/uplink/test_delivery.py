@@ -79,7 +79,7 @@ def test_a_restart_of_the_broker_loses_and_repeats_nothing(
         assert backfill == sorted(backfill), "oldest first"
     heard_bytes = [m.payload for m in heard.heard if m.topic.endswith(("readings", "backfill"))]
     assert sorted(heard_bytes) == sorted(p.data for p in make.made)
-    kept = at.call(lambda store: store.after(make.stream, 0, 99, 99))
+    kept = at.call(lambda store: store.packs.after(make.stream, 0, 99, 99))
     assert [pack.data for pack in kept] == [pack.data for pack in make.made]
     until(lambda: up.state().error is None)
     assert up.state().connects == 2
@@ -165,7 +165,7 @@ def test_a_stream_without_a_subscriber_does_not_stop_the_others(
         at.commit(fresh(one), fresh(two))
     until(lambda: len(heard.seqs("inv1")) == 30)
     until(lambda: at.pending() == 30)
-    assert {i.stream for i in at.call(lambda s: s.pending("platform", 0, 99, 1 << 30))} == {two.stream}
+    assert {i.stream for i in at.call(lambda s: s.packs.pending("platform", 0, 99, 1 << 30))} == {two.stream}
 
 
 def test_confirm_broker_needs_no_subscriber(broker: Broker, outbox: Outboxes, uplink: Uplinks) -> None:
@@ -319,7 +319,7 @@ def test_acks_of_the_platform_confirm_ranges(broker: Broker, listen: Listen, out
     ack(1, 2, 3)  # with the hash of 3
     ack(1, 3, 3)
     until(lambda: at.pending() == 3)
-    assert [i.id for i in at.call(lambda s: s.pending("platform"))] == [4, 5, 6]
+    assert [i.id for i in at.call(lambda s: s.packs.pending("platform"))] == [4, 5, 6]
     ack(4, 6, 6)
     until(lambda: at.pending() == 0)
     assert up.state().confirm == "platform" and up.state().connects == 1

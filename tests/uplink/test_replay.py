@@ -86,7 +86,7 @@ def test_packs_that_are_gone_are_expired_or_lost(
 
     def forget(store: Store) -> None:
         store.prune(now_ms() + 40 * 86_400_000)
-        look = store.inspect(lambda data: data not in bad)
+        look = store.start_check(lambda data: data not in bad)
         while look.step():
             pass
 

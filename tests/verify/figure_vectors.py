@@ -176,10 +176,10 @@ class Play:
         )
         self.now_ms = self.start_ms
         self.store = Store.open(self.config.store_path)
-        self.store.add_key_record(1, keys(self.key))
+        self.store.keys.add(1, keys(self.key))
         for one in park.entries:
             made = Declaration(**one)
-            self.store.declare(made.id, made.at_ms, made.as_dict())
+            self.store.documents.declare(made.id, made.at_ms, made.as_dict())
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 1, int(BOOT, 16), bytes(32))
         entry = self.config.interval
         self.cut = Cut(self.config.timezone, entry.length_ms)
@@ -253,7 +253,7 @@ class Play:
             made = unit.packer.seal(self.ring, unit.positions, to_ms, clock, events, Reason.TIMEOUT)
             works.append(Work(unit.packer.stream, unit.table, held[: len(held) - len(unit.positions)], tuple(made)))
             packs += made
-        self.store.commit(packs)
+        self.store.packs.commit(packs)
         self.tallying.committed(self.store, self.ring, works)
         while self.tallying.catch_up(self.store):
             pass
@@ -269,7 +269,7 @@ class Play:
         while (end := self.cut.stretch("interval", start)[1]) <= settled:
             made.append((end, [*self.figures(self.store, start, end), *self.balances(self.store, start, end)]))
             start = end
-        self.store.commit(self.results.results(self.ring, clock, made))
+        self.store.packs.commit(self.results.results(self.ring, clock, made))
 
     # --- files
 
@@ -282,7 +282,7 @@ class Play:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in query(self.store, 0, 1 << 50):
+        for row in query(self.store.intervals, 0, 1 << 50):
             writer.writerow(cells_of(row, self.cut, self.config.site, self.config.gateway))
         out[f"{name}.csv"] = table.getvalue().encode()
         if self.park.plan:

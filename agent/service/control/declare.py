@@ -19,7 +19,7 @@ from drivers.model import UsageError
 
 async def answer(access: Access, request: Declarations | Declare, reply: Reply) -> dict[str, Any]:
     """Gives {"entries"} or {"entry"}."""
-    entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
+    entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
     if isinstance(request, Declarations):
         holding = {entry.id for entry in in_force(entries)}
         return {"entries": [{**entry.as_dict(), "in_force": entry.id in holding} for entry in entries]}
@@ -34,10 +34,10 @@ async def answer(access: Access, request: Declarations | Declare, reply: Reply) 
 
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
     """Never into an interval whose figures are out: nothing would sign it. In the store's thread, which makes them."""
-    head = store.heads().get(results)
+    head = store.packs.heads().get(results)
     if head is not None and head.to_ms > made.at_ms:
         made = replace(made, at_ms=head.to_ms)
-    store.declare(made.id, made.at_ms, made.as_dict())
+    store.documents.declare(made.id, made.at_ms, made.as_dict())
     return made
 
 

@@ -51,7 +51,7 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
 
     A running agent has taken them up within seconds, unless it is of an early version without destinations.
     """
-    kept = store.key_record()
+    kept = store.keys.newest()
     if kept and access.service is not None:
         return
     try:

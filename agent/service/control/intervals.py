@@ -31,8 +31,8 @@ async def answer(access: Access, request: Intervals, reply: Reply) -> dict[str, 
     """Gives the columns, and how many rows and streams there were."""
     config = access.config
     cut = Cut(config.timezone, config.interval.length_ms)
-    first_ms, last_ms = await access.call(Store.interval_span)
-    known = await access.call(lambda store: sorted(name for name in store.heads() if not _is_ours(name)))
+    first_ms, last_ms = await access.call(lambda store: store.intervals.span())
+    known = await access.call(lambda store: sorted(name for name in store.packs.heads() if not _is_ours(name)))
     streams = _chosen(known, request.streams)
     from_ms, to_ms = max(request.from_ms, first_ms), min(request.to_ms, last_ms)
     if from_ms >= to_ms:
@@ -73,7 +73,7 @@ class _rows:
     def of(self, store: Store) -> Iterator[bytes]:
         """Go on where the last call ended."""
         if self._source is None:
-            self._source = query(store, *self._range, streams=[self._stream])
+            self._source = query(store.intervals, *self._range, streams=[self._stream])
         for row in self._source:
             cells = cells_of(row, self._cut, self._config.site, self._config.gateway)
             yield json.dumps(cells, ensure_ascii=False, separators=(",", ":")).encode()

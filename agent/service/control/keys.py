@@ -33,7 +33,7 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
         NotAllowed: sealing is held for root and the agent's user alone.
     """
     if isinstance(request, PublishedKey):
-        kept = await access.call(Store.key_record)
+        kept = await access.call(lambda store: store.keys.newest())
         return {"kid": None if kept is None else json.loads(kept[1])["records"][-1]["kid"]}
     kid, until_ms, before = request.kid, request.until_ms, request.before
     service = access.service
@@ -71,7 +71,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     Raises:
         UsageError: the published records do not name this key.
     """
-    kept = await access.call(Store.key_record)
+    kept = await access.call(lambda store: store.keys.newest())
     kids = [] if kept is None else [record["kid"] for record in json.loads(kept[1])["records"]]
     if kid not in kids and kids and kids[-1] in before:
         return {}  # made since the agent ran last: it has signed nothing
@@ -80,7 +80,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
         raise UsageError(f"no key {clean_text(kid, 60)} is recorded here", where="keys", hint=hint)
     later = frozenset(kids[kids.index(kid) + 1 :])
     found: dict[str, int] = {}
-    for stream in await access.call(Store.heads):
+    for stream in await access.call(lambda store: store.packs.heads()):
         found[stream] = await access.call(lambda store, name=stream: _last(store, name, later))  # type: ignore[misc]
     if until_ms is not None:
         ends = await access.call(lambda store: {name: _until(store, name, until_ms) for name in found})
@@ -90,27 +90,27 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
 
 def _last(store: Store, stream: str, later: frozenset[str]) -> int:
     """The last sequence before the first pack that one of the ``later`` keys signed."""
-    low, high = 0, store.heads()[stream].seq + 1
+    low, high = 0, store.packs.heads()[stream].seq + 1
     top = high
     if not later:
         return high - 1
     while high - low > 1:
         middle = (low + high) // 2
-        packs = store.after(stream, middle - 1, top, 1)
+        packs = store.packs.after(stream, middle - 1, top, 1)
         if not packs or signed_by(packs[0].data) in later:
             high = middle
         else:
             low = packs[0].seq
-    if low == 0 and (oldest := store.after(stream, 0, top, 1)):
+    if low == 0 and (oldest := store.packs.after(stream, 0, top, 1)):
         return oldest[0].seq - 1  # what it signed is gone from here
     return low
 
 
 def _until(store: Store, stream: str, until_ms: int) -> int:
     """The last sequence whose pack ends at or before a time."""
-    span = store.spans(0, until_ms).get(stream)
+    span = store.packs.spans(0, until_ms).get(stream)
     if span is None:
         return 0
     last = span[1]
-    packs = store.after(stream, last - 1, last, 1)
+    packs = store.packs.after(stream, last - 1, last, 1)
     return last - 1 if packs and packs[0].to_ms > until_ms else last

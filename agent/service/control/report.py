@@ -42,7 +42,7 @@ async def answer(access: Access, request: Report, reply: Reply) -> dict[str, Any
     until_ms = await access.call(partial(_known_until, now_ms))
     period = period_of(cut, request.period, at_ms, until_ms)
     plan = await asyncio.to_thread(read, config)
-    entries = [from_dict(plain) for plain in await access.call(Store.declarations)]
+    entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
     reporter = Reporter(plan, cut, period, entries, request.by)
     balancer = Balancer(cut, period, config.base, [derived_row(one) for one in config.derived])
     unwritten = UnwrittenStreams(config)
@@ -70,12 +70,12 @@ def _day(
     cut: Cut, start: int, end: int, takers: Sequence[Meters], unwritten: UnwrittenStreams, store: Store
 ) -> list[RoleSum]:
     late = unwritten.before(store, end)
-    return sums(store, cut, start, end, trail="whole", meters=takers, unwritten=late)
+    return sums(store.intervals, cut, start, end, trail="whole", meters=takers, unwritten=late)
 
 
 def _known_until(now_ms: int, store: Store) -> int:
     """The end of the newest interval, unless it is long past: then nothing is known of what came after it."""
-    ends = (page.to_ms for page in store.interval_pages(now_ms - SETTLED_MS, now_ms))
+    ends = (page.to_ms for page in store.intervals.interval_pages(now_ms - SETTLED_MS, now_ms))
     return max((end for end in ends if end <= now_ms), default=now_ms)
 
 

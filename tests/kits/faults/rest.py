@@ -37,11 +37,11 @@ class AtRest:
         store = Store.open(self._folder / "store.db", 16 << 20)
         try:
             assert store.quarantine is None, store.quarantine
-            if kept := store.key_record():
+            if kept := store.keys.newest():
                 self._verifier.feed(kept[1])
-            for stream, head in store.heads().items():
+            for stream, head in store.packs.heads().items():
                 self.heads[stream] = head.to_ms
-                while page := store.after(stream, self._last.get(stream, 0), head.seq):
+                while page := store.packs.after(stream, self._last.get(stream, 0), head.seq):
                     for pack in page:
                         self.packs[pack.stream, pack.boot, pack.seq] = pack.data
                         self._verifier.feed(pack.data)

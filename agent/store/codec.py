@@ -1,12 +1,12 @@
-"""Packs at rest: smaller, and back to the identical bytes.
+"""Pack codec: a pack is stored as a compressed body, which decodes to the identical bytes.
 
-Three things in a pack are random and would spoil the compression of all the rest, because base64 letters and the
-digits of readings then share one Huffman table: the signature and the hashes ``prev`` and ``birth``. They are cut out;
-the first two are kept as raw bytes, the third once for all packs of a birth. The rest goes through zstd, with a
-dictionary of this database's own packs where there is one: names and units of a stream's points are the same in every
-pack.
+Three values in a pack are random: the signature and the hashes ``prev`` and ``birth``. They would worsen the
+compression of the rest, because base64 letters and the digits of readings would share one Huffman table. So they are
+removed; the first two are stored as raw bytes, the third once for all packs of a birth. The rest is compressed with
+zstd, with a dictionary made of packs of this database if there is one: names and units of a stream's points repeat in
+every pack.
 
-A body is one byte of form, then
+A body is one byte that gives its form, then
     0: 32 bytes SHA-256 of the payload, zstd of the pack
     1: 64 bytes signature, 32 bytes ``prev``, zstd of the pack without these two
     2: as 1, and without ``birth``
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,37 +24,30 @@ import zstandard
 
 from agent.zstd import read_frame
 
-MAX_PACK_BYTES = 64 * 1024 * 1024  # what decompression may give at most, whatever a damaged frame claims
+MAX_PACK_BYTES = 64 * 1024 * 1024  # limit of a decompressed pack, whatever a damaged frame claims
 DICTIONARY_BYTES = 32 * 1024
-SAMPLE_BYTES = 12 * 1024  # of one pack in a dictionary: all points once, as a rule
+SAMPLE_BYTES = 12 * 1024  # of one pack in a dictionary: usually all points once
 _PLAIN_LEVEL = 3  # until there is a dictionary
 _BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
 _PREV_LEN, _SIG_LEN = 43, 86  # base64url characters of 32 and 64 bytes
 
 
-def payload_hash(data: bytes) -> bytes:
-    """SHA-256 of what a pack's signature is over: the object without ``sig``."""
-    start = data.rindex(_SIG)
-    end = data.index(b'"', start + len(_SIG)) + 1
-    return hashlib.sha256(data[:start] + data[end:]).digest()
-
-
 def prev_of(body: bytes | None) -> bytes | None:
-    """The hash ``prev`` in a body, without reading the rest of it; None if it is not kept apart there."""
+    """The hash ``prev`` of a body, without decoding the rest; None if this form does not store it separately."""
     return body[65:97] if body and body[0] in {1, 2} and len(body) > 97 else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
-    """A pack without its random parts."""
+class _Split:
+    """A pack, split into its random values and the compressible rest."""
 
     sig: bytes
     prev: bytes
     rest: bytes
 
 
-def _cut(data: bytes, birth: bytes | None) -> _Cut | None:
-    """None if this pack would not come back identical. ``birth``: the hash to leave out, None: leave it in."""
+def _split(data: bytes, birth: bytes | None) -> _Split | None:
+    """None if joining would not give the identical pack. ``birth``: the hash to leave out; None: keep it."""
     prev = data.rfind(_PREV) + len(_PREV)
     dots = data.rfind(_DOTS) + len(_DOTS)
     if not len(_PREV) <= prev < dots - _PREV_LEN:
@@ -71,7 +63,7 @@ def _cut(data: bytes, birth: bytes | None) -> _Cut | None:
     rest = data[start:prev] + data[prev_end:dots] + data[sig_end:]
     if len(sig_raw) != 64 or len(prev_raw) != 32 or _join(sig_raw, prev_raw, birth, rest) != data:
         return None
-    return _Cut(sig_raw, prev_raw, rest)
+    return _Split(sig_raw, prev_raw, rest)
 
 
 def _join(sig_raw: bytes, prev_raw: bytes, birth: bytes | None, rest: bytes) -> bytes:
@@ -90,13 +82,13 @@ def _join(sig_raw: bytes, prev_raw: bytes, birth: bytes | None, rest: bytes) -> 
 
 
 def compressible(data: bytes) -> bytes:
-    """What of a pack zstd will see, for dictionaries."""
-    cut = _cut(data, _birth_of(data)) or _cut(data, None)
-    return cut.rest if cut else data
+    """The part of a pack that is compressed; for dictionaries."""
+    split = _split(data, _birth_of(data)) or _split(data, None)
+    return split.rest if split else data
 
 
 def _birth_of(data: bytes) -> bytes | None:
-    """The hash that a pack begins with, if it does."""
+    """The hash ``birth`` that a pack begins with; None if there is none."""
     if not data.startswith(_BIRTH):
         return None
     try:
@@ -106,11 +98,11 @@ def _birth_of(data: bytes) -> bytes | None:
 
 
 def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCompressor:
-    """``min_match`` 6 matters most: shorter matches are accidents among digits.
+    """``min_match`` 6 matters most: shorter matches are coincidences among digits.
 
-    Measured with values that all change (bytes of body a pack, CPU): 50 readings btlazy2 356, 28 us (zstd's own level 4
+    Measured with values that all change (bytes of body per pack, CPU): 50 readings btlazy2 356, 28 us (zstd's level 4
     435, 12 us); 500 readings greedy 3100, 88 us; 1000 readings dfast 5700, 83 us (no dictionary: level 3 6200, 72 us;
-    level 6 5900, 360 us). The smaller a pack, the more its signature weighs, and the less time a better search takes.
+    level 6 5900, 360 us). The smaller a pack, the larger the share of its signature and the cheaper a better search.
     """
     small = strategy != zstandard.STRATEGY_DFAST
     settings = zstandard.ZstdCompressionParameters(
@@ -130,17 +122,17 @@ def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCom
 
 
 class Codec:
-    """Makes bodies with the dictionary in use and reads those of all. One thread only."""
+    """Encodes bodies with the active dictionary and decodes those of any known one. One thread only."""
 
     def __init__(self) -> None:
         self._plain = zstandard.ZstdDecompressor()
-        whole = zstandard.ZstdCompressor(level=_PLAIN_LEVEL, write_checksum=True)
-        self._compressors: list[tuple[float, zstandard.ZstdCompressor]] = [(math.inf, whole)]  # by size, up to
+        compressor = zstandard.ZstdCompressor(level=_PLAIN_LEVEL, write_checksum=True)
+        self._compressors: list[tuple[float, zstandard.ZstdCompressor]] = [(math.inf, compressor)]  # by largest size
         self._readers: dict[int, zstandard.ZstdDecompressor] = {}
-        self.dictionary = 0  # the one in use
+        self.dictionary = 0  # the active one
 
-    def use(self, number: int, raw: bytes) -> None:
-        """Compress with this dictionary from now on."""
+    def activate(self, number: int, raw: bytes) -> None:
+        """Encode with this dictionary from now on."""
         self._compressors = [
             (4 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)),
             (32 * 1024, _compressor(raw, zstandard.STRATEGY_GREEDY, 4)),
@@ -148,69 +140,65 @@ class Codec:
         ]
         self.dictionary = number
 
-    def knows(self, number: int) -> bool:
-        """Can bodies with this dictionary be read?"""
-        return number == 0 or number in self._readers
-
-    def learn(self, number: int, raw: bytes) -> None:
-        """Be able to read bodies with this dictionary."""
+    def add_dictionary(self, number: int, raw: bytes) -> None:
+        """Decode bodies with this dictionary from now on."""
         content = zstandard.ZstdCompressionDict(raw, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
         self._readers[number] = zstandard.ZstdDecompressor(dict_data=content)
 
     @property
-    def newest(self) -> int:
-        """The highest number known."""
+    def newest_dictionary(self) -> int:
+        """The highest known number; 0: none."""
         return max(self._readers, default=0)
 
-    def worth(self, raw: bytes, samples: Sequence[bytes]) -> bool:
-        """Would this dictionary save a tenth more than the one in use, or a twentieth if it is the first?"""
+    def is_better(self, raw: bytes, samples: Sequence[bytes]) -> bool:
+        """Whether this dictionary saves 10 % more than the active one, or 5 % if it would be the first."""
         trial = Codec()
-        trial.use(1, raw)
+        trial.activate(1, raw)
         now, then = (sum(len(c.pack(data, b"", _birth_of(data))[2]) for data in samples) for c in (self, trial))
         return then < now * (0.9 if self.dictionary else 0.95)
 
-    def forget(self, numbers: Sequence[int]) -> None:
-        """These dictionaries exist no longer."""
+    def remove_dictionaries(self, numbers: Sequence[int]) -> None:
+        """These dictionaries were deleted."""
         for number in numbers:
             self._readers.pop(number, None)
 
     def pack(self, data: bytes, digest: bytes, birth: bytes | None = None) -> tuple[int, bool, bytes]:
-        """A pack's (dictionary, birth left out?, body).
+        """Encode a pack. Returns (number of the dictionary, whether ``birth`` is left out, body).
 
         Args:
             digest: SHA-256 of the payload.
-            birth: the hash that the reader will know.
+            birth: the hash that ``unpack`` will be given.
         """
-        cut = None
+        split = None
         if birth is not None and birth == _birth_of(data):
-            cut = _cut(data, birth)
-        form = 2 if cut else 1
-        cut = cut or _cut(data, None)
-        rest = cut.rest if cut else data
+            split = _split(data, birth)
+        form = 2 if split else 1
+        split = split or _split(data, None)
+        rest = split.rest if split else data
         number = self.dictionary
         frame = next(c for limit, c in self._compressors if len(rest) <= limit).compress(rest)
-        if cut is None:
+        if split is None:
             return number, False, b"".join((b"\x00", digest, frame))
-        return number, form == 2, b"".join((bytes((form,)), cut.sig, cut.prev, frame))
+        return number, form == 2, b"".join((bytes((form,)), split.sig, split.prev, frame))
 
     def unpack(self, number: int, body: bytes, birth: bytes | None) -> bytes:
-        """The pack as published. ``birth``: the hash, if it was left out. Raises ValueError if the body is damaged."""
+        """Decode a pack. ``birth``: the hash, if it was left out. Raises ValueError if the body is damaged."""
         reader = self._readers.get(number) if number else self._plain
         form = body[0] if body else 255
         skip = {0: 33, 1: 97, 2: 97}.get(form)
         if reader is None or skip is None or len(body) <= skip or (form == 2 and birth is None):
-            raise ValueError(f"a pack's body of form {form} and dictionary {number} that cannot be read")
+            raise ValueError(f"unreadable body of a pack: form {form}, dictionary {number}")
         try:
             rest = read_frame(body[skip:], MAX_PACK_BYTES, reader)
         except ValueError as error:
-            raise ValueError(f"a pack's body is damaged: {error}") from error
+            raise ValueError(f"damaged body of a pack: {error}") from error
         return rest if form == 0 else _join(body[1:65], body[65:97], birth if form == 2 else None, rest)
 
 
 def make_dictionary(packs: Sequence[bytes]) -> bytes:
-    """Raw content for a dictionary from sample packs, the most typical last (zstd prefers what is near the end).
+    """Raw content of a dictionary, from sample packs; the most typical one last, because zstd prefers the end.
 
-    Streams of one shape give nearly the same bytes: a sample that the ones already chosen compress well adds nothing.
+    Streams with the same points give nearly the same bytes: a sample that the chosen ones compress well is left out.
     """
     chosen: list[bytes] = []
     size = 0

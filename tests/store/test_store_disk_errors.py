@@ -1,4 +1,4 @@
-"""SQLite says "malformed" also where the disk did not answer: that passes, and no history is set aside for it."""
+"""SQLite also reports "malformed" for a failed disk: that is temporary, and no history is set aside."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, StoreBusy, StoreDamaged
-from agent.store import doubt as doubting
-from agent.store.database import PAGE_BYTES
-from agent.store.doubt import Doubt, suspect_file, unreadable
+from agent.store import damage as damaging
+from agent.store.damage import DamageVerifier, read_error, suspicion_file
+from agent.store.sqlite import PAGE_BYTES
 from tests.kits.faults.shim import Shim
 from tests.kits.packs import Maker
 
@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 PROGRAM = """
 import sys
 sys.path[:0] = [{root!r}, {here!r}]
-from agent.store import Store, StoreError, doubt
-doubt.PAUSES_S = (0.05, 0.05, 0.05, 0.05)
+from agent.store import Store, StoreError, damage
+damage.PAUSES_S = (0.05, 0.05, 0.05, 0.05)
 store = None
 for line in sys.stdin:
     word = line.strip()
@@ -36,11 +36,11 @@ for line in sys.stdin:
             store = Store.open({path!r}, 64 << 20, destinations=["platform"])
             print("set aside" if store.quarantine else "open", flush=True)
         elif word == "read":
-            store.release_memory()
-            found = store.call(lambda store: store.pending("platform", limit=1000, max_bytes=1 << 30))
+            store.db.release_memory()
+            found = store.call(lambda store: store.packs.pending("platform", limit=1000, max_bytes=1 << 30))
             print("ok" if len(found) == 301 else "nothing", flush=True)
         elif word == "impatient":
-            doubt.PATIENCE_S = 0.0
+            damage.UNREADABLE_S = 0.0
             print("ok", flush=True)
     except StoreError as error:
         print(type(error).__name__, str(error), flush=True)
@@ -75,9 +75,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a database of 301 packs."""
     path, make = tmp_path_factory.mktemp("full") / "store.db", Maker()
     store = Store.open(path, CAP, destinations=["platform"])
-    store.commit([make(birth=True)])
+    store.packs.commit([make(birth=True)])
     for _ in range(60):
-        store.commit([make() for _ in range(5)])
+        store.packs.commit([make() for _ in range(5)])
     store.close()
     return path.parent
 
@@ -107,23 +107,23 @@ def aside(path: Path) -> list[Path]:
     return list(path.parent.glob("*.damaged-*"))
 
 
-def test_a_disk_that_cannot_be_read_for_a_while_is_no_damage(path: Path, shim: Shim, agent: Agent) -> None:
+def test_a_disk_that_cannot_be_read_for_a_while_is_not_damage(path: Path, shim: Shim, agent: Agent) -> None:
     assert agent.ask("open") == "open" and agent.ask("read") == "ok"
     shim.set("read fails")
     said = agent.ask("read")
     assert said.startswith("StoreBusy") and "the disk cannot be read (Input/output error near byte 0" in said
     shim.set("well")
     assert agent.ask("read") == "ok"
-    assert not suspect_file(path).exists()
+    assert not suspicion_file(path).exists()
 
 
-def test_a_disk_that_fails_once_is_no_damage(path: Path, shim: Shim, agent: Agent) -> None:
-    """It is well again before anybody can look: then the file is checked."""
+def test_a_disk_that_fails_once_is_not_damage(path: Path, shim: Shim, agent: Agent) -> None:
+    """The disk works again before the file is read: then the file is checked."""
     assert agent.ask("open") == "open"
     shim.set("read fails", times=1)
     said = agent.ask("read")
     assert said.startswith("StoreBusy") and "failed for a moment" in said
-    assert agent.ask("read") == "ok" and not suspect_file(path).exists()
+    assert agent.ask("read") == "ok" and not suspicion_file(path).exists()
 
 
 def test_a_bad_sector_is_damage_in_the_end(path: Path, shim: Shim, agent: Agent) -> None:
@@ -132,18 +132,18 @@ def test_a_bad_sector_is_damage_in_the_end(path: Path, shim: Shim, agent: Agent)
     assert agent.ask("read").startswith("StoreBusy")
     agent.ask("impatient")
     assert agent.ask("read").startswith("StoreDamaged")
-    assert suspect_file(path).exists()
+    assert suspicion_file(path).exists()
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 4, 5])
 def test_a_start_waits_for_a_disk(path: Path, shim: Shim, agent: Agent, times: int) -> None:
     shim.set("read fails", times=times)
     assert agent.ask("open") == "open" and agent.ask("read") == "ok"
-    assert not aside(path) and not suspect_file(path).exists()
+    assert not aside(path) and not suspicion_file(path).exists()
 
 
 def test_a_start_sets_aside_what_stays_unreadable(path: Path, shim: Shim, agent: Agent) -> None:
-    """Where the disk gives nothing at all, the new file cannot be read either; the old one lies safe."""
+    """If the disk returns nothing at all, the new file cannot be read either; the old one is kept."""
     before = path.read_bytes()
     shim.set("read fails")
     assert agent.ask("open").startswith("Store")
@@ -151,57 +151,62 @@ def test_a_start_sets_aside_what_stays_unreadable(path: Path, shim: Shim, agent:
     (left,) = [file for file in aside(path) if not file.name.endswith(("-wal", "-shm"))]
     assert left.read_bytes() == before
     again = Store.open(path, CAP, destinations=["platform"])
-    assert again.quarantine is not None and len(again.pending("platform", limit=1000, max_bytes=1 << 30)) == 301
+    assert again.quarantine is not None and len(again.packs.pending("platform", limit=1000, max_bytes=1 << 30)) == 301
     again.close()
 
 
-def test_a_database_that_is_damaged_is_so_whatever_the_disk_says(path: Path) -> None:
+def test_a_damaged_database_is_reported_although_the_disk_works(path: Path) -> None:
     dice = random.Random(1)
     with path.open("r+b") as file:
         for page in range(20, path.stat().st_size // PAGE_BYTES, 3):
             file.seek(page * PAGE_BYTES)
             file.write(dice.randbytes(PAGE_BYTES))
     with closing(sqlite3.connect(path)) as conn:
-        doubt = Doubt(conn, path)
-        doubt.patient = True
-        assert unreadable(path) == "" and type(doubt.judge(malformed())) is StoreDamaged
+        verifier = DamageVerifier(conn, path)
+        verifier.in_use = True
+        assert read_error(path) == "" and type(verifier.classify(malformed())) is StoreDamaged
 
 
 def malformed() -> sqlite3.DatabaseError:
-    """What SQLite says of damage, and of much else."""
+    """The error that SQLite raises for damage, and for other failures."""
     error = sqlite3.DatabaseError("database disk image is malformed")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
 
 
-def test_sqlite_is_believed_when_it_says_so_again_and_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check that finds nothing must not keep a service going that cannot work."""
-    monkeypatch.setattr(doubting, "MAX_CLEARED", 2)
+def test_repeated_reports_of_damage_are_accepted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that finds nothing must not keep an agent running that cannot work."""
+    monkeypatch.setattr(damaging, "MAX_CLEARED", 2)
     conn = sqlite3.connect(path)
-    doubt = Doubt(conn, path)
-    doubt.patient = True
-    assert [type(doubt.judge(malformed())) for _ in range(4)] == [StoreBusy, StoreBusy, StoreDamaged, StoreDamaged]
-    assert suspect_file(path).stat().st_size == 2
+    verifier = DamageVerifier(conn, path)
+    verifier.in_use = True
+    assert [type(verifier.classify(malformed())) for _ in range(4)] == [
+        StoreBusy,
+        StoreBusy,
+        StoreDamaged,
+        StoreDamaged,
+    ]
+    assert suspicion_file(path).stat().st_size == 2
     conn.close()
 
 
 READS: dict[str, Callable[[Store], object]] = {
-    "interval_states": lambda store: store.interval_state("park7/gw01/inv1"),
-    "interval_pages": lambda store: store.interval_span(),
-    "interval_changes": lambda store: store.interval_changes(0),
+    "interval_states": lambda store: store.intervals.state("park7/gw01/inv1"),
+    "interval_pages": lambda store: store.intervals.span(),
+    "interval_changes": lambda store: store.intervals.interval_changes(0),
 }
 
 
 @pytest.mark.parametrize("table", READS)
-def test_damage_that_the_intervals_meet_is_the_stores_to_tell(path: Path, table: str) -> None:
-    """Whoever sums takes any other error for a fault of his own, and stopped; now the service ends, as for all."""
+def test_damage_found_by_the_intervals_is_reported_by_the_store(path: Path, table: str) -> None:
+    """The intervals took the error for their own and stopped; now the service ends, as for any damage."""
     with closing(sqlite3.connect(path)) as conn:
         (page,) = conn.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
     store = Store.open(path, CAP, destinations=["platform"])
     with path.open("r+b") as file:
         file.seek((page - 1) * PAGE_BYTES)
         file.write(b"\xa5" * PAGE_BYTES)
-    store.release_memory()
+    store.db.release_memory()
     with pytest.raises(StoreDamaged):
         READS[table](store)
     store.close()

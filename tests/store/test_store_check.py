@@ -1,4 +1,4 @@
-"""The look at everything finds damage wherever it is, in slices, and what it finds is stated. # field pain 58"""
+"""The check of the store finds damage on any page, in slices; dropped packs are stated as lost. # field pain 58"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.store import Store, StoreDamaged, inspection
-from agent.store.database import PAGE_BYTES, build_warnings, mount_warnings
+from agent.store import Store, StoreDamaged, check
+from agent.store.sqlite import PAGE_BYTES, build_warnings, mount_warnings
 from tests.kits.packs import Maker
 
 CAP = 64 << 20
@@ -23,19 +23,20 @@ def sound(data: bytes) -> bool:
 def filled(path: Path, packs: int = 400, streams: int = 3) -> list[Maker]:
     makers = [Maker(f"park7/gw01/d{n}") for n in range(streams)]
     store = Store.open(path, CAP, destinations=["platform", "other"])
-    store.commit([make(birth=True) for make in makers])
+    store.packs.commit([make(birth=True) for make in makers])
     for n in range(packs):
-        store.commit([make() for make in makers])
+        store.packs.commit([make() for make in makers])
         if n % 40 == 0:
-            store.add_event(n, "note", {"n": n})
-            store.chain_checkpoint(lambda before: [(1, max([c for _, c, _ in before] or [0]) + 1, 0, b"x" * 9000)])
-    store.register_tables(7, [(n, make.stream, {"points": ["x" * 5000]}) for n, make in enumerate(makers)])
+            store.documents.chain_checkpoint(
+                lambda before: [(1, max([c for _, c, _ in before] or [0]) + 1, 0, b"x" * 9000)]
+            )
+    store.documents.register_tables(7, [(n, make.stream, {"points": ["x" * 5000]}) for n, make in enumerate(makers)])
     store.close()
     return makers
 
 
-def whole(store: Store, holds: Callable[[bytes], bool] = sound) -> inspection.Inspection:
-    look = store.inspect(holds)
+def whole(store: Store, holds: Callable[[bytes], bool] = sound) -> check.StoreCheck:
+    look = store.start_check(holds)
     while look.step():
         pass
     return look
@@ -44,7 +45,7 @@ def whole(store: Store, holds: Callable[[bytes], bool] = sound) -> inspection.In
 @pytest.fixture(params=["whole", "walked"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "walked":
-        monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     return str(request.param)
 
 
@@ -53,12 +54,12 @@ def test_a_sound_store_is_sound(tmp_path: Path, way: str) -> None:
     store = Store.open(tmp_path / "store.db", CAP, destinations=["platform"])
     look = whole(store)
     assert look.packs == 303 and look.rows > 303 * 3 and not look.bad_packs
-    assert not store.losses() and len(store.pending("platform", 0, 1000, 1 << 30)) == 303
+    assert not store.packs.losses() and len(store.packs.pending("platform", 0, 1000, 1 << 30)) == 303
     store.close()
 
 
 def pages(path: Path) -> list[tuple[str, int]]:
-    """(table or index, page) of all that SQLite's own statistics name; of what packs overflow to as well.
+    """(table or index, page) of all that SQLite's own statistics list; with the overflow pages of packs.
 
     Nobody can see what stands in an overflow page of something that is neither compressed nor signed.
     """
@@ -75,7 +76,7 @@ def pages(path: Path) -> list[tuple[str, int]]:
 
 
 def test_damage_is_found_on_whatever_page_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     path = tmp_path / "store.db"
     filled(path)
     dice = random.Random(58)
@@ -90,7 +91,7 @@ def test_damage_is_found_on_whatever_page_it_is(tmp_path: Path, monkeypatch: pyt
             if name.startswith("_"):
                 continue  # the record of migrations: no reading depends on it
             for page in dice.sample(numbers, min(4, len(numbers))):
-                store.flush_wal()  # what stands in the WAL hides what is damaged below
+                store.db.flush_wal()  # what stands in the WAL hides what is damaged below
                 with path.open("r+b") as file:
                     file.seek((page - 1) * PAGE_BYTES)
                     file.write(dice.randbytes(PAGE_BYTES))
@@ -110,7 +111,7 @@ def test_damage_is_found_on_whatever_page_it_is(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_pack_that_is_not_what_was_sealed_is_dropped_and_stated_where_it_is_owed(tmp_path: Path, way: str) -> None:
-    """A bit that turned inside a signature is no damage to SQLite, and would be delivered for ever."""
+    """SQLite does not notice a bit that flipped inside a signature: the pack would be delivered forever."""
     path = tmp_path / "store.db"
     make = filled(path, 30, 1)[0]
     conn = sqlite3.connect(path)
@@ -124,42 +125,42 @@ def test_a_pack_that_is_not_what_was_sealed_is_dropped_and_stated_where_it_is_ow
     good = {pack.data for pack in make.made}
     store = Store.open(path, CAP, destinations=["platform", "other"])
     assert whole(store, good.__contains__).bad_packs == 3
-    notes = [(n.first, n.last, n.hash, n.reason) for n in store.losses()]
+    notes = [(n.first, n.last, n.hash, n.reason) for n in store.packs.losses()]
     assert notes == [(5, 6, make.made[5].hash, "damaged")], "20 had been delivered to all"
-    assert {p.seq for p in store.after(make.stream, 0, 99, 99)} == set(range(1, 32)) - {5, 6, 20}
-    assert [g.loss is None for g in store.replay(make.stream, None, 5, 20).gone] == [False, True]
+    assert {p.seq for p in store.packs.after(make.stream, 0, 99, 99)} == set(range(1, 32)) - {5, 6, 20}
+    assert [g.loss is None for g in store.packs.replay(make.stream, None, 5, 20).gone] == [False, True]
     assert not whole(store, good.__contains__).bad_packs
     store.close()
 
 
 def test_commits_and_prunes_go_on_between_its_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(check, "WHOLE_BYTES", 0)
     makers = filled(tmp_path / "store.db", 150)
     store = Store.open(tmp_path / "store.db", CAP, destinations=["platform"])
-    look, slices = store.inspect(sound), 0
+    look, slices = store.start_check(sound), 0
     while look.step(0.0):
         slices += 1
         if slices % 3 == 0:
-            store.commit([make() for make in makers], {"platform": [slices]})
+            store.packs.commit([make() for make in makers], {"platform": [slices]})
         if slices % 10 == 0:
             store.prune(0)
     assert slices > 50 and look.packs >= 453
     store.close()
 
 
-def test_the_end_of_a_look_is_remembered(tmp_path: Path) -> None:
+def test_the_end_of_a_check_is_stored(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store.db", CAP)
-    assert store.inspected() == 0 and store.inspected(1_795_500_900_000) == 1_795_500_900_000
+    assert store.checked_ms() == 0 and store.mark_checked(1_795_500_900_000) == 1_795_500_900_000
     store.close()
     store = Store.open(tmp_path / "store.db", CAP)
-    assert store.inspected() == 1_795_500_900_000
+    assert store.checked_ms() == 1_795_500_900_000
     store.close()
 
 
-def test_a_suspicion_of_a_large_file_is_looked_into_and_the_second_one_believed(
+def test_a_suspected_large_file_is_checked_and_set_aside_the_second_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To read gigabytes before the agent is ready, systemd would not wait; and it may have been the disk."""
+    """systemd would not wait until gigabytes are read; and it may have been the disk."""
     path = tmp_path / "store.db"
     make = filled(path, 20, 1)[0]
     suspect = path.with_name("store.db.suspect")
@@ -167,18 +168,18 @@ def test_a_suspicion_of_a_large_file_is_looked_into_and_the_second_one_believed(
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is None and not suspect.exists(), "a small one is looked at"
     store.close()
-    monkeypatch.setattr("agent.store.doubt.CHECK_BYTES", 1000)
+    monkeypatch.setattr("agent.store.damage.CHECK_BYTES", 1000)
     suspect.write_bytes(b".")
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is None and suspect.exists()
-    assert store.inspected() == 0, "the look at everything does not wait for its day"
+    assert store.checked_ms() == 0, "the look at everything does not wait for its day"
     whole(store)
-    assert store.inspected(1_795_500_900_000) == 1_795_500_900_000 and not suspect.exists()
+    assert store.mark_checked(1_795_500_900_000) == 1_795_500_900_000 and not suspect.exists()
     store.close()
     suspect.write_bytes(b"..")
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is not None and "while in use" in store.quarantine.reason
-    assert [item.data for item in store.pending("platform")] == [pack.data for pack in make.made]
+    assert [item.data for item in store.packs.pending("platform")] == [pack.data for pack in make.made]
     assert not suspect.exists()
     store.close()
 
@@ -199,13 +200,13 @@ def test_a_suspicion_of_a_large_file_is_looked_into_and_the_second_one_believed(
         ("btrfs", "rw", ""),
     ],
 )
-def test_a_place_that_cannot_keep_the_promise_is_named(tmp_path: Path, kind: str, options: str, word: str) -> None:
+def test_a_file_system_that_is_not_durable_is_named(tmp_path: Path, kind: str, options: str, word: str) -> None:
     info = f"22 1 0:20 / / rw - ext4 /dev/root rw\n30 22 0:40 / {tmp_path} rw,relatime - {kind} dev {options}\n"
     found = mount_warnings(tmp_path, info)
     assert (len(found) == 1 and word in found[0]) if word else not found
 
 
-def test_a_sqlite_that_cannot_keep_the_promise_is_named() -> None:
+def test_a_sqlite_that_is_not_durable_is_named() -> None:
     assert build_warnings() == [], "the one that runs here"
     assert build_warnings({"THREADSAFE=1"}, (3, 46, 1)) == []
     (text,) = build_warnings({"THREADSAFE=0"}, (3, 46, 1))

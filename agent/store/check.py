@@ -1,0 +1,111 @@
+"""A check of the whole store, on a schedule, in slices of some milliseconds between other work of its thread.
+
+``PRAGMA quick_check`` would block the thread, and so sealing, until it has read the whole file; on a connection of its
+own it would keep the WAL from being reset. So a file of more than a few megabytes is walked: every row of every table
+is read, which visits every page of every table, and every pack is decoded and verified. That finds more than SQLite
+can: SQLite does not notice a bit that flipped inside a value.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from agent.store.errors import damage_error
+from agent.store.sqlite import PAGE_BYTES, Connection
+
+WHOLE_BYTES = 16 << 20  # up to this size SQLite's own check takes some milliseconds
+SLICE_S = 0.02
+CHUNK = 16  # rows read at once
+
+
+class StoreCheck:
+    """One walk over the store, made by ``Store.start_check``. Belongs to the store's thread.
+
+    Args:
+        drop_if_bad: verifies a pack, given its id and (dictionary, body, birth's hash); True if it was bad and dropped.
+    """
+
+    def __init__(self, db: Connection, drop_if_bad: Callable[[int, list[Any]], bool]) -> None:
+        self._db, self._drop_if_bad = db, drop_if_bad
+        self._walk = self._all()
+        self.rows = 0
+        self.packs = 0
+        self.bad_packs = 0  # not what was sealed: dropped, and stated as lost if a destination waits for them
+
+    def step(self, seconds: float = SLICE_S) -> bool:
+        """Continue for a while. False at the end.
+
+        Raises:
+            StoreDamaged: SQLite reports it, or an index does not match its table.
+        """
+        end = time.perf_counter() + seconds
+        with self._db.translated_errors():
+            for _ in self._walk:
+                if time.perf_counter() >= end:
+                    return True
+        return False
+
+    def _all(self) -> Iterator[None]:
+        if self._db.pages * PAGE_BYTES <= WHOLE_BYTES:
+            (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise damage_error(found)
+            yield
+        for (name,) in self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            yield from self._packs() if name == "packs" else self._rows(name)
+        for name, table, sql in self._db.execute(
+            "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+        ).fetchall():
+            if name != "packs_seq":  # this one is checked with every pack
+                part = sql.partition(" WHERE ")[2]
+                where = f"WHERE {part}" if part else ""
+                self._db.execute(f'SELECT total(rowid) FROM "{table}" INDEXED BY "{name}" {where}').fetchone()
+            yield
+
+    def _rows(self, table: str) -> Iterator[None]:
+        """Every row of a table, by its key."""
+        facts = self._db.execute(f'PRAGMA table_info("{table}")').fetchall()
+        key = [name for _, name, *_, place in sorted(facts, key=lambda fact: fact[5]) if place]
+        try:
+            self._db.execute(f'SELECT rowid FROM "{table}" LIMIT 0')
+            key = ["rowid"]
+        except sqlite3.OperationalError:  # WITHOUT ROWID
+            pass
+        names, marks = ", ".join(name if name == "rowid" else f'"{name}"' for name in key), ", ".join("?" * len(key))
+        at: tuple[object, ...] = ()
+        while True:
+            after = f"WHERE ({names}) > ({marks})" if at else ""
+            rows = self._db.execute(
+                f'SELECT {names}, * FROM "{table}" {after} ORDER BY {names} LIMIT {CHUNK}', at
+            ).fetchall()
+            self.rows += len(rows)
+            yield
+            if len(rows) < CHUNK:
+                return
+            at = rows[-1][: len(key)]
+
+    def _packs(self) -> Iterator[None]:
+        at = 0
+        while True:
+            rows = self._db.execute(
+                "SELECT p.id, p.stream, p.seq, p.dictionary, p.body, b.hash FROM packs p"
+                " LEFT JOIN births b ON b.pack = p.birth WHERE p.id > ? ORDER BY p.id LIMIT ?",
+                (at, CHUNK),
+            ).fetchall()
+            for number, stream, seq, *body in rows:
+                at = number
+                self.packs += 1
+                found = self._db.execute(
+                    "SELECT count(*) FROM packs INDEXED BY packs_seq WHERE stream = ? AND seq = ? AND id = ?",
+                    (stream, seq, number),
+                ).fetchone()[0]
+                if not found:
+                    raise damage_error(f"pack {number} is not in its index")
+                self.bad_packs += self._drop_if_bad(number, body)
+            self.rows += len(rows)
+            yield
+            if len(rows) < CHUNK:
+                return

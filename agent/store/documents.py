@@ -1,0 +1,196 @@
+"""Documents beside the packs: point tables, device facts, key records, checkpoints, declarations."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import zstandard
+
+from agent.store.sqlite import Connection
+from agent.store.streams import signed
+from agent.zstd import read_frame
+
+KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest, and the first of each day: a month of hours, a year of days
+MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """The point table that the records of a ring with one table number were written with."""
+
+    stream: str
+    document: dict[str, object]
+
+
+class Documents:
+    """Point tables, device facts, checkpoints and declarations. What is stored is durable on return."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+
+    def declare(self, number: str, at_ms: int, body: Mapping[str, Any]) -> None:
+        """Store what a person attests. Raises ValueError if there is an entry with this id."""
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        with self._db.transaction():
+            added = self._db.execute(
+                "INSERT INTO declared (id, at_ms, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (number, at_ms, text)
+            ).rowcount
+        if not added:
+            raise ValueError(f"{number} is already declared")
+
+    def declarations(self) -> list[dict[str, Any]]:
+        """All that was ever attested, in the order of entry."""
+        return [json.loads(text) for (text,) in self._db.execute("SELECT body FROM declared ORDER BY number")]
+
+    def register_tables(self, ring_id: int, entries: Iterable[tuple[int, str, Mapping[str, Any] | bytes]]) -> None:
+        """Store what table numbers of a ring mean: rows (number, stream, document). Call it before the first record.
+
+        A document may be its JSON text: a hundred tables as objects take more memory than all the rest.
+
+        Raises:
+            ValueError: a number already has another meaning; nothing was stored.
+        """
+        compress = zstandard.ZstdCompressor(level=3).compress
+        with self._db.transaction():
+            for number, stream, document in entries:
+                text = document
+                if not isinstance(text, bytes):
+                    text = json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode()
+                digest = hashlib.sha256(text).digest()
+                self._db.execute(
+                    "INSERT INTO documents (hash, body) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, compress(text))
+                )
+                self._db.execute(
+                    "INSERT INTO tables (ring_id, number, stream, document) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (signed(ring_id), number, stream, digest),
+                )
+                kept = self._db.execute(
+                    "SELECT stream, document FROM tables WHERE ring_id = ? AND number = ?", (signed(ring_id), number)
+                ).fetchone()
+                if kept != (stream, digest):
+                    raise ValueError(
+                        f"table {number} of ring {ring_id:016x} already belongs to {kept[0]} with other points"
+                    )
+
+    def tables(self, ring_id: int) -> dict[int, StoredTable]:
+        """All tables of a ring by number."""
+        rows = self._db.execute(
+            "SELECT t.number, t.stream, d.body FROM tables t JOIN documents d ON d.hash = t.document"
+            " WHERE t.ring_id = ?",
+            (signed(ring_id),),
+        ).fetchall()
+        found = {}
+        for number, stream, body in rows:
+            # a damaged document is left out: the records of an unknown table are set aside
+            with contextlib.suppress(ValueError, RecursionError):
+                document = json.loads(read_frame(body, MAX_DOCUMENT_BYTES))
+                found[number] = StoredTable(stream, document)
+        return found
+
+    def forget_rings(self, keep: Collection[int]) -> None:
+        """Delete the tables of all other rings, once all of their records are sealed."""
+        marks = ",".join("?" * len(keep))
+        with self._db.transaction():
+            self._db.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
+            self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
+
+    def keep_facts(self, stream: str, text: bytes) -> None:
+        """Store the identity that a device reported, if no birth contains it."""
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO devices (stream, facts) VALUES (?, ?) ON CONFLICT DO UPDATE SET facts = excluded.facts",
+                (stream, text),
+            )
+
+    def keep_learned(self, stream: str, text: bytes | None) -> None:
+        """Store what the driver learned about a device; None: nothing any more."""
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO devices (stream, learned) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET learned = excluded.learned",
+                (stream, text),
+            )
+
+    def devices(self) -> dict[str, tuple[bytes | None, bytes | None]]:
+        """(facts, what the driver learned) of the devices, by stream."""
+        rows = self._db.execute("SELECT stream, facts, learned FROM devices").fetchall()
+        return {stream: (facts, learned) for stream, facts, learned in rows}
+
+    def chain_checkpoint(
+        self, make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]]
+    ) -> None:
+        """Store all pages of the next checkpoint in one transaction; of old ones the first of each UTC day is kept.
+
+        Args:
+            make: from the newest (page, counter, object) of each page to rows (page, counter, time_ms, object); page 0
+                stands for lost pages, whose counter was at least that.
+        """
+        with self._db.transaction():
+            before = self.newest_checkpoints()
+            if self._db.execute("DELETE FROM meta WHERE name = 'checkpoints_lost' RETURNING value").fetchone():
+                before = [(0, counter, b"") for _, counter, _ in before]  # the pages after them are lost
+            for row in make(before):
+                self._db.execute("INSERT INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)", row)
+            self._db.execute(
+                "WITH c AS (SELECT DISTINCT counter, time_ms / 86400000 AS day FROM checkpoints),"
+                " kept AS (SELECT counter FROM (SELECT counter FROM c ORDER BY counter DESC LIMIT ?) UNION ALL"
+                " SELECT counter FROM (SELECT min(counter) AS counter FROM c GROUP BY day ORDER BY day DESC LIMIT ?))"
+                " DELETE FROM checkpoints WHERE counter NOT IN (SELECT counter FROM kept)",
+                (KEEP_CHECKPOINTS, KEEP_DAYS),
+            )
+
+    def checkpoint_keys(self, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
+        """(page, counter) of those made in ``[from_ms, to_ms)``, oldest first."""
+        return self._db.execute(
+            "SELECT page, counter FROM checkpoints WHERE time_ms >= ? AND time_ms < ? ORDER BY time_ms, page, counter",
+            (from_ms, to_ms),
+        ).fetchall()
+
+    def checkpoint(self, page: int, counter: int) -> bytes | None:
+        """A page of a checkpoint; None if it was deleted."""
+        row = self._db.execute(
+            "SELECT body FROM checkpoints WHERE page = ? AND counter = ?", (page, counter)
+        ).fetchone()
+        return row[0] if row else None
+
+    def newest_checkpoints(self) -> list[tuple[int, int, bytes]]:
+        """The newest (page, counter, object) of each page."""
+        return self._db.execute(
+            "SELECT page, max(counter), body FROM checkpoints GROUP BY page ORDER BY page"
+        ).fetchall()
+
+
+class KeyRecords:
+    """Signed key record objects, as published."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+
+    def add(self, counter: int, body: bytes) -> None:
+        """Store an object. Durable on return."""
+        with self._db.transaction():
+            self._db.execute("INSERT OR IGNORE INTO key_records (counter, body) VALUES (?, ?)", (counter, body))
+
+    def newest(self) -> tuple[int, bytes] | None:
+        """The newest (counter, object); None if there is none."""
+        row: tuple[int, bytes] | None = self._db.execute(
+            "SELECT counter, body FROM key_records ORDER BY counter DESC LIMIT 1"
+        ).fetchone()
+        return row
+
+    def delete(self, counter: int) -> None:
+        """Delete an object whose signature does not hold."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM key_records WHERE counter = ?", (counter,))
+
+    def chains(self) -> list[bytes]:
+        """The newest object of each chain of keys, oldest first; a key that replaces a lost one begins a new one."""
+        chains: dict[str, bytes] = {}
+        for (body,) in self._db.execute("SELECT body FROM key_records ORDER BY counter").fetchall():
+            chains[json.loads(body)["records"][0]["kid"]] = body
+        return list(chains.values())

@@ -1,0 +1,549 @@
+"""Packs and outboxes: one transaction for all packs of a commit, and packs read back as the identical bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent.outbox import Ack, Gone, OutboxItem, ReplayPage
+from agent.store.codec import Codec, make_dictionary
+from agent.store.documents import Documents
+from agent.store.errors import StoreError, StoreFull
+from agent.store.heads import HeadTracker
+from agent.store.retention import SPARE_BYTES, Retention
+from agent.store.sqlite import PAGE_BYTES, Connection, free_bytes
+from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamTable, boot_hex
+from agent.verify.signed import payload_hash
+
+if TYPE_CHECKING:
+    from agent.pack import SealedPack
+
+ROW_BYTES = 128  # size of a pack besides its body: row, index, outbox
+TRAIN_AFTER = 64  # packs before the first dictionary is made of them
+RETRAIN_AFTER = 10_000
+SAMPLES = 64  # streams that a dictionary is made of
+CHUNK = 32  # packs that an iteration holds at a time
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A pack that is being committed."""
+
+    id: int
+    pack: SealedPack
+    birth: int  # births.pack, if the body leaves that hash out
+    dictionary: int
+    body: bytes
+
+
+class PackTable:
+    """Packs, heads and outboxes. A damaged pack is dropped and noted as a loss; it never stops the others."""
+
+    def __init__(
+        self,
+        db: Connection,
+        codec: Codec,
+        streams: StreamTable,
+        retention: Retention,
+        tracker: HeadTracker,
+        documents: Documents,
+    ) -> None:
+        self._db, self._codec, self._streams, self._retention = db, codec, streams, retention
+        self._tracker, self._documents = tracker, documents
+        self._destinations: dict[str, int] = {}  # destinations.id
+        self.pending_counts: dict[str, int] = {}  # unconfirmed packs by destination
+        self._next_id = 1
+        self._untrained = 0  # packs since the last dictionary
+        self._train_after = TRAIN_AFTER
+
+    def load(self, destinations: Sequence[str], now_ms: int) -> None:
+        """Read what is kept in memory. Runs in the caller's transaction."""
+        self.set_destinations(destinations, now_ms)
+        self.refresh()
+        self._retention.losses()  # every start asks for them: damage there must show here
+        newest: tuple[int, bytes] | None = None
+        for newest in self._db.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
+            self._codec.add_dictionary(*newest)
+        if newest:
+            self._codec.activate(*newest)
+            self._train_after = RETRAIN_AFTER
+
+    def refresh(self) -> None:
+        """Read heads and the next id again, after they were changed."""
+        self._streams.refresh()
+        self._next_id = self._streams.last_pack_id() + 1
+
+    # --- destinations
+
+    @property
+    def destinations(self) -> Collection[str]:
+        """Names of those that must confirm."""
+        return self._destinations.keys()
+
+    def set_destinations(self, destinations: Sequence[str], now_ms: int) -> None:
+        """Who must confirm from now on. Runs in the caller's transaction."""
+        for name in destinations:
+            self._db.execute(
+                "INSERT INTO destinations (name, seen_ms) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET seen_ms = excluded.seen_ms",
+                (name, now_ms),
+            )
+        known = dict(self._db.execute("SELECT name, id FROM destinations").fetchall())
+        self._destinations = {name: known[name] for name in destinations}
+        self._retention.active = tuple(self._destinations.values())
+        self.count_pending()
+
+    @contextlib.contextmanager
+    def restored_destinations(self) -> Iterator[None]:
+        """On an error the destinations are what they were before."""
+        before = self._destinations, self._retention.active, self.pending_counts
+        try:
+            yield
+        except BaseException:
+            self._destinations, self._retention.active, self.pending_counts = before
+            raise
+
+    def count_pending(self) -> None:
+        """Count ``pending_counts`` in the database."""
+        self.pending_counts = {
+            name: self._db.execute("SELECT count(*) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
+            for name, number in self._destinations.items()
+        }
+
+    # --- writing
+
+    def commit(
+        self,
+        packs: Sequence[SealedPack],
+        confirmed: Mapping[str, Sequence[int]] | None = None,
+        stated: Sequence[int] = (),
+        facts: Mapping[str, bytes] | None = None,
+    ) -> list[int]:
+        """Store packs, heads, ring positions and outbox rows, and delete confirmed outbox rows, in one transaction.
+
+        Args:
+            packs: those of a stream in the order of ``seq``.
+            confirmed: ids by destination.
+            stated: ids of the LossNotes that the first of ``packs`` of their stream contains.
+            facts: by stream, the device facts that the births among ``packs`` contain.
+
+        Returns:
+            The ids of ``packs``, in order. They are on the disk when this returns.
+
+        Raises:
+            StoreFull: the disk is full; nothing was done.
+            StoreBusy: the disk failed for the moment; nothing was done.
+            StoreDamaged: nothing was done, and nothing will be until the store is opened again.
+        """
+        if packs and not self._tracker.record.begun:
+            with self._db.translated_errors():
+                self._tracker.begin()
+                self.refresh()
+        ids = list(range(self._next_id, self._next_id + len(packs)))
+        rows = self._encode(packs, ids)
+        need = sum(len(row.body) + ROW_BYTES for row in rows)
+        if packs:
+            self._check_disk(need)
+        counts = {name: 0 for name in self._destinations}
+        try:
+            with self._db.transaction():
+                for name, numbers in (confirmed or {}).items():
+                    counts[name] -= self._confirm(self._destinations[name], numbers)
+                lost = self._retention.make_room(self._retention.page_limit - need // PAGE_BYTES - 16) if packs else 0
+                if packs:
+                    self._insert(rows)
+                    self._mark_stated(rows, stated)
+                for stream, text in (facts or {}).items():
+                    self._documents.keep_facts(stream, text)
+        except BaseException:
+            self._streams.roll_back()
+            raise
+        self._tracker.record.advance(packs, ids)
+        self._retention.lost_packs += lost
+        self._next_id += len(packs)
+        for name, change in counts.items():
+            self.pending_counts[name] += change + len(packs)
+        if lost:
+            self.count_pending()
+        self._untrained += sum(not pack.is_birth for pack in packs)
+        if self._untrained >= self._train_after:
+            self._train_dictionary()
+        return ids
+
+    def _check_disk(self, need: int) -> None:
+        directory = self._db.path.parent
+        free = free_bytes(directory)
+        # once for the WAL, once for the database, where unused pages inside the file count
+        if free >= SPARE_BYTES + 2 * need:
+            return
+        if free < SPARE_BYTES // 2 + need + max(0, need - self._db.free_pages * PAGE_BYTES):
+            raise StoreFull(
+                f"the disk is full ({free >> 10} KiB free)",
+                where=str(directory),
+                hint="Free space there; readings wait in the ring meanwhile, and the agent resumes by itself",
+            )
+
+    def _confirm(self, destination: int, numbers: Sequence[int]) -> int:
+        removed = self._db.executemany(
+            "DELETE FROM outbox WHERE destination = ? AND pack = ?", [(destination, number) for number in numbers]
+        ).rowcount
+        if numbers:
+            self._retention.cursors.step_back(min(numbers))
+        return max(removed, 0)
+
+    def _encode(self, packs: Sequence[SealedPack], ids: Sequence[int]) -> list[_Row]:
+        """Compress the packs, and check that each one follows the one before."""
+        rows = []
+        latest: dict[str, tuple[int, int, bytes | None]] = {}  # stream -> seq, birth's id, birth's hash
+        for number, pack in zip(ids, packs, strict=True):
+            if pack.stream not in latest:
+                head = self._streams.cached.get(pack.stream)
+                latest[pack.stream] = (head.seq, head.birth_pack, head.birth) if head else (0, 0, None)
+            seq, birth_pack, birth = latest[pack.stream]
+            if pack.seq <= seq:
+                raise ValueError(f"{pack.stream} already has pack {seq}: {pack.seq} cannot follow")
+            dictionary, left_out, body = self._codec.pack(pack.data, pack.hash, birth)
+            rows.append(_Row(number, pack, birth_pack if left_out else 0, dictionary, body))
+            latest[pack.stream] = (pack.seq, *((number, pack.hash) if pack.is_birth else (birth_pack, birth)))
+        return rows
+
+    def _insert(self, rows: Sequence[_Row]) -> None:
+        births = {row.pack.stream: (row.id, row.pack.hash) for row in rows if row.pack.is_birth}
+        for name, last in {row.pack.stream: row.pack for row in rows}.items():
+            self._streams.advance(last, births.get(name))
+        self._db.executemany(
+            "INSERT INTO packs (id, stream, boot, seq, from_ms, span_ms, is_birth, birth, dictionary, body)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?)",
+            [
+                (
+                    row.id, self._streams.cached[row.pack.stream].id, self._streams.boot_id(row.pack.boot),
+                    row.pack.seq, row.pack.from_ms, row.pack.to_ms - row.pack.from_ms, int(row.pack.is_birth),
+                    row.birth, row.dictionary, row.body,
+                )
+                for row in rows
+            ],
+        )  # fmt: skip
+        self._db.executemany(
+            "INSERT INTO births (pack, hash) VALUES (?, ?)",
+            [(row.id, row.pack.hash) for row in rows if row.pack.is_birth],
+        )
+        for destination in self._destinations.values():
+            self._db.executemany(
+                "INSERT INTO outbox (destination, pack) VALUES (?, ?)", [(destination, row.id) for row in rows]
+            )
+
+    def _mark_stated(self, rows: Sequence[_Row], stated: Sequence[int]) -> None:
+        first: dict[int, int] = {}
+        for row in rows:
+            first.setdefault(self._streams.cached[row.pack.stream].id, row.id)
+        for loss in stated:
+            found = self._db.execute("SELECT stream FROM losses WHERE id = ?", (loss,)).fetchone()
+            if found is None:
+                continue  # it was merged into a longer one meanwhile, which is not stated yet
+            if found[0] not in first:
+                raise ValueError(f"loss {loss} is stated, but no pack of its stream is committed")
+            self._db.execute("UPDATE losses SET stated_in = ? WHERE id = ?", (first[found[0]], loss))
+
+    def _train_dictionary(self) -> None:
+        """Make a dictionary of recent packs if it saves enough. The packs are committed, whatever fails here."""
+        self._untrained, self._train_after = 0, RETRAIN_AFTER
+        with contextlib.suppress(StoreError, ValueError, KeyError, sqlite3.Error):
+            rows = self._db.execute(
+                "SELECT p.stream, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+                " WHERE p.id >= ? AND NOT p.is_birth ORDER BY p.id",
+                (self._next_id - 512,),
+            ).fetchall()
+            newest = {stream: rest for stream, *rest in rows}
+            samples = [self._codec.unpack(*row) for row in list(newest.values())[:SAMPLES]]
+            raw = make_dictionary(samples)
+            if not self._codec.is_better(raw, samples):
+                return
+            number = self._codec.newest_dictionary + 1
+            with self._db.transaction():
+                self._db.execute(
+                    "INSERT INTO dictionaries (id, first_pack, body) VALUES (?, ?, ?)", (number, self._next_id, raw)
+                )
+            self._codec.add_dictionary(number, raw)
+            self._codec.activate(number, raw)
+
+    # --- damage
+
+    def _decode(self, number: int, dictionary: int, body: bytes, birth: bytes | None) -> bytes | None:
+        """The bytes of a pack; None if it is damaged: then it is dropped and noted as a loss of reason ``damaged``."""
+        try:
+            return self._codec.unpack(dictionary, body, birth)
+        except ValueError:
+            self._drop_damaged(number)
+            return None
+
+    def _drop_damaged(self, number: int) -> None:
+        with self._db.transaction():
+            self._retention.lost_packs += self._retention.evict([number], DAMAGED)
+
+    def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
+        """Drop a pack that is not what was sealed. It is a loss if a destination still waits for it."""
+        with contextlib.suppress(ValueError):
+            if is_sealed(self._codec.unpack(*body)):
+                return False
+        with self._db.transaction():
+            owed = self._db.execute(
+                "SELECT count(*) FROM outbox WHERE destination IN (SELECT id FROM destinations) AND pack = ?", (number,)
+            ).fetchone()[0]
+            if owed:
+                self._drop_damaged(number)
+            else:
+                self._db.execute("DELETE FROM packs WHERE id = ?", (number,))
+        return True
+
+    def losses(self) -> list[LossNote]:
+        """Losses that no pack states yet. A start must ask for them: they survive a kill."""
+        return self._retention.losses()
+
+    # --- reading
+
+    def heads(self) -> dict[str, StreamHead]:
+        """All streams that ever sealed a pack here, by name."""
+        return self._streams.heads()
+
+    def _read(self, max_bytes: int, sql: str, *values: object) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
+        """Rows of ``sql``, whose last columns are id, dictionary, body and the birth's hash, each with the pack's bytes
+        in place of the last three; and the last row that was read, () if there is none. Damaged packs are dropped.
+
+        Args:
+            max_bytes: of all packs together; the first one may be larger.
+        """
+        found: list[tuple[Any, ...]] = []
+        bad: list[int] = []
+        last: tuple[Any, ...] = ()
+        size = 0
+        with self._db.translated_errors(), contextlib.closing(self._db.execute(sql, values)) as rows:
+            for row in rows:
+                *front, dictionary, body, birth = row
+                try:
+                    data = self._codec.unpack(dictionary, body, birth)
+                except ValueError:
+                    bad.append(front[-1])
+                else:
+                    size += len(data)
+                    if found and size > max_bytes:
+                        break
+                    found.append((*front, data))
+                last = row
+        for number in bad:
+            self._drop_damaged(number)
+        return found, last
+
+    def pending(
+        self, destination: str, after_id: int = 0, limit: int = 100, max_bytes: int = 1 << 20
+    ) -> list[OutboxItem]:
+        """Packs that ``destination`` has not confirmed, oldest first, above ``after_id``; empty: there are no more."""
+        found, last = self._read(
+            max_bytes,
+            "SELECT s.name, p.is_birth, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM outbox o"
+            " JOIN packs p ON p.id = o.pack JOIN streams s ON s.id = p.stream LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
+            *(self._destinations[destination], after_id, limit),
+        )
+        if last and not found:  # all were damaged
+            return self.pending(destination, last[3], limit, max_bytes)
+        return [
+            OutboxItem(number, stream, data, bool(is_birth), to_ms) for stream, is_birth, to_ms, number, data in found
+        ]
+
+    def births(self, after: str = "", limit: int = 100, max_bytes: int = 1 << 20) -> list[OutboxItem]:
+        """The newest birth of each stream whose name is above ``after``, by name; empty: there are no more."""
+        found, last = self._read(
+            max_bytes,
+            "SELECT s.name, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM streams s"
+            " JOIN packs p ON p.id = s.birth_pack LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE s.name > ? ORDER BY s.name LIMIT ?",
+            *(after, limit),
+        )
+        if last and not found:
+            return self.births(last[0], limit, max_bytes)
+        return [OutboxItem(number, stream, data, True, to_ms) for stream, to_ms, number, data in found]
+
+    def after(self, stream: str, seq: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 30) -> list[StoredPack]:
+        """Packs above ``seq`` up to ``last``, of any boot, in order; empty: there are no more."""
+        found, read = self._read(
+            max_bytes,
+            "SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, p.dictionary, p.body, b.hash"
+            " FROM packs p JOIN boots t ON t.id = p.boot LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE p.stream = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?",
+            *(self._streams.cached[stream].id, seq, last, limit),
+        )
+        if read and not found:
+            return self.after(stream, read[1], last, limit, max_bytes)
+        return [
+            StoredPack(number, stream, boot_hex(boot), at, from_ms, from_ms + span_ms, bool(is_birth), data)
+            for boot, at, from_ms, span_ms, is_birth, number, data in found
+        ]
+
+    def newest(self, stream: str, limit: int) -> Iterator[bytes]:
+        """Up to ``limit`` packs of a stream as published, newest first, without births."""
+        if stream not in self._streams.cached:
+            return
+        head = self._streams.cached[stream]
+        seq = head.seq + 1
+        while limit > 0:
+            rows = self._db.query(  # a chunk at a time: an open cursor would keep the WAL from being reset
+                "SELECT p.seq, p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+                " WHERE p.stream = ? AND p.seq < ? AND NOT p.is_birth ORDER BY p.seq DESC LIMIT ?",
+                *(head.id, seq, min(CHUNK, limit)),
+            )
+            for _, *row in rows:
+                if (data := self._decode(*row)) is not None:
+                    yield data
+            if not rows:
+                return
+            seq, limit = rows[-1][0], limit - len(rows)
+
+    def birth_before(self, stream: str, seq: int) -> bytes | None:
+        """The birth that is valid before pack ``seq``, as published; None if it is not here."""
+        rows = self._db.query(
+            "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
+            *(self._streams.cached[stream].id, seq),
+        )
+        return self._decode(*rows[0]) if rows else None
+
+    def spans(self, from_ms: int, to_ms: int) -> dict[str, tuple[int, int]]:
+        """(first, last) sequence of the packs that overlap ``[from_ms, to_ms)``, by stream.
+
+        A birth that outlived its packs, at the beginning of what is left of a stream, is not among them.
+        """
+        rows = self._db.query(
+            "SELECT s.name, s.id, min(p.seq), max(p.seq) FROM packs p JOIN streams s ON s.id = p.stream"
+            " WHERE p.from_ms < ? AND (p.from_ms + p.span_ms > ? OR p.span_ms = 0 AND p.from_ms >= ?)"
+            " GROUP BY s.id ORDER BY s.name",
+            *(to_ms, from_ms, from_ms),
+        )
+        return {name: (self._skip_births(stream, first, last), last) for name, stream, first, last in rows}
+
+    def _skip_births(self, stream: int, first: int, last: int) -> int:
+        """``first``, or the pack after it if that is a birth that outlived its packs."""
+        while first < last:  # nearly always once
+            rows = self._db.query(
+                "SELECT is_birth, seq FROM packs WHERE stream = ? AND seq >= ? ORDER BY seq LIMIT 2", stream, first
+            )
+            if not rows[0][0] or rows[1][1] == first + 1:
+                break
+            first = rows[1][1]
+        return first
+
+    def first_pack(self, stream: str) -> tuple[int, int]:
+        """(sequence, ``from`` in ms) of the first pack of a stream that is here with those after it, or (0, 0)."""
+        number = self._streams.cached[stream].id
+        ((first, last),) = self._db.query("SELECT min(seq), max(seq) FROM packs WHERE stream = ?", number)
+        if first is None:
+            return 0, 0
+        first = self._skip_births(number, first, last)
+        ((from_ms,),) = self._db.query("SELECT from_ms FROM packs WHERE stream = ? AND seq = ?", number, first)
+        return first, from_ms
+
+    def seq_at(self, stream: str, at_ms: int) -> int:
+        """The last pack of a stream that begins at or before an instant; if there is none, the first one that is here.
+
+        Found by bisection: if the clock was set back, it is one of several packs at which the instant was passed.
+        """
+        head, (low, from_ms) = self._streams.cached[stream], self.first_pack(stream)
+        high = head.seq if from_ms <= at_ms else low
+        while low < high:
+            middle = (low + high + 1) // 2
+            rows = self._db.query(
+                "SELECT seq, from_ms FROM packs WHERE stream = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT 1",
+                *(head.id, middle, high),
+            )
+            if rows and rows[0][1] <= at_ms:
+                low = rows[0][0]
+            else:
+                high = middle - 1
+        return low
+
+    # --- acks and replay
+
+    def acknowledged(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
+        """Ids in the outbox of ``destination`` that an ack confirms, and why it is refused."""
+        boot = self._streams.find_boot(ack.boot)
+        if ack.stream not in self._streams.cached or boot is None:
+            return [], "no such stream or boot"
+        stream = self._streams.cached[ack.stream].id
+        last = self._db.query(
+            "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+            " WHERE p.stream = ? AND p.seq = ? AND p.boot = ?",
+            *(stream, ack.last, boot),
+        )
+        if not last:
+            return [], "pack `last` is not here"
+        data = self._decode(*last[0])
+        if data is None or payload_hash(data) != ack.hash:
+            return [], "the hash is not that of pack `last`"
+        rows = self._db.query(
+            "SELECT o.pack FROM packs p JOIN outbox o ON o.pack = p.id AND o.destination = ?"
+            " WHERE p.stream = ? AND p.seq BETWEEN ? AND ? AND p.boot = ? ORDER BY o.pack",
+            *(self._destinations[destination], stream, ack.first, ack.last, boot),
+        )
+        return [row[0] for row in rows], None
+
+    def replay(
+        self, stream: str, boot: str | None, first: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 20
+    ) -> ReplayPage:
+        """Packs ``first`` to ``last``, and why some of them are missing."""
+        if stream not in self._streams.cached or (boot is not None and self._streams.find_boot(boot) is None):
+            return ReplayPage(refused="no such stream or boot")
+        newest = self._streams.cached[stream].seq
+        if first > newest:
+            return ReplayPage(refused=f"nothing was sealed beyond {newest}")
+        last, at = min(last, newest), first
+        items: list[OutboxItem] = []
+        gone: list[Gone] = []
+        size = 0
+        for pack in self.after(stream, first - 1, last, limit):
+            if items and size + len(pack.data) > max_bytes:
+                return ReplayPage(items, gone, at)
+            gone += self._gone(stream, at, pack.seq - 1)
+            at = pack.seq + 1
+            if boot in (None, pack.boot):
+                size += len(pack.data)
+                items.append(OutboxItem(pack.id, stream, pack.data, pack.is_birth, pack.to_ms))
+        if at > last or not self.after(stream, at - 1, last, 1):
+            gone += self._gone(stream, at, last)
+            at = 0
+        return ReplayPage(items, gone, at)
+
+    def _gone(self, stream: str, first: int, last: int) -> list[Gone]:
+        """Why packs ``first`` to ``last`` are missing."""
+        if first > last:
+            return []
+        rows = self._db.query(
+            "SELECT l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason, b.boot FROM losses l"
+            " JOIN boots b ON b.id = l.boot WHERE l.stream = ? AND l.first <= ? AND l.last >= ? ORDER BY l.first",
+            *(self._streams.cached[stream].id, last, first),
+        )
+        found: list[Gone] = []
+        for low, high, from_ms, to_ms, digest, reason, boot in rows:
+            start, end = max(low, first), min(high, last)
+            if start > first:
+                found.append(Gone(first, start - 1, None))
+            loss = {
+                "boot": boot_hex(boot), "event": "loss", "first": low, "from": from_ms / 1000,
+                "hash": urlsafe_b64encode(digest).rstrip(b"=").decode(), "last": high, "reason": reason,
+                "to": to_ms / 1000,
+            }  # fmt: skip
+            found.append(Gone(start, end, loss))
+            first = end + 1
+        return found if first > last else [*found, Gone(first, last, None)]
+
+    def count_replayed(self, destination: str, day: int, size: int) -> int:
+        """Add ``size`` bytes to what was replayed to ``destination`` on a UTC day; returns that day's sum."""
+        name = f"replayed {destination}"
+        kept, _, spent = str(self._db.meta(name) or "").partition(" ")
+        total = size + (int(spent) if kept == str(day) else 0)
+        if size:
+            with self._db.transaction():
+                self._db.set_meta(name, f"{day} {total}")
+        return total

@@ -1,0 +1,280 @@
+"""Retention: which packs are deleted when, the size limits, and the losses that streams must report."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.store.codec import Codec, prev_of
+from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Ballast, Connection
+from agent.store.streams import DAMAGED, SIZE_CAP, LossNote, boot_hex
+from agent.verify.signed import payload_hash
+
+SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free, for other programs and log lines
+STEP = 1024  # ids examined in one statement
+EVICT = 64  # packs evicted at once under the cap
+VACUUM_PAGES = 512
+# valid births and the newest id stay: an id must never be assigned twice
+_STAYS = "(SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL UNION SELECT max(id) FROM packs)"
+
+
+def ballast_bytes(max_size_bytes: int) -> int:
+    """Size of the disk reserve: enough for the WAL of a clean-up."""
+    return min(8 << 20, max_size_bytes // 16)
+
+
+def page_limit(max_size_bytes: int) -> int:
+    """The most pages of the database file, so that WAL and reserve fit under the cap as well."""
+    return (max_size_bytes - WAL_LIMIT_BYTES - ballast_bytes(max_size_bytes)) // PAGE_BYTES
+
+
+@dataclass(slots=True)
+class Cursors:
+    """How far the search for confirmed packs has come: at or below ``age`` and ``cap`` there are no more of them."""
+
+    age: int = 0
+    cap: int = 0
+
+    def step_back(self, pack: int) -> None:
+        """A pack was confirmed: search from there again."""
+        self.age = min(self.age, pack - 1)
+        self.cap = min(self.cap, pack - 1)
+
+
+class Retention:
+    """Keeps the database within its limits. The methods that delete packs run in the caller's transaction."""
+
+    def __init__(self, db: Connection, codec: Codec, max_size_bytes: int, keep_delivered_s: float) -> None:
+        self._db, self._codec = db, codec
+        self.max_size_bytes, self.keep_delivered_ms = max_size_bytes, int(keep_delivered_s * 1000)
+        self.page_limit = page_limit(max_size_bytes)
+        self.reserve = self._make_reserve()
+        self.cursors = Cursors()
+        self.active: tuple[int, ...] = ()  # destinations.id of those that must confirm
+        self.lost_packs = 0  # evicted before they were confirmed, or damaged; since the store was opened
+
+    def _make_reserve(self) -> Ballast:
+        path = self._db.path
+        return Ballast(path.with_name(path.name + ".ballast"), ballast_bytes(self.max_size_bytes))
+
+    def apply_limits(self) -> None:
+        """Set the hard limit of the file and reserve the disk space."""
+        # the last safeguard should the estimates be wrong: SQLite refuses to grow past the cap
+        self._db.execute(f"PRAGMA max_page_count = {self.page_limit + (2 << 20) // PAGE_BYTES}")
+        self.reserve.take(SPARE_BYTES)
+
+    def change_limits(self, max_size_bytes: int, keep_delivered_s: float) -> None:
+        """Other limits from now on; excess packs are deleted by the next clean-up."""
+        self.keep_delivered_ms = int(keep_delivered_s * 1000)
+        if max_size_bytes != self.max_size_bytes:
+            self.max_size_bytes, self.page_limit = max_size_bytes, page_limit(max_size_bytes)
+            with contextlib.suppress(OSError, sqlite3.Error):  # the next clean-up reserves the space again
+                self.reserve.drop()
+                self.reserve = self._make_reserve()
+                self.apply_limits()
+
+    def has_spare_pages(self) -> bool:
+        """Whether the file has unused pages for new packs."""
+        with contextlib.suppress(sqlite3.Error):
+            return self._db.free_pages * PAGE_BYTES >= SPARE_BYTES
+        return False
+
+    def used_pages(self) -> int:
+        """Pages of the database that are in use."""
+        return self._db.pages - self._db.free_pages
+
+    def delete_delivered(self, cutoff_ms: int, steps: int = 256) -> int:
+        """Delete packs that all destinations confirmed and that ended before ``cutoff_ms``. Returns how many."""
+        deleted = 0
+        for _ in range(steps):
+            start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self.cursors.age,)).fetchone()[0]
+            if start is None:
+                break
+            end = start + STEP - 1
+            deleted += self._delete_confirmed(start, end, cutoff_ms)
+            young = self._db.execute(
+                "SELECT min(id) FROM packs WHERE id BETWEEN ? AND ? AND from_ms + span_ms >= ?", (start, end, cutoff_ms)
+            ).fetchone()[0]
+            if young is not None:
+                self.cursors.age = young - 1
+                break
+            self.cursors.age = end
+        return deleted + self._delete_old_births(cutoff_ms)
+
+    def make_room(self, limit_pages: int) -> int:
+        """Delete packs until at most ``limit_pages`` are in use: confirmed ones first, then the oldest of all.
+
+        Returns how many unconfirmed packs were lost; each is noted in ``losses``.
+        """
+        lost = 0
+        while self.used_pages() > limit_pages:
+            if self._delete_confirmed_batch():
+                continue
+            ids = self._oldest_packs(EVICT)
+            if not ids:
+                break  # only valid births are left
+            lost += self.evict(ids, SIZE_CAP)
+        return lost
+
+    def free_confirmed(self, pages: int) -> int:
+        """Delete confirmed packs of any age until ``pages`` more are unused or no pack is left. Returns how many."""
+        deleted, target = 0, self.used_pages() - pages
+        while self.used_pages() > target and (batch := self._delete_confirmed_batch()):
+            deleted += batch
+        return deleted
+
+    def _delete_confirmed_batch(self) -> int:
+        """Delete the next confirmed packs, oldest first. Returns how many; 0: none is left."""
+        while True:
+            start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self.cursors.cap,)).fetchone()[0]
+            if start is None:
+                return 0
+            end = start + 4 * EVICT - 1
+            if deleted := self._delete_confirmed(start, end, None):
+                return deleted
+            self.cursors.cap = end
+
+    def _delete_confirmed(self, start: int, end: int, cutoff_ms: int | None) -> int:
+        marks = ",".join("?" * len(self.active))
+        age = "" if cutoff_ms is None else f" AND from_ms + span_ms < {int(cutoff_ms)}"
+        where = (
+            f"id BETWEEN ? AND ? AND NOT is_birth{age} AND id NOT IN {_STAYS} AND id NOT IN"
+            f" (SELECT pack FROM outbox WHERE destination IN ({marks}) AND pack BETWEEN ? AND ?)"
+        )
+        values = (start, end, *self.active, start, end)
+        # the losses that such a pack states were delivered; the other destinations are no longer configured
+        self._db.execute(f"DELETE FROM losses WHERE stated_in IN (SELECT id FROM packs WHERE {where})", values)
+        ids = [row[0] for row in self._db.execute(f"DELETE FROM packs WHERE {where} RETURNING id", values)]
+        self._delete_from_outbox(ids)
+        return len(ids)
+
+    def _delete_old_births(self, cutoff_ms: int) -> int:
+        """Delete births without a pack left: the next pack of the stream is a birth again. Returns how many."""
+        marks = ",".join("?" * len(self.active))
+        ids = [
+            row[0]
+            for row in self._db.execute(
+                f"DELETE FROM packs WHERE is_birth AND from_ms + span_ms < ? AND id NOT IN {_STAYS}"
+                f" AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.destination IN ({marks}) AND o.pack = packs.id)"
+                " AND (SELECT n.is_birth FROM packs n WHERE n.stream = packs.stream AND n.seq > packs.seq"
+                " ORDER BY n.seq LIMIT 1) RETURNING id",
+                (cutoff_ms, *self.active),
+            )
+        ]
+        self._delete_from_outbox(ids)
+        return len(ids)
+
+    def _oldest_packs(self, count: int) -> list[int]:
+        rows = self._db.execute(
+            f"SELECT id FROM packs p WHERE id NOT IN {_STAYS} AND (NOT is_birth OR (SELECT n.is_birth FROM packs n"
+            " WHERE n.stream = p.stream AND n.seq > p.seq ORDER BY n.seq LIMIT 1)) ORDER BY id LIMIT ?",
+            (count,),
+        )
+        return [row[0] for row in rows]
+
+    def evict(self, ids: Sequence[int], reason: str) -> int:
+        """Delete packs that a destination still waits for, and note the loss. Returns how many."""
+        runs: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
+        for number in ids:
+            stream, boot, seq, from_ms, span_ms = self._db.execute(
+                "SELECT stream, boot, seq, from_ms, span_ms FROM packs WHERE id = ?", (number,)
+            ).fetchone()
+            runs.setdefault((stream, boot), []).append((seq, number, from_ms, from_ms + span_ms))
+            # the losses that it states must be stated again
+            self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (number,))
+        for (stream, boot), packs in runs.items():
+            packs.sort()
+            start = 0
+            for n in range(1, len(packs) + 1):
+                if n == len(packs) or packs[n][0] != packs[n - 1][0] + 1:
+                    run = packs[start:n]
+                    digest = self._hash_of(run[-1][1], is_damaged=reason == DAMAGED)
+                    from_ms, to_ms = min(p[2] for p in run), max(p[3] for p in run)
+                    self.note_loss(stream, boot, run[0][0], run[-1][0], from_ms, to_ms, digest, reason)
+                    start = n
+        self._db.executemany("DELETE FROM packs WHERE id = ?", [(number,) for number in ids])
+        self._delete_from_outbox(ids)
+        return len(ids)
+
+    def _hash_of(self, number: int, is_damaged: bool) -> bytes:
+        if not is_damaged:
+            packed = self._db.execute(
+                "SELECT p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+                " WHERE p.id = ?",
+                (number,),
+            ).fetchone()
+            with contextlib.suppress(ValueError):
+                return payload_hash(self._codec.unpack(*packed))
+        # damaged: the next pack, or the head, has its hash
+        successor, head, behind = self._db.execute(
+            "SELECT n.body, s.hash, s.seq - p.seq FROM packs p JOIN streams s ON s.id = p.stream"
+            " LEFT JOIN packs n ON n.stream = p.stream AND n.seq = p.seq + 1 WHERE p.id = ?",
+            (number,),
+        ).fetchone()
+        return bytes(head) if behind == 0 else prev_of(successor) or bytes(32)
+
+    def note_loss(
+        self, stream: int, boot: int, first: int, last: int, from_ms: int, to_ms: int, digest: bytes, reason: str
+    ) -> None:
+        """Add a loss, merged with its neighbours, stated or not: a stream then has few of them, not thousands."""
+        before = self._db.execute(
+            "DELETE FROM losses WHERE stream = ? AND boot = ? AND last = ? AND reason = ?"
+            " RETURNING first, from_ms, to_ms",
+            (stream, boot, first - 1, reason),
+        ).fetchone()
+        if before:
+            first, from_ms, to_ms = before[0], min(before[1], from_ms), max(before[2], to_ms)
+        after = self._db.execute(
+            "DELETE FROM losses WHERE stream = ? AND boot = ? AND first = ? AND reason = ?"
+            " RETURNING last, from_ms, to_ms, hash",
+            (stream, boot, last + 1, reason),
+        ).fetchone()
+        if after:
+            last, from_ms, to_ms, digest = after[0], min(after[1], from_ms), max(after[2], to_ms), after[3]
+        self._db.execute(
+            "INSERT INTO losses (stream, boot, first, last, from_ms, to_ms, hash, reason) VALUES (?,?,?,?,?,?,?,?)",
+            (stream, boot, first, last, from_ms, to_ms, digest, reason),
+        )
+
+    def _delete_from_outbox(self, ids: Sequence[int]) -> None:
+        self._db.executemany(
+            "DELETE FROM outbox WHERE destination = ? AND pack = ?",
+            [(row[0], number) for row in self._db.execute("SELECT id FROM destinations").fetchall() for number in ids],
+        )
+
+    def delete_old_hashes(self) -> None:
+        """Delete the hashes of births that were deleted with all their packs."""
+        self._db.execute(
+            "DELETE FROM births WHERE pack < (SELECT min(id) FROM packs) AND pack NOT IN"
+            " (SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL)"
+            " AND NOT EXISTS (SELECT 1 FROM packs p WHERE p.birth = births.pack)"
+        )
+
+    def delete_old_dictionaries(self) -> list[int]:
+        """Delete dictionaries that no pack uses; returns their numbers."""
+        return [
+            row[0]
+            for row in self._db.execute(
+                "DELETE FROM dictionaries WHERE id IN (SELECT d.id FROM dictionaries d JOIN dictionaries n"
+                " ON n.id = d.id + 1 WHERE n.first_pack <= (SELECT min(id) FROM packs)) RETURNING id"
+            )
+        ]
+
+    def losses(self) -> list[LossNote]:
+        """Losses that no pack states yet, oldest first. They survive a kill: a start must ask for them."""
+        rows = self._db.execute(
+            "SELECT l.id, s.name, b.boot, l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason FROM losses l"
+            " JOIN streams s ON s.id = l.stream JOIN boots b ON b.id = l.boot WHERE l.stated_in IS NULL ORDER BY l.id"
+        )
+        return [LossNote(n, name, boot_hex(boot), *rest) for n, name, boot, *rest in rows]
+
+    def shrink(self) -> None:
+        """Return unused pages to the disk if they are more than a quarter of the file, and many for the cap.
+
+        Few at a time: pages that will soon be used again are not worth the wear.
+        """
+        spare_pages = min(16 << 20, self.max_size_bytes // 8) // PAGE_BYTES
+        if self._db.free_pages > max(spare_pages, self._db.pages // 4):
+            self._db.vacuum(VACUUM_PAGES)

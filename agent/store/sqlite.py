@@ -1,0 +1,480 @@
+"""The SQLite file: its one connection, settings checked when it opens, quarantine of a damaged file, disk reserve."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agent.store import schema
+from agent.store.damage import DamageVerifier, RetryPolicy, clear_suspicion, is_small, suspicion_count
+from agent.store.errors import StoreDamaged, StoreError, StoreNewer, damage_error, explain, is_damage
+
+log = logging.getLogger("meterhouse.store")
+PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears by pages
+CHECKPOINT_PAGES = 64  # small: the WAL counts against the disk space of a reading
+WAL_LIMIT_BYTES = 4 * 1024 * 1024  # the WAL file is truncated to this size after a large transaction
+BUSY_MS = 2_000
+MODE = 0o600  # other users must not open the file: a reader can lock it
+OLDEST_SQLITE = (3, 40, 1)  # of the oldest system that the tests run on
+
+
+@dataclass(frozen=True, slots=True)
+class SalvagedHead:
+    """A stream's head, read from a damaged database."""
+
+    stream: str
+    boot: int
+    seq: int
+    hash: bytes
+    to_ms: int
+    ring_id: int
+    ring_pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A damaged database that was set aside when the store was opened."""
+
+    path: str  # where it is now
+    reason: str
+    heads: tuple[SalvagedHead, ...]
+
+
+class Connection:
+    """The one connection to the database. Belongs to the thread that opened it.
+
+    ``execute`` and ``executemany`` raise SQLite's own errors; ``transaction``, ``query`` and ``translated_errors``
+    raise a StoreError instead.
+    """
+
+    def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
+        self._conn, self.path = conn, path
+        self.execute, self.executemany = conn.execute, conn.executemany
+        self.damage_verifier = DamageVerifier(conn, path)
+        self._in_transaction = False
+
+    def explain(self, error: sqlite3.Error) -> StoreError:
+        """The StoreError for an error of SQLite. Damage is verified first."""
+        return self.damage_verifier.classify(error) if is_damage(error) else explain(error, str(self.path))
+
+    @contextlib.contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Raise a StoreError for an error of SQLite."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self.explain(error) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. Inside another transaction this is a part of that one. Raises StoreError."""
+        if self._in_transaction:
+            yield
+            return
+        self._in_transaction = True
+        try:
+            self._conn.execute("BEGIN IMMEDIATE")
+            yield
+            self._conn.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise self.explain(error) from error
+            raise
+        finally:
+            self._in_transaction = False
+
+    def query(self, sql: str, *values: object) -> list[Any]:
+        """All rows. Raises StoreError."""
+        with self.translated_errors():
+            return self._conn.execute(sql, values).fetchall()
+
+    def meta(self, name: str) -> Any:
+        """A value of the table ``meta``; None if it is not there."""
+        row = self._conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def set_meta(self, name: str, value: object) -> None:
+        """Store a value in the table ``meta``; inside the transaction of the caller."""
+        self._conn.execute(
+            "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
+    @property
+    def pages(self) -> int:
+        """Size of the database in pages, with those in the WAL."""
+        return int(self._conn.execute("PRAGMA page_count").fetchone()[0])
+
+    @property
+    def free_pages(self) -> int:
+        """Unused pages inside the database."""
+        return int(self._conn.execute("PRAGMA freelist_count").fetchone()[0])
+
+    def vacuum(self, pages: int) -> None:
+        """Return up to ``pages`` unused pages to the disk."""
+        # the pragma frees one page a step and has no columns; execute() would make only one step
+        self._conn.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    def flush_wal(self) -> None:
+        """Copy the whole WAL into the database file and truncate it."""
+        self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def release_memory(self) -> None:
+        """Free SQLite's page cache: the next reads come from the disk."""
+        self._conn.execute("PRAGMA shrink_memory")
+
+    def close(self) -> None:
+        """Copy the WAL into the database file and close it."""
+        with contextlib.suppress(sqlite3.Error):
+            self.flush_wal()
+        self._conn.close()
+
+
+def check_regular_files(path: Path) -> None:
+    """Check that the database and the files beside it are regular files: opening a pipe would never return.
+
+    Raises:
+        StoreError: one of them is something else.
+    """
+    for end in ("", "-wal", "-journal", ".salvage", ".suspect"):
+        file = path.with_name(path.name + end)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise StoreError("this is not a regular file", where=str(file), hint="Remove it")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open or create the database and check every setting. Raises sqlite3.Error or a StoreError."""
+    fresh = not path.exists() or path.stat().st_size == 0
+    if fresh:  # created here: its mode must not depend on the umask
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + "-wal").unlink()  # belongs to a file that was removed
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
+    elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # made by an earlier version
+        for name in (path, path.with_name(path.name + "-wal")):
+            with contextlib.suppress(FileNotFoundError):
+                name.chmod(MODE)
+    conn = sqlite3.connect(path, isolation_level=None, cached_statements=64, check_same_thread=True)
+    try:
+        _configure(conn, path)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def _configure(conn: sqlite3.Connection, path: Path) -> None:
+    conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    # one process only. Before the first read: SQLite then needs no shared-memory file, which needs room on the disk
+    conn.execute("PRAGMA locking_mode = EXCLUSIVE")
+    version = int(conn.execute("PRAGMA user_version").fetchone()[0])
+    major = version // schema.MAJOR_STEP
+    if major > schema.MAJOR:
+        raise StoreNewer(
+            f"the database was written by a newer major version (schema {major}.{version % schema.MAJOR_STEP}), "
+            f"this one supports up to {schema.MAJOR}.{len(schema.STEPS)}",
+            where=str(path),
+            hint="Install that version again. To downgrade for good, let it deliver all packs, stop it, and give this "
+            "version a new state_dir. Never restore an older copy of the database: it would fork the streams",
+        )
+    # order matters: page size and auto_vacuum only take effect before the first table and before WAL
+    conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    conn.execute("PRAGMA journal_mode = WAL")
+    conn.execute("PRAGMA synchronous = FULL")
+    conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+    conn.execute("PRAGMA cache_size = -512")
+    conn.execute("PRAGMA temp_store = MEMORY")
+    conn.execute("PRAGMA secure_delete = OFF")  # Debian's default zeroes deleted rows: wear, a larger WAL
+    conn.execute("PRAGMA trusted_schema = OFF")
+    conn.execute("PRAGMA cell_size_check = ON")
+    if version == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        schema.create(conn)
+    elif version < schema.VERSION:
+        schema.upgrade(conn)
+    if missing := schema.missing_columns(conn):
+        raise damage_error(f"the tables lack {missing}")
+    for pragma, wanted in (
+        ("journal_mode", "wal"),
+        ("synchronous", 2),
+        ("auto_vacuum", 2),
+        ("locking_mode", "exclusive"),
+    ):
+        found = conn.execute(f"PRAGMA {pragma}").fetchone()[0]
+        if found != wanted:
+            raise StoreError(
+                f"SQLite uses {pragma} = {found}, but {wanted} is needed for durable commits",
+                where=str(path),
+                hint="Is the state directory on a network or overlay file system? Put it on a local disk",
+            )
+    conn.execute("BEGIN IMMEDIATE")  # take the lock now: a second agent must fail here, not at its first commit
+    conn.execute(
+        "INSERT INTO meta (name, value) VALUES ('opened', datetime()) ON CONFLICT DO UPDATE SET value = excluded.value"
+    )
+    conn.execute("COMMIT")
+
+
+def open_or_quarantine(
+    path: Path, damage: str = "", rescue: bool = True
+) -> tuple[sqlite3.Connection, Quarantine | None]:
+    """Open the database. A damaged one is set aside under a dated name, and a new one is created.
+
+    If only the disk may have failed, opening is retried for some seconds first.
+
+    Args:
+        damage: what is already known to be wrong with it.
+        rescue: False: a damaged database stays where it is.
+
+    Raises:
+        StoreDamaged: it is damaged and ``rescue`` is False.
+        StoreError: it cannot be opened for another reason.
+    """
+    if not rescue and salvage_file(path).exists():
+        raise unchanged_damage(path, "the salvage of a damaged database was interrupted")
+    if aside := _interrupted_salvage(path):
+        return connect(path), Quarantine(str(aside), "found at an earlier start", tuple(_salvage_heads(aside)))
+    retries = RetryPolicy(path)
+    if suspicion_count(path) > 1 and not is_small(path):  # after the first report ``StoreCheck`` checks all of it
+        damage = damage or "reported damaged while in use for the second time, and too large to be checked at a start"
+    while not damage:
+        try:
+            return _open(path), None
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise explain(error, str(path)) from error
+            if not retries.should_retry():
+                damage = str(error)
+    if not rescue:
+        raise unchanged_damage(path, damage)
+    aside = _set_aside(path)
+    heads = tuple(_salvage_heads(aside))
+    try:
+        return connect(path), Quarantine(str(aside), damage, heads)
+    except sqlite3.Error as error:
+        raise explain(error, str(path)) from error
+
+
+def unchanged_damage(path: Path, why: str) -> StoreDamaged:
+    """For tools that only read: the agent sets a database aside, and reports in its streams what was lost."""
+    hint = "Nothing was changed. Start the agent: it sets the file aside and salvages what can be read"
+    return StoreDamaged(f"the database is damaged ({why})", where=str(path), hint=hint)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    conn = connect(path)
+    try:
+        _probe(conn, path)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def salvage_file(path: Path) -> Path:
+    """Contains the name of the file that was set aside, until the salvage is committed."""
+    return path.with_name(path.name + ".salvage")
+
+
+def _interrupted_salvage(path: Path) -> Path | None:
+    """A damaged database whose salvage was interrupted; the unfinished new database is removed."""
+    marker = salvage_file(path)
+    if not marker.exists():
+        return None
+    aside = path.with_name(marker.read_text().strip() or "none")
+    if not aside.exists():  # it was not renamed yet
+        marker.unlink()
+        return None
+    for name in (path, path.with_name(path.name + "-wal")):
+        name.unlink(missing_ok=True)
+    return aside
+
+
+def finish_salvage(path: Path) -> None:
+    """The salvage is committed."""
+    salvage_file(path).unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def _probe(conn: sqlite3.Connection, path: Path) -> None:
+    """Read what every start needs, so that damage there shows now. All of a suspected database is checked.
+
+    Raises sqlite3.DatabaseError on damage.
+    """
+    if suspicion_count(path) and is_small(path):
+        (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise damage_error(found)
+        clear_suspicion(path)
+    conn.execute("SELECT count(*), sum(length(hash)) FROM streams").fetchone()
+    conn.execute("SELECT length(body) FROM packs ORDER BY id DESC LIMIT 1").fetchone()
+    conn.execute("SELECT pack FROM outbox LIMIT 1").fetchone()
+
+
+def quarantine_name(path: Path) -> Path:
+    """A free name for a damaged file, with the time."""
+    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    free, n = aside, 1
+    while free.exists():
+        n += 1
+        free = aside.with_name(f"{aside.name}-{n}")
+    return free
+
+
+def _set_aside(path: Path) -> Path:
+    aside = quarantine_name(path)
+    with salvage_file(path).open("w") as marker:
+        marker.write(aside.name)
+        marker.flush()
+        os.fsync(marker.fileno())
+    sync_directory(path.parent)
+    path.rename(aside)
+    clear_suspicion(path)
+    for suffix in ("-wal", "-shm"):  # the WAL belongs to it: it may hold the newest commits
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    sync_directory(path.parent)
+    return aside
+
+
+def _salvage_heads(aside: Path) -> Iterator[SalvagedHead]:
+    """Heads that can still be read, row by row: one bad page must not lose the others."""
+    columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
+    with contextlib.suppress(sqlite3.Error):
+        conn = sqlite3.connect(f"file:{aside}?mode=ro", uri=True, isolation_level=None)
+        try:
+            rows = conn.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")
+            while (row := rows.fetchone()) is not None:
+                name, boot, seq, digest, to_ms, ring_id, ring_pos = row
+                if isinstance(name, str) and isinstance(digest, bytes) and len(digest) == 32 and seq > 0:
+                    yield SalvagedHead(name, boot, seq, digest, to_ms, ring_id, ring_pos)
+        finally:
+            conn.close()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Ballast:
+    """A file that reserves disk space. It is removed when the disk is full: even DELETE needs room in the WAL."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path, self._size = path, size_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Current size of the file."""
+        try:
+            return self._path.lstat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def take(self, spare_bytes: int) -> bool:
+        """Reserve the space if ``spare_bytes`` stay free beside it. Returns whether it is reserved."""
+        if self.held_bytes == self._size:
+            return True
+        if free_bytes(self._path.parent) < self._size + spare_bytes:
+            return False
+        try:
+            self.drop()
+            fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, MODE)
+            try:
+                os.posix_fallocate(fd, 0, self._size)
+            finally:
+                os.close(fd)
+        except OSError:
+            self.drop()
+            return False
+        return True
+
+    def drop(self) -> None:
+        """Return the space to the disk."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+def free_bytes(directory: Path) -> int:
+    """How much an unprivileged process can still write there."""
+    stat = os.statvfs(directory)
+    return stat.f_bavail * stat.f_frsize
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a file, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def mount_warnings(directory: Path, mountinfo: str | None = None) -> list[str]:
+    """Reasons why commits may not be durable on the file system of ``directory``; usually none.
+
+    Args:
+        mountinfo: contents of /proc/self/mountinfo; for tests.
+    """
+    if mountinfo is None:
+        try:
+            mountinfo = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return []
+    target, best = str(directory.resolve()), ("", "", set[str]())
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(), right.split()
+        if len(fields) < 6 or len(tail) < 3:
+            continue
+        mount = fields[4].replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best[0]):
+            best = (mount, tail[0], set(fields[5].split(",")) | set(tail[2].split(",")))
+    mount, kind, options = best
+    found = []
+    if bad := sorted(options & {"data=writeback", "nobarrier", "barrier=0", "fsync_mode=nobarrier"}):
+        found.append(f"{mount} is mounted with {', '.join(bad)}: a power cut can damage the database")
+    if kind in {"tmpfs", "ramfs"}:
+        found.append(f"{mount} is a {kind}: everything is lost at a power cut")
+    if kind in {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs", "fuse.sshfs"}:
+        found.append(f"{mount} is a network file system ({kind}): locks and syncs are not reliable")
+    if kind in {"overlay", "aufs"}:
+        found.append(f"{mount} is an overlay ({kind}): files there may be lost at the next boot of the machine")
+    if kind in {"vfat", "exfat", "msdos"}:
+        found.append(f"{mount} is {kind}, which has no journal: a power cut can damage the database")
+    return found
+
+
+def build_warnings(options: Collection[str] | None = None, version: tuple[int, ...] | None = None) -> list[str]:
+    """Reasons why this build of SQLite may not be reliable; usually none. The arguments are for tests."""
+    if options is None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as conn:
+            options = {row[0] for row in conn.execute("PRAGMA compile_options")}
+    version = version or sqlite3.sqlite_version_info
+    found = []
+    if version < OLDEST_SQLITE:
+        text, oldest = (".".join(map(str, v)) for v in (version, OLDEST_SQLITE))
+        found.append(f"SQLite {text} is older than {oldest}, the oldest version that meterhouse is tested with")
+    for option, what in (
+        ("THREADSAFE=0", "it does not support threads"),
+        ("NO_SYNC", "it never waits for the disk: a power cut can damage the database"),
+        ("OMIT_WAL", "it has no write-ahead log"),
+    ):
+        if option in options:
+            found.append(f"this SQLite was built with {option}: {what}")
+    return found

@@ -1,0 +1,320 @@
+"""The store: opens the database, salvages a damaged one, keeps it within its limits. Lives in exactly one thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from agent.store.check import StoreCheck
+from agent.store.codec import Codec
+from agent.store.damage import RetryPolicy, clear_suspicion, suspicion_count
+from agent.store.documents import Documents, KeyRecords
+from agent.store.errors import StoreDamaged, StoreError
+from agent.store.heads import HeadRecord, HeadTracker, record_file, set_stale_wal_aside
+from agent.store.intervals import IntervalTable
+from agent.store.packs import PackTable
+from agent.store.retention import SPARE_BYTES, Retention
+from agent.store.salvage import RecordedState, Salvage, newest_head
+from agent.store.sqlite import (
+    PAGE_BYTES,
+    Ballast,
+    Connection,
+    Quarantine,
+    build_warnings,
+    check_regular_files,
+    file_bytes,
+    finish_salvage,
+    free_bytes,
+    mount_warnings,
+    open_or_quarantine,
+)
+from agent.store.streams import Behind, LossNote, Resume, StreamTable
+
+T = TypeVar("T")
+MIN_SIZE_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the store uses and how it is set up, for status and for the log at the start."""
+
+    path: str
+    database_bytes: int
+    wal_bytes: int
+    ballast_bytes: int
+    unused_bytes: int  # inside the database, for new packs
+    max_bytes: int
+    free_disk_bytes: int
+    packs: int  # ids in the database; after a prune in the middle slightly more than there are
+    pending: dict[str, int]  # packs by destination
+    settings: str  # "WAL, synchronous FULL, ..."
+
+    @property
+    def disk_bytes(self) -> int:
+        """All that counts towards the cap."""
+        return self.database_bytes + self.wal_bytes + self.ballast_bytes
+
+
+class Store:
+    """The database of one gateway. Open with ``Store.open``; every method belongs to the opening thread.
+
+    ``packs``, ``documents``, ``intervals`` and ``keys`` are its parts; ``db`` is their one connection.
+    """
+
+    def __init__(
+        self,
+        db: Connection,
+        max_size_bytes: int,
+        keep_delivered_s: float,
+        quarantine: Quarantine | None,
+        record: HeadRecord,
+    ) -> None:
+        self.db, self.quarantine = db, quarantine
+        self.saved_packs = 0  # salvaged from a damaged database
+        self._codec, self._streams = Codec(), StreamTable(db)
+        self.retention = Retention(db, self._codec, max_size_bytes, keep_delivered_s)
+        self._tracker = HeadTracker(db, self._streams, self.retention, record)
+        self.documents, self.keys = Documents(db), KeyRecords(db)
+        self.intervals = IntervalTable(db, self._streams)
+        self.packs = PackTable(db, self._codec, self._streams, self.retention, self._tracker, self.documents)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        max_size_bytes: int = 8 << 30,
+        keep_delivered_s: float = 30 * 86_400.0,
+        destinations: Sequence[str] = (),
+        now_ms: int = 0,
+        rescue: bool = True,
+    ) -> Store:
+        """The database at ``path``, created if it is missing. A damaged one is set aside: see ``quarantine``.
+
+        Args:
+            max_size_bytes: cap for database, WAL and disk reserve together.
+            keep_delivered_s: how long packs are kept after every destination confirmed them.
+            destinations: who must confirm from now on. The outbox of a removed name is kept in case it comes back.
+            rescue: False, for tools that only read: a damaged database stays where it is.
+
+        Raises:
+            StoreBusy: another process has it open.
+            StoreDamaged: it is damaged and ``rescue`` is False.
+            StoreNewer: a newer version wrote it.
+            StoreError: it cannot be opened, or commits would not be durable here.
+        """
+        path = Path(path)
+        if max_size_bytes < MIN_SIZE_BYTES:
+            raise StoreError(f"max_size must be at least 8 MiB, not {max_size_bytes} bytes", where=str(path))
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_regular_files(path)
+            if free_bytes(path.parent) < 2 * SPARE_BYTES:
+                # opening writes, and so does a start before it first reads: the reserve makes room for it
+                Ballast(path.with_name(path.name + ".ballast"), 0).drop()
+            return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue)
+        except OSError as error:
+            raise StoreError(
+                f"the state directory cannot be used ({error.strerror})",
+                where=str(path.parent),
+                hint="Create it, owned by the user that runs the agent",
+            ) from error
+
+    @classmethod
+    def _open(
+        cls,
+        path: Path,
+        max_size_bytes: int,
+        keep_delivered_s: float,
+        destinations: Sequence[str],
+        now_ms: int,
+        rescue: bool,
+    ) -> Store:
+        damage, torn, retries = "", False, RetryPolicy(path)
+        record = HeadRecord(record_file(path))
+        set_stale_wal_aside(path, record, rescue)
+        while True:
+            conn, quarantine = open_or_quarantine(path, damage, rescue)
+            store = cls(Connection(conn, path), max_size_bytes, keep_delivered_s, quarantine, record)
+            try:
+                store._load(destinations, now_ms, torn)
+                if torn := not store._tracker.compare(is_salvaged=quarantine is not None):
+                    raise StoreDamaged(
+                        "the newest transactions are missing and the rest is inconsistent", where=str(path)
+                    )
+                store.db.damage_verifier.in_use = True
+                return store
+            except StoreDamaged as error:
+                conn.close()
+                if quarantine is not None:
+                    raise
+                if not retries.should_retry():
+                    damage = error.what
+            except BaseException:
+                conn.close()
+                raise
+
+    def _load(self, destinations: Sequence[str], now_ms: int, torn: bool) -> None:
+        with self.db.transaction():
+            if self.quarantine:
+                self._salvage(self.quarantine, destinations, torn)
+            self.packs.load(destinations, now_ms)
+        if self.quarantine:
+            finish_salvage(self.db.path)
+        self.retention.apply_limits()
+
+    def _salvage(self, quarantine: Quarantine, destinations: Sequence[str], torn: bool) -> None:
+        record = self._tracker.record
+        recorded = record.found if record.exact else {}
+        for head in quarantine.heads:
+            self._streams.put_head(newest_head(head, recorded.get(head.stream)))
+        self.db.set_meta("last_id", record.last_id)
+        state = RecordedState(recorded, torn, record.last_id + 1)
+        salvage = Salvage(Path(quarantine.path), self.db, self._codec, self._streams, destinations, state)
+        salvage.run()
+        self.saved_packs = salvage.packs
+        self.retention.lost_packs = salvage.lost
+
+    def call(self, function: Callable[[Store], T]) -> T:
+        """The result of ``function``; an error of SQLite is raised as a StoreError, wherever it comes from."""
+        with self.db.translated_errors():
+            return function(self)
+
+    # --- streams that are behind the recorded heads
+
+    @property
+    def behind(self) -> Mapping[str, Behind]:
+        """Streams whose newest packs are missing; ``resume_streams`` continues after them."""
+        return self._tracker.behind
+
+    def resume_streams(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
+        """Continue after the missing packs, and note them as lost. Returns how many streams and packs.
+
+        Args:
+            resumes: where streams continue; by default after their last pack.
+        """
+        done = self._tracker.resume(resumes)
+        self.packs.refresh()
+        return done
+
+    def mark_sent(self) -> None:
+        """All that is committed may be published from now on. Call it before the first byte is. For any thread."""
+        self._tracker.record.mark_sent()
+
+    # --- limits
+
+    def change_limits(
+        self,
+        max_size_bytes: int,
+        keep_delivered_s: float,
+        destinations: Sequence[str],
+        now_ms: int,
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Other limits and destinations from now on; the next ``prune`` deletes what exceeds a smaller cap.
+
+        Args:
+            also: further writes of the same transaction.
+
+        Raises:
+            StoreFull, StoreBusy: nothing was changed.
+        """
+        with self.packs.restored_destinations(), self.db.transaction():
+            also()
+            self.packs.set_destinations(destinations, now_ms)
+        self.retention.change_limits(max_size_bytes, keep_delivered_s)
+
+    def prune(self, now_ms: int) -> list[LossNote]:
+        """Delete packs delivered ``keep_delivered_s`` ago, keep the caps, return space. To be called each minute.
+
+        Also after StoreFull: then packs that every destination confirmed are deleted early, to make room for new ones.
+
+        Args:
+            now_ms: only if the clock can be trusted; with 0 nothing is deleted for its age.
+
+        Returns:
+            All losses that no pack states yet: they belong into the next pack of their stream.
+        """
+        retention = self.retention
+        tight = free_bytes(self.db.path.parent) < 2 * SPARE_BYTES
+        if tight:  # even DELETE writes to the WAL, so room must come first
+            retention.reserve.drop()
+        try:
+            with self.db.transaction():
+                if now_ms:
+                    retention.delete_delivered(now_ms - retention.keep_delivered_ms)
+                lost = retention.make_room(retention.page_limit)
+                if tight:
+                    retention.free_confirmed((4 << 20) // PAGE_BYTES)
+                unused = retention.delete_old_dictionaries()
+                retention.delete_old_hashes()
+            self._codec.remove_dictionaries(unused)
+            if lost:
+                retention.lost_packs += lost
+                self.packs.count_pending()
+            if tight:
+                self.db.flush_wal()
+            else:
+                retention.shrink()
+            self._tracker.update_owed()
+        except sqlite3.Error as error:
+            raise self.db.explain(error) from error
+        finally:
+            # with unused pages in the file, new packs need the reserve's space for the WAL; otherwise a clean-up does
+            retention.reserve.take(0 if tight and not retention.has_spare_pages() else SPARE_BYTES)
+        return retention.losses()
+
+    # --- check and facts
+
+    def start_check(self, is_sealed: Callable[[bytes], bool]) -> StoreCheck:
+        """Begin to check all that is stored. ``is_sealed``: whether a pack, given its bytes, has a valid signature."""
+        self.db.release_memory()
+        return StoreCheck(self.db, lambda number, body: self.packs.drop_if_bad(number, body, is_sealed))
+
+    def checked_ms(self) -> int:
+        """When the last check ended, UTC ms; 0: never, or one is due now."""
+        return 0 if suspicion_count(self.db.path) else int(self.db.meta("inspected") or 0)
+
+    def mark_checked(self, at_ms: int) -> int:
+        """A check ended at ``at_ms``, and the store is sound. Returns ``at_ms``."""
+        clear_suspicion(self.db.path)
+        with self.db.transaction():
+            self.db.set_meta("inspected", at_ms)
+        return at_ms
+
+    def warnings(self) -> list[str]:
+        """Reasons why commits may not be durable here; usually none."""
+        directory = self.db.path.parent
+        found = [*mount_warnings(directory), *build_warnings()]
+        if not self.retention.reserve.held_bytes:
+            found.append(f"{directory}: no room for the reserve file that the agent needs to recover from a full disk")
+        return found
+
+    @property
+    def lost_packs(self) -> int:
+        """Packs evicted before they were confirmed, or damaged, since the store was opened."""
+        return self.retention.lost_packs
+
+    def usage(self) -> Usage:
+        """What the store uses and how it is set up. Cheap enough for every status."""
+        span = self.db.execute("SELECT coalesce(max(id) - min(id) + 1, 0) FROM packs").fetchone()[0]
+        path = self.db.path
+        return Usage(
+            path=str(path),
+            database_bytes=self.db.pages * PAGE_BYTES,
+            wal_bytes=file_bytes(path.with_name(path.name + "-wal")),
+            ballast_bytes=self.retention.reserve.held_bytes,
+            unused_bytes=self.db.free_pages * PAGE_BYTES,
+            max_bytes=self.retention.max_size_bytes,
+            free_disk_bytes=free_bytes(path.parent),
+            packs=span,
+            pending=dict(self.packs.pending_counts),
+            settings=f"SQLite {sqlite3.sqlite_version}, WAL, synchronous FULL, page {PAGE_BYTES}",
+        )
+
+    def close(self) -> None:
+        """Copy the WAL into the database file and close it."""
+        self.db.close()
+        self._tracker.record.close()

@@ -1,0 +1,204 @@
+"""Streams in the database: their heads, the numbers of streams and boots, and what the store reports about streams."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.store.sqlite import Connection
+
+if TYPE_CHECKING:
+    from agent.pack import SealedPack
+
+SIZE_CAP, DAMAGED = "size_cap", "damaged"  # reasons of a loss
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    """The last pack of a stream, which its next pack must follow, and the position up to which its ring is sealed."""
+
+    stream: str
+    boot: str
+    seq: int
+    hash: bytes
+    to_ms: int
+    birth: bytes | None  # hash of the valid birth; None after a salvage
+    ring_id: int
+    ring_pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class CachedHead:
+    """What a commit needs to know of a stream."""
+
+    id: int  # streams.id
+    seq: int
+    birth_pack: int  # 0: not known
+    birth: bytes | None  # its hash
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A stream whose newest packs were committed, but are missing from the database."""
+
+    stream: str
+    head: StreamHead  # as last committed: the next pack follows it
+    sent_ms: int  # missing packs that end after this were never published ...
+    sent_pos: int  # ... and hold no record before this position of the head's ring ...
+    resealable: bool  # ... if they were sealed from that ring
+    exact: bool  # nothing was published after the head; False, after a power cut: there may have been more
+    lost_first: int  # the first missing pack that a destination may wait for; after the head if there is none
+    lost_ms: int  # where that pack begins
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a stream that is behind continues: its next pack begins at ``to_ms``."""
+
+    to_ms: int
+    ring_pos: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPack:
+    """A pack as it was published."""
+
+    id: int
+    stream: str
+    boot: str
+    seq: int
+    from_ms: int
+    to_ms: int
+    is_birth: bool
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LossNote:
+    """Packs ``first`` to ``last`` of a boot that were dropped before every destination had them.
+
+    Goes into the next pack of the stream as an event of kind loss; ``PackTable.commit(stated=...)`` then takes its
+    ``id``.
+    """
+
+    id: int
+    stream: str
+    boot: str
+    first: int
+    last: int
+    from_ms: int
+    to_ms: int
+    hash: bytes  # of last
+    reason: str = SIZE_CAP
+
+
+class StreamTable:
+    """The rows of ``streams`` and ``boots``; what a commit needs of them is cached."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+        self.cached: dict[str, CachedHead] = {}  # by name
+        self._boots: dict[str, int] = {}
+
+    def refresh(self) -> None:
+        """Read the cache from the database."""
+        rows = self._db.execute("SELECT name, id, seq, birth_pack, birth FROM streams").fetchall()
+        self.cached = {name: CachedHead(number, seq, pack or 0, birth) for name, number, seq, pack, birth in rows}
+        self._boots = {boot_hex(boot): number for number, boot in self._db.execute("SELECT id, boot FROM boots")}
+
+    def roll_back(self) -> None:
+        """Read the cache again after a transaction that failed. Raises nothing."""
+        with contextlib.suppress(sqlite3.Error):
+            self.refresh()
+
+    def heads(self) -> dict[str, StreamHead]:
+        """All streams that ever sealed a pack here, by name."""
+        rows = self._db.query(
+            "SELECT s.name, b.boot, s.seq, s.hash, s.to_ms, s.birth, s.ring_id, s.ring_pos"
+            " FROM streams s JOIN boots b ON b.id = s.boot ORDER BY s.name"
+        )
+        return {
+            name: StreamHead(name, boot_hex(boot), seq, digest, to_ms, birth, unsigned(ring_id), unsigned(ring_pos))
+            for name, boot, seq, digest, to_ms, birth, ring_id, ring_pos in rows
+        }
+
+    def last_pack_id(self) -> int:
+        """The highest pack id that was ever assigned, even if that pack is missing."""
+        row = self._db.execute(
+            "SELECT max(coalesce((SELECT max(id) FROM packs), 0),"
+            " coalesce((SELECT value FROM meta WHERE name = 'last_id'), 0))"
+        ).fetchone()
+        return int(row[0])
+
+    def find_boot(self, boot: str) -> int | None:
+        """boots.id of a boot, None if no pack has it."""
+        return self._boots.get(boot)
+
+    def boot_id(self, boot: str) -> int:
+        """boots.id of a boot, added if it is new."""
+        if boot not in self._boots:
+            number = boot_number(boot)
+            self._db.execute("INSERT INTO boots (boot) VALUES (?) ON CONFLICT DO NOTHING", (number,))
+            self._boots[boot] = self._db.execute("SELECT id FROM boots WHERE boot = ?", (number,)).fetchone()[0]
+        return self._boots[boot]
+
+    def put_head(self, head: StreamHead) -> int:
+        """Set the head of a stream whose packs are not here. Returns streams.id."""
+        values = (
+            self.boot_id(head.boot), head.seq, head.hash, head.to_ms, signed(head.ring_id), signed(head.ring_pos),
+        )  # fmt: skip
+        row = self._db.execute(
+            "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,?,?,?,?,?,?)"
+            " ON CONFLICT (name) DO UPDATE SET boot = excluded.boot, seq = excluded.seq, hash = excluded.hash,"
+            " to_ms = excluded.to_ms, ring_id = excluded.ring_id, ring_pos = excluded.ring_pos, birth = NULL,"
+            " birth_pack = NULL RETURNING id",
+            (head.stream, *values),
+        ).fetchone()
+        return int(row[0])
+
+    def advance(self, pack: SealedPack, birth: tuple[int, bytes] | None) -> None:
+        """Make ``pack`` the head of its stream. ``birth``: (id, hash) of the newest birth that comes with it."""
+        head = self.cached.get(pack.stream)
+        birth_pack, digest = birth or ((head.birth_pack, head.birth) if head else (0, None))
+        values = (
+            self.boot_id(pack.boot), pack.seq, pack.hash, pack.to_ms, digest, birth_pack or None, signed(pack.ring_id),
+            signed(pack.ring_pos),
+        )  # fmt: skip
+        if head:
+            number = head.id
+            self._db.execute(
+                "UPDATE streams SET boot = ?, seq = ?, hash = ?, to_ms = ?, birth = ?, birth_pack = ?, ring_id = ?,"
+                " ring_pos = ? WHERE id = ?",
+                (*values, number),
+            )
+        else:
+            number = self._db.execute(
+                "INSERT INTO streams (boot, seq, hash, to_ms, birth, birth_pack, ring_id, ring_pos, name)"
+                " VALUES (?,?,?,?,?,?,?,?,?) RETURNING id",
+                (*values, pack.stream),
+            ).fetchone()[0]
+        self.cached[pack.stream] = CachedHead(number, pack.seq, birth_pack, digest)
+
+
+def boot_number(boot: str) -> int:
+    """16 hex digits as the signed 64-bit integer that SQLite stores."""
+    if len(boot) != 16:
+        raise ValueError(f"a boot has 16 hex digits, got {boot!r}")
+    return signed(int(boot, 16))
+
+
+def boot_hex(number: int) -> str:
+    """The reverse of ``boot_number``."""
+    return f"{unsigned(number):016x}"
+
+
+def signed(number: int) -> int:
+    """A u64 as the signed integer of the same bits."""
+    return number - (1 << 64) if number >> 63 else number
+
+
+def unsigned(number: int) -> int:
+    """The reverse of ``signed``."""
+    return number & (1 << 64) - 1
