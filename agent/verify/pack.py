@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from agent.verify.canonical import canonical
-from agent.verify.quick import Sketch
+from agent.verify.records import Records, read_records
 from agent.verify.signed import Signed
-from agent.verify.strict import MAX_SHOWN, Refused, parse_object, shown
+from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
 from agent.verify.table import Gap, Table, ms_of
 
 NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the last part of a stream
@@ -21,8 +19,6 @@ _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
 _EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
-_VALUES: Final = ("v", "vs", "vb")
-_FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
 MAX_PARTS: Final = 4096
 MAX_STEPS: Final = 100  # clock steps and losses that one pack states
 MAX_KERNEL: Final = 64  # characters of a kernel's boot
@@ -69,21 +65,19 @@ class Pack:
     edge: Edge
     digest: bytes
     table: Table | None  # of a birth
-    counts: Mapping[str, int]  # records by point
-    readings: int
+    records: Records
     gaps: tuple[Gap, ...]
     losses: tuple[Loss, ...]
     synced: bool | None
     monotonic: tuple[str, int] | None  # (kernel boot, ms)
-    early: int = 0  # read times before the pack begins
     faults: list[str] = field(default_factory=list)
 
 
-def read_pack(signed: Signed, signer: int = 0, sketch: Sketch | None = None) -> Pack:
+def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -> Pack:
     """What a pack says.
 
     Args:
-        sketch: of its records, where ``signed.value`` has none.
+        columns: of its member ``e``, where ``parse_columns`` gave them.
 
     Raises:
         Refused: code ``shape``; a member that is needed is missing or not what it must be.
@@ -124,16 +118,13 @@ def read_pack(signed: Signed, signer: int = 0, sketch: Sketch | None = None) -> 
         (),
         signer,
     )
-    pack = Pack(stream, edge, signed.digest, table, {}, 0, (), (), None, None)
+    pack = Pack(stream, edge, signed.digest, table, Records(), (), (), None, None)
     if "events" in value:
         _read_events(value["events"], pack)
     if "gaps" in value:
         pack.gaps = _gaps(value["gaps"], from_ms, to_ms)
-    if sketch is not None:
-        _read_records(sketch.records, pack)
-        pack.counts, pack.readings = sketch.counts, sketch.readings
-    elif "e" in value:
-        _read_records(value["e"], pack)
+    if "e" in value:
+        pack.records = read_records(value["e"], columns, stream, from_ms - EARLY_MS)
     _read_clock(get("clock"), pack)
     _check_alone(value, pack)
     return pack
@@ -152,39 +143,6 @@ def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
         faults.append("prev is null, but this is not sequence 1 with prev_boot null")
     if edge.prev is not None and (edge.seq == 1 or (edge.first and edge.prev_boot is None)):
         faults.append("prev is there, but this is sequence 1 or prev_boot is null")
-
-
-def audit(signed: Signed, table: Table) -> list[str]:
-    """Faults of form, which show the same way in every pack of a birth, so that one pack of each is looked at."""
-    value = parse_object(signed.payload) if signed.sketched else signed.value
-    faults = check_units(value.get("e", ()), table)
-    if canonical({n: v for n, v in value.items() if n != "sig"}) != signed.payload:
-        faults.append("signed over bytes that are not in canonical form")
-    return faults
-
-
-def check_units(records: Sequence[Mapping[str, Any]], table: Table) -> list[str]:
-    """The first record whose unit is not its birth's."""
-    if table.names is not None:
-        for record in records:
-            want = table.units.get(record["n"])
-            if want is not None and (record.get("u", ""), record.get("du", "")) != want:
-                seen = f"{record.get('u', '')}{record.get('du', '')}" or "none"
-                name, wanted = record["n"][:MAX_SHOWN], "".join(want)[:MAX_SHOWN] or "none"
-                return [f"{name} comes in unit {seen[:MAX_SHOWN]}, its birth says {wanted}"]
-    return []
-
-
-def units_of(signed: Signed) -> list[dict[str, Any]]:
-    """Records with nothing but name and unit, each pair once: for ``check_units``, when the birth is here."""
-    seen: dict[str, tuple[Any, Any]] = {}
-    kept = []
-    for record in (parse_object(signed.payload) if signed.sketched else signed.value).get("e", ()):
-        unit = (record.get("u", ""), record.get("du", ""))
-        if seen.get(record["n"]) != unit:
-            seen[record["n"]] = unit
-            kept.append({name: record[name] for name in ("n", "u", "du") if name in record})
-    return kept
 
 
 def _hash(value: object, what: str, null: bool = False) -> str | None:
@@ -298,51 +256,3 @@ def _read_clock(value: object, pack: Pack) -> None:
     kernel, mono = value.get("kernel_boot"), value.get("mono_ms")
     if isinstance(kernel, str) and isinstance(mono, (int, float)):
         pack.monotonic = (kernel[:MAX_KERNEL], int(mono))
-
-
-def _read_records(e: object, pack: Pack) -> None:
-    """SenML: names counted, values of the right type; the usual record {n, u, v} is not looked at one by one."""
-    if not isinstance(e, list) or not {dict}.issuperset(map(type, e)):
-        raise Refused("shape", "e is no array of records")
-    try:
-        names = [record["n"] for record in e]
-    except KeyError:
-        raise Refused("shape", "a record without its name") from None
-    if not {str}.issuperset(map(type, names)):
-        raise Refused("shape", "a record whose name is no text")
-    usual = [record["v"] for record in e if len(record) - ("u" in record) == 2 and "v" in record]
-    if not _NUMBERS.issuperset(map(type, usual)):
-        raise Refused("shape", "a record whose v is no number")
-    if e and ("bt" not in e[0] or "bn" not in e[0]):
-        raise Refused("shape", "the first record has no bn and bt")
-    if len(usual) != len(e):
-        _read_unusual([record for record in e if len(record) - ("u" in record) != 2 or "v" not in record], pack)
-    pack.counts = Counter(names)
-    pack.readings = len(names)
-
-
-_NUMBERS: Final = frozenset((int, float))
-
-
-def _read_unusual(records: list[dict[str, Any]], pack: Pack) -> None:
-    base_ms = 0.0
-    for record in records:
-        for label in record:
-            if label.endswith("_") or label in _FOREIGN:
-                raise Refused("shape", f"SenML label {shown(label)} that must be understood and is not")
-        if record.get("bn", pack.stream + "/") != pack.stream + "/":
-            raise Refused("shape", f"records of {shown(record['bn'])} in a pack of {pack.stream}")
-        times = [record[label] for label in ("bt", "t") if label in record]
-        if not _NUMBERS.issuperset(map(type, times)) or type(record.get("mt", 0)) not in _NUMBERS:
-            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has a time that is no number")
-        if "bt" in record:
-            base_ms = record["bt"] * 1000
-        if times and base_ms + record.get("t", 0) * 1000 < pack.edge.from_ms - EARLY_MS:
-            pack.early += 1
-        present = [label for label in _VALUES if label in record]
-        if len(present) != 1:
-            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {len(present)} values, one is wanted")
-        kind = type(record[present[0]])
-        want: tuple[type, ...] = {"v": (int, float), "vb": (bool,)}.get(present[0], (str,))
-        if kind not in want:
-            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {present[0]} of type {kind.__name__}")

@@ -39,7 +39,6 @@ class Signed:
     digest: bytes  # SHA-256 of payload
     key: PublicKey
     rewritten: bool  # the received bytes were not the signed ones: somebody on the way has re-serialised them
-    sketched: bool = False  # ``value`` has no records: ``quick`` has looked at them
 
     @property
     def hash(self) -> str:
@@ -86,19 +85,6 @@ def find_seal(raw: bytes, keys: Mapping[str, PublicKey]) -> Seal | None:
 def payload_of(value: Mapping[str, Any]) -> bytes:
     """The canonical bytes that are signed."""
     return canonical({name: inner for name, inner in value.items() if name != "sig"})
-
-
-def check_sketched(raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[str, PublicKey]) -> Signed | None:
-    """As ``check_signed`` for a value without its records; None where the received bytes are not the signed ones."""
-    sig = value.get("sig")
-    cut = cut_signature(raw, sig) if isinstance(sig, str) and sig.isascii() else None
-    if cut is None:
-        return None
-    try:
-        key = check_signature(sig, cut, typ, keys)
-    except Refused:
-        return None
-    return Signed(value, cut, sha256(cut).digest(), key, rewritten=False, sketched=True)
 
 
 def check_signed(

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from agent.verify.canonical import canonical
 from agent.verify.checkpoint import Named
 from agent.verify.history import History, Place
 from agent.verify.holes import differs, survey
 from agent.verify.keyring import KeyRing
-from agent.verify.pack import Edge, Loss, Pack, audit, check_units, units_of
+from agent.verify.pack import Edge, Loss, Pack
+from agent.verify.records import Records, check_units
 from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
-from agent.verify.table import DAY_MS, Gap, Table, by_day, day_name
+from agent.verify.table import DAY_MS, Gap, Table, Unit, by_day, day_name
 
 MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256  # packs whose birth is not known yet
@@ -34,7 +36,7 @@ class _Account:
     gaps: tuple[Gap, ...]
     readings: int
     packs: list[Edge]
-    units: list[dict[str, Any]]  # where the birth is not known yet
+    units: list[tuple[str, Unit]]  # of points, where the birth is not known yet
 
 
 class StreamState:
@@ -55,6 +57,9 @@ class StreamState:
         self._waiting: dict[str, list[_Account]] = {}  # by the hash of a birth that was not seen yet
         self._groups: OrderedDict[tuple[str, int], _Account] = OrderedDict()
         self._audited: OrderedDict[str, None] = OrderedDict()
+        self._records = Records()  # of the last pack
+        self._counts: Mapping[str, int] = Counter()  # of these
+        self._good_table: Table | None = None  # has the units of these
         self._blamed: set[tuple[str, int]] = set()
         self._bad = 0  # packs with a fault
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
@@ -87,20 +92,29 @@ class StreamState:
         if pack.table:
             self.know(edge.hash, pack.table)
         table = self.tables.get(edge.birth)
+        counts = self._count(pack.records)
+        if table and table is not self._good_table:
+            faults = check_units(pack.records.pairs, table)
+            self._good_table = None if faults else table
+            pack.faults += faults
         if table and (edge.is_birth or edge.birth not in self._audited):
             if not edge.is_birth:
                 self._audited[edge.birth] = None
                 if len(self._audited) > MAX_TABLES:
                     self._audited.popitem(last=False)
-            pack.faults += audit(signed, table)
-        elif table and not signed.sketched:  # of a sketch the units have been looked at
-            pack.faults += check_units(signed.value.get("e", ()), table)
+            pack.faults += _check_form(signed)
         for text in pack.faults:
             self._blame(edge, "rule", text, where)
         for other, text in seams:
             self._blame(other, "chain", text, where if other is edge else "")
-        self._account(pack, [] if table else units_of(signed), where)
+        self._account(pack, counts, [] if table else pack.records.distinct(), where)
         return place, (edge.boot, edge.seq) not in self._blamed
+
+    def _count(self, records: Records) -> Mapping[str, int]:
+        """Records by point. A pack mostly has the names and units of the one before: these are known."""
+        if records.names != self._records.names or records.units != self._records.units:
+            self._records, self._counts, self._good_table = records, Counter(records.names), None
+        return self._counts
 
     def again(self) -> None:
         """A pack that it has came once more."""
@@ -225,7 +239,7 @@ class StreamState:
     def _look_at_clock(self, pack: Pack) -> None:
         self._sum.clock_unsynced += pack.synced is False
         self._sum.clock_unknown += pack.synced is None
-        self._sum.early += pack.early
+        self._sum.early += pack.records.early
         if pack.monotonic:
             boot, kernel, seq, ms = self._monotonic
             now = (pack.edge.boot, pack.monotonic[0], pack.edge.seq, pack.monotonic[1])
@@ -234,10 +248,10 @@ class StreamState:
             if (boot, kernel) != now[:2] or now[2] > seq:
                 self._monotonic = now
 
-    def _account(self, pack: Pack, units: list[dict[str, Any]], where: str) -> None:
+    def _account(self, pack: Pack, counts: Mapping[str, int], units: list[tuple[str, Unit]], where: str) -> None:
         """Balance the pack, or wait for its other parts or its birth."""
         edge = pack.edge
-        account = _Account(edge, pack.counts, pack.gaps, pack.readings, [edge], units)
+        account = _Account(edge, counts, pack.gaps, len(pack.records.names), [edge], units)
         if edge.part:
             whole = self._gather(account, edge.part)
             if whole is None:
@@ -309,6 +323,13 @@ class StreamState:
             if len(self._days) > MAX_DAYS:
                 del self._days[min(self._days)]
         return day
+
+
+def _check_form(signed: Signed) -> list[str]:
+    """A fault of form shows the same way in every pack of a birth, so that one pack of each is looked at."""
+    if canonical({n: v for n, v in signed.value.items() if n != "sig"}) != signed.payload:
+        return ["signed over bytes that are not in canonical form"]
+    return []
 
 
 def _is_at_an_end(group: _Account, made: StreamReport, ended: bool) -> bool:

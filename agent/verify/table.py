@@ -17,7 +17,7 @@ MAX_POINTS: Final = 65_536
 MAX_GRIDS: Final = 256  # different periods and phases in one table; a device has five paces
 MAX_GAP_WORK: Final = 200_000  # gaps times what each is compared with, and the days that it is counted in
 MAX_DAYS: Final = 4000  # that one stretch is cut into
-Units = tuple[tuple[str, tuple[str, str]], ...]  # (name, (u, du))
+Unit = object  # ``u``; where there is a ``du``: (u, du)
 
 
 def ms_of(value: object, what: str) -> int:
@@ -69,7 +69,7 @@ class Table:
             raise Refused("shape", f"epoch of the birth's table is {shown(epoch)}, a whole number is wanted")
         self.epoch: int | None = epoch  # of the counters
         grids: dict[tuple[int, int], list[str]] = {}
-        self.units: dict[str, tuple[str, str]] = {}  # name -> (u, du)
+        self.units: dict[str, Unit] = {}
         for point in points:
             name = point.get("n") if isinstance(point, dict) else None
             if not isinstance(name, str):
@@ -80,7 +80,7 @@ class Table:
             kind = point.get("kind")
             if not isinstance(kind, str) or kind not in KINDS:
                 raise Refused("shape", f"{name[:MAX_SHOWN]} is of kind {shown(kind)}")
-            self.units[name] = (_unit(point.get("u")), _unit(point.get("du")))
+            self.units[name] = unit_of(_text(point.get("u")), _text(point.get("du")))
             period = point.get("period")
             if period is None or kind not in ("gauge", "counter"):
                 continue
@@ -93,16 +93,8 @@ class Table:
                 raise Refused("shape", f"the birth's table has more than {MAX_GRIDS} different periods and phases")
         self.names: frozenset[str] | None = frozenset(self.units) or None
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
-        self._last: tuple[Mapping[str, int], list[int], Balance] | None = None  # a balance without gaps
-        self._suits: tuple[Units, bool] = ((), True)  # the last that was asked for
+        self._last: tuple[Mapping[str, int], list[int], Balance] | None = None  # the last balance without gaps
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
-
-    def suits(self, units: Units) -> bool:
-        """Have all points these units? Packs of one shape share the object, and are looked at once."""
-        if self._suits[0] is not units:
-            fits = self.names is None or all(self.units.get(name, unit) == unit for name, unit in units)
-            self._suits = (units, fits)
-        return self._suits[1]
 
     def due(self, from_ms: int, to_ms: int) -> int:
         """Readings due in ``[from_ms, to_ms)``."""
@@ -125,7 +117,7 @@ class Table:
         """
         ticked = [ticks(from_ms, to_ms, period, phase) for period, phase, _ in self.grids]
         if not gaps and self._last and self._last[0] is counts and self._last[1] == ticked:
-            return self._last[2]  # the same records of the same ticks: packs of one shape share their counts
+            return self._last[2]  # the same counts at the same ticks as in the pack before
         result = Balance()
         if gaps and (work := self._gap_work(gaps)) > MAX_GAP_WORK:
             result.faults.append(f"{len(gaps)} gaps, too many to be compared with the table ({work} steps)")
@@ -194,7 +186,12 @@ class Table:
         return missing
 
 
-def _unit(value: object) -> str:
+def unit_of(u: object, du: object) -> Unit:
+    """A record's or a point's unit as one value; "" stands for a member that is not there."""
+    return u if du == "" else (u, du)
+
+
+def _text(value: object) -> str:
     return value if isinstance(value, str) else shown(value) if value else ""
 
 

@@ -15,21 +15,21 @@ from agent.verify.history import Place
 from agent.verify.judge import LISTED, add_up, judge, shared_pins
 from agent.verify.jws import TYP_PACK, PublicKey
 from agent.verify.keyring import KeyRing, Unpinned, split_pin
-from agent.verify.pack import BOOT, NAME, STREAM, Pack, check_units, read_pack
-from agent.verify.quick import Quick, Sketch
+from agent.verify.pack import BOOT, NAME, STREAM, Pack, read_pack
 from agent.verify.report import Fault, Faults, Report, Verdict, held_back, latest
-from agent.verify.signed import Seal, Signed, check_signed, check_sketched, find_seal
+from agent.verify.signed import Seal, Signed, check_signed, find_seal
 from agent.verify.stream import StreamState
 from agent.verify.strict import (
     MAX_LOOSE_BYTES,
     MAX_LOOSE_ITEMS,
     MAX_OBJECT_BYTES,
+    Columns,
     Refused,
     Unread,
     clean,
     count_items,
     inflate,
-    parse_object,
+    parse_columns,
     shown,
 )
 
@@ -93,7 +93,6 @@ class Verifier:
         self._signers: dict[str, PublicKey] = {}  # of all rings
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = Checkpoints()
-        self._quick = Quick()
         # what was good lately, and the stream that it was booked in: copies of a short one may come by the million
         self._lately: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
         self._lately_bytes = 0
@@ -159,20 +158,15 @@ class Verifier:
         is_parsed = False
         try:
             raw = inflate(raw)
-            if not retained and (sketch := self._quick.read(raw)) is not None:
-                value = sketch.value  # for the message, should it be refused
-                outcome = self._take_sketched(raw, sketch, topic, parts, where)
-                if outcome is not None:
-                    return outcome
             seal = find_seal(raw, self._signers)
             if seal and seal.key is None and not _may_be_keys(raw, parts) and (claims := _claims_of(raw, parts)):
                 return self._hold(_Held(raw, topic, where, claims["gateway"], seal.kid, retained, claims))
             is_parsed = True
-            value = _parse(raw, seal)
+            value, columns = _parse(raw, seal)
             if retained and isinstance(stream := value.get("stream"), str) and stream.count("/") == 2:
                 topic = f"{PREFIX}{stream}/birth"
                 parts = [*stream.split("/"), "birth"]
-            return self._route(raw, value, seal, topic, parts, where)
+            return self._route(raw, value, columns, seal, topic, parts, where)
         except Refused as error:
             self.wasted += count_items(raw) if is_parsed else 0
             self._refuse(error, value, where)
@@ -226,14 +220,21 @@ class Verifier:
         return total
 
     def _route(
-        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
+        self,
+        raw: bytes,
+        value: dict[str, Any],
+        columns: Columns | None,
+        seal: Seal | None,
+        topic: str | None,
+        parts: list[str],
+        where: str,
     ) -> Outcome:
         kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
         if kind == "keys":
             return self._take_keys(raw, value, "/".join(parts[:2]), where)
         if kind == "checkpoint":
             return self._take_checkpoint(raw, value, seal, topic, parts, where)
-        return self._take_pack(raw, value, seal, topic, parts, where)
+        return self._take_pack(raw, value, columns, seal, topic, parts, where)
 
     def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str, where: str) -> Outcome:
         if len(raw) > MAX_OBJECT_BYTES:
@@ -276,7 +277,7 @@ class Verifier:
                 self._early.append((raw, where, owner, error))
             else:
                 try:
-                    self._rings[owner].update(raw, _parse(raw, None))
+                    self._rings[owner].update(raw, _parse(raw, None)[0])
                 except Refused as refusal:
                     self._refuse(refusal, {}, where)
 
@@ -299,7 +300,14 @@ class Verifier:
         return Outcome.TAKEN
 
     def _take_pack(
-        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
+        self,
+        raw: bytes,
+        value: dict[str, Any],
+        columns: Columns | None,
+        seal: Seal | None,
+        topic: str | None,
+        parts: list[str],
+        where: str,
     ) -> Outcome:
         stream = value.get("stream")
         if not isinstance(stream, str) or len(stream) > 200:
@@ -316,37 +324,11 @@ class Verifier:
             raise
         if topic is not None and stream != "/".join(parts[:3]):
             raise Refused("topic", f"pack of {stream} published at {topic}: replayed across topics")
-        pack = read_pack(signed, ring.order[signed.key.kid])
+        pack = read_pack(signed, ring.order[signed.key.kid], columns)
         ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
-        if not signed.rewritten:
-            self._quick.learn(raw, value)
         state = self._state(stream)
         if parts and parts[3] == "birth":
             return self._take_retained(state, pack)
-        return self._book(state, pack, signed, where)
-
-    def _take_sketched(
-        self, raw: bytes, sketch: Sketch, topic: str | None, parts: list[str], where: str
-    ) -> Outcome | None:
-        """As ``_take_pack``; None, and nothing has happened, where anything is not as usual: the long way says what."""
-        stream = sketch.value["stream"]
-        ring = self._rings.get(stream.rpartition("/")[0])
-        if ring is None or (parts and (stream != "/".join(parts[:3]) or parts[-1] not in ("readings", "backfill"))):
-            return None
-        if parts and parts[2] == "checkpoint":  # no device is called so, and a topic that begins so has checkpoints
-            return None
-        signed = check_sketched(raw, sketch.value, TYP_PACK, ring.keys)
-        if signed is None:
-            return None
-        try:
-            pack = read_pack(signed, ring.order[signed.key.kid], sketch)
-            ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
-        except Refused:
-            return None
-        state = self._state(stream)
-        table = state.tables.get(pack.edge.birth)
-        if table and not (table.suits(sketch.units) and not check_units(sketch.records, table)):
-            return None
         return self._book(state, pack, signed, where)
 
     def _book(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
@@ -445,12 +427,12 @@ def _signed_topic(topic: str, parts: list[str]) -> bool:
     return len(parts) == 4 and (parts[2] == "checkpoint" or parts[3] in ("readings", "backfill", "birth"))
 
 
-def _parse(raw: bytes, seal: Seal | None) -> dict[str, Any]:
-    """The object; what no known key has signed as it stands is small, or refused before it is parsed."""
+def _parse(raw: bytes, seal: Seal | None) -> tuple[dict[str, Any], Columns | None]:
+    """The object and the columns of its records; what no known key has signed as it is must be small."""
     if seal and seal.payload is not None:
-        return parse_object(raw)
+        return parse_columns(raw, records="e")
     try:
-        return parse_object(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)
+        return parse_columns(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, "e")
     except Refused as error:
         if error.code == "size" and seal and seal.key:
             text = f"the signature does not fit the bytes (key {seal.kid}), and they are too many to be written anew"
