@@ -23,7 +23,6 @@ from pathlib import Path
 
 from ext.canon import Table, seal
 from ext.decode import Plan
-from ext.rates import counter_deltas, counter_rates, time_weighted_mean
 from ext.ring import Ring
 
 POINTS, TICKS = 100, 10
@@ -119,40 +118,6 @@ def plain_canon(answers: list[Answer], names: list[str]) -> bytes:
     return json.dumps(records, sort_keys=True, separators=(",", ":")).encode()
 
 
-def plain_rates(counts: list[int], t_ns: list[int], mask: int) -> list[float]:
-    """Units per second between neighbours."""
-    rates = []
-    for n in range(len(counts) - 1):
-        step, dt_ns = (counts[n + 1] - counts[n]) & mask, t_ns[n + 1] - t_ns[n]
-        rates.append(math.nan if dt_ns <= 0 or step > mask >> 1 else step * 1e9 / dt_ns)
-    return rates
-
-
-def plain_steps(counts: list[int], modulus: int, max_step: int) -> list[tuple[int, int]]:
-    """Increment and kind between neighbours."""
-    steps = []
-    for n in range(len(counts) - 1):
-        old, new = counts[n], counts[n + 1]
-        if new >= old:
-            steps.append((new - old, 0) if new - old <= max_step else (0, 4))
-        elif modulus - old + new <= max_step:
-            steps.append((modulus - old + new, 1))
-        else:
-            steps.append((0, 2 if new <= max_step else 3))
-    return steps
-
-
-def plain_mean(values: list[float], t_ns: list[int], max_gap_ns: int) -> float:
-    """Trapezoid mean."""
-    area = total = 0.0
-    for n in range(len(values) - 1):
-        dt_ns = t_ns[n + 1] - t_ns[n]
-        if 0 < dt_ns <= max_gap_ns:
-            area += (values[n] + values[n + 1]) / 2 * dt_ns
-            total += dt_ns
-    return area / total
-
-
 # -- the comparison
 
 
@@ -221,39 +186,6 @@ def slow_road(ring: Ring, repeat: int) -> Row:
     )
 
 
-def rates(repeat: int) -> list[Row]:
-    """Counters and gauges of 1,000 ticks."""
-    n, modulus, max_step = 1_000, 2**32, 100
-    counts = array("Q", [(2**32 - 20_000 + sum(divmod(k * 83, 2))) % 2**32 for k in range(n)])
-    t_ns = array("q", [k * 10**9 for k in range(n)])
-    values = array("d", [random.uniform(0, 500) for _ in range(n)])
-    out, steps, kinds = array("d", bytes(8 * (n - 1))), array("q", bytes(8 * (n - 1))), array("B", bytes(n - 1))
-    lists = counts.tolist(), t_ns.tolist(), values.tolist()
-    counter_rates(counts, t_ns, 32, out)
-    counter_deltas(counts, modulus, max_step, steps, kinds)
-    assert out.tolist() == plain_rates(lists[0], lists[1], 2**32 - 1)
-    assert list(zip(steps, kinds, strict=True)) == plain_steps(lists[0], modulus, max_step)
-    assert math.isclose(time_weighted_mean(values, t_ns, 10**10), plain_mean(lists[2], lists[1], 10**10))
-    pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
-        (
-            "rates of a counter",
-            lambda: counter_rates(counts, t_ns, 32, out),
-            lambda: plain_rates(lists[0], lists[1], 2**32 - 1),
-        ),
-        (
-            "steps of a counter",
-            lambda: counter_deltas(counts, modulus, max_step, steps, kinds),
-            lambda: plain_steps(lists[0], modulus, max_step),
-        ),
-        (
-            "mean of a gauge",
-            lambda: time_weighted_mean(values, t_ns, 10**10),
-            lambda: plain_mean(lists[2], lists[1], 10**10),
-        ),
-    ]
-    return [Row(name, best(fast, n, repeat), best(slow, n, repeat)) for name, fast, slow in pairs]
-
-
 def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
     """All rows; the first is what the limit is about."""
     random.seed(seed)
@@ -263,7 +195,7 @@ def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
             f32 = pipeline(ring, "f32", plain_f32, repeat)
             whole = Row("decode + ring + canon, f32", sum(r.kernel_ns for r in f32), sum(r.plain_ns for r in f32))
             u16 = pipeline(ring, "u16", plain_u16, repeat)
-            return [whole, *f32, *u16, slow_road(ring, repeat), *rates(repeat)]
+            return [whole, *f32, *u16, slow_road(ring, repeat)]
         finally:
             ring.close()
 
