@@ -15,7 +15,7 @@ from agent.cli.common import as_line, json_option, parse_for, tidy
 from drivers.model import BrokerError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.recompute import Repeated
+    from agent.recompute import Recomputed
     from agent.verify import Report
 
 STDIN = Path("-")
@@ -104,8 +104,8 @@ def verify(
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
 
 
-def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Repeated:
-    from agent.cli.recompute import recompute
+def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
+    from agent.recompute import recompute
 
     files = [path for path in paths if path != STDIN]
     if not files:
@@ -124,7 +124,7 @@ def _say(report: Report, short: list[str]) -> None:
         click.echo(tidy(f"not complete: {text}", 500))
 
 
-def _say_repeated(repeated: Repeated | None) -> None:
+def _say_repeated(repeated: Recomputed | None) -> None:
     if repeated is None:
         click.echo("figures: not repeated, because something in the files was refused")
         return

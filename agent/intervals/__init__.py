@@ -4,9 +4,7 @@
 """
 
 from agent.intervals.cut import Cut
-from agent.intervals.memory import Memory
 from agent.intervals.query import Book, changes, query
-from agent.intervals.replay import recompute
 from agent.intervals.rows import FLAW, Flag, IntervalRow, Mark, RoleSum, Source
 from agent.intervals.sketch import Rule
 from agent.intervals.sums import sums
@@ -18,12 +16,10 @@ __all__ = [
     "Flag",
     "IntervalRow",
     "Mark",
-    "Memory",
     "RoleSum",
     "Rule",
     "Source",
     "changes",
     "query",
-    "recompute",
     "sums",
 ]

@@ -29,18 +29,12 @@ def happenings_in(body: Mapping[str, Any]) -> set[tuple[str, str, int]]:
     return {(str(e["point"]), str(e["kind"]), round(float(e["t"]) * 1000)) for e in found}
 
 
-def recompute(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[Shape, list[Row]]]:
-    """The rows of one stream, from its packs in order, a birth first; ``Memory`` takes them for queries.
-
-    What the agent wrote and what comes out here agree to the last digit, from the first interval on that lies wholly
-    behind the first pack: the one before may have begun earlier there.
-    """
-    for _, shape, rows in emitted(stream, packs, cut, rule):
-        yield shape, rows
-
-
 def emitted(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[int, Shape, list[Row]]]:
-    """As ``recompute``, each with the sequence of the pack that let the rows be written."""
+    """The rows of one stream, from its packs in order, a birth first; each with the sequence of the pack that wrote it.
+
+    They equal what the agent wrote to the last digit, from the first interval on that lies wholly after the beginning
+    of the first pack: the interval before may have begun earlier in the agent.
+    """
     ledger = Ledger(stream, cut, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))

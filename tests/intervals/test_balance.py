@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import Cut, Memory, Rule, sums
+from agent.intervals import Cut, Rule, sums
 from agent.intervals.accuracy import limit
 from agent.intervals.balance import Balance, balance, wants
 from agent.intervals.meters import Meters
-from agent.intervals.replay import recompute
 from tests.kits.ledger import LENGTH, START, Packs, point, table
+from tests.kits.memory_book import Memory, recompute
 
 BASE = "park7/gw01"
 COUNTERS = {

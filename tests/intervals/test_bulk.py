@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, Memory, sums
+from agent.intervals import FLAW, Cut, Flag, sums
 from agent.intervals.balance import wants
 from agent.intervals.meters import Meters
 from agent.intervals.page import Cell, Column, Row, Shape
+from tests.kits.memory_book import Memory
 
 CUT = Cut("Europe/Berlin")
 START, END = CUT.stretch("day", 1_795_600_000_000)  # 2026-11-25

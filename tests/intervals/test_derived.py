@@ -7,10 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 from agent.indicators.site import SiteResults
-from agent.intervals import Cut, Memory, Rule, query, sums
+from agent.intervals import Cut, Rule, query, sums
 from agent.intervals.heat import heat_flow
-from agent.intervals.replay import recompute
 from tests.kits.ledger import LENGTH, START, Packs, point, table
+from tests.kits.memory_book import Memory, recompute
 
 BASE = "park7/gw01"
 CUT = Cut("Asia/Shanghai")

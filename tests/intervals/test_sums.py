@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.intervals import FLAW, Cut, Flag, Memory, changes, query, recompute, sums
+from agent.intervals import FLAW, Cut, Flag, changes, query, sums
 from agent.intervals.sketch import Rule
 from agent.service.pack_replay import new_pages
 from agent.service.tallying import fold
 from agent.store import Store
 from tests.intervals.test_ledger import growing, lives, meter, play
 from tests.kits.ledger import LENGTH, START, STREAM, Book, Packs, point, table
+from tests.kits.memory_book import Memory, recompute
 
 DAY_MS = 86_400_000
 

@@ -1,4 +1,4 @@
-"""Balances and derived points repeated from exported packs, a day at a time where no correction touches it."""
+"""Balances and derived points, recomputed a day at a time where no correction affects the day."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from agent.cli.recompute_book import AsOf
 from agent.indicators.figure import Period
 from agent.indicators.site import SiteResults
 from agent.intervals.meters import Meters
 from agent.intervals.sums import sums
+from agent.recompute.as_of import IntervalsAsOf
 
 
-class Site:
-    """Of one birth of results: what its configuration says of the tree and of derived points."""
+class SiteBalances:
+    """Balances and derived points as configured in one birth of the ``_indicators`` stream."""
 
-    def __init__(self, book: AsOf, base: str, birth: Mapping[str, Any]) -> None:
+    def __init__(self, book: IntervalsAsOf, base: str, birth: Mapping[str, Any]) -> None:
         rows: Sequence[Mapping[str, Any]] = birth.get("derived", ())
         self._book, self._results = book, SiteResults(book.cut, base, rows, str(birth.get("config")))
         self._day: tuple[date, tuple[Meters, Meters], dict[int, int]] | None = None
         self._last: tuple[object, list[Mapping[str, Any]]] | None = None
 
-    def of(self, said: Mapping[str, Any], period: Period) -> Mapping[str, Any] | None:
-        """The result that is to be the same; None where there is none of this name."""
+    def recompute(self, signed: Mapping[str, Any], period: Period) -> Mapping[str, Any] | None:
+        """The recomputed result of the same name; None if there is none."""
         book = self._book
         key = period.kind, period.start_ms, dict(book.seen), book.configured
         if self._last is None or self._last[0] != key:
             self._last = key, self._made(period)
-        names = said["kind"], said["id"]
+        names = signed["kind"], signed["id"]
         return next((one for one in self._last[1] if (one["kind"], one["id"]) == names), None)
 
     def _made(self, period: Period) -> list[Mapping[str, Any]]:
@@ -44,7 +44,7 @@ class Site:
         return self._results.made(takers, period)
 
     def _whole(self, day: date) -> tuple[tuple[Meters, Meters], dict[int, int]]:
-        """All intervals of a day in one go."""
+        """All intervals of a day at once."""
         book = self._book
         start, end = book.cut.stretch("day", book.cut.midnight(day))
         numbers = {first: n for n, (first, _) in enumerate(book.cut.intervals(start, end))}

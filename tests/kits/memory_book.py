@@ -1,14 +1,16 @@
-"""Rows in memory in place of a store, for whoever recomputes them from packs."""
+"""Interval rows in memory in place of a store."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from agent.intervals import Cut, Rule
 from agent.intervals.page import Row, Shape, StoredPage, encode
+from agent.intervals.replay import emitted
 
 
 class Memory:
-    """A ``Book`` that is filled by hand."""
+    """A ``Book`` that a test fills."""
 
     def __init__(self) -> None:
         self._pages: dict[str, list[StoredPage]] = {}
@@ -33,3 +35,9 @@ class Memory:
     def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
         """(number, start_ms, end_ms) of corrected intervals above ``after``."""
         return self._changes[after:]
+
+
+def recompute(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[Shape, list[Row]]]:
+    """The rows of one stream, from its packs in order, a birth first; ``Memory`` takes them for queries."""
+    for _, shape, rows in emitted(stream, packs, cut, rule):
+        yield shape, rows

@@ -1,8 +1,8 @@
-"""Intervals out of exported packs, as they were known when a figure was made: what came later is not looked at.
+"""Intervals from exported packs as they were known when a figure was made; later information is ignored.
 
-A device that was silent while a figure was made is completed by corrections afterwards, and so is a counter whose jump
-was not judged yet. Each row was written at a pack, and the results of each interval say up to which pack of each stream
-rows were written then (``known``), so that the one can be held against the other.
+Corrections complete a device that did not respond while a figure was made, and a counter whose jump was still
+undecided. Each row was written at a pack, and the results of each interval record the last pack of each stream at that
+time (``known``), so that both can be compared.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from agent.intervals.unwritten import Unwritten
 
 
 @dataclass(slots=True)
-class Life:
-    """What a stream's packs say of it: its tables by sequence of their birth, and from when to when it was there."""
+class StreamInfo:
+    """A stream: its point tables by sequence of their birth, and the time that its packs cover."""
 
     births: Mapping[int, Mapping[str, Any]]
     from_ms: int = 0
@@ -36,34 +36,34 @@ class Life:
 
 
 @dataclass(slots=True)
-class _Written:
-    """First revisions of a stream's intervals in the order of making: of each the pack that let it be written."""
+class _FirstRevisions:
+    """First revisions of a stream's intervals in the order they were written, each with the pack that completed it."""
 
     packs: array[int] = field(default_factory=lambda: array("q"))
     starts: array[int] = field(default_factory=lambda: array("q"))
     ends: array[int] = field(default_factory=lambda: array("q"))
 
     def end_at(self, pack: int) -> int:
-        """The end of the last one that was written with packs up to this one; 0: none was."""
+        """The end of the last interval written with packs up to this one; 0: none."""
         at = bisect_right(self.packs, pack)
         return self.ends[at - 1] if at else 0
 
     def first_between(self, before: int, pack: int) -> list[int]:
-        """The start of the first one that was written with packs above ``before`` up to ``pack``, if any was."""
+        """The start of the first interval written with packs after ``before`` up to ``pack``, if any."""
         at, end = bisect_right(self.packs, before), bisect_right(self.packs, pack)
         return [min(self.starts[at:end])] if at < end else []
 
 
-class AsOf:
-    """Rows of all streams in pages of a day. ``seen``: by stream the newest pack that counts."""
+class IntervalsAsOf:
+    """Rows of all streams in pages of a day. ``seen``: the newest pack that counts, by stream."""
 
-    def __init__(self, cut: Cut, rule: Rule, lives: Mapping[str, Life]) -> None:
+    def __init__(self, cut: Cut, rule: Rule, lives: Mapping[str, StreamInfo]) -> None:
         self.cut, self._rule, self._lives = cut, rule, lives
-        self.ready_ms = 0  # what begins before is not known as the gateway knew it
+        self.ready_ms = 0  # results that begin earlier cannot be recomputed
         self.seen: dict[str, int] = {}
-        self.configured: Collection[str] | None = None  # streams; None: a result of an older version does not say
+        self.configured: Collection[str] | None = None  # streams; None: not recorded by older versions
         self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
-        self._written: dict[str, _Written] = {}
+        self._written: dict[str, _FirstRevisions] = {}
         self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
@@ -71,14 +71,14 @@ class AsOf:
 
     @property
     def ready(self) -> str:
-        """``ready_ms`` for people."""
+        """``ready_ms`` as text for people."""
         return f"from {self.cut.local(self.ready_ms):%Y-%m-%d %H:%M} on"
 
     def take(self, stream: str, made: Iterable[tuple[int, Shape, list[Row]]]) -> None:
-        """All rows of a stream, in the order in which they were made."""
+        """Add all rows of a stream, in the order in which they were made."""
         held: list[Row] = []
         packs = array("q")
-        written = self._written.setdefault(stream, _Written())
+        written = self._written.setdefault(stream, _FirstRevisions())
         front: tuple[Shape, date] | None = None
         for pack, shape, rows in made:
             for row in rows:
@@ -105,16 +105,16 @@ class AsOf:
         mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
 
     def see(self, stream: str, pack: int) -> list[int]:
-        """Packs up to this one count from now on. Returns starts of intervals that this wrote or corrected."""
+        """Count packs up to this one. Returns the starts of intervals that were written or corrected by it."""
         before = self.seen.get(stream, 0)
         if pack <= before:
             return []
         self.seen[stream] = pack
         late = [start for seq, start in self._late.get(stream, ()) if before < seq <= pack]
-        return late + self._written.get(stream, _Written()).first_between(before, pack)
+        return late + self._written.get(stream, _FirstRevisions()).first_between(before, pack)
 
     def unwritten(self, until_ms: int) -> list[Unwritten]:
-        """Streams that were configured and whose intervals were not written up to an instant; as the gateway has it."""
+        """Streams that were configured, but whose intervals were not yet written up to ``until_ms``."""
         out = []
         for stream, life in self._lives.items():
             if not self._is_configured(stream, life, until_ms):
@@ -125,10 +125,10 @@ class AsOf:
         return out
 
     def _end_of(self, stream: str) -> int:
-        return self._written.get(stream, _Written()).end_at(self.seen.get(stream, 0))
+        return self._written.get(stream, _FirstRevisions()).end_at(self.seen.get(stream, 0))
 
-    def _is_configured(self, stream: str, life: Life, until_ms: int) -> bool:
-        """An older version does not say it: a stream was, whose packs reach from before an instant to behind it."""
+    def _is_configured(self, stream: str, life: StreamInfo, until_ms: int) -> bool:
+        """Was the stream configured at ``until_ms``? Without a record: do its packs cover that time?"""
         if self.configured is not None:
             return stream in self.configured
         return life.from_ms < until_ms <= life.to_ms
@@ -144,38 +144,36 @@ class AsOf:
         for stream in sorted(self._pages):
             for day in sorted(days):
                 for page, packs in self._pages[stream].get(day, ()):
-                    if count := bisect_right(packs, self.seen.get(stream, 0)):  # rows came in the order of packs
+                    if count := bisect_right(packs, self.seen.get(stream, 0)):  # rows are in the order of packs
                         yield page if count == len(packs) else replace(page, first=count)
 
     def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
-        """Nobody asks."""
+        """Not used here."""
         return []
-
-    # --- what figures are made of
 
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Role sums of the single intervals of a day or a part of one."""
         day = self.cut.day(start_ms)
-        if not self.is_settled(day, end_ms):  # the slow road: only what counts now
+        if not self.is_settled(day, end_ms):  # slow: only what counts now
             return intervals_of(self, self.cut, start_ms, end_ms, self.unwritten(end_ms))
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
 
     def _parts_of_day(self, day: date) -> tuple[list[RoleSum], list[int]]:
-        """Of a day without corrections: all of it, whatever counts now; no row can look different later."""
+        """All intervals of a day without corrections: none of its rows can change later."""
         with self.all_seen():
             parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
         return parts, [one.start_ms for one in parts]
 
     def is_settled(self, day: date, until_ms: int) -> bool:
-        """Has a day no corrections, and counts everything of it up to an instant by now?"""
+        """Has the day no corrections, and is everything up to ``until_ms`` counted?"""
         if day in self._late_days or self.unwritten(until_ms):
             return False
         return all(self._end_of(stream) >= min(until_ms, w.ends[-1]) for stream, w in self._written.items() if w.ends)
 
     @contextmanager
     def all_seen(self) -> Iterator[None]:
-        """For a while all packs count."""
+        """Count all packs while the context is open."""
         seen, self.seen = self.seen, dict.fromkeys(self._pages, 1 << 62)
         try:
             yield
@@ -183,15 +181,15 @@ class AsOf:
             self.seen = seen
 
 
-class Adding:
-    """Sums of the periods of figures, in their order: a month grows by a day and is not added up anew for each."""
+class PeriodSums:
+    """Running sums by period, in order: the sum of a month grows by a day and is not started again for each."""
 
-    def __init__(self, book: AsOf) -> None:
+    def __init__(self, book: IntervalsAsOf) -> None:
         self._book = book
         self._kept: dict[tuple[PeriodKind, int], tuple[Tally, int]] = {}
 
     def see(self, last: Mapping[str, int]) -> None:
-        """The newest packs that the next figure came from, by stream."""
+        """Count the packs up to these, by stream, and drop sums that they change."""
         for stream, pack in last.items():
             for start in self._book.see(stream, pack):
                 for key, (_, added_ms) in list(self._kept.items()):
@@ -199,7 +197,7 @@ class Adding:
                         del self._kept[key]
 
     def tally(self, period: Period) -> Tally:
-        """The sums of a period up to where it was known."""
+        """The sums of a period up to ``until_ms``."""
         key = period.kind, period.start_ms
         tally, added_ms = self._kept.get(key, (Tally(), period.start_ms))
         if added_ms > period.until_ms:
@@ -211,8 +209,8 @@ class Adding:
         return tally
 
 
-class Runs:
-    """Which sequences of a stream are here, as stretches without a hole."""
+class SequenceRanges:
+    """The sequences of a stream that are present, as ranges."""
 
     def __init__(self, seqs: Iterable[int]) -> None:
         self._starts: list[int] = []
@@ -225,7 +223,7 @@ class Runs:
                 self._ends.append(seq)
 
     def missing(self, first: int, last: int) -> int:
-        """The first sequence of ``first`` to ``last`` that is not here; 0 if all are."""
+        """The first missing sequence of ``first`` to ``last``; 0 if all are present."""
         at = bisect_right(self._starts, first) - 1
         if at < 0 or self._ends[at] < first:
             return first
