@@ -70,12 +70,6 @@ class BrokerError(GatewayError):
     exit_code = 5
 
 
-class VerifyError(GatewayError):
-    """A signature, a chain or completeness does not hold, or the origin is unproven."""
-
-    exit_code = 6
-
-
 class Kind(StrEnum):
     """What a point's values mean over time."""
 
@@ -300,16 +294,6 @@ class DeviceSpec:
     def lack(self, utc_ms: int) -> Reason:
         """Why an answer holds no value: some inverters answer all night with values that mean "not available"."""
         return Reason.SENTINEL if self.night is None or not self.night.is_dark(utc_ms) else Reason.ASLEEP
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A half-open stretch ``[from_ms, to_ms)`` of due ticks without readings. ``points`` None means all."""
-
-    from_ms: int
-    to_ms: int
-    points: tuple[str, ...] | None
-    reason: Reason
 
 
 @dataclass(slots=True)

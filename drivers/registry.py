@@ -74,11 +74,6 @@ def driver_class(protocol: str) -> type[Driver]:
     )
 
 
-def frames_sent_by(protocol: str) -> Mapping[str, str]:
-    """Every kind of frame that a driver can send, with what it does: the list that shows it only reads."""
-    return driver_class(protocol).FRAMES
-
-
 def entry_points(group: str) -> Iterable[EntryPoint]:
     """Importing the metadata of packages takes a megabyte, which only a foreign driver is worth."""
     from importlib.metadata import entry_points as found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 Words = Mapping[str, tuple[str, str]]
-LANGUAGES = ("en", "zh")
 
 ROLES: Words = {
     "generation.pv": ("Photovoltaics", "光伏"),

@@ -128,11 +128,6 @@ class History:
             return False, None
         return True, self._hashes.get(known.number, seq)
 
-    @property
-    def loose(self) -> int:
-        """Ends of stretches that wait for the pack beyond them: what a hole, or the newest pack, costs in memory."""
-        return len(self._ends) + len(self._starts)
-
     def stretches(self) -> Iterator[Stretch]:
         """All, boot by boot in order of arrival."""
         for boot in self.boots.values():

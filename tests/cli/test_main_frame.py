@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli import main as frame
-from drivers.model import BrokerError, ConfigError, GatewayError, LineTimeout, UsageError, VerifyError
+from drivers.model import BrokerError, ConfigError, GatewayError, LineTimeout, UsageError
 
 PRESENT = frame.Commands("meterhouse").list_commands(click.Context(frame.cli))
 HEAVY = {
@@ -151,7 +151,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (ConfigError("wrong", where="here", hint="Do this"), 3),
         (LineTimeout("no answer", where="here"), 4),
         (BrokerError("away", where="here"), 5),
-        (VerifyError("forged", where="here"), 6),
         (KeyboardInterrupt(), 130),
         (EOFError(), 130),
         (SystemExit(4), 4),
