@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ import click
 
 from agent.cli.common import as_line, config_options, json_option, read_config
 from agent.cli.control import Kept, ask
-from agent.cli.exporting import CsvDraft, TextDraft
+from agent.cli.output_files import CsvDraft, TextDraft
+from agent.cli.progress import progress
 from drivers.model import GatewayError, UsageError
 
 Kind = Literal["day", "month", "year", "rolling"]
@@ -70,7 +70,8 @@ def report(
     config = read_config(config_file, state_dir, runtime_dir)
     kept, now_ms = Kept(), time.time_ns() // 1_000_000
     request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
-    ask(config, request, kept.take, _bar if sys.stderr.isatty() else _quietly)
+    with progress("days") as update:
+        ask(config, request, kept.take, update)
     page = check_page(kept.whole)
     if html_file is not None:
         from agent.cli.report_html import page as html
@@ -96,15 +97,6 @@ def parse_period(text: str) -> tuple[Kind, str]:
         if re.fullmatch(pattern, text):
             return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
     raise UsageError(f"{text!r} is no period", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
-
-
-def _quietly(done: int, total: int) -> None:
-    """Nobody looks."""
-
-
-def _bar(done: int, total: int) -> None:
-    if total > 1:
-        click.echo(f"\r{done} of {total} days" + (" " * 20 + "\r" if done >= total else ""), err=True, nl=False)
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,15 +6,14 @@ import asyncio
 import logging
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.cli.common import as_line, complain, config_options, json_option, show_age
+from agent.cli.progress import progress
 from drivers.model import GatewayError, LineDown, UsageError
 
 if TYPE_CHECKING:
@@ -126,11 +125,11 @@ def scan(
     click.echo(f"at most about {show_age(total_s)}, plus what is found", err=True)
     trouble: list[GatewayError] = []
     interrupted = False
-    with _progress() as progress:
+    with progress("scan") as update:
         for one in scans:
             try:
                 with lend(folder, one.hunt.url, "scan", LEASE_S) as owner:
-                    owner.run(_bounded(one, progress))
+                    owner.run(_bounded(one, update))
             except KeyboardInterrupt:
                 interrupted = True
             except GatewayError as error:
@@ -241,24 +240,6 @@ def _scans(hunts: Sequence[Hunt]) -> list[Scan]:
     from drivers.scan import Scan
 
     return [Scan(hunt, line_factory()) for hunt in hunts]
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on stderr where somebody sees it."""
-    if not sys.stderr.isatty():
-        yield lambda done, total, what: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("scan", total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
 
 def facts_of(device: Found) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.common import as_line, json_option, parse_for, tidy
+from agent.cli.progress import progress
 from drivers.model import BrokerError, UsageError
 
 if TYPE_CHECKING:
@@ -145,18 +146,17 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
     from agent.verify.files import read_paths, read_stream
 
     verifier = Verifier(trust)
-    progress = _Progress()
     try:
-        if files := [path for path in paths if path != STDIN]:
-            read_paths(verifier, files, lambda n: progress.show(f"{n} objects read"))
-        if STDIN in paths:
-            if files:
-                verifier.new_file()
-            read_stream(verifier, sys.stdin.buffer, "stdin")
+        with progress("objects read") as update:
+            if files := [path for path in paths if path != STDIN]:
+                read_paths(verifier, files, update)
+            if STDIN in paths:
+                if files:
+                    verifier.new_file()
+                read_stream(verifier, sys.stdin.buffer, "stdin")
     except OSError as error:
         hint = "Name the files or the folder that `meterhouse export` wrote"
         raise UsageError(error.strerror or str(error), where=str(error.filename or "verify"), hint=hint) from error
-    progress.end()
     return verifier.finish()
 
 
@@ -183,37 +183,16 @@ def _live(
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    progress = _Progress()
     end = time.monotonic() + duration_s if duration_s is not None else None
     try:
-        while not stop.wait(1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))):
-            if end is not None and time.monotonic() >= end:
-                break
-            if progress.wanted:
+        with progress("packs") as update:
+            while not stop.wait(1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))):
+                if end is not None and time.monotonic() >= end:
+                    break
                 packs, readings, failed = live.counts()
-                progress.show(f"{packs} packs, {readings} readings, {failed} failed")
+                update(packs, text=f"{packs} packs, {readings} readings, {failed} failed")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        progress.end()
         report = live.stop()
     return report
-
-
-class _Progress:
-    """One line on stderr that is written over, if a person is there to see it."""
-
-    def __init__(self) -> None:
-        self.wanted = sys.stderr.isatty()
-        self._width = 0
-
-    def show(self, text: str) -> None:
-        """Write over what was shown before."""
-        if self.wanted:
-            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
-            self._width = len(text)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if self._width:
-            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)

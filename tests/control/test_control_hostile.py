@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli import control, exporting
+from agent.cli import control, output_files
 from agent.cli.report import FIGURE_HEADS, _figure_row, _hours, _show, _trace_row, _write_csv
 from agent.cli.report_html import page as html
 from agent.cli.report_page import check_page
@@ -297,7 +297,7 @@ def test_an_export_without_end_leaves_room_on_the_disk(endless: Any, tmp_path: P
         pytest.skip("no file system can be mounted here (in a container: --privileged)")
     try:
         code, _, err = endless(part_of(300_000))("export", disk / "out")
-        assert code == 1 and "the disk would be full" in err, err
+        assert code == 1 and "not enough space on the disk" in err, err
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -306,7 +306,7 @@ def test_an_export_without_end_leaves_room_on_the_disk(endless: Any, tmp_path: P
 def test_an_export_of_ever_more_files_is_given_up(
     hostile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "MAX_FILES", 20)
+    monkeypatch.setattr(output_files, "MAX_FILES", 20)
     parts = tuple(part_of(1).replace(b"m1", b"m%d" % n) for n in range(30))
     code, _, err = hostile("export", tmp_path / "out", parts=parts, end={})
     assert code == 1 and "more than 20 files" in err and not list(tmp_path.glob("*out*")), err

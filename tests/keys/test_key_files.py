@@ -323,7 +323,7 @@ def test_commands_that_change_ask_first(path: Path, mh: Mh, monkeypatch: pytest.
         (("revoke", "KID", "--last", "inv1"), 2, "Write STREAM=SEQUENCE, such as inv1=812"),
         (("revoke", "KID", "--last", "inv1=-3"), 2, "Write STREAM=SEQUENCE"),
         (("revoke", "KID", "--last", "inv1=3", "--until", "2026-11-20"), 2, "say the same thing"),
-        (("revoke", "KID", "--until", "yesterday"), 2, "'yesterday' is no time"),
+        (("revoke", "KID", "--until", "yesterday"), 2, "invalid time 'yesterday'"),
         (("revoke", "KID"), 2, "say the sequences with --last"),
         (("rotate", "--alg", "es256", "--pkcs11", "pkcs11:x"), 2, "a key in a token has the kind"),
         (("rotate", "--pkcs11", "pkcs11:x"), 3, "URI"),
