@@ -39,7 +39,7 @@ COMMANDS: Mapping[str, Entry] = {
     "reload": Entry("agent.cli.reload", "The running agent takes up a changed configuration."),
     "profiles": Entry("agent.cli.profiles", "List, show and check profiles of device families."),
     "decode": Entry("agent.cli.decode", "Explain bytes and registers without hardware."),
-    "keys": Entry("agent.cli.keys", "Create, show and publish the key that signs readings."),
+    "keys": Entry("agent.cli.keys.commands", "Create, show and publish the key that signs readings."),
     "verify": Entry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
     "export": Entry("agent.cli.export", "A stretch of time as files, for the verifier and for people."),
     "report": Entry("agent.cli.report", "The park's figures of a day, month or year, as a page."),

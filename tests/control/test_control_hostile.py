@@ -192,11 +192,11 @@ def test_a_report_is_written_over_a_file_and_nothing_else(hostile: Any, tmp_path
     victim.write_text("root's own")
     out.symlink_to(victim)
     code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
-    assert code == 2 and "is not a file" in err and victim.read_text() == "root's own", err
+    assert code == 2 and "not a regular file" in err and victim.read_text() == "root's own", err
     out.unlink()
     os.mkfifo(out)
     code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
-    assert code == 2 and "is not a file" in err, err
+    assert code == 2 and "not a regular file" in err, err
     out.unlink()
     out.write_text("an older one")
     code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})

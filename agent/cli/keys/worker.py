@@ -1,7 +1,7 @@
-"""Reading, making and replacing the key's file: by a process of whoever may change the folder that it lies in.
+"""Read, create and replace a key file, in a process of the user who owns its folder.
 
-Root's `meterhouse keys` would else write for the agent's user wherever that user leads it, and load the library that
-its key file names. What that process says of the key is checked like any other answer.
+Otherwise root's `meterhouse keys` could be led by the agent's user to write anywhere, and would load the library named
+in that user's key file. The answer of the process is checked like any other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
 class PublicKey(Struct, frozen=True):
-    """What everybody may know of a key. ``published``: the records as they would be published, "" if not asked for."""
+    """Public facts of a key. ``published``: the records as they would be published, "" if not requested."""
 
     kid: Kid
     alg: Literal["Ed25519", "ES256"]
@@ -43,14 +43,14 @@ class PublicKey(Struct, frozen=True):
     published: Annotated[str, Meta(max_length=MAX_RECORDS)] = ""
 
 
-class Look(Struct, frozen=True, tag="look"):
-    """The key in a file. ``gateway``: whose records are wanted, "" for none."""
+class ReadKey(Struct, frozen=True, tag="look"):
+    """Read the key in a file. ``gateway``: whose records are requested, "" for none."""
 
     path: str
     gateway: str = ""
 
 
-class Replace(Struct, frozen=True, tag="replace"):
+class ReplaceKey(Struct, frozen=True, tag="replace"):
     """As ``agent.keys.rotate_key``; ``revokes`` by kid. ``give_up_s``: None for never."""
 
     path: str
@@ -62,7 +62,7 @@ class Replace(Struct, frozen=True, tag="replace"):
     give_up_s: float | None = None
 
 
-class Create(Struct, frozen=True, tag="create"):
+class CreateKey(Struct, frozen=True, tag="create"):
     """As ``agent.keys.create_key``."""
 
     path: str
@@ -74,11 +74,11 @@ class Create(Struct, frozen=True, tag="create"):
     revokes: dict[str, dict[str, int]] = {}
 
 
-Work = Look | Replace | Create
+Work = ReadKey | ReplaceKey | CreateKey
 
 
 class Failure(Struct, frozen=True):
-    """Why it was not done."""
+    """Why the work failed."""
 
     kind: str
     what: str
@@ -92,7 +92,7 @@ _failures = msgspec.json.Decoder(Failure)
 
 
 def work_on_key(work: Work) -> PublicKey:
-    """Have it done by who may; the key that is in the file then. Raises GatewayError."""
+    """Do the work as the owner of the folder; returns the key that is in the file then. Raises GatewayError."""
     path = Path(work.path)
     master = master_of(path)
     if master is None:
@@ -103,22 +103,22 @@ def work_on_key(work: Work) -> PublicKey:
         try:
             kind, payload = client.receive(ANSWER_S)
         except Unheard as error:
-            what = f"the process of user {master.st_uid} that works on the key ended without a word"
-            hint = f"Run it as that user, to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
+            what = f"the process of user {master.st_uid} that handles the key ended without an answer"
+            hint = f"Run it as that user to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
             raise KeyFileError(what, where=str(path), hint=hint) from error
     try:
         if kind is Frame.DONE:
             return _checked(_answers.decode(payload), work.gateway)
         failed = _failures.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, GatewayError) as error:
-        what = "the answer of the process that works on the key is no key"
+        what = "malformed answer from the process that handles the key"
         raise KeyFileError(what, where=str(path), hint=tidy(str(error), 300)) from None
     what, where, hint = (tidy(text, 1000) for text in (failed.what, failed.where, failed.hint))
     raise _ERRORS.get(failed.kind, KeyFileError)(what, where=where, hint=hint)
 
 
 def _checked(key: PublicKey, gateway: str) -> PublicKey:
-    """Records are what a verifier takes, and end with this key. Raises GatewayError."""
+    """Check that the records are valid and end with this key. Raises GatewayError."""
     for text in filter(None, (key.records, key.published)):
         data = text.encode()
         newest = check_key_records(data, gateway or _gateway_of(data)).newest
@@ -138,10 +138,10 @@ def _gateway_of(records: bytes) -> str:
 
 def _do(work: Work) -> PublicKey:
     path = Path(work.path)
-    if isinstance(work, Look):
+    if isinstance(work, ReadKey):
         return _public(load_key(path, any_owner=True), work.gateway)
     revokes = [Revocation(kid, last) for kid, last in work.revokes.items()]
-    if isinstance(work, Create):
+    if isinstance(work, CreateKey):
         return _public(create_key(path, work.now_s, work.alg, work.token, work.lost, work.gateway, revokes))
     give_up_s = math.inf if work.give_up_s is None else work.give_up_s
     return _public(replace_key(path, work.gateway, work.now_s, work.alg, work.token, revokes, give_up_s)[1])
@@ -155,11 +155,8 @@ def _public(signer: Signer, gateway: str = "") -> PublicKey:
     )  # fmt: skip
 
 
-# --- the child's side
-
-
 def main(fd: int) -> None:
-    """Do one thing; standard input has it."""
+    """The child process: do the work that standard input describes."""
     with socket.socket(fileno=fd) as sock:
         sock.settimeout(ANSWER_S)
         try:
