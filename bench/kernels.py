@@ -14,18 +14,17 @@ import math
 import random
 import struct
 import tempfile
-import time
 from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from agent.cli.bench import POINTS, TICKS, float_plan, least_time
 from ext.canon import Table, seal
 from ext.decode import Plan
 from ext.ring import Ring
 
-POINTS, TICKS = 100, 10
 START_MS = 1_795_500_900_000
 LIMIT_NS = 400.0  # decode, ring and canon together, 100 float32 an answer
 
@@ -49,12 +48,7 @@ class Row:
 
 def best(work: Callable[[], object], readings: int, repeat: int) -> float:
     """Shortest time of a call, in ns a reading."""
-    shortest = math.inf
-    for _ in range(repeat):
-        start = time.perf_counter_ns()
-        work()
-        shortest = min(shortest, time.perf_counter_ns() - start)
-    return shortest / readings
+    return least_time(work, repeat=repeat) * 1e9 / readings
 
 
 # -- plain versions
@@ -123,14 +117,13 @@ def plain_canon(answers: list[Answer], names: list[str]) -> bytes:
 
 def blocks(kind: str) -> tuple[Plan, list[bytes]]:
     """A plan of 100 points, and ten answers to it."""
-    size = 4 if kind == "f32" else 2
-    plan = Plan(POINTS * size)
-    for point in range(POINTS):
-        plan.add(point, point * size, kind, scale=(1, 0) if kind == "f32" else (1, -1))
     if kind == "f32":
-        return plan, [
+        return float_plan(), [
             struct.pack(f">{POINTS}f", *(random.uniform(0, 500) for _ in range(POINTS))) for _ in range(TICKS)
         ]
+    plan = Plan(POINTS * 2)
+    for point in range(POINTS):
+        plan.add(point, point * 2, kind, scale=(1, -1))
     return plan, [struct.pack(f">{POINTS}H", *(random.randrange(65535) for _ in range(POINTS))) for _ in range(TICKS)]
 
 

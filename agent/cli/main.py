@@ -46,7 +46,7 @@ COMMANDS: Mapping[str, Entry] = {
     "declare": Entry("agent.cli.declare", "Attest what no meter says: areas, certificates, tickets."),
     "replay": Entry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "simulate": Entry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
-    "bench": Entry("agent.cli.bench", "Measure this machine: kernels, agent, line."),
+    "bench": Entry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
 }
 
 
