@@ -117,7 +117,7 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
 
 
 def _say(report: Report, short: list[str]) -> None:
-    from agent.verify.text import as_text
+    from agent.verify.report_text import as_text
 
     for line in as_text(report).splitlines():
         click.echo(tidy(line, 500))

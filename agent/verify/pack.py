@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from agent.verify.point_table import Gap, PointTable, ms_of
 from agent.verify.records import Records, read_records
 from agent.verify.signed import Signed
 from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
-from agent.verify.table import Gap, Table, ms_of
 
 NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # of a site, a gateway, the last part of a stream
 STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
@@ -26,7 +26,7 @@ EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class ChainLink:
     """What a pack's neighbours in its stream must fit."""
 
     boot: str
@@ -62,9 +62,9 @@ class Pack:
     """A pack whose signature holds."""
 
     stream: str
-    edge: Edge
+    edge: ChainLink
     digest: bytes
-    table: Table | None  # of a birth
+    table: PointTable | None  # of a birth
     records: Records
     gaps: tuple[Gap, ...]
     losses: tuple[Loss, ...]
@@ -88,22 +88,22 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
         raise Refused("shape", f"pack of format {shown(get('v'))}, 1 is known")
     stream, boot, seq = get("stream"), get("boot"), get("seq")
     if not isinstance(stream, str) or not STREAM.fullmatch(stream):
-        raise Refused("shape", f"stream {shown(stream)}, <site>/<gateway>/<name> is wanted")
+        raise Refused("shape", f"stream {shown(stream)}, expected <site>/<gateway>/<name>")
     if not isinstance(boot, str) or not BOOT.fullmatch(boot):
-        raise Refused("shape", f"boot {shown(boot)}, 16 hex digits are wanted")
+        raise Refused("shape", f"boot {shown(boot)}, expected 16 hex digits")
     if type(seq) is not int or not 1 <= seq < 1 << 53:
-        raise Refused("shape", f"seq {shown(seq)}, a whole number from 1 on is wanted")
+        raise Refused("shape", f"seq {shown(seq)}, expected a whole number from 1 on")
     prev = _hash(get("prev", ""), "prev", null=True)
     first = "prev_boot" in value
     prev_boot = get("prev_boot")
     if prev_boot is not None and not (isinstance(prev_boot, str) and BOOT.fullmatch(prev_boot)):
-        raise Refused("shape", f"prev_boot {shown(prev_boot)}, 16 hex digits or null are wanted")
+        raise Refused("shape", f"prev_boot {shown(prev_boot)}, expected 16 hex digits or null")
     from_ms, to_ms = ms_of(get("from"), "from"), ms_of(get("to"), "to")
     if from_ms > to_ms:
         raise Refused("shape", f"from {shown(get('from'))} is later than to {shown(get('to'))}")
-    table = Table(value["table"]) if "table" in value else None
+    table = PointTable(value["table"]) if "table" in value else None
     digest_text = signed.hash
-    edge = Edge(
+    edge = ChainLink(
         boot,
         seq,
         digest_text,
@@ -138,7 +138,7 @@ def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
     if edge.is_birth and edge.part:
         faults.append("a birth in parts")
     if edge.first and not edge.is_birth:
-        faults.append("the first pack of a boot is no birth")
+        faults.append("the first pack of a boot is not a birth")
     if edge.prev is None and not (edge.first and edge.prev_boot is None and edge.seq == 1):
         faults.append("prev is null, but this is not sequence 1 with prev_boot null")
     if edge.prev is not None and (edge.seq == 1 or (edge.first and edge.prev_boot is None)):
@@ -149,7 +149,7 @@ def _hash(value: object, what: str, null: bool = False) -> str | None:
     if value is None and null:
         return None
     if not isinstance(value, str) or not _HASH.fullmatch(value):
-        raise Refused("shape", f"{what} {shown(value)}, a hash of 43 characters is wanted")
+        raise Refused("shape", f"{what} {shown(value)}, expected a hash of 43 characters")
     return value
 
 
@@ -164,16 +164,16 @@ def _part(value: object) -> tuple[int, int]:
         part, parts = value
         if 1 <= part <= parts <= MAX_PARTS:
             return part, parts
-    raise Refused("shape", f"part {shown(value)}, [k, n] with 1 <= k <= n is wanted")
+    raise Refused("shape", f"part {shown(value)}, expected [k, n] with 1 <= k <= n")
 
 
 def _gaps(value: object, from_ms: int, to_ms: int) -> tuple[Gap, ...]:
     if not isinstance(value, list):
-        raise Refused("shape", "gaps is no array")
+        raise Refused("shape", "gaps is not an array")
     gaps = []
     for item in value:
         if not isinstance(item, dict):
-            raise Refused("shape", "a gap is no object")
+            raise Refused("shape", "a gap is not an object")
         low, high = ms_of(item.get("from"), "from of a gap"), ms_of(item.get("to"), "to of a gap")
         if not from_ms <= low < high <= to_ms:
             raise Refused("shape", f"gap [{low / 1000}, {high / 1000}) is empty or not inside the pack")
@@ -193,7 +193,7 @@ def _gaps(value: object, from_ms: int, to_ms: int) -> tuple[Gap, ...]:
 
 def _read_events(value: object, pack: Pack) -> None:
     if not isinstance(value, list):
-        raise Refused("shape", "events is no array")
+        raise Refused("shape", "events is not an array")
     steps, losses = [], []
     for event in value:
         name = event.get("event") if isinstance(event, dict) else None
@@ -220,7 +220,7 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
         raise Refused("shape", f"an event {name} without old and new")
     for counter in counters:
         if not isinstance(counter, dict) or not isinstance(counter.get("n"), str):
-            raise Refused("shape", f"an event {name} with a counter that has no name")
+            raise Refused("shape", f"an event {name} with a counter without a name")
         for side in ("old", "new"):
             reading = counter.get(side)
             if reading is None:
@@ -228,7 +228,7 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
             value = reading.get("v") if isinstance(reading, dict) else None
             if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
                 of = f"{side} of {counter['n'][:MAX_SHOWN]} in an event {name}"
-                raise Refused("shape", f"{of} is {shown(value)}, no exact decimal")
+                raise Refused("shape", f"{of} is {shown(value)}, not an exact decimal")
             ms_of(reading.get("t"), f"t of {side} of a counter in an event {name}")
 
 
@@ -250,7 +250,7 @@ def _loss(event: Mapping[str, Any]) -> Loss:
 
 def _read_clock(value: object, pack: Pack) -> None:
     if not isinstance(value, dict) or not (value.get("synced", 0) is None or isinstance(value.get("synced"), bool)):
-        pack.faults.append("no clock with synced true, false or null")
+        pack.faults.append("no clock, or its synced is not true, false or null")
         return
     pack.synced = value["synced"]
     kernel, mono = value.get("kernel_boot"), value.get("mono_ms")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agent.verify.point_table import PointTable, Unit, unit_of
 from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
-from agent.verify.table import Table, Unit, unit_of
 
 _VALUES: Final = ("v", "vs", "vb")
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
@@ -96,14 +96,14 @@ def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records:
             records.early += 1
         present = [label for label in _VALUES if label in record]
         if len(present) != 1:
-            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {len(present)} values, one is wanted")
+            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {len(present)} values, expected one")
         kind = type(record[present[0]])
         want: tuple[type, ...] = {"v": (int, float), "vb": (bool,)}.get(present[0], (str,))
         if kind not in want:
             raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {present[0]} of type {kind.__name__}")
 
 
-def check_units(pairs: Iterable[tuple[str, Unit]], table: Table) -> list[str]:
+def check_units(pairs: Iterable[tuple[str, Unit]], table: PointTable) -> list[str]:
     """The first record whose unit is not that of its birth."""
     for name, unit in pairs if table.names is not None else ():
         want = table.units.get(name, unit)

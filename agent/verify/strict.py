@@ -102,7 +102,7 @@ def parse_columns(
     try:
         value = _PLAIN.decode(text)
         if not isinstance(value, dict):
-            raise Refused("json", f"a JSON {type(value).__name__}, an object is wanted")
+            raise Refused("json", f"a JSON {type(value).__name__}, expected an object")
         members, columns = _survey_object(value, records)
         if members != raw.count(b'":') or _is_unclear(raw):
             value = columns = None  # never both in memory
@@ -191,7 +191,7 @@ def _is_unclear(raw: bytes) -> bool:
 
 
 def _constant(name: str) -> float:
-    raise Refused("number", f"{name} is no JSON number")
+    raise Refused("number", f"{name} is not a JSON number")
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise Refused("duplicate", f"the member {json.dumps(twice[:MAX_SHOWN])} is there twice")
+        raise Refused("duplicate", f"the member {json.dumps(twice[:MAX_SHOWN])} occurs twice")
     return made
 
 
@@ -276,4 +276,4 @@ def _check_large(value: int) -> None:
     except (OverflowError, ValueError):
         same = False
     if not same:
-        raise Refused("number", f"{shown(value)} is beyond 2^53 and no exact double")
+        raise Refused("number", f"{shown(value)} is beyond 2^53 and not an exact double")

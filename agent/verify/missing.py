@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from agent.verify.history import History, Stretch
+from agent.verify.history import History, PackRun
 from agent.verify.pack import Loss
+from agent.verify.point_table import PointTable, by_day, day_name
 from agent.verify.report import MAX_LISTED, Day, Range, StreamReport
-from agent.verify.table import Table, by_day, day_name
 
 Head = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
 
 
-def survey(
-    history: History, tables: Mapping[str, Table], losses: Iterable[Loss], heads: Sequence[Head], made: StreamReport
+def find_missing(
+    history: History,
+    tables: Mapping[str, PointTable],
+    losses: Iterable[Loss],
+    heads: Sequence[Head],
+    made: StreamReport,
 ) -> None:
     """Fill in ``made`` what only the whole history shows. Changes nothing else, so it may be asked at any time."""
     lines = lineages(history)
     if history.torn:
-        made.restarts.append(f"so many holes that the oldest {history.torn} are no longer listed")
+        made.restarts.append(f"too many gaps in the sequence: the oldest {history.torn} are no longer listed")
     if not lines:
         return
     losses = sorted(losses, key=lambda loss: (loss.first, loss.last))
@@ -28,22 +32,22 @@ def survey(
                 f"the history begins anew with sequence {line[0].first.seq} in boot {line[0].first.boot}"
             )
         reached = line[0]
-        for stretch in line[1:]:
-            first = stretch.first
+        for run in line[1:]:
+            first = run.first
             if first.seq <= reached.last.seq:
                 made.conflicts.append(
                     f"rollback or clone: sequence {first.seq} exists in boot {reached.last.boot} "
                     f"and in boot {first.boot}"
                 )
             elif first.seq > reached.last.seq + 1:
-                _hole(reached, stretch, tables, losses, made)
-            elif not stretch.joined and first.boot != reached.last.boot:
+                _hole(reached, run, tables, losses, made)
+            elif not run.joined and first.boot != reached.last.boot:
                 made.conflicts.append(
                     f"sequence {first.seq} of boot {first.boot} does not follow "
                     f"{reached.last.seq} of boot {reached.last.boot}"
                 )
-            if stretch.last.seq > reached.last.seq:
-                reached = stretch
+            if run.last.seq > reached.last.seq:
+                reached = run
     newest = max((line[-1] for line in lines), key=lambda s: s.last.to_ms)
     made.first_seq, made.last_seq = lines[0][0].first.seq, newest.last.seq
     made.from_ms, made.to_ms = lines[0][0].first.from_ms, newest.last.to_ms
@@ -52,22 +56,22 @@ def survey(
     del made.conflicts[MAX_LISTED:], made.restarts[MAX_LISTED:]
 
 
-def lineages(history: History) -> list[list[Stretch]]:
+def lineages(history: History) -> list[list[PackRun]]:
     """Stretches in order of sequence, apart where a boot began without knowing any head before it."""
     roots = {
-        name: boot.stretches[0]
+        name: boot.runs[0]
         for name, boot in history.boots.items()
-        if boot.stretches and boot.stretches[0].first.first and boot.stretches[0].first.prev_boot is None
+        if boot.runs and boot.runs[0].first.first and boot.runs[0].first.prev_boot is None
     }
     parents = {
-        name: boot.stretches[0].first.prev_boot
+        name: boot.runs[0].first.prev_boot
         for name, boot in history.boots.items()
-        if boot.stretches and boot.stretches[0].first.first
+        if boot.runs and boot.runs[0].first.first
     }
-    lines: dict[str, list[Stretch]] = {}
+    lines: dict[str, list[PackRun]] = {}
     known: dict[str, str] = {}  # boot -> root
     for name, boot in history.boots.items():
-        if not boot.stretches:
+        if not boot.runs:
             continue
         path, at = [], name
         while (
@@ -77,21 +81,21 @@ def lineages(history: History) -> list[list[Stretch]]:
             at = up
         root = known.get(at, at)
         if root not in roots:  # its beginning is not here: it belongs to the last beginning before it
-            begun = boot.stretches[0].first.from_ms
+            begun = boot.runs[0].first.from_ms
             before = [(s.first.from_ms, r) for r, s in roots.items() if s.first.from_ms <= begun]
             root = max(before)[1] if before else ""
         for step in (*path, name):
             known[step] = root
-        lines.setdefault(root, []).extend(boot.stretches)
+        lines.setdefault(root, []).extend(boot.runs)
     for line in lines.values():
         line.sort(key=lambda s: (s.first.seq, s.first.from_ms))
     return sorted(lines.values(), key=lambda line: line[0].first.from_ms)
 
 
 def _hole(
-    left: Stretch, right: Stretch, tables: Mapping[str, Table], losses: Sequence[Loss], made: StreamReport
+    left: PackRun, right: PackRun, tables: Mapping[str, PointTable], losses: Sequence[Loss], made: StreamReport
 ) -> None:
-    """Divide the hole between two stretches into what loss events cover and what is missing."""
+    """Divide the hole between two runs into what loss events cover and what is missing."""
     table = tables.get(left.last.birth)
     at, from_ms = left.last.seq + 1, left.last.to_ms
     end = right.first.seq - 1
@@ -113,13 +117,13 @@ def _hole(
         _missing(made, Range(at, end, from_ms, max(from_ms, right.first.from_ms), None), table)
 
 
-def _missing(made: StreamReport, hole: Range, table: Table | None) -> None:
+def _missing(made: StreamReport, hole: Range, table: PointTable | None) -> None:
     due = table.due(hole.from_ms, hole.to_ms) if table else None
     made.missing.append(Range(hole.first, hole.last, hole.from_ms, hole.to_ms, due))
     _add(made, table, hole.from_ms, hole.to_ms, "missing")
 
 
-def _add(made: StreamReport, table: Table | None, from_ms: int, to_ms: int, what: str) -> None:
+def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int, what: str) -> None:
     """Due readings of a hole into the days."""
     if table is None:
         return
@@ -130,21 +134,21 @@ def _add(made: StreamReport, table: Table | None, from_ms: int, to_ms: int, what
             setattr(day, what, getattr(day, what) + due)
 
 
-def differs(history: History, head: Head) -> bool | None:
+def contradicts(history: History, head: Head) -> bool | None:
     """Is the pack that a checkpoint names here, and another one? False: it is, or too old to tell; None: it is not."""
     boot, seq, digest, _ = head
     known, kept = history.find(boot, seq)
     if not known:
         return None
-    ends = {stretch.last.seq: stretch.last.hash for stretch in history.boots[boot].stretches}
+    ends = {run.last.seq: run.last.hash for run in history.boots[boot].runs}
     return ends.get(seq, digest) != digest or bool(kept and kept != _first16(digest))
 
 
 def _compare_heads(
     history: History,
     heads: Sequence[Head],
-    lines: Sequence[Sequence[Stretch]],
-    tables: Mapping[str, Table],
+    lines: Sequence[Sequence[PackRun]],
+    tables: Mapping[str, PointTable],
     made: StreamReport,
 ) -> None:
     """What checkpoints say against what came.
@@ -161,7 +165,7 @@ def _compare_heads(
     before: Head | None = None
     for head in reversed(heads):
         boot, seq, _, _ = head
-        known = differs(history, head)
+        known = contradicts(history, head)
         at, over = line_of.get(boot), taken_over.get(boot)
         last = reached[-1 if at is None else at].seq
         is_earlier = (len(lines) > 1 and seq <= last) or head[3] <= lines[-1][0].first.from_ms
@@ -178,10 +182,10 @@ def _compare_heads(
                 line = len(lines) - 1 if at is None else at
                 behind[line] = max(behind.get(line, head), head, key=lambda one: one[1])
             elif made.first_seq <= seq <= last and not any(hole.first <= seq <= hole.last for hole in gone):
-                made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is not here")
+                made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is missing here")
         later = seq if later is None else min(later, seq)
     if before:
-        text = f"a checkpoint has sequence {before[1]} in boot {before[0]}, which is not here"
+        text = f"a checkpoint has sequence {before[1]} in boot {before[0]}, which is missing here"
         made.restarts.append(f"the history begins anew: {text}")
     for number, head in sorted(behind.items()):
         end = reached[number]
@@ -189,10 +193,10 @@ def _compare_heads(
         _missing(made, hole, tables.get(end.birth))
 
 
-def _taken_over(lines: Sequence[Sequence[Stretch]]) -> dict[str, int]:
+def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
     """By boot the sequence from which another boot goes on."""
     begun: dict[str, int] = {}
-    for first in (stretch.first for line in lines for stretch in line):
+    for first in (run.first for line in lines for run in line):
         if first.first and first.prev_boot is not None:
             begun[first.prev_boot] = min(first.seq, begun.get(first.prev_boot, first.seq))
     return begun

@@ -19,17 +19,19 @@ def as_text(report: Report) -> str:
     for gateway, first in report.trust.items():
         newest = report.checkpointed.get(gateway)
         until = (
-            f"newest checkpoint of {_time(newest)}" if newest is not None else "no checkpoint, so an end may be cut off"
+            f"newest checkpoint of {_time(newest)}"
+            if newest is not None
+            else "no checkpoint, so the last packs may be missing"
         )
         if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
-            until += f", packs go on for {beyond / HOUR_MS:.1f} h"
+            until += f", packs continue for {beyond / HOUR_MS:.1f} h"
         lines.append(f"{gateway}: first key {first}; {until}")
     if report.only:
-        lines.append(f"the files say that they are of {', '.join(report.only)} only")
+        lines.append(f"the files contain only {', '.join(report.only)}, as requested")
     notes = [note for stream in report.streams.values() for note in _notes(stream)]
     lines += notes[:MAX_NOTES]
     if len(notes) > MAX_NOTES:
-        lines.append(f"... and {len(notes) - MAX_NOTES} more remarks; --json has them all")
+        lines.append(f"... and {len(notes) - MAX_NOTES} more remarks; see --json")
     if report.first_bad:
         lines.append(f"first bad: {report.first_bad}")
     if report.failures:
@@ -89,15 +91,15 @@ def _notes(s: StreamReport) -> Iterator[str]:
     if s.retired:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
     elif s.head_seq and not s.packs:
-        yield f"{s.stream}: no pack is here, a checkpoint has it at sequence {s.head_seq} of {_time(s.head_ms)}"
+        yield f"{s.stream}: no pack is present, but a checkpoint has it at sequence {s.head_seq} of {_time(s.head_ms)}"
     if s.first_seq > 1:
-        older = f"; a checkpoint from before is here and has it at {s.oldest_head_seq}" if s.is_cut else ""
+        older = f"; an earlier checkpoint is present and has it at {s.oldest_head_seq}" if s.is_cut else ""
         yield f"{s.stream}: from sequence {s.first_seq} on{older}"
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"
         yield f"{s.stream}: sequence {hole.first} to {hole.last} missing ({hole.packs} packs{due})"
     for hole in s.lost:
-        yield f"{s.stream}: sequence {hole.first} to {hole.last} stated lost, reason {hole.reason}"
+        yield f"{s.stream}: sequence {hole.first} to {hole.last} reported lost, reason {hole.reason}"
     if s.gap_reasons:
         yield f"{s.stream}: gaps " + ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
     for name, day in s.days.items() if len(s.days) > 1 else ():
@@ -112,14 +114,14 @@ def _doubts(s: StreamReport) -> Iterator[str]:
     if s.clock_unsynced or s.clock_unknown:
         yield f"{s.stream}: clock not synchronised in {s.clock_unsynced} packs, unknown in {s.clock_unknown}"
     if s.clock_backward:
-        yield f"{s.stream}: the monotonic clock went back {s.clock_backward} times"
+        yield f"{s.stream}: the monotonic clock went backward {s.clock_backward} times"
     if s.early:
-        yield f"{s.stream}: {s.early} read times lie before their pack"
+        yield f"{s.stream}: {s.early} read times are before their pack"
     if s.reordered:
-        yield f"{s.stream}: {s.reordered} packs came after later ones"
+        yield f"{s.stream}: {s.reordered} packs arrived out of order"
     if s.uncompared:
-        yield f"{s.stream}: {s.uncompared} redelivered packs are too old to compare"
+        yield f"{s.stream}: {s.uncompared} redelivered packs are too old to be compared"
     if s.rewritten:
-        yield f"{s.stream}: {s.rewritten} packs were re-serialised on the way"
+        yield f"{s.stream}: {s.rewritten} packs were re-serialised in transit"
     if s.unchecked:
-        yield f"{s.stream}: completeness of {s.unchecked} packs unknown, their birth or other parts were not seen"
+        yield f"{s.stream}: completeness of {s.unchecked} packs unknown, because their birth or other parts are missing"

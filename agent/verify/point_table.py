@@ -29,7 +29,7 @@ def ms_of(value: object, what: str) -> int:
         ms = round(value * 1000)
         if ms / 1000 == value:
             return ms
-    raise Refused("shape", f"{what} is {shown(value)}, seconds with at most three decimals are wanted")
+    raise Refused("shape", f"{what} is {shown(value)}, expected seconds with at most three decimals")
 
 
 def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> int:
@@ -57,7 +57,7 @@ class Balance:
     faults: list[str] = field(default_factory=list)
 
 
-class Table:
+class PointTable:
     """Points by the grid that they share. ``names`` None: a stream without declared points."""
 
     def __init__(self, table: object) -> None:
@@ -66,7 +66,7 @@ class Table:
             raise Refused("shape", "a birth without table.points")
         epoch = table.get("epoch") if isinstance(table, dict) else None
         if epoch is not None and (type(epoch) is not int or not 0 <= epoch < 1 << 53):
-            raise Refused("shape", f"epoch of the birth's table is {shown(epoch)}, a whole number is wanted")
+            raise Refused("shape", f"epoch of the birth's table is {shown(epoch)}, expected a whole number")
         self.epoch: int | None = epoch  # of the counters
         grids: dict[tuple[int, int], list[str]] = {}
         self.units: dict[str, Unit] = {}
@@ -216,7 +216,7 @@ def day_name(number: int) -> str:
     return date.fromordinal(EPOCH + number).isoformat() if -EPOCH < number < 10**6 else "?"
 
 
-def by_day(table: Table, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:
+def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:
     """(day number since 1970, due, in gaps, of these asleep) of a balanced stretch, cut at UTC midnight."""
     last = from_ms // DAY_MS + MAX_DAYS  # longer is nonsense, or a clock that began at zero: one row for the rest
     lost: dict[int, tuple[int, int]] = {}

@@ -38,7 +38,7 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
     total.first_bad = first_bad or (total.faults[0] if total.faults else next(conflicts, None))
 
 
-def judge(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, broken: Sequence[str]) -> None:
+def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, broken: Sequence[str]) -> None:
     """The verdict of a report whose sums are made, and why.
 
     Args:
@@ -54,29 +54,29 @@ def judge(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool
         broken += [f"{name}: {text}" for text in stream.conflicts[:LISTED]]
         left += [f"{name}: {text}" for text in stream.restarts[:LISTED]]
         if stream.unchecked:
-            left.append(f"{name}: {stream.unchecked} packs whose birth or other parts are not here")
+            left.append(f"{name}: {stream.unchecked} packs whose birth or other parts are missing")
     if total.missing:
         left.append(f"{total.missing} packs missing")
     for name in total.withheld[:LISTED]:
-        left.append(f"{name}: no pack is here, a checkpoint has it at sequence {total.streams[name].head_seq}")
+        left.append(f"{name}: no pack is present, but a checkpoint has it at sequence {total.streams[name].head_seq}")
     if more := max(0, len(total.withheld) - LISTED):
-        left.append(f"{more} more streams of which no pack is here")
+        left.append(f"{more} more streams without any pack")
     left += map(str, total.torn_checkpoints[:LISTED])
     if more := max(0, len(total.torn_checkpoints) - LISTED) + forgotten:
         left.append(f"{more} more checkpoints of which pages are missing")
     left += [f"{count} objects or files not read: {why}" for why, count in unread.items()]
     if total.held:
-        left.append(f"{total.held} packs whose key record is not here")
+        left.append(f"{total.held} packs whose key record is missing")
     if broken:
         total.verdict = Verdict.FAILED
     elif not total.packs and not total.held and not unread:
         total.verdict = Verdict.NOTHING
-        left.append("no pack was seen")
+        left.append("no packs")
     elif left:
         total.verdict = Verdict.INCOMPLETE
     elif not proven:
         total.verdict = Verdict.UNPROVEN
-        left.append("no thumbprint was pinned: anybody could have made these keys")
+        left.append("no thumbprint was pinned: anyone could have created these keys")
     total.reasons = broken + left
 
 
@@ -84,5 +84,5 @@ def shared_pins(gateways: Sequence[str]) -> list[str]:
     """Why pins that name no gateway are not enough for several: the owner of one could sign for the others."""
     more = len(gateways) - LISTED
     names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")
-    what = f"a pinned thumbprint does not say whose it is, and there are {len(gateways)} gateways ({names})"
-    return [f"{what}: give each as SITE/GATEWAY=THUMBPRINT"]
+    what = f"a pinned thumbprint names no gateway, but there are {len(gateways)} gateways ({names})"
+    return [f"{what}: pin each as SITE/GATEWAY=THUMBPRINT"]
