@@ -33,14 +33,14 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 def unlike(what: str, why: str) -> GatewayError:
     """The answer is not what was asked for."""
     hint = f"{clean_text(why, 300)}. Are agent and tool of one version? `meterhouse status` shows the agent's"
-    return GatewayError(f"the answer is no {what}", where="answer", hint=hint)
+    return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 
 
 def loaded(data: bytes, what: str) -> Any:
     """JSON, without numbers that are none."""
 
     def refuse(text: str) -> None:
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a number")
 
     try:
         return json.loads(data, parse_constant=refuse)
@@ -103,7 +103,7 @@ def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
     """What came of a reload; ``ok`` says so exactly where there are neither complaints nor a fault."""
     told: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if told["ok"] == bool(told["complaints"] or told["fault"]):
-        raise unlike("outcome of a reload", "it says both yes and no")
+        raise unlike("outcome of a reload", "it is contradictory")
     return told
 
 

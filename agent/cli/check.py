@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 @click.command()
 @config_options
 @click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
-@click.option("--certificates", is_flag=True, help="Only: which certificates end within 30 days?")
+@click.option("--certificates", is_flag=True, help="Only list certificates that expire within 30 days.")
 @json_option
 def check(
     config_file: Path, state_dir: Path | None, runtime_dir: Path | None, plan: bool, certificates: bool, as_json: bool
 ) -> None:
-    """Check configuration and profiles, and show what will be in force.
+    """Check configuration and profiles, and show what will take effect.
 
-    Opens no port and asks no device. Ports, files and folders that are not there are warnings:
-    the agent starts without any device.
+    Opens no port and contacts no device. Missing ports, files and folders are warnings only,
+    because the agent starts without any device.
 
     \b
     Examples:
@@ -40,8 +40,8 @@ def check(
       meterhouse check --json | jq .complaints
 
     \b
-    Exit codes: 0 good (warnings included), 1 a fault of ours, 3 bad configuration or profile,
-    5 with --certificates: one ends soon, has ended or cannot be read.
+    Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
+    5 with --certificates: one expires soon, has expired or cannot be read.
     """
     try:
         config = read_config(config_file, state_dir, runtime_dir)
@@ -138,15 +138,15 @@ def find_notes(config: Config) -> list[Note]:
         if uplink.password is not None and uplink.password.file and not os.path.isfile(uplink.password.file):
             notes.append(Note(f"destination {uplink.name}", f"password_file {uplink.password.file} is not there"))
     if not config.uplinks:
-        notes.append(Note("agent.toml", "there is no [[uplink]]: readings stay in this box"))
+        notes.append(Note("agent.toml", "no [[uplink]]: readings stay on this gateway"))
     if not config.devices:
-        notes.append(Note("agent.toml", "there is no [[device]]: nothing will be read"))
+        notes.append(Note("agent.toml", "no [[device]]: nothing will be read"))
     if (file := config.key.file) is not None and not _is_hidden(file.parent) and not os.path.exists(file):
         hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
         notes.append(Note("key", f"{file} is not there", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
         hint = "Until there is one, only root and the agent's user may declare, replace keys, borrow lines and reload"
-        notes.append(Note("control", f"there is no group {config.control.group} on this machine", hint))
+        notes.append(Note("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
 
 

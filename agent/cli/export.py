@@ -38,10 +38,10 @@ _FILE = re.compile(
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--from", "from_text", metavar="TIME", help="From this time on: 2026-11-25, 2026-11-25T08:00, with Z: UTC."
+    "--from", "from_text", metavar="TIME", help="Begin of the range: 2026-11-25 or 2026-11-25T08:00; with Z: UTC."
 )
-@click.option("--to", "to_text", metavar="TIME", help="Up to this time, not including it.")
-@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be given again.")
+@click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
+@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Readings for people, as CSV.")
 @click.option(
@@ -74,9 +74,9 @@ def export(
 ) -> None:
     """Write packs, keys and checkpoints of a time range into FOLDER, which must not exist yet.
 
-    `meterhouse verify FOLDER --trust THUMBPRINT` checks it as it would check a broker. Of each device all packs that
-    touch the range are written. Times without Z or an offset are the site's. A running agent is asked for the packs and
-    goes on meanwhile; of an agent that is stopped the database is opened.
+    `meterhouse verify FOLDER --trust THUMBPRINT` checks it like the messages of a broker. All packs that overlap the
+    range are written. Times without Z or an offset are local times of the site. The packs come from the running agent,
+    which continues to work, or from the database of a stopped agent.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ def export(
       meterhouse export --intervals november.csv --from 2026-11-01 --to 2026-12-01
 
     \b
-    Exit codes: 0 written, 1 nothing is in the range or no answer, 2 wrong usage, 3 bad configuration.
+    Exit codes: 0 written, 1 nothing in the range or no answer, 2 wrong usage, 3 bad configuration.
     """
     from agent.service.control.protocol import Export, Intervals
 

@@ -133,7 +133,11 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:
             notes.append(Note(f"line {line}", what, f"{hint}. Read less often, fewer points, or at a higher baud rate"))
         elif share > TIGHT:
             notes.append(
-                Note(f"line {line}", f"is busy for {share:.0%} of its time; a silent device makes it late", hint)
+                Note(
+                    f"line {line}",
+                    f"is busy for {share:.0%} of its time; a device that does not respond would delay the others",
+                    hint,
+                )
             )
         if share <= FULL and (long := _long_visit([cost for cost in costs if cost.line == line])):
             notes.append(Note(f"line {line}", *long))

@@ -23,15 +23,13 @@ _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2
 
 @click.command()
 @click.argument("period", metavar="[DAY|MONTH|YEAR|365d]", required=False, default="")
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: LANG says it."
-)
+@click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: from LANG.")
 @click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with charts.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as CSV.")
 @click.option(
     "--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path), help="Hourly green power as CSV."
 )
-@click.option("--trace-by", type=click.Choice(["hour", "interval"]), default="hour", help="Match by the hour or finer.")
+@click.option("--trace-by", type=click.Choice(["hour", "interval"]), default="hour", help="Hourly, or finer.")
 @config_options
 @json_option
 def report(
@@ -48,8 +46,8 @@ def report(
 ) -> None:
     """Show the park's figures of a day (2026-11-24), month (2026-11), year (2026) or the last 365 days (365d).
 
-    Without a period: today so far. Each figure comes with its target, its trend, what weighs on it, and how well it is
-    known. A running agent is asked; of one that is stopped the database is opened.
+    Without a period: today so far. Each figure has its target, its trend, its largest contributions and its
+    completeness. The figures come from the running agent, or from the database of a stopped one.
 
     \b
     Examples:
@@ -96,7 +94,7 @@ def parse_period(text: str) -> tuple[Kind, str]:
     for kind, pattern in _DATES.items():
         if re.fullmatch(pattern, text):
             return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
-    raise UsageError(f"{text!r} is no period", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
+    raise UsageError(f"invalid period {text!r}", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
 
 
 def _write(path: Path, text: str) -> None:

@@ -197,7 +197,7 @@ def check_page(data: bytes) -> dict[str, Any]:
     try:
         ZoneInfo(page["timezone"])
     except (ValueError, KeyError, OSError):
-        raise unlike("report", f"there is no time zone {page['timezone']!r}") from None
+        raise unlike("report", f"unknown time zone {page['timezone']!r}") from None
     balance = page.get("balance") or {}
     wanted = {"verdict"} if balance.get("missing") else {"verdict", "allowed"} if "residual" in balance else set()
     lacking = wanted - balance.keys()

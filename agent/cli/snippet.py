@@ -111,7 +111,7 @@ def _params(profile_id: str) -> Iterable[str]:
     }
     text = ", ".join(f"{name} = {_text(value)}" for name, value in said.items())
     optional = all(param.default is not None for param in profile.params.values())
-    return [f"{'# ' if optional else ''}params = {{ {text} }}  # what is built in"]
+    return [f"{'# ' if optional else ''}params = {{ {text} }}  # as installed"]
 
 
 def _text(value: object) -> str:

@@ -60,7 +60,7 @@ def ask_database(config: Config, request: Request, take: Take, progress: Progres
         try:
             return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
         except Unheard as error:
-            hint = "With MH_DEBUG=1 it says why, if the database is this user's"
+            hint = "Run it with MH_DEBUG=1 to see why, as the owner of the database"
             raise GatewayError("who opens it ended", where=str(config.store_path), hint=hint) from error
         except GatewayError as error:
             if error.what == _LIVES:
@@ -76,7 +76,7 @@ def _owner(state_dir: Path) -> os.stat_result:
             owner = master_of(state_dir) or owner
     except FileNotFoundError:
         hint = "Did the agent ever run with this state_dir?"
-        raise GatewayError("there is no database", where=str(state_dir), hint=hint) from None
+        raise GatewayError("no database", where=str(state_dir), hint=hint) from None
     except OSError as error:
         raise GatewayError(f"cannot be looked at: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
     if os.geteuid() not in (owner.st_uid, 0):
@@ -144,12 +144,12 @@ def _opened(config: Config) -> Iterator[Store]:
     if is_taken(config.runtime_dir):
         raise GatewayError(_LIVES, where=str(config.runtime_dir))
     if not path.exists():
-        raise GatewayError("there is no database", where=str(path), hint="Did the agent ever run with this state_dir?")
+        raise GatewayError("no database", where=str(path), hint="Did the agent ever run with this state_dir?")
     try:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
         hint = f"Another tool, or an agent with another runtime_dir: name it with --runtime-dir. {error.what}"
-        raise GatewayError("somebody else uses the database", where=str(path), hint=hint) from error
+        raise GatewayError("the database is in use by another process", where=str(path), hint=hint) from error
     try:
         yield store
     finally:

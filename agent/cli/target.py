@@ -26,7 +26,7 @@ def configured_target(config: Config, name: str) -> Target:
     found = {device.name: device for device in config.devices}
     if name not in found:
         hint = v.did_you_mean(name, found, "It has") if found else "It has none yet"
-        raise UsageError(f"there is no device {v.show(name)}", where=str(config.path), hint=hint)
+        raise UsageError(f"unknown device {v.show(name)}", where=str(config.path), hint=hint)
     device = found[name]
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
@@ -74,7 +74,7 @@ def _profile(profile: str) -> Profile:
         path = Path(profile)
         if not path.is_file():
             raise UsageError(
-                f"there is no file {v.show(profile)}", where="--profile", hint="Or say an id: eastron/sdm630"
+                f"file {v.show(profile)} does not exist", where="--profile", hint="Or give an id: eastron/sdm630"
             )
         return load_profile(path)
     return site_profiles(SITE_PROFILES)(_value("--profile", v.profile_id, profile))

@@ -24,24 +24,34 @@ STDIN = Path("-")
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--broker", metavar="URL", help="Subscribe there: mqtt://host:1883 or mqtts://host:8883.")
+@click.option("--broker", metavar="URL", help="Subscribe to this broker: mqtt://host:1883 or mqtts://host:8883.")
 @click.option("--site", default="+", show_default=True, help="Only this site's topics; + is all.")
 @click.option("--gateway", default="+", show_default=True, help="Only this gateway's topics; + is all.")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust this CA (mqtts).")
-@click.option("--username", help="For the broker.")
-@click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its first line.")
+@click.option("--username", help="User name for the broker.")
+@click.option(
+    "--password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Password for the broker: first line of the file.",
+)
 @click.option(
     "--trust",
     multiple=True,
     metavar="[SITE/GATEWAY=]THUMBPRINT",
-    help="A key got out of band; with its gateway where there are several. Again for more.",
+    help="A key obtained out of band; with its gateway if there are several. May be repeated.",
 )
 @click.option(
-    "--for", "duration_s", callback=parse_for, metavar="TIME", help="Listen so long (20s, 5 min); else Ctrl-C."
+    "--for",
+    "duration_s",
+    callback=parse_for,
+    metavar="TIME",
+    help="Listen for this time (20s, 5 min); default: until Ctrl-C.",
 )
-@click.option("--recompute", is_flag=True, help="Repeat the figures from the packs that are here.")
+@click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
 @click.option("--plan", "plan_file", type=click.Path(dir_okay=False, path_type=Path), help="The park's plan.")
-@click.option("--expect-complete", is_flag=True, help="Gaps, stated losses and silent streams are failures too.")
+@click.option(
+    "--expect-complete", is_flag=True, help="Gaps, reported losses and streams without packs are failures as well."
+)
 @json_option
 def verify(
     paths: tuple[Path, ...],
@@ -58,14 +68,13 @@ def verify(
     expect_complete: bool,
     as_json: bool,
 ) -> None:
-    """Check packs: signatures, order, and that every due reading is there or accounted for.
+    """Check packs: signatures, order, and that every due reading is present or accounted for.
 
-    PATHs are exported files or folders (.json, .jsonl, also with .zst behind); - reads packs from stdin, one a line.
-    Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
-    gateway, not over the network. Where there are several gateways, each thumbprint needs its SITE/GATEWAY= in front,
-    else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose
-    packs are all here is computed again and must come out the same to the last digit; --plan names the park's plan
-    where it is too long to be in the packs.
+    PATHs are exported files or folders (.json, .jsonl, also with .zst appended); - reads packs from stdin, one a line.
+    Only what the pinned key signed is trusted: get the thumbprint with `meterhouse keys show` at the gateway, not over
+    the network. With several gateways, each thumbprint needs its SITE/GATEWAY= in front, because the owner of one could
+    sign for another. With --recompute each signed figure whose packs are all present is computed again and must agree
+    to the last digit; --plan names the park's plan if it is too long to be in the packs.
 
     \b
     Example:
@@ -77,12 +86,12 @@ def verify(
     Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
     """
     if bool(paths) == bool(broker):
-        raise UsageError("one of --broker and PATHs is wanted", where="verify", hint="`meterhouse verify --help`")
+        raise UsageError("give either --broker or PATHs", where="verify", hint="`meterhouse verify --help`")
     for pin in trust:
         owner, named, thumb = pin.rpartition("=")
         if len(thumb) != 43 or (named and owner.count("/") != 1):
             hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
-            raise UsageError(f"{tidy(pin)!r} is no thumbprint", where="--trust", hint=hint)
+            raise UsageError(f"invalid thumbprint {tidy(pin)!r}", where="--trust", hint=hint)
     if broker:
         password = _first_line(password_file) if password_file else None
         report = _live(broker, trust, site, gateway, ca_file, username, password, duration_s)
@@ -111,7 +120,7 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
     files = [path for path in paths if path != STDIN]
     if not files:
         raise UsageError(
-            "--recompute wants exported files", where="verify", hint="`meterhouse export FOLDER` makes them"
+            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` makes them"
         )
     return recompute(files, plan_file)
 

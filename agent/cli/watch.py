@@ -38,9 +38,11 @@ DIRECTION_WORDS = ("sent", "received", "noise")
 @click.command()
 @click.argument("device", nargs=-1)
 @config_options
-@click.option("--point", "patterns", multiple=True, metavar="GLOB", help='Only such points: "ac.*". May be repeated.')
-@click.option("--frames", "line", metavar="LINE", help="The frames of a line instead, as they go over the wire.")
-@click.option("--for", "seconds", callback=parse_for, metavar="TIME", help="End after this time, such as 20s.")
+@click.option(
+    "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
+)
+@click.option("--frames", "line", metavar="LINE", help="Show the frames of a line instead, as sent over the wire.")
+@click.option("--for", "seconds", callback=parse_for, metavar="TIME", help="Stop after this time, such as 20s.")
 @json_option
 def watch(
     device: tuple[str, ...],
@@ -52,9 +54,9 @@ def watch(
     seconds: float | None,
     as_json: bool,
 ) -> None:
-    """Show live values of all devices, or of those named. Ends with Ctrl-C.
+    """Show live values of all devices, or of the given ones. Stop with Ctrl-C.
 
-    Reads shared memory only: the agent does not notice, and nothing is asked of the devices.
+    Reads shared memory only: neither the agent nor the devices are disturbed.
 
     \b
     Examples:
@@ -64,7 +66,7 @@ def watch(
       meterhouse watch --frames cabinet-2
 
     \b
-    Exit codes: 0 good, 1 no agent runs here or it ended, 2 no such device or line, 3 bad configuration.
+    Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration.
     """
     folder = find_runtime_dir(config_file, runtime_dir)
     end = time.monotonic() + seconds if seconds is not None else None

@@ -90,13 +90,13 @@ def test_each_wrong_member_is_refused_or_harmless(hostile: Any, words: tuple[str
 def test_a_reload_that_says_nothing_clear_is_no_success(hostile: Any, end: dict[str, Any]) -> None:
     for more in ((), ("--json",)):
         code, out, err = hostile("reload", *more, end=end)
-        assert (code, out) == (1, "") and "is no outcome of a reload" in err, err
+        assert (code, out) == (1, "") and "is not a valid outcome of a reload" in err, err
 
 
 def test_how_many_complaints_were_left_out_is_a_number(hostile: Any) -> None:
     end = RELOADED | {"ok": False, "complaints": ["line 3"], "left_out": ESCAPES}
     code, _, err = hostile("reload", end=end)
-    assert code == 1 and "is no outcome of a reload" in err, err
+    assert code == 1 and "is not a valid outcome of a reload" in err, err
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_each_wrong_row_of_intervals_is_refused_or_harmless(hostile: Any, tmp_pa
         code, _, err = hostile("export", kind, tmp_path / "rows.csv", parts=(line,), end={"rows": 1})
         assert code in (0, 1), err
         if code:
-            assert "is no row of intervals" in err and not (tmp_path / "rows.csv").exists(), err
+            assert "is not a valid row of intervals" in err and not (tmp_path / "rows.csv").exists(), err
         else:
             text = (tmp_path / "rows.csv").read_text()
             assert len(text.splitlines()) == 2 and not HARM & set(text)
@@ -177,7 +177,7 @@ def test_each_wrong_member_of_a_report_is_refused_or_harmless(
             text = shown(json.dumps(wrong).encode(), tmp_path, capsys)
         except GatewayError as error:
             refused += 1
-            assert "the answer is no report" in str(error) and not HARM & set(str(error))
+            assert "the answer is not a valid report" in str(error) and not HARM & set(str(error))
         except Exception as error:
             raise AssertionError(what) from error
         else:
@@ -207,7 +207,7 @@ def test_a_report_is_written_over_a_file_and_nothing_else(hostile: Any, tmp_path
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"figures":NaN}', b"null", b'{"a":1' + b"0" * 9000])
 def test_what_is_no_page_at_all_is_refused(hostile: Any, data: bytes) -> None:
     code, out, err = hostile("report", parts=(data,) if data else (), end={"bytes": len(data)})
-    assert (code, out) == (1, "") and "the answer is no report" in err, err
+    assert (code, out) == (1, "") and "the answer is not a valid report" in err, err
 
 
 def test_a_forged_key_is_shown_without_harm(hostile: Any, tmp_path: Path, served: Served) -> None:
@@ -220,7 +220,7 @@ def test_a_forged_key_is_shown_without_harm(hostile: Any, tmp_path: Path, served
         assert code in (1, 2), err
         assert not (tmp_path / "signing.key").exists()
     code, _, err = hostile("keys", "create", end={})
-    assert code == 1 and "is no key" in err, err
+    assert code == 1 and "is not a valid key" in err, err
 
 
 def test_an_error_that_nobody_expected_brings_no_escapes(
@@ -231,7 +231,7 @@ def test_an_error_that_nobody_expected_brings_no_escapes(
 
     monkeypatch.setattr("agent.cli.status.find_runtime_dir", fail)
     code, _, err = mh("status")
-    assert code == 1 and "a fault of ours: RuntimeError: " in err and not HARM & set(err), err
+    assert code == 1 and "internal error: RuntimeError: " in err and not HARM & set(err), err
 
 
 # --- answers without end

@@ -131,7 +131,7 @@ def test_complaints(gateway: Gateway, mh: Mh) -> None:
         ([gateway.folder / "x", "--stream", "inv9"], 2, "Known: births, inv1"),
         ([gateway.folder / "x", "--to", "2020-01-01"], 1, "nothing is in this range"),
         ([gateway.folder / "no" / "x"], 2, "cannot write here"),
-        ([gateway.folder / "x", "--state-dir", gateway.folder / "none"], 1, "there is no database"),
+        ([gateway.folder / "x", "--state-dir", gateway.folder / "none"], 1, "no database"),
     ]:
         found = mh("export", *args, "-c", config)
         assert found[0] == code and word in found[2], (args, found)
@@ -145,7 +145,7 @@ def test_a_store_that_is_in_use_is_left_alone(gateway: Gateway, mh: Mh) -> None:
         code, _, err = mh("export", gateway.folder / "x", "-c", gateway.config)
     finally:
         store.close()
-    assert code == 1 and "somebody else uses the database" in err and not (gateway.folder / "x").exists()
+    assert code == 1 and "the database is in use by another process" in err and not (gateway.folder / "x").exists()
 
 
 def test_killed_in_the_middle_it_leaves_no_folder(gateway: Gateway) -> None:

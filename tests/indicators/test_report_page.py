@@ -155,7 +155,7 @@ def test_adding_day_by_day_is_adding_at_once() -> None:
 )  # fmt: skip
 def test_periods(text: str, expected: tuple[str, str]) -> None:
     assert parse_period(text) == expected
-    with pytest.raises(UsageError, match="is no period"):
+    with pytest.raises(UsageError, match="invalid period"):
         parse_period(text + "x")
 
 
