@@ -1,8 +1,8 @@
-"""What an agent may answer, and say in its snapshot: checked here, before any command shows or writes it.
+"""Checks answers and snapshots of the agent before a command shows or writes them.
 
-The agent's user may have been taken over; its word must not reach a technician's terminal as commands, nor end a tool
-with an error that looks like ours. Each ``check_...`` gives the same value with its texts cleaned; members that this
-version does not know pass through. Raises GatewayError for any other answer.
+The agent's user may be compromised: its texts must not control a technician's terminal or end a tool with a traceback.
+Each ``check_...`` returns the value with its texts cleaned; unknown members pass through. Raises GatewayError for a
+malformed answer.
 """
 
 from __future__ import annotations

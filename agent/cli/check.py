@@ -15,7 +15,7 @@ from agent.cli.common import as_line, config_options, json_option, read_config
 from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
-    from agent.cli.plan import PaceCost
+    from agent.cli.line_load import PaceCost
     from agent.config import Config, Note
     from drivers.profile import Profile
 
@@ -108,13 +108,13 @@ def _profiles(config: Config) -> dict[str, Profile]:
 
 
 def _costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
-    from agent.cli.plan import plan_costs
+    from agent.cli.line_load import plan_costs
 
     return plan_costs(config, profiles)
 
 
 def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
-    from agent.cli.plan import plan_notes, ring_notes
+    from agent.cli.line_load import plan_notes, ring_notes
 
     return [*plan_notes(costs), *ring_notes(config, costs)]
 
@@ -194,7 +194,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
 
 def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) -> dict[str, Any]:
     """What is in force, what it costs, and what deserves a look."""
-    from agent.cli.plan import line_shares
+    from agent.cli.line_load import line_shares
 
     costs = list(costs)
     return {
@@ -226,15 +226,15 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
 
 def _ring_time(config: Config, costs: list[PaceCost]) -> str:
     from agent.cli.common import show_age
-    from agent.cli.plan import ring_seconds
+    from agent.cli.line_load import ring_seconds
 
     return f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
 
 
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
 
-    from agent.cli.plan import line_shares, ring_bytes, show_time
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.line_load import line_shares, ring_bytes, show_time
     from agent.config.values import show_bytes, show_ms
 
     console = open_console()

@@ -75,7 +75,7 @@ def ask(
     Raises:
         GatewayError: what the one who answers says, or: no answer, no database, no permission.
     """
-    from agent.cli.stopped import AgentLives, ask_database
+    from agent.cli.stopped_agent import AgentLives, ask_database
 
     give_up = time.monotonic() + pick_up_s
     while True:

@@ -119,7 +119,7 @@ def _by(entry: dict[str, Any]) -> str:
 
 
 def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
 
     if not entries:
         click.echo("nothing was declared")

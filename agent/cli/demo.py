@@ -312,7 +312,7 @@ def _show_live(stage: Stage, screen: Screen, over: Callable[[], bool]) -> None:
     from rich.live import Live as Moving
 
     from agent.cli.common import read_snapshot
-    from agent.cli.live import Follower
+    from agent.cli.ring_follower import Follower
 
     runtime = stage.folder / "run"
     follower = Follower.open(runtime, read_snapshot(runtime))

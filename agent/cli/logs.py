@@ -1,4 +1,4 @@
-"""The log of the running agent: one line a message, and never more lines than a journal can bear."""
+"""The log of the running agent: one line for each message, at a limited rate."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, Entry] = {
     "keys": Entry("agent.cli.keys.commands", "Create, show and publish the key that signs readings."),
     "verify": Entry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
     "export": Entry("agent.cli.export", "Packs, readings and intervals of a time range as files."),
-    "report": Entry("agent.cli.report", "The park's figures of a day, month or year, as a page."),
+    "report": Entry("agent.cli.report.command", "The park's figures of a day, month or year, as a page."),
     "declare": Entry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
     "replay": Entry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "simulate": Entry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),

@@ -247,7 +247,7 @@ def label(point: Point, reading: Reading) -> str:
 
 def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
     from agent.cli.common import show_quality
-    from agent.cli.live import number
+    from agent.cli.ring_follower import number
 
     for point, reading in rows:
         value = reading.value
@@ -270,8 +270,8 @@ def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | 
 def _print(rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
 
     from agent.cli.common import show_quality
-    from agent.cli.live import show_number
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.ring_follower import show_number
 
     columns = ["point", "value", "unit", "quality", *(["meaning"] if lang else []), *(["raw"] if raw else [])]
     table = plain_table("", *columns, right=("value",))

@@ -285,7 +285,7 @@ def _known_lines(config_file: Path, runtime_dir: Path | None, urls: Sequence[str
 
 
 def _print(found: Sequence[Found], as_json: bool, known: Mapping[str, str]) -> None:
-    from agent.cli.snippet import tables
+    from agent.cli.toml_snippet import tables
 
     texts = tables(found, known)
     if as_json:
@@ -294,7 +294,7 @@ def _print(found: Sequence[Found], as_json: bool, known: Mapping[str, str]) -> N
         return
     if not found:
         return
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
 
     many = len({device.url for device in found}) > 1
     table = plain_table(

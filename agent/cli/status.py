@@ -22,7 +22,7 @@ from agent.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from agent.cli.live import Latest
+    from agent.cli.ring_follower import Latest
 
 STALE_S = 15.0  # the agent writes its snapshot every few seconds
 GOOD, OURS, CONFIG, LINE, BROKER = 0, 1, 3, 4, 5
@@ -113,7 +113,7 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
-    from agent.cli.live import Follower
+    from agent.cli.ring_follower import Follower
 
     follower = Follower.open(folder, snapshot)
     try:
@@ -147,7 +147,7 @@ def _age(moment: object, now: float) -> float | None:
 
 def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float) -> None:
 
-    from agent.cli.tables import cell, device_table, line_table, open_console, point_table, uplink_table
+    from agent.cli.console_tables import cell, device_table, line_table, open_console, point_table, uplink_table
 
     console = open_console()
     started = snapshot.get("started")

@@ -1,4 +1,4 @@
-"""Which device a technician means: one of the configuration by name, or any by profile, line and address."""
+"""The device of a command: a configured one by name, or any by profile, line and address."""
 
 from __future__ import annotations
 

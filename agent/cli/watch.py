@@ -24,7 +24,7 @@ from agent.cli.common import (
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.live import Follower, Latest
+    from agent.cli.ring_follower import Follower, Latest
     from drivers.line.trace import Frame
 
 LOOK_EVERY_S = 0.2
@@ -106,7 +106,7 @@ class Watched:
         self._look_at = time.monotonic() + SNAPSHOT_EVERY_S
 
     def _open(self) -> Follower:
-        from agent.cli.live import Follower
+        from agent.cli.ring_follower import Follower
 
         return Follower.open(self.folder, self.snapshot)
 
@@ -169,7 +169,7 @@ def _live(watched: Watched, end: float | None) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from agent.cli.tables import open_console, point_table
+    from agent.cli.console_tables import open_console, point_table
 
     console = open_console()
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 import rfc8785
 
-from agent.cli.plan import PaceCost, line_shares, plan_notes
+from agent.cli.line_load import PaceCost, line_shares, plan_notes
 from drivers.model import PlanSummary
 
 UPLINK = '\n[[uplink]]\nname = "platform"\nurl = "mqtts://broker.example"\nca_file = "gone.pem"\n'

@@ -12,7 +12,7 @@ import pytest
 from agent.cli.common import clean
 from agent.cli.export import PEOPLE, IntervalsCsv, ReadingsCsv
 from agent.cli.output_files import FORMULA, safe_cell
-from agent.cli.report import _write_csv
+from agent.cli.report.command import _write_csv
 from agent.service.control.intervals import COLUMNS
 
 ATTACK = 'cmd|" /C calc"!A0'

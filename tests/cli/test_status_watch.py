@@ -10,7 +10,7 @@ import time
 import pytest
 
 from agent.cli.common import show_age, show_quality
-from agent.cli.live import Follower
+from agent.cli.ring_follower import Follower
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring

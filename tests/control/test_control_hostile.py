@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from agent.cli import control, output_files
-from agent.cli.report import FIGURE_HEADS, _figure_row, _hours, _show, _trace_row, _write_csv
-from agent.cli.report_html import page as html
-from agent.cli.report_page import check_page
+from agent.cli.report.answer import check_page
+from agent.cli.report.command import FIGURE_HEADS, _figure_row, _hours, _show, _trace_row, _write_csv
+from agent.cli.report.html import page as html
 from agent.service.control import server
 from agent.service.control.intervals import COLUMNS
 from drivers.model import GatewayError

@@ -635,7 +635,7 @@ def test_the_child_that_opens_the_database_has_nothing_of_roots(stopped: Park) -
     script = """
 import os, sys
 sys.path.insert(0, os.getcwd())
-import agent.cli.owner as owner
+import agent.cli.owner_process as owner
 owner._CHILD = '''
 import json, os, sys
 said = {"ids": [os.getresuid(), os.getresgid()], "groups": os.getgroups(), "env": sorted(os.environ),

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.cli.report import parse_period, spark
-from agent.cli.report_html import page as html
-from agent.cli.report_words import WORDS, number, percent
+from agent.cli.report.command import parse_period, spark
+from agent.cli.report.html import page as html
+from agent.cli.report.labels import WORDS, number, percent
 from agent.indicators.compute import Tally, demands, merge, period_of
 from agent.indicators.declared import Declaration
 from agent.indicators.definitions import parse_plan

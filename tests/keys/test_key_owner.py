@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli import owner
+from agent.cli import owner_process
 from agent.cli.keys import worker
 from agent.keys import KeyFileError, create_key, load_key
 from tests.kits.users import AGENT, ANNA, LOOK, ROOT, Town, User, why_no_users
@@ -162,7 +162,7 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, 
         said = tmp_path / "said"
         said.write_bytes(bytes([kind]) + len(payload).to_bytes(4, "big") + payload)
         code = f"import socket, sys; socket.socket(fileno=int(sys.argv[1])).sendall(open({str(said)!r}, 'rb').read())"
-        monkeypatch.setattr(owner, "_CHILD", code)
+        monkeypatch.setattr(owner_process, "_CHILD", code)
         monkeypatch.setattr(worker, "master_of", lambda path: tmp_path.stat())
 
     return answer
@@ -220,8 +220,8 @@ def test_a_process_that_its_user_stops_does_not_hold_root(
 ) -> None:
     """It never reads what it is asked, however much that is, and never answers."""
     answered(4, b"")
-    monkeypatch.setattr(owner, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
-    monkeypatch.setattr(owner, "END_S", 0.1)
+    monkeypatch.setattr(owner_process, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
+    monkeypatch.setattr(owner_process, "END_S", 0.1)
     monkeypatch.setattr(worker, "ANSWER_S", 0.5)
     revokes = {"k" * 43: {f"park7/gw01/s{n}": 1 for n in range(50_000)}}
     with pytest.raises(KeyFileError, match="ended without an answer"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.snippet import stable, tables
+from agent.cli.toml_snippet import stable, tables
 from drivers.scan import COMMON_SETTINGS, Fit, Found, Hunt, Scan
 from drivers.sim import Bus, SerialLine
 from drivers.sim.meters import Dlt645Meter, MixedBus

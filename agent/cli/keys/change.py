@@ -37,7 +37,7 @@ from agent.cli.keys.last_trusted import (
     read_lasts,
     show_lasts,
 )
-from agent.cli.stopped import AgentLives, ask_database
+from agent.cli.stopped_agent import AgentLives, ask_database
 from agent.service.control.protocol import Keys
 from drivers.model import GatewayError, UsageError
 

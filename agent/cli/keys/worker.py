@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from agent.cli.common import tidy
 from agent.cli.control import ControlClient, Unheard
-from agent.cli.owner import child, master_of
+from agent.cli.owner_process import child, master_of
 from agent.keys import KeyFileError, Revocation, Signer, check_key_records, create_key, current_records, load_key
 from agent.keys import rotate_key as replace_key
 from agent.keys.token import TokenError

@@ -1,4 +1,4 @@
-"""The words of a report in both languages, and how numbers are shown."""
+"""Labels of the report in English and Chinese, and the format of its numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as one HTML file: no scripts, nothing from elsewhere, prints well."""
+"""The report as one HTML file: no scripts, no external resources, suitable for printing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from html import escape
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from agent.cli import report_balance
-from agent.cli.report_words import BALANCE_WORDS, WORDS, lacking, number, percent, said, target, unit
+from agent.cli.report import balance as balance_rows
+from agent.cli.report.labels import BALANCE_WORDS, WORDS, lacking, number, percent, said, target, unit
 from agent.indicators.words import title_of
 
 _STYLE = """
@@ -205,24 +205,24 @@ def _balance(report: Mapping[str, Any], language: str) -> str:
     words, balance, parts = BALANCE_WORDS[language], report.get("balance"), []
     if balance is not None:
         parts.append(f"<h2>{words['balance']}</h2>")
-        if text := report_balance.site_row(balance, language):
+        if text := balance_rows.site_row(balance, language):
             kind = {"within": "met", "beyond": "notmet"}.get(balance["verdict"], "")
             parts.append(f'<p class="{kind}">{escape(text)}</p>')
             worst = max(balance["trend"], key=lambda one: abs(float(one["v"] or 0)), default={"label": ""})
             shown = {"id": words["residual"], "trend": balance["trend"], "worst": {"label": worst["label"]}}
             parts.append(f'<div class="card narrow">{_bars(shown)}<div class="soft small">{words["stretches"]}: '
-                         f"{escape(report_balance.counts_row(balance, language))}</div></div>")  # fmt: skip
+                         f"{escape(balance_rows.counts_row(balance, language))}</div></div>")  # fmt: skip
         titles = {one["n"]: said(one["title"], language) for figure in report["figures"] for one in figure["inputs"]}
         flows = list(
-            report_balance.flow_rows(balance, language, lambda name: titles.get(name) or said(title_of(name), language))
+            balance_rows.flow_rows(balance, language, lambda name: titles.get(name) or said(title_of(name), language))
         )
         if flows:
             parts.append(_table((words["balance"], WORDS[language]["input"], WORDS[language]["amount"]), flows))
-        if nodes := list(report_balance.node_rows(balance, language)):
-            parts.append(_table(report_balance.node_heads(language), nodes))
-        if text := report_balance.unknown_row(balance, language):
+        if nodes := list(balance_rows.node_rows(balance, language)):
+            parts.append(_table(balance_rows.node_heads(language), nodes))
+        if text := balance_rows.unknown_row(balance, language):
             parts.append(f'<p class="soft small">{escape(text)}</p>')
-    if derived := list(report_balance.derived_rows(report.get("derived", ()), language)):
+    if derived := list(balance_rows.derived_rows(report.get("derived", ()), language)):
         heads = (words["derived"], WORDS[language]["amount"], WORDS[language]["known"])
         parts.append(f"<h2>{words['derived']}</h2>{_table(heads, derived)}")
     return "".join(parts)

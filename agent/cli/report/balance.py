@@ -1,4 +1,4 @@
-"""The balance of a report, for terminal and HTML: what went in and came out, what is left, and which node it is at."""
+"""Rows of the energy balance, for terminal and HTML: flows in and out, the difference, and the node it is at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from agent.cli.report_words import BALANCE_WORDS, WORDS, number, percent
+from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent
 
 JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
 

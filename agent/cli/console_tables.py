@@ -1,4 +1,4 @@
-"""Tables for people, made of what snapshot and ring say. Text from devices is cut and cleaned before it is shown."""
+"""Tables for the terminal, from snapshot and ring. Text from devices is cut and cleaned before it is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from agent.cli.common import show_age, show_quality, tidy
 
 if TYPE_CHECKING:
-    from agent.cli.live import Latest
+    from agent.cli.ring_follower import Latest
 
 PIPE_WIDTH = 260
 LINE_TROUBLE = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
@@ -97,7 +97,7 @@ def uplink_table(uplinks: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
     """One point a row: value, unit, quality or reason, and how old the last value is."""
-    from agent.cli.live import GAP_CODES, show_number
+    from agent.cli.ring_follower import GAP_CODES, show_number
 
     table = plain_table("points", "device", "point", "value", "unit", "quality", "age", right=("value", "age"))
     for point in latest:

@@ -1,7 +1,7 @@
-"""Who could lead root's tools elsewhere, and a process that has become that user: what they do there, it does.
+"""A child process that becomes the owner of a folder, for root's tools that work in folders of the agent's user.
 
-So nothing that root's tools make in a folder of the agent's belongs to root, and links in it lead nowhere that this
-user could not go. What the process answers is this user's word, no more.
+So no file there belongs to root, and symbolic links cannot lead further than that user may go. The answer of the
+process is trusted no more than that user.
 """
 
 from __future__ import annotations

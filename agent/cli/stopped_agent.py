@@ -1,7 +1,7 @@
-"""The database of an agent that does not run: opened by a child process that has become its owner.
+"""Requests to a stopped agent: a child process becomes the owner of the database and opens it.
 
-The tool itself, which root may run, never touches the state directory: what is made there belongs to the agent's user,
-and links in it lead nowhere that this user could not go. The child answers over a socket pair with the frames of the
+The tool itself, which may run as root, never touches the state directory: files there belong to the agent's user, and
+symbolic links cannot lead further than that user may go. The child answers over a socket pair with the frames of the
 control socket.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agent.cli.control import ControlClient, Progress, Take, Unheard, quietly
-from agent.cli.owner import child, master_of
+from agent.cli.owner_process import child, master_of
 from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,

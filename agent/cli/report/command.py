@@ -60,7 +60,7 @@ def report(
     """
     import os
 
-    from agent.cli.report_page import check_page
+    from agent.cli.report.answer import check_page
     from agent.service.control.protocol import Report
 
     kind, day = parse_period(period)
@@ -72,7 +72,7 @@ def report(
         ask(config, request, kept.take, update)
     page = check_page(kept.whole)
     if html_file is not None:
-        from agent.cli.report_html import page as html
+        from agent.cli.report.html import page as html
 
         _write(html_file, html(page, language))
     if csv_file is not None:
@@ -129,7 +129,7 @@ TRACE_HEADS = (
 
 
 def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
-    from agent.cli.report_words import said, target
+    from agent.cli.report.labels import said, target
 
     sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
     return [
@@ -172,8 +172,8 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
 
 
 def _show(page: Mapping[str, Any], language: str) -> None:
-    from agent.cli.report_words import WORDS, lacking, number, percent, said, target, unit
-    from agent.cli.tables import open_console, plain_table
+    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.report.labels import WORDS, lacking, number, percent, said, target, unit
 
     words, console = WORDS[language], open_console()
     place = page["label"] or f"{page['site']}/{page['gateway']}"
@@ -231,15 +231,15 @@ def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 def cell(text: str, limit: int = 80) -> str:
     """For the terminal: thousands apart by plain spaces, as thin ones are not shown everywhere."""
-    from agent.cli import tables
+    from agent.cli import console_tables
 
-    return tables.cell(text.replace("\u2009", " "), limit)
+    return console_tables.cell(text.replace("\u2009", " "), limit)
 
 
 def _show_balance(page: Mapping[str, Any], language: str) -> None:
-    from agent.cli import report_balance as rows
-    from agent.cli.report_words import BALANCE_WORDS
-    from agent.cli.tables import open_console, plain_table
+    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.report import balance as rows
+    from agent.cli.report.labels import BALANCE_WORDS
 
     words, console, balance = BALANCE_WORDS[language], open_console(), page.get("balance")
     if balance is not None:

@@ -1,4 +1,4 @@
-"""The newest value of every point, followed in the ring of a running agent. Reads only; the agent does not notice."""
+"""Follows the newest value of every point in the ring of a running agent. Read-only; the agent is not disturbed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the configured polls cost, by device and pace, and whether each line bears its share. Nothing is opened."""
+"""Time that the configured polls take, by device and pace, and the load of each line. Opens nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a report as an agent may send it; see ``agent.cli.answers``."""
+"""The types of the report that an agent sends, checked like all answers (``agent.cli.answers``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scan found, as tables for agent.toml that can be pasted."""
+"""Devices found by a scan, as tables to paste into agent.toml."""
 
 from __future__ import annotations
 
