@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 
 PARTS = {
+    "machine": ("agent.cli.main", "bench"),
     "kernels": ("bench.kernels",),
     "agent": ("bench.agent",),
     "parsers": ("bench.parsers",),

@@ -30,7 +30,7 @@ def child(path: Path) -> None:
     """Verify what is in ``path``; prints seconds of CPU, megabytes that the memory grew by at its peak, the verdict."""
     from agent.verify import Verifier
     from agent.verify.files import read_paths
-    from agent.verify.text import as_text
+    from agent.verify.report_text import as_text
 
     raw, topic, file, objects, trust = pickle.loads(path.read_bytes())
     verifier = Verifier(trust)

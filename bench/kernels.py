@@ -14,19 +14,17 @@ import math
 import random
 import struct
 import tempfile
-import time
 from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from agent.cli.bench import POINTS, TICKS, float_plan, least_time
 from ext.canon import Table, seal
 from ext.decode import Plan
-from ext.rates import counter_deltas, counter_rates, time_weighted_mean
 from ext.ring import Ring
 
-POINTS, TICKS = 100, 10
 START_MS = 1_795_500_900_000
 LIMIT_NS = 400.0  # decode, ring and canon together, 100 float32 an answer
 
@@ -50,12 +48,7 @@ class Row:
 
 def best(work: Callable[[], object], readings: int, repeat: int) -> float:
     """Shortest time of a call, in ns a reading."""
-    shortest = math.inf
-    for _ in range(repeat):
-        start = time.perf_counter_ns()
-        work()
-        shortest = min(shortest, time.perf_counter_ns() - start)
-    return shortest / readings
+    return least_time(work, repeat=repeat) * 1e9 / readings
 
 
 # -- plain versions
@@ -119,53 +112,18 @@ def plain_canon(answers: list[Answer], names: list[str]) -> bytes:
     return json.dumps(records, sort_keys=True, separators=(",", ":")).encode()
 
 
-def plain_rates(counts: list[int], t_ns: list[int], mask: int) -> list[float]:
-    """Units per second between neighbours."""
-    rates = []
-    for n in range(len(counts) - 1):
-        step, dt_ns = (counts[n + 1] - counts[n]) & mask, t_ns[n + 1] - t_ns[n]
-        rates.append(math.nan if dt_ns <= 0 or step > mask >> 1 else step * 1e9 / dt_ns)
-    return rates
-
-
-def plain_steps(counts: list[int], modulus: int, max_step: int) -> list[tuple[int, int]]:
-    """Increment and kind between neighbours."""
-    steps = []
-    for n in range(len(counts) - 1):
-        old, new = counts[n], counts[n + 1]
-        if new >= old:
-            steps.append((new - old, 0) if new - old <= max_step else (0, 4))
-        elif modulus - old + new <= max_step:
-            steps.append((modulus - old + new, 1))
-        else:
-            steps.append((0, 2 if new <= max_step else 3))
-    return steps
-
-
-def plain_mean(values: list[float], t_ns: list[int], max_gap_ns: int) -> float:
-    """Trapezoid mean."""
-    area = total = 0.0
-    for n in range(len(values) - 1):
-        dt_ns = t_ns[n + 1] - t_ns[n]
-        if 0 < dt_ns <= max_gap_ns:
-            area += (values[n] + values[n + 1]) / 2 * dt_ns
-            total += dt_ns
-    return area / total
-
-
 # -- the comparison
 
 
 def blocks(kind: str) -> tuple[Plan, list[bytes]]:
     """A plan of 100 points, and ten answers to it."""
-    size = 4 if kind == "f32" else 2
-    plan = Plan(POINTS * size)
-    for point in range(POINTS):
-        plan.add(point, point * size, kind, scale=(1, 0) if kind == "f32" else (1, -1))
     if kind == "f32":
-        return plan, [
+        return float_plan(), [
             struct.pack(f">{POINTS}f", *(random.uniform(0, 500) for _ in range(POINTS))) for _ in range(TICKS)
         ]
+    plan = Plan(POINTS * 2)
+    for point in range(POINTS):
+        plan.add(point, point * 2, kind, scale=(1, -1))
     return plan, [struct.pack(f">{POINTS}H", *(random.randrange(65535) for _ in range(POINTS))) for _ in range(TICKS)]
 
 
@@ -221,39 +179,6 @@ def slow_road(ring: Ring, repeat: int) -> Row:
     )
 
 
-def rates(repeat: int) -> list[Row]:
-    """Counters and gauges of 1,000 ticks."""
-    n, modulus, max_step = 1_000, 2**32, 100
-    counts = array("Q", [(2**32 - 20_000 + sum(divmod(k * 83, 2))) % 2**32 for k in range(n)])
-    t_ns = array("q", [k * 10**9 for k in range(n)])
-    values = array("d", [random.uniform(0, 500) for _ in range(n)])
-    out, steps, kinds = array("d", bytes(8 * (n - 1))), array("q", bytes(8 * (n - 1))), array("B", bytes(n - 1))
-    lists = counts.tolist(), t_ns.tolist(), values.tolist()
-    counter_rates(counts, t_ns, 32, out)
-    counter_deltas(counts, modulus, max_step, steps, kinds)
-    assert out.tolist() == plain_rates(lists[0], lists[1], 2**32 - 1)
-    assert list(zip(steps, kinds, strict=True)) == plain_steps(lists[0], modulus, max_step)
-    assert math.isclose(time_weighted_mean(values, t_ns, 10**10), plain_mean(lists[2], lists[1], 10**10))
-    pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
-        (
-            "rates of a counter",
-            lambda: counter_rates(counts, t_ns, 32, out),
-            lambda: plain_rates(lists[0], lists[1], 2**32 - 1),
-        ),
-        (
-            "steps of a counter",
-            lambda: counter_deltas(counts, modulus, max_step, steps, kinds),
-            lambda: plain_steps(lists[0], modulus, max_step),
-        ),
-        (
-            "mean of a gauge",
-            lambda: time_weighted_mean(values, t_ns, 10**10),
-            lambda: plain_mean(lists[2], lists[1], 10**10),
-        ),
-    ]
-    return [Row(name, best(fast, n, repeat), best(slow, n, repeat)) for name, fast, slow in pairs]
-
-
 def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
     """All rows; the first is what the limit is about."""
     random.seed(seed)
@@ -263,7 +188,7 @@ def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
             f32 = pipeline(ring, "f32", plain_f32, repeat)
             whole = Row("decode + ring + canon, f32", sum(r.kernel_ns for r in f32), sum(r.plain_ns for r in f32))
             u16 = pipeline(ring, "u16", plain_u16, repeat)
-            return [whole, *f32, *u16, slow_road(ring, repeat), *rates(repeat)]
+            return [whole, *f32, *u16, slow_road(ring, repeat)]
         finally:
             ring.close()
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from agent.cli.bench import least_time
 from drivers import cjt188, dlt645, mbus, sunspec
 from drivers.framing import FrameScanner
 from drivers.line.frames import ModbusRequest, crc16
@@ -44,12 +45,7 @@ KINDS: tuple[tuple[str, Callable[[], FrameScanner[Any]], Callable[[Any], object]
 
 def best(work: Callable[[], int], repeat: int) -> float:
     """Frames a second of CPU time, of the fastest run."""
-    found = 0.0
-    for _ in range(repeat):
-        begin = time.thread_time()
-        count = work()
-        found = max(found, count / (time.thread_time() - begin))
-    return found
+    return work() / least_time(work, repeat=repeat, clock=time.thread_time)
 
 
 def hunting(parser: Callable[[], FrameScanner[Any]], text: str, decode: Callable[[Any], object] | None) -> int:

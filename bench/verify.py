@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
+from agent.cli.bench import least_time
 from agent.verify import Verifier
 from agent.verify.jws import public_key
 from agent.verify.signed import cut_signature
@@ -25,12 +26,7 @@ SHAPES = {  # name -> (points, pack length in seconds): readings a pack = points
 
 def best(function: Callable[[], object], rounds: int = 3) -> float:
     """Seconds of CPU of the fastest round."""
-    times = []
-    for _ in range(rounds):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return min(times)
+    return least_time(function, repeat=rounds, clock=time.process_time)
 
 
 def measure(points: int, seconds: int, count: int) -> dict[str, float]:

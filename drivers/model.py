@@ -70,12 +70,6 @@ class BrokerError(GatewayError):
     exit_code = 5
 
 
-class VerifyError(GatewayError):
-    """A signature, a chain or completeness does not hold, or the origin is unproven."""
-
-    exit_code = 6
-
-
 class Kind(StrEnum):
     """What a point's values mean over time."""
 

@@ -70,11 +70,6 @@ def driver_class(protocol: str) -> type[Driver]:
     raise ConfigError(what, where="protocol", hint=did_you_mean(protocol, protocols()))
 
 
-def frames_sent_by(protocol: str) -> Mapping[str, str]:
-    """Every kind of frame that a driver can send, with what it does: the list shows that it only reads."""
-    return driver_class(protocol).FRAMES
-
-
 def entry_points(group: str) -> Iterable[EntryPoint]:
     """Importing the metadata of packages takes a megabyte, so it is done for third-party drivers only."""
     from importlib.metadata import entry_points as found

@@ -56,9 +56,6 @@ def seal(
     that is not committed, and where more than 64 Mi readings are due.
     """
 
-def due_ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int = 0) -> int:
-    """How many ticks k * period + phase lie in [from_ms, to_ms). None for period 0."""
-
 def quote(text: str) -> bytes:
     """A JSON string as RFC 8785 writes it. ValueError on a lone surrogate."""
 

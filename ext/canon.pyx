@@ -232,14 +232,6 @@ def seal(
         free(job.out.text)
 
 
-def due_ticks(int64_t from_ms, int64_t to_ms, int64_t period_ms, int64_t phase_ms=0):
-    if period_ms < 0:
-        raise ValueError(f"a period is 0 or more milliseconds, got {period_ms}")
-    if period_ms == 0 or to_ms <= from_ms:
-        return 0
-    return above(to_ms - phase_ms, period_ms) - above(from_ms - phase_ms, period_ms)
-
-
 def number(mantissa, exponent):
     cdef char text[NUMBER_ROOM]
     v = float(f"{mantissa}e{exponent}")

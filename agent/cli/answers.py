@@ -1,8 +1,8 @@
-"""What an agent may answer, and say in its snapshot: checked here, before any command shows or writes it.
+"""Checks answers and snapshots of the agent before a command shows or writes them.
 
-The agent's user may have been taken over; its word must not reach a technician's terminal as commands, nor end a tool
-with an error that looks like ours. Each ``check_...`` gives the same value with its texts cleaned; members that this
-version does not know pass through. Raises GatewayError for any other answer.
+The agent's user may be compromised: its texts must not control a technician's terminal or end a tool with a traceback.
+Each ``check_...`` returns the value with its texts cleaned; unknown members pass through. Raises GatewayError for a
+malformed answer.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 def unlike(what: str, why: str) -> GatewayError:
     """The answer is not what was asked for."""
     hint = f"{clean_text(why, 300)}. Are agent and tool of one version? `meterhouse status` shows the agent's"
-    return GatewayError(f"the answer is no {what}", where="answer", hint=hint)
+    return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 
 
 def loaded(data: bytes, what: str) -> Any:
     """JSON, without numbers that are none."""
 
     def refuse(text: str) -> None:
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a number")
 
     try:
         return json.loads(data, parse_constant=refuse)
@@ -103,7 +103,7 @@ def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
     """What came of a reload; ``ok`` says so exactly where there are neither complaints nor a fault."""
     told: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if told["ok"] == bool(told["complaints"] or told["fault"]):
-        raise unlike("outcome of a reload", "it says both yes and no")
+        raise unlike("outcome of a reload", "it is contradictory")
     return told
 
 

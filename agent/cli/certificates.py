@@ -39,9 +39,9 @@ class Expiry:
         if days is None:
             return f"{where} cannot be read: {self.error}"
         if days <= 0:
-            return f"{where} has ended {-days:.0f} days ago; put a new one in its place, no restart is needed"
+            return f"{where} expired {-days:.0f} days ago; replace it, no restart is needed"
         if days <= WARN_DAYS:
-            return f"{where} ends in {days:.0f} days; put a new one in its place, no restart is needed"
+            return f"{where} expires in {days:.0f} days; replace it, no restart is needed"
         return ""
 
 

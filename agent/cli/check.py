@@ -15,7 +15,7 @@ from agent.cli.common import as_line, config_options, json_option, read_config
 from drivers.model import ConfigError, GatewayError, ProfileError
 
 if TYPE_CHECKING:
-    from agent.cli.plan import PaceCost
+    from agent.cli.line_load import PaceCost
     from agent.config import Config, Note
     from drivers.profile import Profile
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 @click.command()
 @config_options
 @click.option("--plan", is_flag=True, help="Requests, registers and line time of each device and pace.")
-@click.option("--certificates", is_flag=True, help="Only: which certificates end within 30 days?")
+@click.option("--certificates", is_flag=True, help="Only list certificates that expire within 30 days.")
 @json_option
 def check(
     config_file: Path, state_dir: Path | None, runtime_dir: Path | None, plan: bool, certificates: bool, as_json: bool
 ) -> None:
-    """Check configuration and profiles, and show what will be in force.
+    """Check configuration and profiles, and show what will take effect.
 
-    Opens no port and asks no device. Ports, files and folders that are not there are warnings:
-    the agent starts without any device.
+    Opens no port and contacts no device. Missing ports, files and folders are warnings only,
+    because the agent starts without any device.
 
     \b
     Examples:
@@ -40,8 +40,8 @@ def check(
       meterhouse check --json | jq .complaints
 
     \b
-    Exit codes: 0 good (warnings included), 1 a fault of ours, 3 bad configuration or profile,
-    5 with --certificates: one ends soon, has ended or cannot be read.
+    Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
+    5 with --certificates: one expires soon, has expired or cannot be read.
     """
     try:
         config = read_config(config_file, state_dir, runtime_dir)
@@ -108,13 +108,13 @@ def _profiles(config: Config) -> dict[str, Profile]:
 
 
 def _costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
-    from agent.cli.plan import plan_costs
+    from agent.cli.line_load import plan_costs
 
     return plan_costs(config, profiles)
 
 
 def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
-    from agent.cli.plan import plan_notes, ring_notes
+    from agent.cli.line_load import plan_notes, ring_notes
 
     return [*plan_notes(costs), *ring_notes(config, costs)]
 
@@ -138,15 +138,15 @@ def find_notes(config: Config) -> list[Note]:
         if uplink.password is not None and uplink.password.file and not os.path.isfile(uplink.password.file):
             notes.append(Note(f"destination {uplink.name}", f"password_file {uplink.password.file} is not there"))
     if not config.uplinks:
-        notes.append(Note("agent.toml", "there is no [[uplink]]: readings stay in this box"))
+        notes.append(Note("agent.toml", "no [[uplink]]: readings stay on this gateway"))
     if not config.devices:
-        notes.append(Note("agent.toml", "there is no [[device]]: nothing will be read"))
+        notes.append(Note("agent.toml", "no [[device]]: nothing will be read"))
     if (file := config.key.file) is not None and not _is_hidden(file.parent) and not os.path.exists(file):
         hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
         notes.append(Note("key", f"{file} is not there", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
         hint = "Until there is one, only root and the agent's user may declare, replace keys, borrow lines and reload"
-        notes.append(Note("control", f"there is no group {config.control.group} on this machine", hint))
+        notes.append(Note("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
 
 
@@ -194,7 +194,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
 
 def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) -> dict[str, Any]:
     """What is in force, what it costs, and what deserves a look."""
-    from agent.cli.plan import line_shares
+    from agent.cli.line_load import line_shares
 
     costs = list(costs)
     return {
@@ -226,15 +226,15 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
 
 def _ring_time(config: Config, costs: list[PaceCost]) -> str:
     from agent.cli.common import show_age
-    from agent.cli.plan import ring_seconds
+    from agent.cli.line_load import ring_seconds
 
     return f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
 
 
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
 
-    from agent.cli.plan import line_shares, ring_bytes, show_time
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.line_load import line_shares, ring_bytes, show_time
     from agent.config.parsers import show_bytes
     from drivers.toml.parsers import show_ms
 

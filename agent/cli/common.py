@@ -37,7 +37,7 @@ def complain(error: GatewayError) -> None:
     for one in many:
         click.echo("\n".join(clean(line) for line in f"error: {one}".split("\n")), err=True)
     if len(many) > 1:
-        click.echo(f"{len(many)} things are wrong.", err=True)
+        click.echo(f"{len(many)} errors.", err=True)
 
 
 def config_options(function: F) -> F:
@@ -52,10 +52,10 @@ def config_options(function: F) -> F:
             default=DEFAULT_CONFIG,
             envvar="MH_CONFIG",
             show_default=True,
-            help="The configuration; conf.d/*.toml beside it is added. Also MH_CONFIG.",
+            help="The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.",
         ),
-        click.option("--state-dir", type=folder, help="Where the database lies, over the configuration's."),
-        click.option("--runtime-dir", type=folder, help="Where ring and snapshot lie, over the configuration's."),
+        click.option("--state-dir", type=folder, help="Folder of the database, in place of the configured one."),
+        click.option("--runtime-dir", type=folder, help="Folder of ring and snapshot, in place of the configured one."),
     ]
     for option in reversed(options):
         function = option(function)

@@ -75,7 +75,7 @@ def ask(
     Raises:
         GatewayError: what the one who answers says, or: no answer, no database, no permission.
     """
-    from agent.cli.stopped import AgentLives, ask_database
+    from agent.cli.stopped_agent import AgentLives, ask_database
 
     give_up = time.monotonic() + pick_up_s
     while True:
@@ -124,12 +124,12 @@ class ControlClient:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if not stat.S_ISSOCK(os.stat(SOCKET, dir_fd=folder, follow_symlinks=False).st_mode):
-                raise GatewayError("is not a socket", where=str(where), hint="Who put it there?")
+                raise GatewayError("is not a socket", where=str(where), hint="Check who created it")
             _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # however long the folder's own path is
             owner, listener = os.fstat(folder).st_uid, peer_of(sock).uid
             if listener not in (owner, os.geteuid()):
                 what = f"user {listener} listens in a folder of user {owner}"
-                raise GatewayError(what, where=str(where), hint="That is no agent; nothing was said to it")
+                raise GatewayError(what, where=str(where), hint="Not an agent; nothing was sent to it")
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             sock.close()
             raise _nobody(runtime_dir) from None
@@ -276,5 +276,5 @@ def _nobody(runtime_dir: Path) -> NoAgent:
 
 
 def _forbidden(where: Path, error: OSError) -> GatewayError:
-    hint = "The user must be in the group meterhouse: `sudo adduser USER meterhouse`, then log in anew"
+    hint = "The user must be in the group meterhouse: `sudo adduser USER meterhouse`, then log in again"
     return GatewayError(f"the agent cannot be asked: {error.strerror or error}", where=str(where), hint=hint)

@@ -19,11 +19,13 @@ from drivers.model import UsageError
 @click.argument("name", required=False)
 @click.argument("value", required=False)
 @click.argument("unit", required=False)
-@click.option("--from", "from_text", metavar="DATE", help="First day it is of, or from which it holds: 2026-11-01.")
-@click.option("--to", "to_text", metavar="DATE", help="Day after the last one, for amounts.")
-@click.option("--who", help="Who says so.")
-@click.option("--document", default="", help="What it is read from: a certificate's number, a ticket.")
-@click.option("--replaces", default="", metavar="ID", help="The entry whose place it takes; alone: withdraw it.")
+@click.option(
+    "--from", "from_text", metavar="DATE", help="First day of the period, or day from which it holds: 2026-11-01."
+)
+@click.option("--to", "to_text", metavar="DATE", help="Day after the last day, for amounts.")
+@click.option("--who", help="Who attests it.")
+@click.option("--document", default="", help="Its source: a certificate's number, a ticket.")
+@click.option("--replaces", default="", metavar="ID", help="The entry to replace; without a value: withdraw it.")
 @config_options
 @json_option
 def declare(
@@ -42,8 +44,8 @@ def declare(
 ) -> None:
     """Attest an input of the indicators: NAME VALUE UNIT, for the days from --from to --to. Without NAME: list all.
 
-    An entry is never changed. It is signed into the stream _indicators with who and when, and a later one may take its
-    place. Amounts belong to a time, states (an area, a rated power) hold from a day on.
+    An entry is never changed. It is signed into the stream _indicators with name and time; a later entry may replace
+    it. Amounts belong to a period; states (an area, a rated power) hold from a day on.
 
     \b
     Examples:
@@ -53,7 +55,7 @@ def declare(
       meterhouse declare certificates --replaces 5f0c2a91d3e47b68 --who "Li Wei"
 
     \b
-    Exit codes: 0 kept, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
+    Exit codes: 0 stored, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
     """
     from agent.indicators.declared import MAX_TEXT
     from agent.service.control.protocol import Declarations, Declare
@@ -67,11 +69,11 @@ def declare(
             _show(facts["entries"], ZoneInfo(config.timezone))
         return
     if value is not None and unit is None:
-        raise UsageError("a value wants its unit", where="declare", hint=f"meterhouse declare {name} {value} MWh ...")
+        raise UsageError("the unit is missing", where="declare", hint=f"meterhouse declare {name} {value} MWh ...")
     if value is None and not replaces:
         raise UsageError("a value is missing", where="declare", hint="`meterhouse declare --help`")
     if who is None:
-        raise UsageError("who says so is missing", where="declare", hint="--who NAME")
+        raise UsageError("--who is missing", where="declare", hint="--who NAME")
     zone = ZoneInfo(config.timezone)
     full = name if name.startswith("declared.") else f"declared.{name}"
     if from_text is None and value is not None:
@@ -102,7 +104,7 @@ def _instant(text: str, zone: ZoneInfo) -> float:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{text!r} is no date", where="declare", hint="As 2026-11-01") from None
+        raise UsageError(f"invalid date {text!r}", where="declare", hint="As 2026-11-01") from None
     return (found if found.tzinfo else found.replace(tzinfo=zone)).timestamp()
 
 
@@ -117,7 +119,7 @@ def _by(entry: dict[str, Any]) -> str:
 
 
 def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
 
     if not entries:
         click.echo("nothing was declared")

@@ -27,8 +27,8 @@ _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 def decode() -> None:
     """Explain bytes and registers without hardware.
 
-    HEX may come in any dress (68 61, 6861, 68:61, 0x68 0x61, 68h 61h), - reads it from stdin. Every subcommand takes
-    --json: one object with ok, frame and readings; of what does not decode ok, error, a hint, and what could be read.
+    HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h); - reads it from stdin. Every
+    subcommand takes --json: one object with ok, frame and readings, or with ok, error, a hint and the valid prefix.
 
     \b
     Examples:
@@ -53,9 +53,9 @@ def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
 @_json_option
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Values out of register bytes. Longer HEX than one value gives several readings.
+    """Values from register bytes. HEX longer than one value gives several readings.
 
-    Nothing is taken for "not available" here, except floats that are no number and digits that are none.
+    No value means "not available" here, except NaN and invalid BCD digits.
 
     \b
     Examples:
@@ -75,13 +75,13 @@ def _scale(text: str) -> Decimal:
     except InvalidOperation:
         factor = Decimal("NaN")
     if not factor.is_finite() or not factor or abs(factor.adjusted()) > MAX_POWER:
-        raise UsageError(f"{text!r} is no scale", where="--scale", hint="A number such as 0.1 or 1e-6, not 0")
+        raise UsageError(f"invalid scale {text!r}", where="--scale", hint="A number such as 0.1 or 1e-6, not 0")
     return factor
 
 
 def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: bytes) -> Json:
     if not raw:
-        raise BrokenInput("there are no bytes")
+        raise BrokenInput("no bytes given")
     frame: Json = {"type": type_, "order": order, "size": len(raw)}
     if type_ in {"str", "bits"}:
         _whole_registers(raw, frame)
@@ -93,7 +93,7 @@ def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: by
         return {"frame": frame, "readings": [_plain(i, value, raw) for i, value in enumerate(values)]}
     size = _size(type_, len(raw))
     if len(raw) % size:
-        raise BrokenInput(f"{len(raw)} bytes are no multiple of the {size} that {type_} takes", {"frame": frame})
+        raise BrokenInput(f"{len(raw)} bytes are not a multiple of {size}, the size of {type_}", {"frame": frame})
     readings: list[Json] = []
     for at in range(0, len(raw), size):
         piece = raw[at : at + size]
@@ -103,7 +103,7 @@ def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: by
 
 def _whole_registers(raw: bytes, frame: Json) -> None:
     if len(raw) % 2:
-        raise BrokenInput(f"{len(raw)} bytes are no whole registers", {"frame": frame})
+        raise BrokenInput(f"{len(raw)} bytes are not a whole number of registers", {"frame": frame})
 
 
 def _size(type_: str, length: int) -> int:
@@ -160,7 +160,7 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
 def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
     """Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
 
-    An AA 55 before the frame is taken off, several frames in a row are all explained. An exception answer is good.
+    A leading AA 55 is removed; several frames in a row are all explained. An exception response counts as good.
     """
     from agent.cli.decode_modbus import decode_rtu
 
@@ -181,9 +181,12 @@ def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
 @click.argument("profile_id", metavar="ID")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
-    "--profiles", "folder", type=click.Path(file_okay=False, path_type=Path), help="A folder to look in first."
+    "--profiles",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder of profiles to search first.",
 )
-@click.option("--firmware", help="Over what the dump says.")
+@click.option("--firmware", help="In place of the one in the dump.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
 @click.option("--reversed", "reversed_", multiple=True, metavar="PREFIX", help="Points behind a reversed CT.")
 @_json_option
@@ -196,13 +199,13 @@ def profile(
     reversed_: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """What a profile makes of a register dump.
+    """Decode a register dump by a profile.
 
     FILE is JSON, - reads stdin:
     {"protocol": "modbus", "address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
 
-    Registers that the dump has not are no readings; their points are listed under "missing". Firmware and model in the
-    dump choose the variant.
+    Points whose registers are not in the dump are listed under "missing". Firmware and model in the dump choose the
+    variant.
     """
     from drivers.samples import has_frames  # brings lines and drivers, which the other commands do without
 
@@ -269,7 +272,7 @@ def named_values(params: Sequence[str]) -> dict[str, int | str]:
     for text in params:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"{text!r} is no parameter", where="--param", hint="Write NAME=VALUE, as racks=2")
+            raise UsageError(f"invalid parameter {text!r}", where="--param", hint="Write NAME=VALUE, as racks=2")
         result[name] = int(value) if value.isdigit() else value
     return result
 
@@ -311,7 +314,7 @@ def _by_address(dump: Mapping[str, Any]) -> Any:
 
 def _words(said: Any, key: str) -> dict[int, int]:
     if not isinstance(said, dict):
-        raise BrokenInput(f"{key} is no object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
+        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
     result: dict[int, int] = {}
     for name, word in said.items():
         address = _address(name)

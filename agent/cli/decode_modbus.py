@@ -130,7 +130,8 @@ def _crc_ok(frame: bytes) -> bool:
 def _broken_rtu(body: bytes) -> BrokenInput:
     if len(body) < 4:
         return BrokenInput(
-            f"{len(body)} bytes are no RTU frame, the shortest has 4 (unit, function, CRC)", hint=COPY_WHOLE
+            f"{len(body)} bytes are too short for an RTU frame, which has at least 4 (unit, function, CRC)",
+            hint=COPY_WHOLE,
         )
     partly = _unproven({"protocol": "modbus-rtu", "unit": body[0], "crc_ok": False}, body[1:-2])
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
@@ -168,7 +169,7 @@ def decode_tcp(stream: bytes) -> Json:
     rest = stream
     while rest or not described:
         if len(rest) < 8:
-            which = "after the frame" if described else "are no Modbus TCP frame, the shortest has 8"
+            which = "after the frame" if described else "are too short for a Modbus TCP frame, which has at least 8"
             raise BrokenInput(f"{len(rest)} bytes {which}", _partly(described), COPY_WHOLE)
         transaction, protocol, length = (int.from_bytes(rest[i : i + 2]) for i in (0, 2, 4))
         envelope: Json = {
@@ -185,7 +186,7 @@ def decode_tcp(stream: bytes) -> Json:
             what = f"the header's length is {length}, Modbus allows 2 to 254 (unit and PDU)"
             raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if len(rest) < 6 + length:
-            what = f"the header says {length} bytes follow it, here are {len(rest) - 6}: cut short?"
+            what = f"the header announces {length} bytes, but {len(rest) - 6} follow: cut off?"
             partly = {"frame": _unproven(envelope, rest[7:])}
             raise BrokenInput(what, partly, other_protocol(stream, "modbus-tcp") or COPY_WHOLE)
         described.append(_explain(envelope, rest[7 : 6 + length]))

@@ -63,15 +63,17 @@ class Stage:
 
 
 @click.command()
-@click.option("--for", "seconds", metavar="TIME", callback=parse_for, help="End by itself, such as 20s; else Ctrl-C.")
+@click.option(
+    "--for", "seconds", metavar="TIME", callback=parse_for, help="Stop after this time, such as 20s; default: Ctrl-C."
+)
 @click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep configuration, key, database and logs here.",
 )
-@click.option("--seed", default=1, show_default=True, help="Another seed, another day.")
-@click.option("--speed", default=60.0, show_default=True, help="Seconds of the park in one of ours.")
+@click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
+@click.option("--speed", default=60.0, show_default=True, help="Simulated seconds in one real second.")
 @click.option(
     "--fault",
     "faults",
@@ -79,9 +81,7 @@ class Stage:
     metavar='"DEVICE FAULT"',
     help='Such as "inv2 silence"; see `meterhouse simulate`.',
 )
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: LANG says it."
-)
+@click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: from LANG.")
 @json_option
 def demo(
     seconds: float | None,
@@ -92,11 +92,11 @@ def demo(
     lang: str | None,
     as_json: bool,
 ) -> None:
-    """A simulated park is read, sealed, stored, published and verified, live in this terminal.
+    """Read, seal, store, publish and verify a simulated park, live in this terminal.
 
-    Starts a broker on loopback, simulated devices of five protocols, the agent and, on the other side of the broker,
-    a verifier that knows only the thumbprint of the gateway's key. Nothing outside this machine is touched, and all
-    of it ends with the demo. After one to three minutes the first figures of the park come (intervals of a minute).
+    Starts a broker on loopback, simulated devices of five protocols, the agent, and behind the broker a verifier that
+    knows only the thumbprint of the gateway's key. Nothing outside this machine is touched, and everything ends with
+    the demo. The first figures of the park appear after one to three minutes (intervals of a minute).
 
     \b
     Examples:
@@ -312,7 +312,7 @@ def _show_live(stage: Stage, screen: Screen, over: Callable[[], bool]) -> None:
     from rich.live import Live as Moving
 
     from agent.cli.common import read_snapshot
-    from agent.cli.live import Follower
+    from agent.cli.ring_follower import Follower
 
     runtime = stage.folder / "run"
     follower = Follower.open(runtime, read_snapshot(runtime))

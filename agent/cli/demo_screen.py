@@ -1,4 +1,4 @@
-"""What the demo shows: every device's newest values, the park's figures, and the verifier's word, in any terminal."""
+"""The screen of the demo: newest values of every device, figures of the park, and the verdict of the verifier."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
 
-    from agent.cli.live import Follower, Latest
+    from agent.cli.ring_follower import Follower, Latest
     from agent.verify import Report
 
 SHOWN = (  # what a device's row shows: the first of these that it has said, as many as the terminal is high
@@ -106,7 +106,7 @@ class Board:
 
     def rows(self, language: str) -> list[tuple[str, str, str, str]]:
         """(title, value, unit, completeness) as people read them."""
-        from agent.cli.report_words import number, percent, said, unit
+        from agent.cli.report.labels import number, percent, said, unit
 
         return [
             (
@@ -174,7 +174,7 @@ class Screen:
 
     def _values(self, mine: Mapping[str, Latest]) -> list[str]:
         from agent.cli.common import show_quality
-        from agent.cli.live import GAP_CODES, show_number
+        from agent.cli.ring_follower import GAP_CODES, show_number
 
         parts = []
         for point in SHOWN:
@@ -212,7 +212,7 @@ class Screen:
 
     @staticmethod
     def _table(*columns: str) -> Table:
-        from agent.cli.tables import plain_table
+        from agent.cli.console_tables import plain_table
 
         table = plain_table("")
         table.title = None

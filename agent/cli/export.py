@@ -1,21 +1,25 @@
-"""`meterhouse export`: a stretch of time as files, for the verifier and for people."""
+"""`meterhouse export`: packs, readings and intervals of a time range as files."""
 
 from __future__ import annotations
 
-import sys
-import time
+import json
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import click
+import msgspec
 
-from agent.cli.answers import check_exported, check_rows
+from agent.cli.answers import check_exported, check_row, check_rows
 from agent.cli.common import as_line, config_options, json_option, read_config, tidy, unwound
 from agent.cli.control import ask
-from agent.cli.exporting import Folder, Table, from_part
+from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell
+from agent.cli.progress import progress
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -23,16 +27,21 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import Export, Intervals
 
 END_MS = 1 << 52
-BAR = 24
+CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
+MOST_DIGITS = 40  # written out; what has more is written with an exponent
+# all files of an export; an answer with any other name is refused
+_FILE = re.compile(
+    r"keys[0-9]{0,4}\.json|births\.jsonl|checkpoints\.jsonl|streams\.txt|packs/[a-z0-9_][a-z0-9_-]{0,99}\.packs\.jsonl"
+)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--from", "from_text", metavar="TIME", help="From this time on: 2026-11-25, 2026-11-25T08:00, with Z: UTC."
+    "--from", "from_text", metavar="TIME", help="Begin of the range: 2026-11-25 or 2026-11-25T08:00; with Z: UTC."
 )
-@click.option("--to", "to_text", metavar="TIME", help="Up to this time, not including it.")
-@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be given again.")
+@click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
+@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Readings for people, as CSV.")
 @click.option(
@@ -65,9 +74,9 @@ def export(
 ) -> None:
     """Write packs, keys and checkpoints of a time range into FOLDER, which must not exist yet.
 
-    `meterhouse verify FOLDER --trust THUMBPRINT` checks it as it would check a broker. Of each device all packs that
-    touch the range are written. Times without Z or an offset are the site's. A running agent is asked for the packs and
-    goes on meanwhile; of an agent that is stopped the database is opened.
+    `meterhouse verify FOLDER --trust THUMBPRINT` checks it like the messages of a broker. All packs that overlap the
+    range are written. Times without Z or an offset are local times of the site. The packs come from the running agent,
+    which continues to work, or from the database of a stopped agent.
 
     \b
     Examples:
@@ -76,18 +85,18 @@ def export(
       meterhouse export --intervals november.csv --from 2026-11-01 --to 2026-12-01
 
     \b
-    Exit codes: 0 written, 1 nothing is in the range or no answer, 2 wrong usage, 3 bad configuration.
+    Exit codes: 0 written, 1 nothing in the range or no answer, 2 wrong usage, 3 bad configuration.
     """
     from agent.service.control.protocol import Export, Intervals
 
     if not any((folder, csv_file, interval_file, flat_file)):
-        what = "a FOLDER, --csv, --intervals or --intervals-flat FILE is wanted"
+        what = "give a FOLDER, --csv, --intervals or --intervals-flat"
         raise UsageError(what, where="export", hint="`meterhouse export --help`")
     config = read_config(config_file, state_dir, runtime_dir)
     from_ms = read_time(from_text, "--from", config.timezone) if from_text else 0
     to_ms = read_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
-        raise UsageError("--from is not before --to", where="export")
+        raise UsageError("--from must be before --to", where="export")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     said: dict[str, object] = {}
     with unwound():
@@ -101,10 +110,11 @@ def export(
 def _packs(
     config: Config, request: Export, folder: Path | None, zstd: bool, csv_file: Path | None
 ) -> dict[str, object]:
-    bar, brought = Bar(), 0
+    brought = 0
     with ExitStack() as stack:
-        out = stack.enter_context(Folder(folder, zstd)) if folder else None
-        table = stack.enter_context(Table(csv_file)) if csv_file else None
+        update = stack.enter_context(progress("packs"))
+        out = stack.enter_context(FolderDraft(folder, zstd)) if folder else None
+        table = stack.enter_context(ReadingsCsv(csv_file)) if csv_file else None
 
         def take(data: bytes) -> None:
             nonlocal brought
@@ -116,18 +126,16 @@ def _packs(
                 table.add(piece.lines, request.from_ms, request.to_ms)
 
         try:
-            found = check_exported(ask(config, request, take, bar.show))
+            found = check_exported(ask(config, request, take, update))
             if found["packs"] != brought:
-                raise GatewayError(f"the answer says {found['packs']} packs and brought {brought}", where="export")
+                raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
             if out:
                 out.keep()
             if table:
                 table.keep()
         except OSError as error:
             where = str(out.path if out else table and table.path)
-            raise GatewayError(f"cannot be written ({error.strerror})", where=where) from error
-        finally:
-            bar.end()
+            raise GatewayError(f"cannot write the file ({error.strerror})", where=where) from error
     for text in found["warnings"]:
         click.echo(f"warning: {tidy(str(text), 200)}", err=True)
     said: dict[str, object] = {"packs": found["packs"], "streams": [tidy(str(name), 200) for name in found["streams"]]}
@@ -141,12 +149,11 @@ def _packs(
 def _intervals(
     config: Config, request: Intervals, interval_file: Path | None, flat_file: Path | None
 ) -> dict[str, object]:
-    from agent.cli.export_intervals import IntervalTable
-
-    bar, said = Bar("days"), dict[str, object]()
+    said = dict[str, object]()
     with ExitStack() as stack:
-        people = stack.enter_context(IntervalTable(interval_file, flat=False)) if interval_file else None
-        flat = stack.enter_context(IntervalTable(flat_file, flat=True)) if flat_file else None
+        update = stack.enter_context(progress("days"))
+        people = stack.enter_context(IntervalsCsv(interval_file, flat=False)) if interval_file else None
+        flat = stack.enter_context(IntervalsCsv(flat_file, flat=True)) if flat_file else None
         tables = [table for table in (people, flat) if table]
 
         def take(data: bytes) -> None:
@@ -154,14 +161,12 @@ def _intervals(
                 table.add(data)
 
         try:
-            rows = check_rows(ask(config, request, take, bar.show))
+            rows = check_rows(ask(config, request, take, update))
             for table in tables:
                 table.keep()
         except OSError as error:
             where = str(tables[0].path)
-            raise GatewayError(f"cannot be written ({error.strerror})", where=where) from error
-        finally:
-            bar.end()
+            raise GatewayError(f"cannot write the file ({error.strerror})", where=where) from error
     said |= {"intervals": rows}
     if people:
         said["intervals_csv"] = str(people.path)
@@ -177,28 +182,7 @@ def read_time(text: str, where: str, timezone: str) -> int:
         return round((found if found.tzinfo else found.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
     except (ValueError, OverflowError):
         hint = "Write 2026-11-25, 2026-11-25T08:00 or 2026-11-25T00:00Z"
-        raise UsageError(f"{tidy(text)!r} is no time", where=where, hint=hint) from None
-
-
-class Bar:
-    """A bar on stderr, if a person is there to see it."""
-
-    def __init__(self, what: str = "packs") -> None:
-        self._what, self._wanted, self._shown = what, sys.stderr.isatty(), 0.0
-
-    def show(self, done: int, total: int) -> None:
-        """Ten times a second at most."""
-        now = time.monotonic()
-        if self._wanted and now - self._shown > 0.1:
-            self._shown = now
-            share = min(1.0, done / max(total, 1))
-            full = round(share * BAR)
-            click.echo(f"\r[{'#' * full}{'.' * (BAR - full)}] {share:4.0%}  {done} {self._what} ", err=True, nl=False)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if self._shown:
-            click.echo("\r" + " " * (BAR + 40) + "\r", err=True, nl=False)
+        raise UsageError(f"invalid time {tidy(text)!r}", where=where, hint=hint) from None
 
 
 def _say(said: dict[str, object], as_json: bool) -> None:
@@ -214,3 +198,118 @@ def _say(said: dict[str, object], as_json: bool) -> None:
     for name in ("intervals_csv", "intervals_flat"):
         if name in said:
             click.echo(f"{said[name]}: {said['intervals']} rows")
+
+
+class _Head(msgspec.Struct):
+    file: str
+    packs: int
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+class Piece(NamedTuple):
+    """Lines for the end of one file of the folder."""
+
+    file: str
+    lines: list[bytes]
+    packs: int  # how many of them count as packs
+
+
+def from_part(data: bytes) -> Piece:
+    """A part of the answer to an export request. Raises GatewayError if it is malformed."""
+    head, *lines = data.split(b"\n")
+    try:
+        facts = _head.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GatewayError("the answer is not an export", where="export", hint=tidy(str(error))) from None
+    if not _FILE.fullmatch(facts.file):
+        hint = "Nothing was written. Check which program runs as the agent"
+        raise GatewayError(f"unexpected file {tidy(facts.file)!r} in the answer", where="export", hint=hint)
+    return Piece(facts.file, lines, facts.packs)
+
+
+class ReadingsCsv(CsvDraft):
+    """Readings as CSV."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, CSV_HEAD)
+
+    def add(self, lines: Iterable[bytes], from_ms: int, to_ms: int) -> None:
+        """Append the readings of packs whose read time is in ``[from_ms, to_ms)``."""
+        self.check_room()
+        for line in lines:
+            try:
+                rows = list(rows_of(line))
+            except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise GatewayError(
+                    "a pack in the answer is malformed", where="export", hint=tidy(repr(error))
+                ) from None
+            for time_ms, row in rows:
+                if from_ms <= time_ms < to_ms:
+                    self.add_row(row)
+
+
+def rows_of(pack: bytes) -> Iterable[tuple[int, tuple[str, ...]]]:
+    """(read time in UTC ms, row under ``CSV_HEAD``) of each reading; numbers exactly as in the pack."""
+    body: dict[str, Any] = json.loads(pack, parse_float=Decimal)
+    device = body["stream"].rpartition("/")[2]
+    base = Decimal(0)
+    for record in body.get("e", ()):
+        base = Decimal(record.get("bt", base))
+        time_ms = round((base + Decimal(record.get("t", 0))) * 1000)
+        stamp = datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        unit = record.get("u") or record.get("du") or ""
+        row = (f"{stamp}.{time_ms % 1000:03d}Z", device, record["n"], _value(record), unit, record.get("q", "good"))
+        yield time_ms, row
+
+
+def _value(record: dict[str, Any]) -> str:
+    if "x" in record:
+        return str(record["x"])
+    if "vs" in record:
+        return tidy(str(record["vs"]), 500)
+    if "vb" in record:
+        return "true" if record["vb"] else "false"
+    value = record["v"]
+    return f"{value:f}" if isinstance(value, Decimal) and abs(value.adjusted()) < MOST_DIGITS else str(value)
+
+
+# heading for people, column of the answer
+PEOPLE = (
+    ("from", "start_local"), ("to", "end_local"), ("device", "device"), ("point", "point"), ("role", "role"),
+    ("flow", "flow"), ("amount", "amount"), ("unit", "unit"), ("known", "completeness"), ("remarks", "flag_names"),
+    ("reading before", "first_value"), ("reading after", "last_value"), ("lowest", "low"), ("highest", "high"),
+    ("mean", "mean"), ("demand", "demand"), ("of", "gauge_unit"),
+)  # fmt: skip
+
+
+class IntervalsCsv(CsvDraft):
+    """Intervals as CSV: local time and words for people, or ``flat`` with all columns for programs."""
+
+    def __init__(self, path: Path, flat: bool) -> None:
+        from agent.service.control.intervals import COLUMNS
+
+        self._columns = len(COLUMNS)
+        self._places = None if flat else [COLUMNS.index(column) for _, column in PEOPLE]
+        head = COLUMNS if flat else [heading for heading, _ in PEOPLE]
+        # the byte order mark tells spreadsheets that it is UTF-8; programs may not expect it
+        super().__init__(path, head, "utf-8" if flat else "utf-8-sig", "\n")
+
+    def add(self, part: bytes) -> None:
+        """Append rows as ``agent.service.control.intervals`` sends them."""
+        self.check_room()
+        for line in part.split(b"\n"):
+            cells = check_row(line, self._columns)
+            self._writer.writerow(cells if self._places is None else _for_people(cells, self._places))
+            self.rows += 1
+
+
+def _for_people(cells: Sequence[Any], places: Sequence[int]) -> list[Any]:
+    out = []
+    for (heading, _), place in zip(PEOPLE, places, strict=True):
+        cell = cells[place]
+        if heading in ("from", "to"):
+            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"  # in the form of spreadsheets; the offset is in the flat file
+        out.append(safe_cell(cell))
+    return out

@@ -43,10 +43,10 @@ def identify(
     deep: bool,
     as_json: bool,
 ) -> None:
-    """Ask one device what it is, and say which profiles fit.
+    """Identify one device and list the profiles that fit.
 
-    A profile is certain where the device names a model of it, likely where what it answers makes sense at several
-    points, possible where nothing speaks against it. Nothing is written to the device.
+    A profile is certain if the device reports a model of it, likely if its values are plausible at several points,
+    possible if nothing contradicts it. Nothing is written to the device.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def identify(
       meterhouse identify inv1
 
     \b
-    Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 silent, or no profile fits.
+    Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 no answer, or no profile fits.
     """
     from agent.cli.lease import agents_folder, lend, line_factory
     from agent.cli.scan import facts_of, fit_words

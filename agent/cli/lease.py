@@ -1,4 +1,4 @@
-"""A line of a running agent for a tool's use."""
+"""Borrow a line from the running agent for a tool."""
 
 from __future__ import annotations
 

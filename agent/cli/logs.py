@@ -1,4 +1,4 @@
-"""The log of the running agent: one line per message, and a bounded number of lines."""
+"""The log of the running agent: one line for each message, at a limited rate."""
 
 from __future__ import annotations
 

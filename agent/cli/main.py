@@ -30,23 +30,23 @@ class Entry(NamedTuple):
 COMMANDS: Mapping[str, Entry] = {
     "run": Entry("agent.cli.run", "Read, seal, store and deliver until told to stop."),
     "demo": Entry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
-    "check": Entry("agent.cli.check", "Is the configuration right? What will be asked, and does the line bear it?"),
+    "check": Entry("agent.cli.check", "Check the configuration, the requests and the load of each line."),
     "scan": Entry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),
-    "identify": Entry("agent.cli.identify", "What one device says it is, and which profile fits."),
-    "read": Entry("agent.cli.read", "Read one device once and print what it says."),
+    "identify": Entry("agent.cli.identify", "Identify one device and the profile that fits it."),
+    "read": Entry("agent.cli.read", "Read one device once and print its values."),
     "watch": Entry("agent.cli.watch", "Live values or frames of the running agent, without touching it."),
-    "status": Entry("agent.cli.status", "What the running agent says of itself, its lines and devices."),
-    "reload": Entry("agent.cli.reload", "The running agent takes up a changed configuration."),
+    "status": Entry("agent.cli.status", "State of the running agent, its lines and devices."),
+    "reload": Entry("agent.cli.reload", "Reload the configuration of the running agent."),
     "profiles": Entry("agent.cli.profiles", "List, show and check profiles of device families."),
     "decode": Entry("agent.cli.decode", "Explain bytes and registers without hardware."),
-    "keys": Entry("agent.cli.keys", "Create, show and publish the key that signs readings."),
+    "keys": Entry("agent.cli.keys.commands", "Create, show and publish the key that signs readings."),
     "verify": Entry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
-    "export": Entry("agent.cli.export", "A stretch of time as files, for the verifier and for people."),
-    "report": Entry("agent.cli.report", "The park's figures of a day, month or year, as a page."),
-    "declare": Entry("agent.cli.declare", "Attest what no meter says: areas, certificates, tickets."),
+    "export": Entry("agent.cli.export", "Packs, readings and intervals of a time range as files."),
+    "report": Entry("agent.cli.report.command", "The park's figures of a day, month or year, as a page."),
+    "declare": Entry("agent.cli.declare", "Enter what no meter measures: areas, certificates, tickets."),
     "replay": Entry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
     "simulate": Entry("agent.cli.simulate", "Play the device side of a profile or a recorded dump."),
-    "bench": Entry("agent.cli.bench", "Measure this machine: kernels, agent, line."),
+    "bench": Entry("agent.cli.bench", "Measure this machine: decode, seal, compress, commit."),
 }
 
 
@@ -73,7 +73,7 @@ class Commands(click.Group):
 
             near = get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
             hint = f'Did you mean "{near[0]}"?' if near else "`meterhouse --help` lists all"
-            ctx.fail(f'there is no command "{clean_text(name, 40)}". {hint}')
+            ctx.fail(f'unknown command "{clean_text(name, 40)}". {hint}')
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -107,7 +107,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
 )
 def cli() -> None:
-    """Reads the meters, inverters, batteries and heat plants of a park, and hands on signed readings.
+    """Reads the meters, inverters, batteries and heat plants of a park, and delivers signed readings.
 
     \b
     First steps:
@@ -117,7 +117,7 @@ def cli() -> None:
       meterhouse watch                      live values of the running agent
 
     \b
-    Exit codes: 0 good, 1 a fault of ours, 2 wrong usage, 3 bad configuration or profile,
+    Exit codes: 0 good, 1 internal error, 2 wrong usage, 3 bad configuration or profile,
     4 device, line or frame, 5 broker, 6 verification failed or unproven.
     """
 
@@ -173,8 +173,8 @@ def _said(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         click.echo(f"error: {error.format_message()}", err=True)
         return error.exit_code
-    click.echo(f"error: a fault of ours: {type(error).__name__}: {clean_text(str(error), 500)}", err=True)
-    click.echo("Run it again with MH_DEBUG=1 and send us what it prints.", err=True)
+    click.echo(f"error: internal error: {type(error).__name__}: {clean_text(str(error), 500)}", err=True)
+    click.echo("Run it again with MH_DEBUG=1 and send us the output.", err=True)
     return 1
 
 

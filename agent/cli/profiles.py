@@ -36,7 +36,7 @@ _LABELS = {
 def profiles() -> None:
     """List and show profiles of device families, check one of your own.
 
-    Site profiles in /etc/meterhouse/profiles go before the shipped ones and survive upgrades.
+    Site profiles in /etc/meterhouse/profiles override the shipped ones and survive upgrades.
 
     \b
     Examples:
@@ -52,7 +52,7 @@ def profiles() -> None:
 
 def _folder(function: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.Path(file_okay=False, path_type=Path)
-    return click.option("--profiles", "folder", type=folder, help="A folder to look in first.")(function)
+    return click.option("--profiles", "folder", type=folder, help="A folder of profiles to search first.")(function)
 
 
 def _json(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +67,7 @@ def _dirs(folder: Path | None) -> tuple[Path, ...]:
 @_folder
 @_json
 def list_(folder: Path | None, as_json: bool) -> None:
-    """All families: id, kind, protocol, points, what they were checked against."""
+    """All families: id, kind, protocol, points, evidence."""
     broken: list[ProfileError] = []
     rows: list[Json] = []
     for id, path in list_profiles(_dirs(folder)).items():
@@ -115,13 +115,15 @@ def _summary(profile: Profile) -> Json:
 
 @profiles.command()
 @click.argument("id")
-@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the meanings.")
+@click.option(
+    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the meanings."
+)
 @click.option("--firmware", help="Show the points that a device with this firmware has.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter, as racks=2.")
 @_folder
 @_json
 def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
-    """One family: where its facts come from, what it bears, its points with unit, pace, register and meaning."""
+    """One family: its sources, limits, and points with unit, pace, register and meaning."""
     profile = load_profile(find_profile(id, _dirs(folder)), _dirs(folder))
     resolved = profile.resolve(_values(params), firmware)
     points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
@@ -210,13 +212,15 @@ def _register(point: Point) -> str:
 
 @profiles.command()
 @click.argument("pattern", default="*")
-@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of the meanings.")
+@click.option(
+    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the meanings."
+)
 @_json
 def names(pattern: str, lang: str, as_json: bool) -> None:
     """The vocabulary: names that a profile may use, with units and meaning. PATTERN narrows it, as "ac.energy.*".
 
-    {l} stands for l1 l2 l3, {ll} for l12 l23 l31, other letters in braces for numbers. meter., circuit.3., load. and
-    other prefixes may precede any name; names of a profile's own begin with x.
+    {l} means l1, l2 or l3; {ll} means l12, l23 or l31; other letters in braces are numbers. Prefixes such as meter.,
+    circuit.3. or load. may precede any name; names private to a profile begin with x.
     """
     entries = [e for e in vocabulary().entries() if fnmatchcase(e.pattern, pattern)]
     if not entries:
@@ -238,7 +242,7 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_json
 def check(file: Path, as_json: bool) -> None:
-    """Is this file a sound profile? Its samples are replayed."""
+    """Check a profile file and replay its samples."""
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
     failed = [text for text in replay(profile) if text]
     if failed:

@@ -50,9 +50,11 @@ ADHOC = ("profile", "line", "address")
 @click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Without configuration: a parameter of the profile."
 )
-@click.option("--point", "patterns", multiple=True, metavar="GLOB", help='Only such points: "ac.*". May be repeated.')
+@click.option(
+    "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
+)
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Show what each point means, in English or Chinese.")
-@click.option("--raw", is_flag=True, help="Show the raw bytes, too.")
+@click.option("--raw", is_flag=True, help="Also show the raw bytes.")
 @click.option(
     "--dump",
     "dump_file",
@@ -72,10 +74,10 @@ def read(
     as_json: bool,
     **adhoc: Any,
 ) -> None:
-    """Read one device once and print what it says.
+    """Read one device once and print its values.
 
     Either a device of the configuration by name, or any device by --profile, --line and --address.
-    Where the running agent owns the line it lends it for the time (gap reason `lent`). Nothing is stored
+    If the running agent owns the line, it lends it meanwhile (gap reason `lent`). Nothing is stored
     or sent; nothing is ever written to the device.
 
     \b
@@ -86,18 +88,19 @@ def read(
       meterhouse read inv1 --dump inv1.json
 
     \b
-    Exit codes: 0 good, 2 wrong usage, 3 bad configuration or profile, 4 device silent or points missing.
+    Exit codes: 0 good, 2 wrong usage, 3 bad configuration or profile, 4 no answer from the device, or points missing.
     """
     from agent.cli.target import adhoc_target, configured_target
 
     if device is not None:
         if any(adhoc[key] for key in (*ADHOC, "serial", "params")):
-            raise UsageError("a name and --profile, --line or --address", where="read", hint="Say one or the other")
+            what = "both a device name and --profile, --line or --address"
+            raise UsageError(what, where="read", hint="Give either the name or the options, not both")
         config, entry, profile = configured_target(read_config(config_file, state_dir, runtime_dir), device)
     else:
         missing = [f"--{key}" for key in ADHOC if not adhoc[key]]
         if missing:
-            hint = "Name a device of the configuration, or say all of --profile, --line and --address"
+            hint = "Give the name of a configured device, or all of --profile, --line and --address"
             raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
         config, entry, profile = adhoc_target(**adhoc)
     folder = (runtime_dir or config.runtime_dir) if device is not None else agents_folder(config_file, runtime_dir)
@@ -142,12 +145,13 @@ def silence_hint(config: Config, device: DeviceConfig) -> str:
     line = config.line(device.line)
     if line.scheme == "serial":
         setting = device.serial or line.serial
-        return f"Is the address {device.address}? Is its port set to {setting}? Are A and B swapped, is it powered?"
+        swapped = f"that its port is set to {setting}, that A and B are not swapped, and that it is powered"
+        return f"Check the address {device.address}, {swapped}"
     if line.scheme == "modbus-tcp":
-        return f"The connection stands. Is the unit number {device.address}? Does another master hold the device?"
-    return (
-        f"The connection stands. Is the address {device.address}? Does the server pass raw bytes, at the right speed?"
-    )
+        other = f"Check the unit number {device.address}, and whether another master uses the device"
+    else:
+        other = f"Check the address {device.address}, and that the server passes raw bytes at the right speed"
+    return f"The connection is established. {other}"
 
 
 def is_missing(point: Point, reading: Reading) -> bool:
@@ -243,7 +247,7 @@ def label(point: Point, reading: Reading) -> str:
 
 def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
     from agent.cli.common import show_quality
-    from agent.cli.live import number
+    from agent.cli.ring_follower import number
 
     for point, reading in rows:
         value = reading.value
@@ -266,8 +270,8 @@ def _print_json(device: str, rows: Iterable[tuple[Point, Reading]], lang: str | 
 def _print(rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool) -> None:
 
     from agent.cli.common import show_quality
-    from agent.cli.live import show_number
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
+    from agent.cli.ring_follower import show_number
 
     columns = ["point", "value", "unit", "quality", *(["meaning"] if lang else []), *(["raw"] if raw else [])]
     table = plain_table("", *columns, right=("value",))

@@ -14,10 +14,10 @@ from agent.cli.common import as_line, config_options, find_runtime_dir, json_opt
 @config_options
 @json_option
 def reload(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
-    """Have the running agent reload its configuration, and show what came of it.
+    """Reload the configuration of the running agent, and show the result.
 
-    The agent reads the files that it was started with, changes what changed and loses no reading. A configuration that
-    is wrong in any place changes nothing: the previous one stays in effect. For root and members of `[control] group`.
+    The agent reads the files that it was started with, applies the changes and loses no reading. A configuration with
+    any error changes nothing: the previous one stays in effect. For root and members of `[control] group`.
 
     \b
     Example:

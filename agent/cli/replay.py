@@ -37,10 +37,19 @@ MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to tell a pack that comes
 @click.option("--boot", help="Only packs of this boot (16 hex digits).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Append the packs here, one a line.")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust this CA (mqtts).")
-@click.option("--username", help="For the broker.")
-@click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its first line.")
+@click.option("--username", help="User name for the broker.")
 @click.option(
-    "--for", "silence_s", callback=parse_for, default="30 s", show_default=True, help="Give up after silence."
+    "--password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Password for the broker: first line of the file.",
+)
+@click.option(
+    "--for",
+    "silence_s",
+    callback=parse_for,
+    default="30 s",
+    show_default=True,
+    help="Give up after this time without an answer.",
 )
 @json_option
 def replay(
@@ -56,14 +65,14 @@ def replay(
     silence_s: float,
     as_json: bool,
 ) -> None:
-    """Ask a gateway for packs of a stream again; they come as the identical bytes on the topic `backfill`.
+    """Request packs of a stream again; the gateway sends the identical bytes on the topic `backfill`.
 
     \b
     Example:
       meterhouse replay park7/gw01/inv1 --broker mqtt://127.0.0.1 --first 800 --last 812 --out again.jsonl
 
     \b
-    Exit codes: 0 all came, 2 wrong usage, 5 no broker or no answer, 6 some are expired, lost or refused.
+    Exit codes: 0 all arrived, 2 wrong usage, 5 no broker or no answer, 6 some are expired, lost or refused.
     """
     from agent.verify.live import LiveError, broker_of
 
@@ -72,7 +81,7 @@ def replay(
     except LiveError as error:
         raise UsageError(str(error), where="--broker", hint=error.hint.rstrip(".")) from None
     if stream.count("/") != 2 or not all(stream.split("/")) or set(stream) & set("+#"):
-        raise UsageError(f"{tidy(stream)!r} is no stream", where="replay", hint="Such as park7/gw01/inv1")
+        raise UsageError(f"invalid stream {tidy(stream)!r}", where="replay", hint="Such as park7/gw01/inv1")
     name = secrets.token_hex(8)
     request: dict[str, Any] = {"id": name, "stream": stream, "first": first, "last": last}
     if boot:
@@ -93,7 +102,7 @@ def replay(
         for reply in short:
             span = f" {reply['first']} to {reply['last']}" if "first" in reply else ""
             click.echo(tidy(f"{reply['verdict']}{span} {reply.get('reason', '')}".rstrip(), 300))
-        click.echo(f"{count} packs" + ("; `meterhouse verify` says whether they hold" if count else ""))
+        click.echo(f"{count} packs" + ("; check them with `meterhouse verify`" if count else ""))
     raise SystemExit(6 if short else 0)
 
 
@@ -197,7 +206,7 @@ class Asking:
             hint = "Its access rules must let us write replay/request"
             self._refused(reason.value, f"the broker refuses the request: {reason}", hint)
         elif reason.value == NO_SUBSCRIBERS:
-            hint = "Is the name right, and the gateway online? Its topic status says so"
+            hint = "Check the name, and in its topic status that the gateway is online"
             self._refused(reason.value, "no gateway of this name listens there", hint)
 
     def _came(self, _client: Client, _data: object, message: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -16,12 +17,38 @@ import click
 
 import ext.memory
 from agent.cli.logs import set_up_logging
-from agent.cli.open_files import allow_files
 from agent.config import Config, load_config
 from agent.service.core import Service
 from agent.service.notify import notify
+from drivers.model import ConfigError
 
 log = logging.getLogger("meterhouse")
+EACH_LINE = 2  # its port or connection, and its frames in shared memory
+EACH_UPLINK = 4  # connection, wake-up pipe, poller; certificates for a moment
+SPARE = 48  # loop, database, ring, snapshot, log; connections of tools; what libraries open for a moment
+
+
+def files_needed(config: Config) -> int:
+    """Open files at the worst moment."""
+    return SPARE + EACH_LINE * len(config.lines) + EACH_UPLINK * len(config.uplinks)
+
+
+def allow_files(config: Config) -> Config:
+    """The configuration itself. Raises our limit where that is ours to do.
+
+    Raises:
+        ConfigError: the system allows too few for so many lines.
+    """
+    needed, (soft, hard) = files_needed(config), resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"{len(config.lines)} lines need up to {needed} open files, and this process may have {hard}",
+            where="the limit of open files",
+            hint=f"Set LimitNOFILE={max(1024, 2 * needed)} in the service: systemctl edit meterhouse",
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return config
 
 
 def make_key(config: Config) -> None:
@@ -40,7 +67,7 @@ def make_key(config: Config) -> None:
     if file.parent == config.state_dir:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     signer = create_key(file, int(time.time()))
-    log.warning("made the signing key %s. Its thumbprint, for whoever verifies: %s", file, signer.kid)
+    log.warning("created the signing key %s. Its thumbprint, for verifiers: %s", file, signer.kid)
 
 
 async def serve(config: Config, load: Callable[[], Config]) -> None:
@@ -52,7 +79,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
         if stop.is_set():
             os._exit(1)  # what is sealed is on the disk; what is not is in the ring
         stop.set()
-        notify("STOPPING=1\nSTATUS=sealing and sending what is held")
+        notify("STOPPING=1\nSTATUS=sealing and sending pending readings")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -80,26 +107,28 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
     help="The configuration. Also MH_CONFIG.",
 )
 @click.option(
-    "--state-dir", type=click.Path(path_type=Path), help="Where the database lies, instead of the configured place."
+    "--state-dir", type=click.Path(path_type=Path), help="Folder of the database, in place of the configured one."
 )
 @click.option(
-    "--runtime-dir", type=click.Path(path_type=Path), help="Where the ring lies, instead of the configured place."
+    "--runtime-dir", type=click.Path(path_type=Path), help="Folder of the ring, in place of the configured one."
 )
-@click.option("--create-key", is_flag=True, help="Make the signing key where its file is missing, as at a first boot.")
+@click.option(
+    "--create-key", is_flag=True, help="Create the signing key if its file is missing, as at the first start."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, create_key: bool, verbose: bool) -> None:
-    """Run the agent until it is told to stop.
+    """Run the agent until it is stopped.
 
-    SIGTERM or Ctrl-C: no more polls, what is held is sealed and stored, sent for a few seconds, then exit 0.
-    A second signal ends it at once; the next start seals what the ring holds. SIGHUP: the configuration is read
-    anew; a wrong one is complained of and the one in force stays.
+    SIGTERM or Ctrl-C: polling stops, pending readings are sealed, stored and sent for a few seconds, then exit 0.
+    A second signal ends it at once; the next start seals what is left in the ring. SIGHUP: reload the configuration;
+    if it has errors, they are logged and the previous one stays in effect.
 
     \b
     Example:
       meterhouse run -c /etc/meterhouse/agent.toml
 
     \b
-    Exit codes: 0 stopped as told, 1 a fault of ours, 3 bad configuration or profile.
+    Exit codes: 0 stopped by a signal, 1 internal error, 3 bad configuration or profile.
     """
     ext.memory.stay_small()
     set_up_logging(verbose)

@@ -6,15 +6,14 @@ import asyncio
 import logging
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.cli.common import as_line, complain, config_options, json_option, show_age
+from agent.cli.progress import progress
 from drivers.model import GatewayError, LineDown, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
     help="Seconds to wait for an answer in the slow pass.",
 )
 @click.option(
-    "--quick", is_flag=True, help="No slow pass: what answers slowly or to other registers only may be missed."
+    "--quick", is_flag=True, help="No slow pass: devices that answer slowly or only to other registers may be missed."
 )
 @click.option(
     "--listen",
@@ -87,10 +86,10 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
     show_default=True,
     help="Seconds to listen for another master first; 0 only with --bus-is-mine.",
 )
-@click.option("--bus-is-mine", is_flag=True, help="Scan although another master is heard or may be there.")
+@click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is heard or may be present.")
 @click.option("--deep", is_flag=True, help="Also ask Modbus devices for their identification (function 43/14).")
-@click.option("--no-identify", is_flag=True, help="Only find; do not try profiles.")
-@click.option("--echo", is_flag=True, help="The adapter hands back what is sent.")
+@click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
+@click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
 @json_option
 def scan(
     config_file: Path,
@@ -102,9 +101,9 @@ def scan(
 ) -> None:
     """Find the devices on a line and the profiles that fit them.
 
-    Only reads are sent, after listening for ten seconds: where another master is heard, the scan refuses. A quick
-    pass asks every address once, a slow pass asks the silent ones again with patience. Where the running agent
-    owns the line it lends it for the time, at most 15 minutes.
+    Only reads are sent, after listening for ten seconds: if another master is heard, the scan refuses. A quick
+    pass asks every address once, a slow pass asks those that did not answer again with longer timeouts. If the
+    running agent owns the line, it lends it meanwhile, for at most 15 minutes.
 
     \b
     Examples:
@@ -123,14 +122,14 @@ def scan(
     hunts = [_hunt(url, **asked) for url in _expanded(lines)]
     scans = _scans(hunts)
     total_s = sum(scan.estimate_s() for scan in scans)
-    click.echo(f"at most about {show_age(total_s)}, plus what is found", err=True)
+    click.echo(f"at most about {show_age(total_s)}, plus time for each device found", err=True)
     trouble: list[GatewayError] = []
     interrupted = False
-    with _progress() as progress:
+    with progress("scan") as update:
         for one in scans:
             try:
                 with lend(folder, one.hunt.url, "scan", LEASE_S) as owner:
-                    owner.run(_bounded(one, progress))
+                    owner.run(_bounded(one, update))
             except KeyboardInterrupt:
                 interrupted = True
             except GatewayError as error:
@@ -149,7 +148,7 @@ def scan(
     if len(scans) > 1 and (down := sum(isinstance(error, LineDown) for error in trouble)):
         click.echo(f"note: {down} of {len(scans)} hosts do not listen", err=True)
     if interrupted:
-        click.echo("interrupted: what is above is not all", err=True)
+        click.echo("interrupted: the list above is incomplete", err=True)
         raise SystemExit(130)
     raise SystemExit(_exit_code(found, trouble, len(scans) == 1))
 
@@ -159,7 +158,10 @@ def _exit_code(found: Sequence[Found], trouble: Sequence[GatewayError], single: 
     if grave:
         return grave[0].exit_code
     if not found:
-        click.echo("nothing answered. Are A and B swapped, is it powered, is the setting right?", err=True)
+        click.echo(
+            "nothing answered. Check that A and B are not swapped, that the device is powered, and the serial setting",
+            err=True,
+        )
         return 4
     return 0
 
@@ -183,7 +185,9 @@ def _expanded(lines: Sequence[str]) -> list[str]:
             continue
         low, high = int(match[2]), int(match[3])
         if not low <= high <= 255:
-            raise UsageError(f"{low}-{high} is no range of hosts", where="--line", hint="As modbus-tcp://192.0.2.10-40")
+            raise UsageError(
+                f"invalid range of hosts {low}-{high}", where="--line", hint="As modbus-tcp://192.0.2.10-40"
+            )
         found += [f"{match[1]}{n}{match[4]}" for n in range(low, high + 1)]
     if len(found) > MOST_HOSTS:
         raise UsageError(f"{len(found)} lines", where="--line", hint=f"At most {MOST_HOSTS} at a time")
@@ -196,7 +200,7 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
     for part in (text or "").split(",") if text else ():
         match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
         if match is None or not int(match[1]) <= int(match[2] or match[1]) <= 255:
-            raise UsageError(f"{part!r} is no address or range", where="--addresses", hint="As 1-32,100; at most 255")
+            raise UsageError(f"invalid address or range {part!r}", where="--addresses", hint="As 1-32,100; at most 255")
         found.update(dict.fromkeys(range(int(match[1]), int(match[2] or match[1]) + 1)))
     return tuple(found)
 
@@ -243,24 +247,6 @@ def _scans(hunts: Sequence[Hunt]) -> list[Scan]:
     return [Scan(hunt, line_factory()) for hunt in hunts]
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on stderr where somebody sees it."""
-    if not sys.stderr.isatty():
-        yield lambda done, total, what: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("scan", total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
-
-
 def facts_of(device: Found) -> dict[str, Any]:
     """One device as JSON has it."""
     return {
@@ -299,7 +285,7 @@ def _known_lines(config_file: Path, runtime_dir: Path | None, urls: Sequence[str
 
 
 def _print(found: Sequence[Found], as_json: bool, known: Mapping[str, str]) -> None:
-    from agent.cli.snippet import tables
+    from agent.cli.toml_snippet import tables
 
     texts = tables(found, known)
     if as_json:
@@ -308,7 +294,7 @@ def _print(found: Sequence[Found], as_json: bool, known: Mapping[str, str]) -> N
         return
     if not found:
         return
-    from agent.cli.tables import cell, open_console, plain_table
+    from agent.cli.console_tables import cell, open_console, plain_table
 
     many = len({device.url for device in found}) > 1
     table = plain_table(

@@ -48,19 +48,19 @@ if TYPE_CHECKING:
     help="With --pty: byte times of this rate.  [default: the profile's, else 9600]",
 )
 @click.option(
-    "--unit", "units", multiple=True, type=click.IntRange(1, 255), help="Unit id; again for more devices on the line."
+    "--unit", "units", multiple=True, type=click.IntRange(1, 255), help="Unit id; repeat for more devices on the line."
 )
 @click.option(
     "--address",
     "addresses",
     multiple=True,
     metavar="TEXT",
-    help="Of a DL/T 645, M-Bus or CJ/T 188 meter, as agent.toml has it; again for more meters on the line.",
+    help="Address of a DL/T 645, M-Bus or CJ/T 188 meter, as in agent.toml; repeat for more meters on the line.",
 )
 @click.option(
     "--role",
     default="",
-    help="What it measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by its kind.",
+    help="What it measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by device kind.",
 )
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
 @click.option(
@@ -73,21 +73,21 @@ if TYPE_CHECKING:
     "--control", type=click.Path(path_type=Path), metavar="FILE", help="A named pipe that takes commands while it runs."
 )
 @click.option("--stdin", "from_stdin", is_flag=True, help="Commands from standard input too; `help` lists them.")
-@click.option("--seed", default=1, show_default=True, help="Another seed, another day.")
+@click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
 @click.option(
     "--speed",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0, 100_000),
-    help="Seconds of the park in one of ours.",
+    help="Simulated seconds in one real second.",
 )
-@click.option("--sleep", is_flag=True, help="Inverters are silent in the dark, where their profile says so.")
-@click.option("--for", "seconds", metavar="DURATION", callback=parse_for, help="End by itself, such as 20s.")
+@click.option("--sleep", is_flag=True, help="Inverters do not respond in the dark, if their profile has `sleeps`.")
+@click.option("--for", "seconds", metavar="DURATION", callback=parse_for, help="Stop after this time, such as 20s.")
 @json_option
 def simulate(**said: Any) -> None:
     """Play the device side: a profile, a recorded dump, or the whole demo park.
 
-    Prints what it serves and where, then runs until it is stopped.
+    Prints what it serves and where, then runs until stopped.
 
     \b
     Examples:
@@ -101,16 +101,16 @@ def simulate(**said: Any) -> None:
     \b
     Faults: KIND[=VALUE][*TIMES][/EVERY][+SKIP]; kinds are silence late crc exception busy gateway echo bytewise
     short cut unit tag stray stale blank zero freeze spill reset close reboot.
-    A line is pulled with the command `LINE unplug [SECONDS]`; `help` on --stdin lists all commands.
+    The command `LINE unplug [SECONDS]` disconnects a line; `help` on --stdin lists all commands.
 
     \b
-    Exit codes: 0 ended as told, 2 wrong usage, 3 bad profile or dump, 4 port or pty cannot be opened.
+    Exit codes: 0 stopped, 2 wrong usage, 3 bad profile or dump, 4 port or pty cannot be opened.
     """
     chosen = [name for name in ("profile", "dump", "park") if said[name]]
     if len(chosen) != 1:
-        raise click.UsageError("say one of --profile, --dump and --park")
+        raise click.UsageError("give one of --profile, --dump and --park")
     if said["listen"] and said["pty"]:
-        raise click.UsageError("--listen and --pty are two lines; say one")
+        raise click.UsageError("--listen and --pty cannot be combined")
     if said["park"] and (said["listen"] or said["pty"] or said["units"] or said["addresses"]):
         raise click.UsageError("the park has lines of its own; leave out --listen, --pty, --unit and --address")
     asyncio.run(_serve(said))

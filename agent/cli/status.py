@@ -22,7 +22,7 @@ from agent.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from agent.cli.live import Latest
+    from agent.cli.ring_follower import Latest
 
 STALE_S = 15.0  # the agent writes its snapshot every few seconds
 GOOD, OURS, CONFIG, LINE, BROKER = 0, 1, 3, 4, 5
@@ -33,9 +33,9 @@ GOOD, OURS, CONFIG, LINE, BROKER = 0, 1, 3, 4, 5
 @click.option("--points", is_flag=True, help="Every point with the age of its last value.")
 @json_option
 def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, points: bool, as_json: bool) -> None:
-    """Show whether the running agent is well: devices, lines, destinations, store.
+    """Show the state of the running agent: devices, lines, destinations, store.
 
-    Reads files only; the agent does not notice.
+    Reads files only; the agent is not disturbed.
 
     \b
     Examples:
@@ -44,9 +44,9 @@ def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
       meterhouse status --json | jq .devices.inv1.age
 
     \b
-    Exit codes: 0 all is well, 1 no agent runs here, it hangs or its store is in trouble,
-    3 bad configuration, also one that a reload did not take, 4 a device or line is silent,
-    5 a destination is not reached.
+    Exit codes: 0 all good, 1 no agent runs here, it hangs or its store has a problem,
+    3 bad configuration, also one that a reload rejected, 4 a device or line does not respond,
+    5 a destination cannot be reached.
     """
     folder = find_runtime_dir(config_file, runtime_dir)
     snapshot = read_snapshot(folder)
@@ -71,7 +71,7 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
     if not is_alive(snapshot.get("pid")):
         add(OURS, f"the agent is gone (process {snapshot.get('pid')}); what follows was true {show_age(age)} ago")
     elif age > STALE_S:
-        add(OURS, f"the agent has said nothing for {show_age(age)}: it hangs, or the clock was set")
+        add(OURS, f"the agent has written no snapshot for {show_age(age)}: it hangs, or the clock was set")
     if trouble := snapshot.get("store", {}).get("trouble"):
         add(OURS, f"store: {tidy(str(trouble), 200)}")
     intervals = snapshot.get("intervals", {})
@@ -85,7 +85,7 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
     for name, device in snapshot.get("devices", {}).items():
         why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
         if device.get("life") == "dead":
-            add(LINE, f"device {name} is silent{why}")
+            add(LINE, f"device {name} does not respond{why}")
         elif device.get("life") == "unknown" and why:  # its line is down: nobody knows how it is
             add(LINE, f"device {name} is not reached{why}")
     for name, uplink in snapshot.get("uplinks", {}).items():
@@ -113,7 +113,7 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
-    from agent.cli.live import Follower
+    from agent.cli.ring_follower import Follower
 
     follower = Follower.open(folder, snapshot)
     try:
@@ -147,7 +147,7 @@ def _age(moment: object, now: float) -> float | None:
 
 def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float) -> None:
 
-    from agent.cli.tables import cell, device_table, line_table, open_console, point_table, uplink_table
+    from agent.cli.console_tables import cell, device_table, line_table, open_console, point_table, uplink_table
 
     console = open_console()
     started = snapshot.get("started")

@@ -1,4 +1,4 @@
-"""Which device a technician means: one of the configuration by name, or any by profile, line and address."""
+"""The device of a command: a configured one by name, or any by profile, line and address."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def configured_target(config: Config, name: str) -> Target:
     found = {device.name: device for device in config.devices}
     if name not in found:
         hint = p.did_you_mean(name, found, "It has") if found else "It has none yet"
-        raise UsageError(f"there is no device {p.show(name)}", where=str(config.path), hint=hint)
+        raise UsageError(f"unknown device {p.show(name)}", where=str(config.path), hint=hint)
     device = found[name]
     return config, device, site_profiles(config.profiles_dir)(device.profile)
 
@@ -76,7 +76,7 @@ def _profile(profile: str) -> Profile:
         path = Path(profile)
         if not path.is_file():
             raise UsageError(
-                f"there is no file {p.show(profile)}", where="--profile", hint="Or say an id: eastron/sdm630"
+                f"file {p.show(profile)} does not exist", where="--profile", hint="Or give an id: eastron/sdm630"
             )
         return load_profile(path)
     return site_profiles(SITE_PROFILES)(_value("--profile", v.profile_id, profile))

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.common import as_line, json_option, parse_for, tidy
+from agent.cli.progress import progress
 from drivers.model import BrokerError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.recompute import Repeated
+    from agent.recompute import Recomputed
     from agent.verify import Report
 
 STDIN = Path("-")
@@ -23,24 +24,34 @@ STDIN = Path("-")
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--broker", metavar="URL", help="Subscribe there: mqtt://host:1883 or mqtts://host:8883.")
+@click.option("--broker", metavar="URL", help="Subscribe to this broker: mqtt://host:1883 or mqtts://host:8883.")
 @click.option("--site", default="+", show_default=True, help="Only this site's topics; + is all.")
 @click.option("--gateway", default="+", show_default=True, help="Only this gateway's topics; + is all.")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Trust this CA (mqtts).")
-@click.option("--username", help="For the broker.")
-@click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its first line.")
+@click.option("--username", help="User name for the broker.")
+@click.option(
+    "--password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Password for the broker: first line of the file.",
+)
 @click.option(
     "--trust",
     multiple=True,
     metavar="[SITE/GATEWAY=]THUMBPRINT",
-    help="A key got out of band; with its gateway where there are several. Again for more.",
+    help="A key obtained out of band; with its gateway if there are several. May be repeated.",
 )
 @click.option(
-    "--for", "duration_s", callback=parse_for, metavar="TIME", help="Listen so long (20s, 5 min); else Ctrl-C."
+    "--for",
+    "duration_s",
+    callback=parse_for,
+    metavar="TIME",
+    help="Listen for this time (20s, 5 min); default: until Ctrl-C.",
 )
-@click.option("--recompute", is_flag=True, help="Repeat the figures from the packs that are here.")
+@click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
 @click.option("--plan", "plan_file", type=click.Path(dir_okay=False, path_type=Path), help="The park's plan.")
-@click.option("--expect-complete", is_flag=True, help="Gaps, stated losses and silent streams are failures too.")
+@click.option(
+    "--expect-complete", is_flag=True, help="Gaps, reported losses and streams without packs are failures as well."
+)
 @json_option
 def verify(
     paths: tuple[Path, ...],
@@ -57,14 +68,13 @@ def verify(
     expect_complete: bool,
     as_json: bool,
 ) -> None:
-    """Check packs: signatures, order, and that every due reading is there or accounted for.
+    """Check packs: signatures, order, and that every due reading is present or accounted for.
 
-    PATHs are exported files or folders (.json, .jsonl, also with .zst behind); - reads packs from stdin, one a line.
-    Nothing is believed that the pinned key does not vouch for: get the thumbprint with `meterhouse keys show` at the
-    gateway, not over the network. Where there are several gateways, each thumbprint needs its SITE/GATEWAY= in front,
-    else the owner of one could sign for another: a bare one then fails. With --recompute each signed figure whose
-    packs are all here is computed again and must come out the same to the last digit; --plan names the park's plan
-    where it is too long to be in the packs.
+    PATHs are exported files or folders (.json, .jsonl, also with .zst appended); - reads packs from stdin, one a line.
+    Only what the pinned key signed is trusted: get the thumbprint with `meterhouse keys show` at the gateway, not over
+    the network. With several gateways, each thumbprint needs its SITE/GATEWAY= in front, because the owner of one could
+    sign for another. With --recompute each signed figure whose packs are all present is computed again and must agree
+    to the last digit; --plan names the park's plan if it is too long to be in the packs.
 
     \b
     Example:
@@ -76,12 +86,12 @@ def verify(
     Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
     """
     if bool(paths) == bool(broker):
-        raise UsageError("one of --broker and PATHs is wanted", where="verify", hint="`meterhouse verify --help`")
+        raise UsageError("give either --broker or PATHs", where="verify", hint="`meterhouse verify --help`")
     for pin in trust:
         owner, named, thumb = pin.rpartition("=")
         if len(thumb) != 43 or (named and owner.count("/") != 1):
             hint = "43 characters, as `meterhouse keys show` prints them, or park7/gw01= and those"
-            raise UsageError(f"{tidy(pin)!r} is no thumbprint", where="--trust", hint=hint)
+            raise UsageError(f"invalid thumbprint {tidy(pin)!r}", where="--trust", hint=hint)
     if broker:
         password = _first_line(password_file) if password_file else None
         report = _live(broker, trust, site, gateway, ca_file, username, password, duration_s)
@@ -104,19 +114,19 @@ def verify(
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
 
 
-def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Repeated:
-    from agent.cli.recompute import recompute
+def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
+    from agent.recompute import recompute
 
     files = [path for path in paths if path != STDIN]
     if not files:
         raise UsageError(
-            "--recompute wants exported files", where="verify", hint="`meterhouse export FOLDER` makes them"
+            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` makes them"
         )
     return recompute(files, plan_file)
 
 
 def _say(report: Report, short: list[str]) -> None:
-    from agent.verify.text import as_text
+    from agent.verify.report_text import as_text
 
     for line in as_text(report).splitlines():
         click.echo(tidy(line, 500))
@@ -124,7 +134,7 @@ def _say(report: Report, short: list[str]) -> None:
         click.echo(tidy(f"not complete: {text}", 500))
 
 
-def _say_repeated(repeated: Repeated | None) -> None:
+def _say_repeated(repeated: Recomputed | None) -> None:
     if repeated is None:
         click.echo("figures: not repeated, because something in the files was refused")
         return
@@ -145,18 +155,17 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
     from agent.verify.files import read_paths, read_stream
 
     verifier = Verifier(trust)
-    progress = _Progress()
     try:
-        if files := [path for path in paths if path != STDIN]:
-            read_paths(verifier, files, lambda n: progress.show(f"{n} objects read"))
-        if STDIN in paths:
-            if files:
-                verifier.new_file()
-            read_stream(verifier, sys.stdin.buffer, "stdin")
+        with progress("objects read") as update:
+            if files := [path for path in paths if path != STDIN]:
+                read_paths(verifier, files, update)
+            if STDIN in paths:
+                if files:
+                    verifier.new_file()
+                read_stream(verifier, sys.stdin.buffer, "stdin")
     except OSError as error:
         hint = "Name the files or the folder that `meterhouse export` wrote"
         raise UsageError(error.strerror or str(error), where=str(error.filename or "verify"), hint=hint) from error
-    progress.end()
     return verifier.finish()
 
 
@@ -183,37 +192,16 @@ def _live(
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    progress = _Progress()
     end = time.monotonic() + duration_s if duration_s is not None else None
     try:
-        while not stop.wait(1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))):
-            if end is not None and time.monotonic() >= end:
-                break
-            if progress.wanted:
+        with progress("packs") as update:
+            while not stop.wait(1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))):
+                if end is not None and time.monotonic() >= end:
+                    break
                 packs, readings, failed = live.counts()
-                progress.show(f"{packs} packs, {readings} readings, {failed} failed")
+                update(packs, text=f"{packs} packs, {readings} readings, {failed} failed")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        progress.end()
         report = live.stop()
     return report
-
-
-class _Progress:
-    """One line on stderr that is written over, if a person is there to see it."""
-
-    def __init__(self) -> None:
-        self.wanted = sys.stderr.isatty()
-        self._width = 0
-
-    def show(self, text: str) -> None:
-        """Write over what was shown before."""
-        if self.wanted:
-            click.echo("\r" + text.ljust(self._width), err=True, nl=False)
-            self._width = len(text)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if self._width:
-            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)

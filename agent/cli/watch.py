@@ -24,7 +24,7 @@ from agent.cli.common import (
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.live import Follower, Latest
+    from agent.cli.ring_follower import Follower, Latest
     from drivers.line.trace import TracedFrame
 
 LOOK_EVERY_S = 0.2
@@ -38,9 +38,11 @@ DIRECTION_WORDS = ("sent", "received", "noise")
 @click.command()
 @click.argument("device", nargs=-1)
 @config_options
-@click.option("--point", "patterns", multiple=True, metavar="GLOB", help='Only such points: "ac.*". May be repeated.')
-@click.option("--frames", "line", metavar="LINE", help="The frames of a line instead, as they go over the wire.")
-@click.option("--for", "seconds", callback=parse_for, metavar="TIME", help="End after this time, such as 20s.")
+@click.option(
+    "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
+)
+@click.option("--frames", "line", metavar="LINE", help="Show the frames of a line instead, as sent over the wire.")
+@click.option("--for", "seconds", callback=parse_for, metavar="TIME", help="Stop after this time, such as 20s.")
 @json_option
 def watch(
     device: tuple[str, ...],
@@ -52,9 +54,9 @@ def watch(
     seconds: float | None,
     as_json: bool,
 ) -> None:
-    """Show live values of all devices, or of those named. Ends with Ctrl-C.
+    """Show live values of all devices, or of the given ones. Stop with Ctrl-C.
 
-    Reads shared memory only: the agent does not notice, and nothing is asked of the devices.
+    Reads shared memory only: neither the agent nor the devices are disturbed.
 
     \b
     Examples:
@@ -64,7 +66,7 @@ def watch(
       meterhouse watch --frames cabinet-2
 
     \b
-    Exit codes: 0 good, 1 no agent runs here or it ended, 2 no such device or line, 3 bad configuration.
+    Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration.
     """
     folder = find_runtime_dir(config_file, runtime_dir)
     end = time.monotonic() + seconds if seconds is not None else None
@@ -104,7 +106,7 @@ class Watched:
         self._look_at = time.monotonic() + SNAPSHOT_EVERY_S
 
     def _open(self) -> Follower:
-        from agent.cli.live import Follower
+        from agent.cli.ring_follower import Follower
 
         return Follower.open(self.folder, self.snapshot)
 
@@ -167,7 +169,7 @@ def _live(watched: Watched, end: float | None) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from agent.cli.tables import open_console, point_table
+    from agent.cli.console_tables import open_console, point_table
 
     console = open_console()
 

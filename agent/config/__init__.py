@@ -4,7 +4,6 @@ from agent.config.load import DEFAULT_PATH, RUNTIME_DIR, STATE_DIR, load_config
 from agent.config.profiles import (
     ProfileSource,
     device_spec,
-    device_specs,
     line_config,
     load_profiles,
     make_driver,
@@ -45,7 +44,6 @@ __all__ = [
     "StoreConfig",
     "UplinkConfig",
     "device_spec",
-    "device_specs",
     "gathered",
     "line_config",
     "load_config",

@@ -192,18 +192,6 @@ def load_profiles(config: Config) -> dict[str, Profile]:
     return {device.profile: source(device.profile) for device in config.devices}
 
 
-def device_specs(config: Config, profiles: ProfileSource | None = None) -> list[DeviceSpec]:
-    """What each driver needs to know, in the order of the configuration.
-
-    Made for unknown firmware: once it is known, ``device_spec`` with it gives the spec of the right variant.
-
-    Raises:
-        ProfileError: a profile is missing or was changed since the configuration was checked.
-    """
-    source = profiles or site_profiles(config.profiles_dir)
-    return [device_spec(config, device, source(device.profile)) for device in config.devices]
-
-
 def device_spec(
     config: Config,
     device: DeviceConfig,

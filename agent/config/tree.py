@@ -111,7 +111,7 @@ class LineEntry:
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """One device as configured; ``device_specs`` joins it with its profile."""
+    """One device as configured; ``device_spec`` joins it with its profile."""
 
     name: str
     line: str

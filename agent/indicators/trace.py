@@ -55,11 +55,6 @@ class Match:
     exported: Decimal
     stored: Decimal
 
-    @property
-    def green(self) -> Decimal:
-        """Covered at this very time."""
-        return self.own + self.direct
-
 
 @dataclass(frozen=True, slots=True)
 class Traced:

@@ -30,10 +30,10 @@ def counter_events_in(body: Mapping[str, Any]) -> set[tuple[str, str, int]]:
 
 
 def emitted(stream: str, packs: Iterable[bytes], cut: Cut, rule: Rule) -> Iterator[tuple[int, PageSchema, list[Row]]]:
-    """The rows of one stream, from its packs in order, a birth first; each with the pack that completed it.
+    """The rows of one stream, from its packs in order, a birth first; each with the sequence of the pack that wrote it.
 
-    What the agent wrote and what comes out here agree to the last digit, from the first interval on that lies wholly
-    behind the first pack: the one before may have begun earlier there.
+    They equal what the agent wrote to the last digit, from the first interval on that lies wholly after the beginning
+    of the first pack: the interval before may have begun earlier in the agent.
     """
     ledger = Ledger(stream, cut, rule)
     for data in packs:

@@ -79,11 +79,11 @@ def _write(value: Any, out: list[str]) -> None:
             between = ","
         out.append("]" if value else "[]")
     else:
-        raise TypeError(f"{type(value).__name__} is no JSON value")
+        raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def _large(value: int) -> str:
     text = number_text(float(value))
     if text != str(value):
-        raise ValueError(f"{value} is beyond 2^53 and no exact double")
+        raise ValueError(f"{value} is beyond 2^53 and not an exact double")
     return text

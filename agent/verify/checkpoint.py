@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agent.verify.holes import Head
 from agent.verify.jws import TYP_CHECKPOINT
 from agent.verify.keyring import KeyRing
+from agent.verify.missing import Head
 from agent.verify.pack import BOOT
+from agent.verify.point_table import ms_of
 from agent.verify.report import MAX_LISTED, Torn
-from agent.verify.signed import Seal, check_signed
+from agent.verify.signed import FoundSignature, check_signed
 from agent.verify.strict import Refused, shown
-from agent.verify.table import ms_of
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
@@ -40,7 +40,7 @@ class _Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedHead:
     """What a checkpoint says of a stream."""
 
     stream: str
@@ -75,8 +75,14 @@ class Checkpoints:
         self._file = {}
 
     def take(
-        self, raw: bytes, value: dict[str, Any], ring: KeyRing, seal: Seal | None = None, *, filed: bool = False
-    ) -> list[Named]:
+        self,
+        raw: bytes,
+        value: dict[str, Any],
+        ring: KeyRing,
+        found: FoundSignature | None = None,
+        *,
+        filed: bool = False,
+    ) -> list[NamedHead]:
         """What it says of each stream; nothing where it is known already.
 
         Args:
@@ -85,7 +91,7 @@ class Checkpoints:
         Raises:
             Refused: whatever does not hold; an older page than the one known among it.
         """
-        signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, seal)
+        signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, found)
         number, new = _page(value, signed.hash, signed.key.kid)
         book = self._books.get(ring.gateway) or _Book()
         known = book.newest.get(number)
@@ -234,7 +240,7 @@ def _top(pages: Iterable[_Page], ring: KeyRing) -> _Page | None:
     return max((page for page in pages if not _is_void(page, ring)), key=_counter, default=None)
 
 
-def _head(head: Any, gateway: str, page: _Page, filed: bool) -> Named:
+def _head(head: Any, gateway: str, page: _Page, filed: bool) -> NamedHead:
     if isinstance(head, dict):
         stream, boot, seq, digest = (head.get(name) for name in ("stream", "boot", "seq", "hash"))
         if (
@@ -248,5 +254,5 @@ def _head(head: Any, gateway: str, page: _Page, filed: bool) -> Named:
             and _HASH.fullmatch(digest)
         ):
             end = (boot, seq, digest, ms_of(head.get("to"), "to of a head"))
-            return Named(stream, end, head.get("retired") is True, page.counter, page.kid, filed)
+            return NamedHead(stream, end, head.get("retired") is True, page.counter, page.kid, filed)
     raise Refused("shape", f"a checkpoint head that is not of {gateway}, or without stream, boot, seq, hash, to")

@@ -1,4 +1,4 @@
-"""The order of one stream: packs come in any order and more than once, one entry is kept per contiguous stretch."""
+"""The order of one stream: packs come in any order and more than once, one entry is kept per contiguous run."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from agent.verify.pack import Edge
+from agent.verify.pack import ChainLink
 
 RECENT: Final = 1024  # packs of a stream whose hash is kept to tell a redelivery from a fork
 MAX_SPOTS: Final = 1024  # hashes kept of older packs, ever further apart
-MAX_STRETCHES: Final = 4096  # per stream
+MAX_RUNS: Final = 4096  # per stream
 
 
-class Place(Enum):
+class Arrival(Enum):
     """Where a pack belongs."""
 
     NEW = "new"
-    AGAIN = "again"  # the same bytes as before
-    AGAIN_OLD = "again, too old to compare"
+    DUPLICATE = "duplicate"  # the same bytes as before
+    OLD_DUPLICATE = "duplicate, too old to compare"
     FORK = "fork"  # the same identity with other bytes
 
 
 @dataclass(slots=True)
-class Stretch:
+class PackRun:
     """Packs of one boot, one after the other without a hole."""
 
-    first: Edge
-    last: Edge
+    first: ChainLink
+    last: ChainLink
     joined: bool = False  # the pack before the first is known and fits (it is of another boot)
     continued: bool = False  # the pack after the last is known (of another boot)
 
@@ -40,19 +40,19 @@ class Boot:
     """All that is known of one boot, in order of sequence."""
 
     number: int
-    stretches: list[Stretch] = field(default_factory=list)
+    runs: list[PackRun] = field(default_factory=list)
     highest: int = 0
 
     def index(self, seq: int) -> int:
-        """Of the stretch that begins at or before ``seq``; -1 if none does."""
-        return bisect_right(self.stretches, seq, key=_begins) - 1
+        """Of the run that begins at or before ``seq``; -1 if none does."""
+        return bisect_right(self.runs, seq, key=_begins) - 1
 
 
-def _begins(stretch: Stretch) -> int:
-    return stretch.first.seq
+def _begins(run: PackRun) -> int:
+    return run.first.seq
 
 
-def seam(left: Edge, right: Edge) -> list[str]:
+def link_faults(left: ChainLink, right: ChainLink) -> list[str]:
     """What does not fit between two packs, ``right`` naming ``left`` as the one before."""
     faults = []
     if right.seq != left.seq + 1:
@@ -73,7 +73,9 @@ def seam(left: Edge, right: Edge) -> list[str]:
         if right.from_ms != left.to_ms and not stepped:
             away = (right.from_ms - left.to_ms) / 1000
             word = f"{away:g} s after" if away > 0 else f"{-away:g} s before"
-            faults.append(f"begins {word} the pack before ends ({left.to_ms / 1000:.3f}), and no clock_step says why")
+            faults.append(
+                f"begins {word} the pack before ends ({left.to_ms / 1000:.3f}), and no clock_step explains it"
+            )
     if not right.is_birth and right.birth != left.birth:
         faults.append(f"names birth {right.birth}, in force is {left.birth}")
     if right.signer < left.signer:
@@ -88,16 +90,16 @@ class History:
         self.boots: dict[str, Boot] = {}
         self.reordered = 0
         self.uncompared = 0
-        self.torn = 0  # stretches beside holes that had to be forgotten
+        self.torn = 0  # runs beside holes that had to be forgotten
         self._forgotten_seq = 0  # packs up to here may be forgotten
-        self._ends: dict[str, Stretch] = {}  # by hash of the last pack, where nothing follows yet
-        self._starts: dict[str, Stretch] = {}  # by prev of the first pack, where that is not known yet
+        self._ends: dict[str, PackRun] = {}  # by hash of the last pack, where nothing follows yet
+        self._starts: dict[str, PackRun] = {}  # by prev of the first pack, where that is not known yet
         self._hashes = Hashes()
         self._cursor: tuple[str, int] = ("", 0)  # last redelivered pack that could not be compared; how many in a row
         self._count = 0
         self._boot_numbers = 0
 
-    def place(self, edge: Edge, digest: bytes) -> tuple[Place, list[tuple[Edge, str]]]:
+    def place(self, edge: ChainLink, digest: bytes) -> tuple[Arrival, list[tuple[ChainLink, str]]]:
         """Put a pack in. Returns where it belongs, and faults with the pack they are of."""
         boot = self.boots.get(edge.boot)
         if edge.seq <= self._forgotten_seq and (boot is None or boot.index(edge.seq) < 0):
@@ -106,88 +108,88 @@ class History:
             boot = self.boots[edge.boot] = Boot(self._boot_numbers)
             self._boot_numbers += 1
         at = boot.index(edge.seq)
-        if at >= 0 and boot.stretches[at].last.seq >= edge.seq:
-            return self._again(boot, boot.stretches[at], edge, digest), []
+        if at >= 0 and boot.runs[at].last.seq >= edge.seq:
+            return self._again(boot, boot.runs[at], edge, digest), []
         if edge.seq < boot.highest:
             self.reordered += 1
         else:
             boot.highest = edge.seq
         self._hashes.put(boot.number, edge.seq, digest)
-        faults: list[tuple[Edge, str]] = []
-        stretch = self._after(boot, at, edge, faults)
-        self._before(boot, stretch, edge, faults)
-        if self._count > MAX_STRETCHES:
+        faults: list[tuple[ChainLink, str]] = []
+        run = self._after(boot, at, edge, faults)
+        self._before(boot, run, edge, faults)
+        if self._count > MAX_RUNS:
             self._forget()
-        return Place.NEW, faults
+        return Arrival.NEW, faults
 
     def find(self, boot: str, seq: int) -> tuple[bool, bytes | None]:
         """Is the pack known, and the first 16 bytes of its digest where they are still kept."""
         known = self.boots.get(boot)
         at = known.index(seq) if known else -1
-        if known is None or at < 0 or known.stretches[at].last.seq < seq:
+        if known is None or at < 0 or known.runs[at].last.seq < seq:
             return False, None
         return True, self._hashes.get(known.number, seq)
 
     @property
-    def loose(self) -> int:
-        """Ends of stretches that wait for the pack beyond them: what a hole, or the newest pack, costs in memory."""
+    def open_ends(self) -> int:
+        """Ends of runs that wait for the pack beyond them: what a hole, or the newest pack, costs in memory."""
         return len(self._ends) + len(self._starts)
 
-    def stretches(self) -> Iterator[Stretch]:
+    def runs(self) -> Iterator[PackRun]:
         """All, boot by boot in order of arrival."""
         for boot in self.boots.values():
-            yield from boot.stretches
+            yield from boot.runs
 
-    def _after(self, boot: Boot, at: int, edge: Edge, faults: list[tuple[Edge, str]]) -> Stretch:
-        """Join ``edge`` to the pack before it, or begin a stretch."""
-        near = boot.stretches[at] if at >= 0 and boot.stretches[at].last.seq == edge.seq - 1 else None
+    def _after(self, boot: Boot, at: int, edge: ChainLink, faults: list[tuple[ChainLink, str]]) -> PackRun:
+        """Join ``edge`` to the pack before it, or begin a run."""
+        near = boot.runs[at] if at >= 0 and boot.runs[at].last.seq == edge.seq - 1 else None
         left = self._ends.get(edge.prev) if edge.prev else None
         if near and near.last.hash != edge.prev:
             faults.append((edge, f"prev is not the hash of sequence {near.last.seq}"))
         if near and (left is near or near.last.hash == edge.prev):
-            faults += [(edge, text) for text in seam(near.last, edge)]
+            faults += [(edge, text) for text in link_faults(near.last, edge)]
             if left is near:
                 del self._ends[near.last.hash]
             near.last = edge
             return near
-        stretch = Stretch(edge, edge)
-        boot.stretches.insert(at + 1, stretch)
+        run = PackRun(edge, edge)
+        boot.runs.insert(at + 1, run)
         self._count += 1
         if left:
-            faults += [(edge, text) for text in seam(left.last, edge)]
+            faults += [(edge, text) for text in link_faults(left.last, edge)]
             del self._ends[left.last.hash]
-            left.continued = stretch.joined = True
+            left.continued = run.joined = True
         elif edge.prev:
-            self._starts.setdefault(edge.prev, stretch)
-        return stretch
+            self._starts.setdefault(edge.prev, run)
+        return run
 
-    def _before(self, boot: Boot, stretch: Stretch, edge: Edge, faults: list[tuple[Edge, str]]) -> None:
+    def _before(self, boot: Boot, run: PackRun, edge: ChainLink, faults: list[tuple[ChainLink, str]]) -> None:
         """Join what is known already to come after ``edge``."""
-        self._ends[edge.hash] = stretch
+        self._ends[edge.hash] = run
         at = boot.index(edge.seq) + 1
-        near = boot.stretches[at] if at < len(boot.stretches) else None
+        near = boot.runs[at] if at < len(boot.runs) else None
         if near and near.first.seq == edge.seq + 1:
             if near.first.prev != edge.hash:
                 faults.append((near.first, f"prev is not the hash of sequence {edge.seq}"))
                 return
-            faults += [(near.first, text) for text in seam(edge, near.first)]
+            faults += [(near.first, text) for text in link_faults(edge, near.first)]
             self._starts.pop(edge.hash, None)
             del self._ends[edge.hash]
-            stretch.last, stretch.continued = near.last, near.continued
+            run.last, run.continued = near.last, near.continued
             if self._ends.get(near.last.hash) is near:
-                self._ends[near.last.hash] = stretch
-            del boot.stretches[at]
+                self._ends[near.last.hash] = run
+            del boot.runs[at]
             self._count -= 1
         elif right := self._starts.pop(edge.hash, None):
-            faults += [(right.first, text) for text in seam(edge, right.first)]
+            faults += [(right.first, text) for text in link_faults(edge, right.first)]
             del self._ends[edge.hash]
-            right.joined = stretch.continued = True
+            right.joined = run.continued = True
 
-    def _again(self, boot: Boot, stretch: Stretch, edge: Edge, digest: bytes) -> Place:
+    def _again(self, boot: Boot, run: PackRun, edge: ChainLink, digest: bytes) -> Arrival:
         """A pack that was here before. Old ones are compared by the chain that leads to one whose hash is kept."""
         known = self._hashes.get(boot.number, edge.seq)
         if known is None:
-            same = {stretch.first.seq: stretch.first.hash, stretch.last.seq: stretch.last.hash}.get(edge.seq)
+            same = {run.first.seq: run.first.hash, run.last.seq: run.last.hash}.get(edge.seq)
             if same is None:
                 return self._uncompared(edge)
             equal = same == edge.hash
@@ -196,38 +198,38 @@ class History:
         if equal and edge.prev == self._cursor[0]:
             self.uncompared -= self._cursor[1]
         self._cursor = ("", 0)
-        return Place.AGAIN if equal else Place.FORK
+        return Arrival.DUPLICATE if equal else Arrival.FORK
 
-    def _uncompared(self, edge: Edge) -> Place:
+    def _uncompared(self, edge: ChainLink) -> Arrival:
         self._cursor = (edge.hash, self._cursor[1] + 1 if edge.prev == self._cursor[0] else 1)
         self.uncompared += 1
-        return Place.AGAIN_OLD
+        return Arrival.OLD_DUPLICATE
 
     def _forget(self) -> None:
         """Make room: first the oldest boots that run on into the next without a hole, then the oldest holes as well."""
-        room = self._count - MAX_STRETCHES * 3 // 4
-        order = sorted(self.boots.items(), key=lambda item: item[1].stretches[0].first.seq)
+        room = self._count - MAX_RUNS * 3 // 4
+        order = sorted(self.boots.items(), key=lambda item: item[1].runs[0].first.seq)
         for torn in (False, True):
             while room > 0 and len(order) > 1:
                 name, boot = order[0]
-                if not torn and not (len(boot.stretches) == 1 and boot.stretches[0].continued):
+                if not torn and not (len(boot.runs) == 1 and boot.runs[0].continued):
                     break
-                room -= len(boot.stretches)
-                self.torn += len(boot.stretches) if torn else 0
-                self._drop(boot, len(boot.stretches))
+                room -= len(boot.runs)
+                self.torn += len(boot.runs) if torn else 0
+                self._drop(boot, len(boot.runs))
                 del self.boots[name], order[0]
         if room > 0:
             self.torn += room
             self._drop(order[0][1], room)
 
     def _drop(self, boot: Boot, count: int) -> None:
-        for stretch in boot.stretches[:count]:
-            self._ends.pop(stretch.last.hash, None)
-            if stretch.first.prev:
-                self._starts.pop(stretch.first.prev, None)
-            self._forgotten_seq = max(self._forgotten_seq, stretch.last.seq)
-        self._count -= len(boot.stretches[:count])
-        del boot.stretches[:count]
+        for run in boot.runs[:count]:
+            self._ends.pop(run.last.hash, None)
+            if run.first.prev:
+                self._starts.pop(run.first.prev, None)
+            self._forgotten_seq = max(self._forgotten_seq, run.last.seq)
+        self._count -= len(boot.runs[:count])
+        del boot.runs[:count]
 
 
 class Hashes:

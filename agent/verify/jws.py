@@ -86,7 +86,7 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
     """RFC 7638 thumbprint of an OKP or EC key. Raises Refused on any other."""
     names = _OKP_MEMBERS if jwk.get("kty") == "OKP" else _EC_MEMBERS
     if not all(isinstance(jwk.get(name), str) for name in names):
-        raise Refused("key", "a JWK of kty OKP (crv, x) or EC (crv, x, y) is wanted")
+        raise Refused("key", "expected a JWK of kty OKP (crv, x) or EC (crv, x, y)")
     return hash_of(canonical({name: jwk[name] for name in names}))
 
 
@@ -113,15 +113,15 @@ def public_key(alg: object, jwk: object) -> PublicKey:
     except ValueError as error:
         if isinstance(error, Refused):
             raise
-        raise Refused("key", f"key {kid} is no valid {shown(alg)} key") from None
+        raise Refused("key", f"key {kid} is not a valid {shown(alg)} key") from None
     kind = f"kty {shown(jwk['kty'])}, crv {shown(jwk['crv'])}"
-    raise Refused("key", f"algorithm {shown(alg)} with {kind}; Ed25519 or ES256 is wanted")
+    raise Refused("key", f"algorithm {shown(alg)} with {kind}; expected Ed25519 or ES256")
 
 
 def _coordinate(jwk: Mapping[str, Any], name: str) -> bytes:
     raw = unbase64url(jwk[name], f"{name} of the key", "key")
     if len(raw) != COORDINATE:
-        raise Refused("key", f"{name} of the key has {len(raw)} bytes, {COORDINATE} are wanted")
+        raise Refused("key", f"{name} of the key has {len(raw)} bytes, expected {COORDINATE}")
     return raw
 
 
@@ -131,7 +131,7 @@ def _check_order(raw: bytes) -> None:
     if y >= _PRIME:
         raise Refused("key", "x of the key is not in the form of RFC 8032")
     if y in _SMALL_ORDER:
-        raise Refused("key", "x of the key is a point of small order: anybody could sign")
+        raise Refused("key", "x of the key is a point of small order: anyone could sign")
 
 
 def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, PublicKey]) -> PublicKey:
@@ -148,10 +148,10 @@ def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, Pu
         raise Refused("signature", "not a detached JWS (header..signature)")
     header = read_header(encoded)
     if header.typ != typ:
-        raise Refused("typ", f"signed as {shown(header.typ)}, {typ!r} is wanted")
+        raise Refused("typ", f"signed as {shown(header.typ)}, expected {typ!r}")
     key = keys.get(header.kid)
     if key is None:
-        raise Refused("kid", f"signed by {shown(header.kid)}, which no key record names")
+        raise Refused("kid", f"signed by {shown(header.kid)}, which is in no key record")
     if header.alg != key.alg:
         raise Refused("alg", f"signed as {shown(header.alg)}, but the key {key.kid} is for {key.alg}")
     try:

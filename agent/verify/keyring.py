@@ -175,10 +175,10 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
     not_before: float = 0
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise Refused("shape", f"key record {number} is no object")
+            raise Refused("shape", f"key record {number} is not an object")
         key = public_key(record.get("alg"), record.get("jwk"))
         if record.get("kid") != key.kid:
-            raise Refused("key", f"key record {number} says kid {shown(record.get('kid'))}, its key is {key.kid}")
+            raise Refused("key", f"key record {number} has kid {shown(record.get('kid'))}, its key is {key.kid}")
         if record.get("prev", "") != before:
             raise Refused("key-chain", f"key record {number} follows {shown(record.get('prev'))}, not {shown(before)}")
         if key.kid in keys:
@@ -193,11 +193,11 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
             raise Refused("key-chain", f"key record {number} is not signed by the key before: {error.text}") from None
         revokes = record.get("revokes", [])
         if not isinstance(revokes, list):
-            raise Refused("shape", f"key record {number} has revokes that are no array")
+            raise Refused("shape", f"key record {number} has revokes that is not an array")
         for entry in revokes:
             kid, last = _revocation(entry, number)
             if kid not in keys and before is not None:  # a first key may cut off the lost one that it stands for
-                raise Refused("shape", f"key record {number} revokes {shown(kid)}, which is no earlier key")
+                raise Refused("shape", f"key record {number} revokes {shown(kid)}, which is not an earlier key")
             revoked[kid] = _lower(revoked[kid], last) if kid in revoked else last
         keys[key.kid] = key
         before, not_before = key.kid, since

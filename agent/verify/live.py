@@ -41,11 +41,11 @@ def broker_of(url: str) -> tuple[str, str, int]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise LiveError("the host or port of the broker url cannot be read", "mqtt://host:1883 is wanted.") from None
+        raise LiveError("invalid host or port in the broker URL", "Write mqtt://host:1883.") from None
     if "@" in url:
         raise LiveError("a broker url must not hold a user or password", "Use --username and --password-file.")
     if parts.scheme not in PORTS or not parts.hostname:
-        raise LiveError(f"broker url {shown(url)}", "mqtt://host:1883 or mqtts://host:8883 is wanted.")
+        raise LiveError(f"invalid broker URL {shown(url)}", "Write mqtt://host:1883 or mqtts://host:8883.")
     return parts.scheme, parts.hostname, port or PORTS[parts.scheme]
 
 
@@ -150,7 +150,9 @@ class Live:
             self._ready.clear()
             self._connect(version=4, deadline=deadline)
         if not self._ready.is_set():
-            self._refuse(f"{self.url}: no answer within {timeout_s:g} s", "Is the broker running and the port right?")
+            self._refuse(
+                f"{self.url}: no answer within {timeout_s:g} s", "Check that the broker runs and the port is right."
+            )
         if self._refusal:
             self._mail.close()
             self._hang_up()
@@ -197,7 +199,7 @@ class Live:
         try:
             client.reach(self._host, self._port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
-            raise LiveError(f"{self.url}: {error}", "Is the broker running and the port right?") from error
+            raise LiveError(f"{self.url}: {error}", "Check that the broker runs and the port is right.") from error
         self._client = client
         client.loop_start()
         self._ready.wait(max(0.0, deadline - time.monotonic()))
@@ -231,7 +233,7 @@ class Live:
                 self._refuse(f"{self.url}: {text}", "Is this really an MQTT broker? Ask its operator.")
         elif not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
             self._reason = _UNSUPPORTED
-            self._refuse(f"{self.url} closes the connection without an answer", "Is TLS wanted there, or not wanted?")
+            self._refuse(f"{self.url} closes the connection without an answer", "Check whether the broker expects TLS.")
 
     def _subscribed(self, _client: Client, _userdata: object, _mid: int, reasons: list[Any], _props: object) -> None:
         if any(reason.is_failure for reason in reasons):

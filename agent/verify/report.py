@@ -224,19 +224,19 @@ class Report:
         short = []
         for name, stream in self.streams.items():
             if not stream.packs and not stream.retired:
-                short.append(f"{name}: known, but no pack was seen")
+                short.append(f"{name}: known, but without any pack")
             if stream.is_cut:
                 begin = f"begins with sequence {stream.first_seq}"
                 short.append(
-                    f"{name}: {begin}, a checkpoint from before is here and has it at {stream.oldest_head_seq}"
+                    f"{name}: {begin}, an earlier checkpoint is present and has it at {stream.oldest_head_seq}"
                 )
             if awake := stream.gaps - stream.asleep:
-                short.append(f"{name}: {awake} readings lie in gaps")
+                short.append(f"{name}: {awake} readings are in gaps")
             if stream.lost_packs:
-                short.append(f"{name}: {stream.lost_packs} packs are stated lost")
+                short.append(f"{name}: {stream.lost_packs} packs are reported lost")
         for gateway, ms in self.beyond.items():
             if ms > DAILY_MS:
-                short.append(f"{gateway}: packs go on for {ms / HOUR_MS:.0f} h after its newest checkpoint")
+                short.append(f"{gateway}: packs continue for {ms / HOUR_MS:.0f} h after its newest checkpoint")
         return short
 
     def as_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ MAX_SIG: Final = 2048  # bytes of it
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class FoundSignature:
     """A signature as canonical bytes have it, found without parsing them."""
 
     sig: str
@@ -39,7 +39,6 @@ class Signed:
     digest: bytes  # SHA-256 of payload
     key: PublicKey
     rewritten: bool  # the received bytes were not the signed ones: somebody on the way has re-serialised them
-    sketched: bool = False  # ``value`` has no records: ``quick`` has looked at them
 
     @property
     def hash(self) -> str:
@@ -74,7 +73,7 @@ def payload_hash(raw: bytes) -> bytes:
     return sha256(payload).digest()
 
 
-def find_seal(raw: bytes, keys: Mapping[str, PublicKey]) -> Seal | None:
+def find_signature(raw: bytes, keys: Mapping[str, PublicKey]) -> FoundSignature | None:
     """The signature of an object that stands in canonical form; None where none is seen. Costs one look at the bytes.
 
     Args:
@@ -89,14 +88,14 @@ def find_seal(raw: bytes, keys: Mapping[str, PublicKey]) -> Seal | None:
         return None
     key = keys.get(header.kid)
     if key is None:
-        return Seal(sig, header.kid)
+        return FoundSignature(sig, header.kid)
     payload = cut_signature(raw, sig)
     try:
         if payload is not None:
             check_signature(sig, payload, header.typ, keys)
     except Refused:
         payload = None
-    return Seal(sig, header.kid, key, header.typ, payload)
+    return FoundSignature(sig, header.kid, key, header.typ, payload)
 
 
 def payload_of(value: Mapping[str, Any]) -> bytes:
@@ -104,37 +103,24 @@ def payload_of(value: Mapping[str, Any]) -> bytes:
     return canonical({name: inner for name, inner in value.items() if name != "sig"})
 
 
-def check_sketched(raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[str, PublicKey]) -> Signed | None:
-    """As ``check_signed`` for a value without its records; None where the received bytes are not the signed ones."""
-    sig = value.get("sig")
-    cut = cut_signature(raw, sig) if isinstance(sig, str) and sig.isascii() else None
-    if cut is None:
-        return None
-    try:
-        key = check_signature(sig, cut, typ, keys)
-    except Refused:
-        return None
-    return Signed(value, cut, sha256(cut).digest(), key, rewritten=False, sketched=True)
-
-
 def check_signed(
-    raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[str, PublicKey], seal: Seal | None = None
+    raw: bytes, value: dict[str, Any], typ: str, keys: Mapping[str, PublicKey], found: FoundSignature | None = None
 ) -> Signed:
     """Check the signature of ``value``, which was parsed from ``raw``.
 
     The received bytes are tried first. Only where they do not fit is the object written anew and tried again.
 
     Args:
-        seal: of the same bytes, so that nothing is checked twice.
+        found: of the same bytes, so that nothing is checked twice.
 
     Raises:
         Refused: as ``check_signature``.
     """
     sig = value.get("sig")
-    if seal and seal.payload is not None and (seal.sig, seal.typ) == (sig, typ):
-        known = keys.get(seal.kid)
-        if known is not None and known is seal.key:
-            return Signed(value, seal.payload, sha256(seal.payload).digest(), known, rewritten=False)
+    if found and found.payload is not None and (found.sig, found.typ) == (sig, typ):
+        known = keys.get(found.kid)
+        if known is not None and known is found.key:
+            return Signed(value, found.payload, sha256(found.payload).digest(), known, rewritten=False)
     cut = cut_signature(raw, sig) if isinstance(sig, str) and sig.isascii() else None
     if cut is not None:
         try:

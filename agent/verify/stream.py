@@ -5,36 +5,38 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from agent.verify.checkpoint import Named
-from agent.verify.history import History, Place
-from agent.verify.holes import differs, survey
+from agent.verify.canonical import canonical
+from agent.verify.checkpoint import NamedHead
+from agent.verify.history import Arrival, History
 from agent.verify.keyring import KeyRing
-from agent.verify.pack import Edge, Loss, Pack, audit, check_units, units_of
+from agent.verify.missing import contradicts, find_missing
+from agent.verify.pack import ChainLink, Loss, Pack
+from agent.verify.point_table import DAY_MS, Gap, PointTable, Unit, by_day, day_name
+from agent.verify.records import Records, check_units
 from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
-from agent.verify.table import DAY_MS, Gap, Table, by_day, day_name
 
 MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256  # packs whose birth is not known yet
 MAX_GROUPS: Final = 64  # ticks in parts that are under way
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
-MAX_BLAMED: Final = 10_000
+MAX_FAULTY: Final = 10_000
 MAX_HEADS: Final = 128  # that checkpoints name of packs that are not here, about 250 bytes each
 
 
 @dataclass(slots=True, eq=False)
-class _Account:
-    """The readings and gaps of a stretch that is to balance: one pack, or all parts of a tick."""
+class _Unbalanced:
+    """The readings and gaps of a run that is to balance: one pack, or all parts of a tick."""
 
-    edge: Edge
+    edge: ChainLink
     counts: Mapping[str, int]
     gaps: tuple[Gap, ...]
     readings: int
-    packs: list[Edge]
-    units: list[dict[str, Any]]  # where the birth is not known yet
+    packs: list[ChainLink]
+    units: list[tuple[str, Unit]]  # of points, where the birth is not known yet
 
 
 class StreamState:
@@ -47,33 +49,36 @@ class StreamState:
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.history = History()
-        self.tables: OrderedDict[str, Table] = OrderedDict()
+        self.tables: OrderedDict[str, PointTable] = OrderedDict()
         self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
         self._faults = Faults()
         self._days: dict[int, Day] = {}
         self._sum = StreamReport(stream)
-        self._waiting: dict[str, list[_Account]] = {}  # by the hash of a birth that was not seen yet
-        self._groups: OrderedDict[tuple[str, int], _Account] = OrderedDict()
+        self._waiting: dict[str, list[_Unbalanced]] = {}  # by the hash of a birth that was not seen yet
+        self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
         self._audited: OrderedDict[str, None] = OrderedDict()
-        self._blamed: set[tuple[str, int]] = set()
+        self._records = Records()  # of the last pack
+        self._counts: Mapping[str, int] = Counter()  # of these
+        self._good_table: PointTable | None = None  # has the units of these
+        self._faulty: set[tuple[str, int]] = set()
         self._bad = 0  # packs with a fault
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
-        self._heads: dict[tuple[str, int], Named] = {}  # that checkpoints name of packs that are not here yet
-        self._newest: Named | None = None
-        self._oldest: Named | None = None  # in files
-        self._second: Named | None = None  # made while one listened: the first one may have been retained
-        self._denied: list[Named] = []  # what checkpoints say that is not so
+        self._heads: dict[tuple[str, int], NamedHead] = {}  # that checkpoints name of packs that are not here yet
+        self._newest: NamedHead | None = None
+        self._oldest: NamedHead | None = None  # in files
+        self._second: NamedHead | None = None  # made while one listened: the first one may have been retained
+        self._denied: list[NamedHead] = []  # what checkpoints say that is not so
         self._signed: dict[str, int] = {}  # by key the highest sequence
 
-    def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Place, bool]:
+    def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Arrival, bool]:
         """Put one pack into the books. Returns its place, and whether all that can be checked now holds."""
         edge = pack.edge
         place, seams = self.history.place(edge, pack.digest)
-        if place is Place.FORK:
-            self._blame(edge, "fork", "a second pack with this identity and other bytes", where)
+        if place is Arrival.FORK:
+            self._add_fault(edge, "fork", "a second pack with this identity and other bytes", where)
             return place, False
-        if place is not Place.NEW:
-            self.again()
+        if place is not Arrival.NEW:
+            self.count_duplicate()
             return place, True
         if self._heads and (named := self._heads.pop((edge.boot, edge.seq), None)) and named.head[2] != edge.hash:
             self._deny(named)
@@ -85,28 +90,37 @@ class StreamState:
         self.losses.extend(pack.losses)
         self._look_at_clock(pack)
         if pack.table:
-            self.know(edge.hash, pack.table)
+            self.add_table(edge.hash, pack.table)
         table = self.tables.get(edge.birth)
+        counts = self._count(pack.records)
+        if table and table is not self._good_table:
+            faults = check_units(pack.records.pairs, table)
+            self._good_table = None if faults else table
+            pack.faults += faults
         if table and (edge.is_birth or edge.birth not in self._audited):
             if not edge.is_birth:
                 self._audited[edge.birth] = None
                 if len(self._audited) > MAX_TABLES:
                     self._audited.popitem(last=False)
-            pack.faults += audit(signed, table)
-        elif table and not signed.sketched:  # of a sketch the units have been looked at
-            pack.faults += check_units(signed.value.get("e", ()), table)
+            pack.faults += _check_form(signed)
         for text in pack.faults:
-            self._blame(edge, "rule", text, where)
+            self._add_fault(edge, "rule", text, where)
         for other, text in seams:
-            self._blame(other, "chain", text, where if other is edge else "")
-        self._account(pack, [] if table else units_of(signed), where)
-        return place, (edge.boot, edge.seq) not in self._blamed
+            self._add_fault(other, "chain", text, where if other is edge else "")
+        self._account(pack, counts, [] if table else pack.records.distinct(), where)
+        return place, (edge.boot, edge.seq) not in self._faulty
 
-    def again(self) -> None:
+    def _count(self, records: Records) -> Mapping[str, int]:
+        """Records by point. A pack mostly has the names and units of the one before: these are known."""
+        if records.names != self._records.names or records.units != self._records.units:
+            self._records, self._counts, self._good_table = records, Counter(records.names), None
+        return self._counts
+
+    def count_duplicate(self) -> None:
         """A pack that it has came once more."""
         self._sum.redelivered += 1
 
-    def know(self, birth: str, table: Table) -> None:
+    def add_table(self, birth: str, table: PointTable) -> None:
         """A birth's table, from its pack or from the retained copy."""
         if birth in self.tables:
             return
@@ -115,11 +129,11 @@ class StreamState:
             self.tables.popitem(last=False)
         for account in self._waiting.pop(birth, ()):
             if faults := check_units(account.units, table):
-                self._blame(account.edge, "rule", faults[0], "")
+                self._add_fault(account.edge, "rule", faults[0], "")
             else:
                 self._balance(account, table, "")
 
-    def head(self, named: Named, ring: KeyRing) -> None:
+    def head(self, named: NamedHead, ring: KeyRing) -> None:
         """A checkpoint says that the stream had come to here, and whether that is its end."""
         newest, oldest = self._newest, self._oldest
         if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
@@ -131,7 +145,7 @@ class StreamState:
         if named.filed and (oldest is None or named.counter < oldest.counter):
             self._oldest = named
         boot, seq, digest, _ = named.head
-        known = differs(self.history, named.head)
+        known = contradicts(self.history, named.head)
         other = self._heads.get((boot, seq))
         if known is None and other is None:
             self._heads[boot, seq] = named
@@ -140,7 +154,7 @@ class StreamState:
         elif known or (other and other.head[2] != digest):
             self._deny(named)
 
-    def _deny(self, named: Named) -> None:
+    def _deny(self, named: NamedHead) -> None:
         if len(self._denied) < MAX_LISTED:
             self._denied.append(named)
 
@@ -168,13 +182,13 @@ class StreamState:
         """
         made = self._copy()
 
-        def is_cut(named: Named) -> bool:
+        def is_cut(named: NamedHead) -> bool:
             return ring is not None and ring.is_cut(named.kid, self.stream, named.head[1])
 
         heads = sorted(self._heads.values(), key=lambda named: named.counter)
         if self._newest and self._newest not in heads:
             heads.append(self._newest)
-        survey(self.history, self.tables, self.losses, [named.head for named in heads if not is_cut(named)], made)
+        find_missing(self.history, self.tables, self.losses, [named.head for named in heads if not is_cut(named)], made)
         wrong = (named.head for named in self._denied if not is_cut(named))
         denied = [f"the checkpoint names another hash for sequence {seq} of boot {boot}" for boot, seq, _, _ in wrong]
         late = [
@@ -212,20 +226,20 @@ class StreamState:
         made.boots = len(self.history.boots)
         return made
 
-    def _blame(self, edge: Edge, code: str, text: str, where: str) -> None:
+    def _add_fault(self, edge: ChainLink, code: str, text: str, where: str) -> None:
         """A pack counts as failed once; its first fault is the one that is told."""
         if code != "fork":
-            if (edge.boot, edge.seq) in self._blamed:
+            if (edge.boot, edge.seq) in self._faulty:
                 return
             self._bad += 1
-            if len(self._blamed) < MAX_BLAMED:
-                self._blamed.add((edge.boot, edge.seq))
+            if len(self._faulty) < MAX_FAULTY:
+                self._faulty.add((edge.boot, edge.seq))
         self._faults.add(Fault(code, text, self.stream, edge.boot, edge.seq, where))
 
     def _look_at_clock(self, pack: Pack) -> None:
         self._sum.clock_unsynced += pack.synced is False
         self._sum.clock_unknown += pack.synced is None
-        self._sum.early += pack.early
+        self._sum.early += pack.records.early
         if pack.monotonic:
             boot, kernel, seq, ms = self._monotonic
             now = (pack.edge.boot, pack.monotonic[0], pack.edge.seq, pack.monotonic[1])
@@ -234,16 +248,16 @@ class StreamState:
             if (boot, kernel) != now[:2] or now[2] > seq:
                 self._monotonic = now
 
-    def _account(self, pack: Pack, units: list[dict[str, Any]], where: str) -> None:
+    def _account(self, pack: Pack, counts: Mapping[str, int], units: list[tuple[str, Unit]], where: str) -> None:
         """Balance the pack, or wait for its other parts or its birth."""
         edge = pack.edge
-        account = _Account(edge, pack.counts, pack.gaps, pack.readings, [edge], units)
+        account = _Unbalanced(edge, counts, pack.gaps, len(pack.records.names), [edge], units)
         if edge.part:
             whole = self._gather(account, edge.part)
             if whole is None:
                 return
             account = whole
-        if any((e.boot, e.seq) in self._blamed for e in account.packs):
+        if any((e.boot, e.seq) in self._faulty for e in account.packs):
             return
         table = self.tables.get(edge.birth)
         if table is not None:
@@ -254,7 +268,7 @@ class StreamState:
             self._sum.unchecked += len(account.packs)
             self._sum.readings += account.readings
 
-    def _gather(self, account: _Account, part: tuple[int, int]) -> _Account | None:
+    def _gather(self, account: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
         """Add a part to its tick; the whole tick with the last of them."""
         key = (account.edge.boot, account.edge.seq - part[0])
         group = self._groups.get(key)
@@ -275,12 +289,12 @@ class StreamState:
         del self._groups[key]
         return group
 
-    def _balance(self, account: _Account, table: Table, where: str) -> None:
+    def _balance(self, account: _Unbalanced, table: PointTable, where: str) -> None:
         edge = account.edge
         balance = table.balance(account.counts, account.gaps, edge.from_ms, edge.to_ms)
         if balance.faults:
             more = f"; and {len(balance.faults) - 1} more" if len(balance.faults) > 1 else ""
-            self._blame(edge, "due", balance.faults[0] + more, where)
+            self._add_fault(edge, "due", balance.faults[0] + more, where)
             return
         self._sum.readings += account.readings
         if balance.gaps:
@@ -311,7 +325,14 @@ class StreamState:
         return day
 
 
-def _is_at_an_end(group: _Account, made: StreamReport, ended: bool) -> bool:
+def _check_form(signed: Signed) -> list[str]:
+    """A fault of form shows the same way in every pack of a birth, so that one pack of each is looked at."""
+    if canonical({n: v for n, v in signed.value.items() if n != "sig"}) != signed.payload:
+        return ["signed over bytes that are not in canonical form"]
+    return []
+
+
+def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:
     """Were its other parts before the first pack here, or are they on their way?"""
     low, high = (choose(group.packs, key=lambda edge: edge.seq) for choose in (min, max))
     part, parts = low.part or (1, 1)

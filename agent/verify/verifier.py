@@ -11,34 +11,34 @@ from enum import Enum
 from typing import Any, Final
 
 from agent.verify.checkpoint import Checkpoints
-from agent.verify.history import Place
-from agent.verify.judge import LISTED, add_up, judge, shared_pins
+from agent.verify.history import Arrival
 from agent.verify.jws import TYP_PACK, PublicKey
 from agent.verify.keyring import KeyRing, Unpinned, split_pin
-from agent.verify.pack import BOOT, NAME, STREAM, Pack, check_units, read_pack
-from agent.verify.quick import Quick, Sketch
+from agent.verify.pack import BOOT, NAME, STREAM, Pack, read_pack
 from agent.verify.report import Fault, Faults, Report, Verdict, held_back, latest
-from agent.verify.signed import Seal, Signed, check_signed, check_sketched, find_seal
+from agent.verify.signed import FoundSignature, Signed, check_signed, find_signature
 from agent.verify.stream import StreamState
 from agent.verify.strict import (
     MAX_LOOSE_BYTES,
     MAX_LOOSE_ITEMS,
     MAX_OBJECT_BYTES,
+    Columns,
     Refused,
     Unread,
     clean,
     count_items,
     inflate,
-    parse_object,
+    parse_columns,
     shown,
 )
+from agent.verify.verdict import LISTED, add_up, decide, shared_pins
 
 MAX_HELD: Final = 1000  # objects that came before the keys that they need
 MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
-LATELY, LATELY_BYTES = 64, 4 << 20  # objects that were good and are known again by their bytes
+MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # objects that were good and are known again by their bytes
 MAX_REASON, MAX_WHERE = 400, 300  # characters that are kept of a fault
 REFUSAL: Final = 100  # what a refused object costs beside its brackets and commas, in the unit of these
 PREFIX: Final = "meterhouse/v1/"
@@ -93,10 +93,9 @@ class Verifier:
         self._signers: dict[str, PublicKey] = {}  # of all rings
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = Checkpoints()
-        self._quick = Quick()
         # what was good lately, and the stream that it was booked in: copies of a short one may come by the million
-        self._lately: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
-        self._lately_bytes = 0
+        self._recent: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
+        self._recent_bytes = 0
         self._booked: StreamState | None = None
         self._held: deque[_Held] = deque()
         self._held_bytes = 0
@@ -129,9 +128,9 @@ class Verifier:
             retained: it lies in a file as it lies retained on the birth's own topic.
         """
         key = raw, topic, retained
-        if key in self._lately:
-            if state := self._lately[key]:
-                state.again()
+        if key in self._recent:
+            if state := self._recent[key]:
+                state.count_duplicate()
             return Outcome.REDELIVERED
         self._booked = None
         outcome = self._take(raw, topic, where, retained)
@@ -140,15 +139,15 @@ class Verifier:
         return outcome
 
     def _remember(self, key: tuple[bytes, str | None, bool], state: StreamState | None) -> None:
-        self._lately[key] = state
-        self._lately_bytes += len(key[0])
-        while len(self._lately) > LATELY or self._lately_bytes > LATELY_BYTES:
-            (raw, *_), _ = self._lately.popitem(last=False)
-            self._lately_bytes -= len(raw)
+        self._recent[key] = state
+        self._recent_bytes += len(key[0])
+        while len(self._recent) > MAX_RECENT or self._recent_bytes > MAX_RECENT_BYTES:
+            (raw, *_), _ = self._recent.popitem(last=False)
+            self._recent_bytes -= len(raw)
 
     def _forget(self) -> None:
-        self._lately.clear()
-        self._lately_bytes = 0
+        self._recent.clear()
+        self._recent_bytes = 0
 
     def _take(self, raw: bytes, topic: str | None, where: str, retained: bool) -> Outcome:
         parts = topic.removeprefix(PREFIX).split("/") if topic is not None else []
@@ -159,20 +158,15 @@ class Verifier:
         is_parsed = False
         try:
             raw = inflate(raw)
-            if not retained and (sketch := self._quick.read(raw)) is not None:
-                value = sketch.value  # for the message, should it be refused
-                outcome = self._take_sketched(raw, sketch, topic, parts, where)
-                if outcome is not None:
-                    return outcome
-            seal = find_seal(raw, self._signers)
-            if seal and seal.key is None and not _may_be_keys(raw, parts) and (claims := _claims_of(raw, parts)):
-                return self._hold(_Held(raw, topic, where, claims["gateway"], seal.kid, retained, claims))
+            found = find_signature(raw, self._signers)
+            if found and found.key is None and not _may_be_keys(raw, parts) and (claims := _claims_of(raw, parts)):
+                return self._hold(_Held(raw, topic, where, claims["gateway"], found.kid, retained, claims))
             is_parsed = True
-            value = _parse(raw, seal)
+            value, columns = _parse(raw, found)
             if retained and isinstance(stream := value.get("stream"), str) and stream.count("/") == 2:
                 topic = f"{PREFIX}{stream}/birth"
                 parts = [*stream.split("/"), "birth"]
-            return self._route(raw, value, seal, topic, parts, where)
+            return self._route(raw, value, columns, found, topic, parts, where)
         except Refused as error:
             self.wasted += count_items(raw) if is_parsed else 0
             self._refuse(error, value, where)
@@ -220,27 +214,34 @@ class Verifier:
         used = {name.rpartition("/")[0] for name in streams}
         proven = all(ring.proven for gateway, ring in rings.items() if gateway in used)
         broken = shared_pins(sorted(rings)) if self._is_bare and len(rings) > 1 else []
-        judge(total, self._unread, self._checkpoints.forgotten, proven, [*broken, *self._cut_short])
+        decide(total, self._unread, self._checkpoints.forgotten, proven, [*broken, *self._cut_short])
         if broken and total.first_bad is None:
             total.first_bad = Fault("pin", broken[0], where="--trust")
         return total
 
     def _route(
-        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
+        self,
+        raw: bytes,
+        value: dict[str, Any],
+        columns: Columns | None,
+        found: FoundSignature | None,
+        topic: str | None,
+        parts: list[str],
+        where: str,
     ) -> Outcome:
         kind = parts[2] if parts else "keys" if "records" in value else "checkpoint" if "heads" in value else ""
         if kind == "keys":
             return self._take_keys(raw, value, "/".join(parts[:2]), where)
         if kind == "checkpoint":
-            return self._take_checkpoint(raw, value, seal, topic, parts, where)
-        return self._take_pack(raw, value, seal, topic, parts, where)
+            return self._take_checkpoint(raw, value, found, topic, parts, where)
+        return self._take_pack(raw, value, columns, found, topic, parts, where)
 
     def _take_keys(self, raw: bytes, value: dict[str, Any], bound: str, where: str) -> Outcome:
         if len(raw) > MAX_OBJECT_BYTES:
             raise Refused("size", f"a keys object of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
         gateway = value.get("gateway")
         if not isinstance(gateway, str) or not _GATEWAY.fullmatch(gateway):
-            raise Refused("shape", f"keys object of gateway {shown(gateway)}, <site>/<gateway> is wanted")
+            raise Refused("shape", f"keys object of gateway {shown(gateway)}, expected <site>/<gateway>")
         if bound and bound != gateway:
             raise Refused("topic", f"keys object of {gateway} published at {bound}: replayed across topics")
         ring = self._rings.get(gateway) or KeyRing(gateway, self._trust)
@@ -276,84 +277,71 @@ class Verifier:
                 self._early.append((raw, where, owner, error))
             else:
                 try:
-                    self._rings[owner].update(raw, _parse(raw, None))
+                    self._rings[owner].update(raw, _parse(raw, None)[0])
                 except Refused as refusal:
                     self._refuse(refusal, {}, where)
 
     def _take_checkpoint(
-        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
+        self,
+        raw: bytes,
+        value: dict[str, Any],
+        found: FoundSignature | None,
+        topic: str | None,
+        parts: list[str],
+        where: str,
     ) -> Outcome:
         if len(raw) > MAX_OBJECT_BYTES:
             raise Refused("size", f"a checkpoint page of {len(raw)} bytes, at most {MAX_OBJECT_BYTES} are read")
         gateway = value.get("gateway")
         if not isinstance(gateway, str) or not _GATEWAY.fullmatch(gateway):
-            raise Refused("shape", f"checkpoint of gateway {shown(gateway)}, <site>/<gateway> is wanted")
+            raise Refused("shape", f"checkpoint of gateway {shown(gateway)}, expected <site>/<gateway>")
         if parts and ("/".join(parts[:2]) != gateway or parts[3] != shown(value.get("page"))):
             raise Refused("topic", f"checkpoint page {shown(value.get('page'))} of {gateway} published at {topic}")
         ring = self._rings.get(gateway)
         if ring is None:
             return self._hold(_Held(raw, topic, where, gateway))
-        for named in self._checkpoints.take(raw, value, ring, seal, filed=topic is None):
+        for named in self._checkpoints.take(raw, value, ring, found, filed=topic is None):
             self._state(named.stream).head(named, ring)
         self._forget()  # an older one that comes once more goes back
         return Outcome.TAKEN
 
     def _take_pack(
-        self, raw: bytes, value: dict[str, Any], seal: Seal | None, topic: str | None, parts: list[str], where: str
+        self,
+        raw: bytes,
+        value: dict[str, Any],
+        columns: Columns | None,
+        found: FoundSignature | None,
+        topic: str | None,
+        parts: list[str],
+        where: str,
     ) -> Outcome:
         stream = value.get("stream")
         if not isinstance(stream, str) or len(stream) > 200:
-            raise Refused("shape", f"stream {shown(stream)}, <site>/<gateway>/<name> is wanted")
+            raise Refused("shape", f"stream {shown(stream)}, expected <site>/<gateway>/<name>")
         gateway = stream.rpartition("/")[0]
         ring = self._rings.get(gateway)
         if ring is None:
             return self._hold(_held_pack(raw, value, topic, where, gateway))
         try:
-            signed = check_signed(raw, value, TYP_PACK, ring.keys, seal)
+            signed = check_signed(raw, value, TYP_PACK, ring.keys, found)
         except Refused as error:
             if error.code == "kid":  # a new key may be on its way
                 return self._hold(_held_pack(raw, value, topic, where, gateway))
             raise
         if topic is not None and stream != "/".join(parts[:3]):
             raise Refused("topic", f"pack of {stream} published at {topic}: replayed across topics")
-        pack = read_pack(signed, ring.order[signed.key.kid])
+        pack = read_pack(signed, ring.order[signed.key.kid], columns)
         ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
-        if not signed.rewritten:
-            self._quick.learn(raw, value)
         state = self._state(stream)
         if parts and parts[3] == "birth":
             return self._take_retained(state, pack)
-        return self._book(state, pack, signed, where)
-
-    def _take_sketched(
-        self, raw: bytes, sketch: Sketch, topic: str | None, parts: list[str], where: str
-    ) -> Outcome | None:
-        """As ``_take_pack``; None, and nothing has happened, where anything is not as usual: the long way says what."""
-        stream = sketch.value["stream"]
-        ring = self._rings.get(stream.rpartition("/")[0])
-        if ring is None or (parts and (stream != "/".join(parts[:3]) or parts[-1] not in ("readings", "backfill"))):
-            return None
-        if parts and parts[2] == "checkpoint":  # no device is called so, and a topic that begins so has checkpoints
-            return None
-        signed = check_sketched(raw, sketch.value, TYP_PACK, ring.keys)
-        if signed is None:
-            return None
-        try:
-            pack = read_pack(signed, ring.order[signed.key.kid], sketch)
-            ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
-        except Refused:
-            return None
-        state = self._state(stream)
-        table = state.tables.get(pack.edge.birth)
-        if table and not (table.suits(sketch.units) and not check_units(sketch.records, table)):
-            return None
         return self._book(state, pack, signed, where)
 
     def _book(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
         place, holds = state.take(pack, signed, where)
         self._booked = state
         self._first_bad = self._first_bad or state.first_fault
-        if place in (Place.AGAIN, Place.AGAIN_OLD):
+        if place in (Arrival.DUPLICATE, Arrival.OLD_DUPLICATE):
             return Outcome.REDELIVERED
         return Outcome.VERIFIED if holds else Outcome.FAILED
 
@@ -368,11 +356,11 @@ class Verifier:
     def _take_retained(self, state: StreamState, pack: Pack) -> Outcome:
         """The copy of a birth on its own topic: it teaches the table, and is no pack of the stream."""
         if pack.table is None:
-            raise Refused("shape", "the retained birth is no birth")
+            raise Refused("shape", "the retained birth is not a birth")
         _, kept = state.history.find(pack.edge.boot, pack.edge.seq)
         if kept and kept != pack.digest[:16]:
             raise Refused("fork", "the retained birth is not the pack that was published with this identity")
-        state.know(pack.edge.hash, pack.table)
+        state.add_table(pack.edge.hash, pack.table)
         return Outcome.TAKEN
 
     def _hold(self, held: _Held) -> Outcome:
@@ -410,9 +398,9 @@ class Verifier:
 
     def _no_key(self, gateway: str) -> Refused:
         if gateway in self._rings:
-            return Refused("kid", f"signed by a key that no key record of {gateway} names")
+            return Refused("kid", f"signed by a key that is in no key record of {gateway}")
         name = gateway if _GATEWAY.fullmatch(gateway) else shown(gateway)
-        return Refused("kid", f"no keys object of {name} that could be trusted was seen")
+        return Refused("kid", f"no trusted keys object of {name}")
 
     def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
         if isinstance(error, Unread):
@@ -445,15 +433,17 @@ def _signed_topic(topic: str, parts: list[str]) -> bool:
     return len(parts) == 4 and (parts[2] == "checkpoint" or parts[3] in ("readings", "backfill", "birth"))
 
 
-def _parse(raw: bytes, seal: Seal | None) -> dict[str, Any]:
-    """The object; what no known key has signed as it stands is small, or refused before it is parsed."""
-    if seal and seal.payload is not None:
-        return parse_object(raw)
+def _parse(raw: bytes, found: FoundSignature | None) -> tuple[dict[str, Any], Columns | None]:
+    """The object and the columns of its records; what no known key has signed as it is must be small."""
+    if found and found.payload is not None:
+        return parse_columns(raw, records="e")
     try:
-        return parse_object(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)
+        return parse_columns(raw, MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, "e")
     except Refused as error:
-        if error.code == "size" and seal and seal.key:
-            text = f"the signature does not fit the bytes (key {seal.kid}), and they are too many to be written anew"
+        if error.code == "size" and found and found.key:
+            text = (
+                f"the signature does not fit the bytes (key {found.kid}), and there are too many to canonicalise them"
+            )
             raise Refused("signature", f"{text}: {error.text}") from None
         raise
 

@@ -128,12 +128,6 @@ class Vocabulary:
                 seen.setdefault(key, []).append(word)
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
 
-    def unit_field(self, unit: str) -> str:
-        """The SenML label a unit belongs into: "u" (registered), "du" (the device's own), "" (no unit)."""
-        if not unit:
-            return ""
-        return "u" if unit in self.senml else "du"
-
 
 def _replace(entry: VocabularyEntry, en: str, zh: str) -> VocabularyEntry:
     return VocabularyEntry(

@@ -6,7 +6,6 @@ The text has been accepted by tomllib before, so this reader need not judge, onl
 from __future__ import annotations
 
 import re
-from typing import Any
 
 KeyPath = tuple[str | int, ...]
 
@@ -24,16 +23,6 @@ _STRINGS = (
 def key_lines(text: str) -> dict[KeyPath, int]:
     """Line (from 1) of each key and each table, by its path: ``("point", 3, "scale")``."""
     return _Walker(text).walk()
-
-
-def value_at(document: Any, path: KeyPath) -> Any:
-    """What stands at ``path`` in a parsed document, None where nothing does."""
-    for step in path:
-        try:
-            document = document[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return document
 
 
 class _Walker:

@@ -56,7 +56,7 @@ def test_thirty_days_before_it_is_said_by_name(check: Callable[..., Any]) -> Non
     """Renewed files are used from the next connection on: the warning is all that is missing."""
     # field pain 72
     said = check(certificate(29), certificate(400))
-    assert said.code == 5 and "gw.pem ends in 29 days" in said.err and "no restart is needed" in said.err
+    assert said.code == 5 and "gw.pem expires in 29 days" in said.err and "no restart is needed" in said.err
     assert said.err.count("\n") == 1
 
 
@@ -64,7 +64,7 @@ def test_one_of_several_authorities_in_a_file(check: Callable[..., Any]) -> None
     said = check(certificate(300), certificate(400) + certificate(-3), "--json")
     facts = json.loads(said.out)
     assert said.code == 5 and not facts["ok"] and len(facts["certificates"]) == 3
-    assert "ca.pem has ended 3 days ago" in facts["complaints"][0]
+    assert "ca.pem expired 3 days ago" in facts["complaints"][0]
 
 
 def test_a_file_that_is_missing_or_is_none(check: Callable[..., Any]) -> None:

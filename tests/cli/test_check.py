@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 import rfc8785
 
-from agent.cli.plan import PaceCost, line_shares, plan_notes
+from agent.cli.line_load import PaceCost, line_shares, plan_notes
 from drivers.model import PlanSummary
 
 UPLINK = '\n[[uplink]]\nname = "platform"\nurl = "mqtts://broker.example"\nca_file = "gone.pem"\n'
@@ -51,7 +51,7 @@ def test_what_is_not_there_is_a_warning_and_no_fault(mh, park) -> None:  # field
 def test_a_group_that_is_not_there_is_named(mh, park) -> None:
     """Where the configuration says one; the package makes the usual one."""
     said = mh("check", "-c", park(more='\n[control]\ngroup = "no-such-group-here"\n'))
-    assert said.code == 0 and "control: there is no group no-such-group-here on this machine. Until" in said.err
+    assert said.code == 0 and "control: group no-such-group-here does not exist on this machine. Until" in said.err
     assert "warning: control: " not in mh("check", "-c", park()).err
 
 
@@ -79,7 +79,7 @@ def test_complaints_are_lines_or_json(mh, park) -> None:
     one, two, end = said.err.splitlines()
     assert one == f'error: {path}:25: device.x.line: there is no line "rof". Did you mean "roof"?'
     assert two.startswith(f'error: {path}:27: device.x.profile: no profile "test/bax" in ') and '"test/box"?' in two
-    assert end == "2 things are wrong."
+    assert end == "2 errors."
     said = mh("check", "--json", "-c", path)
     facts = json.loads(said.out)
     assert (said.code, facts["ok"], said.err) == (3, False, "")

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.cli.common import clean
-from agent.cli.csv_cells import FORMULA, safe_cell
-from agent.cli.export_intervals import PEOPLE, IntervalTable
-from agent.cli.exporting import Table
-from agent.cli.report import _write_csv
+from agent.cli.export import PEOPLE, IntervalsCsv, ReadingsCsv
+from agent.cli.output_files import FORMULA, safe_cell
+from agent.cli.report.command import _write_csv
 from agent.service.control.intervals import COLUMNS
 
 ATTACK = 'cmd|" /C calc"!A0'
@@ -36,13 +35,13 @@ def test_no_text_is_a_formula(mark: str, tmp_path: Path) -> None:
 def test_readings_and_intervals_of_an_export(mark: str, tmp_path: Path) -> None:
     text = mark + ATTACK
     pack = {"stream": "park7/gw01/inv1", "e": [{"bt": 1795500900, "n": "device.model", "vs": text}]}
-    with Table(tmp_path / "readings.csv") as table:
+    with ReadingsCsv(tmp_path / "readings.csv") as table:
         table.add([json.dumps(pack).encode()], 0, 1 << 60)
         table.keep()
     assert rows(tmp_path / "readings.csv")[1][3] == f"'{text}"
     cells = {**dict.fromkeys(COLUMNS, ""), "start_local": "2026-11-24T00:00:00", "end_local": "2026-11-24T00:15:00"}
     cells |= {"role": text, "amount": "-1.5", "unit": text}
-    with IntervalTable(tmp_path / "intervals.csv", flat=False) as intervals:
+    with IntervalsCsv(tmp_path / "intervals.csv", flat=False) as intervals:
         intervals.add(json.dumps([cells[column] for column in COLUMNS]).encode())
         intervals.keep()
     row = dict(zip([heading for heading, _ in PEOPLE], rows(tmp_path / "intervals.csv")[1], strict=True))
@@ -62,5 +61,5 @@ def test_every_writer_of_csv_uses_it() -> None:
     writers = [
         path for path in agent.rglob("*.py") if "csv.writer(" in path.read_text() or "CsvDraft)" in path.read_text()
     ]
-    assert {path.name for path in writers} == {"exporting.py", "export_intervals.py"}
+    assert {path.name for path in writers} == {"output_files.py", "export.py"}
     assert all("safe_cell(" in path.read_text() for path in writers)

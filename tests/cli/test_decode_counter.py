@@ -53,11 +53,11 @@ def test_words_for_no_reading_are_none(tmp_path: Path, word: str) -> None:
 @pytest.mark.parametrize(
     ("content", "where", "hint"),
     [
-        (b"", "is no JSON", '"points": [[time, value]'),
-        (b"time,value\r\n1,2\r\n", "is no JSON", '"points": [[time, value]'),
+        (b"", "is not JSON", '"points": [[time, value]'),
+        (b"time,value\r\n1,2\r\n", "is not JSON", '"points": [[time, value]'),
         (b'{"points": [["t0", 1]] // of the gate\n}', "line 1 column 24", '"points": [[time, value]'),
-        (b"[" * 100_000, "brackets", "points"),
-        (b'{"points": [["t0", ' + b"9" * 5000 + b"]]}", "is no JSON", "points"),
+        (b"[" * 100_000, "nested too deeply", "points"),
+        (b'{"points": [["t0", ' + b"9" * 5000 + b"]]}", "is not JSON", "points"),
         ({"unit": "kWh"}, "points must be a list of [time, value], there are none", "points"),
         ({"points": [["t0", 1], ["t1"]]}, "points[1] must be [time, value], got ['t1']", ""),
         ({"points": [{"time": "t0", "value": 1}]}, "points[0] must be [time, value], got {'time'", ""),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli import main as frame
-from drivers.model import BrokerError, ConfigError, GatewayError, LineTimeout, UsageError, VerifyError
+from drivers.model import BrokerError, ConfigError, GatewayError, LineTimeout, UsageError
 
 PRESENT = frame.Commands("meterhouse").list_commands(click.Context(frame.cli))
 HEAVY = {
@@ -64,7 +64,8 @@ def test_the_frame_and_its_help_import_no_command_and_nothing_heavy() -> None:
     said = python(code % (HEAVY, HEAVY))
     loaded = said.stdout.partition("Commands:")[2].splitlines()
     modules = {line for line in loaded if line and " " not in line}
-    assert modules == {"agent.cli.main", "agent.cli.common"}
+    empty = {"agent.cli.keys", "agent.cli.report"}  # folders, which are imported to find their commands
+    assert modules == {"agent.cli.main", "agent.cli.common", *empty}
 
 
 @pytest.mark.parametrize("name", ["status", "check", "keys"])
@@ -78,7 +79,7 @@ def test_one_command_does_not_import_the_others(name: str) -> None:
         "print('MODULES', *sorted(n for n in sys.modules if n in known))"
     )
     loaded = python(code).stdout.partition("MODULES")[2].split()
-    assert loaded == [f"agent.cli.{name}"]
+    assert loaded == [frame.COMMANDS[name].module]
 
 
 @pytest.mark.parametrize("name", PRESENT)
@@ -104,14 +105,14 @@ def test_a_command_whose_module_is_absent_is_left_out(mh, monkeypatch: pytest.Mo
     monkeypatch.setattr(frame, "COMMANDS", table)
     assert "teleport" not in mh("--help").out
     said = mh("teleport")
-    assert said.code == 2 and 'there is no command "teleport"' in said.err
+    assert said.code == 2 and 'unknown command "teleport"' in said.err
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["chek"], 'error: there is no command "chek". Did you mean "check"?'),
-        (["qqqqq"], 'error: there is no command "qqqqq". `meterhouse --help` lists all'),
+        (["chek"], 'error: unknown command "chek". Did you mean "check"?'),
+        (["qqqqq"], 'error: unknown command "qqqqq". `meterhouse --help` lists all'),
         (["--nothing"], "error: No such option"),
         (["check", "--plam"], "error: No such option"),
         (["watch", "--for", "x"], "error: Invalid value for '--for': \"x\" is not a duration."),
@@ -151,7 +152,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (ConfigError("wrong", where="here", hint="Do this"), 3),
         (LineTimeout("no answer", where="here"), 4),
         (BrokerError("away", where="here"), 5),
-        (VerifyError("forged", where="here"), 6),
         (KeyboardInterrupt(), 130),
         (EOFError(), 130),
         (SystemExit(4), 4),
@@ -168,14 +168,14 @@ def test_errors_become_exit_codes(mh, monkeypatch, error, code) -> None:
 def test_all_complaints_are_said_each_on_its_line(mh, monkeypatch) -> None:
     both = (ConfigError("a", where="x:1"), ConfigError("b", where="x:2", hint="Write c"))
     failing(monkeypatch, ConfigError("2 things are wrong", where="x", complaints=both))
-    assert mh("fail").err == "error: x:1: a\nerror: x:2: b. Write c\n2 things are wrong.\n"
+    assert mh("fail").err == "error: x:1: a\nerror: x:2: b. Write c\n2 errors.\n"
 
 
 def test_a_bug_is_said_without_a_traceback_and_with_one_on_demand(mh, monkeypatch) -> None:
     failing(monkeypatch, ZeroDivisionError("oops"))
     said = mh("fail")
     assert said.code == 1
-    assert said.err.startswith("error: a fault of ours: ZeroDivisionError: oops\n") and "MH_DEBUG=1" in said.err
+    assert said.err.startswith("error: internal error: ZeroDivisionError: oops\n") and "MH_DEBUG=1" in said.err
     monkeypatch.setenv("MH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         frame.outcome(["fail"])

@@ -66,7 +66,9 @@ def test_a_silent_device_is_exit_code_4_with_what_to_look_at(mh, served, box) ->
     served.fault("silence")
     said = mh("read", "--profile", box, "--line", served.url, "--address", "1")
     assert (said.code, said.out) == (4, "")
-    assert said.err.startswith("error: device (line read unit 1): no answer within 0.2 s. The connection stands. ")
+    assert said.err.startswith(
+        "error: device (line read unit 1): no answer within 0.2 s. The connection is established. "
+    )
     assert said.err.count("\n") == 1
 
 
@@ -94,16 +96,20 @@ def test_a_refused_connection_is_said_once(mh, box, free_port) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
-        ([], 2, "error: read: --profile, --line, --address not given. Name a device of the configuration, or say all"),
+        ([], 2, "error: read: --profile, --line, --address not given. Give the name of a configured device, or all"),
         (["--profile", "BOX", "--line", "tcp://h:1"], 2, "error: read: --address not given."),
-        (["inv1", "--address", "1"], 2, "error: read: a name and --profile, --line or --address. Say one or the other"),
+        (
+            ["inv1", "--address", "1"],
+            2,
+            "error: read: both a device name and --profile, --line or --address. Give either the name",
+        ),
         (["--profile", "BOX", "--line", "tcp://h", "--address", "1"], 2, 'error: --line: "tcp://h" has no port.'),
         (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1 2"], 2, 'error: --address: "1 2" is not'),
         (["--profile", "nobody/x", "--line", "tcp://h:1", "--address", "1"], 3, 'no profile "nobody/x"'),
         (
             ["--profile", "x.toml", "--line", "tcp://h:1", "--address", "1"],
             2,
-            'error: --profile: there is no file "x.toml"',
+            'error: --profile: file "x.toml" does not exist',
         ),
         (["--profile", "BOX", "--line", "tcp://h:1", "--address", "x"], 3, '"x" is not a Modbus address'),
         (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1", "--serial", "9600"], 2, "error: --serial: "),
@@ -129,7 +135,7 @@ def test_wrong_usage_is_a_sentence(mh, box, tmp_path, args, code, says) -> None:
 def test_an_unknown_name_brings_the_nearest(mh, park) -> None:
     said = mh("read", "inv2", "-c", park())
     assert said.code == 2
-    assert said.err.endswith('agent.toml: there is no device "inv2". Did you mean "inv1"?\n')
+    assert said.err.endswith('agent.toml: unknown device "inv2". Did you mean "inv1"?\n')
 
 
 def test_a_device_without_an_agent_needs_no_lease(mh, served, park, traces) -> None:

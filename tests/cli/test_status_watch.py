@@ -10,7 +10,7 @@ import time
 import pytest
 
 from agent.cli.common import show_age, show_quality
-from agent.cli.live import Follower
+from agent.cli.ring_follower import Follower
 from drivers.line.trace import FrameTrace
 from drivers.model import Quality, Reason
 from ext.ring import Ring
@@ -37,7 +37,7 @@ def test_status_says_what_is_not_well_and_exits_by_the_worst(mh, traces, tmp_pat
     traces.write(devices=devices)
     said = mh("status", "--runtime-dir", run)
     assert said.code == 4
-    assert "device inv1 is silent: no answer�[2J\n" in said.err
+    assert "device inv1 does not respond: no answer�[2J\n" in said.err
     traces.write(store={"trouble": "disk full"})
     said = mh("status", "--json", "--runtime-dir", run)
     assert said.code == 1
@@ -62,7 +62,7 @@ def test_status_knows_a_dead_and_a_hanging_agent(mh, traces, tmp_path) -> None:
     old = json.loads((tmp_path / "run/snapshot.json").read_text()) | {"time": time.time() - 100}
     (tmp_path / "run/snapshot.json").write_text(json.dumps(old))
     said = mh("status", "--runtime-dir", tmp_path / "run")
-    assert said.code == 1 and "the agent has said nothing for 100 s: it hangs, or the clock was set" in said.err
+    assert said.code == 1 and "the agent has written no snapshot for 100 s: it hangs, or the clock was set" in said.err
 
 
 def test_a_running_agent_can_be_asked_while_its_file_is_wrong(mh, traces, tmp_path, monkeypatch) -> None:

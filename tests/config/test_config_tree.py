@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import rfc8785
 
-from agent.config import Secret, device_spec, device_specs, line_config, load_config, load_profiles, site_profiles
+from agent.config import Secret, device_spec, line_config, load_config, load_profiles, site_profiles
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
 from drivers.night import Night
+from tests.kits.specs import device_specs
 
 MINIMAL = """[site]
 id = "p"

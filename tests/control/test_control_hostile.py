@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from agent.cli import control, exporting
-from agent.cli.report import FIGURE_HEADS, _figure_row, _hours, _show, _trace_row, _write_csv
-from agent.cli.report_html import page as html
-from agent.cli.report_page import check_page
+from agent.cli import control, output_files
+from agent.cli.report.answer import check_page
+from agent.cli.report.command import FIGURE_HEADS, _figure_row, _hours, _show, _trace_row, _write_csv
+from agent.cli.report.html import page as html
 from agent.service.control import server
 from agent.service.control.intervals import COLUMNS
 from drivers.model import GatewayError
@@ -90,13 +90,13 @@ def test_each_wrong_member_is_refused_or_harmless(hostile: Any, words: tuple[str
 def test_a_reload_that_says_nothing_clear_is_no_success(hostile: Any, end: dict[str, Any]) -> None:
     for more in ((), ("--json",)):
         code, out, err = hostile("reload", *more, end=end)
-        assert (code, out) == (1, "") and "is no outcome of a reload" in err, err
+        assert (code, out) == (1, "") and "is not a valid outcome of a reload" in err, err
 
 
 def test_how_many_complaints_were_left_out_is_a_number(hostile: Any) -> None:
     end = RELOADED | {"ok": False, "complaints": ["line 3"], "left_out": ESCAPES}
     code, _, err = hostile("reload", end=end)
-    assert code == 1 and "is no outcome of a reload" in err, err
+    assert code == 1 and "is not a valid outcome of a reload" in err, err
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_each_wrong_row_of_intervals_is_refused_or_harmless(hostile: Any, tmp_pa
         code, _, err = hostile("export", kind, tmp_path / "rows.csv", parts=(line,), end={"rows": 1})
         assert code in (0, 1), err
         if code:
-            assert "is no row of intervals" in err and not (tmp_path / "rows.csv").exists(), err
+            assert "is not a valid row of intervals" in err and not (tmp_path / "rows.csv").exists(), err
         else:
             text = (tmp_path / "rows.csv").read_text()
             assert len(text.splitlines()) == 2 and not HARM & set(text)
@@ -177,7 +177,7 @@ def test_each_wrong_member_of_a_report_is_refused_or_harmless(
             text = shown(json.dumps(wrong).encode(), tmp_path, capsys)
         except GatewayError as error:
             refused += 1
-            assert "the answer is no report" in str(error) and not HARM & set(str(error))
+            assert "the answer is not a valid report" in str(error) and not HARM & set(str(error))
         except Exception as error:
             raise AssertionError(what) from error
         else:
@@ -192,11 +192,11 @@ def test_a_report_is_written_over_a_file_and_nothing_else(hostile: Any, tmp_path
     victim.write_text("root's own")
     out.symlink_to(victim)
     code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
-    assert code == 2 and "is not a file" in err and victim.read_text() == "root's own", err
+    assert code == 2 and "not a regular file" in err and victim.read_text() == "root's own", err
     out.unlink()
     os.mkfifo(out)
     code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
-    assert code == 2 and "is not a file" in err, err
+    assert code == 2 and "not a regular file" in err, err
     out.unlink()
     out.write_text("an older one")
     code, _, err = hostile("report", kind, out, parts=(page,), end={"bytes": 1})
@@ -207,7 +207,7 @@ def test_a_report_is_written_over_a_file_and_nothing_else(hostile: Any, tmp_path
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"figures":NaN}', b"null", b'{"a":1' + b"0" * 9000])
 def test_what_is_no_page_at_all_is_refused(hostile: Any, data: bytes) -> None:
     code, out, err = hostile("report", parts=(data,) if data else (), end={"bytes": len(data)})
-    assert (code, out) == (1, "") and "the answer is no report" in err, err
+    assert (code, out) == (1, "") and "the answer is not a valid report" in err, err
 
 
 def test_a_forged_key_is_shown_without_harm(hostile: Any, tmp_path: Path, served: Served) -> None:
@@ -220,7 +220,7 @@ def test_a_forged_key_is_shown_without_harm(hostile: Any, tmp_path: Path, served
         assert code in (1, 2), err
         assert not (tmp_path / "signing.key").exists()
     code, _, err = hostile("keys", "create", end={})
-    assert code == 1 and "is no key" in err, err
+    assert code == 1 and "is not a valid key" in err, err
 
 
 def test_an_error_that_nobody_expected_brings_no_escapes(
@@ -231,7 +231,7 @@ def test_an_error_that_nobody_expected_brings_no_escapes(
 
     monkeypatch.setattr("agent.cli.status.find_runtime_dir", fail)
     code, _, err = mh("status")
-    assert code == 1 and "a fault of ours: RuntimeError: " in err and not HARM & set(err), err
+    assert code == 1 and "internal error: RuntimeError: " in err and not HARM & set(err), err
 
 
 # --- answers without end
@@ -297,7 +297,7 @@ def test_an_export_without_end_leaves_room_on_the_disk(endless: Any, tmp_path: P
         pytest.skip("no file system can be mounted here (in a container: --privileged)")
     try:
         code, _, err = endless(part_of(300_000))("export", disk / "out")
-        assert code == 1 and "the disk would be full" in err, err
+        assert code == 1 and "not enough space on the disk" in err, err
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -306,7 +306,7 @@ def test_an_export_without_end_leaves_room_on_the_disk(endless: Any, tmp_path: P
 def test_an_export_of_ever_more_files_is_given_up(
     hostile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "MAX_FILES", 20)
+    monkeypatch.setattr(output_files, "MAX_FILES", 20)
     parts = tuple(part_of(1).replace(b"m1", b"m%d" % n) for n in range(30))
     code, _, err = hostile("export", tmp_path / "out", parts=parts, end={})
     assert code == 1 and "more than 20 files" in err and not list(tmp_path.glob("*out*")), err

@@ -111,7 +111,7 @@ def test_a_stream_whose_device_was_removed_may_be_silent_and_another_may_not(sig
     verifier.feed(page.data)
     report = verifier.finish()
     assert [name for name, s in report.streams.items() if s.retired] == [f"{BASE}/d001"]
-    assert report.shortfalls() == [f"{BASE}/{name}: known, but no pack was seen" for name in ("d000", "d002")]
+    assert report.shortfalls() == [f"{BASE}/{name}: known, but without any pack" for name in ("d000", "d002")]
     (page,) = checkpoint(signer, BASE, heads(3), [(1, page.counter, page.data)], T0 + 1000)
     verifier.feed(page.data)
     assert len(verifier.finish().shortfalls()) == 3, "the device is back"
@@ -218,7 +218,7 @@ def test_an_export_of_one_device_says_so(gateway: Gateway, mh) -> None:
     assert (folder / "streams.txt").read_text() == "inv1\n"
     report = gateway.folder_report(folder)
     assert report.verdict is Verdict.VERIFIED and report.only == ["inv1"], report.reasons
-    assert report.shortfalls() == [f"{BASE}/births: known, but no pack was seen"]
+    assert report.shortfalls() == [f"{BASE}/births: known, but without any pack"]
     (folder / "streams.txt").unlink()
     report = gateway.folder_report(folder)
     assert report.verdict is Verdict.INCOMPLETE and report.withheld == [f"{BASE}/births"]

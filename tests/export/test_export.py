@@ -130,8 +130,8 @@ def test_complaints(gateway: Gateway, mh: Mh) -> None:
         ([gateway.folder / "x", "--from", "yesterday"], 2, "2026-11-25T08:00"),
         ([gateway.folder / "x", "--stream", "inv9"], 2, "Known: births, inv1"),
         ([gateway.folder / "x", "--to", "2020-01-01"], 1, "nothing is in this range"),
-        ([gateway.folder / "no" / "x"], 2, "cannot be written"),
-        ([gateway.folder / "x", "--state-dir", gateway.folder / "none"], 1, "there is no database"),
+        ([gateway.folder / "no" / "x"], 2, "cannot write here"),
+        ([gateway.folder / "x", "--state-dir", gateway.folder / "none"], 1, "no database"),
     ]:
         found = mh("export", *args, "-c", config)
         assert found[0] == code and word in found[2], (args, found)
@@ -145,7 +145,7 @@ def test_a_store_that_is_in_use_is_left_alone(gateway: Gateway, mh: Mh) -> None:
         code, _, err = mh("export", gateway.folder / "x", "-c", gateway.config)
     finally:
         store.close()
-    assert code == 1 and "somebody else uses the database" in err and not (gateway.folder / "x").exists()
+    assert code == 1 and "the database is in use by another process" in err and not (gateway.folder / "x").exists()
 
 
 def test_killed_in_the_middle_it_leaves_no_folder(gateway: Gateway) -> None:
@@ -154,12 +154,12 @@ def test_killed_in_the_middle_it_leaves_no_folder(gateway: Gateway) -> None:
     folder = gateway.folder / "out"
     args = [sys.executable, "-m", "agent.cli.main", "export", str(folder), "-c", str(gateway.config)]
     code = (
-        "import sys, os, signal, agent.cli.exporting as e\n"
-        "n, add = [0], e.Folder.add\n"
+        "import sys, os, signal, agent.cli.output_files as e\n"
+        "n, add = [0], e.FolderDraft.add\n"
         "def dying(self, file, lines):\n"
         "    add(self, file, lines); n[0] += 1\n"
         "    if n[0] == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "e.Folder.add = dying\n"
+        "e.FolderDraft.add = dying\n"
         "from agent.cli.main import main\n"
         f"main({args[3:]!r})\n"
     )

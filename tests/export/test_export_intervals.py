@@ -104,5 +104,5 @@ def test_what_is_not_there_is_said_and_leaves_no_file(gateway: Gateway, mh: Mh, 
     code, _, err = mh("export", "--intervals", path, "--stream", "inv9", "-c", gateway.config)
     assert code == 2 and "no device 'inv9'. Known: births, inv1" in err
     code, _, err = mh("export", "-c", gateway.config)
-    assert code == 2 and "--intervals-flat FILE is wanted" in err
+    assert code == 2 and "--csv, --intervals or --intervals-flat" in err
     assert not list(tmp_path.glob("*x.csv*"))

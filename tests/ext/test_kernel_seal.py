@@ -14,7 +14,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext.canon import Slice, Table, due_ticks, seal
+from ext.canon import Slice, Table, seal
 from ext.ring import Ring
 from tests.kits.kernel_reference import Points, Rec, Sealed, readings
 from tests.kits.kernel_reference import seal as slow_seal
@@ -308,18 +308,6 @@ def test_an_empty_slice(new_ring: Callable[[], Ring]) -> None:
     ring, (table, _) = new_ring(), both()
     assert seal(ring, array("Q"), table, T0, T0) == Slice(b"[]", 0, T0, True, 0, b"", 0, 0)
     assert seal(ring, array("Q"), Table("", [], [0]), 0, 10**13).complete
-
-
-@given(st.integers(-(10**6), 10**6), st.integers(0, 10**5), st.integers(1, 5_000), st.integers(-5_000, 5_000))
-def test_due_ticks(start: int, length: int, period: int, phase: int) -> None:
-    ticks = range(start + (phase - start) % period, start + length, period)
-    assert due_ticks(start, start + length, period, phase) == len(ticks)
-
-
-def test_due_ticks_of_nothing() -> None:
-    assert due_ticks(0, 100, 0) == due_ticks(100, 0, 1) == 0
-    with pytest.raises(ValueError, match="0 or more"):
-        due_ticks(0, 1, -1)
 
 
 def test_the_devices_own_time_goes_into_mt(one_ring: Ring) -> None:

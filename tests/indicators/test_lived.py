@@ -185,15 +185,15 @@ def _official(one: dict[str, Any]) -> None:
 
 
 FORGERIES: dict[tuple[str, str], tuple[Change, str]] = {
-    ("national-2025/co2_per_energy", "year"): (_lighter, "2025: v: signed 0.19, here "),
+    ("national-2025/co2_per_energy", "year"): (_lighter, "2025: v: signed 0.19, recomputed "),
     ("national-2025/co2_per_energy", "month"): (
-        _greener_factor, "2025-02: factors power.fossil.cn@2023 v: signed 0.2472, here 0.8273"
+        _greener_factor, "2025-02: factors power.fossil.cn@2023 v: signed 0.2472, recomputed 0.8273"
     ),
     ("national-2025/clean_share", "year"): (
-        _metered, "2025: inputs declared.certificates basis: signed metered, here declared"
+        _metered, "2025: inputs declared.certificates basis: signed metered, recomputed declared"
     ),
-    ("national-2025/clean_share", "month"): (_official, "2025-02: official: signed true, here false"),
-    ("plain/consumption", "day"): (_nothing_bought, "2025-02-01: inputs grid.import v: signed 0, here "),
+    ("national-2025/clean_share", "month"): (_official, "2025-02: official: signed true, recomputed false"),
+    ("plain/consumption", "day"): (_nothing_bought, "2025-02-01: inputs grid.import v: signed 0, recomputed "),
 }  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def test_results_in_another_form_are_told(lived: Lived, tmp_path: Path, spoil: C
     pack["sig"] = load_key(lived.folder / "state" / "signing.key").signer("mh-pack")(dumps(pack))
     path.write_bytes(b"\n".join([lines[0], dumps(pack)]) + b"\n")
     code, out, _ = mh("verify", tmp_path / "spoilt", "--trust", lived.kid, "--recompute")
-    assert code == 6 and "not written as a gateway writes it" in out and " 1 differ, " in out, out
+    assert code == 6 and "malformed" in out and " 1 differ, " in out, out
 
 
 # --- what people see

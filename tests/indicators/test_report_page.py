@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.cli.report import parse_period, spark
-from agent.cli.report_html import page as html
-from agent.cli.report_words import WORDS, number, percent
+from agent.cli.report.command import parse_period, spark
+from agent.cli.report.html import page as html
+from agent.cli.report.labels import WORDS, number, percent
 from agent.indicators.compute import Tally, demands, merge, period_of
 from agent.indicators.declared import Declaration
 from agent.indicators.definitions import parse_plan
@@ -155,7 +155,7 @@ def test_adding_day_by_day_is_adding_at_once() -> None:
 )  # fmt: skip
 def test_periods(text: str, expected: tuple[str, str]) -> None:
     assert parse_period(text) == expected
-    with pytest.raises(UsageError, match="is no period"):
+    with pytest.raises(UsageError, match="invalid period"):
         parse_period(text + "x")
 
 

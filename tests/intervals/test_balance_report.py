@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agent.cli import report_balance as rows
-from agent.cli.report_html import page as html
+from agent.cli.report import balance as rows
+from agent.cli.report.html import page as html
 from agent.indicators.compute import period_of
 from agent.indicators.site import Balancer
 from agent.intervals import sums

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent.cli.recompute import recompute
 from agent.indicators.site import SiteResults
 from agent.intervals import Cut, Rule
 from agent.intervals.replay import emitted
+from agent.recompute import recompute
 from tests.kits.ledger import LENGTH, START, Packs, point, table
 from tests.kits.memory_book import MemoryBook
 
@@ -105,4 +105,4 @@ def test_results_that_do_not_say_what_was_known_are_not_repeated(tmp_path: Path)
 
     found = recompute([park(tmp_path / "packs", forge)], None)
     assert (found.agree, found.differ) == (4, [])
-    assert found.unknown[0].endswith("14:15+08:00: nothing beside it says which packs were known then")
+    assert found.unknown[0].endswith("14:15+08:00: no record of the packs that were known at that time")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.cli import keys_child, owner
+from agent.cli import owner_process
+from agent.cli.keys import worker
 from agent.keys import KeyFileError, create_key, load_key
 from tests.kits.users import AGENT, ANNA, LOOK, ROOT, Town, User, why_no_users
 
@@ -161,8 +162,8 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, 
         said = tmp_path / "said"
         said.write_bytes(bytes([kind]) + len(payload).to_bytes(4, "big") + payload)
         code = f"import socket, sys; socket.socket(fileno=int(sys.argv[1])).sendall(open({str(said)!r}, 'rb').read())"
-        monkeypatch.setattr(owner, "_CHILD", code)
-        monkeypatch.setattr(keys_child, "master_of", lambda path: tmp_path.stat())
+        monkeypatch.setattr(owner_process, "_CHILD", code)
+        monkeypatch.setattr(worker, "master_of", lambda path: tmp_path.stat())
 
     return answer
 
@@ -184,7 +185,7 @@ def test_an_answer_that_is_no_key_is_refused(
     create_key(tmp_path / "signing.key", 1)
     answered(4, json.dumps(public(tmp_path / "signing.key", **more)).encode())
     code, out, err = mh("keys", "show", tmp_path / "signing.key")
-    assert (code, out) == (3, "") and "is no key" in err and "\x1b" not in err, err
+    assert (code, out) == (3, "") and "malformed answer" in err and "\x1b" not in err, err
 
 
 def test_records_that_do_not_end_with_the_key_are_refused(
@@ -192,7 +193,7 @@ def test_records_that_do_not_end_with_the_key_are_refused(
 ) -> None:
     create_key(tmp_path / "signing.key", 1)
     create_key(tmp_path / "other.key", 1)
-    other = keys_child.work_on_key(keys_child.Look(str(tmp_path / "other.key"), "park7/gw01"))
+    other = worker.work_on_key(worker.ReadKey(str(tmp_path / "other.key"), "park7/gw01"))
     answered(4, json.dumps(public(tmp_path / "signing.key", records=other.published)).encode())
     code, _, err = mh("keys", "show", tmp_path / "signing.key")
     assert code == 3 and "the records in the key's file end with" in err, err
@@ -204,7 +205,7 @@ def test_a_failure_that_says_nothing_is_told(
 ) -> None:
     answered(5, payload)
     code, out, err = mh("keys", "show", tmp_path / "signing.key")
-    assert (code, out) == (3, "") and "is no key" in err, err
+    assert (code, out) == (3, "") and "malformed answer" in err, err
 
 
 def test_what_a_failure_says_is_cleaned(tmp_path: Path, mh: Mh, answered: Callable[[int, bytes], None]) -> None:
@@ -219,9 +220,9 @@ def test_a_process_that_its_user_stops_does_not_hold_root(
 ) -> None:
     """It never reads what it is asked, however much that is, and never answers."""
     answered(4, b"")
-    monkeypatch.setattr(owner, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
-    monkeypatch.setattr(owner, "END_S", 0.1)
-    monkeypatch.setattr(keys_child, "ANSWER_S", 0.5)
+    monkeypatch.setattr(owner_process, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
+    monkeypatch.setattr(owner_process, "END_S", 0.1)
+    monkeypatch.setattr(worker, "ANSWER_S", 0.5)
     revokes = {"k" * 43: {f"park7/gw01/s{n}": 1 for n in range(50_000)}}
-    with pytest.raises(KeyFileError, match="ended without a word"):
-        keys_child.work_on_key(keys_child.Replace(str(tmp_path / "signing.key"), "park7/gw01", 1, revokes=revokes))
+    with pytest.raises(KeyFileError, match="ended without an answer"):
+        worker.work_on_key(worker.ReplaceKey(str(tmp_path / "signing.key"), "park7/gw01", 1, revokes=revokes))

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.cli import keys_facts
+from agent.cli.keys import key_file, last_trusted
 from agent.keys import (
     KeyFileError,
     Revocation,
@@ -366,7 +366,7 @@ def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh, monkeypatc
     first, second = gateway.signer.kid, rotate_key(path, BASE, 1_795_600_000)[1].kid
     before = path.read_bytes()
     code, _, err = mh("keys", "revoke", second, "-c", gateway.config, "--yes")
-    assert code == 2 and "as if it had signed nothing" in err and "not what --yes is for" in err, err
+    assert code == 2 and "nothing that the key signed would be trusted" in err and "--yes does not cover" in err, err
     assert path.read_bytes() == before
     for kid, last in ((second, {}), (first, {name: 4 for name in gateway.names})):
         monkeypatch.setattr("sys.stdin", Somebody())
@@ -414,7 +414,7 @@ def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, m
     before, kid = path.read_bytes(), gateway.signer.kid
     gateway.config.write_text(gateway.config.read_text() + '[key]\ncredential = "signing-key"\n')
     code, _, err = mh("keys", "show", "-c", gateway.config)
-    assert code == 2 and "systemd credential signing-key: name the file that it comes from" in err
+    assert code == 2 and "systemd credential signing-key: give the file that it is loaded from" in err
     with taken(gateway.folder / "state", gateway.folder / "run"):
         code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")
         assert code == 2 and "systemctl stop meterhouse" in err and path.read_bytes() == before
@@ -438,8 +438,8 @@ def test_a_number_beyond_what_the_key_signed_is_not_trusted(gateway: Gateway, mh
     gateway.seal(5)
     path = gateway.folder / "state" / "signing.key"
     before, kid = path.read_bytes(), gateway.signer.kid
-    for last, says in (("inv1=7", "up to 6 only"), ("other=1", "signed nothing"), ("inv1=0", "cannot have sequence 0"),
-                       ("inv1=9007199254740991", "cannot have sequence")):  # fmt: skip
+    for last, says in (("inv1=7", "up to 6 only"), ("other=1", "signed nothing"), ("inv1=0", "implausible sequence 0"),
+                       ("inv1=9007199254740991", "implausible sequence")):  # fmt: skip
         code, _, err = mh("keys", "revoke", kid, "--last", last, "-c", gateway.config, "--yes")
         assert code == 2 and says in err and path.read_bytes() == before, err
     code, _, err = mh("keys", "create", path.with_name("x"), "--lost", kid, "--last", "inv1=7", "-c", gateway.config,
@@ -454,7 +454,7 @@ def test_where_no_database_can_be_asked_a_number_is_taken_with_a_warning(tmp_pat
     kid = create_key(path, 1).kid
     words = ("keys", "revoke", kid, path, "--gateway", BASE, "--last", "inv1=4", "--yes", "-c", tmp_path / "none.toml")
     code, _, err = mh(*words)
-    assert code == 0 and "no database is asked" in err, err
+    assert code == 0 and "not compared with a database" in err, err
 
 
 def test_a_revocation_that_would_not_fit_its_file_is_refused(tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_revocation_that_would_not_fit_its_file_is_refused(tmp_path: Path) -> 
         with pytest.raises(KeyFileError, match=r"at most|do not hold"):
             rotate_key(path, BASE, 2, revokes=[Revocation(load_key(path).kid, lasts)])
         assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
-    most = {f"{BASE}/{'s' * 20}{n:05}": 900_000 for n in range(keys_facts.MAX_STREAMS)}
+    most = {f"{BASE}/{'s' * 20}{n:05}": 900_000 for n in range(last_trusted.MAX_STREAMS)}
     for n in range(3):
         rotate_key(path, BASE, 3 + n, revokes=[Revocation(load_key(path).kid, most)])
     assert load_key(path).records and load_key(path).kid
@@ -476,9 +476,9 @@ def test_a_revocation_that_would_not_fit_its_file_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("lasts", "says"),
     [
-        ({}, "as if it had signed nothing"),
-        ({"inv1": 3, "shed": 4}, "park7/gw01/shed is no stream of this configuration"),
-        ({"inv1": 900_000}, "park7/gw01/inv1 up to 900000 is more than some"),
+        ({}, "nothing that the key signed would be trusted"),
+        ({"inv1": 3, "shed": 4}, "park7/gw01/shed is not a stream of this configuration"),
+        ({"inv1": 900_000}, "park7/gw01/inv1 up to 900000 exceeds"),
         ({f"s{n}": 1 for n in range(100)}, "and 80 more such streams"),
     ],
     ids=["nothing", "unknown stream", "too far", "many"],
@@ -489,19 +489,19 @@ def test_numbers_that_are_odd_are_for_a_person(
     """`--yes` is for what was to be expected."""
     config = SimpleNamespace(base=BASE, devices=[SimpleNamespace(name="inv1")], pack=SimpleNamespace(every_ms=10_000))
     create_key(tmp_path / "signing.key", int(time.time()))
-    place = keys_facts.Place(tmp_path / "signing.key", config, BASE)  # type: ignore[arg-type]
-    found = keys_facts.oddities({f"{BASE}/{name}": seq for name, seq in lasts.items()}, place)
+    place = key_file.KeyFile(tmp_path / "signing.key", config, BASE)  # type: ignore[arg-type]
+    found = last_trusted.oddities({f"{BASE}/{name}": seq for name, seq in lasts.items()}, place)
     assert says in " ".join(found)
-    with pytest.raises(UsageError, match="not what --yes is for"):
-        keys_facts.ask_first("Revoke?", True, found)
+    with pytest.raises(UsageError, match="--yes does not cover"):
+        key_file.ask_first("Revoke?", True, found)
     monkeypatch.setattr("sys.stdin", Somebody())
-    keys_facts.ask_first("Revoke?", False, found)
+    key_file.ask_first("Revoke?", False, found)
     assert says in capsys.readouterr().err
-    assert keys_facts.oddities({f"{BASE}/inv1": 300, f"{BASE}/_gateway": 7}, place) == []
+    assert last_trusted.oddities({f"{BASE}/inv1": 300, f"{BASE}/_gateway": 7}, place) == []
 
 
 def test_an_answer_of_a_hundred_thousand_streams_is_refused(tmp_path: Path) -> None:
-    place = keys_facts.Place(tmp_path / "signing.key", None, BASE)
+    place = key_file.KeyFile(tmp_path / "signing.key", None, BASE)
     answer = json.dumps({f"{BASE}/s{n}": 1 for n in range(100_000)}).encode()
-    with pytest.raises(GatewayError, match="names 100000 streams"):
-        keys_facts.read_lasts(answer, place, 1000)
+    with pytest.raises(GatewayError, match="100000 streams in the answer"):
+        last_trusted.read_lasts(answer, place, 1000)

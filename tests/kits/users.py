@@ -52,7 +52,9 @@ exec "$@"
 _COMMANDS = """
 import ctypes, json, os, sys
 sys.path.insert(0, os.getcwd())
-from agent.cli import export, keys, read, reload, report, status, verify
+from agent.cli import export, read, reload, status, verify
+from agent.cli.keys import commands
+from agent.cli.report import command
 from agent.cli.main import main
 print("ready", flush=True)
 for line in sys.stdin:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import device_specs, load_config
+from agent.config import load_config
 from drivers.model import UsageError
 from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.registry import driver_class
@@ -18,6 +18,7 @@ from drivers.sim.meters import MixedBus
 from drivers.sim.park import METERS, make_park
 from tests.kits.lines import our_end
 from tests.kits.meters import ALL, TICK, Cabinet
+from tests.kits.specs import device_specs
 from tests.kits.wires import clock, park_opener
 
 

@@ -64,14 +64,14 @@ def test_any_bytes_come_back(raw: bytes, between: str, upper: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("01 03 0G", "'G', character 6 of these, is no hex digit. Write bytes as 68 61"),
-        ("hello", "'h', character 1 of these, is no hex digit"),
+        ("01 03 0G", "'G', character 6 is not a hex digit. Write bytes as 68 61"),
+        ("hello", "'h', character 1 is not a hex digit"),
         ("01 03 0", None),  # all stand apart: a 0 is 00
         ("01030", "A byte has two digits, here are 5 in all: one is missing or too many"),
         ("0103 0", "A byte has two digits, here are 5 in all"),
         ("6", "A byte has two digits, here are 1 in all"),
-        ("电表", "'电', character 1 of these, is no hex digit"),
-        ("٣٣", "is no hex digit"),  # digits of another script
+        ("电表", "'电', character 1 is not a hex digit"),
+        ("٣٣", "is not a hex digit"),  # digits of another script
         ("01.03", "'.', character 3"),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_large_number_times_its_scale_is_a_number(type_: str, raw: str, scale:
 @pytest.mark.parametrize("scale", ["1e400", "1e999999999", "1e-999999999", "-1e101", "inf"])
 def test_a_scale_beyond_reason_is_wrong_usage(scale: str) -> None:
     result = CliRunner().invoke(decode, ["registers", "--type", "u16", "--scale", scale, "0001"])
-    assert "is no scale" in str(result.exception)
+    assert "invalid scale" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_dump_may_list_its_registers(tmp_path: Path) -> None:
         ('{"registers": [1, "x"]}', "registers at 40001 is 'x', want 0 to 65535"),
         ('{"registers": [1], "base_address": -1}', "base_address must be 0 to 65535, got -1"),
         ('{"registers": [1, 2], "base_address": 65535}', "registers has the address '65536', want 0 to 65535"),
-        ('{"registers": "0001"}', "registers is no object of addresses and words"),
+        ('{"registers": "0001"}', "registers is not an object of addresses and words"),
     ],
 )
 def test_a_broken_list_of_registers(tmp_path: Path, text: str, told: str) -> None:
@@ -282,7 +282,7 @@ def test_a_file_of_hex_is_told_where_to_go(tmp_path: Path, command: list[str]) -
     file = tmp_path / "running_data.hex"
     file.write_text("aa55f703fa" + "00" * 250 + "\n")
     found = run(*command, str(file), code=4)
-    assert "is no JSON" in found["error"]
+    assert "is not JSON" in found["error"]
     assert "It holds hex: give it to the command of its protocol" in found["hint"]
 
 

@@ -86,10 +86,10 @@ def test_registers(args: tuple[str, ...], expected: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("--type", "u32", "0001"), "2 bytes are no multiple of the 4 that u32 takes"),
+        (("--type", "u32", "0001"), "2 bytes are not a multiple of 4, the size of u32"),
         (("--type", "u16", "0G"), "not hex: '0G'"),
-        (("--type", "u16", " "), "there are no bytes"),
-        (("--type", "str", "414243"), "3 bytes are no whole registers"),
+        (("--type", "u16", " "), "no bytes given"),
+        (("--type", "str", "414243"), "3 bytes are not a whole number of registers"),
     ],
 )
 def test_broken_bytes_are_exit_code_4(args: tuple[str, ...], told: str) -> None:
@@ -105,8 +105,8 @@ def test_broken_bytes_are_exit_code_4(args: tuple[str, ...], told: str) -> None:
         (("--type", "u16", "--order", "ABCD", "0001"), "order ABCD"),  # field pain 37
         (("--type", "u16", "--order", "XY", "0001"), "unknown order 'XY'"),
         (("--type", "f32", "--bit", "1", "00000000"), "bit"),
-        (("--type", "u16", "--scale", "0", "0001"), "no scale"),
-        (("--type", "u16", "--scale", "a", "0001"), "'a' is no scale"),
+        (("--type", "u16", "--scale", "0", "0001"), "invalid scale"),
+        (("--type", "u16", "--scale", "a", "0001"), "invalid scale 'a'"),
         (("--type", "str", "--bit", "1", "0001"), "--bit means nothing for str"),
         (("--type", "u15", "0001"), "u15"),
     ],
@@ -150,7 +150,7 @@ def test_a_wrong_crc_says_which_it_would_be() -> None:
     assert found["frame"] == {"protocol": "modbus-rtu", **frame}
     assert "its two bytes are swapped" in as_json("modbus-rtu", "01 03 04 53 75 6E 53 F0 96", code=4)["error"]
     assert "cut short?" in as_json("modbus-rtu", "01 03 04 53 75 6E", code=4)["error"]
-    assert "the shortest has 4" in as_json("modbus-rtu", "01 03", code=4)["error"]
+    assert "at least 4" in as_json("modbus-rtu", "01 03", code=4)["error"]
 
 
 def test_frames_back_to_back_and_behind_aa55() -> None:
@@ -168,7 +168,7 @@ def test_tcp_headers() -> None:
     frame = found["frame"]
     assert (frame["transaction"], frame["unit"], frame["length_ok"], frame["registers"]) == (1, 17, True, [141, 142])
     assert as_json("modbus-tcp", "000000000003ff8302")["frame"]["exception"] == 2
-    assert "here are 3: cut short?" in as_json("modbus-tcp", "0001 0000 0006 11 03 00", code=4)["error"]
+    assert "but 3 follow: cut off?" in as_json("modbus-tcp", "0001 0000 0006 11 03 00", code=4)["error"]
     assert "protocol id in the header is 1" in as_json("modbus-tcp", "0001 0001 0003 11 83 02", code=4)["error"]
     assert "length is 0" in as_json("modbus-tcp", "0001 0000 0000 11 83", code=4)["error"]
     two = as_json("modbus-tcp", "0001 0000 0003 11 83 02 0002 0000 0003 12 83 04")
@@ -236,14 +236,14 @@ def test_any_profile_takes_any_dump_or_says_why_not(id: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "holds no object"),
         ("{}", "the dump has no registers"),
         ('{"holding": {"x": 1}}', "holding has the address 'x', want 0 to 65535"),
         ('{"holding": {"70000": 1}}', "want 0 to 65535"),
         ('{"holding": {"1": 65536}}', "holding at 1 is 65536, want 0 to 65535"),
         ('{"holding": {"1": "a"}}', "holding at 1 is 'a'"),
-        ('{"holding": [1]}', "holding is no object"),
+        ('{"holding": [1]}', "holding is not an object"),
         ('{"holding": {"1": 1}}', "none of the registers of eastron/sdm630 is in the dump"),
         ('{"protocol": "mbus", "holding": {}}', "is a dump of 'mbus', want modbus"),
     ],

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-from array import array
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -173,20 +171,3 @@ def test_any_series_is_classified(values: list[int | None], modulus: int | None)
     found = Series(numbers, Decimal(1), None if modulus is None else Decimal(modulus)).steps()
     assert all(s.increment >= 0 for s in found)
     assert len(found) in (max(0, len(values) - 1), 1)
-
-
-def test_the_kernel_agrees_where_no_foresight_is_needed() -> None:
-    from ext import rates
-
-    rng = random.Random(31)
-    for _ in range(50):
-        modulus = 1 << 32
-        counts, level = [], rng.randrange(modulus - 3_000, modulus)
-        for _ in range(30):
-            counts.append(level % modulus)
-            level += rng.randrange(1, 200)
-        out, kinds = array("q", bytes(8 * 29)), array("B", bytes(29))
-        rates.counter_deltas(array("Q", counts), modulus, 1_000, out, kinds)
-        mine = Series([Decimal(c) for c in counts], Decimal(1), Decimal(modulus)).steps()
-        assert [int(s.increment) for s in mine] == list(out)
-        assert [s.kind for s in mine] == [("normal", "rollover")[k] for k in kinds]

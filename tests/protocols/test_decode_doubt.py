@@ -96,10 +96,10 @@ def test_a_follow_on_frame_alone_is_not_taken_for_the_beginning_of_its_block() -
 def test_a_block_with_a_frame_missing_is_not_put_together() -> None:
     _, found = decode("dlt645", (FIRST + THIRD).hex())
     assert [r.get("quality") for r in found["readings"]] == [None, None, "mismatch", "suspect"]
-    assert found["warnings"][0] == "the meter has more of 0001FF00: the frames that follow are not here"
+    assert found["warnings"][0] == "the meter has more of 0001FF00: the following frames are missing"
     assert len(found["warnings"]) == 2
     _, found = decode("dlt645", FIRST.hex())
-    assert found["warnings"] == ["the meter has more of 0001FF00: the frames that follow are not here"]
+    assert found["warnings"] == ["the meter has more of 0001FF00: the following frames are missing"]
 
 
 def test_two_readings_in_a_row_stay_two() -> None:
@@ -168,7 +168,7 @@ def test_records_before_one_that_breaks_off_are_shown() -> None:
     people = CliRunner().invoke(BY_NAME["mbus"], [text])
     assert people.exit_code == 4
     assert "1.234 m3" in people.stdout
-    assert "LVAR F9h is reserved. The frame itself is sound" in people.stderr
+    assert "LVAR F9h is reserved. The frame itself is valid" in people.stderr
 
 
 def test_a_wireless_maker_without_letters_is_a_maker() -> None:
@@ -238,7 +238,7 @@ def test_no_file_is_a_fault_of_ours(tmp_path: Path, text: str) -> None:
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     code, found = decode("sunspec", str(file))
     assert code == 4
-    assert "is no JSON" in found["error"]
+    assert "is not JSON" in found["error"]
 
 
 def test_a_long_text_of_a_device_is_shown_whole(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.snippet import stable, tables
+from agent.cli.toml_snippet import stable, tables
 from drivers.scan import COMMON_SETTINGS, Fit, Found, Hunt, Scan
 from drivers.sim import Bus, SerialLine
 from drivers.sim.meters import Dlt645Meter, MixedBus
@@ -100,7 +100,7 @@ def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     finally:
         line.close()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode("utf-8", "replace"))
-    assert re.match(r"at most about \d+(\.\d)? s, plus what is found", text)
+    assert re.match(r"at most about \d+(\.\d)? s, plus time for each device found", text)
     assert "modbus unit 5 at 115200 8N1" in text
     shares = [int(n) for n in re.findall(r"(\d+)%", text)]
     assert shares == sorted(shares) and shares[-1] > 50

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from agent.config import load_config
-from agent.config.profiles import device_specs, line_config
+from agent.config.profiles import line_config
 from drivers.line import open_line
 from drivers.line.port import PortOpener
 from drivers.model import PACES
@@ -16,6 +16,7 @@ from drivers.registry import driver_class
 from drivers.sim.display import ParkClock
 from drivers.sim.park import DEMO, Park, make_park
 from ext.ring import ANSWER, TEXT, Ring
+from tests.kits.specs import device_specs
 from tests.kits.wires import clock, park_opener
 
 ALL = (1 << len(PACES)) - 1

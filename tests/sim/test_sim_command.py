@@ -184,7 +184,7 @@ def test_it_ends_by_itself(here: Callable[..., tuple[int, str, str]]) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "complaint"),
     [
-        ((), 2, "say one of --profile, --dump and --park"),
+        ((), 2, "give one of --profile, --dump and --park"),
         (("--profile", "eastron/sdm360"), 3, 'Did you mean "eastron/sdm630"'),
         (("--profile", "eastron/sdm630", "--listen", "here"), 2, "'here' is not HOST:PORT"),
         (("--profile", "eastron/sdm630", "--fault", "gone"), 2, 'unknown fault "gone"'),

@@ -31,7 +31,7 @@ def test_the_first_start_makes_the_key_and_says_whose_it_is(gw: Gateway) -> None
     assert gw.machine.sh(f"stat -c '%a %U' {STATE}/signing.key") == "600 meterhouse\n"
     (gw.kid,) = re.findall(r"thumbprint +(\S{43})", gw.said)
     warnings = gw.machine.journal("meterhouse", "-p", "warning")
-    assert f"made the signing key {STATE}/signing.key" in warnings and gw.kid in warnings
+    assert f"created the signing key {STATE}/signing.key" in warnings and gw.kid in warnings
 
 
 def test_a_serial_line_as_the_service_user(gw: Gateway) -> None:

@@ -44,14 +44,14 @@ def small_order_key() -> Case:
 @case
 def key_with_zeros_in_front() -> Case:
     x = b64(b"\0" + base64.urlsafe_b64decode(Key(3, "ES256").jwk["x"] + "="))
-    return of_key("key_with_zeros_in_front", "a known key in a second spelling", Respelt("ES256", x=x), "32 are wanted")
+    return of_key("key_with_zeros_in_front", "a known key in a second spelling", Respelt("ES256", x=x), "expected 32")
 
 
 @case
 def gateway_with_a_line_break() -> Case:
     objects = ((KEYS_TOPIC, keys(Key(), gateway="park7/gw01\nverified: 9 packs")),)
     return Case("gateway_with_a_line_break", "a gateway's name that would write a line of the report", objects,
-                "failed", {"shape": 1}, "<site>/<gateway> is wanted", 0)  # fmt: skip
+                "failed", {"shape": 1}, "expected <site>/<gateway>", 0)  # fmt: skip
 
 
 @case

@@ -34,13 +34,13 @@ def truncated() -> Case:
 @case
 def duplicate_member() -> Case:
     raw = doctored().replace(b'"v":1}', b'"v":1,"v":1}')
-    return refused("duplicate_member", "a JSON member twice", "duplicate", '"v" is there twice', raw)
+    return refused("duplicate_member", "a JSON member twice", "duplicate", '"v" occurs twice', raw)
 
 
 @case
 def duplicate_by_escape() -> Case:
     raw = doctored().replace(b'"seq":3', b'"seq":3,"\\u0073eq":3')
-    return refused("duplicate_by_escape", "a member twice, once escaped", "duplicate", '"seq" is there twice', raw)
+    return refused("duplicate_by_escape", "a member twice, once escaped", "duplicate", '"seq" occurs twice', raw)
 
 
 @case

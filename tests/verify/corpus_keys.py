@@ -188,7 +188,7 @@ def revokes_a_stranger() -> Case:
     second = key_record(new, old, START + 1, revokes=[{"kid": Key(9).kid, "last": {}}])
     objects = ((KEYS_TOPIC, keys_object([key_record(old), second], new, 2)),)
     return Case("revokes_a_stranger", "a record that revokes a key of no earlier record", objects, "failed",
-                {"shape": 1}, "no earlier key", 0)  # fmt: skip
+                {"shape": 1}, "not an earlier key", 0)  # fmt: skip
 
 
 @case

@@ -77,7 +77,9 @@ def wrong_clock_step() -> Case:
     stream.at -= 60
     event = {"event": "clock_step", "new": stream.at, "old": stream.at + 30, "t": stream.at}
     raw = stream.pack(events=[event])
-    return counted("wrong_clock_step", "a clock_step that names another seam", "chain", "no clock_step says why", raw)
+    return counted(
+        "wrong_clock_step", "a clock_step that names another seam", "chain", "no clock_step explains it", raw
+    )
 
 
 @case
@@ -93,7 +95,7 @@ def boot_without_birth() -> Case:
     stream = third()
     fields = stream.fields(prev_boot=BOOTS[0], boot=BOOTS[1])
     return counted(
-        "boot_without_birth", "a boot that begins without a birth", "rule", "is no birth", stream.seal(fields)
+        "boot_without_birth", "a boot that begins without a birth", "rule", "is not a birth", stream.seal(fields)
     )
 
 

@@ -154,7 +154,7 @@ def checkpoint_of_a_clone() -> Case:
     clone.run(4)
     objects = (*feed(stream, stream.run(6)), (f"{TOPIC}1", checkpoint([head(clone)], stream.key)))
     return Case("checkpoint_of_a_clone", "a checkpoint of a boot that is not here, beside one that is", objects,
-                "failed", {}, "sequence 4 in boot b1946ac92492d234, which is not here", 6)  # fmt: skip
+                "failed", {}, "sequence 4 in boot b1946ac92492d234, which is missing here", 6)  # fmt: skip
 
 
 @case

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import rfc8785
 
-from agent.cli.recompute import recompute
+from agent.recompute import recompute
 from tests.kits.signed import Key, payload_hash, sign
 from tests.verify import figure_vectors
 from tests.verify.make_vectors import VECTORS

@@ -30,7 +30,7 @@ sys.path.insert(0, sys.argv[1])
 from agent.verify import Verifier
 from agent.verify.files import read_paths
 from agent.verify.live import Live, LiveError
-from agent.verify.text import as_text
+from agent.verify.report_text import as_text
 found = []
 for folder in sys.argv[3:]:
     verifier = Verifier([sys.argv[2]])

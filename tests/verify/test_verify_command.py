@@ -122,13 +122,13 @@ def test_expect_complete(tmp_path: Path) -> None:
     result = run(tmp_path, "--trust", PIN, "--expect-complete", "--json")
     assert result.exit_code == 6
     facts = json.loads(result.output)
-    assert facts["shortfalls"] == ["park7/gw01/inv1: 4 readings lie in gaps"] and facts["verdict"] == "verified"
+    assert facts["shortfalls"] == ["park7/gw01/inv1: 4 readings are in gaps"] and facts["verdict"] == "verified"
     assert (facts["gaps"], facts["asleep"]) == (8, 4)
 
 
 def test_completeness_is_never_rounded_up() -> None:
     from agent.verify import Day, StreamReport
-    from agent.verify.text import completeness
+    from agent.verify.report_text import completeness
 
     made = StreamReport("s", days={"2026-11-24": Day(due=1_000_000, got=999_999, gaps=1)})
     assert completeness(made) == "99.99 %"
@@ -186,7 +186,7 @@ def test_no_broker() -> None:
         quiet.bind(("127.0.0.1", 0))
         result = run("--broker", f"mqtt://127.0.0.1:{quiet.getsockname()[1]}", "--for", "1s")
     assert isinstance(result.exception, BrokerError) and result.exception.exit_code == 5
-    assert "Is the broker running" in str(result.exception)
+    assert "Check that the broker runs" in str(result.exception)
 
 
 @pytest.mark.broker

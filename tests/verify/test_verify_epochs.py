@@ -11,9 +11,9 @@ import pytest
 
 from agent.verify.jws import public_key
 from agent.verify.pack import Pack, read_pack
+from agent.verify.point_table import PointTable
 from agent.verify.signed import check_signed
 from agent.verify.strict import Refused, parse_object
-from agent.verify.table import Table
 from tests.kits.signed import Key, Stream
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/pack.schema.json").read_bytes())
@@ -76,5 +76,5 @@ def test_the_schema_says_the_same(event: dict[str, Any]) -> None:
 @pytest.mark.parametrize("epoch", ["1", 1.5, True, -1])
 def test_an_epoch_is_a_whole_number(epoch: object) -> None:
     with pytest.raises(Refused, match="epoch"):
-        Table({"epoch": epoch, "points": []})
-    assert Table({"points": []}).epoch is None and Table({"epoch": 7, "points": []}).epoch == 7
+        PointTable({"epoch": epoch, "points": []})
+    assert PointTable({"points": []}).epoch is None and PointTable({"epoch": 7, "points": []}).epoch == 7

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.verify import Outcome, Verifier
-from agent.verify.text import as_text
+from agent.verify.report_text import as_text
 from tests.kits.signed import BOOTS, Key, Stream, checkpoint, key_record, keys, keys_object
 
 KEY = Key()

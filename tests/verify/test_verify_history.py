@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.verify.history import MAX_STRETCHES, RECENT, Hashes, History, Place
-from agent.verify.holes import lineages, survey
+from agent.verify.history import MAX_RUNS, RECENT, Arrival, Hashes, History
 from agent.verify.jws import base64url
-from agent.verify.pack import Edge, Loss
+from agent.verify.missing import find_missing, lineages
+from agent.verify.pack import ChainLink, Loss
 from agent.verify.report import StreamReport
 
 
@@ -21,9 +21,9 @@ def digest(edge_text: str) -> bytes:
     return hashlib.sha256(edge_text.encode()).digest()
 
 
-def chain(boots: Sequence[int], start: int = 1, salt: str = "") -> list[tuple[Edge, bytes]]:
+def chain(boots: Sequence[int], start: int = 1, salt: str = "") -> list[tuple[ChainLink, bytes]]:
     """Packs of consecutive boots with so many packs each; the first of each is a birth, each covers 10 s."""
-    made: list[tuple[Edge, bytes]] = []
+    made: list[tuple[ChainLink, bytes]] = []
     prev: str | None = None
     prev_boot: str | None = None
     seq, birth = start, ""
@@ -35,7 +35,7 @@ def chain(boots: Sequence[int], start: int = 1, salt: str = "") -> list[tuple[Ed
             birth = text if n == 0 else birth
             first = n == 0
             before = prev_boot if first else None
-            edge = Edge(boot, seq, text, prev, before, first, seq * 10, seq * 10 + 10, None, birth, first, (), 0)
+            edge = ChainLink(boot, seq, text, prev, before, first, seq * 10, seq * 10 + 10, None, birth, first, (), 0)
             made.append((edge, sha))
             prev, seq = text, seq + 1
         prev_boot = boot
@@ -44,7 +44,7 @@ def chain(boots: Sequence[int], start: int = 1, salt: str = "") -> list[tuple[Ed
 
 def books(history: History, losses: Sequence[Loss] = ()) -> StreamReport:
     report = StreamReport("s")
-    survey(history, {}, losses, [], report)
+    find_missing(history, {}, losses, [], report)
     return report
 
 
@@ -66,7 +66,7 @@ def test_any_order_with_losses_and_redeliveries(case: tuple[list[int], list[int]
     for n in [*deliveries, *(n for n in again if n not in dropped)]:
         place, faults = history.place(*packs[n])
         assert not faults
-        assert place is (Place.AGAIN if n in seen else Place.NEW)
+        assert place is (Arrival.DUPLICATE if n in seen else Arrival.NEW)
         seen.add(n)
     if not seen:
         return
@@ -77,7 +77,7 @@ def test_any_order_with_losses_and_redeliveries(case: tuple[list[int], list[int]
     assert {s for hole in report.missing for s in range(hole.first, hole.last + 1)} == want
     assert (report.first_seq, report.last_seq) == (min(here), max(here))
     joints = sum(1 for n in range(1, len(packs)) if {n, n + 1} <= here and packs[n][0].boot == packs[n - 1][0].boot)
-    assert sum(1 for _ in history.stretches()) == len(here) - joints  # one entry per contiguous run
+    assert sum(1 for _ in history.runs()) == len(here) - joints  # one entry per contiguous run
 
 
 def test_backfill_joins_runs_and_memory_does_not_grow_with_packs() -> None:
@@ -86,11 +86,11 @@ def test_backfill_joins_runs_and_memory_does_not_grow_with_packs() -> None:
     packs = chain([20_000])
     for edge, sha in packs[:100] + packs[200:]:
         history.place(edge, sha)
-    assert sum(1 for _ in history.stretches()) == 2
+    assert sum(1 for _ in history.runs()) == 2
     for edge, sha in packs[100:200]:
-        assert history.place(edge, sha) == (Place.NEW, [])
-    assert sum(1 for _ in history.stretches()) == 1
-    assert history.loose == 1
+        assert history.place(edge, sha) == (Arrival.NEW, [])
+    assert sum(1 for _ in history.runs()) == 1
+    assert history.open_ends == 1
     assert history.reordered == 100
 
 
@@ -100,14 +100,14 @@ def test_a_fork_far_in_the_past_is_found_when_the_chain_reaches_a_kept_hash() ->
     for edge, sha in packs:
         history.place(edge, sha)
     for edge, sha in packs[70:120]:  # redelivered, old: 128 is the next hash that is kept
-        assert history.place(edge, sha)[0] in (Place.AGAIN_OLD, Place.AGAIN)
+        assert history.place(edge, sha)[0] in (Arrival.OLD_DUPLICATE, Arrival.DUPLICATE)
     assert history.uncompared == 50
     for edge, sha in packs[120:128]:
         history.place(edge, sha)
     assert history.uncompared == 0, "128 is kept, and its chain vouches for all redelivered before it"
     forged = chain([3 * RECENT], salt="clone")
     places = [history.place(edge, sha)[0] for edge, sha in forged[70:130]]
-    assert Place.FORK in places
+    assert Arrival.FORK in places
 
 
 @pytest.mark.parametrize(
@@ -170,23 +170,23 @@ def test_loss_events_cover_holes_and_no_more(first: int, last: int, lost: int, m
 
 def test_a_torn_stream_costs_no_more_than_the_cap() -> None:
     history = History()
-    packs = chain([3 * MAX_STRETCHES])
+    packs = chain([3 * MAX_RUNS])
     for edge, sha in packs[::2]:
         history.place(edge, sha)
-    assert sum(1 for _ in history.stretches()) <= MAX_STRETCHES
-    assert history.loose <= 2 * MAX_STRETCHES
+    assert sum(1 for _ in history.runs()) <= MAX_RUNS
+    assert history.open_ends <= 2 * MAX_RUNS
     assert any("no longer listed" in text for text in books(history).restarts)
 
 
 def test_a_box_that_restarts_all_the_time_costs_no_more_than_the_cap() -> None:
     history = History()
-    for edge, sha in chain([2] * (MAX_STRETCHES + 500)):
-        assert history.place(edge, sha) == (Place.NEW, [])
-    assert sum(1 for _ in history.stretches()) <= MAX_STRETCHES
+    for edge, sha in chain([2] * (MAX_RUNS + 500)):
+        assert history.place(edge, sha) == (Arrival.NEW, [])
+    assert sum(1 for _ in history.runs()) <= MAX_RUNS
     report = books(history)
     assert not report.missing and not report.conflicts and not report.restarts
     first = chain([2])[0]
-    assert history.place(*first)[0] is Place.AGAIN_OLD, "a forgotten boot is no new one"
+    assert history.place(*first)[0] is Arrival.OLD_DUPLICATE, "a forgotten boot is no new one"
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5000)), max_size=200))
@@ -214,5 +214,5 @@ def test_heads_of_checkpoints(seq: int, hash_of: int, conflicts: int, missing: i
     report = StreamReport("s")
     loss = Loss(packs[0][0].boot, 4, 4, 40, 50, packs[3][0].hash, "disk")
     head = (packs[0][0].boot, seq, packs[hash_of - 1][0].hash, seq * 10 + 10)
-    survey(history, {}, [loss], [head], report)
+    find_missing(history, {}, [loss], [head], report)
     assert (len(report.conflicts), report.missing_packs, report.lost_packs) == (conflicts, missing, 1)

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from agent.cli.verify import verify
 from agent.verify import Outcome, Report, Verifier, files, jws, keyring, strict
 from agent.verify.files import FREE_BYTES, MAX_WASTE, read_paths
+from agent.verify.point_table import DAY_MS, MAX_DAYS, Gap, PointTable, by_day
+from agent.verify.report_text import as_text
 from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refused, inflate
-from agent.verify.table import DAY_MS, MAX_DAYS, Gap, Table, by_day
-from agent.verify.text import as_text
 from tests.kits.hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
 from tests.kits.signed import POINTS, START, Key, Stream, key_record, keys, keys_object, sign
 
@@ -102,7 +102,7 @@ def test_what_a_good_key_signs_is_bounded_too(name: str, work: Work, tmp_path: P
 def test_800_bytes_of_zstd_are_looked_at_and_not_parsed(name: str, work: Work, tmp_path: Path) -> None:
     """They cost seconds and hundreds of megabytes, unsigned, from whoever may publish on one topic."""
     report = run(ATTACKS[f"{name}, 8 MiB in zstd, a known key"](), tmp_path, work)
-    assert report.failures == {"signature": 1} and "too many to be written anew" in report.faults[0].reason
+    assert report.failures == {"signature": 1} and "too many to canonicalise" in report.faults[0].reason
     assert work.largest < 100, "the header of the signature"
     assert run(ATTACKS[f"{name}, 8 MiB in zstd, unsigned"](), tmp_path, work).failures == {"size": 1}
     assert work.largest < 100 and work.inflated <= MAX_PACK_BYTES + (8 << 20)
@@ -270,10 +270,10 @@ GAPS = st.lists(
 )
 
 
-def table_of(periods: list[int]) -> Table:
+def table_of(periods: list[int]) -> PointTable:
     names = "abcdef"
     points = [{"kind": "gauge", "n": names[n], "period": period, "phase": n} for n, period in enumerate(periods)]
-    return Table({"points": points})
+    return PointTable({"points": points})
 
 
 @given(st.lists(st.sampled_from([3600, 7200, 86_400, 100_000]), min_size=3, max_size=6), GAPS, SPAN)
@@ -393,7 +393,7 @@ def test_a_key_has_one_spelling(name: str, change: Callable[[bytes], bytes]) -> 
     """With zeros in front it was one key of many thumbprints."""
     jwk = respelt(name, change)
     assert jws.thumbprint(jwk) != Key(3, "ES256").kid
-    with pytest.raises(Refused, match="32 are wanted") as refusal:
+    with pytest.raises(Refused, match="expected 32") as refusal:
         jws.public_key("ES256", jwk)
     assert refusal.value.code == "key"
 

@@ -176,7 +176,7 @@ def test_no_broker_is_told_in_time() -> None:
 
 @pytest.mark.parametrize("url", ["http://x", "127.0.0.1:1883", "mqtt://"])
 def test_a_url_that_is_none(url: str) -> None:
-    with pytest.raises(LiveError, match="broker url") as refusal:
+    with pytest.raises(LiveError, match="broker URL") as refusal:
         Live(url)
     assert "mqtt://host:1883" in refusal.value.hint
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from agent.verify import Verifier
 from agent.verify.canonical import canonical, number_text
 from agent.verify.jws import check_signature, public_key, read_header, thumbprint
+from agent.verify.records import read_records
 from agent.verify.signed import check_signed, cut_signature
-from agent.verify.strict import Refused, inflate, parse_object
+from agent.verify.strict import Refused, inflate, parse_columns, parse_object
 from tests.kits.signed import Key, Stream, checkpoint, key_record, keys, keys_object, sign
 from tests.verify.corpus import feed
 
@@ -197,8 +198,8 @@ def test_joserfc_agrees_on_thumbprint_and_signature(alg: str) -> None:
         ("EdDSA", Key().jwk, "EdDSA"),
         ("ES256", Key().jwk, "ES256"),
         ("Ed25519", Key(1, "ES256").jwk, "Ed25519"),
-        ("Ed25519", {**Key().jwk, "x": "AAAA"}, "3 bytes, 32 are wanted"),
-        ("ES256", {**Key(1, "ES256").jwk, "x": Key().jwk["x"]}, "no valid"),
+        ("Ed25519", {**Key().jwk, "x": "AAAA"}, "3 bytes, expected 32"),
+        ("ES256", {**Key(1, "ES256").jwk, "x": Key().jwk["x"]}, "not a valid"),
         ("Ed25519", {**Key().jwk, "d": "AAAA"}, "private key"),
         ("HS256", {"kty": "oct", "k": "AAAA"}, "OKP"),
         ("Ed25519", None, "no JWK"),
@@ -262,3 +263,39 @@ def test_keys_and_checkpoints_of_more_than_a_mebibyte_are_not_read(what: str) ->
         verifier.feed(keys(key))
         verifier.feed(made(pad), f"meterhouse/v1/park7/gw01/{'keys' if what == 'keys' else 'checkpoint/1'}")
         assert len(made(pad)) == (1 << 20) + pad - room and verifier.finish().failures == failures
+
+
+ALIKE = ['{"n":"a","u":"kW","v":1.5}', '{"n":"b","u":"V","v":-2}', '{"n":"c","u":"kW","v":0}']
+OTHERS = [
+    *ALIKE, '{"bn":"s/","bt":7,"n":"a","u":"kW","v":1}', '{"n":"a","q":"suspect","u":"kW","v":1}', '{"n":"a","v":1}',
+    '{"bt":1,"n":"a","u":"kW","v":1}', '{"du":"kW","n":"a","v":1}', '{"du":"kW","n":"a","u":"","v":1}', '{}', '[1,2,3]',
+    '7', '"abc"', "null", '{"n":"a","u":"kW","v":9007199254740993}', '{"n":"a","u":"kW","v":1e999}', '{"u":"kW","v":1}',
+    '{"n":"a","u":"kW","v":9007199254740992}', '{"n":"a","n":"b","v":1}', '{"n":"a","u":"kW","v":true}',
+    '{"n":7,"v":1}',
+    '{"n":"a","u":"kW","v":"1"}', '{"n":"a","u":"kW","vs":"on"}', '{"n":"a","u":7,"v":1}', '{"n":"a","u":[1],"v":1}',
+    '{"n":"a","u":"kW","v":[{"n":1}]}', '{"n":"a","u":"kW","zz_":1}', '{"v":1,"n":"a","u":"kW"}', '{"n":"a","v_":1}',
+    '{"n" :"a","u":"kW","v":1}', '{"\\u006e":"a","n":"b","v":1}', '{"bs":1,"n":"a","v":1}', '{"n":"a","u":"kW","v":-0}',
+    '{"n":"a","t":-9,"u":"kW","v":1}', '{"n":"a","u":"kW","v":' + "[" * 40 + "]" * 40 + "}",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(ALIKE), min_size=5, max_size=90), st.data())
+def test_records_read_by_column_are_read_as_one_by_one(texts: list[str], data: st.DataObject) -> None:
+    for text in data.draw(st.lists(st.sampled_from(OTHERS), max_size=4)):
+        texts.insert(data.draw(st.integers(0, len(texts))), text)
+    if data.draw(st.booleans()):
+        texts.insert(0, OTHERS[3])
+    if data.draw(st.booleans()):  # all of them are the others
+        texts = [texts[data.draw(st.integers(0, len(texts) - 1))]] * len(texts)
+    raw = f'{{"a":{{"e":[]}},"e":[{",".join(texts)}],"z":"e"}}'.encode()
+    read = {"by column": outcome(raw, "e"), "one by one": outcome(raw, "")}
+    assert read["by column"] == read["one by one"]
+
+
+def outcome(raw: bytes, records: str) -> object:
+    try:
+        value, columns = parse_columns(raw, records=records)
+        found = read_records(value["e"], columns, "s", 5000)
+    except Refused as error:
+        return error.code
+    return value, sorted(found.pairs, key=repr), found.early

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.verify.point_table import DAY_MS, Gap, PointTable, by_day, ms_of, ticks
 from agent.verify.report import Fault, Faults
 from agent.verify.strict import Refused
-from agent.verify.table import DAY_MS, Gap, Table, by_day, ms_of, ticks
 
 TIMES = st.integers(-3000, 3000)
 PERIODS = st.sampled_from([1, 2, 3, 5, 7, 60, 250, 1000])
@@ -22,8 +22,8 @@ def test_ticks(low: int, high: int, period: int, phase: int) -> None:
     assert ticks(low, high, period, phase) == want
 
 
-def make(points: list[tuple[str, str, float | None, float]]) -> Table:
-    return Table({"points": [{"n": n, "kind": k, "period": p, "phase": f} for n, k, p, f in points]})
+def make(points: list[tuple[str, str, float | None, float]]) -> PointTable:
+    return PointTable({"points": [{"n": n, "kind": k, "period": p, "phase": f} for n, k, p, f in points]})
 
 
 @given(st.data())
@@ -117,7 +117,7 @@ def test_no_seconds(value: object) -> None:
 )
 def test_tables_that_are_none(table: object, text: str) -> None:
     with pytest.raises(Refused, match=text):
-        Table(table)
+        PointTable(table)
 
 
 def test_a_point_without_period_is_never_due() -> None:
@@ -128,13 +128,13 @@ def test_a_point_without_period_is_never_due() -> None:
 
 def test_a_stream_without_points_takes_records_of_any_name() -> None:
     """_gateway and _indicators declare none."""
-    assert not Table({"points": []}).balance({"energy.grid": 4}, [], 0, 1000).faults
+    assert not PointTable({"points": []}).balance({"energy.grid": 4}, [], 0, 1000).faults
 
 
 def test_of_more_than_65536_points_none_is_looked_at() -> None:
     for count, what in ((65_536, "a point without name"), (65_537, "a birth without table.points")):
         with pytest.raises(Refused, match=what):
-            Table({"points": [None] * count})
+            PointTable({"points": [None] * count})
 
 
 def test_of_many_faults_a_hundred_are_listed() -> None:

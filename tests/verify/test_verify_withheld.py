@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from agent.cli.verify import verify
 from agent.verify import Report, Verifier
 from agent.verify import stream as stream_module
-from agent.verify.holes import survey
+from agent.verify.missing import find_missing
 from tests.kits.folders import CHECKPOINTS, NAMES, OLD, Files, Maker, judge, only, packs_of, whole, write
 from tests.kits.signed import BOOTS, START, Key, Stream, checkpoint, key_record, keys, keys_object
 from tests.verify.corpus import in_parts
@@ -62,7 +62,7 @@ def test_an_end_of_any_length_is_missed(name: str, verdict: Judge) -> None:
         reached = json.loads(lines[n - 1])["seq"]
         assert (report.verdict.value, report.missing) == ("incomplete", last - reached), n
     report = verdict({**WHOLE, packs_of(name): []})
-    assert report.reasons == [f"park7/gw01/{name}: no pack is here, a checkpoint has it at sequence {last}"]
+    assert report.reasons == [f"park7/gw01/{name}: no pack is present, but a checkpoint has it at sequence {last}"]
     assert report.verdict.value == "incomplete" and report.withheld == [f"park7/gw01/{name}"]
 
 
@@ -78,7 +78,7 @@ def test_a_beginning_cannot_be_told_from_what_is_no_longer_kept(verdict: Judge) 
     """It is said, and who expects everything gets no `0`."""
     report = verdict(only(WHOLE, lambda one: one.get("boot") != BOOTS[0]))
     assert report.ok
-    begins = "begins with sequence 13, a checkpoint from before is here and has it at 5"
+    begins = "begins with sequence 13, an earlier checkpoint is present and has it at 5"
     assert f"park7/gw01/inv1: {begins}" in report.shortfalls()
     report = verdict(only(WHOLE, lambda one: one.get("boot") != BOOTS[0] and int(str(one.get("counter", 999))) > 102))
     assert report.ok and not [text for text in report.shortfalls() if "begins" in text]
@@ -89,19 +89,19 @@ def test_of_an_export_of_one_device_the_others_are_not_wanted(tmp_path: Path) ->
     folder = write({**WHOLE, packs_of("gate-meter"): [], packs_of("_gateway"): []}, tmp_path / "one")
     command = [str(folder), "--trust", OLD.kid]
     done = CliRunner().invoke(verify, command)
-    assert done.exit_code == 6 and "park7/gw01/gate-meter: no pack is here" in done.output
+    assert done.exit_code == 6 and "park7/gw01/gate-meter: no pack is present" in done.output
     assert "first key" in done.output and "newest checkpoint of 2026-11-24T0" in done.output
     (folder / "streams.txt").write_text("inv1\n")
     done = CliRunner().invoke(verify, command)
-    assert done.exit_code == 0 and "the files say that they are of inv1 only" in done.output
-    assert "park7/gw01/gate-meter: no pack is here, a checkpoint has it at sequence 19" in done.output
+    assert done.exit_code == 0 and "the files contain only inv1, as requested" in done.output
+    assert "park7/gw01/gate-meter: no pack is present, but a checkpoint has it at sequence 19" in done.output
     assert CliRunner().invoke(verify, [*command, "--expect-complete"]).exit_code == 6
     (folder / "streams.txt").write_text("inv1\ngate-meter\n")
     assert CliRunner().invoke(verify, command).exit_code == 6
     (folder / "streams.txt").write_bytes(b"\xff\xfe inv1")
     (folder / CHECKPOINTS).unlink()
     done = CliRunner().invoke(verify, command)
-    assert done.exit_code == 0 and "no checkpoint, so an end may be cut off" in done.output
+    assert done.exit_code == 0 and "no checkpoint, so the last packs may be missing" in done.output
 
 
 def test_a_stream_that_had_ended_before_is_not_waited_for(verdict: Judge) -> None:
@@ -203,10 +203,10 @@ def test_of_many_heads_enough_are_kept(last: bool, monkeypatch: pytest.MonkeyPat
 
     def spy(history: Any, tables: Any, losses: Any, heads: Any, made: Any) -> None:
         kept.append(len(heads))
-        survey(history, tables, losses, heads, made)
+        find_missing(history, tables, losses, heads, made)
 
     monkeypatch.setattr(stream_module, "MAX_HEADS", 16)
-    monkeypatch.setattr(stream_module, "survey", spy)
+    monkeypatch.setattr(stream_module, "find_missing", spy)
     stream = Stream()
     packs, pages = stream.run(2), list[bytes]()
     other = Stream()
@@ -280,7 +280,7 @@ def test_the_last_tick_wants_all_its_parts() -> None:
         report = verifier.finish()
         assert report.ok is (here == 3)
         if here == 2:
-            assert report.reasons == ["park7/gw01/inv1: 2 packs whose birth or other parts are not here"]
+            assert report.reasons == ["park7/gw01/inv1: 2 packs whose birth or other parts are missing"]
 
 
 @pytest.mark.parametrize(("begin", "end", "ok"), [(1, 3, True), (2, 3, True), (0, 1, False), (1, 2, False)])
@@ -350,7 +350,7 @@ def test_a_broker_that_holds_a_stream_back_shows_within_two_checkpoints() -> Non
             verifier.feed(raw, f"{topic}checkpoint/{page}")
         report = verifier.finish()
         assert report.verdict.value == verdict, (n, report.reasons)
-    assert report.reasons == ["park7/gw01/gate-meter: no pack is here, a checkpoint has it at sequence 6"]
+    assert report.reasons == ["park7/gw01/gate-meter: no pack is present, but a checkpoint has it at sequence 6"]
     assert report.withheld == ["park7/gw01/gate-meter"]
 
 
@@ -424,6 +424,6 @@ def test_packs_that_go_on_long_after_the_newest_checkpoint(hours: int, said: boo
         made.add(name, stream.gap(hours * 3600) if stream.points else stream.pack(hours * 3600))
     folder = write(made.files, tmp_path / "cut")
     done = CliRunner().invoke(verify, [str(folder), "--trust", OLD.kid])
-    assert done.exit_code == 0 and (f"packs go on for {hours}.0 h" in done.output) is said, done.output
-    text = f"park7/gw01: packs go on for {hours} h after its newest checkpoint"
+    assert done.exit_code == 0 and (f"packs continue for {hours}.0 h" in done.output) is said, done.output
+    text = f"park7/gw01: packs continue for {hours} h after its newest checkpoint"
     assert (text in judge([folder]).shortfalls()) is short

@@ -17,7 +17,7 @@ from agent.intervals.series import MOST_COUNTS, NORMAL, Series, Step, is_all_one
 from drivers.model import clean_text
 
 MAX_BITS, MAX_DIGITS = 64, 19
-NO_READING = "Write null where there is no reading"
+NO_READING = "Write null for a missing reading"
 WANT = '{"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [[time, value], ...]}'
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -108,7 +108,7 @@ def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
 
 def _modulus(content: dict[str, Any], resolution: Decimal) -> Decimal | None:
     if content.get("bits") is not None and content.get("digits") is not None:
-        raise BrokenInput("say bits or digits, not both")
+        raise BrokenInput("give bits or digits, not both")
     if content.get("bits") is not None:
         return (1 << _whole(content["bits"], "bits", MAX_BITS)) * resolution
     if content.get("digits") is not None:

@@ -121,7 +121,7 @@ def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
         what = f"which values of {part[0].identifier} it holds is unknown"
         yield f"follow-on frame{number} without those before it: {what}"
     if part[-1].more:
-        yield f"the meter has more of {part[-1].identifier or 'this'}: the frames that follow are not here"
+        yield f"the meter has more of {part[-1].identifier or 'this'}: the following frames are missing"
 
 
 @click.command("dlt645")

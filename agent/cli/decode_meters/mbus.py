@@ -11,7 +11,7 @@ from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading
 from drivers import mbus
 from drivers.model import Reading
 
-_RECORDS_HINT = "The frame itself is sound: its meter sent this. What stands before it was read"
+_RECORDS_HINT = "The frame itself is valid: the meter sent this. What precedes it was decoded"
 
 
 def _telegram(telegram: mbus.Telegram) -> Json:
@@ -98,7 +98,7 @@ def _wireless(stream: bytes) -> Json:
     }
     result: Json = {"frame": shown, "readings": _readings(telegram)}
     if telegram.fault:
-        raise BrokenInput(telegram.fault, result, "What stands before it was read")
+        raise BrokenInput(telegram.fault, result, "What precedes it was decoded")
     return result
 
 

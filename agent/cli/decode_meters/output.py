@@ -50,7 +50,7 @@ def hex_bytes(words: Sequence[str]) -> bytes:
     digits = "".join(pieces)
     wrong = re.search("[^0-9A-Fa-f]", digits)
     if wrong is not None:
-        what = f"{clean_text(wrong[0])!r}, character {wrong.start() + 1} of these, is no hex digit"
+        what = f"{clean_text(wrong[0])!r}, character {wrong.start() + 1} is not a hex digit"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=f"{what}. {HEX_HINT}")
     if len(digits) % 2:
         what = f"A byte has two digits, here are {len(digits)} in all: one is missing or too many"
@@ -66,11 +66,11 @@ def read_json(path: Path, parse_float: Any = float) -> Any:
     except OSError as error:
         raise BrokenInput(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise BrokenInput(f"{path} is no JSON: byte {error.start} is no text") from error
+        raise BrokenInput(f"{path} is not JSON: invalid UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise BrokenInput(f"{path} is no JSON that we read: brackets within brackets, too many of them") from error
+        raise BrokenInput(f"{path} is not JSON that can be read: nested too deeply") from error
     except ValueError as error:
-        raise BrokenInput(f"{path} is no JSON: {clean_text(str(error), 120)}", hint=_hex_hint(raw)) from error
+        raise BrokenInput(f"{path} is not JSON: {clean_text(str(error), 120)}", hint=_hex_hint(raw)) from error
 
 
 def _hex_hint(raw: bytes) -> str:

@@ -1,0 +1,1 @@
+"""`meterhouse keys`: create, show, replace and revoke the key that signs readings."""

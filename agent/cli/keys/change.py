@@ -1,0 +1,283 @@
+"""`meterhouse keys rotate` and `revoke`: replace the key that signs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from agent.cli.common import config_options, json_option, tidy
+from agent.cli.control import Kept, ask
+from agent.cli.keys.key_file import (
+    SEEN_S,
+    KeyFile,
+    alg_option,
+    ask_first,
+    facts,
+    file_argument,
+    find_key_file,
+    gateway_option,
+    in_use,
+    kind_of,
+    show_facts,
+    token_option,
+    yes_option,
+)
+from agent.cli.keys.last_trusted import (
+    LastSequences,
+    check_growth,
+    lasts_of,
+    lasts_rows,
+    most_signed,
+    oddities,
+    read_lasts,
+    show_lasts,
+)
+from agent.cli.stopped_agent import AgentLives, ask_database
+from agent.service.control.protocol import Keys
+from drivers.model import GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from agent.cli.keys.worker import PublicKey
+
+SPARE_S = 8.0  # the agent holds its sealing for ten seconds
+MAX_LASTS = 4 << 20
+
+
+@click.command()
+@file_argument
+@alg_option
+@token_option
+@gateway_option
+@yes_option
+@config_options
+@json_option
+def rotate(
+    file: Path | None,
+    alg: str | None,
+    token: str,
+    gateway: str | None,
+    yes: bool,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Replace the key in FILE, or in the file named by the configuration, by a new one.
+
+    The old key signs the record of the new one and is deleted. A running agent uses the new key within seconds, from
+    the same pack boundary in all streams. What the old key signed stays valid, and verifiers need no change.
+    A systemd credential is read-only: rotate the file that it is loaded from, then restart the agent.
+
+    \b
+    Examples:
+      meterhouse keys rotate
+      meterhouse keys rotate /etc/meterhouse/signing.key --alg es256 --yes
+
+    \b
+    Exit codes: 0 replaced, 2 wrong usage, 3 no usable key or configuration, 4 the token does not respond.
+    """
+    from agent.cli.keys.worker import ReadKey, ReplaceKey, work_on_key
+
+    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir)
+    old = work_on_key(ReadKey(str(key_file.path)))
+    ask_first(f"Replace the key {old.kid} in {key_file.path} by a new one?", yes)
+    new = work_on_key(ReplaceKey(str(key_file.path), key_file.gateway, int(time.time()), kind_of(alg, token), token))
+    _show_result(key_file, old, new, as_json)
+
+
+@click.command()
+@click.argument("kid")
+@file_argument
+@click.option(
+    "--last",
+    "lasts",
+    multiple=True,
+    metavar="STREAM=SEQ",
+    help="Trust up to this sequence; other streams not at all.",
+)
+@click.option("--until", metavar="TIME", help="Trusted up to this time, as recorded in the gateway's database.")
+@alg_option
+@token_option
+@gateway_option
+@yes_option
+@config_options
+@json_option
+def revoke(
+    kid: str,
+    file: Path | None,
+    lasts: tuple[str, ...],
+    until: str | None,
+    alg: str | None,
+    token: str,
+    gateway: str | None,
+    yes: bool,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Revoke the key KID, which may be stolen, and replace the key that signs by a new one.
+
+    KID is a thumbprint or its beginning; `keys show` lists them. What KID signed is trusted up to a last sequence in
+    each stream. By default that is everything that this gateway itself has sealed with it.
+
+    \b
+    Examples:
+      meterhouse keys revoke pVa0zQ3k
+      meterhouse keys revoke pVa0zQ3k --until 2026-11-20T08:00
+      meterhouse keys revoke pVa0zQ3k --last inv1=812 --last _gateway=97 --yes
+
+    \b
+    Exit codes: 0 revoked, 1 no answer from the agent or its database, 2 wrong usage, 3 no usable key or configuration.
+    """
+    from agent.cli.keys.worker import ReadKey, ReplaceKey, work_on_key
+    from agent.keys import check_key_records
+
+    if lasts and until:
+        raise UsageError("--last and --until cannot be combined", where="keys revoke", hint="Give one of them")
+    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir)
+    old = work_on_key(ReadKey(str(key_file.path), key_file.gateway))
+    known = check_key_records(old.published.encode(), key_file.gateway).kids
+    gone = _whole(kid, known)
+    said = lasts_of(lasts, key_file.gateway)
+    until_ms = _read(until, key_file) if until else None
+    question = f"Revoke {gone} and replace the key {old.kid} in {key_file.path}?"
+    made: list[PublicKey] = []
+
+    def change(trusted: LastSequences) -> None:
+        now, give_up_s = int(time.time()), time.monotonic() + SPARE_S
+        name, revokes = kind_of(alg, token), {gone: dict(trusted)}
+        made.append(work_on_key(ReplaceKey(str(key_file.path), key_file.gateway, now, name, token, revokes, give_up_s)))
+        said.update(trusted)
+
+    before = known[: known.index(gone)]
+    if lasts:
+        check_said(key_file, gone, said, before)
+        show_lasts(gone, said)
+        ask_first(question, yes)
+        change(said)
+    else:
+        ask_for_lasts(key_file, gone, until_ms, change, before, lambda odd: ask_first(question, yes, odd))
+    _show_result(key_file, old, made[0], as_json, {"kid": gone, "last": said})
+
+
+def ask_for_lasts(
+    key_file: KeyFile,
+    kid: str,
+    until_ms: int | None,
+    change: Callable[[LastSequences], object],
+    before: Sequence[str],
+    confirm: Callable[[Sequence[str]], object],
+) -> None:
+    """Show the last sequences that ``kid`` signed, ``confirm``, then ``change`` while the agent seals nothing.
+
+    Args:
+        before: the keys that precede it in the chain.
+        confirm: gets warnings about the numbers.
+
+    Raises:
+        UsageError: the agent runs, but would not notice the change.
+        GatewayError: the numbers are implausible.
+    """
+    config = key_file.config
+    if config is None:
+        hint = "Give its configuration with -c, or the sequences with --last"
+        raise UsageError("the last sequences are only in the gateway's database", where="keys", hint=hint)
+
+    def asked(request: Keys, take: Callable[[bytes], object]) -> None:
+        if key_file.is_agents:
+            ask(config, request, take)
+            return
+        try:
+            ask_database(config, request, take)
+        except AgentLives as error:
+            raise UsageError(
+                "the running agent would keep the old key until it is restarted",
+                where=str(key_file.path),
+                hint="Run `systemctl stop meterhouse`, then this command again, then start it",
+            ) from error
+
+    most = most_signed(key_file)
+    request, kept = Keys(kid=kid, until_ms=until_ms, before=list(before)), Kept(MAX_LASTS)
+    asked(request, kept.take)
+    shown = read_lasts(kept.whole, key_file, most)
+    show_lasts(kid, shown)
+    confirm(oddities(shown, key_file))
+    since = time.monotonic()
+
+    def take(data: bytes) -> None:
+        found = read_lasts(data, key_file, most)
+        check_growth(shown, found, time.monotonic() - since + 1)
+        change(found)
+
+    asked(msgspec.structs.replace(request, hold=True), take)
+
+
+def check_said(key_file: KeyFile, kid: str, said: LastSequences, before: Sequence[str]) -> None:
+    """Compare sequences given on the command line with the database, if possible. Raises UsageError.
+
+    A sequence beyond what the key signed here would trust what a thief signs later.
+    """
+    most = most_signed(key_file)
+    if wrong := [stream for stream, seq in said.items() if not 0 < seq <= most]:
+        raise UsageError(f"implausible sequence {said[wrong[0]]} of {tidy(wrong[0])}", where="--last")
+    if key_file.config is None:
+        click.echo("warning: no configuration, so the sequences were not compared with a database", err=True)
+        return
+    try:
+        kept = Kept(MAX_LASTS)
+        ask(key_file.config, Keys(kid=kid, before=list(before)), kept.take)
+        known = read_lasts(kept.whole, key_file, most)
+    except GatewayError as error:
+        click.echo(f"warning: the sequences were not compared with the database: {error}", err=True)
+        return
+    for stream, seq in said.items():
+        if seq > known.get(stream, 0):
+            signed = known.get(stream)
+            what = f"{kid[:8]}... signed {'nothing' if signed is None else f'up to {signed} only'}"
+            raise UsageError(what, where=f"--last {tidy(stream)}={seq}", hint="Later packs can only come from a thief")
+
+
+def _whole(kid: str, known: tuple[str, ...]) -> str:
+    """The one known thumbprint that begins with ``kid``."""
+    found = [one for one in known if one.startswith(kid)]
+    if len(found) == 1 and len(kid) >= 4:
+        return found[0]
+    hint = f"Known keys: {', '.join(known)}"
+    what = "matches several thumbprints" if len(found) > 1 else "is too short" if found else "is not a known key"
+    raise UsageError(f"{kid[:50]!r} {what}", where="KID", hint=hint)
+
+
+def _read(until: str, key_file: KeyFile) -> int:
+    from agent.cli.export import read_time
+
+    return read_time(until, "--until", key_file.config.timezone if key_file.config else "UTC")
+
+
+def _show_result(
+    key_file: KeyFile, old: PublicKey, new: PublicKey, as_json: bool, revoked: Mapping[str, Any] | None = None
+) -> None:
+    """Print the result and what is left to do."""
+    found = facts(key_file.path, new)
+    found["before"] = old.kid
+    if revoked:
+        found["revoked"] = revoked
+    if key_file.config is not None and key_file.is_agents:
+        found["in_use"] = in_use(key_file.config, new.kid, SEEN_S)
+    show_facts(found, as_json)
+    if revoked and not as_json:
+        for text in lasts_rows(revoked["last"]):
+            click.echo(text)
+    if as_json:
+        return
+    if not key_file.is_agents:
+        click.echo("The agent uses it after a restart: `systemctl restart meterhouse`.", err=True)
+    if revoked:
+        click.echo(
+            "Everyone who verifies must pin the new thumbprint: a thief can sign records with the old key.", err=True
+        )

@@ -1,0 +1,217 @@
+"""`meterhouse keys`: the commands to create, show and publish the key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.answers import check_published
+from agent.cli.common import config_options, json_option
+from agent.cli.control import ask
+from agent.cli.keys.change import ask_for_lasts, check_said, revoke, rotate
+from agent.cli.keys.key_file import (
+    KeyFile,
+    alg_option,
+    ask_first,
+    facts,
+    file_argument,
+    find_key_file,
+    gateway_option,
+    in_use,
+    kind_of,
+    show_facts,
+    token_option,
+    yes_option,
+)
+from agent.cli.keys.last_trusted import (
+    LastSequences,
+    lasts_of,
+    show_lasts,
+)
+from agent.service.control.protocol import PublishedKey
+from drivers.model import GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from agent.cli.keys.worker import PublicKey
+    from agent.config import Config
+
+
+@click.group()
+def keys() -> None:
+    """CreateKey, show, replace and revoke the key that signs readings.
+
+    Platforms pin its thumbprint: hand it over by a channel other than the broker.
+    """
+
+
+keys.add_command(rotate)
+keys.add_command(revoke)
+
+
+@keys.command()
+@file_argument
+@alg_option
+@token_option
+@click.option("--lost", metavar="KID", default="", help="Replace this key, which is lost.")
+@click.option(
+    "--last",
+    "lasts",
+    multiple=True,
+    metavar="STREAM=SEQ",
+    help="With --lost: trust that key up to here.",
+)
+@gateway_option
+@yes_option
+@config_options
+@json_option
+def create(
+    file: Path | None,
+    alg: str | None,
+    token: str,
+    lost: str,
+    lasts: tuple[str, ...],
+    gateway: str | None,
+    yes: bool,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Create a new key in FILE, or in the file named by the configuration.
+
+    Never overwrites a file: `keys rotate` replaces a key by its successor. A lost key cannot sign its successor:
+    --lost creates a new root of trust, which every verifier must pin in addition to the old one.
+
+    \b
+    Examples:
+      meterhouse keys create /etc/meterhouse/signing.key
+      meterhouse keys create --lost pVa0zQ3kT5n0y1rY2a7kq3m1x0cB8vQ9sKfJ6hLwE4d
+
+    \b
+    Exit codes: 0 created, 2 this gateway has signed with another key, 3 the file exists or cannot be written, 4 the
+    token does not respond.
+    """
+    from agent.cli.keys.worker import CreateKey, work_on_key
+
+    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir, needs_gateway=bool(lost))
+    made: list[PublicKey] = []
+
+    def change(trusted: LastSequences | None) -> None:
+        revokes = {} if trusted is None else {lost: dict(trusted)}
+        name = kind_of(alg, token) or "Ed25519"
+        work = CreateKey(str(key_file.path), int(time.time()), name, token, lost, key_file.gateway, revokes)
+        made.append(work_on_key(work))
+
+    if not lost:
+        _check_new(key_file)
+        change(None)
+    else:
+        question = f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint."
+        if lasts:
+            said = lasts_of(lasts, key_file.gateway)
+            check_said(key_file, lost, said, ())
+            show_lasts(lost, said)
+            ask_first(question, yes)
+            change(said)
+        else:
+            _lose(key_file, lost, change, lambda odd: ask_first(question, yes, odd))
+    show_facts(facts(key_file.path, made[0]), as_json)
+    if not as_json:
+        click.echo("Give the thumbprint to everyone who verifies: `meterhouse verify --trust THUMBPRINT`.", err=True)
+        if lost:
+            click.echo("To verify what the lost key signed, repeat --trust with the previous thumbprint.", err=True)
+
+
+def _check_new(key_file: KeyFile) -> None:
+    """Raises UsageError if the gateway has signed with another key: verifiers would not trust a new one."""
+    config = key_file.config
+    if config is None or not key_file.is_agents or key_file.path.exists() or not _has_database(config):
+        return
+    if known := check_published(ask(config, PublishedKey())):
+        hint = f"Restore that key. If it is lost: `meterhouse keys create --lost {known}`"
+        raise UsageError(
+            f"this gateway has signed with {known}; verifiers would not trust another key",
+            where=str(key_file.path),
+            hint=hint,
+        )
+
+
+def _lose(
+    key_file: KeyFile,
+    lost: str,
+    change: Callable[[LastSequences | None], None],
+    confirm: Callable[[Sequence[str]], object],
+) -> None:
+    """Trust the lost key up to what it signed by the database; without a database, in all that it ever signed."""
+    config = key_file.config
+    if config is not None and _has_database(config):
+        ask_for_lasts(key_file, lost, None, change, (), confirm)
+        return
+    click.echo(
+        "warning: no database knows the last sequences of the lost key; limit its trust with --last",
+        err=True,
+    )
+    confirm(())
+    change(None)
+
+
+def _has_database(config: Config) -> bool:
+    try:
+        return config.store_path.exists()
+    except PermissionError as error:
+        hint = "Only its owner can read the state directory: use sudo"
+        raise GatewayError(
+            f"cannot access the database: {error.strerror}", where=str(config.store_path), hint=hint
+        ) from error
+
+
+@keys.command()
+@file_argument
+@config_options
+@json_option
+def show(file: Path | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, as_json: bool) -> None:
+    """Show the thumbprint and the public half of the key and of its predecessors; never the secret.
+
+    \b
+    Example:
+      meterhouse keys show
+
+    \b
+    Exit codes: 0 good, 3 missing, readable by others, or not a key, 4 the token does not respond.
+    """
+    from agent.cli.keys.worker import ReadKey, work_on_key
+
+    key_file = find_key_file(file, None, config_file, state_dir, runtime_dir, needs_gateway=False)
+    key = work_on_key(ReadKey(str(key_file.path)))
+    found = facts(key_file.path, key)
+    if key_file.config is not None and key_file.is_agents:
+        found["in_use"] = in_use(key_file.config, key.kid)
+    show_facts(found, as_json)
+
+
+@keys.command()
+@file_argument
+@gateway_option
+@config_options
+def record(
+    file: Path | None, gateway: str | None, config_file: Path, state_dir: Path | None, runtime_dir: Path | None
+) -> None:
+    """Print the signed public key records, as published on the topic `keys`.
+
+    For a verifier without access to the broker.
+
+    \b
+    Example:
+      meterhouse keys record > park7-gw01-keys.json
+
+    \b
+    Exit codes: 0 good, 2 no gateway given, 3 no usable key or configuration, 4 the token does not respond.
+    """
+    from agent.cli.keys.worker import ReadKey, work_on_key
+
+    key_file = find_key_file(file, gateway, config_file, state_dir, runtime_dir)
+    click.echo(work_on_key(ReadKey(str(key_file.path), key_file.gateway)).published)

@@ -1,0 +1,188 @@
+"""The key file of a command: options, where it is, what is shown of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from agent.cli.common import as_line, is_alive, read_config, read_snapshot, tidy
+from drivers.model import ConfigError, GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from agent.cli.keys.worker import PublicKey
+    from agent.config import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
+SEEN_S = 12.0  # the agent checks its key file every two seconds, and writes its snapshot every two
+
+file_argument = click.argument("file", type=click.Path(path_type=Path), required=False)
+gateway_option = click.option("--gateway", help="SITE/GATEWAY, such as park7/gw01; default: the configuration's.")
+alg_option = click.option(
+    "--alg", type=click.Choice(sorted(ALGORITHMS)), help="Ed25519, or ECDSA on P-256 for sites that require it."
+)
+token_option = click.option(
+    "--pkcs11", "token", metavar="URI", default="", help="The key is in this token; it is created there if missing."
+)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """Path of a key, and the configuration if there is one."""
+
+    path: Path
+    config: Config | None
+    gateway: str
+
+    @property
+    def is_agents(self) -> bool:
+        """Does the agent read this very file, and so notice a change?"""
+        config = self.config
+        return bool(config and config.key.file and config.key.file.resolve() == self.path.resolve())
+
+
+def find_key_file(
+    file: Path | None,
+    gateway: str | None,
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    needs_gateway: bool = True,
+) -> KeyFile:
+    """The given file, else the one in the configuration; the gateway likewise.
+
+    Raises:
+        UsageError: neither gives the file or the gateway.
+        ConfigError: the configuration is invalid.
+    """
+    config, needed = None, file is None or (needs_gateway and gateway is None)
+    if needed or config_file.exists():
+        try:
+            config = read_config(config_file, state_dir, runtime_dir)
+        except ConfigError:
+            if needed:
+                raise
+    if file is None:
+        assert config is not None
+        if config.key.credential and not _has_credential(config.key.credential):
+            hint = f"Such as `meterhouse keys ... /etc/meterhouse/{config.key.credential}`; see docs/keys.md"
+            what = f"the key is the systemd credential {config.key.credential}: give the file that it is loaded from"
+            raise UsageError(what, where="keys", hint=hint)
+        file = config.key.path(os.environ)
+    if gateway is None:
+        gateway = config.base if config else ""
+    if needs_gateway and (gateway.count("/") != 1 or not all(gateway.split("/"))):
+        raise UsageError(
+            f"invalid gateway {tidy(gateway)!r}", where="--gateway", hint="Write SITE/GATEWAY, such as park7/gw01"
+        )
+    return KeyFile(file, config, gateway)
+
+
+def _has_credential(name: str) -> bool:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(folder) and (Path(folder) / name).is_file()
+
+
+_SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
+
+
+def facts(path: Path, key: PublicKey) -> dict[str, Any]:
+    """Public facts of a key."""
+    found: dict[str, Any] = {
+        "file": str(path),
+        "alg": key.alg,
+        "thumbprint": key.kid,
+        "not_before": key.not_before,
+        "jwk": key.jwk,
+        "in_token": key.in_token,
+    }
+    if key.records:
+        records = json.loads(key.records)["records"]
+        found["records"] = [{name: record[name] for name in _SHOWN if name in record} for record in records]
+    return found
+
+
+def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
+    """Print as JSON, or one fact a line."""
+    if as_json:
+        click.echo(as_line(found))
+        return
+    alg = found["alg"] + (", in a token" if found["in_token"] else "")
+    rows = [("file", found["file"]), ("algorithm", alg), ("created", _when(found["not_before"]))]
+    rows.append(("thumbprint", found["thumbprint"]))
+    records = found.get("records", ())
+    if records:
+        rows.append(("pinned", f"{records[0]['kid']} (the first, or any other key below)"))
+    for n, record in enumerate(records, 1):
+        rows.append((f"key {n}", f"{record['kid']} {record['alg']}, since {_when(record['not_before'])}"))
+        rows += [("", f"revokes {gone['kid']}") for gone in record.get("revokes", ())]
+        if "instead_of" in record:
+            rows.append(("", f"replaces the lost key {record['instead_of']}"))
+    if "in_use" in found:
+        rows.append(("agent", _USE[found["in_use"]]))
+    for name, text in rows:
+        click.echo(f"{name:<11} {tidy(text, 500)}")
+
+
+_USE = {
+    True: "signs with this key",
+    False: "does not sign with this key; see its log",
+    None: "no agent is running here; it will use the key when it starts",
+}
+
+
+def _when(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds else "unknown"
+
+
+def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
+    """Does the running agent sign with this key? None if no agent runs. Waits up to ``wait_s`` for it."""
+    give_up = time.monotonic() + wait_s
+    while True:
+        try:
+            snapshot = read_snapshot(config.runtime_dir)
+        except GatewayError:
+            return None
+        if not is_alive(snapshot.get("pid")):
+            return None
+        if snapshot.get("key", {}).get("thumbprint") == kid:
+            return True
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(0.1)
+
+
+def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
+    """Ask for confirmation. Raises UsageError if that is not possible.
+
+    Args:
+        odd: warnings that a person has to judge; ``yes`` does not cover them.
+    """
+    for text in odd:
+        click.echo(f"warning: {text}", err=True)
+    if yes and odd:
+        hint = "Run it without --yes and judge the warnings, or give the sequences with --last"
+        raise UsageError("nothing was changed: --yes does not cover these warnings", where="keys", hint=hint)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("confirmation needed, but stdin is not a terminal", where="keys", hint="Use --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def kind_of(alg: str | None, token: str) -> str:
+    """The name of an algorithm, "" if none was given. Raises UsageError."""
+    if alg and token:
+        hint = "A key created in a token is on P-256 (es256)"
+        raise UsageError("--alg cannot be combined with --pkcs11", where="--alg", hint=hint)
+    return ALGORITHMS.get(alg or "", "")

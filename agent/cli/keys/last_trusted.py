@@ -1,0 +1,124 @@
+"""The last sequence of each stream up to which a key is trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+
+import click
+
+from agent.cli.common import tidy
+from agent.cli.keys.key_file import KeyFile
+from drivers.model import GatewayError, UsageError
+
+LastSequences = Mapping[str, int]  # by full stream name
+DAY_S = 86_400  # by which clocks may differ
+LONG_S = 100 * 366 * DAY_S  # for a clock that is behind the key's own time, and so tells nothing
+_STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
+MAX_STREAMS = 5000  # in one revocation: about 200 kB in the key file
+USUAL, USUAL_S = 4, 3600  # packs of a stream in each pack interval, parts included; clock error in seconds
+MOST_SAID = 20
+RATE = 1000  # packs of one stream in a second at most, parts included: far more than a gateway can seal
+
+
+def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
+    """``inv1=812`` or ``park7/gw01/inv1=812`` to sequences by full stream name. Raises UsageError."""
+    found: dict[str, int] = {}
+    for text in texts:
+        stream, _, seq = text.rpartition("=")
+        if not stream or not seq.isascii() or not seq.isdigit():
+            hint = "Write STREAM=SEQUENCE, such as inv1=812; repeat the option for more streams"
+            raise UsageError(f"no last sequence in {tidy(text)!r}", where="--last", hint=hint)
+        found[stream if "/" in stream else f"{gateway}/{stream}"] = int(seq)
+    return found
+
+
+def most_signed(key_file: KeyFile) -> int:
+    """The highest sequence that a key of this gateway can have signed in any stream, by the age of its first key."""
+    made = made_at(key_file)
+    age = time.time() - made
+    return int(RATE * (age + DAY_S if age > 0 else LONG_S))
+
+
+def made_at(key_file: KeyFile) -> int:
+    """When the first key of this gateway was created, UTC seconds; 0 if unknown."""
+    from agent.cli.keys.worker import ReadKey, work_on_key
+
+    with contextlib.suppress(GatewayError):  # lost, or in a missing token
+        key = work_on_key(ReadKey(str(key_file.path), key_file.gateway))
+        return int(json.loads(key.published)["records"][0]["not_before"])
+    return 0
+
+
+def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
+    """Warnings that a person has to judge: the numbers come from the agent, which may be compromised."""
+    if not lasts:
+        return ["nothing that the key signed would be trusted"]
+    config = key_file.config
+    if config is None:
+        return []
+    known = {f"{config.base}/{name}" for name in ("_gateway", "_indicators", *(one.name for one in config.devices))}
+    odd = [f"{tidy(stream)} is not a stream of this configuration" for stream in sorted(lasts.keys() - known)]
+    made = made_at(key_file)
+    if made:  # the age of a key created elsewhere is unknown
+        usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
+        odd += [
+            f"{tidy(stream)} up to {seq} exceeds {usual}, the usual maximum since the first key was created"
+            for stream, seq in sorted(lasts.items())
+            if seq > usual
+        ]
+    if len(odd) > MOST_SAID:
+        odd[MOST_SAID:] = [f"and {len(odd) - MOST_SAID} more such streams"]
+    return odd
+
+
+def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
+    """The last sequences in an answer, by stream of this gateway. Raises GatewayError if they are implausible.
+
+    Args:
+        most: from ``most_signed``.
+    """
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(data, type=dict[str, int])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GatewayError("no sequences in the answer", where="keys", hint=tidy(str(error))) from None
+    if len(found) > MAX_STREAMS:
+        what = f"{len(found)} streams in the answer"
+        raise GatewayError(what, where="keys", hint=f"At most {MAX_STREAMS} fit in a key file. Nothing was changed")
+    for stream, seq in found.items():
+        if not _STREAM.fullmatch(stream.removeprefix(f"{key_file.gateway}/")) or not stream.startswith(
+            f"{key_file.gateway}/"
+        ):
+            raise GatewayError(f"{tidy(stream)!r} in the answer", where="keys", hint="Not a stream of this gateway")
+        if not 0 < seq <= most:
+            hint = (
+                f"A key as old as this one cannot have signed more than {most} packs of a stream. Nothing was changed"
+            )
+            raise GatewayError(f"sequence {seq} of {tidy(stream)} in the answer", where="keys", hint=hint)
+    return found
+
+
+def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> None:
+    """Raises GatewayError if ``found`` has more than ``shown`` and what can be sealed in ``seconds``."""
+    grown = int(RATE * seconds)
+    for stream in shown.keys() | found.keys():
+        if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:
+            what = f"{tidy(stream)} changed from {shown.get(stream, 0)} to {found.get(stream, 0)}"
+            raise GatewayError(what, where="keys", hint="Nothing was changed. Try again")
+
+
+def show_lasts(kid: str, lasts: LastSequences) -> None:
+    """Print on stderr, before the confirmation."""
+    click.echo(f"{kid} is trusted up to:" if lasts else f"{kid} is not trusted at all.", err=True)
+    for text in lasts_rows(lasts):
+        click.echo(text, err=True)
+
+
+def lasts_rows(lasts: LastSequences) -> list[str]:
+    """One line for each stream."""
+    return [f"{'trusted':<11} {tidy(stream, 200)} up to {seq}" for stream, seq in sorted(lasts.items())]

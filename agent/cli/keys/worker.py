@@ -1,0 +1,167 @@
+"""Read, create and replace a key file, in a process of the user who owns its folder.
+
+Otherwise root's `meterhouse keys` could be led by the agent's user to write anywhere, and would load the library named
+in that user's key file. The answer of the process is checked like any other.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import sys
+from pathlib import Path
+from pickle import load
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agent.cli.common import tidy
+from agent.cli.control import ControlClient, Unheard
+from agent.cli.owner_process import child, master_of
+from agent.keys import KeyFileError, Revocation, Signer, check_key_records, create_key, current_records, load_key
+from agent.keys import rotate_key as replace_key
+from agent.keys.token import TokenError
+from agent.service.control.frames import Frame, frame
+from drivers.model import GatewayError
+
+ANSWER_S: Final = 60.0  # a token takes its time
+MAX_RECORDS: Final = 1 << 20  # as much as a key file may have
+
+Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+
+
+class PublicKey(Struct, frozen=True):
+    """Public facts of a key. ``published``: the records as they would be published, "" if not requested."""
+
+    kid: Kid
+    alg: Literal["Ed25519", "ES256"]
+    jwk: dict[Literal["crv", "kty", "x", "y"], Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]]
+    not_before: Annotated[int, Meta(ge=0, lt=1 << 37)]
+    in_token: bool
+    records: Annotated[str, Meta(max_length=MAX_RECORDS)] = ""
+    published: Annotated[str, Meta(max_length=MAX_RECORDS)] = ""
+
+
+class ReadKey(Struct, frozen=True, tag="look"):
+    """Read the key in a file. ``gateway``: whose records are requested, "" for none."""
+
+    path: str
+    gateway: str = ""
+
+
+class ReplaceKey(Struct, frozen=True, tag="replace"):
+    """As ``agent.keys.rotate_key``; ``revokes`` by kid. ``give_up_s``: None for never."""
+
+    path: str
+    gateway: str
+    now_s: int
+    alg: str = ""
+    token: str = ""
+    revokes: dict[str, dict[str, int]] = {}
+    give_up_s: float | None = None
+
+
+class CreateKey(Struct, frozen=True, tag="create"):
+    """As ``agent.keys.create_key``."""
+
+    path: str
+    now_s: int
+    alg: str
+    token: str = ""
+    lost: str = ""
+    gateway: str = ""
+    revokes: dict[str, dict[str, int]] = {}
+
+
+Work = ReadKey | ReplaceKey | CreateKey
+
+
+class Failure(Struct, frozen=True):
+    """Why the work failed."""
+
+    kind: str
+    what: str
+    where: str
+    hint: str
+
+
+_ERRORS: Final = {kind.__name__: kind for kind in (KeyFileError, TokenError)}
+_answers = msgspec.json.Decoder(PublicKey)
+_failures = msgspec.json.Decoder(Failure)
+
+
+def work_on_key(work: Work) -> PublicKey:
+    """Do the work as the owner of the folder; returns the key that is in the file then. Raises GatewayError."""
+    path = Path(work.path)
+    master = master_of(path)
+    if master is None:
+        return _checked(_do(work), work.gateway)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    work = msgspec.structs.replace(work, path=str(path.absolute()))
+    with ours, child(master, __name__, theirs, msgspec.json.encode(work)), ControlClient(ours, path) as client:
+        try:
+            kind, payload = client.receive(ANSWER_S)
+        except Unheard as error:
+            what = f"the process of user {master.st_uid} that handles the key ended without an answer"
+            hint = f"Run it as that user to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
+            raise KeyFileError(what, where=str(path), hint=hint) from error
+    try:
+        if kind is Frame.DONE:
+            return _checked(_answers.decode(payload), work.gateway)
+        failed = _failures.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, GatewayError) as error:
+        what = "malformed answer from the process that handles the key"
+        raise KeyFileError(what, where=str(path), hint=tidy(str(error), 300)) from None
+    what, where, hint = (tidy(text, 1000) for text in (failed.what, failed.where, failed.hint))
+    raise _ERRORS.get(failed.kind, KeyFileError)(what, where=where, hint=hint)
+
+
+def _checked(key: PublicKey, gateway: str) -> PublicKey:
+    """Check that the records are valid and end with this key. Raises GatewayError."""
+    for text in filter(None, (key.records, key.published)):
+        data = text.encode()
+        newest = check_key_records(data, gateway or _gateway_of(data)).newest
+        if newest != key.kid:
+            what = f"the records in the key's file end with {newest}, the key is {key.kid}"
+            raise KeyFileError(what, where="keys", hint="Was the file edited?")
+    return key
+
+
+class _Named(Struct):
+    gateway: Annotated[str, Meta(max_length=200)]
+
+
+def _gateway_of(records: bytes) -> str:
+    return msgspec.json.decode(records, type=_Named).gateway
+
+
+def _do(work: Work) -> PublicKey:
+    path = Path(work.path)
+    if isinstance(work, ReadKey):
+        return _public(load_key(path, any_owner=True), work.gateway)
+    revokes = [Revocation(kid, last) for kid, last in work.revokes.items()]
+    if isinstance(work, CreateKey):
+        return _public(create_key(path, work.now_s, work.alg, work.token, work.lost, work.gateway, revokes))
+    give_up_s = math.inf if work.give_up_s is None else work.give_up_s
+    return _public(replace_key(path, work.gateway, work.now_s, work.alg, work.token, revokes, give_up_s)[1])
+
+
+def _public(signer: Signer, gateway: str = "") -> PublicKey:
+    return PublicKey(
+        signer.kid, signer.alg, dict(signer.jwk), signer.not_before, signer.in_token,  # type: ignore[arg-type]
+        records=(signer.records or b"").decode("utf-8", "replace"),
+        published=current_records(signer, gateway).decode() if gateway else "",
+    )  # fmt: skip
+
+
+def main(fd: int) -> None:
+    """The child process: do the work that standard input describes."""
+    with socket.socket(fileno=fd) as sock:
+        sock.settimeout(ANSWER_S)
+        try:
+            found: Struct = _do(msgspec.json.decode(load(sys.stdin.buffer), type=Work))
+            kind = Frame.DONE
+        except GatewayError as error:
+            found, kind = Failure(type(error).__name__, error.what, error.where, error.hint), Frame.FAILED
+        sock.sendall(frame(kind, msgspec.json.encode(found)))

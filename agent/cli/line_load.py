@@ -1,0 +1,161 @@
+"""Time that the configured polls take, by device and pace, and the load of each line. Opens nothing."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config import Config, Note, device_spec, gathered, line_config, make_driver
+from agent.config.parsers import show_bytes
+from drivers.model import PACES, ConfigError, DeviceSpec, PlanSummary
+from drivers.profile import Profile
+from drivers.toml.parsers import show_ms
+
+FULL = 1.0
+SLOT_BYTES = 16  # of the ring: a value is one, the head of an answer two
+LEAST_RING_S = 60.0
+TIGHT = 0.8  # from here on a lost answer or two make it late
+
+
+@dataclass(frozen=True, slots=True)
+class PaceCost:
+    """One device at one pace."""
+
+    device: str
+    line: str
+    pace: str
+    period_ms: int
+    cost: PlanSummary
+
+    @property
+    def share(self) -> float:
+        """Of the line's time; what is read once a day does not count."""
+        return 0.0 if self.pace == "once" else self.cost.line_time_s * 1000 / self.period_ms
+
+    def __str__(self) -> str:
+        cost = self.cost
+        return (
+            f"{cost.requests} {_many('request', cost.requests)}, {cost.registers} {_many('register', cost.registers)} "
+            f"for {cost.points} {_many('point', cost.points)}, {show_time(cost.line_time_s)} of line time"
+        )
+
+
+def _many(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def show_time(seconds: float) -> str:
+    """Line time as a person reads it."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
+    """The cost of every pace that a device has points for, in the order of the configuration.
+
+    Raises ConfigError with one complaint for each device that its driver cannot serve.
+    """
+    from drivers.line import open_line
+    from ext.ring import Ring
+
+    lines = {entry.name: open_line(line_config(entry)) for entry in config.lines}  # opens nothing before a request
+    costs: list[PaceCost] = []
+    wrong: list[ConfigError] = []
+    with tempfile.TemporaryDirectory(prefix="meterhouse-check-") as folder:
+        ring = Ring.create(str(Path(folder) / "ring"), 1 << 16, 0, 0, bytes(32))
+        for device in config.devices:
+            spec = device_spec(config, device, profiles[device.profile])
+            if not spec.points:
+                continue
+            try:
+                driver = make_driver(config, spec, lines[device.line], ring, 0)
+            except ConfigError as error:
+                wrong.append(error)
+                continue
+            costs += [
+                PaceCost(spec.name, device.line, pace, spec.periods_ms[n], driver.plan_summary(1 << n))
+                for n, pace in enumerate(PACES)
+                if spec.periods_ms[n] and has_pace(spec, pace)
+            ]
+        ring.close()
+    if wrong:
+        raise gathered(wrong, str(config.path))
+    return costs
+
+
+def has_pace(spec: DeviceSpec, pace: str) -> bool:
+    return any(point.pace == pace for point in spec.points)
+
+
+def line_shares(costs: Sequence[PaceCost]) -> dict[str, float]:
+    """How much of each line's time its polls need, if every answer comes at once."""
+    shares: dict[str, float] = {}
+    for cost in costs:
+        shares[cost.line] = shares.get(cost.line, 0.0) + cost.share
+    return shares
+
+
+def ring_seconds(config: Config, costs: Sequence[PaceCost]) -> float:
+    """How long the ring holds readings that are not sealed, at the configured paces."""
+    slots_each_s = sum((cost.cost.points + 2 * cost.cost.requests) * 1000 / cost.period_ms for cost in costs)
+    return ring_bytes(config) / SLOT_BYTES / slots_each_s if slots_each_s else float("inf")
+
+
+def ring_bytes(config: Config) -> int:
+    """The ring's real size: a power of two, not above what is configured."""
+    return 1 << (config.ring.size_bytes.bit_length() - 1)
+
+
+def ring_notes(config: Config, costs: Sequence[PaceCost]) -> list[Note]:
+    """A ring that is too small for the time that the store may need, or not as large as it was said to be."""
+    notes: list[Note] = []
+    if ring_bytes(config) != config.ring.size_bytes:
+        what = f"{show_bytes(config.ring.size_bytes)} becomes {show_bytes(ring_bytes(config))}"
+        notes.append(Note("ring", what, "A ring's size is a power of two"))
+    seconds = ring_seconds(config, costs)
+    enough = max(LEAST_RING_S, 3 * config.pack.every_ms / 1000)
+    if seconds >= enough:
+        return notes
+    what = f"holds {seconds:.0f} s of readings; while the disk is slow for longer they become gaps (ring)"
+    size = 1 << math.ceil(math.log2(ring_bytes(config) * enough / seconds))
+    return [*notes, Note("ring", what, f"{show_bytes(size)} would do")]
+
+
+def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:
+    """Lines that cannot keep their paces, and single visits that are longer than their period."""
+    notes: list[Note] = []
+    for line, share in line_shares(costs).items():
+        heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
+        hint = f"Most of it is {heaviest.device} at the pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
+        if share > FULL:
+            what = f"cannot keep its paces: they need {share:.0%} of its time; some ticks will be gaps (overload)"
+            notes.append(Note(f"line {line}", what, f"{hint}. Read less often, fewer points, or at a higher baud rate"))
+        elif share > TIGHT:
+            notes.append(
+                Note(
+                    f"line {line}",
+                    f"is busy for {share:.0%} of its time; a device that does not respond would delay the others",
+                    hint,
+                )
+            )
+        if share <= FULL and (long := _long_visit([cost for cost in costs if cost.line == line])):
+            notes.append(Note(f"line {line}", *long))
+    return notes
+
+
+def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
+    """Of one line: a visit is not interrupted, and a device that is due twice meanwhile has missed a tick."""
+    visits: dict[str, float] = {}
+    for cost in costs:
+        if cost.pace != "once":
+            visits[cost.device] = visits.get(cost.device, 0.0) + cost.cost.line_time_s
+    for cost in sorted(costs, key=lambda cost: cost.period_ms):
+        others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
+        seconds, device = max(others, default=(0.0, ""))
+        if seconds * 1000 > 2 * cost.period_ms:
+            what = f"one visit to {device} for all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
+            hint = f"Read fewer points of {device}, or {cost.device} less often"
+            return f"{what} every {show_ms(cost.period_ms)}, has gaps (overload)", hint
+    return None

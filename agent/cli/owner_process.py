@@ -1,0 +1,119 @@
+"""A child process that becomes the owner of a folder, for root's tools that work in folders of the agent's user.
+
+So no file there belongs to root, and symbolic links cannot lead further than that user may go. The answer of the
+process is trusted no more than that user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import agent
+from drivers.model import GatewayError
+
+END_S: Final = 10.0  # for the child to close what it has open
+MAX_LINKS: Final = 40  # as the kernel follows
+# nothing of the user's that runs the tool: SOFTHSM2_CONF says where the tokens of SoftHSM2 are
+_ENVIRONMENT: Final = ("PATH", "LANG", "CREDENTIALS_DIRECTORY", "SOFTHSM2_CONF")
+_CHILD: Final = (
+    "import sys; sys.path.insert(0, sys.argv[2]); from importlib import import_module; "
+    "import_module(sys.argv[3]).main(int(sys.argv[1]))"
+)
+
+
+def master_of(path: Path) -> os.stat_result | None:
+    """The first folder or link on the way to ``path`` that is not root's: its owner says where the way leads.
+
+    None: nobody but root does, or this process is not root and gets no further than its own rights.
+
+    Raises:
+        GatewayError: several users may change a folder on the way.
+    """
+    if os.geteuid() != 0:
+        return None
+    left, links = list(reversed(path.absolute().parts)), 0
+    folder = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while left:
+            name = left.pop()
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode):
+                break
+            if found.st_uid:
+                return found
+            if stat.S_ISLNK(found.st_mode):
+                links += 1
+                if links > MAX_LINKS:  # who opens it hears so
+                    break
+                left += reversed(Path(os.readlink(name, dir_fd=folder)).parts)
+            elif stat.S_ISDIR(found.st_mode):
+                _check_unshared(path, name, found)
+                inner = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            else:
+                break
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what is not there is nobody's
+    finally:
+        os.close(folder)
+    return None
+
+
+def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
+    """Names in a folder that others may write belong to whoever is fastest, unless it is like /tmp."""
+    shared = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid)
+    if shared and not folder.st_mode & stat.S_ISVTX:
+        what = f"the folder {name} on the way can be written by others than its owner"
+        raise GatewayError(what, where=str(path), hint="Take that from them: `sudo chmod go-w FOLDER`")
+
+
+@contextlib.contextmanager
+def child(owner: os.stat_result, module: str, sock: socket.socket, argument: object) -> Iterator[None]:
+    """A process of the owner of a file or folder that runs ``main`` of a module; ended in any case.
+
+    It gets a socket, by number, and ``argument`` pickled on its standard input: a file in memory, as a process that
+    its user has stopped would never empty a pipe.
+    """
+    with sock, os.fdopen(os.memfd_create("argument", os.MFD_CLOEXEC), "r+b") as stdin:
+        pickle.dump(argument, stdin)
+        stdin.seek(0)
+        home = Path(agent.__file__).resolve().parent.parent
+        compiled = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
+        process = subprocess.Popen(
+            [sys.executable, "-I", *compiled, "-c", _CHILD, str(sock.fileno()), str(home), module],
+            stdin=stdin, stdout=subprocess.DEVNULL, pass_fds=(sock.fileno(),), start_new_session=True,
+            cwd="/", umask=0o077, **_identity(owner),
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _identity(owner: os.stat_result) -> dict[str, Any]:
+    """What makes a process this user. Root's only, unless it is the same user."""
+    if owner.st_uid == os.geteuid():
+        return {} if os.environ.get("MH_DEBUG", "") not in {"", "0"} else {"stderr": subprocess.DEVNULL}
+    import pwd
+
+    try:
+        user = pwd.getpwuid(owner.st_uid)
+        gid, groups = user.pw_gid, os.getgrouplist(user.pw_name, user.pw_gid)
+    except KeyError:  # a number without a name
+        gid, groups = owner.st_gid, []
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return {"user": owner.st_uid, "group": gid, "extra_groups": groups, "env": kept, "stderr": subprocess.DEVNULL}

@@ -1,0 +1,72 @@
+"""Rows of the energy balance, for terminal and HTML: flows in and out, the difference, and the node it is at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent
+
+JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
+
+
+def site_row(balance: Mapping[str, Any], language: str) -> str:
+    """One sentence; "" where the site has no balance of its own."""
+    words, unit = BALANCE_WORDS[language], balance["u"]
+    if balance.get("missing"):
+        return f"{words[balance['verdict']]}: {', '.join(balance['missing'])}"
+    if "residual" not in balance:
+        return ""
+    given = Decimal(balance["given"])
+    share = f" ({percent(str(Decimal(balance['residual']) / given))})" if given else ""
+    return (
+        f"{words['given']} {number(balance['given'])} {unit}, {words['residual']} {number(balance['residual'])} {unit}"
+        f"{share}, {words['allowed']} {number(balance['allowed'])} {unit}: {words[balance['verdict']]}"
+    )
+
+
+def counts_row(balance: Mapping[str, Any], language: str) -> str:
+    """How the finer stretches were judged: ``within 94, beyond 2``."""
+    words, counts = BALANCE_WORDS[language], balance["counts"]
+    return ", ".join(f"{words['short_' + name]} {counts[name]}" for name in JUDGED if counts.get(name))
+
+
+def unknown_row(balance: Mapping[str, Any], language: str) -> str:
+    """Meters whose class nobody said."""
+    names = sorted({name for one in (balance, *balance.get("nodes", ())) for name in one.get("unknown", ())})
+    return f"{BALANCE_WORDS[language]['no_class']}: {', '.join(names)}" if names else ""
+
+
+def node_heads(language: str) -> tuple[str, ...]:
+    """Over ``node_rows``."""
+    words = BALANCE_WORDS[language]
+    return tuple(words[name] for name in ("meter", "against", "own", "others", "residual", "allowed", "verdict"))
+
+
+def node_rows(balance: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
+    """Each node of the tree against what is below it, or its check meter."""
+    words = BALANCE_WORDS[language]
+    for node in balance.get("nodes", ()):
+        against = words["children"] if node["against"] == "children" else node["against"]
+        names = ("own", "others", "residual", "allowed")
+        figures = (f"{number(node[name])} {node['u']}" if name in node else "–" for name in names)
+        yield (node["n"], against, *figures, words[node["verdict"]])
+
+
+def flow_rows(balance: Mapping[str, Any], language: str, title: Any) -> Iterator[tuple[str, str, str]]:
+    """(side, what, amount) of inputs and outputs."""
+    words = BALANCE_WORDS[language]
+    for side in ("inputs", "outputs"):
+        for one in balance.get(side, ()):
+            yield words[side], title(one["n"]), f"{number(one['v'], 6)} {balance['u']}"
+
+
+def derived_rows(derived: Sequence[Mapping[str, Any]], language: str) -> Iterator[tuple[str, str, str]]:
+    """(name, value, how well it is known)."""
+    missing = WORDS[language]["missing"]
+    for one in derived:
+        if "v" in one:
+            yield one["id"], f"{number(one['v'], 6)} {one['u']}", percent(one["completeness"])
+        else:
+            yield one["id"], "–", f"{missing}: {', '.join(one['missing'])}"

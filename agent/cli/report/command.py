@@ -1,0 +1,273 @@
+"""`meterhouse report`: a day, month or year as a page for people."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from agent.cli.common import as_line, config_options, json_option, read_config
+from agent.cli.control import Kept, ask
+from agent.cli.output_files import CsvDraft, TextDraft
+from agent.cli.progress import progress
+from drivers.model import GatewayError, UsageError
+
+Kind = Literal["day", "month", "year", "rolling"]
+_DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
+
+
+@click.command()
+@click.argument("period", metavar="[DAY|MONTH|YEAR|365d]", required=False, default="")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: from LANG.")
+@click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with charts.")
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as CSV.")
+@click.option(
+    "--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path), help="Hourly green power as CSV."
+)
+@click.option("--trace-by", type=click.Choice(["hour", "interval"]), default="hour", help="Hourly, or finer.")
+@config_options
+@json_option
+def report(
+    period: str,
+    lang: str | None,
+    html_file: Path | None,
+    csv_file: Path | None,
+    trace_file: Path | None,
+    trace_by: Literal["hour", "interval"],
+    config_file: Path,
+    state_dir: Path | None,
+    runtime_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Show the park's figures of a day (2026-11-24), month (2026-11), year (2026) or the last 365 days (365d).
+
+    Without a period: today so far. Each figure has its target, its trend, its largest contributions and its
+    completeness. The figures come from the running agent, or from the database of a stopped one.
+
+    \b
+    Examples:
+      meterhouse report
+      meterhouse report 2026-11 --html november.html --lang zh
+      meterhouse report 2026-11-24 --trace green.csv
+
+    \b
+    Exit codes: 0 shown, 1 no database or no answer, 2 wrong usage, 3 bad configuration or plan.
+    """
+    import os
+
+    from agent.cli.report.answer import check_page
+    from agent.service.control.protocol import Report
+
+    kind, day = parse_period(period)
+    language = lang or ("zh" if os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh") else "en")
+    config = read_config(config_file, state_dir, runtime_dir)
+    kept, now_ms = Kept(), time.time_ns() // 1_000_000
+    request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
+    with progress("days") as update:
+        ask(config, request, kept.take, update)
+    page = check_page(kept.whole)
+    if html_file is not None:
+        from agent.cli.report.html import page as html
+
+        _write(html_file, html(page, language))
+    if csv_file is not None:
+        _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, language) for figure in page["figures"]])
+    if trace_file is not None:
+        _write_csv(trace_file, TRACE_HEADS, [_trace_row(hour, page["timezone"]) for hour in _hours(page["trace"])])
+    if as_json:
+        click.echo(as_line(page))
+    elif html_file is None and csv_file is None and trace_file is None:
+        _show(page, language)
+
+
+def parse_period(text: str) -> tuple[Kind, str]:
+    """("month", "2026-11-01") of "2026-11". Raises UsageError."""
+    if text in ("", "today"):
+        return "day", ""
+    if text == "365d":
+        return "rolling", ""
+    for kind, pattern in _DATES.items():
+        if re.fullmatch(pattern, text):
+            return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
+    raise UsageError(f"invalid period {text!r}", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
+
+
+def _write(path: Path, text: str) -> None:
+    with _told(path), TextDraft(path) as draft:
+        draft.write(text)
+        draft.keep()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
+
+
+FIGURE_HEADS = (
+    "id", "title", "period", "value", "unit", "target", "verdict", "official", "completeness", "estimated",
+    "numerator", "denominator", "formula_hash", "factors",
+)  # fmt: skip
+TRACE_HEADS = (
+    "from",
+    "to",
+    "consumption_kWh",
+    "own_kWh",
+    "direct_kWh",
+    "storage_kWh",
+    "grid_kWh",
+    "exported_kWh",
+    "complete",
+)
+
+
+def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
+    from agent.cli.report.labels import said, target
+
+    sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
+    return [
+        figure["id"],
+        said(figure["title"], language),
+        page["period"]["label"],
+        figure.get("v", ""),
+        figure["u"],
+        target(figure),
+        figure["verdict"],
+        str(figure["official"]).lower(),
+        figure["completeness"],
+        figure["estimated"],
+        *(f"{side['v']} {side['u']}".strip() if side else "" for side in sides),
+        figure["formula"]["hash"],
+        " ".join(one["id"] for one in figure["factors"]),
+    ]
+
+
+def _hours(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All hours in order; those of which something is missing have no values."""
+    return sorted([*trace["hours"], *trace.get("missing", ())], key=lambda hour: hour["from"])
+
+
+def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    zone = ZoneInfo(timezone)
+    times = [datetime.fromtimestamp(hour[key], zone).isoformat(timespec="seconds") for key in ("from", "to")]
+    names = ("consumption", "own", "direct", "storage", "grid", "exported")
+    return [*times, *(hour.get(name, "") for name in names), str(hour.get("complete", False)).lower()]
+
+
+def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:
+    with _told(path), CsvDraft(path, heads, "utf-8-sig") as draft:  # the mark tells spreadsheets that it is UTF-8
+        for row in rows:
+            draft.add_row(row)
+        draft.keep()
+
+
+def _show(page: Mapping[str, Any], language: str) -> None:
+    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.report.labels import WORDS, lacking, number, percent, said, target, unit
+
+    words, console = WORDS[language], open_console()
+    place = page["label"] or f"{page['site']}/{page['gateway']}"
+    console.print(f"[bold]{words['report']} {cell(page['period']['label'])}[/]  {cell(place)}{_until(page, words)}")
+    if not any(figure.get("v") for figure in page["figures"]):
+        console.print(words["nothing"])
+        return
+    heads = [words[name] for name in ("figure", "value", "target", "verdict", "known", "trend", "drags")]
+    table = plain_table("", *heads, right=(heads[1], heads[4]))
+    colours = {"met": "green", "not met": "red"}
+    of_set = ""
+    titles = {one["id"]: said(one["title"], language) for one in page["sets"]} | {"site": words["own_figures"]}
+    for figure in page["figures"]:
+        if (now := figure["id"].partition("/")[0]) != of_set:
+            of_set = now
+            table.add_row(f"[dim]{cell(titles.get(now, now))}[/]", *[""] * (len(heads) - 1))
+        heavy = "; ".join(f"{said(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
+        known = percent(figure["completeness"]) if figure.get("v") else ""
+        if known and figure["estimated"] != "0":
+            known += f", {percent(figure['estimated'])} {words['estimated']}"
+        verdict = words[figure["verdict"]]
+        colour = colours.get(figure["verdict"], "dim")
+        table.add_row(
+            cell(said(figure["title"], language)),
+            cell(f"{number(figure.get('v', ''))} {unit(figure)}"),
+            cell(target(figure)),
+            f"[{colour}]{cell(verdict)}[/]",
+            known,
+            spark([one["v"] for one in figure["trend"]]),
+            cell(lacking(figure, language) or heavy, 160),
+        )
+    console.print(table)
+    if any(figure["monitoring"] and figure.get("v") for figure in page["figures"]):
+        console.print(f"[dim]{words['monitoring']}[/]")
+    trace = page["trace"]
+    if trace["consumption"] != "0":
+        share = percent(trace["at_the_time"])
+        console.print(f"{words['trace']}: {words['at_the_time']} {share}, {words['with_certificates']} "
+                      f"{percent(trace['with_certificates'])}")  # fmt: skip
+    _show_balance(page, language)
+    for one in page["excluded"]:
+        console.print(f"{words['excluded']}: {cell(said(one['title'], language))}: {cell(one['why'], 200)}")
+
+
+def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """How far a period that is not over is known."""
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    period = page["period"]
+    if period["until"] >= period["to"]:
+        return ""
+    return f", {words['until']} {datetime.fromtimestamp(period['until'], ZoneInfo(page['timezone'])):%Y-%m-%d %H:%M}"
+
+
+def cell(text: str, limit: int = 80) -> str:
+    """For the terminal: thousands apart by plain spaces, as thin ones are not shown everywhere."""
+    from agent.cli import console_tables
+
+    return console_tables.cell(text.replace("\u2009", " "), limit)
+
+
+def _show_balance(page: Mapping[str, Any], language: str) -> None:
+    from agent.cli.console_tables import open_console, plain_table
+    from agent.cli.report import balance as rows
+    from agent.cli.report.labels import BALANCE_WORDS
+
+    words, console, balance = BALANCE_WORDS[language], open_console(), page.get("balance")
+    if balance is not None:
+        if text := rows.site_row(balance, language):
+            console.print(f"{words['balance']}: {cell(text, 300)}")
+            trend = spark([one["v"] for one in balance["trend"]])
+            console.print(f"  {words['stretches']}: {rows.counts_row(balance, language)}  {trend}")
+        heads = rows.node_heads(language)
+        table = plain_table("", *heads, right=heads[2:6])
+        for row in rows.node_rows(balance, language):
+            table.add_row(*(cell(text, 80) for text in row))
+        if table.row_count:
+            console.print(table)
+        if text := rows.unknown_row(balance, language):
+            console.print(cell(text, 400))
+    for name, value, known in rows.derived_rows(page.get("derived", ()), language):
+        console.print(f"{words['derived']}: {cell(name)} {cell(value)} ({cell(known, 200)})")
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def spark(texts: list[str]) -> str:
+    """A trend in a line of blocks, at most 31 of them; a dot where there is no figure."""
+    values = [float(text) if text else None for text in texts[-31:]]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return ""
+    low, high = min(*known, 0.0), max(known)
+    span = (high - low) or 1.0
+    return "".join("·" if v is None else _BLOCKS[min(7, int((v - low) / span * 8))] for v in values)

@@ -1,0 +1,125 @@
+"""Labels of the report in English and Chinese, and the format of its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any, Final
+
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "report": "Energy and carbon report",
+        "day": "day", "month": "month", "year": "year", "rolling": "365 days",
+        "until": "known until", "figure": "figure", "value": "value", "target": "target", "verdict": "verdict",
+        "trend": "trend", "drags": "what weighs on it", "known": "known", "estimated": "estimated", "worst": "worst",
+        "met": "met", "not met": "not met", "no threshold": "", "no data": "no data", "missing": "missing",
+        "monitoring": "monitoring value: official figures are of a calendar year",
+        "core": "core", "guiding": "guiding", "source": "Source", "excluded": "Left out by the plan",
+        "inputs": "Inputs", "input": "input", "basis": "basis", "amount": "amount", "factors": "Factors",
+        "metered": "metered", "declared": "declared", "assumed": "assumed", "absent": "not in the park",
+        "trace": "Green power, hour by hour", "consumption": "consumption", "own": "on-site generation",
+        "direct": "direct line", "storage": "from storage", "grid": "from the grid",
+        "certified": "covered by certificates", "at_the_time": "green when it was used",
+        "with_certificates": "green with certificates", "incomplete": "hours that are not known whole",
+        "issued": "Certificates that on-site generation earns (1 = 1,000 kWh)", "traded": "for power sold",
+        "held": "for power used on site, not tradable", "rest": "kWh carried over", "label": "month", "note": "note",
+        "own_figures": "The park's own figures", "shared": "{} by its share of time",
+        "zero": "nothing to divide by: {}",
+        "nothing": "Nothing is known of this period.", "status": "status", "formula": "formula",
+        "quoted": "quoted, check against the publication", "official": "official",
+        "factor_assumed": "assumed, no official value found",
+    },
+    "zh": {
+        "report": "能源与碳排放报告",
+        "day": "日", "month": "月", "year": "年", "rolling": "近365天",
+        "until": "数据截至", "figure": "指标", "value": "数值", "target": "目标", "verdict": "判定",
+        "trend": "趋势", "drags": "主要影响因素", "known": "数据完整率", "estimated": "估算占比", "worst": "最差",
+        "met": "达标", "not met": "未达标", "no threshold": "", "no data": "无数据", "missing": "缺少",
+        "monitoring": "监测值：正式指标按自然年核算",
+        "core": "核心指标", "guiding": "引导指标", "source": "依据", "excluded": "方案中排除的指标",
+        "inputs": "输入量", "input": "输入", "basis": "来源", "amount": "数量", "factors": "因子",
+        "metered": "计量", "declared": "申报", "assumed": "假定", "absent": "园区无此项",
+        "trace": "绿电逐时溯源", "consumption": "用电量", "own": "自发自用",
+        "direct": "绿电直连", "storage": "储能放电", "grid": "网购电",
+        "certified": "绿证覆盖", "at_the_time": "同时段绿电占比",
+        "with_certificates": "含绿证绿电占比", "incomplete": "数据不完整的小时数",
+        "issued": "自发电量可核发绿证（1个=1000千瓦时）", "traded": "上网电量", "held": "自用电量（不可交易）",
+        "rest": "结转千瓦时", "label": "月份", "note": "说明",
+        "own_figures": "园区自定义指标", "shared": "{} 按时间分摊", "zero": "分母为零：{}",
+        "nothing": "该时段无数据。", "status": "状态", "formula": "公式",
+        "quoted": "引用值，发布前请核对原文", "official": "官方",
+        "factor_assumed": "假定值，未见官方数值",
+    },
+}  # fmt: skip
+_SIGNS = {"at_most": "≤", "at_least": "≥", "above": ">", "below": "<"}
+
+
+def said(texts: Mapping[str, str], language: str) -> str:
+    """A title in the language, else in any."""
+    return texts.get(language) or next(iter(texts.values()), "")
+
+
+def number(text: str, digits: int = 4) -> str:
+    """At most so many significant digits, never fewer than the whole part has; thousands apart by thin spaces."""
+    if not text:
+        return "–"
+    value = Decimal(text)
+    places = max(0, digits - 1 - value.adjusted()) if value else 0
+    shown = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
+    plain = f"{shown:,f}".replace(",", "\u2009")
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+def percent(text: str) -> str:
+    """A share of 0 to 1."""
+    return f"{number(str(Decimal(text) * 100), 3)} %" if text else "–"
+
+
+def lacking(figure: Mapping[str, Any], language: str) -> str:
+    """Why there is no figure; "" where there is one."""
+    words = WORDS[language]
+    if figure.get("lacking"):
+        names = [f"{said(one['title'], language)} ({one['n']})" for one in figure["lacking"]]
+        return f"{words['missing']}: {'; '.join(names)}"
+    if figure.get("zero"):
+        return words["zero"].format("; ".join(said(title, language) for title in figure["zero"]))
+    return ""
+
+
+def target(figure: Mapping[str, Any]) -> str:
+    """``≤ 0.2``."""
+    return " ".join(f"{_SIGNS[kind]} {text}" for kind, text in figure.get("threshold", {}).items())
+
+
+def unit(figure: Mapping[str, Any]) -> str:
+    """As people write it."""
+    shown: str = figure["u"]
+    return shown.replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
+
+
+BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "en": {
+        "balance": "Balance of electricity", "derived": "Derived points", "given": "in", "residual": "residual",
+        "allowed": "meters may be off by", "meter": "meter", "against": "against", "own": "it says",
+        "others": "they say", "verdict": "verdict", "children": "sum of the meters below it",
+        "within": "within what the meters allow", "beyond": "more than the meters allow",
+        "unknown": "not judged, as the class of a meter is not known",
+        "spread": "not judged, as amounts were spread over time", "incomplete": "not judged, as readings are missing",
+        "short_within": "within", "short_beyond": "beyond", "short_unknown": "class not known",
+        "short_spread": "spread", "short_incomplete": "incomplete",
+        "no_class": "Meters of unknown accuracy class", "inputs": "in", "outputs": "out",
+        "stretches": "stretches",
+    },
+    "zh": {
+        "balance": "电量平衡", "derived": "导出量", "given": "输入", "residual": "不平衡量",
+        "allowed": "计量允差", "meter": "计量点", "against": "对照", "own": "本表",
+        "others": "对照表", "verdict": "判定", "children": "下级计量之和",
+        "within": "在计量允差内", "beyond": "超出计量允差",
+        "unknown": "未判定：有计量器具准确度等级未知",
+        "spread": "未判定：电量按时间分摊", "incomplete": "未判定：缺少读数",
+        "short_within": "允差内", "short_beyond": "超差", "short_unknown": "等级未知",
+        "short_spread": "分摊", "short_incomplete": "不完整",
+        "no_class": "准确度等级未知的计量器具", "inputs": "输入", "outputs": "输出",
+        "stretches": "时段",
+    },
+}  # fmt: skip

@@ -1,0 +1,153 @@
+"""Follows the newest value of every point in the ring of a running agent. Read-only; the agent is not disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from drivers.model import GatewayError, Quality
+from ext.ring import ANSWER, EVENT, GAP, Record, Ring
+
+GAP_CODES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class PointName:
+    """What the snapshot says of a point of a table."""
+
+    device: str
+    name: str
+    unit: str
+    kind: str
+
+
+@dataclass(slots=True)
+class Latest:
+    """One point's newest word from the device. From 128 on ``quality`` is a reason and ``value`` the last good one."""
+
+    point: PointName
+    value: Decimal | str | None = None
+    quality: int = Quality.GOOD
+    tick_ms: int = 0
+    time_ns: int = 0  # UTC, of the newest record
+    good_ns: int = 0  # UTC, of the last value; 0: none in the ring
+
+    def age_s(self, now_ns: int) -> float | None:
+        """Seconds since the last value; None if the ring holds none."""  # field pain 70
+        return (now_ns - self.good_ns) / 1e9 if self.good_ns else None
+
+    def to_json(self, now_ns: int) -> dict[str, Any]:
+        """As ``watch --json`` and ``status --points --json`` print it."""
+        from agent.cli.common import show_quality
+
+        age = self.age_s(now_ns)
+        facts: dict[str, Any] = {
+            "device": self.point.device,
+            "point": self.point.name,
+            "value": number(self.value) if self.quality < GAP_CODES else None,
+            "unit": self.point.unit,
+            "quality": show_quality(self.quality) or "good",
+            "time": round(self.time_ns / 1e9, 3) if self.time_ns else None,
+            "age": None if age is None else round(age, 1),
+        }
+        return facts
+
+
+def number(value: Decimal | str | None) -> int | float | str | None:
+    """A value as JSON holds it: whole numbers stay whole."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
+
+
+def show_number(value: Decimal | str | None) -> str:
+    """A value as a person reads it: plain digits, never 1E+3."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return "-" if value is None else value
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows one ring with the tables of the snapshot."""
+
+    ring: Ring
+    names: dict[tuple[int, int], PointName] = field(default_factory=dict)
+    position: int = 0
+    latest: dict[tuple[str, str], Latest] = field(default_factory=dict)
+    lost: int = 0  # times that the writer overtook us
+
+    @classmethod
+    def open(cls, runtime_dir: Path, snapshot: Mapping[str, Any]) -> Follower:
+        """The ring that the snapshot names, from its oldest record on.
+
+        Raises:
+            GatewayError: it is not there, may not be read, or is no ring.
+        """
+        path = runtime_dir / str(snapshot.get("ring", ""))
+        try:
+            ring = Ring.open(str(path))
+        except OSError as error:
+            hint = "Members of the group meterhouse may read it"
+            raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+        except ValueError as error:
+            raise GatewayError(str(error), where=str(path)) from error
+        follower = cls(ring, position=ring.tail)
+        follower.learn(snapshot)
+        return follower
+
+    def learn(self, snapshot: Mapping[str, Any]) -> None:
+        """Take the tables of a snapshot; every point of the newest table of a stream is shown, heard or not."""
+        for number_text, table in sorted(snapshot.get("tables", {}).items(), key=lambda item: int(item[0])):
+            device = str(table["stream"]).rpartition("/")[2]
+            for index, point in enumerate(table["points"]):
+                name = PointName(device, point["n"], point["u"], point["kind"])
+                self.names[int(number_text), index] = name
+                self.latest.setdefault((device, name.name), Latest(name)).point = name
+
+    def follow(self) -> Iterator[Latest]:
+        """Points with news since the last call, in the order of the ring."""
+        end = self.ring.head
+        if self.position < self.ring.tail:
+            self.lost += 1
+            self.position = self.ring.tail
+        while self.position < end:
+            before = self.position
+            try:
+                for record in self.ring.scan(self.position, end):
+                    self.position = record.next
+                    yield from self._take(record)
+            except (ValueError, ArithmeticError) as error:  # of no sound record, or a number beyond all bounds
+                raise GatewayError(f"cannot be read: {error}", where="ring", hint="Is the agent restarting?") from error
+            if self.position == before:  # overtaken in the middle: go on where it is safe again
+                self.lost += 1
+                self.position = max(self.ring.tail, before)
+                if self.position == before:
+                    return
+
+    def _take(self, record: Record) -> Iterator[Latest]:
+        if record.kind == ANSWER:
+            for point, mantissa, exponent, quality in record.values:
+                value = Decimal(mantissa).scaleb(exponent) if quality < GAP_CODES else None
+                yield from self._note(record, point, value, quality)
+        elif record.kind == GAP:
+            points = record.points
+            if points is None:
+                points = tuple(index for table, index in self.names if table == record.table)
+            for point in points:
+                yield from self._note(record, point, None, record.aux)
+        elif record.kind != EVENT and record.points:
+            yield from self._note(record, record.points[0], record.text.decode("utf-8", "replace"), record.aux)
+
+    def _note(self, record: Record, point: int, value: Decimal | str | None, quality: int) -> Iterator[Latest]:
+        name = self.names.get((record.table, point))
+        if name is None:  # a table younger than the snapshot that we know
+            return
+        latest = self.latest.setdefault((name.device, name.name), Latest(name))
+        latest.tick_ms, latest.time_ns, latest.quality = record.tick_ms, record.time_ns, quality
+        if value is not None:
+            latest.value, latest.good_ns = value, record.time_ns
+        yield latest

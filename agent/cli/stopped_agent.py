@@ -1,0 +1,186 @@
+"""Requests to a stopped agent: a child process becomes the owner of the database and opens it.
+
+The tool itself, which may run as root, never touches the state directory: files there belong to the agent's user, and
+symbolic links cannot lead further than that user may go. The child answers over a socket pair with the frames of the
+control socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from agent.cli.control import ControlClient, Progress, Take, Unheard, quietly
+from agent.cli.owner_process import child, master_of
+from agent.service.control.frames import (
+    HEADER,
+    MAX_REQUEST,
+    Frame,
+    encode_error,
+    encode_facts,
+    frame,
+    header,
+    parse_header,
+)
+from agent.service.control.peer import Caller, login_of, peer_of
+from drivers.model import GatewayError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.service.control.protocol import Request
+    from agent.store import Store
+
+T = TypeVar("T")
+SEND_S: Final = 600.0  # for the tool to take a part: it may be writing to a slow stick
+_LIVES: Final = "an agent runs with this runtime directory"
+
+
+class AgentLives(GatewayError):
+    """It is starting or stopping: it holds its lock and does not listen."""
+
+
+def ask_database(config: Config, request: Request, take: Take, progress: Progress = quietly) -> dict[str, Any]:
+    """The result of a request, out of the database of an agent that does not run.
+
+    Raises:
+        AgentLives: it does run.
+        GatewayError: there is no database, it cannot be opened, or this user may not.
+    """
+    owner = _owner(config.state_dir)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, child(owner, __name__, theirs, _absolute(config)), ControlClient(ours, config.store_path) as client:
+        try:
+            return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
+        except Unheard as error:
+            hint = "Run it with MH_DEBUG=1 to see why, as the owner of the database"
+            raise GatewayError("who opens it ended", where=str(config.store_path), hint=hint) from error
+        except GatewayError as error:
+            if error.what == _LIVES:
+                raise AgentLives(error.what, where=error.where, hint=error.hint) from None
+            raise
+
+
+def _owner(state_dir: Path) -> os.stat_result:
+    """Whom a child has to become. Raises GatewayError where this user cannot be it."""
+    try:
+        owner = state_dir.stat()
+        if not owner.st_uid:  # a folder of root's that somebody else led here is none of theirs
+            owner = master_of(state_dir) or owner
+    except FileNotFoundError:
+        hint = "Did the agent ever run with this state_dir?"
+        raise GatewayError("no database", where=str(state_dir), hint=hint) from None
+    except OSError as error:
+        raise GatewayError(f"cannot be looked at: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
+    if os.geteuid() not in (owner.st_uid, 0):
+        hint = "Start the agent, or use sudo"
+        what = "no agent is running, and only its own user and root may open its database"
+        raise GatewayError(what, where=str(state_dir), hint=hint)
+    return owner
+
+
+def _absolute(config: Config) -> Config:
+    """The same configuration for a process with another working directory."""
+    key, plan = config.key, config.indicators.plan
+    return replace(
+        config,
+        state_dir=config.state_dir.absolute(),
+        runtime_dir=config.runtime_dir.absolute(),
+        profiles_dir=config.profiles_dir.absolute(),
+        key=replace(key, file=key.file.absolute()) if key.file is not None else key,
+        indicators=replace(config.indicators, plan=plan.absolute()) if plan is not None else config.indicators,
+    )
+
+
+# --- the child's side
+
+
+def main(fd: int) -> None:
+    """Serve one request on this descriptor; standard input has the configuration."""
+    config = pickle.load(sys.stdin.buffer)
+    with socket.socket(fileno=fd) as sock:
+        sock.settimeout(SEND_S)
+        asyncio.run(_serve(sock, config))
+
+
+async def _serve(sock: socket.socket, config: Config) -> None:
+    from agent.service.control.access import handler
+    from agent.service.control.protocol import decode_request
+
+    with sock.makefile("rb") as stream:
+        _, size = parse_header(stream.read(HEADER.size), frozenset({Frame.REQUEST}), MAX_REQUEST)
+        request = decode_request(stream.read(size))
+    uid = peer_of(sock).uid  # of who made the pair: the tool
+    try:
+        with _opened(config) as store:
+            access = StoppedAccess(config, Caller(uid, login_of(uid)), store)
+            result = await handler(request)(access, request, StoppedReply(sock))
+        last = frame(Frame.DONE, encode_facts(result))
+    except BrokenPipeError:  # the tool is gone
+        return
+    except GatewayError as error:
+        last = frame(Frame.FAILED, encode_error(error))
+    sock.sendall(last)
+
+
+@contextlib.contextmanager
+def _opened(config: Config) -> Iterator[Store]:
+    """The database of an agent that does not run.
+
+    Raises:
+        GatewayError: there is none, somebody uses it, or it cannot be opened.
+    """
+    from agent.service.places import is_taken
+    from agent.store import Store, StoreBusy
+
+    path = config.store_path
+    if is_taken(config.runtime_dir):
+        raise GatewayError(_LIVES, where=str(config.runtime_dir))
+    if not path.exists():
+        raise GatewayError("no database", where=str(path), hint="Did the agent ever run with this state_dir?")
+    try:
+        store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
+    except StoreBusy as error:
+        hint = f"Another tool, or an agent with another runtime_dir: name it with --runtime-dir. {error.what}"
+        raise GatewayError("the database is in use by another process", where=str(path), hint=hint) from error
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+class StoppedAccess:
+    """A database and nothing else. See ``agent.service.control.access.Access``."""
+
+    service = None
+
+    def __init__(self, config: Config, caller: Caller, store: Store) -> None:
+        self.config, self.caller, self._store = config, caller, store
+
+    async def call(self, function: Callable[[Store], T]) -> T:
+        """At once."""
+        return function(self._store)
+
+
+class StoppedReply:
+    """Frames on a socket that may block: nobody else is served here."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def part(self, data: bytes) -> None:
+        self._sock.sendall(header(Frame.PART, len(data)))
+        self._sock.sendall(data)
+
+    def progress(self, done: int, total: int) -> None:
+        self._sock.sendall(frame(Frame.PROGRESS, encode_facts({"done": done, "total": total})))
+
+    def rest(self) -> None:
+        """There is no line to lend here."""

@@ -1,0 +1,230 @@
+"""Intervals from exported packs as they were known when a figure was made; later information is ignored.
+
+Corrections complete a device that did not respond while a figure was made, and a counter whose jump was still
+undecided. Each row was written at a pack, and the results of each interval record the last pack of each stream at that
+time (``known``), so that both can be compared.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+from agent.indicators.compute import Tally, intervals_of
+from agent.indicators.definitions import PeriodKind
+from agent.indicators.figure import Period
+from agent.intervals import Cut, Rule
+from agent.intervals.page import Column, PageSchema, Row, StoredPage, encode
+from agent.intervals.rows import RoleSum
+from agent.intervals.sums import Unwritten
+from agent.intervals.tracked_points import track
+
+
+@dataclass(slots=True)
+class StreamInfo:
+    """A stream: its point tables by sequence of their birth, and the time that its packs cover."""
+
+    births: Mapping[int, Mapping[str, Any]]
+    from_ms: int = 0
+    to_ms: int = 0
+
+
+@dataclass(slots=True)
+class _FirstRevisions:
+    """First revisions of a stream's intervals in the order they were written, each with the pack that completed it."""
+
+    packs: array[int] = field(default_factory=lambda: array("q"))
+    starts: array[int] = field(default_factory=lambda: array("q"))
+    ends: array[int] = field(default_factory=lambda: array("q"))
+
+    def end_at(self, pack: int) -> int:
+        """The end of the last interval written with packs up to this one; 0: none."""
+        at = bisect_right(self.packs, pack)
+        return self.ends[at - 1] if at else 0
+
+    def first_between(self, before: int, pack: int) -> list[int]:
+        """The start of the first interval written with packs after ``before`` up to ``pack``, if any."""
+        at, end = bisect_right(self.packs, before), bisect_right(self.packs, pack)
+        return [min(self.starts[at:end])] if at < end else []
+
+
+class IntervalsAsOf:
+    """Rows of all streams in pages of a day. ``seen``: the newest pack that counts, by stream."""
+
+    def __init__(self, cut: Cut, rule: Rule, lives: Mapping[str, StreamInfo]) -> None:
+        self.cut, self._rule, self._lives = cut, rule, lives
+        self.ready_ms = 0  # results that begin earlier cannot be recomputed
+        self.seen: dict[str, int] = {}
+        self.configured: Collection[str] | None = None  # streams; None: not recorded by older versions
+        self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # with each row's pack
+        self._written: dict[str, _FirstRevisions] = {}
+        self._late: dict[str, list[tuple[int, int]]] = {}  # (pack, start) of corrections
+        self._late_days: set[date] = set()
+        self._parts = lru_cache(maxsize=4)(self._parts_of_day)
+        self._columns = lru_cache(maxsize=4096)(self._columns_at)
+
+    @property
+    def ready(self) -> str:
+        """``ready_ms`` as text for people."""
+        return f"from {self.cut.local(self.ready_ms):%Y-%m-%d %H:%M} on"
+
+    def take(self, stream: str, made: Iterable[tuple[int, PageSchema, list[Row]]]) -> None:
+        """Add all rows of a stream, in the order in which they were made."""
+        held: list[Row] = []
+        packs = array("q")
+        written = self._written.setdefault(stream, _FirstRevisions())
+        front: tuple[PageSchema, date] | None = None
+        for pack, shape, rows in made:
+            for row in rows:
+                key = shape, self.cut.day(row.start_ms)
+                if held and front is not None and (key != front or row.revision or held[-1].revision):
+                    self._keep(stream, *front, held, packs)
+                    held, packs = [], array("q")
+                front = key
+                held.append(row)
+                packs.append(pack)
+                if row.revision or row.turn:
+                    self._late_days.add(key[1])
+                    self._late.setdefault(stream, []).append((pack, row.start_ms))
+                if not row.revision:
+                    written.packs.append(pack)
+                    written.starts.append(row.start_ms)
+                    written.ends.append(max(row.end_ms, written.ends[-1] if written.ends else 0))
+        if held and front is not None:
+            self._keep(stream, *front, held, packs)
+
+    def _keep(self, stream: str, shape: PageSchema, day: date, rows: list[Row], packs: array[int]) -> None:
+        mine, text = self._pages.setdefault(stream, {}).setdefault(day, []), shape.encode()
+        end_ms, body = max(row.end_ms for row in rows), encode(rows, len(shape.columns), compress=True)
+        mine.append((StoredPage(len(mine) + 1, stream, rows[0].start_ms, end_ms, text, body), packs))
+
+    def see(self, stream: str, pack: int) -> list[int]:
+        """Count packs up to this one. Returns the starts of intervals that were written or corrected by it."""
+        before = self.seen.get(stream, 0)
+        if pack <= before:
+            return []
+        self.seen[stream] = pack
+        late = [start for seq, start in self._late.get(stream, ()) if before < seq <= pack]
+        return late + self._written.get(stream, _FirstRevisions()).first_between(before, pack)
+
+    def unwritten(self, until_ms: int) -> list[Unwritten]:
+        """Streams that were configured, but whose intervals were not yet written up to ``until_ms``."""
+        out = []
+        for stream, life in self._lives.items():
+            if not self._is_configured(stream, life, until_ms):
+                continue
+            from_ms = self._end_of(stream) or self.cut.floor(life.from_ms)
+            if from_ms < until_ms:
+                out.append(Unwritten(stream, from_ms, self._columns(stream, max(self.seen.get(stream, 0), 1))))
+        return out
+
+    def _end_of(self, stream: str) -> int:
+        return self._written.get(stream, _FirstRevisions()).end_at(self.seen.get(stream, 0))
+
+    def _is_configured(self, stream: str, life: StreamInfo, until_ms: int) -> bool:
+        """Was the stream configured at ``until_ms``? Without a record: do its packs cover that time?"""
+        if self.configured is not None:
+            return stream in self.configured
+        return life.from_ms < until_ms <= life.to_ms
+
+    def _columns_at(self, stream: str, seq: int) -> tuple[Column, ...]:
+        births = self._lives[stream].births
+        before = max((birth for birth in births if birth <= seq), default=0)
+        return track(births[before], self._rule).shape.columns if before else ()
+
+    def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
+        """See ``agent.intervals.query.Book``."""
+        days = {self.cut.day(from_ms), *(self.cut.day(at) for at, _ in self.cut.stretches("day", from_ms, to_ms))}
+        for stream in sorted(self._pages):
+            for day in sorted(days):
+                for page, packs in self._pages[stream].get(day, ()):
+                    if count := bisect_right(packs, self.seen.get(stream, 0)):  # rows are in the order of packs
+                        yield page if count == len(packs) else replace(page, first=count)
+
+    def interval_changes(self, after: int) -> list[tuple[int, int, int]]:
+        """Not used here."""
+        return []
+
+    def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
+        """Role sums of the single intervals of a day or a part of one."""
+        day = self.cut.day(start_ms)
+        if not self.is_settled(day, end_ms):  # slow: only what counts now
+            return intervals_of(self, self.cut, start_ms, end_ms, self.unwritten(end_ms))
+        parts, starts = self._parts(day)
+        return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
+
+    def _parts_of_day(self, day: date) -> tuple[list[RoleSum], list[int]]:
+        """All intervals of a day without corrections: none of its rows can change later."""
+        with self.all_seen():
+            parts = intervals_of(self, self.cut, *self.cut.stretch("day", self.cut.midnight(day)))
+        return parts, [one.start_ms for one in parts]
+
+    def is_settled(self, day: date, until_ms: int) -> bool:
+        """Has the day no corrections, and is everything up to ``until_ms`` counted?"""
+        if day in self._late_days or self.unwritten(until_ms):
+            return False
+        return all(self._end_of(stream) >= min(until_ms, w.ends[-1]) for stream, w in self._written.items() if w.ends)
+
+    @contextmanager
+    def all_seen(self) -> Iterator[None]:
+        """Count all packs while the context is open."""
+        seen, self.seen = self.seen, dict.fromkeys(self._pages, 1 << 62)
+        try:
+            yield
+        finally:
+            self.seen = seen
+
+
+class PeriodSums:
+    """Running sums by period, in order: the sum of a month grows by a day and is not started again for each."""
+
+    def __init__(self, book: IntervalsAsOf) -> None:
+        self._book = book
+        self._kept: dict[tuple[PeriodKind, int], tuple[Tally, int]] = {}
+
+    def see(self, last: Mapping[str, int]) -> None:
+        """Count the packs up to these, by stream, and drop sums that they change."""
+        for stream, pack in last.items():
+            for start in self._book.see(stream, pack):
+                for key, (_, added_ms) in list(self._kept.items()):
+                    if key[1] <= start < added_ms:
+                        del self._kept[key]
+
+    def tally(self, period: Period) -> Tally:
+        """The sums of a period up to ``until_ms``."""
+        key = period.kind, period.start_ms
+        tally, added_ms = self._kept.get(key, (Tally(), period.start_ms))
+        if added_ms > period.until_ms:
+            tally, added_ms = Tally(), period.start_ms
+        for day_start, day_end in self._book.cut.stretches("day", added_ms, period.until_ms):
+            start, end = max(day_start, added_ms), min(day_end, period.until_ms)
+            tally.add(self._book.parts(start, end))
+        self._kept = {k: v for k, v in self._kept.items() if k[0] != period.kind} | {key: (tally, period.until_ms)}
+        return tally
+
+
+class SequenceRanges:
+    """The sequences of a stream that are present, as ranges."""
+
+    def __init__(self, seqs: Iterable[int]) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for seq in sorted(seqs):
+            if self._ends and seq == self._ends[-1] + 1:
+                self._ends[-1] = seq
+            else:
+                self._starts.append(seq)
+                self._ends.append(seq)
+
+    def missing(self, first: int, last: int) -> int:
+        """The first missing sequence of ``first`` to ``last``; 0 if all are present."""
+        at = bisect_right(self._starts, first) - 1
+        if at < 0 or self._ends[at] < first:
+            return first
+        return 0 if self._ends[at] >= last else self._ends[at] + 1

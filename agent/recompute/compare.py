@@ -1,0 +1,416 @@
+"""Recompute signed results from exported packs and compare them, digit by digit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from agent.indicators.compute import slots_of
+from agent.indicators.declared import Declaration, from_dict
+from agent.indicators.definitions import PlanText, shipped_sets
+from agent.indicators.evaluate import evaluate
+from agent.indicators.factors import shipped
+from agent.indicators.figure import Period
+from agent.indicators.plan import Plan, load_plan, make_plan
+from agent.indicators.report import trace_result
+from agent.indicators.site import KINDS as SITE_KINDS
+from agent.indicators.site import KNOWN
+from agent.intervals import Cut, Rule
+from agent.intervals.replay import emitted
+from agent.recompute.as_of import IntervalsAsOf, PeriodSums, SequenceRanges, StreamInfo
+from agent.recompute.balances import SiteBalances
+from agent.verify.files import BIRTHS, find_files, read_objects
+from drivers.model import ConfigError, UsageError
+
+MAX_LISTED = 100
+LEAD_MS = 26 * 3_600_000  # a suspicious counter step is decided by later readings, this much later at most
+Result = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Recomputed:
+    """Outcome. ``differ`` and ``unknown`` list results with the reason, at most a hundred each."""
+
+    agree: int = 0
+    differ: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)  # could not be recomputed, and why
+    counts: dict[str, int] = field(default_factory=lambda: {"differ": 0, "unknown": 0})
+
+    def add(self, what: str, text: str) -> None:
+        """Count one more result of ``what`` (differ or unknown); the lists are bounded."""
+        self.counts[what] += 1
+        mine = self.differ if what == "differ" else self.unknown
+        if len(mine) < MAX_LISTED:
+            mine.append(text)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"agree": self.agree, **self.counts, "differing": self.differ, "not_repeated": self.unknown}
+
+
+@dataclass(slots=True)
+class _Results:
+    """A stream of results, read pack by pack, because a year of results does not fit into memory."""
+
+    stream: str
+    files: list[Path] = field(default_factory=list)
+    births: list[Result] = field(default_factory=list)
+    entries: list[Declaration] = field(default_factory=list)
+
+    def read(self, out: Recomputed) -> Iterator[tuple[int, Result]]:
+        """Yield (number of the birth in effect, result), in order; declarations go into ``entries``."""
+        seen: set[int] = set()
+        for path in self.files:
+            for raw, _ in read_objects(path):
+                body = _pack(raw)
+                if body is not None and body["stream"] == self.stream and body["seq"] not in seen:
+                    seen.add(body["seq"])
+                    yield from self._of_pack(body, out)
+
+    def _of_pack(self, body: Mapping[str, Any], out: Recomputed) -> Iterator[tuple[int, Result]]:
+        if "table" in body:
+            self.births.append(body["table"])
+        results = body.get("results", ())
+        for result in results if isinstance(results, list) else ():
+            if not isinstance(result, dict) or not isinstance(result.get("period", {}), dict):
+                what = "a result is malformed"
+                out.add("differ", f"pack {body['seq']} of {self.stream}: {what}")
+            elif result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and self.births:
+                yield len(self.births) - 1, result
+            elif result.get("kind") == "declaration":
+                try:
+                    self.entries.append(from_dict(_numbers(result)))
+                except (UsageError, TypeError, ValueError) as error:
+                    out.add("unknown", f"declaration {result.get('id')}: {error}")
+
+
+Births = dict[str, dict[int, Result]]
+
+
+@dataclass(slots=True)
+class _KnownAt:
+    """What the gateway knew when it made a result: the last pack of each stream, and the configured streams."""
+
+    last: dict[str, int]
+    configured: frozenset[str] | None  # None: not recorded by older versions
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Exported packs: files by stream, and all point tables by stream and sequence of their birth."""
+
+    files: Mapping[str, list[Path]]
+    births: Births
+
+
+def recompute(paths: Iterable[Path], plan_file: Path | None = None) -> Recomputed:
+    """Recompute every figure, trace and balance whose packs are all present.
+
+    Args:
+        paths: files and folders written by ``meterhouse export``. Verify them first: no signature is checked here.
+        plan_file: needed for figures of a plan whose text is not in the packs.
+
+    Raises:
+        OSError: a file or folder cannot be read.
+    """
+    results: dict[str, _Results] = {}
+    bodies: dict[str, list[Path]] = {}
+    births: Births = {}
+    outcome = Recomputed()
+    for path in find_files(paths):
+        for raw, _ in read_objects(path):
+            body = _pack(raw)
+            if body is None:
+                continue
+            stream: str = body["stream"]
+            if "table" in body:
+                births.setdefault(stream, {})[body["seq"]] = body["table"]
+            if path.name in BIRTHS and not stream.endswith("/_indicators"):
+                continue
+            if stream.endswith("/_indicators"):
+                mine = results.setdefault(stream.rpartition("/")[0], _Results(stream)).files
+                mine += [path] if path not in mine else []
+            elif not stream.rpartition("/")[2].startswith("_") and path not in bodies.setdefault(stream, []):
+                bodies[stream].append(path)
+    for base, signed in results.items():
+        streams = {stream: files for stream, files in bodies.items() if stream.startswith(base + "/")}
+        _repeat(base, signed, _Source(streams, births), plan_file, outcome)
+    return outcome
+
+
+def _pack(raw: bytes) -> dict[str, Any] | None:
+    if b'"stream"' not in raw or b'"from"' not in raw:
+        return None
+    try:
+        body: dict[str, Any] = json.loads(raw, parse_float=str)
+    except ValueError:
+        return None  # the verifier reports it
+    return body if isinstance(body.get("stream"), str) and isinstance(body.get("seq"), int) else None
+
+
+def _numbers(result: Result) -> dict[str, Any]:
+    """Times as numbers: they were parsed as text."""
+    return {key: float(value) if key in ("at", "from", "to") else value for key, value in result.items()}
+
+
+def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None, out: Recomputed) -> None:
+    books: dict[str, tuple[PeriodSums, IntervalsAsOf, dict[str, SequenceRanges]]] = {}
+    sites: dict[int, SiteBalances] = {}
+    plans: dict[int, Plan | ConfigError] = {}
+    for number, result, moment in _with_known(signed.read(out)):
+        birth = signed.births[number]
+        entry = birth.get("interval")
+        if not entry:
+            continue
+        if moment is None:
+            out.add("unknown", f"{_name(result)}: no record of the packs that were known at that time")
+            continue
+        key = json.dumps(entry, sort_keys=True)
+        if key not in books:
+            try:
+                book, here = _read_intervals(entry, source)
+            except (KeyError, TypeError, ValueError) as error:
+                out.add(
+                    "unknown",
+                    f"{_name(result)}: the interval settings in the birth are missing or malformed ({error!r})",
+                )
+                continue
+            books[key] = PeriodSums(book), book, here
+        sums, book, here = books[key]
+        sums.see(moment.last)
+        book.configured = moment.configured
+        if result["kind"] in SITE_KINDS:
+            site = sites.setdefault(number, SiteBalances(book, base, birth))
+            _compare_balance(result, site, book, here, out)
+            continue
+        if number not in plans:
+            try:
+                plans[number] = _plan(birth, plan_file)
+            except ConfigError as error:
+                plans[number] = error
+        plan = plans[number]
+        if isinstance(plan, ConfigError):
+            out.add("unknown", f"{_name(result)}: {plan}")
+            continue
+        try:
+            _compare(result, plan, sums, book, here, signed.entries, out)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            out.add("differ", f"{_name(result)}: malformed ({error!r})")
+
+
+def _with_known(computed: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, _KnownAt | None]]:
+    """Each result with what was known when it was made; None if that is not recorded."""
+    for _, group in groupby(computed, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
+        results = list(group)
+        signed = [result for _, result in results if result["kind"] == KNOWN]
+        packs = [pack for one in signed for pack in _well_formed(one.get("packs", ()))]
+        streams = frozenset(pack["stream"] for pack in packs) if any(one.get("configured") for one in signed) else None
+        moment = _KnownAt({pack["stream"]: pack["last"] for pack in packs}, streams) if signed else None
+        for number, result in results:
+            if result["kind"] != KNOWN:
+                yield number, result, moment
+
+
+def _sources(result: Result) -> list[Mapping[str, Any]]:
+    """The well-formed sources of a result: packs of a stream that it was made from."""
+    found = [source for one in result.get("inputs", ()) if isinstance(one, dict) for source in one.get("from", ())]
+    return _well_formed([*found, *result.get("from", ())])
+
+
+def _well_formed(sources: Iterable[Any]) -> list[Mapping[str, Any]]:
+    return [
+        t for t in sources if isinstance(t, dict) and isinstance(t.get("stream"), str) and type(t.get("last")) is int
+    ]
+
+
+def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[IntervalsAsOf, dict[str, SequenceRanges]]:
+    """Intervals of all streams, and the sequences that are present of each."""
+    cut = Cut(entry["timezone"], round(float(entry["length"]) * 1000))
+    period, slip = (round(float(value) * 1000) for value in entry["demand"])
+    rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
+    lives = {stream: StreamInfo(source.births.get(stream, {})) for stream in source.files}
+    book, here = IntervalsAsOf(cut, rule, lives), dict[str, SequenceRanges]()
+    for stream in source.files:
+        seen: set[int] = set()
+        packs = _packs_of(stream, source, seen, book, lives[stream])
+        book.take(stream, emitted(stream, packs, cut, rule))
+        here[stream] = SequenceRanges(seen)
+    return book, here
+
+
+def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf, life: StreamInfo) -> Iterator[bytes]:
+    """Packs of one stream, each once, in file order. Adds sequences to ``seen`` and times to ``life``.
+
+    If the export does not begin with the stream's first pack, the first one gets the table in effect, and ``book`` is
+    told from when on counters are known as the gateway knew them.
+    """
+    for path in source.files[stream]:
+        for raw, _ in read_objects(path):
+            body = _pack(raw)
+            if body is not None and body["stream"] == stream and body["seq"] not in seen:
+                pack = raw
+                if not seen and body["seq"] > 1:
+                    before = [seq for seq in source.births.get(stream, ()) if seq < body["seq"]]
+                    if "table" not in body and not before:
+                        continue  # its points are not known
+                    if "table" not in body:
+                        pack = json.dumps(body | {"table": source.births[stream][max(before)]}).encode()
+                    book.ready_ms = max(book.ready_ms, round(float(body["from"]) * 1000) + LEAD_MS)
+                from_ms, to_ms = (round(float(body[edge]) * 1000) for edge in ("from", "to"))
+                life.from_ms, life.to_ms = life.from_ms or from_ms, max(life.to_ms, to_ms)
+                seen.add(body["seq"])
+                yield pack
+
+
+def _plan(birth: Result, plan_file: Path | None) -> Plan:
+    """The plan named by the stream's birth. Raises ConfigError if its text is missing or has another hash."""
+    signed = birth.get("plan")
+    if signed is None:
+        return make_plan(PlanText(schema=1))
+    if "text" in signed:
+        raw, where = signed["text"].encode(), "the plan in the packs"
+    elif plan_file is None:
+        raise ConfigError("the plan is not in the packs", where="plan", hint="Give its file with --plan")
+    else:
+        try:
+            raw, where = plan_file.read_bytes(), str(plan_file)
+        except OSError as error:
+            raise ConfigError(f"cannot read the plan: {error.strerror}", where=str(plan_file)) from error
+    if hashlib.sha256(raw).hexdigest() != signed.get("hash"):
+        raise ConfigError("not the plan whose hash is in the packs", where=where, hint="Give its file with --plan")
+    return load_plan(raw, where)
+
+
+def _name(result: Result) -> str:
+    return f"{result.get('id')} of {result.get('period', {}).get('label')}"
+
+
+def _compare(
+    signed: Result,
+    plan: Plan,
+    sums: PeriodSums,
+    book: IntervalsAsOf,
+    here: Mapping[str, SequenceRanges],
+    entries: Sequence[Declaration],
+    out: Recomputed,
+) -> None:
+    if lack := _missing_pack(signed, here, book):
+        out.add("unknown", f"{_name(signed)}: {lack}")
+        return
+    period = _period(signed["period"], book.cut)
+    if signed["kind"] == "trace":
+        computed = trace_result(slots_of(book.parts(period.start_ms, period.until_ms), book.cut), period)
+    else:
+        indicator = next((one for one in plan.indicators if one.name == signed["id"]), None)
+        if indicator is None or indicator.hash != signed["formula"]["hash"]:
+            known = "different formula" if indicator else "unknown figure"
+            sets = ", ".join(shipped_sets())
+            out.add("unknown", f"{_name(signed)}: {known} in this plan and version; available sets: {sets}")
+            return
+        known_entries = [entry for entry in entries if entry.at_ms < period.until_ms]
+        supply = sums.tally(period).supply(known_entries, period)
+        computed = evaluate(plan, period, supply, [indicator])[0].as_dict(signed["config"])
+        _ignore_reworded(signed["factors"], computed["factors"])
+    _compare_texts(signed, computed, out)
+
+
+def _ignore_reworded(signed: Sequence[Mapping[str, Any]], computed: Iterable[dict[str, Any]]) -> None:
+    """Descriptions of a shipped factor may be corrected in a later version; that does not change the figure."""
+    texts = {one["id"]: one for one in signed}
+    for one in computed:
+        name, _, year = one["id"].rpartition("@")
+        factor, words = shipped().get(name), texts.get(one["id"])
+        entry = next((e for e in factor.entries if f"{e.year}" == year), None) if factor else None
+        if words is None or entry is None or (entry.text, entry.source) != (one["v"], one["source"]):
+            continue  # not in the figure, or from the plan itself, whose text is in the packs
+        for key in ("source", "status", "published"):
+            one.pop(key, None)
+            if key in words:
+                one[key] = words[key]
+
+
+def _compare_balance(
+    signed: Result, site: SiteBalances, book: IntervalsAsOf, here: Mapping[str, SequenceRanges], out: Recomputed
+) -> None:
+    try:
+        if lack := _missing_pack(signed, here, book):
+            out.add("unknown", f"{_name(signed)}: {lack}")
+            return
+        computed = site.recompute(signed, _period(signed["period"], book.cut))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        out.add("differ", f"{_name(signed)}: malformed ({error!r})")
+        return
+    _compare_texts(signed, computed or {}, out)
+
+
+def _missing_pack(signed: Result, here: Mapping[str, SequenceRanges], book: IntervalsAsOf) -> str:
+    """Why a result cannot be recomputed: a missing pack, or it is too close to the first pack; "" if it can."""
+    for source in _sources(signed):
+        runs = here.get(source["stream"])
+        if missing := runs.missing(source["first"], source["last"]) if runs else source["first"]:
+            return f"pack {missing} of {source['stream']} is not here"
+    if round(float(signed["period"]["from"]) * 1000) < book.ready_ms:
+        return f"too close to the first pack; export from two days earlier (possible here {book.ready})"
+    mine = {source["stream"] for source in _sources(signed)}
+    if not mine or signed.get("missing") or signed.get("completeness") != "1":
+        mine = set(book.seen)  # the result also depends on what was not known
+    for stream in sorted(mine):
+        runs, last = here.get(stream), book.seen.get(stream, 0)
+        if last and (runs is None or runs.missing(last, last)):
+            return f"pack {last} of {stream} is not here"
+    return ""
+
+
+def _compare_texts(signed: Result, computed: Result, out: Recomputed) -> None:
+    if wrong := _differences(_texts(signed), _texts(computed)):
+        out.add("differ", f"{_name(signed)}: {'; '.join(wrong[:2])}")
+    else:
+        out.agree += 1
+
+
+def _period(when: Mapping[str, Any], cut: Cut) -> Period:
+    start, end, until = (round(float(when[key]) * 1000) for key in ("from", "to", "until"))
+    year = cut.day(start).year
+    return Period(when["kind"], start, end, when["label"], year, _year_ms(cut, year), until)
+
+
+@lru_cache(maxsize=16)
+def _year_ms(cut: Cut, year: int) -> int:
+    return cut.midnight(date(year + 1, 1, 1)) - cut.midnight(date(year, 1, 1))
+
+
+def _texts(value: Any) -> Any:
+    """Numbers as text: one side was parsed from JSON, the other was computed."""
+    if isinstance(value, Mapping):
+        return {key: _texts(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_texts(item) for item in value]
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _differences(signed: Any, computed: Any, place: str = "") -> list[str]:
+    """Members in which two results differ."""
+    if isinstance(signed, dict) and isinstance(computed, dict):
+        keys = [*(key for key in ("v", "numerator", "denominator") if key in signed or key in computed)]
+        keys += sorted((signed.keys() | computed.keys()) - set(keys))
+        return [
+            text for key in keys for text in _differences(signed.get(key), computed.get(key), f"{place} {key}".strip())
+        ]
+    if isinstance(signed, list) and isinstance(computed, list) and len(signed) == len(computed):
+        names = [one.get("n", one.get("id", n)) if isinstance(one, dict) else n for n, one in enumerate(signed, 1)]
+        items = zip(names, signed, computed, strict=True)
+        return [text for name, a, b in items for text in _differences(a, b, f"{place} {name}".strip())]
+    return [] if signed == computed else [f"{place}: signed {_short(signed)}, recomputed {_short(computed)}"]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)[:120]

@@ -1,0 +1,208 @@
+"""What is not here at the end: holes in the sequences, what of them is stated lost, rollbacks and fresh beginnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.verify.history import History, PackRun
+from agent.verify.pack import Loss
+from agent.verify.point_table import PointTable, by_day, day_name
+from agent.verify.report import MAX_LISTED, Day, Range, StreamReport
+
+Head = tuple[str, int, str, int]  # of a checkpoint: boot, seq, hash, to_ms
+
+
+def find_missing(
+    history: History,
+    tables: Mapping[str, PointTable],
+    losses: Iterable[Loss],
+    heads: Sequence[Head],
+    made: StreamReport,
+) -> None:
+    """Fill in ``made`` what only the whole history shows. Changes nothing else, so it may be asked at any time."""
+    lines = lineages(history)
+    if history.torn:
+        made.restarts.append(f"too many gaps in the sequence: the oldest {history.torn} are no longer listed")
+    if not lines:
+        return
+    losses = sorted(losses, key=lambda loss: (loss.first, loss.last))
+    for line in lines:
+        if line is not lines[0]:
+            made.restarts.append(
+                f"the history begins anew with sequence {line[0].first.seq} in boot {line[0].first.boot}"
+            )
+        reached = line[0]
+        for run in line[1:]:
+            first = run.first
+            if first.seq <= reached.last.seq:
+                made.conflicts.append(
+                    f"rollback or clone: sequence {first.seq} exists in boot {reached.last.boot} "
+                    f"and in boot {first.boot}"
+                )
+            elif first.seq > reached.last.seq + 1:
+                _hole(reached, run, tables, losses, made)
+            elif not run.joined and first.boot != reached.last.boot:
+                made.conflicts.append(
+                    f"sequence {first.seq} of boot {first.boot} does not follow "
+                    f"{reached.last.seq} of boot {reached.last.boot}"
+                )
+            if run.last.seq > reached.last.seq:
+                reached = run
+    newest = max((line[-1] for line in lines), key=lambda s: s.last.to_ms)
+    made.first_seq, made.last_seq = lines[0][0].first.seq, newest.last.seq
+    made.from_ms, made.to_ms = lines[0][0].first.from_ms, newest.last.to_ms
+    made.begun_ms = lines[0][0].first.to_ms
+    _compare_heads(history, heads, lines, tables, made)
+    del made.conflicts[MAX_LISTED:], made.restarts[MAX_LISTED:]
+
+
+def lineages(history: History) -> list[list[PackRun]]:
+    """Stretches in order of sequence, apart where a boot began without knowing any head before it."""
+    roots = {
+        name: boot.runs[0]
+        for name, boot in history.boots.items()
+        if boot.runs and boot.runs[0].first.first and boot.runs[0].first.prev_boot is None
+    }
+    parents = {
+        name: boot.runs[0].first.prev_boot
+        for name, boot in history.boots.items()
+        if boot.runs and boot.runs[0].first.first
+    }
+    lines: dict[str, list[PackRun]] = {}
+    known: dict[str, str] = {}  # boot -> root
+    for name, boot in history.boots.items():
+        if not boot.runs:
+            continue
+        path, at = [], name
+        while (
+            at not in known and at not in roots and (up := parents.get(at)) and up in history.boots and at not in path
+        ):
+            path.append(at)
+            at = up
+        root = known.get(at, at)
+        if root not in roots:  # its beginning is not here: it belongs to the last beginning before it
+            begun = boot.runs[0].first.from_ms
+            before = [(s.first.from_ms, r) for r, s in roots.items() if s.first.from_ms <= begun]
+            root = max(before)[1] if before else ""
+        for step in (*path, name):
+            known[step] = root
+        lines.setdefault(root, []).extend(boot.runs)
+    for line in lines.values():
+        line.sort(key=lambda s: (s.first.seq, s.first.from_ms))
+    return sorted(lines.values(), key=lambda line: line[0].first.from_ms)
+
+
+def _hole(
+    left: PackRun, right: PackRun, tables: Mapping[str, PointTable], losses: Sequence[Loss], made: StreamReport
+) -> None:
+    """Divide the hole between two runs into what loss events cover and what is missing."""
+    table = tables.get(left.last.birth)
+    at, from_ms = left.last.seq + 1, left.last.to_ms
+    end = right.first.seq - 1
+    for loss in losses:
+        first, last = max(loss.first, at), min(loss.last, end)
+        if first > last:
+            continue
+        if last == right.first.seq - 1 == loss.last and loss.hash != right.first.prev:
+            made.conflicts.append(
+                f"the loss event of {loss.first} to {loss.last} names another hash than the pack after"
+            )
+        if first > at:
+            _missing(made, Range(at, first - 1, from_ms, max(from_ms, loss.from_ms), None), table)
+        low, high = max(from_ms, loss.from_ms), max(from_ms, loss.to_ms)
+        made.lost.append(Range(first, last, low, high, table.due(low, high) if table else None, loss.reason))
+        _add(made, table, low, high, "lost")
+        at, from_ms = last + 1, high
+    if at <= end:
+        _missing(made, Range(at, end, from_ms, max(from_ms, right.first.from_ms), None), table)
+
+
+def _missing(made: StreamReport, hole: Range, table: PointTable | None) -> None:
+    due = table.due(hole.from_ms, hole.to_ms) if table else None
+    made.missing.append(Range(hole.first, hole.last, hole.from_ms, hole.to_ms, due))
+    _add(made, table, hole.from_ms, hole.to_ms, "missing")
+
+
+def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int, what: str) -> None:
+    """Due readings of a hole into the days."""
+    if table is None:
+        return
+    for number, due, _, _ in by_day(table, (), from_ms, to_ms):
+        if due:
+            day = made.days.setdefault(day_name(number), Day())
+            day.due += due
+            setattr(day, what, getattr(day, what) + due)
+
+
+def contradicts(history: History, head: Head) -> bool | None:
+    """Is the pack that a checkpoint names here, and another one? False: it is, or too old to tell; None: it is not."""
+    boot, seq, digest, _ = head
+    known, kept = history.find(boot, seq)
+    if not known:
+        return None
+    ends = {run.last.seq: run.last.hash for run in history.boots[boot].runs}
+    return ends.get(seq, digest) != digest or bool(kept and kept != _first16(digest))
+
+
+def _compare_heads(
+    history: History,
+    heads: Sequence[Head],
+    lines: Sequence[Sequence[PackRun]],
+    tables: Mapping[str, PointTable],
+    made: StreamReport,
+) -> None:
+    """What checkpoints say against what came.
+
+    Args:
+        heads: in order of their checkpoints.
+    """
+    behind: dict[int, Head] = {}  # by line, the furthest
+    gone = [*made.missing, *made.lost]
+    line_of = {s.first.boot: n for n, line in enumerate(lines) for s in line}
+    taken_over = _taken_over(lines)
+    reached = [max((s.last for s in line), key=lambda edge: edge.seq) for line in lines]
+    later: int | None = None  # the lowest sequence that a checkpoint after names: one above it is of a history before
+    before: Head | None = None
+    for head in reversed(heads):
+        boot, seq, _, _ = head
+        known = contradicts(history, head)
+        at, over = line_of.get(boot), taken_over.get(boot)
+        last = reached[-1 if at is None else at].seq
+        is_earlier = (len(lines) > 1 and seq <= last) or head[3] <= lines[-1][0].first.from_ms
+        is_earlier = is_earlier and seq >= made.first_seq
+        if known:
+            made.conflicts.append(f"the checkpoint names another hash for sequence {seq} of boot {boot}")
+        elif known is None:
+            if over is not None and seq >= over:
+                text = f"a checkpoint has sequence {seq} in boot {boot}, which another boot follows from {over} on"
+                made.conflicts.append(f"rollback or clone: {text}")
+            elif at is None and (is_earlier or (later is not None and later < seq)):
+                before = head if before is None or seq > before[1] else before
+            elif seq > last:
+                line = len(lines) - 1 if at is None else at
+                behind[line] = max(behind.get(line, head), head, key=lambda one: one[1])
+            elif made.first_seq <= seq <= last and not any(hole.first <= seq <= hole.last for hole in gone):
+                made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is missing here")
+        later = seq if later is None else min(later, seq)
+    if before:
+        text = f"a checkpoint has sequence {before[1]} in boot {before[0]}, which is missing here"
+        made.restarts.append(f"the history begins anew: {text}")
+    for number, head in sorted(behind.items()):
+        end = reached[number]
+        hole = Range(end.seq + 1, head[1], end.to_ms, max(end.to_ms, head[3]), None)
+        _missing(made, hole, tables.get(end.birth))
+
+
+def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
+    """By boot the sequence from which another boot goes on."""
+    begun: dict[str, int] = {}
+    for first in (run.first for line in lines for run in line):
+        if first.first and first.prev_boot is not None:
+            begun[first.prev_boot] = min(first.seq, begun.get(first.prev_boot, first.seq))
+    return begun
+
+
+def _first16(digest: str) -> bytes:
+    from base64 import urlsafe_b64decode
+
+    return urlsafe_b64decode(digest + "=")[:16]

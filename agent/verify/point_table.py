@@ -1,0 +1,237 @@
+"""A birth's point table, as far as completeness needs it: which point is due at which tick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from sys import intern
+from typing import Final
+
+from agent.verify.strict import MAX_SHOWN, Refused, shown
+
+KINDS: Final = frozenset(("gauge", "counter", "state", "text"))
+DAY_MS: Final = 86_400_000
+EPOCH: Final = date(1970, 1, 1).toordinal()
+MAX_POINTS: Final = 65_536
+MAX_GRIDS: Final = 256  # different periods and phases in one table; a device has five paces
+MAX_GAP_WORK: Final = 200_000  # gaps times what each is compared with, and the days that it is counted in
+MAX_DAYS: Final = 4000  # that one stretch is cut into
+Unit = object  # ``u``; where there is a ``du``: (u, du)
+
+
+def ms_of(value: object, what: str) -> int:
+    """Seconds with at most three decimals as whole ms. Raises Refused."""
+    if type(value) is int:
+        if -(1 << 43) < value < 1 << 43:
+            return value * 1000
+    elif type(value) is float and -(2.0**43) < value < 2.0**43:
+        ms = round(value * 1000)
+        if ms / 1000 == value:
+            return ms
+    raise Refused("shape", f"{what} is {shown(value)}, expected seconds with at most three decimals")
+
+
+def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> int:
+    """How many ``k * period + phase`` lie in ``[from_ms, to_ms)``."""
+    return max(0, (phase_ms - from_ms) // period_ms - (phase_ms - to_ms) // period_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """``points`` None means all of the table."""
+
+    from_ms: int
+    to_ms: int
+    points: tuple[str, ...] | None
+    reason: str
+
+
+@dataclass(slots=True)
+class Balance:
+    """What was due and what became of it."""
+
+    due: int = 0
+    got: int = 0
+    gaps: dict[str, int] = field(default_factory=dict)  # due readings by reason
+    faults: list[str] = field(default_factory=list)
+
+
+class PointTable:
+    """Points by the grid that they share. ``names`` None: a stream without declared points."""
+
+    def __init__(self, table: object) -> None:
+        points = table.get("points") if isinstance(table, dict) else None
+        if not isinstance(points, list) or len(points) > MAX_POINTS:
+            raise Refused("shape", "a birth without table.points")
+        epoch = table.get("epoch") if isinstance(table, dict) else None
+        if epoch is not None and (type(epoch) is not int or not 0 <= epoch < 1 << 53):
+            raise Refused("shape", f"epoch of the birth's table is {shown(epoch)}, expected a whole number")
+        self.epoch: int | None = epoch  # of the counters
+        grids: dict[tuple[int, int], list[str]] = {}
+        self.units: dict[str, Unit] = {}
+        for point in points:
+            name = point.get("n") if isinstance(point, dict) else None
+            if not isinstance(name, str):
+                raise Refused("shape", "a point without name in the birth's table")
+            name = intern(name)
+            if name in self.units:
+                raise Refused("shape", f"the birth's table has {shown(name)} twice")
+            kind = point.get("kind")
+            if not isinstance(kind, str) or kind not in KINDS:
+                raise Refused("shape", f"{name[:MAX_SHOWN]} is of kind {shown(kind)}")
+            self.units[name] = unit_of(_text(point.get("u")), _text(point.get("du")))
+            period = point.get("period")
+            if period is None or kind not in ("gauge", "counter"):
+                continue
+            period_ms = ms_of(period, f"period of {name[:MAX_SHOWN]}")
+            if period_ms <= 0:
+                raise Refused("shape", f"period of {name[:MAX_SHOWN]} is {shown(period)}")
+            phase_ms = ms_of(point.get("phase", 0), f"phase of {name[:MAX_SHOWN]}")
+            grids.setdefault((period_ms, phase_ms % period_ms), []).append(name)
+            if len(grids) > MAX_GRIDS:
+                raise Refused("shape", f"the birth's table has more than {MAX_GRIDS} different periods and phases")
+        self.names: frozenset[str] | None = frozenset(self.units) or None
+        self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
+        self._last: tuple[Mapping[str, int], list[int], Balance] | None = None  # the last balance without gaps
+        self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
+
+    def due(self, from_ms: int, to_ms: int) -> int:
+        """Readings due in ``[from_ms, to_ms)``."""
+        return sum(ticks(from_ms, to_ms, period, phase) * len(names) for period, phase, names in self.grids)
+
+    def gap_readings(self, gap: Gap, from_ms: int, to_ms: int) -> int:
+        """Due readings of ``gap`` within ``[from_ms, to_ms)``."""
+        low, high = max(gap.from_ms, from_ms), min(gap.to_ms, to_ms)
+        if low >= high:
+            return 0
+        if gap.points is None:
+            return self.due(low, high)
+        return sum(ticks(low, high, *self._grid_of[name]) for name in gap.points if name in self._grid_of)
+
+    def balance(self, counts: Mapping[str, int], gaps: Sequence[Gap], from_ms: int, to_ms: int) -> Balance:
+        """Compare what is there with what was due in ``[from_ms, to_ms)``.
+
+        Args:
+            counts: records by point name.
+        """
+        ticked = [ticks(from_ms, to_ms, period, phase) for period, phase, _ in self.grids]
+        if not gaps and self._last and self._last[0] is counts and self._last[1] == ticked:
+            return self._last[2]  # the same counts at the same ticks as in the pack before
+        result = Balance()
+        if gaps and (work := self._gap_work(gaps)) > MAX_GAP_WORK:
+            result.faults.append(f"{len(gaps)} gaps, too many to be compared with the table ({work} steps)")
+            return result
+        if self.names is not None:
+            if not counts.keys() <= self.names:
+                strange = sorted(counts.keys() - self.names)
+                result.faults.append(f"a record of {strange[0][:MAX_SHOWN]}, which the birth does not know")
+            for gap in gaps:
+                if gap.points is not None and not self.names.issuperset(gap.points):
+                    strange = sorted(frozenset(gap.points) - self.names)
+                    result.faults.append(f"a gap of {strange[0][:MAX_SHOWN]}, which the birth does not know")
+        missing = self._gap_ticks(gaps, result) if gaps else {}
+        for due, (_, _, names) in zip(ticked, self.grids, strict=True):
+            result.due += due * len(names)
+            for name in names:
+                got = counts.get(name, 0)
+                result.got += got
+                lost = missing.get(name, 0) if missing else 0
+                if got + lost != due:
+                    result.faults.append(_unbalanced(name, due, got, lost))
+        if not gaps:
+            self._last = (counts, ticked, result)
+        return result
+
+    def _gap_work(self, gaps: Sequence[Gap]) -> int:
+        """Steps that these gaps cost: honest ones of a pack some thousand."""
+        grids = len(self.grids)
+        whole = sum(gap.points is None for gap in gaps)
+        work, names = whole * grids, set[str]()
+        for gap in gaps:
+            each = grids if gap.points is None else len(gap.points)
+            work += each * min(MAX_DAYS, 1 + (gap.to_ms - gap.from_ms) // DAY_MS)
+            names.update(gap.points or ())
+        return work + whole * len(names)
+
+    def _gap_ticks(self, gaps: Sequence[Gap], result: Balance) -> dict[str, int]:
+        """Gap ticks by point; counts reasons and notes ticks that lie in two gaps."""
+        spans: dict[str, list[tuple[int, int]]] = {}
+        whole = [(gap.from_ms, gap.to_ms) for gap in gaps if gap.points is None]
+        missing: dict[str, int] = {}
+        of_grid = dict.fromkeys(self.grids, 0)  # ticks of the gaps of all points
+        for gap in gaps:
+            total = 0
+            if gap.points is None:
+                for grid in self.grids:
+                    count = ticks(gap.from_ms, gap.to_ms, grid[0], grid[1])
+                    of_grid[grid] += count
+                    total += count * len(grid[2])
+            else:
+                for name in gap.points:
+                    if (place := self._grid_of.get(name)) and (count := ticks(gap.from_ms, gap.to_ms, *place)):
+                        total += count
+                        missing[name] = missing.get(name, 0) + count
+                        spans.setdefault(name, []).append((gap.from_ms, gap.to_ms))
+            result.gaps[gap.reason] = result.gaps.get(gap.reason, 0) + total
+        for grid, count in of_grid.items():
+            if count:
+                for name in grid[2]:
+                    missing[name] = missing.get(name, 0) + count
+        for _, _, names in self.grids if len(whole) > 1 else ():
+            spans.setdefault(names[0], [])
+        for name, own in spans.items():
+            if len(own) + len(whole) > 1 and _twice(sorted(own + whole), *self._grid_of[name]):
+                result.faults.append(f"a tick of {name[:MAX_SHOWN]} lies in two gaps")
+        return missing
+
+
+def unit_of(u: object, du: object) -> Unit:
+    """A record's or a point's unit as one value; "" stands for a member that is not there."""
+    return u if du == "" else (u, du)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else shown(value) if value else ""
+
+
+def _twice(spans: list[tuple[int, int]], period_ms: int, phase_ms: int) -> bool:
+    reached = spans[0][1]
+    for low, high in spans[1:]:
+        if low < reached and ticks(low, min(high, reached), period_ms, phase_ms):
+            return True
+        reached = max(reached, high)
+    return False
+
+
+def _unbalanced(name: str, due: int, got: int, gap: int) -> str:
+    name = name[:MAX_SHOWN]
+    if got + gap < due:
+        return f"{name}: {due} due, {got} read and {gap} in gaps: {due - got - gap} unaccounted for"
+    return f"{name}: {due} due, but {got} read and {gap} in gaps: {got + gap - due} too many"
+
+
+def day_name(number: int) -> str:
+    """A day since 1970 as people write it; "?" before the year 1 and long after ours, where only a broken clock is."""
+    return date.fromordinal(EPOCH + number).isoformat() if -EPOCH < number < 10**6 else "?"
+
+
+def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:
+    """(day number since 1970, due, in gaps, of these asleep) of a balanced stretch, cut at UTC midnight."""
+    last = from_ms // DAY_MS + MAX_DAYS  # longer is nonsense, or a clock that began at zero: one row for the rest
+    lost: dict[int, tuple[int, int]] = {}
+    for gap in gaps:
+        for day, low, high in _days(max(gap.from_ms, from_ms), min(gap.to_ms, to_ms), last):
+            count = table.gap_readings(gap, low, high)
+            gone, asleep = lost.get(day, (0, 0))
+            lost[day] = (gone + count, asleep + (count if gap.reason == "asleep" else 0))
+    return [(day, table.due(low, high), *lost.get(day, (0, 0))) for day, low, high in _days(from_ms, to_ms, last)]
+
+
+def _days(from_ms: int, to_ms: int, last: int) -> Iterator[tuple[int, int, int]]:
+    """(day, from, to) of each UTC day in a stretch; ``last`` takes all from its beginning on."""
+    while from_ms < to_ms:
+        day = min(from_ms // DAY_MS, last)
+        high = to_ms if day == last else min(to_ms, (day + 1) * DAY_MS)
+        yield day, from_ms, high
+        from_ms = high

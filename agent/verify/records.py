@@ -1,0 +1,117 @@
+"""The SenML records of a pack: names, units, and whether each has one value of the right type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent.verify.point_table import PointTable, Unit, unit_of
+from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
+
+_VALUES: Final = ("v", "vs", "vb")
+_FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))  # SenML has them, packs do not: readings would differ
+_NUMBERS: Final = frozenset((int, float))
+_USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of a record of nothing but a number
+
+
+@dataclass(slots=True)
+class Records:
+    """``names`` and ``units`` of all records, one each, in the same order."""
+
+    names: list[str] = field(default_factory=list)
+    units: list[Unit] = field(default_factory=list)
+    early: int = 0  # read times before the pack begins
+
+    @property
+    def pairs(self) -> Iterable[tuple[str, Unit]]:
+        """Name and unit of each record."""
+        return zip(self.names, self.units, strict=True)
+
+    def distinct(self) -> list[tuple[str, Unit]]:
+        """Each pair once: for ``check_units``, when the birth is here."""
+        seen: dict[str, Unit] = {}
+        kept = []
+        for name, unit in self.pairs:
+            if name not in seen or seen[name] != unit:
+                seen[name] = unit
+                kept.append((name, unit))
+        return kept
+
+
+def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: int) -> Records:
+    """The records in a pack's ``e``.
+
+    Args:
+        columns: of ``e``, if it has any: records with nothing but name, unit and number are read at once.
+        earliest_ms: a read time before it is counted as early.
+
+    Raises:
+        Refused: code ``shape``.
+    """
+    if not isinstance(e, list):
+        raise Refused("shape", "e is not an array of records")
+    records, others = Records(), e
+    if columns and columns.columns.keys() in _USUAL and type(columns.columns["n"][0]) is str:
+        usual = columns.columns
+        if type(usual["v"][0]) is str:
+            raise Refused("shape", "a record whose v is not a number")
+        records.names, others = usual["n"], columns.odd
+        records.units = usual.get("u") or [""] * len(records.names)
+    if not {dict}.issuperset(map(type, others)):
+        raise Refused("shape", "e is not an array of records")
+    if e and ("bt" not in e[0] or "bn" not in e[0]):
+        raise Refused("shape", "the first record has no bn and bt")
+    try:
+        names = [record["n"] for record in others]
+    except KeyError:
+        raise Refused("shape", "a record without its name") from None
+    if not {str}.issuperset(map(type, names)):
+        raise Refused("shape", "a record whose name is not a text")
+    records.names = records.names + names
+    records.units = records.units + [unit_of(record.get("u", ""), record.get("du", "")) for record in others]
+    _check(others, stream, earliest_ms, records)
+    return records
+
+
+def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records: Records) -> None:
+    """Look at records one by one; adds up what is early."""
+    base_ms = 0.0
+    for record in others:
+        if len(record) - ("u" in record) == 2 and "v" in record:
+            if type(record["v"]) not in _NUMBERS:
+                raise Refused("shape", "a record whose v is not a number")
+            continue
+        for label in record:
+            if label.endswith("_") or label in _FOREIGN:
+                raise Refused("shape", f"SenML label {shown(label)} must be understood, but is not known here")
+        if record.get("bn", stream + "/") != stream + "/":
+            raise Refused("shape", f"records of {shown(record['bn'])} in a pack of {stream}")
+        times = [record[label] for label in ("bt", "t") if label in record]
+        if not _NUMBERS.issuperset(map(type, times)) or type(record.get("mt", 0)) not in _NUMBERS:
+            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has a time that is not a number")
+        if "bt" in record:
+            base_ms = record["bt"] * 1000
+        if times and base_ms + record.get("t", 0) * 1000 < earliest_ms:
+            records.early += 1
+        present = [label for label in _VALUES if label in record]
+        if len(present) != 1:
+            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {len(present)} values, expected one")
+        kind = type(record[present[0]])
+        want: tuple[type, ...] = {"v": (int, float), "vb": (bool,)}.get(present[0], (str,))
+        if kind not in want:
+            raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {present[0]} of type {kind.__name__}")
+
+
+def check_units(pairs: Iterable[tuple[str, Unit]], table: PointTable) -> list[str]:
+    """The first record whose unit is not that of its birth."""
+    for name, unit in pairs if table.names is not None else ():
+        want = table.units.get(name, unit)
+        if want != unit:
+            return [f"{name[:MAX_SHOWN]} comes in unit {_text(unit)}, its birth says {_text(want)}"]
+    return []
+
+
+def _text(unit: Unit) -> str:
+    parts = unit if isinstance(unit, tuple) else (unit,)
+    return "".join(map(str, parts))[:MAX_SHOWN] or "none"

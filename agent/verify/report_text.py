@@ -1,0 +1,127 @@
+"""The verdict for people: plain lines, as wide as they must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from agent.verify.report import HOUR_MS, HOURLY_MS, Day, Report, StreamReport, Verdict
+from agent.verify.strict import clean
+
+COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
+MAX_NOTES = 20
+MAX_LINE = 2000
+
+
+def as_text(report: Report) -> str:
+    """The whole report. Each line is cleaned by itself: what is quoted in it can neither begin nor end one."""
+    lines = list(_table(report))
+    for gateway, first in report.trust.items():
+        newest = report.checkpointed.get(gateway)
+        until = (
+            f"newest checkpoint of {_time(newest)}"
+            if newest is not None
+            else "no checkpoint, so the last packs may be missing"
+        )
+        if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
+            until += f", packs continue for {beyond / HOUR_MS:.1f} h"
+        lines.append(f"{gateway}: first key {first}; {until}")
+    if report.only:
+        lines.append(f"the files contain only {', '.join(report.only)}, as requested")
+    notes = [note for stream in report.streams.values() for note in _notes(stream)]
+    lines += notes[:MAX_NOTES]
+    if len(notes) > MAX_NOTES:
+        lines.append(f"... and {len(notes) - MAX_NOTES} more remarks; see --json")
+    if report.first_bad:
+        lines.append(f"first bad: {report.first_bad}")
+    if report.failures:
+        lines.append("refused: " + ", ".join(f"{count} {code}" for code, count in sorted(report.failures.items())))
+    lines.append(
+        f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} gap readings, "
+        f"{report.redelivered} redelivered, {report.missing} missing, {report.failed} failed"
+    )
+    if report.verdict is not Verdict.VERIFIED:
+        lines += [f"  because {reason}" for reason in report.reasons[:MAX_NOTES]]
+    return "\n".join(clean(line, MAX_LINE) for line in lines)
+
+
+def _time(time_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ms // 1000} s"
+
+
+def _table(report: Report) -> Iterator[str]:
+    rows: list[Sequence[str]] = [COLUMNS]
+    for name, s in report.streams.items():
+        rows.append(
+            (
+                name,
+                str(s.packs),
+                str(s.readings),
+                str(s.gaps),
+                str(s.redelivered),
+                str(s.missing_packs),
+                str(s.faults.count),
+                completeness(s),
+            )
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(COLUMNS))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
+
+
+def completeness(stream: StreamReport) -> str:
+    """Readings got of those due while the device was not asleep; never rounded up to 100 %."""
+    return _share(stream.days.values())
+
+
+def _share(days: Iterable[Day]) -> str:
+    due, got = 0, 0
+    for day in days:
+        due, got = due + day.due - day.asleep, got + day.got
+    if due <= 0:
+        return "-"
+    return "100 %" if got >= due else f"{min(got * 100 / due, 99.99):.2f} %"
+
+
+def _notes(s: StreamReport) -> Iterator[str]:
+    if s.retired:
+        yield f"{s.stream}: retired, the gateway no longer reads this device"
+    elif s.head_seq and not s.packs:
+        yield f"{s.stream}: no pack is present, but a checkpoint has it at sequence {s.head_seq} of {_time(s.head_ms)}"
+    if s.first_seq > 1:
+        older = f"; an earlier checkpoint is present and has it at {s.oldest_head_seq}" if s.is_cut else ""
+        yield f"{s.stream}: from sequence {s.first_seq} on{older}"
+    for hole in s.missing:
+        due = "" if hole.readings is None else f", {hole.readings} readings were due"
+        yield f"{s.stream}: sequence {hole.first} to {hole.last} missing ({hole.packs} packs{due})"
+    for hole in s.lost:
+        yield f"{s.stream}: sequence {hole.first} to {hole.last} reported lost, reason {hole.reason}"
+    if s.gap_reasons:
+        yield f"{s.stream}: gaps " + ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
+    for name, day in s.days.items() if len(s.days) > 1 else ():
+        if day.got < day.due - day.asleep:
+            yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
+    yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
+    yield from _doubts(s)
+
+
+def _doubts(s: StreamReport) -> Iterator[str]:
+    """What is no fault, but worth knowing."""
+    if s.clock_unsynced or s.clock_unknown:
+        yield f"{s.stream}: clock not synchronised in {s.clock_unsynced} packs, unknown in {s.clock_unknown}"
+    if s.clock_backward:
+        yield f"{s.stream}: the monotonic clock went backward {s.clock_backward} times"
+    if s.early:
+        yield f"{s.stream}: {s.early} read times are before their pack"
+    if s.reordered:
+        yield f"{s.stream}: {s.reordered} packs arrived out of order"
+    if s.uncompared:
+        yield f"{s.stream}: {s.uncompared} redelivered packs are too old to be compared"
+    if s.rewritten:
+        yield f"{s.stream}: {s.rewritten} packs were re-serialised in transit"
+    if s.unchecked:
+        yield f"{s.stream}: completeness of {s.unchecked} packs unknown, because their birth or other parts are missing"

@@ -1,0 +1,88 @@
+"""What all that was seen of many streams comes to: sums, and the verdict with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from agent.verify.report import Fault, Faults, Report, Verdict
+
+LISTED: Final = 3  # of a kind; what is more is counted
+FAULTS: Final = 100
+
+
+def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
+    """The sums of ``total.streams``.
+
+    Args:
+        outside: faults of what belongs to no stream, or whose signature does not hold.
+        first_bad: the first that was refused, wherever.
+    """
+    every = total.streams.values()
+    total.packs = sum(s.packs for s in every)
+    total.verified = sum(s.verified for s in every)
+    total.readings = sum(s.readings for s in every)
+    total.gaps = sum(s.gaps for s in every)
+    total.asleep = sum(s.asleep for s in every)
+    total.redelivered = sum(s.redelivered for s in every)
+    total.reordered = sum(s.reordered for s in every)
+    total.missing = sum(s.missing_packs for s in every)
+    total.lost = sum(s.lost_packs for s in every)
+    total.failed = outside.count + sum(s.faults.count for s in every)
+    for faults in (outside, *(s.faults for s in every)):
+        total.faults += faults.listed
+        for code, count in faults.by_code.items():
+            total.failures[code] = total.failures.get(code, 0) + count
+    total.faults = sorted(total.faults, key=lambda f: f is not first_bad)[:FAULTS]
+    conflicts = (Fault("conflict", text, s.stream) for s in every for text in s.conflicts)
+    total.first_bad = first_bad or (total.faults[0] if total.faults else next(conflicts, None))
+
+
+def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, broken: Sequence[str]) -> None:
+    """The verdict of a report whose sums are made, and why.
+
+    Args:
+        unread: why -> objects or files that could not be read here.
+        forgotten: torn checkpoints that are counted and not listed.
+        proven: the keys of all gateways that have packs lead back to a pinned one.
+        broken: what fails for other reasons than a stream's.
+    """
+    broken, left = [*broken], []
+    if total.failed:
+        broken.append(f"{total.failed} refused or faulty")
+    for name, stream in total.streams.items():
+        broken += [f"{name}: {text}" for text in stream.conflicts[:LISTED]]
+        left += [f"{name}: {text}" for text in stream.restarts[:LISTED]]
+        if stream.unchecked:
+            left.append(f"{name}: {stream.unchecked} packs whose birth or other parts are missing")
+    if total.missing:
+        left.append(f"{total.missing} packs missing")
+    for name in total.withheld[:LISTED]:
+        left.append(f"{name}: no pack is present, but a checkpoint has it at sequence {total.streams[name].head_seq}")
+    if more := max(0, len(total.withheld) - LISTED):
+        left.append(f"{more} more streams without any pack")
+    left += map(str, total.torn_checkpoints[:LISTED])
+    if more := max(0, len(total.torn_checkpoints) - LISTED) + forgotten:
+        left.append(f"{more} more checkpoints of which pages are missing")
+    left += [f"{count} objects or files not read: {why}" for why, count in unread.items()]
+    if total.held:
+        left.append(f"{total.held} packs whose key record is missing")
+    if broken:
+        total.verdict = Verdict.FAILED
+    elif not total.packs and not total.held and not unread:
+        total.verdict = Verdict.NOTHING
+        left.append("no packs")
+    elif left:
+        total.verdict = Verdict.INCOMPLETE
+    elif not proven:
+        total.verdict = Verdict.UNPROVEN
+        left.append("no thumbprint was pinned: anyone could have created these keys")
+    total.reasons = broken + left
+
+
+def shared_pins(gateways: Sequence[str]) -> list[str]:
+    """Why pins that name no gateway are not enough for several: the owner of one could sign for the others."""
+    more = len(gateways) - LISTED
+    names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")
+    what = f"a pinned thumbprint names no gateway, but there are {len(gateways)} gateways ({names})"
+    return [f"{what}: pin each as SITE/GATEWAY=THUMBPRINT"]
