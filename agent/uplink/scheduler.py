@@ -225,13 +225,15 @@ class SendScheduler:
             if item.id in self.quarantined or item.id in self._recent:
                 self._active.discard(item.id)
                 continue
-            if now - at > self._late_s or item.to_ms < late_ms or self._too_large(item, item.id):
+            late = now - at > self._late_s or item.to_ms < late_ms
+            if (late and not self.draining) or self._too_large(item, item.id):
                 self._to_backlog(item.id)
                 continue
-            if (admission := self._allow(item, LIVE, now)) is Admission.BLOCKED:
+            kind = BACKFILL if late else LIVE  # while draining there is no backlog in which it could wait
+            if (admission := self._allow(item, kind, now)) is Admission.BLOCKED:
                 self._active.discard(item.id)
                 continue
-            return self._pack_message(item, LIVE, admission)
+            return self._pack_message(item, kind, admission)
         return None
 
     def _next_birth(self) -> OutgoingMessage | None:

@@ -270,6 +270,18 @@ def test_draining_sends_live_packs_and_no_backlog() -> None:
     assert rig.sent(LIVE) == recent and rig.sent(BACKFILL) == before and rig.scheduler.idle
 
 
+def test_draining_sends_packs_that_are_committed_meanwhile_however_old() -> None:
+    """Packs recovered by a short run are sealed at its end: they would wait in the store for the next start."""
+    rig = Rig(live_bytes=10_000)
+    rig.connect()
+    rig.settle(rounds=3)
+    rig.scheduler.draining = True
+    old, recent = rig.commit(5, age_s=3600), rig.commit(2)
+    rig.settle(rounds=200)
+    assert rig.sent(BACKFILL) == old and rig.sent(LIVE) == recent and rig.scheduler.idle
+    assert sorted(rig.delivered) == old + recent
+
+
 def test_without_a_subscriber_there_is_one_probe_in_a_while_however_large_the_backlog() -> None:
     rig = Rig(live_bytes=100_000, window=5)
     rig.commit(5000, age_s=3600)
