@@ -32,6 +32,8 @@ WAITS = ("tests/fault/", "tests/service/test_run_")  # scenarios: files of these
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what goes on in its background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # so nohup starts it; what tests start would inherit it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if sys.dont_write_bytecode:
         keep_bytecode()
 

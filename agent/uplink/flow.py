@@ -123,9 +123,13 @@ class BlockedTopics:
         if not self._lowest:
             self._backoff.reset()
         if was_probe or not self._lowest:
-            self._probe_at_s = now + self._backoff.next_s()
-            self._skips = SKIPS
+            self.postpone_probe(now)
         self._lowest[key] = min(number, self._lowest.get(key, number))
+
+    def postpone_probe(self, now: float) -> None:
+        """The next probe is due after the backoff."""
+        self._probe_at_s = now + self._backoff.next_s()
+        self._skips = SKIPS
 
     def allow(self, key: TopicKey, number: int, now: float) -> Admission:
         """May pack ``number`` be sent on this topic now?"""

@@ -31,7 +31,7 @@ class OutboxCursor:
         self.position = 0  # the last id read
         self.after_stream = ""  # the last stream read: births are read in the order of stream names
         self.requested_up_to = 0  # the newest id offered when the last page was requested
-        self.generation = 0  # a page for an earlier generation is dropped
+        self.request_number = 0  # of the last request: the page of an earlier one is dropped
         self.exhausted = True  # a page was empty: there are no more packs
         self._loading = False
         self._requested_s = 0.0
@@ -44,7 +44,7 @@ class OutboxCursor:
 
     def stop(self) -> None:
         """Drop all packs and request no more."""
-        self.generation += 1
+        self.request_number += 1
         self.queue.clear()
         self.exhausted, self._loading, self._invalidated = True, False, False
 
@@ -72,7 +72,8 @@ class OutboxCursor:
     def ready(self) -> bool:
         """Is a pack in memory? Requests the next page when few are left."""
         if len(self.queue) < LOW_WATER and not self.exhausted and self._may_request():
-            self._loading, self._requested_s = True, self._monotonic()
+            self._loading, self._invalidated, self._requested_s = True, False, self._monotonic()
+            self.request_number += 1
             self._fetch(self, self.position, PAGE_PACKS, PAGE_BYTES)
         return bool(self.queue)
 
@@ -98,7 +99,7 @@ class InboundQueue:
     def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
         self.max_bytes, self._monotonic, self._wake = max_bytes, monotonic, wake
         self._lock = threading.Lock()
-        self._entries: deque[tuple[OutboxCursor | None, Sequence[OutboxItem], float]] = deque()
+        self._entries: deque[tuple[OutboxCursor | None, int, Sequence[OutboxItem], float]] = deque()
         self._recent_offers: deque[tuple[int, float]] = deque(maxlen=256)  # (first id, time)
         self._open = False
         self.held_bytes = 0
@@ -128,20 +129,24 @@ class InboundQueue:
                 if not self.overflowed:
                     self.held_bytes += size
                     kept.append(item)
-            self._entries.append((None, kept, now))
+            self._entries.append((None, 0, kept, now))
         self._wake()
 
-    def put_page(self, cursor: OutboxCursor, generation: int, page: Sequence[OutboxItem]) -> None:
-        """A page that ``cursor`` requested in this generation."""
+    def put_page(self, cursor: OutboxCursor, number: int, page: Sequence[OutboxItem]) -> None:
+        """The page that ``cursor`` requested with this number."""
         with self._lock:
-            if self._open and cursor.generation == generation:
-                self._entries.append((cursor, page, 0.0))
+            if self._open and cursor.request_number == number:
+                self._entries.append((cursor, number, page, 0.0))
         self._wake()
 
     def take(self) -> tuple[OutboxCursor | None, Sequence[OutboxItem], float] | None:
         """The next entry: a page and its cursor, or an offer (cursor None) and its time."""
         with self._lock:
-            return self._entries.popleft() if self._entries else None
+            while self._entries:
+                cursor, number, items, at = self._entries.popleft()
+                if cursor is None or cursor.request_number == number:
+                    return cursor, items, at
+            return None
 
     def release(self, size: int) -> None:
         """An offered pack of this size is no longer in memory."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from agent.outbox import Outbox, OutboxItem
@@ -101,13 +102,13 @@ class SendScheduler:
     # --- requests to the store
 
     def _fetch(self, cursor: OutboxCursor, after: int, limit: int, max_bytes: int) -> None:
-        generation, cursor.requested_up_to = cursor.generation, self.inbound.last_offered
-        put = self.inbound.put_page
-        self._outbox.fetch(self._name, after, limit, max_bytes, lambda page: put(cursor, generation, page))
+        cursor.requested_up_to = self.inbound.last_offered
+        put = partial(self.inbound.put_page, cursor, cursor.request_number)
+        self._outbox.fetch(self._name, after, limit, max_bytes, put)
 
     def _fetch_births(self, cursor: OutboxCursor, after: int, limit: int, max_bytes: int) -> None:
-        generation, put = cursor.generation, self.inbound.put_page
-        self._outbox.births(cursor.after_stream, limit, max_bytes, lambda page: put(cursor, generation, page))
+        put = partial(self.inbound.put_page, cursor, cursor.request_number)
+        self._outbox.births(cursor.after_stream, limit, max_bytes, put)
 
     # --- connect and disconnect
 
@@ -248,8 +249,8 @@ class SendScheduler:
         if now >= self._resend_at_s:
             self._resend(now)
         if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
-            if self._looking_for_probe:  # from the lowest id that waits to the end: none of those packs is left
-                self.blocked.reset()
+            if self._looking_for_probe:  # read to the end without one: those packs may be gone from the store
+                self.blocked.postpone_probe(now)
             else:
                 self._backlog.rewind(self.blocked.lowest)
             self._looking_for_probe = not self._looking_for_probe

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agent.outbox import Ack, OutboxItem
 from agent.uplink.messages import BACKFILL, LIVE, OutgoingMessage
+from agent.uplink.queues import InboundQueue, OutboxCursor
 from agent.uplink.scheduler import REFRESH_S, SendScheduler
 
 STREAMS = ("park7/gw01/inv1", "park7/gw01/inv2")
@@ -307,18 +308,54 @@ def test_blocked_topics_whose_packs_are_gone_do_not_keep_the_store_busy() -> Non
     rig.connect()
     rig.commit(3)
     rig.settle(lambda message: 0x10, rounds=20)
-    assert rig.scheduler.has_fault
     rig.outbox.open.clear()  # dropped at the store's size limit
-    rig.tick(70)
-    for _ in range(4):
+    reads = 0
+    for _ in range(1000):
         rig.send()
+        reads += len(rig.outbox.asked)
         rig.outbox.serve()
-    assert not rig.scheduler.has_fault and not rig.outbox.asked and rig.scheduler.wait_s() == REFRESH_S
+        rig.tick(0.1)
+    assert reads < 20, "a hundred seconds with exponential backoff"
     rig.commit(1)
-    rig.settle(lambda message: 0x10, rounds=3)
-    assert rig.scheduler.has_fault, "a new pack is tried, and refused"
     rig.settle()
-    assert rig.delivered == [4]
+    assert rig.delivered == [4] and not rig.scheduler.has_fault
+
+
+def test_a_pack_refused_while_the_backlog_is_read_for_a_probe_waits_for_the_next_one() -> None:
+    rig = Rig(window=20, live_bytes=10_000, rate=1e6)
+    rig.connect()
+    rig.settle(rounds=3)
+    rig.commit(3)
+    rig.send()
+    while rig.in_flight:
+        rig.answer(0x10)
+    rig.tick(1.1)  # a probe is due
+    assert rig.send() == 0
+    rig.outbox.serve()
+    assert rig.send() == 3 and rig.log[-1] == (BACKFILL, 3)
+    rig.answer(0x10)
+    rig.outbox.serve()  # there is no more
+    rig.settle()
+    assert sorted(rig.delivered) == [1, 2, 3]
+
+
+def test_only_the_page_of_the_last_request_counts() -> None:
+    """After 30 s without an answer the store is asked again; both answers came, and packs between them were lost."""
+    now, requests = [1000.0], list[int]()
+    inbound = InboundQueue(1000, lambda: now[0], lambda: None)
+    cursor = OutboxCursor(lambda cursor, *_: requests.append(cursor.request_number), lambda: now[0])
+    page = [OutboxItem(6, STREAMS[0], b"x", False, 0)]
+    inbound.open(0.0)
+    cursor.restart(5)
+    assert not cursor.ready
+    now[0] += 31
+    inbound.put_page(cursor, requests[0], page)
+    assert not cursor.ready and len(requests) == 2
+    assert inbound.take() is None, "it arrived just before the second request"
+    inbound.put_page(cursor, requests[0], page)
+    assert inbound.take() is None
+    inbound.put_page(cursor, requests[1], page)
+    assert inbound.take() == (cursor, page, 0.0)
 
 
 def test_packs_that_the_platform_does_not_acknowledge_are_resent_with_backoff() -> None:
@@ -448,6 +485,9 @@ class AnyOrder(RuleBasedStateMachine):
             return
         rig = self.rig
         if rig.connected:
+            rig.settle()
+            left = set(rig.outbox.open) - rig.scheduler.quarantined
+            assert not left, f"{left} wait for a reconnect"
             rig.cut()
         rig.scheduler.quarantined.clear()  # packs that were alone in flight at three disconnects
         rig.connect()
