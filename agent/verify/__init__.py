@@ -1,10 +1,10 @@
-"""The verifier as a library of its own: standard library, ``cryptography``; paho, zstandard and msgspec where used.
+"""The verifier as a separate library: needs the standard library and ``cryptography``; paho and zstandard if used.
 
     verifier = Verifier(trust=["<thumbprint>"])
-    verifier.feed(payload, topic)          # as often as something comes, in any order
-    report = verifier.finish()             # or report() while it goes on
+    verifier.feed(payload, topic)          # for each object, in any order
+    report = verifier.finish()             # or report() at any time
 
-``files.read_paths`` feeds exported files, ``live.Live`` a broker's messages.
+``files.read_paths`` reads exported files, ``live.Live`` subscribes to a broker.
 """
 
 from agent.verify.report import Day, Fault, Range, Report, StreamReport, Verdict

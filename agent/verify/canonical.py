@@ -1,4 +1,4 @@
-"""JSON values in the form of RFC 8785 (JCS): the slow road of the verifier, for what a bridge has re-serialised."""
+"""JSON in the form of RFC 8785 (JCS), in plain Python: for objects that a bridge has re-serialised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def number_text(value: float) -> str:
     whole, _, fraction = mantissa.partition(".")
     if fraction == "0":
         fraction = ""
-    point = len(whole) + int(exponent or 0)  # where the decimal point stands in the digits
+    point = len(whole) + int(exponent or 0)  # position of the decimal point in the digits
     digits = (whole + fraction).lstrip("0")
     point -= len(whole + fraction) - len(digits)
     digits = digits.rstrip("0")

@@ -23,7 +23,7 @@ MAX_PAGES: Final = 1000
 MAX_NAME: Final = 200
 MAX_HEADS: Final = 1000  # on a page; gateways put 200 on one
 MAX_FILED: Final = 10_000  # pages of files that are known again
-MAX_PARTIAL: Final = 10_000  # checkpoints in files of which some pages are here and some not
+MAX_PARTIAL: Final = 10_000  # checkpoints in files with missing pages
 ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin link one in half a minute
 
 
@@ -41,7 +41,7 @@ class _Page:
 
 @dataclass(frozen=True, slots=True)
 class NamedHead:
-    """What a checkpoint says of a stream."""
+    """The head of a stream in a checkpoint."""
 
     stream: str
     head: Head
@@ -60,15 +60,17 @@ class _Book:
 
 
 class Checkpoints:
-    """Remembers of each gateway's pages the newest, and which pages of a checkpoint are not here."""
+    """Keeps the newest pages of each gateway, and which pages of a checkpoint are missing."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.forgotten = 0  # checkpoints in files that stayed without some pages, beyond what is kept
+        self.forgotten = 0  # incomplete checkpoints in files that are no longer kept
         self._books: dict[str, _Book] = {}
         self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()  # of files: (gateway, page, counter)
         self._file: dict[tuple[str, int], _Page] | None = None  # the newest of the file that is being read
-        self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = OrderedDict()  # one bit for each page here
+        self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = (
+            OrderedDict()
+        )  # one bit for each page that is present
 
     def new_file(self) -> None:
         """What comes now is in an order of its own: files have none among each other."""
@@ -83,13 +85,13 @@ class Checkpoints:
         *,
         filed: bool = False,
     ) -> list[NamedHead]:
-        """What it says of each stream; nothing where it is known already.
+        """The heads of a page; none if the page is known already.
 
         Args:
-            filed: it was not published just now but lies in a file, where all pages of a checkpoint lie beside it.
+            filed: the page is from a file, which has all pages of a checkpoint.
 
         Raises:
-            Refused: whatever does not hold; an older page than the one known among it.
+            Refused: the page is invalid, or older than the one known.
         """
         signed = check_signed(raw, value, TYP_CHECKPOINT, ring.keys, found)
         number, new = _page(value, signed.hash, signed.key.kid)
@@ -123,7 +125,7 @@ class Checkpoints:
         return made
 
     def _is_old(self, number: int, new: _Page, known: _Page | None, ring: KeyRing) -> bool:
-        """Was just this page in another file, or before in this one? Else it must fit to what is near it in both."""
+        """Is this page known from this or another file? Otherwise it must fit its neighbours in both."""
         gateway, counter, files = ring.gateway, new.counter, self._filed
         here = self._file.get((gateway, number)) if self._file else None
         same = known if known and known.counter == counter else files.get((gateway, number, counter))
@@ -145,7 +147,7 @@ class Checkpoints:
         return False
 
     def _note(self, gateway: str, number: int, new: _Page, filed: bool) -> None:
-        """This page is here; a checkpoint whose pages are all here is no longer of interest."""
+        """Note that this page is present; a complete checkpoint is forgotten."""
         if self._file is not None:
             self._file[gateway, number] = new
             self._filed[gateway, number, new.counter] = new
@@ -170,14 +172,14 @@ class Checkpoints:
         return {gateway: top.time_ms for gateway, top in tops if top}
 
     def torn(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[Torn]:
-        """Checkpoints of which pages are here and others not, the newest of each gateway first.
+        """Checkpoints with missing pages, the newest of each gateway first.
 
-        A page says how many there are, so one that is held back shows. Of what was published the newest checkpoint
-        counts, and the one before it while the newest may still be arriving: a page is replaced by its successor,
-        and older ones are seen by chance.
+        A page has the number of pages, so a missing one is noticed. Of published pages only the newest checkpoint
+        counts, and the one before it while the newest may still be arriving: retained pages replace each other, and
+        older ones are received by chance.
 
         Args:
-            until_ms: by gateway, how far its time has come; infinite where nothing more is on its way.
+            until_ms: by gateway, the time reached; infinite if nothing more will arrive.
         """
         made: list[Torn] = []
         for gateway, book in self._books.items():
@@ -204,7 +206,7 @@ class Checkpoints:
 def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
     later = ring.order[new.kid] > ring.order[known.kid]
     if later and ring.is_revoked(known.kid):
-        return  # a thief may have counted as far as he liked
+        return  # a thief may have chosen any counter
     if new.counter < known.counter:
         raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
     if new.counter == known.counter:
@@ -231,7 +233,7 @@ def _counter(page: _Page) -> int:
 
 
 def _is_void(page: _Page, ring: KeyRing) -> bool:
-    """By a key that was cut off: a thief says whatever he likes."""
+    """Signed by a revoked key: its content cannot be trusted."""
     return ring.is_revoked(page.kid)
 
 

@@ -21,10 +21,9 @@ FREE_BYTES, RATIO = 64 << 20, 1000  # more than the first comes of a file only u
 
 
 class Waste:
-    """What a file costs without being of use: its rest is not read once it is too much.
+    """The cost of invalid objects in a file; reading stops if it is too high.
 
-    A file whose objects do not hold has failed with the first of them; the others are read to say what is wrong, and
-    that is said after some hundred.
+    A file has failed with its first invalid object; a few hundred more are read to report what is wrong.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,8 @@ def find_only(paths: Iterable[Path]) -> list[str]:
 
 
 def _rank(path: Path) -> int:
-    """Keys first, whatever their file is called: only so much can wait for them. Then what packs are held against."""
+    """Keys first, whatever their file is called, because only a limited amount can wait for them; then births and
+    checkpoints."""
     if path.name.startswith("keys"):
         return 0
     if path.name.endswith(".json"):
@@ -87,11 +87,11 @@ def _rank(path: Path) -> int:
 
 
 def read_objects(path: Path, waste: Waste | None = None) -> Iterator[tuple[bytes, str]]:
-    """(bytes of an object, file and line) for each object in a file. Lines beyond the cap come cut, to be refused.
+    """(bytes, file and line) of each object in a file. Lines beyond the cap are cut, and so refused later.
 
     Raises:
-        Refused: a damaged or unreadable compressed file, or one that holds too much of no use.
-        OSError: what the file system says.
+        Refused: a damaged or unreadable compressed file, or one with too many invalid objects.
+        OSError: the file cannot be read.
     """
     if path.name.endswith((".json", ".json.zst")):
         with path.open("rb") as file:
@@ -136,12 +136,12 @@ class _Inside(io.RawIOBase):
 def read_lines(
     file: BinaryIO | io.BufferedReader, name: str, waste: Waste | None = None
 ) -> Iterator[tuple[bytes, str]]:
-    """(line, name and number) of what is not empty; never more than the cap of a pack in memory."""
+    """(line, name and number) of each line that is not empty; never more than the cap of a pack in memory."""
     waste, number = waste or Waste(), 0
     while line := file.readline(MAX_PACK_BYTES + 2):
         number += 1
         rest = line
-        while len(rest) > MAX_PACK_BYTES and not rest.endswith(b"\n"):  # skip what is left of a monstrous line
+        while len(rest) > MAX_PACK_BYTES and not rest.endswith(b"\n"):  # skip the rest of an oversized line
             rest = file.readline(MAX_PACK_BYTES + 2)
             waste.add(len(rest) // SKIPPED)
         if line := line.strip():
@@ -151,7 +151,7 @@ def read_lines(
 
 
 def feed_all(verifier: Verifier, objects: Iterable[tuple[bytes, str]], waste: Waste, retained: bool) -> Iterator[int]:
-    """Feed what a file holds; counts as it goes. Raises as ``read_objects``."""
+    """Feed the objects of a file, and count them. Raises as ``read_objects``."""
     for count, (raw, where) in enumerate(objects, 1):
         before = verifier.wasted
         outcome = verifier.feed(raw, None, where, retained=retained)
@@ -163,7 +163,7 @@ def feed_all(verifier: Verifier, objects: Iterable[tuple[bytes, str]], waste: Wa
 
 
 def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:
-    """Feed what comes of a pipe, an object a line."""
+    """Feed objects from a pipe, one a line."""
     waste = Waste()
     try:
         for _ in feed_all(verifier, read_lines(file, name, waste), waste, False):

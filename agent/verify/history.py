@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.verify.pack import ChainLink
 
-RECENT: Final = 1024  # packs of a stream whose hash is kept to tell a redelivery from a fork
+RECENT: Final = 1024  # packs of a stream whose hash is kept, to distinguish a duplicate from a fork
 MAX_SPOTS: Final = 1024  # hashes kept of older packs, ever further apart
 MAX_RUNS: Final = 4096  # per stream
 
@@ -84,14 +84,14 @@ def link_faults(left: ChainLink, right: ChainLink) -> list[str]:
 
 
 class History:
-    """Every pack of a stream gets its place here once."""
+    """The packs of a stream, joined to runs of consecutive ones."""
 
     def __init__(self) -> None:
         self.boots: dict[str, Boot] = {}
         self.reordered = 0
         self.uncompared = 0
         self.torn = 0  # runs beside holes that had to be forgotten
-        self._forgotten_seq = 0  # packs up to here may be forgotten
+        self._forgotten_seq = 0  # packs up to this one may be forgotten
         self._ends: dict[str, PackRun] = {}  # by hash of the last pack, where nothing follows yet
         self._starts: dict[str, PackRun] = {}  # by prev of the first pack, where that is not known yet
         self._hashes = Hashes()
@@ -132,7 +132,7 @@ class History:
 
     @property
     def open_ends(self) -> int:
-        """Ends of runs that wait for the pack beyond them: what a hole, or the newest pack, costs in memory."""
+        """Ends of runs whose next pack is unknown: the memory that a gap in the sequence, or the newest pack, costs."""
         return len(self._ends) + len(self._starts)
 
     def runs(self) -> Iterator[PackRun]:
@@ -164,7 +164,7 @@ class History:
         return run
 
     def _before(self, boot: Boot, run: PackRun, edge: ChainLink, faults: list[tuple[ChainLink, str]]) -> None:
-        """Join what is known already to come after ``edge``."""
+        """Join the runs that follow ``edge``."""
         self._ends[edge.hash] = run
         at = boot.index(edge.seq) + 1
         near = boot.runs[at] if at < len(boot.runs) else None
@@ -186,7 +186,7 @@ class History:
             right.joined = run.continued = True
 
     def _again(self, boot: Boot, run: PackRun, edge: ChainLink, digest: bytes) -> Arrival:
-        """A pack that was here before. Old ones are compared by the chain that leads to one whose hash is kept."""
+        """A pack that is known already. Old ones are compared by the chain to one whose hash is kept."""
         known = self._hashes.get(boot.number, edge.seq)
         if known is None:
             same = {run.first.seq: run.first.hash, run.last.seq: run.last.hash}.get(edge.seq)
@@ -255,7 +255,7 @@ class Hashes:
                 self._spots = {key: kept for key, kept in self._spots.items() if key[1] % self._stride == 0}
 
     def get(self, boot: int, seq: int) -> bytes | None:
-        """The 16 bytes, None if they are no longer kept."""
+        """The 16 bytes; None if no longer kept."""
         slot = seq % RECENT
         if self._seqs[slot] == seq and self._boots[slot] == boot:
             return bytes(self._kept[16 * slot : 16 * slot + 16])

@@ -30,7 +30,7 @@ _EC_MEMBERS: Final = ("crv", "kty", "x", "y")
 COORDINATE: Final = 32  # bytes of each, in both kinds of keys
 _PRIME: Final = 2**255 - 19
 # y of the eight points of small order, with either sign of x: under such a key one signature fits many messages, and
-# anybody can make it
+# anyone can make it
 _SMALL_ORDER: Final = frozenset(
     (
         0,
@@ -44,7 +44,7 @@ _SMALL_ORDER: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that may have signed. ``alg`` comes from its record, never from what it signed."""
+    """A public key. ``alg`` comes from its record, never from a signature."""
 
     kid: str  # RFC 7638 thumbprint
     alg: str
@@ -138,7 +138,7 @@ def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, Pu
     """The key of ``keys`` that signed ``payload`` as ``typ``.
 
     Raises:
-        Refused: code ``signature`` where the bytes do not fit the signature, else what is wrong with the header.
+        Refused: code ``signature`` if the bytes do not fit the signature, else another code for the header.
     """
     if not isinstance(jws, str):
         raise Refused("signature", "no signature")

@@ -1,4 +1,4 @@
-"""The keys of one gateway: a chain of records, each signed by the key before, and what is pinned of it."""
+"""The keys of one gateway: a chain of records, each signed by the previous key, and which of them are pinned."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MANY_RECORDS = 16  # more are looked through for a pinned key before their signa
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """The keys that follow from one first key, as a ``keys`` object says."""
+    """The chain of keys in a ``keys`` object."""
 
     counter: int
     keys: Mapping[str, PublicKey]  # in order
-    records: list[bytes]  # what each says, canonical and without its signature
+    records: list[bytes]  # content of each record, canonical and without its signature
     says: bytes  # the whole object, likewise
     since: int  # not_before of the first
     revoked: Mapping[str, Mapping[str, int]]
@@ -38,13 +38,13 @@ class Unpinned(Refused):
 
 
 class KeyRing:
-    """Grows with each ``keys`` object of its gateway; never forgets a key.
+    """The keys of a gateway; grows with each ``keys`` object and never forgets a key.
 
     Args:
         pins: thumbprints, one of which must be in the chain; empty: any chain, and nothing proves the origin. Any key
-            of a chain will do: its object is signed by the newest, which only follows from all before. A second
-            chain (of a key that stands for a lost one) is taken only where it is pinned by itself. One written
-            ``park7/gw01=<thumbprint>`` holds for that gateway alone.
+            of a chain is sufficient: the object is signed by the newest key, which follows from all others. A second
+            chain (of a key that replaces a lost one) is accepted only if it is pinned itself.
+            ``park7/gw01=<thumbprint>`` is valid for that gateway only.
     """
 
     def __init__(self, gateway: str, pins: Collection[str] = ()) -> None:
@@ -67,13 +67,13 @@ class KeyRing:
         return bool(self._chains) and all(self._pins & chain.keys.keys() for chain in self._chains.values())
 
     def update(self, raw: bytes, value: dict[str, Any], *, unordered: bool = False) -> bool:
-        """Take a ``keys`` object. False: the same one again.
+        """Add a ``keys`` object. Returns False if it is known already.
 
         Args:
-            unordered: nothing says that it came after those that are known; one from before them is no fault then.
+            unordered: it may be older than those that are known.
 
         Raises:
-            Refused: whatever does not hold; the known keys stay as they were.
+            Refused: the object is invalid; the known keys stay unchanged.
         """
         if value.get("v") != 1:
             raise Refused("shape", f"keys object of format {shown(value.get('v'))}, 1 is known")
@@ -89,18 +89,18 @@ class KeyRing:
         keys, revoked = _chain(records)
         check_signed(raw, value, TYP_KEYS, {(newest := next(reversed(keys))): keys[newest]})
         written = [payload_of(record) for record in records]
-        # ES256 signs with another number each time: an object that was made anew may say the same in other bytes
+        # ES256 signatures are randomised: an object that was created again may have the same content in other bytes
         plain = [{name: member for name, member in record.items() if name != "sig"} for record in records]
         says = payload_of({**value, "records": plain})
         since = int(records[0]["not_before"])
         return self._follows(_Chain(counter, keys, written, says, since, revoked), unordered)
 
     def _follows(self, new: _Chain, unordered: bool) -> bool:
-        """Take a chain if it goes on from what is known. False: the same one again."""
+        """Add a chain that continues a known one. Returns False if it is known already."""
         first = next(iter(new.keys))
         known = self._chains.get(first)
         if known is not None and not self._pins & new.keys.keys() and self._is_part(new, known):
-            return False  # from before the pinned key was: it says nothing that is not known
+            return False  # older than the pinned key: everything in it is known
         if known is None and self._chains and not self._begins_anew(new):
             known = next(reversed(self._chains.values()))
         if known is not None:
@@ -144,7 +144,7 @@ class KeyRing:
         return self._strict and old.counter < known.counter and old.records == known.records[: len(old.records)]
 
     def _begins_anew(self, new: _Chain) -> bool:
-        """Another first key: an impostor, unless it was pinned beside what was pinned of the chains that are known."""
+        """Another first key: refused, unless it is pinned in addition to those of the known chains."""
         return (
             bool(self._pins & new.keys.keys())
             and not new.keys.keys() & self.keys.keys()
@@ -156,12 +156,12 @@ class KeyRing:
         return kid in self._revoked
 
     def is_cut(self, kid: str, stream: str, seq: int) -> bool:
-        """Is this key revoked, and the sequence beyond the last one that it is trusted for?"""
+        """Is this key revoked, and the sequence above its last trusted one?"""
         last = self._revoked.get(kid)
         return last is not None and seq > last.get(stream, 0)
 
     def check_revoked(self, kid: str, stream: str, seq: int) -> None:
-        """Raises Refused for what a revoked key signed after its last trusted sequence."""
+        """Raises Refused if the key is revoked and the sequence above its last trusted one."""
         if self.is_cut(kid, stream, seq):
             last = self._revoked[kid].get(stream, 0)
             raise Refused("revoked", f"signed by the revoked key {kid}, trusted up to sequence {last}")
@@ -196,7 +196,7 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
             raise Refused("shape", f"key record {number} has revokes that is not an array")
         for entry in revokes:
             kid, last = _revocation(entry, number)
-            if kid not in keys and before is not None:  # a first key may cut off the lost one that it stands for
+            if kid not in keys and before is not None:  # a first key may revoke the lost one that it replaces
                 raise Refused("shape", f"key record {number} revokes {shown(kid)}, which is not an earlier key")
             revoked[kid] = _lower(revoked[kid], last) if kid in revoked else last
         keys[key.kid] = key

@@ -28,7 +28,7 @@ _UNSUPPORTED: Final = 132  # reason code: unsupported protocol version
 
 
 class LiveError(Exception):
-    """The broker cannot be reached or refuses. ``hint`` says what to look at."""
+    """The broker cannot be reached or refuses. ``hint``: what to check."""
 
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
@@ -89,7 +89,7 @@ class Mail:
             return item
 
     def close(self) -> None:
-        """Nothing more comes; nobody waits for room any longer."""
+        """No more messages; release all waiting threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -98,13 +98,13 @@ class Mail:
 class Live:
     """Subscribes to a gateway's topics and feeds a verifier in a thread of its own.
 
-    A verifier that joins late begins with the first pack that it sees; retained births and keys come first.
+    A verifier that joins late begins with the first pack that it receives; retained births and keys come first.
 
     Args:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
         site, gateway: as in the topics; ``+`` for all.
         trust: thumbprints of first keys.
-        heard: called in the verifier's thread with topic and bytes of each pack that was verified.
+        heard: called in the verifier's thread with topic and bytes of each verified pack.
     """
 
     def __init__(
@@ -134,13 +134,13 @@ class Live:
         self._client: BoundedClient | None = None
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
         self.connections = 0
-        self.taken = 0  # messages that the verifier has seen, whatever it says of them
+        self.taken = 0  # messages that the verifier has processed
 
     def start(self, timeout_s: float = 10.0) -> None:
-        """Connect and subscribe; what comes is verified from here on.
+        """Connect and subscribe; messages are verified from then on.
 
         Raises:
-            LiveError: not connected and subscribed in time. Nothing is left running then.
+            LiveError: not connected and subscribed in time; nothing is left running.
         """
         deadline = time.monotonic() + timeout_s
         self._connect(version=5, deadline=deadline)
@@ -170,9 +170,9 @@ class Live:
             return self._verifier.counts()
 
     def stop(self) -> Report:
-        """Take what has already come, hang up, and give the last verdict."""
+        """Process the messages that have arrived, disconnect, and return the last verdict."""
         if self._worker.is_alive():
-            self._hang_up()  # while the worker makes room for what is on its way
+            self._hang_up()  # while the worker drains the queue
             self._mail.close()
             self._worker.join()
         else:
@@ -224,7 +224,7 @@ class Live:
 
     def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
         client = self._client
-        if client and client.fault:  # what it sent can be nothing that was signed; paho connects again
+        if client and client.fault:  # it sent something that cannot be a signed object; paho reconnects
             text, client.fault = f"the broker sent {client.fault}; the connection was cut", ""
             if self._ready.is_set():
                 with self._lock:

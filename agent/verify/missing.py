@@ -1,4 +1,4 @@
-"""What is not here at the end: holes in the sequences, what of them is stated lost, rollbacks and fresh beginnings."""
+"""Missing packs: gaps in the sequences, which of them are reported lost, rollbacks and restarted histories."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_missing(
     heads: Sequence[Head],
     made: StreamReport,
 ) -> None:
-    """Fill in ``made`` what only the whole history shows. Changes nothing else, so it may be asked at any time."""
+    """Fill in the parts of ``made`` that depend on the whole history. Changes nothing else."""
     lines = lineages(history)
     if history.torn:
         made.restarts.append(f"too many gaps in the sequence: the oldest {history.torn} are no longer listed")
@@ -80,7 +80,7 @@ def lineages(history: History) -> list[list[PackRun]]:
             path.append(at)
             at = up
         root = known.get(at, at)
-        if root not in roots:  # its beginning is not here: it belongs to the last beginning before it
+        if root not in roots:  # its beginning is missing: it belongs to the last beginning before it
             begun = boot.runs[0].first.from_ms
             before = [(s.first.from_ms, r) for r, s in roots.items() if s.first.from_ms <= begun]
             root = max(before)[1] if before else ""
@@ -95,7 +95,7 @@ def lineages(history: History) -> list[list[PackRun]]:
 def _hole(
     left: PackRun, right: PackRun, tables: Mapping[str, PointTable], losses: Sequence[Loss], made: StreamReport
 ) -> None:
-    """Divide the hole between two runs into what loss events cover and what is missing."""
+    """Divide the gap between two runs into packs covered by loss events and missing ones."""
     table = tables.get(left.last.birth)
     at, from_ms = left.last.seq + 1, left.last.to_ms
     end = right.first.seq - 1
@@ -135,7 +135,7 @@ def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int,
 
 
 def contradicts(history: History, head: Head) -> bool | None:
-    """Is the pack that a checkpoint names here, and another one? False: it is, or too old to tell; None: it is not."""
+    """Does the head of a checkpoint contradict a known pack? None: the pack is not known. False also if too old."""
     boot, seq, digest, _ = head
     known, kept = history.find(boot, seq)
     if not known:
@@ -151,7 +151,7 @@ def _compare_heads(
     tables: Mapping[str, PointTable],
     made: StreamReport,
 ) -> None:
-    """What checkpoints say against what came.
+    """Compare the heads of checkpoints with the packs.
 
     Args:
         heads: in order of their checkpoints.
@@ -194,7 +194,7 @@ def _compare_heads(
 
 
 def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
-    """By boot the sequence from which another boot goes on."""
+    """By boot, the sequence from which another boot continues."""
     begun: dict[str, int] = {}
     for first in (run.first for line in lines for run in line):
         if first.first and first.prev_boot is not None:

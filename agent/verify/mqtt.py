@@ -1,9 +1,8 @@
-"""An MQTT client with limits on what a broker may send. paho has none: it takes 256 MiB where a broker sends them.
+"""An MQTT client that limits what a broker may send. paho has no limit: it accepts messages of 256 MiB.
 
-MQTT 5 has Maximum Packet Size for it; 3.1.1 has nothing, and a broker may disobey. So the header of each packet is
-looked at as soon as it is in: before anything is kept of one that is too large, the connection is cut. QoS 2 is never
-subscribed to, and paho would keep such messages without bound until they are released: that cuts the connection too.
-``fault`` says why a connection was cut.
+MQTT 5 has Maximum Packet Size; 3.1.1 has nothing, and a broker may ignore it. So the header of each packet is checked
+as soon as it has arrived: a packet that is too large closes the connection before it is stored. So does QoS 2, which
+is never subscribed to: paho would keep such messages without limit until they are released. ``fault`` is the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-READ: Final = 16 << 10  # bytes of the socket at once: the system library makes room for all that it is asked for
+READ: Final = 16 << 10  # bytes read at once: the system library allocates all that is requested
 MAX_ANSWERS: Final = 4096  # packets that wait to be sent: a broker that does not read must not fill our memory
 TOO_LARGE, QOS_REFUSED, QUOTA = 0x95, 0x9B, 0x97  # reason codes of DISCONNECT
 _PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # in a packet's first byte
@@ -26,12 +25,12 @@ _PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # in a packet's first byte
 def hang_up(client: Client) -> None:
     """Disconnect, and return when paho's thread has ended."""
     client.disconnect()
-    with contextlib.suppress(AttributeError):  # the thread ended between paho's look at it and its join
+    with contextlib.suppress(AttributeError):  # the thread ended between paho's check and its join
         client.loop_stop()
 
 
 class Disobeyed(ConnectionError):
-    """The broker sent what it was told not to send."""
+    """The broker violated a limit."""
 
 
 class BoundedClient(Client):
@@ -45,7 +44,7 @@ class BoundedClient(Client):
     def __init__(self, protocol: MQTTProtocolVersion, most: int, client_id: str = "", **more: Any) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, client_id, protocol=protocol, **more)
         self._most = most
-        self.fault = ""  # what the broker did, for which the connection was cut
+        self.fault = ""  # why the connection was closed
 
     def reach(self, host: str, port: int, keepalive_s: int) -> None:
         """Connect with a clean session and our limit. Raises OSError, ValueError."""
@@ -58,7 +57,7 @@ class BoundedClient(Client):
         self.connect(host, port, keepalive_s, clean_start=True, properties=limits)
 
     def follow(self, *topics: str, retained: bool) -> None:
-        """Subscribe at QoS 1; ``retained``: also to what lies there already. 3.1.1 sends that in any case."""
+        """Subscribe at QoS 1; ``retained``: including retained messages, which 3.1.1 sends in any case."""
         if self.protocol != MQTTProtocolVersion.MQTTv5:
             self.subscribe([(topic, 1) for topic in topics])
             return

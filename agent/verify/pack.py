@@ -1,4 +1,4 @@
-"""One pack read strictly: what it says of itself, without looking at any other pack."""
+"""One pack, checked by itself, without looking at any other pack."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ChainLink:
     from_ms: int
     to_ms: int
     part: tuple[int, int] | None
-    birth: str  # in force after this pack: its own hash if it is a birth
+    birth: str  # in effect after this pack: its own hash if it is a birth
     is_birth: bool
     steps: tuple[tuple[int, int], ...]  # clock_step events: (old, new) in ms
     signer: int  # place of its key in the chain of keys
@@ -46,7 +46,7 @@ class ChainLink:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss event: packs ``first`` to ``last`` that the gateway dropped and says so."""
+    """A loss event: the gateway reports packs ``first`` to ``last`` as dropped."""
 
     boot: str
     first: int
@@ -74,13 +74,13 @@ class Pack:
 
 
 def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -> Pack:
-    """What a pack says.
+    """Read a pack whose signature is valid.
 
     Args:
-        columns: of its member ``e``, where ``parse_columns`` gave them.
+        columns: of its member ``e``, if ``parse_columns`` returned them.
 
     Raises:
-        Refused: code ``shape``; a member that is needed is missing or not what it must be.
+        Refused: code ``shape``; a required member is missing or invalid.
     """
     value = signed.value
     get = value.get
@@ -212,7 +212,7 @@ def _read_events(value: object, pack: Pack) -> None:
 
 
 def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
-    """An event that begins a counter epoch says what was, what is, and where the counters stood and stand."""
+    """An event that begins a counter epoch has old and new state, and the counters before and after."""
     epoch, counters = event.get("epoch"), event.get("counters")
     if type(epoch) is not int or epoch < 0 or not isinstance(counters, list):
         raise Refused("shape", f"an event {name} without epoch and counters")

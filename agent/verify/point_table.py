@@ -1,4 +1,4 @@
-"""A birth's point table, as far as completeness needs it: which point is due at which tick."""
+"""The point table of a birth: which point is due at which tick."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY_MS: Final = 86_400_000
 EPOCH: Final = date(1970, 1, 1).toordinal()
 MAX_POINTS: Final = 65_536
 MAX_GRIDS: Final = 256  # different periods and phases in one table; a device has five paces
-MAX_GAP_WORK: Final = 200_000  # gaps times what each is compared with, and the days that it is counted in
+MAX_GAP_WORK: Final = 200_000  # gaps times the points and days that each is compared with
 MAX_DAYS: Final = 4000  # that one stretch is cut into
 Unit = object  # ``u``; where there is a ``du``: (u, du)
 
@@ -33,7 +33,7 @@ def ms_of(value: object, what: str) -> int:
 
 
 def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> int:
-    """How many ``k * period + phase`` lie in ``[from_ms, to_ms)``."""
+    """Number of ticks ``k * period + phase`` in ``[from_ms, to_ms)``."""
     return max(0, (phase_ms - from_ms) // period_ms - (phase_ms - to_ms) // period_ms)
 
 
@@ -49,7 +49,7 @@ class Gap:
 
 @dataclass(slots=True)
 class Balance:
-    """What was due and what became of it."""
+    """Due readings, and what is present of them."""
 
     due: int = 0
     got: int = 0
@@ -110,7 +110,7 @@ class PointTable:
         return sum(ticks(low, high, *self._grid_of[name]) for name in gap.points if name in self._grid_of)
 
     def balance(self, counts: Mapping[str, int], gaps: Sequence[Gap], from_ms: int, to_ms: int) -> Balance:
-        """Compare what is there with what was due in ``[from_ms, to_ms)``.
+        """Compare records and gaps with the readings due in ``[from_ms, to_ms)``.
 
         Args:
             counts: records by point name.
@@ -155,7 +155,7 @@ class PointTable:
         return work + whole * len(names)
 
     def _gap_ticks(self, gaps: Sequence[Gap], result: Balance) -> dict[str, int]:
-        """Gap ticks by point; counts reasons and notes ticks that lie in two gaps."""
+        """Gap ticks by point; counts reasons and reports ticks in two gaps."""
         spans: dict[str, list[tuple[int, int]]] = {}
         whole = [(gap.from_ms, gap.to_ms) for gap in gaps if gap.points is None]
         missing: dict[str, int] = {}
@@ -187,7 +187,7 @@ class PointTable:
 
 
 def unit_of(u: object, du: object) -> Unit:
-    """A record's or a point's unit as one value; "" stands for a member that is not there."""
+    """A record's or a point's unit as one value; "" means that the member is missing."""
     return u if du == "" else (u, du)
 
 

@@ -29,7 +29,7 @@ class Records:
         return zip(self.names, self.units, strict=True)
 
     def distinct(self) -> list[tuple[str, Unit]]:
-        """Each pair once: for ``check_units``, when the birth is here."""
+        """Each pair once: for ``check_units`` when the birth has arrived."""
         seen: dict[str, Unit] = {}
         kept = []
         for name, unit in self.pairs:
@@ -75,7 +75,7 @@ def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: i
 
 
 def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records: Records) -> None:
-    """Look at records one by one; adds up what is early."""
+    """Check records one by one, and count early read times."""
     base_ms = 0.0
     for record in others:
         if len(record) - ("u" in record) == 2 and "v" in record:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 HOUR_MS: Final = 3_600_000
 HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS  # checkpoints are made each hour; of old ones one a day is kept
-MAX_LISTED: Final = 100  # faults, ranges and so on that are listed one by one; counts go on
+MAX_LISTED: Final = 100  # faults, ranges and so on that are listed; all are counted
 
 
 class Verdict(StrEnum):
@@ -17,7 +17,7 @@ class Verdict(StrEnum):
 
     VERIFIED = "verified"
     UNPROVEN = "consistent, origin unproven"  # no pin was given
-    INCOMPLETE = "incomplete"  # all that is here holds, but something is not here
+    INCOMPLETE = "incomplete"  # everything present is valid, but something is missing
     FAILED = "failed"
     NOTHING = "nothing to verify"
 
@@ -56,13 +56,13 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Packs that are not here: sequences ``first`` to ``last``, which covered ``[from_ms, to_ms)``."""
+    """Absent packs: sequences ``first`` to ``last``, which covered ``[from_ms, to_ms)``."""
 
     first: int
     last: int
     from_ms: int
     to_ms: int
-    readings: int | None  # that were due then; None where the birth in force is not known
+    readings: int | None  # due in that time; None if the birth in effect is unknown
     reason: str = ""  # of a loss event
 
     @property
@@ -73,7 +73,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Torn:
-    """A checkpoint of which some pages are here and some are not: the heads on those are not known."""
+    """A checkpoint with missing pages: the heads on those are unknown."""
 
     gateway: str
     counter: int
@@ -107,7 +107,7 @@ class StreamReport:
     packs: int = 0  # different ones whose signature holds
     verified: int = 0  # of these, without a fault
     readings: int = 0  # records in verified packs
-    gaps: int = 0  # due readings that lie in stated gaps
+    gaps: int = 0  # due readings in stated gaps
     asleep: int = 0  # of these, because the device sleeps
     gap_reasons: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
@@ -116,7 +116,7 @@ class StreamReport:
     rewritten: int = 0  # verified only after canonicalisation
     births: int = 0
     boots: int = 0
-    retired: bool = False  # the newest checkpoint says that its device is no longer read
+    retired: bool = False  # by the newest checkpoint, its device is no longer read
     head_seq: int = 0  # how far it had come by the newest checkpoint; 0 without any
     head_ms: int = 0
     oldest_head_seq: int = 0  # by the oldest one in files
@@ -129,7 +129,7 @@ class StreamReport:
     missing: list[Range] = field(default_factory=list)
     lost: list[Range] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)  # rollbacks and clones
-    restarts: list[str] = field(default_factory=list)  # the history begins anew
+    restarts: list[str] = field(default_factory=list)  # the history restarts
     unchecked: int = 0  # packs whose birth or other parts were not seen: completeness unknown
     clock_unsynced: int = 0  # packs
     clock_unknown: int = 0
@@ -140,17 +140,17 @@ class StreamReport:
 
     @property
     def is_cut(self) -> bool:
-        """Of after the oldest checkpoint in files packs are not here: no longer kept, or held back."""
+        """Packs after the oldest checkpoint in files are absent: no longer kept, or held back."""
         return bool(self.packs and self.oldest_head_seq) and self.oldest_head_seq + 1 < self.first_seq
 
     @property
     def missing_packs(self) -> int:
-        """Packs that are neither here nor stated lost."""
+        """Packs that are neither present nor reported lost."""
         return sum(hole.packs for hole in self.missing)
 
     @property
     def lost_packs(self) -> int:
-        """Packs that the gateway says it dropped."""
+        """Packs that the gateway reports as dropped."""
         return sum(hole.packs for hole in self.lost)
 
 
@@ -165,10 +165,10 @@ def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
 
 
 def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str]) -> list[str]:
-    """Streams without any pack, although there were some.
+    """Streams without any pack that must have had some.
 
-    In files a checkpoint beside them has one from after where the others begin; elsewhere they went on from one
-    checkpoint to the next. One whose device is no longer read may be left out, and so may what nobody asked for.
+    In files: a checkpoint has a head of the stream after the beginning of the other streams. On a broker: the head
+    advanced from one checkpoint to the next. Retired streams, and those that were not requested, may be absent.
     """
     begun: dict[str, int] = {}
     for name, stream in streams.items():
@@ -205,9 +205,9 @@ class Report:
     bad_signatures: int = 0
     checkpoints: int = 0  # pages
     checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> ms of its newest checkpoint
-    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms for which its packs go on after that
-    only: list[str] = field(default_factory=list)  # streams that files say they were asked for; none: all
-    withheld: list[str] = field(default_factory=list)  # streams of which no pack is here, though some should be
+    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms of packs after that
+    only: list[str] = field(default_factory=list)  # streams that were requested, by the files; none: all
+    withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
     torn_checkpoints: list[Torn] = field(default_factory=list)
     held: int = 0  # packs that wait for keys
     first_bad: Fault | None = None

@@ -1,4 +1,4 @@
-"""The verdict for people: plain lines, as wide as they must be."""
+"""The report as text lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LINE = 2000
 
 
 def as_text(report: Report) -> str:
-    """The whole report. Each line is cleaned by itself: what is quoted in it can neither begin nor end one."""
+    """The whole report. Each line is cleaned, so that quoted text cannot begin or end a line."""
     lines = list(_table(report))
     for gateway, first in report.trust.items():
         newest = report.checkpointed.get(gateway)
@@ -110,7 +110,7 @@ def _notes(s: StreamReport) -> Iterator[str]:
 
 
 def _doubts(s: StreamReport) -> Iterator[str]:
-    """What is no fault, but worth knowing."""
+    """Remarks that are not faults."""
     if s.clock_unsynced or s.clock_unknown:
         yield f"{s.stream}: clock not synchronised in {s.clock_unsynced} packs, unknown in {s.clock_unknown}"
     if s.clock_backward:

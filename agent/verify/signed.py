@@ -1,7 +1,7 @@
-"""A signed object: what was received, taken apart into payload, hash and the key that signed it.
+"""A signed object: payload, hash and the key that signed it.
 
-Whoever may publish on one topic can send anything. So the signature is looked for in the bytes before they are parsed:
-what an unknown key has signed costs a look, and only what a known key has signed as it stands may be large.
+Anyone who may publish on a topic can send anything. So the signature is searched in the bytes before they are parsed:
+an object of an unknown key costs only that search, and only an object whose bytes a known key signed may be large.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FoundSignature:
     kid: str
     key: PublicKey | None = None  # None: not known
     typ: str = ""
-    payload: bytes | None = None  # None: not what this key has signed
+    payload: bytes | None = None  # None: the key did not sign these bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Signed:
     payload: bytes
     digest: bytes  # SHA-256 of payload
     key: PublicKey
-    rewritten: bool  # the received bytes were not the signed ones: somebody on the way has re-serialised them
+    rewritten: bool  # the received bytes are not the signed ones: re-serialised in transit
 
     @property
     def hash(self) -> str:
@@ -47,7 +47,7 @@ class Signed:
 
 
 def cut_signature(raw: bytes, sig: str) -> bytes | None:
-    """``raw`` without its member ``sig``; None unless it stands there exactly once, as canonical bytes have it."""
+    """``raw`` without its member ``sig``; None unless it occurs exactly once, in canonical form."""
     member = b',"sig":"' + sig.encode() + b'"'
     before, found, after = raw.partition(member)
     if not found or member in after:
@@ -74,10 +74,10 @@ def payload_hash(raw: bytes) -> bytes:
 
 
 def find_signature(raw: bytes, keys: Mapping[str, PublicKey]) -> FoundSignature | None:
-    """The signature of an object that stands in canonical form; None where none is seen. Costs one look at the bytes.
+    """The signature of an object in canonical form, found without parsing it; None if there is none.
 
     Args:
-        keys: all that are known, of any gateway: which of them may sign this object is asked when it was parsed.
+        keys: all known keys, of any gateway; which of them may sign this object is checked after parsing.
     """
     sig = signature_of(raw)
     if sig is None:
@@ -108,10 +108,10 @@ def check_signed(
 ) -> Signed:
     """Check the signature of ``value``, which was parsed from ``raw``.
 
-    The received bytes are tried first. Only where they do not fit is the object written anew and tried again.
+    The received bytes are tried first. If they do not fit, the object is canonicalised and tried again.
 
     Args:
-        found: of the same bytes, so that nothing is checked twice.
+        found: the signature found in the same bytes, to check nothing twice.
 
     Raises:
         Refused: as ``check_signature``.

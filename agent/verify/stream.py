@@ -24,7 +24,7 @@ MAX_GROUPS: Final = 64  # ticks in parts that are under way
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_FAULTY: Final = 10_000
-MAX_HEADS: Final = 128  # that checkpoints name of packs that are not here, about 250 bytes each
+MAX_HEADS: Final = 128  # heads of packs that are not known, about 250 bytes each
 
 
 @dataclass(slots=True, eq=False)
@@ -63,11 +63,11 @@ class StreamState:
         self._faulty: set[tuple[str, int]] = set()
         self._bad = 0  # packs with a fault
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
-        self._heads: dict[tuple[str, int], NamedHead] = {}  # that checkpoints name of packs that are not here yet
+        self._heads: dict[tuple[str, int], NamedHead] = {}  # heads of packs that are not known yet
         self._newest: NamedHead | None = None
         self._oldest: NamedHead | None = None  # in files
         self._second: NamedHead | None = None  # made while one listened: the first one may have been retained
-        self._denied: list[NamedHead] = []  # what checkpoints say that is not so
+        self._denied: list[NamedHead] = []  # heads that contradict the packs
         self._signed: dict[str, int] = {}  # by key the highest sequence
 
     def take(self, pack: Pack, signed: Signed, where: str = "") -> tuple[Arrival, bool]:
@@ -117,7 +117,7 @@ class StreamState:
         return self._counts
 
     def count_duplicate(self) -> None:
-        """A pack that it has came once more."""
+        """Count a pack that is known already."""
         self._sum.redelivered += 1
 
     def add_table(self, birth: str, table: PointTable) -> None:
@@ -134,10 +134,10 @@ class StreamState:
                 self._balance(account, table, "")
 
     def head(self, named: NamedHead, ring: KeyRing) -> None:
-        """A checkpoint says that the stream had come to here, and whether that is its end."""
+        """Add the head of the stream in a checkpoint."""
         newest, oldest = self._newest, self._oldest
         if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
-            newest = None  # a thief may have counted as far as he liked
+            newest = None  # a thief may have chosen any counter
         if newest and named.counter > newest.counter and self._second is None and not named.filed:
             self._second = named
         if newest is None or named.counter >= newest.counter:
@@ -159,7 +159,7 @@ class StreamState:
             self._denied.append(named)
 
     def _thin_out(self) -> None:
-        """Every second of the older ones: a history that was written anew differs from any head after that."""
+        """Keep every second of the older ones: a rewritten history contradicts any later head."""
         heads = sorted(self._heads.values(), key=lambda named: named.counter)
         half = MAX_HEADS // 2
         self._heads = {named.head[:2]: named for named in [*heads[:half:2], *heads[half:]]}
@@ -174,11 +174,11 @@ class StreamState:
         return self._sum.packs, self._sum.readings, self._faults.count
 
     def report(self, ended: bool = False, ring: KeyRing | None = None) -> StreamReport:
-        """The books as they stand.
+        """The current state.
 
         Args:
-            ended: nothing more is on its way, not even the other parts of the last tick.
-            ring: says which keys were revoked after their packs had come.
+            ended: nothing more will arrive, not even the other parts of the last tick.
+            ring: knows the keys that were revoked after their packs had arrived.
         """
         made = self._copy()
 
@@ -227,7 +227,7 @@ class StreamState:
         return made
 
     def _add_fault(self, edge: ChainLink, code: str, text: str, where: str) -> None:
-        """A pack counts as failed once; its first fault is the one that is told."""
+        """A pack counts as failed once; its first fault is reported."""
         if code != "fork":
             if (edge.boot, edge.seq) in self._faulty:
                 return
@@ -333,7 +333,7 @@ def _check_form(signed: Signed) -> list[str]:
 
 
 def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:
-    """Were its other parts before the first pack here, or are they on their way?"""
+    """Are the other parts older than the first pack here, or still to arrive?"""
     low, high = (choose(group.packs, key=lambda edge: edge.seq) for choose in (min, max))
     part, parts = low.part or (1, 1)
     if low.seq == made.first_seq and part > 1 and len(group.packs) == parts - part + 1:

@@ -1,4 +1,4 @@
-"""Received bytes to one JSON object, or a clear refusal. What two readers could read differently is refused."""
+"""Strict parser: received bytes to one JSON object. What two parsers could read differently is refused."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ZSTD_STEP: Final = 256  # compressed bytes that are taken at once: at most 8 MiB
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
 FEW: Final = 8  # items of an array that are looked at one by one
-SAMPLE: Final = 64  # records that tell what the others are like
+SAMPLE: Final = 64  # records that are looked at to find the usual number of members
 
 
 class Refused(ValueError):
-    """What was received does not hold.
+    """A received object is invalid.
 
-    ``code`` is one stable word for programs and counts, ``text`` says what was seen and what would be right.
+    ``code`` is one stable word for programs and counts; ``text`` has what was received and what was expected.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -38,7 +38,7 @@ class Refused(ValueError):
 
 
 class Unread(Refused):
-    """What is received may hold, but cannot be read here: a package is missing. No fault of whoever sent it."""
+    """The object may be valid, but a package to read it is missing here. Not a fault of the sender."""
 
 
 def clean(text: str, limit: int) -> str:
@@ -47,7 +47,7 @@ def clean(text: str, limit: int) -> str:
 
 
 def shown(value: object) -> str:
-    """A received value for a message: what it is, cut to length, in one line."""
+    """A received value for a message: cut to length, in one line."""
     if isinstance(value, str):
         return repr(value[:MAX_SHOWN]) + ("..." if len(value) > MAX_SHOWN else "")
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**30):
@@ -58,7 +58,7 @@ def shown(value: object) -> str:
 
 
 def count_items(raw: bytes) -> int:
-    """Brackets and commas in the bytes: at least what a parser makes of them. Costs a nanosecond a byte."""
+    """Number of brackets and commas: a lower bound of the objects that a parser creates. Costs a nanosecond a byte."""
     return len(raw) - len(raw.translate(None, b"[{,"))
 
 
@@ -125,10 +125,10 @@ def parse_columns(
 
 
 def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
-    """``raw`` itself, or what is inside if it is a zstd frame; never more than ``cap`` bytes.
+    """``raw`` itself, or its content if it is a zstd frame; never more than ``cap`` bytes.
 
     Raises:
-        Refused: a frame that is damaged or holds more than ``cap``, or no zstd library is there.
+        Refused: a frame that is damaged or has more than ``cap`` bytes, or no zstd library is installed.
     """
     if not raw.startswith(ZSTD_MAGIC):
         return raw
@@ -163,7 +163,7 @@ class Frames:
         self._count = 0
 
     def feed(self, step: bytes) -> bytes:
-        """What the next bytes give. Raises Refused where they are no zstd."""
+        """The decompressed next bytes. Raises Refused if they are not zstd."""
         plain = b""
         try:
             while step:
@@ -270,7 +270,7 @@ def _survey(value: Any, depth: int) -> int:
 
 
 def _check_large(value: int) -> None:
-    """Beyond 2**53 only what is the shortest text of a double says the same to every reader."""
+    """Beyond 2**53 only the shortest text of a double means the same to every parser."""
     try:
         same = number_text(float(value)) == str(value)
     except (OverflowError, ValueError):

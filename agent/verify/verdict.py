@@ -1,4 +1,4 @@
-"""What all that was seen of many streams comes to: sums, and the verdict with its reasons."""
+"""The report over all streams: sums, and the verdict with its reasons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from agent.verify.report import Fault, Faults, Report, Verdict
 
-LISTED: Final = 3  # of a kind; what is more is counted
+LISTED: Final = 3  # of a kind; the others are counted
 FAULTS: Final = 100
 
 
@@ -15,8 +15,8 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
     """The sums of ``total.streams``.
 
     Args:
-        outside: faults of what belongs to no stream, or whose signature does not hold.
-        first_bad: the first that was refused, wherever.
+        outside: faults of objects that belong to no stream, or whose signature is invalid.
+        first_bad: the first refused object of all.
     """
     every = total.streams.values()
     total.packs = sum(s.packs for s in every)
@@ -39,13 +39,13 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
 
 
 def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, broken: Sequence[str]) -> None:
-    """The verdict of a report whose sums are made, and why.
+    """Set the verdict of a report with its reasons; its sums are complete.
 
     Args:
-        unread: why -> objects or files that could not be read here.
-        forgotten: torn checkpoints that are counted and not listed.
+        unread: reason -> number of objects or files that could not be read here.
+        forgotten: incomplete checkpoints that are counted but not listed.
         proven: the keys of all gateways that have packs lead back to a pinned one.
-        broken: what fails for other reasons than a stream's.
+        broken: faults that belong to no stream.
     """
     broken, left = [*broken], []
     if total.failed:

@@ -1,4 +1,4 @@
-"""The verifier: give it what was received, ask it for the verdict."""
+"""The verifier: takes received objects, returns the verdict."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
 MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # objects that were good and are known again by their bytes
 MAX_REASON, MAX_WHERE = 400, 300  # characters that are kept of a fault
-REFUSAL: Final = 100  # what a refused object costs beside its brackets and commas, in the unit of these
+REFUSAL: Final = 100  # cost of a refused object in addition to its brackets and commas
 PREFIX: Final = "meterhouse/v1/"
 _NAME, _GATEWAY = re.compile(NAME), re.compile(f"{NAME}/{NAME}")
-# what bytes that nobody parsed seem to be: only for messages, and to know whose keys to wait for
+# content of bytes that were not parsed: only for messages, and to know whose keys to wait for
 _CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
 _CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
 _CLAIMED_SEQ: Final = re.compile(rb'"seq":([0-9]{1,16}),$')
@@ -53,18 +53,18 @@ _CLAIMED_GATEWAY: Final = re.compile(rb'"gateway":"([A-Za-z0-9_.:/-]{1,130})"')
 class Outcome(Enum):
     """What became of one object."""
 
-    VERIFIED = "verified"  # a pack that holds as far as can be checked now
+    VERIFIED = "verified"  # a pack that is valid as far as can be checked now
     REDELIVERED = "redelivered"
     FAILED = "failed"
     HELD = "held"  # its key is not known yet
-    UNREAD = "unread"  # a package is missing here, see the report's reasons
+    UNREAD = "unread"  # a package is missing, see the report's reasons
     TAKEN = "taken"  # keys, a checkpoint, a retained birth
     IGNORED = "ignored"  # a topic without signed objects
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """An object that came before the key that it needs."""
+    """An object that arrived before its key."""
 
     raw: bytes
     topic: str | None
@@ -72,7 +72,7 @@ class _Held:
     gateway: str
     kid: str = ""  # where it was seen
     retained: bool = False
-    claims: dict[str, Any] = field(default_factory=dict)  # stream, boot and seq, as it says
+    claims: dict[str, Any] = field(default_factory=dict)  # stream, boot and seq, unverified
 
 
 class Verifier:
@@ -93,27 +93,27 @@ class Verifier:
         self._signers: dict[str, PublicKey] = {}  # of all rings
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = Checkpoints()
-        # what was good lately, and the stream that it was booked in: copies of a short one may come by the million
+        # recent good objects and their streams: copies of a short one may arrive by the million
         self._recent: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
         self._recent_bytes = 0
         self._booked: StreamState | None = None
         self._held: deque[_Held] = deque()
         self._held_bytes = 0
         self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
-        self._faults = Faults()  # of what belongs to no stream, or whose signature does not hold
+        self._faults = Faults()  # of objects that belong to no stream, or whose signature is invalid
         self._first_bad: Fault | None = None
         self._read: set[str] | None = None  # in files: gateways whose keys object came in the one that is being read
         self._unread: dict[str, int] = {}  # why -> objects or files
         self._cut_short: list[str] = []  # files, and why
         self.bad_signatures = 0
-        self.wasted = 0  # brackets and commas of what proved nothing: for who reads files, to know when it is enough
+        self.wasted = 0  # brackets and commas of invalid objects: the reader of files stops at a limit
 
     def narrow(self, names: Iterable[str]) -> None:
         """Files are of these streams only (last parts of their names): others may be held back."""
         self._only.update(name for name in names if _NAME.fullmatch(name))
 
     def new_file(self) -> None:
-        """What comes now lies in a file of its own: nothing says that it was published after what is known."""
+        """The next objects are from another file: their order relative to the others is unknown."""
         self._read = set()
         self._forget()
         self._checkpoints.new_file()
@@ -125,7 +125,7 @@ class Verifier:
             raw: the published bytes, compressed or not.
             topic: where it was published; None for files, then nothing binds it to a topic.
             where: file and line, for messages.
-            retained: it lies in a file as it lies retained on the birth's own topic.
+            retained: from a file, as retained on the birth's own topic.
         """
         key = raw, topic, retained
         if key in self._recent:
@@ -179,16 +179,16 @@ class Verifier:
             self._cut_short.append(f"{clean(where, MAX_WHERE)}: {clean(error.text, MAX_REASON)}")
 
     def counts(self) -> tuple[int, int, int]:
-        """(packs, readings, failed) so far, without a look at what is missing."""
+        """(packs, readings, failed) so far, without looking for missing packs."""
         each = [state.counts() for state in self._streams.values()]
         packs, readings, failed = (sum(column) for column in zip(*each, strict=True)) if each else (0, 0, 0)
         return packs, readings, failed + self._faults.count
 
     def report(self, now_ms: float | None = None) -> Report:
-        """The verdict on all that was taken so far. May be asked at any time; it costs a look at every stream.
+        """The verdict so far. May be called at any time; looks at every stream.
 
         Args:
-            now_ms: UTC where it is known, to tell what is late from what is still arriving; else the packs say.
+            now_ms: UTC if known, to distinguish what is late from what is still arriving; else by the packs.
         """
         return self._report(now_ms or 0)
 
@@ -250,12 +250,12 @@ class Verifier:
         except Unpinned as error:
             if gateway in self._rings or len(self._early) >= MAX_EARLY:
                 raise
-            self._early.append((raw, where, gateway, error))  # the chain may go on to a key that is pinned
+            self._early.append((raw, where, gateway, error))  # the chain may continue to a pinned key
             return Outcome.HELD
         if self._read is not None:
             self._read.add(gateway)
         if not self._trust:
-            # anybody can make one, at our cost; of one gateway a few are enough
+            # anyone can create one, at our cost; a few for each gateway are enough
             self.wasted += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
@@ -268,7 +268,7 @@ class Verifier:
         return Outcome.TAKEN
 
     def _settle_early(self, gateway: str | None = None) -> None:
-        """A pinned chain is here, or will never be: what came before is part of it, or refused."""
+        """A pinned chain has arrived, or never will: earlier keys objects are part of it, or refused."""
         waiting, self._early = self._early, []
         for raw, where, owner, error in waiting:
             if gateway is None:
@@ -354,7 +354,7 @@ class Verifier:
         return state
 
     def _take_retained(self, state: StreamState, pack: Pack) -> Outcome:
-        """The copy of a birth on its own topic: it teaches the table, and is no pack of the stream."""
+        """The retained copy of a birth: its table is used, but it is not counted as a pack."""
         if pack.table is None:
             raise Refused("shape", "the retained birth is not a birth")
         _, kept = state.history.find(pack.edge.boot, pack.edge.seq)
@@ -364,7 +364,7 @@ class Verifier:
         return Outcome.TAKEN
 
     def _hold(self, held: _Held) -> Outcome:
-        """Keep what came before its keys; the oldest is refused when there is too much of it."""
+        """Keep an object until its key arrives; the oldest is refused if there are too many."""
         self._held.append(held)
         self._held_bytes += len(held.raw)
         while len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
@@ -374,7 +374,7 @@ class Verifier:
         return Outcome.HELD
 
     def _release(self, gateway: str) -> None:
-        """Its keys are here: take what waited for them."""
+        """Its keys have arrived: process the objects that waited for them."""
         waiting, self._held, self._held_bytes = self._held, deque(), 0
         for held in waiting:
             if held.gateway == gateway and (not held.kid or held.kid in self._signers):
@@ -384,10 +384,10 @@ class Verifier:
                 self._held_bytes += len(held.raw)
 
     def finish(self, now_ms: float | None = None) -> Report:
-        """The last verdict: what still waits for its key is refused now.
+        """The last verdict: objects that still wait for their key are refused.
 
         Args:
-            now_ms: UTC, where one stopped listening while more may have been on its way.
+            now_ms: UTC, if listening was stopped while more may arrive.
         """
         self._settle_early()
         for held in self._held:
@@ -434,7 +434,7 @@ def _signed_topic(topic: str, parts: list[str]) -> bool:
 
 
 def _parse(raw: bytes, found: FoundSignature | None) -> tuple[dict[str, Any], Columns | None]:
-    """The object and the columns of its records; what no known key has signed as it is must be small."""
+    """The object and the columns of its records. Bytes that no known key has signed must be small."""
     if found and found.payload is not None:
         return parse_columns(raw, records="e")
     try:
