@@ -21,11 +21,11 @@ from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.keys import create_key, key_records
 from agent.pack import Packer, StreamTable
-from agent.service.balances import Balances
-from agent.service.figures import Figures
-from agent.service.intervals import LATE_MS, LATE_PACKS
-from agent.service.roster import Roster
-from agent.service.tallying import Tallying, Work
+from agent.service.results.balance import BalanceResults
+from agent.service.results.indicators import IndicatorResults
+from agent.service.results.interval_builder import CommittedSegment, IntervalBuilder
+from agent.service.results.publisher import LATE_MS, LATE_PACKS
+from agent.service.roster import DeviceCatalog
 from agent.store import Store
 from drivers.model import Reason
 from drivers.sim.physics import Noise, Physics, Plant
@@ -229,9 +229,9 @@ class Timelapse:
         self.now_ms = self.cut.midnight(first)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
         self.events: list[dict[str, Any]] = []
-        self._tallying = Tallying(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
+        self._tallying = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
         self._truth = Truth(seed, every_s, sun_day)
-        roster = Roster(self.config, {}, self.now_ms)
+        roster = DeviceCatalog(self.config, {}, self.now_ms)
         sign = signer.signer("mh-pack")
 
         def packer(stream: str) -> Packer:
@@ -246,7 +246,7 @@ class Timelapse:
         results = f"{self.config.base}/_indicators"
         self._results = packer(results)
         self._results.use(roster.results_table(results, agent.__version__))
-        self._figures, self._balances = Figures(self.config), Balances(self.config)
+        self._figures, self._balances = IndicatorResults(self.config), BalanceResults(self.config)
         self.readings = self.packs = self.figures = 0
 
     def _configure(self, timezone: str, plan: str, every_s: int) -> Config:
@@ -292,8 +292,8 @@ class Timelapse:
         """Another plan from now on, as a reload brings it."""
         (self.folder / "plan.toml").write_text(text, encoding="utf-8")
         self.config = load_config(self.folder / "agent.toml", environ={})
-        self._results.use(Roster(self.config).results_table(self._results.stream, agent.__version__))
-        self._figures, self._balances = Figures(self.config), Balances(self.config)
+        self._results.use(DeviceCatalog(self.config).results_table(self._results.stream, agent.__version__))
+        self._figures, self._balances = IndicatorResults(self.config), BalanceResults(self.config)
 
     # --- time
 
@@ -317,7 +317,11 @@ class Timelapse:
                 continue
             held = meter.positions[:]
             made = meter.packer.seal(self.ring, meter.positions, to_ms, clock, (), Reason.TIMEOUT)
-            works.append(Work(meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], tuple(made)))
+            works.append(
+                CommittedSegment(
+                    meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], tuple(made)
+                )
+            )
             packs += made
         self.store.commit(packs)
         self.readings += sum(pack.records for pack in packs)
@@ -338,7 +342,7 @@ class Timelapse:
             meter.positions.append(self.ring.append_values(0, tick_ms, at * 1_000_000, at * 1_000_000, values))
 
     def _close(self, clock: Mapping[str, Any]) -> None:
-        """Seal the figures of intervals that are closed, as ``agent.service.intervals`` does."""
+        """Seal the figures of intervals that are closed, as ``agent.service.results.publisher`` does."""
         while self._figures.prepare(self.store, self._results.from_ms):
             pass
         settled = self._tallying.closed_ms([meter.packer.stream for meter in self._meters])

@@ -18,7 +18,7 @@ import ext.memory
 from agent.cli.logs import set_up_logging
 from agent.cli.open_files import allow_files
 from agent.config import Config, load_config
-from agent.service.core import Service
+from agent.service.app import Service
 from agent.service.notify import notify
 
 log = logging.getLogger("meterhouse")

@@ -137,7 +137,7 @@ def _opened(config: Config) -> Iterator[Store]:
     Raises:
         GatewayError: there is none, somebody uses it, or it cannot be opened.
     """
-    from agent.service.places import is_taken
+    from agent.service.runtime_dir import is_taken
     from agent.store import Store, StoreBusy
 
     path = config.store_path

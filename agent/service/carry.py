@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.pack import SealedPack, base64url, seconds
-from agent.service.streams import SealJob
+from agent.service.seal_jobs import SealJob
 from agent.store import LossNote
 from drivers.model import Reason
 from ext.ring import Ring

@@ -16,8 +16,8 @@ from typing import Any
 from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
 from agent.pack import StreamTable
 from agent.poll import Life
-from agent.service.fleet import Fleet, Made
-from agent.service.roster import Roster, Unit
+from agent.service.devices import DeviceManager, PreparedDevice
+from agent.service.roster import Device, DeviceCatalog
 from drivers.line import FrameTrace, Line
 from drivers.model import ConfigError, DeviceSpec, GatewayError, ProfileError
 from drivers.registry import Driver
@@ -49,10 +49,10 @@ def fixed(old: Config, new: Config) -> list[ConfigError]:
 
 
 @dataclass(slots=True)
-class Exchange:
+class DeviceSwap:
     """What becomes of a device that stays. ``driver`` None: only its table says something else."""
 
-    unit: Unit
+    unit: Device
     device: DeviceConfig
     spec: DeviceSpec
     table: StreamTable
@@ -63,17 +63,17 @@ class Exchange:
 
 
 @dataclass(slots=True)
-class Change:
+class DeviceChanges:
     """All of one step, ready to be carried out."""
 
     config: Config
-    roster: Roster
+    roster: DeviceCatalog
     lines: dict[str, Line] = field(default_factory=dict)  # new ones and those that take the place of one of that name
     traces: list[FrameTrace] = field(default_factory=list)  # theirs, hidden until they serve
     gone_lines: set[str] = field(default_factory=set)  # closed: removed, or exchanged
-    gone: list[Unit] = field(default_factory=list)
-    exchanged: list[Exchange] = field(default_factory=list)
-    added: list[Made] = field(default_factory=list)
+    gone: list[Device] = field(default_factory=list)
+    exchanged: list[DeviceSwap] = field(default_factory=list)
+    added: list[PreparedDevice] = field(default_factory=list)
 
     @property
     def tables(self) -> list[tuple[int, StreamTable]]:
@@ -98,7 +98,7 @@ class Change:
             trace.discard()
 
 
-async def prepare(fleet: Fleet, config: Config, roster: Roster | None = None) -> Change:
+async def prepare(fleet: DeviceManager, config: Config, roster: DeviceCatalog | None = None) -> DeviceChanges:
     """Make what another configuration needs; nothing that is in use changes.
 
     Args:
@@ -109,8 +109,8 @@ async def prepare(fleet: Fleet, config: Config, roster: Roster | None = None) ->
         ProfileError: a profile is gone since the configuration was read.
     """
     if roster is None:
-        roster = await asyncio.to_thread(Roster, config, fleet.roster.known, fleet.grid.now_ms())
-    change, wrong = Change(config, roster), list[GatewayError]()
+        roster = await asyncio.to_thread(DeviceCatalog, config, fleet.roster.known, fleet.grid.now_ms())
+    change, wrong = DeviceChanges(config, roster), list[GatewayError]()
     try:
         _lines(fleet, change, wrong)
         _devices(fleet, change, wrong)
@@ -122,7 +122,7 @@ async def prepare(fleet: Fleet, config: Config, roster: Roster | None = None) ->
     return change
 
 
-def _lines(fleet: Fleet, change: Change, wrong: list[GatewayError]) -> None:
+def _lines(fleet: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
     gone = set(fleet.lines)
     for entry in change.config.lines:
         gone.discard(entry.name)
@@ -144,7 +144,7 @@ def _lines(fleet: Fleet, change: Change, wrong: list[GatewayError]) -> None:
     change.gone_lines |= gone
 
 
-def _devices(fleet: Fleet, change: Change, wrong: list[GatewayError]) -> None:
+def _devices(fleet: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
     units = {unit.config.name: unit for unit in fleet.units}
     for device in change.config.devices:
         unit = units.pop(device.name, None)
@@ -162,7 +162,9 @@ def _devices(fleet: Fleet, change: Change, wrong: list[GatewayError]) -> None:
     change.gone = list(units.values())
 
 
-def _exchange(fleet: Fleet, change: Change, unit: Unit, device: DeviceConfig, line: Line) -> Exchange | None:
+def _exchange(
+    fleet: DeviceManager, change: DeviceChanges, unit: Device, device: DeviceConfig, line: Line
+) -> DeviceSwap | None:
     same_address = (device.line, device.address, device.profile) == (
         unit.config.line, unit.config.address, unit.config.profile
     ) and device.line not in change.lines  # fmt: skip
@@ -175,10 +177,10 @@ def _exchange(fleet: Fleet, change: Change, unit: Unit, device: DeviceConfig, li
     driver: Driver | None = None
     if spec != unit.poll.driver.spec or not same_address:
         driver = make_driver(change.config, spec, line, fleet.ring, number)
-    return Exchange(unit, device, spec, table, number, driver, unit.identity, same_address)
+    return DeviceSwap(unit, device, spec, table, number, driver, unit.identity, same_address)
 
 
-async def carry_out(fleet: Fleet, change: Change) -> None:
+async def carry_out(fleet: DeviceManager, change: DeviceChanges) -> None:
     """Bring it into effect. Waits for visits under way, never for a device that is not asked."""
     fleet.roster, fleet.config = change.roster, change.config
     gone_lines = change.gone_lines
@@ -228,7 +230,7 @@ async def _close(line: Line) -> None:
         log.warning("%s: closing: %s", line.where, error.strerror)
 
 
-def _show_traces(fleet: Fleet, change: Change) -> None:
+def _show_traces(fleet: DeviceManager, change: DeviceChanges) -> None:
     """Those of new lines take their names, those of lines that are gone go. Only ``watch --frames`` would miss them."""
     try:
         for trace in change.traces:
@@ -239,7 +241,7 @@ def _show_traces(fleet: Fleet, change: Change) -> None:
         log.warning("frames of some lines cannot be watched: %s: %s", error.filename, error.strerror)
 
 
-async def _in_place(fleet: Fleet, exchange: Exchange) -> None:
+async def _in_place(fleet: DeviceManager, exchange: DeviceSwap) -> None:
     """One device of a line that stays: the others on it do not notice."""
     try:
         await exchange.unit.poll.hold()
@@ -249,7 +251,7 @@ async def _in_place(fleet: Fleet, exchange: Exchange) -> None:
     fleet.pollers[exchange.device.line].wake()
 
 
-async def _leave(fleet: Fleet, unit: Unit) -> None:
+async def _leave(fleet: DeviceManager, unit: Device) -> None:
     try:
         await unit.poll.hold()  # and it stays held
         fleet.dismiss(unit)
@@ -258,7 +260,7 @@ async def _leave(fleet: Fleet, unit: Unit) -> None:
         raise
 
 
-def _swap(fleet: Fleet, exchange: Exchange) -> None:
+def _swap(fleet: DeviceManager, exchange: DeviceSwap) -> None:
     """The device goes on as another, from the first tick that was not due yet."""
     unit, cut_ms = exchange.unit, fleet.cut_ms(exchange.unit)
     unit.config, unit.roster = exchange.device, fleet.roster

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.checkpoint import Page, checkpoint
-from agent.service.pen import Pen
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.signing_key import ActiveKey
 from agent.store import Store
 from drivers.model import GatewayError
 
@@ -28,8 +28,8 @@ class Checkpoints:
 
     def __init__(
         self,
-        writer: Writer,
-        pen: Pen,
+        writer: DatabaseThread,
+        pen: ActiveKey,
         gateway: str,
         uplinks: Sequence[Uplink],
         devices: Callable[[], Collection[str]],

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from agent.service.roster import Unit
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.roster import Device
 from agent.store import Store
 from drivers.model import GatewayError
 from drivers.plan import KnownHoles, holes_key
@@ -22,29 +22,29 @@ log = logging.getLogger("meterhouse")
 
 
 @runtime_checkable
-class Pupil(Protocol):
+class LearnsMap(Protocol):
     """A driver that learns."""
 
     holes: KnownHoles
 
 
-class Learned:
+class MapQuirks:
     """The lessons of all devices. Only the loop touches it.
 
     Args:
         rows: by stream, (facts, lessons) as the store has them.
     """
 
-    def __init__(self, writer: Writer, rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
+    def __init__(self, writer: DatabaseThread, rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
         self._writer = writer
         self._kept: dict[str, dict[str, Any]] = {}
         for stream, (_, lessons) in rows.items():
             if lessons is not None and (said := _decoded(lessons)) is not None:
                 self._kept[stream] = said
 
-    def teach(self, unit: Unit, driver: object, profile_hash: str, identity: Mapping[str, str | None]) -> None:
+    def teach(self, unit: Device, driver: object, profile_hash: str, identity: Mapping[str, str | None]) -> None:
         """Give a driver what its device taught us before; another identity, firmware or profile starts afresh."""
-        if not isinstance(driver, Pupil):
+        if not isinstance(driver, LearnsMap):
             return
         known = {name: text for name, text in identity.items() if text is not None}
         firmware = known.pop("device.firmware", None)
@@ -60,11 +60,11 @@ class Learned:
             return
         driver.holes = holes
 
-    async def keep(self, units: Iterable[Unit]) -> None:
+    async def keep(self, units: Iterable[Device]) -> None:
         """Make durable what was learned or forgotten since."""
         for unit in units:
             driver, stream = unit.poll.driver, unit.stream.name
-            if not isinstance(driver, Pupil) or not driver.holes.key:
+            if not isinstance(driver, LearnsMap) or not driver.holes.key:
                 continue
             driver.holes.expire(_now_s())
             said = driver.holes.to_json()
@@ -89,7 +89,7 @@ def _keep(stream: str, text: bytes | None, store: Store) -> None:
 
 def lessons_of(driver: object) -> str:
     """One line for a technician; "" where nothing was learned."""
-    return driver.holes.summary() if isinstance(driver, Pupil) else ""
+    return driver.holes.summary() if isinstance(driver, LearnsMap) else ""
 
 
 def _decoded(text: bytes) -> dict[str, Any] | None:

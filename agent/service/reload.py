@@ -22,17 +22,17 @@ import agent
 from agent.config import Config, UplinkConfig, gathered
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
-from agent.service.change import Change, carry_out, fixed, prepare
-from agent.service.fleet import Fleet
-from agent.service.intervals import Intervals, Maker
-from agent.service.makers import makers
+from agent.service.change import DeviceChanges, carry_out, fixed, prepare
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
 from agent.service.notify import notify
-from agent.service.pen import KeyWatch, NextKey
-from agent.service.roster import Roster
-from agent.service.sealing import Sealing
-from agent.service.streams import Stream
-from agent.service.tallying import Tallying
-from agent.service.writer import Writer
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.makers import makers
+from agent.service.results.publisher import ResultProducer, ResultPublisher
+from agent.service.roster import DeviceCatalog
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler
+from agent.service.signing_key import KeyFileWatcher, PreparedKey
 from agent.store import Store
 from drivers.model import ConfigError, GatewayError
 
@@ -77,11 +77,11 @@ class Running(Protocol):
     loaded_ms: int
     complaints: list[str]
     grid: Grid
-    fleet: Fleet
-    writer: Writer
-    sealing: Sealing
-    intervals: Intervals
-    key_watch: KeyWatch
+    fleet: DeviceManager
+    writer: DatabaseThread
+    sealing: SealScheduler
+    intervals: ResultPublisher
+    key_watch: KeyFileWatcher
     uplinks: list[Uplink]
     checkpoints: Checkpoints | None
     gateway: Stream
@@ -97,12 +97,12 @@ class Prepared:
     """All that a configuration needs, made and not in use yet."""
 
     config: Config
-    change: Change
-    key: NextKey | None
+    change: DeviceChanges
+    key: PreparedKey | None
     gateway: tuple[int, StreamTable]
     results: StreamTable
-    makers: Sequence[Maker]
-    tallying: Tallying | None
+    makers: Sequence[ResultProducer]
+    tallying: IntervalBuilder | None
     uplinks: dict[str, Uplink]  # those that are new or changed
 
     async def discard(self) -> None:
@@ -112,7 +112,7 @@ class Prepared:
             await asyncio.to_thread(uplink.stop, 0.0)
 
 
-class Reloads:
+class Reloader:
     """Takes up configurations, one after the other. Only the loop touches it.
 
     Args:
@@ -213,9 +213,9 @@ class Reloads:
         """Everything that can fail for what the files say. Raises ConfigError with all that is wrong."""
         running = self._agent
         wrong: list[GatewayError] = [*fixed(running.config, config)]
-        key: NextKey | None = None
-        change: Change | None = None
-        made: list[Maker] = []
+        key: PreparedKey | None = None
+        change: DeviceChanges | None = None
+        made: list[ResultProducer] = []
         uplinks: dict[str, Uplink] = {}
         try:
             try:
@@ -287,7 +287,7 @@ class Reloads:
         )
 
     async def _apply(self, prepared: Prepared) -> str:
-        """Exchange what was made for what is in use. Returns what changed, in words."""
+        """DeviceSwap what was made for what is in use. Returns what changed, in words."""
         running, config = self._agent, prepared.config
         await carry_out(running.fleet, prepared.change)
         running.config, running.loaded_ms = config, time.time_ns() // 1_000_000
@@ -326,7 +326,9 @@ class Reloads:
             running.checkpoints.again(fresh.values())
         return f"; destinations: {len(fresh)} new or changed, {len(leaving)} closed" if fresh or leaving else ""
 
-    async def _put_back(self, failed: Prepared, config: Config, roster: Roster, made: Sequence[Maker]) -> None:
+    async def _put_back(
+        self, failed: Prepared, config: Config, roster: DeviceCatalog, made: Sequence[ResultProducer]
+    ) -> None:
         """A fault of ours in the middle: what was in effect takes effect again, by the same means as any other.
 
         Raises what goes wrong here: an agent that is half one thing and half another must not go on.

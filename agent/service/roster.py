@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from agent.config import Config, DeviceConfig, device_spec, site_profiles
 from agent.pack import Facts, PointTable, StreamTable, changes
 from agent.poll import DevicePoll
-from agent.service.streams import Stream
-from agent.service.tables import Source, device_front, gateway_table, point_rows, results_table
+from agent.service.births import ProfileSource, device_front, gateway_table, point_rows, results_table
+from agent.service.seal_jobs import Stream
 from drivers.line import Line
 from drivers.model import DeviceSpec, Point
 from drivers.profile import Profile, vocabulary
@@ -21,11 +21,11 @@ Kind = tuple[object, ...]  # what makes two devices the same but for their addre
 
 
 @dataclass(slots=True)
-class Unit:
+class Device:
     """One device in the running agent."""
 
     config: DeviceConfig
-    roster: Roster  # of the configuration that it was made of
+    roster: DeviceCatalog  # of the configuration that it was made of
     line: Line
     stream: Stream
     poll: DevicePoll
@@ -43,7 +43,7 @@ def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict
     return {stream: facts for stream, facts in found.items() if facts is not None}
 
 
-class Roster:
+class DeviceCatalog:
     """Specs and tables of all devices. Raises ProfileError where a profile is gone since the check.
 
     Args:
@@ -86,7 +86,7 @@ class Roster:
         if kind not in self._tables:
             self._tables[kind] = PointTable(point_rows(spec, vocabulary().senml))
         profile = self.profile(device)
-        source = Source(profile.id, profile.hash, profile.evidence)
+        source = ProfileSource(profile.id, profile.hash, profile.evidence)
         front = device_front(self._config, device, spec, source, identity) | {"epoch": epoch}
         table = StreamTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)

@@ -14,8 +14,8 @@ from typing import Any
 import ext.clock
 from agent.pack import seconds
 from agent.poll import DevicePoll, Grid
-from agent.service.streams import SealJob, Stream
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.seal_jobs import SealJob, Stream
 from drivers.model import Reason
 from ext.ring import Ring
 
@@ -43,10 +43,10 @@ def pack_clock() -> dict[str, Any]:
     }
 
 
-class Sealing:
+class SealScheduler:
     """Decides when streams are sealed and keeps their books. Only the loop touches it."""
 
-    def __init__(self, writer: Writer, grid: Grid, every_ms: int) -> None:
+    def __init__(self, writer: DatabaseThread, grid: Grid, every_ms: int) -> None:
         self._writer, self._grid, self._every = writer, grid, every_ms
         self._lock = asyncio.Lock()
         self._ring: Ring | None = None

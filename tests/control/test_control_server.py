@@ -28,7 +28,7 @@ from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, Frame, frame, 
 from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, login_of, peer_of
 from agent.service.control.protocol import Declare, encode_request
 from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer
-from agent.service.places import taken
+from agent.service.runtime_dir import taken
 from drivers.model import GatewayError, UsageError
 from tests.control.test_control_protocol import SAMPLES, mutated
 from tests.kits.control import ASK, Served, answered_by, outcome, rest

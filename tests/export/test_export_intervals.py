@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.intervals import Flag, query
 from agent.service.control.intervals import COLUMNS
-from agent.service.pack_replay import new_pages
+from agent.service.results.rebuild import new_pages
 from agent.store import Store
 from tests.kits.exports import BASE, Gateway
 from tests.kits.ledger import START, Book, Packs, point, table

@@ -19,8 +19,8 @@ import zstandard
 from agent.intervals import Flag, IntervalRow, query, sums
 from agent.intervals.ledger import Ledger
 from agent.intervals.rows import RoleSum
-from agent.service.pack_replay import new_pages
-from agent.service.tallying import Tallying
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.rebuild import new_pages
 from agent.store import Store
 from tests.kits.ledger import STREAM
 from tests.kits.made_parks import FAULTS, HARMLESS, Pack, Park, make
@@ -36,7 +36,7 @@ class Gateway:
         self.path, self.park = folder / "store.db", park
         folder.mkdir(parents=True, exist_ok=True)
         self.store = Store.open(self.path)
-        self.tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+        self.tallying = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
         if self.store.heads():
             self.tallying.repair.open(self.store, {STREAM})
             self.follow()
@@ -105,7 +105,7 @@ def age(gateway: Gateway, rng: random.Random) -> None:
         conn.execute("DELETE FROM interval_states")
         conn.execute("DELETE FROM interval_pages")
     store = Store.open(gateway.path)
-    first = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+    first = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
     play(first, store, seen[:anew])
     ledger = Ledger(STREAM, park.cut, park.rule)
     made = [pair for pack in seen[anew:] for pair in taken(ledger, pack, seen)]
@@ -115,7 +115,7 @@ def age(gateway: Gateway, rng: random.Random) -> None:
     store.close()
 
 
-def play(tallying: Tallying, store: Store, packs: list[Pack]) -> None:
+def play(tallying: IntervalBuilder, store: Store, packs: list[Pack]) -> None:
     """The packs in one go, as a stopped agent of before left their intervals."""
     ledger = Ledger(STREAM, tallying.cut, tallying.rule)
     made = [pair for pack in packs for pair in taken(ledger, pack, packs)]

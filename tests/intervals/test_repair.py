@@ -10,9 +10,9 @@ import pytest
 
 from agent.intervals import Cut
 from agent.intervals.sketch import Rule
-from agent.service.intervals import corrected_figures
-from agent.service.pack_replay import new_pages
-from agent.service.tallying import Tallying
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.publisher import corrected_figures
+from agent.service.results.rebuild import new_pages
 from agent.store import NewPage, Repair, Store
 from tests.intervals.test_cut_off import OLD_STATE, Gateway, age
 from tests.kits.ledger import LENGTH, STREAM, Book, Packs, point, table
@@ -88,7 +88,7 @@ def test_results_wait_for_a_stream_that_has_not_begun(tmp_path: Path) -> None:
     gateway.commit(gateway.park.packs)
     assert gateway.tallying.closed_ms([STREAM]) > 0
     assert gateway.tallying.closed_ms([STREAM, "park7/gw01/other"]) == 0
-    again = Tallying(gateway.park.cut, gateway.park.rule, 10**15, lambda stream, event: None)
+    again = IntervalBuilder(gateway.park.cut, gateway.park.rule, 10**15, lambda stream, event: None)
     again.admit([STREAM])
     assert again.closed_ms([STREAM]) == 0, "its packs are not read yet"
     gateway.close()
@@ -102,7 +102,7 @@ def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Pa
     store = Store.open(gateway.path)
     seen: list[int] = []
     while True:  # each turn is another start, killed after a slice
-        tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+        tallying = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
         tallying.repair.open(store, {STREAM})
         tallying.admit([STREAM])
         while tallying.catch_up(store):
@@ -127,12 +127,12 @@ def test_a_stream_that_is_no_longer_configured_is_repaired_too(tmp_path: Path) -
     truth = gateway.rows()
     age(gateway, random.Random(1))
     store = Store.open(gateway.path)
-    tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+    tallying = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
     tallying.repair.open(store, set())
     assert tallying.repair.left
     while tallying.repair.step(store):
         pass
-    again = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+    again = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
     again.repair.open(store, set())
     assert not again.repair.left, "once is enough"
     store.close()
@@ -147,7 +147,7 @@ def test_an_older_version_that_ran_in_between_is_noticed(tmp_path: Path) -> None
     gateway.commit(park.packs)
     store, seq = gateway.store, park.packs[-1].seq
     store.add_intervals([], {STREAM: (seq, OLD_STATE)}, [Repair(STREAM, seq - 40, 0)])
-    tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+    tallying = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
     tallying.repair.open(store, set())
     assert tallying.repair.left[STREAM].seq == seq
     gateway.close()

@@ -40,10 +40,10 @@ from agent.service.control import keys as key_requests
 from agent.service.control.keys import last_signed
 from agent.service.control.peer import Caller, NotAllowed
 from agent.service.control.protocol import Keys
-from agent.service.pen import KeyWatch, Pen
-from agent.service.places import taken
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.runtime_dir import taken
+from agent.service.seal_jobs import Stream
+from agent.service.signing_key import ActiveKey, KeyFileWatcher
 from agent.store import Store
 from agent.verify import Verdict, Verifier
 from drivers.model import GatewayError, Reason, UsageError
@@ -96,10 +96,10 @@ class Moody:
 class Rounds:
     """Two streams that are sealed a second at a time by a real writer into a real store."""
 
-    def __init__(self, folder: Path, pen: Pen) -> None:
+    def __init__(self, folder: Path, pen: ActiveKey) -> None:
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 77, 2, bytes(32))
         self.now_ms, self.told = T0, list[tuple[Any, ...]]()
-        self.writer = Writer(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
+        self.writer = DatabaseThread(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
         self.writer.on_trouble = lambda *what: self.told.append(what)
         self.streams = []
         for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
@@ -128,7 +128,7 @@ class Rounds:
         }
 
 
-def verdict(packs: dict[str, list[bytes]], pen: Pen, trust: str) -> Any:
+def verdict(packs: dict[str, list[bytes]], pen: ActiveKey, trust: str) -> Any:
     verifier = Verifier([trust])
     verifier.feed(pen.records, f"meterhouse/v1/{BASE}/keys")
     for name, datas in packs.items():
@@ -140,7 +140,7 @@ def verdict(packs: dict[str, list[bytes]], pen: Pen, trust: str) -> Any:
 async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     """Sealing pauses and says why; what was read waits in the ring and is sealed with the first signature after."""
     key = Moody()
-    pen = Pen(Signer(key, T0 // 1000 - 5), BASE)
+    pen = ActiveKey(Signer(key, T0 // 1000 - 5), BASE)
     rounds = Rounds(tmp_path, pen)
     await rounds.writer.start()
     try:
@@ -167,7 +167,7 @@ def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, ro
     if rotated:
         rotate_key(path, BASE, T0 // 1000)
     store = Store.open(tmp_path / "store.db", 64 << 20)
-    good = Pen(load_key(path), BASE).take_up(store)
+    good = ActiveKey(load_key(path), BASE).take_up(store)
     for _ in range(25):
         bad = bytearray(good)
         bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(7)
@@ -175,11 +175,11 @@ def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, ro
         with closing(sqlite3.connect(tmp_path / "store.db")) as conn, conn:
             conn.execute("UPDATE key_records SET body = ?", (bytes(bad),))
         store = Store.open(tmp_path / "store.db", 64 << 20)
-        assert Pen(load_key(path), BASE).take_up(store) == good
+        assert ActiveKey(load_key(path), BASE).take_up(store) == good
         kept = store.key_record()
         assert kept is not None and kept[1] == good
     with pytest.raises(GatewayError, match="park7/other"):  # sound, and of another gateway: nothing is dropped
-        Pen(load_key(path), "park7/other").take_up(store)
+        ActiveKey(load_key(path), "park7/other").take_up(store)
     assert store.key_record() == kept
     store.close()
 
@@ -188,7 +188,7 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     """Records are durable and handed out before the first pack that needs them; every stream changes in one round."""
     path = tmp_path / "signing.key"
     first = create_key(path, T0 // 1000 - 5).kid
-    pen = Pen(load_key(path), BASE)
+    pen = ActiveKey(load_key(path), BASE)
     rounds, seen, notes, checkpoints = Rounds(tmp_path, pen), list[bytes](), list[Any](), list[str]()
 
     async def checkpoint() -> None:
@@ -197,7 +197,7 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     await rounds.writer.start()
     try:
         await rounds.writer.call(pen.take_up)
-        watch = KeyWatch(pen, path, rounds.writer, seen.append, notes.append, checkpoint)
+        watch = KeyFileWatcher(pen, path, rounds.writer, seen.append, notes.append, checkpoint)
         await watch.look()
         await rounds.round()
         kids = [first]
@@ -231,7 +231,7 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
 async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "signing.key"
     create_key(path, 1)
-    pen = Pen(load_key(path), BASE)
+    pen = ActiveKey(load_key(path), BASE)
     writer = Rounds(tmp_path, pen)
     await writer.writer.start()
     try:
@@ -242,7 +242,7 @@ async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> Non
         async def none() -> None:
             raise AssertionError("no checkpoint of a key that was refused")
 
-        watch = KeyWatch(pen, path, writer.writer, lambda data: None, lambda event: None, none)
+        watch = KeyFileWatcher(pen, path, writer.writer, lambda data: None, lambda event: None, none)
         with pytest.raises(Exception, match="the last one recorded is"):
             await watch.prepare(tmp_path / "other.key")
         with pytest.raises(Exception, match="no signing key"):

@@ -19,7 +19,7 @@ from agent.service.control.frames import Frame
 from agent.service.control.peer import Caller, Right
 from agent.service.control.protocol import Export, Request
 from agent.service.control.server import ControlServer
-from agent.service.places import taken
+from agent.service.runtime_dir import taken
 from tests.kits.broker import DEADLINE_S
 
 T = TypeVar("T")

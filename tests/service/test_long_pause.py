@@ -17,9 +17,9 @@ from agent.keys import create_key
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
 from agent.service.carry import seal_job
-from agent.service.sealing import Sealing
-from agent.service.streams import SealJob, Segment, Stream
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.seal_jobs import SealJob, SealSegment, Stream
+from agent.service.sealing import SealScheduler
 from drivers.model import Reason
 from ext.ring import Ring
 
@@ -64,7 +64,7 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
     kept = array("Q", (place for place in places if place >= ring.tail and place in places[200:]))
     end = T0 + DAYS_MS + 20_000
     shape = stream.shape
-    job = SealJob(stream, end, [Segment(0, shape.table, kept, end)], [], Reason.DISK)
+    job = SealJob(stream, end, [SealSegment(0, shape.table, kept, end)], [], Reason.DISK)
     began = time.process_time()
     packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
     assert time.process_time() - began < 1.0
@@ -77,7 +77,9 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
 
 
 def test_a_device_that_was_never_read_meanwhile(ring: Ring, stream: Stream) -> None:
-    job = SealJob(stream, T0 + DAYS_MS, [Segment(0, stream.shape.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED)
+    job = SealJob(
+        stream, T0 + DAYS_MS, [SealSegment(0, stream.shape.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED
+    )
     packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
     (gap,) = packs[-1]["gaps"]
     assert (gap["from"], gap["to"], gap["reason"]) == (T0 / 1000, (T0 + DAYS_MS) / 1000, "stopped")
@@ -89,7 +91,7 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
     start = T0 + 5_000
     places = array("Q", (read(ring, start + n * 1000) for n in range(3)))
     shape = stream.shape
-    job = SealJob(stream, start + 4_000, [Segment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
+    job = SealJob(stream, start + 4_000, [SealSegment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
     packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
     gaps = [(gap["from"], gap["to"], gap["reason"]) for pack in packs for gap in pack.get("gaps", ())]
     assert gaps == [(T0 / 1000, start / 1000, "stopped"), (start / 1000 + 3, start / 1000 + 4, "disk")]
@@ -105,7 +107,7 @@ class FullDisk:
 async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) -> None:
     """Promise 7: only what the ring still holds is remembered while nothing can be sealed."""
     # field pain 55
-    sealing = Sealing(cast(Writer, FullDisk()), Grid(), 1000)
+    sealing = SealScheduler(cast(DatabaseThread, FullDisk()), Grid(), 1000)
     sealing.open(ring, stream)
     for n in range(5_000):
         stream.record(0, [read(ring, T0 + n * 1000)], True)

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from agent.service.fleet import Fleet
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
 from agent.service.notify import notify
-from agent.service.pulse import STUCK_S, Pulse
-from agent.service.writer import Writer
+from agent.service.systemd import STUCK_S, Watchdog
 from drivers.line.stats import LineStats
 
 
@@ -37,8 +37,13 @@ class Bench:
         self.poller = SimpleNamespace(turns=0, busy=False)
         self.stats = LineStats()
         fleet = SimpleNamespace(pollers={"roof": self.poller}, lines={"roof": SimpleNamespace(stats=self.stats)})
-        self.pulse = Pulse(
-            cast(Writer, self.thread), cast(Fleet, fleet), lambda: "well", environ, lambda: self.now_s, self.said.append
+        self.pulse = Watchdog(
+            cast(DatabaseThread, self.thread),
+            cast(DeviceManager, fleet),
+            lambda: "well",
+            environ,
+            lambda: self.now_s,
+            self.said.append,
         )
 
     async def later(self, seconds: float) -> None:

@@ -23,16 +23,16 @@ from agent.config import load_config
 from agent.keys import create_key
 from agent.poll import DevicePoll
 from agent.service import change
-from agent.service.core import Service
-from agent.service.fleet import Fleet
-from agent.service.intervals import Intervals
-from agent.service.pen import KeyWatch
+from agent.service.app import Service
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
 from agent.service.reload import Outcome
-from agent.service.roster import Roster
-from agent.service.sealing import Sealing
-from agent.service.snapshot import status
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.results.publisher import ResultPublisher
+from agent.service.roster import DeviceCatalog
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler
+from agent.service.signing_key import KeyFileWatcher
+from agent.service.status import status
 from agent.store import Store, StoreFull
 from agent.uplink import Uplink
 from drivers.line import Line
@@ -368,16 +368,18 @@ class failing:
 
 
 BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use yet
-    (Roster, "__init__"), (Roster, "spec"), (Roster, "table"), (Roster, "gateway_table"), (Roster, "results_table"),
-    (Fleet, "make_line"), (Fleet, "make"), (driver_class("modbus"), "__init__"), (change, "_exchange"),
-    (KeyWatch, "prepare"), (Intervals, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"),
-    (Store, "register_tables"), (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (Writer, "bound"),
+    (DeviceCatalog, "__init__"), (DeviceCatalog, "spec"), (DeviceCatalog, "table"), (DeviceCatalog, "gateway_table"),
+    (DeviceCatalog, "results_table"), (DeviceManager, "make_line"), (DeviceManager, "make"),
+    (driver_class("modbus"), "__init__"), (change, "_exchange"), (KeyFileWatcher, "prepare"),
+    (ResultPublisher, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"), (Store, "register_tables"),
+    (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (DatabaseThread, "bound"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
-    (change, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"),
-    (Stream, "become"), (Fleet, "end_poller"), (Line, "close"), (Fleet, "dismiss"), (Fleet, "admit"),
-    (Fleet, "cut_ms"), (Fleet, "start_pollers"), (Sealing, "retire"), (Sealing, "admit"), (Sealing, "pace"),
-    (Intervals, "reload"), (Uplink, "stop"), (Writer, "serve"), (Uplink, "start"), (KeyWatch, "take"),
+    (change, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"), (Stream, "become"),
+    (DeviceManager, "end_poller"), (Line, "close"), (DeviceManager, "dismiss"), (DeviceManager, "admit"),
+    (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "retire"), (SealScheduler, "admit"),
+    (SealScheduler, "pace"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "serve"),
+    (Uplink, "start"), (KeyFileWatcher, "take"),
 )  # fmt: skip
 
 
@@ -456,7 +458,7 @@ async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, n
             assert different(meaning(before), meaning(await park.picture())) == {}, where
         readings = {unit.config.name: unit.stream.readings for unit in park.service.units}
         await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.units))
-        with failing(Sealing, "note", RuntimeError("injected")) as count:
+        with failing(SealScheduler, "note", RuntimeError("injected")) as count:
             assert (await park.reload(rotated(park))).accepted and count(), (
                 "what cannot be told is in effect all the same"
             )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.config import load_config
-from agent.service.intervals import Intervals
+from agent.service.results.publisher import ResultPublisher
 from agent.store import Store
 
 HOUR = 3_600_000
@@ -46,7 +46,7 @@ async def start(folder: Path, now_ms: int, *, makers: bool = True) -> int:
         return SimpleNamespace(from_ms=from_ms, use=lambda table: None)
 
     grid, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
-    intervals = Intervals(load_config(folder / "agent.toml"), Desk(store), sealing, grid, packer)  # type: ignore[arg-type]
+    intervals = ResultPublisher(load_config(folder / "agent.toml"), Desk(store), sealing, grid, packer)  # type: ignore[arg-type]
     intervals.makers = [SimpleNamespace()] if makers else []  # type: ignore[list-item]
     await intervals.open(None, SimpleNamespace(stream="park7/gw01/_indicators"))  # type: ignore[arg-type]
     store.close()

@@ -16,10 +16,10 @@ import pytest
 
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
-from agent.service import writer as writing
-from agent.service.sealing import Sealing
-from agent.service.streams import SealJob, Stream
-from agent.service.writer import Writer
+from agent.service import db_thread as writing
+from agent.service.db_thread import DatabaseThread
+from agent.service.seal_jobs import SealJob, Stream
+from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreFull
 from ext.ring import Ring
 
@@ -61,7 +61,7 @@ class Gateway(Stream):
 async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing() -> None:
     """It did, for as long as the step was: the pause to the next boundary was counted from the old time."""
     clock, writer = SetClock(), CountingWriter()
-    sealing = Sealing(cast(Writer, writer), clock.grid, EVERY_MS)
+    sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, EVERY_MS)
     gateway = Gateway("park7/gw01/_gateway", cast(Any, None), clock.grid.now_ms())
     sealing.open(cast(Ring, object()), gateway)
     task = asyncio.create_task(sealing.run())
@@ -98,7 +98,7 @@ class Visits:
 
 async def test_the_answers_of_the_boundary_go_first_and_a_device_that_is_always_busy_holds_up_nothing() -> None:
     clock, writer = SetClock(), CountingWriter()
-    sealing = Sealing(cast(Writer, writer), clock.grid, 1_000_000_000)
+    sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, 1_000_000_000)
     sealing.open(cast(Ring, object()), Gateway("park7/gw01/_gateway", cast(Any, None), 0))
     turns = [Visits(idle=False), Visits(idle=False), Visits(idle=True)]
     for n, visits in enumerate(turns):
@@ -142,10 +142,10 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
     monkeypatch.setattr(writing, "COMMIT_BYTES", 1)  # a transaction a stream
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 60_000
     monkeypatch.setattr(NarrowStore, "full_at", full_at)
-    writer = Writer(lambda: NarrowStore.open(tmp_path / "store.db"), lambda: CLOCK)
+    writer = DatabaseThread(lambda: NarrowStore.open(tmp_path / "store.db"), lambda: CLOCK)
     await writer.start()
     clock = SetClock()
-    sealing = Sealing(writer, clock.grid, 1000)
+    sealing = SealScheduler(writer, clock.grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     names = [f"park7/gw01/{name}" for name in ("_gateway", "a", "b", "c")]
     try:
@@ -201,9 +201,9 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
             return super().commit(*args, **more)
 
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000
-    writer = Writer(lambda: SlowStore.open(tmp_path / "store.db"), lambda: CLOCK)
+    writer = DatabaseThread(lambda: SlowStore.open(tmp_path / "store.db"), lambda: CLOCK)
     await writer.start()
-    sealing = Sealing(writer, SetClock().grid, 1000)
+    sealing = SealScheduler(writer, SetClock().grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     table = StreamTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
     stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)

@@ -26,7 +26,7 @@ class Access(Protocol):
     @property
     def caller(self) -> Caller: ...
     @property
-    def service(self) -> Any: ...  # agent.service.core.Service; None where no agent runs
+    def service(self) -> Any: ...  # agent.service.app.Service; None where no agent runs
 
     async def call(self, function: Callable[[Store], T]) -> T:
         """Run in the store's thread. Not for long: sealing waits behind it, so do large things in slices."""
@@ -70,7 +70,7 @@ class RunningAccess:
     """The running agent as a request sees it.
 
     Args:
-        service: an ``agent.service.core.Service``.
+        service: an ``agent.service.app.Service``.
         slices: None: what is asked of the store is little, and goes first come, first served.
     """
 

@@ -16,16 +16,16 @@ from agent.pack import seconds
 from agent.poll import Grid
 from agent.service.learned import lessons_of
 from agent.service.metrics import write_metrics
-from agent.service.pen import Pen
-from agent.service.pulse import Pulse
-from agent.service.roster import Unit
-from agent.service.rounds import Rounds
-from agent.service.streams import Shape
+from agent.service.roster import Device
+from agent.service.seal_jobs import TableVersion
+from agent.service.signing_key import ActiveKey
+from agent.service.store_check import StoreScrubber
+from agent.service.systemd import Watchdog
 from drivers.line import Line
 
 if TYPE_CHECKING:
-    from agent.service.intervals import Intervals
-    from agent.service.sealing import Sealing
+    from agent.service.results.publisher import ResultPublisher
+    from agent.service.sealing import SealScheduler
     from agent.uplink import Uplink
 
 METRICS_EVERY_S = 10.0
@@ -40,19 +40,19 @@ class Running(Protocol):
     complaints: list[str]
     grid: Grid
     uplinks: list[Uplink]
-    sealing: Sealing
-    pen: Pen
-    pulse: Pulse
-    rounds: Rounds
-    intervals: Intervals
+    sealing: SealScheduler
+    pen: ActiveKey
+    pulse: Watchdog
+    rounds: StoreScrubber
+    intervals: ResultPublisher
 
     @property
-    def units(self) -> Sequence[Unit]: ...
+    def units(self) -> Sequence[Device]: ...
     @property
     def lines(self) -> Mapping[str, Line]: ...
 
 
-class Snapshot:
+class StatusFile:
     """Writes ``snapshot.json`` in the runtime directory; mode 0640, like the ring."""
 
     def __init__(self, config: Config, boot: str, ring_name: str) -> None:
@@ -141,7 +141,7 @@ def summary(service: Running) -> str:
     return "; ".join(parts)[:400]
 
 
-def _tables(shapes: Sequence[tuple[str, Shape]]) -> str:
+def _tables(shapes: Sequence[tuple[str, TableVersion]]) -> str:
     """The tables that name what the ring holds, as JSON; made anew only when there is a new one."""
     points: dict[int, str] = {}  # devices of one kind share their points
     rows = []
@@ -154,7 +154,7 @@ def _tables(shapes: Sequence[tuple[str, Shape]]) -> str:
     return "{" + ",".join(rows) + "}"
 
 
-def _device_facts(unit: Unit, now_ms: int) -> dict[str, Any]:
+def _device_facts(unit: Device, now_ms: int) -> dict[str, Any]:
     poll, stream = unit.poll, unit.stream
     return {
         "line": unit.config.line,

@@ -16,7 +16,7 @@ SILENT_MS = 900_000  # a stream without readings is sealed at least this often
 
 
 @dataclass(slots=True)
-class Shape:
+class TableVersion:
     """A stream in one shape of its point table, from ``start_ms`` on."""
 
     number: int  # in the ring
@@ -26,7 +26,7 @@ class Shape:
 
 
 @dataclass(slots=True)
-class Segment:
+class SealSegment:
     """A stretch of one shape to seal; ``taken`` comes back as the number of positions used up, ``packs`` as made."""
 
     number: int
@@ -44,7 +44,7 @@ class SealJob:
 
     stream: Stream
     to_ms: int
-    segments: list[Segment]
+    segments: list[SealSegment]
     events: list[tuple[int, Mapping[str, Any]]]
     unknown: Reason = Reason.STOPPED
     start_ms: int | None = None  # the first job of a boot: nothing is known up to here
@@ -57,7 +57,7 @@ class Stream:
     def __init__(self, name: str, packer: Packer, start_ms: int) -> None:
         self.name = name
         self.packer = packer
-        self.shapes: deque[Shape] = deque()
+        self.shapes: deque[TableVersion] = deque()
         self.events: list[tuple[int, Mapping[str, Any]]] = []
         self.sealed_ms = start_ms
         self.start_ms: int | None = start_ms
@@ -69,7 +69,7 @@ class Stream:
         self.packs = 0
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> TableVersion:
         """The shape that is being recorded in now."""
         return self.shapes[-1]
 
@@ -79,7 +79,7 @@ class Stream:
             # nothing was recorded yet and no birth is out: the better known table serves from the start
             self.shapes.clear()
             start_ms = self.start_ms
-        self.shapes.append(Shape(number, table, start_ms))
+        self.shapes.append(TableVersion(number, table, start_ms))
 
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
         """Positions that a visit wrote for table ``number``."""
@@ -109,7 +109,7 @@ class Stream:
         for n, shape in enumerate(shapes):
             after = shapes[n + 1].start_ms if n + 1 < len(shapes) else to_ms
             end = min(after, to_ms)
-            segments.append(Segment(shape.number, shape.table, shape.positions[:], end))
+            segments.append(SealSegment(shape.number, shape.table, shape.positions[:], end))
             if after >= to_ms:
                 break
         events = [event for event in self.events if event[0] < to_ms]

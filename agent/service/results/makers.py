@@ -7,26 +7,26 @@ from importlib import import_module
 from typing import Any
 
 from agent.config import Config
-from agent.service.intervals import Maker
+from agent.service.results.publisher import ResultProducer
 from agent.store import Store
 
 
-def makers(config: Config) -> list[Maker]:
+def makers(config: Config) -> list[ResultProducer]:
     """Figures, then balances. A park's own plan is read now, as the birth of the results has its text."""
-    figures = Later("agent.service.figures", "Figures", config)
+    figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config)
     if config.indicators.plan is not None:
         figures.maker()
-    return [figures, Later("agent.service.balances", "Balances", config)]
+    return [figures, LazyProducer("agent.service.results.balance", "BalanceResults", config)]
 
 
-class Later:
+class LazyProducer:
     """A maker that is imported when the first interval closes; until then it costs nothing."""
 
     def __init__(self, module: str, name: str, config: Config) -> None:
         self._module, self._name, self._config = module, name, config
-        self._made: Maker | None = None
+        self._made: ResultProducer | None = None
 
-    def maker(self) -> Maker:
+    def maker(self) -> ResultProducer:
         """The maker itself."""
         if self._made is None:
             self._made = getattr(import_module(self._module), self._name)(self._config)

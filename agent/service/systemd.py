@@ -11,9 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from agent.service.fleet import Fleet
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
 from agent.service.notify import notify
-from agent.service.writer import Writer
 from agent.store import Usage
 
 log = logging.getLogger("meterhouse")
@@ -21,7 +21,7 @@ BEAT_S = 10.0
 STUCK_S = 300.0  # a visit moves with every answer and timeout, and none of those may take so long
 
 
-class Pulse:
+class Watchdog:
     """Beats at most every ``BEAT_S``, thrice as often as systemd wants it.
 
     Args:
@@ -31,8 +31,8 @@ class Pulse:
 
     def __init__(
         self,
-        writer: Writer,
-        fleet: Fleet,
+        writer: DatabaseThread,
+        fleet: DeviceManager,
         say: Callable[[], str],
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,

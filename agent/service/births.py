@@ -14,7 +14,7 @@ from drivers.night import DARK_BELOW_DEG
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ProfileSource:
     """What a birth says of the profile that a device was read with."""
 
     profile: str
@@ -87,7 +87,7 @@ def device_front(
     config: Config,
     device: DeviceConfig,
     spec: DeviceSpec,
-    source: Source,
+    source: ProfileSource,
     identity: Mapping[str, str | None] | None,
 ) -> dict[str, Any]:
     """The table of one device, without its points.

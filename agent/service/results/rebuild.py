@@ -25,7 +25,7 @@ from agent.store import NewPage, Store
 
 PACKS = 32  # read at a time
 
-Made = list[tuple[Shape, list[Row]]]
+RebuiltRows = list[tuple[Shape, list[Row]]]
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ def _last_readings(
     return found
 
 
-def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple[Made, Made]:
+def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple[RebuiltRows, RebuiltRows]:
     """Rows that begin before an instant, and the others."""
     before = [(shape, [row for row in rows if row.start_ms < at_ms]) for shape, rows in made]
     after = [(shape, [row for row in rows if row.start_ms >= at_ms]) for shape, rows in made]
@@ -115,7 +115,13 @@ def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple
 
 
 def corrected_pages(
-    store: Store, replay: PackReplay, cut: Cut, made: Made, to_ms: int, next_ms: int = FOREVER, open_ms: int = FOREVER
+    store: Store,
+    replay: PackReplay,
+    cut: Cut,
+    made: RebuiltRows,
+    to_ms: int,
+    next_ms: int = FOREVER,
+    open_ms: int = FOREVER,
 ) -> list[NewPage]:
     """Pages to append so that the written intervals before ``to_ms`` are what a replay made, as far as it is trusted.
 
@@ -135,7 +141,7 @@ def corrected_pages(
     return new_pages(stream, true, cut)
 
 
-def above_written(store: Store, stream: str, made: Made, until_ms: int) -> Made:
+def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -> RebuiltRows:
     """Corrections with a revision above those that are written of the same intervals.
 
     Args:

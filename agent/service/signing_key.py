@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.keys import TYP_PACK, Signer, current_records, is_sound, load_key
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
 from agent.store import Store
 from drivers.model import GatewayError
 
@@ -26,7 +26,7 @@ log = logging.getLogger("meterhouse")
 LOOK_S = 2.0  # at the key's file; it costs one stat
 
 
-class Pen:
+class ActiveKey:
     """The key that signs now. From the start on the writer's thread alone signs with it, and alone changes it."""
 
     def __init__(self, signer: Signer, gateway: str) -> None:
@@ -66,7 +66,7 @@ class Pen:
 
 
 @dataclass(frozen=True, slots=True)
-class NextKey:
+class PreparedKey:
     """A key's file and what it holds. ``signer`` None: the key in hand; else ``records`` say that it may sign."""
 
     path: Path
@@ -80,7 +80,7 @@ class NextKey:
         return int(json.loads(self.records)["counter"])
 
 
-class KeyWatch:
+class KeyFileWatcher:
     """Looks whether the key's file changed. Only the loop touches it.
 
     Args:
@@ -92,9 +92,9 @@ class KeyWatch:
 
     def __init__(
         self,
-        pen: Pen,
+        pen: ActiveKey,
         path: Path,
-        writer: Writer,
+        writer: DatabaseThread,
         publish: Callable[[bytes], object],
         note: Callable[[Mapping[str, Any]], object],
         after: Callable[[], Awaitable[object]],
@@ -121,16 +121,16 @@ class KeyWatch:
         """``async with``: the key stays the same meanwhile, but for ``take``."""
         return self._lock
 
-    async def prepare(self, path: Path) -> NextKey:
+    async def prepare(self, path: Path) -> PreparedKey:
         """The key of a configuration that names this file, ready to be taken up. Raises GatewayError."""
         stamp = _stamp(path)
         signer = await asyncio.to_thread(load_key, path)  # a token takes its time
         if signer.kid == self.kid:
-            return NextKey(path, stamp)
+            return PreparedKey(path, stamp)
         records = await self._writer.call(lambda store: self._pen.records_of(store, signer))
-        return NextKey(path, stamp, signer, records)
+        return PreparedKey(path, stamp, signer, records)
 
-    async def take(self, key: NextKey) -> None:
+    async def take(self, key: PreparedKey) -> None:
         """Sign with a key that was prepared, and whose records are durable; ``tell`` is to follow."""
 
         def switch(store: Store) -> None:

@@ -23,7 +23,7 @@ NEVER = 1 << 62
 
 
 @dataclass(slots=True)
-class Left:
+class Unsealed:
     """What one ring still holds of one stream, table by table in the order of recording."""
 
     tables: list[tuple[StreamTable, array[int], int]] = field(default_factory=list)  # table, positions, last tick
@@ -32,7 +32,7 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class WentBack:
+class LostTransactions:
     """What the database had lost of its newest transactions, for the ``start`` event and the log."""
 
     streams: int
@@ -51,7 +51,7 @@ class Recovered:
     lost_rings: list[str] = field(default_factory=list)
 
 
-def take_up(store: Store, runtime_dir: Path) -> WentBack | None:
+def take_up(store: Store, runtime_dir: Path) -> LostTransactions | None:
     """Go on after packs that the database has lost without a word: note the loss; None where there is none.
 
     A stream goes on with the sequence after the highest that was ever committed. What had left the house may have
@@ -74,7 +74,7 @@ def take_up(store: Store, runtime_dir: Path) -> WentBack | None:
         "the database has lost its newest transactions: %d packs of %d streams are gone and will be stated lost; "
         "the readings of %d streams are sealed again%s", packs, streams, again, more
     )  # fmt: skip
-    return WentBack(streams, packs, again, exact)
+    return LostTransactions(streams, packs, again, exact)
 
 
 def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
@@ -140,9 +140,9 @@ def _set_aside(path: Path, done: Recovered) -> None:
 
 def _gather(
     ring: Ring, known: Mapping[int, StreamTable], heads: Mapping[str, StreamHead]
-) -> tuple[dict[str, Left], str]:
+) -> tuple[dict[str, Unsealed], str]:
     """What no pack holds yet, by stream; and why the ring cannot be read to its end, "" where it can."""
-    left: dict[str, Left] = {}
+    left: dict[str, Unsealed] = {}
     try:
         for record in ring.scan(ring.tail, ring.head):
             table = known.get(record.table)
@@ -154,7 +154,7 @@ def _gather(
                 at_ms < head.to_ms or (head.ring_id == ring.ring_id and record.position < head.ring_pos)
             ):
                 continue
-            mine = left.setdefault(table.stream, Left())
+            mine = left.setdefault(table.stream, Unsealed())
             mine.first_ms = min(mine.first_ms, at_ms)
             if not mine.tables or mine.tables[-1][0] is not table:
                 mine.tables.append((table, array("Q"), 0))
@@ -208,7 +208,7 @@ def _recover_ring(
 def _seal_left(
     ring: Ring,
     packer: Packer,
-    mine: Left,
+    mine: Unsealed,
     clock: Mapping[str, Any],
     now_ms: int,
     first: Sequence[Mapping[str, Any]],

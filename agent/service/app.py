@@ -23,22 +23,22 @@ from agent.service.checkpoints import Checkpoints
 from agent.service.control.access import RunningAccess, Slices
 from agent.service.control.peer import Caller, Right
 from agent.service.control.server import ControlServer
-from agent.service.fleet import Fleet
-from agent.service.intervals import Intervals
-from agent.service.learned import Learned
-from agent.service.makers import makers
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
+from agent.service.learned import MapQuirks
 from agent.service.notify import notify
-from agent.service.pen import KeyWatch, Pen
-from agent.service.places import taken
-from agent.service.pulse import Pulse
-from agent.service.recover import Recovered, WentBack, recover, take_up
-from agent.service.reload import LAST_PACKS_S, Outcome, Reloads
-from agent.service.roster import Roster, Unit, known_devices
-from agent.service.rounds import Rounds
-from agent.service.sealing import Sealing, pack_clock
-from agent.service.snapshot import Snapshot, summary
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.recovery import LostTransactions, Recovered, recover, take_up
+from agent.service.reload import LAST_PACKS_S, Outcome, Reloader
+from agent.service.results.makers import makers
+from agent.service.results.publisher import ResultPublisher
+from agent.service.roster import Device, DeviceCatalog, known_devices
+from agent.service.runtime_dir import taken
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler, pack_clock
+from agent.service.signing_key import ActiveKey, KeyFileWatcher
+from agent.service.status import StatusFile, summary
+from agent.service.store_check import StoreScrubber
+from agent.service.systemd import Watchdog
 from agent.store import Store
 from drivers.line import Line
 from drivers.model import GatewayError
@@ -69,7 +69,7 @@ class Service:
         self.config = config
         self.loaded_ms = time.time_ns() // 1_000_000
         self.complaints: list[str] = []  # why the configuration on the disk is not the one in force
-        self._reloads = Reloads(self, load)
+        self._reloads = Reloader(self, load)
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
         self.grid = Grid()
@@ -77,13 +77,13 @@ class Service:
         self.uplinks: list[Uplink] = []
         self.packers: dict[str, Packer] = {}
         self._ring: Ring | None = None
-        self._snapshot: Snapshot | None = None
+        self._snapshot: StatusFile | None = None
         self.checkpoints: Checkpoints | None = None
         self._slices = Slices()
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[Device]:
         """The devices that are served."""
         return self.fleet.units
 
@@ -98,16 +98,16 @@ class Service:
         """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
         with taken(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
-            self.pen = Pen(load_key(key_path), self.config.base)
-            self.writer = Writer(self._open_store, pack_clock)
-            self.sealing = Sealing(self.writer, self.grid, self.config.pack.every_ms)
+            self.pen = ActiveKey(load_key(key_path), self.config.base)
+            self.writer = DatabaseThread(self._open_store, pack_clock)
+            self.sealing = SealScheduler(self.writer, self.grid, self.config.pack.every_ms)
             self.writer.on_trouble = self.sealing.trouble_is
             notify("STATUS=opening the store")
-            self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
-            self.intervals = Intervals(self.config, self.writer, self.sealing, self.grid, self._packer)
+            self.fleet = DeviceManager(self.config, self.grid, self.sealing, self.writer, self._stream)
+            self.intervals = ResultPublisher(self.config, self.writer, self.sealing, self.grid, self._packer)
             self.intervals.makers = makers(self.config)
-            self.rounds = Rounds(self.writer, self.sealing.remark)
-            self.pulse = Pulse(self.writer, self.fleet, lambda: summary(self), os.environ)
+            self.rounds = StoreScrubber(self.writer, self.sealing.remark)
+            self.pulse = Watchdog(self.writer, self.fleet, lambda: summary(self), os.environ)
             await self.writer.start()
             try:
                 await self._start(key_path)
@@ -129,7 +129,7 @@ class Service:
         config = self.config
         await self.writer.call(self.pen.take_up)  # before anything is sealed: a wrong key signs nothing
         note, publish = self.sealing.remark, self._publish_keys
-        self.key_watch = KeyWatch(self.pen, key_path, self.writer, publish, note, self._make_checkpoint)
+        self.key_watch = KeyFileWatcher(self.pen, key_path, self.writer, publish, note, self._make_checkpoint)
         gone = await self.writer.call(lambda store: take_up(store, config.runtime_dir))
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
@@ -140,7 +140,7 @@ class Service:
         )
         await self.writer.call(self.writer.look_for_losses)
         rows = await self.writer.call(Store.devices)
-        roster = Roster(config, known_devices(rows), self.started_ms)
+        roster = DeviceCatalog(config, known_devices(rows), self.started_ms)
         planned = self.fleet.plan(roster)
         name = f"{config.base}/_gateway"
         self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
@@ -150,7 +150,7 @@ class Service:
         number = self.fleet.number()
         gateway.become(number, table, self.started_ms)
         self.sealing.open(ring, gateway)
-        tables = self.fleet.open(ring, planned, self.started_ms, Learned(self.writer, rows))
+        tables = self.fleet.open(ring, planned, self.started_ms, MapQuirks(self.writer, rows))
         await self.fleet.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
         self.sealing.note(gateway, _start_event(recovered, gone))
@@ -220,7 +220,7 @@ class Service:
             log.info("%s", text)
         self.fleet.start_pollers()
         self.sealing.on_turn = self.pulse.beat
-        self._snapshot = Snapshot(self.config, self.boot, self.ring_path.name)
+        self._snapshot = StatusFile(self.config, self.boot, self.ring_path.name)
         self._snapshot.write(self)
         self._ready()
         log.info("serving %d devices on %d lines, boot %s", len(self.units), len(self.lines), self.boot)
@@ -307,7 +307,7 @@ class Service:
             await self.fleet.keep_lessons()
             await asyncio.sleep(PRUNE_EVERY_S)
 
-    async def _snapshots(self, snapshot: Snapshot) -> None:
+    async def _snapshots(self, snapshot: StatusFile) -> None:
         beat = 0
         while True:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
@@ -325,7 +325,7 @@ class Service:
             ext.memory.give_back()
 
 
-def _start_event(recovered: Recovered, gone: WentBack | None) -> dict[str, Any]:
+def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[str, Any]:
     event: dict[str, Any] = {"event": "start", "version": agent.__version__}
     if recovered.packs:
         event["recovered"] = {"packs": recovered.packs, "readings": recovered.readings}

@@ -10,12 +10,12 @@ from agent.config import Config, DeviceConfig, gathered, line_config, make_drive
 from agent.config.tree import LineEntry
 from agent.pack import StreamTable
 from agent.poll import DevicePoll, Grid, LinePoller
-from agent.service.contact import Contacts
-from agent.service.learned import Learned
-from agent.service.roster import Roster, Unit
-from agent.service.sealing import Sealing
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.identity import IdentityChecker
+from agent.service.learned import MapQuirks
+from agent.service.roster import Device, DeviceCatalog
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler
 from drivers.line import FrameTrace, Line, frames_each, open_line
 from drivers.model import ConfigError, DeviceSpec
 from drivers.registry import Driver
@@ -27,7 +27,7 @@ Planned = tuple[DeviceConfig, DeviceSpec, StreamTable]
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class PreparedDevice:
     """A device that is ready to be asked. ``number`` is that of its table in the ring."""
 
     device: DeviceConfig
@@ -37,7 +37,7 @@ class Made:
     driver: Driver
 
 
-class Fleet:
+class DeviceManager:
     """All lines and devices. Only the loop touches it.
 
     Args:
@@ -47,23 +47,28 @@ class Fleet:
     """
 
     def __init__(
-        self, config: Config, grid: Grid, sealing: Sealing, writer: Writer, stream_of: Callable[[str, int], Stream]
+        self,
+        config: Config,
+        grid: Grid,
+        sealing: SealScheduler,
+        writer: DatabaseThread,
+        stream_of: Callable[[str, int], Stream],
     ) -> None:
         self.config, self.grid, self.sealing = config, grid, sealing
         self._writer, self._stream_of = writer, stream_of
-        self.units: list[Unit] = []
+        self.units: list[Device] = []
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._unit_of: dict[int, Unit] = {}
+        self._unit_of: dict[int, Device] = {}
         self._next_table = 0
         self.lock = asyncio.Lock()
-        self.roster: Roster
+        self.roster: DeviceCatalog
         self.ring: Ring
-        self.learned: Learned | None = None
-        self._contacts: Contacts
+        self.learned: MapQuirks | None = None
+        self._contacts: IdentityChecker
 
-    def plan(self, roster: Roster) -> list[Planned]:
+    def plan(self, roster: DeviceCatalog) -> list[Planned]:
         """What the configured devices are asked for, before any was met. Makes the lines; no port is opened."""
         self.roster = roster
         for line in self.config.lines:
@@ -72,15 +77,15 @@ class Fleet:
         return [(device, spec, roster.table(device, spec)) for device, spec in specs]
 
     def open(
-        self, ring: Ring, planned: Sequence[Planned], start_ms: int, learned: Learned
+        self, ring: Ring, planned: Sequence[Planned], start_ms: int, learned: MapQuirks
     ) -> list[tuple[int, StreamTable]]:
         """Make the devices; returns their tables, to be made durable before anybody is asked.
 
         Raises ConfigError with a complaint for each device that its driver cannot serve.
         """
         self.ring, self.learned = ring, learned
-        self._contacts = Contacts(self.sealing, self._writer, ring, self.register, self.number, self.learned)
-        made: list[Made] = []
+        self._contacts = IdentityChecker(self.sealing, self._writer, ring, self.register, self.number, self.learned)
+        made: list[PreparedDevice] = []
         wrong: list[ConfigError] = []
         for device, spec, table in planned:
             try:
@@ -93,10 +98,12 @@ class Fleet:
             self.admit(one, start_ms)
         return [(one.number, one.table) for one in made]
 
-    def make(self, config: Config, device: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line) -> Made:
+    def make(
+        self, config: Config, device: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line
+    ) -> PreparedDevice:
         """A device with its driver. Raises ConfigError that names its place; nothing else has changed."""
         number = self.number()
-        return Made(device, spec, table, number, make_driver(config, spec, line, self.ring, number))
+        return PreparedDevice(device, spec, table, number, make_driver(config, spec, line, self.ring, number))
 
     def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
         """A line, not yet open, and the empty trace of its frames; ``hidden`` until the trace is to be shown.
@@ -118,25 +125,25 @@ class Fleet:
         rows = [(number, table.stream, table.encoded) for number, table in tables]
         await self._writer.call(lambda store: store.register_tables(ring_id, rows))
 
-    def admit(self, made: Made, start_ms: int) -> None:
+    def admit(self, made: PreparedDevice, start_ms: int) -> None:
         """A device that is asked from ``start_ms`` on, once its line has a poller."""
         line = self.lines[made.device.line]
         line.heed(line.manners(made.spec.limits, made.spec.serial))
         stream = self._stream_of(made.spec.stream, start_ms)
         stream.become(made.number, made.table, start_ms)
         poll = DevicePoll(made.driver, self.ring, start_ms)
-        unit = Unit(made.device, self.roster, line, stream, poll)
+        unit = Device(made.device, self.roster, line, stream, poll)
         self.sealing.admit(stream, poll)
         self.units.append(unit)
         self._unit_of[id(poll)] = unit
 
-    def dismiss(self, unit: Unit) -> None:
+    def dismiss(self, unit: Device) -> None:
         """A device that is configured no more, while it is held: its stream is sealed up to now and rests."""
         end_ms = self.cut_ms(unit)
         self.sealing.retire(unit.stream, end_ms)
         self.units.remove(unit)
 
-    def cut_ms(self, unit: Unit) -> int:
+    def cut_ms(self, unit: Device) -> int:
         """From here on a held device may be another: what was due before is answered or a gap in the ring."""
         now_ms, next_ms = self.grid.now_ms(), unit.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1

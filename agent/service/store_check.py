@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
 
@@ -25,7 +25,7 @@ SHARE = 10  # of the thread's time: a tenth
 AGAIN_S = 600.0  # after a disk that failed
 
 
-class Rounds:
+class StoreScrubber:
     """Owns no thread: each slice is a question to the writer.
 
     Args:
@@ -34,7 +34,7 @@ class Rounds:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: DatabaseThread,
         note: Callable[[Mapping[str, Any]], object],
         first_s: float = FIRST_S,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,

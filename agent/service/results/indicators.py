@@ -18,7 +18,7 @@ from agent.indicators.definitions import PeriodKind, read_plan
 from agent.indicators.plan import Plan, make_plan
 from agent.indicators.report import trace_result
 from agent.intervals import Cut, RoleSum, changes
-from agent.service.unwritten import UnwrittenStreams
+from agent.service.results.unwritten import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
 
@@ -39,8 +39,8 @@ def read(config: Config) -> Plan:
     return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
 
 
-class Figures:
-    """A maker of results; see ``agent.service.intervals.Maker``."""
+class IndicatorResults:
+    """A maker of results; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
         self._cut = Cut(config.timezone, config.interval.length_ms)

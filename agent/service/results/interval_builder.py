@@ -24,10 +24,10 @@ from agent.intervals.page import Page, Shape, encode, merged
 from agent.intervals.sketch import Rule
 from agent.intervals.state import StateError
 from agent.pack import SealedPack, StreamTable, seconds
-from agent.service.interval_repair import IntervalRepair
-from agent.service.pack_replay import (
-    Made,
+from agent.service.results.interval_repair import IntervalRepair
+from agent.service.results.rebuild import (
     PackReplay,
+    RebuiltRows,
     above_written,
     begin_replay,
     corrected_pages,
@@ -46,7 +46,7 @@ Event = tuple[str, dict[str, Any]]  # stream, event
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class CommittedSegment:
     """What of a stream was committed in one shape: packs, and the ring records that are in them."""
 
     stream: str
@@ -72,10 +72,10 @@ class _Rebuild:
 
     written_ms: int  # up to here they are
     repair: Repair | None  # what is to be done with those before the ones that are made again here
-    made: Made = field(default_factory=list)  # of intervals that are written, to be held against them
+    made: RebuiltRows = field(default_factory=list)  # of intervals that are written, to be held against them
 
 
-class Tallying:
+class IntervalBuilder:
     """The ledgers of all streams. Only the writer's thread touches it.
 
     Args:
@@ -95,7 +95,7 @@ class Tallying:
 
     # --- from the ring
 
-    def committed(self, store: Store, ring: Ring, works: Iterable[Work]) -> None:
+    def committed(self, store: Store, ring: Ring, works: Iterable[CommittedSegment]) -> None:
         """Take in what was committed just now."""
         touched: dict[str, _Account] = {}
         for work in works:
@@ -314,7 +314,7 @@ class Tallying:
 class _Guard:
     """A fault in a sum must never keep readings from being sealed: it costs the intervals of its stream, loudly."""
 
-    def __init__(self, tallying: Tallying, stream: str) -> None:
+    def __init__(self, tallying: IntervalBuilder, stream: str) -> None:
         self._tallying, self._stream = tallying, stream
 
     def __enter__(self) -> None:

@@ -15,11 +15,11 @@ from decimal import Decimal
 from typing import Any
 
 from agent.pack import StreamTable, changes, contradicts, seconds
-from agent.service.learned import Learned
-from agent.service.roster import Roster, Unit
-from agent.service.sealing import Sealing
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.learned import MapQuirks
+from agent.service.roster import Device, DeviceCatalog
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler
 from agent.store import StoreDamaged, StoreError
 from drivers.model import DeviceSpec, Kind, LineDown, MismatchError, Quality, Reading, Reason, clean_text
 from drivers.registry import driver_class
@@ -33,13 +33,13 @@ Register = Callable[[Sequence[tuple[int, StreamTable]]], Awaitable[None]]
 Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decimal}
 
 
-class NotKept(LineDown):
+class IdentityNotStored(LineDown):
     """Who the device is could not be made durable: no word about the device, which is met again at its next tick."""
 
     reason = Reason.DISK
 
 
-class Contacts:
+class IdentityChecker:
     """Reads who devices are and carries out what follows from it. Used by the pollers, each for its own devices.
 
     Args:
@@ -49,18 +49,18 @@ class Contacts:
 
     def __init__(
         self,
-        sealing: Sealing,
-        writer: Writer,
+        sealing: SealScheduler,
+        writer: DatabaseThread,
         ring: Ring,
         register: Register,
         number: Callable[[], int],
-        learned: Learned | None = None,
+        learned: MapQuirks | None = None,
     ) -> None:
         self._sealing, self._writer = sealing, writer
         self._ring, self._register, self._number = ring, register, number
         self._learned = learned
 
-    async def meet(self, unit: Unit, tick_ms: int) -> None:
+    async def meet(self, unit: Device, tick_ms: int) -> None:
         """Make sure that we know who answers. Raises LineError where the device is silent or does not make sense."""
         device, roster = unit.poll, unit.roster
         await device.driver.probe()  # one cheap request: a silent device costs one timeout, not one a register
@@ -80,9 +80,9 @@ class Contacts:
             except StoreDamaged:
                 raise  # ends the service: the next start sets the file aside
             except StoreError as error:
-                raise NotKept(error.what, where=error.where, hint=error.hint) from error
+                raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 
-    async def _said(self, unit: Unit) -> Identity:
+    async def _said(self, unit: Device) -> Identity:
         """What the device says of itself; None for what it does not say."""
         spec = unit.poll.driver.spec
         known = {point.name for point in spec.points}
@@ -92,7 +92,7 @@ class Contacts:
         found = await unit.poll.driver.read_points(names)
         return {name: None if r.value is None else _text(r.value) for name, r in found.items()}
 
-    async def _identified(self, unit: Unit, identity: Identity, tick_ms: int, roster: Roster) -> None:
+    async def _identified(self, unit: Device, identity: Identity, tick_ms: int, roster: DeviceCatalog) -> None:
         device, before = unit.poll, roster.known.get(unit.stream.name)
         spec = roster.spec(unit.config, identity)
         table = roster.table(unit.config, spec, identity)
@@ -128,7 +128,7 @@ class Contacts:
 
     async def _tell(
         self,
-        unit: Unit,
+        unit: Device,
         found: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
         table: StreamTable,
         first: Counts,
@@ -216,7 +216,7 @@ def _text(value: Decimal | int | str) -> str:
     return clean_text(exact_text(value) if isinstance(value, (Decimal, int)) else value, 120)
 
 
-def _known(unit: Unit, roster: Roster) -> Identity:
+def _known(unit: Device, roster: DeviceCatalog) -> Identity:
     """Who the device was when it was last met, be it in a run before this one."""
     if unit.identity is not None:
         return unit.identity

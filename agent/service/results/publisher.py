@@ -23,9 +23,9 @@ from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable, seconds
 from agent.poll import Grid
 from agent.service.carry import loss_event
-from agent.service.sealing import Sealing, pack_clock
-from agent.service.tallying import Tallying
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.sealing import SealScheduler, pack_clock
 from agent.store import Store
 from drivers.model import GatewayError
 from ext.ring import Ring
@@ -42,7 +42,7 @@ AT_ONCE = 96  # intervals published in one go, after a long time away
 Results = Sequence[Mapping[str, Any]]
 
 
-class Maker(Protocol):
+class ResultProducer(Protocol):
     """Makes results of a closed interval. Called once for each, in order, in the writer's thread."""
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
@@ -52,7 +52,7 @@ class Maker(Protocol):
         """Get ready for the interval that begins here, a slice at a time. True: there is more to do."""
 
 
-class Intervals:
+class ResultPublisher:
     """Owned by the service; ``makers`` may be added before ``open``.
 
     Args:
@@ -62,15 +62,15 @@ class Intervals:
     def __init__(
         self,
         config: Config,
-        writer: Writer,
-        sealing: Sealing,
+        writer: DatabaseThread,
+        sealing: SealScheduler,
         grid: Grid,
         packer_of: Callable[[str, int], Packer],
     ) -> None:
         self._config, self._writer, self._sealing, self._grid = config, writer, sealing, grid
         self._packer_of = packer_of
         self._loop = asyncio.get_running_loop()
-        self.makers: list[Maker] = []
+        self.makers: list[ResultProducer] = []
         self.tallying = self._make(config)
         self._packer: Packer | None = None
         self._ring: Ring | None = None
@@ -78,11 +78,11 @@ class Intervals:
         self._failed = ""
         self._followed_s: float | None = None  # since when all streams are followed
 
-    def _make(self, config: Config) -> Tallying:
+    def _make(self, config: Config) -> IntervalBuilder:
         entry = config.interval
         cut = Cut(config.timezone, entry.length_ms)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        return Tallying(cut, rule, config.store.keep_intervals_s * 1000, self._note)
+        return IntervalBuilder(cut, rule, config.store.keep_intervals_s * 1000, self._note)
 
     def _note(self, stream: str, event: dict[str, Any]) -> None:
         """From the writer's thread."""
@@ -114,16 +114,16 @@ class Intervals:
         self.tallying.repair.open(store, wanted)
         store.announced_change()
 
-    def prepare(self, config: Config) -> Tallying | None:
+    def prepare(self, config: Config) -> IntervalBuilder | None:
         """What another time to keep needs; None where the ledgers go on as they are."""
         return None if self._config.store == config.store else self._make(config)
 
-    async def reload(self, config: Config, table: StreamTable, tallying: Tallying | None) -> None:
+    async def reload(self, config: Config, table: StreamTable, tallying: IntervalBuilder | None) -> None:
         """Another configuration: other devices, another table of results, perhaps what ``prepare`` made."""
         self._config = config
         await self._writer.call(lambda store: self._take(store, table, tallying))
 
-    def _take(self, store: Store, table: StreamTable, tallying: Tallying | None) -> None:
+    def _take(self, store: Store, table: StreamTable, tallying: IntervalBuilder | None) -> None:
         if tallying is not None:
             before, self.tallying = self.tallying, tallying
             tallying.published_ms, self._followed_s = self.closed_ms, None

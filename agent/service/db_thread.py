@@ -17,8 +17,8 @@ from agent.keys import KeyFileError
 from agent.outbox import Ack, OutboxItem, ReplayPage
 from agent.pack import Mark, Packer, SealedPack
 from agent.service.carry import facts_in, loss_event, seal_job
-from agent.service.streams import SealJob
-from agent.service.tallying import Work
+from agent.service.results.interval_builder import CommittedSegment
+from agent.service.seal_jobs import SealJob
 from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError, Reason
 from ext.ring import Ring
@@ -49,7 +49,7 @@ class Batch:
         self.packs: list[SealedPack] = []
         self.outcome: list[Sealed] = []
         self.stated: list[int] = []  # losses
-        self.works: list[Work] = []
+        self.works: list[CommittedSegment] = []
         self.size = 0
         self._marks: list[tuple[Packer, Mark]] = []
 
@@ -63,7 +63,7 @@ class Batch:
         self.size += sum(len(pack.data) for pack in packs)
         records, missing = sum(p.records for p in packs), sum(p.gap_readings for p in packs)
         self.outcome.append(Sealed(job, records, missing, len(packs), packer.quiet))
-        self.works += [Work(job.stream.name, s.table, s.sealed, s.packs) for s in job.segments if s.packs]
+        self.works += [CommittedSegment(job.stream.name, s.table, s.sealed, s.packs) for s in job.segments if s.packs]
 
     def undo(self) -> None:
         """Put the packers back."""
@@ -71,7 +71,7 @@ class Batch:
             packer.restore(mark)
 
 
-class Writer:
+class DatabaseThread:
     """Seals jobs, commits them in one transaction and offers them to the uplinks. The uplinks' ``Outbox``.
 
     Args:
@@ -86,7 +86,7 @@ class Writer:
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
         self._open_store, self._clock = open_store, clock
         self.on_trouble: Callable[..., None] = _nobody_cares
-        self.on_committed: Callable[[Store, Ring, Sequence[Work]], None] = lambda store, ring, works: None
+        self.on_committed: Callable[[Store, Ring, Sequence[CommittedSegment]], None] = lambda store, ring, works: None
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()

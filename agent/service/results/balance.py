@@ -1,6 +1,7 @@
 """Makes the site's balance and the derived points when intervals close: each interval's own, and the day's at its end.
 
-Called in the writer's thread, beside ``Figures``; says as well what was known then, for whoever repeats the results.
+Called in the database thread, beside ``IndicatorResults``. Also states what was known then, for anyone who repeats the
+results.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from agent.config import Config
 from agent.indicators.compute import period_of
 from agent.indicators.site import KNOWN, SiteResults
 from agent.intervals import Cut
-from agent.service.tables import derived_row
-from agent.service.unwritten import UnwrittenStreams
+from agent.service.births import derived_row
+from agent.service.results.unwritten import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
 
 
-class Balances:
-    """A maker of results; see ``agent.service.intervals.Maker``."""
+class BalanceResults:
+    """A maker of results; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
         cut = Cut(config.timezone, config.interval.length_ms)

@@ -18,7 +18,7 @@ from agent.intervals.judge import PATIENCE_MS
 from agent.intervals.sketch import Rule
 from agent.intervals.state import MAGIC, is_of_before
 from agent.pack import seconds
-from agent.service.pack_replay import PACKS, Made, PackReplay, begin_replay, corrected_pages, split_rows
+from agent.service.results.rebuild import PACKS, PackReplay, RebuiltRows, begin_replay, corrected_pages, split_rows
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
 
@@ -33,7 +33,7 @@ class _Day:
     repair: Repair
     replay: PackReplay
     head: int
-    made: Made = field(default_factory=list)
+    made: RebuiltRows = field(default_factory=list)
 
     def is_over(self) -> bool:
         """Is every interval of the day written, and every counter read after it or silent for a day?"""
