@@ -21,11 +21,11 @@ from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.keys import create_key, key_records
 from agent.pack import Packer, StreamTable
+from agent.service.births import DeviceCatalog
 from agent.service.results.balance import BalanceResults
 from agent.service.results.indicators import IndicatorResults
 from agent.service.results.interval_builder import CommittedSegment, IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
-from agent.service.roster import DeviceCatalog
 from agent.store import Store
 from drivers.model import Reason
 from drivers.sim.physics import Noise, Physics, Plant

@@ -19,7 +19,7 @@ from agent.cli.logs import set_up_logging
 from agent.cli.open_files import allow_files
 from agent.config import Config, load_config
 from agent.service.app import Service
-from agent.service.notify import notify
+from agent.service.systemd import notify
 
 log = logging.getLogger("meterhouse")
 

@@ -111,8 +111,8 @@ def main(fd: int) -> None:
 
 
 async def _serve(sock: socket.socket, config: Config) -> None:
-    from agent.service.control.access import handler
     from agent.service.control.protocol import decode_request
+    from agent.service.control.server import handler
 
     with sock.makefile("rb") as stream:
         _, size = parse_header(stream.read(HEADER.size), frozenset({Frame.REQUEST}), MAX_REQUEST)
@@ -157,7 +157,7 @@ def _opened(config: Config) -> Iterator[Store]:
 
 
 class StoppedAccess:
-    """A database and nothing else. See ``agent.service.control.access.Access``."""
+    """A database and nothing else. See ``agent.service.control.protocol.Access``."""
 
     service = None
 

@@ -19,26 +19,23 @@ from agent.config import Config, UplinkConfig
 from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
 from agent.poll import Grid
+from agent.service.births import Device, DeviceCatalog, known_devices
 from agent.service.checkpoints import Checkpoints
-from agent.service.control.access import RunningAccess, Slices
 from agent.service.control.peer import Caller, Right
-from agent.service.control.server import ControlServer
+from agent.service.control.server import ControlServer, RunningAccess, Slices
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
-from agent.service.learned import MapQuirks
-from agent.service.notify import notify
+from agent.service.identity import MapQuirks
 from agent.service.recovery import LostTransactions, Recovered, recover, take_up
 from agent.service.reload import LAST_PACKS_S, Outcome, Reloader
-from agent.service.results.makers import makers
-from agent.service.results.publisher import ResultPublisher
-from agent.service.roster import Device, DeviceCatalog, known_devices
+from agent.service.results.publisher import ResultPublisher, makers
 from agent.service.runtime_dir import taken
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler, pack_clock
 from agent.service.signing_key import ActiveKey, KeyFileWatcher
 from agent.service.status import StatusFile, summary
 from agent.service.store_check import StoreScrubber
-from agent.service.systemd import Watchdog
+from agent.service.systemd import Watchdog, notify
 from agent.store import Store
 from drivers.line import Line
 from drivers.model import GatewayError

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agent.keys import KeyFileError
 from agent.outbox import Ack, OutboxItem, ReplayPage
 from agent.pack import Mark, Packer, SealedPack
-from agent.service.carry import facts_in, loss_event, seal_job
 from agent.service.results.interval_builder import CommittedSegment
-from agent.service.seal_jobs import SealJob
+from agent.service.seal_jobs import SealJob, facts_in, loss_event, seal_job
 from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError, Reason
 from ext.ring import Ring

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.pack import Packer, SealedPack, StreamTable
-from agent.service.carry import loss_event
+from agent.service.seal_jobs import loss_event
 from agent.store import Resume, Store, StreamHead
 from drivers.model import Reason
 from ext.ring import EVENT, Ring

@@ -22,17 +22,15 @@ import agent
 from agent.config import Config, UplinkConfig, gathered
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
-from agent.service.change import DeviceChanges, carry_out, fixed, prepare
+from agent.service.births import DeviceCatalog
 from agent.service.db_thread import DatabaseThread
-from agent.service.devices import DeviceManager
-from agent.service.notify import notify
+from agent.service.devices import DeviceChanges, DeviceManager, carry_out, fixed, prepare
 from agent.service.results.interval_builder import IntervalBuilder
-from agent.service.results.makers import makers
-from agent.service.results.publisher import ResultProducer, ResultPublisher
-from agent.service.roster import DeviceCatalog
+from agent.service.results.publisher import ResultProducer, ResultPublisher, makers
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.service.signing_key import KeyFileWatcher, PreparedKey
+from agent.service.systemd import notify
 from agent.store import Store
 from drivers.model import ConfigError, GatewayError
 

@@ -8,13 +8,28 @@ broker that is away are no reason to die: a restart would not help.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
-from agent.service.notify import notify
 from agent.store import Usage
+
+
+def notify(message: str) -> None:
+    """Send one message such as ``READY=1``. Silent where no service manager listens."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
+        try:
+            door.sendto(message.encode(), address)
+        except OSError:
+            return  # the manager went away: we run on
+
 
 log = logging.getLogger("meterhouse")
 BEAT_S = 10.0

@@ -23,11 +23,10 @@ import pytest
 from agent.cli.control import ControlClient, NoAgent, Unheard, ask
 from agent.config import load_config
 from agent.service.control import server as server_module
-from agent.service.control.access import Slices
 from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, Frame, frame, header
 from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, login_of, peer_of
 from agent.service.control.protocol import Declare, encode_request
-from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer
+from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer, Slices
 from agent.service.runtime_dir import taken
 from drivers.model import GatewayError, UsageError
 from tests.control.test_control_protocol import SAMPLES, mutated
@@ -230,7 +229,7 @@ def test_an_agent_that_nobody_asked_has_not_loaded_what_decodes_requests() -> No
         "print([m for m in sys.modules if m.startswith('msgspec') or m.startswith('agent.service.control')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
-    loaded = {"agent.service.control", *(f"agent.service.control.{m}" for m in ("access", "frames", "peer", "server"))}
+    loaded = {"agent.service.control", *(f"agent.service.control.{m}" for m in ("frames", "peer", "server"))}
     assert set(ast.literal_eval(done.stdout)) == loaded
 
 

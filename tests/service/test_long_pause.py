@@ -16,9 +16,8 @@ import pytest
 from agent.keys import create_key
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
-from agent.service.carry import seal_job
 from agent.service.db_thread import DatabaseThread
-from agent.service.seal_jobs import SealJob, SealSegment, Stream
+from agent.service.seal_jobs import SealJob, SealSegment, Stream, seal_job
 from agent.service.sealing import SealScheduler
 from drivers.model import Reason
 from ext.ring import Ring

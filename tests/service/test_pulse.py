@@ -12,8 +12,7 @@ import pytest
 
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
-from agent.service.notify import notify
-from agent.service.systemd import STUCK_S, Watchdog
+from agent.service.systemd import STUCK_S, Watchdog, notify
 from drivers.line.stats import LineStats
 
 

@@ -22,13 +22,13 @@ import pytest
 from agent.config import load_config
 from agent.keys import create_key
 from agent.poll import DevicePoll
-from agent.service import change
+from agent.service import devices as devices_module
 from agent.service.app import Service
+from agent.service.births import DeviceCatalog
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
 from agent.service.reload import Outcome
 from agent.service.results.publisher import ResultPublisher
-from agent.service.roster import DeviceCatalog
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.service.signing_key import KeyFileWatcher
@@ -370,12 +370,12 @@ class failing:
 BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use yet
     (DeviceCatalog, "__init__"), (DeviceCatalog, "spec"), (DeviceCatalog, "table"), (DeviceCatalog, "gateway_table"),
     (DeviceCatalog, "results_table"), (DeviceManager, "make_line"), (DeviceManager, "make"),
-    (driver_class("modbus"), "__init__"), (change, "_exchange"), (KeyFileWatcher, "prepare"),
+    (driver_class("modbus"), "__init__"), (devices_module, "_exchange"), (KeyFileWatcher, "prepare"),
     (ResultPublisher, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"), (Store, "register_tables"),
     (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (DatabaseThread, "bound"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
-    (change, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"), (Stream, "become"),
+    (devices_module, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"), (Stream, "become"),
     (DeviceManager, "end_poller"), (Line, "close"), (DeviceManager, "dismiss"), (DeviceManager, "admit"),
     (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "retire"), (SealScheduler, "admit"),
     (SealScheduler, "pace"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "serve"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import parser
 
-from agent.service.metrics import metrics_text, write_metrics
+from agent.service.status import metrics_text, write_metrics
 from tests.kits.house import SECONDLY, House, one_meter, until
 
 

@@ -29,12 +29,12 @@ from agent.indicators.declared import Declaration
 from agent.intervals import Cut, query
 from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable
+from agent.service.births import DeviceCatalog
 from agent.service.control.intervals import COLUMNS, cells_of
 from agent.service.results.balance import BalanceResults
 from agent.service.results.indicators import IndicatorResults
 from agent.service.results.interval_builder import CommittedSegment, IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
-from agent.service.roster import DeviceCatalog
 from agent.store import Store
 from agent.store.archive import Archive
 from drivers.model import Reason

@@ -10,8 +10,7 @@ import os
 from typing import Any
 
 from agent.keys import current_records, load_key
-from agent.service.control.access import Access, Reply
-from agent.service.control.protocol import Export
+from agent.service.control.protocol import Access, Export, Reply
 from agent.store import Archive, Piece, Store
 from drivers.model import GatewayError, UsageError, clean_text
 

@@ -10,8 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from agent.intervals import Cut, Flag, IntervalRow, Mark, query
-from agent.service.control.access import Access, Reply
-from agent.service.control.protocol import Intervals
+from agent.service.control.protocol import Access, Intervals, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 

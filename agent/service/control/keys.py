@@ -15,9 +15,8 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from agent.keys import signed_by
-from agent.service.control.access import Access, Reply
 from agent.service.control.peer import NotAllowed
-from agent.service.control.protocol import Keys, PublishedKey
+from agent.service.control.protocol import Access, Keys, PublishedKey, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 

@@ -6,15 +6,21 @@ older agent never passes over what a newer tool meant.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from agent.service.control.frames import VERSIONS, Frame, ProtocolError, frame
-from agent.service.control.peer import Right
+from agent.service.control.peer import Caller, Right
 from drivers.model import clean_text
 
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.store import Store
+
+T = TypeVar("T")
 LONGEST_LEASE_S: Final = 900
 END_MS: Final = 1 << 52  # of all times
 LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199: no calendar goes as far as END_MS
@@ -116,7 +122,7 @@ class Lease(Base, frozen=True, tag="lease"):
     """A line, for as long as the connection is open, and at most so many seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
-    module: ClassVar[str] = "agent.service.control.lease"
+    module: ClassVar[str] = "agent.service.control.running"
 
     line: Text
     purpose: Literal["read", "identify", "scan"]
@@ -127,7 +133,7 @@ class Reload(Base, frozen=True, tag="reload"):
     """Bring the configuration into force as the files say it now."""
 
     right: ClassVar[Right] = Right.CHANGE
-    module: ClassVar[str] = "agent.service.control.reload"
+    module: ClassVar[str] = "agent.service.control.running"
 
 
 Request: TypeAlias = Export | Intervals | Report | Declarations | Declare | PublishedKey | Keys | Lease | Reload
@@ -151,3 +157,36 @@ def decode_request(payload: bytes) -> Request:
         return _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # of msgspec, or too deep for it
         raise ProtocolError(clean_text(str(error), 200), where="request", hint=VERSIONS) from None
+
+
+# --- what serves a request
+
+
+class Access(Protocol):
+    """What a request may use: in the running agent through its threads, else the database itself."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def caller(self) -> Caller: ...
+    @property
+    def service(self) -> Any: ...  # agent.service.app.Service; None where no agent runs
+
+    async def call(self, function: Callable[[Store], T]) -> T:
+        """Run in the store's thread. Not for long: sealing waits behind it, so do large things in slices."""
+
+
+class Reply(Protocol):
+    """Where an answer goes, piece by piece; what ``answer`` returns is its end."""
+
+    async def part(self, data: bytes) -> None:
+        """Bytes for the client, in order; waits while the client is behind. Up to about a megabyte."""
+
+    def progress(self, done: int, total: int) -> None:
+        """For a bar."""
+
+    def rest(self) -> None:
+        """Nothing more is said until the end: the client does other things than to read."""
+
+
+Handler = Callable[[Access, Any, Reply], Awaitable[Mapping[str, Any]]]

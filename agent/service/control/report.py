@@ -19,10 +19,9 @@ from agent.intervals.meters import Meters
 from agent.intervals.rows import RoleSum
 from agent.intervals.sums import sums
 from agent.service.births import derived_row
-from agent.service.control.access import Access, Reply
-from agent.service.control.protocol import Report
+from agent.service.control.protocol import Access, Reply, Report
+from agent.service.results.balance import UnwrittenStreams
 from agent.service.results.indicators import read
-from agent.service.results.unwritten import UnwrittenStreams
 from agent.store import Store
 from drivers.model import UsageError, clean_text
 

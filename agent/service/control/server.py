@@ -15,10 +15,11 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.service.control.access import Access, handler
+from agent.config import Config
 from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
@@ -32,11 +33,13 @@ from agent.service.control.frames import (
     parse_header,
 )
 from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, gid_of, login_of, peer_of
+from agent.store import Store
 from drivers.model import GatewayError, clean_text
 
 if TYPE_CHECKING:
-    from agent.service.control.protocol import Request
+    from agent.service.control.protocol import Access, Handler, Request
 
+T = TypeVar("T")
 log = logging.getLogger("meterhouse")
 MODE: Final = 0o660
 BACKLOG: Final = 64  # connections that the kernel keeps until the loop comes to them
@@ -331,6 +334,52 @@ class Connection:
         """Say why there is no answer, if the client is at a place where it would understand it."""
         if not self._broken:
             _last_word(self._sock, error)
+
+
+class Slices:
+    """The share of the store's thread that those who look have together.
+
+    One slice at a time, and after it as long for others as it took: however many ask, sealing waits for one slice.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it when it is our turn."""
+        async with self._lock:
+            began = time.monotonic()
+            result = await work()
+            await asyncio.sleep(time.monotonic() - began)
+            return result
+
+
+class RunningAccess:
+    """The running agent as a request sees it.
+
+    Args:
+        service: an ``agent.service.app.Service``.
+        slices: None: what is asked of the store is little, and goes first come, first served.
+    """
+
+    def __init__(self, service: Any, caller: Caller, slices: Slices | None) -> None:
+        self.service, self.caller, self._slices = service, caller, slices
+        self.config: Config = service.config
+
+    async def call(self, function: Callable[[Store], T]) -> T:
+        """Through the queue of the writer thread."""
+
+        async def work() -> T:
+            found: T = await self.service.writer.call(function)
+            return found
+
+        return await (work() if self._slices is None else self._slices.run(work))
+
+
+def handler(request: Request) -> Handler:
+    """The function that serves a request; its module is imported when it is first needed."""
+    found: Handler = import_module(request.module).answer
+    return found
 
 
 def _decoded(payload: bytes) -> tuple[Request, str]:

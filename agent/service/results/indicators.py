@@ -18,7 +18,7 @@ from agent.indicators.definitions import PeriodKind, read_plan
 from agent.indicators.plan import Plan, make_plan
 from agent.indicators.report import trace_result
 from agent.intervals import Cut, RoleSum, changes
-from agent.service.results.unwritten import UnwrittenStreams
+from agent.service.results.balance import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
 

@@ -24,8 +24,8 @@ from agent.intervals.page import Page, Shape, encode, merged
 from agent.intervals.sketch import Rule
 from agent.intervals.state import StateError
 from agent.pack import SealedPack, StreamTable, seconds
-from agent.service.results.interval_repair import IntervalRepair
 from agent.service.results.rebuild import (
+    IntervalRepair,
     PackReplay,
     RebuiltRows,
     above_written,

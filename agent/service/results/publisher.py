@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
+from importlib import import_module
 from typing import Any, Protocol
 
 import ext.clock
@@ -22,9 +23,9 @@ from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable, seconds
 from agent.poll import Grid
-from agent.service.carry import loss_event
 from agent.service.db_thread import DatabaseThread
 from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.seal_jobs import loss_event
 from agent.service.sealing import SealScheduler, pack_clock
 from agent.store import Store
 from drivers.model import GatewayError
@@ -247,3 +248,32 @@ def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[d
         before = day
     said = {"event": "figures_corrected", "t": seconds(published_ms)}
     return [said | {"from": seconds(start), "to": seconds(end)} for start, end in runs], last
+
+
+def makers(config: Config) -> list[ResultProducer]:
+    """Figures, then balances. A park's own plan is read now, as the birth of the results has its text."""
+    figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config)
+    if config.indicators.plan is not None:
+        figures.maker()
+    return [figures, LazyProducer("agent.service.results.balance", "BalanceResults", config)]
+
+
+class LazyProducer:
+    """A maker that is imported when the first interval closes; until then it costs nothing."""
+
+    def __init__(self, module: str, name: str, config: Config) -> None:
+        self._module, self._name, self._config = module, name, config
+        self._made: ResultProducer | None = None
+
+    def maker(self) -> ResultProducer:
+        """The maker itself."""
+        if self._made is None:
+            self._made = getattr(import_module(self._module), self._name)(self._config)
+        return self._made
+
+    def __call__(self, store: Store, start_ms: int, end_ms: int) -> Sequence[Mapping[str, Any]]:
+        return self.maker()(store, start_ms, end_ms)
+
+    def prepare(self, store: Store, start_ms: int) -> bool:
+        """There is nothing to prepare before there is a maker."""
+        return self._made is not None and self._made.prepare(store, start_ms)
