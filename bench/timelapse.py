@@ -229,9 +229,9 @@ class Timelapse:
         self.now_ms = self.cut.midnight(first)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
         self.events: list[dict[str, Any]] = []
-        self._tallying = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
+        self._builder = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
         self._truth = Truth(seed, every_s, sun_day)
-        roster = DeviceCatalog(self.config, {}, self.now_ms)
+        catalog = DeviceCatalog(self.config, {}, self.now_ms)
         sign = signer.signer("mh-pack")
 
         def packer(stream: str) -> Packer:
@@ -239,13 +239,13 @@ class Timelapse:
 
         self._meters: list[_Meter] = []
         for device, slot in zip(self.config.devices, SLOTS, strict=True):
-            spec = roster.spec(device)
-            made = _Meter(slot, roster.table(device, spec), packer(spec.stream), _exponents(spec.points, slot))
+            spec = catalog.spec(device)
+            made = _Meter(slot, catalog.table(device, spec), packer(spec.stream), _exponents(spec.points, slot))
             made.packer.use(made.table)
             self._meters.append(made)
         results = f"{self.config.base}/_indicators"
         self._results = packer(results)
-        self._results.use(roster.results_table(results, agent.__version__))
+        self._results.use(catalog.results_table(results, agent.__version__))
         self._figures, self._balances = IndicatorResults(self.config), BalanceResults(self.config)
         self.readings = self.packs = self.figures = 0
 
@@ -325,12 +325,12 @@ class Timelapse:
             packs += made
         self.store.commit(packs)
         self.readings += sum(pack.records for pack in packs)
-        self._tallying.committed(self.store, self.ring, works)
-        while self._tallying.catch_up(self.store):
+        self._builder.committed(self.store, self.ring, works)
+        while self._builder.catch_up(self.store):
             pass
         self._close(clock)
         self.packs += len(packs)
-        self._tallying.tidy(self.store, to_ms)
+        self._builder.tidy(self.store, to_ms)
 
     def _read(self, tick_ms: int) -> None:
         counts = self._truth.counts
@@ -345,7 +345,7 @@ class Timelapse:
         """Seal the figures of intervals that are closed, as ``agent.service.results.publisher`` does."""
         while self._figures.prepare(self.store, self._results.from_ms):
             pass
-        settled = self._tallying.closed_ms([meter.packer.stream for meter in self._meters])
+        settled = self._builder.closed_ms([meter.packer.stream for meter in self._meters])
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)  # who is silent is not waited for
         made, start = [], self._results.from_ms
         while (end := self.cut.stretch("interval", start)[1]) <= settled:
@@ -360,7 +360,7 @@ class Timelapse:
 
     def close(self) -> None:
         """Leave the database at rest."""
-        self._tallying.save(self.store)
+        self._builder.save(self.store)
         self.store.close()
         self.ring.close()
 

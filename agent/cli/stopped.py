@@ -137,11 +137,11 @@ def _opened(config: Config) -> Iterator[Store]:
     Raises:
         GatewayError: there is none, somebody uses it, or it cannot be opened.
     """
-    from agent.service.runtime_dir import is_taken
+    from agent.service.runtime_dir import is_agent_running
     from agent.store import Store, StoreBusy
 
     path = config.store_path
-    if is_taken(config.runtime_dir):
+    if is_agent_running(config.runtime_dir):
         raise GatewayError(_LIVES, where=str(config.runtime_dir))
     if not path.exists():
         raise GatewayError("there is no database", where=str(path), hint="Did the agent ever run with this state_dir?")

@@ -26,10 +26,10 @@ from agent.service.control.server import ControlServer, RunningAccess, Slices
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
 from agent.service.identity import MapQuirks
-from agent.service.recovery import LostTransactions, Recovered, recover, take_up
+from agent.service.recovery import LostTransactions, Recovered, recover, resume_after_loss
 from agent.service.reload import LAST_PACKS_S, Outcome, Reloader
-from agent.service.results.publisher import ResultPublisher, makers
-from agent.service.runtime_dir import taken
+from agent.service.results.publisher import ResultPublisher, make_producers
+from agent.service.runtime_dir import instance_lock
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler, pack_clock
 from agent.service.signing_key import ActiveKey, KeyFileWatcher
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-LOOK_EVERY_S = 1.0  # at the wall clock
+CLOCK_CHECK_S = 1.0  # at the wall clock
 SNAPSHOT_EVERY_S = 2.0
 GIVE_BACK_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
@@ -80,31 +80,31 @@ class Service:
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
-    def units(self) -> Sequence[Device]:
+    def devices(self) -> Sequence[Device]:
         """The devices that are served."""
-        return self.fleet.units
+        return self.device_manager.devices
 
     @property
     def lines(self) -> dict[str, Line]:
         """The lines that are served."""
-        return self.fleet.lines
+        return self.device_manager.lines
 
     # --- life
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
-        with taken(self.config.state_dir, self.config.runtime_dir), self._control:
+        with instance_lock(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
-            self.pen = ActiveKey(load_key(key_path), self.config.base)
+            self.active_key = ActiveKey(load_key(key_path), self.config.base)
             self.writer = DatabaseThread(self._open_store, pack_clock)
             self.sealing = SealScheduler(self.writer, self.grid, self.config.pack.every_ms)
-            self.writer.on_trouble = self.sealing.trouble_is
+            self.writer.on_trouble = self.sealing.set_trouble
             notify("STATUS=opening the store")
-            self.fleet = DeviceManager(self.config, self.grid, self.sealing, self.writer, self._stream)
-            self.intervals = ResultPublisher(self.config, self.writer, self.sealing, self.grid, self._packer)
-            self.intervals.makers = makers(self.config)
-            self.rounds = StoreScrubber(self.writer, self.sealing.remark)
-            self.pulse = Watchdog(self.writer, self.fleet, lambda: summary(self), os.environ)
+            self.device_manager = DeviceManager(self.config, self.grid, self.sealing, self.writer, self._stream)
+            self.publisher = ResultPublisher(self.config, self.writer, self.sealing, self.grid, self._packer)
+            self.publisher.producers = make_producers(self.config)
+            self.scrubber = StoreScrubber(self.writer, self.sealing.gateway_event)
+            self.watchdog = Watchdog(self.writer, self.device_manager, lambda: summary(self), os.environ)
             await self.writer.start()
             try:
                 await self._start(key_path)
@@ -124,10 +124,10 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        await self.writer.call(self.pen.take_up)  # before anything is sealed: a wrong key signs nothing
-        note, publish = self.sealing.remark, self._publish_keys
-        self.key_watch = KeyFileWatcher(self.pen, key_path, self.writer, publish, note, self._make_checkpoint)
-        gone = await self.writer.call(lambda store: take_up(store, config.runtime_dir))
+        await self.writer.call(self.active_key.activate)  # before anything is sealed: a wrong key signs nothing
+        note, publish = self.sealing.gateway_event, self._publish_keys
+        self.key_watcher = KeyFileWatcher(self.active_key, key_path, self.writer, publish, note, self._make_checkpoint)
+        gone = await self.writer.call(lambda store: resume_after_loss(store, config.runtime_dir))
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
             for name, head in (await self.writer.call(Store.heads)).items()
@@ -135,29 +135,31 @@ class Service:
         recovered = await self.writer.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
-        await self.writer.call(self.writer.look_for_losses)
+        await self.writer.call(self.writer.reload_losses)
         rows = await self.writer.call(Store.devices)
-        roster = DeviceCatalog(config, known_devices(rows), self.started_ms)
-        planned = self.fleet.plan(roster)
+        catalog = DeviceCatalog(config, known_devices(rows), self.started_ms)
+        planned = self.device_manager.plan(catalog)
         name = f"{config.base}/_gateway"
         self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
-        table = roster.gateway_table(name, agent.__version__)
+        table = catalog.gateway_table(name, agent.__version__)
         self.started_ms = self.grid.now_ms()
         ring = self._make_ring([table, *(table for _, _, table in planned)])
-        number = self.fleet.number()
-        gateway.become(number, table, self.started_ms)
+        number = self.device_manager.number()
+        gateway.switch_table(number, table, self.started_ms)
         self.sealing.open(ring, gateway)
-        tables = self.fleet.open(ring, planned, self.started_ms, MapQuirks(self.writer, rows))
-        await self.fleet.register([*tables, (number, table)])
+        tables = self.device_manager.open(ring, planned, self.started_ms, MapQuirks(self.writer, rows))
+        await self.device_manager.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.forget_rings([ring.ring_id]))
-        self.sealing.note(gateway, _start_event(recovered, gone))
-        await self.intervals.open(ring, roster.results_table(f"{config.base}/_indicators", agent.__version__))
+        self.sealing.add_event(gateway, _start_event(recovered, gone))
+        await self.publisher.open(ring, catalog.results_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()
 
     def _packer(self, stream: str, from_ms: int | None = None) -> Packer:
         if stream not in self.packers:
             start_ms, most = self.started_ms if from_ms is None else from_ms, self.config.pack.max_size_bytes
-            self.packers[stream] = Packer(stream, self.boot, self._heads.get(stream), self.pen.sign, start_ms, most)
+            self.packers[stream] = Packer(
+                stream, self.boot, self._heads.get(stream), self.active_key.sign, start_ms, most
+            )
         return self.packers[stream]
 
     def _stream(self, name: str, start_ms: int) -> Stream:
@@ -174,10 +176,14 @@ class Service:
     def _start_uplinks(self) -> None:
         config = self.config
         self.checkpoints = Checkpoints(
-            self.writer, self.pen, config.base, self.uplinks, lambda: [device.name for device in self.config.devices]
+            self.writer,
+            self.active_key,
+            config.base,
+            self.uplinks,
+            lambda: [device.name for device in self.config.devices],
         )
         self.uplinks += [self.make_uplink(uplink, config) for uplink in config.uplinks]
-        self.writer.serve(self.uplinks)
+        self.writer.set_uplinks(self.uplinks)
         for running in self.uplinks:
             running.start()
 
@@ -190,11 +196,11 @@ class Service:
             site=config.site,
             gateway=config.gateway,
             outbox=self.writer,
-            keys=self.pen.records,
+            keys=self.active_key.records,
             version=agent.__version__,
             pack_every_ms=config.pack.every_ms,
             live_rate=1000 * (len(config.devices) + 1) / config.pack.every_ms,
-            on_event=lambda event: loop.call_soon_threadsafe(self.sealing.remark, event),
+            on_event=lambda event: loop.call_soon_threadsafe(self.sealing.gateway_event, event),
         )
 
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
@@ -215,22 +221,22 @@ class Service:
             log.warning("%s", note)
         for text in await self.writer.call(_store_line):
             log.info("%s", text)
-        self.fleet.start_pollers()
-        self.sealing.on_turn = self.pulse.beat
+        self.device_manager.start_pollers()
+        self.sealing.on_turn = self.watchdog.feed
         self._snapshot = StatusFile(self.config, self.boot, self.ring_path.name)
         self._snapshot.write(self)
         self._ready()
-        log.info("serving %d devices on %d lines, boot %s", len(self.units), len(self.lines), self.boot)
+        log.info("serving %d devices on %d lines, boot %s", len(self.devices), len(self.lines), self.boot)
         works: list[Coroutine[Any, Any, None]] = [
             self.sealing.run(),
             self._watch_clock(),
             self._snapshots(self._snapshot),
-            self.fleet.watch(),
+            self.device_manager.watch(),
             self._housekeeping(),
             self._reloads.run(),
-            self.key_watch.run(),
-            self.intervals.run(),
-            self.rounds.run(),
+            self.key_watcher.run(),
+            self.publisher.run(),
+            self.scrubber.run(),
             self._control.run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
@@ -242,10 +248,10 @@ class Service:
 
     async def _stop(self) -> None:
         """From the source: no more polls, seal what is held, commit, try to send for a bounded time."""
-        await self.fleet.close()
+        await self.device_manager.close()
         try:
             sealed = await self.sealing.close()
-            await self.intervals.close()
+            await self.publisher.close()
             if sealed and self.checkpoints is not None:
                 await self.checkpoints.make()
         except GatewayError as error:
@@ -266,7 +272,7 @@ class Service:
         """Take what the files say now, without losing a reading; what is wrong leaves everything as it is."""
         return self._reloads.ask()
 
-    def tell(self) -> None:
+    def write_status(self) -> None:
         """Say to local tools what holds now."""
         if self._snapshot is not None:
             try:
@@ -282,26 +288,26 @@ class Service:
 
     async def _watch_clock(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CLOCK_CHECK_S)
             if step := self.grid.look():
                 log.warning("the clock was set from %.3f to %.3f", step[0] / 1000, step[1] / 1000)
-                async with self.fleet.lock:
-                    await self.fleet.stop_pollers()
+                async with self.device_manager.lock:
+                    await self.device_manager.stop_pollers()
                     if await self.sealing.cut(*step):
                         self.grid.take_step()
-                        for unit in self.units:
-                            unit.poll.align(self.grid.now_ms())
-                    self.fleet.start_pollers()
+                        for device in self.devices:
+                            device.poll.align(self.grid.now_ms())
+                    self.device_manager.start_pollers()
 
     async def _housekeeping(self) -> None:
         """Keep the store within its bounds; what had to be dropped is stated in the stream's next pack."""
         while True:
             trusted = ext.clock.state().synced is not False
             try:
-                self.sealing.owe(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
+                self.sealing.loss_pending(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
             except GatewayError as error:
-                self.sealing.trouble_is(str(error))
-            await self.fleet.keep_lessons()
+                self.sealing.set_trouble(str(error))
+            await self.device_manager.save_quirks()
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _snapshots(self, snapshot: StatusFile) -> None:
@@ -310,13 +316,13 @@ class Service:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             snapshot.write(self)
             beat += 1
-            self._stay_small(beat % GIVE_BACK_EVERY == 1)
+            self._release_memory(beat % GIVE_BACK_EVERY == 1)
 
-    def _stay_small(self, give_back: bool) -> None:
+    def _release_memory(self, give_back: bool) -> None:
         """Let go of pages of ring and traces, which are in the runtime directory anyway, and of what was freed."""
         if self._ring is not None:
             self._ring.trim()
-        self.fleet.trim()
+        self.device_manager.trim()
         if give_back:
             vocabulary.cache_clear()  # a megabyte, needed for reading profiles only
             ext.memory.give_back()

@@ -24,7 +24,7 @@ class Device:
     """One device in the running agent."""
 
     config: DeviceConfig
-    roster: DeviceCatalog  # of the configuration that it was made of
+    catalog: DeviceCatalog  # of the configuration that it was made of
     line: Line
     stream: Stream
     poll: DevicePoll
@@ -33,7 +33,7 @@ class Device:
     @property
     def profile(self) -> Profile:
         """The family that it belongs to."""
-        return self.roster.profile(self.config)
+        return self.catalog.profile(self.config)
 
 
 def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:
@@ -46,7 +46,7 @@ class DeviceCatalog:
     """Specs and tables of all devices. Raises ProfileError where a profile is gone since the check.
 
     Args:
-        known: by stream, what is known of devices from before; kept up to date here, and handed on to the next roster.
+        known: by stream, what is known of devices from before; kept up to date here, and handed on to the next catalog.
         start_ms: the counter epoch of a device that nothing is known of begins here.
     """
 
@@ -193,7 +193,7 @@ def device_front(
     firmware = said.pop("firmware", None)
     more: dict[str, Any] = {"caching": True, "fresh": _fresh(spec.fresh)} if spec.caching else {}
     if spec.night is not None:
-        place = {"latitude": _text(spec.night.latitude), "longitude": _text(spec.night.longitude)}
+        place = {"latitude": exact_text(spec.night.latitude), "longitude": exact_text(spec.night.longitude)}
         more["sleeps"] = {**place, "sun_below": f"{DARK_BELOW_DEG:g}"}
     if device.accuracy:
         more["class"] = dict(device.accuracy)
@@ -211,7 +211,7 @@ def device_front(
             "profile": source.profile,
             "profile_hash": source.profile_hash,
             "protocol": spec.protocol,
-            "ratio": {"ct": _text(spec.ratio_ct), "pt": _text(spec.ratio_pt)},
+            "ratio": {"ct": exact_text(spec.ratio_ct), "pt": exact_text(spec.ratio_pt)},
             "reversed": sorted(spec.reversed),
             "roles": dict(device.roles),
             "variant": spec.variant or None,
@@ -274,17 +274,17 @@ def _source(point: Point) -> dict[str, Any]:
     if point.mask is not None:
         source["mask"] = point.mask
     if point.scale != 1:
-        source["scale"] = _text(point.scale)
+        source["scale"] = exact_text(point.scale)
     if point.offset:
-        source["offset"] = _text(point.offset)
+        source["offset"] = exact_text(point.offset)
     if point.parts:
         source["parts"] = [
-            {"address": part.address, "type": part.type, "scale": _text(part.scale)} for part in point.parts
+            {"address": part.address, "type": part.type, "scale": exact_text(part.scale)} for part in point.parts
         ]
     return source
 
 
-def _text(value: Decimal) -> str:
-    """A decimal as people write it: no exponent, no trailing zeros."""
-    text = format(value, "f")
+def exact_text(value: Decimal | int) -> str:
+    """A decimal without exponent and without trailing zeros."""
+    text = format(Decimal(value), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -29,13 +29,13 @@ class Checkpoints:
     def __init__(
         self,
         writer: DatabaseThread,
-        pen: ActiveKey,
+        active_key: ActiveKey,
         gateway: str,
         uplinks: Sequence[Uplink],
         devices: Callable[[], Collection[str]],
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._writer, self._pen, self._gateway, self._uplinks = writer, pen, gateway, uplinks
+        self._writer, self._active_key, self._gateway, self._uplinks = writer, active_key, gateway, uplinks
         self._devices, self._wall_ms = devices, wall_ms
         self._newest: list[Page] = []
 
@@ -78,7 +78,7 @@ class Checkpoints:
             return not name.startswith("_") and name not in devices
 
         def after(before: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
-            now_ms, signer = self._wall_ms(), self._pen.signer
+            now_ms, signer = self._wall_ms(), self._active_key.signer
             made.extend(checkpoint(signer, self._gateway, heads, before, now_ms, retired=is_retired))
             return [(page.page, page.counter, page.time_ms, page.data) for page in made]
 

@@ -106,7 +106,7 @@ class DatabaseThread:
         self._thread.start()
         await self._ready
 
-    def serve(self, uplinks: Sequence[Uplink]) -> None:
+    def set_uplinks(self, uplinks: Sequence[Uplink]) -> None:
         """Offer to these destinations from now on."""
         self._uplinks = tuple(uplinks)
 
@@ -118,9 +118,9 @@ class DatabaseThread:
             try:
                 result = self._do(store, function)
             except Exception as error:  # noqa: BLE001 - it is raised where the call was made
-                self._back(_fail, future, error)
+                self._post_to_loop(_fail, future, error)
             else:
-                self._back(_settle, future, result)
+                self._post_to_loop(_settle, future, result)
 
         self._queue.put(run)
         return await future
@@ -141,7 +141,7 @@ class DatabaseThread:
 
         return await self.call(run)
 
-    async def bound(self, change: Callable[[Store], None]) -> None:
+    async def reconfigure(self, change: Callable[[Store], None]) -> None:
         """Give the store other bounds or destinations; what was confirmed until now is let out before."""
 
         def run(store: Store) -> None:
@@ -244,21 +244,21 @@ class DatabaseThread:
             self._losses = store.call(Store.losses)
             self._leaving = store.leaving
         except Exception as error:  # noqa: BLE001 - it is raised by ``start``
-            self._back(_fail, self._ready, error)
-            self._back(_settle, self._stopped, None)
+            self._post_to_loop(_fail, self._ready, error)
+            self._post_to_loop(_settle, self._stopped, None)
             return
-        self._back(_settle, self._ready, None)
+        self._post_to_loop(_settle, self._ready, None)
         try:
             while (job := self._next()) is not None:
                 try:
                     self._do(store, job)
                 except GatewayError as error:  # an uplink's question that failed: it will ask again
-                    self._back(self.on_trouble, str(error))
+                    self._post_to_loop(self.on_trouble, str(error))
                 self._flush(store, FLUSH_S)
             self._flush(store, 0)
         finally:
             store.close()
-            self._back(_settle, self._stopped, None)
+            self._post_to_loop(_settle, self._stopped, None)
 
     def _do(self, store: Store, function: Callable[[Store], T]) -> T:
         """Errors of SQLite come out as the store's. Where one says damage, the next sealing ends the service."""
@@ -280,7 +280,7 @@ class DatabaseThread:
                 store.commit((), self._confirmed)
             except GatewayError as error:  # they stay and go with a later commit: at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
-                self._back(self.on_trouble, str(error))
+                self._post_to_loop(self.on_trouble, str(error))
                 return
             self._confirmed = {}
 
@@ -296,7 +296,7 @@ class DatabaseThread:
                 batch.seal(ring, job, clock, losses)
             except KeyFileError as error:  # a token that does not sign now: what was read waits in the ring
                 batch.undo()
-                self._back(self.on_trouble, str(error), Reason.STOPPED)
+                self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
                 break
             if (batch.size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
                 if not self._commit(store, batch):
@@ -306,7 +306,7 @@ class DatabaseThread:
                 batch = Batch()
         return done
 
-    def look_for_losses(self, store: Store) -> None:
+    def reload_losses(self, store: Store) -> None:
         """Those that the store knows now are to be stated; in the thread."""
         self._losses = store.losses()
 
@@ -314,7 +314,7 @@ class DatabaseThread:
         """What the next pack of a stream must state; in the thread."""
         return [note for note in self._losses if note.stream == stream]
 
-    def keep(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
+    def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
         """Commit packs that hold no readings and offer them; in the thread. Raises what ``Store.commit`` raises.
 
         ``stated``: losses that stand in the first of them.
@@ -332,12 +332,12 @@ class DatabaseThread:
             raise  # ends the service: the next start sets the file aside and seals what the ring holds
         except GatewayError as error:
             batch.undo()
-            self._back(self.on_trouble, str(error))
+            self._post_to_loop(self.on_trouble, str(error))
             return False
         self._confirmed = {}
         if batch.stated:
             self._losses = [note for note in self._losses if note.id not in batch.stated]
-        self._back(self.on_trouble, None)
+        self._post_to_loop(self.on_trouble, None)
         self._offer(ids, batch.packs)
         return True
 
@@ -349,7 +349,7 @@ class DatabaseThread:
         for uplink in self._uplinks:
             uplink.offer(items)
 
-    def _back(self, function: Callable[..., None], *args: object) -> None:
+    def _post_to_loop(self, function: Callable[..., None], *args: object) -> None:
         """Run in the loop, if there still is one."""
         try:
             self._loop.call_soon_threadsafe(function, *args)

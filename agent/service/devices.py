@@ -24,14 +24,14 @@ from ext.ring import Ring
 
 LAST_VISIT_S = 2.0  # for visits under way when the agent stops
 
-Planned = tuple[DeviceConfig, DeviceSpec, StreamTable]
+PlannedDevice = tuple[DeviceConfig, DeviceSpec, StreamTable]
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedDevice:
     """A device that is ready to be asked. ``number`` is that of its table in the ring."""
 
-    device: DeviceConfig
+    entry: DeviceConfig
     spec: DeviceSpec
     table: StreamTable
     number: int
@@ -42,7 +42,7 @@ class DeviceManager:
     """All lines and devices. Only the loop touches it.
 
     Args:
-        stream_of: the stream of a name, going on where the store left it, else from a time in ms.
+        make_stream: the stream of a name, going on where the store left it, else from a time in ms.
 
     ``lock`` is held by whoever stops or changes pollers: a step of the clock and a reload do not mix.
     """
@@ -53,58 +53,60 @@ class DeviceManager:
         grid: Grid,
         sealing: SealScheduler,
         writer: DatabaseThread,
-        stream_of: Callable[[str, int], Stream],
+        make_stream: Callable[[str, int], Stream],
     ) -> None:
         self.config, self.grid, self.sealing = config, grid, sealing
-        self._writer, self._stream_of = writer, stream_of
-        self.units: list[Device] = []
+        self._writer, self._make_stream = writer, make_stream
+        self.devices: list[Device] = []
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._unit_of: dict[int, Device] = {}
+        self._device_of: dict[int, Device] = {}
         self._next_table = 0
         self.lock = asyncio.Lock()
-        self.roster: DeviceCatalog
+        self.catalog: DeviceCatalog
         self.ring: Ring
-        self.learned: MapQuirks | None = None
-        self._contacts: IdentityChecker
+        self.map_quirks: MapQuirks | None = None
+        self._identity_checker: IdentityChecker
 
-    def plan(self, roster: DeviceCatalog) -> list[Planned]:
+    def plan(self, catalog: DeviceCatalog) -> list[PlannedDevice]:
         """What the configured devices are asked for, before any was met. Makes the lines; no port is opened."""
-        self.roster = roster
+        self.catalog = catalog
         for line in self.config.lines:
             self.lines[line.name], _ = self.make_line(line, self.config)
-        specs = [(device, roster.spec(device)) for device in self.config.devices]
-        return [(device, spec, roster.table(device, spec)) for device, spec in specs]
+        specs = [(entry, catalog.spec(entry)) for entry in self.config.devices]
+        return [(entry, spec, catalog.table(entry, spec)) for entry, spec in specs]
 
     def open(
-        self, ring: Ring, planned: Sequence[Planned], start_ms: int, learned: MapQuirks
+        self, ring: Ring, planned: Sequence[PlannedDevice], start_ms: int, map_quirks: MapQuirks
     ) -> list[tuple[int, StreamTable]]:
         """Make the devices; returns their tables, to be made durable before anybody is asked.
 
         Raises ConfigError with a complaint for each device that its driver cannot serve.
         """
-        self.ring, self.learned = ring, learned
-        self._contacts = IdentityChecker(self.sealing, self._writer, ring, self.register, self.number, self.learned)
+        self.ring, self.map_quirks = ring, map_quirks
+        self._identity_checker = IdentityChecker(
+            self.sealing, self._writer, ring, self.register, self.number, self.map_quirks
+        )
         made: list[PreparedDevice] = []
         wrong: list[ConfigError] = []
-        for device, spec, table in planned:
+        for entry, spec, table in planned:
             try:
-                made.append(self.make(self.config, device, spec, table, self.lines[device.line]))
+                made.append(self.make(self.config, entry, spec, table, self.lines[entry.line]))
             except ConfigError as error:
                 wrong.append(error)
         if wrong:
             raise gathered(wrong, str(self.config.path))
         for one in made:
-            self.admit(one, start_ms)
+            self.add(one, start_ms)
         return [(one.number, one.table) for one in made]
 
     def make(
-        self, config: Config, device: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line
+        self, config: Config, entry: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line
     ) -> PreparedDevice:
         """A device with its driver. Raises ConfigError that names its place; nothing else has changed."""
         number = self.number()
-        return PreparedDevice(device, spec, table, number, make_driver(config, spec, line, self.ring, number))
+        return PreparedDevice(entry, spec, table, number, make_driver(config, spec, line, self.ring, number))
 
     def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
         """A line, not yet open, and the empty trace of its frames; ``hidden`` until the trace is to be shown.
@@ -126,48 +128,48 @@ class DeviceManager:
         rows = [(number, table.stream, table.encoded) for number, table in tables]
         await self._writer.call(lambda store: store.register_tables(ring_id, rows))
 
-    def admit(self, made: PreparedDevice, start_ms: int) -> None:
+    def add(self, made: PreparedDevice, start_ms: int) -> None:
         """A device that is asked from ``start_ms`` on, once its line has a poller."""
-        line = self.lines[made.device.line]
+        line = self.lines[made.entry.line]
         line.heed(line.manners(made.spec.limits, made.spec.serial))
-        stream = self._stream_of(made.spec.stream, start_ms)
-        stream.become(made.number, made.table, start_ms)
+        stream = self._make_stream(made.spec.stream, start_ms)
+        stream.switch_table(made.number, made.table, start_ms)
         poll = DevicePoll(made.driver, self.ring, start_ms)
-        unit = Device(made.device, self.roster, line, stream, poll)
-        self.sealing.admit(stream, poll)
-        self.units.append(unit)
-        self._unit_of[id(poll)] = unit
+        device = Device(made.entry, self.catalog, line, stream, poll)
+        self.sealing.add(stream, poll)
+        self.devices.append(device)
+        self._device_of[id(poll)] = device
 
-    def dismiss(self, unit: Device) -> None:
+    def remove(self, device: Device) -> None:
         """A device that is configured no more, while it is held: its stream is sealed up to now and rests."""
-        end_ms = self.cut_ms(unit)
-        self.sealing.retire(unit.stream, end_ms)
-        self.units.remove(unit)
+        end_ms = self.cut_ms(device)
+        self.sealing.remove(device.stream, end_ms)
+        self.devices.remove(device)
 
-    def cut_ms(self, unit: Device) -> int:
+    def cut_ms(self, device: Device) -> int:
         """From here on a held device may be another: what was due before is answered or a gap in the ring."""
-        now_ms, next_ms = self.grid.now_ms(), unit.poll.next_ms
+        now_ms, next_ms = self.grid.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
-        return max(at, unit.stream.sealed_ms, unit.stream.shape.start_ms)
+        return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
 
     # --- asking
 
     def start_pollers(self) -> None:
         """One task a line that has devices; a poller that runs is told who its devices are now."""
         by_line: dict[str, list[DevicePoll]] = {}
-        self._unit_of = {id(unit.poll): unit for unit in self.units}
-        for unit in self.units:
-            by_line.setdefault(unit.config.line, []).append(unit.poll)
+        self._device_of = {id(device.poll): device for device in self.devices}
+        for device in self.devices:
+            by_line.setdefault(device.config.line, []).append(device.poll)
         for line, polls in by_line.items():
             if line in self.pollers:
                 self.pollers[line].serve(polls)
                 continue
-            poller = self.pollers[line] = LinePoller(polls, self.grid, self._contact, self._collect)
+            poller = self.pollers[line] = LinePoller(polls, self.grid, self._identify, self._collect)
             self._tasks[line] = asyncio.create_task(poller.run(), name=f"line {line}")
         for line in self.pollers.keys() - by_line.keys():
-            self.end_poller(line)
+            self.stop_poller(line)
 
-    def end_poller(self, line: str) -> None:
+    def stop_poller(self, line: str) -> None:
         """For a line whose devices are all idle."""
         self.pollers.pop(line)
         self._tasks.pop(line).cancel()
@@ -199,14 +201,14 @@ class DeviceManager:
     async def close(self) -> None:
         """No more polls, and the ports are free."""
         await self.stop_pollers()
-        await self.keep_lessons()
+        await self.save_quirks()
         for line in self.lines.values():
             await line.close()
 
-    async def keep_lessons(self) -> None:
+    async def save_quirks(self) -> None:
         """Make durable what devices taught their drivers."""
-        if self.learned is not None:
-            await self.learned.keep(self.units)
+        if self.map_quirks is not None:
+            await self.map_quirks.save(self.devices)
 
     def trim(self) -> None:
         """Let go of pages that lie in the runtime directory anyway."""
@@ -215,17 +217,17 @@ class DeviceManager:
 
     # --- what a visit brings
 
-    def _collect(self, device: DevicePoll, positions: list[int], answered: bool) -> None:
-        self._unit_of[id(device)].stream.record(device.driver.table, positions, answered)
+    def _collect(self, poll: DevicePoll, positions: list[int], answered: bool) -> None:
+        self._device_of[id(poll)].stream.record(poll.driver.table, positions, answered)
 
-    async def _contact(self, device: DevicePoll, tick_ms: int) -> None:
+    async def _identify(self, poll: DevicePoll, tick_ms: int) -> None:
         """Read who the device is before its data counts."""
-        await self._contacts.meet(self._unit_of[id(device)], tick_ms)
+        await self._identity_checker.verify(self._device_of[id(poll)], tick_ms)
 
 
 log = logging.getLogger("meterhouse")
 # what is written into files, packs or memory at the start and cannot be another in the same boot
-FIXED: Mapping[str, Callable[[Config], object]] = {
+RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,
     "site.timezone": lambda config: config.timezone,
@@ -238,13 +240,13 @@ FIXED: Mapping[str, Callable[[Config], object]] = {
 }
 
 
-def fixed(old: Config, new: Config) -> list[ConfigError]:
+def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
     """One complaint for each key that only a restart can bring into effect."""
     return [
         ConfigError(
             "can only change at a restart", where=new.at(key), hint="`systemctl restart meterhouse`, or put it back"
         )
-        for key, value in FIXED.items()
+        for key, value in RESTART_ONLY.items()
         if value(old) != value(new)
     ]
 
@@ -253,8 +255,8 @@ def fixed(old: Config, new: Config) -> list[ConfigError]:
 class DeviceSwap:
     """What becomes of a device that stays. ``driver`` None: only its table says something else."""
 
-    unit: Device
-    device: DeviceConfig
+    device: Device
+    entry: DeviceConfig
     spec: DeviceSpec
     table: StreamTable
     number: int
@@ -268,24 +270,24 @@ class DeviceChanges:
     """All of one step, ready to be carried out."""
 
     config: Config
-    roster: DeviceCatalog
+    catalog: DeviceCatalog
     lines: dict[str, Line] = field(default_factory=dict)  # new ones and those that take the place of one of that name
     traces: list[FrameTrace] = field(default_factory=list)  # theirs, hidden until they serve
-    gone_lines: set[str] = field(default_factory=set)  # closed: removed, or exchanged
+    gone_lines: set[str] = field(default_factory=set)  # closed: removed, or changed
     gone: list[Device] = field(default_factory=list)
-    exchanged: list[DeviceSwap] = field(default_factory=list)
+    changed: list[DeviceSwap] = field(default_factory=list)
     added: list[PreparedDevice] = field(default_factory=list)
 
     @property
     def tables(self) -> list[tuple[int, StreamTable]]:
         """Every table that this step needs, with its number."""
-        return [(e.number, e.table) for e in self.exchanged] + [(made.number, made.table) for made in self.added]
+        return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
 
     def __str__(self) -> str:
         """What a log says of it."""
         parts = [
             (len(self.added), "added"),
-            (len(self.exchanged), "changed"),
+            (len(self.changed), "changed"),
             (len(self.gone), "removed"),
         ]
         said = ", ".join(f"{count} {what}" for count, what in parts if count)
@@ -299,22 +301,22 @@ class DeviceChanges:
             trace.discard()
 
 
-async def prepare(fleet: DeviceManager, config: Config, roster: DeviceCatalog | None = None) -> DeviceChanges:
+async def prepare(manager: DeviceManager, config: Config, catalog: DeviceCatalog | None = None) -> DeviceChanges:
     """Make what another configuration needs; nothing that is in use changes.
 
     Args:
-        roster: of that configuration, where it was made before.
+        catalog: of that configuration, where it was made before.
 
     Raises:
         ConfigError: with all that is wrong.
         ProfileError: a profile is gone since the configuration was read.
     """
-    if roster is None:
-        roster = await asyncio.to_thread(DeviceCatalog, config, fleet.roster.known, fleet.grid.now_ms())
-    change, wrong = DeviceChanges(config, roster), list[GatewayError]()
+    if catalog is None:
+        catalog = await asyncio.to_thread(DeviceCatalog, config, manager.catalog.known, manager.grid.now_ms())
+    change, wrong = DeviceChanges(config, catalog), list[GatewayError]()
     try:
-        _lines(fleet, change, wrong)
-        _devices(fleet, change, wrong)
+        _prepare_lines(manager, change, wrong)
+        _prepare_devices(manager, change, wrong)
         if wrong:
             raise gathered(wrong, str(config.path))
     except BaseException:
@@ -323,15 +325,15 @@ async def prepare(fleet: DeviceManager, config: Config, roster: DeviceCatalog | 
     return change
 
 
-def _lines(fleet: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
-    gone = set(fleet.lines)
+def _prepare_lines(manager: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
+    gone = set(manager.lines)
     for entry in change.config.lines:
         gone.discard(entry.name)
-        old = fleet.lines.get(entry.name)
+        old = manager.lines.get(entry.name)
         if old is not None and old.config == line_config(entry):
             continue
         try:
-            line, trace = fleet.make_line(entry, change.config, hidden=True)
+            line, trace = manager.make_line(entry, change.config, hidden=True)
         except ConfigError as error:
             wrong.append(error)
         except OSError as error:
@@ -345,76 +347,78 @@ def _lines(fleet: DeviceManager, change: DeviceChanges, wrong: list[GatewayError
     change.gone_lines |= gone
 
 
-def _devices(fleet: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
-    units = {unit.config.name: unit for unit in fleet.units}
-    for device in change.config.devices:
-        unit = units.pop(device.name, None)
-        line = change.lines.get(device.line) or fleet.lines.get(device.line)
+def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
+    devices = {device.config.name: device for device in manager.devices}
+    for entry in change.config.devices:
+        device = devices.pop(entry.name, None)
+        line = change.lines.get(entry.line) or manager.lines.get(entry.line)
         if line is None:  # it could not be made, which was said
             continue
         try:
-            if unit is None:
-                spec = change.roster.spec(device)
-                change.added.append(fleet.make(change.config, device, spec, change.roster.table(device, spec), line))
-            elif (exchange := _exchange(fleet, change, unit, device, line)) is not None:
-                change.exchanged.append(exchange)
+            if device is None:
+                spec = change.catalog.spec(entry)
+                change.added.append(manager.make(change.config, entry, spec, change.catalog.table(entry, spec), line))
+            elif (swap := _prepare_swap(manager, change, device, entry, line)) is not None:
+                change.changed.append(swap)
         except (ConfigError, ProfileError) as error:
             wrong.append(error)
-    change.gone = list(units.values())
+    change.gone = list(devices.values())
 
 
-def _exchange(
-    fleet: DeviceManager, change: DeviceChanges, unit: Device, device: DeviceConfig, line: Line
+def _prepare_swap(
+    manager: DeviceManager, change: DeviceChanges, device: Device, entry: DeviceConfig, line: Line
 ) -> DeviceSwap | None:
-    same_address = (device.line, device.address, device.profile) == (
-        unit.config.line, unit.config.address, unit.config.profile
-    ) and device.line not in change.lines  # fmt: skip
-    identity = unit.identity if same_address else None
-    spec = change.roster.spec(device, identity)
-    same_profile = change.roster.profile(device).hash == unit.profile.hash
-    if device == unit.config and same_address and same_profile and spec == unit.poll.driver.spec:
+    same_address = (entry.line, entry.address, entry.profile) == (
+        device.config.line, device.config.address, device.config.profile
+    ) and entry.line not in change.lines  # fmt: skip
+    identity = device.identity if same_address else None
+    spec = change.catalog.spec(entry, identity)
+    same_profile = change.catalog.profile(entry).hash == device.profile.hash
+    if entry == device.config and same_address and same_profile and spec == device.poll.driver.spec:
         return None
-    table, number = change.roster.table(device, spec, identity), fleet.number()
+    table, number = change.catalog.table(entry, spec, identity), manager.number()
     driver: Driver | None = None
-    if spec != unit.poll.driver.spec or not same_address:
-        driver = make_driver(change.config, spec, line, fleet.ring, number)
-    return DeviceSwap(unit, device, spec, table, number, driver, unit.identity, same_address)
+    if spec != device.poll.driver.spec or not same_address:
+        driver = make_driver(change.config, spec, line, manager.ring, number)
+    return DeviceSwap(device, entry, spec, table, number, driver, device.identity, same_address)
 
 
-async def carry_out(fleet: DeviceManager, change: DeviceChanges) -> None:
+async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
     """Bring it into effect. Waits for visits under way, never for a device that is not asked."""
-    fleet.roster, fleet.config = change.roster, change.config
+    manager.catalog, manager.config = change.catalog, change.config
     gone_lines = change.gone_lines
-    in_place = [e for e in change.exchanged if e.device.line == e.unit.config.line and e.device.line not in gone_lines]
-    gone = [unit for unit in change.gone if unit.config.line not in gone_lines]
-    await _all(*(_in_place(fleet, e) for e in in_place), *(_leave(fleet, unit) for unit in gone))
-    fleet.start_pollers()  # without those that have left
-    rest = [e for e in change.exchanged if e not in in_place]
-    held = [unit for unit in fleet.units if unit.config.line in gone_lines]
-    held += [e.unit for e in rest if e.unit not in held]
+    in_place = [e for e in change.changed if e.entry.line == e.device.config.line and e.entry.line not in gone_lines]
+    gone = [device for device in change.gone if device.config.line not in gone_lines]
+    await _all(*(_swap_in_place(manager, e) for e in in_place), *(_remove_in_place(manager, device) for device in gone))
+    manager.start_pollers()  # without those that have left
+    rest = [e for e in change.changed if e not in in_place]
+    held = [device for device in manager.devices if device.config.line in gone_lines]
+    held += [e.device for e in rest if e.device not in held]
     try:
-        await _all(*(unit.poll.hold() for unit in held))
+        await _all(*(device.poll.hold() for device in held))
         for name in gone_lines:
-            if name in fleet.pollers:
-                fleet.end_poller(name)
-            await _close(fleet.lines[name])
-        fleet.lines = {line.name: change.lines.get(line.name) or fleet.lines[line.name] for line in change.config.lines}
-        for unit in [unit for unit in change.gone if unit.config.line in gone_lines]:
-            fleet.dismiss(unit)
-        for exchange in rest:
-            _swap(fleet, exchange)
-        now_ms = fleet.grid.now_ms()
+            if name in manager.pollers:
+                manager.stop_poller(name)
+            await _close(manager.lines[name])
+        manager.lines = {
+            line.name: change.lines.get(line.name) or manager.lines[line.name] for line in change.config.lines
+        }
+        for device in [device for device in change.gone if device.config.line in gone_lines]:
+            manager.remove(device)
+        for swap in rest:
+            _swap(manager, swap)
+        now_ms = manager.grid.now_ms()
         for made in change.added:
-            fleet.admit(made, now_ms)
-        order = {device.name: n for n, device in enumerate(change.config.devices)}
-        fleet.units.sort(key=lambda unit: order[unit.config.name])
-        for unit in fleet.units:
-            unit.roster = change.roster
+            manager.add(made, now_ms)
+        order = {entry.name: n for n, entry in enumerate(change.config.devices)}
+        manager.devices.sort(key=lambda device: order[device.config.name])
+        for device in manager.devices:
+            device.catalog = change.catalog
     finally:
-        for unit in held:
-            unit.poll.release()
-    fleet.start_pollers()
-    _show_traces(fleet, change)
+        for device in held:
+            device.poll.release()
+    manager.start_pollers()
+    _show_traces(manager, change)
 
 
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:
@@ -431,50 +435,50 @@ async def _close(line: Line) -> None:
         log.warning("%s: closing: %s", line.where, error.strerror)
 
 
-def _show_traces(fleet: DeviceManager, change: DeviceChanges) -> None:
+def _show_traces(manager: DeviceManager, change: DeviceChanges) -> None:
     """Those of new lines take their names, those of lines that are gone go. Only ``watch --frames`` would miss them."""
     try:
         for trace in change.traces:
             trace.show()
-        for name in change.gone_lines - fleet.lines.keys():
+        for name in change.gone_lines - manager.lines.keys():
             (change.config.runtime_dir / f"frames.{name}").unlink(missing_ok=True)
     except OSError as error:
         log.warning("frames of some lines cannot be watched: %s: %s", error.filename, error.strerror)
 
 
-async def _in_place(fleet: DeviceManager, exchange: DeviceSwap) -> None:
+async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
     """One device of a line that stays: the others on it do not notice."""
     try:
-        await exchange.unit.poll.hold()
-        _swap(fleet, exchange)
+        await swap.device.poll.hold()
+        _swap(manager, swap)
     finally:
-        exchange.unit.poll.release()
-    fleet.pollers[exchange.device.line].wake()
+        swap.device.poll.release()
+    manager.pollers[swap.entry.line].wake()
 
 
-async def _leave(fleet: DeviceManager, unit: Device) -> None:
+async def _remove_in_place(manager: DeviceManager, device: Device) -> None:
     try:
-        await unit.poll.hold()  # and it stays held
-        fleet.dismiss(unit)
+        await device.poll.hold()  # and it stays held
+        manager.remove(device)
     except BaseException:
-        unit.poll.release()
+        device.poll.release()
         raise
 
 
-def _swap(fleet: DeviceManager, exchange: DeviceSwap) -> None:
+def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
     """The device goes on as another, from the first tick that was not due yet."""
-    unit, cut_ms = exchange.unit, fleet.cut_ms(exchange.unit)
-    unit.config, unit.roster = exchange.device, fleet.roster
-    unit.line = fleet.lines[exchange.device.line]
-    unit.line.heed(unit.line.manners(exchange.spec.limits, exchange.spec.serial))
-    met_anew = unit.identity != exchange.identity  # while this was prepared: its table and driver are of today
-    if met_anew or not exchange.same_address:
-        unit.identity = None
-    if exchange.driver is not None:
-        unit.stream.become(exchange.number, exchange.table, cut_ms)
-        unit.poll.exchange(exchange.driver, cut_ms)
+    device, cut_ms = swap.device, manager.cut_ms(swap.device)
+    device.config, device.catalog = swap.entry, manager.catalog
+    device.line = manager.lines[swap.entry.line]
+    device.line.heed(device.line.manners(swap.spec.limits, swap.spec.serial))
+    met_anew = device.identity != swap.identity  # while this was prepared: its table and driver are of today
+    if met_anew or not swap.same_address:
+        device.identity = None
+    if swap.driver is not None:
+        device.stream.switch_table(swap.number, swap.table, cut_ms)
+        device.poll.exchange(swap.driver, cut_ms)
     elif met_anew:
-        unit.poll.life = Life.UNKNOWN  # it is met once more, and gets the table of the new configuration then
+        device.poll.life = Life.UNKNOWN  # it is met once more, and gets the table of the new configuration then
     else:
-        unit.stream.become(exchange.number, exchange.table, cut_ms)
-        unit.poll.driver.table = exchange.number
+        device.stream.switch_table(swap.number, swap.table, cut_ms)
+        device.poll.driver.table = swap.number

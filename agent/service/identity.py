@@ -1,8 +1,11 @@
-"""Meeting a device: who it is, before its data counts. A meter that was swapped begins a new counter epoch.
+"""Identity checks: which device answers, before its data counts. A meter that was swapped begins a new counter epoch.
 
-Identity is read at every first contact, after each absence and once a day. What differs from what is known, also from
-a run before this one, is an event with the last counter readings of the old and the first of the new; it stands in the
-stream before the birth that carries the new epoch.
+Identity is read at the first contact, after each absence and once a day. A difference from what is known, also from an
+earlier run, is an event with the last counter readings of the old device and the first of the new one. It stands in
+the stream before the birth that carries the new epoch.
+
+What a device taught its driver about its register map is stored too, for one profile, identity and firmware: learning
+costs requests that fail, twice each, so it is not repeated at every start (field pains 24, 30, 40).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from agent.pack import StreamTable, changes, contradicts, seconds
-from agent.service.births import Device, DeviceCatalog
+from agent.service.births import Device, DeviceCatalog, exact_text
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
@@ -35,17 +38,18 @@ Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decim
 
 
 class IdentityNotStored(LineDown):
-    """Who the device is could not be made durable: no word about the device, which is met again at its next tick."""
+    """The identity could not be made durable. It says nothing about the device, which is checked at its next tick."""
 
     reason = Reason.DISK
 
 
 class IdentityChecker:
-    """Reads who devices are and carries out what follows from it. Used by the pollers, each for its own devices.
+    """Reads which devices answer and acts on changes. Used by the pollers, each for its own devices.
 
     Args:
-        ring, register, number: where tables of new shapes are made known, and the next number of one.
-        learned: what devices taught their drivers before.
+        register: makes new point tables durable.
+        number: gives the next table number in the ring.
+        map_quirks: what devices taught their drivers in earlier runs.
     """
 
     def __init__(
@@ -55,86 +59,91 @@ class IdentityChecker:
         ring: Ring,
         register: Register,
         number: Callable[[], int],
-        learned: MapQuirks | None = None,
+        map_quirks: MapQuirks | None = None,
     ) -> None:
         self._sealing, self._writer = sealing, writer
         self._ring, self._register, self._number = ring, register, number
-        self._learned = learned
+        self._map_quirks = map_quirks
 
-    async def meet(self, unit: Device, tick_ms: int) -> None:
-        """Make sure that we know who answers. Raises LineError where the device is silent or does not make sense."""
-        device, roster = unit.poll, unit.roster
-        await device.driver.probe()  # one cheap request: a silent device costs one timeout, not one a register
-        said = await self._said(unit)
-        known = _known(unit, roster)
-        if contradicts(known, said):
-            # one late answer, one mangled register must not cost an epoch (field pains 10, 14, 18): ask once more
-            again = await self._said(unit)
-            if again != said:
-                raise MismatchError("says another thing each time it is asked who it is", where=unit.config.name)
-        identity = _joined(known, said)
-        if self._learned is not None:
-            self._learned.teach(unit, device.driver, unit.profile.hash, identity)
-        if unit.identity is None or identity != unit.identity:
+    async def verify(self, device: Device, tick_ms: int) -> None:
+        """Make sure that we know which device answers.
+
+        Raises:
+            LineError: the device does not answer, or its answers contradict each other.
+        """
+        driver, catalog = device.poll.driver, device.catalog
+        await driver.probe()  # one cheap request: a dead device costs one timeout, not one per register
+        read = await self._read_identity(device)
+        known = _known(device, catalog)
+        if contradicts(known, read):
+            # one late answer or one corrupted register must not cost an epoch (field pains 10, 14, 18): read once more
+            again = await self._read_identity(device)
+            if again != read:
+                what = "inconsistent identity: two reads returned different values"
+                raise MismatchError(what, where=device.config.name)
+        identity = _merged(known, read)
+        if self._map_quirks is not None:
+            self._map_quirks.load(device, driver, device.profile.hash, identity)
+        if device.identity is None or identity != device.identity:
             try:
-                await self._identified(unit, identity, tick_ms, roster)
+                await self._identified(device, identity, tick_ms, catalog)
             except StoreDamaged:
                 raise  # ends the service: the next start sets the file aside
             except StoreError as error:
                 raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 
-    async def _said(self, unit: Device) -> Identity:
-        """What the device says of itself; None for what it does not say."""
-        spec = unit.poll.driver.spec
-        known = {point.name for point in spec.points}
-        names = [name for name in unit.profile.identity_points if name in known]
+    async def _read_identity(self, device: Device) -> Identity:
+        """What the device reports about itself; None for what it does not report."""
+        driver = device.poll.driver
+        known = {point.name for point in driver.spec.points}
+        names = [name for name in device.profile.identity_points if name in known]
         if not names:
             return {}
-        found = await unit.poll.driver.read_points(names)
+        found = await driver.read_points(names)
         return {name: None if r.value is None else _text(r.value) for name, r in found.items()}
 
-    async def _identified(self, unit: Device, identity: Identity, tick_ms: int, roster: DeviceCatalog) -> None:
-        device, before = unit.poll, roster.known.get(unit.stream.name)
-        spec = roster.spec(unit.config, identity)
-        table = roster.table(unit.config, spec, identity)
+    async def _identified(self, device: Device, identity: Identity, tick_ms: int, catalog: DeviceCatalog) -> None:
+        poll, before = device.poll, catalog.known.get(device.stream.name)
+        spec = catalog.spec(device.config, identity)
+        table = catalog.table(device.config, spec, identity)
         found = changes(before, table.facts) if before else []
         if found:
             assert before is not None
             epoch = max(before.epoch + 1, tick_ms // 1000)
-            table = roster.table(unit.config, spec, identity, epoch)
-        if not found and table.same_as(unit.stream.shape.table):
+            table = catalog.table(device.config, spec, identity, epoch)
+        if not found and table.same_as(device.stream.table_version.table):
             if before != table.facts:
                 await self._writer.call(lambda store: store.keep_facts(table.stream, table.facts.encode()))
-            unit.identity, roster.known[table.stream] = identity, table.facts
+            device.identity, catalog.known[table.stream] = identity, table.facts
             return
         number = self._number()
         await self._register([(number, table)])
-        driver = device.driver
+        driver = poll.driver
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
-            # also for the same points: what it has learned, and where counters stood, was about another device
-            driver = driver_class(spec.protocol)(spec, unit.line, self._ring, number)
-            unit.line.heed(unit.line.manners(spec.limits, spec.serial))
+            # a new driver also for the same points: what it learned, and its counters, were about another device
+            driver = driver_class(spec.protocol)(spec, device.line, self._ring, number)
+            device.line.heed(device.line.manners(spec.limits, spec.serial))
         if found:
-            # raises where the device went silent: then nothing has changed yet, and it is met again
-            await self._tell(unit, found, table, await _first_counts(driver, spec))
-        unit.identity, roster.known[table.stream] = identity, table.facts
-        unit.stream.become(number, table, tick_ms)
-        if driver is device.driver:
+            # raises if the device stopped answering: then nothing has changed yet, and it is checked again
+            await self._add_events(device, found, table, await _first_counts(driver, spec))
+        device.identity, catalog.known[table.stream] = identity, table.facts
+        device.stream.switch_table(number, table, tick_ms)
+        if driver is poll.driver:
             driver.table = number
         else:
-            device.driver = driver
-            device.respecified()
-            if self._learned is not None:
-                self._learned.teach(unit, driver, unit.profile.hash, identity)
+            poll.driver = driver
+            poll.respecified()
+            if self._map_quirks is not None:
+                self._map_quirks.load(device, driver, device.profile.hash, identity)
 
-    async def _tell(
+    async def _add_events(
         self,
-        unit: Device,
+        device: Device,
         found: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
         table: StreamTable,
         first: Counts,
     ) -> None:
-        old = await self._last_counts(unit.stream, table)
+        old = await self._last_counts(device.stream, table)
         units = {name: unit for name, unit, kind in table.points.names if kind == Kind.COUNTER}
         counters = [
             {"n": name, "new": first.get(name), "old": old.get(name), "u": units.get(name, "")}
@@ -142,15 +151,15 @@ class IdentityChecker:
         ]
         for name, before, after in found:
             event = {"counters": counters, "epoch": table.facts.epoch, "event": name, "new": after, "old": before}
-            self._sealing.note(unit.stream, event)
-            log.warning("%s: %s changed from %s to %s", unit.config.name, name, before, after)
+            self._sealing.add_event(device.stream, event)
+            log.warning("%s: %s changed from %s to %s", device.config.name, name, before, after)
 
     async def _last_counts(self, stream: Stream, table: StreamTable) -> Counts:
-        """The last good reading of each counter that the stream had: of this run, else of those before."""
+        """The last good reading of each counter of the stream: from this run, else from earlier runs."""
         found = _unsealed(self._ring, stream)
         wanted = set(table.facts.counters)
-        for shape in stream.shapes:
-            wanted |= shape.table.facts.counters.keys()
+        for version in stream.table_versions:
+            wanted |= version.table.facts.counters.keys()
         missing = wanted - found.keys()
         if missing:
             newest = lambda store: last_counts(store.newest(stream.name, LOOK_BACK), missing)  # noqa: E731
@@ -159,7 +168,7 @@ class IdentityChecker:
 
 
 def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
-    """The last good reading of each of ``names`` in packs as published, from the newest back."""
+    """The last good reading of each of ``names`` in published packs, newest pack first."""
     found: Counts = {}
     missing = set(names)
     for data in packs:
@@ -178,11 +187,11 @@ def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
 
 
 def _unsealed(ring: Ring, stream: Stream) -> Counts:
-    """The same of what waits to be sealed."""
+    """The same for records in the ring that are not sealed yet."""
     found: Counts = {}
-    for shape in stream.shapes:
-        names = [name if kind == Kind.COUNTER else "" for name, _, kind in shape.table.points.names]
-        for position in shape.positions:
+    for version in stream.table_versions:
+        names = [name if kind == Kind.COUNTER else "" for name, _, kind in version.table.points.names]
+        for position in version.positions:
             record = ring.record(position)
             if record is None or record.kind != ANSWER:
                 continue
@@ -194,7 +203,7 @@ def _unsealed(ring: Ring, stream: Stream) -> Counts:
 
 
 async def _first_counts(driver: Any, spec: DeviceSpec) -> Counts:
-    """What the counters stand at now, read at once: nothing of the new epoch is older."""
+    """The counters' present readings: the new epoch has none that is older."""
     names = [point.name for point in spec.points if point.kind is Kind.COUNTER]
     if not names:
         return {}
@@ -207,57 +216,54 @@ async def _first_counts(driver: Any, spec: DeviceSpec) -> Counts:
     }
 
 
-def exact_text(value: Decimal | int) -> str:
-    """A decimal without exponent and without zeros that say nothing."""
-    text = format(Decimal(value), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def _text(value: Decimal | int | str) -> str:
     return clean_text(exact_text(value) if isinstance(value, (Decimal, int)) else value, 120)
 
 
-def _known(unit: Device, roster: DeviceCatalog) -> Identity:
-    """Who the device was when it was last met, be it in a run before this one."""
-    if unit.identity is not None:
-        return unit.identity
-    facts = roster.known.get(unit.stream.name)
+def _known(device: Device, catalog: DeviceCatalog) -> Identity:
+    """The identity at the last check, in this run or an earlier one."""
+    if device.identity is not None:
+        return device.identity
+    facts = catalog.known.get(device.stream.name)
     known = facts.identity if facts else {}
-    names = unit.profile.identity_points
+    names = device.profile.identity_points
     return {name: known[short] for name in names if (short := name.removeprefix("device.")) in known}
 
 
-def _joined(known: Identity, said: Identity) -> Identity:
-    """What is known now. What the same device does not say this time stays known; another one starts afresh."""
+def _merged(known: Identity, read: Identity) -> Identity:
+    """What is known now. What the same device does not report this time stays known; another device starts afresh."""
     versions = {"device.firmware", "device.protocol"}
-    other = {name: text for name, text in said.items() if name not in versions}
+    other = {name: text for name, text in read.items() if name not in versions}
     if contradicts(known, other):
-        return said
-    return {name: said[name] if said[name] is not None else known.get(name) for name in said}
+        return read
+    return {name: read[name] if read[name] is not None else known.get(name) for name in read}
+
+
+# --- register maps that were learned
 
 
 @runtime_checkable
 class LearnsMap(Protocol):
-    """A driver that learns."""
+    """A driver that learns which registers its device does not have."""
 
     holes: KnownHoles
 
 
 class MapQuirks:
-    """The lessons of all devices. Only the loop touches it.
+    """What all devices taught their drivers about their register maps. Only the loop touches it.
 
     Args:
-        rows: by stream, (facts, lessons) as the store has them.
+        rows: by stream, (facts, quirks) as the store has them.
     """
 
     def __init__(self, writer: DatabaseThread, rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
         self._writer = writer
-        self._kept: dict[str, dict[str, Any]] = {}
-        for stream, (_, lessons) in rows.items():
-            if lessons is not None and (said := _decoded(lessons)) is not None:
-                self._kept[stream] = said
+        self._stored: dict[str, dict[str, Any]] = {}
+        for stream, (_, quirks) in rows.items():
+            if quirks is not None and (plain := _decoded(quirks)) is not None:
+                self._stored[stream] = plain
 
-    def teach(self, unit: Device, driver: object, profile_hash: str, identity: Mapping[str, str | None]) -> None:
+    def load(self, device: Device, driver: object, profile_hash: str, identity: Mapping[str, str | None]) -> None:
         """Give a driver what its device taught us before; another identity, firmware or profile starts afresh."""
         if not isinstance(driver, LearnsMap):
             return
@@ -266,53 +272,53 @@ class MapQuirks:
         key = holes_key(profile_hash, known, firmware)
         if driver.holes.key == key:
             return
-        stream = unit.stream.name
-        holes = KnownHoles.from_json(self._kept.get(stream, {}), key, _now_s())
+        stream = device.stream.name
+        holes = KnownHoles.from_json(self._stored.get(stream, {}), key, _now_s())
         if summary := holes.summary():
-            log.info("%s: known of its map from before: %s", unit.config.name, summary)
-        elif not driver.holes.key:  # what it learned while it was being met is about this very device
+            log.info("%s: register map learned earlier: %s", device.config.name, summary)
+        elif not driver.holes.key:  # what the driver learned during the identity check is about this same device
             driver.holes.key = key
             return
         driver.holes = holes
 
-    async def keep(self, units: Iterable[Device]) -> None:
-        """Make durable what was learned or forgotten since."""
-        for unit in units:
-            driver, stream = unit.poll.driver, unit.stream.name
+    async def save(self, devices: Iterable[Device]) -> None:
+        """Make durable what was learned or forgotten since the last call."""
+        for device in devices:
+            driver, stream = device.poll.driver, device.stream.name
             if not isinstance(driver, LearnsMap) or not driver.holes.key:
                 continue
             driver.holes.expire(_now_s())
-            said = driver.holes.to_json()
-            old = self._kept.get(stream)
-            if said == old or (old is None and not driver.holes.summary()):
+            plain = driver.holes.to_json()
+            old = self._stored.get(stream)
+            if plain == old or (old is None and not driver.holes.summary()):
                 continue
-            text = json.dumps(said, separators=(",", ":")).encode() if driver.holes.summary() else None
+            text = json.dumps(plain, separators=(",", ":")).encode() if driver.holes.summary() else None
             try:
                 await self._writer.call(partial(_keep, stream, text))
             except GatewayError as error:
-                log.warning("%s: what was learned of its map is not kept: %s", unit.config.name, error)
+                log.warning("%s: the learned register map cannot be stored: %s", device.config.name, error)
                 continue
             if text is None:
-                self._kept.pop(stream, None)
+                self._stored.pop(stream, None)
             else:
-                self._kept[stream] = said
+                self._stored[stream] = plain
 
 
 def _keep(stream: str, text: bytes | None, store: Store) -> None:
     store.keep_learned(stream, text)
 
 
-def lessons_of(driver: object) -> str:
-    """One line for a technician; "" where nothing was learned."""
+def quirks_summary(driver: object) -> str:
+    """One line for a technician; "" if nothing was learned."""
     return driver.holes.summary() if isinstance(driver, LearnsMap) else ""
 
 
 def _decoded(text: bytes) -> dict[str, Any] | None:
     try:
-        said = json.loads(text)
+        plain = json.loads(text)
     except ValueError:
         return None
-    return said if isinstance(said, dict) else None
+    return plain if isinstance(plain, dict) else None
 
 
 def _now_s() -> int:

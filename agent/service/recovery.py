@@ -51,7 +51,7 @@ class Recovered:
     lost_rings: list[str] = field(default_factory=list)
 
 
-def take_up(store: Store, runtime_dir: Path) -> LostTransactions | None:
+def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | None:
     """Go on after packs that the database has lost without a word: note the loss; None where there is none.
 
     A stream goes on with the sequence after the highest that was ever committed. What had left the house may have

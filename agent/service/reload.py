@@ -16,26 +16,22 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import agent
-from agent.config import Config, UplinkConfig, gathered
-from agent.pack import Packer, StreamTable
-from agent.poll import Grid
+from agent.config import Config, gathered
+from agent.pack import StreamTable
 from agent.service.births import DeviceCatalog
-from agent.service.db_thread import DatabaseThread
-from agent.service.devices import DeviceChanges, DeviceManager, carry_out, fixed, prepare
+from agent.service.devices import DeviceChanges, apply, prepare, restart_only_changes
 from agent.service.results.interval_builder import IntervalBuilder
-from agent.service.results.publisher import ResultProducer, ResultPublisher, makers
-from agent.service.seal_jobs import Stream
-from agent.service.sealing import SealScheduler
-from agent.service.signing_key import KeyFileWatcher, PreparedKey
+from agent.service.results.publisher import ResultProducer, make_producers
+from agent.service.signing_key import PreparedKey
 from agent.service.systemd import notify
 from agent.store import Store
 from drivers.model import ConfigError, GatewayError
 
 if TYPE_CHECKING:
-    from agent.service.checkpoints import Checkpoints
+    from agent.service.app import Service
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
@@ -68,28 +64,6 @@ class Outcome:
         }
 
 
-class Running(Protocol):
-    """The parts that a configuration reaches: the service."""
-
-    config: Config
-    loaded_ms: int
-    complaints: list[str]
-    grid: Grid
-    fleet: DeviceManager
-    writer: DatabaseThread
-    sealing: SealScheduler
-    intervals: ResultPublisher
-    key_watch: KeyFileWatcher
-    uplinks: list[Uplink]
-    checkpoints: Checkpoints | None
-    gateway: Stream
-    packers: dict[str, Packer]
-
-    def make_uplink(self, entry: UplinkConfig, config: Config) -> Uplink: ...
-    def tell(self) -> None: ...
-    def summary(self) -> str: ...
-
-
 @dataclass(slots=True)
 class Prepared:
     """All that a configuration needs, made and not in use yet."""
@@ -99,8 +73,8 @@ class Prepared:
     key: PreparedKey | None
     gateway: tuple[int, StreamTable]
     results: StreamTable
-    makers: Sequence[ResultProducer]
-    tallying: IntervalBuilder | None
+    producers: Sequence[ResultProducer]
+    builder: IntervalBuilder | None
     uplinks: dict[str, Uplink]  # those that are new or changed
 
     async def discard(self) -> None:
@@ -117,8 +91,8 @@ class Reloader:
         load: reads the files; None: there are none.
     """
 
-    def __init__(self, running: Running, load: Callable[[], Config] | None) -> None:
-        self._agent, self._load = running, load
+    def __init__(self, service: Service, load: Callable[[], Config] | None) -> None:
+        self._service, self._load = service, load
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[Outcome]] = []
 
@@ -139,10 +113,10 @@ class Reloader:
                 waiting, self._waiting = self._waiting, []
                 notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration")
                 outcome = await self.once()
-                self._agent.complaints = list(outcome.complaints)
-                self._agent.tell()
+                self._service.complaints = list(outcome.complaints)
+                self._service.write_status()
                 self._log(outcome)
-                notify(f"READY=1\nSTATUS={self._agent.summary()}")
+                notify(f"READY=1\nSTATUS={self._service.summary()}")
                 for future in waiting:
                     if not future.done():
                         future.set_result(outcome)
@@ -163,16 +137,16 @@ class Reloader:
         except Exception as error:  # nothing that a file says may end an agent that runs
             log.error("reload: a fault of ours", exc_info=error)
             return self._rejected(f"a fault of ours: {type(error).__name__}: {error}", fault=True)
-        return Outcome(self._agent.config.hash(), changed)
+        return Outcome(self._service.config.hash(), changed)
 
     def _rejected(self, *complaints: str, fault: bool = False) -> Outcome:
-        return Outcome(self._agent.config.hash(), complaints=complaints, fault=fault)
+        return Outcome(self._service.config.hash(), complaints=complaints, fault=fault)
 
     def _log(self, outcome: Outcome) -> None:
         """After local tools can see it as well."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
-            for note in self._agent.config.notes:
+            for note in self._service.config.notes:
                 log.warning("%s", note)
             return
         count = f"{len(outcome.complaints)} error{'' if len(outcome.complaints) == 1 else 's'}"
@@ -184,62 +158,62 @@ class Reloader:
 
     async def _take(self, config: Config) -> str:
         """Bring a configuration into effect. Raises where it could not be; then nothing has changed."""
-        running = self._agent
-        async with running.key_watch.held(), running.fleet.lock:
+        service = self._service
+        async with service.key_watcher.locked(), service.device_manager.lock:
             prepared = await self._prepare(config)
             try:
                 await self._keep(prepared)
             except BaseException:
                 await prepared.discard()
                 raise
-            before = (running.config, running.fleet.roster, tuple(running.intervals.makers))
-            loaded_ms, kid = running.loaded_ms, running.key_watch.kid
+            before = (service.config, service.device_manager.catalog, tuple(service.publisher.producers))
+            loaded_ms, kid = service.loaded_ms, service.key_watcher.kid
             try:
                 said = await self._apply(prepared)
             except Exception:
                 await self._put_back(prepared, *before)
-                running.loaded_ms = loaded_ms
+                service.loaded_ms = loaded_ms
                 raise
             try:
                 self._tell(prepared)
-                await running.key_watch.tell(kid)
+                await service.key_watcher.announce(kid)
             except Exception as error:  # a fault of ours, but what the files say is in effect
                 log.error("reload: not all is told", exc_info=error)
         return said
 
     async def _prepare(self, config: Config) -> Prepared:
         """Everything that can fail for what the files say. Raises ConfigError with all that is wrong."""
-        running = self._agent
-        wrong: list[GatewayError] = [*fixed(running.config, config)]
+        service = self._service
+        wrong: list[GatewayError] = [*restart_only_changes(service.config, config)]
         key: PreparedKey | None = None
         change: DeviceChanges | None = None
         made: list[ResultProducer] = []
         uplinks: dict[str, Uplink] = {}
         try:
             try:
-                key = await running.key_watch.prepare(config.key.path(os.environ))
+                key = await service.key_watcher.prepare(config.key.path(os.environ))
             except GatewayError as error:
                 wrong.append(error)
             try:
-                change = await prepare(running.fleet, config)
+                change = await prepare(service.device_manager, config)
             except GatewayError as error:
                 wrong.append(error)
             try:
-                made = makers(config)
+                made = make_producers(config)
             except GatewayError as error:
                 wrong.append(error)
             self._make_uplinks(config, uplinks, wrong)
             if wrong or change is None:
                 raise gathered(wrong, str(config.path))
-            number = running.fleet.number()
+            number = service.device_manager.number()
             return Prepared(
                 config,
                 change,
                 key,
-                (number, change.roster.gateway_table(running.gateway.name, agent.__version__)),
-                change.roster.results_table(f"{config.base}/_indicators", agent.__version__),
+                (number, change.catalog.gateway_table(service.gateway.name, agent.__version__)),
+                change.catalog.results_table(f"{config.base}/_indicators", agent.__version__),
                 made,
-                running.intervals.prepare(config),
+                service.publisher.prepare(config),
                 uplinks,
             )
         except BaseException:
@@ -251,12 +225,12 @@ class Reloader:
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
         """Those that are new or changed, each with its thread, waiting for the word to connect."""
-        same = {uplink.name: uplink.destination for uplink in self._agent.uplinks}
+        same = {uplink.name: uplink.destination for uplink in self._service.uplinks}
         for entry in config.uplinks:
             if same.get(entry.name) == entry:
                 continue
             try:
-                uplinks[entry.name] = self._agent.make_uplink(entry, config)
+                uplinks[entry.name] = self._service.make_uplink(entry, config)
                 uplinks[entry.name].prepare()
             except GatewayError as error:
                 wrong.append(error)
@@ -265,7 +239,7 @@ class Reloader:
 
     async def _keep(self, prepared: Prepared) -> None:
         """All that has to be durable before it takes effect, in one transaction. Raises StoreError."""
-        key, ring_id = prepared.key, self._agent.fleet.ring.ring_id
+        key, ring_id = prepared.key, self._service.device_manager.ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in (*prepared.change.tables, prepared.gateway)]
 
         def also(store: Store) -> None:
@@ -278,7 +252,7 @@ class Reloader:
     async def _bound(self, config: Config, also: Callable[[Store], None]) -> None:
         bounds, names = config.store, [uplink.name for uplink in config.uplinks]
         now_ms = time.time_ns() // 1_000_000
-        await self._agent.writer.bound(
+        await self._service.writer.reconfigure(
             lambda store: store.bound(
                 bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms, lambda: also(store)
             )
@@ -286,72 +260,74 @@ class Reloader:
 
     async def _apply(self, prepared: Prepared) -> str:
         """DeviceSwap what was made for what is in use. Returns what changed, in words."""
-        running, config = self._agent, prepared.config
-        await carry_out(running.fleet, prepared.change)
-        running.config, running.loaded_ms = config, time.time_ns() // 1_000_000
-        running.sealing.pace(config.pack.every_ms)
-        for packer in running.packers.values():
+        service, config = self._service, prepared.config
+        await apply(service.device_manager, prepared.change)
+        service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
+        service.sealing.set_interval(config.pack.every_ms)
+        for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)
-        await running.intervals.reload(config, prepared.results, prepared.tallying)
-        running.intervals.makers = list(prepared.makers)
+        await service.publisher.reload(config, prepared.results, prepared.builder)
+        service.publisher.producers = list(prepared.producers)
         said = await self._exchange_uplinks(config, prepared.uplinks)
         if prepared.key is not None:  # last: a key that has signed cannot be put back
-            await running.key_watch.take(prepared.key)
+            await service.key_watcher.activate(prepared.key)
         return f"{prepared.change}{said}"
 
     def _tell(self, prepared: Prepared) -> None:
         """The gateway's own stream says which configuration is in effect."""
-        running, (number, table) = self._agent, prepared.gateway
-        if not table.same_as(running.gateway.shape.table):
-            running.gateway.become(number, table, max(running.grid.now_ms() + 1, running.gateway.sealed_ms))
-            running.sealing.note(running.gateway, {"event": "reload", "config": prepared.config.hash()})
+        service, (number, table) = self._service, prepared.gateway
+        if not table.same_as(service.gateway.table_version.table):
+            service.gateway.switch_table(number, table, max(service.grid.now_ms() + 1, service.gateway.sealed_ms))
+            service.sealing.add_event(service.gateway, {"event": "reload", "config": prepared.config.hash()})
 
     async def _exchange_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
         """Stop what left or changed, start what is new or changed; the others stay connected."""
-        running = self._agent
+        service = self._service
         staying = {
             uplink.name: uplink
-            for uplink in running.uplinks
+            for uplink in service.uplinks
             if uplink.name not in fresh and any(entry.name == uplink.name for entry in config.uplinks)
         }
-        leaving = [uplink for uplink in running.uplinks if uplink.name not in staying]
+        leaving = [uplink for uplink in service.uplinks if uplink.name not in staying]
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in leaving))
-        running.uplinks[:] = [staying.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
-        running.writer.serve(running.uplinks)
+        service.uplinks[:] = [staying.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
+        service.writer.set_uplinks(service.uplinks)
         for uplink in fresh.values():
             uplink.start()
-        if running.checkpoints is not None:
-            running.checkpoints.again(fresh.values())
+        if service.checkpoints is not None:
+            service.checkpoints.again(fresh.values())
         return f"; destinations: {len(fresh)} new or changed, {len(leaving)} closed" if fresh or leaving else ""
 
     async def _put_back(
-        self, failed: Prepared, config: Config, roster: DeviceCatalog, made: Sequence[ResultProducer]
+        self, failed: Prepared, config: Config, catalog: DeviceCatalog, made: Sequence[ResultProducer]
     ) -> None:
         """A fault of ours in the middle: what was in effect takes effect again, by the same means as any other.
 
         Raises what goes wrong here: an agent that is half one thing and half another must not go on.
         """
-        running = self._agent
+        service = self._service
         log.error("reload: a fault while it took effect; the previous configuration is put back")
-        change = await prepare(running.fleet, config, roster)
+        change = await prepare(service.device_manager, config, catalog)
         uplinks: dict[str, Uplink] = {}
         wrong: list[GatewayError] = []
         self._make_uplinks(config, uplinks, wrong)
         if wrong:
             raise gathered(wrong, str(config.path))
-        front = roster.gateway_table(running.gateway.name, agent.__version__)
-        results = roster.results_table(f"{config.base}/_indicators", agent.__version__)
-        tallying = running.intervals.prepare(config)
-        back = Prepared(config, change, None, (running.fleet.number(), front), results, made, tallying, uplinks)
+        front = catalog.gateway_table(service.gateway.name, agent.__version__)
+        results = catalog.results_table(f"{config.base}/_indicators", agent.__version__)
+        builder = service.publisher.prepare(config)
+        back = Prepared(config, change, None, (service.device_manager.number(), front), results, made, builder, uplinks)
         key = failed.key
 
         def also(store: Store) -> None:
-            store.register_tables(running.fleet.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables])
-            if key is not None and key.signer is not None and running.key_watch.kid != key.signer.kid:
+            store.register_tables(
+                service.device_manager.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables]
+            )
+            if key is not None and key.signer is not None and service.key_watcher.kid != key.signer.kid:
                 store.drop_key_record(key.counter)
 
         await self._bound(config, also)
         await self._apply(back)
         for uplink in failed.uplinks.values():  # those that never served
-            if uplink not in running.uplinks:
+            if uplink not in service.uplinks:
                 await asyncio.to_thread(uplink.stop, 0.0)

@@ -17,7 +17,7 @@ PATIENCE_S = 0.5  # a tool that looks whether an agent runs holds the lock for a
 
 
 @contextlib.contextmanager
-def taken(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
+def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
     """Hold the runtime directory: a second agent there would take a living ring for one that was left behind.
 
     The state directory and the lock are for their owner alone: a lock that others may open can keep an agent from
@@ -73,7 +73,7 @@ def _locked(fd: int) -> bool:
             return True
 
 
-def is_taken(runtime_dir: Path) -> bool:
+def is_agent_running(runtime_dir: Path) -> bool:
     """Does an agent run with this runtime directory, or is one starting or ending? For the agent's own user and root.
 
     Raises:

@@ -20,7 +20,7 @@ SILENT_MS = 900_000  # a stream without readings is sealed at least this often
 
 @dataclass(slots=True)
 class TableVersion:
-    """A stream in one shape of its point table, from ``start_ms`` on."""
+    """A stream in one version of its point table, from ``start_ms`` on."""
 
     number: int  # in the ring
     table: StreamTable
@@ -30,7 +30,7 @@ class TableVersion:
 
 @dataclass(slots=True)
 class SealSegment:
-    """A stretch of one shape to seal; ``taken`` comes back as the number of positions used up, ``packs`` as made."""
+    """A stretch of one version to seal; ``taken`` comes back as the number of positions used up, ``packs`` as made."""
 
     number: int
     table: StreamTable
@@ -60,7 +60,7 @@ class Stream:
     def __init__(self, name: str, packer: Packer, start_ms: int) -> None:
         self.name = name
         self.packer = packer
-        self.shapes: deque[TableVersion] = deque()
+        self.table_versions: deque[TableVersion] = deque()
         self.events: list[tuple[int, Mapping[str, Any]]] = []
         self.sealed_ms = start_ms
         self.start_ms: int | None = start_ms
@@ -72,31 +72,36 @@ class Stream:
         self.packs = 0
 
     @property
-    def shape(self) -> TableVersion:
-        """The shape that is being recorded in now."""
-        return self.shapes[-1]
+    def table_version(self) -> TableVersion:
+        """The version that is being recorded in now."""
+        return self.table_versions[-1]
 
-    def become(self, number: int, table: StreamTable, start_ms: int) -> None:
-        """Record in a new shape from the tick ``start_ms`` on."""
-        if self.shapes and self.start_ms is not None and not self.sealing and not any(s.positions for s in self.shapes):
+    def switch_table(self, number: int, table: StreamTable, start_ms: int) -> None:
+        """Record in a new version from the tick ``start_ms`` on."""
+        if (
+            self.table_versions
+            and self.start_ms is not None
+            and not self.sealing
+            and not any(s.positions for s in self.table_versions)
+        ):
             # nothing was recorded yet and no birth is out: the better known table serves from the start
-            self.shapes.clear()
+            self.table_versions.clear()
             start_ms = self.start_ms
-        self.shapes.append(TableVersion(number, table, start_ms))
+        self.table_versions.append(TableVersion(number, table, start_ms))
 
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
         """Positions that a visit wrote for table ``number``."""
         self.news |= answered
-        for shape in reversed(self.shapes):
-            if shape.number == number:
-                shape.positions.extend(positions)
+        for version in reversed(self.table_versions):
+            if version.number == number:
+                version.positions.extend(positions)
                 return
 
-    def forget(self, tail: int) -> None:
+    def drop_overwritten(self, tail: int) -> None:
         """What stood before ``tail`` in the ring was overwritten: however long sealing pauses, this must not grow."""
         if not self.sealing:
-            for shape in self.shapes:
-                del shape.positions[: bisect_left(shape.positions, tail)]
+            for version in self.table_versions:
+                del version.positions[: bisect_left(version.positions, tail)]
 
     def due(self, to_ms: int) -> bool:
         """Is there reason to seal up to ``to_ms``? A silent stream waits for the long interval."""
@@ -108,11 +113,11 @@ class Stream:
         """What to seal now. The positions are copies: the loop goes on appending to its own."""
         self.sealing = True
         segments = []
-        shapes = list(self.shapes)
-        for n, shape in enumerate(shapes):
-            after = shapes[n + 1].start_ms if n + 1 < len(shapes) else to_ms
+        versions = list(self.table_versions)
+        for n, version in enumerate(versions):
+            after = versions[n + 1].start_ms if n + 1 < len(versions) else to_ms
             end = min(after, to_ms)
-            segments.append(SealSegment(shape.number, shape.table, shape.positions[:], end))
+            segments.append(SealSegment(version.number, version.table, version.positions[:], end))
             if after >= to_ms:
                 break
         events = [event for event in self.events if event[0] < to_ms]
@@ -130,10 +135,10 @@ class Stream:
         self.packs += packs
         del self.events[: len(job.events)]
         for segment in job.segments:
-            shape = next(s for s in self.shapes if s.number == segment.number)
-            del shape.positions[: segment.taken]
-        while len(self.shapes) > 1 and self.shapes[1].start_ms <= job.to_ms:
-            self.shapes.popleft()
+            version = next(s for s in self.table_versions if s.number == segment.number)
+            del version.positions[: segment.taken]
+        while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
+            self.table_versions.popleft()
 
 
 LONG_MS = 3_600_000  # of nothing: said at once, and not found out tick by tick

@@ -53,58 +53,58 @@ class SealScheduler:
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
-        self._leaving: list[tuple[Stream, int]] = []  # to be sealed once more, up to this time
-        self.on_turn: Callable[[], Awaitable[None]] = _nobody_cares  # awaited at each turn of ``run``
+        self._removed: list[tuple[Stream, int]] = []  # to be sealed once more, up to this time
+        self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
         self.trouble: str | None = None  # why nothing can be sealed at the moment
-        self._blame = Reason.STOPPED  # for what is overwritten meanwhile
+        self._gap_reason = Reason.STOPPED  # for what is overwritten meanwhile
 
     def open(self, ring: Ring, gateway: Stream) -> None:
         """Seal from this ring; ``gateway`` takes the events of the gateway itself."""
         self._ring, self._gateway = ring, gateway
         self.streams[gateway.name] = gateway
 
-    def admit(self, stream: Stream, poll: DevicePoll) -> None:
+    def add(self, stream: Stream, poll: DevicePoll) -> None:
         """Seal this stream too, as far as ``poll`` has settled its ticks."""
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
 
-    def retire(self, stream: Stream, end_ms: int) -> None:
+    def remove(self, stream: Stream, end_ms: int) -> None:
         """Nothing more is recorded of this stream: seal it up to ``end_ms`` with the next packs, then let it rest."""
         del self.streams[stream.name], self._polls[stream.name]
-        self._leaving.append((stream, end_ms))
+        self._removed.append((stream, end_ms))
 
-    def pace(self, every_ms: int) -> None:
+    def set_interval(self, every_ms: int) -> None:
         """Seal this often from the next boundary on."""
         self._every = every_ms
 
-    def note(self, stream: Stream, event: Mapping[str, Any]) -> None:
+    def add_event(self, stream: Stream, event: Mapping[str, Any]) -> None:
         """An event of a stream: into the ring, so that it survives, and into the next pack."""
         assert self._ring is not None
         now_ms = self._grid.now_ms()
         event = {"t": seconds(now_ms), **event}
         self._ring.append_event(
-            stream.shape.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
+            stream.table_version.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
         )
         stream.events.append((now_ms, event))
 
-    def remark(self, event: Mapping[str, Any]) -> None:
+    def gateway_event(self, event: Mapping[str, Any]) -> None:
         """An event of the gateway itself."""
         if self._gateway is not None:
-            self.note(self._gateway, event)
+            self.add_event(self._gateway, event)
 
-    def owe(self, names: Collection[str]) -> None:
+    def loss_pending(self, names: Collection[str]) -> None:
         """These streams have a loss to state: their next pack may not wait."""
         for name in names:
             if name in self.streams:
                 self.streams[name].news = True
 
-    def trouble_is(self, text: str | None, blame: Reason = Reason.DISK) -> None:
+    def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
         """The store cannot commit or the key cannot sign, or both can again. Logged at the edges."""
         if text and not self.trouble:
             log.error("sealing pauses: %s", text)
         elif self.trouble and not text:
             log.warning("sealing goes on")
-        self.trouble, self._blame = text, blame if text else Reason.STOPPED
+        self.trouble, self._gap_reason = text, gap_reason if text else Reason.STOPPED
 
     async def run(self) -> None:
         """Seal until cancelled."""
@@ -118,9 +118,9 @@ class SealScheduler:
                 await self.wait_for_burst(min(BURST_MS, every // 4) / 1000)
                 waited_ms = boundary
             done_ms = min(done_ms, boundary)  # the clock may have been set back
-            if self._leaving:
-                await self._see_off()
-            leaving = {stream.name for stream, _ in self._leaving}  # one that came back waits for its older self
+            if self._removed:
+                await self._flush_removed()
+            leaving = {stream.name for stream, _ in self._removed}  # one that came back waits for its older self
             waiting = [
                 s for s in self.streams.values()
                 if s.sealed_ms < boundary and s.due(boundary) and s.name not in leaving
@@ -136,7 +136,7 @@ class SealScheduler:
             wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was set back just now
             await asyncio.sleep(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
-    def held(self) -> asyncio.Lock:
+    def paused(self) -> asyncio.Lock:
         """``async with``: nothing is sealed meanwhile. Readings wait in the ring."""
         return self._lock
 
@@ -146,7 +146,7 @@ class SealScheduler:
         False where the store could not: then no stream has taken the step, and all go on by the old time. A stream that
         had taken it alone would be sealed up to the old time once more.
         """
-        await self._see_off()
+        await self._flush_removed()
         async with self._lock:
             streams = list(self.streams.values())
             if not await self._carry_out([s.job(max(old_ms, s.sealed_ms), Reason.CLOCK) for s in streams]):
@@ -160,9 +160,9 @@ class SealScheduler:
         """Seal all that is held; what was not answered by now never will be. True if nothing unsealed is left."""
         if self._ring is None or self._gateway is None:
             return False
-        self.note(self._gateway, {"event": "stop"})
+        self.add_event(self._gateway, {"event": "stop"})
         now_ms, streams = self._grid.now_ms() + 1, list(self.streams.values())
-        done = await self._see_off() and await self.seal(now_ms, streams, ended=True)
+        done = await self._flush_removed() and await self.seal(now_ms, streams, ended=True)
         if not done:
             why = self.trouble or "the store could not commit"
             log.error("readings stay unsealed in the ring (%s): the next start seals them, a reboot loses them", why)
@@ -202,7 +202,7 @@ class SealScheduler:
         """
         async with self._lock:
             to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back while we waited
-            unknown = self._blame
+            unknown = self._gap_reason
             jobs = []
             for stream in streams:
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
@@ -210,13 +210,13 @@ class SealScheduler:
                     jobs.append(stream.job(end, unknown))
             return await self._carry_out(jobs)
 
-    async def _see_off(self) -> bool:
+    async def _flush_removed(self) -> bool:
         """Seal what was retired. False where the store could not; the next turn tries again."""
         async with self._lock:
-            for stream, end_ms in list(self._leaving):
+            for stream, end_ms in list(self._removed):
                 if not await self._carry_out([stream.job(max(end_ms, stream.sealed_ms))]):
                     return False
-                self._leaving.remove((stream, end_ms))
+                self._removed.remove((stream, end_ms))
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
@@ -230,7 +230,7 @@ class SealScheduler:
         for sealed in outcome:
             sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
         for job in jobs[len(outcome) :]:
-            job.stream.forget(self._ring.tail)
+            job.stream.drop_overwritten(self._ring.tail)
         if cancelled:
             raise asyncio.CancelledError
         return len(outcome) == len(jobs)
@@ -247,5 +247,5 @@ async def _to_its_end(work: asyncio.Future[Any]) -> bool:
     return cancelled
 
 
-async def _nobody_cares() -> None:
-    """Until somebody wants to know."""
+async def _noop() -> None:
+    """The default of ``on_turn``."""

@@ -38,7 +38,7 @@ class ActiveKey:
         """The signature of a pack."""
         return self._sign(payload)
 
-    def take_up(self, store: Store, signer: Signer | None = None) -> bytes:
+    def activate(self, store: Store, signer: Signer | None = None) -> bytes:
         """Record a key that is to sign from here on, by default the one in hand at the start.
 
         Returns:
@@ -92,33 +92,33 @@ class KeyFileWatcher:
 
     def __init__(
         self,
-        pen: ActiveKey,
+        active_key: ActiveKey,
         path: Path,
         writer: DatabaseThread,
         publish: Callable[[bytes], object],
         note: Callable[[Mapping[str, Any]], object],
         after: Callable[[], Awaitable[object]],
     ) -> None:
-        self._pen, self._path, self._writer = pen, path, writer
+        self._active_key, self._path, self._writer = active_key, path, writer
         self._publish, self._note, self._after = publish, note, after
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
         self._trouble = ""
-        self.held_for_nothing_s = -math.inf  # monotonic; kept for those who hold the sealing for a new key
+        self.last_unused_hold_s = -math.inf  # monotonic; kept for those who hold the sealing for a new key
 
     @property
     def kid(self) -> str:
         """Thumbprint of the key that signs now."""
-        return self._pen.signer.kid
+        return self._active_key.signer.kid
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await self.look()
+            await self.check()
             await asyncio.sleep(LOOK_S)
 
-    def held(self) -> asyncio.Lock:
-        """``async with``: the key stays the same meanwhile, but for ``take``."""
+    def locked(self) -> asyncio.Lock:
+        """``async with``: the key stays the same meanwhile, but for ``activate``."""
         return self._lock
 
     async def prepare(self, path: Path) -> PreparedKey:
@@ -127,21 +127,21 @@ class KeyFileWatcher:
         signer = await asyncio.to_thread(load_key, path)  # a token takes its time
         if signer.kid == self.kid:
             return PreparedKey(path, stamp)
-        records = await self._writer.call(lambda store: self._pen.records_of(store, signer))
+        records = await self._writer.call(lambda store: self._active_key.records_of(store, signer))
         return PreparedKey(path, stamp, signer, records)
 
-    async def take(self, key: PreparedKey) -> None:
-        """Sign with a key that was prepared, and whose records are durable; ``tell`` is to follow."""
+    async def activate(self, key: PreparedKey) -> None:
+        """Sign with a key that was prepared, and whose records are durable; ``announce`` is to follow."""
 
         def switch(store: Store) -> None:
             if key.signer is not None:
                 self._publish(key.records)
-                self._pen.switch(key.signer, key.records)
+                self._active_key.switch(key.signer, key.records)
 
         await self._writer.call(switch)
         self._path, self._stamp, self._trouble = key.path, key.stamp, ""
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Take up the key in the file if it is another one. Where it cannot be, the key in hand goes on signing."""
         async with self._lock:
             stamp = _stamp(self._path)
@@ -163,16 +163,16 @@ class KeyFileWatcher:
             return
 
         def take_up(store: Store) -> None:
-            self._publish(self._pen.take_up(store, signer))
+            self._publish(self._active_key.activate(store, signer))
 
         await self._writer.call(take_up)
-        await self.tell(before)
+        await self.announce(before)
 
-    async def tell(self, before: str) -> None:
+    async def announce(self, before: str) -> None:
         """Say that another key signs than the one of this thumbprint; nothing where it is the same."""
         if self.kid == before:
             return
-        counter = json.loads(self._pen.records)["counter"]
+        counter = json.loads(self._active_key.records)["counter"]
         self._note({"counter": counter, "event": "key", "new": self.kid, "old": before})
         log.warning("packs are signed with the key %s from here on, until now with %s", self.kid, before)
         await self._after()

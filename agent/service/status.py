@@ -8,48 +8,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import agent
 import ext.clock
 from agent.config import Config
 from agent.pack import seconds
-from agent.poll import Grid
 from agent.service.births import Device
-from agent.service.identity import lessons_of
+from agent.service.identity import quirks_summary
 from agent.service.seal_jobs import TableVersion
-from agent.service.signing_key import ActiveKey
-from agent.service.store_check import StoreScrubber
-from agent.service.systemd import Watchdog
 from drivers.line import Line
 
 if TYPE_CHECKING:
-    from agent.service.results.publisher import ResultPublisher
-    from agent.service.sealing import SealScheduler
-    from agent.uplink import Uplink
+    from agent.service.app import Service
 
 METRICS_EVERY_S = 10.0
-
-
-class Running(Protocol):
-    """What there is to say something of: the service."""
-
-    config: Config
-    started_ms: int
-    loaded_ms: int
-    complaints: list[str]
-    grid: Grid
-    uplinks: list[Uplink]
-    sealing: SealScheduler
-    pen: ActiveKey
-    pulse: Watchdog
-    rounds: StoreScrubber
-    intervals: ResultPublisher
-
-    @property
-    def units(self) -> Sequence[Device]: ...
-    @property
-    def lines(self) -> Mapping[str, Line]: ...
 
 
 class StatusFile:
@@ -69,11 +42,11 @@ class StatusFile:
             "version": agent.__version__,
         }
 
-    def write(self, service: Running) -> None:
+    def write(self, service: Service) -> None:
         """Replace the file. The runtime directory is in memory: this does not wear a card."""
-        shapes = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.shapes]
-        if (numbers := tuple(shape.number for _, shape in shapes)) != self._named:
-            self._named, self._tables = numbers, _tables(shapes)
+        versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
+        if (numbers := tuple(version.number for _, version in versions)) != self._named:
+            self._named, self._tables = numbers, _tables(versions)
         content = {**self._fixed, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
         if time.monotonic() >= self._metrics_due:
             self._metrics_due = time.monotonic() + METRICS_EVERY_S
@@ -90,46 +63,46 @@ class StatusFile:
         self._metrics_path.unlink(missing_ok=True)
 
 
-def status(service: Running) -> dict[str, Any]:
+def status(service: Service) -> dict[str, Any]:
     """Devices, lines, uplinks, store and clock at this moment."""
     clock = ext.clock.state()
     return {
         "started": seconds(service.started_ms),
-        "key": {"alg": service.pen.signer.alg, "thumbprint": service.pen.signer.kid},
+        "key": {"alg": service.active_key.signer.alg, "thumbprint": service.active_key.signer.kid},
         "config": {
             "hash": service.config.hash(),
             "loaded": seconds(service.loaded_ms),
             "complaints": service.complaints,
         },
-        "devices": {unit.config.name: _device_facts(unit, service.grid.now_ms()) for unit in service.units},
+        "devices": {device.config.name: _device_facts(device, service.grid.now_ms()) for device in service.devices},
         "lines": {name: _line_facts(line) for name, line in service.lines.items()},
         "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},
         "store": _store_facts(service),
-        "intervals": service.intervals.facts(),
+        "intervals": service.publisher.facts(),
         "clock": {"synced": clock.synced, "error_ms": None if clock.error_us is None else clock.error_us / 1000},
     }
 
 
-def _store_facts(service: Running) -> dict[str, Any]:
+def _store_facts(service: Service) -> dict[str, Any]:
     """Sizes and backlog are those of the last beat, a few seconds ago."""
     facts: dict[str, Any] = {"trouble": service.sealing.trouble, "path": str(service.config.store_path)}
-    if (usage := service.pulse.usage) is not None:
+    if (usage := service.watchdog.usage) is not None:
         facts |= {
             "size_bytes": usage.disk_bytes,
             "limit_bytes": usage.max_bytes,
             "disk_free_bytes": usage.free_disk_bytes,
             "packs": usage.packs,
             "pending": usage.pending,
-            "lost_packs": service.pulse.lost_packs,
+            "lost_packs": service.watchdog.lost_packs,
         }
-    return facts | service.rounds.facts()
+    return facts | service.scrubber.facts()
 
 
-def summary(service: Running) -> str:
+def summary(service: Service) -> str:
     """One line for ``systemctl status``."""
-    lives = [unit.poll.life.value for unit in service.units]
+    lives = [device.poll.life.value for device in service.devices]
     parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
-    if asleep := sum(unit.poll.sleeps(service.grid.now_ms()) for unit in service.units):
+    if asleep := sum(device.poll.sleeps(service.grid.now_ms()) for device in service.devices):
         parts[0] += f", {asleep} sleep"
     for uplink in service.uplinks:
         state = uplink.state()
@@ -141,32 +114,32 @@ def summary(service: Running) -> str:
     return "; ".join(parts)[:400]
 
 
-def _tables(shapes: Sequence[tuple[str, TableVersion]]) -> str:
+def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
     """The tables that name what the ring holds, as JSON; made anew only when there is a new one."""
     points: dict[int, str] = {}  # devices of one kind share their points
     rows = []
-    for stream, shape in shapes:
-        table = shape.table.points
+    for stream, version in versions:
+        table = version.table.points
         if id(table) not in points:
             named = [{"n": n, "u": unit, "kind": kind} for n, unit, kind in table.names]
             points[id(table)] = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
-        rows.append(f'"{shape.number}":{{"stream":{json.dumps(stream)},"points":{points[id(table)]}}}')
+        rows.append(f'"{version.number}":{{"stream":{json.dumps(stream)},"points":{points[id(table)]}}}')
     return "{" + ",".join(rows) + "}"
 
 
-def _device_facts(unit: Device, now_ms: int) -> dict[str, Any]:
-    poll, stream = unit.poll, unit.stream
+def _device_facts(device: Device, now_ms: int) -> dict[str, Any]:
+    poll, stream = device.poll, device.stream
     return {
-        "line": unit.config.line,
-        "profile": unit.profile.id,
+        "line": device.config.line,
+        "profile": device.profile.id,
         "variant": poll.driver.spec.variant or None,
         "life": "asleep" if poll.sleeps(now_ms) else poll.life.value,
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
         "error": poll.last_error or None,
         "overloads": poll.overloads,
-        "identity": unit.identity,
-        "epoch": stream.shape.table.facts.epoch,
-        "learned": lessons_of(poll.driver) or None,
+        "identity": device.identity,
+        "epoch": stream.table_version.table.facts.epoch,
+        "learned": quirks_summary(poll.driver) or None,
         "readings": stream.readings,
         "gap_readings": stream.gap_readings,
         "packs": stream.packs,

@@ -71,7 +71,7 @@ class StoreScrubber:
             wait_ms = min(max(self.last_ms + EVERY_MS - self._wall_ms(), 0), EVERY_MS) if self.last_ms else 0
             await asyncio.sleep(wait_ms / 1000)
             try:
-                await self.look()
+                await self.scrub()
             except StoreDamaged as error:
                 self._note({"event": "store_check", "found": error.what, "ok": False})
                 raise
@@ -79,7 +79,7 @@ class StoreScrubber:
                 log.warning("the look at the store is put off: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
-    async def look(self) -> None:
+    async def scrub(self) -> None:
         """One look at everything. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:

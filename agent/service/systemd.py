@@ -1,8 +1,8 @@
-"""The pulse of the agent: one beat proves that lines are asked and that packs can become durable.
+"""sd_notify messages, and the systemd watchdog: fed only while devices are polled and packs can be committed.
 
-It is felt for where packs are sealed, and goes through the thread that commits them. Whoever hangs there has no pulse,
-and systemd (``WatchdogSec=``) ends and restarts the agent; the ring keeps what was read. A full disk, a dead line or a
-broker that is away are no reason to die: a restart would not help.
+The watchdog is fed from the sealing loop, through the database thread. If either hangs, systemd (``WatchdogSec=``)
+restarts the agent; the ring keeps what was read. A full disk, a dead line or an unreachable broker do not stop the
+feeding: a restart would not help.
 """
 
 from __future__ import annotations
@@ -28,62 +28,68 @@ def notify(message: str) -> None:
         try:
             door.sendto(message.encode(), address)
         except OSError:
-            return  # the manager went away: we run on
+            return  # the service manager is gone: the agent runs on
 
 
 log = logging.getLogger("meterhouse")
-BEAT_S = 10.0
-STUCK_S = 300.0  # a visit moves with every answer and timeout, and none of those may take so long
+FEED_S = 10.0
+STUCK_S = 300.0  # every answer and every timeout counts as progress, and none of them takes so long
 
 
 class Watchdog:
-    """Beats at most every ``BEAT_S``, thrice as often as systemd wants it.
+    """Feeds at most every ``FEED_S``, three times as often as systemd requires.
 
     Args:
-        say: what ``systemctl status`` shows.
-        environ: where systemd says how long it waits (``WATCHDOG_USEC``).
+        status_line: what ``systemctl status`` shows.
+        environ: holds how long systemd waits (``WATCHDOG_USEC``).
     """
 
     def __init__(
         self,
         writer: DatabaseThread,
-        fleet: DeviceManager,
-        say: Callable[[], str],
+        device_manager: DeviceManager,
+        status_line: Callable[[], str],
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
         send: Callable[[str], None] = notify,
     ) -> None:
-        self._writer, self._fleet, self._say, self._clock, self._send = writer, fleet, say, clock, send
+        self._writer, self._device_manager, self._say, self._clock, self._send = (
+            writer,
+            device_manager,
+            say,
+            clock,
+            send,
+        )
         wanted = environ.get("WATCHDOG_USEC", "")
-        self.every_s = min(BEAT_S, int(wanted) / 3e6) if wanted.isdigit() and int(wanted) else BEAT_S
+        self.every_s = min(FEED_S, int(wanted) / 3e6) if wanted.isdigit() and int(wanted) else FEED_S
         self._next_s = 0.0
-        self._moved: dict[str, tuple[tuple[int, ...], float]] = {}  # line -> what it did, since when it is the same
-        self._told: set[str] = set()
-        self.usage: Usage | None = None  # of the store, at the last beat
+        self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # line -> its counters, unchanged since
+        self._logged: set[str] = set()
+        self.usage: Usage | None = None  # of the store, when last fed
         self.lost_packs = 0
 
-    async def beat(self) -> None:
-        """Called at each turn of the sealing. Waits for the writer's thread."""
+    async def feed(self) -> None:
+        """Called at each turn of the sealing loop. Waits for the database thread."""
         if self._clock() < self._next_s:
             return
         self.usage, self.lost_packs = await self._writer.call(lambda store: (store.usage(), store.lost_packs))
         now_s = self._clock()
         self._next_s = now_s + self.every_s
         if not self._stuck(now_s):
-            self._send(f"WATCHDOG=1\nSTATUS={self._say()}")
+            self._send(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
     def _stuck(self, now_s: float) -> bool:
-        """Is there a line whose visit neither gets on nor ends?"""
+        """Does a poll on some line neither progress nor end?"""
         stuck = set()
-        for name, poller in self._fleet.pollers.items():
-            stats = self._fleet.lines[name].stats
+        for name, poller in self._device_manager.pollers.items():
+            stats = self._device_manager.lines[name].stats
             done = (poller.turns, stats.answers, stats.timeouts, stats.broken, stats.mismatches, stats.exceptions,
                     stats.open_failures, stats.lost, sum(stats.sent.values()))  # fmt: skip
-            before, since_s = self._moved.get(name, ((), now_s))
-            self._moved[name] = (done, since_s if done == before and poller.busy else now_s)
-            if now_s - self._moved[name][1] > STUCK_S:
+            before, since_s = self._progress.get(name, ((), now_s))
+            self._progress[name] = (done, since_s if done == before and poller.busy else now_s)
+            if now_s - self._progress[name][1] > STUCK_S:
                 stuck.add(name)
-        for name in sorted(stuck - self._told):
-            log.critical("line %s has hung for %.0f s; the watchdog will restart the agent", name, STUCK_S)
-        self._told = stuck
+        for name in sorted(stuck - self._logged):
+            log.critical("line %s has made no progress for %.0f s; the watchdog will restart the agent", name, STUCK_S)
+        self._logged = stuck
         return bool(stuck)

@@ -27,7 +27,7 @@ from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, Frame, frame, 
 from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, login_of, peer_of
 from agent.service.control.protocol import Declare, encode_request
 from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer, Slices
-from agent.service.runtime_dir import taken
+from agent.service.runtime_dir import instance_lock
 from drivers.model import GatewayError, UsageError
 from tests.control.test_control_protocol import SAMPLES, mutated
 from tests.kits.control import ASK, Served, answered_by, outcome, rest
@@ -195,7 +195,7 @@ def test_an_agent_that_starts_is_waited_for(tmp_path: Path) -> None:
     """Its lock is held and it does not listen yet: its database is not opened either."""
     (tmp_path / "agent.toml").write_text(CONFIG)
     config = load_config(tmp_path / "agent.toml")
-    with taken(config.state_dir, config.runtime_dir), pytest.raises(Unheard, match="starting or stopping"):
+    with instance_lock(config.state_dir, config.runtime_dir), pytest.raises(Unheard, match="starting or stopping"):
         ask(config, ASK, pick_up_s=0.2)
     with pytest.raises(GatewayError, match="there is no database"):
         ask(config, ASK)
@@ -254,7 +254,7 @@ def test_without_a_socket_the_agent_works_all_the_same(tmp_path: Path, caplog: p
     (tmp_path / "run" / "control" / "in the way").mkdir(parents=True)
 
     async def run() -> None:
-        with taken(tmp_path / "state", tmp_path / "run"), ControlServer(None, tmp_path / "run", str) as server:  # type: ignore[arg-type]
+        with instance_lock(tmp_path / "state", tmp_path / "run"), ControlServer(None, tmp_path / "run", str) as server:  # type: ignore[arg-type]
             await asyncio.wait_for(server.run(), 60)
 
     asyncio.run(run())

@@ -41,7 +41,7 @@ from agent.service.control.keys import last_signed
 from agent.service.control.peer import Caller, NotAllowed
 from agent.service.control.protocol import Keys
 from agent.service.db_thread import DatabaseThread
-from agent.service.runtime_dir import taken
+from agent.service.runtime_dir import instance_lock
 from agent.service.seal_jobs import Stream
 from agent.service.signing_key import ActiveKey, KeyFileWatcher
 from agent.store import Store
@@ -104,7 +104,7 @@ class Rounds:
         self.streams = []
         for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
             stream = Stream(name, Packer(name, "00000000000000aa", None, pen.sign, T0, 1 << 16), T0)
-            stream.become(n, StreamTable(name, table()), T0)
+            stream.switch_table(n, StreamTable(name, table()), T0)
             self.streams.append(stream)
 
     async def round(self) -> int:
@@ -144,7 +144,7 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path, pen)
     await rounds.writer.start()
     try:
-        await rounds.writer.call(pen.take_up)
+        await rounds.writer.call(pen.activate)
         assert await rounds.round() == 2
         key.well = False
         assert [await rounds.round() for _ in range(3)] == [0, 0, 0]
@@ -167,7 +167,7 @@ def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, ro
     if rotated:
         rotate_key(path, BASE, T0 // 1000)
     store = Store.open(tmp_path / "store.db", 64 << 20)
-    good = ActiveKey(load_key(path), BASE).take_up(store)
+    good = ActiveKey(load_key(path), BASE).activate(store)
     for _ in range(25):
         bad = bytearray(good)
         bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(7)
@@ -175,11 +175,11 @@ def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, ro
         with closing(sqlite3.connect(tmp_path / "store.db")) as conn, conn:
             conn.execute("UPDATE key_records SET body = ?", (bytes(bad),))
         store = Store.open(tmp_path / "store.db", 64 << 20)
-        assert ActiveKey(load_key(path), BASE).take_up(store) == good
+        assert ActiveKey(load_key(path), BASE).activate(store) == good
         kept = store.key_record()
         assert kept is not None and kept[1] == good
     with pytest.raises(GatewayError, match="park7/other"):  # sound, and of another gateway: nothing is dropped
-        ActiveKey(load_key(path), "park7/other").take_up(store)
+        ActiveKey(load_key(path), "park7/other").activate(store)
     assert store.key_record() == kept
     store.close()
 
@@ -196,25 +196,25 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
 
     await rounds.writer.start()
     try:
-        await rounds.writer.call(pen.take_up)
+        await rounds.writer.call(pen.activate)
         watch = KeyFileWatcher(pen, path, rounds.writer, seen.append, notes.append, checkpoint)
-        await watch.look()
+        await watch.check()
         await rounds.round()
         kids = [first]
         for alg in ("ES256", "Ed25519", "ES256"):
             kids.append(rotate_key(path, BASE, T0 // 1000, alg)[1].kid)
             await rounds.round()
-            await watch.look()
+            await watch.check()
             kept = await rounds.writer.call(Store.key_record)
             assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == pen.records
-            await watch.look()
+            await watch.check()
             await rounds.round()
         path.write_text("nonsense")
-        await watch.look()
-        await watch.look()
+        await watch.check()
+        await watch.check()
         await rounds.round()
         path.unlink()
-        await watch.look()
+        await watch.check()
         assert watch.kid == kids[-1]
         packs = await rounds.packs()
     finally:
@@ -235,7 +235,7 @@ async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> Non
     writer = Rounds(tmp_path, pen)
     await writer.writer.start()
     try:
-        await writer.writer.call(pen.take_up)
+        await writer.writer.call(pen.activate)
         kid, records = pen.signer.kid, pen.records
         other = create_key(tmp_path / "other.key", 2)
 
@@ -295,13 +295,13 @@ class Held(Straight):
         super().__init__(store)
         self.lock = asyncio.Lock()
         self.sealing = SimpleNamespace(held=lambda: self.lock)
-        self.key_watch = SimpleNamespace(kid="old", held_for_nothing_s=-math.inf, look=self.look)
+        self.key_watcher = SimpleNamespace(kid="old", last_unused_hold_s=-math.inf, look=self.look)
         self.service, self.looks, self.new = self, 0, False
         self.caller = Caller(os.geteuid(), "")
 
     async def look(self) -> None:
         self.looks += 1
-        self.key_watch.kid = "new" if self.new and self.looks > 2 else "old"
+        self.key_watcher.kid = "new" if self.new and self.looks > 2 else "old"
 
     async def part(self, data: bytes) -> None:
         assert self.lock.locked(), "nothing is sealed from the answer on"
@@ -318,7 +318,7 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
         for _ in range(3):
             agent.looks = 0
             assert await key_requests.answer(agent, request, agent) == {"kid": "new"}  # type: ignore[arg-type]
-            agent.key_watch.kid = "old"
+            agent.key_watcher.kid = "old"
         agent.new = False
         monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
         assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
@@ -415,7 +415,7 @@ def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, m
     gateway.config.write_text(gateway.config.read_text() + '[key]\ncredential = "signing-key"\n')
     code, _, err = mh("keys", "show", "-c", gateway.config)
     assert code == 2 and "systemd credential signing-key: name the file that it comes from" in err
-    with taken(gateway.folder / "state", gateway.folder / "run"):
+    with instance_lock(gateway.folder / "state", gateway.folder / "run"):
         code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")
         assert code == 2 and "systemctl stop meterhouse" in err and path.read_bytes() == before
     code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")

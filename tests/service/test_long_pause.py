@@ -44,7 +44,7 @@ def stream(tmp_path: Path) -> Stream:
     sign = create_key(tmp_path / "signing.key", T0 // 1000).signer("mh-pack")
     packer = Packer(NAME, "3f2a9c41d07be815", None, sign, T0, 65_536)
     made = Stream(NAME, packer, T0)
-    made.become(0, table, T0)
+    made.switch_table(0, table, T0)
     made.start_ms = None
     packer.use(table)
     return made
@@ -62,7 +62,7 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
     assert places[0] < ring.tail
     kept = array("Q", (place for place in places if place >= ring.tail and place in places[200:]))
     end = T0 + DAYS_MS + 20_000
-    shape = stream.shape
+    shape = stream.table_version
     job = SealJob(stream, end, [SealSegment(0, shape.table, kept, end)], [], Reason.DISK)
     began = time.process_time()
     packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
@@ -77,7 +77,7 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
 
 def test_a_device_that_was_never_read_meanwhile(ring: Ring, stream: Stream) -> None:
     job = SealJob(
-        stream, T0 + DAYS_MS, [SealSegment(0, stream.shape.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED
+        stream, T0 + DAYS_MS, [SealSegment(0, stream.table_version.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED
     )
     packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
     (gap,) = packs[-1]["gaps"]
@@ -89,7 +89,7 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
     # found by the fault harness: a disk that failed right after the start was blamed for the time before it
     start = T0 + 5_000
     places = array("Q", (read(ring, start + n * 1000) for n in range(3)))
-    shape = stream.shape
+    shape = stream.table_version
     job = SealJob(stream, start + 4_000, [SealSegment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
     packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
     gaps = [(gap["from"], gap["to"], gap["reason"]) for pack in packs for gap in pack.get("gaps", ())]
@@ -114,5 +114,5 @@ async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) 
             assert not await sealing.cut(T0 + n * 1000, T0 + n * 1000)
     await asyncio.sleep(0)
     assert not await sealing.cut(T0 + 5_000_000, T0 + 5_000_000)
-    assert len(stream.shape.positions) <= ring.slots // 52 + 1
-    assert stream.shape.positions[0] >= ring.tail
+    assert len(stream.table_version.positions) <= ring.slots // 52 + 1
+    assert stream.table_version.positions[0] >= ring.tail

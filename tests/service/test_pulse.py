@@ -1,4 +1,4 @@
-"""The pulse stops where the work stops, and only there; what the agent says to systemd."""
+"""The watchdog stops where the work stops, and only there; what the agent says to systemd."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Bench:
         self.now_s, self.said, self.thread = 1000.0, [], Thread()  # type: float, list[str], Thread
         self.poller = SimpleNamespace(turns=0, busy=False)
         self.stats = LineStats()
-        fleet = SimpleNamespace(pollers={"roof": self.poller}, lines={"roof": SimpleNamespace(stats=self.stats)})
-        self.pulse = Watchdog(
+        manager = SimpleNamespace(pollers={"roof": self.poller}, lines={"roof": SimpleNamespace(stats=self.stats)})
+        self.watchdog = Watchdog(
             cast(DatabaseThread, self.thread),
-            cast(DeviceManager, fleet),
+            cast(DeviceManager, manager),
             lambda: "well",
             environ,
             lambda: self.now_s,
@@ -47,13 +47,13 @@ class Bench:
 
     async def later(self, seconds: float) -> None:
         self.now_s += seconds
-        await self.pulse.beat()
+        await self.watchdog.feed()
 
 
 async def test_beats_thrice_as_often_as_the_watchdog_wants() -> None:
     bench = Bench(WATCHDOG_USEC="6000000")
-    assert bench.pulse.every_s == 2.0 and Bench().pulse.every_s == 10.0
-    assert Bench(WATCHDOG_USEC="60000000").pulse.every_s == 10.0
+    assert bench.watchdog.every_s == 2.0 and Bench().watchdog.every_s == 10.0
+    assert Bench(WATCHDOG_USEC="60000000").watchdog.every_s == 10.0
     await bench.later(0)
     await bench.later(1.9)
     assert bench.said == ["WATCHDOG=1\nSTATUS=well"]
@@ -66,7 +66,7 @@ async def test_a_thread_that_hangs_has_no_pulse() -> None:
     # field pain 73
     bench = Bench()
     bench.thread.answer.clear()
-    beat = asyncio.create_task(bench.pulse.beat())
+    beat = asyncio.create_task(bench.watchdog.feed())
     await bench.thread.asked.wait()
     bench.now_s += 1000
     assert not bench.said and not beat.done()

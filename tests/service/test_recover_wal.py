@@ -17,7 +17,7 @@ import pytest
 
 from agent.keys import Signer, create_key, current_records
 from agent.pack import StreamTable
-from agent.service.recovery import LostTransactions, take_up
+from agent.service.recovery import LostTransactions, resume_after_loss
 from agent.store.heads import _HEADER, MAGIC, SLOT, HeadRecord, _summed, record_file
 from agent.verify import Report, Verdict, Verifier
 from tests.service.test_recover import CLOCK, NAME, T0, TABLE, Run, document
@@ -72,7 +72,7 @@ class Accident:
     def start(self) -> tuple[Run, LostTransactions | None]:
         """The next run, with what was left in the ring sealed, and a pack of its own."""
         run = Run(self.place, self.signer)
-        gone = take_up(run.store, self.place)
+        gone = resume_after_loss(run.store, self.place)
         run.recover(30)
         return run, gone
 

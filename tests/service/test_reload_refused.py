@@ -86,9 +86,9 @@ class Park:
             f'\n[[line]]\nname = "hall"\nurl = "{self.hall}"\n'
             f'\n[[line]]\nname = "server"\nurl = "tcp://127.0.0.1:{free_port()}"\n'
         ) + "".join(
-            f'\n[[device]]\nname = "{name}"\nline = "{line}"\naddress = "{unit}"\nprofile = "test/tally"\n'
+            f'\n[[device]]\nname = "{name}"\nline = "{line}"\naddress = "{device}"\nprofile = "test/tally"\n'
             f'every = {{ fast = "200 ms", normal = "1 s", slow = "2 s" }}\nlabel = "first"\n'
-            for name, line, unit in (("w", "roof", 1), ("gone", "roof", 2), ("moves", "roof", 5), ("x", "hall", 3))
+            for name, line, device in (("w", "roof", 1), ("gone", "roof", 2), ("moves", "roof", 5), ("x", "hall", 3))
         )
         self.write(self.good)
         self.service = Service(self.load(), self._ready, self.load)
@@ -134,33 +134,34 @@ class Park:
     async def picture(self) -> dict[str, Any]:
         """All that a configuration shapes, as objects where another object would be a change."""
         service = self.service
-        fleet, intervals = service.fleet, service.intervals
-        await until(lambda: all(unit.identity is not None and unit.stream.packs for unit in service.units))
-        async with fleet.lock:
+        manager, intervals = service.device_manager, service.intervals
+        await until(lambda: all(device.identity is not None and device.stream.packs for device in service.devices))
+        async with manager.lock:
             found: dict[str, Any] = {
                 "config": (service.config, service.config.hash(), service.loaded_ms),
-                "roster": id(fleet.roster),
-                "units": {
-                    unit.config.name: (
-                        id(unit), unit.config, id(unit.roster), id(unit.line), id(unit.stream), id(unit.poll.driver),
-                        unit.poll.driver.table, unit.poll.driver.spec, tuple(unit.poll.periods), unit.poll.held,
-                        dict(unit.identity or {}), [(s.number, id(s.table)) for s in unit.stream.shapes],
+                "catalog": id(manager.catalog),
+                "devices": {
+                    device.config.name: (
+                        id(device), device.config, id(device.catalog), id(device.line),
+                        id(device.stream), id(device.poll.driver),
+                        device.poll.driver.table, device.poll.driver.spec, tuple(device.poll.periods), device.poll.held,
+                        dict(device.identity or {}), [(s.number, id(s.table)) for s in device.stream.table_versions],
                     )
-                    for unit in service.units
+                    for device in service.devices
                 },
-                "order": [unit.config.name for unit in service.units],
+                "order": [device.config.name for device in service.devices],
                 "lines": {
                     name: (id(line), line.config, line._connect_delay_s, line._connections, line.is_open)
                     for name, line in service.lines.items()
                 },
-                "pollers": {name: id(poller) for name, poller in fleet.pollers.items()},
-                "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._leaving),
+                "pollers": {name: id(poller) for name, poller in manager.pollers.items()},
+                "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._removed),
                 "packs": {name: packer._max for name, packer in service.packers.items()},
-                "intervals": (id(intervals.tallying), [id(maker) for maker in intervals.makers]),
+                "intervals": (id(intervals.builder), [id(maker) for maker in intervals.producers]),
                 "results": id(intervals._packer and intervals._packer.table),
-                "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.shapes],
+                "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.table_versions],
                 "uplinks": [(id(uplink), uplink.destination) for uplink in service.uplinks],
-                "key": (service.key_watch.kid, service.pen.records, service.key_watch._path),
+                "key": (service.key_watcher.kid, service.active_key.records, service.key_watcher._path),
                 "snapshot": {
                     "devices": sorted(status(service)["devices"]), "lines": sorted(status(service)["lines"]),
                     "hash": status(service)["config"]["hash"], "loaded": status(service)["config"]["loaded"],
@@ -180,7 +181,9 @@ class Park:
 
     def _in_store(self, store: Store) -> dict[str, Any]:
         return {
-            "tables": {number: table.stream for number, table in store.tables(self.service.fleet.ring.ring_id).items()},
+            "tables": {
+                number: table.stream for number, table in store.tables(self.service.device_manager.ring.ring_id).items()
+            },
             "bounds": (store._max, store._keep_ms, store._page_limit, tuple(store.destinations)),
             "destinations": store._conn.execute("SELECT id, name FROM destinations ORDER BY id").fetchall(),
             "keys": store.key_record(),
@@ -370,16 +373,16 @@ class failing:
 BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use yet
     (DeviceCatalog, "__init__"), (DeviceCatalog, "spec"), (DeviceCatalog, "table"), (DeviceCatalog, "gateway_table"),
     (DeviceCatalog, "results_table"), (DeviceManager, "make_line"), (DeviceManager, "make"),
-    (driver_class("modbus"), "__init__"), (devices_module, "_exchange"), (KeyFileWatcher, "prepare"),
+    (driver_class("modbus"), "__init__"), (devices_module, "_prepare_swap"), (KeyFileWatcher, "prepare"),
     (ResultPublisher, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"), (Store, "register_tables"),
-    (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (DatabaseThread, "bound"),
+    (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (DatabaseThread, "reconfigure"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
-    (devices_module, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"), (Stream, "become"),
-    (DeviceManager, "end_poller"), (Line, "close"), (DeviceManager, "dismiss"), (DeviceManager, "admit"),
-    (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "retire"), (SealScheduler, "admit"),
-    (SealScheduler, "pace"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "serve"),
-    (Uplink, "start"), (KeyFileWatcher, "take"),
+    (devices_module, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"), (Stream, "switch_table"),
+    (DeviceManager, "stop_poller"), (Line, "close"), (DeviceManager, "remove"), (DeviceManager, "add"),
+    (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "remove"), (SealScheduler, "add"),
+    (SealScheduler, "set_interval"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "set_uplinks"),
+    (Uplink, "start"), (KeyFileWatcher, "activate"),
 )  # fmt: skip
 
 
@@ -391,7 +394,7 @@ def rotated(park: Park) -> str:
     if not path.exists():
         shutil.copy(park.folder / "state/signing.key", path)
         rotate_key(path, "park7/gw01", int(time.time()))
-        assert load_key(path).kid != park.service.key_watch.kid
+        assert load_key(path).kid != park.service.key_watcher.kid
     return park.large() + '\n[key]\nfile = "next.key"\n'
 
 
@@ -418,11 +421,13 @@ def meaning(picture: dict[str, Any]) -> dict[str, Any]:
     """What a picture says without naming objects: drivers, births and connections may be new ones of the same kind."""
     return {
         "config": picture["config"],
-        "units": {name: (facts[1], facts[7], facts[8], facts[9]) for name, facts in picture["units"].items()},
+        "devices": {name: (facts[1], facts[7], facts[8], facts[9]) for name, facts in picture["devices"].items()},
         "order": picture["order"],
         "lines": {name: facts[1] for name, facts in picture["lines"].items()},
         "sealing": picture["sealing"][:2],
-        "packs": {name: most for name, most in picture["packs"].items() if name.rpartition("/")[2] in picture["units"]},
+        "packs": {
+            name: most for name, most in picture["packs"].items() if name.rpartition("/")[2] in picture["devices"]
+        },
         "uplinks": [destination for _, destination in picture["uplinks"]],
         "key": picture["key"],
         "snapshot": picture["snapshot"],
@@ -454,11 +459,11 @@ async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, n
                 before = await park.picture()
                 continue
             assert count() == 1 and not outcome.accepted and outcome.fault, (where, outcome)
-            await until(lambda: not park.service.sealing._leaving)
+            await until(lambda: not park.service.sealing._removed)
             assert different(meaning(before), meaning(await park.picture())) == {}, where
-        readings = {unit.config.name: unit.stream.readings for unit in park.service.units}
-        await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.units))
-        with failing(SealScheduler, "note", RuntimeError("injected")) as count:
+        readings = {device.config.name: device.stream.readings for device in park.service.devices}
+        await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.devices))
+        with failing(SealScheduler, "add_event", RuntimeError("injected")) as count:
             assert (await park.reload(rotated(park))).accepted and count(), (
                 "what cannot be told is in effect all the same"
             )

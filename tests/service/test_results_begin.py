@@ -47,7 +47,7 @@ async def start(folder: Path, now_ms: int, *, makers: bool = True) -> int:
 
     grid, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
     intervals = ResultPublisher(load_config(folder / "agent.toml"), Desk(store), sealing, grid, packer)  # type: ignore[arg-type]
-    intervals.makers = [SimpleNamespace()] if makers else []  # type: ignore[list-item]
+    intervals.producers = [SimpleNamespace()] if makers else []  # type: ignore[list-item]
     await intervals.open(None, SimpleNamespace(stream="park7/gw01/_indicators"))  # type: ignore[arg-type]
     store.close()
     return begins[0]

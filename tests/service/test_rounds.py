@@ -132,7 +132,7 @@ async def test_everybody_has_a_turn_between_two_slices_of_the_look(
     gateway.seal(300)
     async with rounds(gateway, []) as (writer, _):
         turns: list[str] = []
-        task = asyncio.create_task(StoreScrubber(cast(DatabaseThread, Noting(writer, turns)), turns.append).look())
+        task = asyncio.create_task(StoreScrubber(cast(DatabaseThread, Noting(writer, turns)), turns.append).scrub())
         while not task.done():
             await writer.call(Store.heads)
             turns.append("other")

@@ -102,7 +102,7 @@ async def test_the_answers_of_the_boundary_go_first_and_a_device_that_is_always_
     sealing.open(cast(Ring, object()), Gateway("park7/gw01/_gateway", cast(Any, None), 0))
     turns = [Visits(idle=False), Visits(idle=False), Visits(idle=True)]
     for n, visits in enumerate(turns):
-        sealing.admit(Gateway(f"park7/gw01/d{n}", cast(Any, None), 0), cast(Any, visits))
+        sealing.add(Gateway(f"park7/gw01/d{n}", cast(Any, None), 0), cast(Any, visits))
     loop = asyncio.get_running_loop()
     waiting = asyncio.create_task(sealing.wait_for_burst(30))
     for visits in turns[:2]:
@@ -153,7 +153,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
         for name in names:
             table = StreamTable(name, {"config": None, "device": None, "points": POINTS if name[-1] in "abc" else []})
             stream = Stream(name, Packer(name, "0" * 15 + "1", None, lambda payload: "e30..sig", start, 65536), start)
-            stream.become(len(streams), table, start)
+            stream.switch_table(len(streams), table, start)
             streams.append(stream)
         sealing.open(ring, streams[0])
         for stream in streams[1:]:
@@ -161,7 +161,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
 
         def record(tick: int) -> None:
             for stream in streams[1:]:
-                number = stream.shape.number
+                number = stream.table_version.number
                 stream.record(number, [ring.append_values(number, tick, tick * 1_000_000, 1, [(0, 1, 0, 0)])], True)
 
         for tick in range(start, start + 20_000, 1000):
@@ -207,7 +207,7 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     table = StreamTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
     stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)
-    stream.become(0, table, start)
+    stream.switch_table(0, table, start)
     sealing.open(ring, stream)
     try:
         for tick in range(start, start + 8000, 1000):

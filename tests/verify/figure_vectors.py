@@ -184,18 +184,18 @@ class Play:
         entry = self.config.interval
         self.cut = Cut(self.config.timezone, entry.length_ms)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        self.tallying = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
-        roster = DeviceCatalog(self.config, {}, self.start_ms)
+        self.builder = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
+        catalog = DeviceCatalog(self.config, {}, self.start_ms)
         self.units: list[_Unit] = []
         for device, meter in zip(self.config.devices, park.meters, strict=True):
-            spec = roster.spec(device)
+            spec = catalog.spec(device)
             assert {point.name for point in spec.points} == set(meter.points)
-            unit = _Unit(meter, roster.table(device, spec), self._packer(spec.stream))
+            unit = _Unit(meter, catalog.table(device, spec), self._packer(spec.stream))
             unit.packer.use(unit.table)
             self.units.append(unit)
         results = f"{self.config.base}/_indicators"
         self.results = self._packer(results)
-        self.results.use(roster.results_table(results, "vectors"))
+        self.results.use(catalog.results_table(results, "vectors"))
         self.figures, self.balances = IndicatorResults(self.config), BalanceResults(self.config)
 
     def _packer(self, stream: str) -> Packer:
@@ -256,8 +256,8 @@ class Play:
             )
             packs += made
         self.store.commit(packs)
-        self.tallying.committed(self.store, self.ring, works)
-        while self.tallying.catch_up(self.store):
+        self.builder.committed(self.store, self.ring, works)
+        while self.builder.catch_up(self.store):
             pass
         self._close(clock)
 
@@ -265,7 +265,7 @@ class Play:
         """Seal the results of intervals that are closed, as ``agent.service.results.publisher`` does."""
         while self.figures.prepare(self.store, self.results.from_ms):
             pass
-        settled = self.tallying.closed_ms([unit.packer.stream for unit in self.units])
+        settled = self.builder.closed_ms([unit.packer.stream for unit in self.units])
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * self.config.pack.every_ms)
         made, start = [], self.results.from_ms
         while (end := self.cut.stretch("interval", start)[1]) <= settled:

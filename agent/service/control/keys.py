@@ -43,21 +43,21 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
         hint = "Replacing and revoking keys is for them: use sudo"
         what = f"{access.caller} may not hold the sealing: only root and the agent's user may"
         raise NotAllowed(what, where="control", hint=hint)
-    watch = service.key_watch
-    async with service.sealing.held():
-        if time.monotonic() - watch.held_for_nothing_s < PAUSE_S:  # whoever may ask may not stop the sealing
+    watch = service.key_watcher
+    async with service.sealing.paused():
+        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # whoever may ask may not stop the sealing
             hint = f"Again in {PAUSE_S:.0f} s, or stop the agent first"
             raise GatewayError("sealing was held just now and no key came", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
-        watch.held_for_nothing_s = time.monotonic()  # also for a tool that leaves now
+        watch.last_unused_hold_s = time.monotonic()  # also for a tool that leaves now
         while watch.kid == old:
-            await watch.look()
+            await watch.check()
             if time.monotonic() > give_up:
                 break
             await asyncio.sleep(LOOK_S)
         if watch.kid != old:
-            watch.held_for_nothing_s = -math.inf
+            watch.last_unused_hold_s = -math.inf
     return {"kid": watch.kid}
 
 

@@ -56,7 +56,7 @@ class CommittedSegment:
 
 
 @dataclass(slots=True)
-class _Account:
+class _StreamState:
     """A stream's ledger and what must not be noted twice."""
 
     ledger: Ledger
@@ -85,7 +85,7 @@ class IntervalBuilder:
 
     def __init__(self, cut: Cut, rule: Rule, keep_ms: int, note: Callable[[str, dict[str, Any]], None]) -> None:
         self.cut, self.rule, self._keep_ms, self._note = cut, rule, keep_ms, note
-        self._accounts: dict[str, _Account] = {}
+        self._states: dict[str, _StreamState] = {}
         self._behind: dict[str, None] = {}  # in order
         self._unsaved: tuple[list[NewPage], dict[str, tuple[int, bytes]], list[Repair]] = ([], {}, [])
         self._broken: set[str] = set()
@@ -97,25 +97,25 @@ class IntervalBuilder:
 
     def committed(self, store: Store, ring: Ring, works: Iterable[CommittedSegment]) -> None:
         """Take in what was committed just now."""
-        touched: dict[str, _Account] = {}
+        touched: dict[str, _StreamState] = {}
         for work in works:
             if work.stream in self._broken or work.stream in self._behind or not work.packs:
                 continue
-            account = self._accounts.get(work.stream)
-            if account is None or account.ledger.seq + 1 != work.packs[0].seq:
+            state = self._states.get(work.stream)
+            if state is None or state.ledger.seq + 1 != work.packs[0].seq:
                 self._behind[work.stream] = None
                 continue
-            with _Guard(self, work.stream):
-                if account.table is not work.table and any(pack.is_birth for pack in work.packs):
-                    account.ledger.use(json.loads(work.table.encoded))
-                    account.table = work.table
+            with _FaultGuard(self, work.stream):
+                if state.table is not work.table and any(pack.is_birth for pack in work.packs):
+                    state.ledger.use(json.loads(work.table.encoded))
+                    state.table = work.table
                 spans = [Span(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in work.packs]
-                if not account.ledger.take_ring(ring, work.positions, spans):
+                if not state.ledger.take_ring(ring, work.positions, spans):
                     # the ring came round meanwhile: from the kept state, and the packs since
-                    del self._accounts[work.stream]
+                    del self._states[work.stream]
                     self._behind[work.stream] = None
                     continue
-                touched[work.stream] = account
+                touched[work.stream] = state
         self._write(store, touched)
 
     # --- from packs
@@ -135,17 +135,17 @@ class IntervalBuilder:
         """Streams that have no intervals until the next start; from any thread."""
         return sorted(self._broken)
 
-    def admit(self, streams: Iterable[str]) -> None:
+    def add_streams(self, streams: Iterable[str]) -> None:
         """Streams that have packs, to be caught up with."""
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
         """Read packs for a slice of time, also those of pages that were found damaged. True: there is more to read."""
-        self.mend(store)
+        self.rebuild_damaged(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
             stream = next(iter(self._behind))
-            with _Guard(self, stream):
+            with _FaultGuard(self, stream):
                 if self._read(store, stream, end):
                     del self._behind[stream]
             if stream in self._broken:
@@ -154,20 +154,20 @@ class IntervalBuilder:
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
         """Read packs of a stream until the slice is over. True: it is up to date."""
-        account = self._accounts.get(stream)
-        if account is None:
-            account = self._accounts[stream] = self._begin(store, stream)
-        ledger = account.ledger
+        state = self._states.get(stream)
+        if state is None:
+            state = self._states[stream] = self._begin(store, stream)
+        ledger = state.ledger
         try:
-            is_done = account.replay.read(store, store.heads()[stream].seq, end)
+            is_done = state.replay.read(store, store.heads()[stream].seq, end)
         finally:  # also where the disk fails in between: it goes on from there
-            ledger.happenings = [h for h in ledger.happenings if h.key not in account.replay.events]
-        self._write(store, {stream: account})
-        if is_done and account.rebuild is not None:
-            self._finish(store, stream, account, account.rebuild)
+            ledger.happenings = [h for h in ledger.happenings if h.key not in state.replay.events]
+        self._write(store, {stream: state})
+        if is_done and state.rebuild is not None:
+            self._finish(store, stream, state, state.rebuild)
         return is_done
 
-    def _begin(self, store: Store, stream: str) -> _Account:
+    def _begin(self, store: Store, stream: str) -> _StreamState:
         """A ledger as it was kept; where that cannot be, one that is made again from the packs that are there."""
         kept = store.interval_state(stream)
         if kept is None:
@@ -185,9 +185,9 @@ class IntervalBuilder:
                 "the counter state of %s is not used (%s); its intervals are rebuilt from its packs", stream, error,
             )  # fmt: skip
             return self._rebuilt(store, stream, kept[0] if is_other else None)
-        return _Account(ledger, PackReplay(stream, ledger, 0, False))
+        return _StreamState(ledger, PackReplay(stream, ledger, 0, False))
 
-    def _rebuilt(self, store: Store, stream: str, other: int | None) -> _Account:
+    def _rebuilt(self, store: Store, stream: str, other: int | None) -> _StreamState:
         """Begin where the newest day begins, or where the written intervals end, if that is earlier.
 
         Args:
@@ -202,21 +202,21 @@ class IntervalBuilder:
         repair = None
         if other is not None:
             repair = Repair(stream, other, 0 if replay.is_from_the_first else replay.trusted_ms)
-        return _Account(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
+        return _StreamState(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
 
-    def _finish(self, store: Store, stream: str, account: _Account, rebuild: _Rebuild) -> None:
+    def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
         """All packs are read again: correct what is written, keep the state, and go on as usual."""
-        ledger = account.ledger
+        ledger = state.ledger
         pages, states, repairs = self._unsaved
         next_ms, written_ms = ledger.closing.next_ms, rebuild.written_ms
         corrected = corrected_pages(
-            store, account.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
+            store, state.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
         )
         pages += corrected
         self.repair.corrected += sum(len(page.changed) for page in corrected)
         if ledger.sketch is not None and ledger.to_ms:
             states[stream] = (ledger.seq, ledger.state())
-        account.rebuild, account.rebuilt_ms = None, rebuild.written_ms
+        state.rebuild, state.rebuilt_ms = None, rebuild.written_ms
         if rebuild.repair is not None:
             repairs.append(rebuild.repair)
             self.repair.add(store, rebuild.repair)
@@ -224,21 +224,21 @@ class IntervalBuilder:
 
     # --- to the store
 
-    def _write(self, store: Store, accounts: Mapping[str, _Account]) -> None:
+    def _write(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
         pages, states, _ = self._unsaved
-        for stream, account in accounts.items():
-            with _Guard(self, stream):
-                made = account.ledger.rows()
-                for happening in account.ledger.happenings:
+        for stream, state in by_stream.items():
+            with _FaultGuard(self, stream):
+                made = state.ledger.rows()
+                for happening in state.ledger.happenings:
                     self._note(stream, event_of(happening))
-                account.ledger.happenings = []
-                if made and account.rebuild is not None:  # without a state: a kill begins this again
-                    written, made = split_rows(made, account.rebuild.written_ms)
-                    account.rebuild.made += written
+                state.ledger.happenings = []
+                if made and state.rebuild is not None:  # without a state: a kill begins this again
+                    written, made = split_rows(made, state.rebuild.written_ms)
+                    state.rebuild.made += written
                 elif made:
-                    states[stream] = (account.ledger.seq, account.ledger.state())
+                    states[stream] = (state.ledger.seq, state.ledger.state())
                 pages += new_pages(
-                    stream, above_written(store, stream, made, account.rebuilt_ms), self.cut, self.published_ms
+                    stream, above_written(store, stream, made, state.rebuilt_ms), self.cut, self.published_ms
                 )
         if pages:
             self._save(store)
@@ -255,11 +255,11 @@ class IntervalBuilder:
     def save(self, store: Store) -> None:
         """Keep where every stream stands, so that the next start has nothing to read again."""
         pages, states, repairs = self._unsaved
-        for stream, account in self._accounts.items():
-            is_whole = account.rebuild is None and account.ledger.sketch is not None and account.ledger.to_ms
+        for stream, state in self._states.items():
+            is_whole = state.rebuild is None and state.ledger.sketch is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
-                with _Guard(self, stream):
-                    states[stream] = (account.ledger.seq, account.ledger.state())
+                with _FaultGuard(self, stream):
+                    states[stream] = (state.ledger.seq, state.ledger.state())
         store.add_intervals(pages, states, repairs)
         self._unsaved = [], {}, []
 
@@ -269,13 +269,13 @@ class IntervalBuilder:
         for stream in streams:
             if stream in self._broken:
                 continue
-            account = self._accounts.get(stream)
-            if stream in self._behind or account is None or not account.ledger.closing.next_ms:
+            state = self._states.get(stream)
+            if stream in self._behind or state is None or not state.ledger.closing.next_ms:
                 return 0
-            ends.append(account.ledger.closing.next_ms)
+            ends.append(state.ledger.closing.next_ms)
         return min(ends, default=0)
 
-    def mend(self, store: Store) -> None:
+    def rebuild_damaged(self, store: Store) -> None:
         """Drop pages that are damaged, and make the intervals of their streams once more from their packs."""
         damaged = store.damaged_pages
         if not damaged:
@@ -288,11 +288,11 @@ class IntervalBuilder:
                 len(mine), stream, datetime.fromtimestamp(min(page.from_ms for page in mine) / 1000, UTC),
             )  # fmt: skip
             self._broken.discard(stream)
-            followed = stream in self._accounts or stream in self._behind
+            followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.cut.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
             if followed:  # the newest day by its ledger, which begins without a state
-                self._accounts.pop(stream, None)
+                self._states.pop(stream, None)
                 self._behind[stream] = None
         store.drop_damaged_pages(repairs)
         for repair in repairs:
@@ -304,18 +304,18 @@ class IntervalBuilder:
             store.fold_intervals(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
             store.prune_intervals(now_ms - self._keep_ms)
 
-    def give_up(self, stream: str, error: BaseException) -> None:
+    def disable(self, stream: str, error: BaseException) -> None:
         """A fault of ours: this stream has no intervals until the next start; its readings are not concerned."""
         log.error("intervals of %s stop until the next start: %s", stream, error, exc_info=error)
         self._broken.add(stream)
-        self._accounts.pop(stream, None)
+        self._states.pop(stream, None)
 
 
-class _Guard:
+class _FaultGuard:
     """A fault in a sum must never keep readings from being sealed: it costs the intervals of its stream, loudly."""
 
-    def __init__(self, tallying: IntervalBuilder, stream: str) -> None:
-        self._tallying, self._stream = tallying, stream
+    def __init__(self, builder: IntervalBuilder, stream: str) -> None:
+        self._builder, self._stream = builder, stream
 
     def __enter__(self) -> None:
         return None
@@ -323,7 +323,7 @@ class _Guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception) or isinstance(error, GatewayError):
             return False  # the store's trouble is told, and waited for, by whoever asked it
-        self._tallying.give_up(self._stream, error)
+        self._builder.disable(self._stream, error)
         return True
 
 

@@ -54,7 +54,7 @@ class ResultProducer(Protocol):
 
 
 class ResultPublisher:
-    """Owned by the service; ``makers`` may be added before ``open``.
+    """Owned by the service; ``producers`` may be added before ``open``.
 
     Args:
         packer_of: the packer of a stream, going on where the store left it, else from a time in ms.
@@ -71,8 +71,8 @@ class ResultPublisher:
         self._config, self._writer, self._sealing, self._grid = config, writer, sealing, grid
         self._packer_of = packer_of
         self._loop = asyncio.get_running_loop()
-        self.makers: list[ResultProducer] = []
-        self.tallying = self._make(config)
+        self.producers: list[ResultProducer] = []
+        self.builder = self._make(config)
         self._packer: Packer | None = None
         self._ring: Ring | None = None
         self.closed_ms = 0  # end of the newest interval that is published
@@ -83,55 +83,55 @@ class ResultPublisher:
         entry = config.interval
         cut = Cut(config.timezone, entry.length_ms)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        return IntervalBuilder(cut, rule, config.store.keep_intervals_s * 1000, self._note)
+        return IntervalBuilder(cut, rule, config.store.keep_intervals_s * 1000, self._post_event)
 
-    def _note(self, stream: str, event: dict[str, Any]) -> None:
+    def _post_event(self, stream: str, event: dict[str, Any]) -> None:
         """From the writer's thread."""
-        self._loop.call_soon_threadsafe(self._remark, stream, event)
+        self._loop.call_soon_threadsafe(self._add_event, stream, event)
 
-    def _remark(self, stream: str, event: dict[str, Any]) -> None:
+    def _add_event(self, stream: str, event: dict[str, Any]) -> None:
         if stream in self._sealing.streams:
-            self._sealing.note(self._sealing.streams[stream], event)
+            self._sealing.add_event(self._sealing.streams[stream], event)
 
     # --- life
 
     async def open(self, ring: Ring, table: StreamTable) -> None:
         """Follow the commits from now on; ``table`` is that of the stream of results."""
         self._ring = ring
-        from_ms = self.tallying.cut.floor(self._grid.now_ms())
-        if self.makers:
+        from_ms = self.builder.cut.floor(self._grid.now_ms())
+        if self.producers:
             begin_ms = await self._writer.call(lambda store: store.results_begin(from_ms))
             if 0 < from_ms - begin_ms < WAITED_MS:  # nothing may be signed yet, as the first results wait for a meter
                 from_ms = begin_ms
         self._packer = self._packer_of(table.stream, from_ms)
         self._packer.use(table)
-        self.closed_ms = self.tallying.published_ms = self._packer.from_ms
-        await self._writer.call(self._admit)
-        self._writer.on_committed = self.tallying.committed
+        self.closed_ms = self.builder.published_ms = self._packer.from_ms
+        await self._writer.call(self._follow_streams)
+        self._writer.on_committed = self.builder.committed
 
-    def _admit(self, store: Store) -> None:
+    def _follow_streams(self, store: Store) -> None:
         wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
-        self.tallying.admit(stream for stream in store.heads() if stream in wanted)
-        self.tallying.repair.open(store, wanted)
+        self.builder.add_streams(stream for stream in store.heads() if stream in wanted)
+        self.builder.repair.open(store, wanted)
         store.announced_change()
 
     def prepare(self, config: Config) -> IntervalBuilder | None:
         """What another time to keep needs; None where the ledgers go on as they are."""
         return None if self._config.store == config.store else self._make(config)
 
-    async def reload(self, config: Config, table: StreamTable, tallying: IntervalBuilder | None) -> None:
+    async def reload(self, config: Config, table: StreamTable, builder: IntervalBuilder | None) -> None:
         """Another configuration: other devices, another table of results, perhaps what ``prepare`` made."""
         self._config = config
-        await self._writer.call(lambda store: self._take(store, table, tallying))
+        await self._writer.call(lambda store: self._take(store, table, builder))
 
-    def _take(self, store: Store, table: StreamTable, tallying: IntervalBuilder | None) -> None:
-        if tallying is not None:
-            before, self.tallying = self.tallying, tallying
-            tallying.published_ms, self._followed_s = self.closed_ms, None
-            self._writer.on_committed = tallying.committed
+    def _take(self, store: Store, table: StreamTable, builder: IntervalBuilder | None) -> None:
+        if builder is not None:
+            before, self.builder = self.builder, builder
+            builder.published_ms, self._followed_s = self.closed_ms, None
+            self._writer.on_committed = builder.committed
             try:
                 before.save(store)
-                self._admit(store)
+                self._follow_streams(store)
             except GatewayError as error:  # what is not kept is read from the packs again
                 log.warning("intervals: %s", error)
         if self._packer is not None and not table.same_as(self._packer.table):
@@ -142,13 +142,13 @@ class ResultPublisher:
         tidy_s = time.monotonic()
         while True:
             try:
-                busy = await self._writer.call(self.tallying.catch_up)
+                busy = await self._writer.call(self.builder.catch_up)
                 if not busy:
                     self._followed_s = self._followed_s or time.monotonic()
                     busy = await self._writer.call(self._prepare)
                     if not busy:
                         await self._publish()
-                    busy = await self._writer.call(self.tallying.repair.step) or busy
+                    busy = await self._writer.call(self.builder.repair.step) or busy
                 if time.monotonic() - tidy_s > TIDY_EVERY_S:
                     tidy_s = time.monotonic()
                     await self._writer.call(self._tidy)
@@ -160,25 +160,27 @@ class ResultPublisher:
             await asyncio.sleep(SLICES_S if busy else LOOK_S)
 
     def _prepare(self, store: Store) -> bool:
-        if self.tallying.repair.left:
+        if self.builder.repair.left:
             return False  # what is added up now would be added up again
-        return self._packer is not None and any(maker.prepare(store, self._packer.from_ms) for maker in self.makers)
+        return self._packer is not None and any(
+            producer.prepare(store, self._packer.from_ms) for producer in self.producers
+        )
 
     def _tidy(self, store: Store) -> None:
         trusted = ext.clock.state().synced is not False
-        self.tallying.tidy(store, self._grid.now_ms() if trusted else 0)
+        self.builder.tidy(store, self._grid.now_ms() if trusted else 0)
 
     async def close(self) -> None:
         """After the last packs were committed: keep where every counter stands."""
         if self._packer is not None:
-            await self._writer.call(self.tallying.save)
+            await self._writer.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
         """For status: streams whose packs are being read, how far written intervals are compared with packs, what
         stands still by a fault, and what keeps all of them.
         """
-        found: dict[str, Any] = {"reading": self.tallying.reading, "repair": self.tallying.repair.facts()}
-        found["stopped"] = [stream.rpartition("/")[2] for stream in self.tallying.stopped]
+        found: dict[str, Any] = {"reading": self.builder.reading, "repair": self.builder.repair.facts()}
+        found["stopped"] = [stream.rpartition("/")[2] for stream in self.builder.stopped]
         found["waits"] = self._failed
         return {name: what for name, what in found.items() if what}
 
@@ -192,9 +194,9 @@ class ResultPublisher:
 
     def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:
         packer, ring = self._packer, self._ring
-        if packer is None or ring is None or not self.makers:
+        if packer is None or ring is None or not self.producers:
             return
-        cut, settled_ms = self.tallying.cut, self.tallying.closed_ms(streams)
+        cut, settled_ms = self.builder.cut, self.builder.closed_ms(streams)
         late_ms = LATE_MS + LATE_PACKS * self._config.pack.every_ms
         waited_ms = (time.monotonic() - (self._followed_s or time.monotonic())) * 1000
         made: list[tuple[int, Results]] = []
@@ -206,7 +208,7 @@ class ResultPublisher:
             if end > now_ms:  # the clock was set back: these were published in the time that comes again
                 break
             try:
-                made.append((end, [result for maker in self.makers for result in maker(store, start, end)]))
+                made.append((end, [result for producer in self.producers for result in producer(store, start, end)]))
             except GatewayError:
                 if not made:
                     raise
@@ -219,11 +221,11 @@ class ResultPublisher:
         mark = packer.mark()
         try:
             events = [*(loss_event(note) for note in lost), *corrections]
-            self._writer.keep(store, packer.results(ring, pack_clock(), made, events), lost)
+            self._writer.commit_packs(store, packer.results(ring, pack_clock(), made, events), lost)
         except BaseException:
             packer.restore(mark)
             raise
-        self.closed_ms = self.tallying.published_ms = start
+        self.closed_ms = self.builder.published_ms = start
         store.announce_changes(last)  # after the pack: a kill in between tells of them twice
 
 
@@ -250,30 +252,30 @@ def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[d
     return [said | {"from": seconds(start), "to": seconds(end)} for start, end in runs], last
 
 
-def makers(config: Config) -> list[ResultProducer]:
+def make_producers(config: Config) -> list[ResultProducer]:
     """Figures, then balances. A park's own plan is read now, as the birth of the results has its text."""
     figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config)
     if config.indicators.plan is not None:
-        figures.maker()
+        figures.producer()
     return [figures, LazyProducer("agent.service.results.balance", "BalanceResults", config)]
 
 
 class LazyProducer:
-    """A maker that is imported when the first interval closes; until then it costs nothing."""
+    """A producer that is imported when the first interval closes; until then it costs nothing."""
 
     def __init__(self, module: str, name: str, config: Config) -> None:
         self._module, self._name, self._config = module, name, config
         self._made: ResultProducer | None = None
 
-    def maker(self) -> ResultProducer:
-        """The maker itself."""
+    def producer(self) -> ResultProducer:
+        """The producer itself."""
         if self._made is None:
             self._made = getattr(import_module(self._module), self._name)(self._config)
         return self._made
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Sequence[Mapping[str, Any]]:
-        return self.maker()(store, start_ms, end_ms)
+        return self.producer()(store, start_ms, end_ms)
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """There is nothing to prepare before there is a maker."""
+        """There is nothing to prepare before there is a producer."""
         return self._made is not None and self._made.prepare(store, start_ms)
