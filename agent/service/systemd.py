@@ -17,6 +17,10 @@ from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
 from agent.store import Usage
 
+log = logging.getLogger("meterhouse")
+FEED_S = 10.0
+STUCK_S = 300.0  # every answer and every timeout counts as progress, and none of them takes so long
+
 
 def notify(message: str) -> None:
     """Send one message such as ``READY=1``. Silent where no service manager listens."""
@@ -29,11 +33,6 @@ def notify(message: str) -> None:
             door.sendto(message.encode(), address)
         except OSError:
             return  # the service manager is gone: the agent runs on
-
-
-log = logging.getLogger("meterhouse")
-FEED_S = 10.0
-STUCK_S = 300.0  # every answer and every timeout counts as progress, and none of them takes so long
 
 
 class Watchdog:
@@ -53,13 +52,8 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
         send: Callable[[str], None] = notify,
     ) -> None:
-        self._writer, self._device_manager, self._say, self._clock, self._send = (
-            writer,
-            device_manager,
-            say,
-            clock,
-            send,
-        )
+        self._writer, self._device_manager, self._status_line = writer, device_manager, status_line
+        self._clock, self._send = clock, send
         wanted = environ.get("WATCHDOG_USEC", "")
         self.every_s = min(FEED_S, int(wanted) / 3e6) if wanted.isdigit() and int(wanted) else FEED_S
         self._next_s = 0.0

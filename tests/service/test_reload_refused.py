@@ -134,7 +134,7 @@ class Park:
     async def picture(self) -> dict[str, Any]:
         """All that a configuration shapes, as objects where another object would be a change."""
         service = self.service
-        manager, intervals = service.device_manager, service.intervals
+        manager, publisher = service.device_manager, service.publisher
         await until(lambda: all(device.identity is not None and device.stream.packs for device in service.devices))
         async with manager.lock:
             found: dict[str, Any] = {
@@ -157,8 +157,8 @@ class Park:
                 "pollers": {name: id(poller) for name, poller in manager.pollers.items()},
                 "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._removed),
                 "packs": {name: packer._max for name, packer in service.packers.items()},
-                "intervals": (id(intervals.builder), [id(maker) for maker in intervals.producers]),
-                "results": id(intervals._packer and intervals._packer.table),
+                "intervals": (id(publisher.builder), [id(maker) for maker in publisher.producers]),
+                "results": id(publisher._packer and publisher._packer.table),
                 "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.table_versions],
                 "uplinks": [(id(uplink), uplink.destination) for uplink in service.uplinks],
                 "key": (service.key_watcher.kid, service.active_key.records, service.key_watcher._path),

@@ -294,7 +294,7 @@ class Held(Straight):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.lock = asyncio.Lock()
-        self.sealing = SimpleNamespace(held=lambda: self.lock)
+        self.sealing = SimpleNamespace(paused=lambda: self.lock)
         self.key_watcher = SimpleNamespace(kid="old", last_unused_hold_s=-math.inf, look=self.look)
         self.service, self.looks, self.new = self, 0, False
         self.caller = Caller(os.geteuid(), "")

@@ -87,7 +87,7 @@ async def test_a_visit_that_never_ends_has_no_pulse(caplog: pytest.LogCaptureFix
     await bench.later(20)
     assert len(bench.said) == 5
     assert [record.message for record in caplog.records if record.levelname == "CRITICAL"] == [
-        "line roof has hung for 300 s; the watchdog will restart the agent"
+        "line roof has made no progress for 300 s; the watchdog will restart the agent"
     ]
     bench.poller.turns += 1
     await bench.later(20)
