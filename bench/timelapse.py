@@ -24,8 +24,9 @@ from agent.pack import Packer, StreamTable
 from agent.service.births import DeviceCatalog
 from agent.service.results.balance import BalanceResults
 from agent.service.results.indicators import IndicatorResults
-from agent.service.results.interval_builder import CommittedSegment, IntervalBuilder
+from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
+from agent.service.seal_jobs import SealedSegment
 from agent.store import Store
 from drivers.model import Reason
 from drivers.sim.physics import Noise, Physics, Plant
@@ -318,9 +319,7 @@ class Timelapse:
             held = meter.positions[:]
             made = meter.packer.seal(self.ring, meter.positions, to_ms, clock, (), Reason.TIMEOUT)
             works.append(
-                CommittedSegment(
-                    meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], tuple(made)
-                )
+                SealedSegment(meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], made)
             )
             packs += made
         self.store.commit(packs)

@@ -10,14 +10,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.keys import KeyFileError
 from agent.outbox import Ack, OutboxItem, ReplayPage
-from agent.pack import Mark, Packer, SealedPack
-from agent.service.results.interval_builder import CommittedSegment
-from agent.service.seal_jobs import SealJob, facts_in, loss_event, seal_job
+from agent.pack import SealedPack
+from agent.service.seal_jobs import SealedSegment, SealJob
 from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError, Reason
 from ext.ring import Ring
@@ -28,46 +26,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little memory while they wait
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
-
-
-@dataclass(slots=True)
-class Sealed:
-    """What became of one job."""
-
-    job: SealJob
-    readings: int
-    gap_readings: int
-    packs: int
-    quiet: bool
-
-
-class Batch:
-    """Packs that are committed together, and how to undo them if they cannot be."""
-
-    def __init__(self) -> None:
-        self.packs: list[SealedPack] = []
-        self.outcome: list[Sealed] = []
-        self.stated: list[int] = []  # losses
-        self.works: list[CommittedSegment] = []
-        self.size = 0
-        self._marks: list[tuple[Packer, Mark]] = []
-
-    def seal(self, ring: Ring, job: SealJob, clock: Mapping[str, Any], losses: Sequence[LossNote]) -> None:
-        """Carry out a job."""
-        packer = job.stream.packer
-        self._marks.append((packer, packer.mark()))
-        packs = seal_job(ring, job, clock, [loss_event(note) for note in losses])
-        self.packs += packs
-        self.stated += [note.id for note in losses]
-        self.size += sum(len(pack.data) for pack in packs)
-        records, missing = sum(p.records for p in packs), sum(p.gap_readings for p in packs)
-        self.outcome.append(Sealed(job, records, missing, len(packs), packer.quiet))
-        self.works += [CommittedSegment(job.stream.name, s.table, s.sealed, s.packs) for s in job.segments if s.packs]
-
-    def undo(self) -> None:
-        """Put the packers back."""
-        for packer, mark in reversed(self._marks):
-            packer.restore(mark)
 
 
 class DatabaseThread:
@@ -84,15 +42,15 @@ class DatabaseThread:
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
         self._open_store, self._clock = open_store, clock
-        self.on_trouble: Callable[..., None] = _nobody_cares
-        self.on_committed: Callable[[Store, Ring, Sequence[CommittedSegment]], None] = lambda store, ring, works: None
+        self.on_trouble: Callable[..., None] = _noop
+        self.on_committed: Callable[[Store, Ring, Sequence[SealedSegment]], None] = _noop
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
-        self._leaving: Callable[[], None] = _nothing_yet
+        self._leaving: Callable[[], None] = _noop
         # touched by the writer thread only:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
@@ -125,7 +83,7 @@ class DatabaseThread:
         self._queue.put(run)
         return await future
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Sealed]:
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
         """Seal and commit jobs, half a megabyte in a transaction. What is missing in the result did not happen.
 
         ``whole``: all in one transaction, or none; for jobs that are small.
@@ -272,7 +230,7 @@ class DatabaseThread:
         try:
             return self._queue.get(timeout=FLUSH_S if self._confirmed else None)
         except queue.Empty:
-            return _nothing
+            return _noop  # woken only to flush confirmations
 
     def _flush(self, store: Store, age_s: float) -> None:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
@@ -284,26 +242,27 @@ class DatabaseThread:
                 return
             self._confirmed = {}
 
-    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob], whole: bool) -> list[Sealed]:
+    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob], whole: bool) -> int:
         if self._damaged is not None:
             raise self._damaged
         clock = self._clock()
-        done: list[Sealed] = []
-        batch = Batch()
+        done = size = 0
+        batch: list[SealJob] = []
         for job in jobs:
-            losses = self.losses_of(job.stream.name)
+            batch.append(job)
             try:
-                batch.seal(ring, job, clock, losses)
-            except KeyFileError as error:  # a token that does not sign now: what was read waits in the ring
-                batch.undo()
+                job.seal(ring, clock, self.losses_of(job.stream.name))
+            except KeyFileError as error:  # a token that cannot sign now: the readings wait in the ring
+                _undo(batch)
                 self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
                 break
-            if (batch.size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
+            size += sum(len(pack.data) for pack in job.packs)
+            if (size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
                 if not self._commit(store, batch):
                     break
-                self.on_committed(store, ring, batch.works)
-                done += batch.outcome
-                batch = Batch()
+                self.on_committed(store, ring, [segment for job in batch for segment in job.sealed])
+                done += len(batch)
+                batch, size = [], 0
         return done
 
     def reload_losses(self, store: Store) -> None:
@@ -323,22 +282,25 @@ class DatabaseThread:
         self._losses = [note for note in self._losses if note not in stated]
         self._offer(ids, packs)
 
-    def _commit(self, store: Store, batch: Batch) -> bool:
-        """Make a batch durable and offer it; where the store cannot, its packs never existed."""
+    def _commit(self, store: Store, batch: Sequence[SealJob]) -> bool:
+        """Make jobs durable in one transaction and offer their packs; if the store cannot, the packs never existed."""
+        packs = [pack for job in batch for pack in job.packs]
+        stated = [note.id for job in batch for note in job.losses]
+        facts = {pack.stream: pack.facts for pack in packs if pack.facts is not None}  # of the newest birth
         try:
-            ids = store.commit(batch.packs, self._confirmed, batch.stated, facts_in(batch.packs))
+            ids = store.commit(packs, self._confirmed, stated, facts)
         except StoreDamaged:
-            batch.undo()
+            _undo(batch)
             raise  # ends the service: the next start sets the file aside and seals what the ring holds
         except GatewayError as error:
-            batch.undo()
+            _undo(batch)
             self._post_to_loop(self.on_trouble, str(error))
             return False
         self._confirmed = {}
-        if batch.stated:
-            self._losses = [note for note in self._losses if note.id not in batch.stated]
+        if stated:
+            self._losses = [note for note in self._losses if note.id not in stated]
         self._post_to_loop(self.on_trouble, None)
-        self._offer(ids, batch.packs)
+        self._offer(ids, packs)
         return True
 
     def _offer(self, ids: Sequence[int], packs: Sequence[SealedPack]) -> None:
@@ -367,13 +329,10 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
-def _nobody_cares(text: str | None) -> None:
-    """Until somebody wants to know."""
+def _undo(batch: Sequence[SealJob]) -> None:
+    for job in reversed(batch):
+        job.undo()
 
 
-def _nothing_yet() -> None:
-    """No store is open, so nothing can leave."""
-
-
-def _nothing(store: Store) -> None:
-    """Woken only to let confirmations out."""
+def _noop(*args: object) -> None:
+    """The default of callbacks."""

@@ -1,4 +1,4 @@
-"""The loop's side of sealing: what was recorded of each stream and waits to be sealed."""
+"""Streams and the jobs that seal them: what was recorded, and how it becomes packs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.pack import Packer, SealedPack, StreamTable, base64url, seconds
+from agent.pack import Mark, Packer, SealedPack, StreamTable, base64url, seconds
 from agent.store import LossNote
 from drivers.model import Reason
 from ext.ring import Ring
 
 SILENT_MS = 900_000  # a stream without readings is sealed at least this often
+LONG_MS = 3_600_000  # nothing for longer than this is stated at once instead of searched tick by tick
+OUT_OF_TURN_MS = 600_000
 
 
 @dataclass(slots=True)
 class TableVersion:
-    """A stream in one version of its point table, from ``start_ms`` on."""
+    """One version of a stream's point table, in use from ``start_ms`` on."""
 
     number: int  # in the ring
     table: StreamTable
@@ -30,20 +32,28 @@ class TableVersion:
 
 @dataclass(slots=True)
 class SealSegment:
-    """A stretch of one version to seal; ``taken`` comes back as the number of positions used up, ``packs`` as made."""
+    """What to seal under one version of the table; ``taken``: how many of the positions sealing used up."""
 
     number: int
     table: StreamTable
     positions: array[int]
     to_ms: int
     taken: int = 0
-    packs: tuple[SealedPack, ...] = ()
-    sealed: array[int] = field(default_factory=lambda: array("Q"))  # positions that are in ``packs``
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSegment:
+    """The packs of one segment, and the ring records that are in them."""
+
+    stream: str
+    table: StreamTable
+    positions: array[int]
+    packs: list[SealedPack]
 
 
 @dataclass(slots=True)
 class SealJob:
-    """All that the writer needs to seal one stream up to ``to_ms``. Made in the loop, carried out in the writer."""
+    """Seals one stream up to ``to_ms``: made in the loop, sealed in the database thread, booked in the loop."""
 
     stream: Stream
     to_ms: int
@@ -51,11 +61,56 @@ class SealJob:
     events: list[tuple[int, Mapping[str, Any]]]
     unknown: Reason = Reason.STOPPED
     start_ms: int | None = None  # the first job of a boot: nothing is known up to here
-    step_ms: int | None = None  # the clock jumped: after sealing, the stream goes on from here
+    step_ms: int | None = None  # the clock was set: after sealing, the stream continues from here
+    # results:
+    packs: list[SealedPack] = field(default_factory=list)
+    sealed: list[SealedSegment] = field(default_factory=list)
+    losses: Sequence[LossNote] = ()  # that the first pack states
+    quiet: bool = False
+    _mark: Mark | None = None
+
+    def seal(self, ring: Ring, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
+        """Make the packs, table by table, the downtime first if there was one. In the database thread."""
+        packer = self.stream.packer
+        self._mark, self.losses = packer.mark(), losses
+        events = [*(loss_event(note) for note in losses), *(event for _, event in self.events)]
+        for segment in self.segments:
+            packs: list[SealedPack] = []
+            if not segment.table.same_as(packer.table):
+                packer.use(segment.table)
+            if self.start_ms is not None:
+                if packer.from_ms > self.start_ms:  # the clock was set back while the agent was stopped
+                    events.insert(0, packer.step(self.start_ms))
+                elif packer.from_ms < self.start_ms:
+                    # whatever keeps this boot from sealing now: before it, no agent ran
+                    packs += packer.absent(ring, self.start_ms, Reason.STOPPED, clock, events)
+                    events = []
+                self.start_ms = None
+            held = segment.positions[:]
+            empty_ms = _empty_until(ring, segment.positions, segment.to_ms)
+            if empty_ms - packer.from_ms > LONG_MS:  # sealing paused, and the ring was overwritten meanwhile
+                overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
+                reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown
+                packs += packer.absent(ring, empty_ms, reason, clock, events)
+                events = []
+            packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, self.unknown)
+            segment.taken = len(held) - len(segment.positions)
+            self.sealed.append(SealedSegment(self.stream.name, segment.table, held[: segment.taken], packs))
+            events = []
+        if self.step_ms is not None:
+            event = packer.step(self.step_ms)
+            self.sealed[-1].packs.extend(packer.seal(ring, self.segments[-1].positions, self.step_ms, clock, [event]))
+        self.packs = [pack for segment in self.sealed for pack in segment.packs]
+        self.quiet = packer.quiet
+
+    def undo(self) -> None:
+        """Put the packer back: the packs could not be signed or committed."""
+        if self._mark is not None:
+            self.stream.packer.restore(self._mark)
 
 
 class Stream:
-    """One stream in the running agent. Only the loop touches it; its packer belongs to the writer."""
+    """One stream in the running agent. Only the loop touches it; its packer belongs to the database thread."""
 
     def __init__(self, name: str, packer: Packer, start_ms: int) -> None:
         self.name = name
@@ -64,7 +119,7 @@ class Stream:
         self.events: list[tuple[int, Mapping[str, Any]]] = []
         self.sealed_ms = start_ms
         self.start_ms: int | None = start_ms
-        self.sealing = False  # a job is with the writer
+        self.sealing = False  # a job is in the database thread
         self.quiet = False  # the last pack held no reading ...
         self.news = False  # ... and something was read since
         self.readings = 0  # sealed since the start
@@ -77,20 +132,16 @@ class Stream:
         return self.table_versions[-1]
 
     def switch_table(self, number: int, table: StreamTable, start_ms: int) -> None:
-        """Record in a new version from the tick ``start_ms`` on."""
-        if (
-            self.table_versions
-            and self.start_ms is not None
-            and not self.sealing
-            and not any(s.positions for s in self.table_versions)
-        ):
+        """Record under another point table from the tick ``start_ms`` on."""
+        versions = self.table_versions
+        if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):
             # nothing was recorded yet and no birth is out: the better known table serves from the start
-            self.table_versions.clear()
+            versions.clear()
             start_ms = self.start_ms
-        self.table_versions.append(TableVersion(number, table, start_ms))
+        versions.append(TableVersion(number, table, start_ms))
 
     def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
-        """Positions that a visit wrote for table ``number``."""
+        """Add positions that a poll wrote for table ``number``."""
         self.news |= answered
         for version in reversed(self.table_versions):
             if version.number == number:
@@ -98,7 +149,7 @@ class Stream:
                 return
 
     def drop_overwritten(self, tail: int) -> None:
-        """What stood before ``tail`` in the ring was overwritten: however long sealing pauses, this must not grow."""
+        """Forget positions before ``tail`` in the ring: this must not grow, however long sealing pauses."""
         if not self.sealing:
             for version in self.table_versions:
                 del version.positions[: bisect_left(version.positions, tail)]
@@ -123,35 +174,26 @@ class Stream:
         events = [event for event in self.events if event[0] < to_ms]
         return SealJob(self, to_ms, segments, events, unknown, self.start_ms)
 
-    def done(self, job: SealJob, readings: int, gap_readings: int, packs: int, quiet: bool) -> None:
-        """The job is committed: forget what it sealed."""
+    def done(self, job: SealJob) -> None:
+        """The job is committed: count its packs and forget what it sealed."""
         self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
         self.start_ms = None
-        self.quiet = quiet
+        self.quiet = job.quiet
         self.news = False
-        self.readings += readings
-        self.gap_readings += gap_readings
-        self.packs += packs
+        self.readings += sum(pack.records for pack in job.packs)
+        self.gap_readings += sum(pack.gap_readings for pack in job.packs)
+        self.packs += len(job.packs)
         del self.events[: len(job.events)]
         for segment in job.segments:
-            version = next(s for s in self.table_versions if s.number == segment.number)
+            version = next(v for v in self.table_versions if v.number == segment.number)
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
 
 
-LONG_MS = 3_600_000  # of nothing: said at once, and not found out tick by tick
-OUT_OF_TURN_MS = 600_000
-
-
-def facts_in(packs: Sequence[SealedPack]) -> dict[str, bytes]:
-    """What the newest births among packs say of the devices that were met, by stream."""
-    return {pack.stream: pack.facts for pack in packs if pack.facts is not None}
-
-
 def loss_event(note: LossNote) -> dict[str, Any]:
-    """What a stream says of its own packs that had to be dropped."""
+    """The event by which a stream states that packs of its own had to be dropped."""
     return {
         "boot": note.boot,
         "event": "loss",
@@ -165,44 +207,7 @@ def loss_event(note: LossNote) -> dict[str, Any]:
     }
 
 
-def seal_job(
-    ring: Ring, job: SealJob, clock: Mapping[str, Any], losses: Sequence[Mapping[str, Any]] = ()
-) -> list[SealedPack]:
-    """Carry out one job on its stream's packer: tables in turn, the downtime first where there was one."""
-    packer = job.stream.packer
-    packs: list[SealedPack] = []
-    events = [*losses, *(event for _, event in job.events)]
-    made = 0  # packs of the segments before
-    for segment in job.segments:
-        if not segment.table.same_as(packer.table):
-            packer.use(segment.table)
-        if job.start_ms is not None:
-            if packer.from_ms > job.start_ms:  # the clock was set back while we were away
-                events.insert(0, packer.step(job.start_ms))
-            elif packer.from_ms < job.start_ms:
-                # whatever keeps this boot from sealing now: before it, nobody ran
-                packs += packer.absent(ring, job.start_ms, Reason.STOPPED, clock, events)
-                events = []
-            job.start_ms = None
-        held = segment.positions[:]
-        long = _nothing_until(ring, segment.positions, segment.to_ms)
-        if long - packer.from_ms > LONG_MS:  # sealing paused, and the ring has run over since
-            over = bool(segment.positions) and segment.positions[0] < ring.tail
-            why = Reason.RING if over and job.unknown is Reason.STOPPED else job.unknown
-            packs += packer.absent(ring, long, why, clock, events)
-            events = []
-        packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, job.unknown)
-        segment.taken = len(held) - len(segment.positions)
-        segment.sealed, segment.packs = held[: segment.taken], tuple(packs[made:])
-        made, events = len(packs), []
-    if job.step_ms is not None:
-        event = packer.step(job.step_ms)
-        packs += packer.seal(ring, job.segments[-1].positions, job.step_ms, clock, [event])
-        job.segments[-1].packs += tuple(packs[made:])
-    return packs
-
-
-def _nothing_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
+def _empty_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
     """A time before which the ring holds none of these records, with room for ticks answered out of turn."""
     at = bisect_left(positions, ring.tail)
     if at == len(positions):

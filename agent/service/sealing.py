@@ -224,16 +224,16 @@ class SealScheduler:
         assert self._ring is not None
         work = asyncio.ensure_future(self._writer.seal(self._ring, jobs, whole))
         cancelled = await _to_its_end(work)
-        outcome = work.result()
+        done = work.result()
         for job in jobs:
             job.stream.sealing = False
-        for sealed in outcome:
-            sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
-        for job in jobs[len(outcome) :]:
+        for job in jobs[:done]:
+            job.stream.done(job)
+        for job in jobs[done:]:
             job.stream.drop_overwritten(self._ring.tail)
         if cancelled:
             raise asyncio.CancelledError
-        return len(outcome) == len(jobs)
+        return done == len(jobs)
 
 
 async def _to_its_end(work: asyncio.Future[Any]) -> bool:

@@ -46,7 +46,7 @@ class Gateway:
         self.follow()
 
     def follow(self) -> None:
-        self.builder.admit([STREAM])
+        self.builder.add_streams([STREAM])
         while self.builder.catch_up(self.store):
             pass
         while self.builder.repair.step(self.store):

@@ -76,7 +76,7 @@ def settle(gateway: Gateway) -> None:
         list(query(gateway.store, 0, END))  # a report, a figure: whoever reads
         if not gateway.store.damaged_pages:
             return
-        gateway.builder.mend(gateway.store)
+        gateway.builder.rebuild_damaged(gateway.store)
         gateway.follow()
     raise AssertionError("damaged pages stay")
 
@@ -120,7 +120,7 @@ def test_a_kill_between_loses_nothing(tmp_path: Path) -> None:
         conn.execute("UPDATE interval_pages SET body = x'02'")
     cut = Gateway(tmp_path / "cut", park)
     assert not list(query(cut.store, 0, END))
-    cut.builder.mend(cut.store)
+    cut.builder.rebuild_damaged(cut.store)
     cut.close()  # killed
     cut = Gateway(tmp_path / "cut", park)
     settle(cut)

@@ -89,7 +89,7 @@ def test_results_wait_for_a_stream_that_has_not_begun(tmp_path: Path) -> None:
     assert gateway.builder.closed_ms([STREAM]) > 0
     assert gateway.builder.closed_ms([STREAM, "park7/gw01/other"]) == 0
     again = IntervalBuilder(gateway.park.cut, gateway.park.rule, 10**15, lambda stream, event: None)
-    again.admit([STREAM])
+    again.add_streams([STREAM])
     assert again.closed_ms([STREAM]) == 0, "its packs are not read yet"
     gateway.close()
 
@@ -104,7 +104,7 @@ def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Pa
     while True:  # each turn is another start, killed after a slice
         builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
         builder.repair.open(store, {STREAM})
-        builder.admit([STREAM])
+        builder.add_streams([STREAM])
         while builder.catch_up(store):
             pass
         before_ms = store.interval_repairs()[STREAM].before_ms

@@ -116,9 +116,9 @@ class Rounds:
             stream.record(n, [self.ring.append_values(n, tick, at, 1, values)], True)
         jobs = [stream.job(self.now_ms, Reason.STOPPED) for stream in self.streams]
         done = await self.writer.seal(self.ring, jobs)
-        for sealed in done:
-            sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
-        return len(done)
+        for job in jobs[:done]:
+            job.stream.done(job)
+        return done
 
     async def packs(self) -> dict[str, list[bytes]]:
         """Everything that is durable, by stream."""
@@ -295,11 +295,11 @@ class Held(Straight):
         super().__init__(store)
         self.lock = asyncio.Lock()
         self.sealing = SimpleNamespace(paused=lambda: self.lock)
-        self.key_watcher = SimpleNamespace(kid="old", last_unused_hold_s=-math.inf, look=self.look)
+        self.key_watcher = SimpleNamespace(kid="old", last_unused_hold_s=-math.inf, check=self.check)
         self.service, self.looks, self.new = self, 0, False
         self.caller = Caller(os.geteuid(), "")
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         self.looks += 1
         self.key_watcher.kid = "new" if self.new and self.looks > 2 else "old"
 

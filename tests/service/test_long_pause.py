@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from agent.keys import create_key
 from agent.pack import Packer, StreamTable
 from agent.poll import Grid
 from agent.service.db_thread import DatabaseThread
-from agent.service.seal_jobs import SealJob, SealSegment, Stream, seal_job
+from agent.service.seal_jobs import SealJob, SealSegment, Stream
 from agent.service.sealing import SealScheduler
 from drivers.model import Reason
 from ext.ring import Ring
@@ -65,7 +65,8 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
     shape = stream.table_version
     job = SealJob(stream, end, [SealSegment(0, shape.table, kept, end)], [], Reason.DISK)
     began = time.process_time()
-    packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
+    job.seal(ring, CLOCK)
+    packs = [json.loads(pack.data) for pack in job.packs]
     assert time.process_time() - began < 1.0
     assert all(a["to"] == b["from"] for a, b in pairwise(packs))
     assert (packs[0]["from"], packs[-1]["to"]) == (T0 / 1000, end / 1000)
@@ -79,7 +80,8 @@ def test_a_device_that_was_never_read_meanwhile(ring: Ring, stream: Stream) -> N
     job = SealJob(
         stream, T0 + DAYS_MS, [SealSegment(0, stream.table_version.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED
     )
-    packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
+    job.seal(ring, CLOCK)
+    packs = [json.loads(pack.data) for pack in job.packs]
     (gap,) = packs[-1]["gaps"]
     assert (gap["from"], gap["to"], gap["reason"]) == (T0 / 1000, (T0 + DAYS_MS) / 1000, "stopped")
 
@@ -91,7 +93,8 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
     places = array("Q", (read(ring, start + n * 1000) for n in range(3)))
     shape = stream.table_version
     job = SealJob(stream, start + 4_000, [SealSegment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
-    packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
+    job.seal(ring, CLOCK)
+    packs = [json.loads(pack.data) for pack in job.packs]
     gaps = [(gap["from"], gap["to"], gap["reason"]) for pack in packs for gap in pack.get("gaps", ())]
     assert gaps == [(T0 / 1000, start / 1000, "stopped"), (start / 1000 + 3, start / 1000 + 4, "disk")]
 
@@ -99,8 +102,8 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
 class FullDisk:
     """Commits nothing."""
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Any]:
-        return []
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
+        return 0
 
 
 async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) -> None:

@@ -33,8 +33,9 @@ from agent.service.births import DeviceCatalog
 from agent.service.control.intervals import COLUMNS, cells_of
 from agent.service.results.balance import BalanceResults
 from agent.service.results.indicators import IndicatorResults
-from agent.service.results.interval_builder import CommittedSegment, IntervalBuilder
+from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import LATE_MS, LATE_PACKS
+from agent.service.seal_jobs import SealedSegment
 from agent.store import Store
 from agent.store.archive import Archive
 from drivers.model import Reason
@@ -251,9 +252,7 @@ class Play:
             held, events = unit.positions[:], unit.events
             unit.events = []
             made = unit.packer.seal(self.ring, unit.positions, to_ms, clock, events, Reason.TIMEOUT)
-            works.append(
-                CommittedSegment(unit.packer.stream, unit.table, held[: len(held) - len(unit.positions)], tuple(made))
-            )
+            works.append(SealedSegment(unit.packer.stream, unit.table, held[: len(held) - len(unit.positions)], made))
             packs += made
         self.store.commit(packs)
         self.builder.committed(self.store, self.ring, works)

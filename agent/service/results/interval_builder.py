@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from agent.intervals.ledger import Ledger
 from agent.intervals.page import Page, Shape, encode, merged
 from agent.intervals.sketch import Rule
 from agent.intervals.state import StateError
-from agent.pack import SealedPack, StreamTable, seconds
+from agent.pack import StreamTable, seconds
 from agent.service.results.rebuild import (
     IntervalRepair,
     PackReplay,
@@ -34,6 +33,7 @@ from agent.service.results.rebuild import (
     new_pages,
     split_rows,
 )  # fmt: skip
+from agent.service.seal_jobs import SealedSegment
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
 from ext.ring import Ring
@@ -43,16 +43,6 @@ SLICE_S = 0.03  # of the writer's time for catching up
 FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: corrections of the night are in
 
 Event = tuple[str, dict[str, Any]]  # stream, event
-
-
-@dataclass(frozen=True, slots=True)
-class CommittedSegment:
-    """What of a stream was committed in one shape: packs, and the ring records that are in them."""
-
-    stream: str
-    table: StreamTable
-    positions: array[int]
-    packs: tuple[SealedPack, ...]
 
 
 @dataclass(slots=True)
@@ -95,27 +85,27 @@ class IntervalBuilder:
 
     # --- from the ring
 
-    def committed(self, store: Store, ring: Ring, works: Iterable[CommittedSegment]) -> None:
+    def committed(self, store: Store, ring: Ring, segments: Iterable[SealedSegment]) -> None:
         """Take in what was committed just now."""
         touched: dict[str, _StreamState] = {}
-        for work in works:
-            if work.stream in self._broken or work.stream in self._behind or not work.packs:
+        for segment in segments:
+            if segment.stream in self._broken or segment.stream in self._behind or not segment.packs:
                 continue
-            state = self._states.get(work.stream)
-            if state is None or state.ledger.seq + 1 != work.packs[0].seq:
-                self._behind[work.stream] = None
+            state = self._states.get(segment.stream)
+            if state is None or state.ledger.seq + 1 != segment.packs[0].seq:
+                self._behind[segment.stream] = None
                 continue
-            with _FaultGuard(self, work.stream):
-                if state.table is not work.table and any(pack.is_birth for pack in work.packs):
-                    state.ledger.use(json.loads(work.table.encoded))
-                    state.table = work.table
-                spans = [Span(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in work.packs]
-                if not state.ledger.take_ring(ring, work.positions, spans):
+            with _FaultGuard(self, segment.stream):
+                if state.table is not segment.table and any(pack.is_birth for pack in segment.packs):
+                    state.ledger.use(json.loads(segment.table.encoded))
+                    state.table = segment.table
+                spans = [Span(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in segment.packs]
+                if not state.ledger.take_ring(ring, segment.positions, spans):
                     # the ring came round meanwhile: from the kept state, and the packs since
-                    del self._states[work.stream]
-                    self._behind[work.stream] = None
+                    del self._states[segment.stream]
+                    self._behind[segment.stream] = None
                     continue
-                touched[work.stream] = state
+                touched[segment.stream] = state
         self._write(store, touched)
 
     # --- from packs
