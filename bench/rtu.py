@@ -17,7 +17,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agent.poll import DevicePoll, Grid, LinePoller
+from agent.clock import Grid
+from agent.poll import DevicePoll, LinePoller
 from drivers.line import LineConfig, open_line
 from drivers.modbus import ModbusDevice
 from drivers.model import DeviceSpec, Limits, Point

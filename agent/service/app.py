@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import agent
 import ext.clock
 import ext.memory
+from agent.clock import Grid
 from agent.config import Config, UplinkConfig
 from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
-from agent.poll import Grid
 from agent.service.births import Device, DeviceCatalog, known_devices
 from agent.service.checkpoints import Checkpoints
 from agent.service.control.peer import Caller, Right

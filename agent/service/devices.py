@@ -8,10 +8,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.clock import Grid
 from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
 from agent.config.tree import LineEntry
 from agent.pack import StreamTable
-from agent.poll import DevicePoll, Grid, Life, LinePoller
+from agent.poll import DevicePoll, Life, LinePoller
 from agent.service.births import Device, DeviceCatalog
 from agent.service.db_thread import DatabaseThread
 from agent.service.identity import IdentityChecker, MapQuirks
@@ -395,7 +396,7 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
     held = [device for device in manager.devices if device.config.line in gone_lines]
     held += [e.device for e in rest if e.device not in held]
     try:
-        await _all(*(device.poll.hold() for device in held))
+        await _all(*(device.poll.pause() for device in held))
         for name in gone_lines:
             if name in manager.pollers:
                 manager.stop_poller(name)
@@ -416,7 +417,7 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
             device.catalog = change.catalog
     finally:
         for device in held:
-            device.poll.release()
+            device.poll.resume()
     manager.start_pollers()
     _show_traces(manager, change)
 
@@ -449,19 +450,19 @@ def _show_traces(manager: DeviceManager, change: DeviceChanges) -> None:
 async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
     """One device of a line that stays: the others on it do not notice."""
     try:
-        await swap.device.poll.hold()
+        await swap.device.poll.pause()
         _swap(manager, swap)
     finally:
-        swap.device.poll.release()
+        swap.device.poll.resume()
     manager.pollers[swap.entry.line].wake()
 
 
 async def _remove_in_place(manager: DeviceManager, device: Device) -> None:
     try:
-        await device.poll.hold()  # and it stays held
+        await device.poll.pause()  # and it stays held
         manager.remove(device)
     except BaseException:
-        device.poll.release()
+        device.poll.resume()
         raise
 
 

@@ -132,7 +132,7 @@ class IdentityChecker:
             driver.table = number
         else:
             poll.driver = driver
-            poll.respecified()
+            poll.driver_changed()
             if self._map_quirks is not None:
                 self._map_quirks.load(device, driver, device.profile.hash, identity)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import ext.clock
+from agent.clock import Grid
 from agent.pack import seconds
-from agent.poll import DevicePoll, Grid
+from agent.poll import DevicePoll
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealJob, Stream
 from drivers.model import Reason

@@ -102,7 +102,7 @@ def summary(service: Service) -> str:
     """One line for ``systemctl status``."""
     lives = [device.poll.life.value for device in service.devices]
     parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
-    if asleep := sum(device.poll.sleeps(service.grid.now_ms()) for device in service.devices):
+    if asleep := sum(device.poll.is_asleep(service.grid.now_ms()) for device in service.devices):
         parts[0] += f", {asleep} sleep"
     for uplink in service.uplinks:
         state = uplink.state()
@@ -133,7 +133,7 @@ def _device_facts(device: Device, now_ms: int) -> dict[str, Any]:
         "line": device.config.line,
         "profile": device.profile.id,
         "variant": poll.driver.spec.variant or None,
-        "life": "asleep" if poll.sleeps(now_ms) else poll.life.value,
+        "life": "asleep" if poll.is_asleep(now_ms) else poll.life.value,
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
         "error": poll.last_error or None,
         "overloads": poll.overloads,

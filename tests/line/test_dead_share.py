@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 
-from agent.poll import DevicePoll, Grid, LinePoller
+from agent.clock import Grid
+from agent.poll import DevicePoll, LinePoller
 from drivers.modbus import ModbusDevice
 from ext.ring import Ring
 from tests.kits.lines import TICK, Field, gauge, sim_device, spec_of

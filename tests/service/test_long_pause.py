@@ -13,9 +13,9 @@ from typing import cast
 
 import pytest
 
+from agent.clock import Grid
 from agent.keys import create_key
 from agent.pack import Packer, StreamTable
-from agent.poll import Grid
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealJob, SealSegment, Stream
 from agent.service.sealing import SealScheduler

@@ -144,8 +144,9 @@ class Park:
                     device.config.name: (
                         id(device), device.config, id(device.catalog), id(device.line),
                         id(device.stream), id(device.poll.driver),
-                        device.poll.driver.table, device.poll.driver.spec, tuple(device.poll.periods), device.poll.held,
-                        dict(device.identity or {}), [(s.number, id(s.table)) for s in device.stream.table_versions],
+                        device.poll.driver.table, device.poll.driver.spec, tuple(device.poll.periods),
+                        device.poll.paused, dict(device.identity or {}),
+                        [(s.number, id(s.table)) for s in device.stream.table_versions],
                     )
                     for device in service.devices
                 },
@@ -378,7 +379,7 @@ BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use
     (Store, "add_key_record"), (Store, "_serve"), (Store, "bound"), (DatabaseThread, "reconfigure"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
-    (devices_module, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"), (Stream, "switch_table"),
+    (devices_module, "_swap"), (DevicePoll, "pause"), (DevicePoll, "exchange"), (Stream, "switch_table"),
     (DeviceManager, "stop_poller"), (Line, "close"), (DeviceManager, "remove"), (DeviceManager, "add"),
     (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "remove"), (SealScheduler, "add"),
     (SealScheduler, "set_interval"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "set_uplinks"),

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import pytest
 
+from agent.clock import Grid
 from agent.pack import Packer, StreamTable
-from agent.poll import Grid
 from agent.service import db_thread as writing
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealJob, Stream

@@ -18,11 +18,11 @@ from importlib import import_module
 from typing import Any, Protocol
 
 import ext.clock
+from agent.clock import Grid
 from agent.config import Config
 from agent.intervals import Cut
 from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable, seconds
-from agent.poll import Grid
 from agent.service.db_thread import DatabaseThread
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.seal_jobs import loss_event
