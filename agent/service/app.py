@@ -332,7 +332,7 @@ def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[st
     event: dict[str, Any] = {"event": "start", "version": agent.__version__}
     if recovered.packs:
         event["recovered"] = {"packs": recovered.packs, "readings": recovered.readings}
-        log.info("sealed %d readings that the run before left in the ring", recovered.readings)
+        log.info("sealed %d readings that the previous run left in the ring", recovered.readings)
     if gone is not None:
         event["went_back"] = {"exact": gone.exact, "packs": gone.packs, "streams": gone.streams}
     if recovered.lost_rings:

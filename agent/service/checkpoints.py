@@ -55,7 +55,7 @@ class Checkpoints:
         try:
             pages = await self._writer.call(lambda store: self._keep(store, devices))
         except GatewayError as error:
-            log.warning("no checkpoint: %s", error)
+            log.warning("checkpoint postponed: %s", error)
             return False
         self._newest = pages
         for page in pages:

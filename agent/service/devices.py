@@ -245,7 +245,9 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
     """One complaint for each key that only a restart can bring into effect."""
     return [
         ConfigError(
-            "can only change at a restart", where=new.at(key), hint="`systemctl restart meterhouse`, or put it back"
+            "can only change at a restart",
+            where=new.at(key),
+            hint="`systemctl restart meterhouse`, or restore the old value",
         )
         for key, value in RESTART_ONLY.items()
         if value(old) != value(new)
@@ -338,7 +340,7 @@ def _prepare_lines(manager: DeviceManager, change: DeviceChanges, wrong: list[Ga
         except ConfigError as error:
             wrong.append(error)
         except OSError as error:
-            what = f"its trace cannot be made in the runtime directory: {error.strerror}"
+            what = f"its trace cannot be created in the runtime directory: {error.strerror}"
             wrong.append(ConfigError(what, where=change.config.at(f"line.{entry.name}")))
         else:
             change.lines[entry.name] = line
@@ -444,7 +446,7 @@ def _show_traces(manager: DeviceManager, change: DeviceChanges) -> None:
         for name in change.gone_lines - manager.lines.keys():
             (change.config.runtime_dir / f"frames.{name}").unlink(missing_ok=True)
     except OSError as error:
-        log.warning("frames of some lines cannot be watched: %s: %s", error.filename, error.strerror)
+        log.warning("frame traces of some lines are not available: %s: %s", error.filename, error.strerror)
 
 
 async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:

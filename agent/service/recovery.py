@@ -69,9 +69,9 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
             again += behind.left_ms < behind.head.to_ms
     exact = all(behind.exact for behind in store.behind.values())
     streams, packs = store.take_up(resumes)
-    more = "" if exact else "; since the power was cut there may have been more, and who has them sees a rollback"
+    more = "" if exact else "; after this power cut more may be missing, and a receiver that has it sees a rollback"
     log.error(
-        "the database has lost its newest transactions: %d packs of %d streams are gone and will be stated lost; "
+        "the database lost its newest transactions: %d packs of %d streams are gone and will be stated as lost; "
         "the readings of %d streams are sealed again%s", packs, streams, again, more
     )  # fmt: skip
     return LostTransactions(streams, packs, again, exact)
@@ -118,7 +118,7 @@ def recover(
         try:
             ring = Ring.open(str(path))
         except (ValueError, OSError) as error:
-            log.warning("%s is no ring that can be recovered (%s); set aside", path, error)
+            log.warning("%s cannot be recovered (%s); set aside", path, error)
             _set_aside(path, done)
             continue
         try:

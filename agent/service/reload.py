@@ -128,15 +128,15 @@ class Reloader:
         """Read the files and take them up. Never raises: what is wrong is in the outcome."""
         try:
             if self._load is None:
-                raise ConfigError("this agent has no files to read again", where="reload")
+                raise ConfigError("this agent has no configuration files to reload", where="reload")
             changed = await self._take(await asyncio.to_thread(self._load))
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
             return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
         except Exception as error:  # nothing that a file says may end an agent that runs
-            log.error("reload: a fault of ours", exc_info=error)
-            return self._rejected(f"a fault of ours: {type(error).__name__}: {error}", fault=True)
+            log.error("reload: internal error", exc_info=error)
+            return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
         return Outcome(self._service.config.hash(), changed)
 
     def _rejected(self, *complaints: str, fault: bool = False) -> Outcome:
@@ -178,7 +178,7 @@ class Reloader:
                 self._tell(prepared)
                 await service.key_watcher.announce(kid)
             except Exception as error:  # a fault of ours, but what the files say is in effect
-                log.error("reload: not all is told", exc_info=error)
+                log.error("reload: in effect, but not announced everywhere", exc_info=error)
         return said
 
     async def _prepare(self, config: Config) -> Prepared:
@@ -306,7 +306,7 @@ class Reloader:
         Raises what goes wrong here: an agent that is half one thing and half another must not go on.
         """
         service = self._service
-        log.error("reload: a fault while it took effect; the previous configuration is put back")
+        log.error("reload: internal error while applying it; restoring the previous configuration")
         change = await prepare(service.device_manager, config, catalog)
         uplinks: dict[str, Uplink] = {}
         wrong: list[GatewayError] = []

@@ -13,6 +13,7 @@ from pathlib import Path
 from drivers.model import GatewayError
 
 LOCK = "agent.lock"
+PATHS = "Set another directory under [paths] in agent.toml"
 PATIENCE_S = 0.5  # a tool that looks whether an agent runs holds the lock for an instant
 
 
@@ -31,7 +32,9 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
             folder.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise GatewayError(
-                f"cannot be made: {error.strerror}", where=str(folder), hint="Another place: [paths] in agent.toml"
+                f"cannot be created: {error.strerror}",
+                where=str(folder),
+                hint=PATHS,
             ) from error
     _withhold(state_dir, 0o077)
     _withhold(runtime_dir, 0o022)
@@ -39,12 +42,14 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
         fd = os.open(runtime_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise GatewayError(
-            f"cannot be written: {error.strerror}", where=str(runtime_dir), hint="Another place: [paths] in agent.toml"
+            f"cannot be written: {error.strerror}",
+            where=str(runtime_dir),
+            hint=PATHS,
         ) from error
     try:
         if not _locked(fd):
             raise GatewayError(
-                "another agent runs with this runtime directory",
+                "another agent is running with this runtime directory",
                 where=str(runtime_dir),
                 hint="Give each its own: runtime_dir under [paths] in agent.toml",
             )
@@ -85,7 +90,7 @@ def is_agent_running(runtime_dir: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint="Whose is it?") from error
+        raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint="Check its owner") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -102,9 +102,9 @@ class SealScheduler:
     def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
         """The store cannot commit or the key cannot sign, or both can again. Logged at the edges."""
         if text and not self.trouble:
-            log.error("sealing pauses: %s", text)
+            log.error("sealing paused: %s", text)
         elif self.trouble and not text:
-            log.warning("sealing goes on")
+            log.warning("sealing resumed")
         self.trouble, self._gap_reason = text, gap_reason if text else Reason.STOPPED
 
     async def run(self) -> None:

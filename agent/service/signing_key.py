@@ -56,7 +56,7 @@ class ActiveKey:
     def records_of(self, store: Store, signer: Signer) -> bytes:
         """The ``keys`` object that ends with a key. Raises KeyFileError where it does not follow the one before."""
         while (kept := store.key_record()) is not None and not is_sound(kept[1]):
-            log.error("the key records of counter %d in the store are not what was signed, and are dropped", kept[0])
+            log.error("the key records with counter %d in the store do not match their signature; dropped", kept[0])
             store.drop_key_record(kept[0])
         return current_records(signer, self._gateway, kept[1] if kept else None)
 
@@ -151,7 +151,7 @@ class KeyFileWatcher:
                 await self._change(self._path)
             except GatewayError as error:
                 if str(error) != self._trouble:
-                    log.error("the key in hand goes on signing: %s", error)
+                    log.error("keeping the current signing key: %s", error)
                 self._trouble = str(error)
             if stamp is not None:  # a missing file is nothing to come back from
                 self._stamp = stamp
@@ -174,7 +174,7 @@ class KeyFileWatcher:
             return
         counter = json.loads(self._active_key.records)["counter"]
         self._note({"counter": counter, "event": "key", "new": self.kid, "old": before})
-        log.warning("packs are signed with the key %s from here on, until now with %s", self.kid, before)
+        log.warning("signing key changed from %s to %s", before, self.kid)
         await self._after()
 
 

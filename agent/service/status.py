@@ -103,12 +103,14 @@ def summary(service: Service) -> str:
     lives = [device.poll.life.value for device in service.devices]
     parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
     if asleep := sum(device.poll.is_asleep(service.grid.now_ms()) for device in service.devices):
-        parts[0] += f", {asleep} sleep"
+        parts[0] += f", {asleep} asleep"
     for uplink in service.uplinks:
         state = uplink.state()
-        parts.append(f"{uplink.name} {'connected' if state.connected else 'not reached'}, {state.waiting} packs wait")
+        parts.append(
+            f"{uplink.name} {'connected' if state.connected else 'not connected'}, {state.waiting} packs pending"
+        )
     if service.sealing.trouble:
-        parts.append(f"store in trouble: {service.sealing.trouble}")
+        parts.append(f"store error: {service.sealing.trouble}")
     if service.complaints:
         parts.append("the configuration on disk was rejected, the previous one stays in effect")
     return "; ".join(parts)[:400]

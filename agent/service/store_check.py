@@ -62,8 +62,8 @@ class StoreScrubber:
         for text in self.warnings:
             log.warning("%s", text)
         if aside:
-            log.error("the database was damaged (%(found)s) and is set aside as %(aside)s: %(saved)d packs that were "
-                      "waited for came over, %(lost)d are lost", aside)  # fmt: skip
+            log.error("the database was damaged (%(found)s) and was set aside as %(aside)s: %(saved)d pending packs "
+                      "were salvaged, %(lost)d are lost", aside)  # fmt: skip
             self._note(aside)
         await asyncio.sleep(self._first_s)
         while True:
@@ -76,7 +76,7 @@ class StoreScrubber:
                 self._note({"event": "store_check", "found": error.what, "ok": False})
                 raise
             except GatewayError as error:  # the disk does not answer now: sealing says so as well
-                log.warning("the look at the store is put off: %s", error)
+                log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
     async def scrub(self) -> None:
@@ -93,10 +93,10 @@ class StoreScrubber:
         finally:
             self.under_way = False
         took = time.monotonic() - began
-        log.info("the store is sound: %d packs and %d rows in %.0f s", inspection.packs, inspection.rows, took)
+        log.info("store check finished: %d packs and %d rows in %.0f s", inspection.packs, inspection.rows, took)
         if inspection.bad_packs:
             self.bad_packs += inspection.bad_packs
-            log.error("%d packs in the store were not what was sealed, and are dropped", inspection.bad_packs)
+            log.error("%d packs in the store did not match their signature; dropped", inspection.bad_packs)
             self._note({"event": "store_check", "ok": False, "packs": inspection.bad_packs})
 
 

@@ -322,10 +322,10 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
         agent.new = False
         monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
         assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
-        with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
+        with pytest.raises(GatewayError, match=r"paused just now and no new key was made.*stop the agent first"):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         agent.caller = Caller(os.geteuid() + 1, "li")
-        with pytest.raises(NotAllowed, match=r"li .* may not hold the sealing"):
+        with pytest.raises(NotAllowed, match=r"li .* may not pause sealing"):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         assert not agent.lock.locked()
     finally:
@@ -350,7 +350,7 @@ async def test_how_far_each_key_signed(gateway: Gateway) -> None:
         for stream in gateway.names:
             ends = [pack.seq for pack in gateway.made if pack.stream == stream and pack.to_ms <= until]
             assert found.get(stream, 0) == max(ends, default=0), until
-        with pytest.raises(Exception, match=r"no key x is recorded here.*Known are"):
+        with pytest.raises(Exception, match=r"unknown key x.*Known keys: "):
             await last_signed(Straight(store), "x", None)  # type: ignore[arg-type]
     finally:
         store.close()
@@ -374,7 +374,7 @@ def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh, monkeypatc
         assert code == 0, err
         assert json.loads(out)["revoked"] == {"kid": kid, "last": last}
     code, _, err = mh("keys", "create", path.with_name("x"), "--lost", second, "-c", gateway.config, "--yes")
-    assert code == 2 and "is recorded here" in err and not path.with_name("x").exists()
+    assert code == 2 and "unknown key" in err and not path.with_name("x").exists()
     gateway.keys = current_records(load_key(path), BASE)
     assert gateway.broker().verdict is Verdict.VERIFIED
 

@@ -332,7 +332,7 @@ async def test_what_cannot_be_made_on_this_machine_changes_nothing(tmp_path: Pat
         draft.mkdir()
         outcome = await park.reload(park.large())
         draft.rmdir()
-        assert re.search(r"agent\.toml:\d+: line\.hall: its trace cannot be made", "\n".join(outcome.complaints))
+        assert re.search(r"agent\.toml:\d+: line\.hall: its trace cannot be created", "\n".join(outcome.complaints))
         assert different(before, await park.picture()) == {}
         for kind, method, error, says in (
             (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be served"),
@@ -412,7 +412,7 @@ async def test_a_fault_of_ours_while_it_is_prepared_changes_nothing(tmp_path: Pa
                 assert count() == 1, where
                 assert not outcome.accepted and different(before, await park.picture()) == {}, where
                 if not outcome.complaints[0].startswith("agent.toml") and "cannot be served" not in str(outcome):
-                    assert outcome.fault and f"a fault of ours: {type(error).__name__}: injected" in str(outcome), where
+                    assert outcome.fault and f"internal error: {type(error).__name__}: injected" in str(outcome), where
         outcome = await park.reload(text)
         assert outcome.accepted, outcome
         assert (await park.picture())["key"][0] != before["key"][0]
@@ -498,4 +498,4 @@ async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> No
 
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
-        assert "no files" in (await Service(park.service.config)._reloads.once()).complaints[0]
+        assert "no configuration files" in (await Service(park.service.config)._reloads.once()).complaints[0]

@@ -49,15 +49,15 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
         raise UsageError(f"the plan has no input {made.name}", where="declare", hint=f"Known: {known}")
     if made.replaces and made.replaces not in {entry.id for entry in in_force(entries) if entry.name == made.name}:
         raise UsageError(
-            f"{made.replaces} is no entry of {made.name} in force",
+            f"{made.replaces} is not an entry of {made.name} in effect",
             where="declare",
             hint="`meterhouse declare` lists them",
         )
     if not made.value:
         return
     if parse_unit(made.unit).dimension != wanted.unit.dimension:
-        hint = f"In {wanted.unit.text} or a multiple of it"
-        raise UsageError(f"{made.name} cannot be in {made.unit}", where="declare", hint=hint)
+        hint = f"Use {wanted.unit.text} or a multiple of it"
+        raise UsageError(f"{made.name} cannot have the unit {made.unit}", where="declare", hint=hint)
     if (made.to_ms is None) != (wanted.kind == "state"):
-        say = "holds from a day on: leave --to out" if wanted.kind == "state" else "belongs to a time: give --to"
+        say = "is valid from a day on: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
         raise UsageError(f"{made.name} {say}", where="declare")

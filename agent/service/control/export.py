@@ -33,10 +33,10 @@ def complain(archive: Archive, streams: list[str]) -> None:
     """Raises UsageError for a stream that is not there, GatewayError where there is nothing to give."""
     for name in streams:
         if name not in archive.known:
-            hint = f"Known: {', '.join(archive.known)}" if archive.known else "It holds none at all"
+            hint = f"Known: {', '.join(archive.known)}" if archive.known else "It is empty"
             raise UsageError(f"the database has no stream {clean_text(name, 80)!r}", where="--stream", hint=hint)
     if not archive.streams:
-        raise GatewayError("nothing is in this range", where="export", hint="Older packs leave after keep_delivered")
+        raise GatewayError("no packs in this range", where="export", hint="Packs are deleted after keep_delivered")
 
 
 def as_part(piece: Piece) -> bytes:

@@ -26,7 +26,7 @@ SOCKET: Final = "control"  # its name in the runtime directory
 HEADER: Final = struct.Struct(">BI")
 MAX_REQUEST: Final = 64 << 10
 MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may have 16 MiB
-VERSIONS: Final = "Are agent and tool of one version? `meterhouse status` shows the agent's"
+VERSIONS: Final = "Do agent and tool have the same version? `meterhouse status` shows the agent's"
 
 
 class Frame(IntEnum):
@@ -62,9 +62,9 @@ def parse_header(data: bytes, kinds: frozenset[Frame], limit: int) -> tuple[Fram
     """Kind and length of what follows. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
     number, size = HEADER.unpack(data)
     if number not in kinds:
-        raise ProtocolError(f"a frame of kind {number}", where="control", hint=VERSIONS)
+        raise ProtocolError(f"unexpected frame kind {number}", where="control", hint=VERSIONS)
     if size > limit:
-        raise ProtocolError(f"a frame of {size} bytes", where="control", hint=f"At most {limit} are read")
+        raise ProtocolError(f"a frame of {size} bytes is too long", where="control", hint=f"The limit is {limit} bytes")
     return Frame(number), size
 
 

@@ -35,7 +35,9 @@ async def answer(access: Access, request: Intervals, reply: Reply) -> dict[str, 
     streams = _chosen(known, request.streams)
     from_ms, to_ms = max(request.from_ms, first_ms), min(request.to_ms, last_ms)
     if from_ms >= to_ms:
-        raise GatewayError("no intervals are in this range", where="export", hint="They leave after keep_intervals")
+        raise GatewayError(
+            "no intervals in this range", where="export", hint="Intervals are deleted after keep_intervals"
+        )
     days = list(cut.stretches("day", from_ms, to_ms))
     done = rows = 0
     for stream in streams:
@@ -57,7 +59,7 @@ def _chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
     ends = {stream.rpartition("/")[2]: stream for stream in known}
     for name in names:
         if name not in ends:
-            hint = f"Known: {', '.join(ends)}" if ends else "It holds none at all"
+            hint = f"Known: {', '.join(ends)}" if ends else "It is empty"
             raise UsageError(f"the database has no device {clean_text(name, 80)!r}", where="--stream", hint=hint)
     return [ends[name] for name in names] or list(known)
 

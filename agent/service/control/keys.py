@@ -40,14 +40,14 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
     if access.caller.uid not in (0, os.geteuid()):  # the key's file is theirs: nobody else makes a key meanwhile
-        hint = "Replacing and revoking keys is for them: use sudo"
-        what = f"{access.caller} may not hold the sealing: only root and the agent's user may"
+        hint = "Use sudo to replace or revoke keys"
+        what = f"{access.caller} may not pause sealing: only root and the agent's user may"
         raise NotAllowed(what, where="control", hint=hint)
     watch = service.key_watcher
     async with service.sealing.paused():
         if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # whoever may ask may not stop the sealing
-            hint = f"Again in {PAUSE_S:.0f} s, or stop the agent first"
-            raise GatewayError("sealing was held just now and no key came", where="agent", hint=hint)
+            hint = f"Try again in {PAUSE_S:.0f} s, or stop the agent first"
+            raise GatewayError("sealing was paused just now and no new key was made", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
         watch.last_unused_hold_s = time.monotonic()  # also for a tool that leaves now
@@ -75,8 +75,8 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     if kid not in kids and kids and kids[-1] in before:
         return {}  # made since the agent ran last: it has signed nothing
     if kid not in kids:
-        hint = f"Known are {', '.join(kids)}" if kids else "The agent has published none so far"
-        raise UsageError(f"no key {clean_text(kid, 60)} is recorded here", where="keys", hint=hint)
+        hint = f"Known keys: {', '.join(kids)}" if kids else "The agent has not published any key yet"
+        raise UsageError(f"unknown key {clean_text(kid, 60)}", where="keys", hint=hint)
     later = frozenset(kids[kids.index(kid) + 1 :])
     found: dict[str, int] = {}
     for stream in await access.call(Store.heads):

@@ -48,7 +48,7 @@ class Caller:
     def __str__(self) -> str:
         if self.login:
             return f"{self.login} (uid {self.uid})"
-        return "a user whom the sandbox does not know" if self.uid == unmapped_uid() else f"uid {self.uid}"
+        return "a user unknown in the sandbox" if self.uid == unmapped_uid() else f"uid {self.uid}"
 
     def as_dict(self) -> dict[str, Any]:
         """As declarations have it."""
@@ -136,16 +136,16 @@ class Rules:
         name = caller.login or "USER"
         if right is Right.LOOK:
             door = _group_name(self._door_gid)
-            hint = f"Only members of the group {door} may: `sudo adduser {name} {door}`, then log in anew"
-            raise NotAllowed(f"{caller} may not look at this agent", where="control", hint=hint)
+            hint = f"Only members of the group {door} may: `sudo adduser {name} {door}`, then log in again"
+            raise NotAllowed(f"{caller} may not query this agent", where="control", hint=hint)
         if not known:
-            hint = "Its sandbox cannot tell who has a number above 65535: use sudo, or a local account"
-            raise NotAllowed("the agent does not know this user, who may only look", where="control", hint=hint)
-        what = f"{caller} may look at this agent, but not change anything"
+            hint = "The sandbox cannot identify uids above 65535: use sudo or a local account"
+            raise NotAllowed("the agent cannot identify this user, who may only query", where="control", hint=hint)
+        what = f"{caller} may query this agent, but not change anything"
         if group_gid is None:
-            hint = f"There is no group {group} here, so only root and the agent's user may: use sudo, or make the group"
+            hint = f"Group {group} does not exist, so only root and the agent's user may: use sudo, or create the group"
         else:
-            hint = f"Root and members of the group {group} may: `sudo adduser {name} {group}`, then log in anew"
+            hint = f"Root and members of the group {group} may: `sudo adduser {name} {group}`, then log in again"
         raise NotAllowed(what, where="control", hint=hint)
 
 

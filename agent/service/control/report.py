@@ -85,8 +85,8 @@ def _day_of(text: str) -> date | None:
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{clean_text(text, 40)!r} is no date", where="report", hint="As 2026-11-24") from None
+        raise UsageError(f"invalid date {clean_text(text, 40)!r}", where="report", hint="Example: 2026-11-24") from None
     if not FIRST_YEAR <= day.year <= LAST_YEAR:  # what comes before and after it must be dates too
-        hint = f"Reports are of the years {FIRST_YEAR} to {LAST_YEAR}"
-        raise UsageError(f"there is no report of {day}", where="report", hint=hint)
+        hint = f"Reports cover the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise UsageError(f"no report for {day}", where="report", hint=hint)
     return day

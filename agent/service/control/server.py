@@ -77,7 +77,7 @@ class ConnectionLimits:
             return ""
         if self._of_user[uid] >= MAX_OF_USER:
             return f"this user has {MAX_OF_USER} connections open"
-        return f"{others} connections of users are open" if others >= MAX_CONNECTIONS - KEPT else ""
+        return f"{others} user connections are open" if others >= MAX_CONNECTIONS - KEPT else ""
 
     def enter(self, uid: int, privileged: bool) -> None:
         """One more."""
@@ -126,7 +126,7 @@ class ControlServer:
             self._door = _listen(self._folder_fd)
             door = os.stat(SOCKET, dir_fd=self._folder_fd, follow_symlinks=False)
         except OSError as error:
-            log.error("tools cannot ask this agent: %s: %s", self._folder / SOCKET, error.strerror)
+            log.error("control socket not available: %s: %s", self._folder / SOCKET, error.strerror)
             self.close()
             return
         self._rules = Rules(door.st_gid)
@@ -159,7 +159,7 @@ class ControlServer:
                     try:
                         sock, _ = await loop.sock_accept(self._door)
                     except OSError as error:  # no descriptor is left, or the client is gone already
-                        self._complain(f"cannot take a connection: {error.strerror}")
+                        self._complain(f"cannot accept a connection: {error.strerror}")
                         await asyncio.sleep(1)
                         continue
                     self._admit(sock, group)
@@ -175,9 +175,9 @@ class ControlServer:
             return
         privileged = peer.uid in self._rules.own
         if full := self._limits.refusal(peer.uid, privileged):
-            self._complain(f"{full}; one more of uid {peer.uid} is refused")
+            self._complain(f"{full}; connection of uid {peer.uid} refused")
             _last_word(
-                sock, GatewayError("too many are asking", where="control", hint=f"{full}. Try again in a minute")
+                sock, GatewayError("too many connections", where="control", hint=f"{full}. Try again in a minute")
             )
             sock.close()
             return
@@ -240,7 +240,7 @@ class ControlServer:
         self._unsaid += 1
         now = time.monotonic()
         if now - self._said_s >= SAY_EVERY_S:
-            more = f" ({self._unsaid} since the last such line)" if self._unsaid > 1 else ""
+            more = f" ({self._unsaid} since the last such message)" if self._unsaid > 1 else ""
             log.warning("control: %s%s", clean_text(what, 200), more)
             self._said_s, self._unsaid = now, 0
 
@@ -262,7 +262,7 @@ class Connection:
                 _, size = parse_header(await self._exactly(HEADER.size), _REQUESTS, MAX_REQUEST)
                 return await self._exactly(size)
         except TimeoutError:
-            raise ClientGone(f"said nothing whole for {REQUEST_S:g} s") from None
+            raise ClientGone(f"sent no complete request within {REQUEST_S:g} s") from None
 
     async def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -325,7 +325,7 @@ class Connection:
                     await self._loop.sock_sendall(self._sock, header(kind, len(payload)))
                     await self._loop.sock_sendall(self._sock, payload)
             except TimeoutError:
-                raise ClientGone(f"took nothing for {SEND_S:g} s") from None
+                raise ClientGone(f"read nothing for {SEND_S:g} s") from None
             except OSError as error:
                 raise ClientGone from error
             self._broken = False
@@ -400,7 +400,7 @@ def _listen(folder_fd: int) -> socket.socket:
     """A listening socket in a folder that we hold; one that was left there is removed. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(SOCKET, dir_fd=folder_fd).st_mode):
-            raise IsADirectoryError(21, "is a folder; remove it")
+            raise IsADirectoryError(21, "is a directory; remove it")
         os.unlink(SOCKET, dir_fd=folder_fd)
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -416,8 +416,10 @@ def _listen(folder_fd: int) -> socket.socket:
 
 
 def _stopping() -> GatewayError:
-    return GatewayError("the agent was stopped", where="agent", hint="Ask again: a stopped agent's database is opened")
+    return GatewayError(
+        "the agent was stopped", where="agent", hint="Repeat the command: it then opens the database itself"
+    )
 
 
 def _fault(error: Exception) -> GatewayError:
-    return GatewayError(f"a fault of ours: {type(error).__name__}: {error}", where="agent", hint="Its log has more")
+    return GatewayError(f"internal error: {type(error).__name__}: {error}", where="agent", hint="See the agent's log")

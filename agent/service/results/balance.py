@@ -84,7 +84,7 @@ class BalanceResults:
         except GatewayError:
             raise
         except Exception:  # a fault of ours in a sum must never end the sealing of readings
-            log.exception("balances stop until the next start, readings do not")
+            log.exception("internal error: no balances until the next start; readings are not affected")
             self._broken = True
             return [known]
 

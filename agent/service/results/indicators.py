@@ -23,7 +23,7 @@ from agent.store import Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-BROKEN = "figures stop until the next start, readings do not"
+BROKEN = "internal error: no figures until the next start; readings are not affected"
 SLICE_S = 0.03  # of the writer's time for adding up days
 LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
@@ -124,7 +124,7 @@ class IndicatorResults:
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
         if any(repair.before_ms for repair in store.interval_repairs().values()):
-            raise NotYet("the intervals before are still being compared with their packs", where="indicators")
+            raise NotYet("earlier intervals are still being compared with their packs", where="indicators")
         if self._add_day(store, start):
             raise NotYet("the days of this year are being added up", where="indicators")
         parts = self._parts(store, start, end)

@@ -172,7 +172,7 @@ class IntervalBuilder:
             is_other = error.is_other
             log.log(
                 logging.INFO if is_other else logging.WARNING,
-                "the counter state of %s is not used (%s); its intervals are rebuilt from its packs", stream, error,
+                "counter state of %s not usable (%s); rebuilding its intervals from its packs", stream, error,
             )  # fmt: skip
             return self._rebuilt(store, stream, kept[0] if is_other else None)
         return _StreamState(ledger, PackReplay(stream, ledger, 0, False))
@@ -274,7 +274,7 @@ class IntervalBuilder:
         for stream in sorted({page.stream for page in damaged}):
             mine, head = [page for page in damaged if page.stream == stream], store.heads()[stream]
             log.warning(
-                "%d pages of intervals of %s, from %s on, are damaged; they are made again from its packs",
+                "%d interval pages of %s from %s on are damaged; rebuilding them from its packs",
                 len(mine), stream, datetime.fromtimestamp(min(page.from_ms for page in mine) / 1000, UTC),
             )  # fmt: skip
             self._broken.discard(stream)
@@ -296,7 +296,7 @@ class IntervalBuilder:
 
     def disable(self, stream: str, error: BaseException) -> None:
         """A fault of ours: this stream has no intervals until the next start; its readings are not concerned."""
-        log.error("intervals of %s stop until the next start: %s", stream, error, exc_info=error)
+        log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
         self._broken.add(stream)
         self._states.pop(stream, None)
 

@@ -155,7 +155,7 @@ class ResultPublisher:
                 self._failed = ""
             except GatewayError as error:  # a full disk: packs say so as well, and nothing of this is lost
                 if str(error) != self._failed:
-                    log.warning("intervals wait: %s", error)
+                    log.warning("intervals postponed: %s", error)
                 self._failed, busy = str(error), False
             await asyncio.sleep(SLICES_S if busy else LOOK_S)
 

@@ -263,7 +263,7 @@ class IntervalRepair:
                 self._day = None
                 raise
             except Exception:  # a fault of ours in a sum must never end the sealing of readings
-                log.exception("the intervals of %s before that stay as they are written", repair.stream)
+                log.exception("internal error: older intervals of %s stay as written", repair.stream)
                 self._keep(store, repair, [], 0)
         return bool(self.left)
 
