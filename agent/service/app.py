@@ -1,4 +1,4 @@
-"""The service: puts the parts together, runs them, stops them in order."""
+"""The application: assembles the parts, runs them, stops them in order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-CLOCK_CHECK_S = 1.0  # at the wall clock
+CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S = 2.0
 GIVE_BACK_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
@@ -57,7 +57,7 @@ class Service:
 
     Args:
         ready: called once when the store is open and the lines are being served.
-        load: reads the configuration anew; None: it is never reloaded.
+        load: reads the configuration again; None: no reloads.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Service:
     ) -> None:
         self.config = config
         self.loaded_ms = time.time_ns() // 1_000_000
-        self.complaints: list[str] = []  # why the configuration on the disk is not the one in force
+        self.complaints: list[str] = []  # errors of the configuration on disk that was rejected
         self._reloads = Reloader(self, load)
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
@@ -92,7 +92,7 @@ class Service:
     # --- life
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
+        """Run until ``stop`` is set. Raises GatewayError if the agent cannot start at all."""
         with instance_lock(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
             self.active_key = ActiveKey(load_key(key_path), self.config.base)
@@ -204,11 +204,11 @@ class Service:
         )
 
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
-        """What a request on the control socket works with: who looks waits for its turn at the store."""
+        """The access that a control request gets; read-only requests take turns at the store."""
         return RunningAccess(self, caller, self._slices if right is Right.LOOK else None)
 
     def _publish_keys(self, keys: bytes) -> None:
-        """From the writer's thread, before anything that only these keys explain."""
+        """From the database thread, before anything that needs these keys to be verified."""
         for uplink in self.uplinks:
             uplink.retain("keys", keys)
 
@@ -247,7 +247,7 @@ class Service:
                 task.cancel()
 
     async def _stop(self) -> None:
-        """From the source: no more polls, seal what is held, commit, try to send for a bounded time."""
+        """In the order of the data: stop polling, seal what is left, commit, try to send for a bounded time."""
         await self.device_manager.close()
         try:
             sealed = await self.sealing.close()
@@ -255,7 +255,7 @@ class Service:
             if sealed and self.checkpoints is not None:
                 await self.checkpoints.make()
         except GatewayError as error:
-            log.error("%s", error)  # the ring stays: the next start seals it
+            log.error("%s", error)  # the ring file stays: the next start seals it
             sealed = False
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in self.uplinks))
         await self.writer.stop()
@@ -269,11 +269,11 @@ class Service:
     # --- another configuration
 
     def reload(self) -> asyncio.Future[Outcome]:
-        """Take what the files say now, without losing a reading; what is wrong leaves everything as it is."""
-        return self._reloads.ask()
+        """Apply the configuration files as they are now, without losing a reading; an error changes nothing."""
+        return self._reloads.request()
 
     def write_status(self) -> None:
-        """Say to local tools what holds now."""
+        """Write the status file for local tools."""
         if self._snapshot is not None:
             try:
                 self._snapshot.write(self)
@@ -300,7 +300,7 @@ class Service:
                     self.device_manager.start_pollers()
 
     async def _housekeeping(self) -> None:
-        """Keep the store within its bounds; what had to be dropped is stated in the stream's next pack."""
+        """Keep the store within its limits; what had to be dropped is stated in the stream's next pack."""
         while True:
             trusted = ext.clock.state().synced is not False
             try:
@@ -319,7 +319,7 @@ class Service:
             self._release_memory(beat % GIVE_BACK_EVERY == 1)
 
     def _release_memory(self, give_back: bool) -> None:
-        """Let go of pages of ring and traces, which are in the runtime directory anyway, and of what was freed."""
+        """Release memory: pages of the ring and the traces, which are files anyway, and freed heap."""
         if self._ring is not None:
             self._ring.trim()
         self.device_manager.trim()
@@ -341,6 +341,6 @@ def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[st
 
 
 def _store_line(store: Store) -> list[str]:
-    """What is really in effect, at every start (field pain 54)."""
+    """The settings that are really in effect, at every start (field pain 54)."""
     usage = store.usage()
     return [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]

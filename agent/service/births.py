@@ -1,4 +1,4 @@
-"""Point tables in the form of a birth: what a reading's source was, said once and signed."""
+"""Devices, their specs, and their point tables as births carry them: the source of each reading, signed."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ class Device:
     """One device in the running agent."""
 
     config: DeviceConfig
-    catalog: DeviceCatalog  # of the configuration that it was made of
+    catalog: DeviceCatalog  # of its configuration
     line: Line
     stream: Stream
     poll: DevicePoll
-    identity: dict[str, str | None] | None = None  # None: not met yet
+    identity: dict[str, str | None] | None = None  # None: not identified yet
 
     @property
     def profile(self) -> Profile:
-        """The family that it belongs to."""
+        """The profile of its family."""
         return self.catalog.profile(self.config)
 
 
 def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:
-    """What the store knows of the devices behind streams."""
+    """What the store knows about the devices of streams."""
     found = {stream: Facts.decode(facts) for stream, (facts, _) in rows.items() if facts is not None}
     return {stream: facts for stream, facts in found.items() if facts is not None}
 
 
 class DeviceCatalog:
-    """Specs and tables of all devices. Raises ProfileError where a profile is gone since the check.
+    """Specs and tables of all devices of a configuration. Devices of one kind share their points.
+
+    Raises ProfileError if a profile was removed since the configuration was checked.
 
     Args:
-        known: by stream, what is known of devices from before; kept up to date here, and handed on to the next catalog.
-        start_ms: the counter epoch of a device that nothing is known of begins here.
+        known: by stream, what is known about devices; kept up to date here, and passed on to the next catalog.
+        start_ms: the counter epoch of an unknown device begins here.
     """
 
     def __init__(self, config: Config, known: dict[str, Facts] | None = None, start_ms: int = 0) -> None:
@@ -60,11 +62,11 @@ class DeviceCatalog:
         self._tables: dict[Kind, PointTable] = {}
 
     def profile(self, device: DeviceConfig) -> Profile:
-        """The family of a device."""
+        """The profile of a device."""
         return self._profiles[device.profile]
 
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
-        """What the driver needs, for an identity as far as it is known."""
+        """What the driver needs, for the identity that is known so far."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
         profile = self.profile(device)
         spec = device_spec(self._config, device, profile, known.get("device.firmware"), known)
@@ -78,7 +80,7 @@ class DeviceCatalog:
         identity: Mapping[str, str | None] | None = None,
         epoch: int | None = None,
     ) -> StreamTable:
-        """The table of a birth of this device; ``epoch`` None: the one that is known."""
+        """The table for a birth of this device; ``epoch`` None: the known one."""
         if epoch is None:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
@@ -90,7 +92,7 @@ class DeviceCatalog:
         table = StreamTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
-            table.met = False  # a change that is not told yet, which a restart must find again
+            table.met = False  # a change without its event yet, which a restart must find again
         return table
 
     def gateway_table(self, stream: str, version: str) -> StreamTable:
@@ -98,7 +100,7 @@ class DeviceCatalog:
         return StreamTable(stream, gateway_table(self._config, version))
 
     def results_table(self, stream: str, version: str) -> StreamTable:
-        """The table of the stream of results."""
+        """The table of the ``_indicators`` stream."""
         return StreamTable(stream, results_table(self._config, version))
 
     @staticmethod
@@ -109,7 +111,7 @@ class DeviceCatalog:
 
 @dataclass(frozen=True, slots=True)
 class ProfileSource:
-    """What a birth says of the profile that a device was read with."""
+    """What a birth states about the profile of a device."""
 
     profile: str
     profile_hash: str
@@ -117,7 +119,7 @@ class ProfileSource:
 
 
 def gateway_table(config: Config, version: str) -> dict[str, Any]:
-    """The table of the ``_gateway`` stream: no points, only who speaks."""
+    """The table of the ``_gateway`` stream: no points, only the gateway itself."""
     return {
         "config": config.hash(),
         "device": {
@@ -143,9 +145,9 @@ MAX_PLAN_BYTES = 48 << 10
 
 
 def results_table(config: Config, version: str) -> dict[str, Any]:
-    """The table of the ``_indicators`` stream: also how intervals are cut, and the park's plan with its text.
+    """The table of the ``_indicators`` stream, with the interval settings and the text of the site's plan.
 
-    With these, the shipped sets and the packs, anybody can repeat a figure. A plan beyond 48 KiB is named by hash only.
+    With these, the shipped sets and the packs, figures can be recomputed. A plan above 48 KiB is named by hash only.
     """
     entry = config.interval
     cut = {
@@ -167,7 +169,7 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
 
 
 def derived_row(one: DerivedConfig) -> dict[str, Any]:
-    """A derived point as births say it: of its device where it is a heat, and of the results."""
+    """A derived point as in births: of its device if it is a heat, and of the results."""
     if one.terms:
         return {
             "n": one.name,
@@ -187,10 +189,10 @@ def device_front(
     """The table of one device, without its points.
 
     Args:
-        identity: what the device says it is (``device.serial`` and so on), None before it was met.
+        identity: what the device reports (``device.serial`` and so on), None before it was identified.
     """
-    said = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
-    firmware = said.pop("firmware", None)
+    reported = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
+    firmware = reported.pop("firmware", None)
     more: dict[str, Any] = {"caching": True, "fresh": _fresh(spec.fresh)} if spec.caching else {}
     if spec.night is not None:
         place = {"latitude": exact_text(spec.night.latitude), "longitude": exact_text(spec.night.longitude)}
@@ -205,7 +207,7 @@ def device_front(
             "address": spec.address,
             "evidence": source.evidence,
             "firmware": firmware,
-            "identity": said or None,
+            "identity": reported or None,
             "label": device.label,
             "parent": dict(device.parent),
             "profile": source.profile,
@@ -221,7 +223,7 @@ def device_front(
 
 
 def _fresh(rule: Fresh | None) -> dict[str, Any] | None:
-    """How a caching master proves that its source lives; null says that nothing does (it may repeat old values)."""
+    """How a caching master proves that its source is alive; null: not at all (it may repeat old values)."""
     if rule is None:
         return None
     how = {"equals": rule.equals, "changes_within": rule.changes_within_s}
@@ -259,7 +261,7 @@ def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[
 
 
 def _source(point: Point) -> dict[str, Any]:
-    """Where a value's bytes lie and what is done to them."""
+    """Where the bytes of a value are and how they are decoded."""
     source: dict[str, Any] = {"type": point.type} if point.type else {}
     if point.key:
         source["key"] = point.key

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 3.0  # after the start: the first packs are sealed by then
+FIRST_S = 3.0  # after the start: by then the first packs are sealed
 LOOK_EVERY_S = 10.0
-HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: the packs up to it are sealed by then
+HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: by then the packs up to it are sealed
 
 
 class Checkpoints:
-    """Makes, keeps and publishes them. The key is used in the writer's thread only, like for packs."""
+    """Makes, stores and publishes checkpoints. The key is used only in the database thread, as for packs."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Checkpoints:
         self._newest: list[Page] = []
 
     async def run(self) -> None:
-        """One soon and one an hour until cancelled; the first of a UTC day is the one that is kept long."""
+        """One soon after the start and one an hour until cancelled; the first of a UTC day is kept long."""
         await asyncio.sleep(FIRST_S)
         done = None
         while True:
@@ -50,7 +50,7 @@ class Checkpoints:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def make(self) -> bool:
-        """Sign the heads as they are durable now, keep the pages, publish them. False where the store could not."""
+        """Sign the durable heads, store the pages, publish them. False if the store could not."""
         devices = frozenset(self._devices())
         try:
             pages = await self._writer.call(lambda store: self._keep(store, devices))
@@ -64,7 +64,7 @@ class Checkpoints:
         return True
 
     def again(self, uplinks: Iterable[Uplink]) -> None:
-        """Hand the newest pages to destinations that came later."""
+        """Give the newest pages to destinations that were added later."""
         for uplink in uplinks:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)

@@ -1,6 +1,6 @@
-"""The one thread that seals, owns the database and tells the destinations what is durable.
+"""The database thread: the only one that seals packs, uses the database and offers durable packs to the uplinks.
 
-Everything reaches it through a queue; what it has done goes back to the loop by ``call_soon_threadsafe``.
+Work reaches it through a queue; results go back to the loop by ``call_soon_threadsafe``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class DatabaseThread:
         open_store: called in the thread; its error is raised by ``start``.
         clock: the ``clock`` object of a pack, at the moment of the call.
 
-    ``on_trouble`` is called in the loop with a text when the store cannot commit or the key cannot sign (then also
-    with the reason of gaps that come of it), with None when both could. ``on_committed`` is called in the thread, once
+    ``on_trouble`` is called in the loop: with a text when the store cannot commit or the key cannot sign (then with the
+    reason of the gaps that follow, too), with None when both succeeded. ``on_committed`` is called in the thread, once
     packs are durable and offered.
     """
 
@@ -47,11 +47,11 @@ class DatabaseThread:
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="database", daemon=True)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._leaving: Callable[[], None] = _noop
-        # touched by the writer thread only:
+        # touched by the database thread only:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
         self._losses: list[LossNote] = []
@@ -65,11 +65,11 @@ class DatabaseThread:
         await self._ready
 
     def set_uplinks(self, uplinks: Sequence[Uplink]) -> None:
-        """Offer to these destinations from now on."""
+        """Offer packs to these destinations from now on."""
         self._uplinks = tuple(uplinks)
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run ``function`` with the store in the writer thread; its exception is raised here."""
+        """Run ``function`` with the store in the database thread; its exception is raised here."""
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run(store: Store) -> None:
@@ -84,14 +84,14 @@ class DatabaseThread:
         return await future
 
     async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
-        """Seal and commit jobs, half a megabyte in a transaction. What is missing in the result did not happen.
+        """Seal and commit jobs, half a megabyte in a transaction. Returns how many of them, in order, are committed.
 
-        ``whole``: all in one transaction, or none; for jobs that are small.
+        ``whole``: all in one transaction or none; for small jobs.
         """
         return await self.call(lambda store: self._seal(store, ring, jobs, whole))
 
     async def prune(self, now_ms: int) -> set[str]:
-        """Keep the store within its bounds. Returns the streams whose next pack must state a loss."""
+        """Keep the store within its limits. Returns the streams whose next pack must state a loss."""
 
         def run(store: Store) -> set[str]:
             self._losses = store.prune(now_ms)
@@ -100,7 +100,7 @@ class DatabaseThread:
         return await self.call(run)
 
     async def reconfigure(self, change: Callable[[Store], None]) -> None:
-        """Give the store other bounds or destinations; what was confirmed until now is let out before."""
+        """Give the store other limits or destinations, after writing the confirmations received until now."""
 
         def run(store: Store) -> None:
             self._flush(store, 0)
@@ -125,7 +125,7 @@ class DatabaseThread:
         max_bytes: int,
         callback: Callable[[Sequence[OutboxItem]], None],
     ) -> None:
-        """Read from an outbox, oldest first; ``callback`` runs in the writer thread."""
+        """Read from an outbox, oldest first; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             known = dest in store.destinations
@@ -134,18 +134,18 @@ class DatabaseThread:
         self._queue.put(run)
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        """The newest births, by stream; ``callback`` runs in the writer thread."""
+        """The newest births, by stream; ``callback`` runs in the database thread."""
         self._queue.put(lambda store: callback(store.births(after, limit, max_bytes)))
 
     def leaving(self) -> None:
-        """What is committed by now may leave the house."""
+        """What is committed by now may leave the gateway."""
         self._leaving()
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
 
         def run(store: Store) -> None:
-            if dest not in store.destinations:  # the last word of one that was just taken out
+            if dest not in store.destinations:  # a late confirmation of a destination that was just removed
                 return
             if not self._confirmed:
                 self._confirmed_at = time.monotonic()
@@ -155,7 +155,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
-        """A platform's word about a range of packs; ``callback`` runs in the writer thread."""
+        """A platform's acknowledgement of a range of packs; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             try:
@@ -179,7 +179,7 @@ class DatabaseThread:
         max_bytes: int,
         callback: Callable[[ReplayPage], None],
     ) -> None:
-        """Packs that a platform asks for again; ``callback`` runs in the writer thread."""
+        """Packs that a platform asks for again; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             try:
@@ -191,7 +191,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Of a destination's budget of replays; ``callback`` runs in the writer thread, unless the store fails."""
+        """Count bytes of the daily replay quota; ``callback`` runs in the database thread, unless the store fails."""
         self._queue.put(lambda store: callback(store.spend(dest, day, size)))
 
     # --- the thread
@@ -210,7 +210,7 @@ class DatabaseThread:
             while (job := self._next()) is not None:
                 try:
                     self._do(store, job)
-                except GatewayError as error:  # an uplink's question that failed: it will ask again
+                except GatewayError as error:  # a failed request of an uplink: it will repeat it
                     self._post_to_loop(self.on_trouble, str(error))
                 self._flush(store, FLUSH_S)
             self._flush(store, 0)
@@ -219,7 +219,7 @@ class DatabaseThread:
             self._post_to_loop(_settle, self._stopped, None)
 
     def _do(self, store: Store, function: Callable[[Store], T]) -> T:
-        """Errors of SQLite come out as the store's. Where one says damage, the next sealing ends the service."""
+        """Run with errors of SQLite translated into the store's. After damage, the next sealing ends the service."""
         try:
             return store.call(function)
         except StoreDamaged as error:
@@ -236,7 +236,7 @@ class DatabaseThread:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
             try:
                 store.commit((), self._confirmed)
-            except GatewayError as error:  # they stay and go with a later commit: at worst a pack is sent twice
+            except GatewayError as error:  # they stay for a later commit: at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
                 self._post_to_loop(self.on_trouble, str(error))
                 return
@@ -266,15 +266,15 @@ class DatabaseThread:
         return done
 
     def reload_losses(self, store: Store) -> None:
-        """Those that the store knows now are to be stated; in the thread."""
+        """Read from the store which losses must be stated; in the thread."""
         self._losses = store.losses()
 
     def losses_of(self, stream: str) -> list[LossNote]:
-        """What the next pack of a stream must state; in the thread."""
+        """The losses that the next pack of a stream must state; in the thread."""
         return [note for note in self._losses if note.stream == stream]
 
     def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
-        """Commit packs that hold no readings and offer them; in the thread. Raises what ``Store.commit`` raises.
+        """Commit packs of results and offer them; in the thread. Raises what ``Store.commit`` raises.
 
         ``stated``: losses that stand in the first of them.
         """
@@ -312,10 +312,10 @@ class DatabaseThread:
             uplink.offer(items)
 
     def _post_to_loop(self, function: Callable[..., None], *args: object) -> None:
-        """Run in the loop, if there still is one."""
+        """Run in the loop, if it is not closed yet."""
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is closed: a second signal ended us at once
+        except RuntimeError:  # the loop is closed: a second signal ended the agent at once
             return
 
 

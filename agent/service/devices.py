@@ -1,4 +1,9 @@
-"""Lines and devices of the running agent, and one poller a line."""
+"""Lines and devices of the running agent, one poller a line, and how a reload changes them.
+
+A reload first makes all that can fail and changes nothing (``prepare``), then applies it (``apply``): each device that
+changes takes up no new tick until what is pending was polled, is swapped, and continues: a change costs no reading. A
+line that changes is opened anew in such a pause.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +28,14 @@ from drivers.model import ConfigError, DeviceSpec, GatewayError, ProfileError
 from drivers.registry import Driver
 from ext.ring import Ring
 
-LAST_VISIT_S = 2.0  # for visits under way when the agent stops
+LAST_VISIT_S = 2.0  # for polls under way when the agent stops
 
 PlannedDevice = tuple[DeviceConfig, DeviceSpec, StreamTable]
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedDevice:
-    """A device that is ready to be asked. ``number`` is that of its table in the ring."""
+    """A device that is ready to be polled. ``number``: of its table in the ring."""
 
     entry: DeviceConfig
     spec: DeviceSpec
@@ -43,9 +48,9 @@ class DeviceManager:
     """All lines and devices. Only the loop touches it.
 
     Args:
-        make_stream: the stream of a name, going on where the store left it, else from a time in ms.
+        make_stream: the stream of a name, continuing where the store left it, else from a time in ms.
 
-    ``lock`` is held by whoever stops or changes pollers: a step of the clock and a reload do not mix.
+    ``lock``: paused while pollers are stopped or changed, so that a clock step and a reload do not mix.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class DeviceManager:
         self._identity_checker: IdentityChecker
 
     def plan(self, catalog: DeviceCatalog) -> list[PlannedDevice]:
-        """What the configured devices are asked for, before any was met. Makes the lines; no port is opened."""
+        """Specs and tables of the configured devices, before any was identified. Makes the lines; opens no port."""
         self.catalog = catalog
         for line in self.config.lines:
             self.lines[line.name], _ = self.make_line(line, self.config)
@@ -81,9 +86,9 @@ class DeviceManager:
     def open(
         self, ring: Ring, planned: Sequence[PlannedDevice], start_ms: int, map_quirks: MapQuirks
     ) -> list[tuple[int, StreamTable]]:
-        """Make the devices; returns their tables, to be made durable before anybody is asked.
+        """Make the devices; returns their tables, which must be durable before the first poll.
 
-        Raises ConfigError with a complaint for each device that its driver cannot serve.
+        Raises ConfigError with one complaint for each device that its driver cannot serve.
         """
         self.ring, self.map_quirks = ring, map_quirks
         self._identity_checker = IdentityChecker(
@@ -105,12 +110,12 @@ class DeviceManager:
     def make(
         self, config: Config, entry: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line
     ) -> PreparedDevice:
-        """A device with its driver. Raises ConfigError that names its place; nothing else has changed."""
+        """A device with its driver. Raises ConfigError with its place in the file; then nothing has changed."""
         number = self.number()
         return PreparedDevice(entry, spec, table, number, make_driver(config, spec, line, self.ring, number))
 
     def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
-        """A line, not yet open, and the empty trace of its frames; ``hidden`` until the trace is to be shown.
+        """A line, not yet open, and the empty trace of its frames; a ``hidden`` trace is invisible until ``show``.
 
         Raises ConfigError or OSError.
         """
@@ -119,7 +124,7 @@ class DeviceManager:
         return open_line(line_config(entry), trace=trace), trace
 
     def number(self) -> int:
-        """A number for a table in the ring, used once in a boot."""
+        """A new number for a table in the ring; each is used once in a boot."""
         self._next_table += 1
         return self._next_table - 1
 
@@ -130,7 +135,7 @@ class DeviceManager:
         await self._writer.call(lambda store: store.register_tables(ring_id, rows))
 
     def add(self, made: PreparedDevice, start_ms: int) -> None:
-        """A device that is asked from ``start_ms`` on, once its line has a poller."""
+        """Add a device, polled from ``start_ms`` on as soon as its line has a poller."""
         line = self.lines[made.entry.line]
         line.heed(line.manners(made.spec.limits, made.spec.serial))
         stream = self._make_stream(made.spec.stream, start_ms)
@@ -142,13 +147,13 @@ class DeviceManager:
         self._device_of[id(poll)] = device
 
     def remove(self, device: Device) -> None:
-        """A device that is configured no more, while it is held: its stream is sealed up to now and rests."""
+        """Remove a paused device: its stream is sealed up to now."""
         end_ms = self.cut_ms(device)
         self.sealing.remove(device.stream, end_ms)
         self.devices.remove(device)
 
     def cut_ms(self, device: Device) -> int:
-        """From here on a held device may be another: what was due before is answered or a gap in the ring."""
+        """The time at which a paused device can be swapped: what was due before is answered or a gap in the ring."""
         now_ms, next_ms = self.grid.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
         return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
@@ -156,7 +161,7 @@ class DeviceManager:
     # --- asking
 
     def start_pollers(self) -> None:
-        """One task a line that has devices; a poller that runs is told who its devices are now."""
+        """Start a task for each line that has devices; a running poller gets its devices of now."""
         by_line: dict[str, list[DevicePoll]] = {}
         self._device_of = {id(device.poll): device for device in self.devices}
         for device in self.devices:
@@ -171,12 +176,12 @@ class DeviceManager:
             self.stop_poller(line)
 
     def stop_poller(self, line: str) -> None:
-        """For a line whose devices are all idle."""
+        """Stop the poller of a line whose devices are all idle."""
         self.pollers.pop(line)
         self._tasks.pop(line).cancel()
 
     async def stop_pollers(self) -> None:
-        """Let visits end that end soon; what is asked for longer than that is given up and stays due."""
+        """Let polls under way end if they end soon; the others are cancelled and stay due."""
         tasks = list(self._tasks.values())
         for line, poller in self.pollers.items():
             if poller.busy:
@@ -192,7 +197,7 @@ class DeviceManager:
         self._tasks.clear()
 
     async def watch(self) -> None:
-        """A poller only ends by a bug; the service must not go on without its line and nobody knowing."""
+        """Raise what ended a poller. Only a bug ends one; the service must not continue silently without its line."""
         while True:
             for task in list(self._tasks.values()):
                 if task.done() and not task.cancelled() and (error := task.exception()):
@@ -200,34 +205,34 @@ class DeviceManager:
             await asyncio.sleep(1)
 
     async def close(self) -> None:
-        """No more polls, and the ports are free."""
+        """Stop polling and close the ports."""
         await self.stop_pollers()
         await self.save_quirks()
         for line in self.lines.values():
             await line.close()
 
     async def save_quirks(self) -> None:
-        """Make durable what devices taught their drivers."""
+        """Store what devices taught their drivers."""
         if self.map_quirks is not None:
             await self.map_quirks.save(self.devices)
 
     def trim(self) -> None:
-        """Let go of pages that lie in the runtime directory anyway."""
+        """Release memory of the traces, which are files anyway."""
         for line in self.lines.values():
             line.trim()
 
-    # --- what a visit brings
+    # --- callbacks of the pollers
 
     def _collect(self, poll: DevicePoll, positions: list[int], answered: bool) -> None:
         self._device_of[id(poll)].stream.record(poll.driver.table, positions, answered)
 
     async def _identify(self, poll: DevicePoll, tick_ms: int) -> None:
-        """Read who the device is before its data counts."""
+        """Identify the device before its data counts."""
         await self._identity_checker.verify(self._device_of[id(poll)], tick_ms)
 
 
 log = logging.getLogger("meterhouse")
-# what is written into files, packs or memory at the start and cannot be another in the same boot
+# what is written into files, packs or memory at the start and cannot change in the same boot
 RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,
@@ -256,7 +261,7 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
 
 @dataclass(slots=True)
 class DeviceSwap:
-    """What becomes of a device that stays. ``driver`` None: only its table says something else."""
+    """A device that stays and changes. ``driver`` None: only its table changes."""
 
     device: Device
     entry: DeviceConfig
@@ -270,24 +275,24 @@ class DeviceSwap:
 
 @dataclass(slots=True)
 class DeviceChanges:
-    """All of one step, ready to be carried out."""
+    """Everything that a reload changes in lines and devices, ready to be applied."""
 
     config: Config
     catalog: DeviceCatalog
-    lines: dict[str, Line] = field(default_factory=dict)  # new ones and those that take the place of one of that name
-    traces: list[FrameTrace] = field(default_factory=list)  # theirs, hidden until they serve
-    gone_lines: set[str] = field(default_factory=set)  # closed: removed, or changed
+    lines: dict[str, Line] = field(default_factory=dict)  # new lines, and replacements of lines of the same name
+    traces: list[FrameTrace] = field(default_factory=list)  # of these lines, hidden until they are in use
+    gone_lines: set[str] = field(default_factory=set)  # to be closed: removed or replaced
     gone: list[Device] = field(default_factory=list)
     changed: list[DeviceSwap] = field(default_factory=list)
     added: list[PreparedDevice] = field(default_factory=list)
 
     @property
     def tables(self) -> list[tuple[int, StreamTable]]:
-        """Every table that this step needs, with its number."""
+        """Every table that these changes need, with its number."""
         return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
 
     def __str__(self) -> str:
-        """What a log says of it."""
+        """For the log."""
         parts = [
             (len(self.added), "added"),
             (len(self.changed), "changed"),
@@ -297,7 +302,7 @@ class DeviceChanges:
         return f"devices: {said or 'none changed'}"
 
     async def discard(self) -> None:
-        """It is not carried out: let go of what was made."""
+        """Release what was made: it is not applied."""
         for line in self.lines.values():
             await _close(line)
         for trace in self.traces:
@@ -305,10 +310,10 @@ class DeviceChanges:
 
 
 async def prepare(manager: DeviceManager, config: Config, catalog: DeviceCatalog | None = None) -> DeviceChanges:
-    """Make what another configuration needs; nothing that is in use changes.
+    """Make what a new configuration needs; nothing that is in use changes.
 
     Args:
-        catalog: of that configuration, where it was made before.
+        catalog: of that configuration, if it was made already.
 
     Raises:
         ConfigError: with all that is wrong.
@@ -355,7 +360,7 @@ def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[
     for entry in change.config.devices:
         device = devices.pop(entry.name, None)
         line = change.lines.get(entry.line) or manager.lines.get(entry.line)
-        if line is None:  # it could not be made, which was said
+        if line is None:  # it could not be made, which is reported already
             continue
         try:
             if device is None:
@@ -387,18 +392,18 @@ def _prepare_swap(
 
 
 async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
-    """Bring it into effect. Waits for visits under way, never for a device that is not asked."""
+    """Apply changes. Waits for polls under way, never for a device that is not being polled."""
     manager.catalog, manager.config = change.catalog, change.config
     gone_lines = change.gone_lines
     in_place = [e for e in change.changed if e.entry.line == e.device.config.line and e.entry.line not in gone_lines]
     gone = [device for device in change.gone if device.config.line not in gone_lines]
     await _all(*(_swap_in_place(manager, e) for e in in_place), *(_remove_in_place(manager, device) for device in gone))
-    manager.start_pollers()  # without those that have left
+    manager.start_pollers()  # without the removed devices
     rest = [e for e in change.changed if e not in in_place]
-    held = [device for device in manager.devices if device.config.line in gone_lines]
-    held += [e.device for e in rest if e.device not in held]
+    paused = [device for device in manager.devices if device.config.line in gone_lines]
+    paused += [e.device for e in rest if e.device not in paused]
     try:
-        await _all(*(device.poll.pause() for device in held))
+        await _all(*(device.poll.pause() for device in paused))
         for name in gone_lines:
             if name in manager.pollers:
                 manager.stop_poller(name)
@@ -418,14 +423,14 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
         for device in manager.devices:
             device.catalog = change.catalog
     finally:
-        for device in held:
+        for device in paused:
             device.poll.resume()
     manager.start_pollers()
-    _show_traces(manager, change)
+    _publish_traces(manager, change)
 
 
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:
-    """Side by side, each to its end, also where one fails: what goes on later would meet the repair."""
+    """Run concurrently, each to its end even if one fails: nothing may still run when the failure is repaired."""
     for error in await asyncio.gather(*steps, return_exceptions=True):
         if error is not None:
             raise error
@@ -434,12 +439,12 @@ async def _all(*steps: Coroutine[Any, Any, None]) -> None:
 async def _close(line: Line) -> None:
     try:
         await line.close()
-    except OSError as error:  # an adapter that was pulled out; the port is gone in any case
+    except OSError as error:  # an adapter that was pulled out; the port is closed in any case
         log.warning("%s: closing: %s", line.where, error.strerror)
 
 
-def _show_traces(manager: DeviceManager, change: DeviceChanges) -> None:
-    """Those of new lines take their names, those of lines that are gone go. Only ``watch --frames`` would miss them."""
+def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
+    """Traces of new lines get their names, those of removed lines are deleted. Only ``watch --frames`` needs them."""
     try:
         for trace in change.traces:
             trace.show()
@@ -450,7 +455,7 @@ def _show_traces(manager: DeviceManager, change: DeviceChanges) -> None:
 
 
 async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """One device of a line that stays: the others on it do not notice."""
+    """Swap one device of a line that stays, without disturbing the others."""
     try:
         await swap.device.poll.pause()
         _swap(manager, swap)
@@ -461,7 +466,7 @@ async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
 
 async def _remove_in_place(manager: DeviceManager, device: Device) -> None:
     try:
-        await device.poll.pause()  # and it stays held
+        await device.poll.pause()  # and it stays paused
         manager.remove(device)
     except BaseException:
         device.poll.resume()
@@ -469,19 +474,21 @@ async def _remove_in_place(manager: DeviceManager, device: Device) -> None:
 
 
 def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
-    """The device goes on as another, from the first tick that was not due yet."""
+    """Continue with the new configuration of a device from the first tick that was not due yet."""
     device, cut_ms = swap.device, manager.cut_ms(swap.device)
     device.config, device.catalog = swap.entry, manager.catalog
     device.line = manager.lines[swap.entry.line]
     device.line.heed(device.line.manners(swap.spec.limits, swap.spec.serial))
-    met_anew = device.identity != swap.identity  # while this was prepared: its table and driver are of today
-    if met_anew or not swap.same_address:
+    identified_meanwhile = (
+        device.identity != swap.identity
+    )  # identified again meanwhile: its table and driver are newer than the prepared ones
+    if identified_meanwhile or not swap.same_address:
         device.identity = None
     if swap.driver is not None:
         device.stream.switch_table(swap.number, swap.table, cut_ms)
         device.poll.exchange(swap.driver, cut_ms)
-    elif met_anew:
-        device.poll.life = Life.UNKNOWN  # it is met once more, and gets the table of the new configuration then
+    elif identified_meanwhile:
+        device.poll.life = Life.UNKNOWN  # it is identified once more, and gets the table of the new configuration then
     else:
         device.stream.switch_table(swap.number, swap.table, cut_ms)
         device.poll.driver.table = swap.number

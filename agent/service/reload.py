@@ -1,11 +1,11 @@
-"""Another configuration while the agent runs: all that can fail is made first; it takes effect, or nothing changed.
+"""Reload: a new configuration takes effect as a whole while the agent runs, or nothing changes.
 
-    read the files        wrong: rejected
-    prepare               lines, drivers, key, plan, destinations: made and not in use. Anything wrong: rejected
-    one transaction       tables, bounds, destinations, key records. The store cannot: rejected
-    take effect           exchanges what was made; a fault here, which would be ours, is undone by the same means
+    read the files        errors: rejected
+    prepare               make lines, drivers, key, plan, destinations, unused so far. Errors: rejected
+    one transaction       tables, limits, destinations, key records. The store cannot commit: rejected
+    apply                 put into use what was made; an error here, a bug of ours, is rolled back the same way
 
-What is rejected is told with all that is wrong at once, and what was in effect stays so.
+A rejection lists all errors at once, and the previous configuration stays in effect.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that goes
-MOST_TOLD = 20  # complaints in the log; all are in the snapshot
+LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that is removed
+MAX_LOGGED = 20  # complaints in the log; all are in the snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a reload. ``complaints``: why it was rejected; none: it is in effect."""
+    """The outcome of a reload. ``complaints``: why it was rejected; none: it is in effect."""
 
     config: str  # hash of the configuration that is in effect now
-    changed: str = ""  # in words
+    changed: str = ""  # for the log
     complaints: tuple[str, ...] = ()
-    fault: bool = False  # of ours: the files may be right
+    fault: bool = False  # an internal error: the files may be right
 
     @property
     def accepted(self) -> bool:
-        """Is what the files say in effect?"""
+        """Is the configuration of the files in effect?"""
         return not self.complaints
 
     def as_json(self) -> dict[str, Any]:
-        """For whoever asked through a tool."""
+        """For the tool that requested it."""
         return {
             "ok": self.accepted,
             "config": self.config,
@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Prepared:
-    """All that a configuration needs, made and not in use yet."""
+    """Everything that a configuration needs, made and not in use yet."""
 
     config: Config
     change: DeviceChanges
@@ -78,14 +78,14 @@ class Prepared:
     uplinks: dict[str, Uplink]  # those that are new or changed
 
     async def discard(self) -> None:
-        """Let go of it."""
+        """Release it unused."""
         await self.change.discard()
         for uplink in self.uplinks.values():
             await asyncio.to_thread(uplink.stop, 0.0)
 
 
 class Reloader:
-    """Takes up configurations, one after the other. Only the loop touches it.
+    """Reloads configurations, one after the other. Only the loop touches it.
 
     Args:
         load: reads the files; None: there are none.
@@ -96,8 +96,8 @@ class Reloader:
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[Outcome]] = []
 
-    def ask(self) -> asyncio.Future[Outcome]:
-        """Have the files read and taken up, soon. The result says what became of it."""
+    def request(self) -> asyncio.Future[Outcome]:
+        """Request a reload. The future gives its outcome."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
@@ -112,7 +112,7 @@ class Reloader:
                 self._wanted.clear()
                 waiting, self._waiting = self._waiting, []
                 notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration")
-                outcome = await self.once()
+                outcome = await self.reload()
                 self._service.complaints = list(outcome.complaints)
                 self._service.write_status()
                 self._log(outcome)
@@ -124,17 +124,17 @@ class Reloader:
             for future in (*waiting, *self._waiting):
                 future.cancel()
 
-    async def once(self) -> Outcome:
-        """Read the files and take them up. Never raises: what is wrong is in the outcome."""
+    async def reload(self) -> Outcome:
+        """Read the files and apply them. Never raises: errors are in the outcome."""
         try:
             if self._load is None:
                 raise ConfigError("this agent has no configuration files to reload", where="reload")
-            changed = await self._take(await asyncio.to_thread(self._load))
+            changed = await self._reload(await asyncio.to_thread(self._load))
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
             return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
-        except Exception as error:  # nothing that a file says may end an agent that runs
+        except Exception as error:  # no content of a file may end a running agent
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
         return Outcome(self._service.config.hash(), changed)
@@ -143,7 +143,7 @@ class Reloader:
         return Outcome(self._service.config.hash(), complaints=complaints, fault=fault)
 
     def _log(self, outcome: Outcome) -> None:
-        """After local tools can see it as well."""
+        """Called when local tools can see the outcome, too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
             for note in self._service.config.notes:
@@ -151,18 +151,18 @@ class Reloader:
             return
         count = f"{len(outcome.complaints)} error{'' if len(outcome.complaints) == 1 else 's'}"
         log.error("reload rejected, %s; the previous configuration stays in effect", count)
-        for text in outcome.complaints[:MOST_TOLD]:
+        for text in outcome.complaints[:MAX_LOGGED]:
             log.error("reload: %s", text)
 
     # --- all or nothing
 
-    async def _take(self, config: Config) -> str:
-        """Bring a configuration into effect. Raises where it could not be; then nothing has changed."""
+    async def _reload(self, config: Config) -> str:
+        """Apply a configuration. Raises if that failed; then nothing has changed."""
         service = self._service
         async with service.key_watcher.locked(), service.device_manager.lock:
             prepared = await self._prepare(config)
             try:
-                await self._keep(prepared)
+                await self._commit(prepared)
             except BaseException:
                 await prepared.discard()
                 raise
@@ -171,18 +171,18 @@ class Reloader:
             try:
                 said = await self._apply(prepared)
             except Exception:
-                await self._put_back(prepared, *before)
+                await self._roll_back(prepared, *before)
                 service.loaded_ms = loaded_ms
                 raise
             try:
-                self._tell(prepared)
+                self._announce(prepared)
                 await service.key_watcher.announce(kid)
-            except Exception as error:  # a fault of ours, but what the files say is in effect
+            except Exception as error:  # a bug of ours, but the new configuration is in effect
                 log.error("reload: in effect, but not announced everywhere", exc_info=error)
         return said
 
     async def _prepare(self, config: Config) -> Prepared:
-        """Everything that can fail for what the files say. Raises ConfigError with all that is wrong."""
+        """Make everything that can fail. Raises ConfigError with all errors."""
         service = self._service
         wrong: list[GatewayError] = [*restart_only_changes(service.config, config)]
         key: PreparedKey | None = None
@@ -224,7 +224,7 @@ class Reloader:
             raise
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
-        """Those that are new or changed, each with its thread, waiting for the word to connect."""
+        """Make destinations that are new or changed; each has its thread and does not connect yet."""
         same = {uplink.name: uplink.destination for uplink in self._service.uplinks}
         for entry in config.uplinks:
             if same.get(entry.name) == entry:
@@ -237,8 +237,8 @@ class Reloader:
             except (OSError, RuntimeError) as error:  # no more descriptors or threads
                 wrong.append(ConfigError(f"cannot be served: {error}", where=config.at(f"uplink.{entry.name}")))
 
-    async def _keep(self, prepared: Prepared) -> None:
-        """All that has to be durable before it takes effect, in one transaction. Raises StoreError."""
+    async def _commit(self, prepared: Prepared) -> None:
+        """Commit all that must be durable before it takes effect, in one transaction. Raises StoreError."""
         key, ring_id = prepared.key, self._service.device_manager.ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in (*prepared.change.tables, prepared.gateway)]
 
@@ -247,9 +247,9 @@ class Reloader:
             if key is not None and key.signer is not None:
                 store.add_key_record(key.counter, key.records)
 
-        await self._bound(prepared.config, also)
+        await self._reconfigure(prepared.config, also)
 
-    async def _bound(self, config: Config, also: Callable[[Store], None]) -> None:
+    async def _reconfigure(self, config: Config, also: Callable[[Store], None]) -> None:
         bounds, names = config.store, [uplink.name for uplink in config.uplinks]
         now_ms = time.time_ns() // 1_000_000
         await self._service.writer.reconfigure(
@@ -268,20 +268,20 @@ class Reloader:
             packer.limit(config.pack.max_size_bytes)
         await service.publisher.reload(config, prepared.results, prepared.builder)
         service.publisher.producers = list(prepared.producers)
-        said = await self._exchange_uplinks(config, prepared.uplinks)
-        if prepared.key is not None:  # last: a key that has signed cannot be put back
+        said = await self._swap_uplinks(config, prepared.uplinks)
+        if prepared.key is not None:  # last: a key that has signed cannot be taken back
             await service.key_watcher.activate(prepared.key)
         return f"{prepared.change}{said}"
 
-    def _tell(self, prepared: Prepared) -> None:
-        """The gateway's own stream says which configuration is in effect."""
+    def _announce(self, prepared: Prepared) -> None:
+        """State in the gateway's own stream which configuration is in effect."""
         service, (number, table) = self._service, prepared.gateway
         if not table.same_as(service.gateway.table_version.table):
             service.gateway.switch_table(number, table, max(service.grid.now_ms() + 1, service.gateway.sealed_ms))
             service.sealing.add_event(service.gateway, {"event": "reload", "config": prepared.config.hash()})
 
-    async def _exchange_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
-        """Stop what left or changed, start what is new or changed; the others stay connected."""
+    async def _swap_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
+        """Stop removed and changed destinations, start new and changed ones; the others stay connected."""
         service = self._service
         staying = {
             uplink.name: uplink
@@ -298,12 +298,12 @@ class Reloader:
             service.checkpoints.again(fresh.values())
         return f"; destinations: {len(fresh)} new or changed, {len(leaving)} closed" if fresh or leaving else ""
 
-    async def _put_back(
+    async def _roll_back(
         self, failed: Prepared, config: Config, catalog: DeviceCatalog, made: Sequence[ResultProducer]
     ) -> None:
-        """A fault of ours in the middle: what was in effect takes effect again, by the same means as any other.
+        """After an internal error: the previous configuration takes effect again, the same way as any other.
 
-        Raises what goes wrong here: an agent that is half one thing and half another must not go on.
+        Raises what goes wrong here: an agent must not continue with half of each configuration.
         """
         service = self._service
         log.error("reload: internal error while applying it; restoring the previous configuration")
@@ -326,8 +326,8 @@ class Reloader:
             if key is not None and key.signer is not None and service.key_watcher.kid != key.signer.kid:
                 store.drop_key_record(key.counter)
 
-        await self._bound(config, also)
+        await self._reconfigure(config, also)
         await self._apply(back)
-        for uplink in failed.uplinks.values():  # those that never served
+        for uplink in failed.uplinks.values():  # those that never connected
             if uplink not in service.uplinks:
                 await asyncio.to_thread(uplink.stop, 0.0)

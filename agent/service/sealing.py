@@ -1,4 +1,4 @@
-"""When what is sealed: the first packs right after the first readings, then each stream at every pack boundary."""
+"""The seal scheduler: first packs right after the first readings, then each stream at every pack boundary."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
 FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
-TURN_MS = 5_000  # a turn is taken at least this often, also where packs are sealed each quarter of an hour
-BURST_MS = 250  # sealing waits at most this long until the burst of the boundary's own tick is over
-LOOK_MS = 10  # how often it looks; by the first look the burst has begun
+TURN_MS = 5_000  # at least one turn of the loop in this time, even if packs are sealed every 15 minutes
+BURST_MS = 250  # sealing waits at most this long for the answers to the polls of the boundary's own tick
+LOOK_MS = 10  # how often that is checked; by the first check the polls have begun
 ALL_SETTLED = 1 << 62
 
 
@@ -45,7 +45,7 @@ def pack_clock() -> dict[str, Any]:
 
 
 class SealScheduler:
-    """Decides when streams are sealed and keeps their books. Only the loop touches it."""
+    """Decides when streams are sealed and books the results. Only the loop touches it."""
 
     def __init__(self, writer: DatabaseThread, grid: Grid, every_ms: int) -> None:
         self._writer, self._grid, self._every = writer, grid, every_ms
@@ -54,10 +54,10 @@ class SealScheduler:
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
-        self._removed: list[tuple[Stream, int]] = []  # to be sealed once more, up to this time
+        self._removed: list[tuple[Stream, int]] = []  # to be sealed a last time, up to this time
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
-        self.trouble: str | None = None  # why nothing can be sealed at the moment
-        self._gap_reason = Reason.STOPPED  # for what is overwritten meanwhile
+        self.trouble: str | None = None  # why nothing can be sealed now
+        self._gap_reason = Reason.STOPPED  # for readings that are overwritten meanwhile
 
     def open(self, ring: Ring, gateway: Stream) -> None:
         """Seal from this ring; ``gateway`` takes the events of the gateway itself."""
@@ -65,12 +65,12 @@ class SealScheduler:
         self.streams[gateway.name] = gateway
 
     def add(self, stream: Stream, poll: DevicePoll) -> None:
-        """Seal this stream too, as far as ``poll`` has settled its ticks."""
+        """Seal this stream too, up to where ``poll`` has settled its ticks."""
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
 
     def remove(self, stream: Stream, end_ms: int) -> None:
-        """Nothing more is recorded of this stream: seal it up to ``end_ms`` with the next packs, then let it rest."""
+        """No more records for this stream: seal it up to ``end_ms`` with the next packs, then forget it."""
         del self.streams[stream.name], self._polls[stream.name]
         self._removed.append((stream, end_ms))
 
@@ -79,7 +79,7 @@ class SealScheduler:
         self._every = every_ms
 
     def add_event(self, stream: Stream, event: Mapping[str, Any]) -> None:
-        """An event of a stream: into the ring, so that it survives, and into the next pack."""
+        """Add an event to a stream: to the ring, so that it survives a kill, and to the next pack."""
         assert self._ring is not None
         now_ms = self._grid.now_ms()
         event = {"t": seconds(now_ms), **event}
@@ -89,18 +89,18 @@ class SealScheduler:
         stream.events.append((now_ms, event))
 
     def gateway_event(self, event: Mapping[str, Any]) -> None:
-        """An event of the gateway itself."""
+        """Add an event to the gateway's own stream."""
         if self._gateway is not None:
             self.add_event(self._gateway, event)
 
     def loss_pending(self, names: Collection[str]) -> None:
-        """These streams have a loss to state: their next pack may not wait."""
+        """These streams must state a loss: their next pack may not wait."""
         for name in names:
             if name in self.streams:
                 self.streams[name].news = True
 
     def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
-        """The store cannot commit or the key cannot sign, or both can again. Logged at the edges."""
+        """Why sealing is impossible: the store cannot commit or the key cannot sign. None: it is possible again."""
         if text and not self.trouble:
             log.error("sealing paused: %s", text)
         elif self.trouble and not text:
@@ -121,7 +121,9 @@ class SealScheduler:
             done_ms = min(done_ms, boundary)  # the clock may have been set back
             if self._removed:
                 await self._flush_removed()
-            leaving = {stream.name for stream, _ in self._removed}  # one that came back waits for its older self
+            leaving = {
+                stream.name for stream, _ in self._removed
+            }  # a device that was added again waits for its old stream to be sealed
             waiting = [
                 s for s in self.streams.values()
                 if s.sealed_ms < boundary and s.due(boundary) and s.name not in leaving
@@ -134,18 +136,18 @@ class SealScheduler:
                 await asyncio.sleep(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was set back just now
+            wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was just set back
             await asyncio.sleep(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     def paused(self) -> asyncio.Lock:
-        """``async with``: nothing is sealed meanwhile. Readings wait in the ring."""
+        """``async with``: no sealing meanwhile; readings wait in the ring."""
         return self._lock
 
     async def cut(self, old_ms: int, new_ms: int) -> bool:
         """The clock was set: seal everything up to the old time; the next packs begin at the new one.
 
-        False where the store could not: then no stream has taken the step, and all go on by the old time. A stream that
-        had taken it alone would be sealed up to the old time once more.
+        False if the store could not commit: then no stream takes the step, and all continue at the old time. A stream
+        that took it alone would be sealed up to the old time a second time.
         """
         await self._flush_removed()
         async with self._lock:
@@ -158,7 +160,7 @@ class SealScheduler:
             return await self._carry_out(jobs, whole=True)
 
     async def close(self) -> bool:
-        """Seal all that is held; what was not answered by now never will be. True if nothing unsealed is left."""
+        """Seal everything at the end of the run. True if nothing unsealed is left."""
         if self._ring is None or self._gateway is None:
             return False
         self.add_event(self._gateway, {"event": "stop"})
@@ -178,7 +180,7 @@ class SealScheduler:
             await asyncio.sleep(0.02)
 
     async def wait_for_burst(self, longest_s: float) -> None:
-        """Answers that are under way go first: both at once would delay both."""
+        """Let polls under way finish first: sealing at the same time would delay both."""
         loop = asyncio.get_running_loop()
         end = loop.time() + longest_s
         busy = [poll for poll in self._polls.values() if not poll.idle]
@@ -191,18 +193,18 @@ class SealScheduler:
         return poll.settled_ms if poll else ALL_SETTLED
 
     def _asked_ms(self, stream: Stream) -> int:
-        """Nothing that was ever asked or noted lies at this time or later."""
+        """No tick that was polled and no event lies at this time or later."""
         poll = self._polls.get(stream.name)
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 
     async def seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
-        """Seal and commit these streams, each up to where it is settled. False if the store could not.
+        """Seal and commit these streams, each up to where it is settled. False if the store could not commit.
 
-        ``ended``: nobody polls any more, and nothing may stay behind. A line that was asked for too much still owes
-        ticks that are older than what it answered last; they are gaps now.
+        ``ended``: polling has stopped, and nothing may be left. On an overloaded line, ticks older than the last answer
+        may still be pending; they become gaps.
         """
         async with self._lock:
-            to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back while we waited
+            to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back meanwhile
             unknown = self._gap_reason
             jobs = []
             for stream in streams:
@@ -212,7 +214,7 @@ class SealScheduler:
             return await self._carry_out(jobs)
 
     async def _flush_removed(self) -> bool:
-        """Seal what was retired. False where the store could not; the next turn tries again."""
+        """Seal removed streams a last time. False if the store could not commit; the next turn tries again."""
         async with self._lock:
             for stream, end_ms in list(self._removed):
                 if not await self._carry_out([stream.job(max(end_ms, stream.sealed_ms))]):
@@ -221,7 +223,7 @@ class SealScheduler:
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
-        """Have jobs sealed and book what became of them, also when we are cancelled meanwhile: the writer goes on."""
+        """Have jobs sealed and book the outcome, even if cancelled: the database thread continues anyway."""
         assert self._ring is not None
         work = asyncio.ensure_future(self._writer.seal(self._ring, jobs, whole))
         cancelled = await _to_its_end(work)
@@ -238,7 +240,7 @@ class SealScheduler:
 
 
 async def _to_its_end(work: asyncio.Future[Any]) -> bool:
-    """Wait for what goes on whether we wait or not. True if we were cancelled meanwhile."""
+    """Wait until ``work`` is done, even if cancelled. True if cancelled meanwhile."""
     cancelled = False
     while not work.done():
         try:

@@ -1,8 +1,7 @@
-"""The key in the agent's hand, and the watch over its file: a key that follows it is taken up without a stop.
+"""The active signing key, and the watcher of its file: a successor key is activated without a restart.
 
-The switch happens in the writer's thread between two rounds of sealing: each stream changes between two packs, all of
-them in the same round.
-What the new key may sign is durable first: its records are committed before its first pack, and published before it.
+The switch happens in the database thread between two rounds of sealing, so every stream changes between two packs of
+the same rounds. The records of the new key are committed and published before its first pack.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from agent.store import Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-LOOK_S = 2.0  # at the key's file; it costs one stat
+LOOK_S = 2.0  # between checks of the key file; each costs one stat
 
 
 class ActiveKey:
-    """The key that signs now. From the start on the writer's thread alone signs with it, and alone changes it."""
+    """The key that signs now. Only the database thread signs with it and changes it."""
 
     def __init__(self, signer: Signer, gateway: str) -> None:
         self.signer, self._gateway = signer, gateway
@@ -39,13 +38,13 @@ class ActiveKey:
         return self._sign(payload)
 
     def activate(self, store: Store, signer: Signer | None = None) -> bytes:
-        """Record a key that is to sign from here on, by default the one in hand at the start.
+        """Record a key and sign with it from now on; by default the key that was given at the start.
 
         Returns:
-            The ``keys`` object to publish; the identical bytes as long as the key is the same.
+            The ``keys`` object to publish; identical bytes as long as the key is the same.
 
         Raises:
-            KeyFileError: the key does not follow the one that signed before; nothing has changed then.
+            KeyFileError: the key is not a successor of the previous one; then nothing has changed.
         """
         signer = signer or self.signer
         data = self.records_of(store, signer)
@@ -54,20 +53,20 @@ class ActiveKey:
         return data
 
     def records_of(self, store: Store, signer: Signer) -> bytes:
-        """The ``keys`` object that ends with a key. Raises KeyFileError where it does not follow the one before."""
+        """The ``keys`` object that ends with this key. Raises KeyFileError if it does not follow the previous key."""
         while (kept := store.key_record()) is not None and not is_sound(kept[1]):
             log.error("the key records with counter %d in the store do not match their signature; dropped", kept[0])
             store.drop_key_record(kept[0])
         return current_records(signer, self._gateway, kept[1] if kept else None)
 
     def switch(self, signer: Signer, records: bytes) -> None:
-        """Sign with this key from here on; its records are durable."""
+        """Sign with this key from now on; its records are durable already."""
         self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), records
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedKey:
-    """A key's file and what it holds. ``signer`` None: the key in hand; else ``records`` say that it may sign."""
+    """A key file and its content. ``signer`` None: the active key; else a successor with its ``records``."""
 
     path: Path
     stamp: tuple[int, int, int] | None
@@ -76,18 +75,18 @@ class PreparedKey:
 
     @property
     def counter(self) -> int:
-        """Of its records."""
+        """The counter of its records."""
         return int(json.loads(self.records)["counter"])
 
 
 class KeyFileWatcher:
-    """Looks whether the key's file changed. Only the loop touches it.
+    """Checks whether the key file changed. Only the loop touches it.
 
     Args:
-        path: where the key lies, as configured.
-        publish: called in the writer's thread with a new ``keys`` object, before anything is signed with its key.
-        note: takes an event of the gateway.
-        after: called after each change; makes a checkpoint that says where the new key began.
+        path: the configured key file.
+        publish: called in the database thread with a new ``keys`` object, before anything is signed with its key.
+        note: adds an event to the gateway's stream.
+        after: called after each change; makes a checkpoint that shows where the new key began.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class KeyFileWatcher:
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
         self._trouble = ""
-        self.last_unused_hold_s = -math.inf  # monotonic; kept for those who hold the sealing for a new key
+        self.last_unused_hold_s = -math.inf  # monotonic; when a tool last paused sealing without making a new key
 
     @property
     def kid(self) -> str:
@@ -112,26 +111,26 @@ class KeyFileWatcher:
         return self._active_key.signer.kid
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             await self.check()
             await asyncio.sleep(LOOK_S)
 
     def locked(self) -> asyncio.Lock:
-        """``async with``: the key stays the same meanwhile, but for ``activate``."""
+        """``async with``: only ``activate`` changes the key meanwhile."""
         return self._lock
 
     async def prepare(self, path: Path) -> PreparedKey:
-        """The key of a configuration that names this file, ready to be taken up. Raises GatewayError."""
+        """The key in this file, ready to be activated. Raises GatewayError."""
         stamp = _stamp(path)
-        signer = await asyncio.to_thread(load_key, path)  # a token takes its time
+        signer = await asyncio.to_thread(load_key, path)  # a token may be slow
         if signer.kid == self.kid:
             return PreparedKey(path, stamp)
         records = await self._writer.call(lambda store: self._active_key.records_of(store, signer))
         return PreparedKey(path, stamp, signer, records)
 
     async def activate(self, key: PreparedKey) -> None:
-        """Sign with a key that was prepared, and whose records are durable; ``announce`` is to follow."""
+        """Sign with a prepared key whose records are durable; call ``announce`` afterwards."""
 
         def switch(store: Store) -> None:
             if key.signer is not None:
@@ -142,7 +141,7 @@ class KeyFileWatcher:
         self._path, self._stamp, self._trouble = key.path, key.stamp, ""
 
     async def check(self) -> None:
-        """Take up the key in the file if it is another one. Where it cannot be, the key in hand goes on signing."""
+        """Activate the key in the file if it has changed. On an error the active key continues to sign."""
         async with self._lock:
             stamp = _stamp(self._path)
             if stamp == self._stamp:
@@ -153,7 +152,7 @@ class KeyFileWatcher:
                 if str(error) != self._trouble:
                     log.error("keeping the current signing key: %s", error)
                 self._trouble = str(error)
-            if stamp is not None:  # a missing file is nothing to come back from
+            if stamp is not None:  # a missing file is not a new state
                 self._stamp = stamp
 
     async def _change(self, path: Path) -> None:
@@ -169,7 +168,7 @@ class KeyFileWatcher:
         await self.announce(before)
 
     async def announce(self, before: str) -> None:
-        """Say that another key signs than the one of this thumbprint; nothing where it is the same."""
+        """Log and record that the key changed from the one with this thumbprint; nothing if it is the same."""
         if self.kid == before:
             return
         counter = json.loads(self._active_key.records)["counter"]
@@ -179,7 +178,7 @@ class KeyFileWatcher:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes with the file; None where there is none."""
+    """Changes with the file; None if there is none."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,4 +1,8 @@
-"""What the agent says of itself to local tools: one JSON file, replaced atomically."""
+"""The status of the agent for local tools: ``snapshot.json``, and the same numbers as Prometheus metrics.
+
+Metrics are in the text format of node_exporter's textfile collector; no socket is opened. Their names follow the
+conventions of Prometheus: base units, ``_total`` for what only grows, labels for many of a kind.
+"""
 
 from __future__ import annotations
 
@@ -43,28 +47,25 @@ class StatusFile:
         }
 
     def write(self, service: Service) -> None:
-        """Replace the file. The runtime directory is in memory: this does not wear a card."""
+        """Replace the file. The runtime directory is in memory: this does not wear out a flash card."""
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
             self._named, self._tables = numbers, _tables(versions)
         content = {**self._fixed, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
         if time.monotonic() >= self._metrics_due:
             self._metrics_due = time.monotonic() + METRICS_EVERY_S
-            write_metrics(self._metrics_path, content)
+            write_atomic(self._metrics_path, metrics_text(content))
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        new = self._path.with_suffix(".new")
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as stream:
-            stream.write(f'{text[:-1]},"tables":{self._tables}}}')
-        new.replace(self._path)
+        write_atomic(self._path, f'{text[:-1]},"tables":{self._tables}}}')
 
     def remove(self) -> None:
-        """The agent is gone: a tool should say so instead of showing old values."""
+        """Remove the files at the end: tools must not show old values."""
         self._path.unlink(missing_ok=True)
         self._metrics_path.unlink(missing_ok=True)
 
 
 def status(service: Service) -> dict[str, Any]:
-    """Devices, lines, uplinks, store and clock at this moment."""
+    """Devices, lines, uplinks, store and clock at this moment, as in ``snapshot.json``."""
     clock = ext.clock.state()
     return {
         "started": seconds(service.started_ms),
@@ -84,7 +85,7 @@ def status(service: Service) -> dict[str, Any]:
 
 
 def _store_facts(service: Service) -> dict[str, Any]:
-    """Sizes and backlog are those of the last beat, a few seconds ago."""
+    """Sizes and backlog are as old as the last feed of the watchdog, a few seconds."""
     facts: dict[str, Any] = {"trouble": service.sealing.trouble, "path": str(service.config.store_path)}
     if (usage := service.watchdog.usage) is not None:
         facts |= {
@@ -117,7 +118,7 @@ def summary(service: Service) -> str:
 
 
 def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
-    """The tables that name what the ring holds, as JSON; made anew only when there is a new one."""
+    """The point tables of the ring's records, as JSON."""
     points: dict[int, str] = {}  # devices of one kind share their points
     rows = []
     for stream, version in versions:
@@ -198,7 +199,7 @@ def metrics_text(facts: Mapping[str, Any]) -> str:
 
 
 def families(facts: Mapping[str, Any]) -> Iterable[Family]:
-    """Everything that is counted."""
+    """All metrics."""
     config, store, clock = facts["config"], facts["store"], facts["clock"]
     who = {name: str(facts[name]) for name in ("site", "gateway", "version", "boot")}
     one: Labels = {}
@@ -290,9 +291,9 @@ def _number(value: float | int | bool) -> str:
     return str(int(value)) if isinstance(value, bool) else repr(value)
 
 
-def write_metrics(path: Path, facts: Mapping[str, Any]) -> None:
-    """Replace the file atomically; the collector never sees half of one. Mode 0640, like the snapshot."""
-    new = path.with_name(path.name + ".new")
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file, mode 0640: readers see the old text or the new one, never a part of it."""
+    new = path.with_suffix(".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as stream:
-        stream.write(metrics_text(facts))
+        stream.write(text)
     new.replace(path)

@@ -1,7 +1,7 @@
-"""A look at the whole store once a day, slice by slice, and what it finds said where people and platforms look.
+"""The store scrubber: checks the whole store once a day, in slices, and reports to log, status and events.
 
-What is no longer what was sealed is dropped by the store, and stated where somebody waits for it. Where SQLite itself
-is damaged the agent ends: its next start sets the file aside and takes over what can be read.
+The store drops packs that no longer match their signature, and states the loss if a destination waits for them. If
+SQLite itself is damaged the agent ends: its next start sets the file aside and salvages what can be read.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 300.0  # after the start: there is enough to do before
+FIRST_S = 300.0  # after the start, which is busy enough
 EVERY_MS = 86_400_000
 SHARE = 10  # of the thread's time: a tenth
-AGAIN_S = 600.0  # after a disk that failed
+AGAIN_S = 600.0  # retry after a disk error
 
 
 class StoreScrubber:
-    """Owns no thread: each slice is a question to the writer.
+    """Owns no thread: each slice runs in the database thread.
 
     Args:
-        note: takes an event of the gateway.
+        note: adds an event to the gateway's stream.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class StoreScrubber:
     ) -> None:
         self._writer, self._note, self._first_s, self._wall_ms = writer, note, first_s, wall_ms
         self.warnings: list[str] = []
-        self.last_ms = 0  # when the last look ended
+        self.last_ms = 0  # when the last check ended
         self.bad_packs = 0  # since the start
         self.under_way = False
 
@@ -55,7 +55,7 @@ class StoreScrubber:
         }
 
     async def run(self) -> None:
-        """Look once a day until cancelled. Raises StoreDamaged."""
+        """Scrub once a day until cancelled. Raises StoreDamaged."""
         self.warnings, aside, self.last_ms = await self._writer.call(
             lambda store: (store.warnings(), _aside(store), store.inspected())
         )
@@ -67,7 +67,7 @@ class StoreScrubber:
             self._note(aside)
         await asyncio.sleep(self._first_s)
         while True:
-            # a clock that was set back must not put it off for longer than a day
+            # a clock that was set back must not postpone it for more than a day
             wait_ms = min(max(self.last_ms + EVERY_MS - self._wall_ms(), 0), EVERY_MS) if self.last_ms else 0
             await asyncio.sleep(wait_ms / 1000)
             try:
@@ -75,12 +75,12 @@ class StoreScrubber:
             except StoreDamaged as error:
                 self._note({"event": "store_check", "found": error.what, "ok": False})
                 raise
-            except GatewayError as error:  # the disk does not answer now: sealing says so as well
+            except GatewayError as error:  # a disk error: sealing reports it as well
                 log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
     async def scrub(self) -> None:
-        """One look at everything. Raises GatewayError."""
+        """Check everything once. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
             inspection = await self._writer.call(lambda store: store.inspect(_checker(store)))
@@ -114,7 +114,7 @@ def _aside(store: Store) -> dict[str, Any] | None:
 
 
 def _checker(store: Store) -> Callable[[bytes], bool]:
-    """Has a pack the signature of one of our keys? A pack of a key that is not known any more is let be."""
+    """Does a pack have a valid signature of one of our keys? Packs of keys that are no longer known pass."""
     from agent.verify.jws import TYP_PACK, check_signature, public_key
     from agent.verify.strict import Refused
 

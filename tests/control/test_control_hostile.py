@@ -251,7 +251,7 @@ def endless(hostile: Any, served: Served, monkeypatch: pytest.MonkeyPatch) -> An
                     await reply.part(part)
                 await asyncio.sleep(0.001)
 
-        monkeypatch.setattr(server, "BEAT_S", 0.02)
+        monkeypatch.setattr(server, "PROGRESS_S", 0.02)
         answered_by(monkeypatch, answer)
         return hostile
 

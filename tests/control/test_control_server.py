@@ -65,7 +65,7 @@ async def forever(access: Any, request: Any, reply: Any) -> Mapping[str, Any]:
 
 
 def test_parts_arrive_in_order_and_nothing_is_left(served: Served, answered: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(server_module, "BEAT_S", 0.01)
+    monkeypatch.setattr(server_module, "PROGRESS_S", 0.01)
     answered(parts(40, 100_000))
     result, got = served.ask()
     assert result == {"parts": 40}
@@ -75,7 +75,7 @@ def test_parts_arrive_in_order_and_nothing_is_left(served: Served, answered: Any
 
 
 def test_who_waits_hears_that_the_agent_is_at_it(served: Served, answered: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(server_module, "BEAT_S", 0.01)
+    monkeypatch.setattr(server_module, "PROGRESS_S", 0.01)
     seen: list[tuple[int, int]] = []
     enough = threading.Event()
 

@@ -498,4 +498,4 @@ async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> No
 
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
-        assert "no configuration files" in (await Service(park.service.config)._reloads.once()).complaints[0]
+        assert "no configuration files" in (await Service(park.service.config)._reloads.reload()).complaints[0]

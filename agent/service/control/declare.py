@@ -1,4 +1,4 @@
-"""Keeps what a person attests, with who asked for it, and lists what was attested."""
+"""Serves declarations: stores what a person attests, with the caller, and lists what was attested."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def answer(access: Access, request: Declarations | Declare, reply: Reply) 
 
 
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
-    """Never into an interval whose figures are out: nothing would sign it. In the store's thread, which makes them."""
+    """Store it, but not into an interval whose figures are published: nothing would sign it. In the database thread."""
     head = store.heads().get(results)
     if head is not None and head.to_ms > made.at_ms:
         made = replace(made, at_ms=head.to_ms)
@@ -41,7 +41,7 @@ def _keep(store: Store, made: Declaration, results: str) -> Declaration:
 
 
 def check_against(made: Declaration, entries: list[Declaration], access: Access) -> None:
-    """Does it fit the plan and what was attested before? Raises UsageError."""
+    """Check a declaration against the plan and earlier declarations. Raises UsageError."""
     plan = read(access.config)
     wanted = plan.inputs.get(made.name)
     if wanted is None:
@@ -59,5 +59,5 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
         hint = f"Use {wanted.unit.text} or a multiple of it"
         raise UsageError(f"{made.name} cannot have the unit {made.unit}", where="declare", hint=hint)
     if (made.to_ms is None) != (wanted.kind == "state"):
-        say = "is valid from a day on: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
-        raise UsageError(f"{made.name} {say}", where="declare")
+        problem = "is valid from a day on: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
+        raise UsageError(f"{made.name} {problem}", where="declare")

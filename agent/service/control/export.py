@@ -1,4 +1,4 @@
-"""Serves an export: the pieces of an archive, one after the other.
+"""Serves an export of signed objects: the pieces of an archive, in order.
 
 Each part is a line of JSON, ``{"file", "packs"}``, and then the lines for the end of that file.
 """
@@ -30,7 +30,7 @@ async def answer(access: Access, request: Export, reply: Reply) -> dict[str, Any
 
 
 def complain(archive: Archive, streams: list[str]) -> None:
-    """Raises UsageError for a stream that is not there, GatewayError where there is nothing to give."""
+    """Raises UsageError for an unknown stream, GatewayError if the archive is empty."""
     for name in streams:
         if name not in archive.known:
             hint = f"Known: {', '.join(archive.known)}" if archive.known else "It is empty"
@@ -40,15 +40,15 @@ def complain(archive: Archive, streams: list[str]) -> None:
 
 
 def as_part(piece: Piece) -> bytes:
-    """A piece as it travels."""
+    """A piece as a PART."""
     head = json.dumps({"file": piece.file, "packs": piece.packs}).encode()
     return b"\n".join((head, *piece.lines))
 
 
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
-    """Records that were made while no agent ran are in the key's file alone: a revocation must not be missing.
+    """Key records that were made while no agent ran are only in the key file: a revocation must not be missing.
 
-    A running agent has taken them up within seconds, unless it is of an early version without destinations.
+    A running agent stores them within seconds, unless it is an early version without destinations.
     """
     kept = store.key_record()
     if kept and access.service is not None:

@@ -1,4 +1,4 @@
-"""Serves intervals: rows as JSON lists under ``COLUMNS``, one a line, by stream and day."""
+"""Serves an export of intervals: rows as JSON lists in the order of ``COLUMNS``, one per line, by stream and day."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.service.control.protocol import Access, Intervals, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
-AT_ONCE = 400  # rows made in one go in the store's thread: some 20 ms
+AT_ONCE = 400  # rows made in one slice of the database thread: some 20 ms
 Cell = str | int | None
 
 # Stable: a column is never renamed, moved or given another unit; new ones come at the end. docs/intervals.md has types.
@@ -72,7 +72,7 @@ class _rows:
         self._source: Iterator[IntervalRow] | None = None
 
     def of(self, store: Store) -> Iterator[bytes]:
-        """Go on where the last call ended."""
+        """Continue where the last call ended."""
         if self._source is None:
             self._source = query(store, *self._range, streams=[self._stream])
         for row in self._source:
@@ -81,7 +81,7 @@ class _rows:
 
 
 def cells_of(row: IntervalRow, cut: Cut, site: str, gateway: str) -> list[Cell]:
-    """Under ``COLUMNS``. Decimals are text, so that no digit is lost on the way; None is nothing."""
+    """In the order of ``COLUMNS``. Decimals are text, so that no digit is lost; None: empty."""
     first, last = row.first, row.last
     unit = "" if row.gauge_unit and row.amount is None else row.unit
     return [
@@ -107,7 +107,7 @@ def utc(at_ms: int) -> str:
 
 
 def local(cut: Cut, at_ms: int) -> str:
-    """With its offset, so that the hour that comes twice in autumn is told apart."""
+    """With its UTC offset, which distinguishes the hour that comes twice in autumn."""
     return cut.local(at_ms).isoformat(timespec="seconds")
 
 

@@ -1,1 +1,1 @@
-"""What follows from committed packs: intervals, indicators and balances, sealed in the stream `_indicators`."""
+"""Results computed from committed packs: intervals, indicators and balances, sealed in the stream `_indicators`."""

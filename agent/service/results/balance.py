@@ -1,7 +1,7 @@
-"""Makes the site's balance and the derived points when intervals close: each interval's own, and the day's at its end.
+"""The site's balance and derived points: for each interval when it closes, and for the day at its end.
 
-Called in the database thread, beside ``IndicatorResults``. Also states what was known then, for anyone who repeats the
-results.
+Called in the database thread, like ``IndicatorResults``. Also states up to which packs intervals were written then, for
+verifiers that repeat the results.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from drivers.model import GatewayError
 
 
 class UnwrittenStreams:
-    """The configured streams of a gateway. Belongs to the store's thread.
+    """Configured streams whose intervals are not written yet. Used in the database thread only.
 
-    A verifier has the same from the packs, and from the result ``known`` that is sealed beside what was made.
+    A verifier derives the same from the packs and from the result ``known`` that is sealed with the others.
     """
 
     def __init__(self, config: Config) -> None:
@@ -37,7 +37,7 @@ class UnwrittenStreams:
         self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # with the sequence that they were asked for
 
     def before(self, store: Store, at_ms: int) -> list[Unwritten]:
-        """Those whose intervals are not written up to an instant. A stream without a pack cannot be among them."""
+        """Streams whose intervals are not written up to an instant, without streams that have no pack."""
         heads, seqs = store.heads(), store.interval_seqs()
         out = []
         for stream in self.streams:
@@ -49,7 +49,7 @@ class UnwrittenStreams:
         return out
 
     def _columns_of(self, store: Store, stream: str, seq: int) -> tuple[Column, ...]:
-        """As the table in force after pack ``seq`` has them; that of the first birth where nothing was written yet."""
+        """The columns of the table in effect after pack ``seq``, or of the first birth if nothing was written yet."""
         if self._columns.get(stream, (-1, ()))[0] != seq:
             birth = store.birth_before(stream, max(seq, 1) + 1)
             columns = sketch(json.loads(birth)["table"], self._rule).shape.columns if birth is not None else ()
@@ -61,7 +61,7 @@ log = logging.getLogger("meterhouse.intervals")
 
 
 class BalanceResults:
-    """A maker of results; see ``agent.service.results.publisher.ResultProducer``."""
+    """A result producer; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
         cut = Cut(config.timezone, config.interval.length_ms)
@@ -71,7 +71,7 @@ class BalanceResults:
         self._broken = False
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """Of the interval that ends here; then of the day, if it ends too."""
+        """Results of the interval that ends here; then of the day, if it ends too."""
         known = self._known(store, start_ms, end_ms)
         if self._broken:
             return [known]
@@ -83,13 +83,13 @@ class BalanceResults:
             return made + (self._results.of(store, "day", day_start, day_end, unwritten) if is_day else [])
         except GatewayError:
             raise
-        except Exception:  # a fault of ours in a sum must never end the sealing of readings
+        except Exception:  # a bug in a sum must never stop the sealing of readings
             log.exception("internal error: no balances until the next start; readings are not affected")
             self._broken = True
             return [known]
 
     def _known(self, store: Store, start_ms: int, end_ms: int) -> Mapping[str, Any]:
-        """Up to which pack of each configured stream intervals were written by now: all results came from these.
+        """Up to which pack of each configured stream intervals are written by now: all results are computed from these.
 
         ``last`` is 0 where none of a stream was written. ``configured``: no stream is left out.
         """
@@ -100,5 +100,5 @@ class BalanceResults:
         return {"kind": KNOWN, "period": period, "packs": packs, "configured": True}
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Nothing to get ready."""
+        """There is nothing to prepare."""
         return False

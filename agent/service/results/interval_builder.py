@@ -1,9 +1,9 @@
-"""Intervals of the running agent: made of what was just committed, caught up from packs after a start.
+"""The interval builder: intervals from records that were just committed, and from packs after a start.
 
-Lives in the writer's thread, behind the commit: what is sealed never waits for it, and what it has not written yet is
-found again in the packs. A stream that is behind (a start, a kill, packs recovered from a ring) is skipped until its
-packs were read up to the newest one, in slices; from then on readings come straight from the ring, at a few nanoseconds
-each. Where the kept state of a stream cannot be used, its intervals of the newest day are made again from its packs.
+Runs in the database thread after the commit: sealing never waits for it, and what it has not written yet can be read
+from the packs again. A stream that is behind (after a start, a kill, packs recovered from a ring) is skipped until its
+packs are read up to the newest one, in slices; from then on readings come straight from the ring, at a few nanoseconds
+each. If the stored state of a stream cannot be used, its intervals of the newest day are rebuilt from its packs.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
 SLICE_S = 0.03  # of the writer's time for catching up
-FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: corrections of the night are in
+FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: by then corrections of the night are written
 
 Event = tuple[str, dict[str, Any]]  # stream, event
 
 
 @dataclass(slots=True)
 class _StreamState:
-    """A stream's ledger and what must not be noted twice."""
+    """The ledger of a stream, and where its packs are read."""
 
     ledger: Ledger
     replay: PackReplay
-    table: StreamTable | None = None  # in force, where it came from the ring's side
+    table: StreamTable | None = None  # in effect, if it came with committed segments
     rebuild: _Rebuild | None = None
-    rebuilt_ms: int = 0  # something was written up to here before its ledger was rebuilt
+    rebuilt_ms: int = 0  # intervals were written up to here before the ledger was rebuilt
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """A ledger that is made anew from packs, beside intervals that are written."""
+    """A ledger that is rebuilt from packs while its intervals are written already."""
 
-    written_ms: int  # up to here they are
-    repair: Repair | None  # what is to be done with those before the ones that are made again here
-    made: RebuiltRows = field(default_factory=list)  # of intervals that are written, to be held against them
+    written_ms: int  # up to here they are written
+    repair: Repair | None  # how to continue with the intervals before the rebuilt ones
+    made: RebuiltRows = field(default_factory=list)  # rows of intervals that are written, to be compared with them
 
 
 class IntervalBuilder:
-    """The ledgers of all streams. Only the writer's thread touches it.
+    """The ledgers of all streams. Only the database thread touches it.
 
     Args:
         keep_ms: how long intervals are kept.
-        note: an event for a stream; called in the writer's thread.
+        note: takes an event of a stream; called in the database thread.
     """
 
     def __init__(self, cut: Cut, rule: Rule, keep_ms: int, note: Callable[[str, dict[str, Any]], None]) -> None:
@@ -86,7 +86,7 @@ class IntervalBuilder:
     # --- from the ring
 
     def committed(self, store: Store, ring: Ring, segments: Iterable[SealedSegment]) -> None:
-        """Take in what was committed just now."""
+        """Add the records of segments that were just committed."""
         touched: dict[str, _StreamState] = {}
         for segment in segments:
             if segment.stream in self._broken or segment.stream in self._behind or not segment.packs:
@@ -101,7 +101,7 @@ class IntervalBuilder:
                     state.table = segment.table
                 spans = [Span(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in segment.packs]
                 if not state.ledger.take_ring(ring, segment.positions, spans):
-                    # the ring came round meanwhile: from the kept state, and the packs since
+                    # the ring was overwritten meanwhile: restart from the stored state and the packs since
                     del self._states[segment.stream]
                     self._behind[segment.stream] = None
                     continue
@@ -112,12 +112,12 @@ class IntervalBuilder:
 
     @property
     def behind(self) -> bool:
-        """Is there a stream whose packs are to be read?"""
+        """Is there a stream whose packs must be read?"""
         return bool(self._behind)
 
     @property
     def reading(self) -> int:
-        """How many streams these are; from any thread."""
+        """How many streams are behind; from any thread."""
         return len(self._behind)
 
     @property
@@ -126,11 +126,11 @@ class IntervalBuilder:
         return sorted(self._broken)
 
     def add_streams(self, streams: Iterable[str]) -> None:
-        """Streams that have packs, to be caught up with."""
+        """Follow these streams, which have packs to catch up with."""
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
-        """Read packs for a slice of time, also those of pages that were found damaged. True: there is more to read."""
+        """Read packs for one slice of time, also for pages that were found damaged. True: there is more to read."""
         self.rebuild_damaged(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
@@ -150,7 +150,7 @@ class IntervalBuilder:
         ledger = state.ledger
         try:
             is_done = state.replay.read(store, store.heads()[stream].seq, end)
-        finally:  # also where the disk fails in between: it goes on from there
+        finally:  # also if the disk fails in between: reading continues from there
             ledger.happenings = [h for h in ledger.happenings if h.key not in state.replay.events]
         self._write(store, {stream: state})
         if is_done and state.rebuild is not None:
@@ -158,7 +158,7 @@ class IntervalBuilder:
         return is_done
 
     def _begin(self, store: Store, stream: str) -> _StreamState:
-        """A ledger as it was kept; where that cannot be, one that is made again from the packs that are there."""
+        """The ledger from its stored state; if that is not usable, one that is rebuilt from the packs in the store."""
         kept = store.interval_state(stream)
         if kept is None:
             return self._rebuilt(store, stream, None)
@@ -181,13 +181,13 @@ class IntervalBuilder:
         """Begin where the newest day begins, or where the written intervals end, if that is earlier.
 
         Args:
-            other: sequence of a whole state of another version or other settings: then the days before are held
-                against their packs as well.
+            other: sequence of a complete state of another version or other settings: then earlier days are compared
+                with their packs as well.
         """
         written_ms, head = store.interval_end(stream), store.heads()[stream]
         from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
-        if replay.trusted_ms:  # else all times that the clock was set back are seen again
+        if replay.trusted_ms:  # else every time the clock was set back is found again
             replay.ledger.closing.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
@@ -195,7 +195,7 @@ class IntervalBuilder:
         return _StreamState(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
 
     def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
-        """All packs are read again: correct what is written, keep the state, and go on as usual."""
+        """All packs are read again: correct what is written, store the state, continue as usual."""
         ledger = state.ledger
         pages, states, repairs = self._unsaved
         next_ms, written_ms = ledger.closing.next_ms, rebuild.written_ms
@@ -222,7 +222,7 @@ class IntervalBuilder:
                 for happening in state.ledger.happenings:
                     self._note(stream, event_of(happening))
                 state.ledger.happenings = []
-                if made and state.rebuild is not None:  # without a state: a kill begins this again
+                if made and state.rebuild is not None:  # without a state: after a kill this starts again
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
                 elif made:
@@ -237,13 +237,13 @@ class IntervalBuilder:
         pages, states, repairs = self._unsaved
         try:
             store.add_intervals(pages, states, repairs)
-        except GatewayError:  # the next commit of packs says what is wrong; these wait for it
+        except GatewayError:  # the next commit of packs reports the error; these pages wait for it
             return
         self._unsaved = [], {}, []
         self.written_ms = max(self.written_ms, *(page.to_ms for page in pages), 0)
 
     def save(self, store: Store) -> None:
-        """Keep where every stream stands, so that the next start has nothing to read again."""
+        """Store the state of every stream, so that the next start reads nothing again."""
         pages, states, repairs = self._unsaved
         for stream, state in self._states.items():
             is_whole = state.rebuild is None and state.ledger.sketch is not None and state.ledger.to_ms
@@ -266,7 +266,7 @@ class IntervalBuilder:
         return min(ends, default=0)
 
     def rebuild_damaged(self, store: Store) -> None:
-        """Drop pages that are damaged, and make the intervals of their streams once more from their packs."""
+        """Drop damaged pages, and rebuild the intervals of their streams from packs."""
         damaged = store.damaged_pages
         if not damaged:
             return
@@ -281,7 +281,7 @@ class IntervalBuilder:
             followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.cut.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
-            if followed:  # the newest day by its ledger, which begins without a state
+            if followed:  # the newest day is rebuilt by its ledger, which starts without a state
                 self._states.pop(stream, None)
                 self._behind[stream] = None
         store.drop_damaged_pages(repairs)
@@ -289,20 +289,20 @@ class IntervalBuilder:
             self.repair.add(store, repair)
 
     def tidy(self, store: Store, now_ms: int) -> None:
-        """Fold days that are over, a few at a time; drop what is too old. ``now_ms`` 0: the clock cannot be trusted."""
+        """Fold past days, a few at a time; drop what is too old. ``now_ms`` 0: the clock is not reliable."""
         if now_ms:
             store.fold_intervals(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
             store.prune_intervals(now_ms - self._keep_ms)
 
     def disable(self, stream: str, error: BaseException) -> None:
-        """A fault of ours: this stream has no intervals until the next start; its readings are not concerned."""
+        """After a bug: this stream has no intervals until the next start; its readings are not affected."""
         log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
         self._broken.add(stream)
         self._states.pop(stream, None)
 
 
 class _FaultGuard:
-    """A fault in a sum must never keep readings from being sealed: it costs the intervals of its stream, loudly."""
+    """Isolates bugs: an error in a sum must never stop the sealing of readings, only the intervals of its stream."""
 
     def __init__(self, builder: IntervalBuilder, stream: str) -> None:
         self._builder, self._stream = builder, stream
@@ -312,7 +312,7 @@ class _FaultGuard:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception) or isinstance(error, GatewayError):
-            return False  # the store's trouble is told, and waited for, by whoever asked it
+            return False  # errors of the store are handled by the caller
         self._builder.disable(self._stream, error)
         return True
 
@@ -335,11 +335,11 @@ def event_of(happening: Happening) -> dict[str, Any]:
 
 
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
-    """How often the clock was set back before the last intervals that are written, as they count it."""
+    """How often the clock was set back up to the last written intervals, as they count it."""
     pages = store.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
     return max((turn for page in pages for turn in Page(page.body).row("turn")), default=0)
 
 
 def fold(bodies: Sequence[bytes], shape: bytes) -> bytes:
-    """Pages of one day as one."""
+    """Merge the pages of one day."""
     return encode(merged(bodies), len(Shape.decode(shape).columns), compress=True)

@@ -1,10 +1,10 @@
-"""The loop's side of intervals: lets them be made behind the commits, closes them, publishes what follows from them.
+"""The result publisher, in the loop: has intervals built after commits, closes them, and publishes their results.
 
 An interval of the site is closed when all devices have written theirs, or 20 minutes and four packs after its end: a
-device that is silent must not keep the park's figures. After a start that time begins once all packs were read, since
-the first readings complete what lies before. What is found is sealed as packs of the stream ``_indicators``,
-whose ``from`` and ``to`` are boundaries of intervals: the head of the stream says what was published, in the same
-transaction as the pack, so each interval comes exactly once over all restarts.
+dead device must not hold back the site's figures. After a start that time begins when all packs were read, since the
+first readings complete what lies before. Results are sealed as packs of the stream ``_indicators``, whose ``from`` and
+``to`` are boundaries of intervals: the head of the stream, written in the same transaction as the pack, tells what was
+published, so each interval is published exactly once over all restarts.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
-LATE_MS = 1_200_000  # a silent device is sealed every 15 minutes at least
-LATE_PACKS = 4  # and a start waits for the third pack of each stream, which may tell of the time before it
+LATE_MS = 1_200_000  # a stream without readings is sealed every 15 minutes at least
+LATE_PACKS = 4  # a start waits for the third pack of each stream, which may concern the time before it
 WAITED_MS = 86_400_000  # longer than the first results ever wait
 LOOK_S = 2.0
-SLICES_S = 0.05  # between slices of catching up: what is sealed goes first
+SLICES_S = 0.05  # between slices of catching up: sealing goes first
 TIDY_EVERY_S = 60.0
-AT_ONCE = 96  # intervals published in one go, after a long time away
+AT_ONCE = 96  # intervals published in one go, after a long downtime
 
 Results = Sequence[Mapping[str, Any]]
 
 
 class ResultProducer(Protocol):
-    """Makes results of a closed interval. Called once for each, in order, in the writer's thread."""
+    """Makes the results of a closed interval. Called once for each interval, in order, in the database thread."""
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
-        """Result objects as docs/pack-format.md describes them. GatewayError: asked again at the next look."""
+        """Result objects as docs/pack-format.md describes them. After a GatewayError it is called again later."""
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Get ready for the interval that begins here, a slice at a time. True: there is more to do."""
+        """Prepare for the interval that begins here, one slice of time per call. True: there is more to do."""
 
 
 class ResultPublisher:
-    """Owned by the service; ``producers`` may be added before ``open``.
+    """Owned by the service; ``producers`` are set before ``open``.
 
     Args:
-        packer_of: the packer of a stream, going on where the store left it, else from a time in ms.
+        packer_of: the packer of a stream, continuing where the store left it, else from a time in ms.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ResultPublisher:
         return IntervalBuilder(cut, rule, config.store.keep_intervals_s * 1000, self._post_event)
 
     def _post_event(self, stream: str, event: dict[str, Any]) -> None:
-        """From the writer's thread."""
+        """From the database thread."""
         self._loop.call_soon_threadsafe(self._add_event, stream, event)
 
     def _add_event(self, stream: str, event: dict[str, Any]) -> None:
@@ -96,12 +96,12 @@ class ResultPublisher:
     # --- life
 
     async def open(self, ring: Ring, table: StreamTable) -> None:
-        """Follow the commits from now on; ``table`` is that of the stream of results."""
+        """Follow commits from now on; ``table`` is the table of the stream of results."""
         self._ring = ring
         from_ms = self.builder.cut.floor(self._grid.now_ms())
         if self.producers:
             begin_ms = await self._writer.call(lambda store: store.results_begin(from_ms))
-            if 0 < from_ms - begin_ms < WAITED_MS:  # nothing may be signed yet, as the first results wait for a meter
+            if 0 < from_ms - begin_ms < WAITED_MS:  # nothing was signed yet: the first results still waited for a meter
                 from_ms = begin_ms
         self._packer = self._packer_of(table.stream, from_ms)
         self._packer.use(table)
@@ -116,11 +116,11 @@ class ResultPublisher:
         store.announced_change()
 
     def prepare(self, config: Config) -> IntervalBuilder | None:
-        """What another time to keep needs; None where the ledgers go on as they are."""
+        """A new builder if the retention time changes; None if the ledgers continue as they are."""
         return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: StreamTable, builder: IntervalBuilder | None) -> None:
-        """Another configuration: other devices, another table of results, perhaps what ``prepare`` made."""
+        """Apply a new configuration: its devices, its table of results, and what ``prepare`` made."""
         self._config = config
         await self._writer.call(lambda store: self._take(store, table, builder))
 
@@ -132,7 +132,7 @@ class ResultPublisher:
             try:
                 before.save(store)
                 self._follow_streams(store)
-            except GatewayError as error:  # what is not kept is read from the packs again
+            except GatewayError as error:  # what is not stored is read from the packs again
                 log.warning("intervals: %s", error)
         if self._packer is not None and not table.same_as(self._packer.table):
             self._packer.use(table)
@@ -153,7 +153,7 @@ class ResultPublisher:
                     tidy_s = time.monotonic()
                     await self._writer.call(self._tidy)
                 self._failed = ""
-            except GatewayError as error:  # a full disk: packs say so as well, and nothing of this is lost
+            except GatewayError as error:  # a full disk: sealing reports it as well, and nothing is lost
                 if str(error) != self._failed:
                     log.warning("intervals postponed: %s", error)
                 self._failed, busy = str(error), False
@@ -161,7 +161,7 @@ class ResultPublisher:
 
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
-            return False  # what is added up now would be added up again
+            return False  # sums made now would have to be made again
         return self._packer is not None and any(
             producer.prepare(store, self._packer.from_ms) for producer in self.producers
         )
@@ -171,13 +171,13 @@ class ResultPublisher:
         self.builder.tidy(store, self._grid.now_ms() if trusted else 0)
 
     async def close(self) -> None:
-        """After the last packs were committed: keep where every counter stands."""
+        """After the last commit: store the state of every counter."""
         if self._packer is not None:
             await self._writer.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
-        """For status: streams whose packs are being read, how far written intervals are compared with packs, what
-        stands still by a fault, and what keeps all of them.
+        """For status: streams whose packs are being read, how far written intervals are compared with packs, streams
+        stopped by an internal error, and what blocks all of them.
         """
         found: dict[str, Any] = {"reading": self.builder.reading, "repair": self.builder.repair.facts()}
         found["stopped"] = [stream.rpartition("/")[2] for stream in self.builder.stopped]
@@ -187,7 +187,7 @@ class ResultPublisher:
     # --- results
 
     async def _publish(self) -> None:
-        """Seal the results of intervals that are closed by now."""
+        """Seal the results of intervals that are closed."""
         streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
         now_ms = self._grid.now_ms()
         await self._writer.call(lambda store: self._close(store, streams, now_ms))
@@ -205,7 +205,7 @@ class ResultPublisher:
             end = cut.stretch("interval", start)[1]
             if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
                 break
-            if end > now_ms:  # the clock was set back: these were published in the time that comes again
+            if end > now_ms:  # the clock was set back: these intervals are published already
                 break
             try:
                 made.append((end, [result for producer in self.producers for result in producer(store, start, end)]))
@@ -215,7 +215,7 @@ class ResultPublisher:
                 break
             start = end
         lost = self._writer.losses_of(packer.stream)
-        if (not made and not lost) or store.damaged_pages:  # what is damaged is made again first
+        if (not made and not lost) or store.damaged_pages:  # damaged pages are rebuilt first
             return
         corrections, last = corrected_figures(store, cut, packer.from_ms)
         mark = packer.mark()
@@ -226,11 +226,11 @@ class ResultPublisher:
             packer.restore(mark)
             raise
         self.closed_ms = self.builder.published_ms = start
-        store.announce_changes(last)  # after the pack: a kill in between tells of them twice
+        store.announce_changes(last)  # after the pack: a kill in between announces them twice
 
 
 def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[dict[str, Any]], int]:
-    """Events for corrected intervals of days whose figures were signed, a run of days each; the last change told of."""
+    """Events for corrected intervals of days whose figures are signed, one per run of days; and the last change."""
     last = store.announced_change()
     days: dict[date, tuple[int, int]] = {}
     today_ms = cut.stretch("day", published_ms)[0]
@@ -248,12 +248,12 @@ def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[d
         else:
             runs.append(list(days[day]))
         before = day
-    said = {"event": "figures_corrected", "t": seconds(published_ms)}
-    return [said | {"from": seconds(start), "to": seconds(end)} for start, end in runs], last
+    event = {"event": "figures_corrected", "t": seconds(published_ms)}
+    return [event | {"from": seconds(start), "to": seconds(end)} for start, end in runs], last
 
 
 def make_producers(config: Config) -> list[ResultProducer]:
-    """Figures, then balances. A park's own plan is read now, as the birth of the results has its text."""
+    """Indicators, then balances. A site's own plan is read now, since the birth of the results contains its text."""
     figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config)
     if config.indicators.plan is not None:
         figures.producer()
@@ -261,21 +261,21 @@ def make_producers(config: Config) -> list[ResultProducer]:
 
 
 class LazyProducer:
-    """A producer that is imported when the first interval closes; until then it costs nothing."""
+    """A producer that is imported when the first interval closes; until then it costs no memory."""
 
     def __init__(self, module: str, name: str, config: Config) -> None:
         self._module, self._name, self._config = module, name, config
-        self._made: ResultProducer | None = None
+        self._loaded: ResultProducer | None = None
 
     def producer(self) -> ResultProducer:
         """The producer itself."""
-        if self._made is None:
-            self._made = getattr(import_module(self._module), self._name)(self._config)
-        return self._made
+        if self._loaded is None:
+            self._loaded = getattr(import_module(self._module), self._name)(self._config)
+        return self._loaded
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Sequence[Mapping[str, Any]]:
         return self.producer()(store, start_ms, end_ms)
 
     def prepare(self, store: Store, start_ms: int) -> bool:
         """There is nothing to prepare before there is a producer."""
-        return self._made is not None and self._made.prepare(store, start_ms)
+        return self._loaded is not None and self._loaded.prepare(store, start_ms)

@@ -1,8 +1,13 @@
-"""A stream's packs read again into a new ledger, a slice at a time, so that its intervals can be made once more.
+"""Rebuild intervals from packs: a stream's packs are read again into a new ledger, in slices.
 
-What a counter did is known from its last good reading on, and a step of it may wait a day for what those after it
-say. So reading begins that long before the first interval that matters, and longer before where a counter was silent
+The growth of a counter is known from its last good reading on, and a step of it may wait a day for later readings to
+confirm it. So reading begins that long before the first interval that matters, and earlier if a counter had no reading
 then: the written intervals name its last reading.
+
+``IntervalRepair`` compares written intervals with their packs in the background, newest day first. If a database was
+written by a version that lost energy at restarts, or with other interval settings, its packs are right: one day of a
+stream at a time is rebuilt, and differences are appended as corrections. The progress of each stream is stored in the
+same transaction as the corrections.
 """
 
 from __future__ import annotations
@@ -27,23 +32,23 @@ from agent.pack import seconds
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
 
-PACKS = 32  # read at a time
+PACKS = 32  # per query
 
 RebuiltRows = list[tuple[Shape, list[Row]]]
 
 
 @dataclass(slots=True)
 class PackReplay:
-    """Where reading began, and what it gave so far.
+    """A stream whose packs are being read again.
 
-    ``trusted_ms``: intervals that begin from here on come out as if all packs had been read from the first one on.
+    ``trusted_ms``: intervals that begin from here on are the same as if all packs had been read from the first one.
     """
 
     stream: str
     ledger: Ledger
     trusted_ms: int
-    is_from_the_first: bool  # nothing of the stream lies before
-    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events that the packs state
+    is_from_the_first: bool  # there is no earlier pack
+    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events that the packs contain
 
     def read(self, store: Store, last: int, deadline_s: float) -> bool:
         """Read packs up to ``last`` until ``time.monotonic()`` passes the deadline. True: all are read."""
@@ -51,7 +56,7 @@ class PackReplay:
         while ledger.seq < last and time.monotonic() < deadline_s:
             page = store.after(self.stream, ledger.seq, last, PACKS)
             if not page:
-                ledger.seq = last  # what is left was dropped by the size cap
+                ledger.seq = last  # the rest was dropped by the size limit
                 break
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
@@ -61,7 +66,7 @@ class PackReplay:
 
 
 def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) -> PackReplay:
-    """A replay whose intervals can be trusted from ``from_ms`` on, or from earlier, as far as packs are there."""
+    """A replay whose intervals can be trusted from ``from_ms`` on, or earlier; later if older packs are missing."""
     first, first_ms = store.first_pack(stream)
     trusted_ms = cut.floor(min(from_ms, _oldest_last_reading(store, stream, cut, rule, from_ms, first_ms)))
     seq = store.seq_at(stream, trusted_ms - PATIENCE_MS)
@@ -76,9 +81,9 @@ def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) 
 
 
 def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms: int, first_ms: int) -> int:
-    """When the point that was silent longest at an instant was read last; the instant where none was read before.
+    """The oldest last reading of any point before an instant; the instant itself if no point was read before.
 
-    What follows changes intervals from there on. Points without any reading are looked for up to the first pack.
+    Later readings can change intervals from there on. Points without any reading are searched up to the first pack.
     """
     birth = store.birth_before(stream, store.seq_at(stream, at_ms) + 1)
     columns = sketch(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
@@ -96,7 +101,7 @@ def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms:
 def _last_readings(
     store: Store, stream: str, start_ms: int, end_ms: int, wanted: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], int]:
-    """Of counters, by point and epoch, when each was read last within the intervals of a stretch."""
+    """When each counter, by point and epoch, was read last within the intervals of a time range."""
     found: dict[tuple[str, str], int] = {}
     for t in map(Taken, store.interval_pages(start_ms, end_ms, [stream])):
         for number, column in enumerate(t.shape.columns):
@@ -112,7 +117,7 @@ def _last_readings(
 
 
 def split_rows(made: Sequence[tuple[Shape, Sequence[Row]]], at_ms: int) -> tuple[RebuiltRows, RebuiltRows]:
-    """Rows that begin before an instant, and the others."""
+    """Rows that begin before an instant, and the rest."""
     before = [(shape, [row for row in rows if row.start_ms < at_ms]) for shape, rows in made]
     after = [(shape, [row for row in rows if row.start_ms >= at_ms]) for shape, rows in made]
     return [pair for pair in before if pair[1]], [pair for pair in after if pair[1]]
@@ -127,10 +132,10 @@ def corrected_pages(
     next_ms: int = FOREVER,
     open_ms: int = FOREVER,
 ) -> list[NewPage]:
-    """Pages to append so that the written intervals before ``to_ms`` are what a replay made, as far as it is trusted.
+    """Pages to append so that the written intervals before ``to_ms`` equal those of a replay, where it can be trusted.
 
     Args:
-        next_ms: from here on the replay's ledger will write by itself.
+        next_ms: from here on the replay's ledger will write the intervals itself.
         open_ms: see ``agent.intervals.contradictions``.
     """
     stream = replay.stream
@@ -146,10 +151,10 @@ def corrected_pages(
 
 
 def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -> RebuiltRows:
-    """Corrections with a revision above those that are written of the same intervals.
+    """The rows, corrections with a revision above the written ones of the same intervals.
 
     Args:
-        until_ms: rows that begin before may be corrections as well: something was written up to here, and rebuilt.
+        until_ms: rows that begin before may be corrections as well: intervals were written up to here, and rebuilt.
     """
     late = [row for _, rows in made for row in rows if row.revision or row.start_ms < until_ms]
     if not late:
@@ -172,10 +177,10 @@ def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -
 def new_pages(
     stream: str, made: Sequence[tuple[Shape, Sequence[Row]]], cut: Cut, published_ms: int = 0
 ) -> list[NewPage]:
-    """Rows on their way into the store, a page a day at most: queries look no further back than that for a page.
+    """Rows as pages for the store, at most one day per page: queries search no further back than that for a page.
 
     Args:
-        published_ms: rows that begin before change what was published, as corrections do.
+        published_ms: rows that begin before this change published results, as corrections do.
     """
     out = []
     for shape, rows in made:
@@ -195,7 +200,7 @@ SLICE_S = 0.02  # of the writer's time
 
 @dataclass(slots=True)
 class _Day:
-    """One stream from some midnight to where its repair came."""
+    """One stream, from a midnight to where its repair has come."""
 
     repair: Repair
     replay: PackReplay
@@ -211,7 +216,7 @@ class _Day:
 
 
 class IntervalRepair:
-    """Only the writer's thread touches it."""
+    """Compares written intervals with packs. Only the database thread touches it."""
 
     def __init__(self, cut: Cut, rule: Rule) -> None:
         self._cut, self._rule = cut, rule
@@ -221,7 +226,7 @@ class IntervalRepair:
         self.corrected = 0  # intervals, since the start
 
     def open(self, store: Store, followed: Collection[str]) -> None:
-        """Go on with what was begun; begin with streams of devices that are no longer configured.
+        """Continue repairs that were begun; begin those of devices that are no longer configured.
 
         Args:
             followed: streams with a ledger: their repair begins when they are caught up with, by ``add``.
@@ -235,7 +240,7 @@ class IntervalRepair:
         self._look_back(store)
 
     def add(self, store: Store, repair: Repair) -> None:
-        """A stream whose newest day was rebuilt and kept with this note."""
+        """Add a stream whose newest day was rebuilt and stored with this note."""
         if repair.before_ms:
             self.left[repair.stream] = repair
             self._look_back(store)
@@ -244,14 +249,14 @@ class IntervalRepair:
         self.oldest_ms = min((store.first_pack(stream)[1] for stream in self.left), default=0)
 
     def facts(self) -> dict[str, Any]:
-        """For status: nothing, or how many streams are left, from when on all agree, and how far packs go back."""
-        if not (left := list(self.left.values())):  # the loop asks, while the writer's thread works
+        """For status: nothing, or how many streams are left, from when on all agree, and how old the first pack is."""
+        if not (left := list(self.left.values())):  # called in the loop while the database thread works
             return {}
         before_ms = max(repair.before_ms for repair in left)
         return {"streams": len(left), "compared_from": seconds(before_ms), "packs_from": seconds(self.oldest_ms)}
 
     def step(self, store: Store) -> bool:
-        """Read packs for a slice of time, of the newest day that is left. True: there is more to do."""
+        """Read packs of the newest day that is left for one slice of time. True: there is more to do."""
         end_s = time.monotonic() + SLICE_S
         while self.left and time.monotonic() < end_s:
             repair = max(self.left.values(), key=lambda one: (one.before_ms, one.stream))
@@ -259,10 +264,10 @@ class IntervalRepair:
                 if self._day is None or self._day.repair != repair:
                     self._day = self._begin(store, repair)
                 self._read(store, self._day, end_s)
-            except GatewayError:  # the disk: later once more, from the beginning of the day
+            except GatewayError:  # a disk error: later again, from the beginning of the day
                 self._day = None
                 raise
-            except Exception:  # a fault of ours in a sum must never end the sealing of readings
+            except Exception:  # a bug in a sum must never stop the sealing of readings
                 log.exception("internal error: older intervals of %s stay as written", repair.stream)
                 self._keep(store, repair, [], 0)
         return bool(self.left)
