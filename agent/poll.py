@@ -35,6 +35,10 @@ IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when
 HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
 
 
+Record = Callable[[int, list[int], bool], None]  # table, ring positions, whether the device answered
+Identify = Callable[[int], Awaitable[None]]  # tick in ms
+
+
 class Life(Enum):
     """Whether a device answers."""
 
@@ -44,10 +48,18 @@ class Life(Enum):
 
 
 class DevicePoll:
-    """The schedule and state of one device: what is due, what is pending, whether it answers."""
+    """The schedule and state of one device: what is due, what is pending, whether it answers.
 
-    def __init__(self, driver: Driver, ring: Ring, start_ms: int) -> None:
-        self.ring = ring
+    Args:
+        record: takes what a poll wrote into the ring.
+        identify: called before the device's data counts: reads its identity, may exchange ``driver``; raises LineError
+            if the device does not answer. None: the device is only probed.
+    """
+
+    def __init__(
+        self, driver: Driver, ring: Ring, start_ms: int, record: Record, identify: Identify | None = None
+    ) -> None:
+        self.ring, self._record, self.identify = ring, record, identify or self._probe
         self.life = Life.UNKNOWN
         self.failures = 0
         self.failing_since = 0.0
@@ -182,6 +194,13 @@ class DevicePoll:
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
         return bool(away) or tick_ms - self.identified_ms >= IDENTIFY_EVERY_MS
 
+    async def _probe(self, tick_ms: int) -> None:
+        await self.driver.probe()
+
+    def record(self, positions: list[int], answered: bool) -> None:
+        """Pass on the ring positions that a poll wrote."""
+        self._record(self.driver.table, positions, answered)
+
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
         """Write that ``paces`` have no reading at a tick. Returns the ring position."""
         points = self._points.get(paces)
@@ -237,23 +256,11 @@ class DevicePoll:
 
 
 class LinePoller:
-    """Serves the devices of one line, the most urgent first.
+    """Serves the devices of one line, the most urgent first."""
 
-    Args:
-        identify: called before a device's data counts: reads its identity, may exchange ``driver``; raises LineError
-            if the device does not answer.
-        collect: takes (device, ring positions that a poll wrote, whether the device answered).
-    """
-
-    def __init__(
-        self,
-        devices: Sequence[DevicePoll],
-        grid: Grid,
-        identify: Callable[[DevicePoll, int], Awaitable[None]],
-        collect: Callable[[DevicePoll, list[int], bool], None],
-    ) -> None:
+    def __init__(self, devices: Sequence[DevicePoll], grid: Grid) -> None:
         self._devices = tuple(devices)
-        self._grid, self._identify, self._collect = grid, identify, collect
+        self._grid = grid
         self.stopping = False  # finish the poll under way, then end
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
@@ -290,7 +297,7 @@ class LinePoller:
             if now_ms >= self._wake_ms:
                 for device in devices:
                     if 0 < device.next_ms <= now_ms and not device.paused and (late := device.advance(now_ms)):
-                        self._collect(device, late, False)
+                        device.record(late, False)
                 self._wake_ms = min((d.next_ms for d in devices if d.next_ms), default=0)
             chosen: DevicePoll | None = None
             best = tick = paces = 0
@@ -331,13 +338,13 @@ class LinePoller:
         if not alive or paces >> ONCE & 1 or device.needs_identification(tick):
             began = clock()
             if not alive and (began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until)):
-                self._collect(device, [device.gap(tick, paces, Reason.ABSENT)], False)
+                device.record([device.gap(tick, paces, Reason.ABSENT)], False)
                 return
             try:
-                await self._identify(device, tick)
+                await device.identify(tick)
             except LineError as error:
                 now = clock()
-                self._collect(device, [device.gap(tick, paces, error.reason)], False)
+                device.record([device.gap(tick, paces, error.reason)], False)
                 if not isinstance(error, LineLent):
                     device.mark_failed(now, error, tick)
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
@@ -349,7 +356,7 @@ class LinePoller:
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
         result = await device.driver.poll(tick, paces)
-        self._collect(device, result.positions, result.answered > 0)
+        device.record(result.positions, result.answered > 0)
         if result.answered:
             device.mark_alive(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
@@ -370,7 +377,7 @@ class LinePoller:
                 await asyncio.sleep(HEARTBEAT_RETRY_MS / 1000)
                 reading = (await device.driver.read_points([rule.point]))[rule.point]
         except LineError as error:
-            self._collect(device, [device.gap(tick, paces, error.reason)], False)
+            device.record([device.gap(tick, paces, error.reason)], False)
             if not isinstance(error, LineLent):
                 device.mark_failed(clock(), error, tick)
             return False
@@ -382,7 +389,7 @@ class LinePoller:
         device.last_error = judge.why(reading)
         if stale_s is None:
             log.warning("%s: stale source, readings are discarded: %s", device.driver.spec.name, device.last_error)
-        self._collect(device, [device.gap(tick, paces, Reason.STALE_SOURCE)], False)
+        device.record([device.gap(tick, paces, Reason.STALE_SOURCE)], False)
         return False
 
     def _may_read_again(self, device: DevicePoll, rule: Fresh) -> bool:

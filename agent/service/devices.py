@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from agent.clock import Grid
@@ -67,7 +68,6 @@ class DeviceManager:
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._device_of: dict[int, Device] = {}
         self._next_table = 0
         self.lock = asyncio.Lock()
         self.catalog: DeviceCatalog
@@ -140,11 +140,11 @@ class DeviceManager:
         line.heed(line.manners(made.spec.limits, made.spec.serial))
         stream = self._make_stream(made.spec.stream, start_ms)
         stream.switch_table(made.number, made.table, start_ms)
-        poll = DevicePoll(made.driver, self.ring, start_ms)
+        poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
         device = Device(made.entry, self.catalog, line, stream, poll)
         self.sealing.add(stream, poll)
+        poll.identify = partial(self._identity_checker.verify, device)
         self.devices.append(device)
-        self._device_of[id(poll)] = device
 
     def remove(self, device: Device) -> None:
         """Remove a paused device: its stream is sealed up to now."""
@@ -163,14 +163,13 @@ class DeviceManager:
     def start_pollers(self) -> None:
         """Start a task for each line that has devices; a running poller gets its devices of now."""
         by_line: dict[str, list[DevicePoll]] = {}
-        self._device_of = {id(device.poll): device for device in self.devices}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
         for line, polls in by_line.items():
             if line in self.pollers:
                 self.pollers[line].serve(polls)
                 continue
-            poller = self.pollers[line] = LinePoller(polls, self.grid, self._identify, self._collect)
+            poller = self.pollers[line] = LinePoller(polls, self.grid)
             self._tasks[line] = asyncio.create_task(poller.run(), name=f"line {line}")
         for line in self.pollers.keys() - by_line.keys():
             self.stop_poller(line)
@@ -220,15 +219,6 @@ class DeviceManager:
         """Release memory of the traces, which are files anyway."""
         for line in self.lines.values():
             line.trim()
-
-    # --- callbacks of the pollers
-
-    def _collect(self, poll: DevicePoll, positions: list[int], answered: bool) -> None:
-        self._device_of[id(poll)].stream.record(poll.driver.table, positions, answered)
-
-    async def _identify(self, poll: DevicePoll, tick_ms: int) -> None:
-        """Identify the device before its data counts."""
-        await self._identity_checker.verify(self._device_of[id(poll)], tick_ms)
 
 
 log = logging.getLogger("meterhouse")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,18 +73,15 @@ class Bench:
         mono: Callable[[], int] = loop.mono_ns  # type: ignore[attr-defined]
         start = mono()
         self.grid = Grid(lambda: EPOCH_MS * 1_000_000 + mono() - start, mono)
-        self.devices = [DevicePoll(d, ring, EPOCH_MS) for d in drivers]
         self.got: list[tuple[str, list[int], bool]] = []
+        self.devices = [DevicePoll(d, ring, EPOCH_MS, partial(self.record, d)) for d in drivers]
 
-    async def contact(self, device: DevicePoll, tick_ms: int) -> None:
-        await device.driver.probe()
-
-    def collect(self, device: DevicePoll, positions: list[int], answered: bool) -> None:
-        self.got.append((device.driver.spec.name, positions, answered))
+    def record(self, driver: FakeDriver, table: int, positions: list[int], answered: bool) -> None:
+        self.got.append((driver.spec.name, positions, answered))
 
     def run(self, seconds: float) -> None:
         async def go() -> None:
-            task = asyncio.ensure_future(LinePoller(self.devices, self.grid, self.contact, self.collect).run())
+            task = asyncio.ensure_future(LinePoller(self.devices, self.grid).run())
             await asyncio.sleep(seconds)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
