@@ -16,6 +16,7 @@ from drivers.model import PACES, DeviceSpec, Fresh, Point
 from drivers.night import DARK_BELOW_DEG
 from drivers.profile import Profile, vocabulary
 
+MAX_PLAN_BYTES = 48 << 10  # of a plan whose text is in the birth
 Kind = tuple[object, ...]  # what makes two devices the same but for their address
 
 
@@ -139,9 +140,6 @@ def gateway_table(config: Config, version: str) -> dict[str, Any]:
         },
         "points": [],
     }
-
-
-MAX_PLAN_BYTES = 48 << 10
 
 
 def results_table(config: Config, version: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from drivers.model import ConfigError, DeviceSpec, GatewayError, ProfileError
 from drivers.registry import Driver
 from ext.ring import Ring
 
+log = logging.getLogger("meterhouse")
 LAST_VISIT_S = 2.0  # for polls under way when the agent stops
 
 PlannedDevice = tuple[DeviceConfig, DeviceSpec, StreamTable]
@@ -221,32 +222,7 @@ class DeviceManager:
             line.trim()
 
 
-log = logging.getLogger("meterhouse")
-# what is written into files, packs or memory at the start and cannot change in the same boot
-RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
-    "site.id": lambda config: config.site,
-    "site.gateway": lambda config: config.gateway,
-    "site.timezone": lambda config: config.timezone,
-    "ring.size": lambda config: config.ring,
-    "interval.length": lambda config: config.interval.length_ms,
-    "interval.max_gap": lambda config: config.interval.max_gap_ms,
-    "interval.demand": lambda config: (config.interval.demand_period_ms, config.interval.demand_slip_ms),
-    "paths.state_dir": lambda config: config.state_dir,
-    "paths.runtime_dir": lambda config: config.runtime_dir,
-}
-
-
-def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
-    """One complaint for each key that only a restart can bring into effect."""
-    return [
-        ConfigError(
-            "can only change at a restart",
-            where=new.at(key),
-            hint="`systemctl restart meterhouse`, or restore the old value",
-        )
-        for key, value in RESTART_ONLY.items()
-        if value(old) != value(new)
-    ]
+# --- another configuration
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import agent
 from agent.config import Config, gathered
 from agent.pack import StreamTable
 from agent.service.births import DeviceCatalog
-from agent.service.devices import DeviceChanges, apply, prepare, restart_only_changes
+from agent.service.devices import DeviceChanges, apply, prepare
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import ResultProducer, make_producers
 from agent.service.signing_key import PreparedKey
@@ -37,6 +37,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that is removed
 MAX_LOGGED = 20  # complaints in the log; all are in the snapshot
+
+# what is written into files, packs or memory at the start and cannot change in the same boot
+RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
+    "site.id": lambda config: config.site,
+    "site.gateway": lambda config: config.gateway,
+    "site.timezone": lambda config: config.timezone,
+    "ring.size": lambda config: config.ring,
+    "interval.length": lambda config: config.interval.length_ms,
+    "interval.max_gap": lambda config: config.interval.max_gap_ms,
+    "interval.demand": lambda config: (config.interval.demand_period_ms, config.interval.demand_slip_ms),
+    "paths.state_dir": lambda config: config.state_dir,
+    "paths.runtime_dir": lambda config: config.runtime_dir,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,19 @@ class Outcome:
             "complaints": list(self.complaints),
             "fault": self.fault,
         }
+
+
+def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
+    """One complaint for each key that only a restart can bring into effect."""
+    return [
+        ConfigError(
+            "can only change at a restart",
+            where=new.at(key),
+            hint="`systemctl restart meterhouse`, or restore the old value",
+        )
+        for key, value in RESTART_ONLY.items()
+        if value(old) != value(new)
+    ]
 
 
 @dataclass(slots=True)

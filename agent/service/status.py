@@ -172,6 +172,8 @@ def _line_facts(line: Line) -> dict[str, Any]:
     }
 
 
+# --- metrics
+
 Labels = Mapping[str, str]
 Sample = tuple[Labels, float | int | bool | None]
 LINE_ERRORS = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")

@@ -93,17 +93,17 @@ class Moody:
         return self._key.sign(message)
 
 
-class Rounds:
+class SealRounds:
     """Two streams that are sealed a second at a time by a real writer into a real store."""
 
-    def __init__(self, folder: Path, pen: ActiveKey) -> None:
+    def __init__(self, folder: Path, active: ActiveKey) -> None:
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 77, 2, bytes(32))
         self.now_ms, self.told = T0, list[tuple[Any, ...]]()
         self.writer = DatabaseThread(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
         self.writer.on_trouble = lambda *what: self.told.append(what)
         self.streams = []
         for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
-            stream = Stream(name, Packer(name, "00000000000000aa", None, pen.sign, T0, 1 << 16), T0)
+            stream = Stream(name, Packer(name, "00000000000000aa", None, active.sign, T0, 1 << 16), T0)
             stream.switch_table(n, StreamTable(name, table()), T0)
             self.streams.append(stream)
 
@@ -128,9 +128,9 @@ class Rounds:
         }
 
 
-def verdict(packs: dict[str, list[bytes]], pen: ActiveKey, trust: str) -> Any:
+def verdict(packs: dict[str, list[bytes]], active: ActiveKey, trust: str) -> Any:
     verifier = Verifier([trust])
-    verifier.feed(pen.records, f"meterhouse/v1/{BASE}/keys")
+    verifier.feed(active.records, f"meterhouse/v1/{BASE}/keys")
     for name, datas in packs.items():
         for data in datas:
             verifier.feed(data, f"meterhouse/v1/{name}/readings")
@@ -140,11 +140,11 @@ def verdict(packs: dict[str, list[bytes]], pen: ActiveKey, trust: str) -> Any:
 async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     """Sealing pauses and says why; what was read waits in the ring and is sealed with the first signature after."""
     key = Moody()
-    pen = ActiveKey(Signer(key, T0 // 1000 - 5), BASE)
-    rounds = Rounds(tmp_path, pen)
+    active = ActiveKey(Signer(key, T0 // 1000 - 5), BASE)
+    rounds = SealRounds(tmp_path, active)
     await rounds.writer.start()
     try:
-        await rounds.writer.call(pen.activate)
+        await rounds.writer.call(active.activate)
         assert await rounds.round() == 2
         key.well = False
         assert [await rounds.round() for _ in range(3)] == [0, 0, 0]
@@ -155,7 +155,7 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     finally:
         await rounds.writer.stop()
         rounds.ring.close()
-    report = verdict(packs, pen, pen.signer.kid)
+    report = verdict(packs, active, active.signer.kid)
     assert report.verdict is Verdict.VERIFIED and report.gaps == 0 and report.readings == 2 * 2 * 5
 
 
@@ -188,16 +188,16 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     """Records are durable and handed out before the first pack that needs them; every stream changes in one round."""
     path = tmp_path / "signing.key"
     first = create_key(path, T0 // 1000 - 5).kid
-    pen = ActiveKey(load_key(path), BASE)
-    rounds, seen, notes, checkpoints = Rounds(tmp_path, pen), list[bytes](), list[Any](), list[str]()
+    active = ActiveKey(load_key(path), BASE)
+    rounds, seen, notes, checkpoints = SealRounds(tmp_path, active), list[bytes](), list[Any](), list[str]()
 
     async def checkpoint() -> None:
-        checkpoints.append(pen.signer.kid)
+        checkpoints.append(active.signer.kid)
 
     await rounds.writer.start()
     try:
-        await rounds.writer.call(pen.activate)
-        watch = KeyFileWatcher(pen, path, rounds.writer, seen.append, notes.append, checkpoint)
+        await rounds.writer.call(active.activate)
+        watch = KeyFileWatcher(active, path, rounds.writer, seen.append, notes.append, checkpoint)
         await watch.check()
         await rounds.round()
         kids = [first]
@@ -206,7 +206,7 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
             await rounds.round()
             await watch.check()
             kept = await rounds.writer.call(Store.key_record)
-            assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == pen.records
+            assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == active.records
             await watch.check()
             await rounds.round()
         path.write_text("nonsense")
@@ -225,29 +225,29 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     rows = [[signed_by(data) for data in datas if '"table"' not in data.decode()] for datas in packs.values()]
     a, b, c, d = kids
     assert rows == [[a, a, b, b, c, c, d, d]] * 2
-    assert verdict(packs, pen, first).verdict is Verdict.VERIFIED
+    assert verdict(packs, active, first).verdict is Verdict.VERIFIED
 
 
 async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "signing.key"
     create_key(path, 1)
-    pen = ActiveKey(load_key(path), BASE)
-    writer = Rounds(tmp_path, pen)
+    active = ActiveKey(load_key(path), BASE)
+    writer = SealRounds(tmp_path, active)
     await writer.writer.start()
     try:
-        await writer.writer.call(pen.activate)
-        kid, records = pen.signer.kid, pen.records
+        await writer.writer.call(active.activate)
+        kid, records = active.signer.kid, active.records
         other = create_key(tmp_path / "other.key", 2)
 
         async def none() -> None:
             raise AssertionError("no checkpoint of a key that was refused")
 
-        watch = KeyFileWatcher(pen, path, writer.writer, lambda data: None, lambda event: None, none)
+        watch = KeyFileWatcher(active, path, writer.writer, lambda data: None, lambda event: None, none)
         with pytest.raises(Exception, match="the last one recorded is"):
             await watch.prepare(tmp_path / "other.key")
         with pytest.raises(Exception, match="no signing key"):
             await watch.prepare(tmp_path / "none.key")
-        assert (pen.signer.kid, pen.records) == (kid, records) != (other.kid, b"")
+        assert (active.signer.kid, active.records) == (kid, records) != (other.kid, b"")
         assert await writer.writer.call(Store.key_record) == (1, records)
     finally:
         await writer.writer.stop()

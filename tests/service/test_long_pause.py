@@ -55,7 +55,7 @@ def read(ring: Ring, tick_ms: int) -> int:
 
 
 def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream) -> None:
-    """Tick by tick they took 2.6 s and 50 MB for three days of one device, with the writer's thread in the middle."""
+    """Tick by tick they took 2.6 s and 50 MB for three days of one device, with the database thread in the middle."""
     # field pain 46 and 55
     places = array("Q", (read(ring, T0 + n * 1000) for n in range(200)))  # more than the ring holds
     places.extend(read(ring, T0 + DAYS_MS + n * 1000) for n in range(20))

@@ -158,7 +158,7 @@ class Park:
                 "pollers": {name: id(poller) for name, poller in manager.pollers.items()},
                 "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._removed),
                 "packs": {name: packer._max for name, packer in service.packers.items()},
-                "intervals": (id(publisher.builder), [id(maker) for maker in publisher.producers]),
+                "intervals": (id(publisher.builder), [id(producer) for producer in publisher.producers]),
                 "results": id(publisher._packer and publisher._packer.table),
                 "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.table_versions],
                 "uplinks": [(id(uplink), uplink.destination) for uplink in service.uplinks],

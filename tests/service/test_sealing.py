@@ -196,7 +196,7 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
 
         def commit(self, *args: Any, **more: Any) -> list[int]:
             self.began.set()
-            time.sleep(0.2)  # as a card does; in the writer's thread
+            time.sleep(0.2)  # as a card does; in the database thread
             return super().commit(*args, **more)
 
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000

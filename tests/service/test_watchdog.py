@@ -17,7 +17,7 @@ from drivers.line.stats import LineStats
 
 
 class Thread:
-    """Stands for the writer's thread, which may hang."""
+    """Stands for the database thread, which may hang."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

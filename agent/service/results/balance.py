@@ -22,6 +22,8 @@ from agent.service.births import derived_row
 from agent.store import Store
 from drivers.model import GatewayError
 
+log = logging.getLogger("meterhouse.intervals")
+
 
 class UnwrittenStreams:
     """Configured streams whose intervals are not written yet. Used in the database thread only.
@@ -55,9 +57,6 @@ class UnwrittenStreams:
             columns = sketch(json.loads(birth)["table"], self._rule).shape.columns if birth is not None else ()
             self._columns[stream] = seq, columns
         return self._columns[stream][1]
-
-
-log = logging.getLogger("meterhouse.intervals")
 
 
 class BalanceResults:

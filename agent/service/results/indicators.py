@@ -24,7 +24,7 @@ from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
 BROKEN = "internal error: no figures until the next start; readings are not affected"
-SLICE_S = 0.03  # of the writer's time for adding up days
+SLICE_S = 0.03  # of the database thread for adding up days
 LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
 

@@ -39,7 +39,7 @@ from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.03  # of the writer's time for catching up
+SLICE_S = 0.03  # of the database thread for catching up
 FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: by then corrections of the night are written
 
 Event = tuple[str, dict[str, Any]]  # stream, event

@@ -32,6 +32,8 @@ from agent.pack import seconds
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
 
+log = logging.getLogger("meterhouse.intervals")
+SLICE_S = 0.02  # of the database thread, for comparing
 PACKS = 32  # per query
 
 RebuiltRows = list[tuple[Shape, list[Row]]]
@@ -192,10 +194,6 @@ def new_pages(
             end_ms, body = max(row.end_ms for row in mine), encode(mine, len(shape.columns))
             out.append(NewPage(stream, mine[0].start_ms, end_ms, shape.encode(), body, tuple(sorted(changed))))
     return out
-
-
-log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.02  # of the writer's time
 
 
 @dataclass(slots=True)
