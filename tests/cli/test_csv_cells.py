@@ -14,7 +14,7 @@ from agent.cli.csv_cells import FORMULA, safe_cell
 from agent.cli.export_intervals import PEOPLE, IntervalTable
 from agent.cli.exporting import Table
 from agent.cli.report import _write_csv
-from agent.service.control.intervals import COLUMNS
+from agent.service.control.export import COLUMNS
 
 ATTACK = 'cmd|" /C calc"!A0'
 

@@ -22,7 +22,7 @@ from agent.cli.report import FIGURE_HEADS, _figure_row, _hours, _show, _trace_ro
 from agent.cli.report_html import page as html
 from agent.cli.report_page import check_page
 from agent.service.control import server
-from agent.service.control.intervals import COLUMNS
+from agent.service.control.export import COLUMNS
 from drivers.model import GatewayError
 from tests.indicators.test_report_page import made
 from tests.kits.broker import until

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from agent.intervals import Flag, query
-from agent.service.control.intervals import COLUMNS
+from agent.service.control.export import COLUMNS
 from agent.service.results.rebuild import new_pages
 from agent.store import Store
 from tests.kits.exports import BASE, Gateway

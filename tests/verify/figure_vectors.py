@@ -30,7 +30,7 @@ from agent.intervals import Cut, query
 from agent.intervals.sketch import Rule
 from agent.pack import Packer, StreamTable
 from agent.service.births import DeviceCatalog
-from agent.service.control.intervals import COLUMNS, cells_of
+from agent.service.control.export import COLUMNS, cells_of
 from agent.service.results.balance import BalanceResults
 from agent.service.results.indicators import IndicatorResults
 from agent.service.results.interval_builder import IntervalBuilder

@@ -60,7 +60,7 @@ class Export(Stretch, frozen=True, tag="export"):
 class Intervals(Stretch, frozen=True, tag="intervals"):
     """Rows of intervals of a stretch of time."""
 
-    module: ClassVar[str] = "agent.service.control.intervals"
+    module: ClassVar[str] = "agent.service.control.export"
 
 
 class Report(Base, frozen=True, tag="report"):
