@@ -1,7 +1,7 @@
-"""Scheduling of polls: ticks of the UTC grid, earliest deadline first, and a bounded share for dead devices.
+"""The poll scheduler: ticks of the UTC grid, earliest deadline first, and a bounded share of time for dead devices.
 
-One ``LinePoller`` serves one line. It owns no transport and knows no protocol: it calls ``poll`` and ``probe``
-of the drivers it was given and passes on the ring positions of what they wrote.
+One ``LinePoller`` serves one line. It owns no transport and knows no protocol: it calls ``poll`` and ``probe`` of its
+drivers and passes on the ring positions of what they wrote.
 """
 
 from __future__ import annotations
@@ -12,96 +12,67 @@ import time
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING
 
+from agent.clock import Grid
 from drivers.backoff import Backoff
 from drivers.fresh import Freshness
-from drivers.model import PACES, DeviceSpec, Fresh, LineDown, LineError, LineLent, PollResult, Reading, Reason
+from drivers.model import PACES, Fresh, LineDown, LineError, LineLent, Reason
 from ext.ring import Ring
+
+if TYPE_CHECKING:
+    from drivers.registry import Driver
 
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
-DEAD_AFTER_FAILURES = 3  # visits in a row without any answer ...
+DEAD_AFTER_FAILURES = 3  # polls in a row without any answer ...
 DEAD_AFTER_S = 3.0  # ... over at least this long: one lost round does not make a device dead
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 60.0
+FIRST_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 60.0
 DEAD_SHARE = 0.1  # of a line's time, for all its dead devices together
-PATIENCE_ROUNDS = 4
-AWAY_MS = 10_000  # without an answer for so long, a meter may have been exchanged for another
-MEET_EVERY_MS = 86_400_000  # how often a device that is always there is identified, or when ``once`` is due
-LOOK_AGAIN_MS = 200  # for a heartbeat's first move
-STEP_MS = 500  # a wall clock further than this from the monotonic one has been set
+MAX_WAIT_ROUNDS = 4
+AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
+IDENTIFY_EVERY_MS = 86_400_000  # also for a device that always answers; or when ``once`` is due
+HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
 
 
-class Driver(Protocol):
-    """What the poller needs of a device's driver."""
-
-    spec: DeviceSpec
-    table: int
-
-    async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due; readings and gaps go into the ring."""
-
-    async def probe(self) -> None:
-        """One cheap request. Raises LineError where the device is silent."""
-
-    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Ask for some points now, to identify the device. Raises LineError if it is silent."""
-
-
-class Grid:
-    """UTC held on the monotonic clock between looks at the wall clock."""
-
-    def __init__(
-        self, utc_ns: Callable[[], int] = time.time_ns, mono_ns: Callable[[], int] = time.monotonic_ns
-    ) -> None:
-        self._utc, self._mono = utc_ns, mono_ns
-        self._offset_ns = utc_ns() - mono_ns()
-
-    def now_ms(self) -> int:
-        """UTC ms as the monotonic clock has carried it on since the last look."""
-        return (self._mono() + self._offset_ns) // 1_000_000
-
-    def look(self) -> tuple[int, int] | None:
-        """Compare with the wall clock: drift is followed; a step is returned as (old ms, new ms) and not yet taken."""
-        wall, mono = self._utc(), self._mono()
-        off = wall - mono - self._offset_ns
-        if abs(off) > STEP_MS * 1_000_000:
-            return (mono + self._offset_ns) // 1_000_000, wall // 1_000_000
-        # forward drift at once; backward only by slowing down, so that now_ms never goes back
-        self._offset_ns += off if off > 0 else max(off, -50_000_000)
-        return None
-
-    def take_step(self) -> None:
-        """Trust the wall clock from now on."""
-        self._offset_ns = self._utc() - self._mono()
+Record = Callable[[int, list[int], bool], None]  # table, ring positions, whether the device answered
+Identify = Callable[[int], Awaitable[None]]  # tick in ms
 
 
 class Life(Enum):
-    """What is known of a device."""
+    """Whether a device answers."""
 
-    UNKNOWN = "unknown"  # not met yet, or the line was down: identity is read before its data counts
+    UNKNOWN = "unknown"  # not identified yet, or the line was down: identity is read before its data counts
     ALIVE = "alive"
     DEAD = "dead"
 
 
 class DevicePoll:
-    """One device's place in its line's round: what is due, what is pending, whether it responds."""
+    """The schedule and state of one device: what is due, what is pending, whether it answers.
 
-    def __init__(self, driver: Driver, ring: Ring, start_ms: int) -> None:
-        self.ring = ring
+    Args:
+        record: takes what a poll wrote into the ring.
+        identify: called before the device's data counts: reads its identity, may exchange ``driver``; raises LineError
+            if the device does not answer. None: the device is only probed.
+    """
+
+    def __init__(
+        self, driver: Driver, ring: Ring, start_ms: int, record: Record, identify: Identify | None = None
+    ) -> None:
+        self.ring, self._record, self.identify = ring, record, identify or self._probe
         self.life = Life.UNKNOWN
         self.failures = 0
         self.failing_since = 0.0
-        self.probe_at = 0.0  # loop time before which a device that is not alive is not asked
-        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        self.probe_at = 0.0  # loop time before which a device that is not alive is not polled
+        self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
         self.last_error = ""
-        self._told = False  # the log says that it is silent
+        self._logged_dead = False  # the log says that it does not respond
         self.overloads = 0
-        self.working: int = 0  # tick of the visit under way, 0: none
-        self.turn = 0  # the poller's count of visits when it was last served
-        self.held = False  # no new tick is taken up
+        self.working: int = 0  # tick of the poll under way, 0: none
+        self.turn = 0  # the poller's count of polls when it was last served
+        self.paused = False  # no new tick is taken up
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
         self.freshness: Freshness | None = None  # of a caching master
@@ -113,9 +84,9 @@ class DevicePoll:
         used = {PACES.index(point.pace) for point in spec.points}
         self.periods = [period if n in used else 0 for n, period in enumerate(spec.periods_ms)]
         self.pending = [0] * len(PACES)
-        self.met_ms = 0  # the tick of its last identification
-        self.asked_ms = 0  # the latest tick that was asked for since; older ones may still be pending
-        self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
+        self.identified_ms = 0  # the tick at which its identity was last read
+        self.asked_ms = 0  # the latest tick that was polled since; older ones may still be pending
+        self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self.next = [
             -((spec.phase_ms - start_ms) // period) * period + spec.phase_ms if period else 0 for period in self.periods
         ]
@@ -125,7 +96,7 @@ class DevicePoll:
         self.first_ms = self.next_ms
         self._points: dict[int, array[int]] = {}
 
-    def respecified(self) -> None:
+    def driver_changed(self) -> None:
         """The driver was exchanged for one with other points; what is pending stays pending."""
         spec = self.driver.spec
         used = {PACES.index(point.pace) for point in spec.points}
@@ -139,7 +110,7 @@ class DevicePoll:
         self._points = {}
 
     def exchange(self, driver: Driver, cut_ms: int) -> None:
-        """Go on with a driver that a new configuration made, from ``cut_ms`` on. Only while held and idle."""
+        """Continue with the driver of a new configuration from ``cut_ms`` on. Only while paused and idle."""
         before = self.driver.spec
         self.driver = driver
         spec = driver.spec
@@ -149,29 +120,29 @@ class DevicePoll:
             if wanted != self.periods[pace] or spec.phase_ms != before.phase_ms:
                 self.periods[pace] = wanted
                 self.next[pace] = -((spec.phase_ms - cut_ms) // wanted) * wanted + spec.phase_ms if wanted else 0
-        self._patience_ms = PATIENCE_ROUNDS * min((p for p in self.periods if p), default=1000)
+        self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
         self.life, self.failures, self.probe_at = Life.UNKNOWN, 0, 0.0
         self._backoff.reset()
 
     @property
     def idle(self) -> bool:
-        """Nothing is pending and no visit is under way."""
+        """Nothing is pending and no poll is under way."""
         return not self.working and not any(self.pending)
 
-    async def hold(self) -> None:
-        """Start no new tick, and wait until pending ones are asked: then a change loses nothing."""
-        self.held = True
+    async def pause(self) -> None:
+        """Take up no new tick, and wait until what is pending was polled: a change then loses nothing."""
+        self.paused = True
         while not self.idle:
             self._settled = asyncio.get_running_loop().create_future()
             await self._settled
 
-    def release(self) -> None:
-        """Resume; ticks that came meanwhile are started now."""
-        self.held, self._settled = False, None
+    def resume(self) -> None:
+        """Continue; ticks that came due meanwhile are taken up now."""
+        self.paused, self._settled = False, None
 
-    def visited(self) -> None:
-        """A visit has ended."""
+    def visit_ended(self) -> None:
+        """A poll has ended."""
         self.working = 0
         if self._settled is not None and self.idle and not self._settled.done():
             self._settled.set_result(None)
@@ -190,7 +161,7 @@ class DevicePoll:
         return min(held, default=self.next_ms or 1 << 62)
 
     def advance(self, now_ms: int) -> list[int]:
-        """Make the ticks up to now pending. Those still pending before become overload; returns their positions."""
+        """Make the ticks up to now pending. What still was pending is now a gap ``overload``; returns its positions."""
         late: list[int] = []
         for pace, period in enumerate(self.periods):
             while period and self.next[pace] <= now_ms:
@@ -205,13 +176,13 @@ class DevicePoll:
     def deadline(self) -> tuple[int, int, int]:
         """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending.
 
-        A slow pace may wait for a few rounds of the fastest, not for its whole period: on an overloaded
-        line, pure deadlines would starve it.
+        A slow pace may wait for a few rounds of the fastest, not for its whole period: on an overloaded line, pure
+        deadlines would starve it.
         """
         best = tick = 0
         for pace, pending in enumerate(self.pending):
             if pending:
-                urgent = pending + min(self.periods[pace], self._patience_ms)
+                urgent = pending + min(self.periods[pace], self._max_urgency_ms)
                 if not best or urgent < best:
                     best, tick = urgent, pending
         paces = 0
@@ -221,9 +192,16 @@ class DevicePoll:
         return best, tick, paces
 
     def needs_identification(self, tick_ms: int) -> bool:
-        """It must be identified again before its data counts: after an absence, and once a day."""
+        """Must its identity be read before its data counts? After an absence, and once a day."""
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
-        return bool(away) or tick_ms - self.met_ms >= MEET_EVERY_MS
+        return bool(away) or tick_ms - self.identified_ms >= IDENTIFY_EVERY_MS
+
+    async def _probe(self, tick_ms: int) -> None:
+        await self.driver.probe()
+
+    def record(self, positions: list[int], answered: bool) -> None:
+        """Pass on the ring positions that a poll wrote."""
+        self._record(self.driver.table, positions, answered)
 
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
         """Write that ``paces`` have no reading at a tick. Returns the ring position."""
@@ -236,15 +214,15 @@ class DevicePoll:
             self.driver.table, reason, tick_ms, time.time_ns(), time.monotonic_ns(), memoryview(points)
         )
 
-    def sleeps(self, utc_ms: int) -> bool:
-        """It, or the dongle that it feeds, is silent because it is dark (``sleeps`` in its profile)."""
+    def is_asleep(self, utc_ms: int) -> bool:
+        """Does it, or the dongle that it powers, not respond because it is dark, as its profile says?"""
         silent = self.life is Life.DEAD or (self.life is Life.UNKNOWN and bool(self.last_error))
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
 
-    def failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
-        """A visit without any answer."""
+    def mark_failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
+        """A poll had no answer at all."""
         self.last_error = str(error) if error else "no answer"
-        if isinstance(error, LineDown):  # the line's fault: cheap to find out again, and no word about the device
+        if isinstance(error, LineDown):  # the line failed: cheap to check again, and says nothing about the device
             self.life = Life.UNKNOWN
             return
         if not self.failures:
@@ -256,10 +234,10 @@ class DevicePoll:
             if self.life is Life.ALIVE:
                 self._backoff.reset()
             self.life = Life.DEAD
-            if not self._told:
-                self._told = True
-                if self.sleeps(tick_ms):
-                    log.info("%s is asleep (dark)", self.driver.spec.name)
+            if not self._logged_dead:
+                self._logged_dead = True
+                if self.is_asleep(tick_ms):
+                    log.info("%s asleep in the dark", self.driver.spec.name)
                 else:
                     text = "%s not responding, backing off: %s"
                     log.warning(text, self.driver.spec.name, self.last_error)
@@ -267,78 +245,66 @@ class DevicePoll:
 
     def mark_alive(self, now_ms: int) -> None:
         """It answered."""
-        if self._told:
-            self._told = False
+        if self._logged_dead:
+            self._logged_dead = False
             since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
             log.info("%s responding%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
-        self._backoff.reset()
+        self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = now_ms
         self.last_error = ""
 
 
 class LinePoller:
-    """Serves the devices of one line, the most urgent first.
+    """Serves the devices of one line, the most urgent first."""
 
-    Args:
-        contact: called before a device's data counts: reads its identity, may exchange ``driver``; raises LineError
-            where the device is silent.
-        collect: takes (device, positions, answered) of what a visit wrote.
-    """
-
-    def __init__(
-        self,
-        devices: Sequence[DevicePoll],
-        grid: Grid,
-        contact: Callable[[DevicePoll, int], Awaitable[None]],
-        collect: Callable[[DevicePoll, list[int], bool], None],
-    ) -> None:
+    def __init__(self, devices: Sequence[DevicePoll], grid: Grid) -> None:
         self._devices = tuple(devices)
-        self._grid, self._contact, self._collect = grid, contact, collect
-        self.stopping = False  # finish the visit under way, then end
+        self._grid = grid
+        self.stopping = False  # finish the poll under way, then end
         self._dead_until = 0.0  # loop time before which no dead device may be asked
         self._wake_ms = 0
         self._turn = 0
-        self._nap: asyncio.Future[None] | None = None
+        self._sleeping: asyncio.Future[None] | None = None
 
     @property
     def turns(self) -> int:
-        """Visits so far."""
+        """Polls so far."""
         return self._turn
 
     def serve(self, devices: Sequence[DevicePoll]) -> None:
-        """Serve these from now on, some of them new or changed; those that are left out must be idle."""
+        """Serve these devices from now on; devices that are left out must be idle."""
         self._devices = tuple(devices)
         self.wake()
 
     def wake(self) -> None:
-        """Look again at what is due: the ticks of a device changed."""
+        """Check what is due now: the schedule of a device has changed."""
         self._wake_ms = 0
-        if self._nap is not None and not self._nap.done():
-            self._nap.set_result(None)
+        if self._sleeping is not None and not self._sleeping.done():
+            self._sleeping.set_result(None)
 
     @property
     def busy(self) -> bool:
-        """A visit is under way."""
+        """A poll is under way."""
         return any(device.working for device in self._devices)
 
     async def run(self) -> None:
-        """Serve until cancelled, or until ``stopping`` is set and the visit under way is done."""
+        """Serve until cancelled, or until ``stopping`` is set and the poll under way has ended."""
         clock = asyncio.get_running_loop().time
         while not self.stopping:
             devices = self._devices
             now_ms = self._grid.now_ms()
             if now_ms >= self._wake_ms:
                 for device in devices:
-                    if 0 < device.next_ms <= now_ms and not device.held and (late := device.advance(now_ms)):
-                        self._collect(device, late, False)
+                    if 0 < device.next_ms <= now_ms and not device.paused and (late := device.advance(now_ms)):
+                        device.record(late, False)
                 self._wake_ms = min((d.next_ms for d in devices if d.next_ms), default=0)
             chosen: DevicePoll | None = None
             best = tick = paces = 0
             for device in devices:
                 at, t, p = device.deadline()
-                # of equals the one that waited longest: on a line asked for too much, the last in the list would starve
+                # among equals the one that waited longest: on an overloaded line the last in the list would starve
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
@@ -353,52 +319,52 @@ class LinePoller:
             chosen.working = tick
             chosen.asked_ms = max(chosen.asked_ms, tick)
             try:
-                await self._visit(chosen, tick, paces, clock)
+                await self._poll(chosen, tick, paces, clock)
             finally:
-                chosen.visited()
+                chosen.visit_ended()
 
     async def _sleep(self, seconds: float) -> None:
-        """As asyncio.sleep, and ``serve`` ends it."""
+        """Like asyncio.sleep, but ``serve`` and ``wake`` end it."""
         loop = asyncio.get_running_loop()
-        self._nap = nap = loop.create_future()
-        timer = loop.call_later(seconds, _wake, nap)
+        self._sleeping = sleeping = loop.create_future()
+        timer = loop.call_later(seconds, _wake, sleeping)
         try:
-            await nap
+            await sleeping
         finally:
             timer.cancel()
-            self._nap = None
+            self._sleeping = None
 
-    async def _visit(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
+    async def _poll(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> None:
         alive = device.life is Life.ALIVE
         if not alive or paces >> ONCE & 1 or device.needs_identification(tick):
             began = clock()
             if not alive and (began < device.probe_at or (device.life is Life.DEAD and began < self._dead_until)):
-                self._collect(device, [device.gap(tick, paces, Reason.ABSENT)], False)
+                device.record([device.gap(tick, paces, Reason.ABSENT)], False)
                 return
             try:
-                await self._contact(device, tick)
+                await device.identify(tick)
             except LineError as error:
                 now = clock()
-                self._collect(device, [device.gap(tick, paces, error.reason)], False)
+                device.record([device.gap(tick, paces, error.reason)], False)
                 if not isinstance(error, LineLent):
-                    device.failed(now, error, tick)
+                    device.mark_failed(now, error, tick)
                     self._dead_until = now + (now - began) * (1 / DEAD_SHARE - 1)
                 return
             device.mark_alive(self._grid.now_ms())
-            device.met_ms = tick
+            device.identified_ms = tick
             if device.periods[ONCE]:
                 paces |= 1 << ONCE  # after an absence, what is read once is read again
-        if device.driver.spec.fresh is not None and not await self._fresh(device, tick, paces, clock):
+        if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
         result = await device.driver.poll(tick, paces)
-        self._collect(device, result.positions, result.answered > 0)
+        device.record(result.positions, result.answered > 0)
         if result.answered:
             device.mark_alive(self._grid.now_ms())
         elif result.error is not None and not isinstance(result.error, LineLent):
-            device.failed(clock(), result.error, tick)
+            device.mark_failed(clock(), result.error, tick)
 
-    async def _fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
-        """Ask a caching master whether its source is alive, right before it is read. False: gaps are written."""
+    async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
+        """Check that the source behind a caching master is alive, right before a poll. False: gaps are written."""
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness
@@ -408,13 +374,13 @@ class LinePoller:
         stale_s, is_fresh = judge.stale_s, False
         try:
             reading = (await device.driver.read_points([rule.point]))[rule.point]
-            while not (is_fresh := judge.judge(reading, clock())) and is_first and self._may_look_again(device, rule):
-                await asyncio.sleep(LOOK_AGAIN_MS / 1000)
+            while not (is_fresh := judge.judge(reading, clock())) and is_first and self._may_read_again(device, rule):
+                await asyncio.sleep(HEARTBEAT_RETRY_MS / 1000)
                 reading = (await device.driver.read_points([rule.point]))[rule.point]
         except LineError as error:
-            self._collect(device, [device.gap(tick, paces, error.reason)], False)
+            device.record([device.gap(tick, paces, error.reason)], False)
             if not isinstance(error, LineLent):
-                device.failed(clock(), error, tick)
+                device.mark_failed(clock(), error, tick)
             return False
         device.mark_alive(self._grid.now_ms())
         if is_fresh:
@@ -424,16 +390,16 @@ class LinePoller:
         device.last_error = judge.why(reading)
         if stale_s is None:
             log.warning("%s: readings ignored as stale: %s", device.driver.spec.name, device.last_error)
-        self._collect(device, [device.gap(tick, paces, Reason.STALE_SOURCE)], False)
+        device.record([device.gap(tick, paces, Reason.STALE_SOURCE)], False)
         return False
 
-    def _may_look_again(self, device: DevicePoll, rule: Fresh) -> bool:
-        """At a start no heartbeat has moved yet: time to see it move, while no other device waits for the line."""
+    def _may_read_again(self, device: DevicePoll, rule: Fresh) -> bool:
+        """At a start the heartbeat was not seen changing yet: wait for it while no other device needs the line."""
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
-        has_time = self._grid.now_ms() + 2 * LOOK_AGAIN_MS < self._wake_ms
+        has_time = self._grid.now_ms() + 2 * HEARTBEAT_RETRY_MS < self._wake_ms
         return rule.changes_within_s is not None and has_time and not others_wait and not self.stopping
 
 
-def _wake(nap: asyncio.Future[None]) -> None:
-    if not nap.done():
-        nap.set_result(None)
+def _wake(sleeping: asyncio.Future[None]) -> None:
+    if not sleeping.done():
+        sleeping.set_result(None)

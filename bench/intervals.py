@@ -31,8 +31,8 @@ from agent.intervals.rows import PackSpan
 from agent.intervals.tracked_points import Rule
 from agent.keys import create_key
 from agent.pack import Packer, StreamTable
-from agent.service.pack_replay import new_pages
-from agent.service.tallying import FOLD_AFTER_MS, fold
+from agent.service.results.interval_builder import FOLD_AFTER_MS, fold
+from agent.service.results.rebuild import new_pages
 from agent.store import Store
 from drivers.model import Reason
 from ext.ring import Ring

@@ -17,7 +17,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agent.poll import DevicePoll, Grid, LinePoller
+from agent.clock import Grid
+from agent.poll import DevicePoll, LinePoller
 from drivers.line import LineConfig, open_line
 from drivers.modbus import ModbusDevice
 from drivers.model import DeviceSpec, Limits, Point
@@ -44,32 +45,29 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
     line = open_line(LineConfig("bench", sim.url, "9600 8N1", limits=Limits(timeout_s=0.3)))
     grid, answered = Grid(), Counter[int]()
     points: tuple[Point, ...] = tuple(p for p in profile.points if p.pace == "fast")
-    polls = []
+    polls, per_visit = [], {}
+    least = 0.0
+    counting = False
+
+    def record(table: int, positions: list[int], came: bool) -> None:
+        nonlocal least
+        if not counting or not came:
+            return
+        answered[table] += 1
+        least += per_visit[table]
+
     for unit in range(1, 6):
         spec = DeviceSpec(
             f"m{unit}", f"b/g/m{unit}", str(unit), "modbus", profile.id, points, (100, 0, 0, 0, 0), profile.limits
         )
-        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms()))
-    least = 0.0
-    counting = False
+        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms(), record))
 
-    async def contact(device: DevicePoll, tick_ms: int) -> None:
-        await device.driver.probe()
-
-    def collect(device: DevicePoll, positions: list[int], came: bool) -> None:
-        nonlocal least
-        if not counting or not came:
-            return
-        answered[device.driver.table] += 1
-        least += per_visit[device.driver.table]
-
-    per_visit = {}
     for poll in polls:
         visit = poll.driver._visit(1)  # type: ignore[attr-defined]
         per_visit[poll.driver.table] = sum(
             sim.exchange_s(8, 5 + 2 * read.block.count, TURNAROUND_S) for read in visit.reads
         )
-    poller = asyncio.ensure_future(LinePoller(polls, grid, contact, collect).run())
+    poller = asyncio.ensure_future(LinePoller(polls, grid).run())
     if dead:
         made[2].faults.set("silence")
     await asyncio.sleep(6.0)  # until a dead one is known to be dead

@@ -21,11 +21,12 @@ from agent.intervals import Cut
 from agent.intervals.tracked_points import Rule
 from agent.keys import create_key, key_records
 from agent.pack import Packer, StreamTable
-from agent.service.balances import Balances
-from agent.service.figures import Figures
-from agent.service.intervals import LATE_MS, LATE_PACKS
-from agent.service.roster import Roster
-from agent.service.tallying import Tallying, Work
+from agent.service.births import DeviceCatalog
+from agent.service.results.balance import BalanceResults
+from agent.service.results.indicators import IndicatorResults
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.publisher import LATE_MS, LATE_PACKS
+from agent.service.seal_jobs import SealedSegment
 from agent.store import Store
 from drivers.model import Reason
 from drivers.sim.physics import Noise, Physics, Plant
@@ -229,9 +230,9 @@ class Timelapse:
         self.now_ms = self.cut.midnight(first)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
         self.events: list[dict[str, Any]] = []
-        self._tallying = Tallying(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
+        self._builder = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
         self._truth = Truth(seed, every_s, sun_day)
-        roster = Roster(self.config, {}, self.now_ms)
+        catalog = DeviceCatalog(self.config, {}, self.now_ms)
         sign = signer.signer("mh-pack")
 
         def packer(stream: str) -> Packer:
@@ -239,14 +240,14 @@ class Timelapse:
 
         self._meters: list[_Meter] = []
         for device, slot in zip(self.config.devices, SLOTS, strict=True):
-            spec = roster.spec(device)
-            made = _Meter(slot, roster.table(device, spec), packer(spec.stream), _exponents(spec.points, slot))
+            spec = catalog.spec(device)
+            made = _Meter(slot, catalog.table(device, spec), packer(spec.stream), _exponents(spec.points, slot))
             made.packer.use(made.table)
             self._meters.append(made)
         results = f"{self.config.base}/_indicators"
         self._results = packer(results)
-        self._results.use(roster.results_table(results, agent.__version__))
-        self._figures, self._balances = Figures(self.config), Balances(self.config)
+        self._results.use(catalog.results_table(results, agent.__version__))
+        self._figures, self._balances = IndicatorResults(self.config), BalanceResults(self.config)
         self.readings = self.packs = self.figures = 0
 
     def _configure(self, timezone: str, plan: str, every_s: int) -> Config:
@@ -292,8 +293,8 @@ class Timelapse:
         """Another plan from now on, as a reload brings it."""
         (self.folder / "plan.toml").write_text(text, encoding="utf-8")
         self.config = load_config(self.folder / "agent.toml", environ={})
-        self._results.use(Roster(self.config).results_table(self._results.stream, agent.__version__))
-        self._figures, self._balances = Figures(self.config), Balances(self.config)
+        self._results.use(DeviceCatalog(self.config).results_table(self._results.stream, agent.__version__))
+        self._figures, self._balances = IndicatorResults(self.config), BalanceResults(self.config)
 
     # --- time
 
@@ -317,16 +318,18 @@ class Timelapse:
                 continue
             held = meter.positions[:]
             made = meter.packer.seal(self.ring, meter.positions, to_ms, clock, (), Reason.TIMEOUT)
-            works.append(Work(meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], tuple(made)))
+            works.append(
+                SealedSegment(meter.packer.stream, meter.table, held[: len(held) - len(meter.positions)], made)
+            )
             packs += made
         self.store.packs.commit(packs)
         self.readings += sum(pack.records for pack in packs)
-        self._tallying.committed(self.store, self.ring, works)
-        while self._tallying.catch_up(self.store):
+        self._builder.committed(self.store, self.ring, works)
+        while self._builder.catch_up(self.store):
             pass
         self._close(clock)
         self.packs += len(packs)
-        self._tallying.tidy(self.store, to_ms)
+        self._builder.tidy(self.store, to_ms)
 
     def _read(self, tick_ms: int) -> None:
         counts = self._truth.counts
@@ -338,10 +341,10 @@ class Timelapse:
             meter.positions.append(self.ring.append_values(0, tick_ms, at * 1_000_000, at * 1_000_000, values))
 
     def _close(self, clock: Mapping[str, Any]) -> None:
-        """Seal the figures of intervals that are closed, as ``agent.service.intervals`` does."""
+        """Seal the figures of intervals that are closed, as ``agent.service.results.publisher`` does."""
         while self._figures.prepare(self.store, self._results.from_ms):
             pass
-        settled = self._tallying.closed_ms([meter.packer.stream for meter in self._meters])
+        settled = self._builder.closed_ms([meter.packer.stream for meter in self._meters])
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)  # who is silent is not waited for
         made, start = [], self._results.from_ms
         while (end := self.cut.stretch("interval", start)[1]) <= settled:
@@ -356,7 +359,7 @@ class Timelapse:
 
     def close(self) -> None:
         """Leave the database at rest."""
-        self._tallying.save(self.store)
+        self._builder.save(self.store)
         self.store.close()
         self.ring.close()
 

@@ -288,7 +288,7 @@ class IntervalsCsv(CsvDraft):
     """Intervals as CSV: local time and words for people, or ``flat`` with all columns for programs."""
 
     def __init__(self, path: Path, flat: bool) -> None:
-        from agent.service.control.intervals import COLUMNS
+        from agent.service.control.export import COLUMNS
 
         self._columns = len(COLUMNS)
         self._places = None if flat else [COLUMNS.index(column) for _, column in PEOPLE]
@@ -297,7 +297,7 @@ class IntervalsCsv(CsvDraft):
         super().__init__(path, head, "utf-8" if flat else "utf-8-sig", "\n")
 
     def add(self, part: bytes) -> None:
-        """Append rows as ``agent.service.control.intervals`` sends them."""
+        """Append rows as ``agent.service.control.export`` sends them."""
         self.check_room()
         for line in part.split(b"\n"):
             cells = check_row(line, self._columns)

@@ -18,8 +18,8 @@ import click
 import ext.memory
 from agent.cli.logs import set_up_logging
 from agent.config import Config, load_config
-from agent.service.core import Service
-from agent.service.notify import notify
+from agent.service.app import Service
+from agent.service.systemd import notify
 from drivers.model import ConfigError
 
 log = logging.getLogger("meterhouse")

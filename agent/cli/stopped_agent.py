@@ -111,8 +111,8 @@ def main(fd: int) -> None:
 
 
 async def _serve(sock: socket.socket, config: Config) -> None:
-    from agent.service.control.access import handler
     from agent.service.control.protocol import decode_request
+    from agent.service.control.server import handler
 
     with sock.makefile("rb") as stream:
         _, size = parse_header(stream.read(HEADER.size), frozenset({Frame.REQUEST}), MAX_REQUEST)
@@ -137,11 +137,11 @@ def _opened(config: Config) -> Iterator[Store]:
     Raises:
         GatewayError: there is none, somebody uses it, or it cannot be opened.
     """
-    from agent.service.places import is_taken
+    from agent.service.runtime_dir import is_agent_running
     from agent.store import Store, StoreBusy
 
     path = config.store_path
-    if is_taken(config.runtime_dir):
+    if is_agent_running(config.runtime_dir):
         raise GatewayError(_LIVES, where=str(config.runtime_dir))
     if not path.exists():
         raise GatewayError("no database", where=str(path), hint="Did the agent ever run with this state_dir?")
@@ -157,7 +157,7 @@ def _opened(config: Config) -> Iterator[Store]:
 
 
 class StoppedAccess:
-    """A database and nothing else. See ``agent.service.control.access.Access``."""
+    """A database and nothing else. See ``agent.service.control.protocol.Access``."""
 
     service = None
 

@@ -1,1 +1,1 @@
-"""The running agent: the only place where the parts meet. Tools take single modules from here, which come alone."""
+"""The running agent: the only place where the parts meet. Tools import single modules of it, which stand alone."""

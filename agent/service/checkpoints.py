@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.checkpoint import Page, checkpoint
-from agent.service.pen import Pen
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.signing_key import ActiveKey
 from agent.store import Store
 from drivers.model import GatewayError
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 3.0  # after the start: the first packs are sealed by then
+FIRST_S = 3.0  # after the start: by then the first packs are sealed
 LOOK_EVERY_S = 10.0
-HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: the packs up to it are sealed by then
+HOUR_MS, LATE_MS = 3_600_000, 15_000  # after the hour: by then the packs up to it are sealed
 
 
 class Checkpoints:
-    """Makes, keeps and publishes them. The key is used in the writer's thread only, like for packs."""
+    """Makes, stores and publishes checkpoints. The key is used only in the database thread, as for packs."""
 
     def __init__(
         self,
-        writer: Writer,
-        pen: Pen,
+        writer: DatabaseThread,
+        active_key: ActiveKey,
         gateway: str,
         uplinks: Sequence[Uplink],
         devices: Callable[[], Collection[str]],
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._writer, self._pen, self._gateway, self._uplinks = writer, pen, gateway, uplinks
+        self._writer, self._active_key, self._gateway, self._uplinks = writer, active_key, gateway, uplinks
         self._devices, self._wall_ms = devices, wall_ms
         self._newest: list[Page] = []
 
     async def run(self) -> None:
-        """One soon and one an hour until cancelled; the first of a UTC day is the one that is kept long."""
+        """One soon after the start and one an hour until cancelled; the first of a UTC day is kept long."""
         await asyncio.sleep(FIRST_S)
         done = None
         while True:
@@ -50,12 +50,12 @@ class Checkpoints:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def make(self) -> bool:
-        """Sign the heads as they are durable now, keep the pages, publish them. False where the store could not."""
+        """Sign the durable heads, store the pages, publish them. False if the store could not."""
         devices = frozenset(self._devices())
         try:
             pages = await self._writer.call(lambda store: self._keep(store, devices))
         except GatewayError as error:
-            log.warning("no checkpoint: %s", error)
+            log.warning("checkpoint postponed: %s", error)
             return False
         self._newest = pages
         for page in pages:
@@ -64,7 +64,7 @@ class Checkpoints:
         return True
 
     def again(self, uplinks: Iterable[Uplink]) -> None:
-        """Hand the newest pages to destinations that came later."""
+        """Give the newest pages to destinations that were added later."""
         for uplink in uplinks:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)
@@ -78,7 +78,7 @@ class Checkpoints:
             return not name.startswith("_") and name not in devices
 
         def after(before: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, int, bytes]]:
-            now_ms, signer = self._wall_ms(), self._pen.signer
+            now_ms, signer = self._wall_ms(), self._active_key.signer
             made.extend(checkpoint(signer, self._gateway, heads, before, now_ms, retired=is_retired))
             return [(page.page, page.counter, page.time_ms, page.data) for page in made]
 

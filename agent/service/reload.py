@@ -1,11 +1,11 @@
-"""Another configuration while the agent runs: all that can fail is made first; it takes effect, or nothing changed.
+"""Reload: a new configuration takes effect as a whole while the agent runs, or nothing changes.
 
-    read the files        wrong: rejected
-    prepare               lines, drivers, key, plan, destinations: made and not in use. Anything wrong: rejected
-    one transaction       tables, bounds, destinations, key records. The store cannot: rejected
-    take effect           exchanges what was made; a fault here, which would be ours, is undone by the same means
+    read the files        errors: rejected
+    prepare               make lines, drivers, key, plan, destinations, unused so far. Errors: rejected
+    one transaction       tables, limits, destinations, key records. The store cannot commit: rejected
+    apply                 put into use what was made; an error here, a bug of ours, is rolled back the same way
 
-What is rejected is told with all that is wrong at once, and what was in effect stays so.
+A rejection lists all errors at once, and the previous configuration stays in effect.
 """
 
 from __future__ import annotations
@@ -14,53 +14,60 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import agent
-from agent.config import Config, UplinkConfig, gathered
-from agent.pack import Packer, StreamTable
-from agent.poll import Grid
-from agent.service.change import Change, carry_out, fixed, prepare
-from agent.service.fleet import Fleet
-from agent.service.intervals import Intervals, Maker
-from agent.service.makers import makers
-from agent.service.notify import notify
-from agent.service.pen import KeyWatch, NextKey
-from agent.service.roster import Roster
-from agent.service.sealing import Sealing
-from agent.service.streams import Stream
-from agent.service.tallying import Tallying
-from agent.service.writer import Writer
+from agent.config import Config, gathered
+from agent.pack import StreamTable
+from agent.service.births import DeviceCatalog
+from agent.service.devices import DeviceChanges, apply, prepare
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.publisher import ResultProducer, make_producers
+from agent.service.signing_key import PreparedKey
+from agent.service.systemd import notify
 from agent.store import Store
 from drivers.model import ConfigError, GatewayError
 
 if TYPE_CHECKING:
-    from agent.service.checkpoints import Checkpoints
+    from agent.service.app import Service
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that goes
-MOST_TOLD = 20  # complaints in the log; all are in the snapshot
+LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that is removed
+MAX_LOGGED = 20  # complaints in the log; all are in the snapshot
+
+# what is written into files, packs or memory at the start and cannot change in the same boot
+RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
+    "site.id": lambda config: config.site,
+    "site.gateway": lambda config: config.gateway,
+    "site.timezone": lambda config: config.timezone,
+    "ring.size": lambda config: config.ring,
+    "interval.length": lambda config: config.interval.length_ms,
+    "interval.max_gap": lambda config: config.interval.max_gap_ms,
+    "interval.demand": lambda config: (config.interval.demand_period_ms, config.interval.demand_slip_ms),
+    "paths.state_dir": lambda config: config.state_dir,
+    "paths.runtime_dir": lambda config: config.runtime_dir,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a reload. ``complaints``: why it was rejected; none: it is in effect."""
+    """The outcome of a reload. ``complaints``: why it was rejected; none: it is in effect."""
 
     config: str  # hash of the configuration that is in effect now
-    changed: str = ""  # in words
+    changed: str = ""  # for the log
     complaints: tuple[str, ...] = ()
-    fault: bool = False  # of ours: the files may be right
+    fault: bool = False  # an internal error: the files may be right
 
     @property
     def accepted(self) -> bool:
-        """Is what the files say in effect?"""
+        """Is the configuration of the files in effect?"""
         return not self.complaints
 
     def as_json(self) -> dict[str, Any]:
-        """For whoever asked through a tool."""
+        """For the tool that requested it."""
         return {
             "ok": self.accepted,
             "config": self.config,
@@ -70,62 +77,53 @@ class Outcome:
         }
 
 
-class Running(Protocol):
-    """The parts that a configuration reaches: the service."""
-
-    config: Config
-    loaded_ms: int
-    complaints: list[str]
-    grid: Grid
-    fleet: Fleet
-    writer: Writer
-    sealing: Sealing
-    intervals: Intervals
-    key_watch: KeyWatch
-    uplinks: list[Uplink]
-    checkpoints: Checkpoints | None
-    gateway: Stream
-    packers: dict[str, Packer]
-
-    def make_uplink(self, entry: UplinkConfig, config: Config) -> Uplink: ...
-    def tell(self) -> None: ...
-    def summary(self) -> str: ...
+def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
+    """One complaint for each key that only a restart can bring into effect."""
+    return [
+        ConfigError(
+            "can only change at a restart",
+            where=new.at(key),
+            hint="`systemctl restart meterhouse`, or restore the old value",
+        )
+        for key, value in RESTART_ONLY.items()
+        if value(old) != value(new)
+    ]
 
 
 @dataclass(slots=True)
 class Prepared:
-    """All that a configuration needs, made and not in use yet."""
+    """Everything that a configuration needs, made and not in use yet."""
 
     config: Config
-    change: Change
-    key: NextKey | None
+    change: DeviceChanges
+    key: PreparedKey | None
     gateway: tuple[int, StreamTable]
     results: StreamTable
-    makers: Sequence[Maker]
-    tallying: Tallying | None
+    producers: Sequence[ResultProducer]
+    builder: IntervalBuilder | None
     uplinks: dict[str, Uplink]  # those that are new or changed
 
     async def discard(self) -> None:
-        """Let go of it."""
+        """Release it unused."""
         await self.change.discard()
         for uplink in self.uplinks.values():
             await asyncio.to_thread(uplink.stop, 0.0)
 
 
-class Reloads:
-    """Takes up configurations, one after the other. Only the loop touches it.
+class Reloader:
+    """Reloads configurations, one after the other. Only the loop touches it.
 
     Args:
         load: reads the files; None: there are none.
     """
 
-    def __init__(self, running: Running, load: Callable[[], Config] | None) -> None:
-        self._agent, self._load = running, load
+    def __init__(self, service: Service, load: Callable[[], Config] | None) -> None:
+        self._service, self._load = service, load
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[Outcome]] = []
 
-    def ask(self) -> asyncio.Future[Outcome]:
-        """Have the files read and taken up, soon. The result says what became of it."""
+    def request(self) -> asyncio.Future[Outcome]:
+        """Request a reload. The future gives its outcome."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
@@ -140,11 +138,11 @@ class Reloads:
                 self._wanted.clear()
                 waiting, self._waiting = self._waiting, []
                 notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration")
-                outcome = await self.once()
-                self._agent.complaints = list(outcome.complaints)
-                self._agent.tell()
+                outcome = await self.reload()
+                self._service.complaints = list(outcome.complaints)
+                self._service.write_status()
                 self._log(outcome)
-                notify(f"READY=1\nSTATUS={self._agent.summary()}")
+                notify(f"READY=1\nSTATUS={self._service.summary()}")
                 for future in waiting:
                     if not future.done():
                         future.set_result(outcome)
@@ -152,96 +150,96 @@ class Reloads:
             for future in (*waiting, *self._waiting):
                 future.cancel()
 
-    async def once(self) -> Outcome:
-        """Read the files and take them up. Never raises: what is wrong is in the outcome."""
+    async def reload(self) -> Outcome:
+        """Read the files and apply them. Never raises: errors are in the outcome."""
         try:
             if self._load is None:
-                raise ConfigError("this agent has no files to read again", where="reload")
-            changed = await self._take(await asyncio.to_thread(self._load))
+                raise ConfigError("this agent has no configuration files to reload", where="reload")
+            changed = await self._reload(await asyncio.to_thread(self._load))
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
             return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
-        except Exception as error:  # nothing that a file says may end an agent that runs
-            log.error("reload: a fault of ours", exc_info=error)
-            return self._rejected(f"a fault of ours: {type(error).__name__}: {error}", fault=True)
-        return Outcome(self._agent.config.hash(), changed)
+        except Exception as error:  # no content of a file may end a running agent
+            log.error("reload: internal error", exc_info=error)
+            return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
+        return Outcome(self._service.config.hash(), changed)
 
     def _rejected(self, *complaints: str, fault: bool = False) -> Outcome:
-        return Outcome(self._agent.config.hash(), complaints=complaints, fault=fault)
+        return Outcome(self._service.config.hash(), complaints=complaints, fault=fault)
 
     def _log(self, outcome: Outcome) -> None:
-        """After local tools can see it as well."""
+        """Called when local tools can see the outcome, too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
-            for note in self._agent.config.notes:
+            for note in self._service.config.notes:
                 log.warning("%s", note)
             return
         count = f"{len(outcome.complaints)} error{'' if len(outcome.complaints) == 1 else 's'}"
         log.error("reload rejected, %s; the previous configuration stays in effect", count)
-        for text in outcome.complaints[:MOST_TOLD]:
+        for text in outcome.complaints[:MAX_LOGGED]:
             log.error("reload: %s", text)
 
     # --- all or nothing
 
-    async def _take(self, config: Config) -> str:
-        """Bring a configuration into effect. Raises where it could not be; then nothing has changed."""
-        running = self._agent
-        async with running.key_watch.held(), running.fleet.lock:
+    async def _reload(self, config: Config) -> str:
+        """Apply a configuration. Raises if that failed; then nothing has changed."""
+        service = self._service
+        async with service.key_watcher.locked(), service.device_manager.lock:
             prepared = await self._prepare(config)
             try:
-                await self._keep(prepared)
+                await self._commit(prepared)
             except BaseException:
                 await prepared.discard()
                 raise
-            before = (running.config, running.fleet.roster, tuple(running.intervals.makers))
-            loaded_ms, kid = running.loaded_ms, running.key_watch.kid
+            before = (service.config, service.device_manager.catalog, tuple(service.publisher.producers))
+            loaded_ms, kid = service.loaded_ms, service.key_watcher.kid
             try:
                 said = await self._apply(prepared)
             except Exception:
-                await self._put_back(prepared, *before)
-                running.loaded_ms = loaded_ms
+                await self._roll_back(prepared, *before)
+                service.loaded_ms = loaded_ms
                 raise
             try:
-                self._tell(prepared)
-                await running.key_watch.tell(kid)
-            except Exception as error:  # a fault of ours, but what the files say is in effect
-                log.error("reload: not all is told", exc_info=error)
+                self._announce(prepared)
+                await service.key_watcher.announce(kid)
+            except Exception as error:  # a bug of ours, but the new configuration is in effect
+                log.error("reload: in effect, but not announced everywhere", exc_info=error)
         return said
 
     async def _prepare(self, config: Config) -> Prepared:
-        """Everything that can fail for what the files say. Raises ConfigError with all that is wrong."""
-        running = self._agent
-        wrong: list[GatewayError] = [*fixed(running.config, config)]
-        key: NextKey | None = None
-        change: Change | None = None
-        made: list[Maker] = []
+        """Make everything that can fail. Raises ConfigError with all errors."""
+        service = self._service
+        wrong: list[GatewayError] = [*restart_only_changes(service.config, config)]
+        key: PreparedKey | None = None
+        change: DeviceChanges | None = None
+        made: list[ResultProducer] = []
         uplinks: dict[str, Uplink] = {}
         try:
             try:
-                key = await running.key_watch.prepare(config.key.path(os.environ))
+                key = await service.key_watcher.prepare(config.key.path(os.environ))
             except GatewayError as error:
                 wrong.append(error)
             try:
-                change = await prepare(running.fleet, config)
+                change = await prepare(service.device_manager, config)
             except GatewayError as error:
                 wrong.append(error)
             try:
-                made = makers(config)
+                made = make_producers(config)
             except GatewayError as error:
                 wrong.append(error)
             self._make_uplinks(config, uplinks, wrong)
             if wrong or change is None:
                 raise gathered(wrong, str(config.path))
-            number = running.fleet.number()
+            number = service.device_manager.number()
             return Prepared(
                 config,
                 change,
                 key,
-                (number, change.roster.gateway_table(running.gateway.name, agent.__version__)),
-                change.roster.results_table(f"{config.base}/_indicators", agent.__version__),
+                (number, change.catalog.gateway_table(service.gateway.name, agent.__version__)),
+                change.catalog.results_table(f"{config.base}/_indicators", agent.__version__),
                 made,
-                running.intervals.prepare(config),
+                service.publisher.prepare(config),
                 uplinks,
             )
         except BaseException:
@@ -252,22 +250,22 @@ class Reloads:
             raise
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
-        """Those that are new or changed, each with its thread, waiting for the word to connect."""
-        same = {uplink.name: uplink.config for uplink in self._agent.uplinks}
+        """Make destinations that are new or changed; each has its thread and does not connect yet."""
+        same = {uplink.name: uplink.config for uplink in self._service.uplinks}
         for entry in config.uplinks:
             if same.get(entry.name) == entry:
                 continue
             try:
-                uplinks[entry.name] = self._agent.make_uplink(entry, config)
+                uplinks[entry.name] = self._service.make_uplink(entry, config)
                 uplinks[entry.name].prepare()
             except GatewayError as error:
                 wrong.append(error)
             except (OSError, RuntimeError) as error:  # no more descriptors or threads
                 wrong.append(ConfigError(f"cannot be served: {error}", where=config.at(f"uplink.{entry.name}")))
 
-    async def _keep(self, prepared: Prepared) -> None:
-        """All that has to be durable before it takes effect, in one transaction. Raises StoreError."""
-        key, ring_id = prepared.key, self._agent.fleet.ring.ring_id
+    async def _commit(self, prepared: Prepared) -> None:
+        """Commit all that must be durable before it takes effect, in one transaction. Raises StoreError."""
+        key, ring_id = prepared.key, self._service.device_manager.ring.ring_id
         rows = [(number, table.stream, table.encoded) for number, table in (*prepared.change.tables, prepared.gateway)]
 
         def also(store: Store) -> None:
@@ -275,85 +273,87 @@ class Reloads:
             if key is not None and key.signer is not None:
                 store.keys.add(key.counter, key.records)
 
-        await self._bound(prepared.config, also)
+        await self._reconfigure(prepared.config, also)
 
-    async def _bound(self, config: Config, also: Callable[[Store], None]) -> None:
+    async def _reconfigure(self, config: Config, also: Callable[[Store], None]) -> None:
         bounds, names = config.store, [uplink.name for uplink in config.uplinks]
         now_ms = time.time_ns() // 1_000_000
-        await self._agent.writer.bound(
+        await self._service.writer.reconfigure(
             lambda store: store.change_limits(
                 bounds.max_size_bytes, bounds.keep_delivered_s, names, now_ms, lambda: also(store)
             )
         )
 
     async def _apply(self, prepared: Prepared) -> str:
-        """Exchange what was made for what is in use. Returns what changed, in words."""
-        running, config = self._agent, prepared.config
-        await carry_out(running.fleet, prepared.change)
-        running.config, running.loaded_ms = config, time.time_ns() // 1_000_000
-        running.sealing.pace(config.pack.every_ms)
-        for packer in running.packers.values():
+        """DeviceSwap what was made for what is in use. Returns what changed, in words."""
+        service, config = self._service, prepared.config
+        await apply(service.device_manager, prepared.change)
+        service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
+        service.sealing.set_interval(config.pack.every_ms)
+        for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)
-        await running.intervals.reload(config, prepared.results, prepared.tallying)
-        running.intervals.makers = list(prepared.makers)
-        said = await self._exchange_uplinks(config, prepared.uplinks)
-        if prepared.key is not None:  # last: a key that has signed cannot be put back
-            await running.key_watch.take(prepared.key)
+        await service.publisher.reload(config, prepared.results, prepared.builder)
+        service.publisher.producers = list(prepared.producers)
+        said = await self._swap_uplinks(config, prepared.uplinks)
+        if prepared.key is not None:  # last: a key that has signed cannot be taken back
+            await service.key_watcher.activate(prepared.key)
         return f"{prepared.change}{said}"
 
-    def _tell(self, prepared: Prepared) -> None:
-        """The gateway's own stream says which configuration is in effect."""
-        running, (number, table) = self._agent, prepared.gateway
-        if not table.same_as(running.gateway.shape.table):
-            running.gateway.become(number, table, max(running.grid.now_ms() + 1, running.gateway.sealed_ms))
-            running.sealing.note(running.gateway, {"event": "reload", "config": prepared.config.hash()})
+    def _announce(self, prepared: Prepared) -> None:
+        """State in the gateway's own stream which configuration is in effect."""
+        service, (number, table) = self._service, prepared.gateway
+        if not table.same_as(service.gateway.table_version.table):
+            service.gateway.switch_table(number, table, max(service.grid.now_ms() + 1, service.gateway.sealed_ms))
+            service.sealing.add_event(service.gateway, {"event": "reload", "config": prepared.config.hash()})
 
-    async def _exchange_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
-        """Stop what left or changed, start what is new or changed; the others stay connected."""
-        running = self._agent
+    async def _swap_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
+        """Stop removed and changed destinations, start new and changed ones; the others stay connected."""
+        service = self._service
         staying = {
             uplink.name: uplink
-            for uplink in running.uplinks
+            for uplink in service.uplinks
             if uplink.name not in fresh and any(entry.name == uplink.name for entry in config.uplinks)
         }
-        leaving = [uplink for uplink in running.uplinks if uplink.name not in staying]
+        leaving = [uplink for uplink in service.uplinks if uplink.name not in staying]
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in leaving))
-        running.uplinks[:] = [staying.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
-        running.writer.serve(running.uplinks)
+        service.uplinks[:] = [staying.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
+        service.writer.set_uplinks(service.uplinks)
         for uplink in fresh.values():
             uplink.start()
-        if running.checkpoints is not None:
-            running.checkpoints.again(fresh.values())
+        if service.checkpoints is not None:
+            service.checkpoints.again(fresh.values())
         return f"; destinations: {len(fresh)} new or changed, {len(leaving)} closed" if fresh or leaving else ""
 
-    async def _put_back(self, failed: Prepared, config: Config, roster: Roster, made: Sequence[Maker]) -> None:
-        """A fault of ours in the middle: what was in effect takes effect again, by the same means as any other.
+    async def _roll_back(
+        self, failed: Prepared, config: Config, catalog: DeviceCatalog, made: Sequence[ResultProducer]
+    ) -> None:
+        """After an internal error: the previous configuration takes effect again, the same way as any other.
 
-        Raises what goes wrong here: an agent that is half one thing and half another must not go on.
+        Raises what goes wrong here: an agent must not continue with half of each configuration.
         """
-        running = self._agent
-        log.error("reload: a fault while it took effect; the previous configuration is put back")
-        change = await prepare(running.fleet, config, roster)
+        service = self._service
+        log.error("reload: internal error while applying it; restoring the previous configuration")
+        change = await prepare(service.device_manager, config, catalog)
         uplinks: dict[str, Uplink] = {}
         wrong: list[GatewayError] = []
         self._make_uplinks(config, uplinks, wrong)
         if wrong:
             raise gathered(wrong, str(config.path))
-        front = roster.gateway_table(running.gateway.name, agent.__version__)
-        results = roster.results_table(f"{config.base}/_indicators", agent.__version__)
-        tallying = running.intervals.prepare(config)
-        back = Prepared(config, change, None, (running.fleet.number(), front), results, made, tallying, uplinks)
+        front = catalog.gateway_table(service.gateway.name, agent.__version__)
+        results = catalog.results_table(f"{config.base}/_indicators", agent.__version__)
+        builder = service.publisher.prepare(config)
+        back = Prepared(config, change, None, (service.device_manager.number(), front), results, made, builder, uplinks)
         key = failed.key
 
         def also(store: Store) -> None:
             store.documents.register_tables(
-                running.fleet.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables]
+                service.device_manager.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables]
             )
-            if key is not None and key.signer is not None and running.key_watch.kid != key.signer.kid:
+            if key is not None and key.signer is not None and service.key_watcher.kid != key.signer.kid:
                 store.keys.delete(key.counter)
 
-        await self._bound(config, also)
+        await self._reconfigure(config, also)
         await self._apply(back)
-        for uplink in failed.uplinks.values():  # those that never served
-            if uplink not in running.uplinks:
+        for uplink in failed.uplinks.values():  # those that never connected
+            if uplink not in service.uplinks:
                 await asyncio.to_thread(uplink.stop, 0.0)

@@ -1,4 +1,4 @@
-"""When what is sealed: the first packs right after the first readings, then each stream at every pack boundary."""
+"""The seal scheduler: first packs right after the first readings, then each stream at every pack boundary."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import ext.clock
+from agent.clock import Grid
 from agent.pack import seconds
-from agent.poll import DevicePoll, Grid
-from agent.service.streams import SealJob, Stream
-from agent.service.writer import Writer
+from agent.poll import DevicePoll
+from agent.service.db_thread import DatabaseThread
+from agent.service.seal_jobs import SealJob, Stream
 from drivers.model import Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
 FIRST_SEAL_S = 1.5  # the first packs wait at most this long for the first readings
-TURN_MS = 5_000  # a turn is taken at least this often, also where packs are sealed each quarter of an hour
-BURST_MS = 250  # sealing waits at most this long until the burst of the boundary's own tick is over
-LOOK_MS = 10  # how often it looks; by the first look the burst has begun
+TURN_MS = 5_000  # at least one turn of the loop in this time, even if packs are sealed every 15 minutes
+BURST_MS = 250  # sealing waits at most this long for the answers to the polls of the boundary's own tick
+LOOK_MS = 10  # how often that is checked; by the first check the polls have begun
 ALL_SETTLED = 1 << 62
 
 
@@ -43,68 +44,68 @@ def pack_clock() -> dict[str, Any]:
     }
 
 
-class Sealing:
-    """Decides when streams are sealed and keeps their books. Only the loop touches it."""
+class SealScheduler:
+    """Decides when streams are sealed and books the results. Only the loop touches it."""
 
-    def __init__(self, writer: Writer, grid: Grid, every_ms: int) -> None:
+    def __init__(self, writer: DatabaseThread, grid: Grid, every_ms: int) -> None:
         self._writer, self._grid, self._every = writer, grid, every_ms
         self._lock = asyncio.Lock()
         self._ring: Ring | None = None
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
         self.streams: dict[str, Stream] = {}
-        self._leaving: list[tuple[Stream, int]] = []  # to be sealed once more, up to this time
-        self.on_turn: Callable[[], Awaitable[None]] = _nobody_cares  # awaited at each turn of ``run``
-        self.trouble: str | None = None  # why nothing can be sealed at the moment
-        self._blame = Reason.STOPPED  # for what is overwritten meanwhile
+        self._removed: list[tuple[Stream, int]] = []  # to be sealed a last time, up to this time
+        self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
+        self.trouble: str | None = None  # why nothing can be sealed now
+        self._gap_reason = Reason.STOPPED  # for readings that are overwritten meanwhile
 
     def open(self, ring: Ring, gateway: Stream) -> None:
         """Seal from this ring; ``gateway`` takes the events of the gateway itself."""
         self._ring, self._gateway = ring, gateway
         self.streams[gateway.name] = gateway
 
-    def admit(self, stream: Stream, poll: DevicePoll) -> None:
-        """Seal this stream too, as far as ``poll`` has settled its ticks."""
+    def add(self, stream: Stream, poll: DevicePoll) -> None:
+        """Seal this stream too, up to where ``poll`` has settled its ticks."""
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
 
-    def retire(self, stream: Stream, end_ms: int) -> None:
-        """Nothing more is recorded of this stream: seal it up to ``end_ms`` with the next packs, then let it rest."""
+    def remove(self, stream: Stream, end_ms: int) -> None:
+        """No more records for this stream: seal it up to ``end_ms`` with the next packs, then forget it."""
         del self.streams[stream.name], self._polls[stream.name]
-        self._leaving.append((stream, end_ms))
+        self._removed.append((stream, end_ms))
 
-    def pace(self, every_ms: int) -> None:
+    def set_interval(self, every_ms: int) -> None:
         """Seal this often from the next boundary on."""
         self._every = every_ms
 
-    def note(self, stream: Stream, event: Mapping[str, Any]) -> None:
-        """An event of a stream: into the ring, so that it survives, and into the next pack."""
+    def add_event(self, stream: Stream, event: Mapping[str, Any]) -> None:
+        """Add an event to a stream: to the ring, so that it survives a kill, and to the next pack."""
         assert self._ring is not None
         now_ms = self._grid.now_ms()
         event = {"t": seconds(now_ms), **event}
         self._ring.append_event(
-            stream.shape.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
+            stream.table_version.number, now_ms * 1_000_000, time.monotonic_ns(), json.dumps(event).encode()
         )
         stream.events.append((now_ms, event))
 
-    def remark(self, event: Mapping[str, Any]) -> None:
-        """An event of the gateway itself."""
+    def gateway_event(self, event: Mapping[str, Any]) -> None:
+        """Add an event to the gateway's own stream."""
         if self._gateway is not None:
-            self.note(self._gateway, event)
+            self.add_event(self._gateway, event)
 
-    def owe(self, names: Collection[str]) -> None:
-        """These streams have a loss to state: their next pack may not wait."""
+    def loss_pending(self, names: Collection[str]) -> None:
+        """These streams must state a loss: their next pack may not wait."""
         for name in names:
             if name in self.streams:
                 self.streams[name].news = True
 
-    def trouble_is(self, text: str | None, blame: Reason = Reason.DISK) -> None:
-        """The store cannot commit or the key cannot sign, or both can again. Logged at the edges."""
+    def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
+        """Why sealing is impossible: the store cannot commit or the key cannot sign. None: it is possible again."""
         if text and not self.trouble:
-            log.error("sealing pauses: %s", text)
+            log.error("sealing paused: %s", text)
         elif self.trouble and not text:
-            log.warning("sealing goes on")
-        self.trouble, self._blame = text, blame if text else Reason.STOPPED
+            log.warning("sealing resumed")
+        self.trouble, self._gap_reason = text, gap_reason if text else Reason.STOPPED
 
     async def run(self) -> None:
         """Seal until cancelled."""
@@ -118,9 +119,11 @@ class Sealing:
                 await self.wait_for_burst(min(BURST_MS, every // 4) / 1000)
                 waited_ms = boundary
             done_ms = min(done_ms, boundary)  # the clock may have been set back
-            if self._leaving:
-                await self._see_off()
-            leaving = {stream.name for stream, _ in self._leaving}  # one that came back waits for its older self
+            if self._removed:
+                await self._flush_removed()
+            leaving = {
+                stream.name for stream, _ in self._removed
+            }  # a device that was added again waits for its old stream to be sealed
             waiting = [
                 s for s in self.streams.values()
                 if s.sealed_ms < boundary and s.due(boundary) and s.name not in leaving
@@ -133,20 +136,20 @@ class Sealing:
                 await asyncio.sleep(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was set back just now
+            wait_ms = done_ms + every + LOOK_MS - self._grid.now_ms()  # far too long if the clock was just set back
             await asyncio.sleep(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
-    def held(self) -> asyncio.Lock:
-        """``async with``: nothing is sealed meanwhile. Readings wait in the ring."""
+    def paused(self) -> asyncio.Lock:
+        """``async with``: no sealing meanwhile; readings wait in the ring."""
         return self._lock
 
     async def cut(self, old_ms: int, new_ms: int) -> bool:
         """The clock was set: seal everything up to the old time; the next packs begin at the new one.
 
-        False where the store could not: then no stream has taken the step, and all go on by the old time. A stream that
-        had taken it alone would be sealed up to the old time once more.
+        False if the store could not commit: then no stream takes the step, and all continue at the old time. A stream
+        that took it alone would be sealed up to the old time a second time.
         """
-        await self._see_off()
+        await self._flush_removed()
         async with self._lock:
             streams = list(self.streams.values())
             if not await self._carry_out([s.job(max(old_ms, s.sealed_ms), Reason.CLOCK) for s in streams]):
@@ -157,12 +160,12 @@ class Sealing:
             return await self._carry_out(jobs, whole=True)
 
     async def close(self) -> bool:
-        """Seal all that is held; what was not answered by now never will be. True if nothing unsealed is left."""
+        """Seal everything at the end of the run. True if nothing unsealed is left."""
         if self._ring is None or self._gateway is None:
             return False
-        self.note(self._gateway, {"event": "stop"})
+        self.add_event(self._gateway, {"event": "stop"})
         now_ms, streams = self._grid.now_ms() + 1, list(self.streams.values())
-        done = await self._see_off() and await self.seal(now_ms, streams, ended=True)
+        done = await self._flush_removed() and await self.seal(now_ms, streams, ended=True)
         if not done:
             why = self.trouble or "the store could not commit"
             log.error("readings stay unsealed in the ring (%s): the next start seals them, a reboot loses them", why)
@@ -177,7 +180,7 @@ class Sealing:
             await asyncio.sleep(0.02)
 
     async def wait_for_burst(self, longest_s: float) -> None:
-        """Answers that are under way go first: both at once would delay both."""
+        """Let polls under way finish first: sealing at the same time would delay both."""
         loop = asyncio.get_running_loop()
         end = loop.time() + longest_s
         busy = [poll for poll in self._polls.values() if not poll.idle]
@@ -190,19 +193,19 @@ class Sealing:
         return poll.settled_ms if poll else ALL_SETTLED
 
     def _asked_ms(self, stream: Stream) -> int:
-        """Nothing that was ever asked or noted lies at this time or later."""
+        """No tick that was polled and no event lies at this time or later."""
         poll = self._polls.get(stream.name)
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 
     async def seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
-        """Seal and commit these streams, each up to where it is settled. False if the store could not.
+        """Seal and commit these streams, each up to where it is settled. False if the store could not commit.
 
-        ``ended``: nobody polls any more, and nothing may stay behind. A line that was asked for too much still owes
-        ticks that are older than what it answered last; they are gaps now.
+        ``ended``: polling has stopped, and nothing may be left. On an overloaded line, ticks older than the last answer
+        may still be pending; they become gaps.
         """
         async with self._lock:
-            to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back while we waited
-            unknown = self._blame
+            to_ms = min(to_ms, self._grid.now_ms() + 1)  # the clock may have been set back meanwhile
+            unknown = self._gap_reason
             jobs = []
             for stream in streams:
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
@@ -210,34 +213,34 @@ class Sealing:
                     jobs.append(stream.job(end, unknown))
             return await self._carry_out(jobs)
 
-    async def _see_off(self) -> bool:
-        """Seal what was retired. False where the store could not; the next turn tries again."""
+    async def _flush_removed(self) -> bool:
+        """Seal removed streams a last time. False if the store could not commit; the next turn tries again."""
         async with self._lock:
-            for stream, end_ms in list(self._leaving):
+            for stream, end_ms in list(self._removed):
                 if not await self._carry_out([stream.job(max(end_ms, stream.sealed_ms))]):
                     return False
-                self._leaving.remove((stream, end_ms))
+                self._removed.remove((stream, end_ms))
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
-        """Have jobs sealed and book what became of them, also when we are cancelled meanwhile: the writer goes on."""
+        """Have jobs sealed and book the outcome, even if cancelled: the database thread continues anyway."""
         assert self._ring is not None
         work = asyncio.ensure_future(self._writer.seal(self._ring, jobs, whole))
         cancelled = await _to_its_end(work)
-        outcome = work.result()
+        done = work.result()
         for job in jobs:
             job.stream.sealing = False
-        for sealed in outcome:
-            sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
-        for job in jobs[len(outcome) :]:
-            job.stream.forget(self._ring.tail)
+        for job in jobs[:done]:
+            job.stream.done(job)
+        for job in jobs[done:]:
+            job.stream.drop_overwritten(self._ring.tail)
         if cancelled:
             raise asyncio.CancelledError
-        return len(outcome) == len(jobs)
+        return done == len(jobs)
 
 
 async def _to_its_end(work: asyncio.Future[Any]) -> bool:
-    """Wait for what goes on whether we wait or not. True if we were cancelled meanwhile."""
+    """Wait until ``work`` is done, even if cancelled. True if cancelled meanwhile."""
     cancelled = False
     while not work.done():
         try:
@@ -247,5 +250,5 @@ async def _to_its_end(work: asyncio.Future[Any]) -> bool:
     return cancelled
 
 
-async def _nobody_cares() -> None:
-    """Until somebody wants to know."""
+async def _noop() -> None:
+    """The default of ``on_turn``."""

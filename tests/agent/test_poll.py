@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from agent.poll import DEAD_SHARE, LONGEST_PAUSE_S, DevicePoll, Grid, Life, LinePoller
+from agent.clock import Grid
+from agent.poll import DEAD_SHARE, MAX_BACKOFF_S, DevicePoll, Life, LinePoller
 from drivers.model import PACES, DeviceSpec, Fresh, Kind, LineDown, LineTimeout, Point, PollResult, Reading, Reason
 from drivers.night import Night
 from ext.ring import GAP, Ring
@@ -71,18 +73,15 @@ class Bench:
         mono: Callable[[], int] = loop.mono_ns  # type: ignore[attr-defined]
         start = mono()
         self.grid = Grid(lambda: EPOCH_MS * 1_000_000 + mono() - start, mono)
-        self.devices = [DevicePoll(d, ring, EPOCH_MS) for d in drivers]
         self.got: list[tuple[str, list[int], bool]] = []
+        self.devices = [DevicePoll(d, ring, EPOCH_MS, partial(self.record, d)) for d in drivers]
 
-    async def contact(self, device: DevicePoll, tick_ms: int) -> None:
-        await device.driver.probe()
-
-    def collect(self, device: DevicePoll, positions: list[int], answered: bool) -> None:
-        self.got.append((device.driver.spec.name, positions, answered))
+    def record(self, driver: FakeDriver, table: int, positions: list[int], answered: bool) -> None:
+        self.got.append((driver.spec.name, positions, answered))
 
     def run(self, seconds: float) -> None:
         async def go() -> None:
-            task = asyncio.ensure_future(LinePoller(self.devices, self.grid, self.contact, self.collect).run())
+            task = asyncio.ensure_future(LinePoller(self.devices, self.grid).run())
             await asyncio.sleep(seconds)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -144,7 +143,7 @@ def test_one_dead_device_of_five_leaves_the_others_their_period(made_up_time, ri
     assert drivers[2].spent <= DEAD_SHARE * 600, "a dead device costs at most its share"
     assert {reason for _, reason in bench.gaps(2)} <= {Reason.TIMEOUT, Reason.ABSENT}
     pauses = [b - a for a, b in zip(drivers[2].probes, drivers[2].probes[1:], strict=False)]
-    assert max(pauses) >= LONGEST_PAUSE_S - 2, "the pause grows to a minute"
+    assert max(pauses) >= MAX_BACKOFF_S - 2, "the pause grows to a minute"
     assert len(bench.gaps(2)) >= 595, "each tick without it is stated"
 
 
@@ -211,9 +210,9 @@ def test_a_line_that_is_down_costs_nothing_and_blames_nobody(made_up_time, ring)
     driver.down = True
     bench.run(20)
     device = bench.devices[0]
-    assert device.life is Life.UNKNOWN and device.failures == 0 and not device.sleeps(EPOCH_MS)
+    assert device.life is Life.UNKNOWN and device.failures == 0 and not device.is_asleep(EPOCH_MS)
     driver.spec = replace(driver.spec, night=Night(Decimal(90), Decimal(0)))
-    assert device.sleeps(EPOCH_MS), "a dongle that its inverter feeds goes out with it"
+    assert device.is_asleep(EPOCH_MS), "a dongle that its inverter feeds goes out with it"
 
 
 def test_a_sleeping_inverter_is_asleep_until_it_answers_or_day_breaks(made_up_time, ring) -> None:
@@ -234,10 +233,10 @@ def test_a_sleeping_inverter_is_asleep_until_it_answers_or_day_breaks(made_up_ti
     for at, reason in bench.gaps(1):
         assert (reason == Reason.ASLEEP) is (dusk_s <= at < dawn_s), (at, reason)
     assert Reason.ASLEEP not in {reason for _, reason in bench.gaps(2)}
-    assert device.sleeps(EPOCH_MS + 60_000) and not device.sleeps(EPOCH_MS + 100_000)
+    assert device.is_asleep(EPOCH_MS + 60_000) and not device.is_asleep(EPOCH_MS + 100_000)
     sleeper.silent = False
     bench.run(70)
-    assert device.life is Life.ALIVE and not device.sleeps(EPOCH_MS + 60_000)
+    assert device.life is Life.ALIVE and not device.is_asleep(EPOCH_MS + 60_000)
 
 
 def test_settled_means_that_nothing_before_it_is_open(made_up_time, ring) -> None:

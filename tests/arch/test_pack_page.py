@@ -165,7 +165,7 @@ WRITERS: dict[str, tuple[tuple[str, str], ...]] = {  # headings -> functions tha
     "The other kinds": (
         ("agent/indicators/declared.py", "Declaration.as_dict"),
         ("agent/indicators/report.py", "trace_result"),
-        ("agent/service/balances.py", "Balances._known"),
+        ("agent/service/results/balance.py", "BalanceResults._known"),
         ("agent/intervals/balance.py", "Balance.as_dict"),
         ("agent/intervals/balance.py", "Node.as_dict"),
         ("agent/intervals/balance.py", "Residual.as_dict"),
@@ -173,13 +173,13 @@ WRITERS: dict[str, tuple[tuple[str, str], ...]] = {  # headings -> functions tha
         ("agent/indicators/site.py", "SiteResults.made"),
     ),
     "5. Birth": (
-        ("agent/service/tables.py", "gateway_table"),
-        ("agent/service/tables.py", "results_table"),
-        ("agent/service/tables.py", "derived_row"),
-        ("agent/service/tables.py", "device_front"),
-        ("agent/service/tables.py", "_fresh"),
-        ("agent/service/tables.py", "_point"),
-        ("agent/service/tables.py", "_source"),
+        ("agent/service/births.py", "gateway_table"),
+        ("agent/service/births.py", "results_table"),
+        ("agent/service/births.py", "derived_row"),
+        ("agent/service/births.py", "device_front"),
+        ("agent/service/births.py", "_fresh"),
+        ("agent/service/births.py", "_point"),
+        ("agent/service/births.py", "_source"),
     ),
 }
 

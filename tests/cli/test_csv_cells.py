@@ -13,7 +13,7 @@ from agent.cli.common import clean
 from agent.cli.export import PEOPLE, IntervalsCsv, ReadingsCsv
 from agent.cli.output_files import FORMULA, safe_cell
 from agent.cli.report.command import _write_csv
-from agent.service.control.intervals import COLUMNS
+from agent.service.control.export import COLUMNS
 
 ATTACK = 'cmd|" /C calc"!A0'
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.cli.lease import Borrowed, lend
-from agent.service.control import lease as lease_request
+from agent.service.control import running as running_requests
 from agent.service.control.peer import Caller
 from agent.service.control.protocol import LONGEST_LEASE_S, Lease
 from agent.verify.files import read_paths
@@ -84,7 +84,7 @@ def test_a_second_tool_hears_who_has_the_line(lending: Lending) -> None:
         with pytest.raises(LineLent, match=r"did not lend it\. lent to read by .*uid"), lending.borrow():
             pass
         assert lending.line.lent
-    with pytest.raises(LineDown, match=r"no line 'x'.*There are l0"), Borrowed(lending.runtime, "x", "read", 60):
+    with pytest.raises(LineDown, match=r"no line 'x'.*Lines: l0"), Borrowed(lending.runtime, "x", "read", 60):
         pass
 
 
@@ -106,7 +106,7 @@ def test_no_lease_is_longer_than_15_minutes(made_up_time: Any) -> None:
 
     async def run() -> Any:
         request = Lease(line="l0", purpose="scan")
-        return await lease_request.answer(Access(), request, Reply())  # type: ignore[arg-type]
+        return await running_requests.answer(Access(), request, Reply())  # type: ignore[arg-type]
 
     result = made_up_time.run_until_complete(run())
     assert result == {"ended": f"the {LONGEST_LEASE_S} s are over"} and LONGEST_LEASE_S == 900
@@ -130,7 +130,7 @@ def test_a_line_that_does_not_come_free_is_not_lent(made_up_time: Any) -> None:
             while not line.stats.sent:  # noqa: ASYNC110 - a line has no event for it
                 await asyncio.sleep(0.001)
             try:
-                await lease_request.answer(Access(), Lease(line="l0", purpose="scan"), None)  # type: ignore[arg-type]
+                await running_requests.answer(Access(), Lease(line="l0", purpose="scan"), None)  # type: ignore[arg-type]
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)

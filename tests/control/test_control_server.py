@@ -23,12 +23,11 @@ import pytest
 from agent.cli.control import ControlClient, NoAgent, Unheard, ask
 from agent.config import load_config
 from agent.service.control import server as server_module
-from agent.service.control.access import Slices
 from agent.service.control.frames import MAX_ANSWER, MAX_REQUEST, Frame, frame, header
 from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, login_of, peer_of
 from agent.service.control.protocol import Declare, encode_request
-from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer
-from agent.service.places import taken
+from agent.service.control.server import KEPT, MAX_CONNECTIONS, MAX_OF_USER, ConnectionLimits, ControlServer, Slices
+from agent.service.runtime_dir import instance_lock
 from drivers.model import GatewayError, UsageError
 from tests.control.test_control_protocol import SAMPLES, mutated
 from tests.kits.control import ASK, Served, answered_by, outcome, rest
@@ -66,7 +65,7 @@ async def forever(access: Any, request: Any, reply: Any) -> Mapping[str, Any]:
 
 
 def test_parts_arrive_in_order_and_nothing_is_left(served: Served, answered: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(server_module, "BEAT_S", 0.01)
+    monkeypatch.setattr(server_module, "PROGRESS_S", 0.01)
     answered(parts(40, 100_000))
     result, got = served.ask()
     assert result == {"parts": 40}
@@ -76,7 +75,7 @@ def test_parts_arrive_in_order_and_nothing_is_left(served: Served, answered: Any
 
 
 def test_who_waits_hears_that_the_agent_is_at_it(served: Served, answered: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(server_module, "BEAT_S", 0.01)
+    monkeypatch.setattr(server_module, "PROGRESS_S", 0.01)
     seen: list[tuple[int, int]] = []
     enough = threading.Event()
 
@@ -107,7 +106,7 @@ def test_the_agents_errors_are_the_tools_errors(
     with pytest.raises(UsageError, match=r"there: wrong\. right"):
         served.ask()
     answered(bug)
-    with pytest.raises(GatewayError, match="a fault of ours: KeyError"):
+    with pytest.raises(GatewayError, match="internal error: KeyError"):
         served.ask()
     assert "a request on the control socket failed" in caplog.text
     answered(echo)
@@ -196,7 +195,7 @@ def test_an_agent_that_starts_is_waited_for(tmp_path: Path) -> None:
     """Its lock is held and it does not listen yet: its database is not opened either."""
     (tmp_path / "agent.toml").write_text(CONFIG)
     config = load_config(tmp_path / "agent.toml")
-    with taken(config.state_dir, config.runtime_dir), pytest.raises(Unheard, match="starting or stopping"):
+    with instance_lock(config.state_dir, config.runtime_dir), pytest.raises(Unheard, match="starting or stopping"):
         ask(config, ASK, pick_up_s=0.2)
     with pytest.raises(GatewayError, match="no database"):
         ask(config, ASK)
@@ -230,7 +229,7 @@ def test_an_agent_that_nobody_asked_has_not_loaded_what_decodes_requests() -> No
         "print([m for m in sys.modules if m.startswith('msgspec') or m.startswith('agent.service.control')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
-    loaded = {"agent.service.control", *(f"agent.service.control.{m}" for m in ("access", "frames", "peer", "server"))}
+    loaded = {"agent.service.control", *(f"agent.service.control.{m}" for m in ("frames", "peer", "server"))}
     assert set(ast.literal_eval(done.stdout)) == loaded
 
 
@@ -255,16 +254,16 @@ def test_without_a_socket_the_agent_works_all_the_same(tmp_path: Path, caplog: p
     (tmp_path / "run" / "control" / "in the way").mkdir(parents=True)
 
     async def run() -> None:
-        with taken(tmp_path / "state", tmp_path / "run"), ControlServer(None, tmp_path / "run", str) as server:  # type: ignore[arg-type]
+        with instance_lock(tmp_path / "state", tmp_path / "run"), ControlServer(None, tmp_path / "run", str) as server:  # type: ignore[arg-type]
             await asyncio.wait_for(server.run(), 60)
 
     asyncio.run(run())
-    assert "tools cannot ask this agent" in caplog.text and (tmp_path / "run" / "control").is_dir()
+    assert "control socket not available" in caplog.text and (tmp_path / "run" / "control").is_dir()
 
 
 def test_a_second_agent_does_not_take_the_socket_of_the_first(served: Served, tmp_path: Path, answered: Any) -> None:
     answered(echo)
-    with pytest.raises(AssertionError, match="another agent runs"), Served(tmp_path):
+    with pytest.raises(AssertionError, match="another agent is running"), Served(tmp_path):
         pass
     assert served.ask()[0] == {"asked": "Export"}
 
@@ -315,7 +314,7 @@ def test_who_says_nothing_is_dropped(
             sock.sendall(said)
         assert [rest(sock) for sock in socks] == [b""] * 4
     still_serves(served, answered)
-    assert len([r for r in caplog.records if "said nothing whole" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "sent no complete request" in r.getMessage()]) == 1
 
 
 def test_who_trickles_has_no_more_time_than_the_others(served: Served, quick: None, answered: Any) -> None:
@@ -366,7 +365,7 @@ def test_200_connections_at_once(served: Served, answered: Any, caplog: pytest.L
     with ExitStack() as stack:
         socks = [stack.enter_context(served.raw()) for _ in range(200)]
         for sock in socks[MAX_CONNECTIONS:]:
-            assert b"too many are asking" in rest(sock)
+            assert b"too many connections" in rest(sock)
         assert served.count() == MAX_CONNECTIONS, "root or the agent's own user: the four a user are not theirs"
     still_serves(served, answered)
     assert len(caplog.records) == 1
@@ -425,8 +424,8 @@ def test_random_and_mutated_frames_raise_nothing(
 def test_what_cannot_be_read_as_a_frame_is_no_answer(tmp_path: Path) -> None:
     """The tool's side: whoever listens there, each frame and each wait is bounded."""
     answers = {
-        "a frame of kind 1": frame(Frame.REQUEST, b"{}"),
-        "a frame of kind 99": b"\x63\0\0\0\0",
+        "unexpected frame kind 1": frame(Frame.REQUEST, b"{}"),
+        "unexpected frame kind 99": b"\x63\0\0\0\0",
         f"a frame of {MAX_ANSWER + 1} bytes": header(Frame.PART, MAX_ANSWER + 1),
         "Expecting value": frame(Frame.DONE, b""),
         "answer: ": frame(Frame.DONE, b"[" * 9000),  # too deep, or cut off, as the version of Python sees it
@@ -502,17 +501,17 @@ def test_the_rules(uid: int, groups: tuple[int, ...], look: bool, change: bool) 
 
 def test_a_user_whom_the_sandbox_does_not_know_is_not_called_nobody() -> None:
     caller = Caller(NOBODY, login_of(NOBODY))
-    assert str(caller) == "a user whom the sandbox does not know" and caller.as_dict() == {"uid": NOBODY}
+    assert str(caller) == "a user unknown in the sandbox" and caller.as_dict() == {"uid": NOBODY}
 
 
 def test_a_refusal_names_the_group_and_what_to_do() -> None:
     rules, anna = Rules(DOOR, (ROOT,)), Peer(1, ANNA, frozenset((DOOR,)))
     caller = Caller(ANNA, "anna")
-    with pytest.raises(NotAllowed, match=r"anna \(uid 1002\) may look.*`sudo adduser anna meterhouse-control`"):
+    with pytest.raises(NotAllowed, match=r"anna \(uid 1002\) may query.*`sudo adduser anna meterhouse-control`"):
         rules.check(anna, caller, Right.CHANGE, "meterhouse-control", CHANGERS)
-    with pytest.raises(NotAllowed, match="There is no group meterhouse-control here"):
+    with pytest.raises(NotAllowed, match="Group meterhouse-control does not exist"):
         rules.check(anna, caller, Right.CHANGE, "meterhouse-control", None)
-    with pytest.raises(NotAllowed, match=r"may not look at this agent.*group 48611"):
+    with pytest.raises(NotAllowed, match=r"may not query this agent.*group 48611"):
         rules.check(Peer(1, ANNA, frozenset((1,))), caller, Right.LOOK, "meterhouse-control", None)
     assert str(Caller(7777, "")) == "uid 7777" and Caller(7777, "").as_dict() == {"uid": 7777}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.service.metrics import families
+from agent.service.status import families
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "deploy.md").read_text()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.service.metrics import families
+from agent.service.status import families
 
 UNITS = {
     "ms", "us", "ns", "millis", "milliseconds", "microseconds", "minutes", "hours", "days", "kb", "mb", "gb", "kib",

@@ -9,8 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from agent.intervals import Flag, query
-from agent.service.control.intervals import COLUMNS
-from agent.service.pack_replay import new_pages
+from agent.service.control.export import COLUMNS
+from agent.service.results.rebuild import new_pages
 from agent.store import Store
 from tests.kits.exports import BASE, Gateway
 from tests.kits.ledger import START, Book, Packs, point, table
@@ -99,7 +99,7 @@ def test_what_is_not_there_is_said_and_leaves_no_file(gateway: Gateway, mh: Mh, 
     gateway.seal(1)
     path = tmp_path / "x.csv"
     code, _, err = mh("export", "--intervals", path, "-c", gateway.config)
-    assert code == 1 and "no intervals are in this range" in err
+    assert code == 1 and "no intervals in this range" in err
     gateway.keep(lambda store: keep(store, f"{BASE}/inv1"))
     code, _, err = mh("export", "--intervals", path, "--stream", "inv9", "-c", gateway.config)
     assert code == 2 and "no device 'inv9'. Known: births, inv1" in err

@@ -230,7 +230,7 @@ def failing_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         pause(rng.uniform(0.2, 2.0))
         count = max(meter.count for meter in meters.values())
         until(lambda count=count: max(m.count for m in meters.values()) > count, 30, lambda: agent.said)
-        troubles += "sealing pauses" in agent.said
+        troubles += "sealing paused" in agent.said
         end = rng.choices(["well", "kill", "stop"], [6, 3, 2])[0]
         if end == "kill":
             agent.kill()

@@ -57,7 +57,7 @@ def test_a_start_on_a_full_disk(row: Row) -> None:
     # field pain 46 and 56: no start waits for somebody to free space, and nothing is lost by one
     assert row["code"] == 0 and row["verdict"] == "verified"
     assert row["paused"] == row["rounds"] and row["held"], "all that was in the ring has come"
-    assert "sealing pauses" in row["said"] and set(row["gaps"]) <= BUSY | {"disk"}
+    assert "sealing paused" in row["said"] and set(row["gaps"]) <= BUSY | {"disk"}
 
 
 @pytest.mark.plays("damaged_databases")

@@ -19,8 +19,8 @@ import zstandard
 from agent.intervals import Flag, IntervalRow, query, sums
 from agent.intervals.ledger import Ledger
 from agent.intervals.rows import RoleSum
-from agent.service.pack_replay import new_pages
-from agent.service.tallying import Tallying
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.rebuild import new_pages
 from agent.store import Store
 from tests.kits.ledger import STREAM
 from tests.kits.made_parks import FAULTS, HARMLESS, Pack, Park, make
@@ -36,9 +36,9 @@ class Gateway:
         self.path, self.park = folder / "store.db", park
         folder.mkdir(parents=True, exist_ok=True)
         self.store = Store.open(self.path)
-        self.tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+        self.builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
         if self.store.packs.heads():
-            self.tallying.repair.open(self.store, {STREAM})
+            self.builder.repair.open(self.store, {STREAM})
             self.follow()
 
     def commit(self, packs: list[Pack]) -> None:
@@ -46,10 +46,10 @@ class Gateway:
         self.follow()
 
     def follow(self) -> None:
-        self.tallying.admit([STREAM])
-        while self.tallying.catch_up(self.store):
+        self.builder.add_streams([STREAM])
+        while self.builder.catch_up(self.store):
             pass
-        while self.tallying.repair.step(self.store):
+        while self.builder.repair.step(self.store):
             pass
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Gateway:
 
     def state(self) -> tuple[int, bytes] | None:
         """Where the counters stand, as kept."""
-        self.tallying.save(self.store)
+        self.builder.save(self.store)
         return self.store.intervals.state(STREAM)
 
     def rows(self) -> list[IntervalRow]:
@@ -72,7 +72,7 @@ class Gateway:
 
 
 def stop(gateway: Gateway, rng: random.Random) -> None:
-    gateway.tallying.save(gateway.store)
+    gateway.builder.save(gateway.store)
     gateway.close()
 
 
@@ -82,7 +82,7 @@ def kill(gateway: Gateway, rng: random.Random) -> None:
 
 def damage(gateway: Gateway, rng: random.Random) -> None:
     """A bit of the state is turned, or its end is missing."""
-    gateway.tallying.save(gateway.store)
+    gateway.builder.save(gateway.store)
     gateway.close()
     with closing(sqlite3.connect(gateway.path)) as conn, conn:
         for stream, body in conn.execute("SELECT stream, body FROM interval_states").fetchall():
@@ -105,24 +105,24 @@ def age(gateway: Gateway, rng: random.Random) -> None:
         conn.execute("DELETE FROM interval_states")
         conn.execute("DELETE FROM interval_pages")
     store = Store.open(gateway.path)
-    first = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+    first = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
     play(first, store, seen[:anew])
     ledger = Ledger(STREAM, park.cut, park.rule)
-    made = [pair for pack in seen[anew:] for pair in taken(ledger, pack, seen)]
+    made = [pair for pack in seen[anew:] for pair in instance_lock(ledger, pack, seen)]
     old = [row for row in store.intervals.interval_pages(0, END)]
     store.intervals.add(new_pages(STREAM, made, park.cut), {STREAM: (seen[-1].seq, OLD_STATE)})
     assert len(list(store.intervals.interval_pages(0, END))) >= len(old)
     store.close()
 
 
-def play(tallying: Tallying, store: Store, packs: list[Pack]) -> None:
+def play(builder: IntervalBuilder, store: Store, packs: list[Pack]) -> None:
     """The packs in one go, as a stopped agent of before left their intervals."""
-    ledger = Ledger(STREAM, tallying.cut, tallying.rule)
-    made = [pair for pack in packs for pair in taken(ledger, pack, packs)]
-    store.intervals.add(new_pages(STREAM, made, tallying.cut), {})
+    ledger = Ledger(STREAM, builder.cut, builder.rule)
+    made = [pair for pack in packs for pair in instance_lock(ledger, pack, packs)]
+    store.intervals.add(new_pages(STREAM, made, builder.cut), {})
 
 
-def taken(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
+def instance_lock(ledger: Ledger, pack: Pack, seen: list[Pack]) -> list:  # type: ignore[type-arg]
     import json
 
     from agent.intervals.replay import take_body

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.intervals import query
-from agent.service.tallying import fold
+from agent.service.results.interval_builder import fold
 from tests.intervals.test_cut_off import END, Gateway
 from tests.kits.made_parks import HARMLESS, make
 
@@ -76,7 +76,7 @@ def settle(gateway: Gateway) -> None:
         list(query(gateway.store.intervals, 0, END))  # a report, a figure: whoever reads
         if not gateway.store.intervals.damaged_pages:
             return
-        gateway.tallying.mend(gateway.store)
+        gateway.builder.rebuild_damaged(gateway.store)
         gateway.follow()
     raise AssertionError("damaged pages stay")
 
@@ -90,7 +90,7 @@ def test_damaged_pages_are_made_again(tmp_path: Path, how: str, folded: bool, ca
     cut.commit(park.packs[:-5])
     if folded:
         cut.store.intervals.merge_days(END, park.cut.day, fold, 1000)
-    cut.tallying.save(cut.store)
+    cut.builder.save(cut.store)
     cut.close()
     with closing(sqlite3.connect(cut.path)) as conn, conn:
         DAMAGE[how](conn, random.Random(how))
@@ -114,13 +114,13 @@ def test_a_kill_between_loses_nothing(tmp_path: Path) -> None:
     once, cut = Gateway(tmp_path / "once", park), Gateway(tmp_path / "cut", park)
     once.commit(park.packs)
     cut.commit(park.packs)
-    cut.tallying.save(cut.store)
+    cut.builder.save(cut.store)
     cut.close()
     with closing(sqlite3.connect(cut.path)) as conn, conn:
         conn.execute("UPDATE interval_pages SET body = x'02'")
     cut = Gateway(tmp_path / "cut", park)
     assert not list(query(cut.store.intervals, 0, END))
-    cut.tallying.mend(cut.store)
+    cut.builder.rebuild_damaged(cut.store)
     cut.close()  # killed
     cut = Gateway(tmp_path / "cut", park)
     settle(cut)

@@ -10,9 +10,9 @@ import pytest
 
 from agent.intervals import Cut
 from agent.intervals.tracked_points import Rule
-from agent.service.intervals import corrected_figures
-from agent.service.pack_replay import new_pages
-from agent.service.tallying import Tallying
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.publisher import corrected_figures
+from agent.service.results.rebuild import new_pages
 from agent.store import NewPage, Repair, Store
 from tests.intervals.test_cut_off import OLD_STATE, Gateway, age
 from tests.kits.ledger import LENGTH, STREAM, Book, Packs, point, table
@@ -86,10 +86,10 @@ def test_results_wait_for_a_stream_that_has_not_begun(tmp_path: Path) -> None:
     """After a start they were sealed as soon as the first devices had written theirs."""
     gateway = Gateway(tmp_path, make(3))
     gateway.commit(gateway.park.packs)
-    assert gateway.tallying.closed_ms([STREAM]) > 0
-    assert gateway.tallying.closed_ms([STREAM, "park7/gw01/other"]) == 0
-    again = Tallying(gateway.park.cut, gateway.park.rule, 10**15, lambda stream, event: None)
-    again.admit([STREAM])
+    assert gateway.builder.closed_ms([STREAM]) > 0
+    assert gateway.builder.closed_ms([STREAM, "park7/gw01/other"]) == 0
+    again = IntervalBuilder(gateway.park.cut, gateway.park.rule, 10**15, lambda stream, event: None)
+    again.add_streams([STREAM])
     assert again.closed_ms([STREAM]) == 0, "its packs are not read yet"
     gateway.close()
 
@@ -102,21 +102,21 @@ def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Pa
     store = Store.open(gateway.path)
     seen: list[int] = []
     while True:  # each turn is another start, killed after a slice
-        tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
-        tallying.repair.open(store, {STREAM})
-        tallying.admit([STREAM])
-        while tallying.catch_up(store):
+        builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+        builder.repair.open(store, {STREAM})
+        builder.add_streams([STREAM])
+        while builder.catch_up(store):
             pass
         before_ms = store.intervals.repairs()[STREAM].before_ms
         seen.append(before_ms)
         if not before_ms:
             break
-        facts = tallying.repair.facts()
+        facts = builder.repair.facts()
         assert facts["streams"] == 1 and facts["packs_from"] * 1000 <= facts["compared_from"] * 1000 == before_ms
         while store.intervals.repairs()[STREAM].before_ms == before_ms:
-            tallying.repair.step(store)
+            builder.repair.step(store)
     assert len(seen) >= 5 and sorted(seen, reverse=True) == seen, "a day or more at a time"
-    assert tallying.repair.facts() == {}
+    assert builder.repair.facts() == {}
     store.close()
 
 
@@ -127,12 +127,12 @@ def test_a_stream_that_is_no_longer_configured_is_repaired_too(tmp_path: Path) -
     truth = gateway.rows()
     age(gateway, random.Random(1))
     store = Store.open(gateway.path)
-    tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
-    tallying.repair.open(store, set())
-    assert tallying.repair.left
-    while tallying.repair.step(store):
+    builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+    builder.repair.open(store, set())
+    assert builder.repair.left
+    while builder.repair.step(store):
         pass
-    again = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
+    again = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
     again.repair.open(store, set())
     assert not again.repair.left, "once is enough"
     store.close()
@@ -147,9 +147,9 @@ def test_an_older_version_that_ran_in_between_is_noticed(tmp_path: Path) -> None
     gateway.commit(park.packs)
     store, seq = gateway.store, park.packs[-1].seq
     store.intervals.add([], {STREAM: (seq, OLD_STATE)}, [Repair(STREAM, seq - 40, 0)])
-    tallying = Tallying(park.cut, park.rule, 10**15, lambda stream, event: None)
-    tallying.repair.open(store, set())
-    assert tallying.repair.left[STREAM].seq == seq
+    builder = IntervalBuilder(park.cut, park.rule, 10**15, lambda stream, event: None)
+    builder.repair.open(store, set())
+    assert builder.repair.left[STREAM].seq == seq
     gateway.close()
 
 
@@ -158,7 +158,7 @@ def test_other_settings_make_the_intervals_again(tmp_path: Path) -> None:
     park = make(6001, packs=120, hours=60)
     gateway = Gateway(tmp_path / "one", park)
     gateway.commit(park.packs[:100])
-    gateway.tallying.save(gateway.store)
+    gateway.builder.save(gateway.store)
     gateway.close()
     other = make(6001, packs=120, hours=60)
     other.cut, other.rule = Cut(park.cut.timezone, 3_600_000), Rule(park.rule.max_gap_ms, 900_000, park.rule.slip_ms)

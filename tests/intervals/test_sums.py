@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from agent.intervals import FLAW, Cut, Flag, changes, query, sums
 from agent.intervals.replay import emitted
 from agent.intervals.tracked_points import Rule
-from agent.service.pack_replay import new_pages
-from agent.service.tallying import fold
+from agent.service.results.interval_builder import fold
+from agent.service.results.rebuild import new_pages
 from agent.store import Store
 from tests.intervals.test_ledger import growing, lives, meter, play
 from tests.kits.ledger import LENGTH, START, STREAM, Book, Packs, point, table

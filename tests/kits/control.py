@@ -19,7 +19,7 @@ from agent.service.control.frames import Frame
 from agent.service.control.peer import Caller, Right
 from agent.service.control.protocol import Export, Request
 from agent.service.control.server import ControlServer
-from agent.service.places import taken
+from agent.service.runtime_dir import instance_lock
 from tests.kits.broker import DEADLINE_S
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Served:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            with taken(self.state, self.runtime):
+            with instance_lock(self.state, self.runtime):
                 self.server = ControlServer(self._access, self.runtime, lambda: GROUP)
                 with self.server:
                     self._task = self.loop.create_task(self.server.run())

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOADED = ("agent.cli.main", "agent.cli.run", "agent.service.core", "agent.uplink", "drivers.modbus", "uvloop")
+PRELOADED = ("agent.cli.main", "agent.cli.run", "agent.service.app", "agent.uplink", "drivers.modbus", "uvloop")
 _SERVER = "import sys; from tests.kits.forked import serve; serve(int(sys.argv[1]))"
 _REQUEST = 1 << 20  # bytes, more than any environment has
 

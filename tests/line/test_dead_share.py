@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 
-from agent.poll import DevicePoll, Grid, LinePoller
+from agent.clock import Grid
+from agent.poll import DevicePoll, LinePoller
 from drivers.modbus import ModbusDevice
 from ext.ring import Ring
 from tests.kits.lines import TICK, Field, gauge, sim_device, spec_of
@@ -18,19 +19,16 @@ async def rates(field: Field, ring: Ring, dead: bool, seconds: float) -> dict[in
     devices = [sim_device(unit, turnaround_s=0.005) for unit in range(1, 6)]
     line = field.line(await field.pty(*devices, baud=9600), timeout_s=0.3)
     grid, answered = Grid(lambda: TICK * 1_000_000 + mono_ns(), mono_ns), Counter[int]()
-    polls = []
+    polls, counting = [], False
+
+    def record(table: int, positions: list[int], came: bool) -> None:
+        answered[table] += came and counting
+
     for unit in range(1, 6):
         spec = replace(spec_of([gauge(n) for n in range(20)], unit), periods_ms=(100, 0, 0, 0, 0))
-        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms()))
-    counting = False
+        polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms(), record))
 
-    async def contact(device: DevicePoll, tick_ms: int) -> None:
-        await device.driver.probe()
-
-    def collect(device: DevicePoll, positions: list[int], came: bool) -> None:
-        answered[device.driver.table] += came and counting
-
-    poller = asyncio.ensure_future(LinePoller(polls, grid, contact, collect).run())
+    poller = asyncio.ensure_future(LinePoller(polls, grid).run())
     if dead:
         devices[2].faults.set("silence")
     await asyncio.sleep(6.0)  # until it is known to be dead

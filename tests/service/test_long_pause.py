@@ -9,17 +9,16 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
+from agent.clock import Grid
 from agent.keys import create_key
 from agent.pack import Packer, StreamTable
-from agent.poll import Grid
-from agent.service.carry import seal_job
-from agent.service.sealing import Sealing
-from agent.service.streams import SealJob, Segment, Stream
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.seal_jobs import SealJob, SealSegment, Stream
+from agent.service.sealing import SealScheduler
 from drivers.model import Reason
 from ext.ring import Ring
 
@@ -45,7 +44,7 @@ def stream(tmp_path: Path) -> Stream:
     sign = create_key(tmp_path / "signing.key", T0 // 1000).signer("mh-pack")
     packer = Packer(NAME, "3f2a9c41d07be815", None, sign, T0, 65_536)
     made = Stream(NAME, packer, T0)
-    made.become(0, table, T0)
+    made.switch_table(0, table, T0)
     made.start_ms = None
     packer.use(table)
     return made
@@ -56,17 +55,18 @@ def read(ring: Ring, tick_ms: int) -> int:
 
 
 def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream) -> None:
-    """Tick by tick they took 2.6 s and 50 MB for three days of one device, with the writer's thread in the middle."""
+    """Tick by tick they took 2.6 s and 50 MB for three days of one device, with the database thread in the middle."""
     # field pain 46 and 55
     places = array("Q", (read(ring, T0 + n * 1000) for n in range(200)))  # more than the ring holds
     places.extend(read(ring, T0 + DAYS_MS + n * 1000) for n in range(20))
     assert places[0] < ring.tail
     kept = array("Q", (place for place in places if place >= ring.tail and place in places[200:]))
     end = T0 + DAYS_MS + 20_000
-    shape = stream.shape
-    job = SealJob(stream, end, [Segment(0, shape.table, kept, end)], [], Reason.DISK)
+    shape = stream.table_version
+    job = SealJob(stream, end, [SealSegment(0, shape.table, kept, end)], [], Reason.DISK)
     began = time.process_time()
-    packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
+    job.seal(ring, CLOCK)
+    packs = [json.loads(pack.data) for pack in job.packs]
     assert time.process_time() - began < 1.0
     assert all(a["to"] == b["from"] for a, b in pairwise(packs))
     assert (packs[0]["from"], packs[-1]["to"]) == (T0 / 1000, end / 1000)
@@ -77,8 +77,11 @@ def test_days_of_nothing_are_one_gap_and_cost_no_time(ring: Ring, stream: Stream
 
 
 def test_a_device_that_was_never_read_meanwhile(ring: Ring, stream: Stream) -> None:
-    job = SealJob(stream, T0 + DAYS_MS, [Segment(0, stream.shape.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED)
-    packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
+    job = SealJob(
+        stream, T0 + DAYS_MS, [SealSegment(0, stream.table_version.table, array("Q"), T0 + DAYS_MS)], [], Reason.STOPPED
+    )
+    job.seal(ring, CLOCK)
+    packs = [json.loads(pack.data) for pack in job.packs]
     (gap,) = packs[-1]["gaps"]
     assert (gap["from"], gap["to"], gap["reason"]) == (T0 / 1000, (T0 + DAYS_MS) / 1000, "stopped")
 
@@ -88,9 +91,10 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
     # found by the fault harness: a disk that failed right after the start was blamed for the time before it
     start = T0 + 5_000
     places = array("Q", (read(ring, start + n * 1000) for n in range(3)))
-    shape = stream.shape
-    job = SealJob(stream, start + 4_000, [Segment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
-    packs = [json.loads(pack.data) for pack in seal_job(ring, job, CLOCK)]
+    shape = stream.table_version
+    job = SealJob(stream, start + 4_000, [SealSegment(0, shape.table, places, start + 4_000)], [], Reason.DISK, start)
+    job.seal(ring, CLOCK)
+    packs = [json.loads(pack.data) for pack in job.packs]
     gaps = [(gap["from"], gap["to"], gap["reason"]) for pack in packs for gap in pack.get("gaps", ())]
     assert gaps == [(T0 / 1000, start / 1000, "stopped"), (start / 1000 + 3, start / 1000 + 4, "disk")]
 
@@ -98,14 +102,14 @@ def test_a_start_whose_first_packs_had_to_wait_was_stopped_before(ring: Ring, st
 class FullDisk:
     """Commits nothing."""
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Any]:
-        return []
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
+        return 0
 
 
 async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) -> None:
     """Promise 7: only what the ring still holds is remembered while nothing can be sealed."""
     # field pain 55
-    sealing = Sealing(cast(Writer, FullDisk()), Grid(), 1000)
+    sealing = SealScheduler(cast(DatabaseThread, FullDisk()), Grid(), 1000)
     sealing.open(ring, stream)
     for n in range(5_000):
         stream.record(0, [read(ring, T0 + n * 1000)], True)
@@ -113,5 +117,5 @@ async def test_what_waits_does_not_outgrow_the_ring(ring: Ring, stream: Stream) 
             assert not await sealing.cut(T0 + n * 1000, T0 + n * 1000)
     await asyncio.sleep(0)
     assert not await sealing.cut(T0 + 5_000_000, T0 + 5_000_000)
-    assert len(stream.shape.positions) <= ring.slots // 52 + 1
-    assert stream.shape.positions[0] >= ring.tail
+    assert len(stream.table_version.positions) <= ring.slots // 52 + 1
+    assert stream.table_version.positions[0] >= ring.tail

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.service.tables import point_rows
+from agent.service.births import point_rows
 from drivers.model import PACES, DeviceSpec, Kind, Part, Point
 
 D = Decimal

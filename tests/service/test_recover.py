@@ -13,7 +13,7 @@ import pytest
 
 from agent.keys import Signer, create_key
 from agent.pack import Head, Packer, SealedPack, StreamTable, base64url
-from agent.service.recover import Recovered, recover
+from agent.service.recovery import Recovered, recover
 from agent.store import Store
 from ext.ring import Ring
 

@@ -17,7 +17,7 @@ import pytest
 
 from agent.keys import Signer, create_key, current_records
 from agent.pack import StreamTable
-from agent.service.recover import WentBack, take_up
+from agent.service.recovery import LostTransactions, resume_after_loss
 from agent.store.heads import _HEADER, MAGIC, SLOT, HeadRecord, _summed, record_file
 from agent.verify import Report, Verdict, Verifier
 from tests.service.test_recover import CLOCK, NAME, T0, TABLE, Run, document
@@ -69,10 +69,10 @@ class Accident:
         (path,) = self.place.glob("ring.*")
         return path
 
-    def start(self) -> tuple[Run, WentBack | None]:
+    def start(self) -> tuple[Run, LostTransactions | None]:
         """The next run, with what was left in the ring sealed, and a pack of its own."""
         run = Run(self.place, self.signer)
-        gone = take_up(run.store, self.place)
+        gone = resume_after_loss(run.store, self.place)
         run.recover(30)
         return run, gone
 
@@ -100,7 +100,7 @@ def test_no_reading_is_lost_or_there_twice_and_no_sequence_is_given_twice(tmp_pa
     run, gone = accident.start()
     last = accident.sealed[-1]["seq"]
     known = [p for p in accident.sealed if p["to"] <= T0 / 1000 + KNOWN]
-    assert gone == WentBack(1, last - known[-1]["seq"], int(left < SEALED), True)
+    assert gone == LostTransactions(1, last - known[-1]["seq"], int(left < SEALED), True)
     came = [json.loads(data) for data in accident.published]
     fresh = [p for p in run.packs() if p["boot"] == run.boot]
     assert min(p["seq"] for p in fresh) == last + 1
@@ -168,7 +168,7 @@ def test_after_a_power_cut_nothing_is_taken_for_not_having_left(
     record = record_file(accident.place / "store.db")
     record.write_bytes(_summed(_HEADER.pack(MAGIC, bytes(range(16)), 0)) + record.read_bytes()[SLOT:])
     run, gone = accident.start()
-    assert gone == WentBack(1, SEALED - KNOWN, 0, False) and "there may have been more" in caplog.text
+    assert gone == LostTransactions(1, SEALED - KNOWN, 0, False) and "more may be missing" in caplog.text
     (loss,) = losses(run)
     assert (loss["from"], loss["to"]) == (T0 / 1000 + KNOWN, T0 / 1000 + SEALED)
     assert [r["v"] for p in run.packs() for r in p.get("e", ())] == [*range(KNOWN), *range(SEALED, READ)]

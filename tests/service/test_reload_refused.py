@@ -22,17 +22,17 @@ import pytest
 from agent.config import load_config
 from agent.keys import create_key
 from agent.poll import DevicePoll
-from agent.service import change
-from agent.service.core import Service
-from agent.service.fleet import Fleet
-from agent.service.intervals import Intervals
-from agent.service.pen import KeyWatch
+from agent.service import devices as devices_module
+from agent.service.app import Service
+from agent.service.births import DeviceCatalog
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
 from agent.service.reload import Outcome
-from agent.service.roster import Roster
-from agent.service.sealing import Sealing
-from agent.service.snapshot import status
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.results.publisher import ResultPublisher
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler
+from agent.service.signing_key import KeyFileWatcher
+from agent.service.status import status
 from agent.store import Store, StoreFull
 from agent.store.documents import Documents, KeyRecords
 from agent.store.packs import PackTable
@@ -88,9 +88,9 @@ class Park:
             f'\n[[line]]\nname = "hall"\nurl = "{self.hall}"\n'
             f'\n[[line]]\nname = "server"\nurl = "tcp://127.0.0.1:{free_port()}"\n'
         ) + "".join(
-            f'\n[[device]]\nname = "{name}"\nline = "{line}"\naddress = "{unit}"\nprofile = "test/tally"\n'
+            f'\n[[device]]\nname = "{name}"\nline = "{line}"\naddress = "{device}"\nprofile = "test/tally"\n'
             f'every = {{ fast = "200 ms", normal = "1 s", slow = "2 s" }}\nlabel = "first"\n'
-            for name, line, unit in (("w", "roof", 1), ("gone", "roof", 2), ("moves", "roof", 5), ("x", "hall", 3))
+            for name, line, device in (("w", "roof", 1), ("gone", "roof", 2), ("moves", "roof", 5), ("x", "hall", 3))
         )
         self.write(self.good)
         self.service = Service(self.load(), self._ready, self.load)
@@ -136,33 +136,35 @@ class Park:
     async def picture(self) -> dict[str, Any]:
         """All that a configuration shapes, as objects where another object would be a change."""
         service = self.service
-        fleet, intervals = service.fleet, service.intervals
-        await until(lambda: all(unit.identity is not None and unit.stream.packs for unit in service.units))
-        async with fleet.lock:
+        manager, publisher = service.device_manager, service.publisher
+        await until(lambda: all(device.identity is not None and device.stream.packs for device in service.devices))
+        async with manager.lock:
             found: dict[str, Any] = {
                 "config": (service.config, service.config.hash(), service.loaded_ms),
-                "roster": id(fleet.roster),
-                "units": {
-                    unit.config.name: (
-                        id(unit), unit.config, id(unit.roster), id(unit.line), id(unit.stream), id(unit.poll.driver),
-                        unit.poll.driver.table, unit.poll.driver.spec, tuple(unit.poll.periods), unit.poll.held,
-                        dict(unit.identity or {}), [(s.number, id(s.table)) for s in unit.stream.shapes],
+                "catalog": id(manager.catalog),
+                "devices": {
+                    device.config.name: (
+                        id(device), device.config, id(device.catalog), id(device.line),
+                        id(device.stream), id(device.poll.driver),
+                        device.poll.driver.table, device.poll.driver.spec, tuple(device.poll.periods),
+                        device.poll.paused, dict(device.identity or {}),
+                        [(s.number, id(s.table)) for s in device.stream.table_versions],
                     )
-                    for unit in service.units
+                    for device in service.devices
                 },
-                "order": [unit.config.name for unit in service.units],
+                "order": [device.config.name for device in service.devices],
                 "lines": {
                     name: (id(line), line.config, line._connect_delay_s, line._connections, line.is_open)
                     for name, line in service.lines.items()
                 },
-                "pollers": {name: id(poller) for name, poller in fleet.pollers.items()},
-                "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._leaving),
+                "pollers": {name: id(poller) for name, poller in manager.pollers.items()},
+                "sealing": (sorted(service.sealing.streams), service.sealing._every, service.sealing._removed),
                 "packs": {name: packer._max for name, packer in service.packers.items()},
-                "intervals": (id(intervals.tallying), [id(maker) for maker in intervals.makers]),
-                "results": id(intervals._packer and intervals._packer.table),
-                "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.shapes],
+                "intervals": (id(publisher.builder), [id(producer) for producer in publisher.producers]),
+                "results": id(publisher._packer and publisher._packer.table),
+                "gateway": [(shape.number, id(shape.table)) for shape in service.gateway.table_versions],
                 "uplinks": [(id(uplink), uplink.config) for uplink in service.uplinks],
-                "key": (service.key_watch.kid, service.pen.records, service.key_watch._path),
+                "key": (service.key_watcher.kid, service.active_key.records, service.key_watcher._path),
                 "snapshot": {
                     "devices": sorted(status(service)["devices"]), "lines": sorted(status(service)["lines"]),
                     "hash": status(service)["config"]["hash"], "loaded": status(service)["config"]["loaded"],
@@ -184,7 +186,7 @@ class Park:
         return {
             "tables": {
                 number: table.stream
-                for number, table in store.documents.tables(self.service.fleet.ring.ring_id).items()
+                for number, table in store.documents.tables(self.service.device_manager.ring.ring_id).items()
             },
             "bounds": (
                 store.retention.max_size_bytes,
@@ -338,7 +340,7 @@ async def test_what_cannot_be_made_on_this_machine_changes_nothing(tmp_path: Pat
         draft.mkdir()
         outcome = await park.reload(park.large())
         draft.rmdir()
-        assert re.search(r"agent\.toml:\d+: line\.hall: its trace cannot be made", "\n".join(outcome.complaints))
+        assert re.search(r"agent\.toml:\d+: line\.hall: its trace cannot be created", "\n".join(outcome.complaints))
         assert different(before, await park.picture()) == {}
         for kind, method, error, says in (
             (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be served"),
@@ -378,17 +380,18 @@ class failing:
 
 
 BEFORE: tuple[tuple[Any, str], ...] = (  # what makes things that are not in use yet
-    (Roster, "__init__"), (Roster, "spec"), (Roster, "table"), (Roster, "gateway_table"), (Roster, "results_table"),
-    (Fleet, "make_line"), (Fleet, "make"), (driver_class("modbus"), "__init__"), (change, "_exchange"),
-    (KeyWatch, "prepare"), (Intervals, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"),
-    (Documents, "register_tables"), (KeyRecords, "add"), (PackTable, "set_destinations"), (Store, "change_limits"),
-    (Writer, "bound"),
+    (DeviceCatalog, "__init__"), (DeviceCatalog, "spec"), (DeviceCatalog, "table"), (DeviceCatalog, "gateway_table"),
+    (DeviceCatalog, "results_table"), (DeviceManager, "make_line"), (DeviceManager, "make"),
+    (driver_class("modbus"), "__init__"), (devices_module, "_prepare_swap"), (KeyFileWatcher, "prepare"),
+    (ResultPublisher, "prepare"), (Uplink, "__init__"), (Uplink, "prepare"), (Documents, "register_tables"),
+    (KeyRecords, "add"), (PackTable, "set_destinations"), (Store, "change_limits"), (DatabaseThread, "reconfigure"),
 )  # fmt: skip
 AFTER: tuple[tuple[Any, str], ...] = (  # what exchanges them
-    (change, "_swap"), (DevicePoll, "hold"), (DevicePoll, "exchange"),
-    (Stream, "become"), (Fleet, "end_poller"), (Line, "close"), (Fleet, "dismiss"), (Fleet, "admit"),
-    (Fleet, "cut_ms"), (Fleet, "start_pollers"), (Sealing, "retire"), (Sealing, "admit"), (Sealing, "pace"),
-    (Intervals, "reload"), (Uplink, "stop"), (Writer, "serve"), (Uplink, "start"), (KeyWatch, "take"),
+    (devices_module, "_swap"), (DevicePoll, "pause"), (DevicePoll, "exchange"), (Stream, "switch_table"),
+    (DeviceManager, "stop_poller"), (Line, "close"), (DeviceManager, "remove"), (DeviceManager, "add"),
+    (DeviceManager, "cut_ms"), (DeviceManager, "start_pollers"), (SealScheduler, "remove"), (SealScheduler, "add"),
+    (SealScheduler, "set_interval"), (ResultPublisher, "reload"), (Uplink, "stop"), (DatabaseThread, "set_uplinks"),
+    (Uplink, "start"), (KeyFileWatcher, "activate"),
 )  # fmt: skip
 
 
@@ -400,7 +403,7 @@ def rotated(park: Park) -> str:
     if not path.exists():
         shutil.copy(park.folder / "state/signing.key", path)
         rotate_key(path, "park7/gw01", int(time.time()))
-        assert load_key(path).kid != park.service.key_watch.kid
+        assert load_key(path).kid != park.service.key_watcher.kid
     return park.large() + '\n[key]\nfile = "next.key"\n'
 
 
@@ -417,7 +420,7 @@ async def test_a_fault_of_ours_while_it_is_prepared_changes_nothing(tmp_path: Pa
                 assert count() == 1, where
                 assert not outcome.accepted and different(before, await park.picture()) == {}, where
                 if not outcome.complaints[0].startswith("agent.toml") and "cannot be served" not in str(outcome):
-                    assert outcome.fault and f"a fault of ours: {type(error).__name__}: injected" in str(outcome), where
+                    assert outcome.fault and f"internal error: {type(error).__name__}: injected" in str(outcome), where
         outcome = await park.reload(text)
         assert outcome.accepted, outcome
         assert (await park.picture())["key"][0] != before["key"][0]
@@ -427,11 +430,13 @@ def meaning(picture: dict[str, Any]) -> dict[str, Any]:
     """What a picture says without naming objects: drivers, births and connections may be new ones of the same kind."""
     return {
         "config": picture["config"],
-        "units": {name: (facts[1], facts[7], facts[8], facts[9]) for name, facts in picture["units"].items()},
+        "devices": {name: (facts[1], facts[7], facts[8], facts[9]) for name, facts in picture["devices"].items()},
         "order": picture["order"],
         "lines": {name: facts[1] for name, facts in picture["lines"].items()},
         "sealing": picture["sealing"][:2],
-        "packs": {name: most for name, most in picture["packs"].items() if name.rpartition("/")[2] in picture["units"]},
+        "packs": {
+            name: most for name, most in picture["packs"].items() if name.rpartition("/")[2] in picture["devices"]
+        },
         "uplinks": [destination for _, destination in picture["uplinks"]],
         "key": picture["key"],
         "snapshot": picture["snapshot"],
@@ -463,11 +468,11 @@ async def test_a_fault_of_ours_while_it_takes_effect_is_undone(tmp_path: Path, n
                 before = await park.picture()
                 continue
             assert count() == 1 and not outcome.accepted and outcome.fault, (where, outcome)
-            await until(lambda: not park.service.sealing._leaving)
+            await until(lambda: not park.service.sealing._removed)
             assert different(meaning(before), meaning(await park.picture())) == {}, where
-        readings = {unit.config.name: unit.stream.readings for unit in park.service.units}
-        await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.units))
-        with failing(Sealing, "note", RuntimeError("injected")) as count:
+        readings = {device.config.name: device.stream.readings for device in park.service.devices}
+        await until(lambda: all(u.stream.readings > readings[u.config.name] for u in park.service.devices))
+        with failing(SealScheduler, "add_event", RuntimeError("injected")) as count:
             assert (await park.reload(rotated(park))).accepted and count(), (
                 "what cannot be told is in effect all the same"
             )
@@ -501,4 +506,4 @@ async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> No
 
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
-        assert "no files" in (await Service(park.service.config)._reloads.once()).complaints[0]
+        assert "no configuration files" in (await Service(park.service.config)._reloads.reload()).complaints[0]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.config import load_config
-from agent.service.intervals import Intervals
+from agent.service.results.publisher import ResultPublisher
 from agent.store import Store
 
 HOUR = 3_600_000
@@ -26,7 +26,7 @@ length = "5 min"
 
 
 class Desk:
-    """The writer's thread, as far as results ask it."""
+    """The database thread, as results use it."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.on_committed = store, None
@@ -35,7 +35,7 @@ class Desk:
         return work(self.store)
 
 
-async def start(folder: Path, now_ms: int, *, makers: bool = True) -> int:
+async def start(folder: Path, now_ms: int, *, producers: bool = True) -> int:
     """An agent's start; from when on it makes results."""
     (folder / "agent.toml").write_text(CONFIG)
     store = Store.open(folder / "store.db")
@@ -46,8 +46,8 @@ async def start(folder: Path, now_ms: int, *, makers: bool = True) -> int:
         return SimpleNamespace(from_ms=from_ms, use=lambda table: None)
 
     grid, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
-    intervals = Intervals(load_config(folder / "agent.toml"), Desk(store), sealing, grid, packer)  # type: ignore[arg-type]
-    intervals.makers = [SimpleNamespace()] if makers else []  # type: ignore[list-item]
+    intervals = ResultPublisher(load_config(folder / "agent.toml"), Desk(store), sealing, grid, packer)  # type: ignore[arg-type]
+    intervals.producers = [SimpleNamespace()] if producers else []  # type: ignore[list-item]
     await intervals.open(None, SimpleNamespace(stream="park7/gw01/_indicators"))  # type: ignore[arg-type]
     store.close()
     return begins[0]
@@ -68,6 +68,6 @@ async def test_what_lies_far_away_is_another_time(tmp_path: Path, later: int) ->
 
 
 async def test_results_that_are_wanted_later_begin_then(tmp_path: Path) -> None:
-    assert await start(tmp_path, NOON, makers=False) == NOON
+    assert await start(tmp_path, NOON, producers=False) == NOON
     assert await start(tmp_path, NOON + HOUR) == NOON + HOUR
     assert await start(tmp_path, NOON + 2 * HOUR) == NOON + HOUR

@@ -157,7 +157,7 @@ def test_a_wrong_key(played: dict[str, Any]) -> None:
     """A running agent keeps the key that it has, a starting one refuses; neither signs a single pack with it."""
     # field pain: nothing is lost by bad input
     assert played["signers"] == [played["kid"]] and played["shown"]["in_use"] is False
-    assert played["warned"].count("the key in hand goes on signing") == 2
+    assert played["warned"].count("keeping the current signing key") == 2
     assert f"create --lost {played['kid']}" in played["advice"]
     assert (played["refused"], played["code"]) == (3, 0)
     assert f"the last one recorded is {played['kid']}" in played["refusal"] and "--lost" in played["refusal"]

@@ -64,7 +64,7 @@ def test_a_hole(played: dict[str, Any]) -> None:
     assert played["codes"] == [0, 0, 0]
     first, second, third = played["asked"]
     assert first >= 2 and second == 0 and third >= 2
-    assert "known of its map from before" in played["said"]
+    assert "register map learned earlier" in played["said"]
     status, plan, as_json = played["shown"]
     assert "taught us of its map: " in status and "taught the running agent" in plan
     assert json.loads(as_json)["learned"]["m1"]

@@ -9,17 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import count, pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from agent.clock import Grid
 from agent.pack import Packer, StreamTable
-from agent.poll import Grid
-from agent.service import writer as writing
-from agent.service.sealing import Sealing
-from agent.service.streams import SealJob, Stream
-from agent.service.writer import Writer
+from agent.service import db_thread as writing
+from agent.service.db_thread import DatabaseThread
+from agent.service.seal_jobs import SealJob, Stream
+from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreFull
 from ext.ring import Ring
 
@@ -41,11 +40,11 @@ class CountingWriter:
         self.sealed: list[tuple[str, int]] = []
         self.begun = asyncio.Event()
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Any]:
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
         self.begun.set()
         await asyncio.sleep(0.02)
         self.sealed += [(job.stream.name, job.step_ms or job.to_ms) for job in jobs]
-        return [SimpleNamespace(job=job, readings=0, gap_readings=0, packs=1, quiet=False) for job in jobs]
+        return len(jobs)
 
 
 class Gateway(Stream):
@@ -61,7 +60,7 @@ class Gateway(Stream):
 async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing() -> None:
     """It did, for as long as the step was: the pause to the next boundary was counted from the old time."""
     clock, writer = SetClock(), CountingWriter()
-    sealing = Sealing(cast(Writer, writer), clock.grid, EVERY_MS)
+    sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, EVERY_MS)
     gateway = Gateway("park7/gw01/_gateway", cast(Any, None), clock.grid.now_ms())
     sealing.open(cast(Ring, object()), gateway)
     task = asyncio.create_task(sealing.run())
@@ -98,11 +97,11 @@ class Visits:
 
 async def test_the_answers_of_the_boundary_go_first_and_a_device_that_is_always_busy_holds_up_nothing() -> None:
     clock, writer = SetClock(), CountingWriter()
-    sealing = Sealing(cast(Writer, writer), clock.grid, 1_000_000_000)
+    sealing = SealScheduler(cast(DatabaseThread, writer), clock.grid, 1_000_000_000)
     sealing.open(cast(Ring, object()), Gateway("park7/gw01/_gateway", cast(Any, None), 0))
     turns = [Visits(idle=False), Visits(idle=False), Visits(idle=True)]
     for n, visits in enumerate(turns):
-        sealing.admit(Gateway(f"park7/gw01/d{n}", cast(Any, None), 0), cast(Any, visits))
+        sealing.add(Gateway(f"park7/gw01/d{n}", cast(Any, None), 0), cast(Any, visits))
     loop = asyncio.get_running_loop()
     waiting = asyncio.create_task(sealing.wait_for_burst(30))
     for visits in turns[:2]:
@@ -141,10 +140,10 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
     """Some streams had taken the step, the others not; the next try then sealed the former up to the old time again."""
     monkeypatch.setattr(writing, "COMMIT_BYTES", 1)  # a transaction a stream
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 60_000
-    writer = Writer(lambda: narrow_store(tmp_path / "store.db", full_at), lambda: CLOCK)
+    writer = DatabaseThread(lambda: narrow_store(tmp_path / "store.db", full_at), lambda: CLOCK)
     await writer.start()
     clock = SetClock()
-    sealing = Sealing(writer, clock.grid, 1000)
+    sealing = SealScheduler(writer, clock.grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     names = [f"park7/gw01/{name}" for name in ("_gateway", "a", "b", "c")]
     try:
@@ -152,7 +151,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
         for name in names:
             table = StreamTable(name, {"config": None, "device": None, "points": POINTS if name[-1] in "abc" else []})
             stream = Stream(name, Packer(name, "0" * 15 + "1", None, lambda payload: "e30..sig", start, 65536), start)
-            stream.become(len(streams), table, start)
+            stream.switch_table(len(streams), table, start)
             streams.append(stream)
         sealing.open(ring, streams[0])
         for stream in streams[1:]:
@@ -160,7 +159,7 @@ async def test_a_disk_that_fills_up_during_a_step_back_covers_no_stretch_twice(
 
         def record(tick: int) -> None:
             for stream in streams[1:]:
-                number = stream.shape.number
+                number = stream.table_version.number
                 stream.record(number, [ring.append_values(number, tick, tick * 1_000_000, 1, [(0, 1, 0, 0)])], True)
 
         for tick in range(start, start + 20_000, 1000):
@@ -199,20 +198,20 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
 
         def slow(*args: Any, **more: Any) -> list[int]:
             began.set()
-            time.sleep(0.2)  # as a card does; in the writer's thread
+            time.sleep(0.2)  # as a card does; in the database thread
             return commit(*args, **more)
 
         store.packs.commit = slow  # type: ignore[method-assign]
         return store
 
     start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000
-    writer = Writer(slow_store, lambda: CLOCK)
+    writer = DatabaseThread(slow_store, lambda: CLOCK)
     await writer.start()
-    sealing = Sealing(writer, SetClock().grid, 1000)
+    sealing = SealScheduler(writer, SetClock().grid, 1000)
     ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
     table = StreamTable("park7/gw01/a", {"config": None, "device": None, "points": POINTS})
     stream = Stream(table.stream, Packer(table.stream, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)
-    stream.become(0, table, start)
+    stream.switch_table(0, table, start)
     sealing.open(ring, stream)
     try:
         for tick in range(start, start + 8000, 1000):

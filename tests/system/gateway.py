@@ -179,7 +179,7 @@ class Gateway:
     def recovered(self, since: str) -> int:
         """Readings that the newest start sealed from the ring of the run before."""
         text = self.machine.journal("meterhouse", f"--since={since}")
-        found = re.findall(r"sealed (\d+) readings that the run before left in the ring", text)
+        found = re.findall(r"sealed (\d+) readings that the previous run left in the ring", text)
         return int(found[-1]) if found else 0
 
     def rings(self) -> list[str]:

@@ -18,7 +18,7 @@ def test_ready_before_any_device_or_broker_is_there(gw: Gateway) -> None:
     assert "The configuration is good." in gw.said
     shown = gw.machine.show("meterhouse", "ActiveState", "SubState", "Type", "NRestarts")
     assert shown == {"ActiveState": "active", "SubState": "running", "Type": "notify-reload", "NRestarts": "0"}
-    gw.machine.wait(lambda: "1 of 2 devices answer; platform not reached" in gw.said_status(), 30)
+    gw.machine.wait(lambda: "1 of 2 devices answer; platform not connected" in gw.said_status(), 30)
     assert gw.ready_s() < 20
     size = gw.machine.sh("dpkg-query -L meterhouse | xargs -d '\\n' stat -c '%F %b %B' | "
                          "awk '/^regular/ {s += $3 * $4} END {print s}'")  # fmt: skip

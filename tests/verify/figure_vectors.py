@@ -29,12 +29,13 @@ from agent.indicators.declared import Declaration
 from agent.intervals import Cut, query
 from agent.intervals.tracked_points import Rule
 from agent.pack import Packer, StreamTable
-from agent.service.balances import Balances
-from agent.service.control.intervals import COLUMNS, cells_of
-from agent.service.figures import Figures
-from agent.service.intervals import LATE_MS, LATE_PACKS
-from agent.service.roster import Roster
-from agent.service.tallying import Tallying, Work
+from agent.service.births import DeviceCatalog
+from agent.service.control.export import COLUMNS, cells_of
+from agent.service.results.balance import BalanceResults
+from agent.service.results.indicators import IndicatorResults
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.results.publisher import LATE_MS, LATE_PACKS
+from agent.service.seal_jobs import SealedSegment
 from agent.store import Store
 from agent.store.archive import Archive
 from drivers.model import Reason
@@ -184,19 +185,19 @@ class Play:
         entry = self.config.interval
         self.cut = Cut(self.config.timezone, entry.length_ms)
         rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        self.tallying = Tallying(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
-        roster = Roster(self.config, {}, self.start_ms)
+        self.builder = IntervalBuilder(self.cut, rule, self.config.store.keep_intervals_s * 1000, self._note)
+        catalog = DeviceCatalog(self.config, {}, self.start_ms)
         self.units: list[_Unit] = []
         for device, meter in zip(self.config.devices, park.meters, strict=True):
-            spec = roster.spec(device)
+            spec = catalog.spec(device)
             assert {point.name for point in spec.points} == set(meter.points)
-            unit = _Unit(meter, roster.table(device, spec), self._packer(spec.stream))
+            unit = _Unit(meter, catalog.table(device, spec), self._packer(spec.stream))
             unit.packer.use(unit.table)
             self.units.append(unit)
         results = f"{self.config.base}/_indicators"
         self.results = self._packer(results)
-        self.results.use(roster.results_table(results, "vectors"))
-        self.figures, self.balances = Figures(self.config), Balances(self.config)
+        self.results.use(catalog.results_table(results, "vectors"))
+        self.figures, self.balances = IndicatorResults(self.config), BalanceResults(self.config)
 
     def _packer(self, stream: str) -> Packer:
         return Packer(stream, BOOT, None, self.key.jws, self.cut.floor(self.start_ms), self.config.pack.max_size_bytes)
@@ -251,19 +252,19 @@ class Play:
             held, events = unit.positions[:], unit.events
             unit.events = []
             made = unit.packer.seal(self.ring, unit.positions, to_ms, clock, events, Reason.TIMEOUT)
-            works.append(Work(unit.packer.stream, unit.table, held[: len(held) - len(unit.positions)], tuple(made)))
+            works.append(SealedSegment(unit.packer.stream, unit.table, held[: len(held) - len(unit.positions)], made))
             packs += made
         self.store.packs.commit(packs)
-        self.tallying.committed(self.store, self.ring, works)
-        while self.tallying.catch_up(self.store):
+        self.builder.committed(self.store, self.ring, works)
+        while self.builder.catch_up(self.store):
             pass
         self._close(clock)
 
     def _close(self, clock: Mapping[str, Any]) -> None:
-        """Seal the results of intervals that are closed, as ``agent.service.intervals`` does."""
+        """Seal the results of intervals that are closed, as ``agent.service.results.publisher`` does."""
         while self.figures.prepare(self.store, self.results.from_ms):
             pass
-        settled = self.tallying.closed_ms([unit.packer.stream for unit in self.units])
+        settled = self.builder.closed_ms([unit.packer.stream for unit in self.units])
         settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * self.config.pack.every_ms)
         made, start = [], self.results.from_ms
         while (end := self.cut.stretch("interval", start)[1]) <= settled:

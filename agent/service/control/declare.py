@@ -1,4 +1,4 @@
-"""Keeps what a person attests, with who asked for it, and lists what was attested."""
+"""Serves declarations: stores what a person attests, with the caller, and lists what was attested."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 from agent.indicators.declared import Declaration, from_dict, in_force
 from agent.indicators.units import parse_unit
-from agent.service.control.access import Access, Reply
-from agent.service.control.protocol import Declarations, Declare
-from agent.service.figures import read
+from agent.service.control.protocol import Access, Declarations, Declare, Reply
+from agent.service.results.indicators import read
 from agent.store import Store
 from drivers.model import UsageError
 
@@ -33,7 +32,7 @@ async def answer(access: Access, request: Declarations | Declare, reply: Reply) 
 
 
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
-    """Never into an interval whose figures are out: nothing would sign it. In the store's thread, which makes them."""
+    """Store it, but not into an interval whose figures are published: nothing would sign it. In the database thread."""
     head = store.packs.heads().get(results)
     if head is not None and head.to_ms > made.at_ms:
         made = replace(made, at_ms=head.to_ms)
@@ -42,7 +41,7 @@ def _keep(store: Store, made: Declaration, results: str) -> Declaration:
 
 
 def check_against(made: Declaration, entries: list[Declaration], access: Access) -> None:
-    """Does it fit the plan and what was attested before? Raises UsageError."""
+    """Check a declaration against the plan and earlier declarations. Raises UsageError."""
     plan = read(access.config)
     wanted = plan.inputs.get(made.name)
     if wanted is None:
@@ -50,15 +49,15 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
         raise UsageError(f"the plan has no input {made.name}", where="declare", hint=f"Known: {known}")
     if made.replaces and made.replaces not in {entry.id for entry in in_force(entries) if entry.name == made.name}:
         raise UsageError(
-            f"{made.replaces} is no entry of {made.name} in force",
+            f"{made.replaces} is not an entry of {made.name} in effect",
             where="declare",
             hint="`meterhouse declare` lists them",
         )
     if not made.value:
         return
     if parse_unit(made.unit).dimension != wanted.unit.dimension:
-        hint = f"In {wanted.unit.text} or a multiple of it"
-        raise UsageError(f"{made.name} cannot be in {made.unit}", where="declare", hint=hint)
+        hint = f"Use {wanted.unit.text} or a multiple of it"
+        raise UsageError(f"{made.name} cannot have the unit {made.unit}", where="declare", hint=hint)
     if (made.to_ms is None) != (wanted.kind == "state"):
-        say = "holds from a day on: leave --to out" if wanted.kind == "state" else "belongs to a time: give --to"
-        raise UsageError(f"{made.name} {say}", where="declare")
+        problem = "is valid from a day on: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
+        raise UsageError(f"{made.name} {problem}", where="declare")

@@ -1,26 +1,49 @@
-"""Serves an export: the pieces of an archive, one after the other.
+"""Serves exports: signed objects as the pieces of an archive, and intervals as rows.
 
-Each part is a line of JSON, ``{"file", "packs"}``, and then the lines for the end of that file.
+Signed objects: each part is a line of JSON, ``{"file", "packs"}``, and then the lines for the end of that file.
+Intervals: each part is rows as JSON lists in the order of ``COLUMNS``, one per line, by stream and day.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import islice
+from typing import Any, Final
 
+from agent.intervals import Cut, Flag, IntervalRow, Mark, query
 from agent.keys import current_records, load_key
-from agent.service.control.access import Access, Reply
-from agent.service.control.protocol import Export
+from agent.service.control.protocol import Access, Export, Intervals, Reply
 from agent.store import Archive, Piece, Store
 from drivers.model import GatewayError, UsageError, clean_text
 
+AT_ONCE = 400  # rows made in one slice of the database thread: some 20 ms
+Cell = str | int | None
 
-async def answer(access: Access, request: Export, reply: Reply) -> dict[str, Any]:
+# Stable: a column is never renamed, moved or given another unit; new ones come at the end. docs/intervals.md has types.
+COLUMNS: Final = (
+    "start_utc", "end_utc", "start_local", "end_local", "length_s", "site", "gateway", "device", "part", "point",
+    "role", "flow", "parent", "amount", "unit", "completeness", "covered_s", "spread_s", "readings", "flags",
+    "flag_names", "first_utc", "first_value", "first_pack", "last_utc", "last_value", "last_pack", "from_pack",
+    "to_pack", "revision", "low", "high", "mean", "demand", "demand_fixed", "gauge_unit",
+)  # fmt: skip
+
+
+async def answer(access: Access, request: Export | Intervals, reply: Reply) -> dict[str, Any]:
+    """Gives what ``export_packs`` or ``export_intervals`` gives."""
+    if isinstance(request, Export):
+        return await export_packs(access, request, reply)
+    return await export_intervals(access, request, reply)
+
+
+async def export_packs(access: Access, request: Export, reply: Reply) -> dict[str, Any]:
     """Gives packs, full names of streams, warnings."""
     streams = request.streams
     archive = await access.call(lambda store: Archive(store, request.from_ms, request.to_ms, streams))
-    complain(archive, streams)
+    check_archive(archive, streams)
     await access.call(lambda store: _look_at_key_file(store, access, archive))
     pieces, done = archive.pieces(), 0
     while (piece := await access.call(lambda store: next(pieces, None))) is not None:
@@ -30,26 +53,26 @@ async def answer(access: Access, request: Export, reply: Reply) -> dict[str, Any
     return {"packs": done, "streams": archive.streams, "warnings": archive.warnings}
 
 
-def complain(archive: Archive, streams: list[str]) -> None:
-    """Raises UsageError for a stream that is not there, GatewayError where there is nothing to give."""
+def check_archive(archive: Archive, streams: list[str]) -> None:
+    """Raises UsageError for an unknown stream, GatewayError if the archive is empty."""
     for name in streams:
         if name not in archive.known:
-            hint = f"Known: {', '.join(archive.known)}" if archive.known else "It holds none at all"
+            hint = f"Known: {', '.join(archive.known)}" if archive.known else "It is empty"
             raise UsageError(f"the database has no stream {clean_text(name, 80)!r}", where="--stream", hint=hint)
     if not archive.streams:
-        raise GatewayError("nothing is in this range", where="export", hint="Older packs leave after keep_delivered")
+        raise GatewayError("no packs in this range", where="export", hint="Packs are deleted after keep_delivered")
 
 
 def as_part(piece: Piece) -> bytes:
-    """A piece as it travels."""
+    """A piece as a PART."""
     head = json.dumps({"file": piece.file, "packs": piece.packs}).encode()
     return b"\n".join((head, *piece.lines))
 
 
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
-    """Records that were made while no agent ran are in the key's file alone: a revocation must not be missing.
+    """Key records that were made while no agent ran are only in the key file: a revocation must not be missing.
 
-    A running agent has taken them up within seconds, unless it is of an early version without destinations.
+    A running agent stores them within seconds, unless it is an early version without destinations.
     """
     kept = store.keys.newest()
     if kept and access.service is not None:
@@ -65,3 +88,103 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
         return
     if kept is None or data != kept[1]:
         archive.newest_keys = data
+
+
+# --- intervals
+
+
+async def export_intervals(access: Access, request: Intervals, reply: Reply) -> dict[str, Any]:
+    """Gives the columns, and how many rows and streams there were."""
+    config = access.config
+    cut = Cut(config.timezone, config.interval.length_ms)
+    first_ms, last_ms = await access.call(lambda store: store.intervals.span())
+    known = await access.call(lambda store: sorted(name for name in store.packs.heads() if not _is_ours(name)))
+    streams = _chosen(known, request.streams)
+    from_ms, to_ms = max(request.from_ms, first_ms), min(request.to_ms, last_ms)
+    if from_ms >= to_ms:
+        raise GatewayError(
+            "no intervals in this range", where="export", hint="Intervals are deleted after keep_intervals"
+        )
+    days = list(cut.stretches("day", from_ms, to_ms))
+    done = rows = 0
+    for stream in streams:
+        for start, end in days:
+            found = _rows(access, cut, stream, max(start, from_ms), min(end, to_ms))
+            while lines := await access.call(lambda store, source=found: list(islice(source.of(store), AT_ONCE))):  # type: ignore[misc]
+                rows += len(lines)
+                await reply.part(b"\n".join(lines))
+            done += 1
+            reply.progress(done, len(streams) * len(days))
+    return {"columns": list(COLUMNS), "rows": rows, "streams": streams}
+
+
+def _is_ours(stream: str) -> bool:
+    return stream.rpartition("/")[2].startswith("_")
+
+
+def _chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
+    ends = {stream.rpartition("/")[2]: stream for stream in known}
+    for name in names:
+        if name not in ends:
+            hint = f"Known: {', '.join(ends)}" if ends else "It is empty"
+            raise UsageError(f"the database has no device {clean_text(name, 80)!r}", where="--stream", hint=hint)
+    return [ends[name] for name in names] or list(known)
+
+
+class _rows:
+    """The rows of a stream's day, made as they are asked for."""
+
+    def __init__(self, access: Access, cut: Cut, stream: str, start_ms: int, end_ms: int) -> None:
+        self._config, self._cut, self._stream, self._range = access.config, cut, stream, (start_ms, end_ms)
+        self._source: Iterator[IntervalRow] | None = None
+
+    def of(self, store: Store) -> Iterator[bytes]:
+        """Continue where the last call ended."""
+        if self._source is None:
+            self._source = query(store.intervals, *self._range, streams=[self._stream])
+        for row in self._source:
+            cells = cells_of(row, self._cut, self._config.site, self._config.gateway)
+            yield json.dumps(cells, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def cells_of(row: IntervalRow, cut: Cut, site: str, gateway: str) -> list[Cell]:
+    """In the order of ``COLUMNS``. Decimals are text, so that no digit is lost; None: empty."""
+    first, last = row.first, row.last
+    unit = "" if row.gauge_unit and row.amount is None else row.unit
+    return [
+        utc(row.start_ms), utc(row.end_ms), local(cut, row.start_ms), local(cut, row.end_ms),
+        _number(Decimal(row.end_ms - row.start_ms) / 1000), site, gateway, row.stream.rpartition("/")[2], row.part,
+        row.point, row.role, row.flow, row.parent, _number(row.amount), unit,
+        _number(row.completeness), _number(Decimal(row.covered_ms) / 1000), _number(Decimal(row.spread_ms) / 1000),
+        row.readings, int(row.flags), flag_names(row.flags), *_mark(first), *_mark(last), row.first_seq or None,
+        row.last_seq or None, row.revision, *(_number(n) for n in (row.low, row.high, row.mean, row.demand,
+        row.demand_fixed)), row.gauge_unit,
+    ]  # fmt: skip
+
+
+def flag_names(flags: Flag) -> str:
+    """``spread late``."""
+    return " ".join((flag.name or "").lower() for flag in Flag if flag in flags)
+
+
+def utc(at_ms: int) -> str:
+    """``2026-11-24T00:15:00Z``, with milliseconds where there are some."""
+    found = datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{found}.{at_ms % 1000:03d}Z" if at_ms % 1000 else f"{found}Z"
+
+
+def local(cut: Cut, at_ms: int) -> str:
+    """With its UTC offset, which distinguishes the hour that comes twice in autumn."""
+    return cut.local(at_ms).isoformat(timespec="seconds")
+
+
+def _mark(mark: Mark | None) -> tuple[Cell, Cell, Cell]:
+    return (utc(mark.time_ms), _number(mark.value), mark.seq or None) if mark is not None else (None, None, None)
+
+
+def _number(value: Decimal | None) -> str | None:
+    """Plain digits: no exponent, no separators of thousands, no zeros at the end."""
+    if value is None:
+        return None
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

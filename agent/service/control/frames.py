@@ -1,15 +1,15 @@
-"""Frames on the control socket, without what decodes requests: an agent that nobody asks holds no more than this.
+"""Frames on the control socket. Requests are decoded elsewhere: an agent without requests loads no more than this.
 
 A frame is one byte (``Frame``), the length of its payload (32 bits, big endian), and the payload. A connection carries
 one request of the client; everything after it comes from the agent:
 
     REQUEST   JSON object, at most 64 KiB; ``agent.service.control.protocol`` has the kinds
     PART      bytes of the answer, in order
-    PROGRESS  JSON object {"done", "total"}; sent at least every second or two while the agent is at it
+    PROGRESS  JSON object {"done", "total"}; sent at least every second or two while the agent works
     DONE      JSON object: the end of the answer
     FAILED    JSON object {"type", "what", "where", "hint"}: why there is none
 
-Whoever closes the connection ends the request. A client passes over members of an answer that it does not know.
+Closing the connection ends the request. A client ignores members of an answer that it does not know.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOCKET: Final = "control"  # its name in the runtime directory
 HEADER: Final = struct.Struct(">BI")
 MAX_REQUEST: Final = 64 << 10
 MAX_ANSWER: Final = 17 << 20  # of one frame: a pack may have 16 MiB
-VERSIONS: Final = "Are agent and tool of one version? `meterhouse status` shows the agent's"
+VERSIONS: Final = "Do agent and tool have the same version? `meterhouse status` shows the agent's"
 
 
 class Frame(IntEnum):
@@ -40,7 +40,7 @@ class Frame(IntEnum):
 
 
 class ProtocolError(GatewayError):
-    """What came over the socket is not what this version speaks."""
+    """The bytes on the socket do not follow this version of the protocol."""
 
 
 _ERRORS: Final[Mapping[str, type[GatewayError]]] = {
@@ -62,9 +62,9 @@ def parse_header(data: bytes, kinds: frozenset[Frame], limit: int) -> tuple[Fram
     """Kind and length of what follows. Raises ProtocolError for another kind, or more than ``limit`` bytes."""
     number, size = HEADER.unpack(data)
     if number not in kinds:
-        raise ProtocolError(f"a frame of kind {number}", where="control", hint=VERSIONS)
+        raise ProtocolError(f"unexpected frame kind {number}", where="control", hint=VERSIONS)
     if size > limit:
-        raise ProtocolError(f"a frame of {size} bytes", where="control", hint=f"At most {limit} are read")
+        raise ProtocolError(f"a frame of {size} bytes is too long", where="control", hint=f"The limit is {limit} bytes")
     return Frame(number), size
 
 
@@ -92,7 +92,7 @@ def encode_error(error: GatewayError) -> bytes:
 
 
 def decode_error(payload: bytes) -> GatewayError:
-    """The error that a FAILED tells, safe to show. Raises ProtocolError."""
+    """The error in a FAILED, safe to show. Raises ProtocolError."""
     facts = decode_facts(payload)
     what, where, hint = (clean_text(str(facts.get(name, "")), 1000) for name in ("what", "where", "hint"))
     return _ERRORS.get(str(facts.get("type")), GatewayError)(what, where=where, hint=hint)

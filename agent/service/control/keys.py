@@ -1,7 +1,7 @@
-"""Serves who wants to put another key in the place of the one that signs: up to where did a key sign, to the pack.
+"""Serves the replacement of a signing key: the last pack of each stream that a key signed.
 
-With ``hold`` nothing is sealed in the running agent from that answer on until the new key is there, so the answer stays
-true; readings wait in the ring. A tool that dies over it costs these few seconds.
+With ``hold`` the running agent pauses sealing from that answer on until the new key is active, so the answer stays
+true; readings wait in the ring. A tool that dies meanwhile costs these few seconds.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from agent.keys import signed_by
-from agent.service.control.access import Access, Reply
 from agent.service.control.peer import NotAllowed
-from agent.service.control.protocol import Keys, PublishedKey
+from agent.service.control.protocol import Access, Keys, PublishedKey, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
 HOLD_S: Final = 10.0  # a tool has two seconds less to make its key
 LOOK_S: Final = 0.05
-PAUSE_S: Final = 60.0  # after a tool that asked and made no key
+PAUSE_S: Final = 60.0  # after a tool that paused sealing and made no key
 
 
 async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> dict[str, Any]:
-    """One part: last sequence by stream. Gives the kid that signs then, or the newest that was published.
+    """One part: last sequence by stream. Gives the kid of the active key, or the newest one that was published.
 
     Raises:
-        NotAllowed: sealing is held for root and the agent's user alone.
+        NotAllowed: only root and the agent's user may pause sealing.
     """
     if isinstance(request, PublishedKey):
         kept = await access.call(lambda store: store.keys.newest())
@@ -40,25 +39,25 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
     if service is None or not request.hold:
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
-    if access.caller.uid not in (0, os.geteuid()):  # the key's file is theirs: nobody else makes a key meanwhile
-        hint = "Replacing and revoking keys is for them: use sudo"
-        what = f"{access.caller} may not hold the sealing: only root and the agent's user may"
+    if access.caller.uid not in (0, os.geteuid()):  # only they can write the key file
+        hint = "Use sudo to replace or revoke keys"
+        what = f"{access.caller} may not pause sealing: only root and the agent's user may"
         raise NotAllowed(what, where="control", hint=hint)
-    watch = service.key_watch
-    async with service.sealing.held():
-        if time.monotonic() - watch.held_for_nothing_s < PAUSE_S:  # whoever may ask may not stop the sealing
-            hint = f"Again in {PAUSE_S:.0f} s, or stop the agent first"
-            raise GatewayError("sealing was held just now and no key came", where="agent", hint=hint)
+    watch = service.key_watcher
+    async with service.sealing.paused():
+        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated requests must not stop sealing
+            hint = f"Try again in {PAUSE_S:.0f} s, or stop the agent first"
+            raise GatewayError("sealing was paused just now and no new key was made", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
-        watch.held_for_nothing_s = time.monotonic()  # also for a tool that leaves now
+        watch.last_unused_hold_s = time.monotonic()  # also if the tool leaves now
         while watch.kid == old:
-            await watch.look()
+            await watch.check()
             if time.monotonic() > give_up:
                 break
             await asyncio.sleep(LOOK_S)
         if watch.kid != old:
-            watch.held_for_nothing_s = -math.inf
+            watch.last_unused_hold_s = -math.inf
     return {"kid": watch.kid}
 
 
@@ -66,7 +65,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     """The last sequence that a key, or one before it, signed in each stream; up to a time, if there is one.
 
     Args:
-        before: the keys that lead to it by the key's own file, which may be ahead of what was published.
+        before: its predecessors in the key file, which may be ahead of what was published.
 
     Raises:
         UsageError: the published records do not name this key.
@@ -74,10 +73,10 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     kept = await access.call(lambda store: store.keys.newest())
     kids = [] if kept is None else [record["kid"] for record in json.loads(kept[1])["records"]]
     if kid not in kids and kids and kids[-1] in before:
-        return {}  # made since the agent ran last: it has signed nothing
+        return {}  # made after the last run of the agent: it has signed nothing
     if kid not in kids:
-        hint = f"Known are {', '.join(kids)}" if kids else "The agent has published none so far"
-        raise UsageError(f"no key {clean_text(kid, 60)} is recorded here", where="keys", hint=hint)
+        hint = f"Known keys: {', '.join(kids)}" if kids else "The agent has not published any key yet"
+        raise UsageError(f"unknown key {clean_text(kid, 60)}", where="keys", hint=hint)
     later = frozenset(kids[kids.index(kid) + 1 :])
     found: dict[str, int] = {}
     for stream in await access.call(lambda store: store.packs.heads()):
@@ -102,7 +101,7 @@ def _last(store: Store, stream: str, later: frozenset[str]) -> int:
         else:
             low = packs[0].seq
     if low == 0 and (oldest := store.packs.after(stream, 0, top, 1)):
-        return oldest[0].seq - 1  # what it signed is gone from here
+        return oldest[0].seq - 1  # the packs that it signed are deleted
     return low
 
 

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel says, and what it may ask for."""
+"""Peer credentials of a Unix socket, from the kernel, and what the peer is allowed to do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from drivers.model import GatewayError, clean_text
 
-_SO_PEERGROUPS: Final = 59  # the socket module does not name it
+_SO_PEERGROUPS: Final = 59  # missing in the socket module
 _GROUPS_BYTES: Final = 1024  # as much as Python reads: 256 groups
 _MOST_GROUPS: Final = 65536  # NGROUPS_MAX
 _CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Right(Enum):
-    """What a request takes: the group of the socket may look; root, the agent's user and ``[control] group`` change."""
+    """What a request needs: the socket's group may query; root, the agent's user and ``[control] group`` may change."""
 
     LOOK = "look"
     CHANGE = "change"
@@ -40,23 +40,23 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, for the log and for what is signed."""
+    """The user who sent a request, for the log and for signed declarations."""
 
     uid: int
-    login: str  # "" where no user of this machine has the number
+    login: str  # "" if the uid has no user on this machine
 
     def __str__(self) -> str:
         if self.login:
             return f"{self.login} (uid {self.uid})"
-        return "a user whom the sandbox does not know" if self.uid == unmapped_uid() else f"uid {self.uid}"
+        return "a user unknown in the sandbox" if self.uid == unmapped_uid() else f"uid {self.uid}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As declarations have it."""
+        """As in declarations."""
         return {"login": self.login, "uid": self.uid} if self.login else {"uid": self.uid}
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """The other end of a connected Unix socket. Raises OSError."""
+    """The peer of a connected Unix socket. Raises OSError."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     try:
@@ -67,19 +67,19 @@ def peer_of(sock: socket.socket) -> Peer:
 
 
 def _many_groups(sock: socket.socket) -> bytes:
-    """Those of a process in more groups than Python reads, as people of large domains are; none where it fails."""
-    import ctypes  # for these alone: an agent holds less without it
+    """Groups of a process in more groups than Python reads, as in large domains; none on failure."""
+    import ctypes  # imported only for this: it costs memory
 
     groups, size = (ctypes.c_uint32 * _MOST_GROUPS)(), ctypes.c_uint32(_MOST_GROUPS * 4)
     libc = ctypes.CDLL(None)
     if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)):
-        return b""  # then only its first one counts
+        return b""  # then only the primary group counts
     return bytes(groups)[: size.value]
 
 
 @cache
 def unmapped_uid() -> int:
-    """What the kernel shows for a user that our user namespace does not know."""
+    """The uid that the kernel shows for users outside our user namespace."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):
@@ -87,9 +87,9 @@ def unmapped_uid() -> int:
 
 
 def login_of(uid: int) -> str:
-    """The name of a user, "" where there is none. May wait for a directory service."""
+    """The name of a user, "" if there is none. May wait for a directory service."""
     if uid == unmapped_uid():
-        return ""  # whoever that is, it is not `nobody`
+        return ""  # any unmapped user, not `nobody`
     try:
         return clean_text(pwd.getpwuid(uid).pw_name, 64)
     except (KeyError, OSError):
@@ -97,7 +97,7 @@ def login_of(uid: int) -> str:
 
 
 def gid_of(group: str) -> int | None:
-    """The number of a group, None where there is none. May wait for a directory service."""
+    """The gid of a group, None if there is none. May wait for a directory service."""
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, OSError):
@@ -105,47 +105,47 @@ def gid_of(group: str) -> int | None:
 
 
 class NotAllowed(GatewayError):
-    """Who asks may not ask for that."""
+    """The caller lacks the right."""
 
 
 class Rules:
-    """Who may look and who may change.
+    """Who may query and who may change.
 
     Args:
-        door_gid: the group of the socket, which may look.
-        own: users who may do everything: root and the agent's.
+        socket_gid: the group of the socket, which may query.
+        own: uids that may do everything: root and the agent's user.
     """
 
-    def __init__(self, door_gid: int, own: Collection[int] = ()) -> None:
+    def __init__(self, socket_gid: int, own: Collection[int] = ()) -> None:
         self.own = frozenset(own) or frozenset((0, os.geteuid()))
-        self._door_gid, self._unmapped = door_gid, unmapped_uid()
+        self._socket_gid, self._unmapped = socket_gid, unmapped_uid()
 
     def check(self, peer: Peer, caller: Caller, right: Right, group: str, group_gid: int | None) -> None:
-        """Raises NotAllowed with what would make it right.
+        """Raises NotAllowed with a hint how to get the right.
 
         Args:
-            group, group_gid: whose members may change, and its number; None: there is no such group here.
+            group, group_gid: the group whose members may change; gid None: it does not exist.
         """
         if peer.uid in self.own:
             return
         known = peer.uid != self._unmapped
         if known and group_gid is not None and group_gid in peer.groups:
             return
-        if right is Right.LOOK and (self._door_gid in peer.groups or not known):
+        if right is Right.LOOK and (self._socket_gid in peer.groups or not known):
             return
         name = caller.login or "USER"
         if right is Right.LOOK:
-            door = _group_name(self._door_gid)
-            hint = f"Only members of the group {door} may: `sudo adduser {name} {door}`, then log in anew"
-            raise NotAllowed(f"{caller} may not look at this agent", where="control", hint=hint)
+            door = _group_name(self._socket_gid)
+            hint = f"Only members of the group {door} may: `sudo adduser {name} {door}`, then log in again"
+            raise NotAllowed(f"{caller} may not query this agent", where="control", hint=hint)
         if not known:
-            hint = "Its sandbox cannot tell who has a number above 65535: use sudo, or a local account"
-            raise NotAllowed("the agent does not know this user, who may only look", where="control", hint=hint)
-        what = f"{caller} may look at this agent, but not change anything"
+            hint = "The sandbox cannot identify uids above 65535: use sudo or a local account"
+            raise NotAllowed("the agent cannot identify this user, who may only query", where="control", hint=hint)
+        what = f"{caller} may query this agent, but not change anything"
         if group_gid is None:
-            hint = f"There is no group {group} here, so only root and the agent's user may: use sudo, or make the group"
+            hint = f"Group {group} does not exist, so only root and the agent's user may: use sudo, or create the group"
         else:
-            hint = f"Root and members of the group {group} may: `sudo adduser {name} {group}`, then log in anew"
+            hint = f"Root and members of the group {group} may: `sudo adduser {name} {group}`, then log in again"
         raise NotAllowed(what, where="control", hint=hint)
 
 

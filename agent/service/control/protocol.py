@@ -1,23 +1,29 @@
-"""The kinds of requests on the control socket, and who may make which. Shared by agent and tools.
+"""Requests on the control socket: their kinds, who may send which, and what a handler gets. Shared by agent and tools.
 
 A request is a JSON object: ``version``, ``kind`` and the members of that kind; any other member is refused, so that an
-older agent never passes over what a newer tool meant.
+older agent never ignores what a newer tool meant.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from agent.service.control.frames import VERSIONS, Frame, ProtocolError, frame
-from agent.service.control.peer import Right
+from agent.service.control.peer import Caller, Right
 from drivers.model import clean_text
 
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.store import Store
+
+T = TypeVar("T")
 LONGEST_LEASE_S: Final = 900
-END_MS: Final = 1 << 52  # of all times
-LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199: no calendar goes as far as END_MS
+END_MS: Final = 1 << 52  # the end of time
+LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199: calendars end before END_MS
 
 Text = Annotated[str, Meta(max_length=400)]
 TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
@@ -25,12 +31,12 @@ Kid = Annotated[str, Meta(max_length=64)]
 
 
 class Base(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What all requests have."""
+    """Members of all requests."""
 
     version: Literal[1] = 1
 
     right: ClassVar[Right] = Right.LOOK
-    module: ClassVar[str] = ""  # its ``answer`` serves the request; imported when first asked
+    module: ClassVar[str] = ""  # its ``answer`` serves the request; imported at the first one
 
 
 class Stretch(Base, frozen=True):
@@ -54,7 +60,7 @@ class Export(Stretch, frozen=True, tag="export"):
 class Intervals(Stretch, frozen=True, tag="intervals"):
     """Rows of intervals of a stretch of time."""
 
-    module: ClassVar[str] = "agent.service.control.intervals"
+    module: ClassVar[str] = "agent.service.control.export"
 
 
 class Report(Base, frozen=True, tag="report"):
@@ -69,7 +75,7 @@ class Report(Base, frozen=True, tag="report"):
 
 
 class Declarations(Base, frozen=True, tag="declarations"):
-    """What was declared so far."""
+    """All declarations so far."""
 
     module: ClassVar[str] = "agent.service.control.declare"
 
@@ -99,8 +105,7 @@ class PublishedKey(Base, frozen=True, tag="key"):
 class Keys(Base, frozen=True, tag="keys"):
     """The last sequences that a key, or one of those before it, signed, up to a time if there is one.
 
-    With ``hold``, which is for root and the agent's user, nothing is sealed from the answer on until another key is in
-    the place of the one that signs.
+    With ``hold`` (root and the agent's user only) sealing is paused from the answer on until another key is active.
     """
 
     right: ClassVar[Right] = Right.CHANGE
@@ -113,10 +118,10 @@ class Keys(Base, frozen=True, tag="keys"):
 
 
 class Lease(Base, frozen=True, tag="lease"):
-    """A line, for as long as the connection is open, and at most so many seconds."""
+    """A line, while the connection is open, for at most this many seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
-    module: ClassVar[str] = "agent.service.control.lease"
+    module: ClassVar[str] = "agent.service.control.running"
 
     line: Text
     purpose: Literal["read", "identify", "scan"]
@@ -124,10 +129,10 @@ class Lease(Base, frozen=True, tag="lease"):
 
 
 class Reload(Base, frozen=True, tag="reload"):
-    """Bring the configuration into force as the files say it now."""
+    """Apply the configuration as the files are now."""
 
     right: ClassVar[Right] = Right.CHANGE
-    module: ClassVar[str] = "agent.service.control.reload"
+    module: ClassVar[str] = "agent.service.control.running"
 
 
 Request: TypeAlias = Export | Intervals | Report | Declarations | Declare | PublishedKey | Keys | Lease | Reload
@@ -146,8 +151,41 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(payload: bytes) -> Request:
-    """The request of a payload. Raises ProtocolError for whatever is none."""
+    """The request of a payload. Raises ProtocolError for anything else."""
     try:
         return _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # of msgspec, or too deep for it
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # malformed, or nested too deep
         raise ProtocolError(clean_text(str(error), 200), where="request", hint=VERSIONS) from None
+
+
+# --- what serves a request
+
+
+class Access(Protocol):
+    """What a request may use: in the running agent through its threads, else the database itself."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def caller(self) -> Caller: ...
+    @property
+    def service(self) -> Any: ...  # agent.service.app.Service; None where no agent runs
+
+    async def call(self, function: Callable[[Store], T]) -> T:
+        """Run in the database thread, only for a short time: sealing waits meanwhile. Large work is done in slices."""
+
+
+class Reply(Protocol):
+    """Where an answer goes, piece by piece; what ``answer`` returns is its end."""
+
+    async def part(self, data: bytes) -> None:
+        """Bytes for the client, in order; waits while the client is behind. Up to about a megabyte."""
+
+    def progress(self, done: int, total: int) -> None:
+        """For a progress bar."""
+
+    def rest(self) -> None:
+        """No more PROGRESS until the end: the client does not read meanwhile."""
+
+
+Handler = Callable[[Access, Any, Reply], Awaitable[Mapping[str, Any]]]

@@ -18,22 +18,21 @@ from agent.intervals.cut import Cut
 from agent.intervals.meters import Meters
 from agent.intervals.rows import RoleSum
 from agent.intervals.sums import sums
-from agent.service.control.access import Access, Reply
-from agent.service.control.protocol import Report
-from agent.service.figures import read
-from agent.service.tables import derived_row
-from agent.service.unwritten import UnwrittenStreams
+from agent.service.births import derived_row
+from agent.service.control.protocol import Access, Reply, Report
+from agent.service.results.balance import UnwrittenStreams
+from agent.service.results.indicators import read
 from agent.store import Store
 from drivers.model import UsageError, clean_text
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-SETTLED_MS = 2 * 3_600_000  # what is not written by then was not read
+SETTLED_MS = 2 * 3_600_000  # intervals that are not written by then were not read
 
 
 async def answer(access: Access, request: Report, reply: Reply) -> dict[str, Any]:
     """Gives the length of the page.
 
-    A running agent goes by its own clock: it is the one that its intervals were cut by.
+    A running agent uses its own clock, by which its intervals were cut.
     """
     config, day = access.config, _day_of(request.day)
     now_ms = request.now_ms if access.service is None else access.service.grid.now_ms()
@@ -50,7 +49,7 @@ async def answer(access: Access, request: Report, reply: Reply) -> dict[str, Any
     for done, (start, end) in enumerate(days, 1):
         takers = balancer.takers(start, end)
         found = await access.call(partial(_day, cut, start, min(end, period.until_ms), takers, unwritten))
-        await asyncio.to_thread(reporter.add, found)  # beside the loop, which has lines to serve
+        await asyncio.to_thread(reporter.add, found)  # in a thread: the loop has lines to serve
         await asyncio.to_thread(balancer.add, takers, start, end)
         reply.progress(done, len(days))
     text = await asyncio.to_thread(_page, config, reporter, balancer)
@@ -74,20 +73,20 @@ def _day(
 
 
 def _known_until(now_ms: int, store: Store) -> int:
-    """The end of the newest interval, unless it is long past: then nothing is known of what came after it."""
+    """The end of the newest interval if it is recent, else ``now_ms``."""
     ends = (page.to_ms for page in store.intervals.interval_pages(now_ms - SETTLED_MS, now_ms))
     return max((end for end in ends if end <= now_ms), default=now_ms)
 
 
 def _day_of(text: str) -> date | None:
-    """The day that a request names; None: today. Raises UsageError."""
+    """The day of a request; None: today. Raises UsageError."""
     if not text:
         return None
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{clean_text(text, 40)!r} is no date", where="report", hint="As 2026-11-24") from None
-    if not FIRST_YEAR <= day.year <= LAST_YEAR:  # what comes before and after it must be dates too
-        hint = f"Reports are of the years {FIRST_YEAR} to {LAST_YEAR}"
-        raise UsageError(f"there is no report of {day}", where="report", hint=hint)
+        raise UsageError(f"invalid date {clean_text(text, 40)!r}", where="report", hint="Example: 2026-11-24") from None
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:  # the days before and after must be valid dates, too
+        hint = f"Reports cover the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise UsageError(f"no report for {day}", where="report", hint=hint)
     return day

@@ -1,7 +1,7 @@
-"""The control socket: who connects is known by the kernel, frames are bounded, every wait has a deadline.
+"""The control server: the kernel identifies the client, frames are bounded, every wait has a deadline.
 
-It lies in the runtime directory with mode 0660, and only while the agent holds that directory. Answers go out piece by
-piece as fast as the client takes them, so that neither a large one nor a slow client costs memory.
+The socket is in the runtime directory with mode 0660, and only while the agent holds that directory. Answers go out
+piece by piece as fast as the client reads them, so that neither a large answer nor a slow client costs memory.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.service.control.access import Access, handler
+from agent.config import Config
 from agent.service.control.frames import (
     HEADER,
     MAX_REQUEST,
@@ -32,29 +33,31 @@ from agent.service.control.frames import (
     parse_header,
 )
 from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, gid_of, login_of, peer_of
+from agent.store import Store
 from drivers.model import GatewayError, clean_text
 
 if TYPE_CHECKING:
-    from agent.service.control.protocol import Request
+    from agent.service.control.protocol import Access, Handler, Request
 
+T = TypeVar("T")
 log = logging.getLogger("meterhouse")
 MODE: Final = 0o660
-BACKLOG: Final = 64  # connections that the kernel keeps until the loop comes to them
-MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4  # KEPT: of all, for root and the agent's user, who have no MAX_OF_USER
+BACKLOG: Final = 64  # connections that the kernel queues until the loop accepts them
+MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4  # KEPT: reserved for root and the agent's user, who have no MAX_OF_USER
 REQUEST_S: Final = 5.0  # from connecting to the last byte of the request
-SEND_S: Final = 60.0  # a client that does not take a frame for so long has hung
-BEAT_S: Final = 1.0  # how often a client hears that we are at it
-NAMES_S: Final = 2.0  # for a directory service to say who a number is
-SAY_EVERY_S: Final = 60.0
+SEND_S: Final = 60.0  # a client that reads nothing for this long is considered dead
+PROGRESS_S: Final = 1.0  # how often a client gets a PROGRESS frame
+NAMES_S: Final = 2.0  # for a directory service to resolve a uid
+LOG_EVERY_S: Final = 60.0
 _REQUESTS: Final = frozenset({Frame.REQUEST})
 
 
 class ClientGone(Exception):
-    """The other end closed the connection, or hangs."""
+    """The client closed the connection, or is considered dead."""
 
 
 class ConnectionLimits:
-    """How many connections there may be, of whom. Only the loop touches it."""
+    """Limits the number of connections, in total and per user. Only the loop touches it."""
 
     def __init__(self) -> None:
         self._own = 0  # of root and the agent's user
@@ -62,11 +65,11 @@ class ConnectionLimits:
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """How many are open."""
         return self._own + self._of_user.total()
 
     def refusal(self, uid: int, privileged: bool) -> str:
-        """Why there may not be one more; "" if there may."""
+        """Why one more is refused; "" if it is not."""
         others = self._of_user.total()
         if self.connections >= MAX_CONNECTIONS:
             return f"{MAX_CONNECTIONS} connections are open"
@@ -74,7 +77,7 @@ class ConnectionLimits:
             return ""
         if self._of_user[uid] >= MAX_OF_USER:
             return f"this user has {MAX_OF_USER} connections open"
-        return f"{others} connections of users are open" if others >= MAX_CONNECTIONS - KEPT else ""
+        return f"{others} user connections are open" if others >= MAX_CONNECTIONS - KEPT else ""
 
     def enter(self, uid: int, privileged: bool) -> None:
         """One more."""
@@ -94,22 +97,22 @@ class ConnectionLimits:
 
 
 class ControlServer:
-    """Listens, and has requests answered. Only the loop touches it.
+    """Accepts connections and has their requests served. Only the loop touches it.
 
     Args:
-        access: what a request of this caller works with.
-        folder: the runtime directory, which this process holds.
-        group: whose members may change something; asked at each request, as a reload may change it.
+        access: gives what a request of this caller may use.
+        folder: the runtime directory, which this process has locked.
+        group: its members may change something; asked at each request, as a reload may change it.
     """
 
     def __init__(self, access: Callable[[Caller, Right], Access], folder: Path, group: Callable[[], str]) -> None:
         self._access, self._folder, self._group = access, folder, group
         self._limits = ConnectionLimits()
         self._naming: asyncio.Future[tuple[str, int | None]] | None = None
-        self._door: socket.socket | None = None
+        self._listener: socket.socket | None = None
         self._folder_fd = -1
         self._rules: Rules
-        self._said_s, self._unsaid = -SAY_EVERY_S, 0
+        self._logged_s, self._suppressed = -LOG_EVERY_S, 0
 
     @property
     def connections(self) -> int:
@@ -117,26 +120,26 @@ class ControlServer:
         return self._limits.connections
 
     def open(self) -> None:
-        """Listen from now on; who connects waits until ``run``. Without a socket the agent works all the same."""
+        """Listen from now on; connections wait until ``run``. The agent also works without a socket."""
         try:
             self._folder_fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._door = _listen(self._folder_fd)
+            self._listener = _listen(self._folder_fd)
             door = os.stat(SOCKET, dir_fd=self._folder_fd, follow_symlinks=False)
         except OSError as error:
-            log.error("tools cannot ask this agent: %s: %s", self._folder / SOCKET, error.strerror)
+            log.error("control socket not available: %s: %s", self._folder / SOCKET, error.strerror)
             self.close()
             return
         self._rules = Rules(door.st_gid)
 
     def close(self) -> None:
-        """Listen no more."""
-        if self._door is not None:
-            self._door.close()
+        """Stop listening and remove the socket."""
+        if self._listener is not None:
+            self._listener.close()
             with contextlib.suppress(OSError):
                 os.unlink(SOCKET, dir_fd=self._folder_fd)
         if self._folder_fd >= 0:
             os.close(self._folder_fd)
-        self._door, self._folder_fd = None, -1
+        self._listener, self._folder_fd = None, -1
 
     def __enter__(self) -> ControlServer:
         self.open()
@@ -147,22 +150,22 @@ class ControlServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        if self._door is None:
+        if self._listener is None:
             return
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     try:
-                        sock, _ = await loop.sock_accept(self._door)
-                    except OSError as error:  # no descriptor is left, or the client is gone already
-                        self._complain(f"cannot take a connection: {error.strerror}")
+                        sock, _ = await loop.sock_accept(self._listener)
+                    except OSError as error:  # no descriptor is left, or the client is already gone
+                        self._complain(f"cannot accept a connection: {error.strerror}")
                         await asyncio.sleep(1)
                         continue
                     self._admit(sock, group)
-                    await asyncio.sleep(0)  # one connection a turn of the loop, however many wait
+                    await asyncio.sleep(0)  # one connection per turn of the loop, however many wait
         finally:
-            self.close()  # while the agent seals its last packs tools find nobody here, and wait for its database
+            self.close()  # while the agent seals its last packs, tools find no socket and wait for its database
 
     def _admit(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
         try:
@@ -172,9 +175,9 @@ class ControlServer:
             return
         privileged = peer.uid in self._rules.own
         if full := self._limits.refusal(peer.uid, privileged):
-            self._complain(f"{full}; one more of uid {peer.uid} is refused")
-            _last_word(
-                sock, GatewayError("too many are asking", where="control", hint=f"{full}. Try again in a minute")
+            self._complain(f"{full}; connection of uid {peer.uid} refused")
+            _send_failed(
+                sock, GatewayError("too many connections", where="control", hint=f"{full}. Try again in a minute")
             )
             sock.close()
             return
@@ -204,7 +207,9 @@ class ControlServer:
             self._limits.leave(peer.uid, privileged)
 
     async def _answer(self, connection: Connection, peer: Peer) -> None:
-        request, kind = await asyncio.to_thread(_decoded, await connection.request())  # the first imports the kinds
+        request, kind = await asyncio.to_thread(
+            _decoded, await connection.request()
+        )  # the first one imports the protocol
         login, gid = await self._look_up(peer.uid)
         caller = Caller(peer.uid, login)
         try:
@@ -213,13 +218,13 @@ class ControlServer:
             log.warning("control: %s", f"{kind} refused to {caller}")
             raise
         log.info("control: %s", f"{kind} for {caller}")
-        answer = await asyncio.to_thread(handler, request)  # the first of a kind imports much
+        answer = await asyncio.to_thread(handler, request)  # the first one of a kind imports much
         await connection.deliver(answer(self._access(caller, request.right), request, connection))
 
     async def _look_up(self, uid: int) -> tuple[str, int | None]:
-        """The caller's login and the number of the group that may change; unknown where nobody says so in time.
+        """The caller's login and the gid of the group that may change; unknown if the lookup is too slow.
 
-        One question at a time: a directory service that hangs takes one thread.
+        One lookup at a time: a directory service that hangs blocks one thread only.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + NAMES_S
@@ -233,17 +238,17 @@ class ControlServer:
         return naming.result() if naming.done() else ("", None)
 
     def _complain(self, what: str) -> None:
-        """One line a minute, however many there are."""
-        self._unsaid += 1
+        """Rate-limited log: one line a minute, however many complaints there are."""
+        self._suppressed += 1
         now = time.monotonic()
-        if now - self._said_s >= SAY_EVERY_S:
-            more = f" ({self._unsaid} since the last such line)" if self._unsaid > 1 else ""
+        if now - self._logged_s >= LOG_EVERY_S:
+            more = f" ({self._suppressed} since the last such message)" if self._suppressed > 1 else ""
             log.warning("control: %s%s", clean_text(what, 200), more)
-            self._said_s, self._unsaid = now, 0
+            self._logged_s, self._suppressed = now, 0
 
 
 class Connection:
-    """One client: its request, then what goes back. The ``Reply`` of a handler."""
+    """One client: its request, then the answer. The ``Reply`` of a handler."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._loop = sock, asyncio.get_running_loop()
@@ -253,13 +258,13 @@ class Connection:
         self._progress = (0, 0)
 
     async def request(self) -> bytes:
-        """The payload of the one request. Raises ProtocolError, or ClientGone where it does not come whole in time."""
+        """The payload of the request. Raises ProtocolError, or ClientGone if it is not complete in time."""
         try:
             async with asyncio.timeout(REQUEST_S):
                 _, size = parse_header(await self._exactly(HEADER.size), _REQUESTS, MAX_REQUEST)
                 return await self._exactly(size)
         except TimeoutError:
-            raise ClientGone(f"said nothing whole for {REQUEST_S:g} s") from None
+            raise ClientGone(f"sent no complete request within {REQUEST_S:g} s") from None
 
     async def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -271,20 +276,20 @@ class Connection:
             if not more:
                 raise ClientGone
             data += more
-            await asyncio.sleep(0)  # byte by byte it comes, and the loop has others to serve
+            await asyncio.sleep(0)  # it may come byte by byte, and the loop has others to serve
         return bytes(data)
 
     async def deliver(self, answer: Awaitable[Mapping[str, Any]]) -> None:
-        """Wait for a handler's result and send it; meanwhile say that we are at it.
+        """Wait for a handler's result and send it; send PROGRESS meanwhile.
 
         Raises:
-            ClientGone: the client left or hangs; the handler was cancelled.
+            ClientGone: the client left or is dead; the handler was cancelled.
         """
         work = asyncio.ensure_future(answer)
-        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # comes when the client closes
+        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # completes when the client closes
         try:
             while not work.done():
-                await asyncio.wait({work, more}, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, more}, timeout=PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
                 if more.done():
                     if more.exception() is None and more.result():
                         raise ProtocolError("more than one request in a connection", where="control")
@@ -322,15 +327,61 @@ class Connection:
                     await self._loop.sock_sendall(self._sock, header(kind, len(payload)))
                     await self._loop.sock_sendall(self._sock, payload)
             except TimeoutError:
-                raise ClientGone(f"took nothing for {SEND_S:g} s") from None
+                raise ClientGone(f"read nothing for {SEND_S:g} s") from None
             except OSError as error:
                 raise ClientGone from error
             self._broken = False
 
     def fail(self, error: GatewayError) -> None:
-        """Say why there is no answer, if the client is at a place where it would understand it."""
+        """Send why there is no answer, unless a frame was sent in part."""
         if not self._broken:
-            _last_word(self._sock, error)
+            _send_failed(self._sock, error)
+
+
+class Slices:
+    """The share of the database thread that all read-only requests have together.
+
+    One slice at a time, then a pause as long as it took: however many requests there are, sealing waits for one slice.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run when it is our turn."""
+        async with self._lock:
+            began = time.monotonic()
+            result = await work()
+            await asyncio.sleep(time.monotonic() - began)
+            return result
+
+
+class RunningAccess:
+    """The running agent as a request sees it.
+
+    Args:
+        service: an ``agent.service.app.Service``.
+        slices: None: calls are short, and run first come, first served.
+    """
+
+    def __init__(self, service: Any, caller: Caller, slices: Slices | None) -> None:
+        self.service, self.caller, self._slices = service, caller, slices
+        self.config: Config = service.config
+
+    async def call(self, function: Callable[[Store], T]) -> T:
+        """Through the queue of the database thread."""
+
+        async def work() -> T:
+            found: T = await self.service.writer.call(function)
+            return found
+
+        return await (work() if self._slices is None else self._slices.run(work))
+
+
+def handler(request: Request) -> Handler:
+    """The function that serves a request; its module is imported when it is first needed."""
+    found: Handler = import_module(request.module).answer
+    return found
 
 
 def _decoded(payload: bytes) -> tuple[Request, str]:
@@ -341,22 +392,22 @@ def _decoded(payload: bytes) -> tuple[Request, str]:
     return request, kind_of(request)
 
 
-def _last_word(sock: socket.socket, error: GatewayError) -> None:
-    """A FAILED as far as the socket takes it at once: nobody waits for a client that is to be left."""
+def _send_failed(sock: socket.socket, error: GatewayError) -> None:
+    """Send FAILED if the socket accepts it at once: the client is dropped in any case."""
     with contextlib.suppress(OSError):
         sock.send(frame(Frame.FAILED, encode_error(error)), socket.MSG_DONTWAIT)
 
 
 def _listen(folder_fd: int) -> socket.socket:
-    """A listening socket in a folder that we hold; one that was left there is removed. Raises OSError."""
+    """A listening socket in a directory that we have locked; an old one is removed. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(SOCKET, dir_fd=folder_fd).st_mode):
-            raise IsADirectoryError(21, "is a folder; remove it")
+            raise IsADirectoryError(21, "is a directory; remove it")
         os.unlink(SOCKET, dir_fd=folder_fd)
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         door.setblocking(False)
-        os.fchmod(door.fileno(), MODE)  # so it is born with no more than this
+        os.fchmod(door.fileno(), MODE)  # so it is created with no more than this
         door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # short, however long the folder's own path is
         os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # and with no less, whatever the umask
         door.listen(BACKLOG)
@@ -367,8 +418,10 @@ def _listen(folder_fd: int) -> socket.socket:
 
 
 def _stopping() -> GatewayError:
-    return GatewayError("the agent was stopped", where="agent", hint="Ask again: a stopped agent's database is opened")
+    return GatewayError(
+        "the agent was stopped", where="agent", hint="Repeat the command: it then opens the database itself"
+    )
 
 
 def _fault(error: Exception) -> GatewayError:
-    return GatewayError(f"a fault of ours: {type(error).__name__}: {error}", where="agent", hint="Its log has more")
+    return GatewayError(f"internal error: {type(error).__name__}: {error}", where="agent", hint="See the agent's log")

@@ -1,4 +1,4 @@
-"""The agent's folders: made where they are missing, and the runtime directory taken for one process."""
+"""The agent's directories: created if missing, and the lock that gives the runtime directory to one agent."""
 
 from __future__ import annotations
 
@@ -13,38 +13,43 @@ from pathlib import Path
 from drivers.model import GatewayError
 
 LOCK = "agent.lock"
-PATIENCE_S = 0.5  # a tool that looks whether an agent runs holds the lock for an instant
+PATHS = "Set another directory under [paths] in agent.toml"
+LOCK_WAIT_S = 0.5  # a tool that checks whether an agent runs holds the lock for an instant
 
 
 @contextlib.contextmanager
-def taken(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
-    """Hold the runtime directory: a second agent there would take a living ring for one that was left behind.
+def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
+    """Lock the runtime directory: a second agent would take the ring of the first for one that a dead agent left.
 
-    The state directory and the lock are for their owner alone: a lock that others may open can keep an agent from
+    Only their owner may open the state directory and the lock: a lock that others can open could keep the agent from
     starting.
 
     Raises:
-        GatewayError: a folder cannot be made, or another agent runs there.
+        GatewayError: a directory cannot be created, or another agent runs there.
     """
     for folder, mode in ((state_dir, 0o700), (runtime_dir, 0o750)):
         try:
             folder.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise GatewayError(
-                f"cannot be made: {error.strerror}", where=str(folder), hint="Another place: [paths] in agent.toml"
+                f"cannot be created: {error.strerror}",
+                where=str(folder),
+                hint=PATHS,
             ) from error
-    _withhold(state_dir, 0o077)
-    _withhold(runtime_dir, 0o022)
+    _remove_permissions(state_dir, 0o077)
+    _remove_permissions(runtime_dir, 0o022)
     try:
         fd = os.open(runtime_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise GatewayError(
-            f"cannot be written: {error.strerror}", where=str(runtime_dir), hint="Another place: [paths] in agent.toml"
+            f"cannot be written: {error.strerror}",
+            where=str(runtime_dir),
+            hint=PATHS,
         ) from error
     try:
         if not _locked(fd):
             raise GatewayError(
-                "another agent runs with this runtime directory",
+                "another agent is running with this runtime directory",
                 where=str(runtime_dir),
                 hint="Give each its own: runtime_dir under [paths] in agent.toml",
             )
@@ -53,15 +58,15 @@ def taken(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
         os.close(fd)  # the lock goes with it
 
 
-def _withhold(folder: Path, bits: int) -> None:
-    """Take these rights away from a folder of ours that somebody else made with them."""
+def _remove_permissions(folder: Path, bits: int) -> None:
+    """Remove these permissions from a directory of the agent's user."""
     found = folder.stat()
     if found.st_uid == os.geteuid() and found.st_mode & bits:
         folder.chmod(stat.S_IMODE(found.st_mode) & ~bits)
 
 
 def _locked(fd: int) -> bool:
-    give_up = time.monotonic() + PATIENCE_S
+    give_up = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,11 +78,11 @@ def _locked(fd: int) -> bool:
             return True
 
 
-def is_taken(runtime_dir: Path) -> bool:
-    """Does an agent run with this runtime directory, or is one starting or ending? For the agent's own user and root.
+def is_agent_running(runtime_dir: Path) -> bool:
+    """Does an agent run with this runtime directory, or is one starting or stopping? For the agent's user and root.
 
     Raises:
-        GatewayError: that cannot be found out.
+        GatewayError: the lock cannot be read.
     """
     path = runtime_dir / LOCK
     try:
@@ -85,7 +90,7 @@ def is_taken(runtime_dir: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint="Whose is it?") from error
+        raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint="Check its owner") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

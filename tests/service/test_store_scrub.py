@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from agent.service.rounds import Rounds
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.store_check import StoreScrubber
 from agent.store import Store, StoreDamaged, check
 from tests.kits.exports import Gateway
 
@@ -30,10 +30,10 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 @asynccontextmanager
 async def rounds(gateway: Gateway, notes: list[Any]) -> Any:
     path = gateway.folder / "state" / "store.db"
-    writer = Writer(lambda: Store.open(path, 64 << 20, destinations=["platform"]), dict)
+    writer = DatabaseThread(lambda: Store.open(path, 64 << 20, destinations=["platform"]), dict)
     await writer.start()
     try:
-        yield writer, Rounds(writer, notes.append, first_s=0.01)
+        yield writer, StoreScrubber(writer, notes.append, first_s=0.01)
     finally:
         await writer.stop()
 
@@ -115,7 +115,7 @@ async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_wha
 class Noting:
     """A writer for the look alone, which notes when it was served."""
 
-    def __init__(self, writer: Writer, turns: list[str]) -> None:
+    def __init__(self, writer: DatabaseThread, turns: list[str]) -> None:
         self._writer, self._turns = writer, turns
 
     async def call(self, function: Callable[[Store], Any]) -> Any:
@@ -134,7 +134,7 @@ async def test_everybody_has_a_turn_between_two_slices_of_the_look(
     gateway.seal(300)
     async with rounds(gateway, []) as (writer, _):
         turns: list[str] = []
-        task = asyncio.create_task(Rounds(cast(Writer, Noting(writer, turns)), turns.append).look())
+        task = asyncio.create_task(StoreScrubber(cast(DatabaseThread, Noting(writer, turns)), turns.append).scrub())
         while not task.done():
             await writer.call(lambda store: store.packs.heads())
             turns.append("other")

@@ -1,4 +1,4 @@
-"""The service: puts the parts together, runs them, stops them in order."""
+"""The application: assembles the parts, runs them, stops them in order."""
 
 from __future__ import annotations
 
@@ -15,30 +15,27 @@ from typing import TYPE_CHECKING, Any
 import agent
 import ext.clock
 import ext.memory
+from agent.clock import Grid
 from agent.config import Config, UplinkConfig
 from agent.keys import load_key
 from agent.pack import Head, Packer, StreamTable, base64url
-from agent.poll import Grid
+from agent.service.births import Device, DeviceCatalog, known_devices
 from agent.service.checkpoints import Checkpoints
-from agent.service.control.access import RunningAccess, Slices
 from agent.service.control.peer import Caller, Right
-from agent.service.control.server import ControlServer
-from agent.service.fleet import Fleet
-from agent.service.intervals import Intervals
-from agent.service.learned import Learned
-from agent.service.makers import makers
-from agent.service.notify import notify
-from agent.service.pen import KeyWatch, Pen
-from agent.service.places import taken
-from agent.service.pulse import Pulse
-from agent.service.recover import Recovered, WentBack, recover, take_up
-from agent.service.reload import LAST_PACKS_S, Outcome, Reloads
-from agent.service.roster import Roster, Unit, known_devices
-from agent.service.rounds import Rounds
-from agent.service.sealing import Sealing, pack_clock
-from agent.service.snapshot import Snapshot, summary
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.control.server import ControlServer, RunningAccess, Slices
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
+from agent.service.identity import MapQuirks
+from agent.service.recovery import LostTransactions, Recovered, recover, resume_after_loss
+from agent.service.reload import LAST_PACKS_S, Outcome, Reloader
+from agent.service.results.publisher import ResultPublisher, make_producers
+from agent.service.runtime_dir import instance_lock
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler, pack_clock
+from agent.service.signing_key import ActiveKey, KeyFileWatcher
+from agent.service.status import StatusFile, summary
+from agent.service.store_check import StoreScrubber
+from agent.service.systemd import Watchdog, notify
 from agent.store import Store
 from drivers.line import Line
 from drivers.model import GatewayError
@@ -49,7 +46,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-LOOK_EVERY_S = 1.0  # at the wall clock
+CLOCK_CHECK_S = 1.0  # comparison with the wall clock
 SNAPSHOT_EVERY_S = 2.0
 GIVE_BACK_EVERY = 5  # snapshots
 PRUNE_EVERY_S = 60.0
@@ -60,7 +57,7 @@ class Service:
 
     Args:
         ready: called once when the store is open and the lines are being served.
-        load: reads the configuration anew; None: it is never reloaded.
+        load: reads the configuration again; None: no reloads.
     """
 
     def __init__(
@@ -68,8 +65,8 @@ class Service:
     ) -> None:
         self.config = config
         self.loaded_ms = time.time_ns() // 1_000_000
-        self.complaints: list[str] = []  # why the configuration on the disk is not the one in force
-        self._reloads = Reloads(self, load)
+        self.complaints: list[str] = []  # errors of the configuration on disk that was rejected
+        self._reloads = Reloader(self, load)
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
         self.grid = Grid()
@@ -77,37 +74,37 @@ class Service:
         self.uplinks: list[Uplink] = []
         self.packers: dict[str, Packer] = {}
         self._ring: Ring | None = None
-        self._snapshot: Snapshot | None = None
+        self._snapshot: StatusFile | None = None
         self.checkpoints: Checkpoints | None = None
         self._slices = Slices()
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
-    def units(self) -> Sequence[Unit]:
+    def devices(self) -> Sequence[Device]:
         """The devices that are served."""
-        return self.fleet.units
+        return self.device_manager.devices
 
     @property
     def lines(self) -> dict[str, Line]:
         """The lines that are served."""
-        return self.fleet.lines
+        return self.device_manager.lines
 
     # --- life
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until ``stop`` is set. Raises GatewayError where the agent cannot start at all."""
-        with taken(self.config.state_dir, self.config.runtime_dir), self._control:
+        """Run until ``stop`` is set. Raises GatewayError if the agent cannot start at all."""
+        with instance_lock(self.config.state_dir, self.config.runtime_dir), self._control:
             key_path = self.config.key.path(os.environ)
-            self.pen = Pen(load_key(key_path), self.config.base)
-            self.writer = Writer(self._open_store, pack_clock)
-            self.sealing = Sealing(self.writer, self.grid, self.config.pack.every_ms)
-            self.writer.on_trouble = self.sealing.trouble_is
+            self.active_key = ActiveKey(load_key(key_path), self.config.base)
+            self.writer = DatabaseThread(self._open_store, pack_clock)
+            self.sealing = SealScheduler(self.writer, self.grid, self.config.pack.every_ms)
+            self.writer.on_trouble = self.sealing.set_trouble
             notify("STATUS=opening the store")
-            self.fleet = Fleet(self.config, self.grid, self.sealing, self.writer, self._stream)
-            self.intervals = Intervals(self.config, self.writer, self.sealing, self.grid, self._packer)
-            self.intervals.makers = makers(self.config)
-            self.rounds = Rounds(self.writer, self.sealing.remark)
-            self.pulse = Pulse(self.writer, self.fleet, lambda: summary(self), os.environ)
+            self.device_manager = DeviceManager(self.config, self.grid, self.sealing, self.writer, self._stream)
+            self.publisher = ResultPublisher(self.config, self.writer, self.sealing, self.grid, self._packer)
+            self.publisher.producers = make_producers(self.config)
+            self.scrubber = StoreScrubber(self.writer, self.sealing.gateway_event)
+            self.watchdog = Watchdog(self.writer, self.device_manager, lambda: summary(self), os.environ)
             await self.writer.start()
             try:
                 await self._start(key_path)
@@ -127,10 +124,10 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        await self.writer.call(self.pen.take_up)  # before anything is sealed: a wrong key signs nothing
-        note, publish = self.sealing.remark, self._publish_keys
-        self.key_watch = KeyWatch(self.pen, key_path, self.writer, publish, note, self._make_checkpoint)
-        gone = await self.writer.call(lambda store: take_up(store, config.runtime_dir))
+        await self.writer.call(self.active_key.activate)  # before anything is sealed: a wrong key signs nothing
+        note, publish = self.sealing.gateway_event, self._publish_keys
+        self.key_watcher = KeyFileWatcher(self.active_key, key_path, self.writer, publish, note, self._make_checkpoint)
+        gone = await self.writer.call(lambda store: resume_after_loss(store, config.runtime_dir))
         self._heads = {
             name: Head(boot=head.boot, seq=head.seq, hash=base64url(head.hash), to_ms=head.to_ms)
             for name, head in (await self.writer.call(lambda store: store.packs.heads())).items()
@@ -138,29 +135,31 @@ class Service:
         recovered = await self.writer.call(
             lambda store: recover(store, config.runtime_dir, self._packer, pack_clock(), self.started_ms)
         )
-        await self.writer.call(self.writer.look_for_losses)
+        await self.writer.call(self.writer.reload_losses)
         rows = await self.writer.call(lambda store: store.documents.devices())
-        roster = Roster(config, known_devices(rows), self.started_ms)
-        planned = self.fleet.plan(roster)
+        catalog = DeviceCatalog(config, known_devices(rows), self.started_ms)
+        planned = self.device_manager.plan(catalog)
         name = f"{config.base}/_gateway"
         self.gateway = gateway = Stream(name, self._packer(name, self.started_ms), self.started_ms)
-        table = roster.gateway_table(name, agent.__version__)
+        table = catalog.gateway_table(name, agent.__version__)
         self.started_ms = self.grid.now_ms()
         ring = self._make_ring([table, *(table for _, _, table in planned)])
-        number = self.fleet.number()
-        gateway.become(number, table, self.started_ms)
+        number = self.device_manager.number()
+        gateway.switch_table(number, table, self.started_ms)
         self.sealing.open(ring, gateway)
-        tables = self.fleet.open(ring, planned, self.started_ms, Learned(self.writer, rows))
-        await self.fleet.register([*tables, (number, table)])
+        tables = self.device_manager.open(ring, planned, self.started_ms, MapQuirks(self.writer, rows))
+        await self.device_manager.register([*tables, (number, table)])
         await self.writer.call(lambda store: store.documents.forget_rings([ring.ring_id]))
-        self.sealing.note(gateway, _start_event(recovered, gone))
-        await self.intervals.open(ring, roster.results_table(f"{config.base}/_indicators", agent.__version__))
+        self.sealing.add_event(gateway, _start_event(recovered, gone))
+        await self.publisher.open(ring, catalog.results_table(f"{config.base}/_indicators", agent.__version__))
         self._start_uplinks()
 
     def _packer(self, stream: str, from_ms: int | None = None) -> Packer:
         if stream not in self.packers:
             start_ms, most = self.started_ms if from_ms is None else from_ms, self.config.pack.max_size_bytes
-            self.packers[stream] = Packer(stream, self.boot, self._heads.get(stream), self.pen.sign, start_ms, most)
+            self.packers[stream] = Packer(
+                stream, self.boot, self._heads.get(stream), self.active_key.sign, start_ms, most
+            )
         return self.packers[stream]
 
     def _stream(self, name: str, start_ms: int) -> Stream:
@@ -177,10 +176,14 @@ class Service:
     def _start_uplinks(self) -> None:
         config = self.config
         self.checkpoints = Checkpoints(
-            self.writer, self.pen, config.base, self.uplinks, lambda: [device.name for device in self.config.devices]
+            self.writer,
+            self.active_key,
+            config.base,
+            self.uplinks,
+            lambda: [device.name for device in self.config.devices],
         )
         self.uplinks += [self.make_uplink(uplink, config) for uplink in config.uplinks]
-        self.writer.serve(self.uplinks)
+        self.writer.set_uplinks(self.uplinks)
         for running in self.uplinks:
             running.start()
 
@@ -193,19 +196,19 @@ class Service:
             site=config.site,
             gateway=config.gateway,
             outbox=self.writer,
-            keys=self.pen.records,
+            keys=self.active_key.records,
             version=agent.__version__,
             pack_every_ms=config.pack.every_ms,
             live_rate=1000 * (len(config.devices) + 1) / config.pack.every_ms,
-            on_event=lambda event: loop.call_soon_threadsafe(self.sealing.remark, event),
+            on_event=lambda event: loop.call_soon_threadsafe(self.sealing.gateway_event, event),
         )
 
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
-        """What a request on the control socket works with: who looks waits for its turn at the store."""
+        """The access that a control request gets; read-only requests take turns at the store."""
         return RunningAccess(self, caller, self._slices if right is Right.LOOK else None)
 
     def _publish_keys(self, keys: bytes) -> None:
-        """From the writer's thread, before anything that only these keys explain."""
+        """From the database thread, before anything that needs these keys to be verified."""
         for uplink in self.uplinks:
             uplink.retain("keys", keys)
 
@@ -218,22 +221,22 @@ class Service:
             log.warning("%s", note)
         for text in await self.writer.call(_store_line):
             log.info("%s", text)
-        self.fleet.start_pollers()
-        self.sealing.on_turn = self.pulse.beat
-        self._snapshot = Snapshot(self.config, self.boot, self.ring_path.name)
+        self.device_manager.start_pollers()
+        self.sealing.on_turn = self.watchdog.feed
+        self._snapshot = StatusFile(self.config, self.boot, self.ring_path.name)
         self._snapshot.write(self)
         self._ready()
-        log.info("serving %d devices on %d lines, boot %s", len(self.units), len(self.lines), self.boot)
+        log.info("serving %d devices on %d lines, boot %s", len(self.devices), len(self.lines), self.boot)
         works: list[Coroutine[Any, Any, None]] = [
             self.sealing.run(),
             self._watch_clock(),
             self._snapshots(self._snapshot),
-            self.fleet.watch(),
+            self.device_manager.watch(),
             self._housekeeping(),
             self._reloads.run(),
-            self.key_watch.run(),
-            self.intervals.run(),
-            self.rounds.run(),
+            self.key_watcher.run(),
+            self.publisher.run(),
+            self.scrubber.run(),
             self._control.run(),
             *([self.checkpoints.run()] if self.checkpoints else []),
         ]
@@ -244,15 +247,15 @@ class Service:
                 task.cancel()
 
     async def _stop(self) -> None:
-        """From the source: no more polls, seal what is held, commit, try to send for a bounded time."""
-        await self.fleet.close()
+        """In the order of the data: stop polling, seal what is left, commit, try to send for a bounded time."""
+        await self.device_manager.close()
         try:
             sealed = await self.sealing.close()
-            await self.intervals.close()
+            await self.publisher.close()
             if sealed and self.checkpoints is not None:
                 await self.checkpoints.make()
         except GatewayError as error:
-            log.error("%s", error)  # the ring stays: the next start seals it
+            log.error("%s", error)  # the ring file stays: the next start seals it
             sealed = False
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in self.uplinks))
         await self.writer.stop()
@@ -266,11 +269,11 @@ class Service:
     # --- another configuration
 
     def reload(self) -> asyncio.Future[Outcome]:
-        """Take what the files say now, without losing a reading; what is wrong leaves everything as it is."""
-        return self._reloads.ask()
+        """Apply the configuration files as they are now, without losing a reading; an error changes nothing."""
+        return self._reloads.request()
 
-    def tell(self) -> None:
-        """Say to local tools what holds now."""
+    def write_status(self) -> None:
+        """Write the status file for local tools."""
         if self._snapshot is not None:
             try:
                 self._snapshot.write(self)
@@ -285,51 +288,51 @@ class Service:
 
     async def _watch_clock(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CLOCK_CHECK_S)
             if step := self.grid.look():
                 log.warning("the clock was set from %.3f to %.3f", step[0] / 1000, step[1] / 1000)
-                async with self.fleet.lock:
-                    await self.fleet.stop_pollers()
+                async with self.device_manager.lock:
+                    await self.device_manager.stop_pollers()
                     if await self.sealing.cut(*step):
                         self.grid.take_step()
-                        for unit in self.units:
-                            unit.poll.align(self.grid.now_ms())
-                    self.fleet.start_pollers()
+                        for device in self.devices:
+                            device.poll.align(self.grid.now_ms())
+                    self.device_manager.start_pollers()
 
     async def _housekeeping(self) -> None:
-        """Keep the store within its bounds; what had to be dropped is stated in the stream's next pack."""
+        """Keep the store within its limits; what had to be dropped is stated in the stream's next pack."""
         while True:
             trusted = ext.clock.state().synced is not False
             try:
-                self.sealing.owe(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
+                self.sealing.loss_pending(await self.writer.prune(time.time_ns() // 1_000_000 if trusted else 0))
             except GatewayError as error:
-                self.sealing.trouble_is(str(error))
-            await self.fleet.keep_lessons()
+                self.sealing.set_trouble(str(error))
+            await self.device_manager.save_quirks()
             await asyncio.sleep(PRUNE_EVERY_S)
 
-    async def _snapshots(self, snapshot: Snapshot) -> None:
+    async def _snapshots(self, snapshot: StatusFile) -> None:
         beat = 0
         while True:
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             snapshot.write(self)
             beat += 1
-            self._stay_small(beat % GIVE_BACK_EVERY == 1)
+            self._release_memory(beat % GIVE_BACK_EVERY == 1)
 
-    def _stay_small(self, give_back: bool) -> None:
-        """Let go of pages of ring and traces, which are in the runtime directory anyway, and of what was freed."""
+    def _release_memory(self, give_back: bool) -> None:
+        """Release memory: pages of the ring and the traces, which are files anyway, and freed heap."""
         if self._ring is not None:
             self._ring.trim()
-        self.fleet.trim()
+        self.device_manager.trim()
         if give_back:
             vocabulary.cache_clear()  # a megabyte, needed for reading profiles only
             ext.memory.give_back()
 
 
-def _start_event(recovered: Recovered, gone: WentBack | None) -> dict[str, Any]:
+def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[str, Any]:
     event: dict[str, Any] = {"event": "start", "version": agent.__version__}
     if recovered.packs:
         event["recovered"] = {"packs": recovered.packs, "readings": recovered.readings}
-        log.info("sealed %d readings that the run before left in the ring", recovered.readings)
+        log.info("sealed %d readings that the previous run left in the ring", recovered.readings)
     if gone is not None:
         event["went_back"] = {"exact": gone.exact, "packs": gone.packs, "streams": gone.streams}
     if recovered.lost_rings:
@@ -338,6 +341,6 @@ def _start_event(recovered: Recovered, gone: WentBack | None) -> dict[str, Any]:
 
 
 def _store_line(store: Store) -> list[str]:
-    """What is really in effect, at every start (field pain 54)."""
+    """The settings that are really in effect, at every start (field pain 54)."""
     usage = store.usage()
     return [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]

@@ -1,7 +1,7 @@
-"""Makes the park's figures when intervals close: each interval's own; at the end of a day also of day, month, year.
+"""The site's figures: for each interval when it closes, and for day, month and year at the end of a day.
 
-Called in the writer's thread. What a month and a year came to so far is added up day by day, a day at a time between
-other work, so that no commit ever waits for a year to be read.
+Called in the database thread. The sums of month and year are built day by day, in slices between other work, so that no
+commit ever waits for a whole year to be read.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from agent.indicators.definitions import PeriodKind, read_plan
 from agent.indicators.plan import Plan, make_plan
 from agent.indicators.report import trace_result
 from agent.intervals import Cut, RoleSum, changes
-from agent.service.unwritten import UnwrittenStreams
+from agent.service.results.balance import UnwrittenStreams
 from agent.store import Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-BROKEN = "figures stop until the next start, readings do not"
-SLICE_S = 0.03  # of the writer's time for adding up days
+BROKEN = "internal error: no figures until the next start; readings are not affected"
+SLICE_S = 0.03  # of the database thread for adding up days
 LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
 
 class NotYet(GatewayError):
-    """The days before are still being read; asked again soon."""
+    """Earlier days are still being read; called again soon."""
 
     retry = True
 
 
 def read(config: Config) -> Plan:
-    """The park's plan. Raises ConfigError; a configuration that was loaded has none."""
+    """The site's plan. Raises ConfigError, but not for a configuration that was loaded and checked."""
     return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
 
 
-class Figures:
-    """A maker of results; see ``agent.service.intervals.Maker``."""
+class IndicatorResults:
+    """A result producer; see ``agent.service.results.publisher.ResultProducer``."""
 
     def __init__(self, config: Config) -> None:
         self._cut = Cut(config.timezone, config.interval.length_ms)
@@ -61,13 +61,15 @@ class Figures:
             return self._make(store, start_ms, end_ms)
         except GatewayError:
             raise
-        except Exception:  # a fault of ours in a figure must never end the sealing of readings
+        except Exception:  # a bug in a figure must never stop the sealing of readings
             log.exception(BROKEN)
             self._broken = True
             return []
 
     def _make(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        entries = [entry for entry in _entries(store) if entry.at_ms < end_ms]  # later ones are signed later
+        entries = [
+            entry for entry in _entries(store) if entry.at_ms < end_ms
+        ]  # later ones are signed with a later interval
         made: list[Mapping[str, Any]] = [
             {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms
         ]
@@ -98,7 +100,7 @@ class Figures:
         today, _ = self._cut.stretch("day", end_ms)
         changed, self._change = changes(store.intervals, self._change)
         if any(start < self._added_ms for start, _ in changed):
-            self._starts = {}  # late readings changed what was added up: once more
+            self._starts = {}  # late readings changed days that were added up: start again
         for kind in LONGER:
             start, _ = self._cut.stretch(kind, today)
             if self._starts.get(kind) != start:
@@ -112,7 +114,7 @@ class Figures:
             start, end = self._cut.stretch("day", self._added_ms)
             if (
                 next(iter(store.intervals.interval_pages(start, end)), None) is not None
-            ):  # a day before all of it is quick
+            ):  # a day without intervals costs nothing
                 parts = self._parts(store, start, end)
                 for kind in LONGER:
                     if start >= self._starts[kind]:
@@ -126,7 +128,7 @@ class Figures:
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
         if any(repair.before_ms for repair in store.intervals.repairs().values()):
-            raise NotYet("the intervals before are still being compared with their packs", where="indicators")
+            raise NotYet("earlier intervals are still being compared with their packs", where="indicators")
         if self._add_day(store, start):
             raise NotYet("the days of this year are being added up", where="indicators")
         parts = self._parts(store, start, end)
@@ -135,7 +137,7 @@ class Figures:
         made: list[Mapping[str, Any]] = []
         tallies: dict[PeriodKind, Tally] = {"day": day}
         for kind in LONGER:
-            if self._added_ms < end:  # else these results were made before, and could not be committed
+            if self._added_ms < end:  # else these results were made earlier and could not be committed
                 self._tallies[kind].add(parts)
             tallies[kind] = self._tallies[kind]
         self._added_ms = end

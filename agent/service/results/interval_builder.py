@@ -1,9 +1,9 @@
-"""Intervals of the running agent: made of what was just committed, caught up from packs after a start.
+"""The interval builder: intervals from records that were just committed, and from packs after a start.
 
-Lives in the writer's thread, behind the commit: what is sealed never waits for it, and what it has not written yet is
-found again in the packs. A stream that is behind (a start, a kill, packs recovered from a ring) is skipped until its
-packs were read up to the newest one, in slices; from then on readings come straight from the ring, at a few nanoseconds
-each. Where the kept state of a stream cannot be used, its intervals of the newest day are made again from its packs.
+Runs in the database thread after the commit: sealing never waits for it, and what it has not written yet can be read
+from the packs again. A stream that is behind (after a start, a kill, packs recovered from a ring) is skipped until its
+packs are read up to the newest one, in slices; from then on readings come straight from the ring, at a few nanoseconds
+each. If the stored state of a stream cannot be used, its intervals of the newest day are rebuilt from its packs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,69 +22,60 @@ from agent.intervals.page import Page, PageSchema, encode, merged
 from agent.intervals.rows import CounterEvent, PackSpan
 from agent.intervals.state import StateError
 from agent.intervals.tracked_points import Rule
-from agent.pack import SealedPack, StreamTable, seconds
-from agent.service.interval_repair import IntervalRepair
-from agent.service.pack_replay import (
-    Made,
+from agent.pack import StreamTable, seconds
+from agent.service.results.rebuild import (
+    IntervalRepair,
     PackReplay,
+    RebuiltRows,
     above_written,
     begin_replay,
     corrected_pages,
     new_pages,
     split_rows,
 )  # fmt: skip
+from agent.service.seal_jobs import SealedSegment
 from agent.store import NewPage, Repair, Store
 from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.03  # of the writer's time for catching up
-FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: corrections of the night are in
+SLICE_S = 0.03  # of the database thread for catching up
+FOLD_AFTER_MS = 3 * 3_600_000  # after the end of a day: by then corrections of the night are written
 
 Event = tuple[str, dict[str, Any]]  # stream, event
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What of a stream was committed in one shape: packs, and the ring records that are in them."""
-
-    stream: str
-    table: StreamTable
-    positions: array[int]
-    packs: tuple[SealedPack, ...]
-
-
 @dataclass(slots=True)
-class _Account:
-    """A stream's ledger and what must not be noted twice."""
+class _StreamState:
+    """The ledger of a stream, and where its packs are read."""
 
     ledger: Ledger
     replay: PackReplay
-    table: StreamTable | None = None  # in force, where it came from the ring's side
+    table: StreamTable | None = None  # in effect, if it came with committed segments
     rebuild: _Rebuild | None = None
-    rebuilt_ms: int = 0  # something was written up to here before its ledger was rebuilt
+    rebuilt_ms: int = 0  # intervals were written up to here before the ledger was rebuilt
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """A ledger that is made anew from packs, beside intervals that are written."""
+    """A ledger that is rebuilt from packs while its intervals are written already."""
 
-    written_ms: int  # up to here they are
-    repair: Repair | None  # what is to be done with those before the ones that are made again here
-    made: Made = field(default_factory=list)  # of intervals that are written, to be held against them
+    written_ms: int  # up to here they are written
+    repair: Repair | None  # how to continue with the intervals before the rebuilt ones
+    made: RebuiltRows = field(default_factory=list)  # rows of intervals that are written, to be compared with them
 
 
-class Tallying:
-    """The ledgers of all streams. Only the writer's thread touches it.
+class IntervalBuilder:
+    """The ledgers of all streams. Only the database thread touches it.
 
     Args:
         keep_ms: how long intervals are kept.
-        note: an event for a stream; called in the writer's thread.
+        note: takes an event of a stream; called in the database thread.
     """
 
     def __init__(self, cut: Cut, rule: Rule, keep_ms: int, note: Callable[[str, dict[str, Any]], None]) -> None:
         self.cut, self.rule, self._keep_ms, self._note = cut, rule, keep_ms, note
-        self._accounts: dict[str, _Account] = {}
+        self._states: dict[str, _StreamState] = {}
         self._behind: dict[str, None] = {}  # in order
         self._unsaved: tuple[list[NewPage], dict[str, tuple[int, bytes]], list[Repair]] = ([], {}, [])
         self._broken: set[str] = set()
@@ -95,39 +85,39 @@ class Tallying:
 
     # --- from the ring
 
-    def committed(self, store: Store, ring: Ring, works: Iterable[Work]) -> None:
-        """Take in what was committed just now."""
-        touched: dict[str, _Account] = {}
-        for work in works:
-            if work.stream in self._broken or work.stream in self._behind or not work.packs:
+    def committed(self, store: Store, ring: Ring, segments: Iterable[SealedSegment]) -> None:
+        """Add the records of segments that were just committed."""
+        touched: dict[str, _StreamState] = {}
+        for segment in segments:
+            if segment.stream in self._broken or segment.stream in self._behind or not segment.packs:
                 continue
-            account = self._accounts.get(work.stream)
-            if account is None or account.ledger.seq + 1 != work.packs[0].seq:
-                self._behind[work.stream] = None
+            state = self._states.get(segment.stream)
+            if state is None or state.ledger.seq + 1 != segment.packs[0].seq:
+                self._behind[segment.stream] = None
                 continue
-            with _Guard(self, work.stream):
-                if account.table is not work.table and any(pack.is_birth for pack in work.packs):
-                    account.ledger.use(json.loads(work.table.encoded))
-                    account.table = work.table
-                spans = [PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in work.packs]
-                if not account.ledger.take_ring(ring, work.positions, spans):
-                    # the ring came round meanwhile: from the kept state, and the packs since
-                    del self._accounts[work.stream]
-                    self._behind[work.stream] = None
+            with _FaultGuard(self, segment.stream):
+                if state.table is not segment.table and any(pack.is_birth for pack in segment.packs):
+                    state.ledger.use(json.loads(segment.table.encoded))
+                    state.table = segment.table
+                spans = [PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part) for p in segment.packs]
+                if not state.ledger.take_ring(ring, segment.positions, spans):
+                    # the ring was overwritten meanwhile: restart from the stored state and the packs since
+                    del self._states[segment.stream]
+                    self._behind[segment.stream] = None
                     continue
-                touched[work.stream] = account
+                touched[segment.stream] = state
         self._write(store, touched)
 
     # --- from packs
 
     @property
     def behind(self) -> bool:
-        """Is there a stream whose packs are to be read?"""
+        """Is there a stream whose packs must be read?"""
         return bool(self._behind)
 
     @property
     def reading(self) -> int:
-        """How many streams these are; from any thread."""
+        """How many streams are behind; from any thread."""
         return len(self._behind)
 
     @property
@@ -135,17 +125,17 @@ class Tallying:
         """Streams that have no intervals until the next start; from any thread."""
         return sorted(self._broken)
 
-    def admit(self, streams: Iterable[str]) -> None:
-        """Streams that have packs, to be caught up with."""
+    def add_streams(self, streams: Iterable[str]) -> None:
+        """Follow these streams, which have packs to catch up with."""
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
-        """Read packs for a slice of time, also those of pages that were found damaged. True: there is more to read."""
-        self.mend(store)
+        """Read packs for one slice of time, also for pages that were found damaged. True: there is more to read."""
+        self.rebuild_damaged(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
             stream = next(iter(self._behind))
-            with _Guard(self, stream):
+            with _FaultGuard(self, stream):
                 if self._read(store, stream, end):
                     del self._behind[stream]
             if stream in self._broken:
@@ -154,21 +144,21 @@ class Tallying:
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
         """Read packs of a stream until the slice is over. True: it is up to date."""
-        account = self._accounts.get(stream)
-        if account is None:
-            account = self._accounts[stream] = self._begin(store, stream)
-        ledger = account.ledger
+        state = self._states.get(stream)
+        if state is None:
+            state = self._states[stream] = self._begin(store, stream)
+        ledger = state.ledger
         try:
-            is_done = account.replay.read(store, store.packs.heads()[stream].seq, end)
-        finally:  # also where the disk fails in between: it goes on from there
-            ledger.counter_events = [h for h in ledger.counter_events if h.key not in account.replay.events]
-        self._write(store, {stream: account})
-        if is_done and account.rebuild is not None:
-            self._finish(store, stream, account, account.rebuild)
+            is_done = state.replay.read(store, store.packs.heads()[stream].seq, end)
+        finally:  # also if the disk fails in between: reading continues from there
+            ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
+        self._write(store, {stream: state})
+        if is_done and state.rebuild is not None:
+            self._finish(store, stream, state, state.rebuild)
         return is_done
 
-    def _begin(self, store: Store, stream: str) -> _Account:
-        """A ledger as it was kept; where that cannot be, one that is made again from the packs that are there."""
+    def _begin(self, store: Store, stream: str) -> _StreamState:
+        """The ledger from its stored state; if that is not usable, one that is rebuilt from the packs in the store."""
         kept = store.intervals.state(stream)
         if kept is None:
             return self._rebuilt(store, stream, None)
@@ -182,41 +172,41 @@ class Tallying:
             is_other = error.is_other
             log.log(
                 logging.INFO if is_other else logging.WARNING,
-                "the counter state of %s is not used (%s); its intervals are rebuilt from its packs", stream, error,
+                "counter state of %s not usable (%s); rebuilding its intervals from its packs", stream, error,
             )  # fmt: skip
             return self._rebuilt(store, stream, kept[0] if is_other else None)
-        return _Account(ledger, PackReplay(stream, ledger, 0, False))
+        return _StreamState(ledger, PackReplay(stream, ledger, 0, False))
 
-    def _rebuilt(self, store: Store, stream: str, other: int | None) -> _Account:
+    def _rebuilt(self, store: Store, stream: str, other: int | None) -> _StreamState:
         """Begin where the newest day begins, or where the written intervals end, if that is earlier.
 
         Args:
-            other: sequence of a whole state of another version or other settings: then the days before are held
-                against their packs as well.
+            other: sequence of a complete state of another version or other settings: then earlier days are compared
+                with their packs as well.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.heads()[stream]
         from_ms = min(written_ms, self.cut.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.cut, self.rule, from_ms)
-        if replay.trusted_ms:  # else all times that the clock was set back are seen again
+        if replay.trusted_ms:  # else every time the clock was set back is found again
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
             repair = Repair(stream, other, 0 if replay.is_from_the_first else replay.trusted_ms)
-        return _Account(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
+        return _StreamState(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
 
-    def _finish(self, store: Store, stream: str, account: _Account, rebuild: _Rebuild) -> None:
-        """All packs are read again: correct what is written, keep the state, and go on as usual."""
-        ledger = account.ledger
+    def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
+        """All packs are read again: correct what is written, store the state, continue as usual."""
+        ledger = state.ledger
         pages, states, repairs = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
         corrected = corrected_pages(
-            store, account.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
+            store, state.replay, self.cut, rebuild.made, written_ms, next_ms=next_ms, open_ms=ledger.open_ms()
         )
         pages += corrected
         self.repair.corrected += sum(len(page.changed) for page in corrected)
         if ledger.tracked is not None and ledger.to_ms:
             states[stream] = (ledger.seq, ledger.state())
-        account.rebuild, account.rebuilt_ms = None, rebuild.written_ms
+        state.rebuild, state.rebuilt_ms = None, rebuild.written_ms
         if rebuild.repair is not None:
             repairs.append(rebuild.repair)
             self.repair.add(store, rebuild.repair)
@@ -224,21 +214,21 @@ class Tallying:
 
     # --- to the store
 
-    def _write(self, store: Store, accounts: Mapping[str, _Account]) -> None:
+    def _write(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
         pages, states, _ = self._unsaved
-        for stream, account in accounts.items():
-            with _Guard(self, stream):
-                made = account.ledger.rows()
-                for counter_event in account.ledger.counter_events:
+        for stream, state in by_stream.items():
+            with _FaultGuard(self, stream):
+                made = state.ledger.rows()
+                for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
-                account.ledger.counter_events = []
-                if made and account.rebuild is not None:  # without a state: a kill begins this again
-                    written, made = split_rows(made, account.rebuild.written_ms)
-                    account.rebuild.made += written
+                state.ledger.counter_events = []
+                if made and state.rebuild is not None:  # without a state: after a kill this starts again
+                    written, made = split_rows(made, state.rebuild.written_ms)
+                    state.rebuild.made += written
                 elif made:
-                    states[stream] = (account.ledger.seq, account.ledger.state())
+                    states[stream] = (state.ledger.seq, state.ledger.state())
                 pages += new_pages(
-                    stream, above_written(store, stream, made, account.rebuilt_ms), self.cut, self.published_ms
+                    stream, above_written(store, stream, made, state.rebuilt_ms), self.cut, self.published_ms
                 )
         if pages:
             self._save(store)
@@ -247,19 +237,19 @@ class Tallying:
         pages, states, repairs = self._unsaved
         try:
             store.intervals.add(pages, states, repairs)
-        except GatewayError:  # the next commit of packs says what is wrong; these wait for it
+        except GatewayError:  # the next commit of packs reports the error; these pages wait for it
             return
         self._unsaved = [], {}, []
         self.written_ms = max(self.written_ms, *(page.to_ms for page in pages), 0)
 
     def save(self, store: Store) -> None:
-        """Keep where every stream stands, so that the next start has nothing to read again."""
+        """Store the state of every stream, so that the next start reads nothing again."""
         pages, states, repairs = self._unsaved
-        for stream, account in self._accounts.items():
-            is_whole = account.rebuild is None and account.ledger.tracked is not None and account.ledger.to_ms
+        for stream, state in self._states.items():
+            is_whole = state.rebuild is None and state.ledger.tracked is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
-                with _Guard(self, stream):
-                    states[stream] = (account.ledger.seq, account.ledger.state())
+                with _FaultGuard(self, stream):
+                    states[stream] = (state.ledger.seq, state.ledger.state())
         store.intervals.add(pages, states, repairs)
         self._unsaved = [], {}, []
 
@@ -269,14 +259,14 @@ class Tallying:
         for stream in streams:
             if stream in self._broken:
                 continue
-            account = self._accounts.get(stream)
-            if stream in self._behind or account is None or not account.ledger.row_builder.next_ms:
+            state = self._states.get(stream)
+            if stream in self._behind or state is None or not state.ledger.row_builder.next_ms:
                 return 0
-            ends.append(account.ledger.row_builder.next_ms)
+            ends.append(state.ledger.row_builder.next_ms)
         return min(ends, default=0)
 
-    def mend(self, store: Store) -> None:
-        """Drop pages that are damaged, and make the intervals of their streams once more from their packs."""
+    def rebuild_damaged(self, store: Store) -> None:
+        """Drop damaged pages, and rebuild the intervals of their streams from packs."""
         damaged = store.intervals.damaged_pages
         if not damaged:
             return
@@ -284,46 +274,46 @@ class Tallying:
         for stream in sorted({page.stream for page in damaged}):
             mine, head = [page for page in damaged if page.stream == stream], store.packs.heads()[stream]
             log.warning(
-                "%d pages of intervals of %s, from %s on, are damaged; they are made again from its packs",
+                "%d interval pages of %s from %s on are damaged; rebuilding them from its packs",
                 len(mine), stream, datetime.fromtimestamp(min(page.from_ms for page in mine) / 1000, UTC),
             )  # fmt: skip
             self._broken.discard(stream)
-            followed = stream in self._accounts or stream in self._behind
+            followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.cut.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
-            if followed:  # the newest day by its ledger, which begins without a state
-                self._accounts.pop(stream, None)
+            if followed:  # the newest day is rebuilt by its ledger, which starts without a state
+                self._states.pop(stream, None)
                 self._behind[stream] = None
         store.intervals.drop_damaged_pages(repairs)
         for repair in repairs:
             self.repair.add(store, repair)
 
     def tidy(self, store: Store, now_ms: int) -> None:
-        """Fold days that are over, a few at a time; drop what is too old. ``now_ms`` 0: the clock cannot be trusted."""
+        """Fold past days, a few at a time; drop what is too old. ``now_ms`` 0: the clock is not reliable."""
         if now_ms:
             store.intervals.merge_days(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)
 
-    def give_up(self, stream: str, error: BaseException) -> None:
-        """A fault of ours: this stream has no intervals until the next start; its readings are not concerned."""
-        log.error("intervals of %s stop until the next start: %s", stream, error, exc_info=error)
+    def disable(self, stream: str, error: BaseException) -> None:
+        """After a bug: this stream has no intervals until the next start; its readings are not affected."""
+        log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
         self._broken.add(stream)
-        self._accounts.pop(stream, None)
+        self._states.pop(stream, None)
 
 
-class _Guard:
-    """A fault in a sum must never keep readings from being sealed: it costs the intervals of its stream, loudly."""
+class _FaultGuard:
+    """Isolates bugs: an error in a sum must never stop the sealing of readings, only the intervals of its stream."""
 
-    def __init__(self, tallying: Tallying, stream: str) -> None:
-        self._tallying, self._stream = tallying, stream
+    def __init__(self, builder: IntervalBuilder, stream: str) -> None:
+        self._builder, self._stream = builder, stream
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception) or isinstance(error, GatewayError):
-            return False  # the store's trouble is told, and waited for, by whoever asked it
-        self._tallying.give_up(self._stream, error)
+            return False  # errors of the store are handled by the caller
+        self._builder.disable(self._stream, error)
         return True
 
 
@@ -345,11 +335,11 @@ def event_of(counter_event: CounterEvent) -> dict[str, Any]:
 
 
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
-    """How often the clock was set back before the last intervals that are written, as they count it."""
+    """How often the clock was set back up to the last written intervals, as they count it."""
     pages = store.intervals.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
     return max((turn for page in pages for turn in Page(page.body).row("turn")), default=0)
 
 
 def fold(bodies: Sequence[bytes], shape: bytes) -> bytes:
-    """Pages of one day as one."""
+    """Merge the pages of one day."""
     return encode(merged(bodies), len(PageSchema.decode(shape).columns), compress=True)

@@ -40,10 +40,10 @@ from agent.service.control import keys as key_requests
 from agent.service.control.keys import last_signed
 from agent.service.control.peer import Caller, NotAllowed
 from agent.service.control.protocol import Keys
-from agent.service.pen import KeyWatch, Pen
-from agent.service.places import taken
-from agent.service.streams import Stream
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.runtime_dir import instance_lock
+from agent.service.seal_jobs import Stream
+from agent.service.signing_key import ActiveKey, KeyFileWatcher
 from agent.store import Store
 from agent.verify import Verdict, Verifier
 from drivers.model import GatewayError, Reason, UsageError
@@ -93,18 +93,18 @@ class Moody:
         return self._key.sign(message)
 
 
-class Rounds:
+class SealRounds:
     """Two streams that are sealed a second at a time by a real writer into a real store."""
 
-    def __init__(self, folder: Path, pen: Pen) -> None:
+    def __init__(self, folder: Path, active: ActiveKey) -> None:
         self.ring = Ring.create(str(folder / "ring"), 1 << 20, 77, 2, bytes(32))
         self.now_ms, self.told = T0, list[tuple[Any, ...]]()
-        self.writer = Writer(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
+        self.writer = DatabaseThread(lambda: Store.open(folder / "store.db", 64 << 20), lambda: CLOCK)
         self.writer.on_trouble = lambda *what: self.told.append(what)
         self.streams = []
         for n, name in enumerate((f"{BASE}/inv1", f"{BASE}/inv2")):
-            stream = Stream(name, Packer(name, "00000000000000aa", None, pen.sign, T0, 1 << 16), T0)
-            stream.become(n, StreamTable(name, table()), T0)
+            stream = Stream(name, Packer(name, "00000000000000aa", None, active.sign, T0, 1 << 16), T0)
+            stream.switch_table(n, StreamTable(name, table()), T0)
             self.streams.append(stream)
 
     async def round(self) -> int:
@@ -116,9 +116,9 @@ class Rounds:
             stream.record(n, [self.ring.append_values(n, tick, at, 1, values)], True)
         jobs = [stream.job(self.now_ms, Reason.STOPPED) for stream in self.streams]
         done = await self.writer.seal(self.ring, jobs)
-        for sealed in done:
-            sealed.job.stream.done(sealed.job, sealed.readings, sealed.gap_readings, sealed.packs, sealed.quiet)
-        return len(done)
+        for job in jobs[:done]:
+            job.stream.done(job)
+        return done
 
     async def packs(self) -> dict[str, list[bytes]]:
         """Everything that is durable, by stream."""
@@ -128,9 +128,9 @@ class Rounds:
         }
 
 
-def verdict(packs: dict[str, list[bytes]], pen: Pen, trust: str) -> Any:
+def verdict(packs: dict[str, list[bytes]], active: ActiveKey, trust: str) -> Any:
     verifier = Verifier([trust])
-    verifier.feed(pen.records, f"meterhouse/v1/{BASE}/keys")
+    verifier.feed(active.records, f"meterhouse/v1/{BASE}/keys")
     for name, datas in packs.items():
         for data in datas:
             verifier.feed(data, f"meterhouse/v1/{name}/readings")
@@ -140,11 +140,11 @@ def verdict(packs: dict[str, list[bytes]], pen: Pen, trust: str) -> Any:
 async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     """Sealing pauses and says why; what was read waits in the ring and is sealed with the first signature after."""
     key = Moody()
-    pen = Pen(Signer(key, T0 // 1000 - 5), BASE)
-    rounds = Rounds(tmp_path, pen)
+    active = ActiveKey(Signer(key, T0 // 1000 - 5), BASE)
+    rounds = SealRounds(tmp_path, active)
     await rounds.writer.start()
     try:
-        await rounds.writer.call(pen.take_up)
+        await rounds.writer.call(active.activate)
         assert await rounds.round() == 2
         key.well = False
         assert [await rounds.round() for _ in range(3)] == [0, 0, 0]
@@ -155,7 +155,7 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
     finally:
         await rounds.writer.stop()
         rounds.ring.close()
-    report = verdict(packs, pen, pen.signer.kid)
+    report = verdict(packs, active, active.signer.kid)
     assert report.verdict is Verdict.VERIFIED and report.gaps == 0 and report.readings == 2 * 2 * 5
 
 
@@ -167,7 +167,7 @@ def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, ro
     if rotated:
         rotate_key(path, BASE, T0 // 1000)
     store = Store.open(tmp_path / "store.db", 64 << 20)
-    good = Pen(load_key(path), BASE).take_up(store)
+    good = ActiveKey(load_key(path), BASE).activate(store)
     for _ in range(25):
         bad = bytearray(good)
         bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(7)
@@ -175,11 +175,11 @@ def test_key_records_that_the_disk_has_changed_are_made_again(tmp_path: Path, ro
         with closing(sqlite3.connect(tmp_path / "store.db")) as conn, conn:
             conn.execute("UPDATE key_records SET body = ?", (bytes(bad),))
         store = Store.open(tmp_path / "store.db", 64 << 20)
-        assert Pen(load_key(path), BASE).take_up(store) == good
+        assert ActiveKey(load_key(path), BASE).activate(store) == good
         kept = store.keys.newest()
         assert kept is not None and kept[1] == good
     with pytest.raises(GatewayError, match="park7/other"):  # sound, and of another gateway: nothing is dropped
-        Pen(load_key(path), "park7/other").take_up(store)
+        ActiveKey(load_key(path), "park7/other").activate(store)
     assert store.keys.newest() == kept
     store.close()
 
@@ -188,33 +188,33 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     """Records are durable and handed out before the first pack that needs them; every stream changes in one round."""
     path = tmp_path / "signing.key"
     first = create_key(path, T0 // 1000 - 5).kid
-    pen = Pen(load_key(path), BASE)
-    rounds, seen, notes, checkpoints = Rounds(tmp_path, pen), list[bytes](), list[Any](), list[str]()
+    active = ActiveKey(load_key(path), BASE)
+    rounds, seen, notes, checkpoints = SealRounds(tmp_path, active), list[bytes](), list[Any](), list[str]()
 
     async def checkpoint() -> None:
-        checkpoints.append(pen.signer.kid)
+        checkpoints.append(active.signer.kid)
 
     await rounds.writer.start()
     try:
-        await rounds.writer.call(pen.take_up)
-        watch = KeyWatch(pen, path, rounds.writer, seen.append, notes.append, checkpoint)
-        await watch.look()
+        await rounds.writer.call(active.activate)
+        watch = KeyFileWatcher(active, path, rounds.writer, seen.append, notes.append, checkpoint)
+        await watch.check()
         await rounds.round()
         kids = [first]
         for alg in ("ES256", "Ed25519", "ES256"):
             kids.append(rotate_key(path, BASE, T0 // 1000, alg)[1].kid)
             await rounds.round()
-            await watch.look()
+            await watch.check()
             kept = await rounds.writer.call(lambda store: store.keys.newest())
-            assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == pen.records
-            await watch.look()
+            assert watch.kid == kids[-1] and kept and kept[1] == seen[-1] == active.records
+            await watch.check()
             await rounds.round()
         path.write_text("nonsense")
-        await watch.look()
-        await watch.look()
+        await watch.check()
+        await watch.check()
         await rounds.round()
         path.unlink()
-        await watch.look()
+        await watch.check()
         assert watch.kid == kids[-1]
         packs = await rounds.packs()
     finally:
@@ -225,29 +225,29 @@ async def test_all_streams_change_at_one_border(tmp_path: Path) -> None:
     rows = [[signed_by(data) for data in datas if '"table"' not in data.decode()] for datas in packs.values()]
     a, b, c, d = kids
     assert rows == [[a, a, b, b, c, c, d, d]] * 2
-    assert verdict(packs, pen, first).verdict is Verdict.VERIFIED
+    assert verdict(packs, active, first).verdict is Verdict.VERIFIED
 
 
 async def test_a_key_that_does_not_follow_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "signing.key"
     create_key(path, 1)
-    pen = Pen(load_key(path), BASE)
-    writer = Rounds(tmp_path, pen)
+    active = ActiveKey(load_key(path), BASE)
+    writer = SealRounds(tmp_path, active)
     await writer.writer.start()
     try:
-        await writer.writer.call(pen.take_up)
-        kid, records = pen.signer.kid, pen.records
+        await writer.writer.call(active.activate)
+        kid, records = active.signer.kid, active.records
         other = create_key(tmp_path / "other.key", 2)
 
         async def none() -> None:
             raise AssertionError("no checkpoint of a key that was refused")
 
-        watch = KeyWatch(pen, path, writer.writer, lambda data: None, lambda event: None, none)
+        watch = KeyFileWatcher(active, path, writer.writer, lambda data: None, lambda event: None, none)
         with pytest.raises(Exception, match="the last one recorded is"):
             await watch.prepare(tmp_path / "other.key")
         with pytest.raises(Exception, match="no signing key"):
             await watch.prepare(tmp_path / "none.key")
-        assert (pen.signer.kid, pen.records) == (kid, records) != (other.kid, b"")
+        assert (active.signer.kid, active.records) == (kid, records) != (other.kid, b"")
         assert await writer.writer.call(lambda store: store.keys.newest()) == (1, records)
     finally:
         await writer.writer.stop()
@@ -294,14 +294,14 @@ class Held(Straight):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.lock = asyncio.Lock()
-        self.sealing = SimpleNamespace(held=lambda: self.lock)
-        self.key_watch = SimpleNamespace(kid="old", held_for_nothing_s=-math.inf, look=self.look)
+        self.sealing = SimpleNamespace(paused=lambda: self.lock)
+        self.key_watcher = SimpleNamespace(kid="old", last_unused_hold_s=-math.inf, check=self.check)
         self.service, self.looks, self.new = self, 0, False
         self.caller = Caller(os.geteuid(), "")
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         self.looks += 1
-        self.key_watch.kid = "new" if self.new and self.looks > 2 else "old"
+        self.key_watcher.kid = "new" if self.new and self.looks > 2 else "old"
 
     async def part(self, data: bytes) -> None:
         assert self.lock.locked(), "nothing is sealed from the answer on"
@@ -318,14 +318,14 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
         for _ in range(3):
             agent.looks = 0
             assert await key_requests.answer(agent, request, agent) == {"kid": "new"}  # type: ignore[arg-type]
-            agent.key_watch.kid = "old"
+            agent.key_watcher.kid = "old"
         agent.new = False
         monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
         assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
-        with pytest.raises(GatewayError, match=r"held just now and no key came.*stop the agent first"):
+        with pytest.raises(GatewayError, match=r"paused just now and no new key was made.*stop the agent first"):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         agent.caller = Caller(os.geteuid() + 1, "li")
-        with pytest.raises(NotAllowed, match=r"li .* may not hold the sealing"):
+        with pytest.raises(NotAllowed, match=r"li .* may not pause sealing"):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         assert not agent.lock.locked()
     finally:
@@ -350,7 +350,7 @@ async def test_how_far_each_key_signed(gateway: Gateway) -> None:
         for stream in gateway.names:
             ends = [pack.seq for pack in gateway.made if pack.stream == stream and pack.to_ms <= until]
             assert found.get(stream, 0) == max(ends, default=0), until
-        with pytest.raises(Exception, match=r"no key x is recorded here.*Known are"):
+        with pytest.raises(Exception, match=r"unknown key x.*Known keys: "):
             await last_signed(Straight(store), "x", None)  # type: ignore[arg-type]
     finally:
         store.close()
@@ -374,7 +374,7 @@ def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh, monkeypatc
         assert code == 0, err
         assert json.loads(out)["revoked"] == {"kid": kid, "last": last}
     code, _, err = mh("keys", "create", path.with_name("x"), "--lost", second, "-c", gateway.config, "--yes")
-    assert code == 2 and "is recorded here" in err and not path.with_name("x").exists()
+    assert code == 2 and "unknown key" in err and not path.with_name("x").exists()
     gateway.keys = current_records(load_key(path), BASE)
     assert gateway.broker().verdict is Verdict.VERIFIED
 
@@ -414,8 +414,8 @@ def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, m
     before, kid = path.read_bytes(), gateway.signer.kid
     gateway.config.write_text(gateway.config.read_text() + '[key]\ncredential = "signing-key"\n')
     code, _, err = mh("keys", "show", "-c", gateway.config)
-    assert code == 2 and "systemd credential signing-key: give the file that it is loaded from" in err
-    with taken(gateway.folder / "state", gateway.folder / "run"):
+    assert code == 2 and "systemd credential signing-key: name the file that it comes from" in err
+    with instance_lock(gateway.folder / "state", gateway.folder / "run"):
         code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")
         assert code == 2 and "systemctl stop meterhouse" in err and path.read_bytes() == before
     code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")

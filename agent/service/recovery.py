@@ -1,4 +1,4 @@
-"""What a run before this one left in its ring, sealed now: exactly once, with its own times and tables."""
+"""Recovery: what an earlier run left in its ring is sealed now, exactly once, with its own times and tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.pack import Packer, SealedPack, StreamTable
-from agent.service.carry import loss_event
+from agent.service.seal_jobs import loss_event
 from agent.store import Resume, Store, StreamHead
 from drivers.model import Reason
 from ext.ring import EVENT, Ring
@@ -23,8 +23,8 @@ NEVER = 1 << 62
 
 
 @dataclass(slots=True)
-class Left:
-    """What one ring still holds of one stream, table by table in the order of recording."""
+class Unsealed:
+    """Records of one stream in one ring that are not sealed, table by table in the order of recording."""
 
     tables: list[tuple[StreamTable, array[int], int]] = field(default_factory=list)  # table, positions, last tick
     events: list[Mapping[str, Any]] = field(default_factory=list)
@@ -32,13 +32,13 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class WentBack:
-    """What the database had lost of its newest transactions, for the ``start`` event and the log."""
+class LostTransactions:
+    """Newest transactions that the database lost, for the ``start`` event and the log."""
 
     streams: int
-    packs: int  # that are stated lost
-    again: int  # streams whose readings of that time are in the ring, and are sealed again
-    exact: bool  # else more may be gone than is known: the power was cut
+    packs: int  # that are stated as lost
+    again: int  # streams whose readings of that time are still in the ring and are sealed again
+    exact: bool  # else more may be lost than is known: the power was cut
 
 
 @dataclass(slots=True)
@@ -51,11 +51,11 @@ class Recovered:
     lost_rings: list[str] = field(default_factory=list)
 
 
-def take_up(store: Store, runtime_dir: Path) -> WentBack | None:
-    """Go on after packs that the database has lost without a word: note the loss; None where there is none.
+def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | None:
+    """Continue after packs that the database lost silently, and record the loss. None if nothing was lost.
 
-    A stream goes on with the sequence after the highest that was ever committed. What had left the house may have
-    arrived, so it is not sealed a second time; what had not is sealed again where the ring still has all of it.
+    A stream continues with the sequence after the highest that was ever committed. Packs that had left the gateway may
+    have arrived, so they are not sealed a second time; others are sealed again if the ring still has all their records.
     """
     if not store.behind:
         return None
@@ -64,17 +64,17 @@ def take_up(store: Store, runtime_dir: Path) -> WentBack | None:
     again = 0
     for name, behind in store.behind.items():
         in_ring = behind.resealable and tails.get(behind.head.ring_id, NEVER) <= behind.sent_pos
-        if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed anew
+        if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed again
             resumes[name] = Resume(behind.sent_ms, behind.sent_pos)
             again += behind.sent_ms < behind.head.to_ms
     exact = all(behind.exact for behind in store.behind.values())
     streams, packs = store.resume_streams(resumes)
-    more = "" if exact else "; since the power was cut there may have been more, and who has them sees a rollback"
+    more = "" if exact else "; after this power cut more may be missing, and a receiver that has it sees a rollback"
     log.error(
-        "the database has lost its newest transactions: %d packs of %d streams are gone and will be stated lost; "
+        "the database lost its newest transactions: %d packs of %d streams are gone and will be stated as lost; "
         "the readings of %d streams are sealed again%s", packs, streams, again, more
     )  # fmt: skip
-    return WentBack(streams, packs, again, exact)
+    return LostTransactions(streams, packs, again, exact)
 
 
 def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
@@ -107,10 +107,10 @@ def recover(
 ) -> Recovered:
     """Seal and commit what older rings in ``runtime_dir`` hold beyond the stored heads, then remove them.
 
-    A ring whose tables the store does not know (another store, a damaged one) cannot be named and is set aside.
+    A ring whose tables are not in the store (another store, or a damaged one) is set aside.
 
     Args:
-        packer_of: the packer of a stream; where nothing of it was ever sealed it begins at the time given.
+        packer_of: the packer of a stream; a stream that was never sealed begins at the given time.
     """
     done = Recovered()
     for path in sorted(runtime_dir.glob(RING_GLOB), key=lambda p: p.stat().st_mtime_ns):
@@ -119,7 +119,7 @@ def recover(
         try:
             ring = Ring.open(str(path))
         except (ValueError, OSError) as error:
-            log.warning("%s is no ring that can be recovered (%s); set aside", path, error)
+            log.warning("%s cannot be recovered (%s); set aside", path, error)
             _set_aside(path, done)
             continue
         try:
@@ -141,21 +141,21 @@ def _set_aside(path: Path, done: Recovered) -> None:
 
 def _gather(
     ring: Ring, known: Mapping[int, StreamTable], heads: Mapping[str, StreamHead]
-) -> tuple[dict[str, Left], str]:
-    """What no pack holds yet, by stream; and why the ring cannot be read to its end, "" where it can."""
-    left: dict[str, Left] = {}
+) -> tuple[dict[str, Unsealed], str]:
+    """Records that are in no pack yet, by stream; and why the ring cannot be read to its end, "" if it can."""
+    left: dict[str, Unsealed] = {}
     try:
         for record in ring.scan(ring.tail, ring.head):
             table = known.get(record.table)
             if table is None:
-                return left, f"the store does not know its table {record.table}"
+                return left, f"its table {record.table} is not in the store"
             head = heads.get(table.stream)
             at_ms = record.time_ns // 1_000_000 if record.kind == EVENT else record.tick_ms
             if head is not None and (
                 at_ms < head.to_ms or (head.ring_id == ring.ring_id and record.position < head.ring_pos)
             ):
                 continue
-            mine = left.setdefault(table.stream, Left())
+            mine = left.setdefault(table.stream, Unsealed())
             mine.first_ms = min(mine.first_ms, at_ms)
             if not mine.tables or mine.tables[-1][0] is not table:
                 mine.tables.append((table, array("Q"), 0))
@@ -165,7 +165,7 @@ def _gather(
             found, positions, last = mine.tables[-1]
             positions.append(record.position)
             mine.tables[-1] = (found, positions, max(last, record.tick_ms))
-    except ValueError as error:  # what stands before the damage is good
+    except ValueError as error:  # everything before the damage is good
         return left, str(error)
     return left, ""
 
@@ -188,7 +188,7 @@ def _recover_ring(
         lost = [note for note in losses if note.stream == stream]
         events: list[Mapping[str, Any]] = [loss_event(note) for note in lost]
         if head is not None and head.ring_id == ring.ring_id and head.ring_pos < ring.tail:
-            # what stood between the last pack and the oldest record that is left was overwritten before it was sealed
+            # records between the last pack and the oldest one left were overwritten before they were sealed
             first = ring.record(mine.tables[0][1][0]) if mine.tables[0][1] else None
             if first is not None and first.tick_ms > packer.from_ms:
                 packer.use(mine.tables[0][0])
@@ -209,12 +209,12 @@ def _recover_ring(
 def _seal_left(
     ring: Ring,
     packer: Packer,
-    mine: Left,
+    mine: Unsealed,
     clock: Mapping[str, Any],
     now_ms: int,
     first: Sequence[Mapping[str, Any]],
 ) -> list[SealedPack]:
-    """``first``: events that are to stand in the first pack."""
+    """``first``: events for the first pack."""
     packs: list[SealedPack] = []
     events = [*first, *mine.events]
     for n, (table, positions, last) in enumerate(mine.tables):

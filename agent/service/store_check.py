@@ -1,7 +1,7 @@
-"""A look at the whole store once a day, slice by slice, and what it finds said where people and platforms look.
+"""The store scrubber: checks the whole store once a day, in slices, and reports to log, status and events.
 
-What is no longer what was sealed is dropped by the store, and stated where somebody waits for it. Where SQLite itself
-is damaged the agent ends: its next start sets the file aside and takes over what can be read.
+The store drops packs that no longer match their signature, and states the loss if a destination waits for them. If
+SQLite itself is damaged the agent ends: its next start sets the file aside and salvages what can be read.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 300.0  # after the start: there is enough to do before
+FIRST_S = 300.0  # after the start, which is busy enough
 EVERY_MS = 86_400_000
 SHARE = 10  # of the thread's time: a tenth
-AGAIN_S = 600.0  # after a disk that failed
+AGAIN_S = 600.0  # retry after a disk error
 
 
-class Rounds:
-    """Owns no thread: each slice is a question to the writer.
+class StoreScrubber:
+    """Owns no thread: each slice runs in the database thread.
 
     Args:
-        note: takes an event of the gateway.
+        note: adds an event to the gateway's stream.
     """
 
     def __init__(
         self,
-        writer: Writer,
+        writer: DatabaseThread,
         note: Callable[[Mapping[str, Any]], object],
         first_s: float = FIRST_S,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._writer, self._note, self._first_s, self._wall_ms = writer, note, first_s, wall_ms
         self.warnings: list[str] = []
-        self.last_ms = 0  # when the last look ended
+        self.last_ms = 0  # when the last check ended
         self.bad_packs = 0  # since the start
         self.under_way = False
 
@@ -55,32 +55,32 @@ class Rounds:
         }
 
     async def run(self) -> None:
-        """Look once a day until cancelled. Raises StoreDamaged."""
+        """Scrub once a day until cancelled. Raises StoreDamaged."""
         self.warnings, aside, self.last_ms = await self._writer.call(
             lambda store: (store.warnings(), _aside(store), store.checked_ms())
         )
         for text in self.warnings:
             log.warning("%s", text)
         if aside:
-            log.error("the database was damaged (%(found)s) and is set aside as %(aside)s: %(saved)d packs that were "
-                      "waited for came over, %(lost)d are lost", aside)  # fmt: skip
+            log.error("the database was damaged (%(found)s) and was set aside as %(aside)s: %(saved)d pending packs "
+                      "were salvaged, %(lost)d are lost", aside)  # fmt: skip
             self._note(aside)
         await asyncio.sleep(self._first_s)
         while True:
-            # a clock that was set back must not put it off for longer than a day
+            # a clock that was set back must not postpone it for more than a day
             wait_ms = min(max(self.last_ms + EVERY_MS - self._wall_ms(), 0), EVERY_MS) if self.last_ms else 0
             await asyncio.sleep(wait_ms / 1000)
             try:
-                await self.look()
+                await self.scrub()
             except StoreDamaged as error:
                 self._note({"event": "store_check", "found": error.what, "ok": False})
                 raise
-            except GatewayError as error:  # the disk does not answer now: sealing says so as well
-                log.warning("the look at the store is put off: %s", error)
+            except GatewayError as error:  # a disk error: sealing reports it as well
+                log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
-    async def look(self) -> None:
-        """One look at everything. Raises GatewayError."""
+    async def scrub(self) -> None:
+        """Check everything once. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
             inspection = await self._writer.call(lambda store: store.start_check(_checker(store)))
@@ -93,10 +93,10 @@ class Rounds:
         finally:
             self.under_way = False
         took = time.monotonic() - began
-        log.info("the store is sound: %d packs and %d rows in %.0f s", inspection.packs, inspection.rows, took)
+        log.info("store check finished: %d packs and %d rows in %.0f s", inspection.packs, inspection.rows, took)
         if inspection.bad_packs:
             self.bad_packs += inspection.bad_packs
-            log.error("%d packs in the store were not what was sealed, and are dropped", inspection.bad_packs)
+            log.error("%d packs in the store did not match their signature; dropped", inspection.bad_packs)
             self._note({"event": "store_check", "ok": False, "packs": inspection.bad_packs})
 
 
@@ -114,7 +114,7 @@ def _aside(store: Store) -> dict[str, Any] | None:
 
 
 def _checker(store: Store) -> Callable[[bytes], bool]:
-    """Has a pack the signature of one of our keys? A pack of a key that is not known any more is let be."""
+    """Does a pack have a valid signature of one of our keys? Packs of keys that are no longer known pass."""
     from agent.verify.jws import TYP_PACK, check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of
     from agent.verify.strict import Refused

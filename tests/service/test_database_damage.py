@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from agent.outbox import OutboxItem
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreDamaged
 from agent.store.damage import suspicion_file
 from agent.store.sqlite import PAGE_BYTES
@@ -52,13 +52,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def writer(path: Path) -> AsyncIterator[Writer]:
-    made = Writer(lambda: Store.open(path, CAP, destinations=["platform"]), dict)
+async def writer(path: Path) -> AsyncIterator[DatabaseThread]:
+    made = DatabaseThread(lambda: Store.open(path, CAP, destinations=["platform"]), dict)
     yield made
     await made.stop()
 
 
-async def test_damage_that_an_uplink_meets_ends_the_service(path: Path, writer: Writer) -> None:
+async def test_damage_that_an_uplink_meets_ends_the_service(path: Path, writer: DatabaseThread) -> None:
     """It asked again for ever, and the backlog behind the bad page was never delivered. # field pain 57"""
     damaged(path, "packs", middle=True)
     await writer.start()
@@ -72,7 +72,7 @@ async def test_damage_that_an_uplink_meets_ends_the_service(path: Path, writer: 
         await writer.seal(cast(Ring, None), [])
 
 
-async def test_damage_in_any_table_is_ours_to_explain(path: Path, writer: Writer) -> None:
+async def test_damage_in_any_table_is_ours_to_explain(path: Path, writer: DatabaseThread) -> None:
     """The agent never came up again: ``tables`` let SQLite's own error through. # field pain 52"""
     damaged(path, "tables")
     await writer.start()

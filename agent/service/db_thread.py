@@ -1,6 +1,6 @@
-"""The one thread that seals, owns the database and tells the destinations what is durable.
+"""The database thread: the only one that seals packs, uses the database and offers durable packs to the uplinks.
 
-Everything reaches it through a queue; what it has done goes back to the loop by ``call_soon_threadsafe``.
+Work reaches it through a queue; results go back to the loop by ``call_soon_threadsafe``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.keys import KeyFileError
 from agent.outbox import Ack, OutboxItem, ReplayPage
-from agent.pack import Mark, Packer, SealedPack
-from agent.service.carry import facts_in, loss_event, seal_job
-from agent.service.streams import SealJob
-from agent.service.tallying import Work
+from agent.pack import SealedPack
+from agent.service.seal_jobs import SealedSegment, SealJob
 from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError, Reason
 from ext.ring import Ring
@@ -31,70 +28,30 @@ COMMIT_BYTES = 1 << 19  # of packs in one transaction: few fsyncs, and little me
 FLUSH_S = 1.0  # confirmations wait for the next commit of packs, at most this long
 
 
-@dataclass(slots=True)
-class Sealed:
-    """What became of one job."""
-
-    job: SealJob
-    readings: int
-    gap_readings: int
-    packs: int
-    quiet: bool
-
-
-class Batch:
-    """Packs that are committed together, and how to undo them if they cannot be."""
-
-    def __init__(self) -> None:
-        self.packs: list[SealedPack] = []
-        self.outcome: list[Sealed] = []
-        self.stated: list[int] = []  # losses
-        self.works: list[Work] = []
-        self.size = 0
-        self._marks: list[tuple[Packer, Mark]] = []
-
-    def seal(self, ring: Ring, job: SealJob, clock: Mapping[str, Any], losses: Sequence[LossNote]) -> None:
-        """Carry out a job."""
-        packer = job.stream.packer
-        self._marks.append((packer, packer.mark()))
-        packs = seal_job(ring, job, clock, [loss_event(note) for note in losses])
-        self.packs += packs
-        self.stated += [note.id for note in losses]
-        self.size += sum(len(pack.data) for pack in packs)
-        records, missing = sum(p.records for p in packs), sum(p.gap_readings for p in packs)
-        self.outcome.append(Sealed(job, records, missing, len(packs), packer.quiet))
-        self.works += [Work(job.stream.name, s.table, s.sealed, s.packs) for s in job.segments if s.packs]
-
-    def undo(self) -> None:
-        """Put the packers back."""
-        for packer, mark in reversed(self._marks):
-            packer.restore(mark)
-
-
-class Writer:
+class DatabaseThread:
     """Seals jobs, commits them in one transaction and offers them to the uplinks. The uplinks' ``Outbox``.
 
     Args:
         open_store: called in the thread; its error is raised by ``start``.
         clock: the ``clock`` object of a pack, at the moment of the call.
 
-    ``on_trouble`` is called in the loop with a text when the store cannot commit or the key cannot sign (then also
-    with the reason of gaps that come of it), with None when both could. ``on_committed`` is called in the thread, once
+    ``on_trouble`` is called in the loop: with a text when the store cannot commit or the key cannot sign (then with the
+    reason of the gaps that follow, too), with None when both succeeded. ``on_committed`` is called in the thread, once
     packs are durable and offered.
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
         self._open_store, self._clock = open_store, clock
-        self.on_trouble: Callable[..., None] = _nobody_cares
-        self.on_committed: Callable[[Store, Ring, Sequence[Work]], None] = lambda store, ring, works: None
+        self.on_trouble: Callable[..., None] = _noop
+        self.on_committed: Callable[[Store, Ring, Sequence[SealedSegment]], None] = _noop
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._uplinks: tuple[Uplink, ...] = ()
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="database", daemon=True)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
-        self._leaving: Callable[[], None] = _nothing_yet
-        # touched by the writer thread only:
+        self._leaving: Callable[[], None] = _noop
+        # touched by the database thread only:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
         self._losses: list[LossNote] = []
@@ -107,34 +64,34 @@ class Writer:
         self._thread.start()
         await self._ready
 
-    def serve(self, uplinks: Sequence[Uplink]) -> None:
-        """Offer to these destinations from now on."""
+    def set_uplinks(self, uplinks: Sequence[Uplink]) -> None:
+        """Offer packs to these destinations from now on."""
         self._uplinks = tuple(uplinks)
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run ``function`` with the store in the writer thread; its exception is raised here."""
+        """Run ``function`` with the store in the database thread; its exception is raised here."""
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run(store: Store) -> None:
             try:
                 result = self._do(store, function)
             except Exception as error:  # noqa: BLE001 - it is raised where the call was made
-                self._back(_fail, future, error)
+                self._post_to_loop(_fail, future, error)
             else:
-                self._back(_settle, future, result)
+                self._post_to_loop(_settle, future, result)
 
         self._queue.put(run)
         return await future
 
-    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> list[Sealed]:
-        """Seal and commit jobs, half a megabyte in a transaction. What is missing in the result did not happen.
+    async def seal(self, ring: Ring, jobs: Sequence[SealJob], whole: bool = False) -> int:
+        """Seal and commit jobs, half a megabyte in a transaction. Returns how many of them, in order, are committed.
 
-        ``whole``: all in one transaction, or none; for jobs that are small.
+        ``whole``: all in one transaction or none; for small jobs.
         """
         return await self.call(lambda store: self._seal(store, ring, jobs, whole))
 
     async def prune(self, now_ms: int) -> set[str]:
-        """Keep the store within its bounds. Returns the streams whose next pack must state a loss."""
+        """Keep the store within its limits. Returns the streams whose next pack must state a loss."""
 
         def run(store: Store) -> set[str]:
             self._losses = store.prune(now_ms)
@@ -142,8 +99,8 @@ class Writer:
 
         return await self.call(run)
 
-    async def bound(self, change: Callable[[Store], None]) -> None:
-        """Give the store other bounds or destinations; what was confirmed until now is let out before."""
+    async def reconfigure(self, change: Callable[[Store], None]) -> None:
+        """Give the store other limits or destinations, after writing the confirmations received until now."""
 
         def run(store: Store) -> None:
             self._flush(store, 0)
@@ -168,7 +125,7 @@ class Writer:
         max_bytes: int,
         callback: Callable[[Sequence[OutboxItem]], None],
     ) -> None:
-        """Read from an outbox, oldest first; ``callback`` runs in the writer thread."""
+        """Read from an outbox, oldest first; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             known = dest in store.packs.destinations
@@ -177,18 +134,18 @@ class Writer:
         self._queue.put(run)
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        """The newest births, by stream; ``callback`` runs in the writer thread."""
+        """The newest births, by stream; ``callback`` runs in the database thread."""
         self._queue.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def leaving(self) -> None:
-        """What is committed by now may leave the house."""
+        """What is committed by now may leave the gateway."""
         self._leaving()
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """These packs have left the outbox of ``dest``. Durable with the next commit, within a second."""
 
         def run(store: Store) -> None:
-            if dest not in store.packs.destinations:  # the last word of one that was just taken out
+            if dest not in store.packs.destinations:  # a late confirmation of a destination that was just removed
                 return
             if not self._confirmed:
                 self._confirmed_at = time.monotonic()
@@ -198,7 +155,7 @@ class Writer:
         self._queue.put(run)
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
-        """A platform's word about a range of packs; ``callback`` runs in the writer thread."""
+        """A platform's acknowledgement of a range of packs; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             try:
@@ -224,7 +181,7 @@ class Writer:
         max_bytes: int,
         callback: Callable[[ReplayPage], None],
     ) -> None:
-        """Packs that a platform asks for again; ``callback`` runs in the writer thread."""
+        """Packs that a platform asks for again; ``callback`` runs in the database thread."""
 
         def run(store: Store) -> None:
             try:
@@ -236,7 +193,7 @@ class Writer:
         self._queue.put(run)
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Of a destination's budget of replays; ``callback`` runs in the writer thread, unless the store fails."""
+        """Count bytes of the daily replay quota; ``callback`` runs in the database thread, unless the store fails."""
         self._queue.put(lambda store: callback(store.packs.count_replayed(dest, day, size)))
 
     # --- the thread
@@ -247,24 +204,24 @@ class Writer:
             self._losses = store.call(lambda store: store.packs.losses())
             self._leaving = store.mark_sent
         except Exception as error:  # noqa: BLE001 - it is raised by ``start``
-            self._back(_fail, self._ready, error)
-            self._back(_settle, self._stopped, None)
+            self._post_to_loop(_fail, self._ready, error)
+            self._post_to_loop(_settle, self._stopped, None)
             return
-        self._back(_settle, self._ready, None)
+        self._post_to_loop(_settle, self._ready, None)
         try:
             while (job := self._next()) is not None:
                 try:
                     self._do(store, job)
-                except GatewayError as error:  # an uplink's question that failed: it will ask again
-                    self._back(self.on_trouble, str(error))
+                except GatewayError as error:  # a failed request of an uplink: it will repeat it
+                    self._post_to_loop(self.on_trouble, str(error))
                 self._flush(store, FLUSH_S)
             self._flush(store, 0)
         finally:
             store.close()
-            self._back(_settle, self._stopped, None)
+            self._post_to_loop(_settle, self._stopped, None)
 
     def _do(self, store: Store, function: Callable[[Store], T]) -> T:
-        """Errors of SQLite come out as the store's. Where one says damage, the next sealing ends the service."""
+        """Run with errors of SQLite translated into the store's. After damage, the next sealing ends the service."""
         try:
             return store.call(function)
         except StoreDamaged as error:
@@ -275,50 +232,51 @@ class Writer:
         try:
             return self._queue.get(timeout=FLUSH_S if self._confirmed else None)
         except queue.Empty:
-            return _nothing
+            return _noop  # woken only to flush confirmations
 
     def _flush(self, store: Store, age_s: float) -> None:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
             try:
                 store.packs.commit((), self._confirmed)
-            except GatewayError as error:  # they stay and go with a later commit: at worst a pack is sent twice
+            except GatewayError as error:  # they stay for a later commit: at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
-                self._back(self.on_trouble, str(error))
+                self._post_to_loop(self.on_trouble, str(error))
                 return
             self._confirmed = {}
 
-    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob], whole: bool) -> list[Sealed]:
+    def _seal(self, store: Store, ring: Ring, jobs: Sequence[SealJob], whole: bool) -> int:
         if self._damaged is not None:
             raise self._damaged
         clock = self._clock()
-        done: list[Sealed] = []
-        batch = Batch()
+        done = size = 0
+        batch: list[SealJob] = []
         for job in jobs:
-            losses = self.losses_of(job.stream.name)
+            batch.append(job)
             try:
-                batch.seal(ring, job, clock, losses)
-            except KeyFileError as error:  # a token that does not sign now: what was read waits in the ring
-                batch.undo()
-                self._back(self.on_trouble, str(error), Reason.STOPPED)
+                job.seal(ring, clock, self.losses_of(job.stream.name))
+            except KeyFileError as error:  # a token that cannot sign now: the readings wait in the ring
+                _undo(batch)
+                self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
                 break
-            if (batch.size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
+            size += sum(len(pack.data) for pack in job.packs)
+            if (size >= COMMIT_BYTES and not whole) or job is jobs[-1]:
                 if not self._commit(store, batch):
                     break
-                self.on_committed(store, ring, batch.works)
-                done += batch.outcome
-                batch = Batch()
+                self.on_committed(store, ring, [segment for job in batch for segment in job.sealed])
+                done += len(batch)
+                batch, size = [], 0
         return done
 
-    def look_for_losses(self, store: Store) -> None:
-        """Those that the store knows now are to be stated; in the thread."""
+    def reload_losses(self, store: Store) -> None:
+        """Read from the store which losses must be stated; in the thread."""
         self._losses = store.packs.losses()
 
     def losses_of(self, stream: str) -> list[LossNote]:
-        """What the next pack of a stream must state; in the thread."""
+        """The losses that the next pack of a stream must state; in the thread."""
         return [note for note in self._losses if note.stream == stream]
 
-    def keep(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
-        """Commit packs that hold no readings and offer them; in the thread. Raises what ``PackTable.commit`` raises.
+    def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
+        """Commit packs of results and offer them; in the thread. Raises what ``PackTable.commit`` raises.
 
         ``stated``: losses that stand in the first of them.
         """
@@ -326,22 +284,25 @@ class Writer:
         self._losses = [note for note in self._losses if note not in stated]
         self._offer(ids, packs)
 
-    def _commit(self, store: Store, batch: Batch) -> bool:
-        """Make a batch durable and offer it; where the store cannot, its packs never existed."""
+    def _commit(self, store: Store, batch: Sequence[SealJob]) -> bool:
+        """Make jobs durable in one transaction and offer their packs; if the store cannot, the packs never existed."""
+        packs = [pack for job in batch for pack in job.packs]
+        stated = [note.id for job in batch for note in job.losses]
+        facts = {pack.stream: pack.facts for pack in packs if pack.facts is not None}  # of the newest birth
         try:
-            ids = store.packs.commit(batch.packs, self._confirmed, batch.stated, facts_in(batch.packs))
+            ids = store.packs.commit(packs, self._confirmed, stated, facts)
         except StoreDamaged:
-            batch.undo()
+            _undo(batch)
             raise  # ends the service: the next start sets the file aside and seals what the ring holds
         except GatewayError as error:
-            batch.undo()
-            self._back(self.on_trouble, str(error))
+            _undo(batch)
+            self._post_to_loop(self.on_trouble, str(error))
             return False
         self._confirmed = {}
-        if batch.stated:
-            self._losses = [note for note in self._losses if note.id not in batch.stated]
-        self._back(self.on_trouble, None)
-        self._offer(ids, batch.packs)
+        if stated:
+            self._losses = [note for note in self._losses if note.id not in stated]
+        self._post_to_loop(self.on_trouble, None)
+        self._offer(ids, packs)
         return True
 
     def _offer(self, ids: Sequence[int], packs: Sequence[SealedPack]) -> None:
@@ -352,11 +313,11 @@ class Writer:
         for uplink in self._uplinks:
             uplink.offer(items)
 
-    def _back(self, function: Callable[..., None], *args: object) -> None:
-        """Run in the loop, if there still is one."""
+    def _post_to_loop(self, function: Callable[..., None], *args: object) -> None:
+        """Run in the loop, if it is not closed yet."""
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is closed: a second signal ended us at once
+        except RuntimeError:  # the loop is closed: a second signal ended the agent at once
             return
 
 
@@ -370,13 +331,10 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
-def _nobody_cares(text: str | None) -> None:
-    """Until somebody wants to know."""
+def _undo(batch: Sequence[SealJob]) -> None:
+    for job in reversed(batch):
+        job.undo()
 
 
-def _nothing_yet() -> None:
-    """No store is open, so nothing can leave."""
-
-
-def _nothing(store: Store) -> None:
-    """Woken only to let confirmations out."""
+def _noop(*args: object) -> None:
+    """The default of callbacks."""

@@ -1,4 +1,4 @@
-"""The pulse stops where the work stops, and only there; what the agent says to systemd."""
+"""The watchdog stops where the work stops, and only there; what the agent says to systemd."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from agent.service.fleet import Fleet
-from agent.service.notify import notify
-from agent.service.pulse import STUCK_S, Pulse
-from agent.service.writer import Writer
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
+from agent.service.systemd import STUCK_S, Watchdog, notify
 from drivers.line.stats import LineStats
 
 
 class Thread:
-    """Stands for the writer's thread, which may hang."""
+    """Stands for the database thread, which may hang."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -36,20 +35,25 @@ class Bench:
         self.now_s, self.said, self.thread = 1000.0, [], Thread()  # type: float, list[str], Thread
         self.poller = SimpleNamespace(turns=0, busy=False)
         self.stats = LineStats()
-        fleet = SimpleNamespace(pollers={"roof": self.poller}, lines={"roof": SimpleNamespace(stats=self.stats)})
-        self.pulse = Pulse(
-            cast(Writer, self.thread), cast(Fleet, fleet), lambda: "well", environ, lambda: self.now_s, self.said.append
+        manager = SimpleNamespace(pollers={"roof": self.poller}, lines={"roof": SimpleNamespace(stats=self.stats)})
+        self.watchdog = Watchdog(
+            cast(DatabaseThread, self.thread),
+            cast(DeviceManager, manager),
+            lambda: "well",
+            environ,
+            lambda: self.now_s,
+            self.said.append,
         )
 
     async def later(self, seconds: float) -> None:
         self.now_s += seconds
-        await self.pulse.beat()
+        await self.watchdog.feed()
 
 
 async def test_beats_thrice_as_often_as_the_watchdog_wants() -> None:
     bench = Bench(WATCHDOG_USEC="6000000")
-    assert bench.pulse.every_s == 2.0 and Bench().pulse.every_s == 10.0
-    assert Bench(WATCHDOG_USEC="60000000").pulse.every_s == 10.0
+    assert bench.watchdog.every_s == 2.0 and Bench().watchdog.every_s == 10.0
+    assert Bench(WATCHDOG_USEC="60000000").watchdog.every_s == 10.0
     await bench.later(0)
     await bench.later(1.9)
     assert bench.said == ["WATCHDOG=1\nSTATUS=well"]
@@ -62,7 +66,7 @@ async def test_a_thread_that_hangs_has_no_pulse() -> None:
     # field pain 73
     bench = Bench()
     bench.thread.answer.clear()
-    beat = asyncio.create_task(bench.pulse.beat())
+    beat = asyncio.create_task(bench.watchdog.feed())
     await bench.thread.asked.wait()
     bench.now_s += 1000
     assert not bench.said and not beat.done()
@@ -83,7 +87,7 @@ async def test_a_visit_that_never_ends_has_no_pulse(caplog: pytest.LogCaptureFix
     await bench.later(20)
     assert len(bench.said) == 5
     assert [record.message for record in caplog.records if record.levelname == "CRITICAL"] == [
-        "line roof has hung for 300 s; the watchdog will restart the agent"
+        "line roof has made no progress for 300 s; the watchdog will restart the agent"
     ]
     bench.poller.turns += 1
     await bench.later(20)

@@ -1,0 +1,290 @@
+"""Devices, their specs, and their point tables as births carry them: the source of each reading, signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from agent.config import Config, DerivedConfig, DeviceConfig, device_spec, site_profiles
+from agent.pack import Facts, PointTable, StreamTable, changes, seconds
+from agent.poll import DevicePoll
+from agent.service.seal_jobs import Stream
+from drivers.line import Line
+from drivers.model import PACES, DeviceSpec, Fresh, Point
+from drivers.night import DARK_BELOW_DEG
+from drivers.profile import Profile, vocabulary
+
+MAX_PLAN_BYTES = 48 << 10  # of a plan whose text is in the birth
+Kind = tuple[object, ...]  # what makes two devices the same but for their address
+
+
+@dataclass(slots=True)
+class Device:
+    """One device in the running agent."""
+
+    config: DeviceConfig
+    catalog: DeviceCatalog  # of its configuration
+    line: Line
+    stream: Stream
+    poll: DevicePoll
+    identity: dict[str, str | None] | None = None  # None: not identified yet
+
+    @property
+    def profile(self) -> Profile:
+        """The profile of its family."""
+        return self.catalog.profile(self.config)
+
+
+def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:
+    """What the store knows about the devices of streams."""
+    found = {stream: Facts.decode(facts) for stream, (facts, _) in rows.items() if facts is not None}
+    return {stream: facts for stream, facts in found.items() if facts is not None}
+
+
+class DeviceCatalog:
+    """Specs and tables of all devices of a configuration. Devices of one kind share their points.
+
+    Raises ProfileError if a profile was removed since the configuration was checked.
+
+    Args:
+        known: by stream, what is known about devices; kept up to date here, and passed on to the next catalog.
+        start_ms: the counter epoch of an unknown device begins here.
+    """
+
+    def __init__(self, config: Config, known: dict[str, Facts] | None = None, start_ms: int = 0) -> None:
+        self._config = config
+        self.known: dict[str, Facts] = {} if known is None else known
+        self._first_epoch = start_ms // 1000
+        find = site_profiles(config.profiles_dir)
+        self._profiles = {device.profile: find(device.profile) for device in config.devices}
+        self._points: dict[Kind, tuple[Point, ...]] = {}
+        self._tables: dict[Kind, PointTable] = {}
+
+    def profile(self, device: DeviceConfig) -> Profile:
+        """The profile of a device."""
+        return self._profiles[device.profile]
+
+    def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
+        """What the driver needs, for the identity that is known so far."""
+        known = {name: text for name, text in (identity or {}).items() if text is not None}
+        profile = self.profile(device)
+        spec = device_spec(self._config, device, profile, known.get("device.firmware"), known)
+        points = self._points.setdefault(self._kind(device, spec), spec.points)
+        return spec if points is spec.points else replace(spec, points=points)
+
+    def table(
+        self,
+        device: DeviceConfig,
+        spec: DeviceSpec,
+        identity: Mapping[str, str | None] | None = None,
+        epoch: int | None = None,
+    ) -> StreamTable:
+        """The table for a birth of this device; ``epoch`` None: the known one."""
+        if epoch is None:
+            epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
+        kind = (*self._kind(device, spec), spec.periods_ms, spec.phase_ms)
+        if kind not in self._tables:
+            self._tables[kind] = PointTable(point_rows(spec, vocabulary().senml))
+        profile = self.profile(device)
+        source = ProfileSource(profile.id, profile.hash, profile.evidence)
+        front = device_front(self._config, device, spec, source, identity) | {"epoch": epoch}
+        table = StreamTable(spec.stream, front, self._tables[kind])
+        before = self.known.get(spec.stream)
+        if before is not None and before.epoch == epoch and changes(before, table.facts):
+            table.met = False  # a change without its event yet, which a restart must find again
+        return table
+
+    def gateway_table(self, stream: str, version: str) -> StreamTable:
+        """The table of the gateway's own stream."""
+        return StreamTable(stream, gateway_table(self._config, version))
+
+    def results_table(self, stream: str, version: str) -> StreamTable:
+        """The table of the ``_indicators`` stream."""
+        return StreamTable(stream, results_table(self._config, version))
+
+    @staticmethod
+    def _kind(device: DeviceConfig, spec: DeviceSpec) -> Kind:
+        params = tuple(sorted(device.params.items()))
+        return (device.profile, params, device.points, spec.variant, spec.reversed)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSource:
+    """What a birth states about the profile of a device."""
+
+    profile: str
+    profile_hash: str
+    evidence: str
+
+
+def gateway_table(config: Config, version: str) -> dict[str, Any]:
+    """The table of the ``_gateway`` stream: no points, only the gateway itself."""
+    return {
+        "config": config.hash(),
+        "device": {
+            "address": None,
+            "evidence": None,
+            "firmware": version,
+            "identity": None,
+            "label": config.site_label,
+            "parent": {},
+            "profile": None,
+            "profile_hash": None,
+            "protocol": None,
+            "ratio": None,
+            "reversed": [],
+            "roles": {},
+            "variant": None,
+        },
+        "points": [],
+    }
+
+
+def results_table(config: Config, version: str) -> dict[str, Any]:
+    """The table of the ``_indicators`` stream, with the interval settings and the text of the site's plan.
+
+    With these, the shipped sets and the packs, figures can be recomputed. A plan above 48 KiB is named by hash only.
+    """
+    entry = config.interval
+    cut = {
+        "demand": [entry.demand_period_ms / 1000, entry.demand_slip_ms / 1000],
+        "length": entry.length_ms / 1000,
+        "max_gap": entry.max_gap_ms / 1000,
+        "timezone": config.timezone,
+    }
+    plan: dict[str, Any] | None = None
+    if config.indicators.plan is not None:
+        plan = {"hash": config.indicators.plan_hash}
+        text = config.indicators.plan.read_text("utf-8", "replace")
+        if len(text.encode()) <= MAX_PLAN_BYTES:
+            plan["text"] = text
+    table = {**gateway_table(config, version), "interval": cut, "plan": plan}
+    if config.derived:
+        table["derived"] = [derived_row(one) for one in config.derived]
+    return table
+
+
+def derived_row(one: DerivedConfig) -> dict[str, Any]:
+    """A derived point as in births: of its device if it is a heat, and of the results."""
+    if one.terms:
+        return {
+            "n": one.name,
+            "sum": [f"{'-' if sign < 0 else ''}{device}/{point}" for sign, device, point in one.terms],
+        }
+    heat = {"device": one.device, "flow": one.flow, "supply": one.supply, "return": one.back}
+    return {"n": one.name, "heat": heat} | ({"role": one.role} if one.role else {})
+
+
+def device_front(
+    config: Config,
+    device: DeviceConfig,
+    spec: DeviceSpec,
+    source: ProfileSource,
+    identity: Mapping[str, str | None] | None,
+) -> dict[str, Any]:
+    """The table of one device, without its points.
+
+    Args:
+        identity: what the device reports (``device.serial`` and so on), None before it was identified.
+    """
+    reported = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
+    firmware = reported.pop("firmware", None)
+    more: dict[str, Any] = {"caching": True, "fresh": _fresh(spec.fresh)} if spec.caching else {}
+    if spec.night is not None:
+        place = {"latitude": exact_text(spec.night.latitude), "longitude": exact_text(spec.night.longitude)}
+        more["sleeps"] = {**place, "sun_below": f"{DARK_BELOW_DEG:g}"}
+    if device.accuracy:
+        more["class"] = dict(device.accuracy)
+    if derived := [derived_row(one) for one in config.derived if one.device == device.name]:
+        more["derived"] = derived
+    return {
+        "config": config.hash(),
+        "device": {
+            "address": spec.address,
+            "evidence": source.evidence,
+            "firmware": firmware,
+            "identity": reported or None,
+            "label": device.label,
+            "parent": dict(device.parent),
+            "profile": source.profile,
+            "profile_hash": source.profile_hash,
+            "protocol": spec.protocol,
+            "ratio": {"ct": exact_text(spec.ratio_ct), "pt": exact_text(spec.ratio_pt)},
+            "reversed": sorted(spec.reversed),
+            "roles": dict(device.roles),
+            "variant": spec.variant or None,
+            **more,
+        },
+    }
+
+
+def _fresh(rule: Fresh | None) -> dict[str, Any] | None:
+    """How a caching master proves that its source is alive; null: not at all (it may repeat old values)."""
+    if rule is None:
+        return None
+    how = {"equals": rule.equals, "changes_within": rule.changes_within_s}
+    return {"point": rule.point, **{name: value for name, value in how.items() if value is not None}}
+
+
+def point_rows(spec: DeviceSpec, senml_units: frozenset[str]) -> list[dict[str, Any]]:
+    """The ``points`` of a table. ``senml_units``: units that SenML knows; others go out as ``du``."""
+    return [_point(point, spec, senml_units) for point in spec.points]
+
+
+def _point(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
+    period = spec.periods_ms[PACES.index(point.pace)] if point.pace != "once" else 0
+    out: dict[str, Any] = {
+        "n": point.name,
+        "kind": point.kind.value,
+        "pace": point.pace,
+        "period": seconds(period) if period else None,
+        "phase": seconds(spec.phase_ms),
+    }
+    if point.unit:
+        out["u" if point.unit in senml_units else "du"] = point.unit
+    out["source"] = _source(point)
+    for name, value in (
+        ("bits", point.bits),
+        ("digits", point.digits),
+        ("ratio", point.ratio),
+        ("labels", {str(raw): label for raw, label in point.labels.items()}),
+        ("bit_labels", {str(bit): label for bit, label in point.bit_labels.items()}),
+        ("states", {str(raw): state for raw, state in point.states.items()}),
+    ):
+        if value:
+            out[name] = value
+    return out
+
+
+def _source(point: Point) -> dict[str, Any]:
+    """Where the bytes of a value are and how they are decoded."""
+    source: dict[str, Any] = {"type": point.type} if point.type else {}
+    if point.key:
+        source["key"] = point.key
+    else:
+        source |= {"function": point.function, "address": point.address, "count": point.count}
+    if point.clock:
+        source["clock"] = point.clock
+    if point.order:
+        source["order"] = point.order
+    if point.bit is not None:
+        source["bit"] = point.bit
+    if point.mask is not None:
+        source["mask"] = point.mask
+    if point.scale != 1:
+        source["scale"] = exact_text(point.scale)
+    if point.offset:
+        source["offset"] = exact_text(point.offset)
+    if point.parts:
+        source["parts"] = [
+            {"address": part.address, "type": part.type, "scale": exact_text(part.scale)} for part in point.parts
+        ]
+    return source
+
+
+def exact_text(value: Decimal | int) -> str:
+    """A decimal without exponent and without trailing zeros."""
+    text = format(Decimal(value), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

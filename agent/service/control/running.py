@@ -1,0 +1,56 @@
+"""Requests that only a running agent can serve: reload the configuration, lease a line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final
+
+from agent.service.control.protocol import Access, Lease, Reload, Reply
+from agent.service.reload import Outcome
+from drivers.line import Line
+from drivers.model import LineLent, UsageError, clean_text
+
+MAX_COMPLAINTS: Final = 200  # in the answer to a reload
+GRANT_S: Final = 30.0  # for the request under way on the line to end
+
+
+async def answer(access: Access, request: Reload | Lease, reply: Reply) -> dict[str, Any]:
+    """Gives what ``reload`` or ``lease`` gives."""
+    return await (reload(access) if isinstance(request, Reload) else lease(access, request, reply))
+
+
+async def reload(access: Access) -> dict[str, Any]:
+    """Gives the hash of the configuration in effect, what changed, and the complaints if the files were rejected."""
+    outcome: Outcome = await access.service.reload()
+    complaints = [clean_text(text, 1000) for text in outcome.complaints[:MAX_COMPLAINTS]]
+    return outcome.as_json() | {"complaints": complaints, "left_out": len(outcome.complaints) - len(complaints)}
+
+
+async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
+    """One part, {"line", "url"}, when the client may open the port; the result when the port is the agent's again.
+
+    Cancelled when the client closes the connection.
+    """
+    lines: dict[str, Line] = access.service.lines if access.service is not None else {}
+    line = lines.get(request.line)
+    if line is None:
+        hint = f"Lines: {', '.join(lines)}" if lines else ""
+        raise UsageError(f"there is no line {clean_text(request.line, 60)!r}", where="lease", hint=hint)
+    try:
+        async with asyncio.timeout(GRANT_S):
+            granted = await line.lend(f"{request.purpose} by {access.caller}")
+    except TimeoutError:
+        raise LineLent(
+            f"the request under way did not end within {GRANT_S:g} s", where=line.where, hint="Try again"
+        ) from None
+    try:
+        reply.rest()  # before the client turns to its line: it does not read the socket meanwhile
+        await reply.part(json.dumps({"line": line.name, "url": line.config.url}).encode())
+        async with asyncio.timeout(request.seconds):
+            await granted.over.wait()
+    except TimeoutError:
+        return {"ended": f"the {request.seconds:g} s are over"}
+    finally:
+        granted.end()
+    return {"ended": "the agent closed the line"}

@@ -1,0 +1,460 @@
+"""Lines and devices of the running agent, one poller a line, and how a reload changes them.
+
+A reload first makes all that can fail and changes nothing (``prepare``), then applies it (``apply``): each device that
+changes takes up no new tick until what is pending was polled, is swapped, and continues: a change costs no reading. A
+line that changes is opened anew in such a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from agent.clock import Grid
+from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
+from agent.config.tree import LineEntry
+from agent.pack import StreamTable
+from agent.poll import DevicePoll, Life, LinePoller
+from agent.service.births import Device, DeviceCatalog
+from agent.service.db_thread import DatabaseThread
+from agent.service.identity import IdentityChecker, MapQuirks
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler
+from drivers.line import FrameTrace, Line, frames_each, open_line
+from drivers.model import ConfigError, DeviceSpec, GatewayError, ProfileError
+from drivers.registry import Driver
+from ext.ring import Ring
+
+log = logging.getLogger("meterhouse")
+LAST_VISIT_S = 2.0  # for polls under way when the agent stops
+
+PlannedDevice = tuple[DeviceConfig, DeviceSpec, StreamTable]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDevice:
+    """A device that is ready to be polled. ``number``: of its table in the ring."""
+
+    entry: DeviceConfig
+    spec: DeviceSpec
+    table: StreamTable
+    number: int
+    driver: Driver
+
+
+class DeviceManager:
+    """All lines and devices. Only the loop touches it.
+
+    Args:
+        make_stream: the stream of a name, continuing where the store left it, else from a time in ms.
+
+    ``lock``: paused while pollers are stopped or changed, so that a clock step and a reload do not mix.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        grid: Grid,
+        sealing: SealScheduler,
+        writer: DatabaseThread,
+        make_stream: Callable[[str, int], Stream],
+    ) -> None:
+        self.config, self.grid, self.sealing = config, grid, sealing
+        self._writer, self._make_stream = writer, make_stream
+        self.devices: list[Device] = []
+        self.lines: dict[str, Line] = {}
+        self.pollers: dict[str, LinePoller] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._next_table = 0
+        self.lock = asyncio.Lock()
+        self.catalog: DeviceCatalog
+        self.ring: Ring
+        self.map_quirks: MapQuirks | None = None
+        self._identity_checker: IdentityChecker
+
+    def plan(self, catalog: DeviceCatalog) -> list[PlannedDevice]:
+        """Specs and tables of the configured devices, before any was identified. Makes the lines; opens no port."""
+        self.catalog = catalog
+        for line in self.config.lines:
+            self.lines[line.name], _ = self.make_line(line, self.config)
+        specs = [(entry, catalog.spec(entry)) for entry in self.config.devices]
+        return [(entry, spec, catalog.table(entry, spec)) for entry, spec in specs]
+
+    def open(
+        self, ring: Ring, planned: Sequence[PlannedDevice], start_ms: int, map_quirks: MapQuirks
+    ) -> list[tuple[int, StreamTable]]:
+        """Make the devices; returns their tables, which must be durable before the first poll.
+
+        Raises ConfigError with one complaint for each device that its driver cannot serve.
+        """
+        self.ring, self.map_quirks = ring, map_quirks
+        self._identity_checker = IdentityChecker(
+            self.sealing, self._writer, ring, self.register, self.number, self.map_quirks
+        )
+        made: list[PreparedDevice] = []
+        wrong: list[ConfigError] = []
+        for entry, spec, table in planned:
+            try:
+                made.append(self.make(self.config, entry, spec, table, self.lines[entry.line]))
+            except ConfigError as error:
+                wrong.append(error)
+        if wrong:
+            raise gathered(wrong, str(self.config.path))
+        for one in made:
+            self.add(one, start_ms)
+        return [(one.number, one.table) for one in made]
+
+    def make(
+        self, config: Config, entry: DeviceConfig, spec: DeviceSpec, table: StreamTable, line: Line
+    ) -> PreparedDevice:
+        """A device with its driver. Raises ConfigError with its place in the file; then nothing has changed."""
+        number = self.number()
+        return PreparedDevice(entry, spec, table, number, make_driver(config, spec, line, self.ring, number))
+
+    def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
+        """A line, not yet open, and the empty trace of its frames; a ``hidden`` trace is invisible until ``show``.
+
+        Raises ConfigError or OSError.
+        """
+        path = config.runtime_dir / f"frames.{entry.name}"
+        trace = FrameTrace(path, frames_each(len(config.lines)), hidden=hidden)
+        return open_line(line_config(entry), trace=trace), trace
+
+    def number(self) -> int:
+        """A new number for a table in the ring; each is used once in a boot."""
+        self._next_table += 1
+        return self._next_table - 1
+
+    async def register(self, tables: Iterable[tuple[int, StreamTable]]) -> None:
+        """Make tables durable before the first record that names them."""
+        ring_id = self.ring.ring_id
+        rows = [(number, table.stream, table.encoded) for number, table in tables]
+        await self._writer.call(lambda store: store.documents.register_tables(ring_id, rows))
+
+    def add(self, made: PreparedDevice, start_ms: int) -> None:
+        """Add a device, polled from ``start_ms`` on as soon as its line has a poller."""
+        line = self.lines[made.entry.line]
+        line.apply_options(line.request_options(made.spec.limits, made.spec.serial))
+        stream = self._make_stream(made.spec.stream, start_ms)
+        stream.switch_table(made.number, made.table, start_ms)
+        poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
+        device = Device(made.entry, self.catalog, line, stream, poll)
+        self.sealing.add(stream, poll)
+        poll.identify = partial(self._identity_checker.verify, device)
+        self.devices.append(device)
+
+    def remove(self, device: Device) -> None:
+        """Remove a paused device: its stream is sealed up to now."""
+        end_ms = self.cut_ms(device)
+        self.sealing.remove(device.stream, end_ms)
+        self.devices.remove(device)
+
+    def cut_ms(self, device: Device) -> int:
+        """The time at which a paused device can be swapped: what was due before is answered or a gap in the ring."""
+        now_ms, next_ms = self.grid.now_ms(), device.poll.next_ms
+        at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
+        return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
+
+    # --- asking
+
+    def start_pollers(self) -> None:
+        """Start a task for each line that has devices; a running poller gets its devices of now."""
+        by_line: dict[str, list[DevicePoll]] = {}
+        for device in self.devices:
+            by_line.setdefault(device.config.line, []).append(device.poll)
+        for line, polls in by_line.items():
+            if line in self.pollers:
+                self.pollers[line].serve(polls)
+                continue
+            poller = self.pollers[line] = LinePoller(polls, self.grid)
+            self._tasks[line] = asyncio.create_task(poller.run(), name=f"line {line}")
+        for line in self.pollers.keys() - by_line.keys():
+            self.stop_poller(line)
+
+    def stop_poller(self, line: str) -> None:
+        """Stop the poller of a line whose devices are all idle."""
+        self.pollers.pop(line)
+        self._tasks.pop(line).cancel()
+
+    async def stop_pollers(self) -> None:
+        """Let polls under way end if they end soon; the others are cancelled and stay due."""
+        tasks = list(self._tasks.values())
+        for line, poller in self.pollers.items():
+            if poller.busy:
+                poller.stopping = True
+            else:
+                self._tasks[line].cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_VISIT_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.pollers.clear()
+        self._tasks.clear()
+
+    async def watch(self) -> None:
+        """Raise what ended a poller. Only a bug ends one; the service must not continue silently without its line."""
+        while True:
+            for task in list(self._tasks.values()):
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+            await asyncio.sleep(1)
+
+    async def close(self) -> None:
+        """Stop polling and close the ports."""
+        await self.stop_pollers()
+        await self.save_quirks()
+        for line in self.lines.values():
+            await line.close()
+
+    async def save_quirks(self) -> None:
+        """Store what devices taught their drivers."""
+        if self.map_quirks is not None:
+            await self.map_quirks.save(self.devices)
+
+    def trim(self) -> None:
+        """Release memory of the traces, which are files anyway."""
+        for line in self.lines.values():
+            line.trim()
+
+
+# --- another configuration
+
+
+@dataclass(slots=True)
+class DeviceSwap:
+    """A device that stays and changes. ``driver`` None: only its table changes."""
+
+    device: Device
+    entry: DeviceConfig
+    spec: DeviceSpec
+    table: StreamTable
+    number: int
+    driver: Driver | None
+    identity: Mapping[str, str | None] | None  # that the table was made for
+    same_address: bool
+
+
+@dataclass(slots=True)
+class DeviceChanges:
+    """Everything that a reload changes in lines and devices, ready to be applied."""
+
+    config: Config
+    catalog: DeviceCatalog
+    lines: dict[str, Line] = field(default_factory=dict)  # new lines, and replacements of lines of the same name
+    traces: list[FrameTrace] = field(default_factory=list)  # of these lines, hidden until they are in use
+    gone_lines: set[str] = field(default_factory=set)  # to be closed: removed or replaced
+    gone: list[Device] = field(default_factory=list)
+    changed: list[DeviceSwap] = field(default_factory=list)
+    added: list[PreparedDevice] = field(default_factory=list)
+
+    @property
+    def tables(self) -> list[tuple[int, StreamTable]]:
+        """Every table that these changes need, with its number."""
+        return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
+
+    def __str__(self) -> str:
+        """For the log."""
+        parts = [
+            (len(self.added), "added"),
+            (len(self.changed), "changed"),
+            (len(self.gone), "removed"),
+        ]
+        said = ", ".join(f"{count} {what}" for count, what in parts if count)
+        return f"devices: {said or 'none changed'}"
+
+    async def discard(self) -> None:
+        """Release what was made: it is not applied."""
+        for line in self.lines.values():
+            await _close(line)
+        for trace in self.traces:
+            trace.discard()
+
+
+async def prepare(manager: DeviceManager, config: Config, catalog: DeviceCatalog | None = None) -> DeviceChanges:
+    """Make what a new configuration needs; nothing that is in use changes.
+
+    Args:
+        catalog: of that configuration, if it was made already.
+
+    Raises:
+        ConfigError: with all that is wrong.
+        ProfileError: a profile is gone since the configuration was read.
+    """
+    if catalog is None:
+        catalog = await asyncio.to_thread(DeviceCatalog, config, manager.catalog.known, manager.grid.now_ms())
+    change, wrong = DeviceChanges(config, catalog), list[GatewayError]()
+    try:
+        _prepare_lines(manager, change, wrong)
+        _prepare_devices(manager, change, wrong)
+        if wrong:
+            raise gathered(wrong, str(config.path))
+    except BaseException:
+        await change.discard()
+        raise
+    return change
+
+
+def _prepare_lines(manager: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
+    gone = set(manager.lines)
+    for entry in change.config.lines:
+        gone.discard(entry.name)
+        old = manager.lines.get(entry.name)
+        if old is not None and old.config == line_config(entry):
+            continue
+        try:
+            line, trace = manager.make_line(entry, change.config, hidden=True)
+        except ConfigError as error:
+            wrong.append(error)
+        except OSError as error:
+            what = f"its trace cannot be created in the runtime directory: {error.strerror}"
+            wrong.append(ConfigError(what, where=change.config.at(f"line.{entry.name}")))
+        else:
+            change.lines[entry.name] = line
+            change.traces.append(trace)
+            if old is not None:
+                change.gone_lines.add(entry.name)
+    change.gone_lines |= gone
+
+
+def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[GatewayError]) -> None:
+    devices = {device.config.name: device for device in manager.devices}
+    for entry in change.config.devices:
+        device = devices.pop(entry.name, None)
+        line = change.lines.get(entry.line) or manager.lines.get(entry.line)
+        if line is None:  # it could not be made, which is reported already
+            continue
+        try:
+            if device is None:
+                spec = change.catalog.spec(entry)
+                change.added.append(manager.make(change.config, entry, spec, change.catalog.table(entry, spec), line))
+            elif (swap := _prepare_swap(manager, change, device, entry, line)) is not None:
+                change.changed.append(swap)
+        except (ConfigError, ProfileError) as error:
+            wrong.append(error)
+    change.gone = list(devices.values())
+
+
+def _prepare_swap(
+    manager: DeviceManager, change: DeviceChanges, device: Device, entry: DeviceConfig, line: Line
+) -> DeviceSwap | None:
+    same_address = (entry.line, entry.address, entry.profile) == (
+        device.config.line, device.config.address, device.config.profile
+    ) and entry.line not in change.lines  # fmt: skip
+    identity = device.identity if same_address else None
+    spec = change.catalog.spec(entry, identity)
+    same_profile = change.catalog.profile(entry).hash == device.profile.hash
+    if entry == device.config and same_address and same_profile and spec == device.poll.driver.spec:
+        return None
+    table, number = change.catalog.table(entry, spec, identity), manager.number()
+    driver: Driver | None = None
+    if spec != device.poll.driver.spec or not same_address:
+        driver = make_driver(change.config, spec, line, manager.ring, number)
+    return DeviceSwap(device, entry, spec, table, number, driver, device.identity, same_address)
+
+
+async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
+    """Apply changes. Waits for polls under way, never for a device that is not being polled."""
+    manager.catalog, manager.config = change.catalog, change.config
+    gone_lines = change.gone_lines
+    in_place = [e for e in change.changed if e.entry.line == e.device.config.line and e.entry.line not in gone_lines]
+    gone = [device for device in change.gone if device.config.line not in gone_lines]
+    await _all(*(_swap_in_place(manager, e) for e in in_place), *(_remove_in_place(manager, device) for device in gone))
+    manager.start_pollers()  # without the removed devices
+    rest = [e for e in change.changed if e not in in_place]
+    paused = [device for device in manager.devices if device.config.line in gone_lines]
+    paused += [e.device for e in rest if e.device not in paused]
+    try:
+        await _all(*(device.poll.pause() for device in paused))
+        for name in gone_lines:
+            if name in manager.pollers:
+                manager.stop_poller(name)
+            await _close(manager.lines[name])
+        manager.lines = {
+            line.name: change.lines.get(line.name) or manager.lines[line.name] for line in change.config.lines
+        }
+        for device in [device for device in change.gone if device.config.line in gone_lines]:
+            manager.remove(device)
+        for swap in rest:
+            _swap(manager, swap)
+        now_ms = manager.grid.now_ms()
+        for made in change.added:
+            manager.add(made, now_ms)
+        order = {entry.name: n for n, entry in enumerate(change.config.devices)}
+        manager.devices.sort(key=lambda device: order[device.config.name])
+        for device in manager.devices:
+            device.catalog = change.catalog
+    finally:
+        for device in paused:
+            device.poll.resume()
+    manager.start_pollers()
+    _publish_traces(manager, change)
+
+
+async def _all(*steps: Coroutine[Any, Any, None]) -> None:
+    """Run concurrently, each to its end even if one fails: nothing may still run when the failure is repaired."""
+    for error in await asyncio.gather(*steps, return_exceptions=True):
+        if error is not None:
+            raise error
+
+
+async def _close(line: Line) -> None:
+    try:
+        await line.close()
+    except OSError as error:  # an adapter that was pulled out; the port is closed in any case
+        log.warning("%s: closing: %s", line.where, error.strerror)
+
+
+def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
+    """Traces of new lines get their names, those of removed lines are deleted. Only ``watch --frames`` needs them."""
+    try:
+        for trace in change.traces:
+            trace.show()
+        for name in change.gone_lines - manager.lines.keys():
+            (change.config.runtime_dir / f"frames.{name}").unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("frame traces of some lines are not available: %s: %s", error.filename, error.strerror)
+
+
+async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
+    """Swap one device of a line that stays, without disturbing the others."""
+    try:
+        await swap.device.poll.pause()
+        _swap(manager, swap)
+    finally:
+        swap.device.poll.resume()
+    manager.pollers[swap.entry.line].wake()
+
+
+async def _remove_in_place(manager: DeviceManager, device: Device) -> None:
+    try:
+        await device.poll.pause()  # and it stays paused
+        manager.remove(device)
+    except BaseException:
+        device.poll.resume()
+        raise
+
+
+def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
+    """Continue with the new configuration of a device from the first tick that was not due yet."""
+    device, cut_ms = swap.device, manager.cut_ms(swap.device)
+    device.config, device.catalog = swap.entry, manager.catalog
+    device.line = manager.lines[swap.entry.line]
+    device.line.apply_options(device.line.request_options(swap.spec.limits, swap.spec.serial))
+    identified_meanwhile = (
+        device.identity != swap.identity
+    )  # identified again meanwhile: its table and driver are newer than the prepared ones
+    if identified_meanwhile or not swap.same_address:
+        device.identity = None
+    if swap.driver is not None:
+        device.stream.switch_table(swap.number, swap.table, cut_ms)
+        device.poll.exchange(swap.driver, cut_ms)
+    elif identified_meanwhile:
+        device.poll.life = Life.UNKNOWN  # it is identified once more, and gets the table of the new configuration then
+    else:
+        device.stream.switch_table(swap.number, swap.table, cut_ms)
+        device.poll.driver.table = swap.number

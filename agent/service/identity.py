@@ -1,0 +1,325 @@
+"""Identity checks: which device answers, before its data counts. A meter that was swapped begins a new counter epoch.
+
+Identity is read at the first contact, after each absence and once a day. A difference from what is known, also from an
+earlier run, is an event with the last counter readings of the old device and the first of the new one. It stands in
+the stream before the birth that carries the new epoch.
+
+What a device taught its driver about its register map is stored too, for one profile, identity and firmware: learning
+costs requests that fail, twice each, so it is not repeated at every start (field pains 24, 30, 40).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+from agent.pack import StreamTable, changes, contradicts, seconds
+from agent.service.births import Device, DeviceCatalog, exact_text
+from agent.service.db_thread import DatabaseThread
+from agent.service.seal_jobs import Stream
+from agent.service.sealing import SealScheduler
+from agent.store import Store, StoreDamaged, StoreError
+from drivers.model import DeviceSpec, GatewayError, Kind, LineDown, MismatchError, Quality, Reading, Reason, clean_text
+from drivers.plan import KnownHoles, holes_key
+from drivers.registry import driver_class
+from ext.ring import ANSWER, Ring
+
+log = logging.getLogger("meterhouse")
+LOOK_BACK = 512  # packs in which the last readings of all counters are looked for
+
+Identity = dict[str, str | None]
+Register = Callable[[Sequence[tuple[int, StreamTable]]], Awaitable[None]]
+Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decimal}
+
+
+class IdentityNotStored(LineDown):
+    """The identity could not be made durable. It says nothing about the device, which is checked at its next tick."""
+
+    reason = Reason.DISK
+
+
+class IdentityChecker:
+    """Reads which devices answer and acts on changes. Used by the pollers, each for its own devices.
+
+    Args:
+        register: makes new point tables durable.
+        number: gives the next table number in the ring.
+        map_quirks: what devices taught their drivers in earlier runs.
+    """
+
+    def __init__(
+        self,
+        sealing: SealScheduler,
+        writer: DatabaseThread,
+        ring: Ring,
+        register: Register,
+        number: Callable[[], int],
+        map_quirks: MapQuirks | None = None,
+    ) -> None:
+        self._sealing, self._writer = sealing, writer
+        self._ring, self._register, self._number = ring, register, number
+        self._map_quirks = map_quirks
+
+    async def verify(self, device: Device, tick_ms: int) -> None:
+        """Make sure that we know which device answers.
+
+        Raises:
+            LineError: the device does not answer, or its answers contradict each other.
+        """
+        driver, catalog = device.poll.driver, device.catalog
+        await driver.probe()  # one cheap request: a dead device costs one timeout, not one per register
+        read = await self._read_identity(device)
+        known = _known(device, catalog)
+        if contradicts(known, read):
+            # one late answer or one corrupted register must not cost an epoch (field pains 10, 14, 18): read once more
+            again = await self._read_identity(device)
+            if again != read:
+                what = "inconsistent identity: two reads returned different values"
+                raise MismatchError(what, where=device.config.name)
+        identity = _merged(known, read)
+        if self._map_quirks is not None:
+            self._map_quirks.load(device, driver, device.profile.hash, identity)
+        if device.identity is None or identity != device.identity:
+            try:
+                await self._identified(device, identity, tick_ms, catalog)
+            except StoreDamaged:
+                raise  # ends the service: the next start sets the file aside
+            except StoreError as error:
+                raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
+
+    async def _read_identity(self, device: Device) -> Identity:
+        """What the device reports about itself; None for what it does not report."""
+        driver = device.poll.driver
+        known = {point.name for point in driver.spec.points}
+        names = [name for name in device.profile.identity_points if name in known]
+        if not names:
+            return {}
+        found = await driver.read_points(names)
+        return {name: None if r.value is None else _text(r.value) for name, r in found.items()}
+
+    async def _identified(self, device: Device, identity: Identity, tick_ms: int, catalog: DeviceCatalog) -> None:
+        poll, before = device.poll, catalog.known.get(device.stream.name)
+        spec = catalog.spec(device.config, identity)
+        table = catalog.table(device.config, spec, identity)
+        found = changes(before, table.facts) if before else []
+        if found:
+            assert before is not None
+            epoch = max(before.epoch + 1, tick_ms // 1000)
+            table = catalog.table(device.config, spec, identity, epoch)
+        if not found and table.same_as(device.stream.table_version.table):
+            if before != table.facts:
+                await self._writer.call(lambda store: store.documents.keep_facts(table.stream, table.facts.encode()))
+            device.identity, catalog.known[table.stream] = identity, table.facts
+            return
+        number = self._number()
+        await self._register([(number, table)])
+        driver = poll.driver
+        if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
+            # a new driver also for the same points: what it learned, and its counters, were about another device
+            driver = driver_class(spec.protocol)(spec, device.line, self._ring, number)
+            device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
+        if found:
+            # raises if the device stopped answering: then nothing has changed yet, and it is checked again
+            await self._add_events(device, found, table, await _first_counts(driver, spec))
+        device.identity, catalog.known[table.stream] = identity, table.facts
+        device.stream.switch_table(number, table, tick_ms)
+        if driver is poll.driver:
+            driver.table = number
+        else:
+            poll.driver = driver
+            poll.driver_changed()
+            if self._map_quirks is not None:
+                self._map_quirks.load(device, driver, device.profile.hash, identity)
+
+    async def _add_events(
+        self,
+        device: Device,
+        found: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+        table: StreamTable,
+        first: Counts,
+    ) -> None:
+        old = await self._last_counts(device.stream, table)
+        units = {name: unit for name, unit, kind in table.points.names if kind == Kind.COUNTER}
+        counters = [
+            {"n": name, "new": first.get(name), "old": old.get(name), "u": units.get(name, "")}
+            for name in sorted(old.keys() | first.keys())
+        ]
+        for name, before, after in found:
+            event = {"counters": counters, "epoch": table.facts.epoch, "event": name, "new": after, "old": before}
+            self._sealing.add_event(device.stream, event)
+            log.warning("%s: %s changed from %s to %s", device.config.name, name, before, after)
+
+    async def _last_counts(self, stream: Stream, table: StreamTable) -> Counts:
+        """The last good reading of each counter of the stream: from this run, else from earlier runs."""
+        found = _unsealed(self._ring, stream)
+        wanted = set(table.facts.counters)
+        for version in stream.table_versions:
+            wanted |= version.table.facts.counters.keys()
+        missing = wanted - found.keys()
+        if missing:
+            newest = lambda store: last_counts(store.packs.newest(stream.name, LOOK_BACK), missing)  # noqa: E731
+            found |= await self._writer.call(newest)
+        return found
+
+
+def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
+    """The last good reading of each of ``names`` in published packs, newest pack first."""
+    found: Counts = {}
+    missing = set(names)
+    for data in packs:
+        if not missing:
+            break
+        base = Decimal(0)
+        here: Counts = {}
+        for record in json.loads(data, parse_float=Decimal).get("e", ()):
+            base = Decimal(record.get("bt", base))
+            if record["n"] in missing and "v" in record and "q" not in record:
+                at = base + Decimal(record.get("t", 0))
+                here[record["n"]] = {"t": seconds(int(at * 1000)), "v": record.get("x") or exact_text(record["v"])}
+        found |= here
+        missing -= here.keys()
+    return found
+
+
+def _unsealed(ring: Ring, stream: Stream) -> Counts:
+    """The same for records in the ring that are not sealed yet."""
+    found: Counts = {}
+    for version in stream.table_versions:
+        names = [name if kind == Kind.COUNTER else "" for name, _, kind in version.table.points.names]
+        for position in version.positions:
+            record = ring.record(position)
+            if record is None or record.kind != ANSWER:
+                continue
+            for value in record.values:
+                if value.quality == Quality.GOOD and (name := names[value.point]):
+                    exact = exact_text(Decimal(value.mantissa).scaleb(value.exponent))
+                    found[name] = {"t": seconds(record.time_ns // 1_000_000), "v": exact}
+    return found
+
+
+async def _first_counts(driver: Any, spec: DeviceSpec) -> Counts:
+    """The counters' present readings: the new epoch has none that is older."""
+    names = [point.name for point in spec.points if point.kind is Kind.COUNTER]
+    if not names:
+        return {}
+    found: Mapping[str, Reading] = await driver.read_points(names)
+    now = seconds(time.time_ns() // 1_000_000)
+    return {
+        name: {"t": now, "v": exact_text(reading.value)}
+        for name, reading in found.items()
+        if isinstance(reading.value, (int, Decimal)) and reading.quality == Quality.GOOD
+    }
+
+
+def _text(value: Decimal | int | str) -> str:
+    return clean_text(exact_text(value) if isinstance(value, (Decimal, int)) else value, 120)
+
+
+def _known(device: Device, catalog: DeviceCatalog) -> Identity:
+    """The identity at the last check, in this run or an earlier one."""
+    if device.identity is not None:
+        return device.identity
+    facts = catalog.known.get(device.stream.name)
+    known = facts.identity if facts else {}
+    names = device.profile.identity_points
+    return {name: known[short] for name in names if (short := name.removeprefix("device.")) in known}
+
+
+def _merged(known: Identity, read: Identity) -> Identity:
+    """What is known now. What the same device does not report this time stays known; another device starts afresh."""
+    versions = {"device.firmware", "device.protocol"}
+    other = {name: text for name, text in read.items() if name not in versions}
+    if contradicts(known, other):
+        return read
+    return {name: read[name] if read[name] is not None else known.get(name) for name in read}
+
+
+# --- register maps that were learned
+
+
+@runtime_checkable
+class LearnsMap(Protocol):
+    """A driver that learns which registers its device does not have."""
+
+    holes: KnownHoles
+
+
+class MapQuirks:
+    """What all devices taught their drivers about their register maps. Only the loop touches it.
+
+    Args:
+        rows: by stream, (facts, quirks) as the store has them.
+    """
+
+    def __init__(self, writer: DatabaseThread, rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
+        self._writer = writer
+        self._stored: dict[str, dict[str, Any]] = {}
+        for stream, (_, quirks) in rows.items():
+            if quirks is not None and (plain := _decoded(quirks)) is not None:
+                self._stored[stream] = plain
+
+    def load(self, device: Device, driver: object, profile_hash: str, identity: Mapping[str, str | None]) -> None:
+        """Give a driver what its device taught us before; another identity, firmware or profile starts afresh."""
+        if not isinstance(driver, LearnsMap):
+            return
+        known = {name: text for name, text in identity.items() if text is not None}
+        firmware = known.pop("device.firmware", None)
+        key = holes_key(profile_hash, known, firmware)
+        if driver.holes.key == key:
+            return
+        stream = device.stream.name
+        holes = KnownHoles.from_json(self._stored.get(stream, {}), key, _now_s())
+        if summary := holes.summary():
+            log.info("%s: register map learned earlier: %s", device.config.name, summary)
+        elif not driver.holes.key:  # what the driver learned during the identity check is about this same device
+            driver.holes.key = key
+            return
+        driver.holes = holes
+
+    async def save(self, devices: Iterable[Device]) -> None:
+        """Make durable what was learned or forgotten since the last call."""
+        for device in devices:
+            driver, stream = device.poll.driver, device.stream.name
+            if not isinstance(driver, LearnsMap) or not driver.holes.key:
+                continue
+            driver.holes.expire(_now_s())
+            plain = driver.holes.to_json()
+            old = self._stored.get(stream)
+            if plain == old or (old is None and not driver.holes.summary()):
+                continue
+            text = json.dumps(plain, separators=(",", ":")).encode() if driver.holes.summary() else None
+            try:
+                await self._writer.call(partial(_keep, stream, text))
+            except GatewayError as error:
+                log.warning("%s: the learned register map cannot be stored: %s", device.config.name, error)
+                continue
+            if text is None:
+                self._stored.pop(stream, None)
+            else:
+                self._stored[stream] = plain
+
+
+def _keep(stream: str, text: bytes | None, store: Store) -> None:
+    store.documents.keep_learned(stream, text)
+
+
+def quirks_summary(driver: object) -> str:
+    """One line for a technician; "" if nothing was learned."""
+    return driver.holes.summary() if isinstance(driver, LearnsMap) else ""
+
+
+def _decoded(text: bytes) -> dict[str, Any] | None:
+    try:
+        plain = json.loads(text)
+    except ValueError:
+        return None
+    return plain if isinstance(plain, dict) else None
+
+
+def _now_s() -> int:
+    return time.time_ns() // 1_000_000_000

@@ -1,0 +1,281 @@
+"""The result publisher, in the loop: has intervals built after commits, closes them, and publishes their results.
+
+An interval of the site is closed when all devices have written theirs, or 20 minutes and four packs after its end: a
+dead device must not hold back the site's figures. After a start that time begins when all packs were read, since the
+first readings complete what lies before. Results are sealed as packs of the stream ``_indicators``, whose ``from`` and
+``to`` are boundaries of intervals: the head of the stream, written in the same transaction as the pack, tells what was
+published, so each interval is published exactly once over all restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
+from importlib import import_module
+from typing import Any, Protocol
+
+import ext.clock
+from agent.clock import Grid
+from agent.config import Config
+from agent.intervals import Cut
+from agent.intervals.tracked_points import Rule
+from agent.pack import Packer, StreamTable, seconds
+from agent.service.db_thread import DatabaseThread
+from agent.service.results.interval_builder import IntervalBuilder
+from agent.service.seal_jobs import loss_event
+from agent.service.sealing import SealScheduler, pack_clock
+from agent.store import Store
+from drivers.model import GatewayError
+from ext.ring import Ring
+
+log = logging.getLogger("meterhouse.intervals")
+LATE_MS = 1_200_000  # a stream without readings is sealed every 15 minutes at least
+LATE_PACKS = 4  # a start waits for the third pack of each stream, which may concern the time before it
+WAITED_MS = 86_400_000  # longer than the first results ever wait
+LOOK_S = 2.0
+SLICES_S = 0.05  # between slices of catching up: sealing goes first
+TIDY_EVERY_S = 60.0
+AT_ONCE = 96  # intervals published in one go, after a long downtime
+
+Results = Sequence[Mapping[str, Any]]
+
+
+class ResultProducer(Protocol):
+    """Makes the results of a closed interval. Called once for each interval, in order, in the database thread."""
+
+    def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
+        """Result objects as docs/pack-format.md describes them. After a GatewayError it is called again later."""
+
+    def prepare(self, store: Store, start_ms: int) -> bool:
+        """Prepare for the interval that begins here, one slice of time per call. True: there is more to do."""
+
+
+class ResultPublisher:
+    """Owned by the service; ``producers`` are set before ``open``.
+
+    Args:
+        packer_of: the packer of a stream, continuing where the store left it, else from a time in ms.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        writer: DatabaseThread,
+        sealing: SealScheduler,
+        grid: Grid,
+        packer_of: Callable[[str, int], Packer],
+    ) -> None:
+        self._config, self._writer, self._sealing, self._grid = config, writer, sealing, grid
+        self._packer_of = packer_of
+        self._loop = asyncio.get_running_loop()
+        self.producers: list[ResultProducer] = []
+        self.builder = self._make(config)
+        self._packer: Packer | None = None
+        self._ring: Ring | None = None
+        self.closed_ms = 0  # end of the newest interval that is published
+        self._failed = ""
+        self._followed_s: float | None = None  # since when all streams are followed
+
+    def _make(self, config: Config) -> IntervalBuilder:
+        entry = config.interval
+        cut = Cut(config.timezone, entry.length_ms)
+        rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
+        return IntervalBuilder(cut, rule, config.store.keep_intervals_s * 1000, self._post_event)
+
+    def _post_event(self, stream: str, event: dict[str, Any]) -> None:
+        """From the database thread."""
+        self._loop.call_soon_threadsafe(self._add_event, stream, event)
+
+    def _add_event(self, stream: str, event: dict[str, Any]) -> None:
+        if stream in self._sealing.streams:
+            self._sealing.add_event(self._sealing.streams[stream], event)
+
+    # --- life
+
+    async def open(self, ring: Ring, table: StreamTable) -> None:
+        """Follow commits from now on; ``table`` is the table of the stream of results."""
+        self._ring = ring
+        from_ms = self.builder.cut.floor(self._grid.now_ms())
+        if self.producers:
+            begin_ms = await self._writer.call(lambda store: store.intervals.results_begin(from_ms))
+            if 0 < from_ms - begin_ms < WAITED_MS:  # nothing was signed yet: the first results still waited for a meter
+                from_ms = begin_ms
+        self._packer = self._packer_of(table.stream, from_ms)
+        self._packer.use(table)
+        self.closed_ms = self.builder.published_ms = self._packer.from_ms
+        await self._writer.call(self._follow_streams)
+        self._writer.on_committed = self.builder.committed
+
+    def _follow_streams(self, store: Store) -> None:
+        wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
+        self.builder.add_streams(stream for stream in store.packs.heads() if stream in wanted)
+        self.builder.repair.open(store, wanted)
+        store.intervals.announced_change()
+
+    def prepare(self, config: Config) -> IntervalBuilder | None:
+        """A new builder if the retention time changes; None if the ledgers continue as they are."""
+        return None if self._config.store == config.store else self._make(config)
+
+    async def reload(self, config: Config, table: StreamTable, builder: IntervalBuilder | None) -> None:
+        """Apply a new configuration: its devices, its table of results, and what ``prepare`` made."""
+        self._config = config
+        await self._writer.call(lambda store: self._take(store, table, builder))
+
+    def _take(self, store: Store, table: StreamTable, builder: IntervalBuilder | None) -> None:
+        if builder is not None:
+            before, self.builder = self.builder, builder
+            builder.published_ms, self._followed_s = self.closed_ms, None
+            self._writer.on_committed = builder.committed
+            try:
+                before.save(store)
+                self._follow_streams(store)
+            except GatewayError as error:  # what is not stored is read from the packs again
+                log.warning("intervals: %s", error)
+        if self._packer is not None and not table.same_as(self._packer.table):
+            self._packer.use(table)
+
+    async def run(self) -> None:
+        """Catch up, publish, tidy; until cancelled."""
+        tidy_s = time.monotonic()
+        while True:
+            try:
+                busy = await self._writer.call(self.builder.catch_up)
+                if not busy:
+                    self._followed_s = self._followed_s or time.monotonic()
+                    busy = await self._writer.call(self._prepare)
+                    if not busy:
+                        await self._publish()
+                    busy = await self._writer.call(self.builder.repair.step) or busy
+                if time.monotonic() - tidy_s > TIDY_EVERY_S:
+                    tidy_s = time.monotonic()
+                    await self._writer.call(self._tidy)
+                self._failed = ""
+            except GatewayError as error:  # a full disk: sealing reports it as well, and nothing is lost
+                if str(error) != self._failed:
+                    log.warning("intervals postponed: %s", error)
+                self._failed, busy = str(error), False
+            await asyncio.sleep(SLICES_S if busy else LOOK_S)
+
+    def _prepare(self, store: Store) -> bool:
+        if self.builder.repair.left:
+            return False  # sums made now would have to be made again
+        return self._packer is not None and any(
+            producer.prepare(store, self._packer.from_ms) for producer in self.producers
+        )
+
+    def _tidy(self, store: Store) -> None:
+        trusted = ext.clock.state().synced is not False
+        self.builder.tidy(store, self._grid.now_ms() if trusted else 0)
+
+    async def close(self) -> None:
+        """After the last commit: store the state of every counter."""
+        if self._packer is not None:
+            await self._writer.call(self.builder.save)
+
+    def facts(self) -> dict[str, Any]:
+        """For status: streams whose packs are being read, how far written intervals are compared with packs, streams
+        stopped by an internal error, and what blocks all of them.
+        """
+        found: dict[str, Any] = {"reading": self.builder.reading, "repair": self.builder.repair.facts()}
+        found["stopped"] = [stream.rpartition("/")[2] for stream in self.builder.stopped]
+        found["waits"] = self._failed
+        return {name: what for name, what in found.items() if what}
+
+    # --- results
+
+    async def _publish(self) -> None:
+        """Seal the results of intervals that are closed."""
+        streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
+        now_ms = self._grid.now_ms()
+        await self._writer.call(lambda store: self._close(store, streams, now_ms))
+
+    def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:
+        packer, ring = self._packer, self._ring
+        if packer is None or ring is None or not self.producers:
+            return
+        cut, settled_ms = self.builder.cut, self.builder.closed_ms(streams)
+        late_ms = LATE_MS + LATE_PACKS * self._config.pack.every_ms
+        waited_ms = (time.monotonic() - (self._followed_s or time.monotonic())) * 1000
+        made: list[tuple[int, Results]] = []
+        start = packer.from_ms
+        while len(made) < AT_ONCE:
+            end = cut.stretch("interval", start)[1]
+            if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
+                break
+            if end > now_ms:  # the clock was set back: these intervals are published already
+                break
+            try:
+                made.append((end, [result for producer in self.producers for result in producer(store, start, end)]))
+            except GatewayError:
+                if not made:
+                    raise
+                break
+            start = end
+        lost = self._writer.losses_of(packer.stream)
+        if (not made and not lost) or store.intervals.damaged_pages:  # damaged pages are rebuilt first
+            return
+        corrections, last = corrected_figures(store, cut, packer.from_ms)
+        mark = packer.mark()
+        try:
+            events = [*(loss_event(note) for note in lost), *corrections]
+            self._writer.commit_packs(store, packer.results(ring, pack_clock(), made, events), lost)
+        except BaseException:
+            packer.restore(mark)
+            raise
+        self.closed_ms = self.builder.published_ms = start
+        store.intervals.announce_changes(last)  # after the pack: a kill in between announces them twice
+
+
+def corrected_figures(store: Store, cut: Cut, published_ms: int) -> tuple[list[dict[str, Any]], int]:
+    """Events for corrected intervals of days whose figures are signed, one per run of days; and the last change."""
+    last = store.intervals.announced_change()
+    days: dict[date, tuple[int, int]] = {}
+    today_ms = cut.stretch("day", published_ms)[0]
+    for number, start, end in store.intervals.interval_changes(last):
+        last = number
+        if start < today_ms:
+            day = cut.day(start)
+            first, until = days.get(day, (start, end))
+            days[day] = min(first, start), max(until, end)
+    runs: list[list[int]] = []
+    before: date | None = None
+    for day in sorted(days):
+        if before is not None and day - before == timedelta(days=1):
+            runs[-1][1] = days[day][1]
+        else:
+            runs.append(list(days[day]))
+        before = day
+    event = {"event": "figures_corrected", "t": seconds(published_ms)}
+    return [event | {"from": seconds(start), "to": seconds(end)} for start, end in runs], last
+
+
+def make_producers(config: Config) -> list[ResultProducer]:
+    """Indicators, then balances. A site's own plan is read now, since the birth of the results contains its text."""
+    figures = LazyProducer("agent.service.results.indicators", "IndicatorResults", config)
+    if config.indicators.plan is not None:
+        figures.producer()
+    return [figures, LazyProducer("agent.service.results.balance", "BalanceResults", config)]
+
+
+class LazyProducer:
+    """A producer that is imported when the first interval closes; until then it costs no memory."""
+
+    def __init__(self, module: str, name: str, config: Config) -> None:
+        self._module, self._name, self._config = module, name, config
+        self._loaded: ResultProducer | None = None
+
+    def producer(self) -> ResultProducer:
+        """The producer itself."""
+        if self._loaded is None:
+            self._loaded = getattr(import_module(self._module), self._name)(self._config)
+        return self._loaded
+
+    def __call__(self, store: Store, start_ms: int, end_ms: int) -> Sequence[Mapping[str, Any]]:
+        return self.producer()(store, start_ms, end_ms)
+
+    def prepare(self, store: Store, start_ms: int) -> bool:
+        """There is nothing to prepare before there is a producer."""
+        return self._loaded is not None and self._loaded.prepare(store, start_ms)

@@ -1,0 +1,300 @@
+"""Rebuild intervals from packs: a stream's packs are read again into a new ledger, in slices.
+
+The growth of a counter is known from its last good reading on, and a step of it may wait a day for later readings to
+confirm it. So reading begins that long before the first interval that matters, and earlier if a counter had no reading
+then: the written intervals name its last reading.
+
+``IntervalRepair`` compares written intervals with their packs in the background, newest day first. If a database was
+written by a version that lost energy at restarts, or with other interval settings, its packs are right: one day of a
+stream at a time is rebuilt, and differences are appended as corrections. The progress of each stream is stored in the
+same transaction as the corrections.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agent.intervals import Cut
+from agent.intervals.anomalies import PATIENCE_MS
+from agent.intervals.contradictions import FOREVER, corrections
+from agent.intervals.ledger import Ledger
+from agent.intervals.page import DecodedPage, Page, PageSchema, Row, encode, mark_at
+from agent.intervals.replay import counter_events_in, take_body
+from agent.intervals.state import MAGIC, is_of_before
+from agent.intervals.tracked_points import Rule, track
+from agent.pack import seconds
+from agent.store import NewPage, Repair, Store
+from drivers.model import GatewayError
+
+log = logging.getLogger("meterhouse.intervals")
+SLICE_S = 0.02  # of the database thread, for comparing
+PACKS = 32  # per query
+
+RebuiltRows = list[tuple[PageSchema, list[Row]]]
+
+
+@dataclass(slots=True)
+class PackReplay:
+    """A stream whose packs are being read again.
+
+    ``trusted_ms``: intervals that begin from here on are the same as if all packs had been read from the first one.
+    """
+
+    stream: str
+    ledger: Ledger
+    trusted_ms: int
+    is_from_the_first: bool  # there is no earlier pack
+    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events that the packs contain
+
+    def read(self, store: Store, last: int, deadline_s: float) -> bool:
+        """Read packs up to ``last`` until ``time.monotonic()`` passes the deadline. True: all are read."""
+        ledger = self.ledger
+        while ledger.seq < last and time.monotonic() < deadline_s:
+            page = store.packs.after(self.stream, ledger.seq, last, PACKS)
+            if not page:
+                ledger.seq = last  # the rest was dropped by the size limit
+                break
+            for pack in page:
+                body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
+                take_body(ledger, body)
+                self.events |= counter_events_in(body)
+        return ledger.seq >= last
+
+
+def begin_replay(store: Store, stream: str, cut: Cut, rule: Rule, from_ms: int) -> PackReplay:
+    """A replay whose intervals can be trusted from ``from_ms`` on, or earlier; later if older packs are missing."""
+    first, first_ms = store.packs.first_pack(stream)
+    trusted_ms = cut.floor(min(from_ms, _oldest_last_reading(store, stream, cut, rule, from_ms, first_ms)))
+    seq = store.packs.seq_at(stream, trusted_ms - PATIENCE_MS)
+    ledger = Ledger(stream, cut, rule)
+    is_from_the_first = seq <= first
+    if is_from_the_first:
+        trusted_ms = 0 if first <= 1 else max(trusted_ms, first_ms + PATIENCE_MS)
+    if (birth := store.packs.birth_before(stream, seq)) is not None:
+        ledger.use(json.loads(birth)["table"])
+    ledger.seq = seq - 1
+    return PackReplay(stream, ledger, trusted_ms, is_from_the_first)
+
+
+def _oldest_last_reading(store: Store, stream: str, cut: Cut, rule: Rule, at_ms: int, first_ms: int) -> int:
+    """The oldest last reading of any point before an instant; the instant itself if no point was read before.
+
+    Later readings can change intervals from there on. Points without any reading are searched up to the first pack.
+    """
+    birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
+    columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
+    missing = {(column.point, column.epoch) for column in columns}
+    end_ms = oldest = at_ms
+    while missing and end_ms > first_ms:
+        start_ms = cut.stretch("day", end_ms - 1)[0]
+        found = _last_readings(store, stream, start_ms, end_ms, missing)
+        oldest = min(oldest, *found.values(), at_ms)
+        missing -= found.keys()
+        end_ms = start_ms
+    return oldest
+
+
+def _last_readings(
+    store: Store, stream: str, start_ms: int, end_ms: int, wanted: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
+    """When each counter, by point and epoch, was read last within the intervals of a time range."""
+    found: dict[tuple[str, str], int] = {}
+    for t in map(DecodedPage, store.intervals.interval_pages(start_ms, end_ms, [stream])):
+        for number, column in enumerate(t.shape.columns):
+            key = column.point, column.epoch
+            if key not in wanted:
+                continue
+            for n in reversed(range(t.page.rows)):
+                mark = mark_at(t, number, n, "last") if t.start[n] < end_ms else None
+                if mark is not None and mark.time_ms < end_ms:
+                    found[key] = max(found.get(key, 0), mark.time_ms)
+                    break
+    return found
+
+
+def split_rows(made: Sequence[tuple[PageSchema, Sequence[Row]]], at_ms: int) -> tuple[RebuiltRows, RebuiltRows]:
+    """Rows that begin before an instant, and the rest."""
+    before = [(shape, [row for row in rows if row.start_ms < at_ms]) for shape, rows in made]
+    after = [(shape, [row for row in rows if row.start_ms >= at_ms]) for shape, rows in made]
+    return [pair for pair in before if pair[1]], [pair for pair in after if pair[1]]
+
+
+def corrected_pages(
+    store: Store,
+    replay: PackReplay,
+    cut: Cut,
+    made: RebuiltRows,
+    to_ms: int,
+    next_ms: int = FOREVER,
+    open_ms: int = FOREVER,
+) -> list[NewPage]:
+    """Pages to append so that the written intervals before ``to_ms`` equal those of a replay, where it can be trusted.
+
+    Args:
+        next_ms: from here on the replay's ledger will write the intervals itself.
+        open_ms: see ``agent.intervals.contradictions``.
+    """
+    stream = replay.stream
+    first = max(replay.trusted_ms, min((row.start_ms for _, rows in made for row in rows), default=min(next_ms, to_ms)))
+    pages = store.intervals.interval_pages(first, to_ms, [stream]) if first < to_ms else ()
+
+    def is_coming(start_ms: int, end_ms: int) -> bool:
+        return start_ms >= next_ms and cut.stretch("interval", start_ms) != (start_ms, end_ms)
+
+    is_whole = not replay.trusted_ms
+    true = corrections(pages, made, first, to_ms, is_whole=is_whole, open_ms=open_ms, is_coming=is_coming)
+    return new_pages(stream, true, cut)
+
+
+def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -> RebuiltRows:
+    """The rows, corrections with a revision above the written ones of the same intervals.
+
+    Args:
+        until_ms: rows that begin before may be corrections as well: intervals were written up to here, and rebuilt.
+    """
+    late = [row for _, rows in made for row in rows if row.revision or row.start_ms < until_ms]
+    if not late:
+        return made
+    written: dict[int, int] = {}
+    for page in store.intervals.interval_pages(min(r.start_ms for r in late), max(r.end_ms for r in late), [stream]):
+        fields = Page(page.body)
+        for start, revision in zip(fields.row("start"), fields.row("revision"), strict=True):
+            written[start] = max(written.get(start, 0), revision)
+
+    def above(row: Row) -> Row:
+        if not row.revision and row.start_ms not in written:
+            return row
+        written[row.start_ms] = 1 + written.get(row.start_ms, 0)
+        return replace(row, revision=written[row.start_ms])
+
+    return [(shape, [above(row) for row in rows]) for shape, rows in made]
+
+
+def new_pages(
+    stream: str, made: Sequence[tuple[PageSchema, Sequence[Row]]], cut: Cut, published_ms: int = 0
+) -> list[NewPage]:
+    """Rows as pages for the store, at most one day per page: queries search no further back than that for a page.
+
+    Args:
+        published_ms: rows that begin before this change published results, as corrections do.
+    """
+    out = []
+    for shape, rows in made:
+        days: dict[object, list[Row]] = {}
+        for row in rows:
+            days.setdefault(cut.day(row.start_ms), []).append(row)
+        for mine in days.values():
+            changed = {(row.start_ms, row.end_ms) for row in mine if row.revision or row.start_ms < published_ms}
+            end_ms, body = max(row.end_ms for row in mine), encode(mine, len(shape.columns))
+            out.append(NewPage(stream, mine[0].start_ms, end_ms, shape.encode(), body, tuple(sorted(changed))))
+    return out
+
+
+@dataclass(slots=True)
+class _Day:
+    """One stream, from a midnight to where its repair has come."""
+
+    repair: Repair
+    replay: PackReplay
+    head: int
+    made: RebuiltRows = field(default_factory=list)
+
+    def is_over(self) -> bool:
+        """Is every interval of the day written, and every counter read after it or silent for a day?"""
+        ledger, end_ms = self.replay.ledger, self.repair.before_ms
+        if ledger.seq >= self.head or ledger.to_ms > end_ms + PATIENCE_MS:
+            return True
+        return ledger.row_builder.next_ms >= end_ms and ledger.open_ms("counter") >= end_ms
+
+
+class IntervalRepair:
+    """Compares written intervals with packs. Only the database thread touches it."""
+
+    def __init__(self, cut: Cut, rule: Rule) -> None:
+        self._cut, self._rule = cut, rule
+        self._day: _Day | None = None
+        self.left: dict[str, Repair] = {}  # not finished
+        self.oldest_ms = 0  # how far the packs of these go back
+        self.corrected = 0  # intervals, since the start
+
+    def open(self, store: Store, followed: Collection[str]) -> None:
+        """Continue repairs that were begun; begin those of devices that are no longer configured.
+
+        Args:
+            followed: streams with a ledger: their repair begins when they are caught up with, by ``add``.
+        """
+        begun = store.intervals.repairs()
+        for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
+            is_begun = stream in begun and begun[stream].seq == seq
+            if stream not in followed and is_of_before(front) and not is_begun:
+                begun[stream] = Repair(stream, seq, self._cut.stretch("day", store.packs.heads()[stream].to_ms)[1])
+        self.left = {stream: repair for stream, repair in begun.items() if repair.before_ms}
+        self._look_back(store)
+
+    def add(self, store: Store, repair: Repair) -> None:
+        """Add a stream whose newest day was rebuilt and stored with this note."""
+        if repair.before_ms:
+            self.left[repair.stream] = repair
+            self._look_back(store)
+
+    def _look_back(self, store: Store) -> None:
+        self.oldest_ms = min((store.packs.first_pack(stream)[1] for stream in self.left), default=0)
+
+    def facts(self) -> dict[str, Any]:
+        """For status: nothing, or how many streams are left, from when on all agree, and how old the first pack is."""
+        if not (left := list(self.left.values())):  # called in the loop while the database thread works
+            return {}
+        before_ms = max(repair.before_ms for repair in left)
+        return {"streams": len(left), "compared_from": seconds(before_ms), "packs_from": seconds(self.oldest_ms)}
+
+    def step(self, store: Store) -> bool:
+        """Read packs of the newest day that is left for one slice of time. True: there is more to do."""
+        end_s = time.monotonic() + SLICE_S
+        while self.left and time.monotonic() < end_s:
+            repair = max(self.left.values(), key=lambda one: (one.before_ms, one.stream))
+            try:
+                if self._day is None or self._day.repair != repair:
+                    self._day = self._begin(store, repair)
+                self._read(store, self._day, end_s)
+            except GatewayError:  # a disk error: later again, from the beginning of the day
+                self._day = None
+                raise
+            except Exception:  # a bug in a sum must never stop the sealing of readings
+                log.exception("internal error: older intervals of %s stay as written", repair.stream)
+                self._keep(store, repair, [], 0)
+        return bool(self.left)
+
+    def _begin(self, store: Store, repair: Repair) -> _Day:
+        from_ms = self._cut.stretch("day", repair.before_ms - 1)[0]
+        replay = begin_replay(store, repair.stream, self._cut, self._rule, from_ms)
+        return _Day(repair, replay, store.packs.heads()[repair.stream].seq)
+
+    def _read(self, store: Store, day: _Day, end_s: float) -> None:
+        replay, repair = day.replay, day.repair
+        while not day.is_over():
+            if time.monotonic() >= end_s:
+                return
+            replay.read(store, min(day.head, replay.ledger.seq + PACKS), end_s)
+            day.made += split_rows(replay.ledger.rows(), repair.before_ms)[0]
+            replay.ledger.counter_events = []
+        before_ms = 0 if replay.is_from_the_first else min(replay.trusted_ms, repair.before_ms - 1)
+        pages = corrected_pages(store, replay, self._cut, day.made, repair.before_ms)
+        self._keep(store, repair, pages, before_ms)
+
+    def _keep(self, store: Store, repair: Repair, pages: Sequence[NewPage], before_ms: int) -> None:
+        kept = Repair(repair.stream, repair.seq, before_ms)
+        store.intervals.add(pages, {}, [kept])
+        self._day = None
+        self.corrected += sum(len(page.changed) for page in pages)
+        if before_ms:
+            self.left[repair.stream] = kept
+            return
+        del self.left[repair.stream]
+        self._look_back(store)
+        if not self.left:
+            log.info("all written intervals were compared with their packs; corrected: %d", self.corrected)

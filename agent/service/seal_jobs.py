@@ -1,0 +1,216 @@
+"""Streams and the jobs that seal them: what was recorded, and how it becomes packs."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.pack import Mark, Packer, SealedPack, StreamTable, base64url, seconds
+from agent.store import LossNote
+from drivers.model import Reason
+from ext.ring import Ring
+
+SILENT_MS = 900_000  # a stream without readings is sealed at least this often
+LONG_MS = 3_600_000  # nothing for longer than this is stated at once instead of searched tick by tick
+OUT_OF_TURN_MS = 600_000
+
+
+@dataclass(slots=True)
+class TableVersion:
+    """One version of a stream's point table, in use from ``start_ms`` on."""
+
+    number: int  # in the ring
+    table: StreamTable
+    start_ms: int
+    positions: array[int] = field(default_factory=lambda: array("Q"))
+
+
+@dataclass(slots=True)
+class SealSegment:
+    """What to seal under one version of the table; ``taken``: how many of the positions sealing used up."""
+
+    number: int
+    table: StreamTable
+    positions: array[int]
+    to_ms: int
+    taken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSegment:
+    """The packs of one segment, and the ring records that are in them."""
+
+    stream: str
+    table: StreamTable
+    positions: array[int]
+    packs: list[SealedPack]
+
+
+@dataclass(slots=True)
+class SealJob:
+    """Seals one stream up to ``to_ms``: made in the loop, sealed in the database thread, booked in the loop."""
+
+    stream: Stream
+    to_ms: int
+    segments: list[SealSegment]
+    events: list[tuple[int, Mapping[str, Any]]]
+    unknown: Reason = Reason.STOPPED
+    start_ms: int | None = None  # the first job of a boot: nothing is known up to here
+    step_ms: int | None = None  # the clock was set: after sealing, the stream continues from here
+    # results:
+    packs: list[SealedPack] = field(default_factory=list)
+    sealed: list[SealedSegment] = field(default_factory=list)
+    losses: Sequence[LossNote] = ()  # that the first pack states
+    quiet: bool = False
+    _mark: Mark | None = None
+
+    def seal(self, ring: Ring, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
+        """Make the packs, table by table, the downtime first if there was one. In the database thread."""
+        packer = self.stream.packer
+        self._mark, self.losses = packer.mark(), losses
+        events = [*(loss_event(note) for note in losses), *(event for _, event in self.events)]
+        for segment in self.segments:
+            packs: list[SealedPack] = []
+            if not segment.table.same_as(packer.table):
+                packer.use(segment.table)
+            if self.start_ms is not None:
+                if packer.from_ms > self.start_ms:  # the clock was set back while the agent was stopped
+                    events.insert(0, packer.step(self.start_ms))
+                elif packer.from_ms < self.start_ms:
+                    # whatever keeps this boot from sealing now: before it, no agent ran
+                    packs += packer.absent(ring, self.start_ms, Reason.STOPPED, clock, events)
+                    events = []
+                self.start_ms = None
+            held = segment.positions[:]
+            empty_ms = _empty_until(ring, segment.positions, segment.to_ms)
+            if empty_ms - packer.from_ms > LONG_MS:  # sealing paused, and the ring was overwritten meanwhile
+                overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
+                reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown
+                packs += packer.absent(ring, empty_ms, reason, clock, events)
+                events = []
+            packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, self.unknown)
+            segment.taken = len(held) - len(segment.positions)
+            self.sealed.append(SealedSegment(self.stream.name, segment.table, held[: segment.taken], packs))
+            events = []
+        if self.step_ms is not None:
+            event = packer.step(self.step_ms)
+            self.sealed[-1].packs.extend(packer.seal(ring, self.segments[-1].positions, self.step_ms, clock, [event]))
+        self.packs = [pack for segment in self.sealed for pack in segment.packs]
+        self.quiet = packer.quiet
+
+    def undo(self) -> None:
+        """Put the packer back: the packs could not be signed or committed."""
+        if self._mark is not None:
+            self.stream.packer.restore(self._mark)
+
+
+class Stream:
+    """One stream in the running agent. Only the loop touches it; its packer belongs to the database thread."""
+
+    def __init__(self, name: str, packer: Packer, start_ms: int) -> None:
+        self.name = name
+        self.packer = packer
+        self.table_versions: deque[TableVersion] = deque()
+        self.events: list[tuple[int, Mapping[str, Any]]] = []
+        self.sealed_ms = start_ms
+        self.start_ms: int | None = start_ms
+        self.sealing = False  # a job is in the database thread
+        self.quiet = False  # the last pack held no reading ...
+        self.news = False  # ... and something was read since
+        self.readings = 0  # sealed since the start
+        self.gap_readings = 0
+        self.packs = 0
+
+    @property
+    def table_version(self) -> TableVersion:
+        """The version that is being recorded in now."""
+        return self.table_versions[-1]
+
+    def switch_table(self, number: int, table: StreamTable, start_ms: int) -> None:
+        """Record under another point table from the tick ``start_ms`` on."""
+        versions = self.table_versions
+        if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):
+            # nothing was recorded yet and no birth is out: the better known table serves from the start
+            versions.clear()
+            start_ms = self.start_ms
+        versions.append(TableVersion(number, table, start_ms))
+
+    def record(self, number: int, positions: Sequence[int], answered: bool) -> None:
+        """Add positions that a poll wrote for table ``number``."""
+        self.news |= answered
+        for version in reversed(self.table_versions):
+            if version.number == number:
+                version.positions.extend(positions)
+                return
+
+    def drop_overwritten(self, tail: int) -> None:
+        """Forget positions before ``tail`` in the ring: this must not grow, however long sealing pauses."""
+        if not self.sealing:
+            for version in self.table_versions:
+                del version.positions[: bisect_left(version.positions, tail)]
+
+    def due(self, to_ms: int) -> bool:
+        """Is there reason to seal up to ``to_ms``? A silent stream waits for the long interval."""
+        if self.start_ms is not None or self.events or not self.quiet:
+            return True
+        return self.news or to_ms - self.sealed_ms >= SILENT_MS
+
+    def job(self, to_ms: int, unknown: Reason = Reason.STOPPED) -> SealJob:
+        """What to seal now. The positions are copies: the loop goes on appending to its own."""
+        self.sealing = True
+        segments = []
+        versions = list(self.table_versions)
+        for n, version in enumerate(versions):
+            after = versions[n + 1].start_ms if n + 1 < len(versions) else to_ms
+            end = min(after, to_ms)
+            segments.append(SealSegment(version.number, version.table, version.positions[:], end))
+            if after >= to_ms:
+                break
+        events = [event for event in self.events if event[0] < to_ms]
+        return SealJob(self, to_ms, segments, events, unknown, self.start_ms)
+
+    def done(self, job: SealJob) -> None:
+        """The job is committed: count its packs and forget what it sealed."""
+        self.sealing = False
+        self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
+        self.start_ms = None
+        self.quiet = job.quiet
+        self.news = False
+        self.readings += sum(pack.records for pack in job.packs)
+        self.gap_readings += sum(pack.gap_readings for pack in job.packs)
+        self.packs += len(job.packs)
+        del self.events[: len(job.events)]
+        for segment in job.segments:
+            version = next(v for v in self.table_versions if v.number == segment.number)
+            del version.positions[: segment.taken]
+        while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
+            self.table_versions.popleft()
+
+
+def loss_event(note: LossNote) -> dict[str, Any]:
+    """The event by which a stream states that packs of its own had to be dropped."""
+    return {
+        "boot": note.boot,
+        "event": "loss",
+        "first": note.first,
+        "from": seconds(note.from_ms),
+        "hash": base64url(note.hash),
+        "last": note.last,
+        "reason": note.reason,
+        "t": seconds(time.time_ns() // 1_000_000),
+        "to": seconds(note.to_ms),
+    }
+
+
+def _empty_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
+    """A time before which the ring holds none of these records, with room for ticks answered out of turn."""
+    at = bisect_left(positions, ring.tail)
+    if at == len(positions):
+        return to_ms
+    oldest = ring.record(positions[at])
+    return min(oldest.tick_ms, to_ms) - OUT_OF_TURN_MS if oldest else 0

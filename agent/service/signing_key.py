@@ -1,0 +1,186 @@
+"""The active signing key, and the watcher of its file: a successor key is activated without a restart.
+
+The switch happens in the database thread between two rounds of sealing, so every stream changes between two packs of
+the same rounds. The records of the new key are committed and published before its first pack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.keys import TYP_PACK, Signer, current_records, is_sound, load_key
+from agent.service.db_thread import DatabaseThread
+from agent.store import Store
+from drivers.model import GatewayError
+
+log = logging.getLogger("meterhouse")
+LOOK_S = 2.0  # between checks of the key file; each costs one stat
+
+
+class ActiveKey:
+    """The key that signs now. Only the database thread signs with it and changes it."""
+
+    def __init__(self, signer: Signer, gateway: str) -> None:
+        self.signer, self._gateway = signer, gateway
+        self._sign = signer.signer(TYP_PACK)
+        self.records = b""  # the ``keys`` object that ends with this key
+
+    def sign(self, payload: bytes) -> str:
+        """The signature of a pack."""
+        return self._sign(payload)
+
+    def activate(self, store: Store, signer: Signer | None = None) -> bytes:
+        """Record a key and sign with it from now on; by default the key that was given at the start.
+
+        Returns:
+            The ``keys`` object to publish; identical bytes as long as the key is the same.
+
+        Raises:
+            KeyFileError: the key is not a successor of the previous one; then nothing has changed.
+        """
+        signer = signer or self.signer
+        data = self.records_of(store, signer)
+        store.keys.add(json.loads(data)["counter"], data)
+        self.switch(signer, data)
+        return data
+
+    def records_of(self, store: Store, signer: Signer) -> bytes:
+        """The ``keys`` object that ends with this key. Raises KeyFileError if it does not follow the previous key."""
+        while (kept := store.keys.newest()) is not None and not is_sound(kept[1]):
+            log.error("the key records with counter %d in the store do not match their signature; dropped", kept[0])
+            store.keys.delete(kept[0])
+        return current_records(signer, self._gateway, kept[1] if kept else None)
+
+    def switch(self, signer: Signer, records: bytes) -> None:
+        """Sign with this key from now on; its records are durable already."""
+        self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), records
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedKey:
+    """A key file and its content. ``signer`` None: the active key; else a successor with its ``records``."""
+
+    path: Path
+    stamp: tuple[int, int, int] | None
+    signer: Signer | None = None
+    records: bytes = b""
+
+    @property
+    def counter(self) -> int:
+        """The counter of its records."""
+        return int(json.loads(self.records)["counter"])
+
+
+class KeyFileWatcher:
+    """Checks whether the key file changed. Only the loop touches it.
+
+    Args:
+        path: the configured key file.
+        publish: called in the database thread with a new ``keys`` object, before anything is signed with its key.
+        note: adds an event to the gateway's stream.
+        after: called after each change; makes a checkpoint that shows where the new key began.
+    """
+
+    def __init__(
+        self,
+        active_key: ActiveKey,
+        path: Path,
+        writer: DatabaseThread,
+        publish: Callable[[bytes], object],
+        note: Callable[[Mapping[str, Any]], object],
+        after: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._active_key, self._path, self._writer = active_key, path, writer
+        self._publish, self._note, self._after = publish, note, after
+        self._stamp = _stamp(path)
+        self._lock = asyncio.Lock()
+        self._trouble = ""
+        self.last_unused_hold_s = -math.inf  # monotonic; when a tool last paused sealing without making a new key
+
+    @property
+    def kid(self) -> str:
+        """Thumbprint of the key that signs now."""
+        return self._active_key.signer.kid
+
+    async def run(self) -> None:
+        """Check until cancelled."""
+        while True:
+            await self.check()
+            await asyncio.sleep(LOOK_S)
+
+    def locked(self) -> asyncio.Lock:
+        """``async with``: only ``activate`` changes the key meanwhile."""
+        return self._lock
+
+    async def prepare(self, path: Path) -> PreparedKey:
+        """The key in this file, ready to be activated. Raises GatewayError."""
+        stamp = _stamp(path)
+        signer = await asyncio.to_thread(load_key, path)  # a token may be slow
+        if signer.kid == self.kid:
+            return PreparedKey(path, stamp)
+        records = await self._writer.call(lambda store: self._active_key.records_of(store, signer))
+        return PreparedKey(path, stamp, signer, records)
+
+    async def activate(self, key: PreparedKey) -> None:
+        """Sign with a prepared key whose records are durable; call ``announce`` afterwards."""
+
+        def switch(store: Store) -> None:
+            if key.signer is not None:
+                self._publish(key.records)
+                self._active_key.switch(key.signer, key.records)
+
+        await self._writer.call(switch)
+        self._path, self._stamp, self._trouble = key.path, key.stamp, ""
+
+    async def check(self) -> None:
+        """Activate the key in the file if it has changed. On an error the active key continues to sign."""
+        async with self._lock:
+            stamp = _stamp(self._path)
+            if stamp == self._stamp:
+                return
+            try:
+                await self._change(self._path)
+            except GatewayError as error:
+                if str(error) != self._trouble:
+                    log.error("keeping the current signing key: %s", error)
+                self._trouble = str(error)
+            if stamp is not None:  # a missing file is not a new state
+                self._stamp = stamp
+
+    async def _change(self, path: Path) -> None:
+        key, before = await self.prepare(path), self.kid
+        self._trouble = ""
+        if (signer := key.signer) is None:
+            return
+
+        def take_up(store: Store) -> None:
+            self._publish(self._active_key.activate(store, signer))
+
+        await self._writer.call(take_up)
+        await self.announce(before)
+
+    async def announce(self, before: str) -> None:
+        """Log and record that the key changed from the one with this thumbprint; nothing if it is the same."""
+        if self.kid == before:
+            return
+        counter = json.loads(self._active_key.records)["counter"]
+        self._note({"counter": counter, "event": "key", "new": self.kid, "old": before})
+        log.warning("signing key changed from %s to %s", before, self.kid)
+        await self._after()
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Changes with the file; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns

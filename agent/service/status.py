@@ -1,0 +1,301 @@
+"""The status of the agent for local tools: ``snapshot.json``, and the same numbers as Prometheus metrics.
+
+Metrics are in the text format of node_exporter's textfile collector; no socket is opened. Their names follow the
+conventions of Prometheus: base units, ``_total`` for what only grows, labels for many of a kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import agent
+import ext.clock
+from agent.config import Config
+from agent.pack import seconds
+from agent.service.births import Device
+from agent.service.identity import quirks_summary
+from agent.service.seal_jobs import TableVersion
+from drivers.line import Line
+
+if TYPE_CHECKING:
+    from agent.service.app import Service
+
+METRICS_EVERY_S = 10.0
+
+
+class StatusFile:
+    """Writes ``snapshot.json`` in the runtime directory; mode 0640, like the ring."""
+
+    def __init__(self, config: Config, boot: str, ring_name: str) -> None:
+        self._path = config.snapshot_path
+        self._metrics_path, self._metrics_due = config.runtime_dir / "metrics.prom", 0.0
+        self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
+        self._tables = "{}"
+        self._fixed = {
+            "site": config.site,
+            "gateway": config.gateway,
+            "boot": boot,
+            "pid": os.getpid(),
+            "ring": ring_name,
+            "version": agent.__version__,
+        }
+
+    def write(self, service: Service) -> None:
+        """Replace the file. The runtime directory is in memory: this does not wear out a flash card."""
+        versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
+        if (numbers := tuple(version.number for _, version in versions)) != self._named:
+            self._named, self._tables = numbers, _tables(versions)
+        content = {**self._fixed, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
+        if time.monotonic() >= self._metrics_due:
+            self._metrics_due = time.monotonic() + METRICS_EVERY_S
+            write_atomic(self._metrics_path, metrics_text(content))
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        write_atomic(self._path, f'{text[:-1]},"tables":{self._tables}}}')
+
+    def remove(self) -> None:
+        """Remove the files at the end: tools must not show old values."""
+        self._path.unlink(missing_ok=True)
+        self._metrics_path.unlink(missing_ok=True)
+
+
+def status(service: Service) -> dict[str, Any]:
+    """Devices, lines, uplinks, store and clock at this moment, as in ``snapshot.json``."""
+    clock = ext.clock.state()
+    return {
+        "started": seconds(service.started_ms),
+        "key": {"alg": service.active_key.signer.alg, "thumbprint": service.active_key.signer.kid},
+        "config": {
+            "hash": service.config.hash(),
+            "loaded": seconds(service.loaded_ms),
+            "complaints": service.complaints,
+        },
+        "devices": {device.config.name: _device_facts(device, service.grid.now_ms()) for device in service.devices},
+        "lines": {name: _line_facts(line) for name, line in service.lines.items()},
+        "uplinks": {uplink.name: asdict(uplink.state()) for uplink in service.uplinks},
+        "store": _store_facts(service),
+        "intervals": service.publisher.facts(),
+        "clock": {"synced": clock.synced, "error_ms": None if clock.error_us is None else clock.error_us / 1000},
+    }
+
+
+def _store_facts(service: Service) -> dict[str, Any]:
+    """Sizes and backlog are as old as the last feed of the watchdog, a few seconds."""
+    facts: dict[str, Any] = {"trouble": service.sealing.trouble, "path": str(service.config.store_path)}
+    if (usage := service.watchdog.usage) is not None:
+        facts |= {
+            "size_bytes": usage.disk_bytes,
+            "limit_bytes": usage.max_bytes,
+            "disk_free_bytes": usage.free_disk_bytes,
+            "packs": usage.packs,
+            "pending": usage.pending,
+            "lost_packs": service.watchdog.lost_packs,
+        }
+    return facts | service.scrubber.facts()
+
+
+def summary(service: Service) -> str:
+    """One line for ``systemctl status``."""
+    lives = [device.poll.life.value for device in service.devices]
+    parts = [f"{lives.count('alive')} of {len(lives)} devices answer"]
+    if asleep := sum(device.poll.is_asleep(service.grid.now_ms()) for device in service.devices):
+        parts[0] += f", {asleep} asleep"
+    for uplink in service.uplinks:
+        state = uplink.state()
+        parts.append(
+            f"{uplink.name} {'connected' if state.connected else 'not connected'}, {state.waiting} packs pending"
+        )
+    if service.sealing.trouble:
+        parts.append(f"store error: {service.sealing.trouble}")
+    if service.complaints:
+        parts.append("the configuration on disk was rejected, the previous one stays in effect")
+    return "; ".join(parts)[:400]
+
+
+def _tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
+    """The point tables of the ring's records, as JSON."""
+    points: dict[int, str] = {}  # devices of one kind share their points
+    rows = []
+    for stream, version in versions:
+        table = version.table.points
+        if id(table) not in points:
+            named = [{"n": n, "u": unit, "kind": kind} for n, unit, kind in table.names]
+            points[id(table)] = json.dumps(named, ensure_ascii=False, separators=(",", ":"))
+        rows.append(f'"{version.number}":{{"stream":{json.dumps(stream)},"points":{points[id(table)]}}}')
+    return "{" + ",".join(rows) + "}"
+
+
+def _device_facts(device: Device, now_ms: int) -> dict[str, Any]:
+    poll, stream = device.poll, device.stream
+    return {
+        "line": device.config.line,
+        "profile": device.profile.id,
+        "variant": poll.driver.spec.variant or None,
+        "life": "asleep" if poll.is_asleep(now_ms) else poll.life.value,
+        "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
+        "error": poll.last_error or None,
+        "overloads": poll.overloads,
+        "identity": device.identity,
+        "epoch": stream.table_version.table.facts.epoch,
+        "learned": quirks_summary(poll.driver) or None,
+        "readings": stream.readings,
+        "gap_readings": stream.gap_readings,
+        "packs": stream.packs,
+        "sealed_to": seconds(stream.sealed_ms),
+    }
+
+
+def _line_facts(line: Line) -> dict[str, Any]:
+    stats = line.stats
+    return {
+        "url": line.config.url,
+        "open": line.is_open,
+        "lent": line.lent or None,
+        "busy_share": round(stats.busy_share(time.monotonic_ns()), 4),
+        "sent": {str(function): count for function, count in sorted(stats.sent.items())},
+        "answers": stats.answers,
+        "timeouts": stats.timeouts,
+        "broken": stats.broken,
+        "mismatches": stats.mismatches,
+        "exceptions": stats.exceptions,
+        "stale": stats.stale,
+        "foreign": stats.foreign,
+        "opened": stats.opened,
+        "open_failures": stats.open_failures,
+        "lost": stats.lost,
+        "notes": stats.notes,
+    }
+
+
+# --- metrics
+
+Labels = Mapping[str, str]
+Sample = tuple[Labels, float | int | bool | None]
+LINE_ERRORS = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
+
+
+class Family(NamedTuple):
+    """One metric: counters end in ``_total``. Samples without a value are left out."""
+
+    name: str
+    help: str
+    samples: Sequence[Sample]
+
+
+def metrics_text(facts: Mapping[str, Any]) -> str:
+    """The snapshot of the agent as metrics, ending in a newline."""
+    out: list[str] = []
+    for name, words, samples in families(facts):
+        lines = [
+            f"meterhouse_{name}{_labels(labels)} {_number(value)}" for labels, value in samples if value is not None
+        ]
+        if lines:
+            kind = "counter" if name.endswith("_total") else "gauge"
+            out += [f"# HELP meterhouse_{name} {words}", f"# TYPE meterhouse_{name} {kind}", *lines]
+    return "\n".join(out) + "\n"
+
+
+def families(facts: Mapping[str, Any]) -> Iterable[Family]:
+    """All metrics."""
+    config, store, clock = facts["config"], facts["store"], facts["clock"]
+    who = {name: str(facts[name]) for name in ("site", "gateway", "version", "boot")}
+    one: Labels = {}
+    yield Family("info", "Which gateway this is; the value is always 1.", [(who, 1)])
+    yield Family("start_time_seconds", "When the agent started, in seconds since the epoch.", [(one, facts["started"])])
+    yield Family("config_loaded_time_seconds", "When the configuration in force was read.", [(one, config["loaded"])])
+    complaints = [(one, len(config["complaints"]))]
+    yield Family("config_complaints", "What is wrong with a configuration that was not taken; 0 is good.", complaints)
+    yield Family(
+        "store_trouble",
+        "1 while the store cannot commit and readings wait in the ring.",
+        [(one, bool(store["trouble"]))],
+    )
+    for key, words in (
+        ("size_bytes", "What database, WAL and reserve take on the disk."),
+        ("limit_bytes", "What they may take at most."),
+        ("disk_free_bytes", "What is free on that disk."),
+    ):
+        yield Family(f"store_{key}", words, [(one, store.get(key))])
+    yield Family(
+        "store_lost_packs_total",
+        "Packs dropped by the size cap before they were confirmed.",
+        [(one, store.get("lost_packs"))],
+    )
+    yield Family("clock_synchronized", "1 if the kernel says that its clock is synchronised.", [(one, clock["synced"])])
+    error_ms = clock["error_ms"]
+    error_s = None if error_ms is None else error_ms / 1000
+    yield Family("clock_error_seconds", "How wrong the clock may be, by the kernel.", [(one, error_s)])
+    yield from _devices(facts["devices"])
+    yield from _lines(facts["lines"])
+    yield from _uplinks(facts["uplinks"], store.get("pending", {}))
+
+
+def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[Family]:
+    rows = [({"device": name, "line": device["line"]}, device) for name, device in devices.items()]
+    yield Family("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
+    asleep = [(labels, d["life"] == "asleep") for labels, d in rows]
+    yield Family("device_asleep", "1 if it is silent in the dark, as its profile says of it.", asleep)
+    for name, key, words in (
+        ("device_last_answer_timestamp_seconds", "last_answer", "When it answered last."),
+        ("device_sealed_timestamp_seconds", "sealed_to", "Up to when its readings are sealed and stored."),
+        ("device_readings_total", "readings", "Readings sealed since the start."),
+        ("device_gap_readings_total", "gap_readings", "Readings that were due and are stated as missing."),
+        ("device_packs_total", "packs", "Packs sealed since the start."),
+        ("device_overloads_total", "overloads", "Ticks that were not begun before the next was due."),
+    ):
+        yield Family(name, words, [(labels, device[key]) for labels, device in rows])
+
+
+def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[Family]:
+    rows = [({"line": name}, line) for name, line in lines.items()]
+    yield Family("line_open", "1 if the port or connection is open.", [(labels, line["open"]) for labels, line in rows])
+    yield Family(
+        "line_lent", "1 while a tool has it on lease.", [(labels, bool(line["lent"])) for labels, line in rows]
+    )
+    yield Family(
+        "line_busy_ratio", "Share of the line's time in use.", [(labels, line["busy_share"]) for labels, line in rows]
+    )
+    sent = [({**labels, "function": f}, count) for labels, line in rows for f, count in line["sent"].items()]
+    yield Family("line_requests_total", "Requests sent, by function or control code.", sent)
+    yield Family("line_answers_total", "Answers that were good.", [(labels, line["answers"]) for labels, line in rows])
+    wrong = [({**labels, "kind": kind}, line[kind]) for labels, line in rows for kind in LINE_ERRORS]
+    yield Family("line_errors_total", "What went wrong on the line, by kind.", wrong)
+
+
+def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int]) -> Iterable[Family]:
+    rows = [({"destination": name}, uplink) for name, uplink in uplinks.items()]
+    waiting = [({"destination": name}, count) for name, count in pending.items()]
+    yield Family("uplink_connected", "1 if the broker is connected.", [(labels, u["connected"]) for labels, u in rows])
+    yield Family("uplink_backlog_packs", "Packs in the store that it has not confirmed.", waiting)
+    for name, key, words in (
+        ("uplink_in_flight_packs", "in_flight", "Packs sent and not acknowledged."),
+        ("uplink_confirmed_packs_total", "confirmed", "Packs confirmed since the start."),
+        ("uplink_refused_packs_total", "refused", "Packs that the broker refused."),
+        ("uplink_connects_total", "connects", "Connections made."),
+        ("uplink_sent_bytes_total", "sent_bytes", "Bytes of packs sent."),
+    ):
+        yield Family(name, words, [(labels, uplink[key]) for labels, uplink in rows])
+
+
+def _labels(labels: Labels) -> str:
+    if not labels:
+        return ""
+    quoted = (value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") for value in labels.values())
+    return "{" + ",".join(f'{name}="{value}"' for name, value in zip(labels, quoted, strict=True)) + "}"
+
+
+def _number(value: float | int | bool) -> str:
+    return str(int(value)) if isinstance(value, bool) else repr(value)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file, mode 0640: readers see the old text or the new one, never a part of it."""
+    new = path.with_suffix(".new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as stream:
+        stream.write(text)
+    new.replace(path)

@@ -1,0 +1,89 @@
+"""sd_notify messages, and the systemd watchdog: fed only while devices are polled and packs can be committed.
+
+The watchdog is fed from the sealing loop, through the database thread. If either hangs, systemd (``WatchdogSec=``)
+restarts the agent; the ring keeps what was read. A full disk, a dead line or an unreachable broker do not stop the
+feeding: a restart would not help.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+from agent.service.db_thread import DatabaseThread
+from agent.service.devices import DeviceManager
+from agent.store import Usage
+
+log = logging.getLogger("meterhouse")
+FEED_S = 10.0
+STUCK_S = 300.0  # every answer and every timeout counts as progress, and none of them takes so long
+
+
+def notify(message: str) -> None:
+    """Send one message such as ``READY=1``. Silent where no service manager listens."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
+        try:
+            door.sendto(message.encode(), address)
+        except OSError:
+            return  # the service manager is gone: the agent runs on
+
+
+class Watchdog:
+    """Feeds at most every ``FEED_S``, three times as often as systemd requires.
+
+    Args:
+        status_line: what ``systemctl status`` shows.
+        environ: holds how long systemd waits (``WATCHDOG_USEC``).
+    """
+
+    def __init__(
+        self,
+        writer: DatabaseThread,
+        device_manager: DeviceManager,
+        status_line: Callable[[], str],
+        environ: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+        send: Callable[[str], None] = notify,
+    ) -> None:
+        self._writer, self._device_manager, self._status_line = writer, device_manager, status_line
+        self._clock, self._send = clock, send
+        wanted = environ.get("WATCHDOG_USEC", "")
+        self.every_s = min(FEED_S, int(wanted) / 3e6) if wanted.isdigit() and int(wanted) else FEED_S
+        self._next_s = 0.0
+        self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # line -> its counters, unchanged since
+        self._logged: set[str] = set()
+        self.usage: Usage | None = None  # of the store, when last fed
+        self.lost_packs = 0
+
+    async def feed(self) -> None:
+        """Called at each turn of the sealing loop. Waits for the database thread."""
+        if self._clock() < self._next_s:
+            return
+        self.usage, self.lost_packs = await self._writer.call(lambda store: (store.usage(), store.lost_packs))
+        now_s = self._clock()
+        self._next_s = now_s + self.every_s
+        if not self._stuck(now_s):
+            self._send(f"WATCHDOG=1\nSTATUS={self._status_line()}")
+
+    def _stuck(self, now_s: float) -> bool:
+        """Does a poll on some line neither progress nor end?"""
+        stuck = set()
+        for name, poller in self._device_manager.pollers.items():
+            stats = self._device_manager.lines[name].stats
+            done = (poller.turns, stats.answers, stats.timeouts, stats.broken, stats.mismatches, stats.exceptions,
+                    stats.open_failures, stats.lost, sum(stats.sent.values()))  # fmt: skip
+            before, since_s = self._progress.get(name, ((), now_s))
+            self._progress[name] = (done, since_s if done == before and poller.busy else now_s)
+            if now_s - self._progress[name][1] > STUCK_S:
+                stuck.add(name)
+        for name in sorted(stuck - self._logged):
+            log.critical("line %s has made no progress for %.0f s; the watchdog will restart the agent", name, STUCK_S)
+        self._logged = stuck
+        return bool(stuck)
