@@ -1,4 +1,4 @@
-"""What store and uplink say to each other, as plain values: neither imports the other."""
+"""The contract between store and uplink, as plain values: neither imports the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OutboxItem:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """A platform's word that it holds packs ``first`` to ``last`` of a boot; ``hash`` is that of ``last``."""
+    """A platform confirms packs ``first`` to ``last`` of a boot; ``hash`` is the hash of ``last``."""
 
     stream: str
     boot: str
@@ -34,7 +34,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Sequences that are no longer here; ``loss``: what the stream's packs say of it, None where retention ended."""
+    """Sequences that are no longer here; ``loss``: the loss event of the stream, None where the packs expired."""
 
     first: int
     last: int
@@ -43,7 +43,7 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPage:
-    """Part of the answer to a replay. ``next_seq``: where to go on, 0 at the end; ``refused``: why there is none."""
+    """Part of the answer to a replay. ``next_seq``: where the next page begins, 0 at the end; ``refused``: a reason."""
 
     items: Sequence[OutboxItem] = ()
     gone: Sequence[Gone] = ()
@@ -52,7 +52,7 @@ class ReplayPage:
 
 
 class Outbox(Protocol):
-    """The store as an uplink sees it. Every call returns at once; the work is done in the writer thread."""
+    """The store as an uplink sees it. Each call returns at once; the writer thread does the work."""
 
     def fetch(
         self,
@@ -64,20 +64,20 @@ class Outbox(Protocol):
     ) -> None:
         """Unconfirmed packs with an id above ``after_id``, oldest first, to ``callback`` (in the writer thread).
 
-        At most ``limit`` packs and ``max_bytes`` (but one at least, if there is one). An empty answer means: no more.
+        At most ``limit`` packs and ``max_bytes``, but at least one pack if there is one. Empty: there are no more.
         """
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
         """The newest birth of each stream whose name is above ``after``, by name; otherwise as ``fetch``."""
 
     def leaving(self) -> None:
-        """Something is about to be handed to a destination: to be called before, each time. Costs next to nothing."""
+        """To be called before each message that is sent to a destination. Cheap."""
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
-        """These packs have left the outbox of ``dest``."""
+        """Remove these packs from the outbox of ``dest``."""
 
     def acknowledge(self, dest: str, ack: Ack, callback: Callable[[str | None], None]) -> None:
-        """Confirm what ``ack`` covers. ``callback`` (in the writer thread) gets None, or why the ack is not ours."""
+        """Confirm what ``ack`` covers. ``callback`` (in the writer thread) gets None, or why it was rejected."""
 
     def replay(
         self,
@@ -92,4 +92,4 @@ class Outbox(Protocol):
         """Packs ``first`` to ``last`` of a stream (and boot) as published, confirmed or not; otherwise as ``fetch``."""
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Write down that ``size`` bytes more are replayed to ``dest`` on ``day``; ``callback`` gets that day's sum."""
+        """Record ``size`` more bytes of replay to ``dest`` on ``day``; ``callback`` gets the sum of that day."""
