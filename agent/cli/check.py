@@ -1,4 +1,4 @@
-"""`meterhouse check`: is the configuration right, what will be asked, and does the line bear it?"""
+"""`meterhouse check`: the configuration, the planned requests, and the load of each line."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
 
 
 def find_notes(config: Config) -> list[Note]:
-    """What this machine lacks of what the configuration names. Only the key is needed to start."""
+    """Files, groups and ports of the configuration that are missing here. Only the key is needed to start."""
     from agent.config import ControlConfig, Note
     from agent.service.control.peer import gid_of
 
@@ -151,7 +151,7 @@ def find_notes(config: Config) -> list[Note]:
 
 
 def _is_hidden(folder: Path) -> bool:
-    """Is it there, and this user may not see what is in it?"""
+    """Does the file exist, but this user cannot read it?"""
     return os.path.isdir(folder) and not os.access(folder, os.X_OK)
 
 
@@ -193,7 +193,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
 
 
 def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) -> dict[str, Any]:
-    """What is in force, what it costs, and what deserves a look."""
+    """Print what takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
 
     costs = list(costs)
@@ -240,7 +240,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     console = open_console()
     store = config.store
     more = f" and {len(config.files) - 1} of conf.d" if len(config.files) > 1 else ""
-    # field pain 54: what is really in force, not what somebody believes
+    # field pain 54: show what really takes effect
     facts = plain_table("", "what", "in force")
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)

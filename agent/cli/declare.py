@@ -1,4 +1,4 @@
-"""`meterhouse declare`: what no meter says, attested by a person."""
+"""`meterhouse declare`: inputs that no meter measures, attested by a person."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _day(seconds: float, zone: ZoneInfo) -> str:
 
 
 def _by(entry: dict[str, Any]) -> str:
-    """Who entered it, as the kernel said; "" before that was kept."""
+    """The user who entered it, by the kernel; "" in older entries."""
     by = entry.get("by", {})
     return str(by.get("login") or (f"uid {by['uid']}" if by else ""))
 

@@ -259,7 +259,7 @@ def _models(found: Profile, points: tuple[Point, ...], words: Mapping[int, int],
     frame: Json = {"profile": found.id, "variant": None, "protocol": found.protocol}
     shown = [_profile_json(reading, by_name[name]) for name, reading in readings.items()]
     for reading in shown:
-        del reading["address"]  # it is the device that says where its points are
+        del reading["address"]  # the device itself has the addresses of its points
     return {
         "frame": frame | {"address": address, "identity": identity},
         "readings": shown,
@@ -287,7 +287,7 @@ def _dump(file: Path) -> Mapping[str, Any]:
 
 
 def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
-    """Function -> address -> word. ``registers`` with ``function`` says the same in one table."""
+    """Function -> address -> word. ``registers`` with ``function`` is the short form for one table."""
     spaces = {"coils": 1, "inputs": 2, "discrete": 2, "holding": 3, "input": 4}
     image: dict[int, dict[int, int]] = {}
     for key, function in spaces.items():

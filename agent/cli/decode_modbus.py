@@ -1,6 +1,7 @@
-"""What a Modbus frame says: ``meterhouse decode modbus-rtu`` and ``modbus-tcp``.
+"""Explain Modbus frames: ``meterhouse decode modbus-rtu`` and ``modbus-tcp``.
 
-A frame alone does not tell whether it asks or answers; where both are possible the length decides, and an answer wins.
+A frame alone does not show whether it is a request or a response; the length decides, and if both fit, a response is
+assumed.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ IDENTITY: Mapping[int, str] = {
     5: "model name",
     6: "application",
 }
-_SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames say how long they are
+_SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames contain their length
 _AA55 = b"\xaa\x55"  # some inverters put it before an RTU answer sent by UDP
 
 
@@ -195,7 +196,7 @@ def decode_tcp(stream: bytes) -> Json:
 
 
 def _unproven(envelope: Json, pdu: bytes) -> Json:
-    """What a broken frame seems to say."""
+    """The likely content of a broken frame."""
     exception = pdu[1] if pdu[0] & 0x80 and len(pdu) > 1 else None
     return {**envelope, "function": pdu[0] & 0x7F, "exception": exception, "pdu_hex": pdu.hex()}
 
@@ -213,7 +214,7 @@ def _result(described: list[tuple[Json, list[Json]]]) -> Json:
 
 
 def _explain(envelope: Json, pdu: bytes) -> tuple[Json, list[Json]]:
-    """The envelope with what the PDU says, and the readings in it."""
+    """The envelope with the decoded PDU and its readings."""
     function = pdu[0] & 0x7F
     frame: Json = {
         **envelope,
@@ -245,7 +246,7 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
 
 
 def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
-    """Functions that meters hardly use: which side speaks and what of, where the length tells."""
+    """Functions that meters hardly use: direction and content, as far as the length shows them."""
     size = len(pdu)
     told: Json = {"kind": "not explained further"}
     if function in {7, 11, 12, 17} and size == 1:
@@ -342,7 +343,7 @@ def _word(address: int, value: int | bool, raw: bytes) -> Json:
 
 
 def _words(first: int, payload: bytes) -> list[Json]:
-    """A reading per register; in answers the name is its position, since the frame does not say the address."""
+    """A reading for each register; in responses the name is its position, because the frame has no address."""
     return [_word(first + i, word, word.to_bytes(2)) for i, word in enumerate(_registers(payload))]
 
 

@@ -1,4 +1,4 @@
-"""`meterhouse demo`: the whole road from simulated meters to a verifier, on this machine alone."""
+"""`meterhouse demo`: from simulated meters to a verifier, on this machine alone."""
 
 from __future__ import annotations
 
@@ -161,9 +161,9 @@ def demo(
 def _raise_curtain(
     stack: contextlib.ExitStack, folder: Path, seed: int, speed: float, faults: tuple[str, ...]
 ) -> Stage:
-    """Broker, devices, key, verifier, agent: in this order, each one answering before the next is started.
+    """Broker, devices, key, verifier, agent: in this order, each one ready before the next is started.
 
-    The verifier listens before the first pack is sent: this broker says that it took what nobody subscribes to.
+    The verifier subscribes before the first pack is sent: this broker acknowledges messages without subscribers.
     """
     from agent.cli.demo_screen import Board
     from agent.keys import create_key

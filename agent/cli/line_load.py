@@ -31,7 +31,7 @@ class PaceCost:
 
     @property
     def share(self) -> float:
-        """Of the line's time; what is read once a day does not count."""
+        """Share of the line's time; points read once a day are not counted."""
         return 0.0 if self.pace == "once" else self.cost.line_time_s * 1000 / self.period_ms
 
     def __str__(self) -> str:
@@ -103,12 +103,12 @@ def ring_seconds(config: Config, costs: Sequence[PaceCost]) -> float:
 
 
 def ring_bytes(config: Config) -> int:
-    """The ring's real size: a power of two, not above what is configured."""
+    """The ring's real size: a power of two, at most the configured size."""
     return 1 << (config.ring.size_bytes.bit_length() - 1)
 
 
 def ring_notes(config: Config, costs: Sequence[PaceCost]) -> list[Note]:
-    """A ring that is too small for the time that the store may need, or not as large as it was said to be."""
+    """Notes on a ring that is too small for a slow store, or smaller than configured."""
     notes: list[Note] = []
     if ring_bytes(config) != config.ring.size_bytes:
         what = f"{show_bytes(config.ring.size_bytes)} becomes {show_bytes(ring_bytes(config))}"

@@ -26,7 +26,7 @@ NO_SUBSCRIBERS, UNSUPPORTED = 0x10, 0x84  # reason codes of MQTT 5
 LAST = 2**53
 MAX_REPLIES: Final = 10_000  # to one request
 MAX_REPLY_BYTES: Final = 64 << 10
-MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to tell a pack that comes twice
+MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to recognise duplicates
 
 
 @click.command()
@@ -138,11 +138,11 @@ class Asking:
         base = PREFIX + stream.rpartition("/")[0]
         self._topics = (f"{base}/replay/reply", f"{PREFIX}{stream}/backfill")
         self._ask_topic, self._request = f"{base}/replay/request", json.dumps(request)
-        self._heard = False  # something came that a broker says to a client of its version
+        self._heard = False  # the broker answered to this protocol version
         self._client: BoundedClient | None = None
 
     def dial(self, version: int) -> None:
-        """Connect as MQTT 5 or 4 (3.1.1). Raises BrokerError where nobody is there."""
+        """Connect as MQTT 5 or 4 (3.1.1). Raises BrokerError if there is no broker."""
         from paho.mqtt.enums import MQTTProtocolVersion
 
         from agent.verify.live import KEEPALIVE_S, MAX_PACKET, Mail, tls_context
@@ -167,7 +167,7 @@ class Asking:
 
     def hang_up(self) -> None:
         """Leave nothing running."""
-        self.mail.close()  # whoever waits for room in it goes on
+        self.mail.close()  # release the waiting producer
         if self._client:
             from agent.verify.mqtt import hang_up
 

@@ -1,4 +1,4 @@
-"""`meterhouse status`: what the running agent says of itself."""
+"""`meterhouse status`: the state of the running agent."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
 
 
 def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]:
-    """What is not well, as sentences, by exit code."""
+    """Problems, as sentences, by exit code."""
     faults: dict[int, list[str]] = {}
 
     def add(code: int, text: str) -> None:
@@ -86,7 +86,7 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
         why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
         if device.get("life") == "dead":
             add(LINE, f"device {name} does not respond{why}")
-        elif device.get("life") == "unknown" and why:  # its line is down: nobody knows how it is
+        elif device.get("life") == "unknown" and why:  # its line is down: the state of the device is unknown
             add(LINE, f"device {name} is not reached{why}")
     for name, uplink in snapshot.get("uplinks", {}).items():
         if not uplink.get("connected", True):
@@ -97,7 +97,7 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
 
 
 def interval_notes(facts: Mapping[str, Any]) -> list[str]:
-    """What is still to be done before all intervals are known, a sentence each."""
+    """Pending work before all intervals are known, a sentence each."""
     notes = []
     if count := facts.get("reading"):
         notes.append(f"intervals: reading the packs of {count} devices")
@@ -127,7 +127,7 @@ def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
 def to_json(
     snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float
 ) -> dict[str, Any]:
-    """The snapshot with what can be said of it: ``ok``, ``faults``, ages in seconds."""
+    """The snapshot with ``ok``, ``faults`` and ages in seconds."""
     facts = {key: value for key, value in snapshot.items() if key != "tables"}
     facts["ok"] = not faults
     facts["faults"] = [text for texts in faults.values() for text in texts]

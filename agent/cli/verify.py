@@ -1,4 +1,4 @@
-"""`meterhouse verify`: the verdict on what a broker delivers or what lies in exported files."""
+"""`meterhouse verify`: the verdict on the packs of a broker or of exported files."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
 
 
 class Watched:
-    """Snapshot and ring of the agent, reopened when it starts anew."""
+    """Snapshot and ring of the agent, reopened when it restarts."""
 
     def __init__(self, folder: Path, devices: Sequence[str], patterns: Sequence[str]) -> None:
         self.folder, self._devices, self._patterns = folder, devices, patterns
@@ -248,7 +248,7 @@ class Pieces:
             yield from self.rest()
 
     def rest(self) -> Iterator[Frame]:
-        """What is held back."""
+        """The values that are held back."""
         held, self._held = self._held, None
         if held is not None:
             yield held

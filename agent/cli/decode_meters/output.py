@@ -36,10 +36,10 @@ _SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 
 
 def hex_bytes(words: Sequence[str]) -> bytes:
-    """Bytes out of hex in any usual dress: spaces, colons, commas, 0x, 68h, a literal of C or Python.
+    """Bytes from hex in any usual notation: spaces, colons, commas, 0x, 68h, a literal of C or Python.
 
-    Where all stand apart a single digit is a byte too, as some tools print 3 for 03. A lone ``-`` reads them from
-    standard input. Raises BrokenInput.
+    If all are separated, a single digit is a byte as well, as some tools print 3 for 03. ``-`` alone reads standard
+    input. Raises BrokenInput.
     """
     if list(words) == ["-"]:
         words = [sys.stdin.buffer.read(MAX_INPUT).decode("utf-8", "replace")]
@@ -121,7 +121,7 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     elif decoded["ok"]:
         _print_table(decoded)
     else:
-        if decoded.get("readings"):  # sound as far as they go
+        if decoded.get("readings"):  # the valid prefix
             _print_table(decoded)
         hint = f". {decoded['hint']}" if decoded.get("hint") else ""
         click.echo(f"cannot decode: {decoded['error']}{hint}", err=True)
@@ -129,7 +129,7 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
 
 
 def run(decode: Any, as_json: bool) -> NoReturn:
-    """Call ``decode`` and print what it gives, or its complaint."""
+    """Call ``decode`` and print its result or its error."""
     try:
         decoded = {"ok": True, **decode()}
     except BrokenInput as broken:
@@ -172,6 +172,6 @@ def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:
 
 
 def wake_bytes(stream: bytes, offset: int) -> int:
-    """How many FE stand right before ``offset``."""
+    """The number of FE bytes right before ``offset``."""
     head = stream[:offset]
     return len(head) - len(head.rstrip(b"\xfe"))
