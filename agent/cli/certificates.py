@@ -88,7 +88,7 @@ def report(config: Config, as_json: bool) -> int:
             days = expiry.days(now_s)
             click.echo(f"{expiry.destination}  {expiry.file}  {'-' if days is None else f'{days:.0f} days'}")
         if not found:
-            click.echo("No destination has a certificate of its own.")
+            click.echo("No destination has a client certificate.")
     journal = "<4>" if "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty() else "warning: "
     for text in complaints:
         click.echo(f"{journal}{text}", err=True)

@@ -91,7 +91,7 @@ def find_runtime_dir(config_file: Path, runtime_dir: Path | None, warn: bool = T
                 for one in error.complaints if warn else ():
                     click.echo(f"warning: the next start would fail: {one}", err=True)
                 return usual
-            hint = "Or name the folder of the running agent with --runtime-dir"
+            hint = "Or give the folder of the running agent with --runtime-dir"
             raise ConfigError(
                 error.what, where=error.where, hint=error.hint or hint, complaints=error.complaints
             ) from error
@@ -117,8 +117,8 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except (ValueError, GatewayError) as error:
         why = f"{error.hint}. " if isinstance(error, GatewayError) else ""
-        hint = f"{why}Was it written by another program?"
-        raise GatewayError("is not a snapshot of an agent", where=str(path), hint=hint) from error
+        hint = f"{why}Check which program wrote it"
+        raise GatewayError("not a snapshot of an agent", where=str(path), hint=hint) from error
 
 
 def read_plain(path: Path, limit: int) -> bytes:

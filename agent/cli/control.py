@@ -239,7 +239,7 @@ class Kept:
         """One more part. Raises GatewayError beyond the bound."""
         self._left -= len(data)
         if self._left < 0:
-            raise GatewayError("the answer is far too large", where="control", hint="Is that an agent?")
+            raise GatewayError("the answer is too large", where="control", hint="Check which program listens there")
         self._parts.append(data)
 
     @property
@@ -256,7 +256,7 @@ def _connect(sock: socket.socket, path: str) -> None:
             return sock.connect(path)
         except BlockingIOError:  # the queue of the kernel is full
             if time.monotonic() > give_up:
-                raise TimeoutError(110, "too many are waiting") from None
+                raise TimeoutError(110, "too many clients are waiting") from None
             time.sleep(0.02)
 
 
@@ -277,4 +277,4 @@ def _nobody(runtime_dir: Path) -> NoAgent:
 
 def _forbidden(where: Path, error: OSError) -> GatewayError:
     hint = "The user must be in the group meterhouse: `sudo adduser USER meterhouse`, then log in again"
-    return GatewayError(f"the agent cannot be asked: {error.strerror or error}", where=str(where), hint=hint)
+    return GatewayError(f"cannot connect to the agent: {error.strerror or error}", where=str(where), hint=hint)

@@ -87,7 +87,7 @@ def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: by
         _whole_registers(raw, frame)
         if bit is not None or factor != 1:
             what = "--bit" if bit is not None else "--scale"
-            raise UsageError(f"{what} means nothing for {type_}", where=what, hint="Leave it out")
+            raise UsageError(f"{what} has no effect on {type_}", where=what, hint="Leave it out")
         swapped = _in_text_order(raw, order)
         values: Sequence[str | bool] = [_text(swapped)] if type_ == "str" else _bits(swapped)
         return {"frame": frame, "readings": [_plain(i, value, raw) for i, value in enumerate(values)]}

@@ -138,17 +138,17 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
     expected = next(iter(_rtu_sizes(body)), 0)
     if _crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros behind a frame leave its CRC in order
-        what = f"bytes {inside[0] + 1} to {inside[1]} are a sound frame, {len(body)} bytes are here"
+        what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
         return BrokenInput(what, {"frame": partly}, "Leave the others out")
     what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
-        what = f"; an answer of this function would have {expected} bytes, here are {len(body)}: cut short?"
+        what = f"; an answer of this function would have {expected} bytes, but there are {len(body)}: cut off?"
         hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
         what = "; its two bytes are swapped"
     if (inside := _sound_inside(body)) is not None:
         first, last = inside
-        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a sound frame: leave the others out"
+        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the others"
     else:
         hint = other_protocol(body, "modbus-rtu") or hint
     return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it would be {right}{what}", {"frame": partly}, hint)

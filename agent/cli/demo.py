@@ -114,7 +114,7 @@ def demo(
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
         elif (folder / "agent.toml").exists():
-            raise UsageError("there is an agent.toml already", where=str(folder), hint="Name an empty folder")
+            raise UsageError("agent.toml exists already", where=str(folder), hint="Give an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
@@ -214,7 +214,7 @@ def _broker(folder: Path) -> Iterator[int]:
         from iotcore import Broker
     except ImportError:
         raise GatewayError(
-            "the demo's broker is not installed", where="demo", hint="Install meterhouse[demo], or type `make demo`"
+            "the demo's broker is not installed", where="demo", hint="Install meterhouse[demo], or run `make demo`"
         ) from None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -81,7 +81,7 @@ class Borrowed:
         except NoAgent:  # its snapshot is left from a killed agent
             return self
         except GatewayError as error:
-            what = f"the running agent cannot be asked for it: {error.what}"
+            what = f"cannot ask the running agent for it: {error.what}"
             raise LineDown(what, where=f"line {self._line}", hint=error.hint) from error
         try:
             client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))

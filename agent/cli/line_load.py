@@ -117,9 +117,9 @@ def ring_notes(config: Config, costs: Sequence[PaceCost]) -> list[Note]:
     enough = max(LEAST_RING_S, 3 * config.pack.every_ms / 1000)
     if seconds >= enough:
         return notes
-    what = f"holds {seconds:.0f} s of readings; while the disk is slow for longer they become gaps (ring)"
+    what = f"holds {seconds:.0f} s of readings; if the disk is slow for longer, they become gaps (ring)"
     size = 1 << math.ceil(math.log2(ring_bytes(config) * enough / seconds))
-    return [*notes, Note("ring", what, f"{show_bytes(size)} would do")]
+    return [*notes, Note("ring", what, f"{show_bytes(size)} would be enough")]
 
 
 def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:
@@ -154,7 +154,9 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
         seconds, device = max(others, default=(0.0, ""))
         if seconds * 1000 > 2 * cost.period_ms:
-            what = f"one visit to {device} for all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
+            what = (
+                f"one visit to {device} for all its paces takes {show_time(seconds)}; in that time {cost.device}, due"
+            )
             hint = f"Read fewer points of {device}, or {cost.device} less often"
             return f"{what} every {show_ms(cost.period_ms)}, has gaps (overload)", hint
     return None

@@ -73,8 +73,8 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
     """Raises if others may create names in a folder, unless it is sticky like /tmp."""
     shared = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid)
     if shared and not folder.st_mode & stat.S_ISVTX:
-        what = f"the folder {name} on the way can be written by others than its owner"
-        raise GatewayError(what, where=str(path), hint="Take that from them: `sudo chmod go-w FOLDER`")
+        what = f"the folder {name} in this path can be written by others than its owner"
+        raise GatewayError(what, where=str(path), hint="Remove that permission: `sudo chmod go-w FOLDER`")
 
 
 @contextlib.contextmanager

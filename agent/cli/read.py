@@ -132,7 +132,7 @@ def _write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]
     import json
 
     if not words:
-        raise UsageError("no register was answered", where=str(path), hint="Nothing was written")
+        raise UsageError("no register could be read", where=str(path), hint="Nothing was written")
     found = {"protocol": "modbus", "address": int(address), **words}
     try:
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

@@ -146,7 +146,7 @@ def scan(
         if len(scans) == 1 or not isinstance(wrong, LineDown):
             complain(wrong)
     if len(scans) > 1 and (down := sum(isinstance(error, LineDown) for error in trouble)):
-        click.echo(f"note: {down} of {len(scans)} hosts do not listen", err=True)
+        click.echo(f"note: {down} of {len(scans)} hosts refused the connection", err=True)
     if interrupted:
         click.echo("interrupted: the list above is incomplete", err=True)
         raise SystemExit(130)

@@ -149,7 +149,7 @@ def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Served
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+        raise UsageError(f"cannot be created: {error.strerror}", where=str(folder)) from error
     park = make_park(folder.absolute(), seed=said["seed"], speed=said["speed"], sleeps=said["sleep"])
     said["made"] = park
     return park.lines, park.served()
@@ -165,7 +165,7 @@ def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Serv
     is_meter = profile is not None and profile.protocol not in ("modbus", "sunspec")
     if is_meter != bool(said["addresses"]) and (said["addresses"] or said["units"]):
         option = "--address" if is_meter else "--unit"
-        raise click.UsageError(f"devices of this kind are named with {option}")
+        raise click.UsageError(f"devices of this kind need {option}")
     bus: Bus
     devices: Mapping[str, Served]
     if is_meter and profile is not None:
@@ -319,7 +319,7 @@ def _listen_to(said: dict[str, Any], control: Control, stack: AsyncExitStack) ->
                 os.mkfifo(path, 0o600)
                 stack.callback(path.unlink, missing_ok=True)
             elif not path.is_fifo():
-                raise UsageError("is there already and no named pipe", where=str(path), hint="Name another place")
+                raise UsageError("exists and is not a named pipe", where=str(path), hint="Give another path")
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # read and write, so that it never ends
         except OSError as error:
             raise UsageError(f"no control pipe: {error.strerror}", where=str(path)) from error

@@ -61,7 +61,7 @@ def ask_database(config: Config, request: Request, take: Take, progress: Progres
             return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
         except Unheard as error:
             hint = "Run it with MH_DEBUG=1 to see why, as the owner of the database"
-            raise GatewayError("who opens it ended", where=str(config.store_path), hint=hint) from error
+            raise GatewayError("the process that opens it ended", where=str(config.store_path), hint=hint) from error
         except GatewayError as error:
             if error.what == _LIVES:
                 raise AgentLives(error.what, where=error.where, hint=error.hint) from None
@@ -78,7 +78,7 @@ def _owner(state_dir: Path) -> os.stat_result:
         hint = "Did the agent ever run with this state_dir?"
         raise GatewayError("no database", where=str(state_dir), hint=hint) from None
     except OSError as error:
-        raise GatewayError(f"cannot be looked at: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
+        raise GatewayError(f"cannot be accessed: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
     if os.geteuid() not in (owner.st_uid, 0):
         hint = "Start the agent, or use sudo"
         what = "no agent is running, and only its own user and root may open its database"
@@ -148,7 +148,7 @@ def _opened(config: Config) -> Iterator[Store]:
     try:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
-        hint = f"Another tool, or an agent with another runtime_dir: name it with --runtime-dir. {error.what}"
+        hint = f"Another tool, or an agent with another runtime_dir: give it with --runtime-dir. {error.what}"
         raise GatewayError("the database is in use by another process", where=str(path), hint=hint) from error
     try:
         yield store

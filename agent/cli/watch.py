@@ -214,7 +214,7 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
         try:
             frames = list(read_trace(path, pieces.last))
         except FileNotFoundError:
-            hint = "The line shows its frames once it has been opened"
+            hint = "Frames are shown once the line has been opened"
             raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
         except (OSError, ValueError) as error:
             raise GatewayError(f"cannot be read: {error}", where=str(path)) from error

@@ -176,4 +176,4 @@ def test_what_waits_to_be_looked_at_is_bounded(
     sender.start()
     assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
     sender.join(PATIENCE_S)
-    assert "more comes than anybody asked for" in capsys.readouterr().err
+    assert "more packs than requested" in capsys.readouterr().err

@@ -118,7 +118,7 @@ def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
     """A warning for missing frames of an answer."""
     if part[0].is_follow_on:
         number = "" if part[0].sequence is None else f" {part[0].sequence}"
-        what = f"which values of {part[0].identifier} it holds is unknown"
+        what = f"it is unknown which values of {part[0].identifier} it holds"
         yield f"follow-on frame{number} without those before it: {what}"
     if part[-1].more:
         yield f"the meter has more of {part[-1].identifier or 'this'}: the following frames are missing"

@@ -53,7 +53,7 @@ def hex_bytes(words: Sequence[str]) -> bytes:
         what = f"{clean_text(wrong[0])!r}, character {wrong.start() + 1} is not a hex digit"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=f"{what}. {HEX_HINT}")
     if len(digits) % 2:
-        what = f"A byte has two digits, here are {len(digits)} in all: one is missing or too many"
+        what = f"A byte has two digits, but there are {len(digits)} in all: one is missing or superfluous"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=what)
     return bytes.fromhex(digits)
 
