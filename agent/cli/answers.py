@@ -100,7 +100,7 @@ class _Reloaded(TypedDict):
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What came of a reload; ``ok`` says so exactly where there are neither complaints nor a fault."""
+    """The result of a reload; ``ok`` if and only if there are neither complaints nor a fault."""
     told: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if told["ok"] == bool(told["complaints"] or told["fault"]):
         raise unlike("outcome of a reload", "it is contradictory")
@@ -210,6 +210,6 @@ class _Snapshot(TypedDict, total=False):
 
 
 def check_snapshot(data: bytes) -> dict[str, Any]:
-    """What an agent says of itself."""
+    """The snapshot of an agent."""
     found: dict[str, Any] = checked(loaded(data, "snapshot of an agent"), _Snapshot, "snapshot of an agent")
     return found

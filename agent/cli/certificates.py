@@ -20,7 +20,7 @@ WARN_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """One certificate. ``ends`` is UTC seconds, None where it cannot be read; then ``error`` says why."""
+    """One certificate. ``ends`` is UTC seconds; None if it cannot be read, with the reason in ``error``."""
 
     destination: str
     file: Path
@@ -33,7 +33,7 @@ class Expiry:
         return None if self.ends is None else (self.ends - now_s) / 86_400
 
     def complaint(self, now_s: float) -> str:
-        """What is wrong with it, "" where nothing is."""
+        """The problem with it; "" if there is none."""
         days = self.days(now_s)
         where = f"destination {self.destination}: {self.what} {self.file}"
         if days is None:
@@ -88,7 +88,7 @@ def report(config: Config, as_json: bool) -> int:
             days = expiry.days(now_s)
             click.echo(f"{expiry.destination}  {expiry.file}  {'-' if days is None else f'{days:.0f} days'}")
         if not found:
-            click.echo("No destination has a certificate of its own.")
+            click.echo("No destination has a client certificate.")
     journal = "<4>" if "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty() else "warning: "
     for text in complaints:
         click.echo(f"{journal}{text}", err=True)

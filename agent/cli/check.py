@@ -1,4 +1,4 @@
-"""`meterhouse check`: is the configuration right, what will be asked, and does the line bear it?"""
+"""`meterhouse check`: the configuration, the planned requests, and the load of each line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check(
         return
     _print(config, profiles, costs, plan)
     for name, text in learned.items() if plan else ():
-        click.echo(f"device {name} taught the running agent of its map, so it asks otherwise: {text}")
+        click.echo(f"device {name} has a register map that the running agent had to learn: {text}")
     for note in notes:
         click.echo(f"warning: {note}", err=True)
 
@@ -120,7 +120,7 @@ def _plan_notes(config: Config, costs: list[PaceCost]) -> list[Note]:
 
 
 def find_notes(config: Config) -> list[Note]:
-    """What this machine lacks of what the configuration names. Only the key is needed to start."""
+    """Files, groups and ports of the configuration that are missing here. Only the key is needed to start."""
     from agent.config import ControlConfig, Note
     from agent.service.control.peer import gid_of
 
@@ -129,7 +129,7 @@ def find_notes(config: Config) -> list[Note]:
         if line.scheme == "serial":
             notes += _port_notes(f"line {line.name}", Path(line.url.partition(":")[2]))
         if not any(device.line == line.name for device in config.devices):
-            notes.append(Note(f"line {line.name}", "no device is on it"))
+            notes.append(Note(f"line {line.name}", "no device uses it"))
     for uplink in config.uplinks:
         for key in ("ca_file", "cert_file", "key_file"):
             path = getattr(uplink, key)
@@ -145,13 +145,13 @@ def find_notes(config: Config) -> list[Note]:
         hint = "The service makes it at its first start; by hand: `meterhouse keys create`"
         notes.append(Note("key", f"{file} is not there", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
-        hint = "Until there is one, only root and the agent's user may declare, replace keys, borrow lines and reload"
+        hint = "Until it exists, only root and the agent's user may declare, replace keys, borrow lines and reload"
         notes.append(Note("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
 
 
 def _is_hidden(folder: Path) -> bool:
-    """Is it there, and this user may not see what is in it?"""
+    """Does the file exist, but this user cannot read it?"""
     return os.path.isdir(folder) and not os.access(folder, os.X_OK)
 
 
@@ -161,12 +161,12 @@ def _port_notes(where: str, port: Path) -> Iterable[Note]:
     if not os.path.exists(port):
         folder = Path("/dev/serial/by-id")
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        hint = f"Here are: {', '.join(there[:4])}" if there else "No USB adapter is plugged in; the agent waits for it"
+        hint = f"Here are: {', '.join(there[:4])}" if there else "No USB adapter is connected; the agent waits for it"
         return [Note(where, f"the port {port} does not exist", hint)]
     if not stat.S_ISCHR(port.stat().st_mode):
         return [Note(where, f"{port} is not a serial port")]
     if not os.access(port, os.R_OK | os.W_OK):
-        return [Note(where, f"{port} may not be opened by this user", "The agent's user must be in the group dialout")]
+        return [Note(where, f"{port} cannot be opened by this user", "The agent's user must be in the group dialout")]
     return []
 
 
@@ -193,7 +193,7 @@ def _disk_notes(config: Config) -> Iterable[Note]:
 
 
 def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) -> dict[str, Any]:
-    """What is in force, what it costs, and what deserves a look."""
+    """Print what takes effect, its load, and the warnings."""
     from agent.cli.line_load import line_shares
 
     costs = list(costs)
@@ -241,8 +241,8 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     console = open_console()
     store = config.store
     more = f" and {len(config.files) - 1} of conf.d" if len(config.files) > 1 else ""
-    # field pain 54: what is really in force, not what somebody believes
-    facts = plain_table("", "what", "in force")
+    # field pain 54: show what really takes effect
+    facts = plain_table("", "what", "in effect")
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)
     size = show_bytes(store.max_size_bytes)

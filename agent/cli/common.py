@@ -1,4 +1,4 @@
-"""What the commands share: options, complaints, the configuration, the snapshot of a running agent."""
+"""Shared by the commands: options, error output, the configuration, the snapshot of a running agent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEFAULT_CONFIG = "/etc/meterhouse/agent.toml"
 
 
 def complain(error: GatewayError) -> None:
-    """Say on stderr what is wrong, each complaint on a line of its own."""
+    """Print an error on stderr, each complaint on its own line."""
     many: tuple[GatewayError, ...] = (error,)
     if isinstance(error, (ConfigError, ProfileError)):
         many = error.complaints
@@ -76,9 +76,9 @@ def read_config(config_file: Path, state_dir: Path | None, runtime_dir: Path | N
 
 
 def find_runtime_dir(config_file: Path, runtime_dir: Path | None, warn: bool = True) -> Path:
-    """Where a running agent's snapshot should lie, as far as it can be known without a sound configuration.
+    """The runtime directory of the agent, also with an invalid configuration.
 
-    An agent that runs goes on with what it has while the file is wrong, and can be asked: then it is only a warning.
+    A running agent keeps its configuration while the file is invalid, and can be asked: then it is only a warning.
     """
     if runtime_dir is not None:
         return runtime_dir
@@ -91,7 +91,7 @@ def find_runtime_dir(config_file: Path, runtime_dir: Path | None, warn: bool = T
                 for one in error.complaints if warn else ():
                     click.echo(f"warning: the next start would fail: {one}", err=True)
                 return usual
-            hint = "Or name the folder of the running agent with --runtime-dir"
+            hint = "Or give the folder of the running agent with --runtime-dir"
             raise ConfigError(
                 error.what, where=error.where, hint=error.hint or hint, complaints=error.complaints
             ) from error
@@ -99,10 +99,10 @@ def find_runtime_dir(config_file: Path, runtime_dir: Path | None, warn: bool = T
 
 
 def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
-    """What the running agent says of itself.
+    """The snapshot of the running agent.
 
     Raises:
-        GatewayError: no agent runs here, or its snapshot may not be read.
+        GatewayError: no agent runs here, or its snapshot cannot be read.
     """
     from agent.cli.answers import check_snapshot
 
@@ -117,14 +117,14 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except (ValueError, GatewayError) as error:
         why = f"{error.hint}. " if isinstance(error, GatewayError) else ""
-        hint = f"{why}Was it written by another program?"
-        raise GatewayError("is not a snapshot of an agent", where=str(path), hint=hint) from error
+        hint = f"{why}Check which program wrote it"
+        raise GatewayError("not a snapshot of an agent", where=str(path), hint=hint) from error
 
 
 def read_plain(path: Path, limit: int) -> bytes:
-    """The content of a file in a folder of somebody else: no link, no pipe, no device, at most ``limit`` bytes.
+    """The content of a regular file in another user's folder: not a link, pipe or device, at most ``limit`` bytes.
 
-    Raises OSError; ValueError for what is no such file.
+    Raises OSError; ValueError for any other file.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as stream:
@@ -135,7 +135,7 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 
 def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
-    """What devices taught the agent about their maps, by name: cuts, missing registers, shorter reads."""
+    """What the agent learned about register maps, by device: cuts, missing registers, shorter reads."""
     said = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
     return {str(name): tidy(str(text), 300) for name, text in said.items() if text}
 
@@ -165,7 +165,7 @@ def show_quality(code: int) -> str:
 
 
 def show_age(seconds: float | None) -> str:
-    """An age as a person says it: 3 s, 4 min, 2 h, 5 d; a dash where it is not known."""
+    """An age for people: 3 s, 4 min, 2 h, 5 d; a dash if unknown."""
     if seconds is None:
         return "-"
     seconds = max(seconds, 0.0)
@@ -195,7 +195,7 @@ def as_line(facts: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def unwound() -> Iterator[None]:
-    """SIGTERM and SIGHUP end what is inside like Ctrl-C does: what it made so far is removed on the way out."""
+    """SIGTERM and SIGHUP end the block like Ctrl-C: its unfinished files are removed."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

@@ -1,7 +1,7 @@
-"""What a tool asks of an agent: over its control socket while it runs, of its database while it does not.
+"""Requests to the agent: over its control socket while it runs, else to its database.
 
-Both speak the same frames. No answer is trusted blindly: what listens must be the owner of the runtime directory, each
-frame and each wait is bounded, and what an answer names is checked where it is used.
+Both use the same frames. No answer is trusted blindly: the listener must be the owner of the runtime directory, each
+frame and each wait is bounded, and names in an answer are checked where they are used.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import Request
 
 PICK_UP_S: Final = 15.0  # an agent that starts seals first what the one before left in the ring
-SILENCE_S: Final = 30.0  # it says every second or two that it is at it
-ANSWER_S: Final = 3600.0  # to the end of an answer, however often it says that it is at it
+SILENCE_S: Final = 30.0  # it reports every second or two that it is working
+ANSWER_S: Final = 3600.0  # to the end of an answer, however often it reports that it is working
 EXPORT_S: Final = 24 * 3600.0  # of many packs, onto a slow stick
 CONNECT_S: Final = 5.0
 SEND_S: Final = 10.0
@@ -44,19 +44,19 @@ Progress = Callable[[int, int], None]
 
 
 class NoAgent(GatewayError):
-    """Nobody listens in the runtime directory."""
+    """No process listens in the runtime directory."""
 
 
 class Unheard(GatewayError):
-    """Somebody listens, and says nothing or ended the connection."""
+    """The socket is open, but there was no answer."""
 
 
 def nowhere(data: bytes) -> None:
-    """For questions whose whole answer is their result."""
+    """For requests without parts."""
 
 
 def quietly(done: int, total: int) -> None:
-    """No bar."""
+    """No progress."""
 
 
 def ask(
@@ -66,14 +66,14 @@ def ask(
     progress: Progress = quietly,
     pick_up_s: float = PICK_UP_S,
 ) -> dict[str, Any]:
-    """The result of a request, of a running agent or of the database of one that is stopped.
+    """The result of a request to a running agent, or to the database of a stopped one.
 
     Args:
         take: gets the parts of the answer, in order.
         progress: called with (done, total) now and then.
 
     Raises:
-        GatewayError: what the one who answers says, or: no answer, no database, no permission.
+        GatewayError: the error in the answer, or: no answer, no database, no permission.
     """
     from agent.cli.stopped_agent import AgentLives, ask_database
 
@@ -108,11 +108,11 @@ class ControlClient:
 
     @classmethod
     def connect(cls, runtime_dir: Path) -> ControlClient:
-        """To the agent of a runtime directory.
+        """Connect to the agent of a runtime directory.
 
         Raises:
-            NoAgent: nobody listens there.
-            GatewayError: this user may not connect, or who listens is not the directory's owner.
+            NoAgent: no process listens there.
+            GatewayError: this user may not connect, or the listener is not the directory's owner.
         """
         where = runtime_dir / SOCKET
         try:
@@ -150,12 +150,12 @@ class ControlClient:
         self.close()
 
     def close(self) -> None:
-        """Let go; the agent ends what it did for us."""
+        """Close the connection; the agent cancels the request."""
         self._sock.close()
 
     @property
     def sock(self) -> socket.socket:
-        """The connection, for who waits for its end beside other things."""
+        """The socket, to wait for its end together with other events."""
         return self._sock
 
     def ask(
@@ -186,7 +186,7 @@ class ControlClient:
                 raise decode_error(payload)
 
     def send(self, request: Request) -> None:
-        """The request. What the other end has to say of it is received, also where it took none of it."""
+        """Send the request. If the agent refuses it early, the answer has the reason."""
         from agent.service.control.protocol import encode_request
 
         self._sock.settimeout(SEND_S)
@@ -194,7 +194,7 @@ class ControlClient:
             self._sock.sendall(encode_request(request))
         except TimeoutError:
             raise unheard(self._where.parent, "It hangs: `meterhouse status`") from None
-        except OSError:  # refused: why stands in its answer
+        except OSError:  # refused: the reason is in its answer
             return
 
     def give_up_after(self, seconds: float) -> None:
@@ -239,7 +239,7 @@ class Kept:
         """One more part. Raises GatewayError beyond the bound."""
         self._left -= len(data)
         if self._left < 0:
-            raise GatewayError("the answer is far too large", where="control", hint="Is that an agent?")
+            raise GatewayError("the answer is too large", where="control", hint="Check which program listens there")
         self._parts.append(data)
 
     @property
@@ -256,7 +256,7 @@ def _connect(sock: socket.socket, path: str) -> None:
             return sock.connect(path)
         except BlockingIOError:  # the queue of the kernel is full
             if time.monotonic() > give_up:
-                raise TimeoutError(110, "too many are waiting") from None
+                raise TimeoutError(110, "too many clients are waiting") from None
             time.sleep(0.02)
 
 
@@ -266,7 +266,7 @@ def _count(facts: Mapping[str, Any], name: str) -> int:
 
 
 def unheard(runtime_dir: Path, hint: str) -> Unheard:
-    """There is an agent, and it says nothing."""
+    """The error for an agent that does not answer."""
     return Unheard("the running agent does not answer", where=str(runtime_dir), hint=hint)
 
 
@@ -277,4 +277,4 @@ def _nobody(runtime_dir: Path) -> NoAgent:
 
 def _forbidden(where: Path, error: OSError) -> GatewayError:
     hint = "The user must be in the group meterhouse: `sudo adduser USER meterhouse`, then log in again"
-    return GatewayError(f"the agent cannot be asked: {error.strerror or error}", where=str(where), hint=hint)
+    return GatewayError(f"cannot connect to the agent: {error.strerror or error}", where=str(where), hint=hint)

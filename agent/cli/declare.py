@@ -1,4 +1,4 @@
-"""`meterhouse declare`: what no meter says, attested by a person."""
+"""`meterhouse declare`: inputs that no meter measures, attested by a person."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def declare(
     zone = ZoneInfo(config.timezone)
     full = name if name.startswith("declared.") else f"declared.{name}"
     if from_text is None and value is not None:
-        raise UsageError("--from is missing", where="declare", hint="The first day it is of: --from 2026-11-01")
+        raise UsageError("--from is missing", where="declare", hint="Give the first day: --from 2026-11-01")
     for option, text in (("NAME", full), ("VALUE", value), ("UNIT", unit), ("--who", who), ("--document", document)):
         if text is not None and len(text) > MAX_TEXT:
             raise UsageError(f"more than {MAX_TEXT} characters", where=option, hint="Shorten it")
@@ -113,7 +113,7 @@ def _day(seconds: float, zone: ZoneInfo) -> str:
 
 
 def _by(entry: dict[str, Any]) -> str:
-    """Who entered it, as the kernel said; "" before that was kept."""
+    """The user who entered it, by the kernel; "" in older entries."""
     by = entry.get("by", {})
     return str(by.get("login") or (f"uid {by['uid']}" if by else ""))
 
@@ -122,7 +122,7 @@ def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
     from agent.cli.console_tables import cell, open_console, plain_table
 
     if not entries:
-        click.echo("nothing was declared")
+        click.echo("nothing was entered")
         return
     table = plain_table(
         "", "id", "input", "value", "from", "to", "who", "entered", "by", "document", "", right=("value",)

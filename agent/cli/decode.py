@@ -87,7 +87,7 @@ def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: by
         _whole_registers(raw, frame)
         if bit is not None or factor != 1:
             what = "--bit" if bit is not None else "--scale"
-            raise UsageError(f"{what} means nothing for {type_}", where=what, hint="Leave it out")
+            raise UsageError(f"{what} has no effect on {type_}", where=what, hint="Leave it out")
         swapped = _in_text_order(raw, order)
         values: Sequence[str | bool] = [_text(swapped)] if type_ == "str" else _bits(swapped)
         return {"frame": frame, "readings": [_plain(i, value, raw) for i, value in enumerate(values)]}
@@ -259,7 +259,7 @@ def _models(found: Profile, points: tuple[Point, ...], words: Mapping[int, int],
     frame: Json = {"profile": found.id, "variant": None, "protocol": found.protocol}
     shown = [_profile_json(reading, by_name[name]) for name, reading in readings.items()]
     for reading in shown:
-        del reading["address"]  # it is the device that says where its points are
+        del reading["address"]  # the device itself has the addresses of its points
     return {
         "frame": frame | {"address": address, "identity": identity},
         "readings": shown,
@@ -287,7 +287,7 @@ def _dump(file: Path) -> Mapping[str, Any]:
 
 
 def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
-    """Function -> address -> word. ``registers`` with ``function`` says the same in one table."""
+    """Function -> address -> word. ``registers`` with ``function`` is the short form for one table."""
     spaces = {"coils": 1, "inputs": 2, "discrete": 2, "holding": 3, "input": 4}
     image: dict[int, dict[int, int]] = {}
     for key, function in spaces.items():

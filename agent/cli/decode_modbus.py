@@ -1,6 +1,7 @@
-"""What a Modbus frame says: ``meterhouse decode modbus-rtu`` and ``modbus-tcp``.
+"""Explain Modbus frames: ``meterhouse decode modbus-rtu`` and ``modbus-tcp``.
 
-A frame alone does not tell whether it asks or answers; where both are possible the length decides, and an answer wins.
+A frame alone does not show whether it is a request or a response; the length decides, and if both fit, a response is
+assumed.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ IDENTITY: Mapping[int, str] = {
     5: "model name",
     6: "application",
 }
-_SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames say how long they are
+_SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames contain their length
 _AA55 = b"\xaa\x55"  # some inverters put it before an RTU answer sent by UDP
 
 
@@ -137,17 +138,17 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
     expected = next(iter(_rtu_sizes(body)), 0)
     if _crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros behind a frame leave its CRC in order
-        what = f"bytes {inside[0] + 1} to {inside[1]} are a sound frame, {len(body)} bytes are here"
+        what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
         return BrokenInput(what, {"frame": partly}, "Leave the others out")
     what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
-        what = f"; an answer of this function would have {expected} bytes, here are {len(body)}: cut short?"
+        what = f"; an answer of this function would have {expected} bytes, but there are {len(body)}: cut off?"
         hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
         what = "; its two bytes are swapped"
     if (inside := _sound_inside(body)) is not None:
         first, last = inside
-        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a sound frame: leave the others out"
+        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the others"
     else:
         hint = other_protocol(body, "modbus-rtu") or hint
     return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it would be {right}{what}", {"frame": partly}, hint)
@@ -195,7 +196,7 @@ def decode_tcp(stream: bytes) -> Json:
 
 
 def _unproven(envelope: Json, pdu: bytes) -> Json:
-    """What a broken frame seems to say."""
+    """The likely content of a broken frame."""
     exception = pdu[1] if pdu[0] & 0x80 and len(pdu) > 1 else None
     return {**envelope, "function": pdu[0] & 0x7F, "exception": exception, "pdu_hex": pdu.hex()}
 
@@ -213,7 +214,7 @@ def _result(described: list[tuple[Json, list[Json]]]) -> Json:
 
 
 def _explain(envelope: Json, pdu: bytes) -> tuple[Json, list[Json]]:
-    """The envelope with what the PDU says, and the readings in it."""
+    """The envelope with the decoded PDU and its readings."""
     function = pdu[0] & 0x7F
     frame: Json = {
         **envelope,
@@ -245,7 +246,7 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
 
 
 def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
-    """Functions that meters hardly use: which side speaks and what of, where the length tells."""
+    """Functions that meters hardly use: direction and content, as far as the length shows them."""
     size = len(pdu)
     told: Json = {"kind": "not explained further"}
     if function in {7, 11, 12, 17} and size == 1:
@@ -342,7 +343,7 @@ def _word(address: int, value: int | bool, raw: bytes) -> Json:
 
 
 def _words(first: int, payload: bytes) -> list[Json]:
-    """A reading per register; in answers the name is its position, since the frame does not say the address."""
+    """A reading for each register; in responses the name is its position, because the frame has no address."""
     return [_word(first + i, word, word.to_bytes(2)) for i, word in enumerate(_registers(payload))]
 
 

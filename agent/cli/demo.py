@@ -1,4 +1,4 @@
-"""`meterhouse demo`: the whole road from simulated meters to a verifier, on this machine alone."""
+"""`meterhouse demo`: from simulated meters to a verifier, on this machine alone."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def demo(
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
         elif (folder / "agent.toml").exists():
-            raise UsageError("there is an agent.toml already", where=str(folder), hint="Name an empty folder")
+            raise UsageError("agent.toml exists already", where=str(folder), hint="Give an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
@@ -161,9 +161,9 @@ def demo(
 def _raise_curtain(
     stack: contextlib.ExitStack, folder: Path, seed: int, speed: float, faults: tuple[str, ...]
 ) -> Stage:
-    """Broker, devices, key, verifier, agent: in this order, each one answering before the next is started.
+    """Broker, devices, key, verifier, agent: in this order, each one ready before the next is started.
 
-    The verifier listens before the first pack is sent: this broker says that it took what nobody subscribes to.
+    The verifier subscribes before the first pack is sent: this broker acknowledges messages without subscribers.
     """
     from agent.cli.demo_screen import Board
     from agent.keys import create_key
@@ -214,7 +214,7 @@ def _broker(folder: Path) -> Iterator[int]:
         from iotcore import Broker
     except ImportError:
         raise GatewayError(
-            "the demo's broker is not installed", where="demo", hint="Install meterhouse[demo], or type `make demo`"
+            "the demo's broker is not installed", where="demo", hint="Install meterhouse[demo], or run `make demo`"
         ) from None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

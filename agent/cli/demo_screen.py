@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
     from agent.verify import Report
 
-SHOWN = (  # what a device's row shows: the first of these that it has said, as many as the terminal is high
+SHOWN = (  # points of a device's row: the first of these that it has
     "ac.power.generation", "battery.soc", "battery.power", "heat.power", "ac.power.active", "ac.energy.generation",
     "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
 )  # fmt: skip
@@ -75,7 +75,7 @@ class Board:
         self.newest: tuple[Shown, ...] = ()
 
     def heard(self, topic: str, payload: bytes) -> None:
-        """Take what a verified pack says."""
+        """Take a verified pack."""
         if RESULTS not in topic:
             return
         from agent.verify.strict import inflate
@@ -222,7 +222,7 @@ class Screen:
 
 
 def language_of(said: str | None, environment: Mapping[str, str]) -> str:
-    """English or Chinese: as asked for, else as the terminal's language says."""
+    """English or Chinese: as requested, else by the terminal's language."""
     return said or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
 
 

@@ -1,4 +1,4 @@
-"""`meterhouse identify`: what one device says it is, and which profile and variant fit."""
+"""`meterhouse identify`: the identity of one device, and the profile and variant that fit."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def identify(
         folder = agents_folder(config_file, runtime_dir)
     protocol = protocol or "modbus"
     setting = serial or SETTINGS[protocol][0]
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting, line_factory())
     with lend(folder, line, "identify", 300.0) as owner:
         owner.run(scan.identify_one())

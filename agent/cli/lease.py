@@ -22,9 +22,9 @@ GRANT_S: Final = 40.0  # the agent itself gives up ten seconds earlier
 
 
 def lend(folder: Path, url: str, purpose: Purpose, seconds: float) -> Borrowed:
-    """A lease of the line where a running agent owns its port; nothing where none does.
+    """A lease of the line if a running agent owns its port; else nothing.
 
-    The port tells, not the name: it may have been renamed since the agent read its configuration.
+    The port decides, not the name, which may have changed since the agent read its configuration.
     """
     try:
         lines = read_snapshot(folder).get("lines", {})
@@ -62,7 +62,7 @@ def agents_folder(config_file: Path, runtime_dir: Path | None) -> Path:
 
 
 class Borrowed:
-    """A context in which a line's port is ours; without a folder there is nobody to borrow it from."""
+    """A context in which a line's port is ours; without a folder there is no agent to borrow it from."""
 
     def __init__(
         self, folder: Path | None = None, line: str = "", purpose: Purpose = "read", seconds: float = 0
@@ -78,10 +78,10 @@ class Borrowed:
             return self
         try:
             client = ControlClient.connect(self._folder)
-        except NoAgent:  # what stands in its snapshot is of one that was killed
+        except NoAgent:  # its snapshot is left from a killed agent
             return self
         except GatewayError as error:
-            what = f"the running agent cannot be asked for it: {error.what}"
+            what = f"cannot ask the running agent for it: {error.what}"
             raise LineDown(what, where=f"line {self._line}", hint=error.hint) from error
         try:
             client.send(Lease(line=self._line, purpose=self._purpose, seconds=self._seconds))

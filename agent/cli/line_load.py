@@ -32,7 +32,7 @@ class PaceCost:
 
     @property
     def share(self) -> float:
-        """Of the line's time; what is read once a day does not count."""
+        """Share of the line's time; points read once a day are not counted."""
         return 0.0 if self.pace == "once" else self.cost.line_time_s * 1000 / self.period_ms
 
     def __str__(self) -> str:
@@ -104,12 +104,12 @@ def ring_seconds(config: Config, costs: Sequence[PaceCost]) -> float:
 
 
 def ring_bytes(config: Config) -> int:
-    """The ring's real size: a power of two, not above what is configured."""
+    """The ring's real size: a power of two, at most the configured size."""
     return 1 << (config.ring.size_bytes.bit_length() - 1)
 
 
 def ring_notes(config: Config, costs: Sequence[PaceCost]) -> list[Note]:
-    """A ring that is too small for the time that the store may need, or not as large as it was said to be."""
+    """Notes on a ring that is too small for a slow store, or smaller than configured."""
     notes: list[Note] = []
     if ring_bytes(config) != config.ring.size_bytes:
         what = f"{show_bytes(config.ring.size_bytes)} becomes {show_bytes(ring_bytes(config))}"
@@ -118,9 +118,9 @@ def ring_notes(config: Config, costs: Sequence[PaceCost]) -> list[Note]:
     enough = max(LEAST_RING_S, 3 * config.pack.every_ms / 1000)
     if seconds >= enough:
         return notes
-    what = f"holds {seconds:.0f} s of readings; while the disk is slow for longer they become gaps (ring)"
+    what = f"holds {seconds:.0f} s of readings; if the disk is slow for longer, they become gaps (ring)"
     size = 1 << math.ceil(math.log2(ring_bytes(config) * enough / seconds))
-    return [*notes, Note("ring", what, f"{show_bytes(size)} would do")]
+    return [*notes, Note("ring", what, f"{show_bytes(size)} would be enough")]
 
 
 def plan_notes(costs: Sequence[PaceCost]) -> list[Note]:
@@ -155,7 +155,9 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
         seconds, device = max(others, default=(0.0, ""))
         if seconds * 1000 > 2 * cost.period_ms:
-            what = f"one visit to {device} for all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
+            what = (
+                f"one visit to {device} for all its paces takes {show_time(seconds)}; in that time {cost.device}, due"
+            )
             hint = f"Read fewer points of {device}, or {cost.device} less often"
             return f"{what} every {show_ms(cost.period_ms)}, has gaps (overload)", hint
     return None

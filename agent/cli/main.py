@@ -133,7 +133,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line] | None = None) -> int:
-    """The exit code of a command line; everything that it has to say was said.
+    """Run a command line; prints its errors and returns its exit code.
 
     ``line_factory``: opens lines in place of ``drivers.line.open_line``, as a simulation does.
     """
@@ -144,10 +144,10 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
         code = result if isinstance(result, int) else 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
-        if sys.stdout is not stdout:  # click's way of saying that nobody reads it any more
+        if sys.stdout is not stdout:  # click replaces stdout if its reader is gone
             code = _pipe_closed(stdout)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        code = 130  # as a shell says of what Ctrl-C ended
+        code = 130  # as a shell reports Ctrl-C
     except BrokenPipeError:
         code = _pipe_closed(stdout)
     except Exception as error:
@@ -158,7 +158,7 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
 
 
 def _said(error: Exception) -> int:
-    """Say what went wrong; its exit code."""
+    """Print the error; returns its exit code."""
     if isinstance(error, GatewayError):
         complain(error)
         return error.exit_code
@@ -179,7 +179,7 @@ def _said(error: Exception) -> int:
 
 
 def _pipe_closed(stdout: TextIO) -> int:
-    """Whoever read our output went away (`| head`): no fault, and nothing to be flushed at the end.
+    """The reader of our output is gone (`| head`): not an error, and nothing to flush at the end.
 
     SIGPIPE itself stays ignored: it would end the agent when a broker closes a connection.
     """

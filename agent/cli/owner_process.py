@@ -20,9 +20,9 @@ from typing import Any, Final
 import agent
 from drivers.model import GatewayError
 
-END_S: Final = 10.0  # for the child to close what it has open
+END_S: Final = 10.0  # for the child to close its files
 MAX_LINKS: Final = 40  # as the kernel follows
-# nothing of the user's that runs the tool: SOFTHSM2_CONF says where the tokens of SoftHSM2 are
+# nothing from the user who runs the tool; SOFTHSM2_CONF locates the tokens of SoftHSM2
 _ENVIRONMENT: Final = ("PATH", "LANG", "CREDENTIALS_DIRECTORY", "SOFTHSM2_CONF")
 _CHILD: Final = (
     "import sys; sys.path.insert(0, sys.argv[2]); from importlib import import_module; "
@@ -31,12 +31,12 @@ _CHILD: Final = (
 
 
 def master_of(path: Path) -> os.stat_result | None:
-    """The first folder or link on the way to ``path`` that is not root's: its owner says where the way leads.
+    """The first folder or link of ``path`` that is not root's: its owner controls where the path leads.
 
-    None: nobody but root does, or this process is not root and gets no further than its own rights.
+    None: only root controls it, or this process is not root.
 
     Raises:
-        GatewayError: several users may change a folder on the way.
+        GatewayError: several users may change a folder of the path.
     """
     if os.geteuid() != 0:
         return None
@@ -63,18 +63,18 @@ def master_of(path: Path) -> os.stat_result | None:
             else:
                 break
     except (FileNotFoundError, NotADirectoryError):
-        pass  # what is not there is nobody's
+        pass  # does not exist
     finally:
         os.close(folder)
     return None
 
 
 def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
-    """Names in a folder that others may write belong to whoever is fastest, unless it is like /tmp."""
+    """Raises if others may create names in a folder, unless it is sticky like /tmp."""
     shared = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid)
     if shared and not folder.st_mode & stat.S_ISVTX:
-        what = f"the folder {name} on the way can be written by others than its owner"
-        raise GatewayError(what, where=str(path), hint="Take that from them: `sudo chmod go-w FOLDER`")
+        what = f"the folder {name} in this path can be written by others than its owner"
+        raise GatewayError(what, where=str(path), hint="Remove that permission: `sudo chmod go-w FOLDER`")
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ def child(owner: os.stat_result, module: str, sock: socket.socket, argument: obj
 
 
 def _identity(owner: os.stat_result) -> dict[str, Any]:
-    """What makes a process this user. Root's only, unless it is the same user."""
+    """Arguments that make a process this user. For root only, unless it is the same user."""
     if owner.st_uid == os.geteuid():
         return {} if os.environ.get("MH_DEBUG", "") not in {"", "0"} else {"stderr": subprocess.DEVNULL}
     import pwd

@@ -259,7 +259,7 @@ def check(file: Path, as_json: bool) -> None:
 
 
 def replay(profile: Profile) -> list[str]:
-    """What the samples of a profile expect and do not get, one text each."""
+    """Mismatches of the samples of a profile, one text each."""
     wrong: list[str] = []
     for sample in profile.samples if profile.protocol in PROTOCOLS else ():  # others' drivers are not asked
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
@@ -279,7 +279,7 @@ def replay(profile: Profile) -> list[str]:
 
 
 def _sampled(profile: Profile, sample: Sample, points: tuple[Point, ...]) -> dict[str, Reading]:
-    """What a sample's registers or frames hold. Raises LineError or ValueError."""
+    """The values in a sample's registers or frames. Raises LineError or ValueError."""
     from drivers.samples import has_frames, read_frames, read_sunspec
 
     if has_frames(profile.protocol):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from drivers.profile import Profile
 
 LEASE_S = 300.0
-NOT_MISSING = {Reason.SENTINEL, Reason.ASLEEP}  # the device answered that it has no value
+NOT_MISSING = {Reason.SENTINEL, Reason.ASLEEP}  # the device reported no value
 DUMPED = ("modbus", "sunspec")
 ADHOC = ("profile", "line", "address")
 
@@ -108,7 +108,7 @@ def read(
     if dump_file is not None and profile.protocol not in DUMPED:
         hint = "Frames of meters are seen with `watch --frames`"
         raise UsageError(f"{profile.protocol} has no registers to record", where="--dump", hint=hint)
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     words: dict[str, dict[str, int]] = {}
     try:
         with owner:
@@ -132,7 +132,7 @@ def _write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]
     import json
 
     if not words:
-        raise UsageError("no register was answered", where=str(path), hint="Nothing was written")
+        raise UsageError("no register could be read", where=str(path), hint="Nothing was written")
     found = {"protocol": "modbus", "address": int(address), **words}
     try:
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -141,7 +141,7 @@ def _write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]
 
 
 def silence_hint(config: Config, device: DeviceConfig) -> str:
-    """What to look at first when a device says nothing."""
+    """The hint if a device does not answer."""
     line = config.line(device.line)
     if line.scheme == "serial":
         setting = device.serial or line.serial
@@ -155,7 +155,7 @@ def silence_hint(config: Config, device: DeviceConfig) -> str:
 
 
 def is_missing(point: Point, reading: Reading) -> bool:
-    """Should there have been a value? What a device says it has not is no fault."""
+    """Is a value missing? A point that the device reports as not available is not."""
     if reading.value is not None or reading.quality in NOT_MISSING:
         return False
     return not point.optional
@@ -214,7 +214,7 @@ def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
 
 
 async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
-    """Firmware and identity as far as the device tells them, for the choice of the variant."""
+    """Firmware and identity of the device, if it has them, to choose the variant."""
     names = [point.name for point in driver.spec.points]
     wanted = [name for name in dict.fromkeys((*profile.identity_points, "device.firmware")) if name in names]
     readings: Mapping[str, Reading] = await driver.read_points(wanted) if wanted else {}
@@ -223,7 +223,7 @@ async def _identity(driver: Any, profile: Profile) -> dict[str, Any]:
 
 
 def meaning(point: Point, lang: str | None) -> str:
-    """What the vocabulary says of a point."""
+    """The meaning of a point, from the vocabulary."""
     if not lang:
         return ""
     from drivers.profile import vocabulary

@@ -1,4 +1,4 @@
-"""`meterhouse reload`: the running agent takes up a changed configuration, and says what came of it."""
+"""`meterhouse reload`: reload the configuration of the running agent, and print the result."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ NO_SUBSCRIBERS, UNSUPPORTED = 0x10, 0x84  # reason codes of MQTT 5
 LAST = 2**53
 MAX_REPLIES: Final = 10_000  # to one request
 MAX_REPLY_BYTES: Final = 64 << 10
-MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to tell a pack that comes twice
+MAX_PACKS: Final = 2_000_000  # whose hashes are kept, to recognise duplicates
 
 
 @click.command()
@@ -138,11 +138,11 @@ class Asking:
         base = PREFIX + stream.rpartition("/")[0]
         self._topics = (f"{base}/replay/reply", f"{PREFIX}{stream}/backfill")
         self._ask_topic, self._request = f"{base}/replay/request", json.dumps(request)
-        self._heard = False  # something came that a broker says to a client of its version
+        self._heard = False  # the broker answered to this protocol version
         self._client: BoundedClient | None = None
 
     def dial(self, version: int) -> None:
-        """Connect as MQTT 5 or 4 (3.1.1). Raises BrokerError where nobody is there."""
+        """Connect as MQTT 5 or 4 (3.1.1). Raises BrokerError if there is no broker."""
         from paho.mqtt.enums import MQTTProtocolVersion
 
         from agent.verify.live import KEEPALIVE_S, MAX_PACKET, Mail, tls_context
@@ -167,7 +167,7 @@ class Asking:
 
     def hang_up(self) -> None:
         """Leave nothing running."""
-        self.mail.close()  # whoever waits for room in it goes on
+        self.mail.close()  # release the waiting producer
         if self._client:
             from agent.verify.mqtt import hang_up
 
@@ -189,21 +189,21 @@ class Asking:
 
     def _disconnected(self, *_rest: object) -> None:
         if self._client and self._client.fault:
-            text = f"the broker sent {self._client.fault}; the connection was cut"
+            text = f"the broker sent {self._client.fault}; the connection was closed"
             self._refused(0, text, "No pack is so large. Ask its operator")
         elif not self._heard:  # some brokers of one version answer the other one this way
             self._refused(UNSUPPORTED, "the broker closes the connection without an answer", "Is TLS right?")
 
     def _subscribed(self, client: Client, _data: object, _mid: int, reasons: list[Any], _props: object) -> None:
         if any(reason.is_failure for reason in reasons):
-            hint = "Its access rules must let us read backfill and replay/reply"
+            hint = "Its access rules must allow reading backfill and replay/reply"
             self._refused(reasons[0].value, f"the broker refuses the subscription: {reasons[0]}", hint)
         else:
             client.publish(self._ask_topic, self._request, 1)
 
     def _published(self, _client: Client, _data: object, _mid: int, reason: Any, _props: object) -> None:
         if reason.is_failure:
-            hint = "Its access rules must let us write replay/request"
+            hint = "Its access rules must allow writing replay/request"
             self._refused(reason.value, f"the broker refuses the request: {reason}", hint)
         elif reason.value == NO_SUBSCRIBERS:
             hint = "Check the name, and in its topic status that the gateway is online"
@@ -237,7 +237,7 @@ def _take(
                 continue
             raise BrokerError(refusal.text, where=broker, hint=refusal.hint)
         if letter is None:
-            hint = "Is the gateway online, and may we write to replay/request?"
+            hint = "Check that the gateway is online, and that writing to replay/request is allowed"
             raise BrokerError(f"no answer for {silence_s:g} s", where=broker, hint=hint)
         payload, topic = letter
         if topic.endswith("/backfill"):
@@ -253,8 +253,8 @@ def _take(
             if reply.get("verdict") in {"done", "refused"}:
                 return len(seen), replies
         if len(seen) > MAX_PACKS or len(replies) > MAX_REPLIES:
-            hint = f"At most {MAX_PACKS:,} packs and {MAX_REPLIES:,} replies are taken; ask for a shorter range"
-            raise BrokerError("more comes than anybody asked for", where=broker, hint=hint)
+            hint = f"At most {MAX_PACKS:,} packs and {MAX_REPLIES:,} replies are accepted; request a shorter range"
+            raise BrokerError("more packs than requested", where=broker, hint=hint)
 
 
 def _reply(payload: bytes, name: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ GAP_CODES = 128
 
 @dataclass(frozen=True, slots=True)
 class PointName:
-    """What the snapshot says of a point of a table."""
+    """A point of a table in the snapshot."""
 
     device: str
     name: str
@@ -82,10 +82,10 @@ class Follower:
 
     @classmethod
     def open(cls, runtime_dir: Path, snapshot: Mapping[str, Any]) -> Follower:
-        """The ring that the snapshot names, from its oldest record on.
+        """The ring named in the snapshot, from its oldest record on.
 
         Raises:
-            GatewayError: it is not there, may not be read, or is no ring.
+            GatewayError: it is missing, cannot be read, or is not a ring.
         """
         path = runtime_dir / str(snapshot.get("ring", ""))
         try:
@@ -122,7 +122,7 @@ class Follower:
                     yield from self._take(record)
             except (ValueError, ArithmeticError) as error:  # of no sound record, or a number beyond all bounds
                 raise GatewayError(f"cannot be read: {error}", where="ring", hint="Is the agent restarting?") from error
-            if self.position == before:  # overtaken in the middle: go on where it is safe again
+            if self.position == before:  # overtaken in the middle: continue at a safe position
                 self.lost += 1
                 self.position = max(self.ring.tail, before)
                 if self.position == before:

@@ -58,7 +58,7 @@ def make_key(config: Config) -> None:
         KeyFileError: it cannot be written.
     """
     file = config.key.file
-    if file is None or file.exists():  # a credential is somebody else's to make
+    if file is None or file.exists():  # a credential is created by systemd
         return
     if config.store_path.exists():  # this gateway is not new: its key was lost, and another one would not be believed
         return
@@ -71,13 +71,13 @@ def make_key(config: Config) -> None:
 
 
 async def serve(config: Config, load: Callable[[], Config]) -> None:
-    """Run until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reads the configuration anew."""
+    """Run until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the configuration."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)  # what is sealed is on the disk; what is not is in the ring
+            os._exit(1)  # sealed readings are on the disk, the others in the ring
         stop.set()
         notify("STOPPING=1\nSTATUS=sealing and sending pending readings")
 
@@ -87,7 +87,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
     def ready() -> None:
         gc.collect()
         ext.memory.give_back()
-        gc.freeze()  # what is alive now stays: the collector need not walk it again
+        gc.freeze()  # objects alive now stay: the garbage collector need not visit them again
         notify("READY=1")
 
     service = Service(config, ready, load)

@@ -1,4 +1,4 @@
-"""`meterhouse scan`: what is on this line, and which profile fits."""
+"""`meterhouse scan`: the devices on a line, and the profiles that fit."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def scan(
     """
     from agent.cli.lease import agents_folder, lend
 
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     folder = agents_folder(config_file, runtime_dir)
     hunts = [_hunt(url, **asked) for url in _expanded(lines)]
     scans = _scans(hunts)
@@ -146,7 +146,7 @@ def scan(
         if len(scans) == 1 or not isinstance(wrong, LineDown):
             complain(wrong)
     if len(scans) > 1 and (down := sum(isinstance(error, LineDown) for error in trouble)):
-        click.echo(f"note: {down} of {len(scans)} hosts do not listen", err=True)
+        click.echo(f"note: {down} of {len(scans)} hosts refused the connection", err=True)
     if interrupted:
         click.echo("interrupted: the list above is incomplete", err=True)
         raise SystemExit(130)
@@ -206,7 +206,7 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
 
 
 def _hunt(url: str, **asked: Any) -> Hunt:
-    """What the options mean for one line."""
+    """The scan of one line by the options."""
     from drivers.scan import COMMON_SETTINGS, PROTOCOLS, Hunt
 
     is_mbap = url.startswith("modbus-tcp:")

@@ -133,7 +133,7 @@ async def _serve(said: dict[str, Any]) -> None:
             stack.push_async_callback(control.close)
             for fault in said["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
-            _listen_to(said, control, stack)  # before it is announced: whoever reads that may write at once
+            _listen_to(said, control, stack)  # before it is announced: a reader of that may write at once
             _announce(said, lines, devices)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), said["seconds"])
@@ -149,7 +149,7 @@ def _park(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Served
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+        raise UsageError(f"cannot be created: {error.strerror}", where=str(folder)) from error
     park = make_park(folder.absolute(), seed=said["seed"], speed=said["speed"], sleeps=said["sleep"])
     said["made"] = park
     return park.lines, park.served()
@@ -165,7 +165,7 @@ def _single(said: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Serv
     is_meter = profile is not None and profile.protocol not in ("modbus", "sunspec")
     if is_meter != bool(said["addresses"]) and (said["addresses"] or said["units"]):
         option = "--address" if is_meter else "--unit"
-        raise click.UsageError(f"devices of this kind are named with {option}")
+        raise click.UsageError(f"devices of this kind need {option}")
     bus: Bus
     devices: Mapping[str, Served]
     if is_meter and profile is not None:
@@ -219,7 +219,7 @@ def _role(said: dict[str, Any]) -> str:
 
 
 def _meters(said: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Served]]:
-    """Meters that are no Modbus, on a bus of their own."""
+    """Meters of other protocols than Modbus, on a bus of their own."""
     from drivers.sim.display import ParkClock
     from drivers.sim.families import meter_from_profile
     from drivers.sim.meters import MixedBus
@@ -275,7 +275,7 @@ def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
 
 
 def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Served]) -> None:
-    """What is served and where, on stdout; at once, for scripts that wait for it."""
+    """Print what is served and where, unbuffered, for scripts that wait for it."""
     park: Park | None = said.get("made")
     if park is not None:
         for slot in park.slots:
@@ -300,7 +300,7 @@ def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[
 
 
 def _say(said: dict[str, Any], name: str, line: str, url: str, serial: str, who: tuple[str, str], profile: str) -> None:
-    """One device; ``who`` is its address as agent.toml has it, and for people."""
+    """One device; ``who`` is its address as in agent.toml."""
     address, shown = who
     if said["as_json"]:
         facts = {"device": name, "line": line, "url": url, "serial": serial or None}
@@ -319,8 +319,8 @@ def _listen_to(said: dict[str, Any], control: Control, stack: AsyncExitStack) ->
                 os.mkfifo(path, 0o600)
                 stack.callback(path.unlink, missing_ok=True)
             elif not path.is_fifo():
-                raise UsageError("is there already and no named pipe", where=str(path), hint="Name another place")
-            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # read and write: so that it never ends
+                raise UsageError("exists and is not a named pipe", where=str(path), hint="Give another path")
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # read and write, so that it never ends
         except OSError as error:
             raise UsageError(f"no control pipe: {error.strerror}", where=str(path)) from error
         stack.callback(os.close, fd)

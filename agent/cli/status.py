@@ -1,4 +1,4 @@
-"""`meterhouse status`: what the running agent says of itself."""
+"""`meterhouse status`: the state of the running agent."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def status(config_file: Path, state_dir: Path | None, runtime_dir: Path | None, 
 
 
 def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]:
-    """What is not well, as sentences, by exit code."""
+    """Problems, as sentences, by exit code."""
     faults: dict[int, list[str]] = {}
 
     def add(code: int, text: str) -> None:
@@ -69,35 +69,35 @@ def find_faults(snapshot: Mapping[str, Any], now: float) -> dict[int, list[str]]
 
     age = now - float(snapshot.get("time", 0))
     if not is_alive(snapshot.get("pid")):
-        add(OURS, f"the agent is gone (process {snapshot.get('pid')}); what follows was true {show_age(age)} ago")
+        add(OURS, f"the agent is gone (process {snapshot.get('pid')}); the data below is {show_age(age)} old")
     elif age > STALE_S:
         add(OURS, f"the agent has written no snapshot for {show_age(age)}: it hangs, or the clock was set")
     if trouble := snapshot.get("store", {}).get("trouble"):
         add(OURS, f"store: {tidy(str(trouble), 200)}")
     intervals = snapshot.get("intervals", {})
     if waits := intervals.get("waits"):
-        add(OURS, f"intervals wait: {tidy(str(waits), 200)}")
+        add(OURS, f"intervals are delayed: {tidy(str(waits), 200)}")
     if stopped := intervals.get("stopped"):
         names = ", ".join(tidy(str(name), 60) for name in stopped[:5]) + (", ..." if len(stopped) > 5 else "")
-        add(OURS, f"intervals of {names} stopped by an error in the agent; a restart makes them from their packs")
+        add(OURS, f"intervals of {names} stopped by an error in the agent; a restart rebuilds them from packs")
     for text in snapshot.get("config", {}).get("complaints", ()):
-        add(CONFIG, f"rejected, the previous one stays in effect: {tidy(str(text), 300)}")
+        add(CONFIG, f"configuration rejected, the previous one stays in effect: {tidy(str(text), 300)}")
     for name, device in snapshot.get("devices", {}).items():
         why = f": {tidy(str(device['error']), 160)}" if device.get("error") else ""
         if device.get("life") == "dead":
             add(LINE, f"device {name} does not respond{why}")
-        elif device.get("life") == "unknown" and why:  # its line is down: nobody knows how it is
-            add(LINE, f"device {name} is not reached{why}")
+        elif device.get("life") == "unknown" and why:  # its line is down: the state of the device is unknown
+            add(LINE, f"device {name} cannot be reached{why}")
     for name, uplink in snapshot.get("uplinks", {}).items():
         if not uplink.get("connected", True):
             why = f": {tidy(str(uplink['error']), 160)}" if uplink.get("error") else ""
             why += f". {tidy(str(uplink['hint']), 160)}" if uplink.get("hint") else ""
-            add(BROKER, f"destination {name} is not reached{why}")
+            add(BROKER, f"destination {name} cannot be reached{why}")
     return faults
 
 
 def interval_notes(facts: Mapping[str, Any]) -> list[str]:
-    """What is still to be done before all intervals are known, a sentence each."""
+    """Pending work before all intervals are known, a sentence each."""
     notes = []
     if count := facts.get("reading"):
         notes.append(f"intervals: reading the packs of {count} devices")
@@ -127,7 +127,7 @@ def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
 def to_json(
     snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest: Iterable[Latest], now: float
 ) -> dict[str, Any]:
-    """The snapshot with what can be said of it: ``ok``, ``faults``, ages in seconds."""
+    """The snapshot with ``ok``, ``faults`` and ages in seconds."""
     facts = {key: value for key, value in snapshot.items() if key != "tables"}
     facts["ok"] = not faults
     facts["faults"] = [text for texts in faults.values() for text in texts]
@@ -165,7 +165,7 @@ def _print(snapshot: Mapping[str, Any], faults: Mapping[int, list[str]], latest:
             console.print(table)
             console.print()
     for name, learned in learned_maps(snapshot).items():
-        click.echo(f"device {name} taught us of its map: {learned}")
+        click.echo(f"device {name} has a register map that the agent had to learn: {learned}")
     for text in interval_notes(snapshot.get("intervals", {})):
         click.echo(text)
     for text in snapshot.get("store", {}).get("warnings", ()):

@@ -48,11 +48,11 @@ class AgentLives(GatewayError):
 
 
 def ask_database(config: Config, request: Request, take: Take, progress: Progress = quietly) -> dict[str, Any]:
-    """The result of a request, out of the database of an agent that does not run.
+    """The result of a request, from the database of a stopped agent.
 
     Raises:
-        AgentLives: it does run.
-        GatewayError: there is no database, it cannot be opened, or this user may not.
+        AgentLives: the agent runs.
+        GatewayError: no database, it cannot be opened, or this user may not.
     """
     owner = _owner(config.state_dir)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -61,7 +61,7 @@ def ask_database(config: Config, request: Request, take: Take, progress: Progres
             return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
         except Unheard as error:
             hint = "Run it with MH_DEBUG=1 to see why, as the owner of the database"
-            raise GatewayError("who opens it ended", where=str(config.store_path), hint=hint) from error
+            raise GatewayError("the process that opens it ended", where=str(config.store_path), hint=hint) from error
         except GatewayError as error:
             if error.what == _LIVES:
                 raise AgentLives(error.what, where=error.where, hint=error.hint) from None
@@ -72,13 +72,13 @@ def _owner(state_dir: Path) -> os.stat_result:
     """Whom a child has to become. Raises GatewayError where this user cannot be it."""
     try:
         owner = state_dir.stat()
-        if not owner.st_uid:  # a folder of root's that somebody else led here is none of theirs
+        if not owner.st_uid:  # a folder of root's is not theirs
             owner = master_of(state_dir) or owner
     except FileNotFoundError:
         hint = "Did the agent ever run with this state_dir?"
         raise GatewayError("no database", where=str(state_dir), hint=hint) from None
     except OSError as error:
-        raise GatewayError(f"cannot be looked at: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
+        raise GatewayError(f"cannot be accessed: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
     if os.geteuid() not in (owner.st_uid, 0):
         hint = "Start the agent, or use sudo"
         what = "no agent is running, and only its own user and root may open its database"
@@ -117,7 +117,7 @@ async def _serve(sock: socket.socket, config: Config) -> None:
     with sock.makefile("rb") as stream:
         _, size = parse_header(stream.read(HEADER.size), frozenset({Frame.REQUEST}), MAX_REQUEST)
         request = decode_request(stream.read(size))
-    uid = peer_of(sock).uid  # of who made the pair: the tool
+    uid = peer_of(sock).uid  # the tool, which created the pair
     try:
         with _opened(config) as store:
             access = StoppedAccess(config, Caller(uid, login_of(uid)), store)
@@ -132,10 +132,10 @@ async def _serve(sock: socket.socket, config: Config) -> None:
 
 @contextlib.contextmanager
 def _opened(config: Config) -> Iterator[Store]:
-    """The database of an agent that does not run.
+    """The database of a stopped agent.
 
     Raises:
-        GatewayError: there is none, somebody uses it, or it cannot be opened.
+        GatewayError: none, in use, or it cannot be opened.
     """
     from agent.service.runtime_dir import is_agent_running
     from agent.store import Store, StoreBusy
@@ -148,7 +148,7 @@ def _opened(config: Config) -> Iterator[Store]:
     try:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
-        hint = f"Another tool, or an agent with another runtime_dir: name it with --runtime-dir. {error.what}"
+        hint = f"Another tool, or an agent with another runtime_dir: give it with --runtime-dir. {error.what}"
         raise GatewayError("the database is in use by another process", where=str(path), hint=hint) from error
     try:
         yield store
@@ -170,7 +170,7 @@ class StoppedAccess:
 
 
 class StoppedReply:
-    """Frames on a socket that may block: nobody else is served here."""
+    """Frames on a blocking socket: there is no other client."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -183,4 +183,4 @@ class StoppedReply:
         self._sock.sendall(frame(Frame.PROGRESS, encode_facts({"done": done, "total": total})))
 
     def rest(self) -> None:
-        """There is no line to lend here."""
+        """A stopped agent has no line to lend."""

@@ -34,7 +34,7 @@ def configured_target(config: Config, name: str) -> Target:
 
 
 def adhoc_target(profile: str, line: str, address: str, serial: str | None, params: tuple[str, ...]) -> Target:
-    """A device that stands in no configuration. Raises UsageError naming the option, or ProfileError."""
+    """A device without configuration. Raises UsageError naming the option, or ProfileError."""
     found = _profile(profile)
     setting = _value("--serial", v.serial, serial or found.serial or DEFAULT_SERIAL)
     entry = LineEntry(name="read", url=_value("--line", v.line_url, line), serial=setting)

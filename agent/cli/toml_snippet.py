@@ -22,9 +22,9 @@ MOST_OTHERS = 4
 
 
 def tables(found: Sequence[Found], known: Mapping[str, str]) -> list[str]:
-    """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that ``known`` (url -> name) has not.
+    """``[[line]]`` and ``[[device]]`` tables, one text each: first the lines that are not in ``known`` (url -> name).
 
-    A device whose profile is not known is commented out, so that what is pasted is sound as it stands.
+    A device without a known profile is commented out, so that the pasted text is valid.
     """
     names: dict[str, str] = {}
     serials: dict[str, str] = {}
@@ -96,7 +96,7 @@ def _device(device: Found, line: str, lines_serial: str, taken: set[str]) -> str
 
 
 def _params(profile_id: str) -> Iterable[str]:
-    """What the installer may say, or must; with what holds if he does not, or the least that can be right."""
+    """Parameters that the installer may or must set, with their default or lowest value."""
     from drivers.profile import find_profile, load_profile
 
     try:

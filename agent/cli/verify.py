@@ -1,4 +1,4 @@
-"""`meterhouse verify`: the verdict on what a broker delivers or what lies in exported files."""
+"""`meterhouse verify`: the verdict on the packs of a broker or of exported files."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None) -> Recomputed:
     files = [path for path in paths if path != STDIN]
     if not files:
         raise UsageError(
-            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` makes them"
+            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` writes them"
         )
     return recompute(files, plan_file)
 
@@ -136,14 +136,16 @@ def _say(report: Report, short: list[str]) -> None:
 
 def _say_repeated(repeated: Recomputed | None) -> None:
     if repeated is None:
-        click.echo("figures: not repeated, because something in the files was refused")
+        click.echo("figures: not recomputed, because an object in the files was refused")
         return
     for text in repeated.differ:
         click.echo(tidy(f"differs: {text}", 500))
     for text in repeated.unknown:
-        click.echo(tidy(f"not repeated: {text}", 500))
+        click.echo(tidy(f"not recomputed: {text}", 500))
     counts = repeated.counts
-    click.echo(f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be repeated")
+    click.echo(
+        f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
+    )
 
 
 def _first_line(path: Path) -> str:
@@ -164,7 +166,7 @@ def _files(paths: tuple[Path, ...], trust: tuple[str, ...]) -> Report:
                     verifier.new_file()
                 read_stream(verifier, sys.stdin.buffer, "stdin")
     except OSError as error:
-        hint = "Name the files or the folder that `meterhouse export` wrote"
+        hint = "Give the files or the folder that `meterhouse export` wrote"
         raise UsageError(error.strerror or str(error), where=str(error.filename or "verify"), hint=hint) from error
     return verifier.finish()
 

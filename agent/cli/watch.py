@@ -87,7 +87,7 @@ def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
 
 
 class Watched:
-    """Snapshot and ring of the agent, reopened when it starts anew."""
+    """Snapshot and ring of the agent, reopened when it restarts."""
 
     def __init__(self, folder: Path, devices: Sequence[str], patterns: Sequence[str]) -> None:
         self.folder, self._devices, self._patterns = folder, devices, patterns
@@ -214,7 +214,7 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool) -> None:
         try:
             frames = list(read_trace(path, pieces.last))
         except FileNotFoundError:
-            hint = "The line shows its frames once it has been opened"
+            hint = "Frames are shown once the line has been opened"
             raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
         except (OSError, ValueError) as error:
             raise GatewayError(f"cannot be read: {error}", where=str(path)) from error
@@ -248,7 +248,7 @@ class Pieces:
             yield from self.rest()
 
     def rest(self) -> Iterator[TracedFrame]:
-        """What is held back."""
+        """The values that are held back."""
         held, self._held = self._held, None
         if held is not None:
             yield held

@@ -127,7 +127,7 @@ def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
         ]
 
     (note,) = map(str, plan_notes(costs(1000)))
-    assert "one visit to tower for all its paces takes 7.00 s; meanwhile m1, due every 1 s, has gaps" in note
+    assert "one visit to tower for all its paces takes 7.00 s; in that time m1, due every 1 s, has gaps" in note
     assert plan_notes(costs(5000)) == []
 
 
@@ -139,8 +139,8 @@ def test_a_ring_that_is_small_or_not_what_it_seems_is_told(mh, park) -> None:
     warnings = [line for line in said.err.splitlines() if line.startswith("warning: ring")]
     assert warnings == [
         "warning: ring: 100 KiB becomes 64 KiB. A ring's size is a power of two",
-        "warning: ring: holds 33 s of readings; while the disk is slow for longer they become gaps (ring). "
-        "128 KiB would do",
+        "warning: ring: holds 33 s of readings; if the disk is slow for longer, they become gaps (ring). "
+        "128 KiB would be enough",
     ]
     assert "run, 64 KiB, about 33 s of readings" in said.out
 

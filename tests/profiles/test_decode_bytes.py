@@ -67,9 +67,9 @@ def test_any_bytes_come_back(raw: bytes, between: str, upper: bool) -> None:
         ("01 03 0G", "'G', character 6 is not a hex digit. Write bytes as 68 61"),
         ("hello", "'h', character 1 is not a hex digit"),
         ("01 03 0", None),  # all stand apart: a 0 is 00
-        ("01030", "A byte has two digits, here are 5 in all: one is missing or too many"),
-        ("0103 0", "A byte has two digits, here are 5 in all"),
-        ("6", "A byte has two digits, here are 1 in all"),
+        ("01030", "A byte has two digits, but there are 5 in all: one is missing or superfluous"),
+        ("0103 0", "A byte has two digits, but there are 5 in all"),
+        ("6", "A byte has two digits, but there are 1 in all"),
         ("电表", "'电', character 1 is not a hex digit"),
         ("٣٣", "is not a hex digit"),  # digits of another script
         ("01.03", "'.', character 3"),
@@ -133,7 +133,7 @@ def test_the_place_of_a_broken_frame_behind_noise() -> None:
 def test_zeros_behind_a_frame_do_not_hide_its_registers(zeros: int) -> None:
     """A CRC over a frame, its CRC and zeros is 0 again: by the CRC alone such bytes would be one odd frame."""
     found = run("modbus-rtu", ANSWER + "00" * zeros, code=4)
-    assert found["error"] == f"bytes 1 to 9 are a sound frame, {9 + zeros} bytes are here"
+    assert found["error"] == f"bytes 1 to 9 are a valid frame, but there are {9 + zeros} bytes"
     assert found["hint"] == "Leave the others out"
 
 
@@ -142,7 +142,7 @@ def test_a_sound_frame_behind_noise_is_pointed_at(noise: str) -> None:
     size = len(noise) // 2
     found = run("modbus-rtu", noise + ANSWER, code=4)
     assert found["error"].startswith("CRC is 96f0")
-    assert found["hint"] == f"Bytes {size + 1} to {size + 9} of the {size + 9} are a sound frame: leave the others out"
+    assert found["hint"] == f"Bytes {size + 1} to {size + 9} of the {size + 9} are a valid frame: leave out the others"
 
 
 def test_thousands_of_frames_in_a_row() -> None:

@@ -107,7 +107,7 @@ def test_broken_bytes_are_exit_code_4(args: tuple[str, ...], told: str) -> None:
         (("--type", "f32", "--bit", "1", "00000000"), "bit"),
         (("--type", "u16", "--scale", "0", "0001"), "invalid scale"),
         (("--type", "u16", "--scale", "a", "0001"), "invalid scale 'a'"),
-        (("--type", "str", "--bit", "1", "0001"), "--bit means nothing for str"),
+        (("--type", "str", "--bit", "1", "0001"), "--bit has no effect on str"),
         (("--type", "u15", "0001"), "u15"),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_wrong_crc_says_which_it_would_be() -> None:
     frame = {"unit": 1, "function": 3, "exception": None, "crc_ok": False, "pdu_hex": "030453756e53"}
     assert found["frame"] == {"protocol": "modbus-rtu", **frame}
     assert "its two bytes are swapped" in as_json("modbus-rtu", "01 03 04 53 75 6E 53 F0 96", code=4)["error"]
-    assert "cut short?" in as_json("modbus-rtu", "01 03 04 53 75 6E", code=4)["error"]
+    assert "cut off?" in as_json("modbus-rtu", "01 03 04 53 75 6E", code=4)["error"]
     assert "at least 4" in as_json("modbus-rtu", "01 03", code=4)["error"]
 
 

@@ -174,4 +174,4 @@ def test_the_queue_of_replies_is_bounded(capsys: pytest.CaptureFixture[str], mon
     sender.start()
     assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
     sender.join(PATIENCE_S)
-    assert "more comes than anybody asked for" in capsys.readouterr().err
+    assert "more packs than requested" in capsys.readouterr().err

@@ -170,8 +170,8 @@ def test_ctrl_c_ends_with_a_verdict(broker: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ((), "one of --broker and PATHs"),
-        (("a", "--broker", "mqtt://127.0.0.1"), "one of --broker and PATHs"),
+        ((), "give either --broker or PATHs"),
+        (("a", "--broker", "mqtt://127.0.0.1"), "give either --broker or PATHs"),
         (("/no/such/place",), "no such file or folder"),
         (("-", "--trust", "short"), "43 characters"),
     ],

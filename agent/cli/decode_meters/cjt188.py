@@ -49,7 +49,7 @@ def _frame(frame: cjt188.Frame, stream: bytes) -> Json:
 
 
 def _cut(raw: bytes, offset: int, stream: bytes) -> Json:
-    """What a frame that breaks off says as far as it goes; no values."""
+    """The valid prefix of a truncated frame; no values."""
     data = raw[11 : 11 + raw[10]]
     shown = _frame(cjt188.Frame(raw[:10] + bytes((len(data),)) + data + bytes(2), offset), stream)
     for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
@@ -71,7 +71,7 @@ def _broken(stream: bytes) -> BrokenInput:
 
 
 def decode(stream: bytes) -> Json:
-    """All frames of ``stream``, and what they say."""
+    """All frames of ``stream``, decoded."""
     frames = cjt188.Parser().feed(stream)
     if not frames:
         raise _broken(stream)

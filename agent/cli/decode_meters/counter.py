@@ -65,7 +65,7 @@ def _points(content: Any) -> list[tuple[Any, Any]]:
 
 
 def _value(content: Any, place: int) -> Decimal | str | None:
-    """A reading; a word stands for an unknown level, None for no reading."""
+    """A reading; a word means an unknown level, None a missing reading."""
     what = f"points[{place}]"
     if content is None or (isinstance(content, str) and content.strip().lower() in _NO_READING):
         return None
@@ -80,7 +80,7 @@ def _value(content: Any, place: int) -> Decimal | str | None:
 
 
 def _levels(said: list[Decimal | str | None], modulus: Decimal | None) -> tuple[list[Decimal | None], set[int]]:
-    """(values, indexes of those that are words). The same word stands for the same unknown level."""
+    """(values, indexes of those that are words). The same word means the same unknown level."""
     highest = max([Decimal(0), *(v for v in said if isinstance(v, Decimal))])
     above = 200 * highest or Decimal(1_000_003)  # a fall from it is large
     if modulus is not None:
@@ -91,7 +91,7 @@ def _levels(said: list[Decimal | str | None], modulus: Decimal | None) -> tuple[
 
 
 def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
-    """What one count is worth: as said, else the last decimal place that any value uses."""
+    """The value of one count: as given, else the last decimal place of any value."""
     for key in ("resolution", "scale"):
         if content.get(key) is not None:
             found = _decimal(content[key], key)
@@ -117,7 +117,7 @@ def _modulus(content: dict[str, Any], resolution: Decimal) -> Decimal | None:
 
 
 def _width_fits(modulus: Decimal, resolution: Decimal, values: list[Decimal]) -> bool:
-    """Are most readings below the end? Single ones beyond it are none, all of them mean that it is wrong."""
+    """Are most readings below the modulus? Single ones above are errors; if all are, the modulus is wrong."""
     known = [v for v in values if not is_all_ones(v / resolution)]
     return 2 * sum(v >= modulus for v in known) <= len(known)
 
@@ -141,10 +141,10 @@ def _seconds(times: list[Any]) -> list[float] | None:
 
 
 def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], list[float] | None, list[str]]:
-    """(the places in the order they were read, their seconds, what has to be said of it).
+    """(indexes in the order of reading, their seconds, warnings).
 
-    Where time goes back and the counter with it, a reading came late. Where only time does, a clock was set back (at
-    the end of summer time, for one), and the readings stand as they came; then nobody knows how long a step took.
+    If time and counter both go back, a reading arrived late. If only time goes back, the clock was set back (such as at
+    the end of summer time), and the readings keep their order; then the length of a step is unknown.
     """
     places, seconds = list(range(len(values))), _seconds(times)
     back = [n for n, (a, b) in enumerate(itertools.pairwise(seconds or []), 1) if b < a]
@@ -213,7 +213,7 @@ def command(file: Path, as_json: bool) -> None:
     """Explain a counter's readings: growth, rollover, reset, back step, glitch, swap.
 
     FILE is {"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [["2026-11-24T00:00:00Z", 1.0], ...]};
-    "digits" may stand for "bits", null is a reading that does not exist, a word an unknown level; - reads stdin.
+    "digits" may replace "bits"; null is a missing reading, a word an unknown level; - reads stdin.
 
     \b
     Example:

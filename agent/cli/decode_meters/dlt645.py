@@ -50,7 +50,7 @@ def _frame(frame: dlt645.Frame, stream: bytes) -> Json:
 
 
 def _cut(raw: bytes, offset: int, stream: bytes) -> Json:
-    """What a frame that breaks off says as far as it goes; no values."""
+    """The valid prefix of a truncated frame; no values."""
     data = raw[10 : 10 + raw[9]]
     shown = _frame(dlt645.Frame(raw[:9] + bytes((len(data),)) + data + bytes(2), offset), stream)
     for key in ("checksum_in_frame", "checksum_computed", "frame_length", "value_digits", "undecoded"):
@@ -70,7 +70,7 @@ def _broken(stream: bytes) -> BrokenInput:
 
 
 def decode(stream: bytes) -> Json:
-    """All frames of ``stream``, and what they say."""
+    """All frames of ``stream``, decoded."""
     frames = dlt645.Parser().feed(stream)
     if not frames:
         raise _broken(stream)
@@ -115,10 +115,10 @@ def _readings(part: Sequence[dlt645.Frame]) -> tuple[Reading, ...]:
 
 
 def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
-    """What an answer in several frames has not."""
+    """A warning for missing frames of an answer."""
     if part[0].is_follow_on:
         number = "" if part[0].sequence is None else f" {part[0].sequence}"
-        what = f"which values of {part[0].identifier} it holds is unknown"
+        what = f"it is unknown which values of {part[0].identifier} it holds"
         yield f"follow-on frame{number} without those before it: {what}"
     if part[-1].more:
         yield f"the meter has more of {part[-1].identifier or 'this'}: the following frames are missing"

@@ -1,4 +1,4 @@
-"""What to do about bytes that are no frame of the protocol that was asked for."""
+"""Hints for bytes that are not a frame of the requested protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES = {
 
 
 def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
-    """The advice for a frame that failed with ``error``; ``form`` says what one looks like."""
+    """The hint for a frame that failed with ``error``; ``form`` describes a valid one."""
     elsewhere = other_protocol(stream, tried)
     if elsewhere:
         return elsewhere

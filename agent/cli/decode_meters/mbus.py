@@ -15,7 +15,7 @@ _RECORDS_HINT = "The frame itself is valid: the meter sent this. What precedes i
 
 
 def _telegram(telegram: mbus.Telegram) -> Json:
-    """The application layer's part of a frame; nothing for what is not there."""
+    """The application layer of a frame; empty if absent."""
     shown: Json = {
         "ci": telegram.ci,
         "ci_name": mbus.CI_NAMES.get(telegram.ci or 0, ""),
@@ -67,7 +67,7 @@ def _frame(frame: mbus.Frame, stream: bytes) -> Json:
 
 
 def _readings(telegram: mbus.Telegram) -> list[Json]:
-    """As for every protocol, but storage, tariff and function are always said: they tell M-Bus records apart."""
+    """As for every protocol, but always with storage, tariff and function, which distinguish M-Bus records."""
     return [reading_json(r) | {"storage": r.storage, "tariff": r.tariff} for r in telegram.readings]
 
 
@@ -103,7 +103,7 @@ def _wireless(stream: bytes) -> Json:
 
 
 def decode(stream: bytes) -> Json:
-    """All wired frames of ``stream``, or the one wireless frame that it is."""
+    """All wired frames of ``stream``, or its one wireless frame."""
     frames = mbus.Parser().feed(stream)
     if any(f.kind == "long" for f in frames):
         return _wired(frames, stream)
@@ -117,7 +117,7 @@ def decode(stream: bytes) -> Json:
     if len(raw) >= 7 and raw[0] == raw[3] == 0x68:
         frame = mbus.Frame(raw, offset)
         shown = _frame(frame, stream) | {"ci": frame.ci}
-        if raw[1] != raw[2] or len(raw) != raw[1] + 6:  # it breaks off, or nobody knows where it ends
+        if raw[1] != raw[2] or len(raw) != raw[1] + 6:  # truncated, or its end is unknown
             del shown["checksum_in_frame"], shown["checksum_computed"]
             shown |= {"length_in_frame": raw[1], "checksum_ok": False}
     form = "68h, the length twice, 68h, control, address, CI, data, checksum, 16h"

@@ -36,10 +36,10 @@ _SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 
 
 def hex_bytes(words: Sequence[str]) -> bytes:
-    """Bytes out of hex in any usual dress: spaces, colons, commas, 0x, 68h, a literal of C or Python.
+    """Bytes from hex in any usual notation: spaces, colons, commas, 0x, 68h, a literal of C or Python.
 
-    Where all stand apart a single digit is a byte too, as some tools print 3 for 03. A lone ``-`` reads them from
-    standard input. Raises BrokenInput.
+    If all are separated, a single digit is a byte as well, as some tools print 3 for 03. ``-`` alone reads standard
+    input. Raises BrokenInput.
     """
     if list(words) == ["-"]:
         words = [sys.stdin.buffer.read(MAX_INPUT).decode("utf-8", "replace")]
@@ -53,7 +53,7 @@ def hex_bytes(words: Sequence[str]) -> bytes:
         what = f"{clean_text(wrong[0])!r}, character {wrong.start() + 1} is not a hex digit"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=f"{what}. {HEX_HINT}")
     if len(digits) % 2:
-        what = f"A byte has two digits, here are {len(digits)} in all: one is missing or too many"
+        what = f"A byte has two digits, but there are {len(digits)} in all: one is missing or superfluous"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=what)
     return bytes.fromhex(digits)
 
@@ -121,7 +121,7 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     elif decoded["ok"]:
         _print_table(decoded)
     else:
-        if decoded.get("readings"):  # sound as far as they go
+        if decoded.get("readings"):  # the valid prefix
             _print_table(decoded)
         hint = f". {decoded['hint']}" if decoded.get("hint") else ""
         click.echo(f"cannot decode: {decoded['error']}{hint}", err=True)
@@ -129,7 +129,7 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
 
 
 def run(decode: Any, as_json: bool) -> NoReturn:
-    """Call ``decode`` and print what it gives, or its complaint."""
+    """Call ``decode`` and print its result or its error."""
     try:
         decoded = {"ok": True, **decode()}
     except BrokenInput as broken:
@@ -172,6 +172,6 @@ def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:
 
 
 def wake_bytes(stream: bytes, offset: int) -> int:
-    """How many FE stand right before ``offset``."""
+    """The number of FE bytes right before ``offset``."""
     head = stream[:offset]
     return len(head) - len(head.rstrip(b"\xfe"))

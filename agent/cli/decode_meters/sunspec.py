@@ -17,7 +17,7 @@ __all__ = ["command", "decode", "read_json"]
 def _image(content: Any) -> tuple[int, list[int | None]]:
     """(base address, registers) of an image, or of a dump's holding registers from its lowest address on.
 
-    None stands for a register that was not read: what needs it has no value.
+    None means a register that was not read: its points have no value.
     """
     if not isinstance(content, dict):
         raise BrokenInput('want {"base_address": 40000, "registers": [...]}')

@@ -1,4 +1,4 @@
-"""The key file of a command: options, where it is, what is shown of it."""
+"""The key file of a command: options, path, output."""
 
 from __future__ import annotations
 

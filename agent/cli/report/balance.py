@@ -33,7 +33,7 @@ def counts_row(balance: Mapping[str, Any], language: str) -> str:
 
 
 def unknown_row(balance: Mapping[str, Any], language: str) -> str:
-    """Meters whose class nobody said."""
+    """Meters of unknown accuracy class."""
     names = sorted({name for one in (balance, *balance.get("nodes", ())) for name in one.get("unknown", ())})
     return f"{BALANCE_WORDS[language]['no_class']}: {', '.join(names)}" if names else ""
 
@@ -45,7 +45,7 @@ def node_heads(language: str) -> tuple[str, ...]:
 
 
 def node_rows(balance: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
-    """Each node of the tree against what is below it, or its check meter."""
+    """Each node of the tree compared with what is below it, or with its check meter."""
     words = BALANCE_WORDS[language]
     for node in balance.get("nodes", ()):
         against = words["children"] if node["against"] == "children" else node["against"]

@@ -165,7 +165,10 @@ def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
 
 
 def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:
-    with _told(path), CsvDraft(path, heads, "utf-8-sig") as draft:  # the mark tells spreadsheets that it is UTF-8
+    with (
+        _told(path),
+        CsvDraft(path, heads, "utf-8-sig") as draft,
+    ):  # the byte order mark tells spreadsheets that it is UTF-8
         for row in rows:
             draft.add_row(row)
         draft.keep()
@@ -263,7 +266,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def spark(texts: list[str]) -> str:
-    """A trend in a line of blocks, at most 31 of them; a dot where there is no figure."""
+    """A trend as a line of at most 31 blocks; a dot for a missing figure."""
     values = [float(text) if text else None for text in texts[-31:]]
     known = [value for value in values if value is not None]
     if len(known) < 2:

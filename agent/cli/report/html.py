@@ -177,7 +177,7 @@ def _trace(trace: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
 
 
 def _stack(hours: Sequence[Mapping[str, Any]], zone: ZoneInfo) -> str:
-    """What covered each hour's consumption, one bar an hour."""
+    """Sources of each hour's consumption, one bar an hour."""
     if not hours:
         return ""
     wide, high = 900.0, 130.0

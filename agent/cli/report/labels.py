@@ -76,7 +76,7 @@ def percent(text: str) -> str:
 
 
 def lacking(figure: Mapping[str, Any], language: str) -> str:
-    """Why there is no figure; "" where there is one."""
+    """Why a figure is missing; "" if it is not."""
     words = WORDS[language]
     if figure.get("lacking"):
         names = [f"{said(one['title'], language)} ({one['n']})" for one in figure["lacking"]]
