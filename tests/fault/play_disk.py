@@ -117,7 +117,7 @@ class Overrun:
 
     def done(self) -> bool:
         held = in_rings(self._agent.rings, self._meters)
-        pauses, ends = (self._agent.said.count(f"sealing {edge}") for edge in ("pauses", "goes on"))
+        pauses, ends = (self._agent.said.count(f"sealing {edge}") for edge in ("paused", "resumed"))
         if pauses == ends:  # it seals at the moment
             self._pause = 0
         elif pauses != self._pause:

@@ -47,7 +47,7 @@ def test_a_disk_full_for_longer_than_the_ring_reaches(row: Row) -> None:
     assert row["code"] == 0 and row["verdict"] == "verified"
     assert row["overwritten"] and row["missing_and_stated"] and {"disk", "ring"} & set(row["gaps"])
     assert set(row["gaps"]) <= BUSY | {"disk", "ring"}
-    pauses, ends = (row["said"].count(f"sealing {edge}") for edge in ("pauses", "goes on"))
+    pauses, ends = (row["said"].count(f"sealing {edge}") for edge in ("paused", "resumed"))
     assert pauses >= row["rounds"] and 0 <= pauses - ends <= row["restarts"]
 
 
