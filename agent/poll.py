@@ -248,10 +248,10 @@ class DevicePoll:
         if self._logged_dead:
             self._logged_dead = False
             since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
-            log.info("%s responding%s", self.driver.spec.name, since)
+            log.info("%s responds%s", self.driver.spec.name, since)
         self.life = Life.ALIVE
         self.failures = 0
-        self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
+        self._backoff.reset()
         self.last_answer_ms = now_ms
         self.last_error = ""
 

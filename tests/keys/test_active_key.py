@@ -414,7 +414,7 @@ def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, m
     before, kid = path.read_bytes(), gateway.signer.kid
     gateway.config.write_text(gateway.config.read_text() + '[key]\ncredential = "signing-key"\n')
     code, _, err = mh("keys", "show", "-c", gateway.config)
-    assert code == 2 and "systemd credential signing-key: name the file that it comes from" in err
+    assert code == 2 and "systemd credential signing-key: give the file that it is loaded from" in err
     with instance_lock(gateway.folder / "state", gateway.folder / "run"):
         code, _, err = mh("keys", "revoke", kid, path, "-c", gateway.config, "--yes")
         assert code == 2 and "systemctl stop meterhouse" in err and path.read_bytes() == before

@@ -120,7 +120,7 @@ def test_nothing_is_there_at_the_start(played: dict[str, Any]) -> None:
         assert {"absent"} <= set(reasons(played["report"], device)) <= {"absent"} | BUSY
     said = played["alone"]
     assert said.count("cannot open serial:") == 1, "a line that is down is told once"
-    assert "Is the adapter plugged in?" in said and "nothing listens there" in said
+    assert "Is the adapter plugged in?" in said and "nothing listens on this port" in said
     assert "reopened" in played["said"]
 
 

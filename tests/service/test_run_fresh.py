@@ -75,7 +75,7 @@ def test_a_master_that_repeats_itself(played: dict[str, Any]) -> None:
     assert "device.heartbeat has stood at" in played["errors"]["m1"] and "device.link is 0" in played["errors"]["m2"]
     assert played["errors"]["m3"] is None
     for name in ("m1", "m2"):
-        assert f"{name}: its source is alive again" in played["said"]
+        assert f"{name}: source recovered" in played["said"]
         assert played["report"].streams[f"{SITE}/{name}"].gap_reasons["stale_source"] > 0
     numbers = [record["v"] for pack in played["packs"][1] for record in counted(pack)]
     assert 1 <= numbers.count(played["frozen"]) <= 5, "a heartbeat is good for 1.5 s, so for its tick and three or four"
