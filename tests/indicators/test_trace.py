@@ -35,7 +35,7 @@ def test_a_day_in_four_hours() -> None:
     noon, evening = found.matches[1], found.matches[2]
     assert (noon.consumption, noon.own, noon.direct, noon.stored, noon.exported) == (100, 100, 0, 50, 50)
     assert (evening.own, evening.direct, evening.storage, evening.grid) == (20, 10, 50, 20)
-    assert evening.green == 30, "what comes out of the storage earns nothing"
+    assert evening.own + evening.direct == 30, "what comes out of the storage earns nothing"
     assert found.consumption == 400 and found.certified == found.grid == 200, "no more than was bought"
     assert found.at_the_time == D("0.375") and found.with_certificates == D("0.875") and found.incomplete == 1
     assert trace([]).at_the_time is None
@@ -44,7 +44,7 @@ def test_a_day_in_four_hours() -> None:
 def test_a_discharge_into_the_grid_earns_no_certificate() -> None:
     """Only what generation gave counts as exported, and what it loaded into the storage is counted once, as used."""
     night = match(Slot(0, 3_600_000, discharge=D(5000), grid_export=D(4000)))
-    assert (night.exported, night.own, night.green, night.storage) == (0, 0, 0, 1000)
+    assert (night.exported, night.own, night.direct, night.storage) == (0, 0, 0, 1000)
     noon = match(Slot(0, 3_600_000, generation=D(9000), charge=D(5000), grid_export=D(3000)))
     assert (noon.exported, noon.own, noon.stored) == (3000, 1000, 5000)
     found = issue([("2025-06", noon.exported + night.exported, noon.own + noon.stored)])
