@@ -289,7 +289,10 @@ def test_results_are_verified_as_readings_are(lived: Lived, tmp_path: Path) -> N
                 ("incomplete", "park7/gw01/_indicators: sequence 21 to 21 missing"),
             ),
             (_another_figure, ("failed", "first bad: park7/gw01/_indicators seq 21")),
-            (lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]], ("verified", "1 packs arrived out of order")),
+            (
+                lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]],
+                ("verified", "1 packs arrived out of order"),
+            ),
         )
     ):
         folder = tmp_path / str(n)
