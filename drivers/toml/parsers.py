@@ -19,7 +19,7 @@ Parse = Callable[[object], object]
 
 
 class Wrong(Exception):
-    """A value that cannot be: what was seen, and what would be right."""
+    """An invalid value: the value seen, and the value expected."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
