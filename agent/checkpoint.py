@@ -15,7 +15,7 @@ PAGE_HEADS = 200  # 40 KiB: smaller than the smallest packet that brokers allow
 
 
 class Headed(Protocol):
-    """Where a stream stands; ``agent.store.StreamHead`` is one."""
+    """The position of a stream; ``agent.store.StreamHead`` is one."""
 
     @property
     def stream(self) -> str: ...
@@ -79,7 +79,7 @@ def checkpoint(
 
 
 def payload_hash(data: bytes) -> str:
-    """What the next page names as ``prev``."""
+    """The hash that the next page has as ``prev``."""
     return base64url(signed.payload_hash(data))
 
 

@@ -49,7 +49,7 @@ class Life(Enum):
 
 
 class DevicePoll:
-    """The schedule and state of one device: what is due, what is pending, whether it answers.
+    """The schedule and state of one device: due and pending points, and whether it answers.
 
     Args:
         record: takes what a poll wrote into the ring.
@@ -97,7 +97,7 @@ class DevicePoll:
         self._points: dict[int, array[int]] = {}
 
     def driver_changed(self) -> None:
-        """The driver was exchanged for one with other points; what is pending stays pending."""
+        """The driver was exchanged for one with other points; pending points stay pending."""
         spec = self.driver.spec
         used = {PACES.index(point.pace) for point in spec.points}
         now = max(self.working, self.first_ms)
@@ -131,7 +131,7 @@ class DevicePoll:
         return not self.working and not any(self.pending)
 
     async def pause(self) -> None:
-        """Take up no new tick, and wait until what is pending was polled: a change then loses nothing."""
+        """Start no new tick, and wait until pending points are polled: a change then loses nothing."""
         self.paused = True
         while not self.idle:
             self._settled = asyncio.get_running_loop().create_future()
@@ -161,7 +161,7 @@ class DevicePoll:
         return min(held, default=self.next_ms or 1 << 62)
 
     def advance(self, now_ms: int) -> list[int]:
-        """Make the ticks up to now pending. What still was pending is now a gap ``overload``; returns its positions."""
+        """Make the ticks up to now pending. Pending points become a gap ``overload``; returns its positions."""
         late: list[int] = []
         for pace, period in enumerate(self.periods):
             while period and self.next[pace] <= now_ms:
@@ -279,7 +279,7 @@ class LinePoller:
         self.wake()
 
     def wake(self) -> None:
-        """Check what is due now: the schedule of a device has changed."""
+        """Check for due points now: the schedule of a device has changed."""
         self._wake_ms = 0
         if self._sleeping is not None and not self._sleeping.done():
             self._sleeping.set_result(None)
@@ -353,7 +353,7 @@ class LinePoller:
             device.mark_alive(self._grid.now_ms())
             device.identified_ms = tick
             if device.periods[ONCE]:
-                paces |= 1 << ONCE  # after an absence, what is read once is read again
+                paces |= 1 << ONCE  # after an absence, points of pace once are read again
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
         result = await device.driver.poll(tick, paces)

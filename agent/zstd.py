@@ -9,7 +9,7 @@ import zstandard
 
 
 def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None = None) -> bytes:
-    """What is in ``frame``, at most ``cap`` bytes. Raises ValueError where it is damaged or holds more.
+    """The content of ``frame``, at most ``cap`` bytes. Raises ValueError where it is damaged or holds more.
 
     ``max_output_size`` alone bounds nothing: the library ignores it where the frame states a size, and makes room for
     whatever is stated. A frame that states less than comes of it is an error to the library itself.

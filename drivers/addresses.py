@@ -1,4 +1,4 @@
-"""What an address is, protocol by protocol: the one rule that drivers, the configuration and samples ask.
+"""Addresses by protocol: the one rule for drivers, the configuration and samples.
 
 Light on purpose: a check of a configuration does not load the drivers.
 """
@@ -80,7 +80,7 @@ RULES: Mapping[str, Callable[[str, str], WrongAddress | None]] = {
 
 
 def check_address(protocol: str, address: str, scheme: str = "") -> WrongAddress | None:
-    """What is wrong with the address of a device, or with the line that it is on; None where nothing is.
+    """The error in the address of a device, or in its line; None without an error.
 
     Args:
         scheme: of the line's url; "" where the line is not known.

@@ -32,7 +32,7 @@ def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
 
 
 def offset_s(said: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
-    """Seconds that a device's clock is ahead of ours at ``time_ns``, when its answer came in. None if it has no time.
+    """Lead of a device's clock over the host's in seconds, at ``time_ns``, when it answered. None if it has no time.
 
     Args:
         said: ISO 8601 without zone, or seconds since 1970.

@@ -14,9 +14,9 @@ from decimal import Decimal
 from drivers.model import DeviceSpec, Kind, Point
 from drivers.plan import ratio_of
 
-BELIEVED_S, BELIEVED_READINGS = 60.0, 3  # a new level is believed after so long and so many readings that fit
+BELIEVED_S, BELIEVED_READINGS = 60.0, 3  # a new level is accepted after this long and this many consistent readings
 HIGHEST_W = Decimal(1_000_000_000)  # no device of a park moves more
-# unit -> what it counts a second at most; units that are not here may count at any speed
+# unit -> its highest growth a second; other units may count at any speed
 _HIGHEST: dict[str, Decimal] = {
     **{unit: HIGHEST_W / 3600 for unit in ("Wh", "varh", "VAh")},
     **{f"k{unit}": HIGHEST_W / 3_600_000 for unit in ("Wh", "varh", "VAh")},

@@ -111,7 +111,7 @@ def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
 
 
 def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
-    """What keeps ``rest`` from beginning with a frame: (the higher, the closer it came, its bytes, words)."""
+    """Why ``rest`` does not begin with a frame: (the higher, the closer it came, its bytes, words)."""
     if len(rest) <= length_at:
         return 1, rest, "cut short inside the header"
     length = rest[length_at]

@@ -36,7 +36,7 @@ class Freshness:
         return self.rule.changes_within_s or 0.0
 
     def why(self, reading: Reading | None) -> str:
-        """What is wrong, for a technician."""
+        """The error, for a technician."""
         value = None if reading is None else reading.value
         if value is None:
             return f"{self.rule.point} cannot be read, nothing proves that the source lives"

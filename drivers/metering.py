@@ -1,4 +1,4 @@
-"""What drivers of meters have in common: a question with its push parser, and how a value gets into the ring.
+"""The common parts of drivers of meters: a question with its push parser, and how a value gets into the ring.
 
 A protocol's driver says which questions bring which points and how a point is found among the readings of an answer;
 asking, gaps, units, ratios and signs are here.
@@ -45,7 +45,7 @@ from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.meters")
 F = TypeVar("F")
-REFUSALS, REST_S = 2, 3600.0  # after so many refusals in a row a question rests for so long
+REFUSALS, REST_S = 2, 3600.0  # after this many refusals in a row a question is not asked for this long
 
 
 class MeterRequest(Generic[F]):
@@ -54,7 +54,7 @@ class MeterRequest(Generic[F]):
     Args:
         judge: the bytes of a sound frame that answers, a LineError if it refuses, None if it is not for us
             (another meter's, our own echo); a MismatchError is kept in mind while the right one may still come.
-        why: what is wrong with bytes that do not contain a frame.
+        why: the error in bytes that do not contain a frame.
     """
 
     __slots__ = ("_judge", "_parser", "_why", "expect", "frame", "function", "unit", "where")
@@ -100,7 +100,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What one question brought, stamped when its last byte came in."""
+    """The result of one question, stamped when its last byte came in."""
 
     readings: Sequence[Reading]
     time_ns: int
@@ -170,7 +170,7 @@ class MeterDevice:
     # --- what pollers and commands call
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due. A question that fails makes gaps of its points; silence at the first ends the visit."""
+        """Read the due points. A question that fails makes gaps of its points; silence at the first ends the visit."""
         result = PollResult()
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
         queries, streak = self.plan(due), 0
@@ -239,7 +239,7 @@ class MeterDevice:
         return {name: found[places[name]] for name in names}
 
     def read_frames(self, frames: Mapping[str, Sequence[bytes]]) -> dict[str, Reading]:
-        """What recorded answers hold, by point: question -> its frames. Asks nothing. Raises LineError."""
+        """The values of recorded answers, by point: question -> its frames. Asks nothing. Raises LineError."""
         found: dict[int, Reading] = {}
         for query_id, raw in frames.items():
             numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, query_id)]
@@ -247,7 +247,7 @@ class MeterDevice:
         return {reading.name: reading for reading in found.values()}
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit for these paces costs on this line, about: answers of meters vary in length."""
+        """The approximate cost of one visit for these paces on this line: answers of meters vary in length."""
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
         queries = self.plan(due)
         costs = [self.cost(query.query_id) for query in queries]

@@ -71,7 +71,7 @@ class BrokerError(GatewayError):
 
 
 class Kind(StrEnum):
-    """What a point's values mean over time."""
+    """The meaning of a point's values over time."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -215,9 +215,9 @@ class Point:
     optional: bool = False  # illegal address means: this firmware has it not; stop asking, quietly
     key: str = ""
     flips: bool = False  # the sign turns with a reversed CT
-    clock: str = ""  # "local" or "utc": what is read is the device's clock, the reading is how far it is ahead of ours
+    clock: str = ""  # "local" or "utc": the point is the device's clock, the reading is its lead over the gateway's
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
-    en: str = ""  # what it means, where the vocabulary does not say it (or says too little)
+    en: str = ""  # its meaning, if the vocabulary has none (or too short a one)
     zh: str = ""
 
     @property
@@ -299,7 +299,7 @@ class DeviceSpec:
 
 @dataclass(slots=True)
 class PollResult:
-    """What one visit to a device did. The ring holds the readings and gaps; here are their positions."""
+    """The result of one visit to a device. The ring holds the readings and gaps; here are their positions."""
 
     positions: list[int] = field(default_factory=list)  # ring positions written, in order
     asked: int = 0  # requests sent
@@ -332,7 +332,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """What one visit to a device costs: for ``check --plan``."""
+    """The cost of one visit to a device, for ``check --plan``."""
 
     requests: int
     registers: int

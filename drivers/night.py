@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-# Inverters start and stop a while after sunrise and before sunset, the later the duller the day. What lies between is
-# short (about 25 minutes at 30 degrees of latitude), and silence outside it is never taken for sleep.
+# Inverters start and stop a while after sunrise and before sunset, more so on dull days. That margin is short (about
+# 25 minutes at 30 degrees of latitude), and silence outside it is never taken for sleep.
 DARK_BELOW_DEG = 5.0
 _DAY_MS = 86_400_000
 
@@ -24,7 +24,7 @@ class Night:
     longitude: Decimal
 
     def sun_deg(self, utc_ms: int) -> float:
-        """How high the sun stands above the horizon, in degrees; refraction left out."""
+        """Elevation of the sun above the horizon, in degrees; refraction left out."""
         days, rest_ms = divmod(utc_ms, _DAY_MS)
         hour = rest_ms / 3_600_000
         # 1970 began a year; four years of 1461 days hold for 1901 to 2099, and a quarter of a day does not matter here

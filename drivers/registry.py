@@ -26,7 +26,7 @@ DRIVERS: Mapping[str, str] = {  # protocol -> "module:class"
 
 
 class Driver(Protocol):
-    """What the rest of the program needs of a driver."""
+    """The interface of a driver."""
 
     protocol: ClassVar[str]
     FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
@@ -37,7 +37,7 @@ class Driver(Protocol):
         """Raises ConfigError or ProfileError; touches no device."""
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due; readings and gaps go into the ring."""
+        """Read the due points; readings and gaps go into the ring."""
 
     async def probe(self) -> None:
         """One cheap request. Raises LineError if the device is silent."""
@@ -46,7 +46,7 @@ class Driver(Protocol):
         """Values for a person. Raises LineError if the device is silent."""
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit costs."""
+        """The cost of one visit."""
 
 
 def protocols() -> tuple[str, ...]:

@@ -61,6 +61,6 @@ def nearest_baud(baud: int) -> int:
 
 
 def nearest_setting(text: str) -> str:
-    """``9600 8N1`` of ``9600,8,n,1`` and the like; "" where nothing like a setting is there."""
+    """``9600 8N1`` of ``9600,8,n,1`` and similar; "" without anything like a setting."""
     found = _NEAR.fullmatch(text.upper())
     return f"{found[1]} {found[2]}{found[3]}{found[4]}" if found else ""

@@ -25,7 +25,7 @@ _SECONDS: Mapping[str, int] = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 def unit_factor(have: str, want: str) -> Decimal | None:
-    """What a value in ``have`` is multiplied by to be in ``want``; None where no exact factor exists, or none at all.
+    """The factor from ``have`` to ``want``; None where no exact factor exists, or none at all.
 
     A reading keeps the device's unit up to powers of ten: kWh never becomes GJ here.
     """

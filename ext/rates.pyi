@@ -56,7 +56,7 @@ class Tally:
     def feed(self, numbers: Buffer, times_ms: Buffer, values: Buffer, packs: Buffer, flags: Buffer) -> list[int]:
         """Take in readings in order of time: uint16_t slots, int64_t UTC ms, int64_t values, uint32_t, uint32_t.
 
-        Returns the indexes of readings that were not taken in: those that are no plain growth (the first of all, a
+        Returns the indexes of readings that were not taken in: those other than plain growth (the first of all, a
         fall, a rise beyond ten times the usual and ten counts), all that follow in the same slot (it is held then),
         and those outside of the boundaries. A fall of at most ten counts is plain: the level stays until it is passed.
         """

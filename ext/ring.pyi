@@ -17,7 +17,7 @@ A *record* is a head of two slots (32 bytes) and its body:
     event  canonical JSON bytes
 
 The writer first stores ``reserve`` (the position it will write up to), then the slots, then ``head`` (release):
-``head`` is the commit word, so a record is seen whole or not at all, also by whoever opens the file after kill -9.
+``head`` is the commit word, so a record is seen whole or not at all, also by a reader that opens the file after kill -9.
 A reader that copied a record checks afterwards that ``reserve - position <= slots``: else it was overwritten.
 """
 from collections.abc import Iterator, Sequence

@@ -31,7 +31,7 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 
 
 def unlike(what: str, why: str) -> GatewayError:
-    """The answer is not what was asked for."""
+    """The answer does not match the request."""
     hint = f"{clean_text(why, 300)}. Are agent and tool of one version? `meterhouse status` shows the agent's"
     return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 

@@ -135,7 +135,7 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 
 def learned_maps(snapshot: Mapping[str, Any]) -> dict[str, str]:
-    """What the agent learned about register maps, by device: cuts, missing registers, shorter reads."""
+    """The agent's learned facts about register maps, by device: cuts, missing registers, shorter reads."""
     said = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
     return {str(name): tidy(str(text), 300) for name, text in said.items() if text}
 

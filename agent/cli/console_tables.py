@@ -61,7 +61,7 @@ def device_table(devices: Mapping[str, Mapping[str, Any]], now: float) -> Table:
 
 
 def line_table(lines: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One line a row, with what was counted."""
+    """One line a row, with its counts."""
     columns = ("line", "url", "state", "busy", "asked", "answered", "trouble")
     table = plain_table("lines", *columns, right=("busy", "asked", "answered"))
     for name, line in lines.items():

@@ -246,7 +246,7 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
 
 
 def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
-    """Functions that meters hardly use: direction and content, as far as the length shows them."""
+    """Functions that meters hardly use: direction and content, if the length shows them."""
     size = len(pdu)
     told: Json = {"kind": "not explained further"}
     if function in {7, 11, 12, 17} and size == 1:

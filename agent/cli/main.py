@@ -125,9 +125,9 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the process with the exit code of what happened.
 
-    An error of ours becomes one line on stderr; with MH_DEBUG=1 it keeps its traceback.
+    A GatewayError becomes one line on stderr; with MH_DEBUG=1 it keeps its traceback.
     """
-    if isinstance(sys.stdout, TextIOWrapper):  # a terminal without Chinese: shown by number, and no fault of ours
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal without Chinese shows the characters by number
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(outcome(args))
 

@@ -214,7 +214,7 @@ class Asking:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            return  # no topic of ours
+            return  # not one of our topics
         if topic in self._topics and not message.retain:
             self.mail.put(bytes(message.payload), topic)
 

@@ -120,7 +120,7 @@ def run(path: Path, state_dir: Path | None, runtime_dir: Path | None, create_key
     """Run the agent until it is stopped.
 
     SIGTERM or Ctrl-C: polling stops, pending readings are sealed, stored and sent for a few seconds, then exit 0.
-    A second signal ends it at once; the next start seals what is left in the ring. SIGHUP: reload the configuration;
+    A second signal ends it at once; the next start seals the ring's readings. SIGHUP: reload the configuration;
     if it has errors, they are logged and the previous one stays in effect.
 
     \b

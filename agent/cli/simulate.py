@@ -275,7 +275,7 @@ def _from_profile(said: dict[str, Any], profile: Profile) -> list[SimDevice]:
 
 
 def _announce(said: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Served]) -> None:
-    """Print what is served and where, unbuffered, for scripts that wait for it."""
+    """Print the devices and their addresses, unbuffered, for scripts that wait for it."""
     park: Park | None = said.get("made")
     if park is not None:
         for slot in park.slots:

@@ -98,7 +98,7 @@ def verify(
     else:
         report = _files(paths, trust)
     short = report.shortfalls() if expect_complete else []
-    # what was refused may be anything: nothing is computed from files that hold such
+    # a refused object may hold anything: nothing is computed from files with one
     repeated = _repeat(paths, plan_file) if recompute and not report.failures else None
     if as_json:
         facts = report.as_dict()

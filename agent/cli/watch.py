@@ -146,7 +146,7 @@ def _values(folder: Path, devices: Sequence[str], patterns: Sequence[str], end: 
     watched = Watched(folder, devices, patterns)
     try:
         if as_json:
-            watched.catch_up()  # what was there before: only the newest of each is told, then every word
+            watched.catch_up()  # existing messages: only the newest of each is shown, then all of them
             _tell(watched.shown())
             for _ in until(end):
                 _tell(watched.news())

@@ -172,7 +172,7 @@ def _reversed(table: TomlTable) -> frozenset[str]:
 def _serial(
     device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
 ) -> None:
-    """A device's own serial setting needs a serial port of ours; behind a serial server all devices share one."""
+    """A device's own serial setting needs a local serial port; behind a serial server all devices share one."""
     if not table.has("serial"):
         return
     entry = line.entry

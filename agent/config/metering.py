@@ -175,7 +175,7 @@ _THREE = ("flow", "supply", "return")
 
 
 class _Points:
-    """What the devices have."""
+    """The points and parts of the devices."""
 
     def __init__(self, table: TomlTable, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
         self._table, self._devices, self._profiles = table, devices, profiles

@@ -49,7 +49,7 @@ def device_name(value: object) -> str:
 
 
 def credential(value: object) -> str:
-    """The NAME of a systemd credential. What was written is not shown: it may be the secret itself."""
+    """The NAME of a systemd credential. The value is not shown: it may be the secret itself."""
     out = text_unseen(value)
     if not CREDENTIAL.match(out):
         raise Wrong("not the name of a credential", "Letters, digits, . _ - only: a name, never the secret itself")

@@ -43,7 +43,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """What is kept on disk, and for how long."""
+    """The limits of the store: sizes, and how long data is kept."""
 
     max_size_bytes: int = 8 << 30
     keep_delivered_s: int = 30 * 86400
@@ -176,7 +176,7 @@ class Config:
     places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)  # see ``at``
     digest: str = field(
         default="", compare=False
-    )  # of a loaded configuration, so that 400 births need not make it anew
+    )  # of a loaded configuration, so that 400 births need not compute it again
 
     @property
     def base(self) -> str:
@@ -184,7 +184,7 @@ class Config:
         return f"{self.site}/{self.gateway}"
 
     def at(self, key: str) -> str:
-        """A key or a table as a complaint names it, with the file and line where it stands: ``device.inv1``."""
+        """A key or a table as a complaint names it, with its file and line: ``device.inv1``."""
         file, line = self.places.get(key, ("", None))
         place = f"{file}:{line}" if line else file
         return f"{place}: {key}" if place else key

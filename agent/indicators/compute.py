@@ -76,7 +76,7 @@ class Tally:
             self._known_ms[key] = self._known_ms.get(key, ZERO) + known
 
     def supply(self, entries: Sequence[Declaration], period: Period) -> Sums:
-        """What figures of the period are made of. What no interval tells of is not known: also days without any."""
+        """The amounts for the figures of the period. Time without any interval is unknown, also whole days."""
         shares = {key: min(known / period.elapsed_ms, Decimal(1)) for key, known in self._known_ms.items()}
         whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
         return Sums(whole, entries, self._demands)
@@ -153,7 +153,7 @@ def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
 
 
 def slots_of(parts: Iterable[RoleSum], cut: Cut, by: Literal["interval", "hour"] = "hour") -> list[Slot]:
-    """What the green-power trace is made of, slot by slot; a slot without any counter is left out."""
+    """The amounts of the green-power trace, slot by slot; a slot without any counter is left out."""
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
     unheard: dict[tuple[int, int], dict[str, bool]] = {}  # role and flow: is nothing known of it in the slot?

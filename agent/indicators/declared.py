@@ -1,4 +1,4 @@
-"""What people attest: roof areas, certificates, weighbridge tickets. Entries are added and replaced, never changed."""
+"""Declared values: roof areas, certificates, weighbridge tickets. Entries are added and replaced, never changed."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
 
 
 def amount(entries: Iterable[Declaration], name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
-    """What the entries say of one input over a period; None where they say nothing.
+    """The value of the entries for one input over a period; None without an entry.
 
     Amounts are added; one that reaches over an end of the period counts by its share of time, as ``estimated`` tells.
     Of states the last one that holds before the end counts.

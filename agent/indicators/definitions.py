@@ -106,7 +106,7 @@ class SetText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What one park says: which sets, what is not there, its own factors, thresholds, inputs and figures."""
+    """The plan of one park: its sets, absent roles, its own factors, thresholds, inputs and figures."""
 
     schema: Literal[1]
     sets: list[str] = msgspec.field(default_factory=lambda: ["plain"])

@@ -23,7 +23,7 @@ class Supply(Protocol):
         """ROLE.FLOW over the period, a pattern's sum included; None where the park has no such meter."""
 
     def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
-        """What was attested for the period; None where nothing was."""
+        """The declared value for the period; None without one."""
 
 
 class _Missing(Exception):
@@ -104,7 +104,7 @@ class _Figuring:
         return found, missing
 
     def _known(self, name: str) -> Amount | None:
-        """None also for a meter of which nothing is known in the period: that is not a zero."""
+        """None also for a meter without any known interval in the period: that is not a zero."""
         if name not in self._cache:
             self._cache[name] = self._amount(name)
         amount = self._cache[name]
@@ -144,7 +144,7 @@ class _Figuring:
         return amount.value
 
     def _threshold(self, missing: bool) -> Threshold | None:
-        """The first whose condition holds; conditions per year are held against the period scaled to a year."""
+        """The first whose condition holds; conditions per year are compared with the period scaled to a year."""
         for one in self._one.thresholds:
             if one.where is None:
                 return one

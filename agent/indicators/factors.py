@@ -51,7 +51,7 @@ class FactorFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class FactorEntry:
-    """One published value. ``text`` is what was written, ``base`` the same in base units."""
+    """One published value. ``text`` is the original, ``base`` the same value in base units."""
 
     id: str
     year: int

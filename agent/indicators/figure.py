@@ -75,12 +75,12 @@ class Amount:
     trails: tuple[Trail, ...] = ()
     entries: tuple[str, ...] = ()  # ids of declarations
     note: str = ""  # why it is absent or assumed
-    silent: tuple[tuple[str, str], ...] = ()  # (stream, point) of counters of which nothing is known in the period
+    silent: tuple[tuple[str, str], ...] = ()  # (stream, point) of counters without any known interval in the period
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What weighs on a figure, for people: what its definition names, else the summands of the numerator."""
+    """The largest cause of a bad value, for people: as the definition names it, else the summands of the numerator."""
 
     name: str  # of a term or an input
     value: Fraction  # base units

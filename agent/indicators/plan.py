@@ -45,7 +45,7 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A declared value, its unit and what is assumed without a declaration (base units)."""
+    """A declared value, its unit and the assumption without a declaration (base units)."""
 
     name: str
     unit: Unit
@@ -209,7 +209,7 @@ class _Maker:
         return chosen
 
     def _complain(self, place: str, what: str, hint: str = "", path: KeyPath = ()) -> None:
-        """``path``: where it stands in the park's own plan; empty where a shipped set is meant."""
+        """``path``: its place in the park's own plan; empty for a shipped set."""
         line = self._source.line(path) if self._source is not None else None
         self._wrong.append(Complaint(what, file=self._where, line=line, key=place, hint=hint))
 

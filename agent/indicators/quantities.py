@@ -11,7 +11,7 @@ from agent.intervals.flows import flows_of
 from agent.roles import METERED_ROLES
 from drivers.toml import nearest
 
-# The flows of a role, by the last word of the name; `demand` is a power, of which a period takes the highest.
+# The flows of a role, by the last word of the name; `demand` is a power: a period takes the highest.
 FLOWS: Final[Mapping[str, str]] = {
     "import": "kWh",
     "export": "kWh",
@@ -29,7 +29,7 @@ _DEMANDS = frozenset({"import", "charge", "consumption"})
 
 
 class Unknown(ValueError):
-    """What is wrong with a name, and which one is near."""
+    """The error in a name, and the nearest valid one."""
 
 
 def near(name: str, known: Iterable[str]) -> str:

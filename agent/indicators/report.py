@@ -182,7 +182,7 @@ def trace_result(slots: Sequence[Slot], period: Period) -> dict[str, Any]:
 
 
 def _missing(traced: Traced) -> dict[str, Any]:
-    """Hours with unknown consumption, with what is unknown."""
+    """Hours with unknown consumption, with the missing roles."""
     hours = [{**_times(slot), "n": list(slot.missing)} for slot in traced.missing]
     return {"missing": hours} if hours else {}
 

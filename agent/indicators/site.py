@@ -36,7 +36,7 @@ class SiteResults:
         self._derived = Derived(rows, base)
 
     def takers(self, stretches: int = 1) -> tuple[Meters, Meters]:
-        """What goes into ``sums``."""
+        """The counters to collect for ``sums``."""
         return Meters(wants, stretches), Meters(self._derived.wants, stretches)
 
     def made(self, takers: tuple[Meters, Meters], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
@@ -72,7 +72,7 @@ class Balancer:
         self._finer: list[tuple[int, Residual]] = []
 
     def takers(self, start_ms: int, end_ms: int) -> tuple[Meters, Meters]:
-        """What goes into ``sums`` of this day's single intervals."""
+        """The part of ``sums`` for this day's single intervals."""
         count = len(list(self._cut.intervals(start_ms, end_ms))) if self._is_day else 1
         return Meters(wants, count), Meters(self._derived.wants)
 

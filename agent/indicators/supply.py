@@ -1,4 +1,4 @@
-"""Amounts for figures, out of sums by role and what was declared."""
+"""Amounts for figures, from sums by role and declarations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.indicators.quantities import FLOWS
 from agent.indicators.units import Unit, parse_unit
 from agent.intervals.rows import RoleSum, Source
 
-# What `energy` means for a role: the flows that its amounts may have. A thermal role may be metered in electricity too:
+# The flows that `energy` of a role may have. A thermal role may be metered in electricity too:
 # pressure that drives a generator.
 _ENERGY: Mapping[str, tuple[str, ...]] = {"generation": ("generation",), "load": ("consumption",)}
 _OTHER_ENERGY = ("heat", "total", "import")
@@ -68,7 +68,7 @@ class Sums:
         )
 
     def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
-        """What people attested."""
+        """The declarations."""
         return declared.amount(self._entries, name, unit, kind, period)
 
     def _demand(self, name: str, role: str) -> Amount | None:

@@ -21,9 +21,9 @@ UNIT_KWH = Decimal(1000)
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What was metered in ``[start_ms, end_ms)``.
+    """The metered amounts of ``[start_ms, end_ms)``.
 
-    ``complete``: every counter covered the whole slot. ``missing``: roles and flows of which nothing is known; then
+    ``complete``: every counter covered the whole slot. ``missing``: unknown roles and flows; if any,
     the consumption is unknown.
     """
 
@@ -60,7 +60,7 @@ class Match:
 class Traced:
     """A stretch of slots and its totals. ``certified``: grid power that certificates of the stretch cover.
 
-    Slots of which something is ``missing`` are in no match and in no total.
+    Slots with a ``missing`` role are excluded from matches and totals.
     """
 
     matches: tuple[Match, ...]

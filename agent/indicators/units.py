@@ -17,7 +17,7 @@ NUMBER: Dimension = ()
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one of it is in base units: J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent."""
+    """One unit in base units: J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent."""
 
     text: str
     factor: Fraction

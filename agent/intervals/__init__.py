@@ -1,6 +1,6 @@
 """From readings to energy: counters cut into intervals, with the flags of each amount.
 
-``query`` and ``sums`` read what was kept; ``Cut`` cuts local time; ``balance`` and ``derived`` work on top of them.
+``query`` and ``sums`` read stored intervals; ``Cut`` cuts local time; ``balance`` and ``derived`` work on top of them.
 """
 
 from agent.intervals.cut import Cut

@@ -1,9 +1,9 @@
 """Readings of a counter that are not plain growth, held until later readings tell what happened.
 
-The kernel accepts plain growth. What it gives back waits here, and ``Series`` judges it with all readings that
-came since, the same way as ``meterhouse decode counter`` does. A finding is made when waiting longer would not change
-it: a fall that was taken back or that lasts, a rise that stayed. Until then the counter stands still and its intervals
-stay open, so nothing that might be phantom energy is ever written.
+The kernel accepts plain growth. Readings that it does not accept wait here, and ``Series`` judges them with all later
+readings, the same way as ``meterhouse decode counter`` does. A finding is made when waiting longer would not change
+it: a fall that was taken back or that lasts, a rise that stayed. Until then the counter does not advance and its
+intervals stay open, so nothing that might be phantom energy is ever written.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class PendingReading:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What happened at a reading: for an event. Values in the slot's whole numbers."""
+    """The verdict on a reading, for an event. Values in the slot's whole numbers."""
 
     kind: str
     time_ms: int
     value: int
     before: tuple[int, int, int] | None  # pack, time, value of the last good reading
     growth: int
-    count: int = 1  # readings in a row of which the same was found
+    count: int = 1  # consecutive readings with the same verdict
     until_ms: int = 0
 
 
@@ -73,9 +73,9 @@ class AnomalyDetector:
         self._told: tuple[int, tuple[int, int, int] | None] | None = None  # value and level of the last glitch
 
     def take(self, reading: PendingReading) -> list[Finding]:
-        """A reading that the kernel gave back. Returns what is certain now."""
+        """A reading that the kernel gave back. Returns the verdicts that are certain now."""
         level = self._tally.level(self._number)
-        is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # stands, and may be good all the time
+        is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # did not fall: all may be good
         alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
         if alike and not is_rise:
             self.waiting[-1] = reading  # a night of zeros says no more than its first and its last
@@ -174,13 +174,13 @@ class AnomalyDetector:
         return known is not None and known > level[2]
 
     def _finding(self, level: tuple[int, int, int], at_once: bool) -> Finding | None:
-        """What happened at the first reading, applied to the tally; None if that is not certain yet."""
+        """The verdict on the first reading, applied to the tally; None if it is not certain yet."""
         reading, later = self.waiting[0], [w for w in self.waiting[1:] if w.known is not None]
         step, rises = self._series(level)
         kind, growth = step.kind, int(step.increment)
         late = at_once or len(self.waiting) >= MOST or self.waiting[-1].time_ms - reading.time_ms > PATIENCE_MS
         if kind == GLITCH and not step.stays and reading.known is not None:
-            kind = SWAP  # it was the zero before that was no reading: go on from here, nothing is counted
+            kind = SWAP  # the zero before was not a reading: continue from here without counting
         if kind == GLITCH:
             if not late and reading.known is not None and not self._is_glitch(reading.value, level[2], later):
                 return None
@@ -201,7 +201,7 @@ class AnomalyDetector:
 
     @staticmethod
     def _grows_so(reading: PendingReading, since_ms: int, later: list[PendingReading]) -> bool:
-        """Did it rise from zero about as fast as it goes on, and without a silence in between?"""
+        """Did it rise from zero about as fast as later, and without a silence in between?"""
         pairs = [(a, b) for a, b in pairwise([reading, *later]) if b.time_ms > a.time_ms and b.value > a.value]
         paces = sorted(Fraction(b.value - a.value, b.time_ms - a.time_ms) for a, b in pairs)
         usual = paces[len(paces) // 2] if paces else Fraction(0)
@@ -209,7 +209,7 @@ class AnomalyDetector:
         return since <= SILENCE_MS and reading.value <= ALIKE * usual * since
 
     def _is_glitch(self, value: int, level: int, later: list[PendingReading]) -> bool:
-        """Is a glitch certain? A jump far up may be another meter: it goes away, stands still or counts on."""
+        """Is a glitch certain? A jump far up may be another meter: it goes away, stays or keeps counting."""
         if value <= level or (self._modulus is not None and value >= self._modulus):
             return True
         gone = any(w.value < value for w in later)
@@ -219,7 +219,7 @@ class AnomalyDetector:
         """Would the next reading leave the finding as it is?"""
         if kind == ROLLOVER:  # zeros near the end may be no readings: what comes back from them tells
             return len(later) >= 1 and (value != 0 or later[-1].value > 0)
-        if value >= level:  # it stayed up there, and what is usual is known
+        if value >= level:  # it stayed at the new level, and the usual growth is known
             return len(later) >= 2 and rises >= 3
         moved = later[-1].value - value if later else 0
         return len(later) >= 3 and moved >= 3 * int(self._resolution)

@@ -50,7 +50,7 @@ _TAKEN: Mapping[str, int] = {  # what a meter says of what lies below it: taken 
 class Residual:
     """The rest of a difference, and how much of it the error limits allow.
 
-    ``unknown``: meters of unknown class. ``missing``: meters of which nothing is known; then ``value`` has no meaning.
+    ``unknown``: meters of unknown class. ``missing``: meters without any known interval; then ``value`` has no meaning.
     """
 
     value: Decimal
@@ -135,8 +135,8 @@ def balance(meters: Sequence[Metered], length_ms: int, is_interval: bool) -> Bal
     """The balance of a stretch of ``length_ms``; None if there is nothing to compare.
 
     Args:
-        is_interval: a stretch as short as an interval, in which amounts that were spread over time say nothing; of a
-            longer one that holds for what was spread over its ends.
+        is_interval: a stretch as short as an interval, where spread amounts prove nothing; in a longer one only those
+            spread over its ends prove nothing.
     """
     tree = Tree(meters)
     inputs: dict[str, Decimal] = defaultdict(Decimal)
@@ -172,7 +172,7 @@ def _residual(value: Decimal, meters: Sequence[Metered], length_ms: int, is_inte
         share = accuracy_limit(one.column.accuracy) if one.column.kind == "counter" else None
         if share is not None:
             allowed += share * abs(one.amount)
-        elif one.amount:  # what stood still is not off by a share
+        elif one.amount:  # a counter that did not advance has no relative error
             unknown.add(one.place)
         allowed += one.count
     missing = tuple(sorted({one.place for one in meters if not one.covered_ms}))
@@ -231,7 +231,7 @@ class Tree:
         return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
 
     def nodes(self, length_ms: int, is_interval: bool) -> Iterator[Node]:
-        """Each node against what is below it and against its check meters, by place."""
+        """Each node against the meters below it and against its check meters, by place."""
         for place in sorted(self._below):
             own = self._at[place]
             children = [one for one in self._below[place] if one.column.role != CHECK]

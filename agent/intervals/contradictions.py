@@ -28,7 +28,7 @@ class CounterKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What counts of one counter in one interval, at least that it was configured then. ``cell`` as the row has it."""
+    """The counted part of a counter in an interval, or that it was configured then. ``cell`` as the row has it."""
 
     cell: Cell
     row: Row
@@ -72,11 +72,11 @@ def corrections(
 
     Args:
         pages: of one stream, as written, in the order of writing.
-        made: the same stream's rows from its packs, in the order of making. An interval of which it has no row at
-            all, and that lies in none of its own, stays as it is: the packs say nothing about it. But where nothing
+        made: the same stream's rows from its packs, in the order of making. An interval without a row in it, which
+            lies in none of its own, stays unchanged: the packs do not cover it. But where nothing
             was known of it either, and all packs were read, nothing was due there.
         is_whole: ``made`` is from all packs that the stream ever had. Else a counter may be undecided in it that was
-            not when it was written: what was written stays, unless as much is known or it stands elsewhere now.
+            not when it was written: the written row stays, unless as much is known or it has moved.
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
         is_coming: whether a written interval, by start and end, lies in one that will be written later, cut otherwise.
     """
@@ -148,7 +148,7 @@ def _bounds(true: Mapping[int, _Interval]) -> dict[CounterKey, tuple[int, int]]:
 def _keep_what_is_known(
     start: int, old: _Interval, new: _Interval, bounds: Mapping[CounterKey, tuple[int, int]]
 ) -> None:
-    """Take what is written where the packs that were read tell less of a counter, in an interval that both have.
+    """Take the written cell where the packs read know less of a counter, in an interval that both have.
 
     Not between the first and the last interval in which they tell of it: there they tell all.
     """
@@ -204,7 +204,7 @@ def _taken_back(
     revision: int,
     packs: tuple[int, int],
 ) -> Iterator[tuple[PageSchema, Row]]:
-    """Rows that say of counters: nothing is covered here, it stands elsewhere. Flag INCOMPLETE: though it is due here.
+    """Rows that state for counters: not covered here, written elsewhere. Flag INCOMPLETE: though it is due here.
 
     Args:
         true: counters that were configured then, as the packs say.

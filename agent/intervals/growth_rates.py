@@ -39,7 +39,7 @@ class GrowthRates:
     def _growths(
         self, values: Sequence[Decimal | None], resolution: Decimal, is_none: Callable[[Decimal, Decimal, int], bool]
     ) -> dict[int, Decimal]:
-        """By the index of the later reading. What leaves a zero, takes a fall back or is taken back tells no pace."""
+        """By the index of the later reading. Growth from zero, after a fall or taken back shows no pace."""
         found: dict[int, Decimal] = {}
         there = [(n, v) for n, v in enumerate(values) if v is not None]
         fallen = height = Decimal(0)  # the last fall, until it rises; the last rise, until it falls
@@ -78,7 +78,7 @@ class GrowthRates:
         return None if self._rate is None else self._rate * self.span(before, index)
 
     def expected(self, before: int, index: int) -> Decimal | None:
-        """The same; the fastest there is where too little is known for what is usual."""
+        """The same; the fastest known growth if too few are known for a usual one."""
         if self._rate is None and self._ranked:
             return self._ranked[-1] * self.span(before, index)
         return self.usual(before, index)

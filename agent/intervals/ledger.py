@@ -29,7 +29,7 @@ from ext.ring import Ring
 _QUALITY_FLAGS = (
     Flag(0), Flag.SUSPECT, Flag.SUSPECT, Flag.SUSPECT, Flag.SUSPECT, Flag.ESTIMATED, Flag.ESTIMATED,
 )  # fmt: skip
-LONGEST_MS = 400 * DAY_MS  # a counter that was silent for longer begins anew
+LONGEST_MS = 400 * DAY_MS  # a counter that was silent for longer restarts
 COUNTER, GAUGE = 1, 2
 FIRST_PACKS = 3  # of a boot: what the ring had kept, the downtime, the first readings
 
@@ -120,7 +120,7 @@ class Ledger:
     # --- feeding
 
     def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[PackSpan]) -> bool:
-        """Take what was sealed from the ring into these packs, in order. False: some of it was overwritten."""
+        """Take the readings sealed from the ring into these packs, in order. False: some of it was overwritten."""
         whole = True
         for span in spans:
             self._begin(span)
@@ -223,7 +223,7 @@ class Ledger:
         return range(len(self.tracked.slots) if self.tracked else 0)
 
     def _cover(self, from_ms: int, to_ms: int) -> None:
-        """Boundaries for these times and for where every slot stands."""
+        """Boundaries for these times and for the position of every slot."""
         bounds = self._bounds
         if len(bounds) > 1 and bounds[0] <= from_ms and to_ms < bounds[-1]:
             return
@@ -268,7 +268,7 @@ class Ledger:
     # --- rows
 
     def rows(self) -> list[tuple[PageSchema, list[Row]]]:
-        """What can be written: intervals that are over and settled, corrections of earlier ones. Each comes once.
+        """The rows to write: intervals that are over and settled, corrections of earlier ones. Each comes once.
 
         Which rows there are follows from the packs one by one, however many are taken in before this is asked.
         """
@@ -317,12 +317,12 @@ class Ledger:
         return pack_state(document, states)
 
     def _made_by(self) -> list[object]:
-        """What a state can only go on with."""
+        """The settings that a state requires."""
         rule = self._rule
         return [STATE_LAYOUT, self._cut.timezone, self._cut.length_ms, rule.max_gap_ms, rule.period_ms, rule.slip_ms]
 
     def restore(self, state: bytes, table: Mapping[str, Any]) -> None:
-        """Go on from a state; ``table`` is in force after its last pack. Counters that are not in it begin anew.
+        """Continue from a state; ``table`` applies after its last pack. Counters that are not in it restart.
 
         Raises:
             StateError: damaged, of another version or of other settings. The ledger is of no use then.

@@ -1,4 +1,4 @@
-"""What each single counter came to in a stretch of time: for the balance, for check meters, for sums of points.
+"""The amount of each single counter in a stretch of time: for the balance, for check meters, for sums of points.
 
 Filled by ``sums`` while it goes through the pages for the roles, so that a month of 500 counters is read once.
 """
@@ -58,7 +58,7 @@ class Metered:
 
     @property
     def count(self) -> Decimal:
-        """What one count of the device is worth, in ``unit``; 0 of an integrated power."""
+        """The value of one count of the device, in ``unit``; 0 for an integrated power."""
         return _count(self.column)
 
 
@@ -158,7 +158,7 @@ class Meters:
     def found(self, at: int = 0) -> list[Metered]:
         """All that were configured in one stretch, by stream, point and flow.
 
-        What a counter was in other units is added. Where nothing is known of one, ``covered_ms`` is 0.
+        Amounts of a counter in other units are added. Where nothing is known of one, ``covered_ms`` is 0.
         """
         if self._due is None:
             self._due = due_in({key: w.spans for key, w in self._wholes.items()}, self._stretches)

@@ -100,7 +100,7 @@ def _shape(body: bytes) -> PageSchema:
     return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
 
 
-Cell = dict[str, int]  # by the names of FIELDS; what is left out is 0
+Cell = dict[str, int]  # by the names of FIELDS; missing ones are 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,8 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
     """Fields as kept: less what others let one expect. ``ext.columns.restore`` is the way back.
 
     The reading at the end of an interval is a count or two above the one at the start of the next, the amount is about
-    what lies between two ends, and demands are not far from it. What differs from that is doubled and made odd, as 0
-    says that there is none.
+    what lies between two ends, and demands are not far from it. A different value is doubled and made odd, because 0
+    means none.
     """
     names = ("flags", "amount", "first_value", "last_value", "demand", "fixed")
     known, amount, first, last, demand, fixed = (fields[FIELD[name]] for name in names)
@@ -278,7 +278,7 @@ class SelectedRows(NamedTuple):
     places: array[int]
 
     def known(self, known: Sequence[int], count: int) -> array[int]:
-        """The rows of which something is known, as the kernel counted them: most often all, the same object then."""
+        """The known rows, as the kernel counted them: most often all, the same object then."""
         return self.rows if count == len(self.rows) else array("i", [n for n in self.rows if known[n]])
 
 
@@ -327,7 +327,7 @@ def mark_at(t: DecodedPage, number: int, n: int, end: str) -> Mark | None:
 
 
 def is_taken_back(t: DecodedPage, n: int, number: int) -> bool:
-    """Says a cell only that what was written of its interval stands elsewhere? It covers nothing and has no reading."""
+    """Does a cell only state that its interval is written elsewhere? It covers nothing and has no reading."""
     return not t.get(number, "last_back")[n] and t.get(number, "lack")[n] == t.length[n]
 
 

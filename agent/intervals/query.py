@@ -20,7 +20,7 @@ Key = tuple[str, str, int, int]  # point, epoch, turn, start_ms
 
 
 class Book(Protocol):
-    """What the queries need of a store; ``Store.intervals`` is one. Belongs to the store's thread."""
+    """The part of a store that queries need; ``Store.intervals`` is one. Belongs to the store's thread."""
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
         """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
@@ -50,7 +50,7 @@ def query(
         streams: full names ("park7/gw01/inv1"); empty: all.
 
     A point that the device has, in an interval that was closed without anything known of it, comes as a row with
-    ``amount`` None and INCOMPLETE. What was never configured in an interval has no row.
+    ``amount`` None and INCOMPLETE. Points never configured in an interval have no row.
     """
     for stream, pages in groupby(store.interval_pages(start_ms, end_ms, streams), key=lambda page: page.stream):
         taken = [DecodedPage(page) for page in pages]
@@ -73,7 +73,7 @@ def wanted(role: str, roles: Collection[str] | None) -> bool:
 
 
 def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int, int]]:
-    """What counts, where a stream has corrections or pages that overlap; empty where everything counts."""
+    """The valid rows, if a stream has corrections or overlapping pages; empty if all are valid."""
     spans = [(t.start[0], t.start[-1]) for t in taken if t.page.rows]
     if all(t.plain for t in taken) and all(b[0] > a[1] for a, b in pairwise(spans)):
         return {}

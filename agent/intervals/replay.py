@@ -14,7 +14,7 @@ from agent.intervals.tracked_points import Rule
 
 
 def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
-    """A pack as parsed with ``parse_float=str`` into a ledger; a birth puts its table in force."""
+    """A pack as parsed with ``parse_float=str`` into a ledger; a birth sets its table."""
     if "table" in body:
         ledger.use(body["table"])
     from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))

@@ -21,8 +21,8 @@ class RowBuilder:
     """Cells on their way into rows.
 
     An interval is written when the stream was sealed for ``grace`` beyond its end: by then the reading after the end is
-    there or known to be missing. What is still open then is written with what is known, and completed by a
-    correction (revision 1, LATE) when the next reading comes.
+    there or known to be missing. An open row is then written with its known part, and completed by a correction
+    (revision 1, LATE) when the next reading comes.
     """
 
     def __init__(self, cut: Cut) -> None:
@@ -36,7 +36,7 @@ class RowBuilder:
         self._cells: dict[Key, dict[int, Cell]] = {}
         self._done: list[tuple[PageSchema, list[Row]]] = []
 
-    # --- where it stands
+    # --- its position
 
     def start(self, boundary_ms: int) -> None:
         """The first interval of a stream."""
@@ -112,7 +112,7 @@ class RowBuilder:
         return cell_of(done, late, self.shape.columns[done[0]].kind == "counter")
 
     def state(self) -> list[object]:
-        """Where it stands, and cells that are complete before their interval is written."""
+        """Its position, and cells that are complete before their interval is written."""
         cells = [[*key, [[n, cell] for n, cell in row.items()]] for key, row in self._cells.items()]
         return [self.next_ms, self.turn, self.hold_ms, cells]
 

@@ -1,4 +1,4 @@
-"""What goes into a ledger, and what is known of an interval, as plain values. Amounts are exact decimals, never floats.
+"""The input of a ledger, and the rows of intervals, as plain values. Amounts are exact decimals, never floats.
 
 An interval is ``[start_ms, end_ms)`` in UTC ms, cut on local time (``agent.intervals.cut``). Its amount is the growth
 of a counter between its ends, interpolated between the readings around each end; it names those readings, so that
@@ -14,7 +14,7 @@ from enum import IntFlag
 
 
 class Flag(IntFlag):
-    """What has to be said of an amount. 0: measured, whole and good."""
+    """Remarks on an amount. 0: measured, complete and good."""
 
     SPREAD = 1  # a long stretch without readings touches the interval: the total is known, its place in time is linear
     ESTIMATED = 2  # a reading with quality estimated or substituted took part
@@ -47,7 +47,7 @@ class Mark:
 class IntervalRow:
     """One point of one stream in one interval, with all corrections applied.
 
-    ``amount`` is None for gauges, and for counters of which nothing is known in the interval (INCOMPLETE,
+    ``amount`` is None for gauges, and for counters unknown in the interval (INCOMPLETE,
     ``covered_ms`` 0). ``unit`` is the amount's: kWh, kvarh, kVAh, GJ (heat and cold), m3, Nm3, t; low, high, mean and
     demands are in ``gauge_unit``. A power that is integrated because there is no counter has POWER and an amount; where
     it went both ways, two rows, one a flow. ``first`` is the last reading at or before the start (or the first one
@@ -76,8 +76,8 @@ class IntervalRow:
     low: Decimal | None = None  # gauges: lowest, highest, time-weighted mean (trapezoid over covered time)
     high: Decimal | None = None
     mean: Decimal | None = None
-    demand: Decimal | None = None  # highest mean of a window that slides, of those that end in the interval
-    demand_fixed: Decimal | None = None  # of the window that stands (00:00, 00:15, ...) and ends in the interval
+    demand: Decimal | None = None  # highest mean of a sliding window, of those that end in the interval
+    demand_fixed: Decimal | None = None  # of the fixed window (00:00, 00:15, ...) that ends in the interval
     gauge_unit: str = ""  # of low, high, mean and the demands: kW for powers
 
     @property
@@ -104,7 +104,7 @@ class RoleSum:
     """All counters of one role and flow over one stretch.
 
     ``completeness`` is the mean over the counters that were configured in the stretch, weighted by time; where it is 0,
-    nothing is known and the amount means nothing. ``estimated`` is the part of ``amount`` that carries a flag of
+    nothing is known and the amount has no meaning. ``estimated`` is the part of ``amount`` that carries a flag of
     ``FLAW``, in the same unit. ``meters``: (stream, point) of all counters that were configured, heard of or not.
     """
 
@@ -122,7 +122,7 @@ class RoleSum:
 
     @property
     def silent(self) -> frozenset[tuple[str, str]]:
-        """The counters of which nothing is known in the whole stretch."""
+        """The counters without any known interval in the whole stretch."""
         return self.meters - {(source.stream, source.point) for source in self.sources}
 
 
@@ -134,7 +134,7 @@ RANGE = 2
 
 @dataclass(frozen=True, slots=True)
 class PackSpan:
-    """What of a pack counts here."""
+    """The part of a pack that intervals need."""
 
     seq: int
     boot: str
@@ -145,7 +145,7 @@ class PackSpan:
 
 @dataclass(frozen=True, slots=True)
 class CounterEvent:
-    """What was found at a counter's reading, for an event of its stream. Values exact, in the device's unit."""
+    """The verdict on a counter's reading, for an event of its stream. Values exact, in the device's unit."""
 
     point: str
     kind: str  # rollover reset swap glitch back_step

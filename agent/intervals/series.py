@@ -1,4 +1,4 @@
-"""What happened between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
+"""Classifies the steps between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
 
 The kernel (``ext.rates.Tally``) takes in plain growth by itself; everything else is judged here, for the running
 agent (``agent.intervals.anomalies``) as for a person with a whole series in hand (``meterhouse decode counter``).
@@ -101,7 +101,7 @@ class Series:
         return Step(index, increment, kind, stays)
 
     def _is_none(self, level: Decimal, value: Decimal, index: int) -> bool:
-        """Can this be no reading of a counter that stood at ``level``? Below zero, beyond its end, all ones."""
+        """Is this impossible as a reading of a counter at ``level``? Below zero, beyond its end, all ones."""
         if value < 0 <= level:
             return signed_end(level, value, self.resolution, self.modulus) is None
         if self.modulus is not None and level < self.modulus <= value:
@@ -114,7 +114,7 @@ class Series:
         return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
 
     def _lives_at(self, index: int, value: Decimal) -> bool:
-        """Does it count on from there? A value that is not a reading stands still or goes away."""
+        """Does it keep counting from there? A value that is not a reading stays or goes away."""
         highest, readings = value, 0
         for later in self.values[index + 1 : index + 2 * _NEXT]:
             if later is not None:
@@ -172,7 +172,7 @@ class Series:
         return back and not self._lives_at(index, value)
 
     def _is_blip(self, last: int, index: int, value: Decimal) -> bool:
-        """Was a counter that stands at zero elsewhere for one reading, out of proportion or out of its rest?"""
+        """Was a counter at zero elsewhere for one reading, out of proportion or out of its rest?"""
         around = [self.values[n] for n in (index - 2, index - 1, index + 1, index + 2) if 0 <= n < len(self.values)]
         if len(around) < 3 or around[-2] != 0:
             return False
@@ -317,7 +317,7 @@ def _whole(raw: Decimal) -> int | None:
 
 
 def is_all_nines(raw: Decimal) -> bool:
-    """99999 and longer: what is left of BCD digits that are none, and the last count of a display."""
+    """99999 and longer: the rest of invalid BCD digits, and the last count of a display."""
     return _whole(raw) in _NINES
 
 
@@ -339,7 +339,7 @@ def is_nearly_full(raw: Decimal) -> bool:
 
 
 def natural_end(level: Decimal, value: Decimal, resolution: Decimal) -> Decimal | None:
-    """Where a counter of undeclared width may have passed its end: it stood right before one, and is right after it."""
+    """Where a counter of undeclared width may have passed its end: it was right before one, and is right after it."""
     for ends, share in ((_ENDS, 200), (_DECIMAL_ENDS, 1000)):
         for end in ends:
             modulus = end * resolution

@@ -182,7 +182,7 @@ def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Trac
 
 
 def heat_point(name: str) -> str:
-    """What the column of a configured heat is called; no device has such a point."""
+    """The column name of a configured heat; no device has such a point."""
     return f"heat.derived.{name}"
 
 
@@ -246,7 +246,7 @@ def _decimal(text: Any, default: Decimal) -> Decimal:
 
 
 def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) -> Decimal:
-    """What one count is worth, in the point's unit; 0.001 if not given."""
+    """The value of one count, in the point's unit; 0.001 if not given."""
     source = point.get("source") or {}
     scales = [_decimal(part.get("scale"), Decimal(1)) for part in source.get("parts") or ()]
     if scales:

@@ -1,7 +1,7 @@
 """Key records: which key signs since when, each signed by its predecessor. The public half of a rotation.
 
 A first key needs no record in its file: it signs itself. A later key carries the whole chain in its file, so that file,
-database or broker can be lost and the chain continues from what is left.
+database or broker can be lost and the chain continues from the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class KeyRecords:
 
 
 def signed_by(data: bytes) -> str:
-    """The thumbprint of the key that signed an object of ours, without checking anything."""
+    """The thumbprint of the key that signed one of the gateway's objects, unchecked."""
     header = json.loads(data)["sig"].partition(".")[0]
     kid: str = json.loads(base64url_decode(header))["kid"]
     return kid
@@ -37,7 +37,7 @@ def signed_by(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What ``kid`` signed counts up to the sequence in ``last`` (by full stream name), and nowhere else."""
+    """Signatures of ``kid`` count only up to the sequence in ``last`` (by full stream name)."""
 
     kid: str
     last: Mapping[str, int]
@@ -192,7 +192,7 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
     """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
 
     Raises:
-        KeyFileError: what is invalid.
+        KeyFileError: an invalid record.
     """
     from agent.verify.keyring import KeyRing
     from agent.verify.strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Refused, parse_object

@@ -1,4 +1,4 @@
-"""What a birth states about the device of a stream: its identity, how it is read, and the resulting counter epoch.
+"""The facts of a birth about the device of its stream: its identity, how it is read, and the resulting counter epoch.
 
 Two births are compared to find a swapped meter, new firmware, another ratio or another map. Each of these begins a new
 counter epoch: no difference of counter readings may span it.
@@ -22,10 +22,10 @@ Change = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # event's name, old, 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What must not change within a counter epoch. Texts as in a birth; ``counters``: name -> how it is read."""
+    """Facts that must not change within a counter epoch. Texts as in a birth; ``counters``: name -> how it is read."""
 
     epoch: int
-    identity: Mapping[str, str]  # without "device.", firmware included; only what is known
+    identity: Mapping[str, str]  # without "device.", firmware included; only known ones
     ratio: Mapping[str, Any]  # ct, pt, reversed
     map: Mapping[str, Any]  # profile, variant
     counters: Mapping[str, str]
@@ -65,7 +65,7 @@ class Facts:
 
 
 def changes(old: Facts, new: Facts) -> list[Change]:
-    """What is different, as events; empty where the counters go on. Texts that only one side knows prove nothing."""
+    """The differences, as events; empty if the counters continue. Texts that only one side knows prove nothing."""
     both = old.identity.keys() & new.identity.keys()
     differ = {name for name in both if old.identity[name] != new.identity[name]}
     ratios = {name for name in differ if name.startswith(RATIO)}
@@ -85,7 +85,7 @@ def changes(old: Facts, new: Facts) -> list[Change]:
 
 
 def contradicts(known: Mapping[str, str | None], said: Mapping[str, str | None]) -> bool:
-    """Whether a device contradicts what is known of it. What only one side knows does not count."""
+    """Whether a device contradicts its known facts. Facts that only one side knows do not count."""
     return any(known.get(name) not in (None, text) for name, text in said.items() if text is not None)
 
 

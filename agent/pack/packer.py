@@ -57,7 +57,7 @@ class _State:
     prev: str | None
     prev_boot: str | None
     first: bool  # no pack of this boot yet: the next one carries prev_boot
-    birth: str | None  # hash of the birth in force; None: the next pack is a birth
+    birth: str | None  # hash of the current birth; None: the next pack is a birth
     from_ms: int
     hour: int
     quiet: bool
@@ -87,7 +87,7 @@ def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
 
 
 class Packer:
-    """Seals one stream. Its state moves with every pack; ``mark`` and ``restore`` undo what was not committed.
+    """Seals one stream. Its state moves with every pack; ``mark`` and ``restore`` undo uncommitted packs.
 
     Args:
         head: position of the stream at the last commit, None if unknown.
@@ -133,7 +133,7 @@ class Packer:
         self._max = max(max_bytes, 4 * HEADER_BYTES)
 
     def mark(self) -> Mark:
-        """What ``restore`` needs if what is sealed from here on is not committed."""
+        """The state for ``restore``, if packs sealed from here on are not committed."""
         return replace(self._at), self._table
 
     def restore(self, mark: Mark) -> None:
@@ -220,7 +220,7 @@ class Packer:
         made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
         events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
-        """Packs of results: of each stretch its end in UTC ms and what was found, in order; a birth first where due.
+        """Packs of results: of each stretch its end in UTC ms and its results, in order; a birth first where due.
 
         A stretch begins where the one before it ended, and is never cut unless it is too large by itself: then it
         comes in parts.

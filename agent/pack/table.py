@@ -64,7 +64,7 @@ class StreamTable:
         self._front = dumps(front)[:-1]
         device = document.get("device") or {}
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
-        # only an identified device states its identity: an earlier birth must not erase what was known
+        # only an identified device states its identity: an earlier birth must not erase known facts
         self.met = bool(self.facts.identity) and device.get("profile") is not None
         self.canon = Table(stream + "/", self.points.rendered, self.points.periods_ms, self.points.phase_ms)
 

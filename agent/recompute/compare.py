@@ -96,7 +96,7 @@ Births = dict[str, dict[int, Result]]
 
 @dataclass(slots=True)
 class _KnownAt:
-    """What the gateway knew when it made a result: the last pack of each stream, and the configured streams."""
+    """The gateway's knowledge when it made a result: the last pack of each stream, and the configured streams."""
 
     last: dict[str, int]
     configured: frozenset[str] | None  # None: not recorded by older versions
@@ -206,7 +206,7 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
 
 
 def _with_known(computed: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, _KnownAt | None]]:
-    """Each result with what was known when it was made; None if that is not recorded."""
+    """Each result with the gateway's knowledge at that time; None if that is not recorded."""
     for _, group in groupby(computed, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)
         signed = [result for _, result in results if result["kind"] == KNOWN]
@@ -360,7 +360,7 @@ def _missing_pack(signed: Result, here: Mapping[str, SequenceRanges], book: Inte
         return f"too close to the first pack; export from two days earlier (possible here {book.ready})"
     mine = {source["stream"] for source in _sources(signed)}
     if not mine or signed.get("missing") or signed.get("completeness") != "1":
-        mine = set(book.seen)  # the result also depends on what was not known
+        mine = set(book.seen)  # the result also depends on unknown packs
     for stream in sorted(mine):
         runs, last = here.get(stream), book.seen.get(stream, 0)
         if last and (runs is None or runs.missing(last, last)):

@@ -247,7 +247,7 @@ class Service:
                 task.cancel()
 
     async def _stop(self) -> None:
-        """In the order of the data: stop polling, seal what is left, commit, try to send for a bounded time."""
+        """In the order of the data: stop polling, seal the rest, commit, try to send for a bounded time."""
         await self.device_manager.close()
         try:
             sealed = await self.sealing.close()

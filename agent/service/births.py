@@ -38,7 +38,7 @@ class Device:
 
 
 def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:
-    """What the store knows about the devices of streams."""
+    """The store's facts about the devices of streams."""
     found = {stream: Facts.decode(facts) for stream, (facts, _) in rows.items() if facts is not None}
     return {stream: facts for stream, facts in found.items() if facts is not None}
 
@@ -49,7 +49,7 @@ class DeviceCatalog:
     Raises ProfileError if a profile was removed since the configuration was checked.
 
     Args:
-        known: by stream, what is known about devices; kept up to date here, and passed on to the next catalog.
+        known: by stream, the known facts about devices; kept up to date here, and passed on to the next catalog.
         start_ms: the counter epoch of an unknown device begins here.
     """
 
@@ -67,7 +67,7 @@ class DeviceCatalog:
         return self._profiles[device.profile]
 
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
-        """What the driver needs, for the identity that is known so far."""
+        """The driver's configuration, for the identity known so far."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
         profile = self.profile(device)
         spec = device_spec(self._config, device, profile, known.get("device.firmware"), known)
@@ -112,7 +112,7 @@ class DeviceCatalog:
 
 @dataclass(frozen=True, slots=True)
 class ProfileSource:
-    """What a birth states about the profile of a device."""
+    """The members of a birth about the profile of a device."""
 
     profile: str
     profile_hash: str

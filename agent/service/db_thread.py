@@ -110,7 +110,7 @@ class DatabaseThread:
         await self.call(run)
 
     async def stop(self) -> None:
-        """Commit what is confirmed, close the database, end the thread."""
+        """Commit confirmations, close the database, end the thread."""
         self._queue.put(None)
         await self._stopped
         self._thread.join()
@@ -138,7 +138,7 @@ class DatabaseThread:
         self._queue.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def leaving(self) -> None:
-        """What is committed by now may leave the gateway."""
+        """Packs committed by now may leave the gateway."""
         self._leaving()
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
@@ -278,7 +278,7 @@ class DatabaseThread:
     def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
         """Commit packs of results and offer them; in the thread. Raises what ``PackTable.commit`` raises.
 
-        ``stated``: losses that stand in the first of them.
+        ``stated``: losses stated in the first of them.
         """
         ids = store.packs.commit(packs, {}, [note.id for note in stated])
         self._losses = [note for note in self._losses if note not in stated]

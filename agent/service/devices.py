@@ -1,8 +1,8 @@
 """Lines and devices of the running agent, one poller a line, and how a reload changes them.
 
 A reload first makes all that can fail and changes nothing (``prepare``), then applies it (``apply``): each device that
-changes takes up no new tick until what is pending was polled, is swapped, and continues: a change costs no reading. A
-line that changes is opened anew in such a pause.
+changes starts no new tick until pending points are polled, is swapped, and continues: a change costs no reading. A
+line that changes is reopened in such a pause.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class DeviceManager:
         self.devices.remove(device)
 
     def cut_ms(self, device: Device) -> int:
-        """The time at which a paused device can be swapped: what was due before is answered or a gap in the ring."""
+        """The time at which a paused device can be swapped: earlier due points are answered or a gap in the ring."""
         now_ms, next_ms = self.grid.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
         return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
@@ -268,7 +268,7 @@ class DeviceChanges:
         return f"devices: {said or 'none changed'}"
 
     async def discard(self) -> None:
-        """Release what was made: it is not applied."""
+        """Release the prepared objects: they are not applied."""
         for line in self.lines.values():
             await _close(line)
         for trace in self.traces:

@@ -1,10 +1,10 @@
 """Identity checks: which device answers, before its data counts. A meter that was swapped begins a new counter epoch.
 
-Identity is read at the first contact, after each absence and once a day. A difference from what is known, also from an
-earlier run, is an event with the last counter readings of the old device and the first of the new one. It stands in
+Identity is read at the first contact, after each absence and once a day. A difference from the known facts, also from
+an earlier run, is an event with the last counter readings of the old device and the first of the new one. It comes in
 the stream before the birth that carries the new epoch.
 
-What a device taught its driver about its register map is stored too, for one profile, identity and firmware: learning
+The driver's learned facts about a register map are stored too, for one profile, identity and firmware: learning
 costs requests that fail, twice each, so it is not repeated at every start (field pains 24, 30, 40).
 """
 
@@ -94,7 +94,7 @@ class IdentityChecker:
                 raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 
     async def _read_identity(self, device: Device) -> Identity:
-        """What the device reports about itself; None for what it does not report."""
+        """The device's own identity; None for items that it does not report."""
         driver = device.poll.driver
         known = {point.name for point in driver.spec.points}
         names = [name for name in device.profile.identity_points if name in known]
@@ -232,7 +232,7 @@ def _known(device: Device, catalog: DeviceCatalog) -> Identity:
 
 
 def _merged(known: Identity, read: Identity) -> Identity:
-    """What is known now. What the same device does not report this time stays known; another device starts afresh."""
+    """The known facts now. Items that the same device omits this time stay known; another device starts afresh."""
     versions = {"device.firmware", "device.protocol"}
     other = {name: text for name, text in read.items() if name not in versions}
     if contradicts(known, other):
@@ -251,7 +251,7 @@ class LearnsMap(Protocol):
 
 
 class MapQuirks:
-    """What all devices taught their drivers about their register maps. Only the loop touches it.
+    """The drivers' learned facts about the register maps of all devices. Only the loop touches it.
 
     Args:
         rows: by stream, (facts, quirks) as the store has them.
@@ -283,7 +283,7 @@ class MapQuirks:
         driver.holes = holes
 
     async def save(self, devices: Iterable[Device]) -> None:
-        """Make durable what was learned or forgotten since the last call."""
+        """Store the facts learned or dropped since the last call."""
         for device in devices:
             driver, stream = device.poll.driver, device.stream.name
             if not isinstance(driver, LearnsMap) or not driver.holes.key:

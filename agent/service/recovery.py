@@ -43,7 +43,7 @@ class LostTransactions:
 
 @dataclass(slots=True)
 class Recovered:
-    """What a recovery did, for the ``start`` event and the log."""
+    """The result of a recovery, for the ``start`` event and the log."""
 
     readings: int = 0
     packs: int = 0

@@ -3,7 +3,7 @@
     read the files        errors: rejected
     prepare               make lines, drivers, key, plan, destinations, unused so far. Errors: rejected
     one transaction       tables, limits, destinations, key records. The store cannot commit: rejected
-    apply                 put into use what was made; an error here, a bug of ours, is rolled back the same way
+    apply                 put the prepared objects into use; an error here, a bug of ours, is rolled back the same way
 
 A rejection lists all errors at once, and the previous configuration stays in effect.
 """
@@ -38,7 +38,7 @@ log = logging.getLogger("meterhouse")
 LAST_PACKS_S = 6.0  # for the last packs to leave by a destination that is removed
 MAX_LOGGED = 20  # complaints in the log; all are in the snapshot
 
-# what is written into files, packs or memory at the start and cannot change in the same boot
+# written into files, packs or memory at the start; cannot change in the same boot
 RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,
@@ -285,7 +285,7 @@ class Reloader:
         )
 
     async def _apply(self, prepared: Prepared) -> str:
-        """DeviceSwap what was made for what is in use. Returns what changed, in words."""
+        """Put the prepared objects into use. Returns what changed, in words."""
         service, config = self._service, prepared.config
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""Streams and the jobs that seal them: what was recorded, and how it becomes packs."""
+"""Streams and the jobs that seal their readings into packs."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Stream:
         return self.news or to_ms - self.sealed_ms >= SILENT_MS
 
     def job(self, to_ms: int, unknown: Reason = Reason.STOPPED) -> SealJob:
-        """What to seal now. The positions are copies: the loop goes on appending to its own."""
+        """What to seal now. The positions are copies: the loop keeps appending to its own."""
         self.sealing = True
         segments = []
         versions = list(self.table_versions)

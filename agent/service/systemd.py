@@ -1,7 +1,7 @@
 """sd_notify messages, and the systemd watchdog: fed only while devices are polled and packs can be committed.
 
 The watchdog is fed from the sealing loop, through the database thread. If either hangs, systemd (``WatchdogSec=``)
-restarts the agent; the ring keeps what was read. A full disk, a dead line or an unreachable broker do not stop the
+restarts the agent; the ring keeps the readings. A full disk, a dead line or an unreachable broker do not stop the
 feeding: a restart would not help.
 """
 
@@ -19,7 +19,7 @@ from agent.store import Usage
 
 log = logging.getLogger("meterhouse")
 FEED_S = 10.0
-STUCK_S = 300.0  # every answer and every timeout counts as progress, and none of them takes so long
+STUCK_S = 300.0  # every answer and every timeout counts as progress, and none of them takes this long
 
 
 def notify(message: str) -> None:

@@ -14,7 +14,7 @@ CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs of a piece, and their bytes: limits
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Lines to append to one file of the folder: signed objects as published, none of which contains a line break."""
+    """Lines to append to one file of the folder: signed objects as published, without line breaks."""
 
     file: str  # births.jsonl, packs/inv1.packs.jsonl, ...
     lines: tuple[bytes, ...]

@@ -33,7 +33,7 @@ class StoreCheck:
         self._walk = self._all()
         self.rows = 0
         self.packs = 0
-        self.bad_packs = 0  # not what was sealed: dropped, and stated as lost if a destination waits for them
+        self.bad_packs = 0  # differ from the sealed ones: dropped, and stated as lost if a destination waits for them
 
     def step(self, seconds: float = SLICE_S) -> bool:
         """Continue for a while. False at the end.

@@ -28,7 +28,7 @@ class StoredTable:
 
 
 class Documents:
-    """Point tables, device facts, checkpoints and declarations. What is stored is durable on return."""
+    """Point tables, device facts, checkpoints and declarations. Stored documents are durable on return."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db

@@ -4,8 +4,8 @@ SQLite drops the last transactions of a WAL that is damaged or cut short, withou
 pack would get a sequence that was used before. So each commit is recorded here too, after it is durable and before its
 packs may be published. The file may therefore lag behind the database, and is never ahead of it.
 
-There is no fsync except at the start and at the end: what is written is in the kernel at once, and a killed process
-does not take it back. As long as the same kernel runs, and after an orderly end, the file is *exact*: nothing was
+There is no fsync except at the start and at the end: written data is in the kernel at once and survives a killed
+process. As long as the same kernel runs, and after an orderly end, the file is *exact*: nothing was
 published after it. After a power cut it is what the kernel had written by itself, at most half a minute old: heads had
 come at least that far.
 
@@ -262,7 +262,7 @@ class HeadRecord:
         if not self.begun:
             return
         with self._lock:
-            self._mark_all_sent()  # what is published after this is not recorded
+            self._mark_all_sent()  # packs published after this are not recorded
             self._put_header(closed=True)
             with contextlib.suppress(OSError):
                 self._write()
@@ -335,7 +335,7 @@ class HeadTracker:
         """Find the streams that are behind the record. False: the rest of the database is inconsistent.
 
         Args:
-            is_salvaged: the database is new and has what was salvaged from a damaged one: it is consistent.
+            is_salvaged: the database is new, with data salvaged from a damaged one: it is consistent.
         """
         heads, last = self._streams.heads(), self._streams.last_pack_id()
         row = self._db.execute("SELECT from_ms + span_ms FROM packs ORDER BY id DESC LIMIT 1").fetchone()
@@ -344,7 +344,7 @@ class HeadTracker:
         for name, kept in self.record.found.items():
             head = heads.get(name)
             if head is None:
-                if self.record.exact:  # otherwise the stream begins anew: how far it had come is not known
+                if self.record.exact:  # otherwise the stream restarts: its position is unknown
                     self.behind[name] = _behind(kept, None, self.record.exact)
             elif head.seq < kept.seq and head.to_ms <= kept.to_ms:
                 self.behind[name] = _behind(kept, head, self.record.exact)
@@ -439,7 +439,7 @@ class HeadTracker:
 
 
 def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Behind:
-    """What is missing of a stream after ``head``; None: all of it."""
+    """The missing part of a stream after ``head``; None: all of it."""
     seq, to_ms, pos = kept.sent_seq, kept.sent_ms, kept.sent_pos
     first, first_ms = max(1, kept.owed_seq), kept.owed_ms
     if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
@@ -461,7 +461,7 @@ def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> 
     wal = path.with_name(path.name + "-wal")
     if not record.found or not file_bytes(path) or not file_bytes(wal) or not is_small(path):
         return False
-    # if it cannot be read both ways, nothing is known: opening it then reports what is wrong
+    # if it cannot be read both ways, nothing is known: opening it then reports the error
     if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
     if not rescue:

@@ -61,7 +61,7 @@ class PackTable:
         self._train_after = TRAIN_AFTER
 
     def load(self, destinations: Sequence[str], now_ms: int) -> None:
-        """Read what is kept in memory. Runs in the caller's transaction."""
+        """Read the part that is kept in memory. Runs in the caller's transaction."""
         self.set_destinations(destinations, now_ms)
         self.refresh()
         self._retention.losses()  # every start asks for them: damage there must show here
@@ -285,7 +285,7 @@ class PackTable:
             self._retention.lost_packs += self._retention.evict([number], DAMAGED)
 
     def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
-        """Drop a pack that is not what was sealed. It is a loss if a destination still waits for it."""
+        """Drop a pack that differs from the sealed one. It is a loss if a destination still waits for it."""
         with contextlib.suppress(ValueError):
             if is_sealed(self._codec.unpack(*body)):
                 return False
@@ -414,7 +414,7 @@ class PackTable:
     def spans(self, from_ms: int, to_ms: int) -> dict[str, tuple[int, int]]:
         """(first, last) sequence of the packs that overlap ``[from_ms, to_ms)``, by stream.
 
-        A birth that outlived its packs, at the beginning of what is left of a stream, is not among them.
+        A birth that outlived its packs, at the beginning of the rest of a stream, is not among them.
         """
         rows = self._db.query(
             "SELECT s.name, s.id, min(p.seq), max(p.seq) FROM packs p JOIN streams s ON s.id = p.stream"
@@ -539,7 +539,7 @@ class PackTable:
         return found if first > last else [*found, Gone(first, last, None)]
 
     def count_replayed(self, destination: str, day: int, size: int) -> int:
-        """Add ``size`` bytes to what was replayed to ``destination`` on a UTC day; returns that day's sum."""
+        """Add ``size`` bytes to the bytes replayed to ``destination`` on a UTC day; returns that day's sum."""
         name = f"replayed {destination}"
         kept, _, spent = str(self._db.meta(name) or "").partition(" ")
         total = size + (int(spent) if kept == str(day) else 0)

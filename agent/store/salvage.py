@@ -42,7 +42,7 @@ class Hole:
 
 @dataclass(slots=True)
 class PackEdges:
-    """What a readable pack contains about its own time and about the pack before it."""
+    """A readable pack's own time and its predecessor."""
 
     prev: bytes | None  # hash and boot of the one before
     prev_boot: str
@@ -59,7 +59,7 @@ def edges_of(pack: Mapping[str, Any]) -> PackEdges:
 
 @dataclass(frozen=True, slots=True)
 class RecordedState:
-    """What the record beside the old database contains.
+    """The content of the record beside the old database.
 
     Args:
         heads: by stream; the damaged file may have less of it, or nothing.
@@ -236,7 +236,7 @@ class Salvage:
                     ids = range(row[0], row[0] + 1)
                 for pack in ids:
                     owed.setdefault(pack, set()).add(mine)
-        if lost_names:  # each of ours may have been among them, and may wait for any pack
+        if lost_names:  # each configured one may have been among them, and may wait for any pack
             ours = set(map(self._destination, self._destinations))
             for pack in range(max(1, last - MAX_PACKS), last + 1):
                 owed[pack] = owed.get(pack, set()) | ours

@@ -234,7 +234,7 @@ def open_or_quarantine(
     If only the disk may have failed, opening is retried for some seconds first.
 
     Args:
-        damage: what is already known to be wrong with it.
+        damage: the damage already known.
         rescue: False: a damaged database stays where it is.
 
     Raises:
@@ -267,7 +267,7 @@ def open_or_quarantine(
 
 
 def unchanged_damage(path: Path, why: str) -> StoreDamaged:
-    """For tools that only read: the agent sets a database aside, and reports in its streams what was lost."""
+    """For tools that only read: the agent sets a database aside, and states the losses in its streams."""
     hint = "Nothing was changed. Start the agent: it sets the file aside and salvages what can be read"
     return StoreDamaged(f"the database is damaged ({why})", where=str(path), hint=hint)
 

@@ -39,7 +39,7 @@ MIN_SIZE_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the store uses and how it is set up, for status and for the log at the start."""
+    """Size and settings of the store, for status and for the log at the start."""
 
     path: str
     database_bytes: int
@@ -298,7 +298,7 @@ class Store:
         return self.retention.lost_packs
 
     def usage(self) -> Usage:
-        """What the store uses and how it is set up. Cheap enough for every status."""
+        """Size and settings of the store. Cheap enough for every status."""
         span = self.db.execute("SELECT coalesce(max(id) - min(id) + 1, 0) FROM packs").fetchone()[0]
         path = self.db.path
         return Usage(

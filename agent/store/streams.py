@@ -31,7 +31,7 @@ class StreamHead:
 
 @dataclass(frozen=True, slots=True)
 class CachedHead:
-    """What a commit needs to know of a stream."""
+    """The facts about a stream that a commit needs."""
 
     id: int  # streams.id
     seq: int

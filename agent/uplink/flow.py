@@ -1,4 +1,4 @@
-"""Flow control: how fast and how much is sent, and what is not sent because the broker refuses it."""
+"""Flow control: how fast and how much is sent, and which packs the broker refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an uplink publishes, and the state that it reports."""
+"""The messages that an uplink publishes, and the state that it reports."""
 
 from __future__ import annotations
 

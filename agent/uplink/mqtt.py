@@ -71,7 +71,7 @@ class MqttConnection:
         self._misc_s = 0.0
         self._closed = False
         client = BoundedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
-        client.max_inflight_messages_set(0)  # the scheduler limits what is in flight
+        client.max_inflight_messages_set(0)  # the scheduler limits the packs in flight
         client.connect_timeout = connect_s
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect

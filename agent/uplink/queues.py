@@ -204,7 +204,7 @@ class WakePipe:
         self._woken = False  # after the read: a byte written in between would be read, and all later wakes skipped
 
     def wait(self, seconds: float) -> None:
-        """Wait for ``wake``, at most so long."""
+        """Wait for ``wake``, at most this long."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         if poll.poll(seconds * 1000):

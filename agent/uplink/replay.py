@@ -30,10 +30,10 @@ RESUMES: Final = 10  # reconnects after which a job is refused
 QUOTA_BYTES: Final = 256 << 20  # a UTC day and destination
 PAGE_PACKS, PAGE_BYTES = 32, 1 << 20
 STORE_TIMEOUT_S: Final = 60.0
-DISCONNECT_S: Final = 3.0  # a disconnect so soon after the subscription counts as its refusal
-STRIKES, DISABLED_S = 3, 3600.0  # after so many of them there is no subscription for so long
+DISCONNECT_S: Final = 3.0  # a disconnect this soon after the subscription counts as its refusal
+STRIKES, DISABLED_S = 3, 3600.0  # after this many of them, no subscription for this long
 DAY_S: Final = 86_400
-RESERVE_BYTES: Final = 4 << 20  # recorded in the store at once: a restart of the agent costs at most so much of a day
+RESERVE_BYTES: Final = 4 << 20  # recorded in the store at once: a restart of the agent costs at most this part of a day
 
 
 @dataclass(slots=True, eq=False)

@@ -33,8 +33,8 @@ BACKFILL_RATE: Final = 200.0  # packs a second, if none is configured
 BACKFILL_FACTOR: Final = 25.0  # and at least so many times the rate of live packs
 TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
-CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids are collected so long, or up to this number, for the store
-DISCONNECT_S: Final = 1.0  # of the time that a stop allows, for the status "offline"
+CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids are collected this long, or up to this number, for the store
+DISCONNECT_S: Final = 1.0  # reserved at a stop for the status "offline"
 WARN_DAYS: Final = 30
 
 

@@ -1,4 +1,4 @@
-"""What a platform may send: ``ack`` and ``replay/request``, checked before the store is asked.
+"""The messages that a platform may send: ``ack`` and ``replay/request``, checked before the store is asked.
 
 Imported with the first such message: msgspec takes 2.7 MB, and many gateways never get one.
 """

@@ -29,7 +29,7 @@ ARRIVING_MS: Final = 300_000  # a gateway publishes page after page, over a thin
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What is kept of a page."""
+    """The stored part of a page."""
 
     counter: int
     hash: str
@@ -73,7 +73,7 @@ class Checkpoints:
         )  # one bit for each page that is present
 
     def new_file(self) -> None:
-        """What comes now is in an order of its own: files have none among each other."""
+        """The next objects have an order of their own: files have none among each other."""
         self._file = {}
 
     def take(

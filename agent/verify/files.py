@@ -23,7 +23,7 @@ FREE_BYTES, RATIO = 64 << 20, 1000  # more than the first comes of a file only u
 class Waste:
     """The cost of invalid objects in a file; reading stops if it is too high.
 
-    A file has failed with its first invalid object; a few hundred more are read to report what is wrong.
+    A file has failed with its first invalid object; a few hundred more are read to report the errors.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ def read_objects(path: Path, waste: Waste | None = None) -> Iterator[tuple[bytes
 
 
 class _Inside(io.RawIOBase):
-    """What is inside a compressed file, as a file."""
+    """The content of a compressed file, as a file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._frames, self._held = file, Frames(MAX_WINDOW), memoryview(b"")
@@ -173,7 +173,7 @@ def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:
 
 
 def read_paths(verifier: Verifier, paths: Iterable[Path], progress: Callable[[int], None] = _nothing) -> None:
-    """Feed all that is in files and folders. What cannot be read of a file counts as refused.
+    """Feed all that is in files and folders. Unreadable parts of a file count as refused.
 
     Args:
         progress: called with the number of objects read, now and then.

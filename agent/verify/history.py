@@ -53,7 +53,7 @@ def _begins(run: PackRun) -> int:
 
 
 def link_faults(left: ChainLink, right: ChainLink) -> list[str]:
-    """What does not fit between two packs, ``right`` naming ``left`` as the one before."""
+    """The conflicts between two packs, ``right`` naming ``left`` as its predecessor."""
     faults = []
     if right.seq != left.seq + 1:
         faults.append(f"sequence {right.seq} follows {left.seq}")

@@ -243,7 +243,7 @@ class Live:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            return  # no topic of ours
+            return  # not one of our topics
         self._mail.put(bytes(message.payload), topic)  # the broker waits meanwhile: TCP holds it back
 
     # --- the verifier's thread

@@ -78,7 +78,7 @@ class BoundedClient(Client):
     def _cut(self, code: int, fault: str) -> None:
         """paho takes the error for the end of the connection, and closes it."""
         self.fault = fault
-        between = not self._out_packet or not self._out_packet[0]["pos"]  # two packets of ours
+        between = not self._out_packet or not self._out_packet[0]["pos"]  # two outgoing packets
         if self.protocol == MQTTProtocolVersion.MQTTv5 and self._sock is not None and between:
             with contextlib.suppress(OSError):
                 self._sock.send(bytes((0xE0, 1, code)))  # DISCONNECT with its reason; it does not take back our will

@@ -27,7 +27,7 @@ EARLY_MS: Final = 1000  # a read time this far before the pack is worth a doubt
 
 @dataclass(frozen=True, slots=True)
 class ChainLink:
-    """What a pack's neighbours in its stream must fit."""
+    """The members of a pack that its neighbours in the stream must fit."""
 
     boot: str
     seq: int

@@ -49,7 +49,7 @@ class Gap:
 
 @dataclass(slots=True)
 class Balance:
-    """Due readings, and what is present of them."""
+    """Due readings, and those present."""
 
     due: int = 0
     got: int = 0

@@ -1,4 +1,4 @@
-"""The verdict as plain values: for programs (``as_dict``) and, in ``text.py``, for people."""
+"""The verdict as plain values: for programs (``as_dict``) and, in ``report_text.py``, for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_LISTED: Final = 100  # faults, ranges and so on that are listed; all are cou
 
 
 class Verdict(StrEnum):
-    """What all of it comes to."""
+    """The overall verdict."""
 
     VERIFIED = "verified"
     UNPROVEN = "consistent, origin unproven"  # no pin was given
@@ -101,7 +101,7 @@ class Day:
 
 @dataclass(slots=True)
 class StreamReport:
-    """What is known of one stream."""
+    """The facts about one stream."""
 
     stream: str
     packs: int = 0  # different ones whose signature holds
@@ -220,7 +220,7 @@ class Report:
         return self.verdict is Verdict.VERIFIED
 
     def shortfalls(self) -> list[str]:
-        """What is stated missing, and so no fault, but not there all the same: for those who expect everything."""
+        """Readings stated missing: not a fault, but still absent, for readers who expect everything."""
         short = []
         for name, stream in self.streams.items():
             if not stream.packs and not stream.retired:

@@ -42,7 +42,7 @@ class Signed:
 
     @property
     def hash(self) -> str:
-        """What ``prev``, ``birth`` and heads call this object."""
+        """The hash by which ``prev``, ``birth`` and heads name this object."""
         return base64url(self.digest)
 
 

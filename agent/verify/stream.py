@@ -326,7 +326,7 @@ class StreamState:
 
 
 def _check_form(signed: Signed) -> list[str]:
-    """A fault of form shows the same way in every pack of a birth, so that one pack of each is looked at."""
+    """Checks the form of one pack per birth: a formatting error appears in all packs of that birth."""
     if canonical({n: v for n, v in signed.value.items() if n != "sig"}) != signed.payload:
         return ["signed over bytes that are not in canonical form"]
     return []

@@ -1,4 +1,4 @@
-"""Strict parser: received bytes to one JSON object. What two parsers could read differently is refused."""
+"""Strict parser: received bytes to one JSON object. Input that two parsers could read differently is refused."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MAX_DEPTH: Final = 32
 MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits at 64 KiB, but births stay whole
 MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
-MAX_ITEMS: Final = 1 << 18  # brackets and commas, of which a parsed object costs so much each: births of 18,000 points
-MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # of bytes that no known key has signed as they are
-ZSTD_STEP: Final = 256  # compressed bytes that are taken at once: at most 8 MiB of a bomb come of them
+MAX_ITEMS: Final = 1 << 18  # brackets and commas, the cost of a parsed object: births of 18,000 points
+MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # for bytes that no known key has signed
+ZSTD_STEP: Final = 256  # compressed bytes a step: at most 8 MiB of a bomb
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
 FEW: Final = 8  # items of an array that are looked at one by one
@@ -29,7 +29,7 @@ SAMPLE: Final = 64  # records that are looked at to find the usual number of mem
 class Refused(ValueError):
     """A received object is invalid.
 
-    ``code`` is one stable word for programs and counts; ``text`` has what was received and what was expected.
+    ``code`` is one stable word for programs and counts; ``text`` has the received and the expected value.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -42,12 +42,12 @@ class Unread(Refused):
 
 
 def clean(text: str, limit: int) -> str:
-    """Text from outside in one line: no control character, no line break, nothing that turns the writing direction."""
+    """External text in one line: no control characters, line breaks or marks of writing direction."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text[:limit]) + ("..." if len(text) > limit else "")
 
 
 def shown(value: object) -> str:
-    """A received value for a message: cut to length, in one line."""
+    """Shorten a received value to one line for an error message."""
     if isinstance(value, str):
         return repr(value[:MAX_SHOWN]) + ("..." if len(value) > MAX_SHOWN else "")
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**30):
@@ -64,7 +64,7 @@ def count_items(raw: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """An array of objects, most of which have the same members: read by member, all objects at once."""
+    """An array of objects, mostly with the same members: read by member, all objects at once."""
 
     columns: dict[str, list[Any]]  # of the usual objects, by member; each column is all texts or all numbers
     odd: list[dict[str, Any]]  # the others, in order

@@ -51,9 +51,9 @@ _CLAIMED_GATEWAY: Final = re.compile(rb'"gateway":"([A-Za-z0-9_.:/-]{1,130})"')
 
 
 class Outcome(Enum):
-    """What became of one object."""
+    """The verdict on one object."""
 
-    VERIFIED = "verified"  # a pack that is valid as far as can be checked now
+    VERIFIED = "verified"  # a pack without a fault so far
     REDELIVERED = "redelivered"
     FAILED = "failed"
     HELD = "held"  # its key is not known yet
@@ -188,7 +188,7 @@ class Verifier:
         """The verdict so far. May be called at any time; looks at every stream.
 
         Args:
-            now_ms: UTC if known, to distinguish what is late from what is still arriving; else by the packs.
+            now_ms: UTC if known, to distinguish late packs from those still arriving; else by the packs.
         """
         return self._report(now_ms or 0)
 
@@ -454,7 +454,7 @@ def _may_be_keys(raw: bytes, parts: list[str]) -> bool:
 
 
 def _claims_of(raw: bytes, parts: list[str]) -> dict[str, Any]:
-    """What canonical bytes seem to be: ``gateway``, and of a pack ``stream``, ``boot`` and ``seq``; {} without any."""
+    """Apparent source of canonical bytes: ``gateway``, for a pack ``stream``, ``boot`` and ``seq``; {} without any."""
     sig = raw.rfind(b'"sig":"')
     if stream := _CLAIMED_STREAM.search(raw, sig):
         boot, seq = _CLAIMED_BOOT.search(raw), _CLAIMED_SEQ.search(raw, max(0, sig - 32), sig)

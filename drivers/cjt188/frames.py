@@ -138,7 +138,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
+    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, the error)."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h and a meter type not found")
     for start in (m.start() for m in re.finditer(rb"\x68[\x10-\x4f\xaa]", stream)):
         rank, raw, wrong = diagnose(stream[start:], LENGTH_AT)

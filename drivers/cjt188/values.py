@@ -1,4 +1,4 @@
-"""What an answer of CJ/T 188 holds: identifier, meter type and payload in, readings out.
+"""Decodes answers of CJ/T 188: identifier, meter type and payload in, readings out.
 
 Source: CJ/T 188-2004 annex A and table 5 (units), CJ/T 188-2018 as ng-gateway reads it.
 """
@@ -224,7 +224,7 @@ def _pieces(layout: tuple[_Field, ...], payload: bytes) -> list[tuple[_Field, by
 
 
 def undecoded(frame: Frame) -> bytes:
-    """What stands in an answer behind the fields that are known: a field cut short, or the maker's own."""
+    """The bytes of an answer behind the known fields: a truncated field, or the maker's own."""
     if not frame.is_reply or frame.function != READ or frame.identifier is None:
         return b""
     layout, _ = _layout(frame.identifier, frame.meter_type, len(frame.payload))
@@ -232,7 +232,7 @@ def undecoded(frame: Frame) -> bytes:
 
 
 def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, ...]:
-    """The readings of an answer's ``payload`` (what follows SER). What a short answer leaves out is left out."""
+    """The readings of an answer's ``payload`` (what follows SER). Fields missing from a short answer are left out."""
     layout, storage = _layout(identifier, meter_type, len(payload))
     if not layout:
         return (Reading(f"x.cjt188.{identifier:04x}", payload.hex(), raw=payload),) if payload else ()

@@ -2,8 +2,8 @@
 
 A point's ``key`` is ``DI``, ``DI#N``, ``DI@time`` or ``DATE+TIME``: the data identifier as the standard prints it (8
 hex digits speak 2007, 4 speak 1997), the N-th value from 0 of a block that is asked as such, the device's own time of
-the value, or the two identifiers whose values together are the meter's clock. What was frozen (05..) is read together
-with the time at which it was.
+the value, or the two identifiers whose values together are the meter's clock. Frozen values (05..) are read together
+with the time of the freeze.
 Points whose identifiers differ in phase or tariff alone are asked as one block; a meter that refuses the block is
 asked singly from then on.
 """

@@ -60,7 +60,7 @@ _PLUS_33 = bytes((i + 0x33) & 0xFF for i in range(256))
 
 
 def error_text(code: int) -> str:
-    """What an error byte says; bits may be set together."""
+    """The errors of an error byte; several bits may be set."""
     words = [text for bit, text in enumerate(ERROR_BITS) if code >> bit & 1]
     return ", ".join(words) or f"error {code:02X}h"
 
@@ -117,7 +117,7 @@ class Frame:
 
     @property
     def is_follow_on(self) -> bool:
-        """A reply that goes on with a block whose beginning came in the frames before."""
+        """A reply that continues a block from the previous frames."""
         return self.is_reply and not self.is_error and self.function in (READ_NEXT, READ_NEXT_97)
 
     @property
@@ -184,7 +184,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
+    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, the error)."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h, six address bytes, 68h not found")
     for start in (m.start() for m in re.finditer(rb"\x68", stream)):
         rest = stream[start:]

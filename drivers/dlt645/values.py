@@ -1,4 +1,4 @@
-"""What a data identifier of DL/T 645 means: identifier and payload in, readings out.
+"""Decodes data identifiers of DL/T 645: identifier and payload in, readings out.
 
 Source: DL/T 645-2007 annex A (tables A.1 to A.7), DL/T 645-1997 annex A. Vendors' own identifiers come out
 as text of their digits under the name ``x.dlt645.<identifier>``.
@@ -37,7 +37,7 @@ def decode_frame(frame: Frame) -> Readings:
     if not frame.identifier or frame.function not in (READ, READ_NEXT, READ_97, READ_NEXT_97, REREAD_97):
         return ()
     found = decode(frame.identifier, frame.payload)
-    if frame.is_follow_on:  # it goes on somewhere within the block, and only the frames before it tell where
+    if frame.is_follow_on:  # it continues somewhere within the block, and only the previous frames show where
         return tuple(r if r.value is None else replace(r, quality=Quality.SUSPECT) for r in found)
     return found
 
@@ -102,7 +102,7 @@ def _demand_field(kind: int) -> Field | None:
     if found is None or kind >= 0x80:
         return None
     name, label, unit, signed = found
-    # what is measured comes first, the phase last: ac.demand.import.max.l1
+    # the quantity comes first, the phase last: ac.demand.import.max.l1
     stem, _, phase = name.partition(".l")
     full = f"ac.demand.{stem}.max" + (f".l{phase}" if phase else "")
     return Field(full, f"{label}#最大需量", 3, 4, DEMAND_UNITS[unit], "signed" if signed else "bcd")
@@ -185,7 +185,7 @@ def _harmonics(family: int, phase: int, order: int, payload: bytes) -> Readings:
 
 
 def _frozen(series: int, part: int, number: int, payload: bytes) -> Readings:
-    """05: what was frozen; DI2 the series (00 timed, 06 daily and so on), DI1 the part, DI0 the n-th last."""
+    """05: frozen values; DI2 the series (00 timed, 06 daily and so on), DI1 the part, DI0 the n-th last."""
     if part == 0x00:
         return (reading(Field("x.freeze.time", "冻结时间", 5, kind="stamp"), payload, storage=number),)
     if 0x01 <= part <= 0x08:

@@ -14,7 +14,7 @@ from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 LONGEST_NOISE_S = 0.5  # a bus that is never silent for this long has another master
 _MOST_HEARD = 4096
-_SETTLED_S = 0.1  # an answer that paused for so long within itself has ended
+_SETTLED_S = 0.1  # an answer with a pause of this length has ended
 _ONE_FRAME_NS = 20_000_000  # pieces of a frame come closer together than this
 
 

@@ -1,4 +1,4 @@
-"""What is configured about a line: where it is, its serial setting, and the request options of a device on it."""
+"""The configuration of a line: where it is, its serial setting, and the request options of a device on it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def target(config: LineConfig) -> Target:
 
 
 def warnings(config: LineConfig) -> tuple[str, ...]:
-    """What will probably cause trouble one day, for ``check`` and the log: sentences for a person."""
+    """Settings that will probably cause trouble one day, for ``check`` and the log: sentences for a person."""
     found = []
     where = target(config)
     if where.scheme == "serial" and _UNSTABLE.fullmatch(where.host):

@@ -1,4 +1,4 @@
-"""Modbus frames: what is asked, and how an answer is found among bytes. Pure, no I/O.
+"""Modbus frames: requests, and how an answer is found among bytes. Pure, no I/O.
 
 Only reads can be expressed: the functions 1, 2, 3, 4 and 43/14 (read device identification).
 """
@@ -50,7 +50,7 @@ class Request(Protocol):
 
     @property
     def function(self) -> int:
-        """What is counted as sent."""
+        """The name under which sent requests are counted."""
 
     @property
     def unit(self) -> str | int:
@@ -65,7 +65,7 @@ class Request(Protocol):
         """Bytes of a full answer, for the deadline."""
 
     def find(self, heard: bytes, final: bool) -> bytes | LineError | None:
-        """The answer's payload, what is wrong, or None: not yet, or (``final``) nothing was heard at all."""
+        """The answer's payload, the error, or None: not yet, or (``final``) nothing was heard at all."""
 
 
 def _table() -> tuple[int, ...]:
@@ -125,7 +125,7 @@ class ModbusRequest:
         self.expect = 5 + payload_bytes if self._sized else 64
 
     def judge(self, pdu: bytes) -> bytes | LineError:
-        """Payload of a PDU that came for this request over MBAP, or what is wrong with it."""
+        """Payload of a PDU that came for this request over MBAP, or the error in it."""
         function = pdu[0] if pdu else 0
         if function == self.function | 0x80 and len(pdu) >= 2:
             return self.refusal(pdu[1])

@@ -172,7 +172,7 @@ class Line:
         return results
 
     async def listen(self, seconds: float) -> None:
-        """Open the port and say nothing for a while; what is heard goes to the trace. Raises LineDown or LineLent."""
+        """Open the port and send nothing for a while; received bytes go to the trace. Raises LineDown or LineLent."""
         async with self._turn:
             try:
                 await self._ready()
@@ -329,7 +329,7 @@ class Line:
             return
         self.stats.lost += 1
         self._drop()
-        if self._proven:  # many devices close what is idle: open again at once, and say no word unless that fails
+        if self._proven:  # many devices close idle connections: reopen at once, and log only a failure
             self._backoff.reset()
             self._retry_at, self._why_down = 0.0, None
         else:  # it opened, and broke before it was of any use: as good as not opened

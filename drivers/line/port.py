@@ -40,7 +40,7 @@ def down(where: str, error: OSError | None, what: str = "") -> LineDown:
 class Port:
     """An open port. ``write`` and ``read`` never block; both raise OSError.
 
-    ``read`` gives what is there; b"" means that the connection is lost.
+    ``read`` returns the available bytes; b"" means that the connection is lost.
     """
 
     def __init__(self, where: str, fd: int, read: Callable[[int], bytes], write: Callable[[bytes], int]) -> None:

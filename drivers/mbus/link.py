@@ -32,7 +32,7 @@ def function_name(control: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it stood on the line; ``offset`` is where it began in the stream."""
+    """One frame as received; ``offset`` is its beginning in the stream."""
 
     raw: bytes
     offset: int = 0
@@ -60,7 +60,7 @@ class Frame:
 
     @property
     def body(self) -> bytes:
-        """What follows the CI field."""
+        """The data after the CI field."""
         return self.raw[7:-2] if self.kind == "long" else b""
 
     @property
@@ -144,7 +144,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt from its first, its offset, what is wrong)."""
+    """Why no frame was found: (bytes of the best attempt from its first, its offset, the error)."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: neither 68h L L 68h, nor 10h, nor E5h found")
     for start in (m.start() for m in re.finditer(rb"[\x68\x10]", stream)):
         rest = stream[start:]

@@ -21,7 +21,7 @@ _UNKNOWN = Meaning("unknown", "Unknown VIF")
 
 @dataclass(slots=True)
 class Records:
-    """What a record area holds. ``fault`` says why reading stopped early; what came before it stands."""
+    """The content of a record area. ``fault`` says why reading stopped early; earlier records are valid."""
 
     readings: list[Reading] = field(default_factory=list)
     more: bool = False  # 1F: further telegrams follow
@@ -132,7 +132,7 @@ def _record(cursor: _Cursor, dif: int, medium: int) -> Reading:
 
 @lru_cache(maxsize=1024)
 def _shape(head: bytes, medium: int) -> _Shape:
-    """What DIF, DIFE, VIF and VIFE say."""
+    """The decoded DIF, DIFE, VIF and VIFE."""
     cursor = _Cursor(head, False)
     dif = cursor.byte()
     storage, tariff, subunit = dif >> 6 & 1, 0, 0
@@ -173,7 +173,7 @@ def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]
 
 @dataclass(slots=True)
 class _Effect:
-    """What the VIFE make of a meaning."""
+    """A meaning with its VIFE applied."""
 
     meaning: Meaning
     factor: Decimal
@@ -255,7 +255,7 @@ def _retyped(effect: _Effect, kind: str, label: str, unit: str = "", factor: int
 
 
 def _foreign(effect: _Effect) -> None:
-    """A non-metric unit: not the one of the VIF. Which it is depends on the edition, so the number stands bare."""
+    """A non-metric unit: not the one of the VIF. Which it is depends on the edition, so the number has no unit."""
     effect.foreign, effect.other = True, "non-metric"
     effect.meaning = replace(effect.meaning, unit="")
 

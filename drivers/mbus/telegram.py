@@ -51,7 +51,7 @@ _LONG_HEADER, _SHORT_HEADER, _NO_HEADER = (0x72, 0x76), (0x7A,), (0x78, 0x51, 0x
 
 @dataclass(slots=True)
 class Telegram:
-    """What one telegram says about its sender, and its readings. Unknown parts of the header are None."""
+    """The sender and the readings of one telegram. Unknown parts of the header are None."""
 
     ci: int | None = None
     identity: str = ""  # eight digits

@@ -1,4 +1,4 @@
-"""What a VIF means: quantity, unit and factor. Source: EN 13757-3:2018 tables 10 to 15 (2013: 10 to 16)."""
+"""The meaning of VIFs: quantity, unit and factor. Source: EN 13757-3:2018 tables 10 to 15 (2013: 10 to 16)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
 from ext.decode import Plan
 from ext.ring import Ring
 
-_EXPIRE_EVERY = 1024  # visits between looks at the age of what was learned
+_EXPIRE_EVERY = 1024  # visits between checks of the age of learned facts
 _log = logging.getLogger("meterhouse.modbus")
 
 
@@ -46,7 +46,7 @@ class ModbusDevice:
         spec: the device; the index of a point in ``spec.points`` is its number in the ring.
         line: shared with the other devices on it.
         ring: readings and gaps go there, under ``table``.
-        holes: what is known of this identity and firmware; None: nothing yet.
+        holes: the learned facts for this identity and firmware; None: nothing yet.
 
     Raises:
         ConfigError: an address or serial setting that cannot be.
@@ -78,7 +78,7 @@ class ModbusDevice:
 
     @property
     def holes(self) -> KnownHoles:
-        """What this device taught us about its map."""
+        """The learned facts about this device's map."""
         return self._holes
 
     @holes.setter
@@ -87,7 +87,7 @@ class ModbusDevice:
         self._read_plans.clear()
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due at a tick. A read that fails becomes a gap with its reason, never a zero.
+        """Read the points due at a tick. A read that fails becomes a gap with its reason, never a zero.
 
         A device whose first read is silent is not asked on, so that a dead one costs one timeout a visit; the silent
         read goes to the end of the line, so that the next visit finds out whether it alone is mute.
@@ -147,7 +147,7 @@ class ModbusDevice:
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
         """Ask for some points now, for a person or an identity check.
 
-        What the device refuses or does not know is a Reading without value whose quality is the reason.
+        A point that the device refuses or lacks is a Reading without value whose quality is the reason.
         Raises UsageError for a name that it has not, LineError if the device is silent.
         """
         objects = {point.name: point for point in self.spec.points if point.is_object and point.name in names}
@@ -182,7 +182,7 @@ class ModbusDevice:
         return await read_identification(self._line, self.unit, self._options, self.where)
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit for these paces costs on this line."""
+        """The cost of one visit for these paces on this line."""
         return plan_summary((read.block for read in self._read_plan(paces).reads), self._timing)
 
     # --- the road of one answer
@@ -191,7 +191,7 @@ class ModbusDevice:
         payload, time_ns, mono_ns, suspect = answer
         quality = Quality.SUSPECT if suspect else Quality.GOOD
         if read.counters is not None and self._doubts(read.counters, payload, mono_ns):
-            quality = Quality.SUSPECT  # all of it: an answer that is not what was asked for shows at its counters
+            quality = Quality.SUSPECT  # all of it: an answer to another request shows at its counters
         if read.plan is not None:
             why = Reason.SENTINEL if self.spec.night is None else self.spec.lack(tick_ms)
             stamp = (tick_ms, time_ns, mono_ns)
@@ -296,7 +296,7 @@ class ModbusDevice:
         return awake, [read.request for read in awake]
 
     def _was_mute(self, read_plan: ReadPlan, mute: list[Read], alive: bool) -> None:
-        """A read that is silent while others are answered is cut where it can be, and in the end asked ever less.
+        """A read that is silent while others are answered is cut where possible, and finally backs off.
 
         Some firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
         """

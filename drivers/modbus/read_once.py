@@ -1,4 +1,4 @@
-"""The slow road: some points now, as values for a person. What one register spoils, the others must not miss."""
+"""The slow road: some points now, as values for a person. One bad register must not spoil the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from drivers.plan import Block, KnownHoles, LineTiming, compile_block, plan_bloc
 from drivers.plan.holes import STRIKES
 from drivers.toml import show, suggestion
 
-_ROUNDS = 40  # halving a block until the missing register stands alone takes few; never endless
+_ROUNDS = 40  # halving a block until the missing register is isolated takes few; never endless
 
 
 async def read_once(

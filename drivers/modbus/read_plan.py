@@ -1,4 +1,4 @@
-"""What is asked of a device at one visit: the reads for a set of paces, compiled once."""
+"""The reads of one visit to a device, for a set of paces, compiled once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ReadPlan:
 
 
 def timing_of(line: Line, limits: Limits, serial: str) -> LineTiming:
-    """What requests to a device cost on its line."""
+    """The cost of requests to a device on its line."""
     if line.target.scheme == "serial":
         return LineTiming.serial(serial or line.config.serial, limits)
     return LineTiming.tcp(line.config.bus_baud, limits)
@@ -108,7 +108,7 @@ def _compiled(spec: DeviceSpec, wanted: list[int], limits: Limits, timing: LineT
 
 
 def _counters(block: Block, points: tuple[Point, ...], spec: DeviceSpec) -> Plan | None:
-    """What tells whether an answer makes sense: its counters, decoded beside the plan of all."""
+    """The plausibility check of an answer: its counters, decoded beside the plan of all."""
     numbers = tuple(n for n in block.points if points[n].kind is Kind.COUNTER)
     if not numbers:
         return None

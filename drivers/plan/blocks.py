@@ -54,9 +54,9 @@ def plan_blocks(
         points: all points of the device; addresses in registers, from 0 as on the wire.
         limits: ``max_words`` a read; ``holes`` and ``max_gap``: how many registers in a row that no point of the
             device knows may be read over (registers of other points always may).
-        timing: what a request and a byte cost on this line.
+        timing: the cost of a request and of a byte on this line.
         wanted: positions of the points that are due, all if None.
-        holes: what was learned about the device; points that it lacks are left out.
+        holes: learned facts about the device; points that it lacks are left out.
 
     Returns:
         Blocks by function and address. Each wanted point lies wholly in exactly one of them, a ``together`` group too;
@@ -102,7 +102,7 @@ def _plan(
 
 
 def plan_summary(blocks: Iterable[Block], timing: LineTiming) -> PlanSummary:
-    """What one visit costs: requests, registers (16 coils count as one), points, time on the line."""
+    """The cost of one visit: requests, registers (16 coils count as one), points, time on the line."""
     blocks = tuple(blocks)
     return PlanSummary(
         requests=len(blocks),
@@ -162,7 +162,7 @@ class _Bridge:
         self._known = known
 
     def open(self, end: int, start: int) -> bool:
-        """Whether a read may go on from ``end`` (first register not read yet) to ``start``."""
+        """Whether a read may continue from ``end`` (first register not read yet) to ``start``."""
         at, unknown = end, 0
         for low, high in self._known if start > end else ():
             if high <= at:

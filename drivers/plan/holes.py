@@ -1,7 +1,7 @@
-"""What was learned about a device's register map: where to cut blocks, what is missing, how long a read may be.
+"""Learned facts about a device's register map: where to cut blocks, missing registers, the longest read.
 
 A request over a register that is missing fails as a whole (field pains 24, 25, 30, 40). An illegal-address answer, seen
-twice, cuts the block: first at registers that no point wants, then in halves, until the missing point stands alone.
+twice, cuts the block: first at registers that no point wants, then in halves, until the missing point is isolated.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class KnownHoles:
         return True
 
     def expire(self, now_s: int) -> bool:
-        """Forget what was learned too long ago (or in the future: the clock was wrong). True: plan again."""
+        """Drop facts learned too long ago (or in the future: the clock was wrong). True: plan again."""
         if self._since is None or 0 <= now_s - self._since < self.expires_s:
             return False
         self.cuts.clear()
@@ -121,7 +121,7 @@ class KnownHoles:
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any], key: str, now_s: int, expires_s: int = EXPIRES_S) -> KnownHoles:
-        """What was learned for ``key``; empty if it is about another identity or firmware, too old, or damaged."""
+        """The learned facts for ``key``; empty if they are about another identity or firmware, too old, or damaged."""
         holes = cls(key, expires_s)
         try:
             if said["key"] != key or said["since"] is None:

@@ -64,7 +64,7 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
         if text and point.name.rpartition(".")[2] == "time" and time_ms(text, "UTC") is None:
             quality = Quality.SUSPECT  # the 37th of a month: a clock that was never set, or registers of something else
         return Reading(point.name, text, "", quality, raw)
-    if point.clock:  # a dump has no time that its clock could be held against
+    if point.clock:  # a dump has no time to compare its clock with
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))
     ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)

@@ -1,4 +1,4 @@
-"""What a request costs on a line, in nanoseconds."""
+"""The cost of a request on a line, in nanoseconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a profile says about the family as a whole: maker, limits, parameters, freshness."""
+"""The head of a profile, about the family as a whole: maker, limits, parameters, freshness."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ProfileHead:
 
 
 def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: ProfileHead | None) -> ProfileHead:
-    """Read and judge the head; with ``base`` (extends) what is not said is the base's."""
+    """Read and check the head; with ``base`` (extends) missing keys are the base's."""
     table = complaints.table(document)
     table.unknown(HEAD_KEYS)
     schema = table.of_types("schema", (int,), "1")

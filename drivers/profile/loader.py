@@ -63,7 +63,7 @@ def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profi
     """Read and check one profile.
 
     Raises:
-        ProfileError: naming file, line, key, what was seen and what would be right; ``complaints`` holds all of them.
+        ProfileError: naming file, line, key, the value seen and the value expected; ``complaints`` holds all of them.
     """
     try:
         layers = _layers(path, search_dirs, ())

@@ -35,7 +35,7 @@ MAX_COILS = 2000  # the same, 6.1
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the profile's [defaults] say for points that are silent."""
+    """The profile's [defaults] for points without the key."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     sentinels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class RegisterLayout:
 
 
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
-    """What a point's table says about registers; other protocols have none."""
+    """The registers of a point's table; other protocols have none."""
     if defaults.protocol != "modbus":
         return RegisterLayout(table.text("type"), "", 0, 0, 0)
     return _LayoutReader(table, defaults).read()

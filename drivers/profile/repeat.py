@@ -12,7 +12,7 @@ from drivers.toml import KeyPath, TomlTable, show
 REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
 MAX_POINTS = 20_000  # far beyond any cabinet; a slip in a parameter must not eat the memory
 
-Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and where it stands
+Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its place
 
 
 def described_points(
@@ -56,7 +56,7 @@ def _expanded(
 
 
 def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
-    """What the variable stands for, turn by turn."""
+    """The values of the variable, turn by turn."""
     if "values" in reader.raw:
         for key in ("count", "first"):
             if key in reader.raw:

@@ -1,4 +1,4 @@
-"""What a loaded profile is: frozen objects, and how points are picked from them."""
+"""A loaded profile: frozen objects, and how points are picked from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Param:
     """Something the installer must or may say about one device, such as how many racks it has."""
 
     name: str
-    default: int | str | None  # None: it must be said
+    default: int | str | None  # None: it is required
     low: int = 0
     high: int = 65535
     choices: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Profile:
             firmware: the device's firmware text; None while unknown: no variant with a firmware condition applies.
             identity: texts of identity points by name (``device.model`` and so on).
             reversed: prefixes of points behind a CT that is the wrong way round ("" means all): their import and export
-                counters change names. The sign of power is turned by the plan (drivers/plan.py).
+                counters change names. The sign of power is turned by the plan (drivers/plan/).
 
         Raises:
             ProfileError: a parameter is unknown, missing or out of its limits.

@@ -12,7 +12,7 @@ _CHUNK = re.compile(r"\d+|[A-Za-z]+")
 
 
 def condition_error(condition: str) -> str:
-    """What is wrong with a firmware condition; "" if nothing is."""
+    """The error in a firmware condition; "" without one."""
     found = _CONDITION.fullmatch(condition)
     if not found:
         return "empty"
@@ -28,8 +28,8 @@ def holds(condition: str, firmware: str) -> bool:
     """Whether a firmware string fulfils ``>=3.1``, ``<V200R002``, ``==1.4``, ``!=1.4`` or a pattern such as ``V100*``.
 
     Versions compare by their numbers and letters from left to right, missing numbers count as 0: 3 equals 3.0 and
-    V100R001C00SPC153 comes before V100R001C00SPC200. A condition that begins with a digit is held against the
-    first number of the firmware and what follows ("FW 1.23" fulfils >=1.2).
+    V100R001C00SPC153 comes before V100R001C00SPC200. A condition that begins with a digit is compared with the first
+    number of the firmware and the text after it ("FW 1.23" fulfils >=1.2).
     """
     found = _CONDITION.fullmatch(condition)
     if not found:

@@ -24,7 +24,7 @@ VARIABLES: Mapping[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class VocabularyEntry:
-    """What the vocabulary says of one name. ``en`` and ``zh`` are filled in for the name asked for."""
+    """The vocabulary's entry for one name. ``en`` and ``zh`` are filled in for the name asked for."""
 
     pattern: str
     dimension: str

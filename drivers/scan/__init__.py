@@ -1,4 +1,4 @@
-"""Finds and identifies what is on a line. Only reads are sent, and only after listening."""
+"""Finds and identifies the devices on a line. Only reads are sent, and only after listening."""
 
 from drivers.scan.ear import AnotherMaster, Ear, describe
 from drivers.scan.fit import Fit, Identity, identify, profiles_of

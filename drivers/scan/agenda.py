@@ -17,7 +17,7 @@ from drivers.scan.probes import (
     modbus_probe,
 )
 
-OVERHEAD_S = 0.001  # of ours, a question
+OVERHEAD_S = 0.001  # of the host, a question
 
 
 def baud_of(serial: str) -> str:

@@ -95,7 +95,7 @@ def _rtu(data: bytes) -> Iterator[tuple[int, BusTraffic]]:
 
 
 def describe(data: bytes) -> str:
-    """What bytes on a line may be, for a person; "" where they may be a spike."""
+    """A guess at the origin of bytes on a line, for a person; "" if they may be a spike."""
     words: list[str] = []
     for _, frame in _rtu(data):
         kind = "a request to" if frame.is_request else "an answer of"

@@ -38,11 +38,11 @@ CHECKS = (
     "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
 )  # fmt: skip
 MOST_POINTS, FEW_POINTS = 8, 4
-ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: what model the device says proves nothing
-MANY_WEAK = 4  # so many values that make sense are as good as one that only the right map gives
+ANY_MAKER = "any maker"  # a profile of a protocol, not of a family: the device's model proves nothing
+MANY_WEAK = 4  # this many plausible values are as good as one that only the right map gives
 MOST_SILENCES = 12  # questions without an answer before the others are not asked
 MOST_S, MOST_PATIENT_S = 15.0, 60.0  # of asking one device
-MOST_ALIKE = 4  # likely profiles that are held against each other
+MOST_ALIKE = 4  # likely profiles that are compared with each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
     "Hz": (Decimal(0), Decimal(500)),  # of pumps and fans
@@ -161,7 +161,7 @@ async def _larger_sister_first(
     serial: str,
     ring: Ring,
 ) -> None:
-    """A family whose map holds all of another's, and of which the device has all, is the better guess."""
+    """A family whose map contains another's is the better guess if the device has all of it."""
     likely = [entry for entry in ranked if entry[1].how == "likely" and profiles[entry[1].profile].protocol == "modbus"]
     if len(likely) < 2 or likely[0] is not ranked[0]:
         return
@@ -275,7 +275,7 @@ def _lacking(points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
 
 
 def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
-    """Whether a word of the device is one of the profile's models. What fits every word proves nothing."""
+    """Whether a word of the device is one of the profile's models. A pattern that fits every word proves nothing."""
     return any(
         len(word) >= 3 and fnmatch.fnmatch(word.strip().lower(), glob.lower())
         for word in words

@@ -1,4 +1,4 @@
-"""What a scan looks for, and what it finds."""
+"""The targets of a scan, and its findings."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def mbus_ack_s(serial: str) -> float:
 
 
 def dlt645_probes(serial: str, timeout_s: float) -> list[Probe]:
-    """What the only meter of a line answers: 13h (2007), then a read to AA..AA (2007, 1997)."""
+    """Requests that the only meter of a line answers: 13h (2007), then a read to AA..AA (2007, 1997)."""
     asked = (
         (dlt645.build_read_address(), 0x13),
         (dlt645.build_read("AAAAAAAAAAAA", "00010000"), 0x11),
@@ -145,7 +145,7 @@ def _cjt188(meter_type: int, address: str, low_first: bool, serial: str, timeout
 
 def _dlt645(frame: bytes, function: int, serial: str, timeout_s: float, what: str) -> Probe:
     def judge(found: dlt645.Frame) -> bytes | LineError | None:
-        return found.raw if found.is_reply else None  # from whom, and that anybody answers, is what is asked
+        return found.raw if found.is_reply else None  # the question is whether any meter answers, and which
 
     request = MeterRequest(
         frame, function, "A" * 12, "DL/T 645", 24, dlt645.Parser, judge, lambda heard: dlt645.broken(heard)[2]

@@ -1,4 +1,4 @@
-"""A line that remembers its answers: trying many profiles asks each register once, and a dump is what was answered."""
+"""A line that remembers its answers: trying many profiles asks each register once, and a dump is the set of answers."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not
 IDENTIFY_S = 3.0  # guess, for the estimate
 _LATE_S = 0.5
 
-Progress = Callable[[float, float, str], None]  # seconds of line time done, of all, what is asked
+Progress = Callable[[float, float, str], None]  # seconds of line time done, of all, current step
 
 
 class Scan:
-    """One scan of one line. ``found`` and ``notes`` hold what is known so far, also when ``run`` was interrupted.
+    """One scan of one line. ``found`` and ``notes`` hold the results so far, also when ``run`` was interrupted.
 
     Raises:
         UsageError: protocols or addresses that cannot be on this line, or --listen 0 on a bus that is not ours.
@@ -83,7 +83,7 @@ class Scan:
     # --- the run
 
     async def run(self, progress: Progress = lambda done, total, what: None) -> list[Found]:
-        """Scan. Raises AnotherMaster, LineDown, LineLent; what was found until then stays in ``found``."""
+        """Scan. Raises AnotherMaster, LineDown, LineLent; earlier results stay in ``found``."""
         self._total_s = self.estimate_s()
         try:
             await self._listen(progress)
@@ -317,7 +317,7 @@ class Scan:
         names = {0: "vendor", 1: "product", 2: "revision"}
         device.identity.update({names[n]: text for n, text in objects.items() if n in names and text})
 
-    # --- what is heard
+    # --- received bytes
 
     def _overhear(self, probe: Probe | None) -> bool:
         """Attribute what came by its address (late answers, field pains 15, 19). Whether something was late."""
@@ -360,7 +360,7 @@ _MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may su
 
 
 def _secondary(frame: bytes) -> str:
-    """What agent.toml needs to select the sender of a telegram: sixteen digits, or the eight of its number alone."""
+    """The address for agent.toml of the sender of a telegram: sixteen digits, or the eight of its number alone."""
     who = identity_of(frame)
     return (who[3::-1] + who[4:]).hex().upper()
 

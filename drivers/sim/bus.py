@@ -1,4 +1,4 @@
-"""What all simulated lines share: devices by unit id, silence for the rest, counts and a frame trace."""
+"""The common parts of all simulated lines: devices by unit id, silence for the rest, counts and a frame trace."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Bus:
         return baud == line_baud
 
     def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
-        """What the line hears after a request."""
+        """The bytes on the line after a request."""
         self.trace.append(SimExchange(self.mono_ns(), False, request.frame))
         device = self.devices.get(request.unit)
         if device is not None and request.pdu:

@@ -41,7 +41,7 @@ class Control:
         self._returns: set[asyncio.Task[None]] = set()
 
     async def run(self, command: str) -> str:
-        """Do one command; what it has to say. Raises UsageError that names what is wrong."""
+        """Do one command; what it has to say. Raises UsageError that names the mistake."""
         words = command.split("#", 1)[0].split()
         if not words:
             return ""

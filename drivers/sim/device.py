@@ -17,7 +17,7 @@ WRITE_FUNCTIONS = (5, 6, 15, 16, 21, 22, 23)
 
 @dataclass(slots=True)
 class SimAnswer:
-    """What a line does with one request: bytes, when, and how."""
+    """The response of a line to one request: bytes, when, and how."""
 
     frame: bytes = b""
     delay_s: float = 0.0  # from the request's last byte to the answer's first
@@ -106,7 +106,7 @@ class SimDevice:
         return bytes((43, 14, code, 0x83, more, following, count)) + listed
 
     def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
-        """What the line hears, faults applied; None is silence."""
+        """The bytes on the line, faults applied; None is silence."""
         self.requests[request.pdu[0]] += 1
         if self._silent_until and self.monotonic() < self._silent_until:
             return None

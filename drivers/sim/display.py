@@ -16,11 +16,11 @@ from drivers.sim.facts import FactBook, default_number, default_text, in_unit
 from drivers.sim.image import Image
 from drivers.sim.physics import Physics
 
-CATCH_UP = 20_000  # steps after a long sleep of the process; then the park's clock has stood still
+CATCH_UP = 20_000  # steps after a long sleep of the process; the park's clock did not move then
 
 
 class ParkClock:
-    """Moves the physics with real time: ``speed`` seconds of the park in one of ours, 0 stands still.
+    """Moves the physics with real time: ``speed`` seconds of the park in one real second, 0 stops the park.
 
     The step is ``tick_s`` of our time, so all that is read within a tick belongs to one instant of the park.
     """
@@ -107,14 +107,14 @@ class Display:
         return FactBook(self.role, self.clock.physics).get(point.name) is not None
 
     def keep_journal(self) -> None:
-        """From now on note what is served, in ``journal``."""
+        """From now on record served values in ``journal``."""
         with self.clock.hold():
             self.journal = {}
             self._written.clear()
 
     @property
     def texts(self) -> dict[str, str]:
-        """What the text points say."""
+        """The texts of the text points."""
         return dict(self._texts)
 
     def asleep(self) -> bool:
@@ -182,7 +182,7 @@ class Display:
         return max(0.0, low)
 
     def values(self) -> dict[str, Decimal | int | str]:
-        """What a reader must find now, by point: numbers as the registers round them, raw states, texts."""
+        """The values that a reader must find now, by point: numbers as the registers round them, raw states, texts."""
         result: dict[str, Decimal | int | str] = dict(self._texts)
         with self.clock.hold():
             for point in self.points:
@@ -193,7 +193,7 @@ class Display:
         return result
 
     def restart(self) -> None:
-        """A reboot that lost the counters: they go on from zero."""
+        """A reboot that lost the counters: they continue from zero."""
         with self.clock.hold():
             for point in self.points:
                 if point.kind is Kind.COUNTER:

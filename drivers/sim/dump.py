@@ -18,7 +18,7 @@ class DumpError(EncodeError):
 def load_dump(path: Path) -> tuple[Image, int]:
     """Registers and address of ``{"protocol": "modbus", "address": 1, "holding": {"35000": 1, ...}, "input": {...}}``.
 
-    Raises DumpError that names the file and what is wrong in it.
+    Raises DumpError that names the file and the error in it.
     """
     try:
         found = json.loads(path.read_text("utf-8"))

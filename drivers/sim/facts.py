@@ -1,4 +1,4 @@
-"""What each device of the park would measure: the state of the physics under the names of the vocabulary.
+"""The quantities measured by each device of the park: the state of the physics under the names of the vocabulary.
 
 Facts are in base units (W, Wh, var, varh, V, A, Hz, Cel, %, m3, m3/h, s); ``in_unit`` turns them into a point's own.
 """
@@ -18,7 +18,7 @@ from drivers.sim.physics import DAY_S, Physics
 PREFIXES = {"meter": "grid", "load": "load", "pv": "pv", "grid": "grid"}  # parts of one device -> whose facts
 _POWERS = {"u": 1e-6, "m": 1e-3, "h": 1e2, "k": 1e3, "M": 1e6, "G": 1e9}
 _TENS = ("W", "VA", "var", "Wh", "VAh", "varh", "A", "Ah", "V", "Ohm", "Hz", "Pa")
-_FACTORS: dict[str, float] = {  # unit -> base units; what is not here is a base unit
+_FACTORS: dict[str, float] = {  # unit -> base units; others are base units
     **{prefix + unit: factor for unit in _TENS for prefix, factor in _POWERS.items()},
     "J": 1 / 3600,
     "kJ": 1 / 3.6,
@@ -378,7 +378,7 @@ def default_number(point: Point, asleep: bool) -> int:
 
 
 def default_text(point: Point, random_: random.Random) -> str:
-    """A text that fits the point's registers; a device's clock begins right and stands still."""
+    """A text that fits the point's registers; a device's clock begins right and does not advance."""
     if point.text:
         numbers = [1] * (2 * point.count // text_width(point))
         if point.name == "device.time" and len(numbers) == 6:

@@ -130,7 +130,7 @@ class FaultBox:
 
     @property
     def active(self) -> tuple[InjectedFault, ...]:
-        """What is on now."""
+        """The active faults."""
         return tuple(self._active.values())
 
     def __bool__(self) -> bool:

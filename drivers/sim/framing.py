@@ -38,7 +38,7 @@ class SimRequest(NamedTuple):
 
 
 class Framing(Protocol):
-    """What differs between MBAP and RTU. One object a connection: it keeps the bytes of an unfinished request."""
+    """The differences between MBAP and RTU. One object a connection: it keeps the bytes of an unfinished request."""
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
         """Requests that are complete now, in order."""
@@ -129,7 +129,7 @@ class RtuFraming:
         return found
 
     def silence(self) -> None:
-        """The line has been quiet: what is held can never become a frame."""
+        """The line has been quiet: the held bytes can never become a frame."""
         self.skipped += len(self._held)
         self._held = b""
 

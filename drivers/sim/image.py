@@ -1,4 +1,4 @@
-"""The registers of one device: what is there, what it holds, and which exception the holes answer."""
+"""The registers of one device: their addresses, their content, and the exception that holes answer."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class Image:
         self.put_bits(point.address, [raw >> n & 1 for n in range(point.count)], function=point.function)
 
     def define(self, points: Iterable[Point]) -> None:
-        """Make the registers of ``points`` exist; what is not set yet reads as zeros."""
+        """Make the registers of ``points`` exist; unset ones read as zeros."""
         for point in points:
             spans = [(p.function or point.function, p.address, size_of(p.type, point.count)) for p in point.parts]
             for function, address, size in spans or [(point.function, point.address, size_of(point.type, point.count))]:

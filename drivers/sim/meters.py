@@ -1,7 +1,7 @@
 """Meters that speak DL/T 645, M-Bus or CJ/T 188 from the device's side, and a bus that they share with Modbus devices.
 
-A meter hears every sound frame on its bus at its own speed and answers what is meant for it; what several answer at
-once comes out overlaid. Faults are those of
+A meter hears every sound frame on its bus at its own speed and answers frames for it; simultaneous answers of several
+meters are overlaid. Faults are those of
 ``drivers.sim.faults`` that make sense for bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
 """
 
@@ -19,11 +19,11 @@ from drivers.sim.faults import FaultBox
 from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
 READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_CONTROLS
-METER = -1  # the unit of a request that is no Modbus
+METER = -1  # the unit of a request that is not Modbus
 
 
 class Meter(Protocol):
-    """What a bus needs of a meter."""
+    """The interface of a meter on a bus."""
 
     name: str
     baud: int | None  # None: the line's
@@ -75,7 +75,7 @@ def _dlt645_frame(address: str, control: int, data: bytes) -> bytes:
 class Dlt645Meter(_Common):
     """``values``: identifier (8 or 4 hex digits) -> its data as on the wire, low byte first.
 
-    What is longer than ``most`` bytes goes out in several frames. Whatever is not there answers "no such data".
+    Data longer than ``most`` bytes goes out in several frames. Whatever is not there answers "no such data".
     """
 
     address: str = "000000000001"
@@ -261,7 +261,7 @@ class MixedBus(Bus):
 
 
 def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
-    """What a master hears where several meters answer at once: a 0 of any of them, which is the current, wins."""
+    """The bytes on the line when several meters answer at once: a 0 of any of them, which is the current, wins."""
     frame = bytearray(b"\xff" * max(len(answer.frame) for answer in answers))
     for answer in answers:
         for n, byte in enumerate(answer.frame):
@@ -270,7 +270,7 @@ def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
 
 
 def _said(meter: Meter, asked: bytes, honest: bytes) -> SimAnswer | None:
-    """What the line hears, with the meter's faults."""
+    """The bytes on the line, with the meter's faults."""
     hit = meter.faults.take() if meter.faults else {}
     echo = asked if "echo" in hit else b""
     if "silence" in hit:

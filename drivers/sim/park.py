@@ -53,7 +53,7 @@ class ParkDevice:
 
 @dataclass(slots=True)
 class ParkMeter:
-    """A meter of the park that is no Modbus."""
+    """A meter of the park that is not a Modbus device."""
 
     slot: Slot
     sim: Meter
@@ -103,7 +103,7 @@ class Park:
             await line.stop()
 
     def truth(self) -> dict[str, dict[str, Decimal | int | str]]:
-        """What a reader must find at each device, by point, all at one instant.
+        """The values that a reader must find at each device, by point, all at one instant.
 
         The park's own powers (W), state of charge (0..1) and clock (s) are under ``_park``.
         """
@@ -123,7 +123,7 @@ class Park:
         return result
 
     def keep_journal(self) -> None:
-        """From now on note what is served: ``devices[name].display.journal[point]`` lists (UTC ns, value)."""
+        """From now on record served values: ``devices[name].display.journal[point]`` lists (UTC ns, value)."""
         for device in self.devices.values():
             device.display.keep_journal()
 
@@ -182,7 +182,7 @@ def make_park(
 ) -> Park:
     """A park that is not started yet. The links of its serial lines lie in ``runtime_dir``.
 
-    With ``sleeps`` its inverters are silent in the dark; else they stand by and answer.
+    With ``sleeps`` its inverters are silent in the dark; else they are in standby and answer.
 
     Raises ProfileError where a family is missing, UsageError where two devices share a place.
     """

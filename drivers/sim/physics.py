@@ -98,7 +98,7 @@ class Physics:
         self._look()
 
     def _odometers(self, rng: random.Random) -> Counters:
-        """Counters of a park that has run for a while; what is tied together starts together."""
+        """Counters of a park that has run for a while; related counters start together."""
         made = [rng.uniform(1.0e7, 2.0e7) * rated / 1e5 for rated in self.plant.pv_w]
         compressor, charged = rng.uniform(2e6, 4e6), rng.uniform(2e6, 3e6)
         return Counters(
@@ -162,7 +162,7 @@ class Physics:
         return 1 / (1 + math.exp(-(hour - 7.5) * 3)) * (1 / (1 + math.exp((hour - 18.5) * 2)))
 
     def _battery(self, surplus_w: float) -> float:
-        """Charge what is left over, give what is short, within power and state of charge."""
+        """Charge the surplus, supply the deficit, within power and state of charge."""
         plant = self.plant
         wanted = max(-plant.battery_w, min(plant.battery_w, 0.9 * surplus_w))
         hours = self.step_s / 3600.0

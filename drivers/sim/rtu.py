@@ -60,7 +60,7 @@ class SerialLine:
         return f"{self.baud} 8N1"
 
     def exchange_s(self, asked: int, answered: int, turnaround_s: float = 0.0) -> float:
-        """What one exchange must take on this line: both frames, the device's turnaround, the quiet time after it."""
+        """The duration of one exchange on this line: both frames, the device's turnaround, the quiet time after it."""
         return (asked + answered) * self.byte_s + max(turnaround_s, quiet_s(self.baud)) + quiet_s(self.baud)
 
     async def start(self) -> None:
@@ -240,7 +240,7 @@ class _Turns:
             self._sent_end = at
 
     def _send(self, now: float) -> float:
-        """Write what is due; seconds until the next byte."""
+        """Write the due bytes; seconds until the next byte."""
         while self._out and self._out[0][0] <= now:
             chunk = self._out.popleft()[1]
             while self._out and self._out[0][0] <= now:  # fast lines and late wake-ups: several at once

@@ -20,14 +20,14 @@ class Slot:
     parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: where its parts hang in the metering tree
     params: Mapping[str, int | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # of a meter that is no Modbus; its ``unit`` says nothing
+    address: str = ""  # of a meter that is not Modbus; its ``unit`` is unused
     baud: int | None = None  # its own speed on a line of several
     every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period
     points: Sequence[str] = ()  # for agent.toml: () means all
 
 
 # Counters are read every ten seconds, as figures of an interval are made twice the slowest period of a counter after
-# its end. An SUN2000 answers slowly and wants a pause after connecting: its first round alone takes three seconds.
+# its end. An SUN2000 answers slowly and needs a pause after connecting: its first round alone takes three seconds.
 BRISK = {"fast": "2 s", "normal": "10 s", "slow": "10 s"}
 CABINETS: tuple[Slot, ...] = (
     Slot(
@@ -87,8 +87,9 @@ CABINETS: tuple[Slot, ...] = (
         every={"fast": "5 s", "normal": "5 s", "slow": "10 s"},
     ),
 )
-# One RS-485 line of four protocols, SunSpec and two speeds. What is read at 2400 baud takes its time (a visit of the
-# main meter more than a second), so the paces of this line are longer than those of the others, and not all is asked.
+# One RS-485 line of four protocols, SunSpec and two speeds. Reading at 2400 baud is slow (a visit of the main meter
+# takes more than a second), so the paces of this line are longer than those of the others, and only some points are
+# read.
 HEAT = ("heat.energy", "heat.power", "heat.flow", "heat.volume", "heat.temperature.supply", "heat.temperature.return")
 SLOW_LINE = {"normal": "10 s", "slow": "10 s"}
 METERS: tuple[Slot, ...] = (
@@ -148,7 +149,7 @@ METERS: tuple[Slot, ...] = (
          every={"fast": "10 s", **SLOW_LINE}),
 )  # fmt: skip
 DEMO: tuple[Slot, ...] = (*CABINETS, *METERS)
-# What the park is judged by. The figures of the notice are of a year; some are made for every interval too, to look at.
+# The park's figures. The figures of the notice are of a year; some are made for every interval too, to look at.
 PLAN = """\
 schema = 1
 sets = ["plain", "national-2025"]

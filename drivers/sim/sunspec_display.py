@@ -29,7 +29,7 @@ LARGE_W = 30_000.0  # above it, 16 bits hold no power in W
 def sunspec_display(
     profile: Profile, *, role: str, clock: ParkClock, seed: int, texts: Mapping[str, str], knows: Callable[[str], bool]
 ) -> Display:
-    """A display whose image is the device's chain of models. What ``knows`` not is not implemented."""
+    """A display whose image is the device's chain of models. Points outside of ``knows`` are not implemented."""
     wanted = _wanted(profile, knows)
     words, at = list(MARKER), BASE + len(MARKER)
     shown: list[Point] = []

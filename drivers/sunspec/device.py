@@ -80,7 +80,7 @@ class SunSpecDevice:
         self._reaches: dict[int, list[Reach]] = {}  # by mask of paces
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Ask what is due; what the device lacks is a gap ``absent``."""
+        """Read the due points; a point that the device lacks is a gap ``absent``."""
         result, self._asked = PollResult(), 0
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
         try:
@@ -148,7 +148,7 @@ class SunSpecDevice:
         return {name: found[places[name]] for name in names}
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit costs; before the models are known, one read of 60 registers for each pace is assumed."""
+        """The cost of one visit; before the models are known, one read of 60 registers for each pace is assumed."""
         due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
         counts = [r.count for r in self._visit(paces, due)] if self.device is not None else [60] * bool(due)
         seconds = sum(self._timing.cost_ns(2 * count) for count in counts) / 1e9
@@ -184,7 +184,7 @@ class SunSpecDevice:
         return device
 
     def read_image(self, words: Mapping[int, int]) -> dict[str, Reading]:
-        """What recorded registers hold, by point; points of registers that lack are left out.
+        """The values of recorded registers, by point; points of missing registers are left out.
 
         Raises FrameError without a marker.
         """

@@ -52,7 +52,7 @@ class _Walk:
             fitting.append((point, self.at))
             scope.offsets[point.name] = self.at
             self.at += point.size
-        for point, offset in fitting:  # a factor may stand behind the values that need it
+        for point, offset in fitting:  # a factor may come after the values that need it
             if point.type not in ("pad", "sunssf"):
                 place = self._place(point, offset, scope)
                 if place is not None:

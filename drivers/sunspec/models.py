@@ -247,7 +247,7 @@ class _Reader:
             names[point.name] = raw
             raws.append(raw)
         self.at = at
-        for point, raw in zip(group.points, raws, strict=False):  # a factor may stand behind the values that need it
+        for point, raw in zip(group.points, raws, strict=False):  # a factor may come after the values that need it
             if point.type != "pad":
                 value = raw if point.scale is None or raw is None else scaled(raw, point.scale, scope)
                 self.points[prefix + point.name] = PointValue(raw, value, point.unit, point)
@@ -288,7 +288,7 @@ def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
 
 
 def decode_model(address: int, registers: Sequence[int]) -> Model:
-    """One model out of its registers, id and length first. Fewer registers than announced: what is whole is read.
+    """One model out of its registers, id and length first. Fewer registers than announced: complete ones are read.
 
     Raises:
         ProfileError: see ``definition``.

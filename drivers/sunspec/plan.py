@@ -41,7 +41,7 @@ Alternative = tuple[tuple[int, ...], int, str]  # models, which of several equal
 
 
 def alternatives(key: str, where: str) -> list[Alternative]:
-    """What a key allows, the best first. Raises ConfigError."""
+    """The alternatives that a key names, in order of preference. Raises ConfigError."""
     found: list[Alternative] = []
     for text in key.split("|"):
         match = _ALTERNATIVE.fullmatch(text.strip())

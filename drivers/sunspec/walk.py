@@ -24,7 +24,7 @@ Answer = Sequence[int] | None  # None: the device refused or was silent
 
 @dataclass(slots=True)
 class Device:
-    """The models of one device in order, the end model included. ``warnings`` say what was not as it should be."""
+    """The models of one device in order, the end model included. ``warnings`` name deviations from the standard."""
 
     base: int
     models: list[Model] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Device:
 
 
 def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[Ask, Answer, Device]:
-    """Ask for what is needed to know a device, without doing any input or output.
+    """Request the registers that identify a device, without doing any input or output.
 
     The caller sends each (address, count) that comes out as a read of holding registers and sends back the
     registers, or None where there are none. No value lies in two reads.

@@ -1,4 +1,4 @@
-"""Where in a TOML text each key stands: tomllib gives values without line numbers.
+"""The line of each key in a TOML text: tomllib gives values without line numbers.
 
 The text has been accepted by tomllib before, so this reader need not judge, only walk.
 """

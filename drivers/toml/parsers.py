@@ -17,7 +17,7 @@ _MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h",
 
 
 class Wrong(Exception):
-    """A value that cannot be: what was seen, and what would be right."""
+    """An invalid value: the value seen, and the value expected."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)

@@ -110,12 +110,12 @@ class TomlTable:
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """What stands in a table of one file."""
+        """The content of a table of one file."""
         return self.layers[0].raw
 
     @property
     def path(self) -> KeyPath:
-        """Where a table of one file stands."""
+        """The place of a table of one file."""
         return self.layers[0].path
 
     def find(self, key: str) -> tuple[Layer, Any] | None:
@@ -308,7 +308,7 @@ class TomlTable:
 def read_source(
     path: Path, complaints: Complaints, order: int = 0, *, name: str = "", hint: str = ""
 ) -> tuple[TomlSource, dict[str, Any]]:
-    """One TOML file. What cannot be read or parsed is a complaint, and an empty table.
+    """One TOML file. A file that cannot be read or parsed is a complaint, and an empty table.
 
     Args:
         order: of the file among several.
@@ -329,7 +329,7 @@ def read_source(
 
 
 def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dict[str, Any]:
-    """The bytes of a file, whose text ``source`` then has. What cannot be parsed is a complaint, and an empty table."""
+    """The bytes of a file, whose text ``source`` then has. An invalid text is a complaint, and an empty table."""
     if len(blob) > MAX_FILE_BYTES:
         complaints.add(source, (), "", "is larger than 4 MiB", "Is this the right file?")
         return {}

@@ -1,15 +1,18 @@
 """Words that may not come back: private names for things that have a usual one, and phrases no native speaker writes.
 
-Checked are identifiers, module names and the texts that operators read (all strings but docstrings). STYLE 3a says
-what to write in their place. A name may return once it means something else that the field calls so: then it leaves
-the list, with a reason in the commit.
+Checked are identifiers and module names; the phrases in the texts that operators read (strings), in docstrings and
+comments, and on the pages of docs/, the README and the changelog (not in code blocks: those quote programs). STYLE 3a
+says what to write in their place. A name may return once it means something else that the field calls so: then it
+leaves the list, with a reason in the commit.
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import re
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,12 +87,14 @@ def files() -> list[Path]:
     return sorted(p for p in found if p.suffix in (".py", ".pyx", ".pyi"))
 
 
+def pages() -> list[Path]:
+    return [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
+
+
 def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, text) of all strings but docstrings; what an f-string fills in is ``{}``."""
+    """(line, text) of all strings, docstrings too; the values of an f-string are ``{}``."""
     skipped: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            skipped.add(id(node.value))
         if isinstance(node, ast.JoinedStr):
             parts = [one.value if isinstance(one, ast.Constant) else "{}" for one in node.values]
             skipped.update(id(one) for one in node.values)
@@ -97,6 +102,19 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
             yield node.lineno, node.value
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """(line of its beginning, text) of each comment; those in lines that follow each other are one."""
+    first, last, parts = 0, -1, list[str]()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            if token.start[0] != last + 1:
+                yield first, " ".join(parts)
+                first, parts = token.start[0], []
+            parts.append(token.string.lstrip("# "))
+            last = token.start[0]
+    yield first, " ".join(parts)
 
 
 def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -119,17 +137,33 @@ def kernel_texts(source: str) -> Iterator[tuple[int, str]]:
             yield from ((number, text) for text in re.findall(r'"([^"]*)"', line))
 
 
+def phrases(shown: str, said: Iterable[tuple[int, str]]) -> Iterator[str]:
+    for line, text in said:
+        plain = " ".join(text.split())  # a phrase may lie in two lines
+        for pattern, better in PHRASES.items():
+            if found := re.search(pattern, plain):
+                near = plain[max(0, found.start() - 40) : found.end() + 40]
+                yield f"{shown}:{line}: {found[0]!r} in {near!r}. Better: {better}"
+
+
+def page_complaints(page: Path, root: Path = ROOT) -> Iterator[str]:
+    text = re.sub(
+        r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    line = 1
+    for paragraph in re.split(r"(?<=\n)(?=\n|\||- )", text):
+        yield from phrases(str(page.relative_to(root)), [(line, re.sub(r"`[^`]*`", "``", paragraph))])
+        line += paragraph.count("\n")
+
+
 def complaints(path: Path, root: Path = ROOT) -> Iterator[str]:
     source, shown = path.read_text("utf-8"), str(path.relative_to(root))
     if path.suffix == ".pyx":
         said, named = list(kernel_texts(source)), [(0, word) for word in re.findall(r"\b\w+\b", source)]
     else:
         tree = ast.parse(source)
-        said, named = list(texts(tree)), list(names(tree))
-    for line, text in said if shown != RELEASED else ():
-        for pattern, better in PHRASES.items():
-            if found := re.search(pattern, text):
-                yield f"{shown}:{line}: {found[0]!r} in {text[:80]!r}. Better: {better}"
+        said, named = [*texts(tree), *comments(source)], list(names(tree))
+    yield from phrases(shown, said if shown != RELEASED else ())
     for line, name in named:
         if name in NAMES:
             yield f"{shown}:{line}: {name}. Better: {NAMES[name]}"
@@ -139,6 +173,7 @@ def complaints(path: Path, root: Path = ROOT) -> Iterator[str]:
 
 def test_no_word_comes_back() -> None:
     found = [line for path in files() for line in complaints(path)]
+    found += [line for page in pages() for line in page_complaints(page)]
     assert not found, "\n".join(found)
 
 
@@ -155,8 +190,21 @@ def test_the_check_finds_what_it_is_for(tmp_path: Path, source: str, word: str) 
     path = tmp_path / "one.py"
     path.write_text(source)
     assert word in "\n".join(complaints(path, tmp_path))
-    path.write_text("x = 1  # " + source.replace("\n", " "))
-    assert not list(complaints(path, tmp_path)), "comments are not texts for operators"
+
+
+@pytest.mark.parametrize(
+    "text", ["x = 1  # in\n# force", 'def one() -> None:\n    """The birth in\n    force."""', "kernel = 'in force'"]
+)
+def test_the_phrases_are_found_in_comments_docstrings_and_strings(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "one.py"
+    path.write_text(text)
+    assert ["in force" in line for line in complaints(path, tmp_path)] == [True]
+
+
+def test_the_phrases_are_found_on_pages_but_not_in_what_they_quote(tmp_path: Path) -> None:
+    page = tmp_path / "one.md"
+    page.write_text("# One\n\n```\nin force\n```\n\n`in force` is fine\n- one stays in\n  force\n")
+    assert [line.partition(": ")[0] for line in page_complaints(page, tmp_path)] == ["one.md:8"]
 
 
 def test_the_exceptions_exist() -> None:

@@ -49,7 +49,7 @@ def test_who_may_ask(gw: Gateway) -> None:
          " useradd -m -u 70000 -G meterhouse,meterhouse-control far")  # fmt: skip
     # nobody has this address: no meter serves a number that the agent would miss
     nobody = ("read", "--profile", "eastron/sdm630", "--line", "modbus-tcp://127.0.0.1:5020", "--address", "99")
-    heard = {"anna": "`sudo adduser anna meterhouse-control`", "far": "a number above 65535"}
+    heard = {"anna": "`sudo adduser anna meterhouse-control`", "far": "uids above 65535"}
     for user in ("anna", "li", "far", "root"):
         as_user = ("runuser", "-u", user, "--", "meterhouse")
         m.run(*as_user, "export", f"/tmp/of-{user}")

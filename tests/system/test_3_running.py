@@ -158,7 +158,7 @@ def test_a_certificate_that_ends_is_warned_about_and_renewed_without_a_restart(g
     m.run("systemctl", "reload", "meterhouse")
     broker_log = ("journalctl", "-u", "mosquitto", "-o", "cat")
     m.wait(lambda: "u'gw01-old'" in m.run(*broker_log).stdout, 30, gw.machine.journal()[-1500:])
-    warned = f"our certificate {folder}/gw.pem expires in 20 days; renew it, no restart is needed"
+    warned = f"client certificate {folder}/gw.pem expires in 20 days; renew it, no restart is needed"
     m.wait(lambda: warned in m.journal("meterhouse", "-p", "warning", f"--since={since}"), 20)
 
     timer = m.show("meterhouse-certificates.timer", "ActiveState", "Persistent")

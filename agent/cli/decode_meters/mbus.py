@@ -131,7 +131,7 @@ def decode(stream: bytes) -> Json:
 def command(words: tuple[str, ...], as_json: bool) -> None:
     """Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
 
-    What a key or a maker's format would be needed for stays in `undecoded`.
+    Bytes that need a key or a maker's format stay in `undecoded`.
 
     \b
     Example:

@@ -70,7 +70,7 @@ def rotate(
     """Replace the key in FILE, or in the file named by the configuration, by a new one.
 
     The old key signs the record of the new one and is deleted. A running agent uses the new key within seconds, from
-    the same pack boundary in all streams. What the old key signed stays valid, and verifiers need no change.
+    the same pack boundary in all streams. Signatures of the old key stay valid, and verifiers need no change.
     A systemd credential is read-only: rotate the file that it is loaded from, then restart the agent.
 
     \b
@@ -262,7 +262,7 @@ def _read(until: str, key_file: KeyFile) -> int:
 def _show_result(
     key_file: KeyFile, old: PublicKey, new: PublicKey, as_json: bool, revoked: Mapping[str, Any] | None = None
 ) -> None:
-    """Print the result and what is left to do."""
+    """Print the result and the remaining steps."""
     found = facts(key_file.path, new)
     found["before"] = old.kid
     if revoked:

@@ -45,7 +45,7 @@ def node_heads(language: str) -> tuple[str, ...]:
 
 
 def node_rows(balance: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
-    """Each node of the tree compared with what is below it, or with its check meter."""
+    """Each node of the tree compared with the meters below it, or with its check meter."""
     words = BALANCE_WORDS[language]
     for node in balance.get("nodes", ()):
         against = words["children"] if node["against"] == "children" else node["against"]

@@ -150,7 +150,7 @@ def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: st
 
 
 def _hours(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All hours in order; those of which something is missing have no values."""
+    """All hours in order; incomplete ones have no values."""
     return sorted([*trace["hours"], *trace.get("missing", ())], key=lambda hour: hour["from"])
 
 

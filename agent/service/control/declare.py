@@ -1,4 +1,4 @@
-"""Serves declarations: stores what a person attests, with the caller, and lists what was attested."""
+"""Serves declarations: stores what a person attests, with the caller, and lists declarations."""
 
 from __future__ import annotations
 

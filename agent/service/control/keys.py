@@ -65,7 +65,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     """The last sequence that a key, or one before it, signed in each stream; up to a time, if there is one.
 
     Args:
-        before: its predecessors in the key file, which may be ahead of what was published.
+        before: its predecessors in the key file, which may be ahead of the published records.
 
     Raises:
         UsageError: the published records do not name this key.

@@ -23,7 +23,7 @@ _CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Right(Enum):
-    """What a request needs: the socket's group may query; root, the agent's user and ``[control] group`` may change."""
+    """Rights of a request: the group may query; root, the agent's user and ``[control] group`` may change."""
 
     LOOK = "look"
     CHANGE = "change"

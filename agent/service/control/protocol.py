@@ -162,7 +162,7 @@ def decode_request(payload: bytes) -> Request:
 
 
 class Access(Protocol):
-    """What a request may use: in the running agent through its threads, else the database itself."""
+    """The services that a request may use: in the running agent through its threads, else the database itself."""
 
     @property
     def config(self) -> Config: ...

@@ -195,7 +195,7 @@ class IntervalBuilder:
         return _StreamState(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
 
     def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
-        """All packs are read again: correct what is written, store the state, continue as usual."""
+        """All packs are read again: correct the written intervals, store the state, continue as usual."""
         ledger = state.ledger
         pages, states, repairs = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
@@ -289,7 +289,7 @@ class IntervalBuilder:
             self.repair.add(store, repair)
 
     def tidy(self, store: Store, now_ms: int) -> None:
-        """Fold past days, a few at a time; drop what is too old. ``now_ms`` 0: the clock is not reliable."""
+        """Fold past days, a few at a time; drop those that are too old. ``now_ms`` 0: the clock is not reliable."""
         if now_ms:
             store.intervals.merge_days(self.cut.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.cut.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)

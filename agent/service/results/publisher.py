@@ -3,8 +3,8 @@
 An interval of the site is closed when all devices have written theirs, or 20 minutes and four packs after its end: a
 dead device must not hold back the site's figures. After a start that time begins when all packs were read, since the
 first readings complete what lies before. Results are sealed as packs of the stream ``_indicators``, whose ``from`` and
-``to`` are boundaries of intervals: the head of the stream, written in the same transaction as the pack, tells what was
-published, so each interval is published exactly once over all restarts.
+``to`` are boundaries of intervals: the head of the stream, written in the same transaction as the pack, records the
+published intervals, so each is published exactly once over all restarts.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class ResultPublisher:
             try:
                 before.save(store)
                 self._follow_streams(store)
-            except GatewayError as error:  # what is not stored is read from the packs again
+            except GatewayError as error:  # intervals that are not stored are read from the packs again
                 log.warning("intervals: %s", error)
         if self._packer is not None and not table.same_as(self._packer.table):
             self._packer.use(table)
