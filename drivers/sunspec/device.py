@@ -156,7 +156,7 @@ class SunSpecDevice(RegisterDevice):
         self._spots = find_spots(device, self.spec, self._most, self.where)
         self._reads.clear()
         for model in device.models:  # only where they lie is needed from now on
-            model.points = {}
+            model.points, model.places = {}, {}
         self.device = device
 
     def beside(self, query: Read, answer: Answer, quality: int) -> Iterator[Value]:

@@ -14,8 +14,7 @@ from drivers.modbus.requests import read_request
 from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
 from drivers.plan import Block, LineTiming, TextSlot, exact, ratio_of
 from drivers.profile import concerned
-from drivers.sunspec.layout import Place, layout
-from drivers.sunspec.models import Model
+from drivers.sunspec.models import Model, Place
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.walk import Device
 from drivers.units import unit_factor
@@ -81,16 +80,13 @@ class Spot:
 
 def find_spots(device: Device, spec: DeviceSpec, most: int, where: str) -> dict[int, Spot]:
     """Point number -> spot, for the points that this device has."""
-    layouts: dict[int, Mapping[str, Place]] = {}
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)
     spots: dict[int, Spot] = {}
     for number, point in enumerate(spec.points):
         for model, name in _candidates(point, by_id, where):
-            if model.address not in layouts:
-                layouts[model.address] = layout(model)
-            place = layouts[model.address].get(name)
+            place = model.places.get(name)
             if place is None or not _fits(point, place, where):
                 continue
             scale_at = None if place.scale_at is None else model.address + place.scale_at
