@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from agent.roles import ROLES
 
 Titles = Mapping[str, tuple[str, str]]
-LANGUAGES = ("en", "zh")
 
 FLOW_TITLES: Titles = {
     "import": ("imported", "受入"),
