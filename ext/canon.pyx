@@ -290,7 +290,7 @@ cdef int _dump(Out *out, value, int depth) except -1:
         put(out, raw, len(raw))
     elif isinstance(value, float):
         if not isfinite(value):
-            raise ValueError(f"{value} is no JSON number")
+            raise ValueError(f"{value} is not a JSON number")
         if reserve(out, NUMBER_ROOM):
             out.size += write_double(out.text + out.size, value)
     elif isinstance(value, Raw):
@@ -315,7 +315,7 @@ cdef int _dump(Out *out, value, int depth) except -1:
             _dump(out, item, depth + 1)
         put(out, b"]", 1)
     else:
-        raise ValueError(f"{type(value).__name__} is no JSON value")
+        raise ValueError(f"{type(value).__name__} is not a JSON value")
     return 0
 
 

@@ -251,7 +251,7 @@ cdef class Plan:
         raws = [default] if sentinels is None and default is not None else list(sentinels or ())
         for raw in raws:
             if not 0 <= raw < 1 << width:
-                raise ValueError(f"{where}: sentinel {raw:#x} is no pattern of {width} bits")
+                raise ValueError(f"{where}: sentinel {raw:#x} does not fit {width} bits")
         f.point, f.offset, f.scale_offset = point, offset, scale_offset
         f.type, f.size, f.order, f.width, f.shift, f.mask = kind, size, layout, width, shift, kept
         f.pick = 1 if type in ("u8h", "i8h") else 2 if type in ("u8l", "i8l") else 0

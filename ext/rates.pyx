@@ -254,7 +254,7 @@ cdef class Tally:
                 raise ValueError(f"the state stands at {was.start}, outside of the boundaries")
             was.at = find(&self.times, was.start)
             if self.times.bounds[was.at] != was.start or self.times.bounds[was.at + 1] != was.end:
-                raise ValueError(f"the state stands at {was.start}, which is no boundary")
+                raise ValueError(f"the state begins at {was.start}, not on a boundary")
         if past_size:
             memcpy(s.past, &state[sizeof(Slot)], past_size)
         if was.run:

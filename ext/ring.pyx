@@ -328,7 +328,7 @@ cdef int _fill(Slot *slot, value) except -1:
         return 1
     mt = value[4]
     if not -MOST_MS <= mt <= MOST_MS:
-        raise OverflowError(f"point {point}: {mt} ms is no time of a device")
+        raise OverflowError(f"point {point}: {mt} ms is not a time of a device")
     slot.flags |= FLAG_TIMED
     memset(&slot[1], 0, sizeof(Slot))
     slot[1].point, slot[1].flags, slot[1].mantissa = slot.point, FLAG_TIME, mt

@@ -70,7 +70,7 @@ def check(
 
 
 def _learned(config: Config) -> dict[str, str]:
-    """By device, where an agent runs here: its plan is another one than the profile alone gives."""
+    """The learned register map of each device, if an agent runs here: its plan then differs from the profile's."""
     from agent.cli.common import learned_maps, read_snapshot
 
     try:

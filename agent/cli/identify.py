@@ -63,7 +63,7 @@ def identify(
 
     if device is not None:
         if line or address or protocol or serial:
-            raise UsageError("a name and --line or --address", where="identify", hint="Say one or the other")
+            raise UsageError("a name and --line or --address", where="identify", hint="Give one or the other")
         from agent.cli.target import configured_target
 
         config, entry, profile = configured_target(read_config(config_file, state_dir, runtime_dir), device)

@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS: Mapping[str, Entry] = {
-    "run": Entry("agent.cli.run", "Read, seal, store and deliver until told to stop."),
+    "run": Entry("agent.cli.run", "Read, seal, store and deliver until stopped."),
     "demo": Entry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
     "check": Entry("agent.cli.check", "Check the configuration, the requests and the load of each line."),
     "scan": Entry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),

@@ -145,8 +145,9 @@ class Asking:
         """Connect as MQTT 5 or 4 (3.1.1). Raises BrokerError if there is no broker."""
         from paho.mqtt.enums import MQTTProtocolVersion
 
-        from agent.verify.live import KEEPALIVE_S, MAX_PACKET, Mail, tls_context
+        from agent.verify.live import KEEPALIVE_S, MAX_PACKET, Mail
         from agent.verify.mqtt import BoundedClient
+        from agent.verify.tls import tls_context
 
         self.hang_up()
         self.mail, self.refusal, self._heard = Mail(), None, False

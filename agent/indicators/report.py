@@ -16,7 +16,6 @@ from agent.indicators.figure import Figure, Period, decimal_text
 from agent.indicators.plan import Plan
 from agent.indicators.titles import title_of
 from agent.indicators.trace import Slot, Traced, issue, trace
-from agent.indicators.units import Unit
 from agent.intervals.cut import Cut
 from agent.intervals.rows import RoleSum
 
@@ -190,10 +189,6 @@ def _missing(traced: Traced) -> dict[str, Any]:
 
 def _times(slot: Slot) -> dict[str, int]:
     return {"from": slot.start_ms // 1000, "to": slot.end_ms // 1000}
-
-
-def _alike(one: Unit | None, other: Unit) -> bool:
-    return one is not None and one.dimension == other.dimension
 
 
 def _totals(traced: Traced) -> dict[str, Any]:

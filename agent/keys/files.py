@@ -259,7 +259,8 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
         if os.geteuid() == 0 and owner != 0:  # it names a library, which runs with our rights
             raise KeyFileError(
-                f"the key is in a token, named by a file of user {owner}: root does not load a library named by others",
+                f"the key file belongs to user {owner} and names a PKCS#11 library: root does not load a library"
+                " that another user chose",
                 where=str(path),
                 hint=f"Run it as that user, `sudo -u '#{owner}' ...`, or keep the file in a folder of that user",
             )

@@ -25,7 +25,6 @@ _HINT = (
     "Such as pkcs11:token=park7;object=signing?module-path=/usr/lib/softhsm/libsofthsm2.so"
     "&pin-source=file:/etc/meterhouse/token.pin"
 )
-_ED25519_OID = "1.3.101.112"
 
 
 class TokenError(KeyFileError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
 from agent.config import Config, DerivedConfig, DeviceConfig, device_spec, site_profiles
 from agent.pack import Facts, PointTable, StreamTable, changes, seconds
 from agent.poll import DevicePoll
 from agent.service.seal_jobs import Stream
+from drivers.encoding import exact_text
 from drivers.line import Line
 from drivers.model import PACES, DeviceSpec, Fresh, Point
 from drivers.night import DARK_BELOW_DEG
@@ -282,9 +282,3 @@ def _source(point: Point) -> dict[str, Any]:
             {"address": part.address, "type": part.type, "scale": exact_text(part.scale)} for part in point.parts
         ]
     return source
-
-
-def exact_text(value: Decimal | int) -> str:
-    """A decimal without exponent and without trailing zeros."""
-    text = format(Decimal(value), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text

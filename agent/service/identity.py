@@ -19,11 +19,12 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from agent.pack import StreamTable, changes, contradicts, seconds
-from agent.service.births import Device, DeviceCatalog, exact_text
+from agent.service.births import Device, DeviceCatalog
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreDamaged, StoreError
+from drivers.encoding import exact_text
 from drivers.model import DeviceSpec, GatewayError, Kind, LineDown, MismatchError, Quality, Reading, Reason, clean_text
 from drivers.plan import KnownHoles, holes_key
 from drivers.registry import driver_class

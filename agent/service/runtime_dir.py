@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from drivers.files import is_locked, try_lock
 from drivers.model import GatewayError
 
 LOCK = "agent.lock"
@@ -68,14 +68,11 @@ def _remove_permissions(folder: Path, bits: int) -> None:
 def _locked(fd: int) -> bool:
     give_up = time.monotonic() + LOCK_WAIT_S
     while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                return False
-            time.sleep(0.01)
-        else:
+        if try_lock(fd):
             return True
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.01)
 
 
 def is_agent_running(runtime_dir: Path) -> bool:
@@ -86,16 +83,6 @@ def is_agent_running(runtime_dir: Path) -> bool:
     """
     path = runtime_dir / LOCK
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return is_locked(path)
     except OSError as error:
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint="Check its owner") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(fd)

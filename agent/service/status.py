@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import agent
@@ -21,6 +20,7 @@ from agent.pack import seconds
 from agent.service.births import Device
 from agent.service.identity import quirks_summary
 from agent.service.seal_jobs import TableVersion
+from drivers.files import write_atomic
 from drivers.line import Line
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class StatusFile:
         content = {**self._fixed, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
         if time.monotonic() >= self._metrics_due:
             self._metrics_due = time.monotonic() + METRICS_EVERY_S
-            write_atomic(self._metrics_path, metrics_text(content))
+            write_atomic(self._metrics_path, metrics_text(content).encode(), 0o640)
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        write_atomic(self._path, f'{text[:-1]},"tables":{self._tables}}}')
+        write_atomic(self._path, f'{text[:-1]},"tables":{self._tables}}}'.encode(), 0o640)
 
     def remove(self) -> None:
         """Remove the files at the end: tools must not show old values."""
@@ -207,7 +207,7 @@ def families(facts: Mapping[str, Any]) -> Iterable[Family]:
     one: Labels = {}
     yield Family("info", "Which gateway this is; the value is always 1.", [(who, 1)])
     yield Family("start_time_seconds", "When the agent started, in seconds since the epoch.", [(one, facts["started"])])
-    yield Family("config_loaded_time_seconds", "When the configuration in force was read.", [(one, config["loaded"])])
+    yield Family("config_loaded_time_seconds", "When the configuration in effect was read.", [(one, config["loaded"])])
     complaints = [(one, len(config["complaints"]))]
     yield Family("config_complaints", "What is wrong with a configuration that was not taken; 0 is good.", complaints)
     yield Family(
@@ -291,11 +291,3 @@ def _labels(labels: Labels) -> str:
 
 def _number(value: float | int | bool) -> str:
     return str(int(value)) if isinstance(value, bool) else repr(value)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file, mode 0640: readers see the old text or the new one, never a part of it."""
-    new = path.with_suffix(".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as stream:
-        stream.write(text)
-    new.replace(path)

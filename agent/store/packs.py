@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from agent.store.retention import SPARE_BYTES, Retention
 from agent.store.sqlite import PAGE_BYTES, Connection, free_bytes
 from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamTable, boot_hex
 from agent.verify.signed import payload_hash
+from drivers.encoding import base64url
 
 if TYPE_CHECKING:
     from agent.pack import SealedPack
@@ -531,7 +531,7 @@ class PackTable:
                 found.append(Gone(first, start - 1, None))
             loss = {
                 "boot": boot_hex(boot), "event": "loss", "first": low, "from": from_ms / 1000,
-                "hash": urlsafe_b64encode(digest).rstrip(b"=").decode(), "last": high, "reason": reason,
+                "hash": base64url(digest), "last": high, "reason": reason,
                 "to": to_ms / 1000,
             }  # fmt: skip
             found.append(Gone(start, end, loss))

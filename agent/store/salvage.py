@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import sqlite3
-from base64 import urlsafe_b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from agent.store.sqlite import Connection, SalvagedHead
 from agent.store.streams import DAMAGED, StreamHead, StreamTable, boot_hex, unsigned
 from agent.verify.signed import payload_hash
 from agent.zstd import read_frame
+from drivers.encoding import base64url_decode
 
 log = logging.getLogger("meterhouse.store")
 MAX_PACKS = 100_000  # further packs stay in the old file and are stated as lost
@@ -52,7 +52,7 @@ class PackEdges:
 
 def edges_of(pack: Mapping[str, Any]) -> PackEdges:
     """Raises KeyError, TypeError or ValueError if it is not a pack."""
-    prev = urlsafe_b64decode(pack["prev"] + "=") if pack["prev"] else None
+    prev = base64url_decode(pack["prev"]) if pack["prev"] else None
     boot = pack.get("prev_boot") or pack["boot"]
     return PackEdges(prev, boot, round(pack["from"] * 1000), round(pack["to"] * 1000))
 

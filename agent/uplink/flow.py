@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Final
+
+from drivers.backoff import Backoff
 
 MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # in flight
 FAST_ACK_S: Final = 1.0  # from sending to PUBACK: the window grows
@@ -17,58 +18,6 @@ STRIKES: Final = 3  # disconnects with a single message in flight that make it a
 SKIPS: Final = 2_000  # packs of blocked topics that the backlog may skip between two probes
 
 TopicKey = tuple[str, str]  # stream, kind
-
-
-class Backoff:
-    """Exponential backoff: each delay is twice the one before, up to ``most_s``.
-
-    Args:
-        jitter: up to this part of a delay is left out, at random; 0 to 1.
-    """
-
-    def __init__(self, first_s: float, most_s: float, jitter: float = 0.0) -> None:
-        self._first_s, self._most_s, self._jitter = first_s, most_s, jitter
-        self.delay_s = first_s  # the next delay, before jitter
-
-    def next_s(self, most_s: float = math.inf) -> float:
-        """Seconds to wait now, at most ``most_s``; the next delay is twice as long."""
-        delay_s = min(self.delay_s, most_s)
-        self.delay_s = min(self.delay_s * 2, self._most_s)
-        return delay_s * random.uniform(1 - self._jitter, 1)
-
-    def reset(self) -> None:
-        """The next delay is the first again."""
-        self.delay_s = self._first_s
-
-    @property
-    def is_reset(self) -> bool:
-        """Was there no delay since the last reset?"""
-        return self.delay_s == self._first_s
-
-
-class TokenBucket:
-    """``rate`` tokens a second, at most ``burst`` at once. Full at the start."""
-
-    def __init__(self, rate: float, burst: float, now_s: float) -> None:
-        self._rate, self._burst, self._tokens, self._filled_s = rate, burst, burst, now_s
-
-    def available(self, now_s: float) -> bool:
-        """Is there a token?"""
-        self._tokens = min(self._burst, self._tokens + (now_s - self._filled_s) * self._rate)
-        self._filled_s = now_s
-        return self._tokens >= 1
-
-    def take(self, now_s: float) -> bool:
-        """Take a token. False if there is none."""
-        if not self.available(now_s):
-            return False
-        self._tokens -= 1
-        return True
-
-    @property
-    def wait_s(self) -> float:
-        """Seconds from the last call until there is a token."""
-        return max(0.0, 1 - self._tokens) / self._rate
 
 
 class InflightWindow:

@@ -28,8 +28,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.settings import UplinkConfig
 from agent.uplink import errors
 from agent.uplink.messages import NO_LIMIT, OutgoingMessage
-from agent.verify.live import tls_context
 from agent.verify.mqtt import BoundedClient
+from agent.verify.tls import tls_context
 from drivers.model import BrokerError
 
 CONNECT_S: Final = 10.0

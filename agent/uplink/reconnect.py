@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from agent.uplink.flow import Backoff
 from agent.uplink.messages import OutgoingMessage
+from drivers.backoff import Backoff
 from drivers.model import BrokerError
 
 log = logging.getLogger("meterhouse.uplink")
@@ -17,7 +17,6 @@ SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # after a short outage the agent is bac
 TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # another client uses our id: do not take the session back at once
 STABLE_S: Final = 30.0  # a connection of this length was a good one
 JITTER: Final = 0.5  # so that gateways do not reconnect in step
-LOG_EVERY_S: Final = 60.0
 CLEAR_S: Final = 10.0  # without a fault, before all are considered cleared
 MOST_KINDS: Final = 20
 LOG_AGAIN_S: Final = 3600.0  # a fault that lasts is logged again
@@ -88,24 +87,6 @@ class AckWatchdog:
             slow = received and now - oldest.sent_s > 1.0  # the link delayed it
             self._complete, self._complete_s = oldest, now if slow else oldest.sent_s
         return now - self._complete_s
-
-
-class RateLimitedLog:
-    """At most one line a minute, with the number of lines left out."""
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._logged_s = -LOG_EVERY_S
-        self._count = 0
-
-    def log(self, write: Callable[..., None], text: str, *args: object) -> None:
-        """Call ``write`` (such as ``log.warning``) now, or only count."""
-        self._count += 1
-        now = self._monotonic()
-        if now - self._logged_s >= LOG_EVERY_S:
-            more = f" ({self._count} since the last such line)" if self._count > 1 else ""
-            write(f"{text}%s", *args, more)
-            self._logged_s, self._count = now, 0
 
 
 class FaultLog:

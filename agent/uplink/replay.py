@@ -16,9 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agent.outbox import Outbox, OutboxItem, ReplayPage
-from agent.uplink.flow import TokenBucket
-from agent.uplink.reconnect import RateLimitedLog
 from drivers.model import clean_text
+from drivers.rate_limit import RateLimitedLog, TokenBucket
 
 if TYPE_CHECKING:
     from agent.uplink.wire import ReplayWire

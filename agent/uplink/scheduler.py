@@ -17,15 +17,15 @@ from agent.outbox import Outbox, OutboxItem
 from agent.uplink.errors import BAD_FORMAT, ID_IN_USE, NO_SUBSCRIBERS, NOT_AUTHORIZED, TOO_LARGE, TOPIC_INVALID
 from agent.uplink.flow import (
     Admission,
-    Backoff,
     BlockedTopics,
     InflightWindow,
     PoisonDetector,
     RejectedRetained,
-    TokenBucket,
 )
 from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage
 from agent.uplink.queues import InboundQueue, OutboxCursor
+from drivers.backoff import Backoff
+from drivers.rate_limit import TokenBucket
 
 LIVE_BYTES: Final = 8 << 20  # of live packs in memory; beyond that they are read back from the store
 LATE_INTERVALS: Final = 3

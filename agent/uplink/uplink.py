@@ -19,10 +19,11 @@ from agent.uplink import errors
 from agent.uplink.messages import OutgoingMessage, UplinkState
 from agent.uplink.mqtt import CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
-from agent.uplink.reconnect import AckWatchdog, FaultLog, RateLimitedLog, ReconnectBackoff
+from agent.uplink.reconnect import AckWatchdog, FaultLog, ReconnectBackoff
 from agent.uplink.replay import QUOTA_BYTES, ReplayServer
 from agent.uplink.scheduler import LIVE_BYTES, SendScheduler
 from drivers.model import BrokerError, GatewayError, clean_text
+from drivers.rate_limit import RateLimitedLog
 
 log = logging.getLogger("meterhouse.uplink")
 PREFIX: Final = "meterhouse/v1"

@@ -5,12 +5,12 @@ Imported with the first such message: msgspec takes 2.7 MB, and many gateways ne
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from agent.outbox import Ack
+from drivers.encoding import base64url_decode
 
 MAX_BYTES: Final = 4096
 
@@ -54,7 +54,7 @@ def parse_ack(payload: bytes, gateway: str) -> Ack:
     wire = _decode(_ack_decoder, payload, gateway)
     if wire.first > wire.last:
         raise ValueError("first is greater than last")
-    return Ack(wire.stream, wire.boot, wire.first, wire.last, base64.urlsafe_b64decode(wire.hash + "="))
+    return Ack(wire.stream, wire.boot, wire.first, wire.last, base64url_decode(wire.hash))
 
 
 def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:

@@ -24,7 +24,7 @@ def canonical(value: Any) -> bytes:
 def number_text(value: float) -> str:
     """A double as ECMAScript writes it (ECMA-262, Number::toString; RFC 8785 section 3.2.2.3)."""
     if not isfinite(value):
-        raise ValueError("NaN and infinities are no JSON numbers")
+        raise ValueError("NaN and infinities are not JSON numbers")
     if value == 0:
         return "0"  # -0 as well
     mantissa, _, exponent = repr(abs(value)).partition("e")

@@ -77,7 +77,7 @@ def link_faults(left: ChainLink, right: ChainLink) -> list[str]:
                 f"begins {word} the pack before ends ({left.to_ms / 1000:.3f}), and no clock_step explains it"
             )
     if not right.is_birth and right.birth != left.birth:
-        faults.append(f"names birth {right.birth}, in force is {left.birth}")
+        faults.append(f"names birth {right.birth}, but {left.birth} is in effect")
     if right.signer < left.signer:
         faults.append("signed by an older key than the pack before")
     return faults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from agent.verify.report import Report
 from agent.verify.strict import MAX_PACK_BYTES, Refused, shown
+from agent.verify.tls import tls_context
 from agent.verify.verifier import PREFIX, Outcome, Verifier
 
 if TYPE_CHECKING:
@@ -47,13 +47,6 @@ def broker_of(url: str) -> tuple[str, str, int]:
     if parts.scheme not in PORTS or not parts.hostname:
         raise LiveError(f"invalid broker URL {shown(url)}", "Write mqtt://host:1883 or mqtts://host:8883.")
     return parts.scheme, parts.hostname, port or PORTS[parts.scheme]
-
-
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """What a broker's certificate must hold against; only its DNS names and addresses count, never its common name."""
-    context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-    context.hostname_checks_common_name = False  # RFC 9525, section 2
-    return context
 
 
 class Mail:

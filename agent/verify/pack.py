@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.verify.point_table import Gap, PointTable, ms_of
-from agent.verify.records import Records, read_records
+from agent.verify.readings import Records, read_records
 from agent.verify.signed import Signed
 from agent.verify.strict import MAX_SHOWN, Columns, Refused, shown
 

@@ -14,7 +14,7 @@ from agent.verify.keyring import KeyRing
 from agent.verify.missing import contradicts, find_missing
 from agent.verify.pack import ChainLink, Loss, Pack
 from agent.verify.point_table import DAY_MS, Gap, PointTable, Unit, by_day, day_name
-from agent.verify.records import Records, check_units
+from agent.verify.readings import Records, check_units
 from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
 from agent.verify.signed import Signed
 

@@ -15,8 +15,6 @@ _MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MS_NEAR = {"m": "min", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "mins": "min", "minute": "min"}
 _MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms"}
 
-Parse = Callable[[object], object]
-
 
 class Wrong(Exception):
     """A value that cannot be: what was seen, and what would be right."""

@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.lint
 
 ROOT = Path(__file__).parents[2]
-NOT_YET = ("agent/uplink", "agent/service", "agent/store", "agent/verify", "agent/cli", "ext")  # not swept so far
+RELEASED = "agent/store/schema.py"  # its texts are steps of databases that exist
 
 # word -> what the field calls it
 NAMES = {
@@ -81,8 +81,7 @@ PHRASES = {
 
 def files() -> list[Path]:
     found = [p for folder in ("agent", "drivers", "ext") for p in (ROOT / folder).rglob("*.py*")]
-    found = [p for p in found if p.suffix in (".py", ".pyx", ".pyi")]
-    return sorted(p for p in found if not str(p.relative_to(ROOT)).startswith(tuple(f"{one}/" for one in NOT_YET)))
+    return sorted(p for p in found if p.suffix in (".py", ".pyx", ".pyi"))
 
 
 def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -127,7 +126,7 @@ def complaints(path: Path, root: Path = ROOT) -> Iterator[str]:
     else:
         tree = ast.parse(source)
         said, named = list(texts(tree)), list(names(tree))
-    for line, text in said:
+    for line, text in said if shown != RELEASED else ():
         for pattern, better in PHRASES.items():
             if found := re.search(pattern, text):
                 yield f"{shown}:{line}: {found[0]!r} in {text[:80]!r}. Better: {better}"
@@ -161,5 +160,4 @@ def test_the_check_finds_what_it_is_for(tmp_path: Path, source: str, word: str) 
 
 
 def test_the_exceptions_exist() -> None:
-    assert all((ROOT / one).is_dir() for one in NOT_YET)
-    assert all((ROOT / one).is_file() for one in LEFT)
+    assert all((ROOT / one).is_file() for one in (*LEFT, RELEASED))

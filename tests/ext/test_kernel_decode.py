@@ -327,7 +327,7 @@ def test_an_integer_beyond_64_bits_is_no_reading() -> None:
         ({"type": "bcd16", "mask": 1}, "no bits to take"),
         ({"type": "u16", "bit": 1, "mask": 2}, "exclude each other"),
         ({"type": "u16", "mask": 0x10000}, "wider than the 16 bits"),
-        ({"type": "u16", "sentinels": [0x10000]}, "no pattern of 16 bits"),
+        ({"type": "u16", "sentinels": [0x10000]}, "does not fit 16 bits"),
         ({"type": "u16", "scale": (0, 0)}, "scale of 0"),
         ({"type": "u16", "scale": (2**63, 0)}, "beyond 64 bits"),
         ({"type": "u16", "scale": (1, 301)}, "10\\*\\*300"),

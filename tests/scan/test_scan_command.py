@@ -75,18 +75,21 @@ def test_listening_is_left_out_only_on_a_bus_that_is_ours(mh) -> None:
 
 
 def test_ctrl_c_ends_a_scan_and_shows_what_was_found(mh, field: Park) -> None:
+    handlers = []  # in effect when the signal came
+
     class Interrupting(Bus):
         """Ctrl-C at the third unit that is not there."""
 
         def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
             said = super().answer(request, framing)
             if self.strangers == 3:
+                handlers.append(signal.getsignal(signal.SIGINT))
                 signal.raise_signal(signal.SIGINT)  # to this very thread: made-up time waits for no other
             return said
 
     line = field.pty(Interrupting([plain(1)]))
     said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--json", *MINE)
-    assert said.code == 130
+    assert said.code == 130, handlers
     assert [d["address"] for d in said.lines] == ["1"]
     assert "interrupted" in said.err
     assert line.bus.strangers == 3

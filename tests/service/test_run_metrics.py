@@ -8,7 +8,8 @@ from typing import Any
 
 from prometheus_client import parser
 
-from agent.service.status import metrics_text, write_atomic
+from agent.service.status import metrics_text
+from drivers.files import write_atomic
 from tests.kits.house import SECONDLY, House, one_meter, until
 
 
@@ -55,7 +56,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.prom"
-    write_atomic(path, metrics_text(FACTS))
+    write_atomic(path, metrics_text(FACTS).encode(), 0o640)
     assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.prom"]
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from agent.uplink.flow import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, InflightWindow
 from agent.uplink.messages import OutgoingMessage
-from agent.uplink.reconnect import AckWatchdog, FaultLog, RateLimitedLog, ReconnectBackoff
+from agent.uplink.reconnect import AckWatchdog, FaultLog, ReconnectBackoff
 from drivers.model import BrokerError
+from drivers.rate_limit import RateLimitedLog
 
 
 class Clock:

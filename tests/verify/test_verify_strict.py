@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.verify import Verifier
 from agent.verify.canonical import canonical, number_text
 from agent.verify.jws import check_signature, public_key, read_header, thumbprint
-from agent.verify.records import read_records
+from agent.verify.readings import read_records
 from agent.verify.signed import check_signed, cut_signature
 from agent.verify.strict import Refused, inflate, parse_columns, parse_object
 from tests.kits.signed import Key, Stream, checkpoint, key_record, keys, keys_object, sign

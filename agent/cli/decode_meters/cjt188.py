@@ -84,7 +84,7 @@ def decode(stream: bytes) -> Json:
 @click.argument("words", metavar="HEX", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): any FE before, noise around, several frames.
+    """Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): leading FE, noise, several frames.
 
     \b
     Example:

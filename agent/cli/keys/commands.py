@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def keys() -> None:
-    """CreateKey, show, replace and revoke the key that signs readings.
+    """Create, show, replace and revoke the key that signs readings.
 
     Platforms pin its thumbprint: hand it over by a channel other than the broker.
     """

@@ -123,7 +123,7 @@ def _checked(key: PublicKey, gateway: str) -> PublicKey:
         data = text.encode()
         newest = check_key_records(data, gateway or _gateway_of(data)).newest
         if newest != key.kid:
-            what = f"the records in the key's file end with {newest}, the key is {key.kid}"
+            what = f"the newest record in the key file is for {newest}, but the file holds key {key.kid}"
             raise KeyFileError(what, where="keys", hint="Was the file edited?")
     return key
 

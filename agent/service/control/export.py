@@ -18,6 +18,7 @@ from agent.intervals import Cut, Flag, IntervalRow, Mark, query
 from agent.keys import current_records, load_key
 from agent.service.control.protocol import Access, Export, Intervals, Reply
 from agent.store import Archive, Piece, Store
+from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
 
 AT_ONCE = 400  # rows made in one slice of the database thread: some 20 ms
@@ -183,8 +184,4 @@ def _mark(mark: Mark | None) -> tuple[Cell, Cell, Cell]:
 
 
 def _number(value: Decimal | None) -> str | None:
-    """Plain digits: no exponent, no separators of thousands, no zeros at the end."""
-    if value is None:
-        return None
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return None if value is None else exact_text(value)

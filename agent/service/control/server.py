@@ -35,6 +35,7 @@ from agent.service.control.frames import (
 from agent.service.control.peer import Caller, NotAllowed, Peer, Right, Rules, gid_of, login_of, peer_of
 from agent.store import Store
 from drivers.model import GatewayError, clean_text
+from drivers.rate_limit import RateLimitedLog
 
 if TYPE_CHECKING:
     from agent.service.control.protocol import Access, Handler, Request
@@ -48,7 +49,6 @@ REQUEST_S: Final = 5.0  # from connecting to the last byte of the request
 SEND_S: Final = 60.0  # a client that reads nothing for this long is considered dead
 PROGRESS_S: Final = 1.0  # how often a client gets a PROGRESS frame
 NAMES_S: Final = 2.0  # for a directory service to resolve a uid
-LOG_EVERY_S: Final = 60.0
 _REQUESTS: Final = frozenset({Frame.REQUEST})
 
 
@@ -112,7 +112,7 @@ class ControlServer:
         self._listener: socket.socket | None = None
         self._folder_fd = -1
         self._rules: Rules
-        self._logged_s, self._suppressed = -LOG_EVERY_S, 0
+        self._complaints = RateLimitedLog()
 
     @property
     def connections(self) -> int:
@@ -238,13 +238,7 @@ class ControlServer:
         return naming.result() if naming.done() else ("", None)
 
     def _complain(self, what: str) -> None:
-        """Rate-limited log: one line a minute, however many complaints there are."""
-        self._suppressed += 1
-        now = time.monotonic()
-        if now - self._logged_s >= LOG_EVERY_S:
-            more = f" ({self._suppressed} since the last such message)" if self._suppressed > 1 else ""
-            log.warning("control: %s%s", clean_text(what, 200), more)
-            self._logged_s, self._suppressed = now, 0
+        self._complaints.log(log.warning, "control: %s", clean_text(what, 200))
 
 
 class Connection:

@@ -1,0 +1,13 @@
+"""TLS towards a broker, alike for the verifier and the uplink."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """What a broker's certificate must hold against; only its DNS names and addresses count, never its common name."""
+    context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    context.hostname_checks_common_name = False  # RFC 9525, section 2
+    return context
