@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from drivers.backoff import Backoff
 from drivers.encoding import base64url, base64url_decode, exact_text
-from drivers.files import try_lock, write_atomic
+from drivers.files import is_locked, try_lock, write_atomic
 from drivers.rate_limit import RateLimitedLog, TokenBucket
 from drivers.serial_setting import BAUD_RATES, SerialSetting, nearest_setting
 
@@ -45,15 +45,19 @@ def test_a_draft_follows_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_bytes() == b"mine"
 
 
-def test_a_lock_is_held_once_and_goes_with_its_file(tmp_path: Path) -> None:
+def test_a_lock_is_seen_and_goes_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "lock"
+    assert not is_locked(path), "missing"
+    assert not is_locked(path / "below a file that is missing")
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    assert not is_locked(path)
     assert try_lock(fd)
+    assert is_locked(path)
     other = os.open(path, os.O_RDWR)
     assert not try_lock(other)
-    os.close(fd)
-    assert try_lock(other)
     os.close(other)
+    os.close(fd)
+    assert not is_locked(path)
 
 
 def test_backoff_doubles_up_to_its_bound_and_begins_again() -> None:
