@@ -63,9 +63,9 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
         polls.append(DevicePoll(ModbusDevice(spec, line, ring, unit), ring, grid.now_ms(), record))
 
     for poll in polls:
-        visit = poll.driver._visit(1)  # type: ignore[attr-defined]
+        read_plan = poll.driver._read_plan(1)  # type: ignore[attr-defined]
         per_visit[poll.driver.table] = sum(
-            sim.exchange_s(8, 5 + 2 * read.block.count, TURNAROUND_S) for read in visit.reads
+            sim.exchange_s(8, 5 + 2 * read.block.count, TURNAROUND_S) for read in read_plan.reads
         )
     poller = asyncio.ensure_future(LinePoller(polls, grid).run())
     if dead:

@@ -8,12 +8,17 @@ back a good frame behind it, and the result does not depend on how the bytes wer
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from drivers.model import UsageError
 
 F = TypeVar("F")
 
 REJECT = -1  # no frame begins here, whatever follows
 STOP = 0x16  # the last byte of DL/T 645 and CJ/T 188 frames
+REPLY, ERROR = 0x80, 0x40  # bits of their control code
 
 
 class FrameScanner(Generic[F]):
@@ -95,7 +100,40 @@ class FrameScanner(Generic[F]):
         return begin, end, hold
 
 
-# --- frames that end in a checksum: ``... L data CS 16``, CS the sum of all bytes before it (DL/T 645, CJ/T 188)
+# --- frames that end in a checksum: ``... C L data CS 16``, CS the sum of all bytes before it (DL/T 645, CJ/T 188)
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksumFrame:
+    """One frame. ``raw`` runs from 68h to 16h; ``offset`` is where it began in the stream."""
+
+    raw: bytes
+    offset: int = 0
+    LENGTH_AT: ClassVar[int]  # of the byte L
+
+    @property
+    def control(self) -> int:
+        return self.raw[self.LENGTH_AT - 1]
+
+    @property
+    def length(self) -> int:
+        return self.raw[self.LENGTH_AT]
+
+    @property
+    def checksum(self) -> int:
+        return self.raw[-2]
+
+    @property
+    def checksum_computed(self) -> int:
+        return sum(self.raw[:-2]) & 0xFF
+
+    @property
+    def is_reply(self) -> bool:
+        return self.control & REPLY != 0
+
+    @property
+    def is_error(self) -> bool:
+        return self.control & (REPLY | ERROR) == REPLY | ERROR
 
 
 def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
@@ -123,3 +161,29 @@ def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
         return 3, rest[:end], f"stop byte is {rest[end - 1]:02X}h, not 16h"
     seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF
     return 4, rest[:end], f"checksum is {seen:02X}h, the bytes sum to {sums:02X}h"
+
+
+def best_attempt(
+    stream: bytes, starts: re.Pattern[bytes], length_at: int, nothing: str, begins: Callable[[bytes], bool] = bool
+) -> tuple[bytes, int, str]:
+    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
+    best: tuple[int, bytes, int, str] = (0, b"", 0, nothing)
+    for start in (m.start() for m in starts.finditer(stream)):
+        if begins(stream[start:]):
+            rank, raw, wrong = diagnose(stream[start:], length_at)
+            best = max(best, (rank, raw, start, wrong), key=lambda b: b[0])
+    return best[1:]
+
+
+def build_request(head: bytes, control: int, data: bytes, wake: int) -> bytes:
+    """Wake-up bytes, then the frame of ``head`` (up to the control code), with its length and checksum."""
+    body = head + bytes((control, len(data))) + data
+    return b"\xfe" * wake + body + bytes((sum(body) & 0xFF, STOP))
+
+
+def address_bytes(address: str, digits: int, where: str) -> bytes:
+    """As sent, low byte first, of up to so many digits. Raises UsageError."""
+    if not re.fullmatch(f"[0-9A]{{1,{digits}}}", address.upper()):
+        hint = f"Up to {digits} digits; A stands for any digit"
+        raise UsageError(f"{address!r} is not a meter address", where=where, hint=hint)
+    return bytes.fromhex(address.upper().rjust(digits, "0"))[::-1]

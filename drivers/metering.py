@@ -1,4 +1,4 @@
-"""The common parts of drivers of meters: a question with its push parser, and how a value gets into the ring.
+"""What drivers of meters have in common: a question with its push parser, and how a value gets into the ring.
 
 A protocol's driver says which questions bring which points and how a point is found among the readings of an answer;
 asking, gaps, units, ratios and signs are here.
@@ -7,27 +7,21 @@ asking, gaps, units, ratios and signs are here.
 from __future__ import annotations
 
 import logging
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from drivers.addresses import demand_address
+from drivers.base import Device
 from drivers.clocks import offset_s, time_ms
-from drivers.counter_guard import CounterGuard
 from drivers.framing import FrameScanner
 from drivers.line import Answer, Line
 from drivers.model import (
-    PACES,
     DeviceException,
     DeviceSpec,
     FrameError,
     Kind,
-    LineDown,
     LineError,
-    LineLent,
-    LineTimeout,
     MismatchError,
     PlanSummary,
     Point,
@@ -35,17 +29,15 @@ from drivers.model import (
     Quality,
     Reading,
     Reason,
-    UsageError,
 )
-from drivers.plan import LineTiming, exact, ratio_of
+from drivers.plan import exact, ratio_of
 from drivers.profile import concerned
-from drivers.toml import show, suggestion
 from drivers.units import unit_factor
 from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.meters")
 F = TypeVar("F")
-REFUSALS, REST_S = 2, 3600.0  # after this many refusals in a row a question is not asked for this long
+REFUSALS, REST_S = 2, 3600.0  # after so many refusals in a row a question rests for so long
 
 
 class MeterRequest(Generic[F]):
@@ -54,7 +46,7 @@ class MeterRequest(Generic[F]):
     Args:
         judge: the bytes of a sound frame that answers, a LineError if it refuses, None if it is not for us
             (another meter's, our own echo); a MismatchError is kept in mind while the right one may still come.
-        why: the error in bytes that do not contain a frame.
+        why: what is wrong with bytes that do not contain a frame.
     """
 
     __slots__ = ("_judge", "_parser", "_why", "expect", "frame", "function", "unit", "where")
@@ -91,7 +83,7 @@ class MeterRequest(Generic[F]):
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class MeterQuery:
     """One question and the points that its answer brings; ``query_id`` is the protocol's own."""
 
     query_id: str
@@ -100,7 +92,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The result of one question, stamped when its last byte came in."""
+    """What one question brought, stamped when its last byte came in."""
 
     readings: Sequence[Reading]
     time_ns: int
@@ -113,23 +105,17 @@ def field_of(name: str, words: str) -> bool:
     return name == words or name.removeprefix("x.mbus.").partition(".")[2] == words or name == f"x.mbus.{words}"
 
 
-class MeterDevice:
-    """A meter on a line; a protocol fills in ``plan``, ``fetch``, ``pick`` and ``split``."""
-
-    protocol: ClassVar[str]
-    FRAMES: ClassVar[Mapping[str, str]]
+class MeterDevice(Device[MeterQuery, Response]):
+    """A meter on a line; a protocol fills in ``plan``, ``fetch``, ``pick`` and, where it can ask in another way,
+    ``learn``.
+    """
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
-        self.spec, self.table = spec, table
-        self.where = f"{spec.name} (line {line.name} address {spec.address})"
-        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
-        self._line, self._ring = line, ring
-        self._options = line.request_options(spec.limits, spec.serial)
+        super().__init__(spec, line, ring, table)
         self._asked = 0  # requests sent since the visit began
         self._refusals: dict[str, int] = {}
         self._rests: dict[str, float] = {}  # question -> monotonic seconds before which it is not asked
         self._told: set[int] = set()
-        self._guard = CounterGuard(spec)
         for number in range(len(spec.points)):
             self.check(spec.points[number])
 
@@ -138,14 +124,6 @@ class MeterDevice:
     def check(self, point: Point) -> None:
         """Raise ConfigError if a point's key is invalid in this protocol."""
         raise NotImplementedError
-
-    def plan(self, numbers: Sequence[int]) -> list[Query]:
-        """The questions that bring these points."""
-        raise NotImplementedError
-
-    def split(self, query: Query) -> list[Query]:
-        """What to ask instead, after the device refused ``query``; empty: there is no other way."""
-        return []
 
     async def fetch(self, query_id: str) -> Response:
         """Ask. Raises LineError."""
@@ -170,88 +148,45 @@ class MeterDevice:
     # --- what pollers and commands call
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Read the due points. A question that fails makes gaps of its points; silence at the first ends the visit."""
-        result = PollResult()
-        due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
-        queries, streak = self.plan(due), 0
+        """Ask what is due, but for questions that rest."""
+        result, awake = PollResult(), list[MeterQuery]()
         self._asked = 0
-        while queries:
-            query = queries.pop(0)
-            if self._resting(query):
-                self._lacking(query, tick_ms, result)
-                continue
-            try:
-                response = await self.fetch(query.query_id)
-            except DeviceException as error:
-                streak = 0
-                result.answered += 1
-                queries[:0] = self._refused(query, error, tick_ms, result)
-            except LineError as error:
-                result.error = error
-                result.positions.append(self._gap(tick_ms, error.reason, query.points))
-                streak += 1 if isinstance(error, LineTimeout) else 0
-                if isinstance(error, LineDown | LineLent) or streak > 1 or (streak and not result.answered):
-                    for rest in queries:
-                        result.positions.append(self._gap(tick_ms, error.reason, rest.points))
-                    break
+        for query in self.plan(self.due(paces)):
+            if self.mono_s() < self._rests.get(query.query_id, 0.0):
+                self._refused(query, tick_ms, result)
             else:
-                streak = 0
-                result.answered += 1
-                self._refusals.pop(query.query_id, None)
-                self._take(query, response, tick_ms, result.positions)
+                awake.append(query)
+        await self.visit(awake, tick_ms, result)
         result.asked = self._asked
         return result
 
     async def probe(self) -> None:
         """One question. Raises LineError if the device is silent; a refusal is an answer."""
-        points = self.spec.points
-        wanted = [n for n, point in enumerate(points) if point.name == self.spec.probe] or [0]
+        wanted = [n for n, point in enumerate(self.spec.points) if point.name == self.spec.probe] or [0]
         try:
             await self.fetch(self.plan(wanted[:1])[0].query_id)
         except DeviceException:
             return
 
-    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Ask for some points now. Raises UsageError for a name that is not there, LineError if all is silent."""
-        places = {point.name: n for n, point in enumerate(self.spec.points)}
-        for name in names:
-            if name not in places:
-                raise UsageError(f"unknown point {show(name)}", where=self.spec.name, hint=suggestion(name, places))
-        found: dict[int, Reading] = {}
-        queries, alive = self.plan([places[name] for name in dict.fromkeys(names)]), False
-        while queries:
-            query = queries.pop(0)
-            try:
-                response = await self.fetch(query.query_id)
-            except (LineDown, LineLent):
-                raise
-            except LineError as error:
-                if isinstance(error, LineTimeout) and not alive:
-                    raise
-                alive = True
-                other = self.split(query) if isinstance(error, DeviceException) else []
-                queries[:0] = other
-                if not other:
-                    found.update({n: _nothing(self.spec.points[n], error.reason) for n in query.points})
-                continue
-            alive = True
-            found.update(self._readings(query.points, query.query_id, response))
-        return {name: found[places[name]] for name in names}
+    async def ask(self, queries: Sequence[MeterQuery]) -> Sequence[Response | LineError]:
+        try:
+            return [await self.fetch(queries[0].query_id)]
+        except LineError as error:
+            return [error]
 
     def read_frames(self, frames: Mapping[str, Sequence[bytes]]) -> dict[str, Reading]:
-        """The values of recorded answers, by point: question -> its frames. Asks nothing. Raises LineError."""
+        """What recorded answers hold, by point: question -> its frames. Asks nothing. Raises LineError."""
         found: dict[int, Reading] = {}
         for query_id, raw in frames.items():
             numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, query_id)]
-            found.update(self._readings(numbers, query_id, Response(self.explain(query_id, raw), 0, 0)))
+            response = Response(self.explain(query_id, raw), 0, 0)
+            found.update(self.readings(MeterQuery(query_id, tuple(numbers)), response))
         return {reading.name: reading for reading in found.values()}
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """The approximate cost of one visit for these paces on this line: answers of meters vary in length."""
-        due = [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
-        queries = self.plan(due)
-        costs = [self.cost(query.query_id) for query in queries]
-        timing = self._timing()
+        """What one visit for these paces costs on this line, about: answers of meters vary in length."""
+        due, timing = self.due(paces), self._timing
+        costs = [self.cost(query.query_id) for query in self.plan(due)]
         requests, size = sum(c[0] for c in costs), sum(c[1] for c in costs)
         seconds = (requests * (timing.quiet_ns + timing.turnaround_ns) + size * timing.byte_ns) / 1e9
         return PlanSummary(requests, (size + 1) // 2, len(due), seconds)
@@ -263,28 +198,26 @@ class MeterDevice:
         self._asked += 1
         return await self._line.exchange(request, self._options)
 
-    def _readings(self, numbers: Sequence[int], query_id: str, response: Response) -> dict[int, Reading]:
+    def readings(self, query: MeterQuery, answer: Response) -> dict[int, Reading]:
         found: dict[int, Reading] = {}
-        for number in numbers:
+        for number in query.points:
             point = self.spec.points[number]
-            value, quality, raw, time = self._judged(number, query_id, response)
+            value, quality, raw, time = self._judged(number, query.query_id, answer)
             found[number] = Reading(point.name, value if quality < 128 else None, point.unit, quality, raw, time=time)
         return found
 
-    def _take(self, query: Query, response: Response, tick_ms: int, positions: list[int]) -> None:
+    def take(self, query: MeterQuery, answer: Response, tick_ms: int, positions: list[int]) -> None:
         values: list[tuple[int, int, int, int, int | None]] = []
-        stamp = (tick_ms, response.time_ns, response.mono_ns)
+        stamp = (tick_ms, answer.time_ns, answer.mono_ns)
         for number in query.points:
-            value, quality, _, time = self._judged(number, query.query_id, response)
+            value, quality, _, time = self._judged(number, query.query_id, answer)
             if quality >= 128:
                 values.append((number, 0, 0, quality, None))
             elif isinstance(value, str):
-                positions.append(
-                    self._ring.append_text(self.table, number, quality, *stamp, value.encode("utf-8", "replace"))
-                )
+                positions.append(self.append_text(number, quality, stamp, value))
             elif value is not None:
                 if number in self._guard.counters and quality == Quality.GOOD:
-                    doubtful = self._guard.is_suspect([(number, Decimal(value))], response.mono_ns / 1e9)
+                    doubtful = self._guard.is_suspect([(number, Decimal(value))], answer.mono_ns / 1e9)
                     quality = Quality.SUSPECT if doubtful else quality
                 own_ms = time_ms(time, self.spec.zone) if time else None
                 values.append((number, *exact(Decimal(value)), quality, own_ms))
@@ -296,7 +229,7 @@ class MeterDevice:
                     try:
                         positions.append(self._ring.append_values(self.table, *stamp, [one]))
                     except OverflowError:
-                        positions.append(self._gap(tick_ms, Reason.SENTINEL, (one[0],)))
+                        positions.append(self.gap(tick_ms, Reason.SENTINEL, (one[0],)))
 
     def _judged(
         self, number: int, query_id: str, response: Response
@@ -340,48 +273,30 @@ class MeterDevice:
         value *= ratio_of(point, self.spec)
         return (-value if point.flips and concerned(point.name, self.spec.reversed) else value), quality
 
-    def _gap(self, tick_ms: int, reason: Reason, points: Sequence[int]) -> int:
-        return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
-
     # --- what a device refuses
 
-    def _refused(self, query: Query, error: DeviceException, tick_ms: int, result: PollResult) -> list[Query]:
+    def heard(self, query: MeterQuery) -> None:
+        self._refusals.pop(query.query_id, None)
+
+    def failed(self, query: MeterQuery, error: LineError, tick_ms: int, result: PollResult) -> Sequence[MeterQuery]:
         """Ask in another way now; what cannot be asked in another way is a gap, and rests when it was refused twice."""
-        other = self.split(query)
-        if other:
-            return other
+        if not isinstance(error, DeviceException):
+            return super().failed(query, error, tick_ms, result)
+        result.answered += 1
+        if self.learn(query, error):
+            return self.plan(query.points)
         result.error = error
         self._refusals[query.query_id] = self._refusals.get(query.query_id, 0) + 1
         if self._refusals[query.query_id] >= REFUSALS:
-            self._rests[query.query_id] = self._now_s() + REST_S
+            self._rests[query.query_id] = self.mono_s() + REST_S
             _log.info("%s: refuses %s; it is asked again in an hour", self.where, query.query_id)
-        self._lacking(query, tick_ms, result)
-        return []
+        self._refused(query, tick_ms, result)
+        return ()
 
-    def _resting(self, query: Query) -> bool:
-        return query.query_id in self._rests and self._now_s() < self._rests[query.query_id]
-
-    def _lacking(self, query: Query, tick_ms: int, result: PollResult) -> None:
-        points = self.spec.points
-        for reason, those in (
-            (Reason.EXCEPTION, [n for n in query.points if not points[n].optional]),
-            (Reason.ABSENT, [n for n in query.points if points[n].optional]),
-        ):
-            if those:
-                result.positions.append(self._gap(tick_ms, reason, those))
-
-    def _now_s(self) -> float:
-        return self._line.clock()[1] / 1e9
-
-    def _timing(self) -> LineTiming:
-        limits = self.spec.limits.over(self._line.config.limits)
-        if self._line.target.scheme == "serial":
-            return LineTiming.serial(self.spec.serial or self._line.config.serial, limits)
-        return LineTiming.tcp(self._line.config.bus_baud, limits)
-
-
-def _nothing(point: Point, reason: Reason) -> Reading:
-    return Reading(point.name, None, point.unit, reason)
+    def _refused(self, query: MeterQuery, tick_ms: int, result: PollResult) -> None:
+        for optional, reason in ((False, Reason.EXCEPTION), (True, Reason.ABSENT)):
+            if those := [n for n in query.points if self.spec.points[n].optional is optional]:
+                result.positions.append(self.gap(tick_ms, reason, those))
 
 
 def _state(point: Point, number: int) -> int:

@@ -16,7 +16,7 @@ from typing import ClassVar
 from drivers.cjt188.frames import ANY, CURRENT, READ, Frame, Parser, broken, build_read
 from drivers.cjt188.values import decode_frame
 from drivers.line import Line
-from drivers.metering import MeterDevice, MeterRequest, Query, Response, field_of
+from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -67,12 +67,12 @@ class Cjt188Device(MeterDevice):
                 hint="Two hex digits: 10 to 19 water, 20 to 29 heat, 30 to 39 gas, 40 to 49 other, AA any",
             )
 
-    def plan(self, numbers: Sequence[int]) -> list[Query]:
+    def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:
         queries: dict[str, list[int]] = {}
         for number in numbers:
             point = self.spec.points[number]
             queries.setdefault(f"{(point.type or 'AA').upper()} {_parts(point)[0]:04X}", []).append(number)
-        return [Query(query_id, tuple(those)) for query_id, those in queries.items()]
+        return [MeterQuery(query_id, tuple(those)) for query_id, those in queries.items()]
 
     async def fetch(self, query_id: str) -> Response:
         try:

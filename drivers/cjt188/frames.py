@@ -7,13 +7,11 @@ CJ/T 188-2018; the byte order of DI is not reliable between makers, so both are 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from drivers.framing import STOP, FrameScanner, diagnose, frame_end
+from drivers.framing import ChecksumFrame, FrameScanner, address_bytes, best_attempt, build_request, frame_end
 from drivers.model import UsageError
 
-START, WAKE, ANY = 0x68, 0xFE, 0xAA
-LENGTH_AT = 10
+START, ANY = 0x68, 0xAA
 READ, READ_ADDRESS = 0x01, 0x03
 ALLOWED_CONTROLS = frozenset({READ, READ_ADDRESS})  # all that we ever send
 CURRENT, CURRENT_BOTH, ADDRESS = 0x901F, 0x911F, 0x810A
@@ -42,12 +40,9 @@ METER_TYPES = {
 _HIGH_BYTES = frozenset((0x81, 0x90, 0x91, 0xA0, *range(0xD0, 0xD5)))  # of identifiers that exist
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame. ``raw`` runs from 68h to 16h; ``offset`` is where it began in the stream."""
-
-    raw: bytes
-    offset: int = 0
+class Frame(ChecksumFrame):
+    __slots__ = ()
+    LENGTH_AT = 10
 
     @property
     def meter_type(self) -> int:
@@ -59,36 +54,12 @@ class Frame:
         return self.raw[8:1:-1].hex().upper()
 
     @property
-    def control(self) -> int:
-        return self.raw[9]
-
-    @property
-    def length(self) -> int:
-        return self.raw[10]
-
-    @property
     def data(self) -> bytes:
         return self.raw[11:-2]
 
     @property
-    def checksum(self) -> int:
-        return self.raw[-2]
-
-    @property
-    def checksum_computed(self) -> int:
-        return sum(self.raw[:-2]) & 0xFF
-
-    @property
     def function(self) -> int:
         return self.raw[9] & 0x3F
-
-    @property
-    def is_reply(self) -> bool:
-        return self.raw[9] & 0x80 != 0
-
-    @property
-    def is_error(self) -> bool:
-        return self.raw[9] & 0xC0 == 0xC0
 
     @property
     def _has_identifier(self) -> bool:
@@ -131,32 +102,24 @@ class Parser(FrameScanner[Frame]):
     longest = 13 + 255
 
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
-        return frame_end(buffer, start, size, LENGTH_AT)
+        return frame_end(buffer, start, size, Frame.LENGTH_AT)
 
     def build(self, raw: bytes, offset: int) -> Frame:
         return Frame(raw, offset)
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, the error)."""
-    best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h and a meter type not found")
-    for start in (m.start() for m in re.finditer(rb"\x68[\x10-\x4f\xaa]", stream)):
-        rank, raw, wrong = diagnose(stream[start:], LENGTH_AT)
-        best = max(best, (rank, raw, start, wrong), key=lambda b: b[0])
-    return best[1:]
+    """As ``best_attempt``."""
+    return best_attempt(
+        stream, re.compile(rb"\x68[\x10-\x4f\xaa]"), Frame.LENGTH_AT, "no frame: 68h and a meter type not found"
+    )
 
 
 def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: int) -> bytes:
     """A request. Raises UsageError for a control code that does not only read, or an address that is none."""
     if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
         raise UsageError(f"control code {control:02X}h may write", where="CJ/T 188")
-    digits = address.upper()
-    if not 1 <= len(digits) <= 14 or not all(c in "0123456789A" for c in digits):
-        raise UsageError(
-            f"{address!r} is not a meter address", where="CJ/T 188", hint="Up to 14 digits; A stands for any digit"
-        )
-    body = bytes((START, meter_type, *bytes.fromhex(digits.rjust(14, "0"))[::-1], control, len(data))) + data
-    return bytes((WAKE,)) * wake + body + bytes((sum(body) & 0xFF, STOP))
+    return build_request(bytes((START, meter_type)) + address_bytes(address, 14, "CJ/T 188"), control, data, wake)
 
 
 def build_read(

@@ -32,7 +32,7 @@ from drivers.dlt645.frames import (
 from drivers.dlt645.tables import FIXED, FIXED_97, MOMENTARY
 from drivers.dlt645.values import decode
 from drivers.line import Line
-from drivers.metering import MeterDevice, MeterRequest, Query, Response
+from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -84,7 +84,7 @@ class Dlt645Device(MeterDevice):
                 hint='Such as "02010100", "0001FF00#2", "01010000@time" or, for 1997, "9010"',
             )
 
-    def plan(self, numbers: Sequence[int]) -> list[Query]:
+    def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:
         singles: dict[str, list[int]] = {}
         blocks: dict[str, set[str]] = {}
         for number in numbers:
@@ -98,13 +98,14 @@ class Dlt645Device(MeterDevice):
             block = block_of(di)
             whole = block is not None and len(blocks.get(block[0], ())) > 1
             queries.setdefault(block[0] if whole and block else di, []).extend(those)
-        return [Query(query_id, tuple(those)) for query_id, those in queries.items()]
+        return [MeterQuery(query_id, tuple(those)) for query_id, those in queries.items()]
 
-    def split(self, query: Query) -> list[Query]:
-        if all(_parts(self.spec.points[n])[0] == query.query_id for n in query.points):
-            return []
+    def learn(self, query: MeterQuery, error: LineError) -> bool:
+        asks_block = any(_parts(self.spec.points[n])[0] != query.query_id for n in query.points)
+        if not asks_block or not isinstance(error, DeviceException):
+            return False
         self._no_blocks.add(query.query_id)
-        return self.plan(query.points)
+        return True
 
     async def fetch(self, query_id: str) -> Response:
         if "+" in query_id:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from drivers.framing import REJECT, STOP, FrameScanner, diagnose, frame_end
+from drivers.framing import REJECT, ChecksumFrame, FrameScanner, address_bytes, best_attempt, build_request, frame_end
 from drivers.model import FrameError, UsageError
 
-START, WAKE = 0x68, 0xFE
-LENGTH_AT = 9
-REPLY, ERROR, MORE = 0x80, 0x40, 0x20  # bits of the control code
+START = 0x68
+MORE = 0x20  # a bit of the control code
 
 READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
 READ_97, READ_NEXT_97, REREAD_97 = 0x01, 0x02, 0x03  # 1997
@@ -60,17 +58,14 @@ _PLUS_33 = bytes((i + 0x33) & 0xFF for i in range(256))
 
 
 def error_text(code: int) -> str:
-    """The errors of an error byte; several bits may be set."""
+    """What an error byte says; bits may be set together."""
     words = [text for bit, text in enumerate(ERROR_BITS) if code >> bit & 1]
     return ", ".join(words) or f"error {code:02X}h"
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame. ``raw`` runs from the first 68h to 16h; ``offset`` is where it began in the stream."""
-
-    raw: bytes
-    offset: int = 0
+class Frame(ChecksumFrame):
+    __slots__ = ()
+    LENGTH_AT = 9
 
     @property
     def address(self) -> str:
@@ -78,37 +73,13 @@ class Frame:
         return self.raw[6:0:-1].hex().upper()
 
     @property
-    def control(self) -> int:
-        return self.raw[8]
-
-    @property
-    def length(self) -> int:
-        return self.raw[9]
-
-    @property
     def data(self) -> bytes:
         """The data field with 33h taken off each byte."""
         return self.raw[10:-2].translate(_MINUS_33)
 
     @property
-    def checksum(self) -> int:
-        return self.raw[-2]
-
-    @property
-    def checksum_computed(self) -> int:
-        return sum(self.raw[:-2]) & 0xFF
-
-    @property
     def function(self) -> int:
         return self.raw[8] & 0x1F
-
-    @property
-    def is_reply(self) -> bool:
-        return self.raw[8] & REPLY != 0
-
-    @property
-    def is_error(self) -> bool:
-        return self.raw[8] & (REPLY | ERROR) == REPLY | ERROR
 
     @property
     def more(self) -> bool:
@@ -117,7 +88,7 @@ class Frame:
 
     @property
     def is_follow_on(self) -> bool:
-        """A reply that continues a block from the previous frames."""
+        """A reply that goes on with a block whose beginning came in the frames before."""
         return self.is_reply and not self.is_error and self.function in (READ_NEXT, READ_NEXT_97)
 
     @property
@@ -177,38 +148,26 @@ class Parser(FrameScanner[Frame]):
             return start + 8
         if buffer[start + 7] != START:
             return REJECT
-        return frame_end(buffer, start, size, LENGTH_AT)
+        return frame_end(buffer, start, size, Frame.LENGTH_AT)
 
     def build(self, raw: bytes, offset: int) -> Frame:
         return Frame(raw, offset)
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, the error)."""
-    best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: 68h, six address bytes, 68h not found")
-    for start in (m.start() for m in re.finditer(rb"\x68", stream)):
-        rest = stream[start:]
-        if len(rest) <= 7 or rest[7] == START:
-            rank, raw, wrong = diagnose(rest, LENGTH_AT)
-            best = max(best, (rank, raw, start, wrong), key=lambda b: b[0])
-    return best[1:]
-
-
-def _address_bytes(address: str) -> bytes:
-    digits = address.upper()
-    if not 1 <= len(digits) <= 12 or not all(c in "0123456789A" for c in digits):
-        raise UsageError(
-            f"{address!r} is not a meter address", where="DL/T 645", hint="Up to 12 digits; A stands for any digit"
-        )
-    return bytes.fromhex(digits.rjust(12, "0"))[::-1]
+    """As ``best_attempt``."""
+    nothing = "no frame: 68h, six address bytes, 68h not found"
+    return best_attempt(
+        stream, Parser.starts, Frame.LENGTH_AT, nothing, lambda rest: rest[7:8] in (b"", bytes((START,)))
+    )
 
 
 def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
     """A request. Raises UsageError for a control code that does not only read, or an address that is none."""
     if control not in ALLOWED_CONTROLS:  # the promise to be read-only, held where the bytes are made
         raise UsageError(f"control code {control:02X}h may write", where="DL/T 645")
-    body = bytes((START, *_address_bytes(address), START, control, len(data))) + data.translate(_PLUS_33)
-    return bytes((WAKE,)) * wake + body + bytes((sum(body) & 0xFF, STOP))
+    head = bytes((START, *address_bytes(address, 12, "DL/T 645"), START))
+    return build_request(head, control, data.translate(_PLUS_33), wake)
 
 
 def _identifier_bytes(identifier: str) -> bytes:

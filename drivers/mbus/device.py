@@ -32,7 +32,7 @@ from drivers.mbus.link import (
 )
 from drivers.mbus.records import FUNCTIONS
 from drivers.mbus.telegram import Telegram, decode_frame
-from drivers.metering import MeterDevice, MeterRequest, Query, Response, field_of
+from drivers.metering import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
     ConfigError,
     DeviceException,
@@ -96,8 +96,8 @@ class MbusDevice(MeterDevice):
                 hint='Such as "energy", "energy@1", "volume@0/0/1", "power@0/0/0/max", "header.serial"',
             )
 
-    def plan(self, numbers: Sequence[int]) -> list[Query]:
-        return [Query("readout", tuple(numbers))] if numbers else []
+    def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:
+        return [MeterQuery("readout", tuple(numbers))] if numbers else []
 
     async def fetch(self, query_id: str) -> Response:
         """All telegrams of one readout."""

@@ -12,9 +12,9 @@ from drivers.framing import REJECT, FrameScanner
 from drivers.model import UsageError
 
 LONG, SHORT, STOP, ACK = 0x68, 0x10, 0x16, 0xE5
-SND_NKE, SND_UD, REQ_UD2, REQ_UD1, RSP_UD = 0x40, 0x53, 0x5B, 0x5A, 0x08
+SND_NKE, SND_UD, REQ_UD2 = 0x40, 0x53, 0x5B
 FCB = 0x20
-SELECTED, BROADCAST = 0xFD, 0xFE  # address of the selected device; of everybody, with answer
+SELECTED = 0xFD  # address of the selected device
 CI_SELECT = 0x52
 ALLOWED_CONTROLS = frozenset({SND_NKE, REQ_UD2, REQ_UD2 | FCB, SND_UD})  # SND_UD only with CI_SELECT, see select()
 

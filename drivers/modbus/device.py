@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-from array import array
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from typing import cast
+from typing import ClassVar
 
-from drivers.addresses import demand_address
-from drivers.clocks import offset_s
-from drivers.counter_guard import CounterGuard
-from drivers.line import READ_FUNCTIONS, Answer, Line, ModbusRequest
-from drivers.modbus.read_once import read_once
-from drivers.modbus.read_plan import SILENT_VISITS, Read, ReadPlan, build_read_plan, timing_of
+from drivers.line import READ_FUNCTIONS, Line, ModbusRequest
+from drivers.modbus.read_plan import SILENT_VISITS, ReadPlan, build_reads, lacking_points
+from drivers.modbus.registers import Read, RegisterDevice
 from drivers.modbus.requests import identification_request, read_identification, read_request
 from drivers.model import (
     PACES,
@@ -30,23 +25,16 @@ from drivers.model import (
     Reading,
     Reason,
 )
-from drivers.plan import KnownHoles, exact, plan_summary, text_of
+from drivers.plan import KnownHoles, plan_summary
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
-from ext.decode import Plan
 from ext.ring import Ring
 
-_EXPIRE_EVERY = 1024  # visits between checks of the age of learned facts
+_EXPIRE_EVERY = 1024  # visits between looks at the age of what was learned
 _log = logging.getLogger("meterhouse.modbus")
 
 
-class ModbusDevice:
-    """Owns no task and no socket; the poller calls it.
-
-    Args:
-        spec: the device; the index of a point in ``spec.points`` is its number in the ring.
-        line: shared with the other devices on it.
-        ring: readings and gaps go there, under ``table``.
-        holes: the learned facts for this identity and firmware; None: nothing yet.
+class ModbusDevice(RegisterDevice):
+    """``holes``: what is known of this identity and firmware; None: nothing yet.
 
     Raises:
         ConfigError: an address or serial setting that cannot be.
@@ -54,21 +42,14 @@ class ModbusDevice:
     """
 
     protocol = "modbus"
-    FRAMES: Mapping[str, str] = {f"function {code}": what for code, what in READ_FUNCTIONS.items()}
+    TRIES = STRIKES
+    FRAMES: ClassVar[Mapping[str, str]] = {f"function {code}": what for code, what in READ_FUNCTIONS.items()}
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int, holes: KnownHoles | None = None) -> None:
-        self.spec, self.table = spec, table
+        super().__init__(spec, line, ring, table)
         self._holes = holes or KnownHoles()
-        self.where = f"{spec.name} (line {line.name} unit {spec.address})"
-        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
-        self.unit = int(spec.address)
-        self._line, self._ring = line, ring
-        self._limits = spec.limits.over(line.config.limits)
-        self._options = line.request_options(spec.limits, spec.serial)
-        self._timing = timing_of(line, self._limits, spec.serial)
         self._read_plans: dict[int, ReadPlan] = {}
         self._version = self.holes.version
-        self._guard = CounterGuard(spec)
         self._polls = 0
         self._used = 0
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
@@ -78,7 +59,7 @@ class ModbusDevice:
 
     @property
     def holes(self) -> KnownHoles:
-        """The learned facts about this device's map."""
+        """What this device taught us about its map."""
         return self._holes
 
     @holes.setter
@@ -86,11 +67,12 @@ class ModbusDevice:
         self._holes, self._version = holes, holes.version
         self._read_plans.clear()
 
-    async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Read the points due at a tick. A read that fails becomes a gap with its reason, never a zero.
+    def plan(self, numbers: Sequence[int]) -> list[Read]:
+        return build_reads(self.spec, numbers, self._limits, self._timing, self.holes, self.where)
 
-        A device whose first read is silent is not asked on, so that a dead one costs one timeout a visit; the silent
-        read goes to the end of the line, so that the next visit finds out whether it alone is mute.
+    async def poll(self, tick_ms: int, paces: int) -> PollResult:
+        """Ask what is due at a tick; a read that was silent goes to the end, so that the next visit finds out whether
+        it alone is mute.
         """
         self._polls += 1
         if self._polls % _EXPIRE_EVERY == 0:
@@ -99,69 +81,43 @@ class ModbusDevice:
         if read_plan is None or self._version != self.holes.version:
             read_plan = self._read_plan(paces)
         result = PollResult()
-        positions = result.positions
         for lacking, reason in read_plan.lacking:
-            positions.append(self._gap(tick_ms, reason, lacking))
-        reads, requests = read_plan.reads, read_plan.requests
-        if read_plan.resting:
-            reads, requests = self._awake(read_plan, tick_ms, positions)
-        size, at, streak = self._line.burst_size, 0, 0
-        mute: list[Read] = []
-        while at < len(reads):
-            some = requests if not at and len(requests) <= size else requests[at : at + size]
-            answers = await self._line.burst(some, self._options)
-            result.asked += len(answers)
-            for read, answer in zip(reads[at:] if at else reads, answers, strict=False):
-                if type(answer) is Answer:
-                    result.answered += 1
-                    streak = 0
-                    self._take(read, answer, tick_ms, positions)
-                    continue
-                streak = self._missed(read, cast(LineError, answer), tick_ms, result, streak)
-                if streak:
-                    mute.append(read)
-            at += len(answers)
-            if streak > 1 or (streak and not result.answered):
-                break
-        if result.error is not None:
-            self._give_up(reads[at:], result.error, tick_ms, result)
-            if isinstance(result.error, LineTimeout):
-                self._was_mute(read_plan, mute, result.answered > 0)
+            result.positions.append(self.gap(tick_ms, reason, lacking))
+        reads = self._awake(read_plan, tick_ms, result.positions) if read_plan.resting else read_plan.reads
+        silent = await self.visit(reads, tick_ms, result)
+        if isinstance(result.error, LineTimeout):
+            self._was_mute(read_plan, silent, result.answered > 0)
         if self._objects:
             await self._ask_objects(paces, tick_ms, result)
         return result
 
-    async def probe(self) -> None:
-        """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
-        wanted = [n for n, p in enumerate(self.spec.points) if p.name == self.spec.probe]
-        point = self.spec.points[wanted[0]] if wanted else min(self.spec.points, key=lambda p: (p.is_object, p.count))
+    def heard(self, query: Read) -> None:
+        self._holes.good(query.block)
+        if query.silences:
+            query.silences = 0
+            query.backoff.reset()
+
+    def learn(self, query: Read, error: LineError) -> bool:
+        if not isinstance(error, DeviceException):
+            return False
+        learned = self.holes.refused(query.block, self.spec.points, error.code, self._now_s())
+        if learned:
+            _log.info("%s: learned about its register map: %s", self.where, self.holes.summary())
+        return learned
+
+    def probe_request(self) -> ModbusRequest:
+        """The profile's point for it, else the shortest."""
+        points = self.spec.points
+        point = next(
+            (p for p in points if p.name == self.spec.probe), min(points, key=lambda p: (p.is_object, p.count))
+        )
         if point.is_object:
-            request = identification_request(self.unit, 0, self.where)
-        else:
-            request = read_request(self.unit, point.function, point.address, point.count, self.where)
-        try:
-            await self._line.exchange(request, self._options)
-        except DeviceException:
-            return
+            return identification_request(self.unit, 0, self.where)
+        return read_request(self.unit, point.function, point.address, point.count, self.where)
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
-        """Ask for some points now, for a person or an identity check.
-
-        A point that the device refuses or lacks is a Reading without value whose quality is the reason.
-        Raises UsageError for a name that it has not, LineError if the device is silent.
-        """
         objects = {point.name: point for point in self.spec.points if point.is_object and point.name in names}
-        found = await read_once(
-            self.spec,
-            [name for name in names if name not in objects],
-            self._line,
-            self.unit,
-            self._limits,
-            self._options,
-            self._timing,
-            self.holes,
-            self.where,
-        )
+        found = await super().read_points([name for name in names if name not in objects])
         if objects:
             found |= await self._read_objects(objects, alone=not found)
         return {name: found[name] for name in names}
@@ -182,39 +138,8 @@ class ModbusDevice:
         return await read_identification(self._line, self.unit, self._options, self.where)
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """The cost of one visit for these paces on this line."""
+        """What one visit for these paces costs on this line."""
         return plan_summary((read.block for read in self._read_plan(paces).reads), self._timing)
-
-    # --- the road of one answer
-
-    def _take(self, read: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:
-        payload, time_ns, mono_ns, suspect = answer
-        quality = Quality.SUSPECT if suspect else Quality.GOOD
-        if read.counters is not None and self._doubts(read.counters, payload, mono_ns):
-            quality = Quality.SUSPECT  # all of it: an answer to another request shows at its counters
-        if read.plan is not None:
-            why = Reason.SENTINEL if self.spec.night is None else self.spec.lack(tick_ms)
-            stamp = (tick_ms, time_ns, mono_ns)
-            positions.append(read.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))
-        for slot in read.texts:
-            point = self.spec.points[slot.point]
-            text = text_of(point, payload[slot.offset : slot.offset + slot.size])
-            off = offset_s(text, point.clock, self.spec.zone, time_ns) if point.clock and text is not None else None
-            if off is not None:
-                value = (slot.point, *exact(off), quality)
-                positions.append(self._ring.append_values(self.table, tick_ms, time_ns, mono_ns, [value]))
-            elif text is None or point.clock:
-                positions.append(self._gap(tick_ms, Reason.SENTINEL, memoryview(array("H", (slot.point,)))))
-            else:
-                positions.append(
-                    self._ring.append_text(
-                        self.table, slot.point, quality, tick_ms, time_ns, mono_ns, text.encode("utf-8")
-                    )
-                )
-        self.holes.good(read.block)
-        if read.silences:
-            read.silences = 0
-            read.backoff.reset()
 
     async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
         """Objects of device identification, after the registers; a device that said nothing to those is not asked."""
@@ -236,39 +161,11 @@ class ModbusDevice:
             point, text = self.spec.points[n], said.get(self.spec.points[n].address, "")
             if text:
                 stamp = (tick_ms, *self._line.clock())
-                result.positions.append(self._ring.append_text(self.table, n, Quality.GOOD, *stamp, text.encode()))
+                result.positions.append(self.append_text(n, Quality.GOOD, stamp, text))
                 continue
             silent = error is not None and not isinstance(error, DeviceException)
             reason = error.reason if error is not None and (silent or not point.optional) else Reason.ABSENT
-            result.positions.append(self._gap(tick_ms, reason, memoryview(array("H", (n,)))))
-
-    def _doubts(self, counters: Plan, payload: bytes, mono_ns: int) -> bool:
-        values = [(n, Decimal(m).scaleb(e)) for n, m, e, quality in counters.values(payload) if quality == Quality.GOOD]
-        return self._guard.is_suspect(values, mono_ns / 1e9)
-
-    def _missed(self, read: Read, error: LineError, tick_ms: int, result: PollResult, streak: int) -> int:
-        """Note a read that failed; returns how many reads in a row were silent."""
-        result.error = error
-        reason = error.reason if result.answered else self.spec.silence(error.reason, tick_ms)
-        result.positions.append(self._gap(tick_ms, reason, read.points))
-        if isinstance(error, DeviceException):
-            result.answered += 1
-            if self.holes.refused(read.block, self.spec.points, error.code, self._now_s()):
-                _log.info("%s: learned about its register map: %s", self.where, self.holes.summary())
-            return 0
-        if isinstance(error, LineTimeout):
-            return streak + 1
-        # a line that is down or lent answers nothing; a broken frame tells nothing about the next
-        return 0 if error.reason in (Reason.CRC, Reason.MISMATCH) else 2
-
-    def _give_up(self, unasked: Sequence[Read], error: LineError, tick_ms: int, result: PollResult) -> None:
-        """The reads that were not asked any more."""
-        reason = error.reason if result.answered else self.spec.silence(error.reason, tick_ms)
-        for read in unasked:
-            result.positions.append(self._gap(tick_ms, reason, read.points))
-
-    def _gap(self, tick_ms: int, reason: Reason, points: memoryview) -> int:
-        return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), points)
+            result.positions.append(self.gap(tick_ms, reason, (n,)))
 
     # --- what a device teaches
 
@@ -279,29 +176,31 @@ class ModbusDevice:
         read_plan = self._read_plans.get(paces)
         if read_plan is None:
             used = paces & self._used
-            read_plan = self._read_plans.get(used) or build_read_plan(
-                self.spec, used, self.unit, self._limits, self._timing, self.holes, self.where
-            )
+            read_plan = self._read_plans.get(used)
+            if read_plan is None:
+                wanted = self.due(used)
+                read_plan = ReadPlan(self.plan(wanted), lacking_points(self.spec, wanted, self.holes))
             self._read_plans[paces] = self._read_plans[used] = read_plan
         return read_plan
 
-    def _awake(self, read_plan: ReadPlan, tick_ms: int, positions: list[int]) -> tuple[list[Read], list[ModbusRequest]]:
+    def _awake(self, read_plan: ReadPlan, tick_ms: int, positions: list[int]) -> list[Read]:
         """The reads that are not resting; the others are gaps."""
-        now = self._line.clock()[1] / 1e9
+        now = self.mono_s()
         awake = [read for read in read_plan.reads if now >= read.rest_until]
         read_plan.resting = len(awake) < len(read_plan.reads)
         for read in read_plan.reads:
             if now < read.rest_until:
-                positions.append(self._gap(tick_ms, Reason.TIMEOUT, read.points))
-        return awake, [read.request for read in awake]
+                positions.append(self.gap(tick_ms, Reason.TIMEOUT, read.points))
+        return awake
 
     def _was_mute(self, read_plan: ReadPlan, mute: list[Read], alive: bool) -> None:
-        """A read that is silent while others are answered is cut where possible, and finally backs off.
+        """A read that is silent while others are answered is cut where it can be, and in the end asked ever less.
 
         Some firmware is silent about registers it has not, or about reads it finds too long (field pains 27, 41).
         """
         for read in mute:
-            read_plan.to_end(read)
+            read_plan.reads.remove(read)
+            read_plan.reads.append(read)
             if not alive:
                 continue
             read.silences += 1
@@ -311,7 +210,7 @@ class ModbusDevice:
                 if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
                     _log.info("%s: split a read that is not answered: %s", self.where, self.holes.summary())
                     return
-            read.rest_until = self._line.clock()[1] / 1e9 + read.backoff.next_s()
+            read.rest_until = self.mono_s() + read.backoff.next_s()
             read_plan.resting = True
 
     def _now_s(self) -> int:

@@ -88,6 +88,11 @@ def text_of(point: Point, raw: bytes) -> str | None:
         return str(int.from_bytes(_in_order(raw, point.order)))
     if point.order == "BA":
         raw = bytes(raw[i ^ 1] for i in range(len(raw) // 2 * 2))
+    return characters(raw)
+
+
+def characters(raw: bytes) -> str | None:
+    """The text in bytes: up to the first NUL, blanks and control characters off; None if it is empty."""
     return clean_text(decoded(raw.split(b"\0", 1)[0].rstrip(b"\xff")).strip(), 250) or None
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from drivers.model import ConfigError, Fresh, Limits
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.register_layout import MAX_WORDS
-from drivers.profile.types import Param
+from drivers.profile.types import Param, ProfileHead
 from drivers.serial_setting import SerialSetting
 from drivers.toml import TomlTable, show, suggestion
 
@@ -72,28 +71,6 @@ LIMIT_KEYS: Mapping[str, str] = {
     "turnaround": "turnaround_s",
     "late": "late_s",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileHead:
-    """The keys of a profile outside its points."""
-
-    vendor: str
-    models: tuple[str, ...]
-    kind: str
-    protocol: str
-    source: str
-    evidence: str
-    limits: Limits
-    probe: str
-    params: Mapping[str, Param]
-    accuracy: str
-    sleeps: bool
-    caching: bool
-    fresh: Fresh | None
-    serial: str
-    identity: tuple[str, ...]
-    notes: Mapping[str, str]
 
 
 def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: ProfileHead | None) -> ProfileHead:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from drivers.encoding import base64url
 from drivers.model import PACES, Limits, Point, ProfileError
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.find import default_dirs, find_profile
-from drivers.profile.head import ProfileHead, read_head, read_limits
+from drivers.profile.head import read_head, read_limits
 from drivers.profile.points import build_point
 from drivers.profile.register_layout import MAX_WORDS, ORDERS, REGISTERS, Defaults
 from drivers.profile.repeat import described_points
 from drivers.profile.samples import read_samples
-from drivers.profile.types import Param, Profile, Sample, Variant
+from drivers.profile.types import Param, Profile, ProfileHead, Sample, Variant
 from drivers.profile.variants import condition_error, holds, identity_holds
 from drivers.profile.vocabulary import vocabulary
 from drivers.toml import KeyPath, TomlTable, read_source, show, suggestion
@@ -190,25 +190,11 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
     return Profile(
         id=f"{path.parent.name}/{path.stem}",
         path=path,
-        vendor=head.vendor,
-        models=head.models,
-        kind=head.kind,
-        protocol=head.protocol,
-        source=head.source,
-        evidence=head.evidence,
-        limits=head.limits,
-        probe=head.probe,
-        params=head.params,
-        accuracy=head.accuracy,
-        sleeps=head.sleeps,
-        caching=head.caching,
-        fresh=head.fresh,
-        serial=head.serial,
+        **{key.name: getattr(head, key.name) for key in fields(head)},
         variants=tuple(v for _, _, v in variants),
         samples=samples,
         identity_points=tuple(identity),
         hash=_hash([layer.document for layer in layers]),
-        notes=head.notes,
         _expand=expand,
         _matches=matches,
         document=last.document,

@@ -58,12 +58,10 @@ class Resolved:
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """One device family. ``resolve`` gives the points of one device of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileHead:
+    """The keys of a profile outside its points."""
 
-    id: str
-    path: Path
     vendor: str
     models: tuple[str, ...]
     kind: str
@@ -78,11 +76,20 @@ class Profile:
     caching: bool  # answers come from a master's memory and prove nothing about the device
     fresh: Fresh | None
     serial: str  # the factory setting of its port, as "9600 8N1"; "" where unknown
+    identity: tuple[str, ...]  # points that say which unit this is, beside the usual ones
+    notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile(ProfileHead):
+    """One device family. ``resolve`` gives the points of one device of it."""
+
+    id: str
+    path: Path
     variants: tuple[Variant, ...]
     samples: tuple[Sample, ...]
     identity_points: tuple[str, ...]  # points that say which unit this is, to be read before its data count
     hash: str  # SHA-256 of the canonical content, base64url without padding
-    notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
     _expand: Callable[[Mapping[str, int | str], frozenset[int]], tuple[tuple[Point, ...], Limits]]
     _matches: Callable[[str | None, Mapping[str, str]], frozenset[int]]
     document: Mapping[str, Any] = field(repr=False)

@@ -13,8 +13,7 @@ from drivers.model import Kind, Point, UsageError
 from drivers.profile import Profile
 from drivers.sim.display import Display, ParkClock
 from drivers.sim.sunspec import Raw, model_registers
-from drivers.sunspec.layout import Place, layout
-from drivers.sunspec.models import END_MODEL, GroupDef, PointDef, decode_model, definition
+from drivers.sunspec.models import END_MODEL, GroupDef, Place, PointDef, decode_model, definition
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.plan import TYPES, alternatives
 from drivers.sunspec.walk import MARKER
@@ -37,7 +36,7 @@ def sunspec_display(
         mine = {name: point for (of, name), point in wanted.items() if of == model}
         values = _initial(model, mine, _power_of_watts(role, clock))
         registers = model_registers(model, values)
-        places = layout(decode_model(at, registers))
+        places = decode_model(at, registers).places
         shown += [_placed(point, places[name], at, values) for name, point in mine.items()]
         words += registers
         at += len(registers)

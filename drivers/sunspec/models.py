@@ -55,6 +55,15 @@ class PointValue(NamedTuple):
     definition: PointDef | None = None
 
 
+class Place(NamedTuple):
+    """Where one point lies, to be read again and again. Offsets count registers from the model's id."""
+
+    offset: int
+    point: PointDef
+    power: int  # a scale factor that the definition itself gives
+    scale_at: int | None  # where the device's scale factor lies
+
+
 @dataclass(slots=True)
 class Model:
     """One model of a device. ``address`` is that of its id register; ``length`` does not count id and length."""
@@ -62,7 +71,8 @@ class Model:
     id: int
     address: int
     length: int
-    points: dict[str, PointValue] = field(default_factory=dict)
+    points: dict[str, PointValue] = field(default_factory=dict)  # by name: ``W``, ``module[0].DCW``
+    places: dict[str, Place] = field(default_factory=dict)  # of all but scale factors
     known: bool = True
     truncated: bool = False  # the image ends before the model does
 
@@ -213,18 +223,22 @@ class _Full(Exception):
 
 @dataclass(slots=True)
 class _Scope:
-    """Raw values of the group being read and of those around it."""
+    """Raw values and offsets of the group being read, by point; the group around it."""
 
     raws: dict[str, Value]
+    offsets: dict[str, int]
     outer: _Scope | None
 
-    def find(self, name: str) -> Value:
+    def around(self, name: str) -> _Scope | None:
+        """The innermost group that has this point."""
         scope: _Scope | None = self
-        while scope is not None:
-            if name in scope.raws:
-                return scope.raws[name]
+        while scope is not None and name not in scope.offsets:
             scope = scope.outer
-        return None
+        return scope
+
+    def find(self, name: str) -> Value:
+        scope = self.around(name)
+        return None if scope is None else scope.raws[name]
 
 
 class _Reader:
@@ -233,25 +247,31 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
         self.points: dict[str, PointValue] = {}
+        self.places: dict[str, Place] = {}
 
     def group(self, group: GroupDef, prefix: str, outer: _Scope | None) -> None:
-        scope, raws = _Scope({}, outer), []
+        scope = _Scope({}, {}, outer)
         data, at, size = self.data, self.at, len(self.data)
-        names = scope.raws
+        fitting: list[PointDef] = []
         for point in group.points:
             end = at + 2 * point.size
             if end > size:
                 break
-            raw = _reader_of(point.type, point.size)(data[at:end])
+            scope.raws[point.name] = _reader_of(point.type, point.size)(data[at:end])
+            scope.offsets[point.name] = at // 2
+            fitting.append(point)
             at = end
-            names[point.name] = raw
-            raws.append(raw)
         self.at = at
-        for point, raw in zip(group.points, raws, strict=False):  # a factor may come after the values that need it
-            if point.type != "pad":
-                value = raw if point.scale is None or raw is None else scaled(raw, point.scale, scope)
-                self.points[prefix + point.name] = PointValue(raw, value, point.unit, point)
-        if len(raws) < len(group.points):
+        for point in fitting:  # a factor may stand behind the values that need it
+            if point.type == "pad":
+                continue
+            name, raw = prefix + point.name, scope.raws[point.name]
+            value = raw if point.scale is None else scaled(raw, point.scale, scope)
+            self.points[name] = PointValue(raw, value, point.unit, point)
+            place = _place(point, scope.offsets[point.name], scope)
+            if place is not None and point.type != "sunssf":
+                self.places[name] = place
+        if len(fitting) < len(group.points):
             raise _Full
         for inner in group.groups:
             for name in self._instances(inner, scope):
@@ -274,6 +294,15 @@ class _Reader:
             number += 1
 
 
+def _place(point: PointDef, offset: int, scope: _Scope) -> Place | None:
+    if point.scale is None or isinstance(point.scale, int):
+        return Place(offset, point, point.scale or 0, None)
+    around = scope.around(point.scale)
+    if around is not None:
+        return Place(offset, point, 0, around.offsets[point.scale])
+    return Place(offset, point, int(point.scale), None) if point.scale.lstrip("-").isdigit() else None
+
+
 def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
     """``raw`` times ten to its scale factor; a factor that is not implemented, or beyond ±10, leaves no value."""
     if raw is None or scale is None or isinstance(raw, str):
@@ -288,7 +317,7 @@ def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
 
 
 def decode_model(address: int, registers: Sequence[int]) -> Model:
-    """One model out of its registers, id and length first. Fewer registers than announced: complete ones are read.
+    """One model out of its registers, id and length first. Fewer registers than announced: what is whole is read.
 
     Raises:
         ProfileError: see ``definition``.
@@ -297,7 +326,8 @@ def decode_model(address: int, registers: Sequence[int]) -> Model:
     model.truncated = len(registers) < 2 + model.length
     reader = _read(model.id, registers)
     model.known = reader is not None
-    model.points = reader.points if reader is not None else {}
+    if reader is not None:
+        model.points, model.places = reader.points, reader.places
     return model
 
 

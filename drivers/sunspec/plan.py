@@ -9,16 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from drivers.modbus.registers import Read
+from drivers.modbus.requests import read_request
 from drivers.model import ConfigError, DeviceSpec, Kind, Point, Quality
-from drivers.plan import LineTiming, exact, ratio_of
+from drivers.plan import Block, LineTiming, TextSlot, exact, ratio_of
 from drivers.profile import concerned
-from drivers.sunspec.layout import Place, layout
-from drivers.sunspec.models import Model
+from drivers.sunspec.models import Model, Place
 from drivers.sunspec.names import UNITS
 from drivers.sunspec.walk import Device
 from drivers.units import unit_factor
 from ext.decode import Plan
 
+HOLDING = 3  # the function that reads all of it
 _log = logging.getLogger("meterhouse.sunspec")
 _ALIASES = {"inverter": (101, 102, 103, 111, 112, 113), "meter": (201, 202, 203, 204, 211, 212, 213, 214)}
 _ALTERNATIVE = re.compile(r"([a-z0-9]+(?:,[a-z0-9]+)*)(?::(\d{1,2}))?\.([A-Za-z][\w.\[\]]*)")
@@ -76,35 +78,15 @@ class Spot:
         return own if self.scale_at is None else max(own, self.scale_at + 1)
 
 
-@dataclass(slots=True)
-class Reach:
-    """One read: registers, the kernel's plan, texts as (point, byte offset, bytes), all its points.
-
-    ``factors`` is the plan of power factors, whose values need a look (``share_of``), ``counters`` that of its
-    counters alone.
-    """
-
-    address: int
-    count: int
-    plan: Plan | None
-    factors: Plan | None
-    texts: list[tuple[int, int, int]]
-    points: memoryview
-    counters: Plan | None = None
-
-
 def find_spots(device: Device, spec: DeviceSpec, most: int, where: str) -> dict[int, Spot]:
     """Point number -> spot, for the points that this device has."""
-    layouts: dict[int, Mapping[str, Place]] = {}
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)
     spots: dict[int, Spot] = {}
     for number, point in enumerate(spec.points):
         for model, name in _candidates(point, by_id, where):
-            if model.address not in layouts:
-                layouts[model.address] = layout(model)
-            place = layouts[model.address].get(name)
+            place = model.places.get(name)
             if place is None or not _fits(point, place, where):
                 continue
             scale_at = None if place.scale_at is None else model.address + place.scale_at
@@ -145,7 +127,7 @@ def _fits(point: Point, place: Place, where: str) -> bool:
     return False
 
 
-def reaches(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTiming) -> list[Reach]:
+def build_reads(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTiming, where: str) -> list[Read]:
     """The reads that cover ``spots``: what lies between two is read over where that is cheaper than asking twice.
 
     All of it lies within the chain of models, which a device must answer throughout.
@@ -160,23 +142,30 @@ def reaches(spots: Sequence[Spot], spec: DeviceSpec, most: int, timing: LineTimi
                 groups[-1] = begin, max(end, spot.end), [*members, spot]
                 continue
         groups.append((spot.begin, spot.end, [spot]))
-    return [_compiled(begin, end, members, spec) for begin, end, members in groups]
+    return [_compiled(begin, end, members, spec, where) for begin, end, members in groups]
 
 
-def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec) -> Reach:
+def _compiled(begin: int, end: int, members: list[Spot], spec: DeviceSpec, where: str) -> Read:
     plan, factors, counters = (Plan(2 * (end - begin)) for _ in range(3))
-    texts: list[tuple[int, int, int]] = []
+    texts: list[TextSlot] = []
     for spot in members:
         point, at = spec.points[spot.point], 2 * (spot.address - begin)
         if point.kind is Kind.TEXT:
-            texts.append((spot.point, at, 2 * spot.place.point.size))
+            texts.append(TextSlot(spot.point, at, 2 * spot.place.point.size))
         else:
             _add(factors if is_factor(point) else plan, spot, point, at, begin, spec)
             if point.kind is Kind.COUNTER:
                 _add(counters, spot, point, at, begin, spec)
-    points = memoryview(array("H", (spot.point for spot in members)))
-    some = [piece if piece.points else None for piece in (plan, factors, counters)]
-    return Reach(begin, end - begin, some[0], some[1], texts, points, some[2])
+    block = Block(HOLDING, begin, end - begin, tuple(spot.point for spot in members))
+    return Read(
+        block,
+        read_request(int(spec.address), HOLDING, begin, end - begin, where),
+        plan if plan.points else None,
+        counters if counters.points else None,
+        tuple(texts),
+        memoryview(array("H", block.points)),
+        factors=factors if factors.points else None,
+    )
 
 
 def is_factor(point: Point) -> bool:

@@ -13,7 +13,6 @@ from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.sim import Bus, SimDevice
 from drivers.sim.sunspec import model_registers, sunspec_image
 from drivers.sunspec.device import SunSpecDevice
-from drivers.sunspec.layout import layout
 from drivers.sunspec.models import decode_model
 from drivers.sunspec.plan import find_spots
 from drivers.sunspec.walk import decode_image
@@ -172,7 +171,7 @@ def test_the_layout_agrees_with_the_reader(model_id: int) -> None:
     )
     registers = model_registers(model_id, values)
     model = decode_model(40002, registers)
-    places = layout(model)
+    places = model.places
     assert places.keys() == {n for n, p in model.points.items() if p.definition and p.definition.type != "sunssf"}
     for name, place in places.items():
         assert place.point == model.points[name].definition

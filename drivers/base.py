@@ -1,0 +1,223 @@
+"""What drivers have in common: the visit of the poller, some points read now, gaps for what did not come.
+
+A driver says which queries bring which points (``plan``), asks them (``ask``), and puts what an answer holds into the
+ring (``take``) or into readings for a person (``readings``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from drivers.addresses import demand_address
+from drivers.counter_guard import CounterGuard
+from drivers.line import Line
+from drivers.model import (
+    PACES,
+    DeviceException,
+    DeviceSpec,
+    Limits,
+    LineDown,
+    LineError,
+    LineLent,
+    LineTimeout,
+    PollResult,
+    Reading,
+    Reason,
+    UsageError,
+)
+from drivers.plan import LineTiming
+from drivers.toml import show, suggestion
+from ext.ring import Ring
+
+_ROUNDS = 40  # halving a read until the missing register stands alone takes few; never endless
+
+
+class Query(Protocol):
+    """What is asked at once, and the numbers of the points that its answer brings."""
+
+    @property
+    def points(self) -> Sequence[int]: ...
+
+
+Q = TypeVar("Q", bound=Query)
+A = TypeVar("A")  # an answer
+
+
+class Device(ABC, Generic[Q, A]):
+    """One device on one line. Owns no task and no socket; the poller calls it.
+
+    Args:
+        spec: the device; the index of a point in ``spec.points`` is its number in the ring.
+        line: shared with the other devices on it.
+        ring: readings and gaps go there, under ``table``.
+
+    Raises:
+        ConfigError: an address or serial setting that cannot be.
+    """
+
+    protocol: ClassVar[str]
+    FRAMES: ClassVar[Mapping[str, str]]  # every kind of frame it can send -> what that frame does
+    ADDRESS: ClassVar[str] = "address"  # the protocol's word for it, in messages
+    TRIES: ClassVar[int] = 1  # how often ``read_points`` asks what is refused
+    UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # why a point is missing that no query brings
+
+    def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
+        self.spec, self.table = spec, table
+        self.where = f"{spec.name} (line {line.name} {self.ADDRESS} {spec.address})"
+        demand_address(self.protocol, spec.address, line.target.scheme, f"device {spec.name}")
+        self._line, self._ring = line, ring
+        self._limits = spec.limits.over(line.config.limits)
+        self._options = line.request_options(spec.limits, spec.serial)
+        self._timing = _timing(line, spec, self._limits)
+        self._guard = CounterGuard(spec)
+
+    # --- what a driver fills in
+
+    @abstractmethod
+    def plan(self, numbers: Sequence[int]) -> list[Q]:
+        """The queries that bring these points; what the device is known to lack is left out."""
+
+    @abstractmethod
+    def ask(self, queries: Sequence[Q]) -> Awaitable[Sequence[A | LineError]]:
+        """Ask the first queries, one at least; an answer or error for each that was asked."""
+
+    @abstractmethod
+    def take(self, query: Q, answer: A, tick_ms: int, positions: list[int]) -> None:
+        """Put an answer into the ring; its positions are appended."""
+
+    @abstractmethod
+    def readings(self, query: Q, answer: A) -> dict[int, Reading]:
+        """What an answer holds, by point number, for a person."""
+
+    def heard(self, query: Q) -> None:
+        """Note that a query was answered."""
+
+    def learn(self, query: Q, error: LineError) -> bool:
+        """Draw conclusions from a query that failed. True: ``plan`` now asks for its points in another way."""
+        return False
+
+    # --- what pollers and commands call
+
+    async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
+        """Ask for some points now, for a person or an identity check. What one query spoils, the others do not miss.
+
+        What the device refuses or does not know is a Reading without value whose quality is the reason.
+        Raises UsageError for a name that it has not, LineError if the device is silent.
+        """
+        numbers = self.numbers_of(names)
+        found: dict[int, Reading] = {}
+        tries: Counter[tuple[int, ...]] = Counter()
+        alive = False
+        for _ in range(_ROUNDS):
+            queries = self.plan([n for n in numbers if n not in found])
+            if not queries:
+                break
+            for query in queries:
+                (answer,) = await self.ask([query])
+                if not isinstance(answer, LineError):
+                    alive = True
+                    self.heard(query)
+                    found.update(self.readings(query, answer))
+                    continue
+                learned = self.learn(query, answer)
+                if isinstance(answer, LineDown | LineLent) or (isinstance(answer, LineTimeout) and not alive):
+                    raise answer
+                alive = True
+                tries[tuple(query.points)] += 1
+                refused = isinstance(answer, DeviceException)
+                if not learned and not (refused and tries[tuple(query.points)] < self.TRIES):
+                    found.update({n: self.no_reading(n, answer.reason) for n in query.points})
+        return {self.spec.points[n].name: found.get(n) or self.no_reading(n, self.UNPLANNED) for n in numbers}
+
+    # --- parts of a driver
+
+    async def visit(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
+        """Ask in order what is due at a tick. What fails becomes a gap with its reason, never a zero.
+
+        A device whose first query is silent is not asked on, so that a dead one costs one timeout a visit.
+
+        Args:
+            queries: those that are asked instead of others are put into it.
+
+        Returns:
+            The queries that were not answered in time.
+        """
+        silent: list[Q] = []
+        at = streak = 0
+        while at < len(queries):
+            some = queries[at:] if at else queries
+            answers = await self.ask(some)
+            at += len(answers)
+            result.asked += len(answers)
+            for query, answer in zip(some, answers, strict=False):
+                if not isinstance(answer, LineError):
+                    result.answered += 1
+                    streak = 0
+                    self.heard(query)
+                    self.take(query, answer, tick_ms, result.positions)
+                    continue
+                queries[at:at] = self.failed(query, answer, tick_ms, result)
+                if isinstance(answer, LineTimeout):
+                    streak += 1
+                    silent.append(query)
+                else:  # a line that is down or lent answers nothing; a broken frame tells nothing about the next
+                    streak = 2 if isinstance(answer, LineDown | LineLent) else 0
+            if streak > 1 or (streak and not result.answered):
+                break
+        if result.error is not None:
+            for query in queries[at:]:
+                self.miss(query.points, result.error, tick_ms, result)
+        return silent
+
+    def failed(self, query: Q, error: LineError, tick_ms: int, result: PollResult) -> Sequence[Q]:
+        """Note a query that failed; returns what to ask instead in the same visit."""
+        result.error = error
+        result.answered += isinstance(error, DeviceException)
+        self.learn(query, error)
+        self.miss(query.points, error, tick_ms, result)
+        return ()
+
+    def miss(self, points: Iterable[int], error: LineError, tick_ms: int, result: PollResult) -> None:
+        """A gap of ``points``; a device that says nothing at night sleeps."""
+        reason = error.reason if result.answered else self.spec.silence(error.reason, tick_ms)
+        result.positions.append(self.gap(tick_ms, reason, points))
+
+    def gap(self, tick_ms: int, reason: Reason, points: Iterable[int]) -> int:
+        """The ring position of a new gap."""
+        return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
+
+    def append_text(self, number: int, quality: int, stamp: tuple[int, int, int], text: str) -> int:
+        """The ring position of a new text; ``stamp``: tick in ms, arrival in ns on the wall and monotonic clock."""
+        return self._ring.append_text(self.table, number, quality, *stamp, text.encode("utf-8", "replace"))
+
+    def due(self, paces: int) -> list[int]:
+        """The points of the paces in a bit mask."""
+        return [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
+
+    def numbers_of(self, names: Iterable[str]) -> list[int]:
+        """The points with these names, each once. Raises UsageError."""
+        numbers = {point.name: n for n, point in enumerate(self.spec.points)}
+        for name in names:
+            if name not in numbers:
+                raise UsageError(f"unknown point {show(name)}", where=self.spec.name, hint=suggestion(name, numbers))
+        return [numbers[name] for name in dict.fromkeys(names)]
+
+    def no_reading(self, number: int, reason: int) -> Reading:
+        """A reading without value."""
+        point = self.spec.points[number]
+        return Reading(point.name, None, point.unit, reason)
+
+    def mono_s(self) -> float:
+        """The line's monotonic clock."""
+        return self._line.clock()[1] / 1e9
+
+
+def _timing(line: Line, spec: DeviceSpec, limits: Limits) -> LineTiming:
+    """What requests to a device cost on its line."""
+    if line.target.scheme == "serial":
+        return LineTiming.serial(spec.serial or line.config.serial, limits)
+    return LineTiming.tcp(line.config.bus_baud, limits)
