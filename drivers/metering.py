@@ -37,7 +37,7 @@ from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.meters")
 F = TypeVar("F")
-REFUSALS, REST_S = 2, 3600.0  # after so many refusals in a row a question rests for so long
+REFUSALS, REST_S = 2, 3600.0  # after so many refusals in a row a question rests for this long
 
 
 class MeterRequest(Generic[F]):
