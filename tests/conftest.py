@@ -73,7 +73,9 @@ def pytest_sessionfinish() -> None:
 def nothing_left_running() -> Iterator[None]:
     """A test ends what it started; what fixtures of a wider scope run was there before it, and is theirs to end."""
     threads, processes = set(threading.enumerate()), children()
+    interrupt = signal.getsignal(signal.SIGINT)
     yield
+    signal.signal(signal.SIGINT, interrupt)  # a uvloop that handled signals leaves its handler behind
     deadline = time.monotonic() + ENDED_S
     while time.monotonic() < deadline:
         stray = [t for t in threading.enumerate() if t not in threads and not t.daemon]
