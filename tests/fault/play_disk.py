@@ -200,7 +200,6 @@ def failing_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """Writes, reads and syncs fail or hang, once or for a while; then the disk is well, or the agent is ended first."""
     rng = random.Random(seed)
     shim = Shim(folder)
-    house.at_end(shim.close)
     broker = house.broker()
     listener = house.listen(broker)
     meters = {"m1": Tally(1), "m2": Tally(2)}
@@ -211,7 +210,6 @@ def failing_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         every=EVERY,
         more='[ring]\nsize = "1 MiB"',
         env=shim.env,
-        server=shim.server,
     )
     rest = AtRest(folder / "rest", agent.kid)
     ways: Counter[str] = Counter()
@@ -265,12 +263,11 @@ def devices_change_while_the_disk_fails(folder: Path, house: House, rounds: int,
     """What is new of a device cannot be kept, so it is not read: gap ``disk``, and the agent lives on."""
     rng = random.Random(seed)
     shim = Shim(folder)
-    house.at_end(shim.close)
     broker = house.broker()
     listener = house.listen(broker)
     meter = Tally(1)
     line = house.field.tcp(meter)
-    agent = house.agent(broker, {"roof": line}, {"m1": ("roof", 1)}, every=EVERY, env=shim.env, server=shim.server)
+    agent = house.agent(broker, {"roof": line}, {"m1": ("roof", 1)}, every=EVERY, env=shim.env)
     agent.start()
     # on a busy machine the first birth may be of a device that was not met yet
     until(lambda: any("table" in pack and pack["table"]["device"]["firmware"] for pack in listener.packs("m1")), 30)

@@ -73,7 +73,6 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """After each death what was served is in the store or in the ring; in the end all of that has come, once."""
     rng = random.Random(seed)
     shim = Shim(folder)
-    house.at_end(shim.close)
     broker = house.broker()
     listener = house.listen(broker)
     meters = {"m1": Tally(1), "m2": Tally(2)}
@@ -84,7 +83,6 @@ def kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
         every=f'{{ fast = "{PERIOD_MS} ms", normal = "1 s", slow = "5 s" }}',
         more='[ring]\nsize = "1 MiB"\n[interval]\nlength = "1 min"',
         env=shim.env,
-        server=shim.server,
     )
     give_roles(agent, {"m1": "grid", "m2": "generation.pv"})
     profile = agent.folder / "profiles" / "test" / "tally.toml"

@@ -1,7 +1,7 @@
 """Agents for tests, forked from a process that has imported the agent already: a start costs a tenth of its time.
 
 Each is a process of its own with its own environment, folder and log, and ends as ``python -m agent.cli.main`` would.
-What must be there before Python starts (another interpreter, another network namespace) needs a real start.
+What must be there before Python starts (LD_PRELOAD, another interpreter, another network namespace) needs a real start.
 The server has one thread, so that a fork finds no lock held; the tests may have many.
 """
 
@@ -71,13 +71,9 @@ class Forked:
 
 
 class ForkServer:
-    """Starts agents for this process; itself started with the first of them.
+    """Starts agents for this process; itself started with the first of them."""
 
-    ``preload``: the library that it and so its agents run under, as in LD_PRELOAD, with the variables that it reads.
-    """
-
-    def __init__(self, preload: Mapping[str, str] | None = None) -> None:
-        self.preload = dict(preload or {})
+    def __init__(self) -> None:
         self.used_s = 0.0  # processor time of the agents that have ended, in seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,8 +105,7 @@ class ForkServer:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _SERVER, str(theirs.fileno())],
-                cwd=ROOT, env=os.environ | self.preload, stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),), start_new_session=True,
+                cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True,
             )  # fmt: skip
         self._control = ours
         return ours

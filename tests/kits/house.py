@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from agent.store import Store
 from drivers.sim import Bus, Image, SerialLine, SimDevice, SimLine, TcpLine
 from tests.kits.broker import DEADLINE_S, Broker, Heard, Listener, Name, free_port, patience, until, whole
-from tests.kits.forked import SERVER, Forked, ForkServer
+from tests.kits.forked import SERVER, Forked
 
 T = TypeVar("T")
 PROGRAM = ("-m", "agent.cli.main")
@@ -157,8 +157,8 @@ class Agent:
     state: str = "state"
     env: dict[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = PROGRAM  # of the interpreter
+    forked: bool = True  # from a process that has imported it already; False: started as a service is
     before: tuple[str, ...] = ()  # a command that runs it, such as ip netns exec
-    server: ForkServer | None = None  # of a library that the agent runs under
     process: subprocess.Popen[bytes] | Forked | None = None
     starts: int = 0
     kid: str = ""
@@ -204,14 +204,13 @@ class Agent:
         self.starts += 1
         env = {key: value for key, value in os.environ.items() if not key.endswith("_DIRECTORY")} | self.env
         with self.log.open("ab") as log:
-            server = self.server or SERVER
-            if self.before or self.program != PROGRAM or self.env.get("LD_PRELOAD") != server.preload.get("LD_PRELOAD"):
+            if not self.forked or self.before or self.program != PROGRAM or "LD_PRELOAD" in env:
                 self.process = subprocess.Popen(
                     [*self.before, sys.executable, *self.program, "run", "-c", str(self.config)],
                     cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
             else:
-                self.process = server.start(["run", "-c", str(self.config)], env, log.fileno())
+                self.process = SERVER.start(["run", "-c", str(self.config)], env, log.fileno())
         if serving:
             until(lambda: "serving" in self.said or self.process.poll() is not None, seconds, lambda: self.said)  # type: ignore[union-attr]
             assert self.process.poll() is None, self.said
@@ -302,8 +301,8 @@ class Agent:
 class House:
     """All that one scenario needs; ends it in order, whatever happened."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, forked: bool = True) -> None:
+        self.folder, self._forked = folder, forked
         self.field = Field()
         self._ends: list[Callable[[], object]] = [self.field.stop]
 
@@ -326,7 +325,7 @@ class House:
         devices: Mapping[str, tuple[str, int]],
         **more: Any,
     ) -> Agent:
-        agent = Agent(self.folder, broker, lines, devices, **more)
+        agent = Agent(self.folder, broker, lines, devices, **{"forked": self._forked} | more)
         self._ends.append(agent.close)
         return agent
 

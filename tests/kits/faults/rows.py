@@ -58,6 +58,6 @@ def play(name: str, rounds: int, seed: int, folder: Path | None = None) -> Row:
     """Run a scenario in a folder of its own; what it raises passes. The row names what makes it repeatable."""
     print(f"{name}: rounds {rounds}, seed {seed}", file=sys.stderr)  # what tools print on stdout is read
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f"mh-{name}-") as made, House(folder or Path(made)) as house:
+    with tempfile.TemporaryDirectory(prefix=f"mh-{name}-") as made, House(folder or Path(made), forked=False) as house:
         row = SCENARIOS[name].play(folder or Path(made), house, rounds, seed)
     return {"scenario": name, "rounds": rounds, "seed": seed, "seconds": round(time.monotonic() - began, 1), **row}

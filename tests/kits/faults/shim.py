@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.forked import ForkServer
-
 SOURCE = Path(__file__).with_name("shim.c")
 MODES = (
     "well", "sync fails", "sync hangs", "write fails", "write full", "killed before a sync", "killed after a sync",
@@ -35,7 +33,6 @@ class Shim:
         self._map = mmap.mmap(fd, _FIELDS.size)
         os.close(fd)
         self.env = {"LD_PRELOAD": str(library), "FAULT_SHIM": str(control)}
-        self.server = ForkServer(self.env)
 
     def set(self, mode: str, skip: int = 0, times: int = -1) -> None:
         """Switch: ``skip`` calls pass, then ``times`` are hit (-1: until switched again)."""
@@ -53,5 +50,4 @@ class Shim:
         return int(_FIELDS.unpack_from(self._map)[4])
 
     def close(self) -> None:
-        self.server.stop()
         self._map.close()
