@@ -11,10 +11,10 @@ from urllib.parse import SplitResult, urlsplit
 from drivers.model import LINE_SCHEMES, clean_text
 from drivers.serial_setting import BAUD_RATES, nearest_baud, nearest_setting
 from drivers.toml.parsers import (
-    NUMBER_AND_UNIT,
     Wrong,
     matching,
     nearest,
+    number_and_unit,
     show,
     text,
     whole,
@@ -91,12 +91,7 @@ def size_bytes(low: int, high: int, example: str = "8 GiB") -> Callable[[object]
     """Bytes of ``"8 GiB"``, within limits. Units B, KiB, MiB, GiB, TiB (powers of 1024)."""
 
     def parse(value: object) -> int:
-        if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-            raise Wrong(f"{show(value)} has no unit", f'Write a size in quotes, such as "{example}"')
-        found = NUMBER_AND_UNIT.match(text(value).strip())
-        if not found:
-            raise Wrong(f"{show(value)} is not a size", f'Write a number and a unit, such as "{example}"')
-        number, unit = found.groups()
+        number, unit = number_and_unit(value, "a size", example)
         if unit not in _BYTES:
             what = f'"{clean_text(unit, 20)}" is not a unit of size' if unit else f"{show(value)} has no unit"
             near = _BYTES_NEAR.get(unit[:1].lower(), "MiB")

@@ -10,7 +10,7 @@ from typing import Any
 
 from drivers.model import clean_text
 
-NUMBER_AND_UNIT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-zµ]*)\Z")
+_NUMBER_AND_UNIT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-zµ]*)\Z")
 _MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MS_NEAR = {"m": "min", "sec": "s", "secs": "s", "second": "s", "seconds": "s", "mins": "min", "minute": "min"}
 _MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d", "msec": "ms"}
@@ -147,13 +147,18 @@ def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[o
     return parse
 
 
-def _milliseconds(value: object, example: str) -> Decimal:
+def number_and_unit(value: object, noun: str, example: str) -> tuple[str, str]:
+    """``"8 GiB"`` as ("8", "GiB"); the unit may be missing. ``noun``: what it is, as in "a duration". Raises Wrong."""
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        raise Wrong(f"{show(value)} has no unit", f'Write a duration in quotes, such as "{example}"')
-    found = NUMBER_AND_UNIT.match(text(value).strip())
+        raise Wrong(f"{show(value)} has no unit", f'Write {noun} in quotes, such as "{example}"')
+    found = _NUMBER_AND_UNIT.match(text(value).strip())
     if not found:
-        raise Wrong(f"{show(value)} is not a duration", f'Write a number and a unit, such as "{example}"')
-    count, unit = found.groups()
+        raise Wrong(f"{show(value)} is not {noun}", f'Write a number and a unit, such as "{example}"')
+    return found[1], found[2]
+
+
+def _milliseconds(value: object, example: str) -> Decimal:
+    count, unit = number_and_unit(value, "a duration", example)
     if unit not in _MS:
         near = (unit if unit.lower() in _MS else _MS_NEAR.get(unit.lower(), "")).lower()
         what = f'"{clean_text(unit, 20)}" is not a unit of time' if unit else f"{show(value)} has no unit"
