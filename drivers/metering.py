@@ -7,6 +7,7 @@ asking, gaps, units, ratios and signs are here.
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -121,29 +122,29 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     # --- what a protocol fills in
 
+    @abstractmethod
     def check(self, point: Point) -> None:
         """Raise ConfigError if a point's key is invalid in this protocol."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def fetch(self, query_id: str) -> Response:
         """Ask. Raises LineError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
         """The readings of the frames that answer ``query_id``. Raises LineError where they cannot be used."""
-        raise NotImplementedError
 
+    @abstractmethod
     def brings(self, point: Point, query_id: str) -> bool:
         """Whether an answer to ``query_id`` holds a point."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
         """The reading of a point among those of an answer; None where it is not there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cost(self, query_id: str) -> tuple[int, int]:
         """Approximate (requests, bytes of both directions) of a question."""
-        raise NotImplementedError
 
     # --- what pollers and commands call
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -45,9 +46,9 @@ class RegisterDevice(Device[Read, Answer]):
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
 
+    @abstractmethod
     def probe_request(self) -> ModbusRequest:
         """One cheap read."""
-        raise NotImplementedError
 
     async def probe(self) -> None:
         """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
