@@ -109,6 +109,17 @@ def test_pylontech_cells_are_one_description() -> None:
     assert [(b.address, b.count) for b in blocks] == [(5216, 4), (5296, 4), (5376, 60), (6144, 60)]
 
 
+@pytest.mark.parametrize(("id_", "cells", "modules"), [("force-h", 15, 7), ("force-h2", 30, 5), ("force-h3", 32, 7)])
+def test_pylontech_modules_follow_each_other_by_their_cells(id_: str, cells: int, modules: int) -> None:
+    """With the map of the H1 a cell of an H2 had the name of another module's."""
+    points = {p.name: p.address for p in load_profile(find_profile(f"pylontech/{id_}")).points}
+    for m in range(modules):
+        for c in range(cells):
+            assert points[f"battery.module.{m + 1}.cell.{c + 1}.voltage"] == 5376 + cells * m + c
+            assert points[f"battery.module.{m + 1}.cell.{c + 1}.temperature"] == 6144 + cells * m + c
+    assert sum(".cell." in name and name.startswith("battery.module.") for name in points) == 2 * cells * modules
+
+
 def test_one_read_of_the_sdm630_at_its_fast_pace() -> None:
     profile = load_profile(find_profile("eastron/sdm630"))
     fast = [i for i, p in enumerate(profile.points) if p.pace == "fast"]
