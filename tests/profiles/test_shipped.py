@@ -40,6 +40,13 @@ def test_says_where_it_comes_from(profile: Profile) -> None:
     assert profile.models
 
 
+def test_names_a_second_source_or_says_that_there_is_none(profile: Profile) -> None:
+    second = profile.second_source
+    assert second is not None, "state [second_source], without source if there is none"
+    assert second.en.endswith(".") and re.search(r"[一-鿿]", second.zh)
+    assert second.source != profile.source, "the same source twice is one"
+
+
 def test_replays_its_samples(profile: Profile) -> None:
     assert profile.samples, "a profile without a sample is a rumour"
     assert replay(profile) == []
