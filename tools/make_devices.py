@@ -13,6 +13,7 @@ HEAD = """# Devices
 
 Generated from `firmware_profiles/` by `python tools/make_devices.py`; `meterhouse profiles show ID` has every detail.
 `evidence` says what a profile was checked against: *derived* (from documents), *dump* (a recorded device), *field*.
+"Second source" is one that is independent of the first, and what comparing the points with it gave.
 
 """
 
@@ -48,6 +49,8 @@ def page() -> str:
         out.append(f"| [{p.id}](#{anchor}) | {p.kind} | {p.protocol} | {p.evidence} | {len(p.points)} |\n")
     for p in profiles:
         out.append(f"\n## {p.id}\n\n{p.vendor}: {', '.join(p.models)}. Source: {p.source}. Evidence: {p.evidence}.\n")
+        if second := p.second_source:
+            out.append(f"Second source: {second.source or 'none'}. {second.en}\n")
         if note := p.notes.get("en"):
             out.append(f"\n{' '.join(note.split())}\n")
         out.append("\n| point | unit | kind | pace | meaning |\n|---|---|---|---|---|\n" + "\n".join(rows(p)) + "\n")

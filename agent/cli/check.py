@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +61,32 @@ def check(
     notes = [*config.notes, *find_notes(config), *_plan_notes(config, costs)]
     learned = _learned(config)
     if as_json:
-        click.echo(as_line(to_json(config, costs, notes) | {"learned": learned}))
+        click.echo(as_line(to_json(config, costs, notes) | {"learned": learned, "profiles": _sources(profiles)}))
         return
     _print(config, profiles, costs, plan)
     for name, text in learned.items() if plan else ():
         click.echo(f"device {name} has a register map that the running agent had to learn: {text}")
     for note in notes:
         click.echo(f"warning: {note}", err=True)
+
+
+def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    """The sources of each profile in use."""
+    return {
+        id: {
+            "source": profile.source,
+            "second_source": asdict(profile.second_source) if profile.second_source else None,
+            "evidence": profile.evidence,
+        }
+        for id, profile in profiles.items()
+    }
+
+
+def _evidence(profile: Profile) -> str:
+    """What a profile was checked against, and on how many independent sources it stands if it says so."""
+    if profile.second_source is None:
+        return profile.evidence
+    return f"{profile.evidence}, {'2 sources' if profile.second_source.source else '1 source'}"
 
 
 def _learned(config: Config) -> dict[str, str]:
@@ -273,7 +293,9 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         profile = profiles[device.profile]
         own = [cost for cost in costs if cost.device == device.name]
         paces = ", ".join(f"{cost.pace} {show_ms(cost.period_ms)} ({cost.cost.points})" for cost in own)
-        devices.add_row(cell(device.name), cell(device.line), cell(device.address), profile.id, profile.evidence, paces)
+        devices.add_row(
+            cell(device.name), cell(device.line), cell(device.address), profile.id, _evidence(profile), paces
+        )
     requests = plain_table("plan", "device", "pace", "every", "cost", "of its line", right=("of its line",))
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"

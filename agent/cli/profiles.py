@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from drivers.plan import image_spec, read_image
 from drivers.profile import (
     Profile,
     Sample,
+    SecondSource,
     default_dirs,
     find_profile,
     list_profiles,
@@ -29,6 +31,10 @@ Json = dict[str, Any]
 _LABELS = {
     "en": ("Point", "Unit", "Pace", "Register", "Meaning"),
     "zh": ("测点", "单位", "节拍", "寄存器", "含义"),
+}
+_SECOND_SOURCE = {
+    "en": ("second source", "none", "the profile does not say whether a second source agrees"),
+    "zh": ("第二来源", "无", "档案未说明是否有第二来源佐证"),
 }
 
 
@@ -107,6 +113,7 @@ def _summary(profile: Profile) -> Json:
         "points": len(profile.points),
         "variants": [v.name for v in profile.variants],
         "evidence": profile.evidence,
+        "second_source": asdict(profile.second_source) if profile.second_source else None,
         "hash": profile.hash,
         "shipped": profile.path.is_relative_to(shipped_dir()),
         "path": str(profile.path),
@@ -132,6 +139,7 @@ def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], fold
         return
     click.echo(f"{profile.id}  {profile.vendor} {', '.join(profile.models)}  {profile.kind} over {profile.protocol}")
     click.echo(f"  source    {profile.source}")
+    click.echo(f"  {_second_source(profile.second_source, lang)}")
     click.echo(f"  evidence  {profile.evidence}   hash {profile.hash}")
     limits = ", ".join(f"{name} {text}" for name, text in _about(profile)["limits"].items())
     click.echo(f"  limits    {limits or 'none stated'}")
@@ -150,6 +158,14 @@ def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], fold
     click.echo(_row((name, unit, pace, register, meaning), widths))
     for p in points:
         click.echo(_row((p["name"], p["unit"], p["pace"], p["register"], p[lang]), widths))
+
+
+def _second_source(second: SecondSource | None, lang: str) -> str:
+    """What a second, independent source says of the points, in one line."""
+    label, none, silent = _SECOND_SOURCE[lang]
+    if lang == "zh":
+        return f"{label}：{second.source or none}。{second.zh}" if second else f"{label}：{silent}。"
+    return f"{label}: {second.source or none}. {second.en}" if second else f"{label}: {silent}."
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -240,9 +256,12 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 
 @profiles.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of what sources say."
+)
 @_json
-def check(file: Path, as_json: bool) -> None:
-    """Check a profile file and replay its samples."""
+def check(file: Path, lang: str, as_json: bool) -> None:
+    """Check a profile file, replay its samples, and show whether a second source agrees with it."""
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
     failed = [text for text in replay(profile) if text]
     if failed:
@@ -256,6 +275,7 @@ def check(file: Path, as_json: bool) -> None:
     else:
         paces = ", ".join(f"{sum(p.pace == pace for p in profile.points)} {pace}" for pace in PACES)
         click.echo(f"{tidy(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples")
+        click.echo(_second_source(profile.second_source, lang))
 
 
 def replay(profile: Profile) -> list[str]:

@@ -3,7 +3,17 @@
 from drivers.model import Fresh
 from drivers.profile.find import SITE_DIR, default_dirs, find_profile, list_profiles, shipped_dir
 from drivers.profile.loader import load_profile
-from drivers.profile.types import Param, Profile, Resolved, Sample, Variant, concerned, select, swap_reversed
+from drivers.profile.types import (
+    Param,
+    Profile,
+    Resolved,
+    Sample,
+    SecondSource,
+    Variant,
+    concerned,
+    select,
+    swap_reversed,
+)
 from drivers.profile.vocabulary import Vocabulary, VocabularyEntry, vocabulary
 
 __all__ = [
@@ -13,6 +23,7 @@ __all__ = [
     "Profile",
     "Resolved",
     "Sample",
+    "SecondSource",
     "Variant",
     "Vocabulary",
     "VocabularyEntry",

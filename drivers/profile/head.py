@@ -9,7 +9,7 @@ from typing import Any
 from drivers.model import ConfigError, Fresh, Limits
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.register_layout import MAX_WORDS
-from drivers.profile.types import Param, ProfileHead
+from drivers.profile.types import Param, ProfileHead, SecondSource
 from drivers.serial_setting import SerialSetting
 from drivers.toml import TomlTable, show, suggestion
 
@@ -43,6 +43,7 @@ HEAD_KEYS = [
     "kind",
     "protocol",
     "source",
+    "second_source",
     "evidence",
     "limits",
     "probe",
@@ -91,6 +92,7 @@ def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: 
         kind=table.choice("kind", KINDS, base.kind if base else "", required=need),
         protocol=_protocol(table, base),
         source=table.text("source", required=True),
+        second_source=_second_source(table),
         evidence=table.choice("evidence", EVIDENCE, required=True),
         limits=read_limits(complaints.table(table.mapping("limits"), ("limits",), "limits")).over(
             base.limits if base else Limits()
@@ -113,6 +115,15 @@ def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
     if protocol and protocol not in PROTOCOLS and (near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol)):
         table.add("protocol", f"unknown protocol {show(protocol)}", near)
     return protocol if protocol and not near else "modbus"
+
+
+def _second_source(table: TomlTable) -> SecondSource | None:
+    """Not inherited by ``extends``: like ``source``, it is about this file's own points."""
+    if "second_source" not in table.raw:
+        return None
+    second = table.inner("second_source", ("second_source",), table.mapping("second_source"))
+    second.unknown(("source", "en", "zh"))
+    return SecondSource(second.text("source"), second.text("en", required=True), second.text("zh", required=True))
 
 
 def _class(table: TomlTable) -> str:

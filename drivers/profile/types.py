@@ -50,6 +50,15 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondSource:
+    """An independent source that the points were compared with, and the result in English and Chinese."""
+
+    source: str  # "": there is none, and the result says why or what follows
+    en: str
+    zh: str
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
     """The points of one device of this family: parameters filled in, variants applied."""
 
@@ -67,6 +76,7 @@ class ProfileHead:
     kind: str
     protocol: str
     source: str
+    second_source: SecondSource | None  # None: the profile does not say
     evidence: str
     limits: Limits
     probe: str  # the point to ask when only a sign of life is wanted; "" lets the driver choose

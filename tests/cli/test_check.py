@@ -63,6 +63,17 @@ def test_the_plan_says_requests_registers_points_and_line_time(mh, park) -> None
     assert "One round of everything: " in said.out
 
 
+def test_devices_show_on_how_many_sources_their_profile_stands(mh, park) -> None:
+    said = mh("check", "-c", park())
+    (line,) = [" ".join(line.split()) for line in said.out.splitlines() if line.startswith("inv1")]
+    assert " test/" in line and "sources" not in line, "the profile does not say"
+    park_file = park()
+    park_file.write_text(park_file.read_text().replace("test/box", "eastron/sdm630"))
+    assert "2 sources" in mh("check", "-c", park_file).out
+    facts = json.loads(mh("check", "--json", "-c", park_file).out)
+    assert facts["profiles"]["eastron/sdm630"]["second_source"]["source"].startswith("sdm_modbus")
+
+
 def test_json_holds_the_plan_and_the_warnings(mh, park) -> None:
     said = mh("check", "--json", "-c", park(more=UPLINK))
     facts = json.loads(said.out)

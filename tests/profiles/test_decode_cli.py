@@ -285,6 +285,42 @@ def test_profiles_list_show_and_check(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "good. 15 points" in capsys.readouterr().out
 
 
+SECOND = '[second_source]\nsource = "a paper"\nen = "15 points agree."\nzh = "15 个测点一致。"\n'
+
+
+@pytest.mark.parametrize(
+    ("head", "en", "zh"),
+    [
+        (SECOND, "second source: a paper. 15 points agree.", "第二来源：a paper。15 个测点一致。"),
+        (
+            SECOND.replace('source = "a paper"\n', ""),
+            "second source: none. 15 points agree.",
+            "第二来源：无。15 个测点一致。",
+        ),
+        ("", "second source: the profile does not say", "第二来源：档案未说明"),
+    ],
+)
+def test_check_shows_the_second_source(head: str, en: str, zh: str, tmp_path: Path) -> None:
+    file = tmp_path / "acme" / "x1.toml"
+    file.parent.mkdir()
+    text = find_profile("acrel/adl400").read_text("utf-8")
+    start = text.index("[second_source]")
+    file.write_text(text[:start] + head + text[text.index("\n\n", start) :], "utf-8")
+    for lang, said in (("en", en), ("zh", zh)):
+        for command in (
+            ["check", str(file), "--lang", lang],
+            ["show", "acme/x1", "--profiles", str(tmp_path), "--lang", lang],
+        ):
+            result = CliRunner().invoke(profiles, command)
+            assert result.exit_code == 0 and said in result.stdout
+    second = json.loads(CliRunner().invoke(profiles, ["check", str(file), "--json"]).stdout)["second_source"]
+    assert second == (
+        {"source": "a paper" if "a paper" in head else "", "en": "15 points agree.", "zh": "15 个测点一致。"}
+        if head
+        else None
+    )
+
+
 def test_profiles_names(capsys: pytest.CaptureFixture[str]) -> None:
     said = CliRunner().invoke(profiles, ["names", "battery.rack.{r}.soc", "--lang", "zh"]).stdout
     assert said.split() == ["battery.rack.{r}.soc", "gauge", "%", "{r}号电池簇：荷电状态"]

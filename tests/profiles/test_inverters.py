@@ -222,7 +222,7 @@ FEEDING: list[tuple[str, int, dict[int, int]]] = [
     ("huawei/smartlogger3000", 3, at((32278, two(-3000)), (37001, two(1500)))),
     ("sungrow/sh", 4, at((5600, two(-3000, True)), (5213, two(-1500, True)), (13033, two(3000, True)))),
     ("growatt/mod-xh", 4, at((31112, two(-30000)), (3178, [*two(0), *two(15000)]), (35, two(30000)))),
-    ("growatt/sph", 4, at((1009, [*two(0), *two(15000), 0, 0, *two(0), *[0] * 12, *two(30000)]), (40, two(30000)))),
+    ("growatt/sph", 4, at((1009, [*two(0), *two(15000), 0, 0, *two(0), *[0] * 12, *two(30000)]), (35, two(30000)))),
     ("deye/3p-hybrid", 3, at((590, [-1500 & 0xFFFF]), (619, [-3000 & 0xFFFF, *[0] * 16, 3000, *[0] * 71, 0xFFFF]))),
     ("sofar/g3-hybrid", 3, at((1157, [300, 0, 0, 300]), (1542, [150]))),
     ("kstar/hybrid", 4, at((3065, [-1500 & 0xFFFF]), (3100, [1000, 0, 0, 0, 1000, 0, 0, 0, 1000]))),
@@ -241,6 +241,30 @@ def test_import_and_charge_are_positive(name: str, function: int, words: dict[in
     assert found.get("ac.power.active", -3000) == -3000
 
 
+def test_goodwe_totals_beyond_32_kw_keep_their_sign() -> None:
+    """The low word alone made 40 kW of output 25.5 kW of import; a single-phase model has no high word."""
+    words = at((35137, [*two(40_000), *two(-35_000)]))
+    found = values("goodwe/et", 3, words, identity={"device.serial": "950KETT000W00000"})
+    assert (found["ac.power.active"], found["grid.ac.power.active"]) == (-40_000, 35_000)
+    words = at((35137, [0, 3000, 0, -164 & 0xFFFF]))  # as recorded
+    found = values("goodwe/et", 3, words, identity={"device.serial": "00000EHU00000000"})
+    assert (found["ac.power.active"], found["grid.ac.power.active"]) == (-3000, 164)
+
+
+def test_growatt_sph_counts_all_phases_and_half_seconds() -> None:
+    """1015 is one phase of the import, 40 the VA of one, and 57 counted hours was 3600 times too long."""
+    words = at(
+        (35, [*two(50_000)]),
+        (40, two(9)),
+        (57, two(7200)),
+        (1015, [*two(9), *[0] * 4, *two(30_000), *[0] * 6, *two(0)]),
+    )
+    found = values("growatt/sph", 4, words)
+    assert (found["ac.power.active"], found["meter.ac.power.active"], found["device.runtime"]) == (-5000, 3000, 3600)
+    units = {p.name: p.unit for p in load_profile(find_profile("growatt/sph")).points}
+    assert units["device.runtime"] == "s"
+
+
 def test_deye_high_words_apart_may_be_all_ones() -> None:
     """-1 W is FFFF in both words: a value here, not "no reading"."""
     found = values("deye/3p-hybrid", 3, at((619, [0xFFFF, *[0] * 88, 0xFFFF])))
@@ -251,6 +275,8 @@ def test_deye_high_voltage_counts_in_ten_watts() -> None:
     words = at((586, [1250, 5275, 50, 0, 100]), (672, [400]))
     low = values("deye/3p-hybrid", 3, words, identity={"device.model.number": "5"})
     high = values("deye/3p-hybrid", 3, words, identity={"device.model.number": "1537"})
+    for code in ("6", "7", "8", "1536", "1538"):
+        assert values("deye/3p-hybrid", 3, words, identity={"device.model.number": code}) == high
     assert (low["battery.power"], low["battery.voltage"], low["dc.string.1.power"]) == (-100, Decimal("52.75"), 400)
     assert (high["battery.power"], high["battery.voltage"], high["dc.string.1.power"]) == (
         -1000,

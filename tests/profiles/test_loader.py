@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import Kind, Limits, ProfileError
-from drivers.profile import load_profile
+from drivers.profile import SecondSource, load_profile
 from drivers.toml.lines import key_lines
 from tests.kits.example_profile import HEAD, POINT, Write, complaints
 
@@ -70,6 +70,25 @@ expect = { "ac.power.active" = -1500.0 }
     assert new.variant == ">=3"
     assert [p.name for p in new.points] == ["device.firmware", "ac.power.active", "ac.energy.import"]
     assert (new.points[2].kind, new.points[2].bits) == (Kind.COUNTER, 32)
+
+
+def test_a_second_source_is_named_or_there_is_none(write: Write) -> None:
+    assert load_profile(write(HEAD + POINT)).second_source is None, "the profile does not say"
+    named = HEAD + '[second_source]\nsource = "paper"\nen = "All agree."\nzh = "一致。"\n' + POINT
+    assert load_profile(write(named)).second_source == SecondSource("paper", "All agree.", "一致。")
+    none = named.replace('source = "paper"\n', "")
+    assert load_profile(write(none)).second_source == SecondSource("", "All agree.", "一致。")
+    (said,) = complaints(write, named.replace('zh = "一致。"\n', ""))
+    assert 'second_source: the key "zh" is missing' in said
+    (said,) = complaints(write, named.replace('"paper"', "7"))
+    assert "second_source: source: 7 is not text" in said
+
+
+def test_a_second_source_is_not_inherited(write: Write, tmp_path: Path) -> None:
+    """It agrees with the points of its own file; the one that extends it may have changed them."""
+    write(HEAD + '[second_source]\nen = "None."\nzh = "无。"\n' + POINT, "base")
+    own = 'schema = 1\nextends = "example/base"\nsource = "paper"\nevidence = "derived"\n'
+    assert load_profile(write(own, "own"), [tmp_path]).second_source is None
 
 
 @pytest.mark.parametrize(

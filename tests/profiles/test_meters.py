@@ -6,6 +6,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -24,6 +25,7 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "eastron/sdm230": ("eastron_sdm230",),
     "eastron/sdm72v2": ("eastron_sdm72v2",),
     "chint/dtsu666": ("chint_dtsu666",),
+    "chint/dtsu666-4000": ("chint_dtsu666",),
     "acrel/adw300": ("acrel_adw300",),
     "schneider/iem3000": ("schneider_iem3000",),
     "schneider/pm5xxx": ("schneider_pm5xxx",),
@@ -98,6 +100,15 @@ def everything(profile: Profile) -> Iterator[Point]:
 
 def slow(point: Point, words: Mapping[int, int]) -> Decimal | None:
     """What a register says, by struct and decimal arithmetic; None for "no reading"."""
+    if point.parts:
+        lone = [
+            replace(
+                point, address=p.address, count=REGISTERS[p.type], type=p.type, order=p.order, scale=p.scale, parts=()
+            )
+            for p in point.parts
+        ]
+        values = [slow(one, words) for one in lone]
+        return None if None in values else sum((v for v in values if v is not None), Decimal(0))
     taken = [words[point.address + i] for i in range(point.count)]
     if point.order == "CDAB":
         taken.reverse()
@@ -265,7 +276,7 @@ def test_power_conversion_takes_power_while_it_charges() -> None:
 
 def test_ratios_are_applied_where_the_source_says_that_the_meter_does_not() -> None:
     for id_ in FACTS:
-        wanted = "apply" if id_ in {"chint/dtsu666", "acrel/adw300"} else ""
+        wanted = "apply" if id_ in {"chint/dtsu666", "chint/dtsu666-4000", "acrel/adw300"} else ""
         for point in shipped(id_).points:
             entry = vocabulary().find(point.name)
             if entry and point.name.startswith(("ac.voltage", "ac.current", "ac.power.active", "ac.energy")):
@@ -277,7 +288,8 @@ def test_word_order_follows_the_family() -> None:
     low_first = {"carlo-gavazzi/em24", "carlo-gavazzi/em24-e1", "carlo-gavazzi/em340", "phoenix/eem"}
     low_first |= {"nibe/s-series", "lambda/heatpump"}
     for id_ in FACTS:
-        orders = {p.order for p in shipped(id_).points if REGISTERS.get(p.type, 1) > 1}
+        places = [place for p in shipped(id_).points for place in (p.parts or (p,))]
+        orders = {place.order for place in places if REGISTERS.get(place.type, 1) > 1}
         assert orders <= {"CDAB" if id_ in low_first else "ABCD"}, id_
 
 
@@ -296,14 +308,22 @@ def test_a_battery_is_not_hurried() -> None:
 # ---------------------------------------------------------------- variants
 
 
-def test_a_pm5561_has_integers_and_nothing_else() -> None:
+def test_a_pm5561_has_the_map_of_its_family() -> None:
+    """One source read it as integers: 1 123 090 A for 120.5 A, and no export."""
     profile = shipped("schneider/pm5xxx")
-    found = profile.resolve(identity={"device.model": "PowerLogic PM5561"})
-    assert found.variant == "PM5561 with integers"
-    measured = [p for p in found.points if p.name.startswith("ac.")]
-    assert {p.type for p in measured} == {"i32", "u32", "u64"}
-    assert "ac.energy.export" not in {p.name for p in measured}
-    assert {p.type for p in profile.points if p.name.startswith("ac.")} == {"f32"}
+    assert profile.resolve(identity={"device.model": "PowerLogic PM5561"}) == profile.resolve()
+    measured = {p.name: p.type for p in profile.points if p.name.startswith("ac.")}
+    assert {name for name, type_ in measured.items() if type_ != "f32"} == {n for n in measured if ".energy." in n}
+    assert {"ac.energy.export", "ac.voltage.l1", "ac.frequency"} <= set(measured)
+
+
+def test_a_dtsu666_counts_at_one_of_two_places() -> None:
+    """Either revision answers the other's block with 0: read there, energy would stand still without a gap."""
+    places = {}
+    for id_ in ("chint/dtsu666", "chint/dtsu666-4000"):
+        points = {p.name: p for p in shipped(id_).points}
+        places[id_] = [points[name].address for name in ("ac.energy.import", "ac.energy.export", "ac.power.active")]
+    assert places == {"chint/dtsu666": [0x101E, 0x1028, 0x2012], "chint/dtsu666-4000": [0x401E, 0x4028, 0x2012]}
 
 
 def test_a_b21_has_one_phase() -> None:
@@ -349,6 +369,24 @@ def test_racks_and_circuits_follow_the_installer() -> None:
     assert not [p for p in cube.points if p.name.startswith("battery.rack.2.")]
     circuits = shipped("lambda/heatpump").resolve({"circuits": 3}).points
     assert {p.address for p in circuits if p.name == "heat.circuit.3.temperature.setpoint"} == {5205}
+
+
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [
+        ("341", set()),  # EM340
+        ("331", set()),  # EM330
+        ("9", set()),
+        ("345", {"ac.energy.export.l1", "ac.energy.export.l2", "ac.energy.export.l3"}),
+        ("1760", {"ac.energy.apparent", "ac.thd.current.l1", "ac.thd.voltage.l12"}),
+    ],
+)
+def test_an_em340_has_no_points_that_it_answers_with_0(number: str, more: set[str]) -> None:
+    """THD, apparent energy and export by phase are 0 on models without them, not refused."""
+    profile = shipped("carlo-gavazzi/em340")
+    names = {p.name for p in profile.resolve(identity={"device.model.number": number}).points}
+    assert {n for n in names if re.search(r"thd|energy\.apparent|energy\.export\.l", n)} >= more
+    assert bool(more) or not {n for n in names if re.search(r"thd|energy\.apparent|energy\.export\.l", n)}
 
 
 def test_the_model_of_an_em24_is_read_alone() -> None:

@@ -40,6 +40,13 @@ def test_says_where_it_comes_from(profile: Profile) -> None:
     assert profile.models
 
 
+def test_names_a_second_source_or_says_that_there_is_none(profile: Profile) -> None:
+    second = profile.second_source
+    assert second is not None, "state [second_source], without source if there is none"
+    assert second.en.endswith(".") and re.search(r"[一-鿿]", second.zh)
+    assert second.source != profile.source, "the same source twice is one"
+
+
 def test_replays_its_samples(profile: Profile) -> None:
     assert profile.samples, "a profile without a sample is a rumour"
     assert replay(profile) == []
@@ -107,6 +114,17 @@ def test_pylontech_cells_are_one_description() -> None:
     with_cells = [i for i, p in enumerate(four.points) if p.pace == "cells"]
     blocks = plan_blocks(four.points, profile.limits, LineTiming.tcp(), wanted=with_cells)
     assert [(b.address, b.count) for b in blocks] == [(5216, 4), (5296, 4), (5376, 60), (6144, 60)]
+
+
+@pytest.mark.parametrize(("id_", "cells", "modules"), [("force-h", 15, 7), ("force-h2", 30, 5), ("force-h3", 32, 7)])
+def test_pylontech_modules_follow_each_other_by_their_cells(id_: str, cells: int, modules: int) -> None:
+    """With the map of the H1 a cell of an H2 had the name of another module's."""
+    points = {p.name: p.address for p in load_profile(find_profile(f"pylontech/{id_}")).points}
+    for m in range(modules):
+        for c in range(cells):
+            assert points[f"battery.module.{m + 1}.cell.{c + 1}.voltage"] == 5376 + cells * m + c
+            assert points[f"battery.module.{m + 1}.cell.{c + 1}.temperature"] == 6144 + cells * m + c
+    assert sum(".cell." in name and name.startswith("battery.module.") for name in points) == 2 * cells * modules
 
 
 def test_one_read_of_the_sdm630_at_its_fast_pace() -> None:
