@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.options import FOLDER, json_option
+
 if TYPE_CHECKING:
     from ext.decode import Plan
 
@@ -134,13 +136,8 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.option(
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="A folder on the disk of the store; default: the temporary folder.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--dir", "folder", type=FOLDER, help="A folder on the disk of the store; default: the temporary folder.")
+@json_option
 def bench(folder: Path | None, as_json: bool) -> None:
     """Measure how fast this machine decodes, seals, compresses and commits.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, read_json, reading_json, run
+from agent.cli.options import json_option, param_option, parse_params, profiles_option
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError, clean_text
 from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
@@ -41,17 +42,13 @@ def decode() -> None:
     """
 
 
-def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")(function)
-
-
 @decode.command()
 @click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="What the bytes hold.")
 @click.option("--order", default="", help="Order of the bytes on the wire, A the most significant: AB BA ABCD CDAB ...")
 @click.option("--scale", default="1", show_default=True, help="Multiply by this; exact, decimal.")
 @click.option("--bit", type=click.IntRange(0, 63), help="One bit of each value.")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@_json_option
+@json_option
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
     """Values from register bytes. HEX longer than one value gives several readings.
 
@@ -156,7 +153,7 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
 
 @decode.command("modbus-rtu")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@_json_option
+@json_option
 def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
     """Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
 
@@ -169,7 +166,7 @@ def modbus_rtu(hex_text: tuple[str, ...], as_json: bool) -> None:
 
 @decode.command("modbus-tcp")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
-@_json_option
+@json_option
 def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
     """Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked."""
     from agent.cli.decode_modbus import decode_tcp
@@ -180,16 +177,11 @@ def modbus_tcp(hex_text: tuple[str, ...], as_json: bool) -> None:
 @decode.command()
 @click.argument("profile_id", metavar="ID")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--profiles",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="A folder of profiles to search first.",
-)
+@profiles_option
 @click.option("--firmware", help="In place of the one in the dump.")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile.")
+@param_option
 @click.option("--reversed", "reversed_", multiple=True, metavar="PREFIX", help="Points behind a reversed CT.")
-@_json_option
+@json_option
 def profile(
     profile_id: str,
     file: Path,
@@ -213,7 +205,7 @@ def profile(
     found = load_profile(find_profile(profile_id, dirs), dirs)
     # parts that a device may have (a meter, a battery) are looked for in the dump whether or not they are the default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
-    chosen |= named_values(params)
+    chosen |= parse_params(params)
 
     if has_frames(found.protocol):
         raise UsageError(
@@ -265,16 +257,6 @@ def _models(found: Profile, points: tuple[Point, ...], words: Mapping[int, int],
         "readings": shown,
         "missing": [p.name for p in points if p.name not in readings],
     }
-
-
-def named_values(params: Sequence[str]) -> dict[str, int | str]:
-    result: dict[str, int | str] = {}
-    for text in params:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"invalid parameter {text!r}", where="--param", hint="Write NAME=VALUE, as racks=2")
-        result[name] = int(value) if value.isdigit() else value
-    return result
 
 
 def _dump(file: Path) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, json_option, parse_for
+from agent.cli.common import as_line
+from agent.cli.options import FOLDER, json_option, lang_option, parse_for
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -66,12 +66,7 @@ class Stage:
 @click.option(
     "--for", "seconds", metavar="TIME", callback=parse_for, help="Stop after this time, such as 20s; default: Ctrl-C."
 )
-@click.option(
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keep configuration, key, database and logs here.",
-)
+@click.option("--dir", "folder", type=FOLDER, help="Keep configuration, key, database and logs here.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
 @click.option("--speed", default=60.0, show_default=True, help="Simulated seconds in one real second.")
 @click.option(
@@ -81,7 +76,7 @@ class Stage:
     metavar='"DEVICE FAULT"',
     help='Such as "inv2 silence"; see `meterhouse simulate`.',
 )
-@click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="English or Chinese; default: from LANG.")
+@lang_option
 @json_option
 def demo(
     seconds: float | None,
@@ -89,7 +84,7 @@ def demo(
     seed: int,
     speed: float,
     faults: tuple[str, ...],
-    lang: str | None,
+    lang: str,
     as_json: bool,
 ) -> None:
     """Read, seal, store, publish and verify a simulated park, live in this terminal.
@@ -107,9 +102,8 @@ def demo(
     \b
     Exit codes: 0 every pack arrived and was verified, 1 something did not start, 6 something was not verified.
     """
-    from agent.cli.demo_screen import Screen, end_text, language_of
+    from agent.cli.demo_screen import Screen, end_text
 
-    language = language_of(lang, os.environ)
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
@@ -123,7 +117,7 @@ def demo(
         began = time.monotonic()
         stage = _raise_curtain(stack, folder.absolute(), seed, speed, faults)
         live = stage.live
-        screen = Screen(stage.devices, stage.board, stage.thumbprint, stage.folder, speed, GRACE_S, language)
+        screen = Screen(stage.devices, stage.board, stage.thumbprint, stage.folder, speed, GRACE_S, lang)
         _show(stage, screen, stop, None if seconds is None else began + seconds, as_json)
         _end(stage.agent)
         report = _last_word(live)
@@ -147,7 +141,7 @@ def demo(
     if as_json:
         click.echo(as_line(facts))
     else:
-        click.echo(end_text(facts, language))
+        click.echo(end_text(facts, lang))
     if not good:
         reasons = [*report.reasons]
         if crashed:

@@ -221,11 +221,6 @@ class Screen:
         return table
 
 
-def language_of(said: str | None, environment: Mapping[str, str]) -> str:
-    """English or Chinese: as requested, else by the terminal's language."""
-    return said or ("zh" if environment.get("LC_ALL", environment.get("LANG", "")).startswith("zh") else "en")
-
-
 def end_text(facts: Mapping[str, Any], language: str) -> str:
     """The last line, for people."""
     return WORDS[language]["end"].format(**facts)

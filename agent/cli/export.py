@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 import click
 import msgspec
 
-from agent.cli.answers import check_exported, check_row, check_rows
-from agent.cli.common import as_line, config_options, json_option, read_config, tidy, unwound
+from agent.cli.answers import Exported, Rows, check_row, checked
+from agent.cli.common import as_line, unwound
 from agent.cli.control import ask
+from agent.cli.options import FILE, ConfigOptions, config_options, json_option, parse_time
 from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell
 from agent.cli.progress import progress
-from drivers.model import GatewayError, UsageError
+from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -43,18 +43,10 @@ _FILE = re.compile(
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Readings for people, as CSV.")
+@click.option("--csv", "csv_file", type=FILE, help="Readings for people, as CSV.")
+@click.option("--intervals", "interval_file", type=FILE, help="Energy by interval for people, as CSV.")
 @click.option(
-    "--intervals",
-    "interval_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Energy by interval for people, as CSV.",
-)
-@click.option(
-    "--intervals-flat",
-    "flat_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The same for programs: all columns, UTC and local time.",
+    "--intervals-flat", "flat_file", type=FILE, help="The same for programs: all columns, UTC and local time."
 )
 @config_options
 @json_option
@@ -67,9 +59,7 @@ def export(
     csv_file: Path | None,
     interval_file: Path | None,
     flat_file: Path | None,
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Write packs, keys and checkpoints of a time range into FOLDER, which must not exist yet.
@@ -92,9 +82,9 @@ def export(
     if not any((folder, csv_file, interval_file, flat_file)):
         what = "give a FOLDER, --csv, --intervals or --intervals-flat"
         raise UsageError(what, where="export", hint="`meterhouse export --help`")
-    config = read_config(config_file, state_dir, runtime_dir)
-    from_ms = read_time(from_text, "--from", config.timezone) if from_text else 0
-    to_ms = read_time(to_text, "--to", config.timezone) if to_text else END_MS
+    config = options.load()
+    from_ms = parse_time(from_text, "--from", config.timezone) if from_text else 0
+    to_ms = parse_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         raise UsageError("--from must be before --to", where="export")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
@@ -126,7 +116,7 @@ def _packs(
                 table.add(piece.lines, request.from_ms, request.to_ms)
 
         try:
-            found = check_exported(ask(config, request, take, update))
+            found = checked(ask(config, request, take, update), Exported, "end of an export")
             if found["packs"] != brought:
                 raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
             if out:
@@ -137,8 +127,11 @@ def _packs(
             where = str(out.path if out else table and table.path)
             raise GatewayError(f"cannot write the file ({error.strerror})", where=where) from error
     for text in found["warnings"]:
-        click.echo(f"warning: {tidy(str(text), 200)}", err=True)
-    said: dict[str, object] = {"packs": found["packs"], "streams": [tidy(str(name), 200) for name in found["streams"]]}
+        click.echo(f"warning: {clean_text(str(text), 200)}", err=True)
+    said: dict[str, object] = {
+        "packs": found["packs"],
+        "streams": [clean_text(str(name), 200) for name in found["streams"]],
+    }
     if out:
         said |= {"folder": str(out.path), "bytes": out.size_bytes}
     if table:
@@ -161,7 +154,7 @@ def _intervals(
                 table.add(data)
 
         try:
-            rows = check_rows(ask(config, request, take, update))
+            rows = checked(ask(config, request, take, update), Rows, "end of an export")["rows"]
             for table in tables:
                 table.keep()
         except OSError as error:
@@ -173,16 +166,6 @@ def _intervals(
     if flat:
         said["intervals_flat"] = str(flat.path)
     return said
-
-
-def read_time(text: str, where: str, timezone: str) -> int:
-    """A point in time in UTC ms. Raises UsageError."""
-    try:
-        found = datetime.fromisoformat(text)
-        return round((found if found.tzinfo else found.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        hint = "Write 2026-11-25, 2026-11-25T08:00 or 2026-11-25T00:00Z"
-        raise UsageError(f"invalid time {tidy(text)!r}", where=where, hint=hint) from None
 
 
 def _say(said: dict[str, object], as_json: bool) -> None:
@@ -222,10 +205,10 @@ def from_part(data: bytes) -> Piece:
     try:
         facts = _head.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("the answer is not an export", where="export", hint=tidy(str(error))) from None
+        raise GatewayError("the answer is not an export", where="export", hint=clean_text(str(error))) from None
     if not _FILE.fullmatch(facts.file):
         hint = "Nothing was written. Check which program runs as the agent"
-        raise GatewayError(f"unexpected file {tidy(facts.file)!r} in the answer", where="export", hint=hint)
+        raise GatewayError(f"unexpected file {clean_text(facts.file)!r} in the answer", where="export", hint=hint)
     return Piece(facts.file, lines, facts.packs)
 
 
@@ -243,7 +226,7 @@ class ReadingsCsv(CsvDraft):
                 rows = list(rows_of(line))
             except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 raise GatewayError(
-                    "a pack in the answer is malformed", where="export", hint=tidy(repr(error))
+                    "a pack in the answer is malformed", where="export", hint=clean_text(repr(error))
                 ) from None
             for time_ms, row in rows:
                 if from_ms <= time_ms < to_ms:
@@ -268,7 +251,7 @@ def _value(record: dict[str, Any]) -> str:
     if "x" in record:
         return str(record["x"])
     if "vs" in record:
-        return tidy(str(record["vs"]), 500)
+        return clean_text(str(record["vs"]), 500)
     if "vb" in record:
         return "true" if record["vb"] else "false"
     value = record["v"]

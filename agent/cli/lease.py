@@ -8,9 +8,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from agent.cli.common import find_runtime_dir, read_snapshot
+from agent.cli.common import read_snapshot
 from agent.service.control.frames import Frame, decode_error
-from drivers.model import ConfigError, GatewayError, LineDown, LineLent
+from drivers.model import GatewayError, LineDown, LineLent
 
 if TYPE_CHECKING:
     from agent.cli.control import ControlClient
@@ -51,14 +51,6 @@ def is_same(first: object, second: str) -> bool:
     if not isinstance(first, str) or not first.startswith("serial:") or not second.startswith("serial:"):
         return False
     return os.path.realpath(first.removeprefix("serial:")) == os.path.realpath(second.removeprefix("serial:"))
-
-
-def agents_folder(config_file: Path, runtime_dir: Path | None) -> Path:
-    """Where an agent of this machine would be, also when its configuration is being edited and does not load."""
-    try:
-        return find_runtime_dir(config_file, runtime_dir)
-    except ConfigError:
-        return find_runtime_dir(Path(os.devnull) / "none", None)
 
 
 class Borrowed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from unicodedata import east_asian_width
 
 import click
 
-from agent.cli.common import as_line, tidy
-from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError
+from agent.cli.common import as_line
+from agent.cli.options import LANGUAGE, json_option, param_option, parse_params, profiles_option
+from drivers.model import PACES, Limits, LineError, Point, ProfileError, Quality, Reading, UsageError, clean_text
 from drivers.plan import image_spec, read_image
 from drivers.profile import (
     Profile,
@@ -30,6 +31,8 @@ _LABELS = {
     "en": ("Point", "Unit", "Pace", "Register", "Meaning"),
     "zh": ("测点", "单位", "节拍", "寄存器", "含义"),
 }
+
+_lang_option = click.option("--lang", type=LANGUAGE, default="en", show_default=True, help="Language of the meanings.")
 
 
 @click.group()
@@ -50,22 +53,13 @@ def profiles() -> None:
     """
 
 
-def _folder(function: Callable[..., Any]) -> Callable[..., Any]:
-    folder = click.Path(file_okay=False, path_type=Path)
-    return click.option("--profiles", "folder", type=folder, help="A folder of profiles to search first.")(function)
-
-
-def _json(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")(function)
-
-
 def _dirs(folder: Path | None) -> tuple[Path, ...]:
     return (*((folder,) if folder else ()), *default_dirs())
 
 
 @profiles.command("list")
-@_folder
-@_json
+@profiles_option
+@json_option
 def list_(folder: Path | None, as_json: bool) -> None:
     """All families: id, kind, protocol, points, evidence."""
     broken: list[ProfileError] = []
@@ -115,17 +109,15 @@ def _summary(profile: Profile) -> Json:
 
 @profiles.command()
 @click.argument("id")
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the meanings."
-)
+@_lang_option
 @click.option("--firmware", help="Show the points that a device with this firmware has.")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter, as racks=2.")
-@_folder
-@_json
+@param_option
+@profiles_option
+@json_option
 def show(id: str, lang: str, firmware: str | None, params: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
     """One family: its sources, limits, and points with unit, pace, register and meaning."""
     profile = load_profile(find_profile(id, _dirs(folder)), _dirs(folder))
-    resolved = profile.resolve(_values(params), firmware)
+    resolved = profile.resolve(parse_params(params), firmware)
     points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
     if as_json:
         click.echo(as_line({**_summary(profile), **_about(profile), "variant": resolved.variant, "table": points}))
@@ -158,12 +150,6 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
         cell + " " * (width - sum(1 + (east_asian_width(c) in "WF") for c in cell))
         for cell, width in zip(cells, widths, strict=True)
     ).rstrip()
-
-
-def _values(params: tuple[str, ...]) -> dict[str, int | str]:
-    from agent.cli.decode import named_values
-
-    return named_values(params)
 
 
 def _about(profile: Profile) -> Json:
@@ -212,10 +198,8 @@ def _register(point: Point) -> str:
 
 @profiles.command()
 @click.argument("pattern", default="*")
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of the meanings."
-)
-@_json
+@_lang_option
+@json_option
 def names(pattern: str, lang: str, as_json: bool) -> None:
     """The vocabulary: names that a profile may use, with units and meaning. PATTERN narrows it, as "ac.energy.*".
 
@@ -224,7 +208,7 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
     """
     entries = [e for e in vocabulary().entries() if fnmatchcase(e.pattern, pattern)]
     if not entries:
-        raise UsageError(f"no name matches {tidy(pattern)!r}", where="profiles names", hint='Try "*power*"')
+        raise UsageError(f"no name matches {clean_text(pattern)!r}", where="profiles names", hint='Try "*power*"')
     if as_json:
         rows = [
             {"name": e.pattern, "kind": e.kind.value, "units": list(e.units), "en": e.en, "zh": e.zh} for e in entries
@@ -240,7 +224,7 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 
 @profiles.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_json
+@json_option
 def check(file: Path, as_json: bool) -> None:
     """Check a profile file and replay its samples."""
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
@@ -255,7 +239,9 @@ def check(file: Path, as_json: bool) -> None:
         click.echo(as_line(_summary(profile)))
     else:
         paces = ", ".join(f"{sum(p.pace == pace for p in profile.points)} {pace}" for pace in PACES)
-        click.echo(f"{tidy(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples")
+        click.echo(
+            f"{clean_text(str(file))}: good. {len(profile.points)} points ({paces}), {len(profile.samples)} samples"
+        )
 
 
 def replay(profile: Profile) -> list[str]:

@@ -7,12 +7,12 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, complain, config_options, json_option, show_age
+from agent.cli.common import as_line, complain, show_age
+from agent.cli.options import ConfigOptions, config_options, json_option
 from agent.cli.progress import progress
 from drivers.model import GatewayError, LineDown, UsageError
 
@@ -92,9 +92,7 @@ _HOSTS = re.compile(r"(modbus-tcp://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+
 @click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
 @json_option
 def scan(
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     lines: tuple[str, ...],
     as_json: bool,
     **asked: Any,
@@ -115,10 +113,10 @@ def scan(
     \b
     Exit codes: 0 something was found, 2 wrong usage, 4 nothing found, another master or no line, 130 interrupted.
     """
-    from agent.cli.lease import agents_folder, lend
+    from agent.cli.lease import lend
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
-    folder = agents_folder(config_file, runtime_dir)
+    folder = options.find_runtime_dir(strict=False)
     hunts = [_hunt(url, **asked) for url in _expanded(lines)]
     scans = _scans(hunts)
     total_s = sum(scan.estimate_s() for scan in scans)
@@ -137,7 +135,7 @@ def scan(
             if interrupted:
                 break
     found = [device for one in scans for device in one.found]
-    known = _known_lines(config_file, runtime_dir, [hunt.url for hunt in hunts])
+    known = _known_lines(options, [hunt.url for hunt in hunts])
     _print(found, as_json, known)
     for one in scans:
         for note in one.notes:
@@ -270,15 +268,14 @@ def facts_of(device: Found) -> dict[str, Any]:
     }
 
 
-def _known_lines(config_file: Path, runtime_dir: Path | None, urls: Sequence[str]) -> dict[str, str]:
+def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
     """The lines of the configuration, where there is a sound one, that are among these."""
-    from agent.cli.common import read_config
     from agent.cli.lease import is_same
 
-    if not os.path.exists(config_file):
+    if not os.path.exists(options.config_file):
         return {}
     try:
-        lines = read_config(config_file, None, runtime_dir).lines
+        lines = options.load().lines
     except GatewayError:
         return {}
     return {url: line.name for url in urls for line in lines if is_same(line.url, url)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import available_timezones
 
+from agent.cli.options import parse_params
 from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import parsers as v
 from agent.config.devices import address as parse_address
@@ -45,7 +46,7 @@ def adhoc_target(profile: str, line: str, address: str, serial: str | None, para
         line=entry.name,
         address=_value("--address", parse_address, address),
         profile=found.id,
-        params=dict(_param(text) for text in params),
+        params=parse_params(params),
     )
     nowhere = Path("/nonexistent")
     config = Config(
@@ -87,10 +88,3 @@ def _value(option: str, parse: Callable[[object], T], value: Any) -> T:
         return parse(value)
     except p.Wrong as wrong:
         raise UsageError(wrong.what, where=option, hint=wrong.hint) from None
-
-
-def _param(text: str) -> tuple[str, int | str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"{p.show(text)} is not NAME=VALUE", where="--param", hint="Such as --param racks=2")
-    return name, int(value) if value.isascii() and value.lstrip("-").isdigit() and len(value) < 12 else value

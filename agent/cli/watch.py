@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import (
-    as_line,
-    config_options,
-    find_runtime_dir,
-    json_option,
-    parse_for,
-    read_snapshot,
-    show_age,
-)
+from agent.cli.common import as_line, read_snapshot, show_age
+from agent.cli.options import ConfigOptions, config_options, json_option, parse_for
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +39,7 @@ DIRECTION_WORDS = ("sent", "received", "noise")
 @json_option
 def watch(
     device: tuple[str, ...],
-    config_file: Path,
-    state_dir: Path | None,
-    runtime_dir: Path | None,
+    options: ConfigOptions,
     patterns: tuple[str, ...],
     line: str | None,
     seconds: float | None,
@@ -68,7 +59,7 @@ def watch(
     \b
     Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration.
     """
-    folder = find_runtime_dir(config_file, runtime_dir)
+    folder = options.find_runtime_dir()
     end = time.monotonic() + seconds if seconds is not None else None
     if line is not None:
         _frames(folder, line, end, as_json)

@@ -229,7 +229,7 @@ def test_an_error_that_nobody_expected_brings_no_escapes(
     def fail(*args: object, **more: object) -> None:
         raise RuntimeError(ESCAPES)
 
-    monkeypatch.setattr("agent.cli.status.find_runtime_dir", fail)
+    monkeypatch.setattr("agent.cli.status.read_snapshot", fail)
     code, _, err = mh("status")
     assert code == 1 and "internal error: RuntimeError: " in err and not HARM & set(err), err
 

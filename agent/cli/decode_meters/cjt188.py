@@ -6,6 +6,7 @@ import click
 
 from agent.cli.decode_meters.hints import frame_hint, placed
 from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, run, several, wake_bytes
+from agent.cli.options import json_option
 from drivers import cjt188
 
 
@@ -82,7 +83,7 @@ def decode(stream: bytes) -> Json:
 
 @click.command("cjt188")
 @click.argument("words", metavar="HEX", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(words: tuple[str, ...], as_json: bool) -> None:
     """Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): leading FE, noise, several frames.
 

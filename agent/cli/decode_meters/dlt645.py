@@ -8,6 +8,7 @@ import click
 
 from agent.cli.decode_meters.hints import frame_hint, placed
 from agent.cli.decode_meters.output import BrokenInput, Json, hex_bytes, reading_json, run, several, wake_bytes
+from agent.cli.options import json_option
 from drivers import dlt645
 from drivers.model import Reading
 
@@ -126,7 +127,7 @@ def _lacks(part: Sequence[dlt645.Frame]) -> Iterator[str]:
 
 @click.command("dlt645")
 @click.argument("words", metavar="HEX", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(words: tuple[str, ...], as_json: bool) -> None:
     """Explain DL/T 645 bytes (2007 and 1997): any FE before, noise around, several frames.
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from agent.cli.decode_meters.output import MAX_TEXT, BrokenInput, Json, number, read_json, reading_json, run
+from agent.cli.options import json_option
 from drivers import sunspec
 from drivers.model import FrameError, clean_text
 
@@ -88,7 +89,7 @@ def decode(content: Any) -> Json:
 
 @click.command("sunspec")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def command(file: Path, as_json: bool) -> None:
     """Explain a SunSpec register image: its models by the Alliance's definitions, values scaled.
 

@@ -16,14 +16,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.cli.common import tidy
 from agent.cli.control import ControlClient, Unheard
 from agent.cli.owner_process import child, master_of
 from agent.keys import KeyFileError, Revocation, Signer, check_key_records, create_key, current_records, load_key
 from agent.keys import rotate_key as replace_key
 from agent.keys.token import TokenError
 from agent.service.control.frames import Frame, frame
-from drivers.model import GatewayError
+from drivers.model import GatewayError, clean_text
 
 ANSWER_S: Final = 60.0  # a token takes its time
 MAX_RECORDS: Final = 1 << 20  # as much as a key file may have
@@ -112,8 +111,8 @@ def work_on_key(work: Work) -> PublicKey:
         failed = _failures.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, GatewayError) as error:
         what = "malformed answer from the process that handles the key"
-        raise KeyFileError(what, where=str(path), hint=tidy(str(error), 300)) from None
-    what, where, hint = (tidy(text, 1000) for text in (failed.what, failed.where, failed.hint))
+        raise KeyFileError(what, where=str(path), hint=clean_text(str(error), 300)) from None
+    what, where, hint = (clean_text(text, 1000) for text in (failed.what, failed.where, failed.hint))
     raise _ERRORS.get(failed.kind, KeyFileError)(what, where=where, hint=hint)
 
 
