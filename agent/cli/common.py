@@ -1,4 +1,4 @@
-"""Shared by the commands: error output, texts, the snapshot of a running agent."""
+"""Shared by the commands: error output, texts, progress, the snapshot of a running agent."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import os
 import re
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import click
 
@@ -35,6 +36,14 @@ def complain(error: GatewayError) -> None:
         click.echo(f"{len(many)} errors.", err=True)
 
 
+class NoAgent(GatewayError):
+    """No agent runs, or none listens, in a runtime directory."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
+        super().__init__("no agent is running here", where=str(runtime_dir), hint=hint)
+
+
 def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     """The snapshot of the running agent.
 
@@ -47,8 +56,7 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     try:
         return check_snapshot(read_plain(path, MAX_SNAPSHOT))
     except FileNotFoundError:
-        hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
-        raise GatewayError("no agent is running here", where=str(runtime_dir), hint=hint) from None
+        raise NoAgent(runtime_dir) from None
     except OSError as error:
         hint = "Members of the group meterhouse may read it"
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
@@ -145,3 +153,40 @@ def clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(name): clean(member) for name, member in value.items()}
     return [clean(member) for member in value] if isinstance(value, list) else value
+
+
+class ProgressCallback(Protocol):
+    """Reports progress."""
+
+    def __call__(self, done: float, total: float | None = None, text: str = "") -> None:
+        """``total`` None: not known. ``text`` is shown before the bar in place of the count."""
+
+
+def no_progress(done: float, total: float | None = None, text: str = "") -> None:
+    """Shows nothing."""
+
+
+@contextlib.contextmanager
+def progress(unit: str) -> Iterator[ProgressCallback]:
+    """A bar while the context is open, removed at its end; nothing if stderr is not a terminal.
+
+    Args:
+        unit: what ``done`` counts, such as "packs".
+    """
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(unit, total=None)
+
+        def update(done: float, total: float | None = None, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=text or f"{done:.0f} {unit}")
+
+        yield update

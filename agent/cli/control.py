@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.cli.common import NoAgent, no_progress
 from agent.service.control.frames import (
     HEADER,
     MAX_ANSWER,
@@ -43,10 +44,6 @@ Take = Callable[[bytes], object]
 Progress = Callable[[int, int], None]
 
 
-class NoAgent(GatewayError):
-    """No process listens in the runtime directory."""
-
-
 class Unheard(GatewayError):
     """The socket is open, but there was no answer."""
 
@@ -55,15 +52,11 @@ def nowhere(data: bytes) -> None:
     """For requests without parts."""
 
 
-def quietly(done: int, total: int) -> None:
-    """No progress."""
-
-
 def ask(
     config: Config,
     request: Request,
     take: Take = nowhere,
-    progress: Progress = quietly,
+    progress: Progress = no_progress,
     pick_up_s: float = PICK_UP_S,
 ) -> dict[str, Any]:
     """The result of a request to a running agent, or to the database of a stopped one.
@@ -93,7 +86,7 @@ def ask(
 
 
 def ask_running(
-    runtime_dir: Path, request: Request, take: Take = nowhere, progress: Progress = quietly
+    runtime_dir: Path, request: Request, take: Take = nowhere, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """The same of a running agent only. Raises NoAgent where none runs, and as ``ask``."""
     with ControlClient.connect(runtime_dir) as client:
@@ -118,7 +111,7 @@ class ControlClient:
         try:
             folder = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise _nobody(runtime_dir) from None
+            raise NoAgent(runtime_dir) from None
         except OSError as error:
             raise _forbidden(where, error) from error
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -132,7 +125,7 @@ class ControlClient:
                 raise GatewayError(what, where=str(where), hint="Not an agent; nothing was sent to it")
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             sock.close()
-            raise _nobody(runtime_dir) from None
+            raise NoAgent(runtime_dir) from None
         except OSError as error:
             sock.close()
             raise _forbidden(where, error) from error
@@ -268,11 +261,6 @@ def _count(facts: Mapping[str, Any], name: str) -> int:
 def unheard(runtime_dir: Path, hint: str) -> Unheard:
     """The error for an agent that does not answer."""
     return Unheard("the running agent does not answer", where=str(runtime_dir), hint=hint)
-
-
-def _nobody(runtime_dir: Path) -> NoAgent:
-    hint = "Is it started? `systemctl status meterhouse`; another folder: --runtime-dir"
-    return NoAgent("no agent is running here", where=str(runtime_dir), hint=hint)
 
 
 def _forbidden(where: Path, error: OSError) -> GatewayError:

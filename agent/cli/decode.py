@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agent.cli.decode_meters.output import BrokenInput, hex_bytes, quality_name, read_json, reading_json, run
+from agent.cli.common import show_quality
+from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
+from agent.cli.decode_meters.output import BrokenInput, hex_bytes, read_json, reading_json, run
 from agent.cli.options import json_option, param_option, parse_params, profiles_option
 from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError, clean_text
 from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
@@ -328,7 +329,7 @@ def _profile_json(reading: Reading, point: Point) -> Json:
         if point.states:
             shown["state"] = point.states.get(reading.value, "unknown")
     if reading.quality != Quality.GOOD:
-        shown["quality"] = quality_name(reading.quality)
+        shown["quality"] = show_quality(reading.quality)
     return shown
 
 
@@ -338,10 +339,5 @@ def _label(point: Point, value: int) -> str:
     return ", ".join(text for bit, text in point.bit_labels.items() if value >> bit & 1)
 
 
-def _register_meters() -> None:
-    """Subcommands of the meter protocols."""
-    for command in import_module("agent.cli.decode_meters").COMMANDS:
-        decode.add_command(command)
-
-
-_register_meters()
+for meter in (dlt645, cjt188, mbus, sunspec, counter):
+    decode.add_command(meter.command)

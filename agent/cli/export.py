@@ -15,11 +15,10 @@ import click
 import msgspec
 
 from agent.cli.answers import Exported, Rows, check_row, checked
-from agent.cli.common import as_line, unwound
+from agent.cli.common import as_line, progress, unwound
 from agent.cli.control import ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, parse_time
-from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell
-from agent.cli.progress import progress
+from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell, writing
 from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -105,6 +104,7 @@ def _packs(
         update = stack.enter_context(progress("packs"))
         out = stack.enter_context(FolderDraft(folder, zstd)) if folder else None
         table = stack.enter_context(ReadingsCsv(csv_file)) if csv_file else None
+        stack.enter_context(writing(folder or csv_file or Path()))
 
         def take(data: bytes) -> None:
             nonlocal brought
@@ -115,17 +115,13 @@ def _packs(
             if table and piece.packs:
                 table.add(piece.lines, request.from_ms, request.to_ms)
 
-        try:
-            found = checked(ask(config, request, take, update), Exported, "end of an export")
-            if found["packs"] != brought:
-                raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
-            if out:
-                out.keep()
-            if table:
-                table.keep()
-        except OSError as error:
-            where = str(out.path if out else table and table.path)
-            raise GatewayError(f"cannot write the file ({error.strerror})", where=where) from error
+        found = checked(ask(config, request, take, update), Exported, "end of an export")
+        if found["packs"] != brought:
+            raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
+        if out:
+            out.keep()
+        if table:
+            table.keep()
     for text in found["warnings"]:
         click.echo(f"warning: {clean_text(str(text), 200)}", err=True)
     said: dict[str, object] = {
@@ -142,25 +138,20 @@ def _packs(
 def _intervals(
     config: Config, request: Intervals, interval_file: Path | None, flat_file: Path | None
 ) -> dict[str, object]:
-    said = dict[str, object]()
     with ExitStack() as stack:
         update = stack.enter_context(progress("days"))
         people = stack.enter_context(IntervalsCsv(interval_file, flat=False)) if interval_file else None
         flat = stack.enter_context(IntervalsCsv(flat_file, flat=True)) if flat_file else None
         tables = [table for table in (people, flat) if table]
+        stack.enter_context(writing(tables[0].path))
 
         def take(data: bytes) -> None:
             for table in tables:
                 table.add(data)
 
-        try:
-            rows = checked(ask(config, request, take, update), Rows, "end of an export")["rows"]
-            for table in tables:
-                table.keep()
-        except OSError as error:
-            where = str(tables[0].path)
-            raise GatewayError(f"cannot write the file ({error.strerror})", where=where) from error
-    said |= {"intervals": rows}
+        said = {"intervals": checked(ask(config, request, take, update), Rows, "end of an export")["rows"]}
+        for table in tables:
+            table.keep()
     if people:
         said["intervals_csv"] = str(people.path)
     if flat:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from agent.cli.common import read_snapshot
+from agent.cli.common import NoAgent, read_snapshot
 from agent.service.control.frames import Frame, decode_error
 from drivers.model import GatewayError, LineDown, LineLent
 
@@ -63,7 +63,7 @@ class Borrowed:
         self._client: ControlClient | None = None
 
     def __enter__(self) -> Borrowed:
-        from agent.cli.control import ControlClient, NoAgent
+        from agent.cli.control import ControlClient
         from agent.service.control.protocol import Lease
 
         if self._folder is None:

@@ -83,12 +83,9 @@ def list_(folder: Path | None, as_json: bool) -> None:
                 f"{row['evidence']:<8} {row['vendor']} {', '.join(row['models'])}{own}"
             )
     if broken:
-        raise ProfileError(
-            broken[0].what,
-            where=broken[0].where,
-            hint=broken[0].hint,
-            complaints=tuple(c for error in broken for c in error.complaints),
-        )
+        from agent.config import gathered
+
+        raise gathered(broken, "profiles")
 
 
 def _summary(profile: Profile) -> Json:
@@ -230,11 +227,9 @@ def check(file: Path, as_json: bool) -> None:
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
     failed = [text for text in replay(profile) if text]
     if failed:
-        raise ProfileError(
-            failed[0],
-            where=str(file),
-            complaints=tuple(ProfileError(text, where=str(file)) for text in failed),
-        )
+        from agent.config import gathered
+
+        raise gathered([ProfileError(text, where=str(file)) for text in failed], str(file))
     if as_json:
         click.echo(as_line(_summary(profile)))
     else:

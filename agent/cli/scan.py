@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, complain, show_age
+from agent.cli.common import as_line, complain, progress, show_age
 from agent.cli.options import ConfigOptions, config_options, json_option
-from agent.cli.progress import progress
 from drivers.model import GatewayError, LineDown, UsageError
 
 if TYPE_CHECKING:

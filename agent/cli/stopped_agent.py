@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.cli.control import ControlClient, Progress, Take, Unheard, quietly
+from agent.cli.common import no_progress
+from agent.cli.control import ControlClient, Progress, Take, Unheard
 from agent.cli.owner_process import child, master_of
 from agent.service.control.frames import (
     HEADER,
@@ -47,7 +48,7 @@ class AgentLives(GatewayError):
     """It is starting or stopping: it holds its lock and does not listen."""
 
 
-def ask_database(config: Config, request: Request, take: Take, progress: Progress = quietly) -> dict[str, Any]:
+def ask_database(config: Config, request: Request, take: Take, progress: Progress = no_progress) -> dict[str, Any]:
     """The result of a request, from the database of a stopped agent.
 
     Raises:

@@ -12,6 +12,7 @@ from agent.cli.options import parse_params
 from agent.config import Config, DeviceConfig, LineEntry, Secret, site_profiles
 from agent.config import parsers as v
 from agent.config.devices import address as parse_address
+from agent.config.load import PROFILES_DIR
 from drivers.model import UsageError
 from drivers.serial_setting import DEFAULT_SERIAL
 from drivers.toml import parsers as p
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Target = tuple[Config, DeviceConfig, "Profile"]
-SITE_PROFILES = Path("/etc/meterhouse/profiles")
 
 
 def configured_target(config: Config, name: str) -> Target:
@@ -56,7 +56,7 @@ def adhoc_target(profile: str, line: str, address: str, serial: str | None, para
         key=Secret(file=nowhere),
         state_dir=nowhere,
         runtime_dir=nowhere,
-        profiles_dir=SITE_PROFILES,
+        profiles_dir=PROFILES_DIR,
         files=(nowhere,),
         lines=(entry,),
         devices=(device,),
@@ -80,7 +80,7 @@ def _profile(profile: str) -> Profile:
                 f"file {p.show(profile)} does not exist", where="--profile", hint="Or give an id: eastron/sdm630"
             )
         return load_profile(path)
-    return site_profiles(SITE_PROFILES)(_value("--profile", v.profile_id, profile))
+    return site_profiles(PROFILES_DIR)(_value("--profile", v.profile_id, profile))
 
 
 def _value(option: str, parse: Callable[[object], T], value: Any) -> T:

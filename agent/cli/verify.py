@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_line, progress
 from agent.cli.options import FILE, BrokerLogin, json_option, login_options, parse_broker, parse_for
-from agent.cli.progress import progress
 from drivers.model import BrokerError, UsageError, clean_text
 
 if TYPE_CHECKING:

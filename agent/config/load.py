@@ -31,7 +31,6 @@ from drivers.night import Night
 from drivers.toml import Complaints, Layer, TomlSource, TomlTable, read_source
 from drivers.toml import parsers as p
 
-DEFAULT_PATH = Path("/etc/meterhouse/agent.toml")
 STATE_DIR = Path("/var/lib/meterhouse")
 RUNTIME_DIR = Path("/run/meterhouse")
 PROFILES_DIR = Path("/etc/meterhouse/profiles")

@@ -11,17 +11,8 @@ from agent.keys.key_records import (
     new_root,
     signed_by,
 )
-from agent.keys.signer import (
-    TYP_CHECKPOINT,
-    TYP_KEYS,
-    TYP_PACK,
-    KeyFileError,
-    SecretKey,
-    Signer,
-    SoftEd25519,
-    SoftES256,
-    thumbprint,
-)
+from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256
+from agent.verify.jws import TYP_CHECKPOINT, TYP_KEYS, TYP_PACK, thumbprint
 
 __all__ = [
     "TYP_CHECKPOINT",

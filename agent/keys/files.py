@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.keys.key_records import Revocation, check_key_records, current_records, key_records, new_root
 from agent.keys.secret import MAX_BYTES, read_open_secret, read_secret
-from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256, thumbprint
+from agent.keys.signer import KeyFileError, SecretKey, Signer, SoftEd25519, SoftES256
+from agent.verify.jws import thumbprint
 from drivers.files import remove, try_lock, write_draft
 
 ED25519, ES256 = "Ed25519", "ES256"

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.keys.signer import TYP_KEYS, KeyFileError, Signer
+from agent.keys.signer import KeyFileError, Signer
+from agent.verify.jws import TYP_KEYS
 from drivers.encoding import base64url_decode
 from ext.canon import dumps
 
@@ -70,11 +71,7 @@ def key_records(
         if known.newest == signer.kid:
             return before
         if old is None or old.kid != known.newest:
-            raise KeyFileError(
-                f"the signing key is {signer.kid}, but the last one recorded is {known.newest}",
-                where=gateway,
-                hint=_WRONG_KEY.format(known.newest),
-            )
+            raise _not_recorded(signer, known, gateway)
         for gone in revokes:
             if gone.kid not in known.kids:
                 hint = f"Known: {', '.join(known.kids)}"
@@ -116,10 +113,13 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
     return signer.sign_object(TYP_KEYS, {"counter": counter, "gateway": gateway, "records": list(records), "v": 1})
 
 
-_WRONG_KEY = (
-    "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`. "
-    "Is it lost? `meterhouse keys create --lost {}`; every verifier must then pin the new thumbprint"
-)
+def _not_recorded(signer: Signer, known: KeyRecords, gateway: str) -> KeyFileError:
+    hint = (
+        "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`"
+        f". Is it lost? `meterhouse keys create --lost {known.newest}`; every verifier must then pin the new thumbprint"
+    )
+    what = f"the signing key is {signer.kid}, but the last one recorded is {known.newest}"
+    return KeyFileError(what, where=gateway, hint=hint)
 
 
 def current_records(signer: Signer, gateway: str, known: bytes | None = None) -> bytes:
@@ -146,11 +146,7 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
         if before.newest in own.kids:
             _check_follows(own, before, gateway)
             return own.data
-    raise KeyFileError(
-        f"the signing key is {signer.kid}, but the last one recorded is {before.newest}",
-        where=gateway,
-        hint=_WRONG_KEY.format(before.newest),
-    )
+    raise _not_recorded(signer, before, gateway)
 
 
 def _own(signer: Signer, gateway: str) -> KeyRecords:

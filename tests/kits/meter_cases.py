@@ -11,14 +11,12 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from agent.cli.decode_meters import COMMANDS
-
-BY_NAME = {command.name: command for command in COMMANDS}
+from agent.cli.decode import decode as decode_group
 
 
 def decode(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     """(exit code, the printed object) of ``meterhouse decode COMMAND ... --json``."""
-    outcome = CliRunner().invoke(BY_NAME[command], [*arguments, "--json"])
+    outcome = CliRunner().invoke(decode_group.commands[command], [*arguments, "--json"])
     if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
         raise outcome.exception
     found = json.loads(outcome.stdout)

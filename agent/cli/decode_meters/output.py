@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 import click
 
-from drivers.model import Quality, Reading, Reason, clean_text
+from agent.cli.common import show_quality
+from drivers.model import Quality, Reading, clean_text
 
 SHOWN_UNITS = {"Cel": "°C"}  # packs speak SenML, people do not
 MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
@@ -87,10 +88,6 @@ def number(value: Decimal | int | str | None) -> int | float | str | None:
     return int(value) if value == value.to_integral_value() else float(value)
 
 
-def quality_name(quality: int) -> str:
-    return (Quality(quality) if quality < 128 else Reason(quality)).name.lower()
-
-
 def reading_json(reading: Reading) -> Json:
     shown: Json = {
         "name": reading.name,
@@ -98,7 +95,7 @@ def reading_json(reading: Reading) -> Json:
         "unit": SHOWN_UNITS.get(reading.unit, reading.unit),
     }
     if reading.quality != Quality.GOOD:
-        shown["quality"] = quality_name(reading.quality)
+        shown["quality"] = show_quality(reading.quality)
     if reading.raw:
         shown["raw"] = reading.raw.hex()
     for key, value in (

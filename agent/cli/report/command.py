@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from agent.cli.common import as_line
+from agent.cli.common import as_line, progress
 from agent.cli.control import Kept, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
-from agent.cli.output_files import CsvDraft, TextDraft
-from agent.cli.progress import progress
-from drivers.model import GatewayError, UsageError
+from agent.cli.output_files import CsvDraft, TextDraft, writing
+from drivers.model import UsageError
 
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
@@ -92,17 +90,9 @@ def parse_period(text: str) -> tuple[Kind, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    with _told(path), TextDraft(path) as draft:
+    with writing(path), TextDraft(path) as draft:
         draft.write(text)
         draft.keep()
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise GatewayError(f"cannot be written: {error.strerror}", where=str(path)) from error
 
 
 FIGURE_HEADS = (
@@ -160,7 +150,7 @@ def _trace_row(hour: Mapping[str, Any], timezone: str) -> list[Any]:
 
 def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> None:
     with (
-        _told(path),
+        writing(path),
         CsvDraft(path, heads, "utf-8-sig") as draft,
     ):  # the byte order mark tells spreadsheets that it is UTF-8
         for row in rows:
