@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -12,9 +11,17 @@ import click
 
 from agent.cli.common import show_quality
 from agent.cli.decode_meters import cjt188, counter, dlt645, mbus, sunspec
-from agent.cli.decode_meters.output import BrokenInput, hex_bytes, read_json, reading_json, run
+from agent.cli.decode_meters.output import (
+    BrokenInput,
+    by_address,
+    hex_bytes,
+    read_json,
+    reading_json,
+    register_words,
+    run,
+)
 from agent.cli.options import json_option, param_option, parse_params, profiles_option
-from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError, clean_text
+from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import decoded, image_spec, plain, read_image, resolve_image
 from drivers.profile import Profile, default_dirs, find_profile, load_profile
 from drivers.profile.register_layout import REGISTERS
@@ -275,48 +282,18 @@ def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
     image: dict[int, dict[int, int]] = {}
     for key, function in spaces.items():
         if key in dump:
-            image.setdefault(function, {}).update(_words(dump[key], key))
+            image.setdefault(function, {}).update(_known(register_words(dump[key], key)))
     if "registers" in dump:
         function = dump.get("function", 3)
-        words = _words(_by_address(dump), "registers")
-        image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(words)
+        words = register_words(by_address(dump), "registers")
+        image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(_known(words))
     if not image:
         raise BrokenInput("the dump has no registers", hint='Want "holding" or "input" with addresses and words')
     return image
 
 
-def _by_address(dump: Mapping[str, Any]) -> Any:
-    """``registers`` by address, also where they are a list from ``base_address`` on, as `decode sunspec` takes them."""
-    said, base = dump["registers"], dump.get("base_address", 40000)
-    if not isinstance(said, list):
-        return said
-    if type(base) is not int or not 0 <= base <= 0xFFFF:
-        raise BrokenInput(f"base_address must be 0 to 65535, got {base!r}")
-    return {str(base + n): word for n, word in enumerate(said)}
-
-
-def _words(said: Any, key: str) -> dict[int, int]:
-    if not isinstance(said, dict):
-        raise BrokenInput(f"{key} is not an object of addresses and words", hint='Want {"35000": 1, "35001": 10000}')
-    result: dict[int, int] = {}
-    for name, word in said.items():
-        address = _address(name)
-        if address is None:
-            raise BrokenInput(f"{key} has the address {name!r}, want 0 to 65535")
-        if word is None:  # a register that could not be read
-            continue
-        if not isinstance(word, int) or not 0 <= word <= 0xFFFF:
-            raise BrokenInput(f"{key} at {name} is {clean_text(repr(word), 40)}, want 0 to 65535")
-        result[address] = int(word)
-    return result
-
-
-def _address(text: str) -> int | None:
-    """A register address in decimal or 0x; None if the text is none."""
-    if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,4}|[0-9]{1,5}", text.strip()):
-        return None
-    address = int(text, 16) if text.strip()[1:2] in {"x", "X"} else int(text)
-    return address if address <= 0xFFFF else None
+def _known(words: Mapping[int, int | None]) -> dict[int, int]:
+    return {address: word for address, word in words.items() if word is not None}
 
 
 def _profile_json(reading: Reading, point: Point) -> Json:
