@@ -60,7 +60,7 @@ def measure(folder: Path) -> dict[str, Any]:
     import zstandard
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from agent.pack import Packer, StreamTable
+    from agent.pack import BirthTable, Packer
     from agent.store import Store
     from ext.ring import Ring
 
@@ -76,7 +76,7 @@ def measure(folder: Path) -> dict[str, Any]:
     }
     key = Ed25519PrivateKey.generate()
     packer = Packer("bench/gw/device", "0" * 16, None, lambda payload: key.sign(payload).hex()[:86], 0, 1 << 20)
-    packer.use(StreamTable("bench/gw/device", document))
+    packer.use(BirthTable("bench/gw/device", document))
     clock = {"error_ms": None, "kernel_boot": None, "mono_ms": 0, "synced": None}
     tick = 0
 

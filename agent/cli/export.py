@@ -108,12 +108,12 @@ def _packs(
 
         def take(data: bytes) -> None:
             nonlocal brought
-            piece = from_part(data)
-            brought += piece.packs
+            part = from_part(data)
+            brought += part.packs
             if out:
-                out.add(piece.file, piece.lines)
-            if table and piece.packs:
-                table.add(piece.lines, request.from_ms, request.to_ms)
+                out.add(part.file, part.lines)
+            if table and part.packs:
+                table.add(part.lines, request.from_ms, request.to_ms)
 
         found = checked(ask(config, request, take, update), Exported, "end of an export")
         if found["packs"] != brought:
@@ -182,7 +182,7 @@ class _Head(msgspec.Struct):
 _head = msgspec.json.Decoder(_Head)
 
 
-class Piece(NamedTuple):
+class ExportPart(NamedTuple):
     """Lines for the end of one file of the folder."""
 
     file: str
@@ -190,7 +190,7 @@ class Piece(NamedTuple):
     packs: int  # how many of them count as packs
 
 
-def from_part(data: bytes) -> Piece:
+def from_part(data: bytes) -> ExportPart:
     """A part of the answer to an export request. Raises GatewayError if it is malformed."""
     head, *lines = data.split(b"\n")
     try:
@@ -200,7 +200,7 @@ def from_part(data: bytes) -> Piece:
     if not _FILE.fullmatch(facts.file):
         hint = "Nothing was written. Check which program runs as the agent"
         raise GatewayError(f"unexpected file {clean_text(facts.file)!r} in the answer", where="export", hint=hint)
-    return Piece(facts.file, lines, facts.packs)
+    return ExportPart(facts.file, lines, facts.packs)
 
 
 class ReadingsCsv(CsvDraft):

@@ -55,7 +55,7 @@ def identify(
     \b
     Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 no answer, or no profile fits.
     """
-    from agent.cli.lease import lend, line_factory
+    from agent.cli.lease import borrow_line, line_factory
     from agent.cli.scan import facts_of, fit_words
     from drivers.scan import SETTINGS, Hunt, one_device
 
@@ -78,7 +78,7 @@ def identify(
     setting = serial or SETTINGS[protocol][0]
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     scan = one_device(Hunt(line, (protocol,), (setting,), deep=deep), protocol, address, setting, line_factory())
-    with lend(folder, line, "identify", 300.0) as owner:
+    with borrow_line(folder, line, "identify", 300.0) as owner:
         owner.run(scan.identify_one())
     (found,) = scan.found
     if found.seen == "silent":

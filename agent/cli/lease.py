@@ -21,7 +21,7 @@ Purpose = Literal["read", "identify", "scan"]
 GRANT_S: Final = 40.0  # the agent itself gives up ten seconds earlier
 
 
-def lend(folder: Path, url: str, purpose: Purpose, seconds: float) -> Borrowed:
+def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> BorrowedLine:
     """A lease of the line if a running agent owns its port; else nothing.
 
     The port decides, not the name, which may have changed since the agent read its configuration.
@@ -29,9 +29,9 @@ def lend(folder: Path, url: str, purpose: Purpose, seconds: float) -> Borrowed:
     try:
         lines = read_snapshot(folder).get("lines", {})
     except GatewayError:
-        return Borrowed()
+        return BorrowedLine()
     name = next((name for name, facts in lines.items() if is_same(facts.get("url"), url)), None)
-    return Borrowed() if name is None else Borrowed(folder, str(name), purpose, seconds)
+    return BorrowedLine() if name is None else BorrowedLine(folder, str(name), purpose, seconds)
 
 
 def line_factory() -> LineFactory:
@@ -53,7 +53,7 @@ def is_same(first: object, second: str) -> bool:
     return os.path.realpath(first.removeprefix("serial:")) == os.path.realpath(second.removeprefix("serial:"))
 
 
-class Borrowed:
+class BorrowedLine:
     """A context in which a line's port is ours; without a folder there is no agent to borrow it from."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Borrowed:
         self._folder, self._line, self._purpose, self._seconds = folder, line, purpose, seconds
         self._client: ControlClient | None = None
 
-    def __enter__(self) -> Borrowed:
+    def __enter__(self) -> BorrowedLine:
         from agent.cli.control import ControlClient
         from agent.service.control.protocol import Lease
 

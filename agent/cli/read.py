@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_line
-from agent.cli.lease import lend, line_factory
+from agent.cli.lease import borrow_line, line_factory
 from agent.cli.options import FILE, LANGUAGE, ConfigOptions, config_options, json_option
 from drivers.model import (
     DeviceSpec,
@@ -103,7 +103,7 @@ def read(
             raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
         config, entry, profile = adhoc_target(**adhoc)
     folder = options.find_runtime_dir(strict=False) if device is None else config.runtime_dir
-    owner = lend(folder, config.line(entry.line).url, "read", LEASE_S)
+    owner = borrow_line(folder, config.line(entry.line).url, "read", LEASE_S)
     if dump_file is not None and profile.protocol not in DUMPED:
         hint = "Frames of meters are seen with `watch --frames`"
         raise UsageError(f"{profile.protocol} has no registers to record", where="--dump", hint=hint)

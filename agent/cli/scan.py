@@ -112,7 +112,7 @@ def scan(
     \b
     Exit codes: 0 something was found, 2 wrong usage, 4 nothing found, another master or no line, 130 interrupted.
     """
-    from agent.cli.lease import lend
+    from agent.cli.lease import borrow_line
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     folder = options.find_runtime_dir(strict=False)
@@ -125,7 +125,7 @@ def scan(
     with progress("scan") as update:
         for one in scans:
             try:
-                with lend(folder, one.hunt.url, "scan", LEASE_S) as owner:
+                with borrow_line(folder, one.hunt.url, "scan", LEASE_S) as owner:
                     owner.run(_bounded(one, update))
             except KeyboardInterrupt:
                 interrupted = True

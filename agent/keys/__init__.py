@@ -2,7 +2,7 @@
 
 from agent.keys.files import create_key, load_key, rotate_key
 from agent.keys.key_records import (
-    KeyRecords,
+    KeyChain,
     Revocation,
     check_key_records,
     current_records,
@@ -18,8 +18,8 @@ __all__ = [
     "TYP_CHECKPOINT",
     "TYP_KEYS",
     "TYP_PACK",
+    "KeyChain",
     "KeyFileError",
-    "KeyRecords",
     "Revocation",
     "SecretKey",
     "Signer",

@@ -18,7 +18,7 @@ from ext.canon import dumps
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRecords:
+class KeyChain:
     """A checked ``keys`` object."""
 
     counter: int
@@ -113,7 +113,7 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
     return signer.sign_object(TYP_KEYS, {"counter": counter, "gateway": gateway, "records": list(records), "v": 1})
 
 
-def _not_recorded(signer: Signer, known: KeyRecords, gateway: str) -> KeyFileError:
+def _not_recorded(signer: Signer, known: KeyChain, gateway: str) -> KeyFileError:
     hint = (
         "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`"
         f". Is it lost? `meterhouse keys create --lost {known.newest}`; every verifier must then pin the new thumbprint"
@@ -149,7 +149,7 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
     raise _not_recorded(signer, before, gateway)
 
 
-def _own(signer: Signer, gateway: str) -> KeyRecords:
+def _own(signer: Signer, gateway: str) -> KeyChain:
     assert signer.records is not None
     own = check_key_records(signer.records, gateway)
     if own.newest != signer.kid:
@@ -161,7 +161,7 @@ def _own(signer: Signer, gateway: str) -> KeyRecords:
     return own
 
 
-def _check_follows(own: KeyRecords, before: KeyRecords, gateway: str) -> None:
+def _check_follows(own: KeyChain, before: KeyChain, gateway: str) -> None:
     from agent.verify.keyring import KeyRing
     from agent.verify.strict import Refused, parse_object
 
@@ -184,7 +184,7 @@ def is_sound(data: bytes) -> bool:
     return True
 
 
-def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
+def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyChain:
     """A ``keys`` object as any verifier checks it. ``trust``: thumbprint that one of its keys must have.
 
     Raises:
@@ -201,4 +201,4 @@ def check_key_records(data: bytes, gateway: str, trust: str = "") -> KeyRecords:
         raise KeyFileError(f"the key records are invalid: {error}", where=gateway) from error
     kids = tuple(record["kid"] for record in value["records"])
     lost = value["records"][0].get("instead_of")
-    return KeyRecords(value["counter"], kids[0], kids[-1], data, kids, lost if isinstance(lost, str) else "")
+    return KeyChain(value["counter"], kids[0], kids[-1], data, kids, lost if isinstance(lost, str) else "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from agent.verify.checkpoint import Checkpoints
+from agent.verify.checkpoint import CheckpointPages
 from agent.verify.history import Arrival
 from agent.verify.jws import TYP_PACK, PublicKey
 from agent.verify.keyring import KeyRing, Unpinned, split_pin
@@ -23,8 +23,8 @@ from agent.verify.strict import (
     MAX_LOOSE_ITEMS,
     MAX_OBJECT_BYTES,
     Columns,
+    MissingPackage,
     Refused,
-    Unread,
     clean,
     count_items,
     inflate,
@@ -95,11 +95,11 @@ class Verifier:
         self._rings: dict[str, KeyRing] = {}
         self._signers: dict[str, PublicKey] = {}  # of all rings
         self._streams: dict[str, StreamState] = {}
-        self._checkpoints = Checkpoints()
+        self._checkpoints = CheckpointPages()
         # recent good objects and their streams: copies of a short one may arrive by the million
         self._recent: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
         self._recent_bytes = 0
-        self._booked: StreamState | None = None
+        self._last_state: StreamState | None = None
         self._held: deque[_Received] = deque()
         self._held_bytes = 0
         self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
@@ -109,7 +109,7 @@ class Verifier:
         self._unread: dict[str, int] = {}  # why -> objects or files
         self._cut_short: list[str] = []  # files, and why
         self.bad_signatures = 0
-        self.wasted = 0  # brackets and commas of invalid objects: the reader of files stops at a limit
+        self.rejected_cost = 0  # brackets and commas of invalid objects: the reader of files stops at a limit
 
     def narrow(self, names: Iterable[str]) -> None:
         """Files are of these streams only (last parts of their names): others may be held back."""
@@ -135,10 +135,10 @@ class Verifier:
             if state := self._recent[key]:
                 state.count_duplicate()
             return Outcome.REDELIVERED
-        self._booked = None
+        self._last_state = None
         outcome = self._take(raw, topic, where, retained)
         if outcome in (Outcome.VERIFIED, Outcome.REDELIVERED, Outcome.TAKEN):
-            self._remember(key, None if outcome is Outcome.TAKEN else self._booked)
+            self._remember(key, None if outcome is Outcome.TAKEN else self._last_state)
         return outcome
 
     def _remember(self, key: tuple[bytes, str | None, bool], state: StreamState | None) -> None:
@@ -171,14 +171,14 @@ class Verifier:
                 got.parts = [*stream.split("/"), "birth"]
             return self._route(got)
         except Refused as error:
-            self.wasted += count_items(got.raw) if is_parsed else 0
+            self.rejected_cost += count_items(got.raw) if is_parsed else 0
             self._refuse(error, got.value, got.where)
-            return Outcome.UNREAD if isinstance(error, Unread) else Outcome.FAILED
+            return Outcome.UNREAD if isinstance(error, MissingPackage) else Outcome.FAILED
 
     def refuse(self, error: Refused, where: str) -> None:
         """Count something that could not be read, or not to its end, such as a damaged file."""
         self._refuse(error, {}, where)
-        if not isinstance(error, Unread) and len(self._cut_short) < LISTED:
+        if not isinstance(error, MissingPackage) and len(self._cut_short) < LISTED:
             self._cut_short.append(f"{clean(where, MAX_WHERE)}: {clean(error.text, MAX_REASON)}")
 
     def counts(self) -> tuple[int, int, int]:
@@ -209,7 +209,7 @@ class Verifier:
         }
         total.withheld = held_back(streams, self._only)
         total.only = sorted(self._only)
-        total.torn_checkpoints = self._checkpoints.torn(
+        total.torn_checkpoints = self._checkpoints.incomplete(
             rings, {gateway: max(now_ms, until_ms.get(gateway, now_ms)) for gateway in rings}
         )
         total.held = len(self._held)
@@ -249,7 +249,7 @@ class Verifier:
             self._read.add(gateway)
         if not self._trust:
             # anyone can create one, at our cost; a few for each gateway are enough
-            self.wasted += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
+            self.rejected_cost += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
             if gateway not in self._rings and len(self._rings) >= MAX_GATEWAYS:
                 raise Refused("size", f"more than {MAX_GATEWAYS} gateways")
@@ -309,15 +309,15 @@ class Verifier:
         if got.topic is not None and stream != "/".join(got.parts[:3]):
             raise Refused("topic", f"pack of {stream} published at {got.topic}: replayed across topics")
         pack = read_pack(signed, ring.order[signed.key.kid], got.columns)
-        ring.check_revoked(signed.key.kid, stream, pack.edge.seq)
+        ring.check_revoked(signed.key.kid, stream, pack.link.seq)
         state = self._state(stream)
         if got.parts and got.parts[3] == "birth":
             return self._take_retained(state, pack)
-        return self._book(state, pack, signed, got.where)
+        return self._add_pack(state, pack, signed, got.where)
 
-    def _book(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
+    def _add_pack(self, state: StreamState, pack: Pack, signed: Signed, where: str) -> Outcome:
         place, holds = state.take(pack, signed, where)
-        self._booked = state
+        self._last_state = state
         self._first_bad = self._first_bad or state.first_fault
         if place in (Arrival.DUPLICATE, Arrival.OLD_DUPLICATE):
             return Outcome.REDELIVERED
@@ -335,10 +335,10 @@ class Verifier:
         """The retained copy of a birth: its table is used, but it is not counted as a pack."""
         if pack.table is None:
             raise Refused("shape", "the retained birth is not a birth")
-        _, kept = state.history.find(pack.edge.boot, pack.edge.seq)
+        _, kept = state.history.find(pack.link.boot, pack.link.seq)
         if kept and kept != pack.digest[:16]:
             raise Refused("fork", "the retained birth is not the pack that was published with this identity")
-        state.add_table(pack.edge.hash, pack.table)
+        state.add_table(pack.link.hash, pack.table)
         return Outcome.TAKEN
 
     def _hold_pack(self, got: _Received, gateway: str) -> Outcome:
@@ -387,7 +387,7 @@ class Verifier:
         return Refused("kid", f"no trusted keys object of {name}")
 
     def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
-        if isinstance(error, Unread):
+        if isinstance(error, MissingPackage):
             self._unread[error.text] = self._unread.get(error.text, 0) + 1
             return
         stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
@@ -399,7 +399,7 @@ class Verifier:
             seq if type(seq) is int and 0 < seq < 1 << 53 else 0,
             clean(where, MAX_WHERE),
         )
-        self.wasted += REFUSAL
+        self.rejected_cost += REFUSAL
         self.bad_signatures += error.code in _SIGNATURE_CODES
         self._first_bad = self._first_bad or fault
         self._faults.add(fault)

@@ -278,7 +278,7 @@ def test_a_frame_that_comes_byte_by_byte_for_ever_is_given_up(tmp_path: Path) ->
     dripping = threading.Thread(target=drip)
     dripping.start()
     try:
-        with ours, theirs, control.ControlClient(ours, tmp_path) as client, pytest.raises(control.Unheard):
+        with ours, theirs, control.ControlClient(ours, tmp_path) as client, pytest.raises(control.NoAnswer):
             client.receive(0.5)
     finally:
         stop.set()

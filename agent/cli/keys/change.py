@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from agent.cli.control import Kept, ask
+from agent.cli.control import AnswerBuffer, ask
 from agent.cli.keys.key_file import (
     SEEN_S,
     KeyFile,
@@ -37,12 +37,12 @@ from agent.cli.keys.last_trusted import (
     show_lasts,
 )
 from agent.cli.options import ConfigOptions, config_options, json_option, parse_time
-from agent.cli.stopped_agent import AgentLives, ask_database
+from agent.cli.stopped_agent import AgentRunning, ask_database
 from agent.service.control.protocol import Keys
 from drivers.model import GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
-    from agent.cli.keys.worker import PublicKey
+    from agent.cli.keys.worker import KeyFacts
 
 SPARE_S = 8.0  # the agent holds its sealing for ten seconds
 MAX_LASTS = 4 << 20
@@ -144,7 +144,7 @@ def revoke(
     zone = key_file.config.timezone if key_file.config else "UTC"
     until_ms = parse_time(until, "--until", zone) if until else None
     question = f"Revoke {gone} and replace the key {old.kid} in {key_file.path}?"
-    made: list[PublicKey] = []
+    made: list[KeyFacts] = []
 
     def change(trusted: LastSequences) -> None:
         now, give_up_s = int(time.time()), time.monotonic() + SPARE_S
@@ -192,7 +192,7 @@ def ask_for_lasts(
             return
         try:
             ask_database(config, request, take)
-        except AgentLives as error:
+        except AgentRunning as error:
             raise UsageError(
                 "the running agent would keep the old key until it is restarted",
                 where=str(key_file.path),
@@ -200,7 +200,7 @@ def ask_for_lasts(
             ) from error
 
     most = most_signed(key_file)
-    request, kept = Keys(kid=kid, until_ms=until_ms, before=list(before)), Kept(MAX_LASTS)
+    request, kept = Keys(kid=kid, until_ms=until_ms, before=list(before)), AnswerBuffer(MAX_LASTS)
     asked(request, kept.take)
     shown = read_lasts(kept.whole, key_file, most)
     show_lasts(kid, shown)
@@ -227,7 +227,7 @@ def check_said(key_file: KeyFile, kid: str, said: LastSequences, before: Sequenc
         click.echo("warning: no configuration, so the sequences were not compared with a database", err=True)
         return
     try:
-        kept = Kept(MAX_LASTS)
+        kept = AnswerBuffer(MAX_LASTS)
         ask(key_file.config, Keys(kid=kid, before=list(before)), kept.take)
         known = read_lasts(kept.whole, key_file, most)
     except GatewayError as error:
@@ -253,7 +253,7 @@ def _whole(kid: str, known: tuple[str, ...]) -> str:
 
 
 def _show_result(
-    key_file: KeyFile, old: PublicKey, new: PublicKey, as_json: bool, revoked: Mapping[str, Any] | None = None
+    key_file: KeyFile, old: KeyFacts, new: KeyFacts, as_json: bool, revoked: Mapping[str, Any] | None = None
 ) -> None:
     """Print the result and the remaining steps."""
     found = facts(key_file.path, new)

@@ -36,7 +36,7 @@ from agent.service.control.protocol import PublishedKey
 from drivers.model import GatewayError, UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.keys.worker import PublicKey
+    from agent.cli.keys.worker import KeyFacts
     from agent.config import Config
 
 
@@ -96,7 +96,7 @@ def create(
     from agent.cli.keys.worker import CreateKey, work_on_key
 
     key_file = find_key_file(file, gateway, options, needs_gateway=bool(lost))
-    made: list[PublicKey] = []
+    made: list[KeyFacts] = []
 
     def change(trusted: LastSequences | None) -> None:
         revokes = {} if trusted is None else {lost: dict(trusted)}

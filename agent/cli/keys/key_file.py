@@ -19,7 +19,7 @@ from agent.cli.options import ConfigOptions
 from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
 if TYPE_CHECKING:
-    from agent.cli.keys.worker import PublicKey
+    from agent.cli.keys.worker import KeyFacts
     from agent.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,7 +95,7 @@ def _has_credential(name: str) -> bool:
 _SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
 
 
-def facts(path: Path, key: PublicKey) -> dict[str, Any]:
+def facts(path: Path, key: KeyFacts) -> dict[str, Any]:
     """Public facts of a key."""
     found: dict[str, Any] = {
         "file": str(path),

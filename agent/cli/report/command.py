@@ -11,7 +11,7 @@ from typing import Any, Literal
 import click
 
 from agent.cli.common import as_line, progress
-from agent.cli.control import Kept, ask
+from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
 from drivers.model import UsageError
@@ -58,7 +58,7 @@ def report(
 
     kind, day = parse_period(period)
     config = options.load()
-    kept, now_ms = Kept(), time.time_ns() // 1_000_000
+    kept, now_ms = AnswerBuffer(), time.time_ns() // 1_000_000
     request = Report(period=kind, now_ms=now_ms, day=day, by=trace_by)
     with progress("days") as update:
         ask(config, request, kept.take, update)
