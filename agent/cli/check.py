@@ -209,17 +209,10 @@ def to_json(config: Config, costs: Iterable[PaceCost], notes: Iterable[Note]) ->
     }
 
 
-def _ring_time(config: Config, costs: list[PaceCost]) -> str:
-    from agent.cli.common import show_age
-    from agent.cli.line_load import ring_seconds
-
-    return f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
-
-
 def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost], plan: bool) -> None:
-
+    from agent.cli.common import show_age
     from agent.cli.console_tables import cell, open_console, plain_table
-    from agent.cli.line_load import line_shares, ring_bytes, show_time
+    from agent.cli.line_load import line_shares, ring_bytes, ring_seconds, show_time
     from agent.config.parsers import show_bytes
     from drivers.toml.parsers import show_ms
 
@@ -231,13 +224,14 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)
     size = show_bytes(store.max_size_bytes)
+    held = f", about {show_age(ring_seconds(config, costs))} of readings" if costs else ""
     rows = {
         "configuration": f"{config.path}{more}, hash {config.hash()}",
         "gateway": f"{config.base}, {config.timezone}",
         "key": str(config.key),
         "store": f"{config.store_path}, on disk before it is sent, at most {size}",
         "kept": f"delivered packs {kept}, intervals {intervals}",
-        "ring": f"{config.runtime_dir}, {show_bytes(ring_bytes(config))}{_ring_time(config, costs)}",
+        "ring": f"{config.runtime_dir}, {show_bytes(ring_bytes(config))}{held}",
         "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
         "intervals": show_ms(config.interval.length_ms),
     }

@@ -112,12 +112,13 @@ def scan(
     \b
     Exit codes: 0 something was found, 2 wrong usage, 4 nothing found, another master or no line, 130 interrupted.
     """
-    from agent.cli.lease import borrow_line
+    from agent.cli.lease import borrow_line, line_factory
+    from drivers.scan import Scan
 
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
     folder = options.find_runtime_dir(strict=False)
     hunts = [_hunt(url, **asked) for url in _expanded(lines)]
-    scans = _scans(hunts)
+    scans = [Scan(hunt, line_factory()) for hunt in hunts]
     total_s = sum(scan.estimate_s() for scan in scans)
     click.echo(f"at most about {show_age(total_s)}, plus time for each device found", err=True)
     trouble: list[GatewayError] = []
@@ -235,13 +236,6 @@ def _mbus_by(said: str | None, addresses: str | None) -> tuple[str, ...]:
     if said is None:
         said = "primary" if addresses else "both"
     return ("secondary", "primary") if said == "both" else (said,)
-
-
-def _scans(hunts: Sequence[Hunt]) -> list[Scan]:
-    from agent.cli.lease import line_factory
-    from drivers.scan import Scan
-
-    return [Scan(hunt, line_factory()) for hunt in hunts]
 
 
 def facts_of(device: Found) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent.verify.history import History, PackRun
@@ -141,7 +142,7 @@ def contradicts(history: History, head: CheckpointHead) -> bool | None:
     if not known:
         return None
     ends = {run.last.seq: run.last.hash for run in history.boots[boot].runs}
-    return ends.get(seq, digest) != digest or bool(kept and kept != _first16(digest))
+    return ends.get(seq, digest) != digest or bool(kept and kept != urlsafe_b64decode(digest + "=")[:16])
 
 
 def _compare_heads(
@@ -200,9 +201,3 @@ def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
         if first.first and first.prev_boot is not None:
             begun[first.prev_boot] = min(first.seq, begun.get(first.prev_boot, first.seq))
     return begun
-
-
-def _first16(digest: str) -> bytes:
-    from base64 import urlsafe_b64decode
-
-    return urlsafe_b64decode(digest + "=")[:16]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agent.verify.canonical import canonical
 from agent.verify.checkpoint import NamedHead
 from agent.verify.history import Arrival, History
 from agent.verify.keyring import KeyRing
@@ -16,7 +15,7 @@ from agent.verify.pack import ChainLink, Loss, Pack
 from agent.verify.point_table import DAY_MS, Gap, PointTable, Unit, by_day, day_name
 from agent.verify.readings import PackRecords, check_units
 from agent.verify.report import MAX_LISTED, Day, Fault, Faults, StreamReport
-from agent.verify.signed import Signed
+from agent.verify.signed import Signed, payload_of
 
 MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256  # packs whose birth is not known yet
@@ -102,7 +101,9 @@ class StreamState:
                 self._audited[link.birth] = None
                 if len(self._audited) > MAX_TABLES:
                     self._audited.popitem(last=False)
-            pack.faults += _check_form(signed)
+            # one pack for each birth: a formatting error appears in all packs of that birth
+            if payload_of(signed.value) != signed.payload:
+                pack.faults.append("signed over bytes that are not in canonical form")
         for text in pack.faults:
             self._add_fault(link, "rule", text, where)
         for other, text in seams:
@@ -323,13 +324,6 @@ class StreamState:
             if len(self._days) > MAX_DAYS:
                 del self._days[min(self._days)]
         return day
-
-
-def _check_form(signed: Signed) -> list[str]:
-    """Checks the form of one pack per birth: a formatting error appears in all packs of that birth."""
-    if canonical({n: v for n, v in signed.value.items() if n != "sig"}) != signed.payload:
-        return ["signed over bytes that are not in canonical form"]
-    return []
 
 
 def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:

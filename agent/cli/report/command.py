@@ -66,7 +66,9 @@ def report(
     if html_file is not None:
         from agent.cli.report.html import page as html
 
-        _write(html_file, html(page, lang))
+        with writing(html_file), TextDraft(html_file) as draft:
+            draft.write(html(page, lang))
+            draft.keep()
     if csv_file is not None:
         _write_csv(csv_file, FIGURE_HEADS, [_figure_row(figure, page, lang) for figure in page["figures"]])
     if trace_file is not None:
@@ -87,12 +89,6 @@ def parse_period(text: str) -> tuple[Kind, str]:
         if re.fullmatch(pattern, text):
             return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
     raise UsageError(f"invalid period {text!r}", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
-
-
-def _write(path: Path, text: str) -> None:
-    with writing(path), TextDraft(path) as draft:
-        draft.write(text)
-        draft.keep()
 
 
 FIGURE_HEADS = (
